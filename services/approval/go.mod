@@ -1,0 +1,7 @@
+module github.com/rumi-ai/rumi/services/approval
+
+go 1.26.0
+
+require github.com/rumi-ai/rumi/libs v0.0.0
+
+replace github.com/rumi-ai/rumi/libs => ../../libs
