@@ -1,0 +1,144 @@
+package identity_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/identity"
+)
+
+func issue(t *testing.T, a *identity.Authority, service string, now time.Time) *identity.Identity {
+	t.Helper()
+	dir := t.TempDir()
+	if err := a.Issue(service, dir, now); err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func authority(t *testing.T) *identity.Authority {
+	t.Helper()
+	a, err := identity.NewAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// handshake connects client to server over loopback and says whom the server saw.
+func handshake(t *testing.T, server, client *tls.Config) (caller string, serverErr, clientErr error) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := l.Accept()
+		if err != nil {
+			serverErr = err
+			return
+		}
+		defer conn.Close()
+		s := tls.Server(conn, server)
+		if serverErr = s.Handshake(); serverErr == nil {
+			state := s.ConnectionState()
+			caller = identity.Caller(&state)
+		}
+	}()
+	conn, err := tls.Dial("tcp", l.Addr().String(), client)
+	clientErr = err
+	if err == nil {
+		defer conn.Close()
+	}
+	<-done
+	return caller, serverErr, clientErr
+}
+
+func TestServicesKnowEachOther(t *testing.T) {
+	a := authority(t)
+	now := time.Now()
+	approval, gateway := issue(t, a, "approval", now), issue(t, a, "gateway", now)
+	foreign := issue(t, authority(t), "gateway", now)
+
+	t.Run("a certificate of the authority is admitted by its name", func(t *testing.T) {
+		caller, serverErr, clientErr := handshake(t, approval.Server(), gateway.Client("approval"))
+		if serverErr != nil || clientErr != nil || caller != "gateway" {
+			t.Fatalf("caller %q, server %v, client %v", caller, serverErr, clientErr)
+		}
+	})
+	t.Run("a caller without a certificate is refused", func(t *testing.T) {
+		anonymous := gateway.Client("approval")
+		anonymous.Certificates = nil
+		if _, serverErr, _ := handshake(t, approval.Server(), anonymous); serverErr == nil {
+			t.Fatal("admitted")
+		}
+	})
+	t.Run("a certificate of another authority is refused", func(t *testing.T) {
+		client := gateway.Client("approval")
+		client.Certificates = foreign.Client("approval").Certificates
+		if _, serverErr, _ := handshake(t, approval.Server(), client); serverErr == nil {
+			t.Fatal("admitted")
+		}
+	})
+	t.Run("a server of another name is refused", func(t *testing.T) {
+		if _, _, clientErr := handshake(t, approval.Server(), gateway.Client("secrets")); clientErr == nil {
+			t.Fatal("trusted")
+		}
+	})
+}
+
+func TestAuthorityIsKeptAndRenews(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := identity.LoadAuthority(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("empty folder: %v", err)
+	}
+	a := authority(t)
+	if err := a.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	again, err := identity.LoadAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	service := t.TempDir()
+	if err := a.Issue("secrets", service, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		service string
+		at      time.Time
+		with    *identity.Authority
+		want    bool
+	}{
+		{"fresh", "secrets", now, again, true},
+		{"near its end", "secrets", now.Add(2*365*24*time.Hour - identity.RenewBefore + time.Minute), again, false},
+		{"another service's", "gateway", now, again, false},
+		{"another authority's", "secrets", now, authority(t), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := c.with.Current(c.service, service, c.at); got != c.want {
+				t.Fatalf("Current = %v, want %v", got, c.want)
+			}
+		})
+	}
+	for _, d := range []string{dir, service} {
+		info, err := os.Stat(d + "/key.pem")
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("key mode %v, %v", info.Mode(), err)
+		}
+	}
+}
