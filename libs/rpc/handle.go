@@ -1,0 +1,140 @@
+// Package rpc is how services answer and call each other: JSON in the envelope of contract.md over HTTP with mutual TLS.
+//
+// Handle turns a function into an http.Handler, so that a route is one line; a Mux admits to a route only the services
+// that the route names; Call and Peer are the client.
+package rpc
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/go-kit/kit/transport"
+	httptransport "github.com/go-kit/kit/transport/http"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+)
+
+// RequestIDHeader names the header that every answer has.
+const RequestIDHeader = "X-Request-Id"
+
+// envelope is every answer. Data is null where there is none.
+type envelope struct {
+	Success   bool    `json:"success"`
+	Data      any     `json:"data"`
+	Error     *string `json:"error"`
+	ErrorCode string  `json:"error_code,omitzero"`
+}
+
+// received is the envelope as a client reads it.
+type received struct {
+	Success   bool           `json:"success"`
+	Data      jsontext.Value `json:"data"`
+	Error     *string        `json:"error"`
+	ErrorCode string         `json:"error_code"`
+}
+
+// Handle makes an endpoint of fn: the request is decoded by Decode, what fn returns is the answer's data, its error
+// becomes the answer that fault gives it.
+func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Handler {
+	return httptransport.NewServer(
+		func(ctx context.Context, request any) (any, error) { return fn(ctx, request.(Req)) },
+		func(_ context.Context, r *http.Request) (any, error) { return Decode[Req](r) },
+		func(_ context.Context, w http.ResponseWriter, response any) error { return write(w, http.StatusOK, envelope{Success: true, Data: response}) },
+		httptransport.ServerErrorEncoder(func(ctx context.Context, err error, w http.ResponseWriter) { WriteError(ctx, w, err) }),
+		// What can be said of an error is said by WriteError; go-kit's own handler would say it twice.
+		httptransport.ServerErrorHandler(transport.ErrorHandlerFunc(func(context.Context, error) {})),
+	)
+}
+
+// Raw makes an endpoint of a function that reads or writes bodies itself: streams and uploads. An error before the
+// first byte is answered as by Handle; after it the connection is cut, so that nobody takes a part for the whole.
+func Raw(fn func(w http.ResponseWriter, r *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tracked := &trackingWriter{ResponseWriter: w}
+		err := fn(tracked, r)
+		if err == nil {
+			return
+		}
+		if !tracked.wrote {
+			WriteError(r.Context(), w, err)
+			return
+		}
+		if r.Context().Err() == nil {
+			logger(r.Context()).ErrorContext(r.Context(), "cut an answer short", "path", r.URL.Path, "error", err)
+		}
+		panic(http.ErrAbortHandler)
+	})
+}
+
+// WriteData answers with the envelope of a success.
+func WriteData(w http.ResponseWriter, data any) error {
+	return write(w, http.StatusOK, envelope{Success: true, Data: data})
+}
+
+// WriteError answers with the envelope of a failure. An internal fault is logged whole; the client learns nothing of it.
+func WriteError(ctx context.Context, w http.ResponseWriter, err error) {
+	f := fault.Of(err)
+	if f.Kind == fault.KindInternal {
+		logger(ctx).ErrorContext(ctx, "failed unexpectedly", "error", err, "request_id", origin.Of(ctx).RequestID)
+	}
+	after := f.RetryAfter
+	if after <= 0 && (f.Kind == fault.KindUnavailable || f.Kind == fault.KindLimited) {
+		after = time.Second
+	}
+	if after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))
+	}
+	message := f.Message
+	if f.Kind == fault.KindInternal {
+		message = "Internal server error"
+	}
+	body := envelope{Data: f.Data, Error: &message, ErrorCode: f.ErrorCode()}
+	if err := write(w, f.Kind.Status(), body); err != nil {
+		logger(ctx).DebugContext(ctx, "could not answer", "error", err)
+	}
+}
+
+func write(w http.ResponseWriter, status int, body envelope) error {
+	data, err := json.Marshal(body, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		return fault.Of(err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(data)))
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, err = w.Write(data)
+	return err
+}
+
+// trackingWriter knows whether an answer has begun.
+type trackingWriter struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+func (w *trackingWriter) WriteHeader(status int) { w.wrote = true; w.ResponseWriter.WriteHeader(status) }
+
+func (w *trackingWriter) Write(p []byte) (int, error) { w.wrote = true; return w.ResponseWriter.Write(p) }
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *trackingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type loggerKey struct{}
+
+// logger is the Mux's, out of the request's context.
+func logger(ctx context.Context) *slog.Logger {
+	if l, ok := ctx.Value(loggerKey{}).(*slog.Logger); ok {
+		return l
+	}
+	return slog.Default()
+}

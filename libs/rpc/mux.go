@@ -1,0 +1,185 @@
+package rpc
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/origin"
+)
+
+// The headers that tell the next service whom a request comes from. A service believes them because only services
+// reach it; the gateway takes them from nobody.
+const (
+	ActorHeader   = "X-Rumi-Actor"
+	AddressHeader = "X-Rumi-Address"
+)
+
+// Config is what a Mux and a Peer need of the service they are part of.
+type Config struct {
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Tracing  trace.TracerProvider
+	Identity *identity.Identity // of the calling service; Peer only
+
+	// Refused is told of a call that a route doesn't admit (Mux only, may be nil).
+	Refused func(ctx context.Context, caller, route string)
+}
+
+// Propagator carries trace context between services.
+var Propagator propagation.TextMapPropagator = propagation.TraceContext{}
+
+// Mux routes by method and path, answers 404 and 405 in the envelope, and admits callers by certificate.
+type Mux struct {
+	cfg      Config
+	mux      *http.ServeMux
+	handler  http.Handler
+	duration *prometheus.HistogramVec
+}
+
+// NewMux makes a Mux without routes.
+func NewMux(cfg Config) *Mux {
+	m := &Mux{cfg: cfg, mux: http.NewServeMux(), duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "rumi_http_request_duration_seconds",
+		Help:    "Time from a request's header to the end of its answer.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+	}, []string{"route", "method", "code"})}
+	cfg.Metrics.MustRegister(m.duration)
+	m.handler = otelhttp.NewHandler(http.HandlerFunc(m.serve), "",
+		otelhttp.WithTracerProvider(cfg.Tracing),
+		otelhttp.WithPropagators(Propagator),
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
+			if _, pattern := m.mux.Handler(r); pattern != "" {
+				return pattern
+			}
+			return r.Method
+		}),
+	)
+	return m
+}
+
+// Route serves a pattern of http.ServeMux ("POST /api/packs/{pack_id}/approve") for the services named by callers and
+// for nobody else.
+func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
+	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		caller := origin.Of(r.Context()).Caller
+		if caller == "" || !slices.Contains(callers, caller) {
+			m.cfg.Log.WarnContext(r.Context(), "refused a caller", "caller", caller, "route", pattern)
+			if m.cfg.Refused != nil {
+				m.cfg.Refused(r.Context(), caller, pattern)
+			}
+			WriteError(r.Context(), w, fault.Denied("Caller not allowed"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// ServeHTTP implements http.Handler.
+func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.handler.ServeHTTP(w, r) }
+
+func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	from := origin.Origin{
+		RequestID: r.Header.Get(RequestIDHeader),
+		Actor:     r.Header.Get(ActorHeader),
+		Address:   r.Header.Get(AddressHeader),
+		Caller:    identity.Caller(r.TLS),
+	}
+	if !origin.ValidRequestID(from.RequestID) {
+		from.RequestID = origin.NewRequestID()
+	}
+	if from.Actor == "" {
+		from.Actor = "service:" + from.Caller
+	}
+	ctx := origin.With(context.WithValue(r.Context(), loggerKey{}, m.cfg.Log), from)
+	r = r.WithContext(ctx)
+	w.Header().Set(RequestIDHeader, from.RequestID)
+
+	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
+	h, pattern := m.mux.Handler(r)
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			m.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()), "request_id", from.RequestID)
+			if status.wrote {
+				panic(http.ErrAbortHandler)
+			}
+			WriteError(ctx, status, fault.New(fault.KindInternal, "panic"))
+		}
+		m.finished(ctx, r, pattern, status.code, time.Since(began))
+	}()
+	if pattern == "" {
+		WriteError(ctx, status, unrouted(h, r))
+		return
+	}
+	m.mux.ServeHTTP(status, r)
+}
+
+func (m *Mux) finished(ctx context.Context, r *http.Request, pattern string, code int, took time.Duration) {
+	m.duration.WithLabelValues(pattern, r.Method, strconv.Itoa(code)).Observe(took.Seconds())
+	level := slog.LevelInfo
+	switch {
+	case code >= 500 && code != http.StatusServiceUnavailable:
+		level = slog.LevelError
+	case r.Method == http.MethodGet && code < 400:
+		level = slog.LevelDebug
+	}
+	if m.cfg.Log.Enabled(ctx, level) {
+		from := origin.Of(ctx)
+		m.cfg.Log.LogAttrs(ctx, level, "answered", slog.String("route", pattern), slog.String("method", r.Method), slog.Int("status", code),
+			slog.Duration("took", took), slog.String("caller", from.Caller), slog.String("request_id", from.RequestID))
+	}
+}
+
+// unrouted asks the standard library's fallback handler whether a path is unknown or only its method is.
+func unrouted(h http.Handler, r *http.Request) error {
+	answer := &discardWriter{header: http.Header{}}
+	h.ServeHTTP(answer, r)
+	if answer.code == http.StatusMethodNotAllowed {
+		return fault.New(fault.KindMethod, "Method not allowed")
+	}
+	return fault.NotFound("Not found")
+}
+
+type discardWriter struct {
+	header http.Header
+	code   int
+}
+
+func (w *discardWriter) Header() http.Header         { return w.header }
+func (w *discardWriter) WriteHeader(code int)        { w.code = code }
+func (w *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+
+type statusWriter struct {
+	http.ResponseWriter
+	code  int
+	wrote bool
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	if !w.wrote {
+		w.code, w.wrote = code, true
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) { w.wrote = true; return w.ResponseWriter.Write(p) }
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,242 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/go-kit/kit/circuitbreaker"
+	"github.com/go-kit/kit/endpoint"
+	"github.com/go-kit/kit/sd"
+	"github.com/go-kit/kit/sd/lb"
+	kitlog "github.com/go-kit/log"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sony/gobreaker"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+)
+
+const (
+	// CallTimeout bounds a Call whose context has no deadline of its own.
+	CallTimeout = 10 * time.Second
+
+	connectTimeout   = time.Second // to find, reach and shake hands with an instance
+	breakerThreshold = 5           // failures in a row that open an instance's breaker
+	breakerCooldown  = time.Second // for which it stays open
+	maxAttempts      = 2           // of an idempotent request
+	maxAnswer        = 64 << 20    // bytes of a unary answer
+)
+
+// Peer is another service: all its instances, balanced, each behind a circuit breaker.
+//
+// It is one go-kit chain (instancer → balancer → breaker per instance → traced HTTP). Retries are our own: go-kit's
+// lb.Retry cancels the request's context when it returns, which would cut every body that is read afterwards.
+type Peer struct {
+	name     string
+	balancer lb.Balancer
+	requests *prometheus.CounterVec
+}
+
+// NewPeer makes the client of the service name, whose instances are found by instancer.
+func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
+	transport := &http.Transport{
+		TLSClientConfig:       cfg.Identity.Client(name),
+		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout:   connectTimeout,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true,
+		WriteBufferSize:       32 << 10,
+		ReadBufferSize:        32 << 10,
+	}
+	traced := otelhttp.NewTransport(transport,
+		otelhttp.WithTracerProvider(cfg.Tracing),
+		otelhttp.WithPropagators(Propagator),
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return name + " " + r.Method }),
+	)
+	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
+		breaker := gobreaker.NewCircuitBreaker(gobreaker.Settings{
+			Name:        name + "@" + instance,
+			Timeout:     breakerCooldown,
+			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerThreshold },
+			// A caller that gave up says nothing about the instance.
+			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, context.Canceled) },
+			OnStateChange: func(instance string, from, to gobreaker.State) {
+				cfg.Log.Warn("changed a circuit breaker", "instance", instance, "from", from.String(), "to", to.String())
+			},
+		})
+		exchange := func(ctx context.Context, request any) (any, error) {
+			r := request.(*http.Request).WithContext(ctx)
+			address := *r.URL
+			address.Scheme, address.Host = "https", instance
+			r.URL = &address
+			return traced.RoundTrip(r)
+		}
+		return circuitbreaker.Gobreaker(breaker)(exchange), nil, nil
+	}
+	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
+	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
+}
+
+// NewPeerMetrics is the counter that all peers of a process share.
+func NewPeerMetrics(registry prometheus.Registerer) *prometheus.CounterVec {
+	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rumi_peer_requests_total",
+		Help: "Requests to other services, by service and result (ok, unavailable, cancelled).",
+	}, []string{"peer", "result"})
+	registry.MustRegister(counter)
+	return counter
+}
+
+// RoundTrip sends r to an instance of the service; scheme and host of its URL are set here. A request that may be
+// repeated is tried at a second instance when the first can't be reached. The error is a fault of kind unavailable,
+// or the context's own. It implements http.RoundTripper for the gateway's proxy.
+func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx := r.Context()
+	attempts := 1
+	if repeatable(r) {
+		attempts = maxAttempts
+	}
+	var last error
+	for range attempts {
+		instance, err := p.balancer.Endpoint()
+		if err != nil {
+			last = err
+			break
+		}
+		response, err := instance(ctx, r)
+		if err == nil {
+			p.requests.WithLabelValues(p.name, "ok").Inc()
+			return response.(*http.Response), nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		last = err
+	}
+	if err := ctx.Err(); errors.Is(err, context.Canceled) {
+		p.requests.WithLabelValues(p.name, "cancelled").Inc()
+		return nil, err
+	} else if err != nil {
+		last = err
+	}
+	p.requests.WithLabelValues(p.name, "unavailable").Inc()
+	return nil, fault.Unavailable("Service unavailable: %s", p.name).Because(last)
+}
+
+func repeatable(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody)
+}
+
+// Call sends body (nil for none) to a path of the peer and returns the answer's data. A failure that the peer
+// answered is a fault of the same kind, code and message. Without a deadline in ctx it takes CallTimeout at most.
+func Call[Resp any](ctx context.Context, p *Peer, method, path string, body any) (Resp, error) {
+	var data Resp
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, CallTimeout)
+		defer cancel()
+	}
+	response, err := p.Stream(ctx, method, path, body)
+	if err != nil {
+		return data, err
+	}
+	defer response.Body.Close()
+	answer, err := readEnvelope(response)
+	if err != nil {
+		return data, fmt.Errorf("call %s %s: %w", p.name, path, err)
+	}
+	if len(answer.Data) == 0 || answer.Data.Kind() == 'n' {
+		return data, nil
+	}
+	if err := json.Unmarshal(answer.Data, &data); err != nil {
+		return data, fmt.Errorf("call %s %s: %w", p.name, path, err)
+	}
+	return data, nil
+}
+
+// Stream sends body (nil for none, an io.Reader as it is, anything else as JSON) and returns the answer for its body to
+// be read and closed by the caller. A status other than 2xx is returned as the fault it stands for.
+func (p *Peer) Stream(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var reader io.Reader
+	switch b := body.(type) {
+	case nil:
+	case io.Reader:
+		reader = b
+	default:
+		data, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("call %s %s: %w", p.name, path, err)
+		}
+		reader = bytes.NewReader(data)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+p.name+path, reader)
+	if err != nil {
+		return nil, fmt.Errorf("call %s %s: %w", p.name, path, err)
+	}
+	from := origin.Of(ctx)
+	if from.RequestID != "" {
+		r.Header.Set(RequestIDHeader, from.RequestID)
+	}
+	r.Header.Set(ActorHeader, from.Actor)
+	if from.Address != "" {
+		r.Header.Set(AddressHeader, from.Address)
+	}
+	response, err := p.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode/100 == 2 {
+		return response, nil
+	}
+	defer response.Body.Close()
+	return nil, p.failure(response)
+}
+
+// failure turns an answered failure back into the fault that the peer meant.
+func (p *Peer) failure(response *http.Response) error {
+	answer, err := readEnvelope(response)
+	if err != nil || answer.Error == nil {
+		return fmt.Errorf("call %s: status %d without a readable answer: %w", p.name, response.StatusCode, err)
+	}
+	kind := fault.KindOf(response.StatusCode)
+	f := fault.New(kind, "%s", *answer.Error)
+	if answer.ErrorCode != kind.String() {
+		f.Code = answer.ErrorCode
+	}
+	if len(answer.Data) > 0 && answer.Data.Kind() != 'n' {
+		f.Data = answer.Data
+	}
+	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
+		f.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	return f.Because(fmt.Errorf("answered by %s", p.name))
+}
+
+func readEnvelope(response *http.Response) (received, error) {
+	var answer received
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	if err != nil {
+		return answer, fmt.Errorf("read answer: %w", err)
+	}
+	if len(data) > maxAnswer {
+		return answer, fmt.Errorf("read answer: longer than %d bytes", maxAnswer)
+	}
+	if err := json.Unmarshal(data, &answer, jsontext.AllowInvalidUTF8(true)); err != nil {
+		return answer, fmt.Errorf("read answer: %w", err)
+	}
+	return answer, nil
+}
