@@ -1,0 +1,118 @@
+// Package keyset makes and reads the key that secrets are encrypted with: a Tink keyset for AEAD (AES-256-GCM with
+// random nonces), kept as Tink's JSON in a file of mode 0600.
+//
+// A Tink keyset may hold several keys, of which the primary one encrypts and all decrypt; so keys can be rotated with
+// Tink's own tools and without a change here. See https://developers.google.com/tink/wire-format.
+package keyset
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/tink"
+)
+
+// maxFile bounds what Load reads: a keyset of a hundred keys is under 32 KiB.
+const maxFile = 64 << 10
+
+// Create makes a new key and writes it to path, whole and synced or not at all. It never replaces a file: where path
+// exists, errors.Is(err, fs.ErrExist) and the file stays as it was, since whatever was encrypted with it would be lost.
+func Create(path string) error {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	var out bytes.Buffer
+	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&out)); err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	out.WriteByte('\n')
+
+	dir := filepath.Dir(path)
+	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	defer os.Remove(temp.Name())
+	defer temp.Close()
+	if _, err := temp.Write(out.Bytes()); err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	if err := temp.Sync(); err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	// A link, unlike a rename, fails where the name is taken.
+	if err := os.Link(temp.Name(), path); err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("create keyset: %w", err)
+	}
+	return nil
+}
+
+// Load reads the key at path. A file that its group or others can reach is refused, as is anything but a regular file.
+// The errors name the path and never quote the file.
+func Load(path string) (tink.AEAD, error) {
+	data, err := read(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("load keyset: %w (has `rumi init` run?)", err)
+		}
+		return nil, fmt.Errorf("load keyset: %w", err)
+	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
+	if err != nil {
+		// The cause is left out: a JSON error may quote what it could not read.
+		return nil, fmt.Errorf("load keyset: %s holds no keyset; restore it from a backup", path)
+	}
+	primitive, err := aead.New(handle)
+	if err != nil {
+		return nil, fmt.Errorf("load keyset: %s holds no AEAD keyset; restore it from a backup", path)
+	}
+	return primitive, nil
+}
+
+func read(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold the start up
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o, so others can read it; run `chmod 600 %s`", path, mode, path)
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	}
+	return data, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
