@@ -1,0 +1,128 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds in bytes. maxString keeps six texts of nothing but control characters, six bytes each once escaped, within
+// a line.
+const (
+	maxLine   = 64 << 10                                                 // newline included
+	maxBody   = maxLine - len(`"ts":"2006-01-02T15:04:05.000000Z",`) - 2 // without ts and two newlines (see file.torn)
+	maxString = 1 << 10                                                  // a top-level text, once a line is too long
+)
+
+// line is an entry as it is written, without ts.
+type line struct {
+	Category        string         `json:"category"`
+	Severity        string         `json:"severity"`
+	Action          string         `json:"action"`
+	Success         bool           `json:"success"`
+	OwnerPack       string         `json:"owner_pack,omitempty"`
+	Details         map[string]any `json:"details"`
+	Error           string         `json:"error,omitempty"`
+	RejectionReason string         `json:"rejection_reason,omitempty"`
+	RequestID       string         `json:"request_id,omitempty"`
+	TraceID         string         `json:"trace_id,omitempty"`
+	Actor           string         `json:"actor"`
+	Service         string         `json:"service"`
+}
+
+// encode gives the JSON object, at most maxBody bytes. What is too long is cut and says so: texts first, then the
+// details as a whole.
+func (l line) encode() ([]byte, error) {
+	if l.Details == nil {
+		l.Details = map[string]any{}
+	}
+	body, err := marshal(l)
+	if err != nil || len(body) <= maxBody {
+		return body, err
+	}
+	size := len(body)
+	for _, s := range []*string{&l.Action, &l.OwnerPack, &l.Error, &l.RejectionReason, &l.RequestID, &l.Actor} {
+		*s = cutString(*s, maxString)
+	}
+	plain, err := plainDetails(l.Details)
+	if err != nil {
+		return nil, err
+	}
+	for _, limit := range []int{4 << 10, 512, 64} {
+		l.Details = map[string]any{"truncated": true}
+		for k, v := range plain {
+			l.Details[cutString(k, limit)] = cut(v, limit)
+		}
+		if body, err = marshal(l); err != nil || len(body) <= maxBody {
+			return body, err
+		}
+	}
+	l.Details = map[string]any{"truncated": true, "original_bytes": size}
+	return marshal(l)
+}
+
+func marshal(l line) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false) // the log is read by people and by jq, never put into a page as it is
+	if err := enc.Encode(l); err != nil {
+		return nil, fmt.Errorf("encode entry %s: %w", l.Action, err)
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// plainDetails turns whatever types the caller used into maps, slices and strings.
+func plainDetails(details map[string]any) (map[string]any, error) {
+	raw, err := json.Marshal(details)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var plain map[string]any
+	err = dec.Decode(&plain)
+	return plain, err
+}
+
+// cut bounds every text to limit bytes and every list to limit items.
+func cut(v any, limit int) any {
+	switch v := v.(type) {
+	case string:
+		return cutString(v, limit)
+	case []any:
+		rest := 0
+		if len(v) > limit {
+			rest, v = len(v)-limit, v[:limit]
+		}
+		out := make([]any, 0, len(v)+1)
+		for _, item := range v {
+			out = append(out, cut(item, limit))
+		}
+		if rest > 0 {
+			out = append(out, fmt.Sprintf("… (%d more)", rest))
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, item := range v {
+			out[cutString(k, limit)] = cut(item, limit)
+		}
+		return out
+	default:
+		return v
+	}
+}
+
+// cutString keeps the first limit bytes of s, whole characters only, and says how many are missing.
+func cutString(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	end := limit
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return fmt.Sprintf("%s… (%d bytes more)", strings.ToValidUTF8(s[:end], "\uFFFD"), len(s)-end)
+}
