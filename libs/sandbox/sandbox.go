@@ -1,0 +1,205 @@
+// Package sandbox runs code that nobody trusts in Docker containers of one hardened kind. It is the only importer of
+// the Docker client: who holds the Docker socket and nothing but this package can't make a privileged container, mount
+// the host or join its network, since no field says so.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"sync"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/client"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Kind is what a container is for. It decides its network and where its output goes; the rest is the same for all.
+type Kind string
+
+// The kinds, as the label io.rumi.kind has them.
+const (
+	Pack    Kind = "pack"    // a pack's own program; output kept in rotated files, read with Logs
+	Handler Kind = "handler" // a capability handler's worker; output kept nowhere, read with Attach
+	Builder Kind = "builder" // a dependency build, the only kind with a network
+)
+
+// UID and GID are what everything in a container runs as: nobody and nogroup, who own no file.
+const (
+	UID = 65534
+	GID = 65534
+)
+
+// Spec is all a caller may choose about a container.
+type Spec struct {
+	Kind      Kind
+	Name      string            // tells it from others of its kind, ^[a-zA-Z0-9_.-]{1,128}$; the container is rumi-<instance>-<kind>-<name>
+	PackID    string            // label io.rumi.pack_id; "" for none
+	Principal string            // label io.rumi.principal; "" for none
+	Digest    string            // label io.rumi.digest: the tree it runs; "" for none
+	Image     string            // must be here already, nothing is pulled
+	Command   []string          // the whole argv, instead of the image's entrypoint and command
+	Dir       string            // working directory; "" for the image's
+	Env       map[string]string // beside the image's
+	Mounts    []Mount
+	Groups    []int // further groups of the process, for the sockets it may use
+	Stdin     bool  // keep stdin open for Attach; a handler's or builder's ends with the first Attach, a pack's stays
+}
+
+// Mount shows a folder or a regular file of this process in the container. Nothing below it that is a mount of its own
+// comes along.
+type Mount struct {
+	Source   string // absolute, as this process sees it; without links below the mount that it lies in
+	Target   string // absolute
+	Writable bool
+}
+
+// Container is one container of this instance.
+type Container struct {
+	ID        string // Docker's, 64 hex
+	Kind      Kind
+	Name      string // Spec.Name
+	PackID    string
+	Principal string
+	Digest    string
+	Image     string
+	Status    string // Docker's word: created, running, paused, restarting, removing, exited, dead
+	Created   time.Time
+}
+
+// Running says whether code runs in it.
+func (c Container) Running() bool { return c.Status == "running" }
+
+var (
+	// ErrNotFound: no such container of this instance. A container of anybody else is answered the same.
+	ErrNotFound = errors.New("no such container")
+	// ErrExists: a container of that kind and name is there already.
+	ErrExists = errors.New("a container of that name exists")
+)
+
+// Config says which engine and in whose name.
+type Config struct {
+	// Host is the engine's address; "" means DOCKER_HOST or Docker's usual socket.
+	Host string
+	// Instance keeps suites on one engine apart, ^[a-z0-9][a-z0-9_-]{0,62}$. "" means the compose project of the container
+	// this process runs in, or "local" outside one.
+	Instance string
+	// BuilderNetwork is the Docker network that builders join; "" means "bridge".
+	BuilderNetwork string
+}
+
+// Engine is a Docker engine as this instance sees it. Its methods may be called from many goroutines. Where the engine
+// doesn't answer they return a fault of kind unavailable, "Docker is required but not available".
+type Engine struct {
+	api     client.APIClient
+	network string
+	proc    string // where procfs is
+
+	configured string // Config.Instance
+
+	mu   sync.Mutex
+	self *self // found once, kept
+}
+
+var (
+	validInstance = regexp.MustCompile(`\A[a-z0-9][a-z0-9_-]{0,62}\z`)
+	validName     = regexp.MustCompile(`\A[a-zA-Z0-9_.-]{1,128}\z`)
+	validEnv      = regexp.MustCompile(`\A[a-zA-Z_][a-zA-Z0-9_]*\z`)
+)
+
+// Connect makes an Engine. It fails for a wrong Config only: an engine that is absent is told by Status and by each call,
+// and may come later.
+func Connect(_ context.Context, cfg Config) (*Engine, error) {
+	if cfg.Instance != "" && !validInstance.MatchString(cfg.Instance) {
+		return nil, fmt.Errorf("connect to Docker: instance %q is not %s", cfg.Instance, validInstance)
+	}
+	switch network := cfg.BuilderNetwork; {
+	case network == "":
+		cfg.BuilderNetwork = "bridge"
+	case network == "host" || !validName.MatchString(network): // the latter catches container:<id>
+		return nil, fmt.Errorf("connect to Docker: network %q is none that a builder may join", network)
+	}
+	host := client.WithHostFromEnv()
+	if cfg.Host != "" {
+		host = client.WithHost(cfg.Host)
+	}
+	api, err := client.NewClientWithOpts(host, client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, fmt.Errorf("connect to Docker: %w", err)
+	}
+	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", configured: cfg.Instance}, nil
+}
+
+// Close drops idle connections.
+func (e *Engine) Close() error { return e.api.Close() }
+
+// Status is what is known about the engine.
+type Status struct {
+	Available  bool
+	Version    string // of the engine
+	APIVersion string // spoken with it
+	OS, Arch   string
+	Error      string // why it isn't available
+}
+
+// statusWait is how long an engine may take to say who it is.
+const statusWait = 5 * time.Second
+
+// Status asks the engine who it is, for 5 s at most.
+func (e *Engine) Status(ctx context.Context) Status {
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	v, err := e.api.ServerVersion(ctx)
+	if err != nil {
+		return Status{Error: err.Error()}
+	}
+	return Status{Available: true, Version: v.Version, APIVersion: e.api.ClientVersion(), OS: v.Os, Arch: v.Arch}
+}
+
+// Image gives the id ("sha256:…") of an image that is here. One that isn't is a fault of kind unavailable.
+func (e *Engine) Image(ctx context.Context, name string) (id string, err error) {
+	image, err := e.api.ImageInspect(ctx, name)
+	if cerrdefs.IsNotFound(err) {
+		return "", fault.Unavailable("Image %s is missing; build it with: docker compose build", name).With("image_missing").Because(err)
+	}
+	if err != nil {
+		return "", failed("inspect image "+name, err)
+	}
+	return image.ID, nil
+}
+
+// Instance is the name that this process's containers go by.
+func (e *Engine) Instance(ctx context.Context) (string, error) {
+	if e.configured != "" {
+		return e.configured, nil
+	}
+	me, err := e.findSelf(ctx)
+	if err != nil {
+		return "", err
+	}
+	return me.instance, nil
+}
+
+// HostPath is where the engine's host has what this process sees at an absolute path: the path itself outside a container,
+// inside one the place that it was mounted from. A path in no mount of this container's is an error.
+func (e *Engine) HostPath(ctx context.Context, name string) (string, error) {
+	me, err := e.findSelf(ctx)
+	if err != nil {
+		return "", err
+	}
+	host, _, err := me.hostPath(path.Clean(name))
+	return host, err
+}
+
+// failed turns an error of the Docker client into ours: an engine that can't be reached is unavailable, all else is kept.
+func failed(what string, err error) error {
+	if client.IsErrConnectionFailed(err) {
+		return fault.Unavailable("Docker is required but not available").With("docker_unavailable").
+			Because(fmt.Errorf("%s: %w", what, err))
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
