@@ -46,7 +46,9 @@ func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Han
 	return httptransport.NewServer(
 		func(ctx context.Context, request any) (any, error) { return fn(ctx, request.(Req)) },
 		func(_ context.Context, r *http.Request) (any, error) { return Decode[Req](r) },
-		func(_ context.Context, w http.ResponseWriter, response any) error { return write(w, http.StatusOK, envelope{Success: true, Data: response}) },
+		func(_ context.Context, w http.ResponseWriter, response any) error {
+			return write(w, http.StatusOK, envelope{Success: true, Data: response})
+		},
 		httptransport.ServerErrorEncoder(func(ctx context.Context, err error, w http.ResponseWriter) { WriteError(ctx, w, err) }),
 		// What can be said of an error is said by WriteError; go-kit's own handler would say it twice.
 		httptransport.ServerErrorHandler(transport.ErrorHandlerFunc(func(context.Context, error) {})),
@@ -122,9 +124,15 @@ type trackingWriter struct {
 	wrote bool
 }
 
-func (w *trackingWriter) WriteHeader(status int) { w.wrote = true; w.ResponseWriter.WriteHeader(status) }
+func (w *trackingWriter) WriteHeader(status int) {
+	w.wrote = true
+	w.ResponseWriter.WriteHeader(status)
+}
 
-func (w *trackingWriter) Write(p []byte) (int, error) { w.wrote = true; return w.ResponseWriter.Write(p) }
+func (w *trackingWriter) Write(p []byte) (int, error) {
+	w.wrote = true
+	return w.ResponseWriter.Write(p)
+}
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *trackingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

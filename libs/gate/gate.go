@@ -1,0 +1,32 @@
+// Package gate is how approval tells the other services which packs may run: it pushes every change of every pack's
+// gate down a stream, and they decide from memory. A stream that has been silent for its lease means that every gate is
+// closed.
+//
+// The stream is NDJSON: one message a line, the first of each connection a snapshot of all packs, then changes as they
+// happen and a heartbeat at least every HeartbeatInterval.
+package gate
+
+import "time"
+
+const (
+	// Lease is how long what was heard holds without anything new being heard.
+	Lease = 5 * time.Second
+	// HeartbeatInterval is how often a stream says that it is alive.
+	HeartbeatInterval = time.Second
+)
+
+// State is a pack's gate.
+type State struct {
+	PackID   string `json:"pack_id"`
+	Open     bool   `json:"open"`     // the pack may run and use what it was granted
+	Status   string `json:"status"`   // the pack's state as contract.md names it
+	Digest   string `json:"digest"`   // the approved tree, "sha256:<hex>"; "" for a pack never approved
+	Revision int64  `json:"revision"` // grows with every change of this pack
+}
+
+// message is a line of the stream. A heartbeat has none of the fields.
+type message struct {
+	Snapshot bool     `json:"snapshot,omitzero"` // States are all there are
+	States   []State  `json:"states,omitempty"`
+	Removed  []string `json:"removed,omitempty"` // packs that are gone
+}

@@ -1,0 +1,136 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// backlog is how many changes a reader may be behind before it is cut off; it then connects again for a snapshot.
+const backlog = 1024
+
+// Publisher holds the gates of all packs and streams them to whoever follows. Use NewPublisher.
+type Publisher struct {
+	mu      sync.Mutex
+	states  map[string]State
+	readers map[chan message]struct{}
+}
+
+// NewPublisher starts with the given gates.
+func NewPublisher(states []State) *Publisher {
+	p := &Publisher{states: make(map[string]State, len(states)), readers: map[chan message]struct{}{}}
+	for _, s := range states {
+		p.states[s.PackID] = s
+	}
+	return p
+}
+
+// Set changes gates and tells every reader. A state whose revision is not above the one known is ignored, so that
+// two changes that race can be told in any order.
+func (p *Publisher) Set(states ...State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var news []State
+	for _, s := range states {
+		if known, ok := p.states[s.PackID]; ok && s.Revision <= known.Revision {
+			continue
+		}
+		p.states[s.PackID] = s
+		news = append(news, s)
+	}
+	if len(news) > 0 {
+		p.tell(message{States: news})
+	}
+}
+
+// Remove forgets a pack.
+func (p *Publisher) Remove(packID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.states[packID]; !ok {
+		return
+	}
+	delete(p.states, packID)
+	p.tell(message{Removed: []string{packID}})
+}
+
+func (p *Publisher) tell(m message) {
+	for reader := range p.readers {
+		select {
+		case reader <- m:
+		default:
+			delete(p.readers, reader)
+			close(reader)
+		}
+	}
+}
+
+func (p *Publisher) subscribe() (first message, changes chan message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changes = make(chan message, backlog)
+	p.readers[changes] = struct{}{}
+	return message{Snapshot: true, States: slices.Collect(maps.Values(p.states))}, changes
+}
+
+func (p *Publisher) unsubscribe(changes chan message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.readers, changes)
+}
+
+// ServeStream answers a request with the stream until the request's context ends or the reader falls behind. It fits
+// rpc.Raw.
+func (p *Publisher) ServeStream(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	control := http.NewResponseController(w)
+	err := p.stream(r.Context(), func(m message) error {
+		if err := control.SetWriteDeadline(time.Now().Add(Lease)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		line, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(append(line, '\n')); err != nil {
+			return err
+		}
+		return control.Flush()
+	})
+	if r.Context().Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (p *Publisher) stream(ctx context.Context, send func(message) error) error {
+	first, changes := p.subscribe()
+	defer p.unsubscribe(changes)
+	if err := send(first); err != nil {
+		return err
+	}
+	beat := time.NewTicker(HeartbeatInterval)
+	defer beat.Stop()
+	for {
+		next := message{}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m, ok := <-changes:
+			if !ok {
+				return errors.New("stream gates: the reader fell behind")
+			}
+			next = m
+		case <-beat.C:
+		}
+		if err := send(next); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package gate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+const (
+	streamPath = "/internal/gates"
+	retryAfter = 100 * time.Millisecond // between two attempts to connect
+	maxLine    = 64 << 20               // of the stream; a snapshot of 10,000 packs has about 2 MiB
+)
+
+// View is what a service knows of the gates. Reading it takes no lock and never waits. Use NewView.
+type View struct {
+	log    *slog.Logger
+	states atomic.Pointer[map[string]State]
+	heard  atomic.Pointer[time.Time] // the last message; its monotonic reading counts
+
+	mu        sync.Mutex // serialises changes and the calls of listeners
+	listeners []func(Change)
+	fresh     bool // what listeners were last told about the lease
+}
+
+// Change is told to listeners, in order, one at a time.
+type Change struct {
+	PackID  string
+	State   State // with Open false while the lease has run out
+	Removed bool  // the pack is gone; State is the last that was known
+}
+
+// NewView makes a view that knows nothing yet: every gate is closed.
+func NewView(log *slog.Logger) *View {
+	v := &View{log: log}
+	v.states.Store(&map[string]State{})
+	return v
+}
+
+// Get is a pack's gate. known says whether approval knows the pack. Without a fresh lease every gate is closed, but
+// Status and Digest stay what was last heard.
+func (v *View) Get(packID string) (s State, known bool) {
+	s, known = (*v.states.Load())[packID]
+	s.Open = s.Open && v.Fresh()
+	return s, known
+}
+
+// All are the gates of all packs, as Get would tell them.
+func (v *View) All() []State {
+	fresh := v.Fresh()
+	states := *v.states.Load()
+	all := make([]State, 0, len(states))
+	for _, s := range states {
+		s.Open = s.Open && fresh
+		all = append(all, s)
+	}
+	return all
+}
+
+// Fresh says whether approval was heard from within the lease.
+func (v *View) Fresh() bool {
+	heard := v.heard.Load()
+	return heard != nil && time.Since(*heard) < Lease
+}
+
+// OnChange has f called for every pack that changes, that goes, or whose gate closes or opens with the lease. Call it
+// before Follow. f must not block for long: it holds up the stream.
+func (v *View) OnChange(f func(Change)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.listeners = append(v.listeners, f)
+}
+
+// Follow keeps the view up to date from approval until ctx ends, connecting again whenever the stream breaks.
+func (v *View) Follow(ctx context.Context, approval *rpc.Peer) error {
+	return v.follow(ctx, func(ctx context.Context) (io.ReadCloser, error) {
+		response, err := approval.Stream(ctx, http.MethodGet, streamPath, nil)
+		if err != nil {
+			return nil, err
+		}
+		return response.Body, nil
+	})
+}
+
+func (v *View) follow(ctx context.Context, connect func(context.Context) (io.ReadCloser, error)) error {
+	watch := make(chan struct{})
+	go func() { defer close(watch); v.watchLease(ctx) }()
+	defer func() { <-watch }()
+	complained := false
+	for ctx.Err() == nil {
+		err := v.read(ctx, connect)
+		if ctx.Err() != nil {
+			break
+		}
+		if !complained || v.Fresh() {
+			v.log.WarnContext(ctx, "lost the stream of gates", "error", err)
+			complained = true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+		}
+	}
+	return ctx.Err()
+}
+
+// read follows one connection to its end. A connection that is silent for a lease is given up.
+func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadCloser, error)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(Lease, func() { cancel(errors.New("the stream was silent for its lease")) })
+	defer silent.Stop()
+	body, err := connect(ctx)
+	if err != nil {
+		return fmt.Errorf("follow gates: %w", err)
+	}
+	defer body.Close()
+	defer context.AfterFunc(ctx, func() { body.Close() })()
+	lines := bufio.NewScanner(body)
+	lines.Buffer(make([]byte, 64<<10), maxLine)
+	for first := true; lines.Scan(); first = false {
+		var m message
+		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+			return fmt.Errorf("follow gates: read message: %w", err)
+		}
+		if first && !m.Snapshot {
+			return errors.New("follow gates: the first message is no snapshot")
+		}
+		silent.Reset(Lease)
+		v.apply(m)
+	}
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("follow gates: %w", err)
+	}
+	return fmt.Errorf("follow gates: %w", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
+}
+
+// apply takes over a message and tells the listeners.
+func (v *View) apply(m message) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := time.Now()
+	old := *v.states.Load()
+	reopened := !v.fresh
+	var changes []Change
+	if m.Snapshot || len(m.States) > 0 || len(m.Removed) > 0 {
+		next := make(map[string]State, len(old)+len(m.States))
+		if !m.Snapshot {
+			maps.Copy(next, old)
+		}
+		for _, s := range m.States {
+			next[s.PackID] = s
+		}
+		for _, id := range m.Removed {
+			delete(next, id)
+		}
+		changes = difference(old, next, reopened)
+		v.states.Store(&next)
+	} else if reopened {
+		changes = difference(old, old, true)
+	}
+	v.heard.Store(&now)
+	v.fresh = true
+	v.tell(changes)
+}
+
+// difference lists what is new in next, all of next if everything counts as new, and what is gone.
+func difference(old, next map[string]State, everything bool) []Change {
+	var changes []Change
+	for id, s := range next {
+		if before, ok := old[id]; everything || !ok || before != s {
+			changes = append(changes, Change{PackID: id, State: s})
+		}
+	}
+	for id, s := range old {
+		if _, ok := next[id]; !ok {
+			s.Open = false
+			changes = append(changes, Change{PackID: id, State: s, Removed: true})
+		}
+	}
+	return changes
+}
+
+// watchLease closes all gates for the listeners when the lease runs out.
+func (v *View) watchLease(ctx context.Context) {
+	tick := time.NewTicker(Lease / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			v.expire(ctx)
+		}
+	}
+}
+
+func (v *View) expire(ctx context.Context) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.fresh || v.Fresh() {
+		return
+	}
+	v.fresh = false
+	v.log.ErrorContext(ctx, "closed all gates: approval was not heard from", "lease", Lease)
+	var changes []Change
+	for id, s := range *v.states.Load() {
+		if s.Open {
+			s.Open = false
+			changes = append(changes, Change{PackID: id, State: s})
+		}
+	}
+	v.tell(changes)
+}
+
+func (v *View) tell(changes []Change) {
+	for _, c := range changes {
+		for _, f := range v.listeners {
+			f(c)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+const (
+	stopTimeout       = 15 * time.Second // for all of a shutdown; compose kills after 20
+	drainTimeout      = 5 * time.Second  // for requests that are being answered when it begins
+	streamTimeout     = time.Second      // after which of it the contexts of those requests end: streams never end by themselves
+	readHeaderTimeout = 5 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
+
+// Runtime is what a service is built with.
+type Runtime struct {
+	Name     string
+	UserData string // the folder user_data of the Rumi home
+	Log      *slog.Logger
+	Audit    *audit.Log
+	Metrics  *prometheus.Registry
+	Tracer   trace.Tracer
+	Identity *identity.Identity
+
+	common  settings
+	tracing trace.TracerProvider
+	mux     *rpc.Mux
+	public  http.Handler
+	calls   *prometheus.CounterVec
+	failed  chan error
+
+	mu    sync.Mutex
+	peers map[string]*rpc.Peer
+	ready map[string]func(context.Context) error
+	stops []stop
+}
+
+// stop undoes one thing that was started.
+type stop struct {
+	name string
+	do   func(context.Context) error
+}
+
+// Mux is the service's API, served with mutual TLS once Build has returned.
+func (rt *Runtime) Mux() *rpc.Mux {
+	if rt.mux == nil {
+		cfg := rt.rpcConfig()
+		cfg.Refused = func(ctx context.Context, caller, route string) {
+			err := rt.Audit.Write(ctx, audit.Entry{
+				Category: audit.Security, Severity: audit.Error, Action: "service_call_denied", Success: false,
+				Details: map[string]any{"caller": caller, "route": route}, RejectionReason: "caller not named by the route",
+			})
+			if err != nil {
+				rt.Log.ErrorContext(ctx, "could not audit a refused caller", "error", err)
+			}
+		}
+		rt.mux = rpc.NewMux(cfg)
+		rt.mux.Route("GET /internal/ready", rpc.Handle(func(ctx context.Context, _ struct{}) (struct{}, error) {
+			return struct{}{}, rt.checkReady(ctx)
+		}), "gateway")
+	}
+	return rt.mux
+}
+
+// Public serves h in plain HTTP on the API address instead of Mux; for the gateway alone.
+func (rt *Runtime) Public(h http.Handler) { rt.public = h }
+
+// Peer is the client of another service; the same one at each call.
+func (rt *Runtime) Peer(name string) *rpc.Peer {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if p, ok := rt.peers[name]; ok {
+		return p
+	}
+	p := rpc.NewPeer(name, rt.common.directory.Instancer(name), rt.rpcConfig(), rt.calls)
+	rt.peers[name] = p
+	return p
+}
+
+// Store says where the service keeps its state.
+func (rt *Runtime) Store() store.Config {
+	return store.Config{Dir: filepath.Join(rt.UserData, "state"), Service: rt.Name, URL: rt.common.DatabaseURL}
+}
+
+// rpcConfig is what an rpc.Mux or rpc.Peer of this service is made with.
+func (rt *Runtime) rpcConfig() rpc.Config {
+	return rpc.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Identity: rt.Identity}
+}
+
+// Go runs f until its context ends, which it does when everything started after it has been stopped. An error of f
+// stops the service.
+func (rt *Runtime) Go(name string, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			rt.fail(fmt.Errorf("run %s: %w", name, err))
+		}
+	}()
+	rt.OnStop(name, func(bound context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-bound.Done():
+			return fmt.Errorf("%s is still running", name)
+		}
+	})
+}
+
+// OnStop has do called at the stop of the service, after everything that was started later.
+func (rt *Runtime) OnStop(name string, do func(context.Context) error) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.stops = append(rt.stops, stop{name, do})
+}
+
+// ReadyWhen adds a condition without which /readyz answers 503. It must answer fast and not depend on other services.
+func (rt *Runtime) ReadyWhen(name string, check func(context.Context) error) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.ready[name] = check
+}
+
+func (rt *Runtime) fail(err error) {
+	select {
+	case rt.failed <- err:
+	default: // an earlier failure is already stopping the service
+	}
+}
+
+// start builds a service on listeners that are already open, so that addresses are known before anything runs.
+func start[C any](ctx context.Context, name string, common settings, cfg C, build Build[C], api, admin net.Listener, logs io.Writer) (*Runtime, error) {
+	rt := &Runtime{
+		Name:     name,
+		UserData: common.UserData,
+		Log:      newLogger(logs, name, common.LogLevel),
+		Metrics:  prometheus.NewRegistry(),
+		common:   common,
+		failed:   make(chan error, 1),
+		peers:    map[string]*rpc.Peer{},
+		ready:    map[string]func(context.Context) error{},
+	}
+	began := time.Now()
+	err := rt.assemble(ctx)
+	if err == nil {
+		err = build(ctx, rt, cfg)
+	}
+	if err == nil {
+		err = rt.serve(api, admin)
+	}
+	if err != nil {
+		api.Close()
+		admin.Close()
+		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), rt.Stop())
+	}
+	rt.Log.Info("started", "address", api.Addr().String(), "admin", admin.Addr().String(), "took", time.Since(began))
+	return rt, nil
+}
+
+// assemble makes what every service has.
+func (rt *Runtime) assemble(ctx context.Context) error {
+	rt.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	rt.calls = rpc.NewPeerMetrics(rt.Metrics)
+	tracing, err := newTracing(ctx, rt.Name)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("traces", tracing.Shutdown)
+	rt.tracing, rt.Tracer = tracing, tracing.Tracer("github.com/rumi-ai/rumi")
+	if rt.Identity, err = identity.Load(rt.common.IdentityDir); err != nil {
+		return err
+	}
+	if rt.Identity.Name != rt.Name {
+		return fmt.Errorf("load identity: %s is the identity of %q", rt.common.IdentityDir, rt.Identity.Name)
+	}
+	if rt.Audit, err = audit.Open(filepath.Join(rt.UserData, "audit"), rt.Name, rt.Log); err != nil {
+		return err
+	}
+	rt.OnStop("audit log", func(context.Context) error { return rt.Audit.Close() })
+	if err := rt.auditLife(ctx, "service_started"); err != nil {
+		return err
+	}
+	rt.OnStop("audit entry", func(ctx context.Context) error { return rt.auditLife(ctx, "service_stopped") })
+	return nil
+}
+
+func (rt *Runtime) auditLife(ctx context.Context, action string) error {
+	return rt.Audit.Write(ctx, audit.Entry{Category: audit.System, Severity: audit.Info, Action: action, Success: true})
+}
+
+func (rt *Runtime) serve(api, admin net.Listener) error {
+	rt.listen("admin", rt.adminHandler(), admin)
+	switch {
+	case rt.public != nil:
+		rt.listen("api", rt.public, api)
+	case rt.mux != nil:
+		rt.listen("api", rt.mux, newTLSListener(api, rt.Identity))
+	default:
+		return errors.New("the service has no API")
+	}
+	return nil
+}
+
+// listen serves h until the stop, which drains it.
+func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
+	base, cancel := context.WithCancel(context.Background())
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			rt.fail(fmt.Errorf("serve %s: %w", name, err))
+		}
+	}()
+	rt.OnStop(name+" listener", func(ctx context.Context) error {
+		bound, stop := context.WithTimeout(ctx, drainTimeout)
+		defer stop()
+		defer time.AfterFunc(streamTimeout, cancel).Stop()
+		err := server.Shutdown(bound)
+		cancel()
+		if err != nil {
+			return errors.Join(err, server.Close())
+		}
+		return nil
+	})
+}
+
+// wait blocks until ctx ends or something fails, then stops the service.
+func (rt *Runtime) wait(ctx context.Context) error {
+	var failure error
+	select {
+	case <-ctx.Done():
+	case failure = <-rt.failed:
+		rt.Log.Error("failed", "error", failure)
+	}
+	return errors.Join(failure, rt.Stop())
+}
+
+// Stop undoes everything that was started, the last first, within stopTimeout. A second call does nothing.
+func (rt *Runtime) Stop() error {
+	rt.mu.Lock()
+	stops := rt.stops
+	rt.stops = nil
+	rt.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var problems []error
+	for i := len(stops) - 1; i >= 0; i-- {
+		if err := stops[i].do(ctx); err != nil {
+			rt.Log.Error("could not stop", "what", stops[i].name, "error", err)
+			problems = append(problems, fmt.Errorf("stop %s: %w", stops[i].name, err))
+		}
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,162 @@
+// Package servicetest runs services in a test over real sockets, each with a certificate of its own, on free ports and
+// in one temporary Rumi home.
+package servicetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/rumi-ai/rumi/libs/discovery"
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
+)
+
+// closedPort is where services that a suite doesn't run are looked for; nothing listens there.
+const closedPort = "127.0.0.1:1"
+
+// names are the services of Rumi.
+var names = []string{"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets"}
+
+// Suite is a Rumi home and the services that a test runs in it.
+type Suite struct {
+	Home string // has ecosystem/ and user_data/ with the folders that `rumi init` makes
+
+	t         testing.TB
+	authority *identity.Authority
+	listeners map[string]net.Listener
+	addresses map[string]string
+}
+
+// New makes a suite in which the named services are going to be started; the others are found down.
+func New(t testing.TB, running ...string) *Suite {
+	t.Helper()
+	authority, err := identity.NewAuthority(time.Now())
+	must(t, err)
+	s := &Suite{Home: t.TempDir(), t: t, authority: authority, listeners: map[string]net.Listener{}, addresses: map[string]string{}}
+	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity"} {
+		must(t, os.MkdirAll(filepath.Join(s.Home, dir), 0o750))
+	}
+	for _, name := range names {
+		s.addresses[name] = closedPort
+	}
+	for _, name := range running {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		s.listeners[name], s.addresses[name] = l, l.Addr().String()
+		t.Cleanup(func() { l.Close() })
+	}
+	return s
+}
+
+// UserData is the suite's user_data folder.
+func (s *Suite) UserData() string { return filepath.Join(s.Home, "user_data") }
+
+// Ecosystem is the suite's ecosystem folder.
+func (s *Suite) Ecosystem() string { return filepath.Join(s.Home, "ecosystem") }
+
+// Server is a service that runs.
+type Server struct {
+	*service.Runtime
+	Address string // host:port of its API
+	Admin   string // host:port of its admin listener
+}
+
+// Start runs a service that New named; it is stopped at the end of the test, or before by Stop, after which it can be
+// started again at the same address. env holds RUMI_ settings beside those that the suite gives.
+func Start[C any](s *Suite, name string, build service.Build[C], env map[string]string) *Server {
+	s.t.Helper()
+	address, declared := s.addresses[name]
+	if !declared || address == closedPort {
+		s.t.Fatalf("start %s: not among the services that New was told of", name)
+	}
+	api := s.listeners[name]
+	delete(s.listeners, name)
+	if api == nil {
+		var err error
+		api, err = net.Listen("tcp", address)
+		must(s.t, err)
+	}
+	admin, err := net.Listen("tcp", "127.0.0.1:0")
+	must(s.t, err)
+	all := map[string]string{
+		"RUMI_USER_DATA":    s.UserData(),
+		"RUMI_IDENTITY_DIR": s.identityDir(name),
+		"RUMI_PEERS":        s.peers(),
+		"RUMI_LOG_LEVEL":    "info",
+	}
+	maps.Copy(all, env)
+	environ := make([]string, 0, len(all))
+	for key, value := range all {
+		environ = append(environ, key+"="+value)
+	}
+	rt, err := service.Start(context.Background(), name, build, service.Options{Environ: environ, API: api, Admin: admin, Logs: s.t.Output()})
+	must(s.t, err)
+	s.t.Cleanup(func() {
+		if err := rt.Stop(); err != nil {
+			s.t.Errorf("stop %s: %v", name, err)
+		}
+	})
+	return &Server{Runtime: rt, Address: api.Addr().String(), Admin: admin.Addr().String()}
+}
+
+// Peer is a client of the named service that shows the certificate of another ("gateway").
+func (s *Suite) Peer(as, name string) *rpc.Peer {
+	s.t.Helper()
+	directory, err := discovery.ParseStatic(s.peers())
+	must(s.t, err)
+	registry := prometheus.NewRegistry()
+	return rpc.NewPeer(name, directory.Instancer(name), rpc.Config{
+		Log: slogFor(s.t), Metrics: registry, Tracing: noop.NewTracerProvider(), Identity: s.Identity(as),
+	}, rpc.NewPeerMetrics(registry))
+}
+
+// Client is an http.Client that reaches the named service at https://<name>/… with the certificate of another.
+func (s *Suite) Client(as, name string) *http.Client {
+	return &http.Client{Transport: s.Peer(as, name), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// Identity is the certificate of a service in this suite.
+func (s *Suite) Identity(name string) *identity.Identity {
+	s.t.Helper()
+	id, err := identity.Load(s.identityDir(name))
+	must(s.t, err)
+	return id
+}
+
+func (s *Suite) identityDir(name string) string {
+	s.t.Helper()
+	dir := filepath.Join(s.UserData(), "settings", "identity", name)
+	if !s.authority.Current(name, dir, time.Now()) {
+		must(s.t, os.MkdirAll(dir, 0o700))
+		must(s.t, s.authority.Issue(name, dir, time.Now()))
+	}
+	return dir
+}
+
+func (s *Suite) peers() string {
+	var entries []string
+	for _, name := range slices.Sorted(maps.Keys(s.addresses)) {
+		entries = append(entries, fmt.Sprintf("%s=%s", name, s.addresses[name]))
+	}
+	return strings.Join(entries, ",")
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

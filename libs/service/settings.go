@@ -1,0 +1,85 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+
+	"github.com/rumi-ai/rumi/libs/discovery"
+)
+
+// settings are what every service knows. Beside them the OTEL_* variables of OpenTelemetry apply.
+type settings struct {
+	Listen      string     `env:"RUMI_LISTEN" envDefault:":8080"`       // the API
+	AdminListen string     `env:"RUMI_ADMIN_LISTEN" envDefault:":9090"` // /metrics, /healthz, /readyz
+	UserData    string     `env:"RUMI_USER_DATA" envDefault:"/rumi/user_data"`
+	IdentityDir string     `env:"RUMI_IDENTITY_DIR"` // default: settings/identity/<service> in the user data
+	Peers       string     `env:"RUMI_PEERS"`        // name=host:port,…; see discovery.ParseStatic
+	LogLevel    slog.Level `env:"RUMI_LOG_LEVEL" envDefault:"info"`
+	DatabaseURL string     `env:"RUMI_DATABASE_URL"`                                    // PostgreSQL; unset is SQLite in the user data
+	UID         int        `env:"RUMI_UID" envDefault:"1099"`                           // whom a process that starts as root becomes
+	GID         int        `env:"RUMI_GID" envDefault:"1099"`                           //
+	DockerHost  string     `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"` // whose group such a process joins
+
+	directory discovery.Static
+}
+
+// prefix marks the variables that are ours.
+const prefix = "RUMI_"
+
+// parse fills settings and the service's own configuration from the environment ("NAME=value" entries). An empty value
+// is an unset one. A RUMI_ variable that neither knows is an error: a misspelt one must not pass for a default.
+func parse(service string, environ []string, own any) (settings, error) {
+	var common settings
+	vars := map[string]string{}
+	for _, entry := range environ {
+		if name, value, ok := strings.Cut(entry, "="); ok && value != "" {
+			vars[name] = value
+		}
+	}
+	known := append(names(reflect.TypeFor[settings]()), names(reflect.TypeOf(own).Elem())...)
+	var problems []error
+	for name := range vars {
+		if strings.HasPrefix(name, prefix) && !slices.Contains(known, name) {
+			problems = append(problems, fmt.Errorf("%s: %s knows no such setting", name, service))
+		}
+	}
+	options := env.Options{Environment: vars}
+	for _, into := range []any{&common, own} {
+		if err := env.ParseWithOptions(into, options); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	directory, err := discovery.ParseStatic(common.Peers)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("RUMI_PEERS: %w", err))
+	}
+	if len(problems) > 0 {
+		return common, fmt.Errorf("read configuration: %w", errors.Join(problems...))
+	}
+	common.directory = directory
+	if common.IdentityDir == "" {
+		common.IdentityDir = filepath.Join(common.UserData, "settings", "identity", service)
+	}
+	return common, nil
+}
+
+// names lists the variables that a configuration struct reads, those of embedded structs included.
+func names(t reflect.Type) []string {
+	var found []string
+	for i := range t.NumField() {
+		field := t.Field(i)
+		if name, _, _ := strings.Cut(field.Tag.Get("env"), ","); name != "" {
+			found = append(found, name)
+		} else if field.Type.Kind() == reflect.Struct {
+			found = append(found, names(field.Type)...)
+		}
+	}
+	return found
+}
