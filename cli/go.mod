@@ -2,6 +2,16 @@ module github.com/rumi-ai/rumi/cli
 
 go 1.26.0
 
-require github.com/rumi-ai/rumi/libs v0.0.0
+require (
+	github.com/alecthomas/kong v1.17.0
+	github.com/rumi-ai/rumi/libs v0.0.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/tink-crypto/tink-go/v2 v2.9.0 // indirect
+	golang.org/x/crypto v0.53.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
 
 replace github.com/rumi-ai/rumi/libs => ../libs

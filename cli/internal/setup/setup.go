@@ -1,0 +1,240 @@
+// Package setup prepares a Rumi home: its folders with their owners and modes, the API token, the key of the secrets, and
+// the certificates by which services know each other.
+//
+// It may run on a live home at any time: what is there stays as it is, but for the owners and modes of the folders
+// themselves and for certificates that near their end.
+package setup
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/cli/internal/acl"
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/keyset"
+)
+
+// Services are those that get a certificate.
+var Services = []string{"approval", "capability-broker", "egress-proxy", "gateway", "pack-registry", "pip-installer", "secrets"}
+
+// stateful are the services with a database, each in a folder that no other service sees.
+var stateful = []string{"approval", "capability-broker", "egress-proxy", "pack-registry", "pip-installer", "secrets"}
+
+// packUID is the user that packs run as in their containers.
+const packUID = 65534
+
+// Config says what to prepare and for whom.
+type Config struct {
+	Home              string // the Rumi home: the folder that holds ecosystem/ and user_data/
+	EgressSockets     string // the folder of the egress sockets
+	CapabilitySockets string // the folder of the capability sockets
+	UID, GID          int    // what the services run as
+	EgressGID         int    // the group of the egress sockets
+	CapabilityGID     int    // the group of the capability sockets
+	Now               time.Time
+}
+
+// Run prepares everything. It needs to be root, or to have CHOWN, DAC_OVERRIDE, FOWNER and FSETID.
+func Run(cfg Config, log *slog.Logger) error {
+	home, err := os.OpenRoot(cfg.Home)
+	if err != nil {
+		return fmt.Errorf("open the Rumi home: %w", err)
+	}
+	defer home.Close()
+	var operator unix.Stat_t
+	if err := unix.Stat(cfg.Home, &operator); err != nil {
+		return fmt.Errorf("inspect the Rumi home: %w", err)
+	}
+	for _, d := range cfg.homeFolders(int(operator.Uid), int(operator.Gid)) {
+		if err := d.ensure(home, log); err != nil {
+			return err
+		}
+	}
+	if err := cfg.socketFolders(log); err != nil {
+		return err
+	}
+	settings := filepath.Join(cfg.Home, "user_data/settings")
+	if err := cfg.token(filepath.Join(settings, "api_token"), int(operator.Gid), log); err != nil {
+		return err
+	}
+	if err := cfg.secretsKey(filepath.Join(settings, "secrets_key"), log); err != nil {
+		return err
+	}
+	return cfg.identities(filepath.Join(settings, "identity"), log)
+}
+
+// homeFolders lists the folders of the home, parents first.
+//
+// The operator owns ecosystem/ and what is to be imported; the services own the rest, in the operator's group, so that
+// the operator reads it without being root.
+func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
+	shared := acl.List{Owner: 7, Group: 7, Other: 5, Groups: map[int]uint16{cfg.GID: 7}}
+	if operatorUID != 0 {
+		shared.Users = map[int]uint16{operatorUID: 7} // the operator may edit what a service has put there
+	}
+	imported := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 5}}
+	// What a pack writes to its /data belongs to the pack's user; the broker must be able to remove it and the operator
+	// to read it.
+	data := acl.List{Owner: 7, Group: 5, Users: map[int]uint16{cfg.UID: 7, packUID: 7}}
+
+	own := func(path string) folder {
+		return folder{path: "user_data" + path, uid: cfg.UID, gid: operatorGID, mode: 0o2750}
+	}
+	all := []folder{
+		{path: "ecosystem", uid: operatorUID, gid: cfg.GID, mode: 0o2775, inherit: &shared},
+		own(""),
+		own("/approved"),
+		own("/audit"),
+		own("/capabilities"),
+		own("/capabilities/handlers"),
+		own("/capabilities/trees"),
+		{path: "user_data/import", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &imported, inherit: &imported},
+		own("/pack_backups"),
+		own("/pack_staging"),
+		{path: "user_data/packs", uid: cfg.UID, gid: operatorGID, mode: 0o2750, inherit: &data},
+		own("/pending"),
+		own("/pip"),
+		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
+		own("/settings"),
+		own("/settings/identity"),
+		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
+		own("/state"),
+	}
+	for _, name := range Services {
+		all = append(all, folder{path: "user_data/settings/identity/" + name, uid: cfg.UID, gid: cfg.GID, mode: 0o700})
+	}
+	for _, name := range stateful {
+		all = append(all, own("/state/"+name))
+	}
+	return all
+}
+
+// socketFolders prepares the two folders that hold a folder a pack. Anyone may list them, as the guide does; what lies
+// in them is open to the sockets' group only.
+func (cfg Config) socketFolders(log *slog.Logger) error {
+	for _, d := range []folder{
+		{path: cfg.EgressSockets, uid: cfg.UID, gid: cfg.EgressGID, mode: 0o755},
+		{path: cfg.CapabilitySockets, uid: cfg.UID, gid: cfg.CapabilityGID, mode: 0o755},
+	} {
+		parent, name := filepath.Split(filepath.Clean(d.path))
+		if err := os.MkdirAll(parent, 0o755); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+		root, err := os.OpenRoot(parent)
+		if err != nil {
+			return fmt.Errorf("open folder: %w", err)
+		}
+		d.path = name
+		err = d.ensure(root, log)
+		_ = root.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// token makes the API token, 256 random bits in hexadecimal, readable by the operator's group.
+func (cfg Config) token(path string, gid int, log *slog.Logger) error {
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // it never fails
+	if err := writeWhole(path, []byte(hex.EncodeToString(secret)), 0o640, cfg.UID, gid); err != nil {
+		return fmt.Errorf("make API token: %w", err)
+	}
+	log.Info("API token made", "path", path)
+	return nil
+}
+
+func (cfg Config) secretsKey(path string, log *slog.Logger) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := keyset.Create(path); err != nil {
+			return err
+		}
+		log.Info("key of the secrets made; without it they can't be read, so keep a copy", "path", path)
+	}
+	return give(path, cfg.UID, cfg.GID)
+}
+
+// identities makes the authority and each service's certificate, and renews those that near their end. The authority's
+// key stays in a folder that no service mounts.
+func (cfg Config) identities(dir string, log *slog.Logger) error {
+	authorityDir := filepath.Join(dir, "authority")
+	authority, err := identity.LoadAuthority(authorityDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if authority, err = identity.NewAuthority(cfg.Now); err != nil {
+			return err
+		}
+		if err := authority.Save(authorityDir); err != nil {
+			return err
+		}
+		log.Info("certificate authority made", "path", authorityDir)
+	} else if err != nil {
+		return err
+	}
+	for _, name := range Services {
+		own := filepath.Join(dir, name)
+		if !authority.Current(name, own, cfg.Now) {
+			if err := authority.Issue(name, own, cfg.Now); err != nil {
+				return err
+			}
+			log.Info("certificate issued", "service", name)
+		}
+		for _, file := range []string{identity.CAFile, identity.CertFile, identity.KeyFile} {
+			if err := give(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeWhole puts a new file in place in one step, synced, with its owner and mode.
+func writeWhole(path string, data []byte, mode fs.FileMode, uid, gid int) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	defer temp.Close()
+	if _, err := temp.Write(data); err != nil {
+		return err
+	}
+	if err := temp.Chown(uid, gid); err != nil {
+		return err
+	}
+	if err := temp.Chmod(mode); err != nil {
+		return err
+	}
+	if err := temp.Sync(); err != nil {
+		return err
+	}
+	return os.Link(temp.Name(), path) // unlike a rename it never replaces
+}
+
+// give changes the owner of a file that a library made as root, unless it is right: an earlier run may have ended between
+// the two.
+func give(path string, uid, gid int) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return fmt.Errorf("inspect %s: %w", path, err)
+	}
+	if int(st.Uid) == uid && int(st.Gid) == gid {
+		return nil
+	}
+	if err := os.Lchown(path, uid, gid); err != nil {
+		return fmt.Errorf("change owner: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,330 @@
+package setup
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/keyset"
+)
+
+const (
+	operatorUID, operatorGID = 4001, 4002
+	serviceID                = 1099
+	socketGID                = 4010
+)
+
+// newHome is a fresh clone of an operator who isn't root. The tests need root, as `rumi init` does.
+func newHome(t *testing.T) Config {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("these tests give files to other users; run them as root")
+	}
+	top := t.TempDir()
+	if err := os.Chmod(filepath.Dir(top), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Join(top, "home")
+	for _, dir := range []string{home, filepath.Join(home, "ecosystem"), filepath.Join(home, "user_data")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(dir, operatorUID, operatorGID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Config{
+		Home:              home,
+		EgressSockets:     filepath.Join(top, "run/egress/packs"),
+		CapabilitySockets: filepath.Join(top, "run/capability/principals"),
+		UID:               serviceID,
+		GID:               serviceID,
+		EgressGID:         socketGID,
+		CapabilityGID:     socketGID,
+		Now:               time.Now(),
+	}
+}
+
+func run(t *testing.T, cfg Config) (log string) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := Run(cfg, slog.New(slog.NewTextHandler(&out, nil))); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// as runs a shell command as another user with a umask that shuts everybody out; files are its descriptors from 3 on.
+func as(uid, gid int, dir, command string, files ...*os.File) (string, error) {
+	cmd := exec.Command("/bin/sh", "-c", "umask 077; "+command)
+	cmd.Dir = dir
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// snapshot describes every file under dir: what it is, whose, and when its bytes and its inode changed last.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	var out strings.Builder
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(&out, "%s %o %d:%d %v %v\n", path, st.Mode, st.Uid, st.Gid, st.Mtim, st.Ctim)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func TestOwnersAndModes(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	for _, c := range []struct {
+		path     string
+		mode     uint32
+		uid, gid int
+	}{
+		{"ecosystem", 0o2775, operatorUID, serviceID},
+		{"user_data", 0o2750, serviceID, operatorGID},
+		{"user_data/approved", 0o2750, serviceID, operatorGID},
+		{"user_data/audit", 0o2750, serviceID, operatorGID},
+		{"user_data/capabilities/handlers", 0o2750, serviceID, operatorGID},
+		{"user_data/import", 0o2770, operatorUID, operatorGID},
+		{"user_data/packs", 0o2750, serviceID, operatorGID},
+		{"user_data/pending", 0o2750, serviceID, operatorGID},
+		{"user_data/pip", 0o2750, serviceID, operatorGID},
+		{"user_data/secrets", 0o700, serviceID, operatorGID},
+		{"user_data/settings", 0o2750, serviceID, operatorGID},
+		{"user_data/settings/api_token", 0o640, serviceID, operatorGID},
+		{"user_data/settings/secrets_key", 0o600, serviceID, serviceID},
+		{"user_data/settings/identity/authority", 0o700, 0, 0},
+		{"user_data/settings/identity/authority/key.pem", 0o600, 0, 0},
+		{"user_data/settings/identity/gateway", 0o700, serviceID, serviceID},
+		{"user_data/settings/identity/gateway/key.pem", 0o600, serviceID, serviceID},
+		{"user_data/settings/identity/gateway/cert.pem", 0o600, serviceID, serviceID},
+		{"user_data/state/approval", 0o2750, serviceID, operatorGID},
+		{"../run/egress/packs", 0o755, serviceID, socketGID},
+		{"../run/capability/principals", 0o755, serviceID, socketGID},
+	} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(cfg.Home, c.path), &st); err != nil {
+			t.Errorf("%s: %v", c.path, err)
+			continue
+		}
+		if st.Mode&0o7777 != c.mode || int(st.Uid) != c.uid || int(st.Gid) != c.gid {
+			t.Errorf("%s is %04o %d:%d, want %04o %d:%d", c.path, st.Mode&0o7777, st.Uid, st.Gid, c.mode, c.uid, c.gid)
+		}
+	}
+}
+
+func TestKeysWork(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	settings := filepath.Join(cfg.Home, "user_data/settings")
+	token, err := os.ReadFile(filepath.Join(settings, "api_token"))
+	if err != nil || len(token) != 64 {
+		t.Errorf("the API token has %d characters (%v), want 64 for 256 bits", len(token), err)
+	}
+	if _, err := keyset.Load(filepath.Join(settings, "secrets_key")); err != nil {
+		t.Error(err)
+	}
+	for _, name := range Services {
+		id, err := identity.Load(filepath.Join(settings, "identity", name))
+		if err != nil || id.Name != name {
+			t.Errorf("identity of %s: %v, %v", name, id, err)
+		}
+	}
+}
+
+func TestAgainChangesNothing(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	before := snapshot(t, filepath.Dir(cfg.Home))
+	if log := run(t, cfg); log != "" {
+		t.Errorf("the second run had something to say:\n%s", log)
+	}
+	after := snapshot(t, filepath.Dir(cfg.Home))
+	for line := range strings.Lines(after) {
+		if !strings.Contains(before, line) {
+			t.Errorf("the second run changed or made %s", line)
+		}
+	}
+}
+
+func TestMendsFoldersAndNothingInThem(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	pack := filepath.Join(cfg.Home, "ecosystem/pack")
+	if err := os.Mkdir(pack, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(pack, 1, 2); err != nil {
+		t.Fatal(err)
+	}
+	inside := snapshot(t, pack)
+	for _, path := range []string{"ecosystem", "user_data/secrets", "user_data/settings"} {
+		if err := os.Chown(filepath.Join(cfg.Home, path), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(cfg.Home, path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, cfg)
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(cfg.Home, "user_data/secrets"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode&0o7777 != 0o700 || st.Uid != serviceID {
+		t.Errorf("user_data/secrets was left as %04o of %d", st.Mode&0o7777, st.Uid)
+	}
+	if got := snapshot(t, pack); got != inside {
+		t.Errorf("a pack was changed from\n%sto\n%s", inside, got)
+	}
+}
+
+func TestRenewsOldCertificatesOnly(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	settings := filepath.Join(cfg.Home, "user_data/settings")
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(settings, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	kept := []string{"api_token", "secrets_key", "identity/authority/key.pem", "identity/authority/ca.pem"}
+	before := map[string]string{}
+	for _, name := range append(slices.Clone(kept), "identity/secrets/cert.pem") {
+		before[name] = read(name)
+	}
+
+	cfg.Now = cfg.Now.Add(2*365*24*time.Hour - identity.RenewBefore + time.Hour)
+	if log := run(t, cfg); strings.Count(log, "certificate issued") != len(Services) {
+		t.Errorf("want a new certificate for each service, got:\n%s", log)
+	}
+	if read("identity/secrets/cert.pem") == before["identity/secrets/cert.pem"] {
+		t.Error("the certificate was not renewed")
+	}
+	for _, name := range kept {
+		if read(name) != before[name] {
+			t.Errorf("%s was replaced", name)
+		}
+	}
+}
+
+// What the operator copies in can be replaced by the services, and the other way round, under any umask.
+func TestSharing(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	for _, c := range []struct {
+		name            string
+		uid, gid        int
+		command         string
+		thenUID, thenGD int
+		then            string
+	}{
+		{"a service replaces what the operator copied in",
+			operatorUID, operatorGID, "mkdir -p ecosystem/a/b && echo 1 >ecosystem/a/b/f",
+			serviceID, serviceID, "echo 2 >>ecosystem/a/b/f && rm -r ecosystem/a"},
+		{"the operator edits what a service put there",
+			serviceID, serviceID, "mkdir -p ecosystem/c/d && echo 1 >ecosystem/c/d/f",
+			operatorUID, operatorGID, "echo 2 >>ecosystem/c/d/f && rm -r ecosystem/c"},
+		{"a service reads what is to be imported",
+			operatorUID, operatorGID, "mkdir user_data/import/e && echo 1 >user_data/import/e/f",
+			serviceID, serviceID, "cat user_data/import/e/f"},
+		{"the broker removes what a pack wrote",
+			serviceID, serviceID, "mkdir user_data/packs/p",
+			serviceID, serviceID, "test -d user_data/packs/p"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if out, err := as(c.uid, c.gid, cfg.Home, c.command); err != nil {
+				t.Fatalf("%s: %v\n%s", c.command, err, out)
+			}
+			if out, err := as(c.thenUID, c.thenGD, cfg.Home, c.then); err != nil {
+				t.Fatalf("%s: %v\n%s", c.then, err, out)
+			}
+		})
+	}
+
+	// A pack comes to its folder through a mount, not through the folders above; here through a descriptor of root's.
+	data, err := os.Open(filepath.Join(cfg.Home, "user_data/packs/p"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	if out, err := as(packUID, packUID, "/", "cd /proc/self/fd/3 && mkdir -p d/e && echo 1 >d/e/f", data); err != nil {
+		t.Fatalf("a pack writes its data: %v\n%s", err, out)
+	}
+	if out, err := as(operatorUID, operatorGID, cfg.Home, "cat user_data/packs/p/d/e/f"); err != nil {
+		t.Errorf("the operator reads a pack's data: %v\n%s", err, out)
+	}
+	if out, err := as(serviceID, serviceID, cfg.Home, "rm -r user_data/packs/p"); err != nil {
+		t.Errorf("the broker removes a pack's data: %v\n%s", err, out)
+	}
+}
+
+func TestWhatOthersMayNotReach(t *testing.T) {
+	cfg := newHome(t)
+	run(t, cfg)
+	const stranger = 4999
+	for _, c := range []struct {
+		uid, gid int
+		command  string
+	}{
+		{operatorUID, operatorGID, "cat user_data/settings/secrets_key"},
+		{operatorUID, operatorGID, "ls user_data/secrets"},
+		{serviceID, serviceID, "cat user_data/settings/identity/authority/key.pem"},
+		{stranger, stranger, "cat user_data/settings/api_token"},
+		{stranger, stranger, "ls user_data"},
+		{stranger, stranger, "touch ecosystem/x"},
+		{packUID, packUID, "ls user_data/packs"},
+	} {
+		if out, err := as(c.uid, c.gid, cfg.Home, c.command); err == nil {
+			t.Errorf("user %d can run %q:\n%s", c.uid, c.command, out)
+		}
+	}
+	if out, err := as(operatorUID, operatorGID, cfg.Home, "cat user_data/settings/api_token"); err != nil {
+		t.Errorf("the operator reads the token: %v\n%s", err, out)
+	}
+}
+
+func TestRefusesLinksInPlaceOfFolders(t *testing.T) {
+	cfg := newHome(t)
+	target := filepath.Join(cfg.Home, "elsewhere")
+	if err := os.Mkdir(target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../elsewhere", filepath.Join(cfg.Home, "user_data/audit")); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, target)
+	if err := Run(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "audit") {
+		t.Errorf("a link in place of user_data/audit: %v, want an error that names it", err)
+	}
+	if after := snapshot(t, target); after != before {
+		t.Errorf("the link was followed: %s became %s", before, after)
+	}
+}

@@ -1,0 +1,46 @@
+// Command rumi sets up a Rumi installation.
+package main
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/rumi-ai/rumi/cli/internal/setup"
+)
+
+// commands are what `rumi` can do, a field each.
+type commands struct {
+	Init initCommand `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
+}
+
+type initCommand struct {
+	Home              string `help:"The Rumi home: the folder that holds ecosystem/ and user_data/." default:"/rumi" type:"path"`
+	EgressSockets     string `help:"Folder of the egress sockets." default:"/run/rumi/egress/packs" type:"path"`
+	CapabilitySockets string `help:"Folder of the capability sockets." default:"/run/rumi/capability/principals" type:"path"`
+	UID               int    `help:"User that services run as." name:"uid" default:"1099" env:"RUMI_UID"`
+	GID               int    `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
+	EgressGID         int    `help:"Group of the egress sockets." name:"egress-gid" default:"1099" env:"RUMI_EGRESS_SOCKET_GID"`
+	CapabilityGID     int    `help:"Group of the capability sockets." name:"capability-gid" default:"1099" env:"RUMI_CAPABILITY_SOCKET_GID"`
+}
+
+func (c *initCommand) Run(log *slog.Logger) error {
+	return setup.Run(setup.Config{
+		Home:              c.Home,
+		EgressSockets:     c.EgressSockets,
+		CapabilitySockets: c.CapabilitySockets,
+		UID:               c.UID,
+		GID:               c.GID,
+		EgressGID:         c.EgressGID,
+		CapabilityGID:     c.CapabilityGID,
+		Now:               time.Now(),
+	}, log)
+}
+
+func main() {
+	ctx := kong.Parse(&commands{}, kong.Name("rumi"), kong.Description("Rumi sets up and runs packs that nobody has to trust."), kong.UsageOnError())
+	ctx.Bind(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	ctx.FatalIfErrorf(ctx.Run())
+}
