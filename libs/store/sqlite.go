@@ -1,0 +1,120 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Connections of one process to its SQLite file. SQLite has one writer at a time whatever one asks for, so a queue in
+// the process beats several connections that poll for the lock.
+const (
+	sqliteWriters = 1
+	sqliteReaders = 4
+)
+
+// sqliteBusy is how long, in milliseconds, a connection waits for another process's lock before the transaction is
+// tried again.
+const sqliteBusy = "5000"
+
+type sqliteDialect struct{}
+
+func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err error) {
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(filepath.Join(cfg.Dir, cfg.Service+".db"))
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lockFile(ctx, path+".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	db := &DB{dialect: sqliteDialect{}}
+	defer func() {
+		if err != nil {
+			_ = db.Close()
+		}
+	}()
+	// The journal mode is kept in the file. Setting it needs the file alone, which the lock gives us.
+	if db.write, err = sql.Open("sqlite", sqliteDSN(path, "immediate", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)")); err != nil {
+		return nil, err
+	}
+	db.read = db.write
+	db.write.SetMaxOpenConns(sqliteWriters)
+	if err := migrate(ctx, goose.DialectSQLite3, db.write, migrations); err != nil {
+		return nil, err
+	}
+	read, err := sql.Open("sqlite", sqliteDSN(path, "deferred", "query_only(1)"))
+	if err != nil {
+		return nil, err
+	}
+	db.read = read
+	db.read.SetMaxOpenConns(sqliteReaders)
+	db.read.SetMaxIdleConns(sqliteReaders)
+	return db, db.read.PingContext(ctx)
+}
+
+func sqliteDSN(path, lock string, pragmas ...string) string {
+	q := url.Values{"_txlock": {lock}, "_pragma": append([]string{"busy_timeout(" + sqliteBusy + ")"}, pragmas...)}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+// lockFile holds an exclusive lock on path, which is made when missing, until unlock. The kernel drops it with the
+// process.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	locked := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				locked <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err = <-locked:
+	case <-ctx.Done():
+		go func() { <-locked; _ = f.Close() }()
+		return nil, fmt.Errorf("wait for %s: %w", path, ctx.Err())
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func (sqliteDialect) rebind(query string) string { return query }
+
+func (sqliteDialect) retryable(err error) bool {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		primary := e.Code() & 0xff
+		return primary == sqlite3.SQLITE_BUSY || primary == sqlite3.SQLITE_LOCKED
+	}
+	return false
+}
+
+func (sqliteDialect) unavailable(error) bool { return false }
+
+func (sqliteDialect) writeOptions() *sql.TxOptions { return nil }
+
+func (sqliteDialect) readOptions() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }
