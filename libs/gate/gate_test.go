@@ -1,0 +1,262 @@
+package gate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// wire joins a publisher to views without a network: what the publisher sends, the view reads.
+type wire struct {
+	publisher *Publisher
+
+	mu   sync.Mutex
+	down bool // connections are refused
+	mute bool // connections stay open and say nothing any more
+	open []*io.PipeWriter
+}
+
+func (w *wire) connect(ctx context.Context) (io.ReadCloser, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down {
+		return nil, errors.New("connection refused")
+	}
+	r, pipe := io.Pipe()
+	w.open = append(w.open, pipe)
+	go func() {
+		err := w.publisher.stream(ctx, func(m message) error {
+			w.mu.Lock()
+			mute := w.mute
+			w.mu.Unlock()
+			if mute {
+				return nil
+			}
+			line, err := json.Marshal(m)
+			if err != nil {
+				return err
+			}
+			_, err = pipe.Write(append(line, '\n'))
+			return err
+		})
+		pipe.CloseWithError(err)
+	}()
+	return r, nil
+}
+
+func (w *wire) set(down, mute bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down, w.mute = down, mute
+	if down {
+		for _, pipe := range w.open {
+			pipe.CloseWithError(errors.New("connection reset"))
+		}
+		w.open = nil
+	}
+}
+
+// told records what listeners hear.
+type told struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (c *told) hear(change Change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	word := "closed"
+	if change.State.Open {
+		word = "open"
+	}
+	if change.Removed {
+		word = "gone"
+	}
+	c.said = append(c.said, change.PackID+" "+word)
+}
+
+func (c *told) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	said := c.said
+	c.said = nil
+	slices.Sort(said)
+	return said
+}
+
+func follow(t *testing.T, p *Publisher) (*View, *wire, *told) {
+	t.Helper()
+	w, c := &wire{publisher: p}, &told{}
+	v := NewView(slog.New(slog.NewTextHandler(t.Output(), nil)))
+	v.OnChange(c.hear)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); v.follow(ctx, w.connect) }()
+	t.Cleanup(func() { cancel(); w.set(true, false); <-done })
+	return v, w, c
+}
+
+func isOpen(v *View, id string) bool { s, _ := v.Get(id); return s.Open }
+
+func TestChangesArePushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Open: true, Status: "approved", Digest: "sha256:1", Revision: 1}})
+		v, _, c := follow(t, p)
+		if v.Fresh() {
+			t.Fatal("fresh before anything was heard")
+		}
+		synctest.Wait()
+		if !isOpen(v, "a") {
+			t.Fatal("a is closed after the snapshot")
+		}
+		if _, known := v.Get("b"); known {
+			t.Fatal("b is known")
+		}
+		p.Set(State{PackID: "b", Status: "pending", Revision: 1}, State{PackID: "a", Status: "modified", Revision: 2})
+		synctest.Wait()
+		if s, known := v.Get("b"); !known || s.Status != "pending" || isOpen(v, "a") {
+			t.Fatalf("b %+v %v, a open %v", s, known, isOpen(v, "a"))
+		}
+		p.Set(State{PackID: "a", Open: true, Revision: 2})
+		synctest.Wait()
+		if isOpen(v, "a") {
+			t.Fatal("an old revision opened a")
+		}
+		p.Remove("b")
+		synctest.Wait()
+		if _, known := v.Get("b"); known || len(v.All()) != 1 {
+			t.Fatal("b is still known")
+		}
+		if want := []string{"a closed", "a open", "b closed", "b gone"}; !slices.Equal(c.take(), want) {
+			t.Fatalf("told something else than %v", want)
+		}
+	})
+}
+
+func TestSilenceClosesEveryGate(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		down, mute bool
+	}{{"refused connections", true, false}, {"a silent connection", false, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v, w, said := follow(t, NewPublisher([]State{{PackID: "a", Open: true, Revision: 1}, {PackID: "b", Revision: 1}}))
+				synctest.Wait()
+				said.take()
+				w.set(c.down, c.mute)
+				time.Sleep(Lease - HeartbeatInterval - time.Millisecond)
+				if !isOpen(v, "a") {
+					t.Fatal("closed before the lease ran out")
+				}
+				time.Sleep(HeartbeatInterval + time.Millisecond)
+				if isOpen(v, "a") {
+					t.Fatal("open after the lease ran out")
+				}
+				time.Sleep(Lease / 10)
+				synctest.Wait()
+				if got := said.take(); !slices.Equal(got, []string{"a closed"}) {
+					t.Fatalf("told %v", got)
+				}
+				w.set(false, false)
+				time.Sleep(Lease)
+				synctest.Wait()
+				if !isOpen(v, "a") {
+					t.Fatal("still closed after approval came back")
+				}
+				if got := said.take(); !slices.Contains(got, "a open") {
+					t.Fatalf("told %v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatHappenedWhileAwayIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Open: true, Revision: 1}, {PackID: "gone", Open: true, Revision: 1}})
+		v, w, said := follow(t, p)
+		synctest.Wait()
+		said.take()
+		w.set(true, false)
+		p.Set(State{PackID: "a", Revision: 2})
+		p.Remove("gone")
+		w.set(false, false)
+		time.Sleep(2 * retryAfter)
+		synctest.Wait()
+		if got, want := said.take(), []string{"a closed", "gone gone"}; !slices.Equal(got, want) || isOpen(v, "a") {
+			t.Fatalf("told %v, want %v", got, want)
+		}
+	})
+}
+
+func TestAReaderThatFallsBehindIsCutOff(t *testing.T) {
+	p := NewPublisher(nil)
+	_, changes := p.subscribe()
+	for i := range backlog + 1 {
+		p.Set(State{PackID: fmt.Sprint(i), Revision: 1})
+	}
+	for range backlog {
+		<-changes
+	}
+	if _, ok := <-changes; ok {
+		t.Fatal("still subscribed")
+	}
+}
+
+func TestAStreamThatIsNoneIsRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"no snapshot first": `{"states":[{"pack_id":"a","open":true,"revision":1}]}` + "\n",
+		"no JSON":           "HTTP/1.1 200 OK\n",
+		"empty":             "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := NewView(slog.New(slog.DiscardHandler))
+			err := v.read(t.Context(), func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil })
+			if err == nil || isOpen(v, "a") || v.Fresh() {
+				t.Fatalf("err %v", err)
+			}
+		})
+	}
+}
+
+func TestDifference(t *testing.T) {
+	old := map[string]State{"same": {PackID: "same", Open: true}, "changed": {PackID: "changed"}, "gone": {PackID: "gone", Open: true}}
+	next := maps.Clone(old)
+	delete(next, "gone")
+	next["changed"] = State{PackID: "changed", Open: true}
+	var got []string
+	for _, c := range difference(old, next, false) {
+		got = append(got, fmt.Sprintf("%s %v %v", c.PackID, c.State.Open, c.Removed))
+	}
+	slices.Sort(got)
+	if want := []string{"changed true false", "gone false true"}; !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+}
+
+// The scanner's limit must hold a snapshot of every pack that an installation may have.
+func TestSnapshotOfTenThousandPacksFits(t *testing.T) {
+	states := make([]State, 10_000)
+	for i := range states {
+		states[i] = State{PackID: fmt.Sprintf("%064d", i), Status: "approved", Digest: "sha256:" + strings.Repeat("0", 64), Revision: 1 << 40}
+	}
+	line, err := json.Marshal(message{Snapshot: true, States: states})
+	if err != nil || len(line) > maxLine {
+		t.Fatalf("%d bytes, %v", len(line), err)
+	}
+	if s := bufio.NewScanner(strings.NewReader(string(line))); s.Scan() {
+		t.Fatal("the default limit would do; drop ours")
+	}
+}

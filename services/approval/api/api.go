@@ -1,0 +1,59 @@
+// Package api is how other services ask approval. Gates are followed with libs/gate.
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// Service is approval's name.
+const Service = "approval"
+
+// RefreshRequest names packs to read again; none means all.
+type RefreshRequest struct {
+	PackIDs []string `json:"pack_ids"`
+}
+
+// RemoveResponse says whether there was a record to remove.
+type RemoveResponse struct {
+	Removed bool `json:"removed"`
+}
+
+// Client calls approval.
+type Client struct{ peer *rpc.Peer }
+
+// NewClient makes a client of the peer named Service.
+func NewClient(peer *rpc.Peer) *Client { return &Client{peer} }
+
+// Refresh has the named packs, or all, read again under ecosystem/: a new one becomes pending, one that differs from
+// what was approved becomes modified. It returns when the records say so.
+func (c *Client) Refresh(ctx context.Context, packIDs ...string) error {
+	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPost, "/internal/packs/refresh", RefreshRequest{packIDs})
+	return err
+}
+
+// Remove forgets a pack; its gate is closed when it returns.
+func (c *Client) Remove(ctx context.Context, packID string) (removed bool, err error) {
+	response, err := rpc.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
+	return response.Removed, err
+}
+
+// Tree is the approved tree of a digest ("sha256:<hex>") as tree.Send writes it; the caller verifies it with
+// tree.Receive and closes it. A digest that nothing approved has is a not-found fault.
+func (c *Client) Tree(ctx context.Context, digest string) (io.ReadCloser, error) {
+	response, err := c.peer.Stream(ctx, http.MethodGet, "/internal/trees/"+url.PathEscape(digest), nil)
+	if err != nil {
+		return nil, err
+	}
+	return response.Body, nil
+}
+
+// RefreshPending says that the counts of candidates changed, so that user_data/pending/summary.json is written again.
+func (c *Client) RefreshPending(ctx context.Context) error {
+	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPost, "/internal/pending/refresh", nil)
+	return err
+}
