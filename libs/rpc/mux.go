@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -128,6 +129,10 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
 		WriteError(ctx, status, unrouted(h, r))
 		return
 	}
+	if !clean(r.URL.Path) { // http.ServeMux would redirect to the path that it takes this one for
+		WriteError(ctx, status, fault.NotFound("Not found"))
+		return
+	}
 	m.mux.ServeHTTP(status, r)
 }
 
@@ -146,6 +151,9 @@ func (m *Mux) finished(ctx context.Context, r *http.Request, pattern string, cod
 			slog.Duration("took", took), slog.String("caller", from.Caller), slog.String("request_id", from.RequestID))
 	}
 }
+
+// clean says whether a path has no empty segment, "." or "..".
+func clean(p string) bool { return path.Clean(p) == p || path.Clean(p)+"/" == p }
 
 // unrouted asks the standard library's fallback handler whether a path is unknown or only its method is.
 func unrouted(h http.Handler, r *http.Request) error {

@@ -64,7 +64,7 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	if err != nil {
 		return err
 	}
-	return running.wait(ctx)
+	return running.Wait(ctx)
 }
 
 func healthcheck(environ []string) int {

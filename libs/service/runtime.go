@@ -251,8 +251,8 @@ func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
 	})
 }
 
-// wait blocks until ctx ends or something fails, then stops the service.
-func (rt *Runtime) wait(ctx context.Context) error {
+// Wait blocks until ctx ends or something fails, then stops the service.
+func (rt *Runtime) Wait(ctx context.Context) error {
 	var failure error
 	select {
 	case <-ctx.Done():
