@@ -1,0 +1,354 @@
+package uds
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Handler answers the requests of one socket. Both methods append their answer to dst and return the extended slice,
+// so that buffers can be kept from one request to the next; returning dst as it came closes the connection.
+type Handler interface {
+	// Answer answers one request. The slice request is the handler's until it returns, not after. It is called
+	// for requests of several connections at once; ctx ends when the socket is taken away.
+	Answer(ctx context.Context, request, dst []byte) []byte
+
+	// Refuse answers a frame that could not be read, before the connection is closed: err is ErrEmpty, a
+	// *TooLargeError, or os.ErrDeadlineExceeded for one that did not come to its end in time.
+	Refuse(err error, dst []byte) []byte
+}
+
+// Limits bound what one socket's clients can make the process spend. A zero field means the default.
+type Limits struct {
+	Request int           // longest request frame, in bytes; 1 MiB
+	Conns   int           // connections at once; 1024. Over it the connection idle for longest is closed
+	Frame   time.Duration // from a frame's first byte to its last; 10 s
+	Write   time.Duration // a client must have read an answer within one to two of these; 30 s
+	Drain   time.Duration // how long running requests may still take when the socket is closed; 2 s
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(p *time.Duration, d time.Duration) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	if l.Request == 0 {
+		l.Request = 1 << 20
+	}
+	if l.Conns == 0 {
+		l.Conns = 1024
+	}
+	def(&l.Frame, 10*time.Second)
+	def(&l.Write, 30*time.Second)
+	def(&l.Drain, 2*time.Second)
+	return l
+}
+
+const (
+	idleBuffer = 1 << 10  // read buffer of a connection, all that an idle one holds beside its goroutine
+	keepBuffer = 64 << 10 // larger buffers are left to the garbage collector
+	swallow    = 16 << 20 // how much of a refused frame is read, so that its sender gets to reading the answer
+)
+
+// Serve serves l until ctx ends, then closes it and waits for the requests under way, Limits.Drain at most. The
+// error is nil after ctx's end, else the listener's.
+func Serve(ctx context.Context, l *Listener, h Handler, limits Limits, log *slog.Logger) error {
+	s := newServer(l, h, limits, log)
+	failed := make(chan error, 1)
+	go func() { failed <- s.accept() }()
+	select {
+	case <-ctx.Done():
+		err := l.Close()
+		s.stop(s.limits.Drain)
+		<-failed
+		return err
+	case err := <-failed:
+		l.Close()
+		s.stop(s.limits.Drain)
+		return err
+	}
+}
+
+// server is the state of one served socket.
+type server struct {
+	listener *Listener
+	handler  Handler
+	limits   Limits
+	log      *slog.Logger
+	ctx      context.Context // of the handlers
+	cancel   context.CancelFunc
+	stopping atomic.Bool
+	turn     atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
+	waiting  atomic.Bool   // somebody waits in admit
+	room     chan struct{} // a connection has ended, or become idle while somebody waits
+	running  sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server {
+	s := &server{listener: l, handler: h, limits: limits.withDefaults(), log: log,
+		room: make(chan struct{}, 1), conns: make(map[*conn]struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// accept runs until the listener is closed. When the process has no descriptors left it waits, since there is
+// nobody to tell.
+func (s *server) accept() error {
+	for delay := time.Duration(0); ; {
+		uc, err := s.listener.AcceptUnix()
+		if err != nil {
+			if s.stopping.Load() || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if temporary, ok := err.(interface{ Temporary() bool }); !ok || !temporary.Temporary() {
+				return err
+			}
+			s.evict()
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.log.Warn("accepting a connection failed; waiting", "error", err, "delay", delay)
+			time.Sleep(delay)
+			continue
+		}
+		delay = 0
+		c := &conn{server: s, UnixConn: uc}
+		c.used.Store(s.turn.Add(1))
+		if !s.admit(c) {
+			uc.Close()
+			return nil
+		}
+		go c.serve()
+	}
+}
+
+// admit makes room for c and registers it; false means that the server stops.
+func (s *server) admit(c *conn) bool {
+	for {
+		s.mu.Lock()
+		if s.stopping.Load() {
+			s.mu.Unlock()
+			return false
+		}
+		if len(s.conns) < s.limits.Conns {
+			s.conns[c] = struct{}{}
+			s.running.Add(1)
+			s.mu.Unlock()
+			return true
+		}
+		s.mu.Unlock()
+		s.waiting.Store(true) // before looking for an idle one: who becomes idle after that look sees it
+		s.evict()
+		select {
+		case <-s.room:
+		case <-s.ctx.Done():
+		}
+		s.waiting.Store(false)
+	}
+}
+
+func (s *server) signal() {
+	select {
+	case s.room <- struct{}{}:
+	default:
+	}
+}
+
+// evict closes the connection that has been idle for longest. Where every one is busy there is nothing to do but wait.
+func (s *server) evict() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest *conn
+	for c := range s.conns {
+		if c.state.Load() == idle && (oldest == nil || c.used.Load() < oldest.used.Load()) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		oldest.closeIdle()
+	}
+}
+
+// stop ends every connection: idle ones now, busy ones after their answer, and what is left after drain at once.
+// The listener must be closed before.
+func (s *server) stop(drain time.Duration) {
+	s.stopping.Store(true)
+	s.mu.Lock()
+	for c := range s.conns {
+		c.closeIdle()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	if drain > 0 {
+		timer := time.NewTimer(drain)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+		}
+	}
+	s.cancel()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	<-done
+}
+
+// What a connection is doing. Only an idle one may be closed from outside without cutting an answer off.
+const (
+	idle int32 = iota // between frames, or inside one that hasn't come to its end
+	busy
+	gone
+)
+
+type conn struct {
+	*net.UnixConn
+	server     *server
+	state      atomic.Int32
+	used       atomic.Uint64
+	writeUntil time.Time // the write deadline in force
+}
+
+func (c *conn) closeIdle() {
+	if c.state.CompareAndSwap(idle, gone) {
+		c.Close()
+	}
+}
+
+// buffers are what one request needs; idle connections hold none.
+type buffers struct{ request, response []byte }
+
+var pool = sync.Pool{New: func() any {
+	return &buffers{request: make([]byte, 0, 4<<10), response: make([]byte, 0, 4<<10)}
+}}
+
+func (b *buffers) release() {
+	if cap(b.request) <= keepBuffer && cap(b.response) <= keepBuffer {
+		pool.Put(b)
+	}
+}
+
+func (c *conn) serve() {
+	s := c.server
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.log.Error("panic while a request was answered; its connection is closed", "panic", cause, "stack", string(debug.Stack()))
+		}
+		c.Close()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		s.signal()
+		s.running.Done()
+	}()
+	in := bufio.NewReaderSize(c.UnixConn, idleBuffer)
+	for !s.stopping.Load() {
+		if _, err := in.Peek(1); err != nil {
+			return
+		}
+		if !c.exchange(in) {
+			return
+		}
+	}
+}
+
+// exchange reads one frame, of which the first byte is there, and answers it. It says whether to go on.
+func (c *conn) exchange(in *bufio.Reader) bool {
+	s := c.server
+	b := pool.Get().(*buffers)
+	defer b.release()
+
+	request, err := c.read(in, b.request[:0])
+	b.request = request
+	if err != nil {
+		c.refuse(in, err, b)
+		return false
+	}
+	if !c.state.CompareAndSwap(idle, busy) {
+		return false
+	}
+	response := s.handler.Answer(s.ctx, request, append(b.response[:0], make([]byte, headerSize)...))
+	b.response = response
+	c.used.Store(s.turn.Add(1))
+	if !c.write(response) {
+		return false
+	}
+	c.state.Store(idle)
+	if s.waiting.Load() {
+		s.signal()
+	}
+	return true
+}
+
+// read reads a frame under the frame deadline. A frame that lies in the buffer whole needs none, which spares the
+// usual request two timer operations.
+func (c *conn) read(in *bufio.Reader, dst []byte) ([]byte, error) {
+	if !buffered(in) {
+		if err := c.SetReadDeadline(time.Now().Add(c.server.limits.Frame)); err != nil {
+			return dst, err
+		}
+		defer c.SetReadDeadline(time.Time{})
+	}
+	return AppendFrame(dst, in, c.server.limits.Request)
+}
+
+func buffered(in *bufio.Reader) bool {
+	have := in.Buffered()
+	if have < headerSize {
+		return false
+	}
+	header, _ := in.Peek(headerSize)
+	return uint64(have-headerSize) >= uint64(binary.BigEndian.Uint32(header))
+}
+
+// refuse tells the client what was wrong with its frame. A sender that is still writing only gets to reading once
+// somebody took what it sends.
+func (c *conn) refuse(in *bufio.Reader, err error, b *buffers) {
+	var large *TooLargeError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = os.ErrDeadlineExceeded
+	case err == ErrEmpty, errors.As(err, &large):
+	default:
+		return
+	}
+	b.response = c.server.handler.Refuse(err, append(b.response[:0], make([]byte, headerSize)...))
+	if !c.write(b.response) || large == nil {
+		return
+	}
+	c.CloseWrite()
+	c.SetReadDeadline(time.Now().Add(c.server.limits.Frame))
+	io.CopyN(io.Discard, in, min(int64(large.Length), swallow))
+}
+
+// write fills in the header that frame begins with and sends it. The deadline is renewed when half of it is gone, not
+// each time.
+func (c *conn) write(frame []byte) bool {
+	if len(frame) <= headerSize {
+		return false
+	}
+	binary.BigEndian.PutUint32(frame, uint32(len(frame)-headerSize))
+	now, limit := time.Now(), c.server.limits.Write
+	if c.writeUntil.Sub(now) < limit {
+		c.writeUntil = now.Add(2 * limit)
+		if err := c.SetWriteDeadline(c.writeUntil); err != nil {
+			return false
+		}
+	}
+	_, err := c.Write(frame)
+	return err == nil
+}

@@ -1,0 +1,196 @@
+package uds
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// retryEvery is how often a socket is tried for that another replica serves or that could not be made.
+const retryEvery = 250 * time.Millisecond
+
+// SetConfig configures the sockets of a Set.
+type SetConfig struct {
+	Dir     string // holds one directory a socket, named DirName(id)
+	Mode    fs.FileMode
+	GID     int
+	Handler func(id string) Handler // the handler of one id's socket
+	Limits  Limits                  // of each socket
+	Log     *slog.Logger
+}
+
+// Set keeps one socket open for each id that is wanted. A socket that can't be had now, since another replica serves
+// it or the file system refuses, is tried for again until it is no longer wanted.
+type Set struct {
+	cfg  SetConfig
+	stop chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex
+	closed  bool
+	members map[string]*member
+	ending  sync.WaitGroup
+}
+
+type member struct {
+	id     string
+	lock   *lock
+	server *server // nil while it waits
+	failed string  // the last error that was logged, so that it is logged once
+}
+
+// NewSet makes an empty set. Close ends it.
+func NewSet(cfg SetConfig) *Set {
+	s := &Set{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{}), members: make(map[string]*member)}
+	go s.retry()
+	return s
+}
+
+// Ensure has id's socket served from now on, by this process or by another replica. When it returns the socket is there,
+// unless it can't be had yet.
+func (s *Set) Ensure(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.members[id] != nil {
+		return
+	}
+	m := &member{id: id}
+	s.members[id] = m
+	s.try(m)
+}
+
+// Remove takes id's socket and its directory away. Requests under way end with their context. Of an id that is
+// not in the set it does nothing.
+func (s *Set) Remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.members[id]
+	if m == nil {
+		return
+	}
+	delete(s.members, id)
+	if m.server == nil {
+		m.drop()
+		return
+	}
+	if err := m.server.listener.Remove(); err != nil {
+		s.cfg.Log.Warn("removing a socket failed", "id", id, "error", err)
+	}
+	s.end(m, 0)
+}
+
+// Serving says whether this process serves id's socket now.
+func (s *Set) Serving(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.members[id]
+	return m != nil && m.server != nil
+}
+
+// Close closes every socket, so that another replica can serve them at once, and waits for the requests under way as
+// Limits.Drain has it. Directories stay.
+func (s *Set) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	close(s.stop)
+	for id, m := range s.members {
+		delete(s.members, id)
+		if m.server == nil {
+			m.drop()
+			continue
+		}
+		if err := m.server.listener.Close(); err != nil {
+			s.cfg.Log.Warn("closing a socket failed", "id", id, "error", err)
+		}
+		s.end(m, s.cfg.Limits.withDefaults().Drain)
+	}
+	s.mu.Unlock()
+	<-s.done
+	s.ending.Wait()
+}
+
+func (s *Set) end(m *member, drain time.Duration) {
+	s.ending.Go(func() { m.server.stop(drain) })
+}
+
+// try makes the member's socket, or leaves it waiting.
+func (s *Set) try(m *member) {
+	cfg := Config{Dir: s.cfg.Dir, Name: DirName(m.id), Mode: s.cfg.Mode, GID: s.cfg.GID}
+	l, err := m.listen(cfg)
+	if err != nil {
+		if text := err.Error(); text != m.failed {
+			m.failed = text
+			if !errors.Is(err, ErrLocked) {
+				s.cfg.Log.Error("making a socket failed; trying again", "id", m.id, "error", err)
+			}
+		}
+		return
+	}
+	m.failed = ""
+	srv := newServer(l, s.cfg.Handler(m.id), s.cfg.Limits, s.cfg.Log)
+	m.server = srv
+	s.ending.Go(func() {
+		if err := srv.accept(); err != nil {
+			s.lost(m, srv, err)
+		}
+	})
+}
+
+// lost puts a member whose listener failed back to waiting.
+func (s *Set) lost(m *member, srv *server, err error) {
+	s.cfg.Log.Error("a socket stopped listening; making it again", "id", m.id, "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.server == srv && s.members[m.id] == m {
+		srv.listener.Close()
+		s.end(&member{server: srv}, 0)
+		m.server, m.lock = nil, nil
+	}
+}
+
+func (s *Set) retry() {
+	defer close(s.done)
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		for _, m := range s.members {
+			if m.server == nil && !s.closed {
+				s.try(m)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (m *member) listen(cfg Config) (*Listener, error) {
+	if m.lock == nil {
+		lk, err := newLock(cfg)
+		if err != nil {
+			return nil, err
+		}
+		m.lock = lk
+	}
+	l, err := listen(cfg, m.lock)
+	if err != nil && !errors.Is(err, ErrLocked) {
+		m.lock.close() // another replica may have more luck
+	}
+	return l, err
+}
+
+func (m *member) drop() {
+	if m.lock != nil {
+		m.lock.close()
+	}
+}
