@@ -1,0 +1,244 @@
+package pack
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// File is the name of a pack's descriptor; it lies in the pack's folder or in its folder "backend".
+const File = "ecosystem.json"
+
+// Bounds of a descriptor. Lengths are in bytes.
+const (
+	MaxDescriptor  = 1 << 20 // of the whole file
+	maxIdentity    = 256
+	maxVersion     = 64
+	maxDescription = 4096
+	maxList        = 200 // entries of any list
+	maxName        = 253 // of an entry: a domain name at its longest
+	maxArgument    = 4096
+)
+
+// ErrNone is in the error of ReadDescriptor for a folder that has no descriptor, so is no pack.
+var ErrNone = errors.New("no " + File)
+
+// Descriptor is what a pack says about itself. Nothing of it grants anything.
+type Descriptor struct {
+	PackID          ID             `json:"pack_id"`
+	PackIdentity    string         `json:"pack_identity"` // where it comes from ("github:author/repo"); an update must say the same
+	Version         string         `json:"version"`
+	Description     string         `json:"description"`
+	RequiredSecrets []string       `json:"required_secrets"` // keys, for the reviewer
+	RequiredNetwork Network        `json:"required_network"` // for the reviewer
+	Connectivity    jsontext.Value `json:"connectivity"`     // what it provides to and requires of other packs, as it is written
+	Entrypoint      Entrypoint     `json:"entrypoint"`
+
+	// Base is where the descriptor lies: "" for the pack's folder, "backend" for the folder in it. Handlers lie beside it.
+	Base string `json:"-"`
+}
+
+// Network is what a pack says it wants to reach.
+type Network struct {
+	AllowedDomains []string `json:"allowed_domains"`
+	AllowedPorts   []uint16 `json:"allowed_ports"`
+}
+
+// Entrypoint is what a started container runs. At most one of the fields is set; neither means that it idles.
+type Entrypoint struct {
+	File string   // a Python file, a clean path relative to the pack's folder: "backend/main.py"
+	Argv []string // a command and its arguments
+}
+
+// IsZero says whether there is nothing to run.
+func (e Entrypoint) IsZero() bool { return e.File == "" && len(e.Argv) == 0 }
+
+// UnmarshalJSONFrom reads a string or an array of strings.
+func (e *Entrypoint) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	switch dec.PeekKind() {
+	case 'n':
+		return dec.SkipValue()
+	case '[':
+		return json.UnmarshalDecode(dec, &e.Argv)
+	default:
+		return json.UnmarshalDecode(dec, &e.File)
+	}
+}
+
+// MarshalJSONTo writes what UnmarshalJSONFrom reads; null for the zero value.
+func (e Entrypoint) MarshalJSONTo(enc *jsontext.Encoder) error {
+	switch {
+	case len(e.Argv) > 0:
+		return json.MarshalEncode(enc, e.Argv)
+	case e.File != "":
+		return enc.WriteToken(jsontext.String(e.File))
+	default:
+		return enc.WriteToken(jsontext.Null)
+	}
+}
+
+// ReadDescriptor reads the descriptor of the pack whose folder root is: ecosystem.json, or else backend/ecosystem.json.
+// The error is ErrNone where there is neither; any other says in words meant for the operator what is wrong with it.
+func ReadDescriptor(root *os.Root) (Descriptor, error) {
+	for _, base := range []string{"", "backend"} {
+		if base != "" {
+			if info, err := root.Lstat(base); err != nil || !info.IsDir() {
+				continue
+			}
+		}
+		name := path.Join(base, File)
+		data, err := readRegular(root, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Descriptor{}, fmt.Errorf("read %s: %w", name, err)
+		}
+		d, err := ParseDescriptor(data)
+		if err != nil {
+			return Descriptor{}, fmt.Errorf("read %s: %w", name, err)
+		}
+		d.Base = base
+		return d, nil
+	}
+	return Descriptor{}, ErrNone
+}
+
+// readRegular reads a file of at most MaxDescriptor bytes that is neither a link nor a device nor anything that blocks.
+func readRegular(root *os.Root, name string) ([]byte, error) {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	// Between the two calls it may have become something else: a FIFO must not block, the rest is seen below.
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxDescriptor+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxDescriptor {
+		return nil, fmt.Errorf("larger than %d bytes", MaxDescriptor)
+	}
+	return data, nil
+}
+
+// ParseDescriptor reads a descriptor from its bytes. Unknown members are allowed; a duplicate name, invalid UTF-8, a wrong
+// type and a value out of bounds are not.
+func ParseDescriptor(data []byte) (Descriptor, error) {
+	if len(data) > MaxDescriptor {
+		return Descriptor{}, fmt.Errorf("larger than %d bytes", MaxDescriptor)
+	}
+	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return Descriptor{}, errors.New("not a JSON object")
+	}
+	var d Descriptor
+	if err := json.Unmarshal(data, &d); err != nil {
+		if semantic, ok := errors.AsType[*json.SemanticError](err); ok && semantic.JSONPointer != "" {
+			return Descriptor{}, fmt.Errorf("%q has the wrong type", string(semantic.JSONPointer))
+		}
+		return Descriptor{}, fmt.Errorf("not valid JSON: %w", err)
+	}
+	return d, d.check()
+}
+
+func (d *Descriptor) check() error {
+	if _, err := ParseID(string(d.PackID)); err != nil {
+		return fmt.Errorf("%w: %q", err, cut(string(d.PackID)))
+	}
+	return errors.Join(
+		text("pack_identity", d.PackIdentity, maxIdentity),
+		text("version", d.Version, maxVersion),
+		prose("description", d.Description, maxDescription),
+		list("required_secrets", d.RequiredSecrets),
+		list("required_network.allowed_domains", d.RequiredNetwork.AllowedDomains),
+		count("required_network.allowed_ports", len(d.RequiredNetwork.AllowedPorts)),
+		d.Entrypoint.check(),
+	)
+}
+
+func (e Entrypoint) check() error {
+	if e.File != "" {
+		if e.File != path.Clean(e.File) || !filepath.IsLocal(e.File) || e.File == "." || strings.ContainsAny(e.File, "\\\x00") || len(e.File) > maxArgument {
+			return errors.New("\"entrypoint\" must be the path of a file in the pack")
+		}
+		return text("entrypoint", e.File, maxArgument)
+	}
+	if len(e.Argv) > 0 && e.Argv[0] == "" {
+		return errors.New("\"entrypoint\" must name a command")
+	}
+	for _, argument := range e.Argv {
+		if len(argument) > maxArgument || strings.ContainsRune(argument, 0) {
+			return fmt.Errorf("an argument of \"entrypoint\" is longer than %d bytes or contains NUL", maxArgument)
+		}
+	}
+	return count("entrypoint", len(e.Argv))
+}
+
+func count(field string, n int) error {
+	if n > maxList {
+		return fmt.Errorf("%q has more than %d entries", field, maxList)
+	}
+	return nil
+}
+
+func list(field string, values []string) error {
+	for _, v := range values {
+		if err := text(field, v, maxName); err != nil {
+			return err
+		}
+	}
+	return count(field, len(values))
+}
+
+// text wants one printable line.
+func text(field, value string, limit int) error {
+	if len(value) > limit {
+		return fmt.Errorf("%q is longer than %d bytes", field, limit)
+	}
+	if strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%q contains characters that can't be printed", field)
+	}
+	return nil
+}
+
+// prose may have several lines.
+func prose(field, value string, limit int) error {
+	return text(field, strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(value), limit)
+}
+
+// cut keeps a stranger's string short enough for a message.
+func cut(s string) string {
+	if len(s) <= 2*MaxID {
+		return s
+	}
+	s = s[:2*MaxID]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s + "…"
+}

@@ -1,0 +1,54 @@
+// Package pack knows what a pack is: its id, its descriptor ecosystem.json, and where packs lie in a folder.
+//
+// Everything here is read from what a stranger wrote, so everything is bounded and nothing follows a link out.
+package pack
+
+import (
+	"strings"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// MaxID is the longest id, in bytes.
+const MaxID = 64
+
+// OldPlace is the folder in the ecosystem folder that held packs before they moved one up. No pack may have its name.
+const OldPlace = "packs"
+
+// ID names a pack: 1 to 64 of [a-zA-Z0-9_-]. It is safe as the name of a file and in a URL. "parent__child" names a child.
+type ID string
+
+// ParseID checks a whole string from outside. The error is a fault: 400 "Invalid pack_id".
+func ParseID(s string) (ID, error) {
+	if !valid(s) {
+		return "", fault.Invalid("Invalid pack_id").With("invalid_pack_id")
+	}
+	return ID(s), nil
+}
+
+func valid(s string) bool {
+	if len(s) == 0 || len(s) > MaxID || s == OldPlace {
+		return false
+	}
+	for _, c := range []byte(s) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Parent is the pack that id is a child of: what stands before the last "__" that has something on both sides.
+// ok is false for a pack that is no child.
+func Parent(id ID) (parent ID, ok bool) {
+	if id == "" {
+		return "", false
+	}
+	i := strings.LastIndex(string(id[:len(id)-1]), "__")
+	if i <= 0 {
+		return "", false
+	}
+	return id[:i], true
+}
