@@ -1,0 +1,73 @@
+// Command rumi-runtime is PID 1 of a pack's or handler's container.
+//
+//	rumi-runtime run [--] ARGV...   runs one program; a first word that ends in .py is a Python file
+//	rumi-runtime serve              runs the Python worker, which answers calls on stdin (PROTOCOL.md)
+//
+// The program inherits stdin, stdout, stderr, environment and folder. Signals are passed on to it, orphans are reaped, and
+// its end is the container's, with its exit status, or 128+n for signal n. Status 64 is wrong usage, 126 a program that
+// can't be run, 127 one that isn't there.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// worker is where the image has the Python worker.
+const worker = "/usr/local/lib/rumi/worker/rumi_worker.py"
+
+// Exit statuses of our own, as shells and sysexits.h have them.
+const (
+	exitUsage      = 64
+	exitCannotRun  = 126
+	exitNotThere   = 127
+	exitSignalBase = 128
+)
+
+func main() {
+	argv, err := command(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
+		os.Exit(exitUsage)
+	}
+	status, err := supervise(argv)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
+		status = exitCannotRun
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			status = exitNotThere
+		}
+	}
+	os.Exit(status)
+}
+
+// command is the argv that our own arguments stand for.
+func command(args []string) ([]string, error) {
+	switch {
+	case len(args) == 1 && args[0] == "serve":
+		return []string{"python3", "-u", worker}, nil
+	case len(args) > 1 && args[0] == "run":
+		argv := args[1:]
+		if argv[0] == "--" {
+			argv = argv[1:]
+		}
+		if len(argv) == 0 || argv[0] == "" {
+			break
+		}
+		if !strings.HasSuffix(argv[0], ".py") {
+			return argv, nil
+		}
+		// Absolute, so that a file called -x.py is no option of Python's.
+		file, err := filepath.Abs(argv[0])
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", argv[0], err)
+		}
+		return append([]string{"python3", "-u", file}, argv[1:]...), nil
+	}
+	return nil, errors.New("use: rumi-runtime run [--] ARGV... | rumi-runtime serve")
+}

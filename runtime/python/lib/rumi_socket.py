@@ -1,0 +1,163 @@
+"""Frames of JSON over a Unix socket: a length, 4 bytes big-endian, then so many bytes of UTF-8 JSON. Both directions.
+
+Behind rumi_syscall and rumi_capability; packs use those.
+"""
+
+import json
+import os
+import socket
+import struct
+import threading
+import time
+
+# What a failure before, or instead of, an answer is called. Any other is called by its exception's class.
+_KNOWN = (
+    (FileNotFoundError, "socket_not_found"),
+    (PermissionError, "permission_denied"),
+    (ConnectionRefusedError, "connection_refused"),
+    (socket.timeout, "timeout"),
+    (json.JSONDecodeError, "json_decode_error"),
+)
+
+
+class Broken(Exception):
+    """The other side closed the connection or talked nonsense. What was asked for may have happened."""
+
+
+class TooLarge(Exception):
+    """The request is over the bound of the other side. Nothing was sent."""
+
+
+def error_type(error, broken):
+    """The error_type of an exception that Caller.call raised; broken is what Broken is called."""
+    if isinstance(error, Broken):
+        return broken
+    if isinstance(error, TooLarge):
+        return "validation_error"
+    for kind, name in _KNOWN:
+        if isinstance(error, kind):
+            return name
+    return type(error).__name__
+
+
+class Caller:
+    """Asks one question after another over a connection that each thread keeps for itself."""
+
+    def __init__(self, max_request, max_response):
+        """Bounds of a frame's JSON, in bytes."""
+        self._max_request = max_request
+        self._max_response = max_response
+        self._kept = threading.local()
+
+    def call(self, path, request, timeout):
+        """The answer, a dict, to request at the socket path within timeout seconds.
+
+        A kept connection that turns out to be closed before a byte was sent is opened again, once. After the first byte
+        nothing is repeated: who asked decides whether it may happen twice.
+        """
+        payload = json.dumps(request, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        if len(payload) > self._max_request:
+            raise TooLarge("Request too large: %d > %d" % (len(payload), self._max_request))
+        frame = struct.pack(">I", len(payload)) + payload
+        deadline = time.monotonic() + timeout
+        conn = self._take(path)
+        try:
+            if conn is not None and not _send(conn, frame, deadline, kept=True):
+                conn.close()
+                conn = None
+            if conn is None:
+                conn = _connect(path, deadline)
+                _send(conn, frame, deadline, kept=False)
+            answer = self._receive(conn, deadline)
+        except BaseException:
+            if conn is not None:
+                conn.close()
+            raise
+        self._keep(path, conn)
+        return answer
+
+    def _take(self, path):
+        """This thread's connection to path if it can be used; it is nobody's then."""
+        kept, self._kept.state = getattr(self._kept, "state", None), None
+        if kept is None:
+            return None
+        pid, at, conn = kept
+        # After a fork both processes hold one connection: answers would mix. Closing here leaves the parent's as it is.
+        if pid != os.getpid() or at != path or _readable(conn):
+            conn.close()
+            return None
+        return conn
+
+    def _keep(self, path, conn):
+        self._kept.state = (os.getpid(), path, conn)
+
+    def _receive(self, conn, deadline):
+        (length,) = struct.unpack(">I", _read(conn, 4, deadline))
+        if length == 0:
+            raise Broken("Empty response")
+        if length > self._max_response:
+            raise Broken("Response too large: %d > %d" % (length, self._max_response))
+        answer = json.loads(_read(conn, length, deadline).decode("utf-8"))
+        if not isinstance(answer, dict):
+            raise Broken("Response is no object")
+        return answer
+
+
+def _connect(path, deadline):
+    conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _bound(conn, deadline)
+        conn.connect(path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _bound(conn, deadline):
+    """Lets the next operation take what is left of the time."""
+    left = deadline - time.monotonic()
+    if not left > 0:  # also for a NaN
+        raise socket.timeout("timed out")
+    conn.settimeout(left)
+
+
+def _readable(conn):
+    """Between two requests nothing may come: what does is the end, or an answer that nobody waits for."""
+    try:
+        conn.setblocking(False)
+        conn.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _send(conn, frame, deadline, kept):
+    """Sends all of frame. False: a kept connection was closed, and nothing was sent."""
+    rest = memoryview(frame)
+    while rest:
+        _bound(conn, deadline)
+        try:
+            rest = rest[conn.send(rest):]
+        except (BrokenPipeError, ConnectionResetError):
+            if kept and len(rest) == len(frame):
+                return False
+            raise Broken("Connection closed while sending the request") from None
+    return True
+
+
+def _read(conn, length, deadline):
+    data = bytearray(length)
+    view, have = memoryview(data), 0
+    while have < length:
+        _bound(conn, deadline)
+        try:
+            more = conn.recv_into(view[have:])
+        except ConnectionResetError:
+            more = 0
+        if not more:
+            raise Broken("Connection closed while waiting for the response")
+        have += more
+    return data

@@ -1,0 +1,206 @@
+"""The worker of `rumi-runtime serve`: runs a container's calls, one after the other. PROTOCOL.md has the wire format."""
+
+# All that is used is imported here, before a pack's folder is on sys.path: a json.py of its own is its own affair.
+import fcntl
+import importlib.util
+import json
+import os
+import signal
+import struct
+import sys
+import traceback
+
+ROOT = "/pack"
+MAX_CALL = 8 * 1024 * 1024
+MAX_OUTPUT = 1024 * 1024
+EX_DATAERR = 65  # sysexits.h
+
+# Code under test may close whatever descriptors it can name; these lie out of the way of small numbers.
+_FIRST_PRIVATE = 500
+
+
+class Refused(Exception):
+    """Answers a call with a kind and a word of ours."""
+
+    def __init__(self, kind, error):
+        super().__init__(kind, error)
+        self.kind = kind
+        self.error = error
+
+
+class Worker:
+    """Reads calls from one descriptor and answers on another."""
+
+    def __init__(self, calls, answers, root=ROOT):
+        self._calls = calls
+        self._answers = answers
+        self._root = os.path.realpath(root)
+        self._modules = {}
+
+    def serve(self):
+        """Answers until the calls end. The exit status."""
+        while True:
+            head = self._read(4, may_end=True)
+            if head is None:
+                return 0
+            (length,) = struct.unpack(">I", head)
+            if not 0 < length <= MAX_CALL:
+                print("rumi: a call of %d bytes can't be followed" % length, file=sys.stderr, flush=True)
+                return EX_DATAERR
+            body = self._read(length)
+            if body is None:
+                return EX_DATAERR
+            self._answer(body)
+
+    def _read(self, length, may_end=False):
+        data = b""
+        while len(data) < length:
+            more = os.read(self._calls, length - len(data))
+            if not more:
+                if data or not may_end:
+                    print("rumi: the calls ended in the middle of one", file=sys.stderr, flush=True)
+                return None
+            data += more
+        return data
+
+    def _answer(self, body):
+        call_id = None
+        try:
+            call = _parse(body)
+            call_id = call["id"]
+            output = _encode(self._run(call))
+            answer = b'{"id":%s,"ok":true,"output":%s}' % (json.dumps(call_id).encode(), output)
+        except Refused as refused:
+            answer = json.dumps({"id": call_id, "ok": False, "kind": refused.kind, "error": refused.error}).encode()
+        _flush()
+        rest = memoryview(struct.pack(">I", len(answer)) + answer)
+        while rest:
+            rest = rest[os.write(self._answers, rest):]
+
+    def _run(self, call):
+        name, args = call.get("call"), call.get("args")
+        if not isinstance(name, str) or "\0" in name or not isinstance(args, list):
+            raise Refused("invalid", "call is no string or args is no array")
+        function = self._function(name)
+        try:
+            return function(*args)
+        except SystemExit as end:
+            raise Refused("exit", "SystemExit") from end
+        except BaseException as error:  # a KeyboardInterrupt of the code's own making, too
+            traceback.print_exc()
+            raise Refused("exception", type(error).__name__) from error
+
+    def _function(self, name):
+        file, separator, attribute = name.rpartition(":")
+        if not separator or not attribute.isidentifier():
+            raise Refused("invalid", "call is not file.py:function")
+        path = os.path.realpath(os.path.join(self._root, file))
+        if os.path.isabs(file) or ".." in file.split("/") or not path.startswith(self._root + "/"):
+            raise Refused("invalid", "file is not in the pack")
+        if not file.endswith(".py") or not os.path.isfile(path):
+            raise Refused("load", "no such file")
+        function = getattr(self._load(path), attribute, None)
+        if not callable(function):
+            raise Refused("load", "no such function")
+        return function
+
+    def _load(self, path):
+        if path in self._modules:
+            return self._modules[path]
+        folder = os.path.dirname(path)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        # Called by its own name, as `python file.py` would not but `import file` would: pickles and dataclasses want it
+        # in sys.modules. A second file of that name gets another.
+        name = os.path.basename(path)[:-3]
+        if name in sys.modules:
+            name = "%s_%d" % (name, len(self._modules))
+        try:
+            spec = importlib.util.spec_from_file_location(name, path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+        except BaseException as error:
+            sys.modules.pop(name, None)
+            traceback.print_exc()
+            raise Refused("load", type(error).__name__) from error
+        self._modules[path] = module
+        return module
+
+
+def _parse(body):
+    """The call, an object with an id; what has none can't be answered to anybody in particular."""
+    try:
+        call = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Refused("invalid", "call is no JSON") from error
+    if not isinstance(call, dict):
+        raise Refused("invalid", "call is no object")
+    call_id = call.get("id")
+    if not isinstance(call_id, str) or not 0 < len(call_id) <= 128:
+        raise Refused("invalid", "id is no string of 1 to 128 characters")
+    return call
+
+
+def _encode(value):
+    """The JSON of what a function returned."""
+    try:
+        _unique(value)
+        output = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    except BaseException as error:  # a subclass of dict may do anything
+        traceback.print_exc()
+        raise Refused("value", type(error).__name__) from error
+    if len(output) > MAX_OUTPUT:
+        raise Refused("too_large", "output is over %d bytes" % MAX_OUTPUT)
+    return output
+
+
+def _unique(value):
+    """Finds objects in which json.dumps would write one name twice ({1: …, "1": …}), which is no JSON for the reader."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            if len({key if isinstance(key, str) else json.dumps(key) for key in value}) != len(value):
+                raise ValueError("two keys have one name")
+        for inner in value.values():
+            _unique(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _unique(inner)
+
+
+def _flush():
+    """Lets what the code printed go before its answer. It may have closed or replaced these."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+def main():
+    # The folder of this file was put first on sys.path; nobody else needs what is in it.
+    sys.path.pop(0)
+    calls = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE)
+    answers = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    # Not an exception in the middle of whatever runs: PID 1 passes the signal on to end this process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.chdir(ROOT)
+    status = 70  # EX_SOFTWARE, where serve itself fails
+    try:
+        status = Worker(calls, answers).serve()
+    except BrokenPipeError:
+        status = 0  # who asked is gone
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _flush()
+        # Not sys.exit: a thread that a call left behind would keep the process.
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
