@@ -1,0 +1,106 @@
+// Package candidate is the way from found to installed of what packs bring along and an operator must approve by
+// itself: capability handlers and requirements.lock files. It has the states, the rules and the table; the owner
+// (capability-broker, pip-installer) has the keys, the payload and the installing.
+//
+// Answers and texts are those of contract.md, "Capability candidates" and "Fine print: Candidates".
+package candidate
+
+import (
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// State is where a candidate is.
+type State string
+
+// The states of contract.md.
+const (
+	Pending   State = "pending"   // waits for a decision
+	Installed State = "installed" // approved, and what it brings is in use
+	Rejected  State = "rejected"  // scans skip it until its cooldown ends
+	Failed    State = "failed"    // approved, but installing it failed
+	Blocked   State = "blocked"   // rejected BlockedAfter times: only Unblock brings it back
+)
+
+// States are all states, in the order in which they are listed.
+var States = []State{Pending, Installed, Rejected, Failed, Blocked}
+
+// ParseState reads a ?status= of a request; "" and "all" are any state.
+func ParseState(s string) (State, error) {
+	if s == "" || s == "all" {
+		return "", nil
+	}
+	for _, state := range States {
+		if string(state) == s {
+			return state, nil
+		}
+	}
+	return "", fault.Invalid("Invalid status: %q", s)
+}
+
+const (
+	// Cooldown is how long after a rejection scans skip the candidate.
+	Cooldown = time.Hour
+	// BlockedAfter is the rejection that blocks.
+	BlockedAfter = 3
+	// MaxText bounds a reason or notes, in bytes.
+	MaxText = 4096
+)
+
+// Standing is what the rules are about.
+type Standing struct {
+	State         State
+	RejectCount   int
+	CooldownUntil time.Time // zero unless rejected
+}
+
+// Item is a candidate.
+type Item[P any] struct {
+	Key    string
+	PackID string
+	Standing
+	CreatedAt time.Time
+	UpdatedAt time.Time // of the last change; of a blocked one, when it was blocked
+	Actor     string    // who made the last decision, "" before the first
+	Reason    string    // of the last rejection or unblocking
+	LastError string    // why it is failed
+	Payload   P         // the owner's, kept as JSON
+
+	revision int64 // grows with every change; tells whether it changed while it was being installed
+}
+
+// Counts is how many candidates are in each state, as pending/summary.json has them.
+type Counts struct {
+	Pending   int `json:"pending_count"`
+	Rejected  int `json:"rejected_count"`
+	Blocked   int `json:"blocked_count"`
+	Failed    int `json:"failed_count"`
+	Installed int `json:"installed_count"`
+}
+
+// Found is a candidate that a scan saw.
+type Found[P any] struct {
+	Key     string
+	PackID  string
+	Payload P
+}
+
+// ScanError is something that a scan could not make a candidate of.
+type ScanError struct {
+	PackID string `json:"pack_id"`
+	Path   string `json:"path"`
+	Error  string `json:"error"`
+}
+
+// ScanResult is the answer to a scan. The counts from PendingCreated on and Errors add up to Scanned.
+type ScanResult struct {
+	Scanned          int         `json:"scanned_count"`
+	PendingCreated   int         `json:"pending_created"` // new, or pending again
+	SkippedBlocked   int         `json:"skipped_blocked"`
+	SkippedCooldown  int         `json:"skipped_cooldown"`
+	SkippedInstalled int         `json:"skipped_installed"`
+	SkippedPending   int         `json:"skipped_pending"`
+	SkippedFailed    int         `json:"skipped_failed"` // always 0: a scan makes a failed one pending
+	Errors           []ScanError `json:"errors"`
+}

@@ -1,0 +1,329 @@
+package candidate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+// Change is a decision and what it made of the candidate.
+type Change[P any] struct {
+	Verb Verb
+	From State
+	Item Item[P]
+}
+
+// Config is what the owner brings.
+type Config[P any] struct {
+	// Record writes the audit entry of a decision. It is called before the change is committed, and its error undoes
+	// the change, so that nothing is decided without an entry. After a crash between the two the entry stands alone.
+	Record func(ctx context.Context, change Change[P]) error
+	// Changed is told that counts have changed, after the commit. It must not block.
+	Changed func(ctx context.Context)
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Candidates are the candidates of one owner. They may be used by several processes on the same database.
+type Candidates[P any] struct {
+	db  *store.DB
+	cfg Config[P]
+
+	approving keyedLocks
+}
+
+// New gives the candidates in db, which was opened with Migrations.
+func New[P any](db *store.DB, cfg Config[P]) *Candidates[P] {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Candidates[P]{db: db, cfg: cfg}
+}
+
+// Scan takes note of what a scan saw: new ones become pending, and so do failed ones and rejected ones whose cooldown
+// is over. A pending one gets the payload that was seen now.
+func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
+	now := c.cfg.Now()
+	var result ScanResult
+	err := c.db.Tx(ctx, func(tx *store.Tx) error {
+		result = ScanResult{Scanned: len(found) + len(problems), Errors: append([]ScanError{}, problems...)}
+		for _, f := range found {
+			if err := c.saw(tx, f, now, &result); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return ScanResult{}, fmt.Errorf("scan candidates: %w", err)
+	}
+	if result.PendingCreated > 0 {
+		c.changed(ctx)
+	}
+	return result, nil
+}
+
+func (c *Candidates[P]) saw(tx *store.Tx, f Found[P], now time.Time, result *ScanResult) error {
+	item, err := load[P](tx, f.Key)
+	if errors.Is(err, store.ErrNoRows) {
+		result.PendingCreated++
+		return insert(tx, Item[P]{
+			Key: f.Key, PackID: f.PackID, Standing: Standing{State: Pending}, CreatedAt: now, UpdatedAt: now, Payload: f.Payload,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	before := item.State
+	if item.Standing, err = item.Apply(Scan, now); err != nil {
+		return err
+	}
+	switch {
+	case item.State != before:
+		result.PendingCreated++
+		item.UpdatedAt, item.LastError = now, ""
+	case before == Pending:
+		result.SkippedPending++
+	case before == Installed:
+		result.SkippedInstalled++
+	case before == Rejected:
+		result.SkippedCooldown++
+	case before == Blocked:
+		result.SkippedBlocked++
+	}
+	if item.State != Pending {
+		return nil
+	}
+	item.Payload = f.Payload
+	return update(tx, item)
+}
+
+// Get gives the candidate, or a fault "Candidate not found".
+func (c *Candidates[P]) Get(ctx context.Context, key string) (item Item[P], err error) {
+	err = c.db.View(ctx, func(tx *store.Tx) error {
+		item, err = get[P](tx, key)
+		return err
+	})
+	return item, err
+}
+
+// List gives the candidates in state ("" is any), the oldest first.
+func (c *Candidates[P]) List(ctx context.Context, state State) ([]Item[P], error) {
+	return c.list(ctx, `state = ? OR ? = ''`, string(state), string(state))
+}
+
+// OfPack gives a pack's candidates in state ("" is any), the oldest first.
+func (c *Candidates[P]) OfPack(ctx context.Context, packID string, state State) ([]Item[P], error) {
+	return c.list(ctx, `pack_id = ? AND (state = ? OR ? = '')`, packID, string(state), string(state))
+}
+
+func (c *Candidates[P]) list(ctx context.Context, where string, args ...any) (items []Item[P], err error) {
+	err = c.db.View(ctx, func(tx *store.Tx) error {
+		items, err = query[P](tx, where, args...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list candidates: %w", err)
+	}
+	return items, nil
+}
+
+// Counts counts the candidates by state.
+func (c *Candidates[P]) Counts(ctx context.Context) (Counts, error) {
+	var counts Counts
+	err := c.db.View(ctx, func(tx *store.Tx) error {
+		into := map[State]*int{
+			Pending: &counts.Pending, Installed: &counts.Installed, Rejected: &counts.Rejected,
+			Failed: &counts.Failed, Blocked: &counts.Blocked,
+		}
+		return tx.Each(func(scan func(...any) error) error {
+			var state State
+			var n int
+			if err := scan(&state, &n); err != nil {
+				return err
+			}
+			*into[state] = n
+			return nil
+		}, `SELECT state, COUNT(*) FROM candidates GROUP BY state`)
+	})
+	if err != nil {
+		return Counts{}, fmt.Errorf("count candidates: %w", err)
+	}
+	return counts, nil
+}
+
+// failure is the error of an installation that leaves the candidate failed.
+type failure struct{ err error }
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+// InstallFailed marks what an install function returns when the approval was in order but installing failed: the
+// candidate becomes failed with the text of err, and the caller gets err. Any other error leaves the candidate as it is.
+func InstallFailed(err *fault.Fault) error { return failure{err} }
+
+// Approve installs a candidate. install runs without a transaction, for as long as it needs; what it puts into the
+// item's payload is kept when it succeeds and when it fails with InstallFailed. An installed candidate is given back
+// as it is, without a call of install. If somebody decides otherwise meanwhile, their decision stands and the caller
+// gets a conflict: install must have no effect that only the state "installed" may have.
+func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ctx context.Context, item *Item[P]) error) (Item[P], error) {
+	defer c.approving.lock(key)() // the same request twice installs once
+	item, err := c.Get(ctx, key)
+	if err != nil {
+		return Item[P]{}, err
+	}
+	if _, err := item.Apply(Install, c.cfg.Now()); err != nil || item.State == Installed {
+		return item, err
+	}
+	err = install(ctx, &item)
+	verb := Install
+	if failed, ok := errors.AsType[failure](err); ok {
+		verb = Fail
+		item.LastError = cutText(fault.Of(failed.err).Message)
+	} else if err != nil {
+		return item, err
+	}
+	// The work is done: a caller who has gone away must not leave it half recorded.
+	installed, recordErr := c.decide(context.WithoutCancel(ctx), verb, key, func(stored *Item[P]) error {
+		if stored.revision == item.revision {
+			stored.Payload, stored.LastError = item.Payload, item.LastError
+			if verb == Install {
+				stored.LastError = ""
+			}
+			return nil
+		}
+		return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State)
+	})
+	switch {
+	case recordErr == nil && verb == Fail:
+		return installed, err
+	case recordErr != nil && installed.State == Installed && verb == Install:
+		return installed, nil // another replica was as fast
+	default:
+		return installed, errors.Join(recordErr, err)
+	}
+}
+
+// Reject turns a candidate down; the BlockedAfter-th time blocks it.
+func (c *Candidates[P]) Reject(ctx context.Context, key, reason string) (Item[P], error) {
+	return c.decideFor(ctx, Reject, key, reason)
+}
+
+// Unblock makes a blocked candidate pending, with no rejections counted.
+func (c *Candidates[P]) Unblock(ctx context.Context, key, reason string) (Item[P], error) {
+	return c.decideFor(ctx, Unblock, key, reason)
+}
+
+func (c *Candidates[P]) decideFor(ctx context.Context, verb Verb, key, reason string) (Item[P], error) {
+	if len(reason) > MaxText {
+		return Item[P]{}, fault.Invalid("'reason' is too long (max %d bytes)", MaxText)
+	}
+	return c.decide(ctx, verb, key, func(item *Item[P]) error {
+		item.Reason = reason
+		return nil
+	})
+}
+
+// decide is the one place where a decision is checked, recorded and stored. It gives the item as it is afterwards,
+// also when the decision was refused.
+func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, change func(*Item[P]) error) (item Item[P], err error) {
+	now := c.cfg.Now()
+	recorded := State("") // a transaction that is tried again doesn't record the same decision twice
+	err = c.db.Tx(ctx, func(tx *store.Tx) error {
+		if item, err = get[P](tx, key); err != nil {
+			return err
+		}
+		from := item.State
+		next, err := item.Apply(verb, now)
+		if err != nil {
+			return err
+		}
+		decided := item
+		if err := change(&decided); err != nil {
+			return err
+		}
+		decided.Standing, decided.UpdatedAt, decided.Actor = next, now, origin.Of(ctx).Actor
+		if err := update(tx, decided); err != nil {
+			return err
+		}
+		if recorded != from {
+			if err := c.cfg.Record(ctx, Change[P]{Verb: verb, From: from, Item: decided}); err != nil {
+				return err
+			}
+			recorded = from
+		}
+		item = decided
+		return nil
+	})
+	if err != nil {
+		return item, fmt.Errorf("%s candidate: %w", verb, err)
+	}
+	c.changed(ctx)
+	return item, nil
+}
+
+// RemovePack forgets a pack's candidates and gives what it forgot. Blocked ones stay: a pack that comes back must not
+// have shaken off a block that way.
+func (c *Candidates[P]) RemovePack(ctx context.Context, packID string) (removed []Item[P], err error) {
+	err = c.db.Tx(ctx, func(tx *store.Tx) error {
+		const where = `pack_id = ? AND state <> ?`
+		if removed, err = query[P](tx, where, packID, string(Blocked)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM candidates WHERE `+where, packID, string(Blocked))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remove candidates of pack: %w", err)
+	}
+	if len(removed) > 0 {
+		c.changed(ctx)
+	}
+	return removed, nil
+}
+
+func (c *Candidates[P]) changed(ctx context.Context) {
+	if c.cfg.Changed != nil {
+		c.cfg.Changed(ctx)
+	}
+}
+
+// keyedLocks is a mutex for each key in use.
+type keyedLocks struct {
+	mu    sync.Mutex
+	locks map[string]*keyedLock
+}
+
+type keyedLock struct {
+	sync.Mutex
+	users int
+}
+
+func (k *keyedLocks) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*keyedLock{}
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &keyedLock{}
+		k.locks[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.locks, key)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package candidate
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+const columns = `candidate_key, pack_id, state, reject_count, cooldown_until, created_at, updated_at, actor, reason, last_error, payload, revision`
+
+func query[P any](tx *store.Tx, where string, args ...any) ([]Item[P], error) {
+	items := []Item[P]{}
+	err := tx.Each(func(scan func(...any) error) error {
+		item, err := read[P](scan)
+		items = append(items, item)
+		return err
+	}, `SELECT `+columns+` FROM candidates WHERE `+where+` ORDER BY created_at, candidate_key`, args...)
+	return items, err
+}
+
+func load[P any](tx *store.Tx, key string) (Item[P], error) {
+	return read[P](tx.QueryRow(`SELECT `+columns+` FROM candidates WHERE candidate_key = ?`, key).Scan)
+}
+
+// get is load with the answer that callers get.
+func get[P any](tx *store.Tx, key string) (Item[P], error) {
+	item, err := load[P](tx, key)
+	if errors.Is(err, store.ErrNoRows) {
+		return item, fault.NotFound("Candidate not found")
+	}
+	return item, err
+}
+
+func read[P any](scan func(...any) error) (Item[P], error) {
+	var item Item[P]
+	var payload string
+	err := scan(&item.Key, &item.PackID, &item.State, &item.RejectCount, store.Time(&item.CooldownUntil), store.Time(&item.CreatedAt),
+		store.Time(&item.UpdatedAt), &item.Actor, &item.Reason, &item.LastError, &payload, &item.revision)
+	if err != nil {
+		return item, err
+	}
+	if err := json.Unmarshal([]byte(payload), &item.Payload); err != nil {
+		return item, fmt.Errorf("read payload of %s: %w", item.Key, err)
+	}
+	return item, nil
+}
+
+func insert[P any](tx *store.Tx, item Item[P]) error {
+	payload, err := json.Marshal(item.Payload)
+	if err != nil {
+		return fmt.Errorf("write payload of %s: %w", item.Key, err)
+	}
+	_, err = tx.Exec(`INSERT INTO candidates (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		item.Key, item.PackID, string(item.State), item.RejectCount, item.CooldownUntil, item.CreatedAt, item.UpdatedAt,
+		item.Actor, item.Reason, item.LastError, string(payload), 1)
+	return err
+}
+
+func update[P any](tx *store.Tx, item Item[P]) error {
+	payload, err := json.Marshal(item.Payload)
+	if err != nil {
+		return fmt.Errorf("write payload of %s: %w", item.Key, err)
+	}
+	_, err = tx.Exec(`UPDATE candidates SET state = ?, reject_count = ?, cooldown_until = ?, updated_at = ?, actor = ?, reason = ?,
+		last_error = ?, payload = ?, revision = revision + 1 WHERE candidate_key = ?`,
+		string(item.State), item.RejectCount, item.CooldownUntil, item.UpdatedAt, item.Actor, item.Reason,
+		item.LastError, string(payload), item.Key)
+	return err
+}
+
+// cutText keeps what MaxText has room for, as valid UTF-8 that every database can hold.
+func cutText(s string) string {
+	s = strings.ReplaceAll(s, "\x00", "\uFFFD")
+	if len(s) > MaxText {
+		s = s[:MaxText]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

@@ -1,0 +1,78 @@
+package candidate
+
+import (
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Verb is what happens to a candidate.
+type Verb string
+
+// The verbs. An approval is Install or Fail, according to how it ends.
+const (
+	Scan    Verb = "scan"
+	Install Verb = "install"
+	Fail    Verb = "fail"
+	Reject  Verb = "reject"
+	Unblock Verb = "unblock"
+)
+
+// rule says what a verb makes of a standing, or why it may not.
+type rule func(s Standing, now time.Time) (Standing, *fault.Fault)
+
+// transitions is the whole state machine. An operator's approval is good in any state but blocked: the cooldown keeps
+// packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
+var transitions = map[State]map[Verb]rule{
+	Pending:   {Scan: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Installed: {Scan: stays, Install: stays, Fail: refused("Candidate is already installed"), Reject: refused("Cannot reject installed candidate"), Unblock: notBlocked},
+	Rejected:  {Scan: comesBack, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Failed:    {Scan: goesTo(Pending), Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Blocked:   {Scan: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("Candidate is already blocked"), Unblock: isUnblocked},
+}
+
+// Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.
+func (s Standing) Apply(verb Verb, now time.Time) (Standing, error) {
+	next, refusal := transitions[s.State][verb](s, now)
+	if refusal != nil {
+		return s, refusal
+	}
+	return next, nil
+}
+
+func stays(s Standing, _ time.Time) (Standing, *fault.Fault) { return s, nil }
+
+func goesTo(to State) rule {
+	return func(s Standing, _ time.Time) (Standing, *fault.Fault) {
+		return Standing{State: to, RejectCount: s.RejectCount}, nil
+	}
+}
+
+func isRejected(s Standing, now time.Time) (Standing, *fault.Fault) {
+	count := s.RejectCount + 1
+	if count >= BlockedAfter {
+		return Standing{State: Blocked, RejectCount: count}, nil
+	}
+	return Standing{State: Rejected, RejectCount: count, CooldownUntil: now.Add(Cooldown)}, nil
+}
+
+func comesBack(s Standing, now time.Time) (Standing, *fault.Fault) {
+	if now.Before(s.CooldownUntil) {
+		return s, nil
+	}
+	return Standing{State: Pending, RejectCount: s.RejectCount}, nil
+}
+
+func isUnblocked(Standing, time.Time) (Standing, *fault.Fault) {
+	return Standing{State: Pending}, nil
+}
+
+func refused(text string) rule {
+	return func(s Standing, _ time.Time) (Standing, *fault.Fault) { return s, fault.Conflict("%s", text) }
+}
+
+var isBlocked = refused("Candidate is blocked. Unblock first.")
+
+func notBlocked(s Standing, _ time.Time) (Standing, *fault.Fault) {
+	return s, fault.NotFound("Candidate not found in blocked list")
+}
