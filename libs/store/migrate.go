@@ -11,7 +11,8 @@ import (
 
 // migrate brings db to the newest migration. A database that a newer program has migrated further is refused.
 func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, migrations fs.FS) error {
-	p, err := goose.NewProvider(dialect, db, migrations, goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(dialect, db, migrations, goose.WithDisableGlobalRegistry(true),
+		goose.WithAllowOutofOrder(true)) // migrations may come from several packages, each with numbers of its own
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}

@@ -1,0 +1,357 @@
+package candidate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+)
+
+type payload struct {
+	Slug   string `json:"slug"`
+	Result string `json:"result,omitempty"`
+}
+
+type (
+	candidates = candidate.Candidates[payload]
+	item       = candidate.Item[payload]
+)
+
+// owner is what a test has of a service that owns candidates: a clock it turns, an audit log it reads.
+type owner struct {
+	*candidates
+	now     time.Time
+	mu      sync.Mutex
+	audit   []string
+	failing error // of the audit log
+	pings   int
+}
+
+func newOwner(db *store.DB) *owner {
+	o := &owner{now: time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC)}
+	o.candidates = candidate.New(db, candidate.Config[payload]{
+		Record: func(_ context.Context, c candidate.Change[payload]) error {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			if o.failing != nil {
+				return o.failing
+			}
+			o.audit = append(o.audit, fmt.Sprintf("%s %s→%s by %s: %s%s", c.Verb, c.From, c.Item.State, c.Item.Actor, c.Item.Reason, c.Item.LastError))
+			return nil
+		},
+		Changed: func(context.Context) { o.mu.Lock(); o.pings++; o.mu.Unlock() },
+		Now:     func() time.Time { return o.now },
+	})
+	return o
+}
+
+func suite(t *testing.T, run func(t *testing.T, o *owner, open func() *store.DB)) {
+	storetest.Run(t, candidate.Migrations(nil), func(t *testing.T, open func() *store.DB) { run(t, newOwner(open()), open) })
+}
+
+func operator(t *testing.T) context.Context {
+	return origin.With(t.Context(), origin.Origin{Actor: "operator"})
+}
+
+func found(keys ...string) (out []candidate.Found[payload]) {
+	for _, key := range keys {
+		pack, _, _ := strings.Cut(key, ":")
+		out = append(out, candidate.Found[payload]{Key: key, PackID: pack, Payload: payload{Slug: "seen"}})
+	}
+	return out
+}
+
+func (o *owner) scan(t *testing.T, keys ...string) candidate.ScanResult {
+	t.Helper()
+	result, err := o.Scan(t.Context(), found(keys...), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func (o *owner) get(t *testing.T, key string) item {
+	t.Helper()
+	got, err := o.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func works(_ context.Context, i *item) error { i.Payload.Result = "installed"; return nil }
+
+func TestLifeOfACandidate(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, open func() *store.DB) {
+		if r := o.scan(t, "a:1", "b:1"); r.PendingCreated != 2 || r.Scanned != 2 || r.Errors == nil {
+			t.Fatalf("first scan: %+v", r)
+		}
+		got, err := o.Approve(operator(t), "a:1", works)
+		if err != nil || got.State != candidate.Installed || got.Payload != (payload{"seen", "installed"}) || got.Actor != "operator" {
+			t.Fatalf("approve: %+v, %v", got, err)
+		}
+		for n := 1; n <= 3; n++ {
+			got, err := o.Reject(operator(t), "b:1", "no")
+			want := candidate.Standing{State: candidate.Rejected, RejectCount: n, CooldownUntil: o.now.Add(time.Hour)}
+			if n == 3 {
+				want = candidate.Standing{State: candidate.Blocked, RejectCount: 3}
+			}
+			if err != nil || got.Standing != want {
+				t.Fatalf("rejection %d: %+v, %v", n, got, err)
+			}
+		}
+		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Installed: 1, Blocked: 1}) {
+			t.Fatalf("counts: %+v, %v", counts, err)
+		}
+		if r := o.scan(t, "a:1", "b:1"); r.SkippedInstalled != 1 || r.SkippedBlocked != 1 || r.PendingCreated != 0 {
+			t.Fatalf("second scan: %+v", r)
+		}
+		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Standing != (candidate.Standing{State: candidate.Pending}) {
+			t.Fatalf("unblock: %+v, %v", got, err)
+		}
+		want := []string{
+			"install pending→installed by operator: ", "reject pending→rejected by operator: no",
+			"reject rejected→rejected by operator: no", "reject rejected→blocked by operator: no",
+			"unblock blocked→pending by operator: again",
+		}
+		if fmt.Sprint(o.audit) != fmt.Sprint(want) {
+			t.Errorf("audit log has %q", o.audit)
+		}
+		if o.pings != 1+len(want) {
+			t.Errorf("told of %d changes", o.pings)
+		}
+		if again := newOwner(open()).get(t, "b:1"); again != o.get(t, "b:1") || again.Reason != "again" {
+			t.Errorf("another replica reads %+v", again)
+		}
+	})
+}
+
+func TestCooldown(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		if _, err := o.Reject(t.Context(), "a:1", ""); err != nil {
+			t.Fatal(err)
+		}
+		o.now = o.now.Add(candidate.Cooldown - time.Microsecond)
+		if r := o.scan(t, "a:1"); r.SkippedCooldown != 1 {
+			t.Fatalf("just before its end: %+v", r)
+		}
+		o.now = o.now.Add(time.Microsecond)
+		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
+			t.Fatalf("at its end: %+v", r)
+		}
+		if got := o.get(t, "a:1"); got.Standing != (candidate.Standing{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestFailedInstallation(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		reason := fault.Conflict("Index said no\x00")
+		_, err := o.Approve(operator(t), "a:1", func(_ context.Context, i *item) error {
+			i.Payload.Result = "half"
+			return candidate.InstallFailed(reason)
+		})
+		if !errors.Is(err, reason) || !fault.Is(err, fault.KindConflict) {
+			t.Fatalf("error is %v", err)
+		}
+		got := o.get(t, "a:1")
+		if got.State != candidate.Failed || got.LastError != "Index said no\uFFFD" || got.Payload.Result != "half" || got.Actor != "operator" {
+			t.Fatalf("%+v", got)
+		}
+		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
+			t.Fatalf("scan: %+v", r)
+		}
+		if got := o.get(t, "a:1"); got.State != candidate.Pending || got.LastError != "" || got.Payload.Result != "" {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestRefusedApprovalChangesNothing(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		before := o.get(t, "a:1")
+		refusal := fault.Conflict("Pack 'a' is not approved (status: pending)")
+		_, err := o.Approve(t.Context(), "a:1", func(_ context.Context, i *item) error { i.Payload.Result = "x"; return refusal })
+		if !errors.Is(err, refusal) || o.get(t, "a:1") != before || len(o.audit) != 0 {
+			t.Errorf("error %v, item %+v, audit %v", err, o.get(t, "a:1"), o.audit)
+		}
+	})
+}
+
+func TestApproveIsIdempotent(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		installs := 0
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				got, err := o.Approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
+				if err != nil || got.Payload.Result != "installed" {
+					t.Errorf("%+v, %v", got, err)
+				}
+			})
+		}
+		wg.Wait()
+		if installs != 1 || len(o.audit) != 1 {
+			t.Errorf("%d installations, audit %v", installs, o.audit)
+		}
+	})
+}
+
+func TestDecisionDuringAnInstallationStands(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, open func() *store.DB) {
+		replica := newOwner(open())
+		reject := func(t *testing.T, key string) { _, err := replica.Reject(t.Context(), key, "no"); must(t, err) }
+		approve := func(t *testing.T, key string) { _, err := replica.Approve(t.Context(), key, works); must(t, err) }
+		failed := candidate.InstallFailed(fault.Unavailable("Index can't be reached"))
+		for _, c := range []struct {
+			key       string
+			meanwhile func(*testing.T, string)
+			result    error
+			want      candidate.State
+			kind      fault.Kind
+		}{
+			{"a:rejected-then-installed", reject, nil, candidate.Rejected, fault.KindConflict},
+			{"a:rejected-then-failed", reject, failed, candidate.Rejected, fault.KindConflict},
+			{"a:installed-twice", approve, nil, candidate.Installed, 0},
+			{"a:installed-then-failed", approve, failed, candidate.Installed, fault.KindConflict},
+		} {
+			o.scan(t, c.key)
+			got, err := o.Approve(t.Context(), c.key, func(ctx context.Context, i *item) error {
+				c.meanwhile(t, c.key)
+				i.Payload.Result = "late"
+				return c.result
+			})
+			if (err == nil) != (c.kind == 0) || err != nil && !fault.Is(err, c.kind) {
+				t.Errorf("%s: error is %v", c.key, err)
+			}
+			stored := o.get(t, c.key)
+			if stored.State != c.want || stored.Payload.Result == "late" || err == nil && got != stored {
+				t.Errorf("%s: stored %+v, answered %+v", c.key, stored, got)
+			}
+		}
+		if len(o.audit) != 0 {
+			t.Errorf("audit log of decisions that were not taken: %q", o.audit)
+		}
+	})
+}
+
+func TestCallerWhoLeavesDoesNotUndoAnInstallation(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		ctx, cancel := context.WithCancel(operator(t))
+		_, err := o.Approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
+		if got := o.get(t, "a:1"); err != nil || got.State != candidate.Installed || got.Actor != "operator" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+func TestNothingIsDecidedWithoutAuditEntry(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		before, pings := o.get(t, "a:1"), o.pings
+		o.failing = errors.New("disk is full")
+		_, rejected := o.Reject(t.Context(), "a:1", "no")
+		_, approved := o.Approve(t.Context(), "a:1", works)
+		if !errors.Is(rejected, o.failing) || !errors.Is(approved, o.failing) || o.get(t, "a:1") != before || o.pings != pings {
+			t.Errorf("%v, %v, %+v", rejected, approved, o.get(t, "a:1"))
+		}
+	})
+}
+
+func TestUnknownAndBadRequests(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1")
+		long := strings.Repeat("x", candidate.MaxText+1)
+		for name, c := range map[string]struct {
+			call func() error
+			kind fault.Kind
+		}{
+			"get":     {func() error { _, err := o.Get(t.Context(), "b:1"); return err }, fault.KindNotFound},
+			"approve": {func() error { _, err := o.Approve(t.Context(), "b:1", works); return err }, fault.KindNotFound},
+			"reject":  {func() error { _, err := o.Reject(t.Context(), "b:1", ""); return err }, fault.KindNotFound},
+			"unblock": {func() error { _, err := o.Unblock(t.Context(), "a:1", ""); return err }, fault.KindNotFound},
+			"long":    {func() error { _, err := o.Reject(t.Context(), "a:1", long); return err }, fault.KindInvalid},
+			"NUL":     {func() error { _, err := o.Reject(t.Context(), "a:1", "\x00"); return err }, fault.KindInvalid},
+		} {
+			if err := c.call(); !fault.Is(err, c.kind) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestListing(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "b:1", "a:2")
+		o.now = o.now.Add(time.Second)
+		o.scan(t, "a:1")
+		_, err := o.Reject(t.Context(), "b:1", "")
+		must(t, err)
+		keys := func(items []item, err error) string {
+			must(t, err)
+			var keys []string
+			for _, i := range items {
+				keys = append(keys, i.Key)
+			}
+			return strings.Join(keys, " ")
+		}
+		if got := keys(o.List(t.Context(), "")); got != "a:2 b:1 a:1" {
+			t.Errorf("all: %s", got)
+		}
+		if got := keys(o.List(t.Context(), candidate.Pending)); got != "a:2 a:1" {
+			t.Errorf("pending: %s", got)
+		}
+		if got := keys(o.OfPack(t.Context(), "b", candidate.Rejected)); got != "b:1" {
+			t.Errorf("of b: %s", got)
+		}
+	})
+}
+
+func TestRemovePackKeepsBlocks(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		o.scan(t, "a:1", "a:2", "b:1")
+		for range candidate.BlockedAfter {
+			_, err := o.Reject(t.Context(), "a:2", "")
+			must(t, err)
+		}
+		removed, err := o.RemovePack(t.Context(), "a")
+		if err != nil || len(removed) != 1 || removed[0].Key != "a:1" {
+			t.Fatalf("%+v, %v", removed, err)
+		}
+		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Pending: 1, Blocked: 1}) {
+			t.Errorf("%+v, %v", counts, err)
+		}
+	})
+}
+
+func TestMigrationsOfAnOwnerComeAlong(t *testing.T) {
+	own := fstest.MapFS{"00100_own.sql": {Data: []byte("-- +goose Up\nCREATE TABLE own (n INTEGER);\n-- +goose Down\nDROP TABLE own;\n")}}
+	storetest.Run(t, candidate.Migrations(own), func(t *testing.T, open func() *store.DB) {
+		newOwner(open()).scan(t, "a:1")
+		err := open().View(t.Context(), func(tx *store.Tx) error { return tx.QueryRow(`SELECT COUNT(*) FROM own`).Scan(new(int)) })
+		must(t, err)
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,106 @@
+package candidate
+
+import (
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// The whole matrix: every state × every verb, and what the rules of time and number make of it.
+func TestTransitions(t *testing.T) {
+	now := time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC)
+	later := now.Add(Cooldown)
+	const (
+		installed      = "Candidate is already installed"
+		cannotReject   = "Cannot reject installed candidate"
+		alreadyBlocked = "Candidate is already blocked"
+		unblockFirst   = "Candidate is blocked. Unblock first."
+		notInList      = "Candidate not found in blocked list"
+	)
+	pending, done, failed := Standing{Pending, 0, time.Time{}}, Standing{Installed, 0, time.Time{}}, Standing{Failed, 0, time.Time{}}
+	cooling, cooled := Standing{Rejected, 1, now.Add(time.Nanosecond)}, Standing{Rejected, 1, now}
+	blocked := Standing{Blocked, 3, time.Time{}}
+	cases := []struct {
+		name string
+		from Standing
+		verb Verb
+		want Standing
+		text string
+		kind fault.Kind
+	}{
+		{"pending", pending, Scan, pending, "", 0},
+		{"pending", pending, Install, done, "", 0},
+		{"pending", pending, Fail, failed, "", 0},
+		{"pending", pending, Reject, Standing{Rejected, 1, later}, "", 0},
+		{"pending", pending, Unblock, pending, notInList, fault.KindNotFound},
+		{"pending again", Standing{Pending, 1, time.Time{}}, Reject, Standing{Rejected, 2, later}, "", 0},
+		{"pending again", Standing{Pending, 2, time.Time{}}, Reject, blocked, "", 0},
+		{"pending again", Standing{Pending, 2, time.Time{}}, Install, Standing{Installed, 2, time.Time{}}, "", 0},
+
+		{"installed", done, Scan, done, "", 0},
+		{"installed", done, Install, done, "", 0},
+		{"installed", done, Fail, done, installed, fault.KindConflict},
+		{"installed", done, Reject, done, cannotReject, fault.KindConflict},
+		{"installed", done, Unblock, done, notInList, fault.KindNotFound},
+
+		{"cooling", cooling, Scan, cooling, "", 0},
+		{"cooled", cooled, Scan, Standing{Pending, 1, time.Time{}}, "", 0},
+		{"cooling", cooling, Install, Standing{Installed, 1, time.Time{}}, "", 0},
+		{"cooling", cooling, Fail, Standing{Failed, 1, time.Time{}}, "", 0},
+		{"cooling", cooling, Reject, Standing{Rejected, 2, later}, "", 0},
+		{"cooling twice", Standing{Rejected, 2, later}, Reject, blocked, "", 0},
+		{"cooling", cooling, Unblock, cooling, notInList, fault.KindNotFound},
+
+		{"failed", failed, Scan, pending, "", 0},
+		{"failed", failed, Install, done, "", 0},
+		{"failed", failed, Fail, failed, "", 0},
+		{"failed", failed, Reject, Standing{Rejected, 1, later}, "", 0},
+		{"failed", failed, Unblock, failed, notInList, fault.KindNotFound},
+
+		{"blocked", blocked, Scan, blocked, "", 0},
+		{"blocked", blocked, Install, blocked, unblockFirst, fault.KindConflict},
+		{"blocked", blocked, Fail, blocked, unblockFirst, fault.KindConflict},
+		{"blocked", blocked, Reject, blocked, alreadyBlocked, fault.KindConflict},
+		{"blocked", blocked, Unblock, pending, "", 0},
+	}
+	seen := map[State]map[Verb]bool{}
+	for _, c := range cases {
+		t.Run(c.name+"/"+string(c.verb), func(t *testing.T) {
+			got, err := c.from.Apply(c.verb, now)
+			if got != c.want {
+				t.Errorf("%+v becomes %+v, want %+v", c.from, got, c.want)
+			}
+			if c.text == "" && err != nil || c.text != "" && (!fault.Is(err, c.kind) || fault.Of(err).Message != c.text) {
+				t.Errorf("error is %v, want %q", err, c.text)
+			}
+		})
+		if seen[c.from.State] == nil {
+			seen[c.from.State] = map[Verb]bool{}
+		}
+		seen[c.from.State][c.verb] = true
+	}
+	for _, state := range States {
+		for _, verb := range []Verb{Scan, Install, Fail, Reject, Unblock} {
+			if !seen[state][verb] {
+				t.Errorf("no case for %s × %s", state, verb)
+			}
+		}
+		if len(transitions[state]) != 5 {
+			t.Errorf("%s has %d verbs", state, len(transitions[state]))
+		}
+	}
+}
+
+func TestParseState(t *testing.T) {
+	for text, want := range map[string]State{"": "", "all": "", "pending": Pending, "blocked": Blocked} {
+		if got, err := ParseState(text); err != nil || got != want {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"Pending", "pending\n", "gone", " "} {
+		if _, err := ParseState(text); !fault.Is(err, fault.KindInvalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
