@@ -1,0 +1,158 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/rumi-ai/rumi/services/secrets/api"
+)
+
+const (
+	// MaxValue bounds a value, in bytes of UTF-8.
+	MaxValue = 1 << 20
+
+	// maxFile bounds the file of a secret: base64 of the largest sealed value and room for the rest.
+	maxFile = MaxValue*4/3 + 8<<10
+
+	formatVersion = 1
+)
+
+// errDamaged marks a file that does not hold what it should: cut, changed, another key's, or sealed with another keyset.
+var errDamaged = errors.New("file of secret is damaged")
+
+// file is a secret as it lies on disk, one JSON object. It holds either a sealed value or, as a tombstone, the time of
+// deletion.
+type file struct {
+	Version   int       `json:"version"`
+	Key       string    `json:"key"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"` // of the last set
+	DeletedAt time.Time `json:"deleted_at,omitzero"`
+	Sealed    []byte    `json:"sealed,omitempty"` // Tink AEAD ciphertext, the key's name its associated data; base64
+}
+
+func (f file) deleted() bool { return !f.DeletedAt.IsZero() }
+
+// fileName is where the secret named key lies.
+func fileName(key string) string { return key + ".json" }
+
+// tempName is where its next version is written. Writers exclude each other, so one name a key is enough, and what a
+// killed writer left is overwritten by the next or removed at the next start.
+func tempName(key string) string { return "." + key + ".new" }
+
+func encodeFile(f file) ([]byte, error) {
+	data, err := json.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	return append(data, '\n'), nil
+}
+
+// decodeFile reads the file of the secret named key; any error is errDamaged. It never quotes the file.
+func decodeFile(key string, data []byte) (file, error) {
+	var f file
+	if err := json.Unmarshal(data, &f, json.RejectUnknownMembers(true)); err != nil {
+		return file{}, fmt.Errorf("%w: not the JSON of a secret", errDamaged)
+	}
+	switch {
+	case f.Version != formatVersion:
+		return file{}, fmt.Errorf("%w: format version %d, want %d", errDamaged, f.Version, formatVersion)
+	case f.Key != key:
+		return file{}, fmt.Errorf("%w: holds another key", errDamaged)
+	case f.CreatedAt.IsZero() || f.UpdatedAt.Before(f.CreatedAt):
+		return file{}, fmt.Errorf("%w: impossible times", errDamaged)
+	case f.deleted() == (len(f.Sealed) > 0):
+		return file{}, fmt.Errorf("%w: neither value nor tombstone", errDamaged)
+	}
+	return f, nil
+}
+
+// seal encrypts value for the key's own file and no other.
+func seal(cipher tink.AEAD, key string, value api.Value) ([]byte, error) {
+	sealed, err := cipher.Encrypt([]byte(value.Reveal()), []byte(key))
+	if err != nil {
+		return nil, errors.New("encrypt value: the keyset can't be used")
+	}
+	return sealed, nil
+}
+
+// load reads a secret and, unless it is deleted, opens its value. errors.Is(err, fs.ErrNotExist) where there is no file,
+// errors.Is(err, errDamaged) where there is one that can't be trusted.
+func (v *Vault) load(key string) (file, api.Value, error) {
+	f, err := v.read(key)
+	if err != nil || f.deleted() {
+		return f, api.Value{}, err
+	}
+	text, err := v.cipher.Decrypt(f.Sealed, []byte(key))
+	if err != nil {
+		return file{}, api.Value{}, fmt.Errorf("%w: changed, moved from another key, or encrypted with another settings/secrets_key", errDamaged)
+	}
+	return f, api.NewValue(string(text)), nil
+}
+
+func (v *Vault) read(key string) (file, error) {
+	info, err := v.root.Lstat(fileName(key))
+	if err != nil {
+		return file{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return file{}, fmt.Errorf("%w: no regular file", errDamaged)
+	}
+	// Should a FIFO have taken its place by now, NONBLOCK keeps the call from waiting for ever.
+	f, err := v.root.OpenFile(fileName(key), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return file{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return file{}, err
+	}
+	if len(data) > maxFile {
+		return file{}, fmt.Errorf("%w: larger than %d bytes", errDamaged, maxFile)
+	}
+	return decodeFile(key, data)
+}
+
+// prepare writes f to its temporary name and syncs it.
+func (v *Vault) prepare(f file) error {
+	data, err := encodeFile(f)
+	if err != nil {
+		return err
+	}
+	temp := tempName(f.Key)
+	if err := v.root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	out, err := v.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	half := len(data) / 2
+	_, err = out.Write(data[:half])
+	v.step("half written")
+	if err == nil {
+		_, err = out.Write(data[half:])
+	}
+	if err == nil {
+		err = out.Sync()
+	}
+	return errors.Join(err, out.Close())
+}
+
+// publish puts the prepared file in the place of the old one and syncs the folder.
+func (v *Vault) publish(key string) error {
+	if err := v.root.Rename(tempName(key), fileName(key)); err != nil {
+		return err
+	}
+	v.step("renamed")
+	return v.folder.Sync()
+}

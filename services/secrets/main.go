@@ -1,0 +1,31 @@
+// The service secrets keeps the values that packs may be granted: encrypted, one file a key, never shown again.
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/rumi-ai/rumi/libs/keyset"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/services/secrets/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
+)
+
+func main() { service.Main("secrets", build) }
+
+// config is empty: where things lie follows from the folder user_data.
+type config struct{}
+
+func build(ctx context.Context, rt *service.Runtime, _ config) error {
+	cipher, err := keyset.Load(filepath.Join(rt.UserData, "settings", "secrets_key"))
+	if err != nil {
+		return err
+	}
+	v, err := vault.Open(ctx, filepath.Join(rt.UserData, "secrets"), cipher, rt.Audit, rt.Log)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("vault", func(context.Context) error { return v.Close() })
+	httpapi.Routes(rt.Mux(), v)
+	return nil
+}
