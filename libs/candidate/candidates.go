@@ -24,6 +24,8 @@ type Config[P any] struct {
 	// Record writes the audit entry of a decision. It is called before the change is committed, and its error undoes
 	// the change, so that nothing is decided without an entry. After a crash between the two the entry stands alone.
 	Record func(ctx context.Context, change Change[P]) error
+	// Store, which may be nil, stores in the transaction of a decision what else the owner has to keep of it.
+	Store func(tx *store.Tx, change Change[P]) error
 	// Changed is told that counts have changed, after the commit. It must not block.
 	Changed func(ctx context.Context)
 	// Now is the clock; nil is time.Now.
@@ -252,8 +254,14 @@ func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, chang
 		if err := update(tx, decided); err != nil {
 			return err
 		}
+		decision := Change[P]{Verb: verb, From: from, Item: decided}
+		if c.cfg.Store != nil {
+			if err := c.cfg.Store(tx, decision); err != nil {
+				return err
+			}
+		}
 		if recorded != from {
-			if err := c.cfg.Record(ctx, Change[P]{Verb: verb, From: from, Item: decided}); err != nil {
+			if err := c.cfg.Record(ctx, decision); err != nil {
 				return err
 			}
 			recorded = from
