@@ -1,0 +1,177 @@
+// Package tree describes a folder exactly and moves it between services: what was hashed is what arrives.
+//
+// A Manifest lists every folder and file with its mode, size and SHA-256; no name is skipped, and what is neither a folder
+// nor a regular file is refused. Its digest names the tree everywhere.
+package tree
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Bounds of a tree. A folder beyond them is refused.
+const (
+	MaxEntries = 50_000  // folders and files
+	MaxBytes   = 2 << 30 // of all files together
+	MaxDepth   = 64      // folders within folders
+	MaxPath    = 4096    // bytes of a path relative to the tree
+)
+
+// maxManifest bounds a manifest's JSON, in bytes.
+const maxManifest = 64 << 20
+
+// Kind is what an entry is.
+type Kind string
+
+// The kinds; there are no others in a tree.
+const (
+	Dir  Kind = "dir"
+	File Kind = "file"
+)
+
+// Entry is one folder or file.
+type Entry struct {
+	Path   string `json:"path"` // relative, with slashes; "." is the tree itself
+	Kind   Kind   `json:"kind"`
+	Mode   uint32 `json:"mode"`            // the nine permission bits and set-user-id, set-group-id and sticky, as in st_mode
+	Size   int64  `json:"size"`            // bytes; 0 for a folder
+	SHA256 string `json:"sha256,omitzero"` // 64 hexadecimal digits; "" for a folder
+}
+
+// Manifest is a whole tree, sorted by path; the first entry is ".".
+type Manifest struct {
+	Entries []Entry `json:"entries"`
+}
+
+// Digest names the tree: "sha256:" and the SHA-256 of an encoding in which every field of every entry has its own place.
+// Equal digests mean equal paths, kinds, modes, sizes and contents.
+func (m Manifest) Digest() string {
+	h := sha256.New()
+	_, _ = io.WriteString(h, "rumi tree 1\n")
+	var number [8]byte
+	put := func(n uint64) {
+		binary.BigEndian.PutUint64(number[:], n)
+		h.Write(number[:])
+	}
+	for _, e := range m.Entries {
+		put(uint64(len(e.Path)))
+		_, _ = io.WriteString(h, e.Path)
+		put(uint64(len(e.Kind)))
+		_, _ = io.WriteString(h, string(e.Kind))
+		put(uint64(e.Mode))
+		put(uint64(e.Size))
+		put(uint64(len(e.SHA256)))
+		_, _ = io.WriteString(h, e.SHA256)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// FileHashes maps the path of each file to "sha256:…", as the API shows it. Folders are not in it.
+func (m Manifest) FileHashes() map[string]string {
+	hashes := make(map[string]string, len(m.Entries))
+	for _, e := range m.Entries {
+		if e.Kind == File {
+			hashes[e.Path] = "sha256:" + e.SHA256
+		}
+	}
+	return hashes
+}
+
+// Bytes is the size of all files together.
+func (m Manifest) Bytes() int64 {
+	var sum int64
+	for _, e := range m.Entries {
+		sum += e.Size
+	}
+	return sum
+}
+
+// ParseDigest checks a digest from outside and gives its 64 hexadecimal digits, which are safe as a file's name. The error
+// is a fault: 400 "Invalid digest".
+func ParseDigest(digest string) (string, error) {
+	digits, ok := strings.CutPrefix(digest, "sha256:")
+	if !ok || !isHex(digits) {
+		return "", fault.Invalid("Invalid digest")
+	}
+	return digits, nil
+}
+
+func isHex(s string) bool {
+	if len(s) != 2*sha256.Size {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// WriteManifest writes m as JSON.
+func WriteManifest(w io.Writer, m Manifest) error {
+	if err := json.MarshalWrite(w, m); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	return nil
+}
+
+// ReadManifest reads what WriteManifest wrote and checks that it can be the manifest of a tree: sorted, each path clean and
+// under a folder that is listed too, within the bounds.
+func ReadManifest(r io.Reader) (Manifest, error) {
+	var m Manifest
+	if err := json.UnmarshalRead(io.LimitReader(r, maxManifest), &m, json.RejectUnknownMembers(true)); err != nil {
+		return Manifest{}, fmt.Errorf("read manifest: %w", err)
+	}
+	if err := m.check(); err != nil {
+		return Manifest{}, fmt.Errorf("read manifest: %w", err)
+	}
+	return m, nil
+}
+
+func (m Manifest) check() error {
+	if len(m.Entries) == 0 || len(m.Entries) > MaxEntries {
+		return fmt.Errorf("%d entries", len(m.Entries))
+	}
+	if first := m.Entries[0]; first.Path != "." || first.Kind != Dir {
+		return errors.New("the first entry is not the tree")
+	}
+	folders := map[string]bool{}
+	var total int64
+	for i, e := range m.Entries {
+		switch {
+		case !fs.ValidPath(e.Path) || strings.ContainsRune(e.Path, 0) || len(e.Path) > MaxPath || strings.Count(e.Path, "/") > MaxDepth:
+			return fmt.Errorf("path %q", e.Path)
+		case i > 0 && e.Path <= m.Entries[i-1].Path:
+			return fmt.Errorf("%q is out of order", e.Path)
+		case i > 0 && !folders[path.Dir(e.Path)]:
+			return fmt.Errorf("%q lies in no folder", e.Path)
+		case e.Mode&^0o7777 != 0:
+			return fmt.Errorf("mode of %q", e.Path)
+		case e.Kind == Dir && (e.Size != 0 || e.SHA256 != ""):
+			return fmt.Errorf("folder %q with content", e.Path)
+		case e.Kind == File && (e.Size < 0 || e.Size > MaxBytes || !isHex(e.SHA256)):
+			return fmt.Errorf("size or hash of %q", e.Path)
+		case e.Kind != Dir && e.Kind != File:
+			return fmt.Errorf("kind of %q", e.Path)
+		}
+		if e.Kind == Dir {
+			folders[e.Path] = true
+		}
+		if total += e.Size; total > MaxBytes {
+			return fmt.Errorf("more than %d bytes", int64(MaxBytes))
+		}
+	}
+	return nil
+}
