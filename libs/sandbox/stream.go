@@ -1,15 +1,10 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"strconv"
 	"sync"
-	"time"
 
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
@@ -68,103 +63,4 @@ func (s *Stream) Close() error {
 		<-s.done
 	})
 	return nil
-}
-
-// LogOptions says which lines Logs gives.
-type LogOptions struct {
-	Tail   int  // at most so many of the last ones; 0 for all that are kept (30 MiB)
-	Follow bool // then go on until the container ends
-}
-
-// Line is one line of a container's output.
-type Line struct {
-	Time   time.Time // when its first byte arrived
-	Stream string    // "stdout" or "stderr"
-	Text   string    // without its end; may be no UTF-8; lines over 64 KiB are cut into several
-}
-
-// maxLine is where a line without end is cut, in bytes.
-const maxLine = 64 << 10
-
-// Logs gives a container's output in the order it was written. It ends after an error, which may be ctx's.
-func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2[Line, error] {
-	return func(yield func(Line, error) bool) {
-		if _, err := e.Inspect(ctx, id); err != nil {
-			yield(Line{}, err)
-			return
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		tail := "all"
-		if opts.Tail > 0 {
-			tail = strconv.Itoa(opts.Tail)
-		}
-		raw, err := e.api.ContainerLogs(ctx, id, container.LogsOptions{
-			ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: opts.Follow, Tail: tail,
-		})
-		if err != nil {
-			yield(Line{}, failed("read container's log", err))
-			return
-		}
-		defer raw.Close()
-		stdout, stderr := &lines{stream: "stdout", yield: yield}, &lines{stream: "stderr", yield: yield}
-		_, err = stdcopy.StdCopy(stdout, stderr, raw)
-		if errors.Is(err, errEnough) {
-			return
-		}
-		if err == nil {
-			err = errors.Join(stdout.flush(), stderr.flush())
-		}
-		if err != nil && !errors.Is(err, errEnough) {
-			yield(Line{}, fmt.Errorf("read container's log: %w", err))
-		}
-	}
-}
-
-// errEnough: who ranges over the lines broke off.
-var errEnough = errors.New("enough lines")
-
-// lines puts lines together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and puts the time it
-// stored it in front of each; StdCopy makes one Write of a frame.
-type lines struct {
-	stream string
-	yield  func(Line, error) bool
-	since  time.Time
-	text   []byte
-}
-
-func (l *lines) Write(frame []byte) (int, error) {
-	stamp, text, _ := bytes.Cut(frame, []byte(" "))
-	at, err := time.Parse(time.RFC3339Nano, string(stamp))
-	if err != nil {
-		return 0, fmt.Errorf("read time of a line: %w", err)
-	}
-	if len(l.text) == 0 {
-		l.since = at
-	}
-	text, whole := bytes.CutSuffix(text, []byte("\n"))
-	l.text = append(l.text, text...)
-	if whole || len(l.text) >= maxLine {
-		if err := l.end(); err != nil {
-			return 0, err
-		}
-	}
-	return len(frame), nil
-}
-
-func (l *lines) end() error {
-	line := Line{Time: l.since, Stream: l.stream, Text: string(l.text)}
-	l.text = l.text[:0]
-	if !l.yield(line, nil) {
-		return errEnough
-	}
-	return nil
-}
-
-// flush gives a last line that has no end.
-func (l *lines) flush() error {
-	if len(l.text) == 0 {
-		return nil
-	}
-	return l.end()
 }
