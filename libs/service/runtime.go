@@ -24,7 +24,7 @@ import (
 
 const (
 	stopTimeout       = 15 * time.Second // for all of a shutdown; compose kills after 20
-	drainTimeout      = 5 * time.Second  // for requests that are being answered when it begins
+	drainTimeout      = 3 * time.Second  // for requests that are being answered when it begins
 	streamTimeout     = time.Second      // after which of it the contexts of those requests end: streams never end by themselves
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 2 * time.Minute
@@ -245,7 +245,8 @@ func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
 		err := server.Shutdown(bound)
 		cancel()
 		if err != nil {
-			return errors.Join(err, server.Close())
+			rt.Log.Warn("cut connections that did not end", "listener", name, "after", drainTimeout)
+			return server.Close()
 		}
 		return nil
 	})

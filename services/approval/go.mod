@@ -2,6 +2,15 @@ module github.com/rumi-ai/rumi/services/approval
 
 go 1.26.0
 
-require github.com/rumi-ai/rumi/libs v0.0.0
+require (
+	github.com/rumi-ai/rumi/libs v0.0.0
+	github.com/rumi-ai/rumi/services/capability-broker v0.0.0
+	github.com/rumi-ai/rumi/services/pip-installer v0.0.0
+)
 
-replace github.com/rumi-ai/rumi/libs => ../../libs
+replace (
+	github.com/rumi-ai/rumi/libs => ../../libs
+	github.com/rumi-ai/rumi/services/approval => ../approval
+	github.com/rumi-ai/rumi/services/capability-broker => ../capability-broker
+	github.com/rumi-ai/rumi/services/pip-installer => ../pip-installer
+)

@@ -23,6 +23,11 @@ type RemoveResponse struct {
 	Removed bool `json:"removed"`
 }
 
+// RunningRequest says whether a pack's container runs.
+type RunningRequest struct {
+	Running bool `json:"running"`
+}
+
 // Client calls approval.
 type Client struct{ peer *rpc.Peer }
 
@@ -40,6 +45,12 @@ func (c *Client) Refresh(ctx context.Context, packIDs ...string) error {
 func (c *Client) Remove(ctx context.Context, packID string) (removed bool, err error) {
 	response, err := rpc.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
 	return response.Removed, err
+}
+
+// SetRunning says that a pack's container runs, or no longer; it shows as the state "running".
+func (c *Client) SetRunning(ctx context.Context, packID string, running bool) error {
+	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPut, "/internal/packs/"+url.PathEscape(packID)+"/running", RunningRequest{running})
+	return err
 }
 
 // Tree is the approved tree of a digest ("sha256:<hex>") as tree.Send writes it; the caller verifies it with

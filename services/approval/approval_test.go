@@ -1,0 +1,433 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/api"
+)
+
+// world is approval with a Rumi home, and the other services' ways to it.
+type world struct {
+	*servicetest.Suite
+	t       *testing.T
+	server  *servicetest.Server
+	gateway *rpc.Peer
+	client  *api.Client // as pack-registry
+	view    *gate.View  // as egress-proxy
+}
+
+func start(t *testing.T) *world {
+	w := &world{Suite: servicetest.New(t, "approval"), t: t}
+	w.check(os.MkdirAll(filepath.Join(w.UserData(), "pending"), 0o750))
+	w.boot()
+	w.gateway = w.Peer("gateway", "approval")
+	w.client = api.NewClient(w.Peer("pack-registry", "approval"))
+	w.view = gate.NewView(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = w.view.Follow(ctx, w.Peer("egress-proxy", "approval")) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return w
+}
+
+func (w *world) boot() {
+	w.server = servicetest.Start(w.Suite, "approval", build, map[string]string{"RUMI_ECOSYSTEM": w.Ecosystem(), "RUMI_LOG_LEVEL": "warn"})
+}
+
+var _ service.Build[config] = build
+
+func (w *world) check(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// pack writes a pack's folder and has it registered.
+func (w *world) pack(id string) string {
+	w.t.Helper()
+	dir := filepath.Join(w.Ecosystem(), id)
+	w.write(filepath.Join(dir, "ecosystem.json"), fmt.Sprintf(`{"pack_id":%q,"pack_identity":"github:a/%s","version":"1.2","required_secrets":["K"]}`, id, id))
+	w.write(filepath.Join(dir, "backend/main.py"), "print('hello')\n")
+	w.write(filepath.Join(dir, "backend/other.py"), "print('other')\n")
+	w.write(filepath.Join(dir, ".hidden/.x"), "x")
+	w.check(os.MkdirAll(filepath.Join(dir, "empty"), 0o755))
+	w.check(w.client.Refresh(w.t.Context(), id))
+	return dir
+}
+
+func (w *world) write(path, text string) {
+	w.t.Helper()
+	w.check(os.MkdirAll(filepath.Dir(path), 0o755))
+	w.check(os.WriteFile(path, []byte(text), 0o644))
+}
+
+func (w *world) call(method, path string, body any) (map[string]any, error) {
+	return rpc.Call[map[string]any](w.t.Context(), w.gateway, method, path, body)
+}
+
+func (w *world) approve(id string) {
+	w.t.Helper()
+	_, err := w.call("POST", "/api/packs/"+id+"/approve", nil)
+	w.check(err)
+	w.eventually(id+" is open", func() bool { s, _ := w.view.Get(id); return s.Open })
+}
+
+func (w *world) status(id string) string {
+	w.t.Helper()
+	answer, err := w.call("GET", "/api/packs/"+id+"/status", nil)
+	w.check(err)
+	return answer["status"].(string)
+}
+
+// eventually waits for what the contract gives a second.
+func (w *world) eventually(what string, happened func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(time.Second); !happened(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("not within a second: %s", what)
+		}
+	}
+}
+
+// entries are the audit entries of a category with one of the actions, of a pack.
+func (w *world) entries(category, packID string) (actions []string) {
+	w.t.Helper()
+	text, err := os.ReadFile(filepath.Join(w.UserData(), "audit", category+"_"+time.Now().UTC().Format(time.DateOnly)+".jsonl"))
+	if os.IsNotExist(err) {
+		return nil
+	}
+	w.check(err)
+	for line := range strings.Lines(string(text)) {
+		var e struct {
+			Action string `json:"action"`
+			Pack   string `json:"owner_pack"`
+		}
+		w.check(json.Unmarshal([]byte(line), &e))
+		if e.Pack == packID {
+			actions = append(actions, e.Action)
+		}
+	}
+	return actions
+}
+
+func TestLifeOfAPack(t *testing.T) {
+	w := start(t)
+	dir := w.pack("demo")
+	pending, err := rpc.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
+	w.check(err)
+	if !slices.Equal(pending, []string{"demo"}) || w.status("demo") != "pending" {
+		t.Fatal(pending, w.status("demo"))
+	}
+
+	answer, err := w.call("POST", "/api/packs/demo/approve", nil)
+	w.check(err)
+	if answer["success"] != true || answer["pack_id"] != "demo" || answer["status"] != "approved" {
+		t.Fatal(answer)
+	}
+	digest := answer["digest"].(string)
+	w.eventually("the gate is open", func() bool { s, _ := w.view.Get("demo"); return s.Open && s.Digest == digest })
+
+	answer, err = w.call("GET", "/api/packs/demo/status", nil)
+	w.check(err)
+	approval := answer["approval"].(map[string]any)
+	hashes := slices.Sorted(maps.Keys(approval["file_hashes"].(map[string]any)))
+	if want := []string{".hidden/.x", "backend/main.py", "backend/other.py", "ecosystem.json"}; !slices.Equal(hashes, want) {
+		t.Errorf("file_hashes of %v, want %v", hashes, want)
+	}
+	if approval["permissions_requested"].(map[string]any)["secrets"].([]any)[0] != "K" || approval["rejection_reason"] != nil || approval["approved_at"] == nil {
+		t.Error(approval)
+	}
+
+	copied := filepath.Join(t.TempDir(), "copy")
+	body, err := api.NewClient(w.Peer("capability-broker", "approval")).Tree(t.Context(), digest)
+	w.check(err)
+	w.check(tree.Receive(body, digest, copied))
+	body.Close()
+
+	w.write(filepath.Join(dir, "backend/main.py"), "print('hijack')\n")
+	w.eventually("the gate is closed", func() bool { s, _ := w.view.Get("demo"); return !s.Open && s.Status == "modified" })
+	w.write(filepath.Join(dir, "backend/main.py"), "print('hello')\n")
+	w.check(w.client.Refresh(t.Context()))
+	if w.status("demo") != "modified" {
+		t.Error("a change that was put back isn't modified any more")
+	}
+	w.approve("demo")
+
+	if _, err := w.call("POST", "/api/packs/demo/reject", map[string]string{"reason": "セキュリティ上の懸念\nline two"}); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := w.view.Get("demo"); w.status("demo") != "blocked" {
+		t.Error(s)
+	}
+	w.eventually("the gate is closed", func() bool { s, _ := w.view.Get("demo"); return !s.Open })
+	w.approve("demo") // a blocked pack can be approved
+
+	removed, err := w.client.Remove(t.Context(), "demo")
+	if err != nil || !removed {
+		t.Fatal(removed, err)
+	}
+	w.eventually("the pack is unknown", func() bool { _, known := w.view.Get("demo"); return !known })
+	if _, err := w.call("GET", "/api/packs/demo/status", nil); !fault.Is(err, fault.KindNotFound) || fault.Of(err).Message != "Pack not found" {
+		t.Error(err)
+	}
+	if removed, err := w.client.Remove(t.Context(), "demo"); err != nil || removed {
+		t.Error(removed, err)
+	}
+	want := []string{"pack_registered", "pack_approved", "pack_modified", "pack_approved", "pack_rejected", "pack_approved", "pack_approval_removed"}
+	if got := w.entries("approval", "demo"); !slices.Equal(got, want) {
+		t.Errorf("audited %v, want %v", got, want)
+	}
+	if got := w.entries("security", "demo"); !slices.Equal(got, []string{"hash_mismatch"}) {
+		t.Errorf("audited %v", got)
+	}
+}
+
+func TestEveryChangeIsNoticed(t *testing.T) {
+	w := start(t)
+	for name, change := range map[string]func(dir string) error{
+		"content":              func(d string) error { return os.WriteFile(d+"/backend/main.py", []byte("print('HELLO')\n"), 0o644) },
+		"hidden content":       func(d string) error { return os.WriteFile(d+"/.hidden/.x", []byte("y"), 0o644) },
+		"mode":                 func(d string) error { return os.Chmod(d+"/backend/main.py", 0o755) },
+		"mode of a folder":     func(d string) error { return os.Chmod(d+"/empty", 0o700) },
+		"name":                 func(d string) error { return os.Rename(d+"/backend/main.py", d+"/backend/mein.py") },
+		"addition":             func(d string) error { return os.WriteFile(d+"/empty/__init__.py", nil, 0o644) },
+		"bytecode":             func(d string) error { return deep(d+"/backend/__pycache__", "main.cpython-311.pyc") },
+		"a .git folder":        func(d string) error { return deep(d+"/.git/hooks", "x") },
+		"a deep new folder":    func(d string) error { return deep(d+"/a/b/c/d", "x") },
+		"an empty new folder":  func(d string) error { return os.Mkdir(d+"/new", 0o755) },
+		"removal":              func(d string) error { return os.Remove(d + "/backend/other.py") },
+		"removal of a folder":  func(d string) error { return os.Remove(d + "/empty") },
+		"a link":               func(d string) error { return os.Symlink("/etc/passwd", d+"/backend/link") },
+		"a FIFO":               func(d string) error { return syscall.Mkfifo(d+"/backend/fifo", 0o644) },
+		"a file for a link":    func(d string) error { return swapForLink(d + "/backend/main.py") },
+		"two names swapped":    swapNames,
+		"the folder is gone":   os.RemoveAll,
+		"the folder is moved":  func(d string) error { return os.Rename(d, d+"_old") },
+		"another in its place": replaceFolder,
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := "p-" + strings.NewReplacer(" ", "-", ".", "").Replace(name)
+			dir := w.pack(id)
+			w.approve(id)
+			w.check(change(dir))
+			w.eventually("the gate is closed", func() bool { s, _ := w.view.Get(id); return !s.Open && s.Status == "modified" })
+			if got := w.entries("security", id); !slices.Equal(got, []string{"hash_mismatch"}) {
+				t.Errorf("audited %v", got)
+			}
+		})
+	}
+	t.Run("reading and touching is no change", func(t *testing.T) {
+		dir := w.pack("same")
+		w.approve("same")
+		now := time.Now().Add(time.Hour)
+		w.check(os.Chtimes(dir+"/backend/main.py", now, now))
+		w.write(dir+"/backend/main.py", "print('hello')\n") // the same again
+		w.check(w.client.Refresh(t.Context(), "same"))
+		time.Sleep(50 * time.Millisecond) // for the watcher's own look
+		if s := w.status("same"); s != "approved" {
+			t.Errorf("status %s", s)
+		}
+	})
+}
+
+func deep(dir, file string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, file), []byte("x"), 0o644)
+}
+
+func swapForLink(path string) error {
+	if err := os.Rename(path, path+".real"); err != nil {
+		return err
+	}
+	return os.Symlink(filepath.Base(path)+".real", path)
+}
+
+func swapNames(d string) error {
+	a, b, c := d+"/backend/main.py", d+"/backend/other.py", d+"/backend/third.py"
+	for _, pair := range [][2]string{{a, c}, {b, a}, {c, b}} {
+		if err := os.Rename(pair[0], pair[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func replaceFolder(d string) error {
+	if err := os.CopyFS(d+"_new", os.DirFS(d)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d+"_new/backend/main.py", []byte("evil"), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(d, d+"_old"); err != nil {
+		return err
+	}
+	return os.Rename(d+"_new", d)
+}
+
+func TestWhatCannotBeAPackIsInError(t *testing.T) {
+	w := start(t)
+	for name, c := range map[string]struct {
+		spoil func(dir string) error
+		want  string
+	}{
+		"a link":              {func(d string) error { return os.Symlink("/etc", d+"/etc") }, "symbolic link"},
+		"another id":   {func(d string) error { return descriptor(d, `{"pack_id":"x","pack_identity":"y"}`) }, "pack_id mismatch"},
+		"no identity":         {func(d string) error { return descriptor(d, `{"pack_id":"`+filepath.Base(d)+`"}`) }, "no pack_identity"},
+		"no JSON":             {func(d string) error { return descriptor(d, `{`) }, "JSON"},
+		"a duplicate key":     {func(d string) error { return descriptor(d, `{"pack_id":"a","pack_id":"b"}`) }, "JSON"},
+		"a huge ecosystem":    {func(d string) error { return descriptor(d, strings.Repeat(" ", 2<<20)) }, "larger"},
+		"a folder for a file": {func(d string) error { os.Remove(d + "/ecosystem.json"); return os.Mkdir(d+"/ecosystem.json", 0o755) }, "ecosystem.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := "e-" + strings.ReplaceAll(name, " ", "-")
+			dir := w.pack(id)
+			w.check(c.spoil(dir))
+			w.check(w.client.Refresh(t.Context(), id))
+			if s := w.status(id); s != "error" {
+				t.Errorf("status %s", s)
+			}
+			_, err := w.call("POST", "/api/packs/"+id+"/approve", nil)
+			if !fault.Is(err, fault.KindConflict) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("approve: %v, want %q", err, c.want)
+			}
+			w.check(os.RemoveAll(dir))
+			w.pack(id)
+			if s := w.status(id); s != "pending" {
+				t.Errorf("mended, but status %s", s)
+			}
+		})
+	}
+}
+
+func descriptor(dir, text string) error {
+	return os.WriteFile(filepath.Join(dir, "ecosystem.json"), []byte(text), 0o644)
+}
+
+func TestBadInput(t *testing.T) {
+	w := start(t)
+	w.pack("known")
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/api/packs/unknown/status", "", 404, "Pack not found"},
+		{"POST", "/api/packs/unknown/approve", "", 404, "Pack not found"},
+		{"POST", "/api/packs/unknown/reject", `{"reason":"x"}`, 404, "Pack not found"},
+		{"GET", "/api/packs/a%2Fb/status", "", 400, "Invalid pack_id"},
+		{"GET", "/api/packs/%2e%2e/status", "", 404, "Not found"},
+		{"GET", "/api/packs/%252e%252e/status", "", 400, "Invalid pack_id"},
+		{"GET", "/api/packs/known%0A/status", "", 400, "Invalid pack_id"},
+		{"GET", "/api/packs/" + strings.Repeat("a", 65) + "/status", "", 400, "Invalid pack_id"},
+		{"POST", "/api/packs/known/reject", `{"reason":1}`, 400, "Invalid value for field 'reason': want a string"},
+		{"POST", "/api/packs/known/reject", `{"raeson":"x"}`, 400, "Unknown field 'raeson'"},
+		{"GET", "/internal/trees/sha256:x", "", 403, "Caller not allowed"},
+	} {
+		r, err := http.NewRequest(c.method, "https://approval"+c.path, strings.NewReader(c.body))
+		w.check(err)
+		response, err := w.gateway.RoundTrip(r)
+		w.check(err)
+		var answer struct {
+			Error string `json:"error"`
+		}
+		w.check(json.UnmarshalRead(response.Body, &answer))
+		response.Body.Close()
+		if response.StatusCode != c.status || answer.Error != c.want {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, response.StatusCode, answer.Error, c.status, c.want)
+		}
+	}
+}
+
+// A restart must find what was acknowledged, and what changed while nobody looked.
+func TestRestart(t *testing.T) {
+	w := start(t)
+	w.pack("kept")
+	changed := w.pack("changed")
+	w.approve("kept")
+	w.approve("changed")
+	w.check(w.server.Stop())
+	w.eventuallyClosed("kept")
+	w.write(filepath.Join(changed, "backend/main.py"), "evil")
+	w.boot()
+	w.eventually("kept is open again", func() bool { s, _ := w.view.Get("kept"); return s.Open })
+	if s, _ := w.view.Get("changed"); s.Open || s.Status != "modified" {
+		t.Errorf("changed: %+v", s)
+	}
+	w.write(filepath.Join(w.Ecosystem(), "kept/backend/main.py"), "evil")
+	w.eventually("the restarted process watches", func() bool { s, _ := w.view.Get("kept"); return !s.Open })
+}
+
+func (w *world) eventuallyClosed(id string) {
+	w.t.Helper()
+	for end := time.Now().Add(gate.Lease + time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if s, _ := w.view.Get(id); !s.Open {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%s is open although approval is gone", id)
+		}
+	}
+}
+
+// A hundred decisions at once about one pack end in one history in which each follows from the one before.
+func TestDecisionsAtOnce(t *testing.T) {
+	w := start(t)
+	w.pack("demo")
+	var group sync.WaitGroup
+	for i := range 100 {
+		group.Go(func() {
+			verb := [...]string{"approve", "reject"}[i%2]
+			if _, err := w.call("POST", "/api/packs/demo/"+verb, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	answer, err := w.call("GET", "/api/packs/demo/status", nil)
+	w.check(err)
+	history := answer["approval"].(map[string]any)["version_history"].([]any)
+	if len(history) != 101 {
+		t.Errorf("%d events", len(history))
+	}
+	last := history[len(history)-1].(map[string]any)["action"]
+	if want := map[any]string{"approved": "approved", "rejected": "blocked"}[last]; answer["status"] != want {
+		t.Errorf("the last decision is %s, the status %s", last, answer["status"])
+	}
+	if got := len(w.entries("approval", "demo")); got != 101 {
+		t.Errorf("%d audit entries", got)
+	}
+}
+
+func TestPendingSummary(t *testing.T) {
+	w := start(t)
+	w.pack("one")
+	w.eventually("the summary counts it", func() bool {
+		text, err := os.ReadFile(filepath.Join(w.UserData(), "pending/summary.json"))
+		flat := strings.Join(strings.Fields(string(text)), "")
+		return err == nil && strings.Contains(flat, `"pending_ids":["one"]`) && strings.Contains(flat, `"capability":{"error":`)
+	})
+}

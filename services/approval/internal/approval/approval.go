@@ -1,0 +1,337 @@
+// Package approval decides which packs may run, keeps exactly the bytes that were decided about, and takes the right to
+// run away the moment a pack is no longer what was approved.
+package approval
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/blob"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/store"
+)
+
+// Watcher tells which folders of packs to watch; package watch has one.
+type Watcher interface {
+	Follow(packID, dir string)
+	Unfollow(packID string)
+}
+
+// Parts are what a Service stands on.
+type Parts struct {
+	Ecosystem *os.Root
+	Records   *store.Records
+	Blobs     *blob.Store
+	Audit     *audit.Log
+	Log       *slog.Logger
+	Watcher   Watcher
+	Changed   func() // told after every change of a record
+}
+
+// Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the
+// gates' followers happen in change. Use Open.
+type Service struct {
+	Parts
+	gates *gate.Publisher
+
+	mu       sync.Mutex
+	packs    map[string]*sync.Mutex // serialise what is done to one pack
+	verified map[string]verified
+}
+
+// verified remembers that a folder with this stamp had this digest, so that it need not be read again.
+type verified struct {
+	stamp  tree.Stamp
+	digest string
+}
+
+// Open makes the service and verifies every pack that may run: none runs on the word of an earlier process.
+func Open(ctx context.Context, parts Parts) (*Service, error) {
+	s := &Service{Parts: parts, gates: gate.NewPublisher(nil), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}}
+	if err := s.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("verify packs: %w", err)
+	}
+	records, err := s.Records.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		s.gates.Set(r.Gate())
+	}
+	return s, nil
+}
+
+// Gates is the stream that the other services follow.
+func (s *Service) Gates() *gate.Publisher { return s.gates }
+
+// Approve lets a pack run as it is on the disk now: its bytes are kept while they are hashed, and what was kept is what
+// is approved. An unknown pack is a not-found fault, one that can't be a pack a conflict.
+func (s *Service) Approve(ctx context.Context, id pack.ID) (*record.Record, error) {
+	defer s.lock(id)()
+	if _, err := s.Records.Get(ctx, string(id)); err != nil {
+		return nil, err
+	}
+	found, err := pack.Find(s.Ecosystem, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Conflict("Cannot approve pack '%s': its folder is gone", id).With("pack_folder_gone")
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Watcher.Follow(string(id), found.Dir) // first, so that no change after the scan is missed
+	manifest, descriptor, err := s.keep(ctx, id, found.Dir)
+	if err != nil {
+		return nil, err
+	}
+	digest := manifest.Digest()
+	return s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
+		if r == nil {
+			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+		}
+		// A pack whose folder could not be a pack when it was last looked at can be one now: this was a look.
+		if _, err := r.Do(record.Mend, now); err != nil {
+			return nil, err
+		}
+		if _, err := r.Do(record.Approve, now); err != nil {
+			return nil, err
+		}
+		describe(r, descriptor)
+		r.Digest, r.ApprovedAt, r.RejectionReason, r.LastError = digest, now, "", ""
+		return &decision{action: "approved", digest: digest, details: map[string]any{
+			"digest": digest, "files": len(manifest.FileHashes()), "bytes": manifest.Bytes(), "version": descriptor.Version,
+		}}, nil
+	})
+}
+
+// keep reads a pack's folder once, into the blob store, and the descriptor out of what was kept.
+func (s *Service) keep(ctx context.Context, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
+	root, err := s.Ecosystem.OpenRoot(dir)
+	if err != nil {
+		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
+	}
+	defer root.Close()
+	manifest, err := tree.Scan(ctx, root, s.Blobs)
+	if err != nil {
+		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
+	}
+	descriptor, err := s.descriptor(manifest)
+	if err != nil {
+		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %v", id, err).With("pack_invalid")
+	}
+	if problem := unfit(id, descriptor); problem != "" {
+		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %s", id, problem).With("pack_invalid")
+	}
+	return manifest, descriptor, s.Blobs.Keep(manifest)
+}
+
+func (s *Service) descriptor(m tree.Manifest) (pack.Descriptor, error) {
+	for _, name := range []string{pack.File, path.Join("backend", pack.File)} {
+		i := slices.IndexFunc(m.Entries, func(e tree.Entry) bool { return e.Path == name && e.Kind == tree.File })
+		if i < 0 {
+			continue
+		}
+		if m.Entries[i].Size > pack.MaxDescriptor {
+			return pack.Descriptor{}, fmt.Errorf("%s is larger than %d bytes", name, pack.MaxDescriptor)
+		}
+		f, err := s.Blobs.Open(m.Entries[i].SHA256)
+		if err != nil {
+			return pack.Descriptor{}, err
+		}
+		defer f.Close()
+		var data bytes.Buffer
+		if _, err := io.Copy(&data, f); err != nil {
+			return pack.Descriptor{}, fmt.Errorf("read %s: %w", name, err)
+		}
+		return pack.ParseDescriptor(data.Bytes())
+	}
+	return pack.Descriptor{}, fmt.Errorf("no %s", pack.File)
+}
+
+// unfit says why a descriptor can't be that of the pack in the folder id, "" if it can.
+func unfit(id pack.ID, d pack.Descriptor) string {
+	switch {
+	case d.PackID != id:
+		return fmt.Sprintf("pack_id mismatch: its ecosystem.json declares '%s'", d.PackID)
+	case d.PackIdentity == "":
+		return "its ecosystem.json has no pack_identity"
+	}
+	return ""
+}
+
+// unreadable turns an error of reading a pack's folder into what the operator is told.
+func unreadable(id pack.ID, err error) error {
+	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
+		return fault.Conflict("Cannot approve pack '%s': %s", id, refused).With("pack_refused")
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fault.Conflict("Cannot read pack '%s': run `chmod -R g+rwX ecosystem/%s` and try again", id, id).With("pack_unreadable").Because(err)
+	}
+	return err
+}
+
+// Reject says that a pack must not run. reason goes into the record and the audit log.
+func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*record.Record, error) {
+	defer s.lock(id)()
+	r, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
+		if r == nil {
+			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+		}
+		if _, err := r.Do(record.Reject, now); err != nil {
+			return nil, err
+		}
+		r.RejectionReason = reason
+		return &decision{action: "rejected", reason: reason, details: map[string]any{"digest": r.Digest}}, nil
+	})
+	if err == nil {
+		s.Watcher.Unfollow(string(id))
+	}
+	return r, err
+}
+
+// SetRunning is told by whoever runs containers that the pack's runs, or no longer.
+func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) error {
+	defer s.lock(id)()
+	verb := record.Halt
+	if running {
+		verb = record.Run
+	}
+	_, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
+		if r == nil {
+			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+		}
+		if changed, err := r.Do(verb, now); err != nil || !changed {
+			return nil, err
+		}
+		return &decision{}, nil // the broker audits what its containers do
+	})
+	return err
+}
+
+// Remove forgets a pack: its gate is closed, its record and history are gone. The audit log keeps what happened.
+func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err error) {
+	defer s.lock(id)()
+	s.Watcher.Unfollow(string(id))
+	entry := audit.Entry{Category: audit.Approval, Severity: audit.Info, Action: "pack_approval_removed", Success: true, OwnerPack: string(id)}
+	if _, err := s.Records.Get(ctx, string(id)); fault.Is(err, fault.KindNotFound) {
+		return false, nil
+	}
+	if err := s.Audit.Write(ctx, entry); err != nil {
+		return false, err
+	}
+	if removed, err = s.Records.Remove(ctx, string(id)); err != nil {
+		return false, err
+	}
+	s.gates.Remove(string(id))
+	s.forget(id)
+	s.Changed()
+	return removed, nil
+}
+
+// decision is what is said of a change: in the history and the audit log under pack_<action>. Without an action it is
+// said nowhere.
+type decision struct {
+	action  string
+	digest  string // of an approval
+	reason  string
+	details map[string]any
+	err     string // what was noticed, for the audit entry's error
+}
+
+// change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
+// change, or what to say. A record that decide is to create is made by create. The gates follow when all is on the disk.
+func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
+	return s.changeOrCreate(ctx, id, func(r *record.Record, now time.Time) (*record.Record, *decision, error) {
+		d, err := decide(r, now)
+		return r, d, err
+	})
+}
+
+func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, decide func(*record.Record, time.Time) (*record.Record, *decision, error)) (*record.Record, error) {
+	var changed *record.Record
+	var said *decision
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	err := s.Records.Change(ctx, string(id), func(old *record.Record) (*record.Record, *record.Event, error) {
+		changed, said = nil, nil
+		r, d, err := decide(old, now)
+		if err != nil || d == nil {
+			return nil, nil, err
+		}
+		changed, said = r, d
+		if d.action == "" {
+			return r, nil, nil
+		}
+		return r, &record.Event{
+			Version: r.Version, Timestamp: now, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason,
+		}, nil
+	}, func() error { return s.say(ctx, id, said) })
+	if err != nil {
+		return nil, err
+	}
+	if changed == nil {
+		return s.Records.Get(ctx, string(id))
+	}
+	s.gates.Set(changed.Gate())
+	s.Changed()
+	return changed, nil
+}
+
+// say writes the audit entry of a decision. It comes before the commit: an entry of something that then failed can be
+// borne, a decision without an entry can't.
+func (s *Service) say(ctx context.Context, id pack.ID, d *decision) error {
+	if d.action == "" {
+		return nil
+	}
+	entry := audit.Entry{
+		Category: audit.Approval, Severity: audit.Info, Action: "pack_" + d.action, Success: true,
+		OwnerPack: string(id), Details: d.details, RejectionReason: d.reason, Error: d.err,
+	}
+	if d.action == "modified" {
+		entry.Severity, entry.Success = audit.Warning, false
+		mismatch := entry
+		mismatch.Category, mismatch.Action = audit.Security, "hash_mismatch"
+		if err := s.Audit.Write(ctx, mismatch); err != nil {
+			return err
+		}
+	}
+	return s.Audit.Write(ctx, entry)
+}
+
+// lock serialises what is done to one pack; the result unlocks.
+func (s *Service) lock(id pack.ID) (unlock func()) {
+	s.mu.Lock()
+	m, ok := s.packs[string(id)]
+	if !ok {
+		m = &sync.Mutex{}
+		s.packs[string(id)] = m
+	}
+	s.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
+
+func (s *Service) forget(id pack.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.verified, string(id))
+}
+
+func describe(r *record.Record, d pack.Descriptor) {
+	r.Identity, r.Version, r.Description = d.PackIdentity, d.Version, d.Description
+	r.Requested = record.Requested{Secrets: d.RequiredSecrets, Domains: d.RequiredNetwork.AllowedDomains, Ports: d.RequiredNetwork.AllowedPorts}
+}

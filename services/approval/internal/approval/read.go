@@ -1,0 +1,80 @@
+package approval
+
+import (
+	"context"
+	"io"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/pending"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+)
+
+// List are all packs by id.
+func (s *Service) List(ctx context.Context) ([]*record.Record, error) { return s.Records.All(ctx) }
+
+// Dossier is all that is known of a pack.
+type Dossier struct {
+	Record  *record.Record
+	History []record.Event
+	// Hashes are the files ("sha256:…" by path) of every tree that the record or its history names by digest.
+	Hashes map[string]map[string]string
+}
+
+// Dossier collects it; an unknown pack is a not-found fault.
+func (s *Service) Dossier(ctx context.Context, id pack.ID) (Dossier, error) {
+	r, err := s.Records.Get(ctx, string(id))
+	if err != nil {
+		return Dossier{}, err
+	}
+	history, err := s.Records.History(ctx, string(id))
+	if err != nil {
+		return Dossier{}, err
+	}
+	d := Dossier{Record: r, History: history, Hashes: map[string]map[string]string{}}
+	digests := []string{r.Digest}
+	for _, e := range history {
+		digests = append(digests, e.Digest)
+	}
+	for _, digest := range digests {
+		if digest == "" || d.Hashes[digest] != nil {
+			continue
+		}
+		manifest, err := s.Blobs.Manifest(digest)
+		if err != nil {
+			return Dossier{}, err
+		}
+		d.Hashes[digest] = manifest.FileHashes()
+	}
+	return d, nil
+}
+
+// Waiting is the packs' section of the pending export.
+func (s *Service) Waiting(ctx context.Context) (pending.Packs, error) {
+	records, err := s.Records.All(ctx)
+	if err != nil {
+		return pending.Packs{}, err
+	}
+	var p pending.Packs
+	for _, r := range records {
+		switch r.Status {
+		case record.Pending:
+			p.PendingIDs = append(p.PendingIDs, r.PackID)
+		case record.Modified:
+			p.ModifiedIDs = append(p.ModifiedIDs, r.PackID)
+		case record.Blocked:
+			p.BlockedIDs = append(p.BlockedIDs, r.PackID)
+		}
+	}
+	p.PendingCount, p.ModifiedCount, p.BlockedCount = len(p.PendingIDs), len(p.ModifiedIDs), len(p.BlockedIDs)
+	return p, nil
+}
+
+// SendTree writes an approved tree for whoever runs it; a digest that nothing approved has is a not-found fault.
+func (s *Service) SendTree(w io.Writer, digest string) error {
+	manifest, err := s.Blobs.Manifest(digest)
+	if err != nil {
+		return err
+	}
+	return tree.Send(w, manifest, func(e tree.Entry) (io.ReadCloser, error) { return s.Blobs.Open(e.SHA256) })
+}

@@ -1,0 +1,240 @@
+// Package httpapi is approval over HTTP: the public endpoints of contract.md and those of the other services.
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/approval/api"
+	"github.com/rumi-ai/rumi/services/approval/internal/approval"
+	"github.com/rumi-ai/rumi/services/approval/internal/pending"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+)
+
+const (
+	gateway  = "gateway"
+	registry = "pack-registry"
+	egress   = "egress-proxy"
+	broker   = "capability-broker"
+	pip      = "pip-installer"
+)
+
+// defaultReason is that of a rejection without one.
+const defaultReason = "User rejected"
+
+// Routes adds the endpoints to mux.
+func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
+	h := routes{service, export}
+	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
+	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
+	mux.Route("GET /api/packs/{pack_id}/status", rpc.Handle(h.status), gateway)
+	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
+	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
+
+	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
+	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(h.remove), registry)
+	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(h.running), broker)
+	mux.Route("GET /internal/gates", rpc.Raw(service.Gates().ServeStream), egress, broker, pip)
+	mux.Route("GET /internal/trees/{digest}", rpc.Raw(h.tree), broker, pip)
+	mux.Route("POST /internal/pending/refresh", rpc.Handle(h.pendingChanged), broker, pip)
+}
+
+type routes struct {
+	service *approval.Service
+	export  *pending.Export
+}
+
+type listed struct {
+	PackID       string     `json:"pack_id"`
+	Status       string     `json:"status"`
+	PackIdentity string     `json:"pack_identity"`
+	Version      string     `json:"version"`
+	Description  string     `json:"description"`
+	CreatedAt    time.Time  `json:"created_at"`
+	ApprovedAt   *time.Time `json:"approved_at"`
+	Digest       *string    `json:"digest"`
+	Error        *string    `json:"error"`
+}
+
+func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
+	records, err := h.service.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]listed, len(records))
+	for i, r := range records {
+		all[i] = listed{
+			PackID: r.PackID, Status: string(r.Status), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
+			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(r.LastError),
+		}
+	}
+	return all, nil
+}
+
+func (h routes) waiting(ctx context.Context, _ struct{}) ([]string, error) {
+	records, err := h.service.List(ctx)
+	ids := []string{}
+	for _, r := range records {
+		if r.Status.Undecided() {
+			ids = append(ids, r.PackID)
+		}
+	}
+	return ids, err
+}
+
+type packRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
+
+type dossier struct {
+	PackID      string           `json:"pack_id"`
+	Status      string           `json:"status"`
+	CreatedAt   time.Time        `json:"created_at"`
+	ApprovedAt  *time.Time       `json:"approved_at"`
+	Digest      *string          `json:"digest"`
+	FileHashes  fileHashes       `json:"file_hashes"`
+	Requested   record.Requested `json:"permissions_requested"`
+	Rejection   *string          `json:"rejection_reason"`
+	LastError   *string          `json:"last_error"`
+	Version     string           `json:"version"`
+	VersionHist []event          `json:"version_history"`
+}
+
+// fileHashes maps a path to "sha256:…".
+type fileHashes map[string]string
+
+type event struct {
+	Version    string     `json:"version"`
+	Timestamp  time.Time  `json:"timestamp"`
+	Action     string     `json:"action"`
+	Actor      string     `json:"actor"`
+	Digest     *string    `json:"digest"`
+	Reason     *string    `json:"reason"`
+	FileHashes fileHashes `json:"file_hashes"`
+}
+
+type statusResponse struct {
+	PackID   string  `json:"pack_id"`
+	Status   string  `json:"status"`
+	Approval dossier `json:"approval"`
+}
+
+func (h routes) status(ctx context.Context, req packRequest) (statusResponse, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return statusResponse{}, err
+	}
+	d, err := h.service.Dossier(ctx, id)
+	if err != nil {
+		return statusResponse{}, err
+	}
+	r := d.Record
+	answer := dossier{
+		PackID: r.PackID, Status: string(r.Status), CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest),
+		FileHashes: d.Hashes[r.Digest], Requested: r.Requested, Rejection: orNull(r.RejectionReason), LastError: orNull(r.LastError),
+		Version: r.Version, VersionHist: make([]event, len(d.History)),
+	}
+	for i, e := range d.History {
+		answer.VersionHist[i] = event{
+			Version: e.Version, Timestamp: e.Timestamp, Action: e.Action, Actor: e.Actor, Digest: orNull(e.Digest), Reason: orNull(e.Reason),
+			FileHashes: d.Hashes[e.Digest],
+		}
+	}
+	return statusResponse{r.PackID, string(r.Status), answer}, nil
+}
+
+type decided struct {
+	Success bool    `json:"success"`
+	PackID  string  `json:"pack_id"`
+	Status  string  `json:"status"`
+	Digest  *string `json:"digest,omitzero"`
+	Reason  *string `json:"reason,omitzero"`
+}
+
+func (h routes) approve(ctx context.Context, req packRequest) (decided, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return decided{}, err
+	}
+	r, err := h.service.Approve(ctx, id)
+	if err != nil {
+		return decided{}, err
+	}
+	return decided{Success: true, PackID: r.PackID, Status: string(r.Status), Digest: &r.Digest}, nil
+}
+
+type rejectRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Reason string `json:"reason"`
+}
+
+func (h routes) reject(ctx context.Context, req rejectRequest) (decided, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return decided{}, err
+	}
+	if req.Reason == "" {
+		req.Reason = defaultReason
+	}
+	r, err := h.service.Reject(ctx, id, req.Reason)
+	if err != nil {
+		return decided{}, err
+	}
+	return decided{Success: true, PackID: r.PackID, Status: string(r.Status), Reason: &req.Reason}, nil
+}
+
+func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, error) {
+	ids := make([]pack.ID, len(req.PackIDs))
+	for i, text := range req.PackIDs {
+		id, err := pack.ParseID(text)
+		if err != nil {
+			return struct{}{}, err
+		}
+		ids[i] = id
+	}
+	return struct{}{}, h.service.Refresh(ctx, ids...)
+}
+
+func (h routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return api.RemoveResponse{}, err
+	}
+	removed, err := h.service.Remove(ctx, id)
+	return api.RemoveResponse{Removed: removed}, err
+}
+
+type runningRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	api.RunningRequest
+}
+
+func (h routes) running(ctx context.Context, req runningRequest) (struct{}, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, h.service.SetRunning(ctx, id, req.Running)
+}
+
+func (h routes) tree(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/x-tar")
+	return h.service.SendTree(w, r.PathValue("digest"))
+}
+
+func (h routes) pendingChanged(context.Context, struct{}) (struct{}, error) {
+	h.export.Changed()
+	return struct{}{}, nil
+}
+
+// orNull is nil for a zero value, which the contract calls null.
+func orNull[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

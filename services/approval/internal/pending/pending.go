@@ -1,0 +1,144 @@
+// Package pending keeps user_data/pending/summary.json, from which operators' tools read what waits for a decision.
+package pending
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+const (
+	version  = "1.0"
+	settle   = 50 * time.Millisecond // changes in a burst make one file
+	interval = 30 * time.Second      // at which owners are asked again, should a hint of theirs have been lost
+	patience = 2 * time.Second       // for an owner's answer
+)
+
+// Packs is the section that approval itself knows.
+type Packs struct {
+	PendingCount  int      `json:"pending_count"`
+	PendingIDs    []string `json:"pending_ids"`
+	ModifiedCount int      `json:"modified_count"`
+	ModifiedIDs   []string `json:"modified_ids"`
+	BlockedCount  int      `json:"blocked_count"`
+	BlockedIDs    []string `json:"blocked_ids"`
+}
+
+// Sources answer the sections.
+type Sources struct {
+	Packs      func(context.Context) (Packs, error)
+	Capability func(context.Context) (candidate.Counts, error)
+	Pip        func(context.Context) (candidate.Counts, error)
+}
+
+// problem stands in a section whose owner can't be asked.
+type problem struct {
+	Error string `json:"error"`
+}
+
+type summary struct {
+	TS         time.Time `json:"ts"`
+	Version    string    `json:"version"`
+	Packs      any       `json:"packs"`
+	Capability any       `json:"capability"`
+	Pip        any       `json:"pip"`
+}
+
+// Export writes the summary whenever what it counts has changed. Use New.
+type Export struct {
+	path    string
+	sources Sources
+	log     *slog.Logger
+	changed chan struct{}
+}
+
+// New makes the export of a file in dir, which must exist.
+func New(dir string, sources Sources, log *slog.Logger) *Export {
+	return &Export{path: filepath.Join(dir, "summary.json"), sources: sources, log: log, changed: make(chan struct{}, 1)}
+}
+
+// Changed says that something may have changed. It doesn't wait.
+func (e *Export) Changed() {
+	select {
+	case e.changed <- struct{}{}:
+	default: // already said
+	}
+}
+
+// Run writes the file at once and on every change until ctx ends.
+func (e *Export) Run(ctx context.Context) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	var last string
+	for {
+		s := e.gather(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		now := fmt.Sprintf("%+v", [...]any{s.Packs, s.Capability, s.Pip})
+		if now != last {
+			if err := e.write(s); err != nil {
+				e.log.ErrorContext(ctx, "could not export what is pending", "error", err)
+			} else {
+				last = now
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-e.changed:
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(settle):
+			}
+		}
+	}
+}
+
+func (e *Export) gather(ctx context.Context) summary {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return summary{
+		Version:    version,
+		Packs:      section(ctx, e.log, e.sources.Packs),
+		Capability: section(ctx, e.log, e.sources.Capability),
+		Pip:        section(ctx, e.log, e.sources.Pip),
+	}
+}
+
+func section[T any](ctx context.Context, log *slog.Logger, source func(context.Context) (T, error)) any {
+	counts, err := source(ctx)
+	if err != nil {
+		log.DebugContext(ctx, "could not ask for what is pending", "error", err)
+		return problem{fault.Of(err).Message}
+	}
+	return counts
+}
+
+// write replaces the file: a reader sees the old one or the new one, whole.
+func (e *Export) write(s summary) error {
+	s.TS = time.Now().UTC()
+	data, err := json.Marshal(s, jsontext.WithIndent("  "))
+	if err != nil {
+		return fmt.Errorf("write summary: %w", err)
+	}
+	temp := e.path + ".new"
+	if err := os.WriteFile(temp, append(data, '\n'), 0o640); err != nil {
+		return fmt.Errorf("write summary: %w", err)
+	}
+	if err := os.Rename(temp, e.path); err != nil {
+		return fmt.Errorf("write summary: %w", err)
+	}
+	return nil
+}

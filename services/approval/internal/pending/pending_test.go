@@ -1,0 +1,73 @@
+package pending
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+func TestSummaryFollowsWhatItCounts(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var packs atomic.Pointer[Packs]
+		packs.Store(&Packs{PendingCount: 1, PendingIDs: []string{"a"}})
+		var down atomic.Bool
+		down.Store(true)
+		export := New(dir, Sources{
+			Packs:      func(context.Context) (Packs, error) { return *packs.Load(), nil },
+			Capability: func(context.Context) (candidate.Counts, error) { return candidate.Counts{Pending: 2}, nil },
+			Pip: func(context.Context) (candidate.Counts, error) {
+				if down.Load() {
+					return candidate.Counts{}, fault.Unavailable("Service unavailable: pip-installer")
+				}
+				return candidate.Counts{Installed: 3}, nil
+			},
+		}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- export.Run(ctx) }()
+		path := filepath.Join(dir, "summary.json")
+		want := func(parts ...string) {
+			t.Helper()
+			synctest.Wait()
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			flat := strings.Join(strings.Fields(string(text)), "")
+			for _, part := range parts {
+				if !strings.Contains(flat, part) {
+					t.Fatalf("no %s in %s", part, flat)
+				}
+			}
+		}
+		want(`"version":"1.0"`, `"pending_ids":["a"]`, `"modified_ids":[]`, `"capability":{"pending_count":2,`, `"pip":{"error":"Serviceunavailable:pip-installer"}`)
+		before, _ := os.Stat(path)
+
+		export.Changed() // but nothing did
+		time.Sleep(2 * settle)
+		synctest.Wait()
+		if after, _ := os.Stat(path); !os.SameFile(before, after) {
+			t.Error("written again although nothing changed")
+		}
+		packs.Store(&Packs{BlockedCount: 1, BlockedIDs: []string{"a"}})
+		export.Changed()
+		time.Sleep(2 * settle)
+		want(`"pending_ids":[]`, `"blocked_count":1,"blocked_ids":["a"]`)
+
+		down.Store(false)
+		time.Sleep(interval + settle) // nobody said so
+		want(`"pip":{"pending_count":0,"rejected_count":0,"blocked_count":0,"failed_count":0,"installed_count":3}`)
+		cancel()
+		<-done
+	})
+}

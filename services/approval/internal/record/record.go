@@ -1,0 +1,112 @@
+// Package record is what approval knows of a pack: its state, who decided what about it, and which bytes may run.
+package record
+
+import (
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+)
+
+// Status is a pack's state, as contract.md names it.
+type Status string
+
+// The states. Only approved and running may execute.
+const (
+	Pending  Status = "pending"  // waits for a decision
+	Approved Status = "approved" // may run
+	Running  Status = "running"  // may run, and its container does
+	Modified Status = "modified" // was approved; what lies on disk is something else
+	Blocked  Status = "blocked"  // a person said no
+	Error    Status = "error"    // what lies on disk can't be a pack; Record.LastError says why
+)
+
+// Executable says whether a pack in this state may run.
+func (s Status) Executable() bool { return s == Approved || s == Running }
+
+// Undecided says whether a pack in this state waits for a person.
+func (s Status) Undecided() bool { return s == Pending || s == Modified }
+
+// Verb is what can happen to a pack.
+type Verb string
+
+// The verbs.
+const (
+	Approve Verb = "approve" // a person approved exactly these bytes
+	Reject  Verb = "reject"  // a person said no
+	Change  Verb = "change"  // what lies on disk is not what was approved
+	Break   Verb = "break"   // what lies on disk can't be a pack
+	Mend    Verb = "mend"    // it can be one again
+	Run     Verb = "run"     // its container started
+	Halt    Verb = "halt"    // its container stopped
+)
+
+// transitions is the state machine: what a verb makes of a state. What it doesn't name changes nothing; approve and
+// reject are decisions, so that where they change nothing they are refused.
+var transitions = map[Status]map[Verb]Status{
+	Pending:  {Approve: Approved, Reject: Blocked, Break: Error},
+	Approved: {Approve: Approved, Reject: Blocked, Change: Modified, Break: Modified, Run: Running},
+	Running:  {Approve: Running, Reject: Blocked, Change: Modified, Break: Modified, Halt: Approved},
+	Modified: {Approve: Approved, Reject: Blocked},
+	Blocked:  {Approve: Approved, Reject: Blocked},
+	Error:    {Reject: Blocked, Mend: Pending},
+}
+
+// Record is a pack as approval knows it.
+type Record struct {
+	PackID          string
+	Status          Status
+	Identity        string // what its ecosystem.json says, when it was last read
+	Version         string
+	Description     string
+	Requested       Requested
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+	ApprovedAt      time.Time // zero before the first approval
+	Digest          string    // of the approved tree, "sha256:<hex>"; "" before the first approval
+	RejectionReason string    // of the last rejection, until the next approval
+	LastError       string    // why it is in state error, or what was noticed about a modified one
+	Revision        int64     // grows with every change
+}
+
+// Requested is what a pack says it wants; it is for the person who decides and grants nothing.
+type Requested struct {
+	Secrets []string `json:"secrets"`
+	Domains []string `json:"allowed_domains"`
+	Ports   []uint16 `json:"allowed_ports"`
+}
+
+// Event is an entry of a pack's history.
+type Event struct {
+	Version   string // of the pack, as it calls itself
+	Timestamp time.Time
+	Action    string // approved, rejected, modified, …: what the audit entry calls pack_<action>
+	Digest    string // of the tree that an approval was about; "" otherwise
+	Actor     string
+	Reason    string
+}
+
+// New is the record of a pack that was not known before.
+func New(packID string, now time.Time) *Record {
+	return &Record{PackID: packID, Status: Pending, CreatedAt: now, UpdatedAt: now, Revision: 1}
+}
+
+// Do applies a verb. changed says whether the state became another or, for a decision, was confirmed. A decision that
+// the state forbids is a conflict.
+func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
+	next, ok := transitions[r.Status][verb]
+	if !ok {
+		if verb == Approve || verb == Reject {
+			return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
+		}
+		return false, nil
+	}
+	r.Status, r.UpdatedAt = next, now
+	r.Revision++
+	return true, nil
+}
+
+// Gate is what the other services are told.
+func (r *Record) Gate() gate.State {
+	return gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision}
+}

@@ -1,0 +1,165 @@
+// Package store keeps records and their histories in a database.
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+)
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations are the goose files of approval's schema.
+var Migrations = func() fs.FS {
+	sub, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // the folder is compiled in
+	}
+	return sub
+}()
+
+// Records is the table of records. Use New.
+type Records struct{ db *store.DB }
+
+// New stands on a database that has Migrations.
+func New(db *store.DB) *Records { return &Records{db} }
+
+const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision`
+
+// Get is one record; a pack without one is a not-found fault.
+func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error) {
+	var r *record.Record
+	err := s.db.View(ctx, func(tx *store.Tx) (err error) {
+		r, err = get(tx, packID)
+		return err
+	})
+	return r, err
+}
+
+func get(tx *store.Tx, packID string) (*record.Record, error) {
+	r, err := scan(tx.QueryRow(`SELECT `+columns+` FROM records WHERE pack_id = ?`, packID).Scan)
+	if errors.Is(err, store.ErrNoRows) {
+		return nil, fault.NotFound("Pack not found").With("pack_not_found")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record of %s: %w", packID, err)
+	}
+	return r, nil
+}
+
+// All are the records of all packs by id.
+func (s *Records) All(ctx context.Context) ([]*record.Record, error) {
+	var all []*record.Record
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		all = nil
+		return tx.Each(func(row func(...any) error) error {
+			r, err := scan(row)
+			all = append(all, r)
+			return err
+		}, `SELECT `+columns+` FROM records ORDER BY pack_id`)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read records: %w", err)
+	}
+	return all, nil
+}
+
+// History are the events of a pack, the oldest first.
+func (s *Records) History(ctx context.Context, packID string) ([]record.Event, error) {
+	var events []record.Event
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		events = nil
+		return tx.Each(func(row func(...any) error) error {
+			var e record.Event
+			err := row(&e.Version, store.Time(&e.Timestamp), &e.Action, &e.Digest, &e.Actor, &e.Reason)
+			events = append(events, e)
+			return err
+		}, `SELECT version, ts, action, digest, actor, reason FROM events WHERE pack_id = ? ORDER BY revision`, packID)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read history of %s: %w", packID, err)
+	}
+	return events, nil
+}
+
+// Change runs fn on a pack's record and writes what it made of it with the event it returns (nil for none), all or
+// nothing. fn gets nil where there is no record, and may return a new one; returning nil writes nothing. Nobody else
+// changes the record meanwhile. confirm runs when all is written but not yet committed; its error undoes it. Both may
+// run more than once.
+func (s *Records) Change(ctx context.Context, packID string, fn func(*record.Record) (*record.Record, *record.Event, error), confirm func() error) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		r, err := get(tx, packID)
+		if err != nil && !fault.Is(err, fault.KindNotFound) {
+			return err
+		}
+		changed, event, err := fn(r)
+		if err != nil || changed == nil {
+			return err
+		}
+		if err := put(tx, changed); err != nil {
+			return fmt.Errorf("write record of %s: %w", packID, err)
+		}
+		if event != nil {
+			_, err = tx.Exec(`INSERT INTO events (pack_id, revision, version, ts, action, digest, actor, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+				packID, changed.Revision, event.Version, event.Timestamp, event.Action, event.Digest, event.Actor, event.Reason)
+			if err != nil {
+				return fmt.Errorf("write history of %s: %w", packID, err)
+			}
+		}
+		return confirm()
+	})
+}
+
+// Remove deletes a pack's record and history; it says whether there was one.
+func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err error) {
+	err = s.db.Tx(ctx, func(tx *store.Tx) error {
+		if _, err := tx.Exec(`DELETE FROM events WHERE pack_id = ?`, packID); err != nil {
+			return err
+		}
+		result, err := tx.Exec(`DELETE FROM records WHERE pack_id = ?`, packID)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		removed = n > 0
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("remove record of %s: %w", packID, err)
+	}
+	return removed, nil
+}
+
+func scan(row func(...any) error) (*record.Record, error) {
+	var r record.Record
+	var requested string
+	err := row(&r.PackID, &r.Status, &r.Identity, &r.Version, &r.Description, &requested, store.Time(&r.CreatedAt), store.Time(&r.UpdatedAt),
+		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision)
+	if err != nil {
+		return nil, err
+	}
+	return &r, json.Unmarshal([]byte(requested), &r.Requested)
+}
+
+func put(tx *store.Tx, r *record.Record) error {
+	requested, err := json.Marshal(r.Requested)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (pack_id) DO UPDATE SET status = excluded.status, identity = excluded.identity, version = excluded.version,
+		description = excluded.description, requested = excluded.requested, updated_at = excluded.updated_at, approved_at = excluded.approved_at,
+		digest = excluded.digest, rejection_reason = excluded.rejection_reason, last_error = excluded.last_error, revision = excluded.revision`,
+		r.PackID, string(r.Status), r.Identity, r.Version, r.Description, string(requested), r.CreatedAt, r.UpdatedAt, r.ApprovedAt,
+		r.Digest, r.RejectionReason, r.LastError, r.Revision)
+	return err
+}

@@ -1,0 +1,87 @@
+// The approval service says which packs may run, keeps the bytes that were approved and pushes every change to the
+// services that enforce it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/service"
+	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/approval/api"
+	"github.com/rumi-ai/rumi/services/approval/internal/approval"
+	"github.com/rumi-ai/rumi/services/approval/internal/blob"
+	"github.com/rumi-ai/rumi/services/approval/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/approval/internal/pending"
+	"github.com/rumi-ai/rumi/services/approval/internal/store"
+	"github.com/rumi-ai/rumi/services/approval/internal/watch"
+	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
+	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
+)
+
+func main() { service.Main(api.Service, build) }
+
+type config struct {
+	Ecosystem      string        `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
+	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two looks at every pack that may run
+}
+
+func build(ctx context.Context, rt *service.Runtime, cfg config) error {
+	if cfg.VerifyInterval < time.Second {
+		return fmt.Errorf("RUMI_VERIFY_INTERVAL: %v is less than a second", cfg.VerifyInterval)
+	}
+	db, err := libstore.Open(ctx, rt.Store(), store.Migrations)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("store", func(context.Context) error { return db.Close() })
+	rt.ReadyWhen("store", db.Ping)
+	blobs, err := blob.Open(filepath.Join(rt.UserData, "approved"))
+	if err != nil {
+		return err
+	}
+	rt.OnStop("blobs", func(context.Context) error { return blobs.Close() })
+	ecosystem, err := os.OpenRoot(cfg.Ecosystem)
+	if err != nil {
+		return fmt.Errorf("open ecosystem: %w", err)
+	}
+	rt.OnStop("ecosystem", func(context.Context) error { return ecosystem.Close() })
+
+	var packs *approval.Service
+	running, stop := context.WithCancel(context.Background())
+	rt.OnStop("verification", func(context.Context) error { stop(); return nil })
+	watcher, err := watch.New(cfg.Ecosystem, rt.Log, func(ids []string, all bool) { packs.Touched(running, ids, all) })
+	if err != nil {
+		return err
+	}
+	export := pending.New(filepath.Join(rt.UserData, "pending"), pending.Sources{
+		Packs:      func(ctx context.Context) (pending.Packs, error) { return packs.Waiting(ctx) },
+		Capability: broker.NewClient(rt.Peer(broker.Service)).Counts,
+		Pip:        pip.NewClient(rt.Peer(pip.Service)).Counts,
+	}, rt.Log)
+	packs, err = approval.Open(ctx, approval.Parts{
+		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, Changed: export.Changed,
+	})
+	if err != nil {
+		return errors.Join(err, watcher.Close())
+	}
+	rt.Go("watcher", watcher.Run)
+	rt.Go("pending export", export.Run)
+	rt.Go("verification at intervals", func(ctx context.Context) error {
+		for tick := time.NewTicker(cfg.VerifyInterval); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return nil
+			case <-tick.C:
+				packs.Touched(ctx, nil, true)
+			}
+		}
+	})
+	httpapi.Routes(rt.Mux(), packs, export)
+	return nil
+}
