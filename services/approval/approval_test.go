@@ -295,7 +295,7 @@ func TestWhatCannotBeAPackIsInError(t *testing.T) {
 		want  string
 	}{
 		"a link":              {func(d string) error { return os.Symlink("/etc", d+"/etc") }, "symbolic link"},
-		"another id":   {func(d string) error { return descriptor(d, `{"pack_id":"x","pack_identity":"y"}`) }, "pack_id mismatch"},
+		"another id":          {func(d string) error { return descriptor(d, `{"pack_id":"x","pack_identity":"y"}`) }, "pack_id mismatch"},
 		"no identity":         {func(d string) error { return descriptor(d, `{"pack_id":"`+filepath.Base(d)+`"}`) }, "no pack_identity"},
 		"no JSON":             {func(d string) error { return descriptor(d, `{`) }, "JSON"},
 		"a duplicate key":     {func(d string) error { return descriptor(d, `{"pack_id":"a","pack_id":"b"}`) }, "JSON"},

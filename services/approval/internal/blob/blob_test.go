@@ -1,0 +1,142 @@
+package blob_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/blob"
+)
+
+func open(t *testing.T, dir string) *blob.Store {
+	t.Helper()
+	s, err := blob.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func folder(t *testing.T, files map[string]string) *os.Root {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return root
+}
+
+func blobs(t *testing.T, dir string) []string {
+	t.Helper()
+	found, err := filepath.Glob(dir + "/blobs/*/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestEachContentIsKeptOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	large := strings.Repeat("0123456789abcdef", 64<<10)
+	m, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "same", "b": "same", "c": "", "d": large}), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(m); err != nil {
+		t.Fatal(err)
+	}
+	if got := blobs(t, dir); len(got) != 3 {
+		t.Errorf("%d blobs: %v", len(got), got)
+	}
+	if left, _ := os.ReadDir(dir + "/incoming"); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	again, err := open(t, dir).Manifest(m.Digest())
+	if err != nil || again.Digest() != m.Digest() {
+		t.Fatal(err)
+	}
+	for _, e := range again.Entries {
+		if e.Kind != tree.File {
+			continue
+		}
+		f, err := s.Open(e.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var content bytes.Buffer
+		if _, err := content.ReadFrom(f); err != nil || int64(content.Len()) != e.Size {
+			t.Errorf("%s: %d bytes, %v", e.Path, content.Len(), err)
+		}
+		f.Close()
+	}
+}
+
+func TestWhatACrashLeftIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	root := folder(t, map[string]string{"a": "content"})
+	m, err := tree.Scan(t.Context(), root, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(blobs(t, dir)[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/incoming/half", []byte("x"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if _, err := os.Stat(dir + "/incoming/half"); !os.IsNotExist(err) {
+		t.Error("half a file stayed")
+	}
+	if _, err := tree.Scan(t.Context(), root, s); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(blobs(t, dir)[0]); err != nil || info.Size() != int64(len("content")) {
+		t.Errorf("the blob is still cut: %v", err)
+	}
+	if err := s.Keep(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestManifestsAreCheckedWhenRead(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	m, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "x"}), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(m); err != nil {
+		t.Fatal(err)
+	}
+	other := "sha256:" + strings.Repeat("0", 64)
+	if _, err := s.Manifest(other); !fault.Is(err, fault.KindNotFound) {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "sha256:", "../../x", "sha256:../../../../etc/passwd", other + "\n", strings.ToUpper(other)} {
+		if _, err := s.Manifest(bad); !fault.Is(err, fault.KindInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	files, _ := filepath.Glob(dir + "/manifests/*")
+	if err := os.Rename(files[0], dir+"/manifests/"+strings.TrimPrefix(other, "sha256:")+".json"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Manifest(other); err == nil || !strings.Contains(err.Error(), "its digest is") {
+		t.Errorf("a swapped manifest passed: %v", err)
+	}
+}

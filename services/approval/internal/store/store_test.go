@@ -1,0 +1,111 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/store"
+)
+
+func nothing() error { return nil }
+
+func TestRecords(t *testing.T) {
+	storetest.Run(t, store.Migrations, func(t *testing.T, open func() *libstore.DB) {
+		ctx := context.Background()
+		records := store.New(open())
+		at := time.Date(2026, 11, 22, 1, 2, 3, 4000, time.UTC)
+		want := &record.Record{
+			PackID: "demo", Status: record.Blocked, Identity: "github:a/b", Version: "1", Description: "行\nzwei", CreatedAt: at, UpdatedAt: at.Add(time.Hour),
+			Requested: record.Requested{Secrets: []string{"K"}, Domains: []string{"x.test"}, Ports: []uint16{443}},
+			Digest:    "sha256:00", RejectionReason: "no", LastError: "why", Revision: 7,
+		}
+		event := record.Event{Version: "1", Timestamp: at, Action: "rejected", Digest: "d", Actor: "operator", Reason: "no"}
+
+		if _, err := records.Get(ctx, "demo"); !fault.Is(err, fault.KindNotFound) || fault.Of(err).Message != "Pack not found" {
+			t.Fatal(err)
+		}
+		put := func(r *record.Record, e *record.Event, confirm func() error) error {
+			return records.Change(ctx, r.PackID, func(*record.Record) (*record.Record, *record.Event, error) { return r, e, nil }, confirm)
+		}
+		if err := put(want, &event, nothing); err != nil {
+			t.Fatal(err)
+		}
+		got, err := store.New(open()).Get(ctx, "demo")
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, %v, want %+v", got, err, want)
+		}
+
+		// What isn't confirmed never was.
+		changed := *want
+		changed.Status, changed.Revision = record.Approved, 8
+		full := errors.New("disk full")
+		if err := put(&changed, &event, func() error { return full }); !errors.Is(err, full) {
+			t.Fatal(err)
+		}
+		if got, _ := records.Get(ctx, "demo"); got.Status != record.Blocked {
+			t.Error("an unconfirmed change stayed")
+		}
+		if err := put(&changed, nil, nothing); err != nil {
+			t.Fatal(err)
+		}
+		history, err := records.History(ctx, "demo")
+		if err != nil || !reflect.DeepEqual(history, []record.Event{event}) {
+			t.Errorf("history %+v, %v", history, err)
+		}
+		if err := put(record.New("alpha", at), nil, nothing); err != nil {
+			t.Fatal(err)
+		}
+		all, err := records.All(ctx)
+		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {
+			t.Errorf("%+v, %v", all, err)
+		}
+		for _, want := range []bool{true, false} {
+			if removed, err := records.Remove(ctx, "demo"); err != nil || removed != want {
+				t.Errorf("removed %v, %v", removed, err)
+			}
+		}
+		if history, _ := records.History(ctx, "demo"); len(history) != 0 {
+			t.Error("the history of a removed pack stayed")
+		}
+	})
+}
+
+// Two processes change one record; each change sees the one before.
+func TestChangesOfOneRecordFollowEachOther(t *testing.T) {
+	storetest.Run(t, store.Migrations, func(t *testing.T, open func() *libstore.DB) {
+		const each = 20
+		replicas := []*store.Records{store.New(open()), store.New(open())}
+		if err := replicas[0].Change(t.Context(), "p", func(*record.Record) (*record.Record, *record.Event, error) {
+			return record.New("p", time.Now()), nil, nil
+		}, nothing); err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		for _, records := range replicas {
+			group.Go(func() {
+				for range each {
+					err := records.Change(context.Background(), "p", func(r *record.Record) (*record.Record, *record.Event, error) {
+						r.Revision++
+						return r, &record.Event{Timestamp: time.Now(), Action: "x"}, nil
+					}, nothing)
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		group.Wait()
+		r, err := replicas[0].Get(t.Context(), "p")
+		if err != nil || r.Revision != 1+2*each {
+			t.Errorf("revision %d, %v", r.Revision, err)
+		}
+	})
+}
