@@ -1,0 +1,37 @@
+// Package api is what other services may ask of the capability broker.
+package api
+
+import (
+	"context"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// Service is the broker's name.
+const Service = "capability-broker"
+
+// Removal says what the broker had of a pack that is being uninstalled. A second removal of the same pack finds
+// nothing and says false everywhere.
+type Removal struct {
+	ContainerStopped bool `json:"container_stopped"` // a container was running
+	ContainerRemoved bool `json:"container_removed"` // a container, running or not, is gone
+	GrantsRemoved    bool `json:"grants_removed"`    // a grant, a trust or an installed handler is gone
+}
+
+// Client calls the capability broker.
+type Client struct{ peer *rpc.Peer }
+
+// NewClient makes a client of the broker that peer stands for.
+func NewClient(peer *rpc.Peer) *Client { return &Client{peer: peer} }
+
+// Remove takes everything the broker has of a pack: container, socket, grants, trust, installed handlers and
+// candidates. The pack's data is kept aside under user_data/packs/.uninstalled. It is idempotent.
+func (c *Client) Remove(ctx context.Context, packID string) (Removal, error) {
+	return rpc.Call[Removal](ctx, c.peer, "DELETE", "/internal/packs/"+packID, nil)
+}
+
+// Counts tells how many handler candidates are in each state.
+func (c *Client) Counts(ctx context.Context) (candidate.Counts, error) {
+	return rpc.Call[candidate.Counts](ctx, c.peer, "GET", "/internal/candidates/counts", nil)
+}
