@@ -1,0 +1,265 @@
+package grant
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/pack"
+)
+
+// followEvery is how often a replica looks for what others granted or revoked; a revoke must reach every replica
+// within 100 ms.
+const followEvery = 40 * time.Millisecond
+
+// Store keeps grants. Every write raises the revision.
+type Store interface {
+	// Grants gives all of them and the revision they are of.
+	Grants(ctx context.Context) ([]Grant, int64, error)
+	// Revision is that of the last write.
+	Revision(ctx context.Context) (int64, error)
+	// Change hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
+	// error, or a nil grant, leaves the store as it was.
+	Change(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
+	// Remove deletes every grant of the principal, after commit has been told how many and returned no error.
+	Remove(ctx context.Context, principal string, commit func(n int) error) error
+}
+
+// Packs knows which packs there are.
+type Packs interface {
+	// Known says whether there is such a pack; an error means that nobody can say.
+	Known(packID string) (bool, error)
+}
+
+// Audit is where decisions are written.
+type Audit interface {
+	Write(ctx context.Context, e audit.Entry) error
+}
+
+// snapshot is never changed after it was published.
+type snapshot struct {
+	revision int64
+	grants   map[string]map[string]*Grant // principal → permission
+}
+
+// Book holds every grant. It is safe for concurrent use.
+type Book struct {
+	store Store
+	packs Packs
+	audit Audit
+	now   atomic.Pointer[snapshot]
+	mu    sync.Mutex // one reload at a time, so that an older one never replaces a newer one
+}
+
+// Open reads every grant.
+func Open(ctx context.Context, store Store, packs Packs, log Audit) (*Book, error) {
+	b := &Book{store: store, packs: packs, audit: log}
+	if err := b.reload(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Book) reload(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list, revision, err := b.store.Grants(ctx)
+	if err != nil {
+		return fmt.Errorf("read grants: %w", err)
+	}
+	next := &snapshot{revision: revision, grants: make(map[string]map[string]*Grant)}
+	for i := range list {
+		g := &list[i]
+		if err := g.parseConfig(g.Config); err != nil {
+			return fmt.Errorf("read grant of %s to %s: %w", g.PermissionID, g.PrincipalID, err)
+		}
+		if next.grants[g.PrincipalID] == nil {
+			next.grants[g.PrincipalID] = make(map[string]*Grant)
+		}
+		next.grants[g.PrincipalID][g.PermissionID] = g
+	}
+	b.now.Store(next)
+	return nil
+}
+
+// Follow takes over what other replicas write, until ctx ends.
+func (b *Book) Follow(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		revision, err := b.store.Revision(ctx)
+		if err == nil && revision != b.now.Load().revision {
+			err = b.reload(ctx)
+		}
+		if failed := err != nil && ctx.Err() == nil; failed != failing {
+			failing = failed
+			if failed {
+				log.ErrorContext(ctx, "grants can't be followed; changes made by other replicas are not seen", "error", err)
+			} else {
+				log.InfoContext(ctx, "grants are followed again")
+			}
+		}
+	}
+}
+
+// Find is the grant of a principal for a permission, nil for none. It takes no lock and touches no disk. The grant
+// must not be changed.
+func (b *Book) Find(principal, permission string) *Grant {
+	return b.now.Load().grants[principal][permission]
+}
+
+// List gives the grants by principal, all of them or one principal's.
+func (b *Book) List(principal string) map[string][]*Grant {
+	all := b.now.Load().grants
+	out := make(map[string][]*Grant)
+	for id, held := range all {
+		if principal == "" || id == principal {
+			out[id] = slices.SortedFunc(maps.Values(held), func(a, c *Grant) int {
+				if a.PermissionID < c.PermissionID {
+					return -1
+				}
+				return 1
+			})
+		}
+	}
+	return out
+}
+
+// Request is what an operator asks for.
+type Request struct {
+	PrincipalID  string
+	PermissionID string
+	Config       jsontext.Value // of Grant only; an object or empty
+	ExpiresAt    string         // of Grant only; RFC 3339, "" for never
+}
+
+func (r Request) check() error {
+	switch {
+	case r.PrincipalID == "":
+		return fault.Invalid("Missing principal_id")
+	case r.PermissionID == "":
+		return fault.Invalid("Missing permission_id")
+	case !ValidPermission(r.PermissionID):
+		return fault.Invalid("Invalid permission_id")
+	}
+	if _, err := pack.ParseID(r.PrincipalID); err != nil {
+		return fault.Invalid("Invalid principal_id").Because(err)
+	}
+	return nil
+}
+
+// Grant gives a permission, replacing the grant there is. The pack must be known.
+func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
+	if err := r.check(); err != nil {
+		return Grant{}, err
+	}
+	now := time.Now().UTC()
+	next := Grant{
+		PrincipalID: r.PrincipalID, PermissionID: r.PermissionID, Enabled: true,
+		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor,
+	}
+	if err := next.parseConfig(r.Config); err != nil {
+		return Grant{}, err
+	}
+	if r.ExpiresAt != "" {
+		at, err := time.Parse(time.RFC3339, r.ExpiresAt)
+		if err != nil {
+			return Grant{}, fault.Invalid("Invalid expires_at: must be an RFC 3339 time such as 2027-01-31T12:00:00Z")
+		}
+		if next.ExpiresAt = at.UTC(); next.expired(now) {
+			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past")
+		}
+	}
+	if known, err := b.packs.Known(r.PrincipalID); err != nil {
+		return Grant{}, err
+	} else if !known {
+		return Grant{}, fault.NotFound("Pack not found")
+	}
+	err := b.store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
+		return &next, b.audit.Write(ctx, entry("permission_grant", &next, nil))
+	})
+	if err != nil {
+		return Grant{}, fmt.Errorf("grant %s to %s: %w", r.PermissionID, r.PrincipalID, err)
+	}
+	return next, b.reload(ctx)
+}
+
+// Revoke takes a permission away and says whether there was one to take. A pack that was never known is not found.
+func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
+	if err := r.check(); err != nil {
+		return false, err
+	}
+	found, revoked := false, false
+	err := b.store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
+		found, revoked = g != nil, g != nil && g.Enabled
+		if !revoked {
+			return nil, nil
+		}
+		g.Enabled, g.UpdatedAt = false, time.Now().UTC()
+		return g, b.audit.Write(ctx, entry("permission_revoke", g, nil))
+	})
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("revoke %s from %s: %w", r.PermissionID, r.PrincipalID, err)
+	case revoked:
+		return true, b.reload(ctx)
+	case found:
+		return false, nil
+	}
+	if known, err := b.packs.Known(r.PrincipalID); err != nil {
+		return false, err
+	} else if !known {
+		return false, fault.NotFound("Pack not found")
+	}
+	return false, nil
+}
+
+// RemovePrincipal deletes every grant of a pack that is uninstalled and says how many there were.
+func (b *Book) RemovePrincipal(ctx context.Context, principal string) (int, error) {
+	removed := 0
+	err := b.store.Remove(ctx, principal, func(n int) error {
+		if removed = n; n == 0 {
+			return nil
+		}
+		g := Grant{PrincipalID: principal, PermissionID: "*"}
+		return b.audit.Write(ctx, entry("permission_revoke", &g, map[string]any{"count": n, "reason": "pack uninstalled"}))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("remove grants of %s: %w", principal, err)
+	}
+	if removed == 0 {
+		return 0, nil
+	}
+	return removed, b.reload(ctx)
+}
+
+// entry is a grant decision's audit entry. Of the config only the names are written: a handler's config may hold
+// what must not be in a log, while allowed_keys are names of secrets.
+func entry(action string, g *Grant, more map[string]any) audit.Entry {
+	details := map[string]any{
+		"permission_type": "capability_grant", "principal_id": g.PrincipalID, "permission_id": g.PermissionID,
+	}
+	if !g.ExpiresAt.IsZero() {
+		details["expires_at"] = g.ExpiresAt.Format(time.RFC3339)
+	}
+	if g.secretKeys != nil {
+		details["allowed_keys"] = slices.Sorted(maps.Keys(g.secretKeys))
+	}
+	maps.Copy(details, more)
+	return audit.Entry{Category: audit.Permission, Action: action, Success: true, OwnerPack: g.PrincipalID, Details: details}
+}
