@@ -1,0 +1,66 @@
+package handler
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+)
+
+// The files a handler's folder must have. The candidate's key is the SHA-256 of scriptFile; what is trusted is the
+// whole folder.
+const (
+	descriptorFile = "handler.json"
+	scriptFile     = "handler.py"
+)
+
+const maxDescriptionRunes = 4096
+
+var (
+	slugPattern      = regexp.MustCompile(`\A[a-zA-Z0-9_-]{1,64}\z`)
+	handlerIDPattern = regexp.MustCompile(`\A[a-zA-Z0-9_.-]{1,64}\z`)
+	entryPattern     = regexp.MustCompile(`\Ahandler\.py:[A-Za-z_][A-Za-z0-9_]{0,63}\z`)
+)
+
+// Descriptor is a handler.json. Fields it has beyond these are left alone.
+type Descriptor struct {
+	HandlerID    string `json:"handler_id"`
+	PermissionID string `json:"permission_id"`
+	Entrypoint   string `json:"entrypoint"`
+	Description  string `json:"description"`
+	Risk         string `json:"risk"`
+}
+
+// parseDescriptor reads a handler.json strictly: a name twice, invalid UTF-8, an id out of its alphabet or a
+// permission that is the broker's own is an error.
+func parseDescriptor(raw []byte) (Descriptor, error) {
+	var d Descriptor
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return Descriptor{}, fmt.Errorf("parse %s: %w", descriptorFile, err)
+	}
+	if d.Entrypoint == "" {
+		d.Entrypoint = scriptFile + ":execute"
+	}
+	switch {
+	case !handlerIDPattern.MatchString(d.HandlerID) || strings.Trim(d.HandlerID, ".") == "":
+		return Descriptor{}, fmt.Errorf("parse %s: handler_id must match ^[a-zA-Z0-9_.-]{1,64}$", descriptorFile)
+	case !grant.ValidPermission(d.PermissionID):
+		return Descriptor{}, fmt.Errorf("parse %s: permission_id must be dotted lower-case names, at most 128 characters", descriptorFile)
+	case grant.Reserved(d.PermissionID):
+		return Descriptor{}, fmt.Errorf("parse %s: permission_id %q is the broker's own", descriptorFile, d.PermissionID)
+	case !entryPattern.MatchString(d.Entrypoint):
+		return Descriptor{}, fmt.Errorf("parse %s: entrypoint must be %s:FUNCTION", descriptorFile, scriptFile)
+	case len([]rune(d.Description)) > maxDescriptionRunes || len(d.Risk) > maxDescriptionRunes:
+		return Descriptor{}, fmt.Errorf("parse %s: description or risk is too long", descriptorFile)
+	}
+	return d, nil
+}
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

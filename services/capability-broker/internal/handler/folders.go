@@ -1,0 +1,182 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/tree"
+)
+
+// stagedName is the folder, beside those of the packs, of copies on their way in. No pack id begins with a dot.
+const stagedName = ".staged"
+
+// stagedFor is how long a staged copy may lie before it was left by a process that died.
+const stagedFor = time.Hour
+
+// ErrUntrusted is in the error of whoever finds that a handler's copy is not what is trusted.
+var ErrUntrusted = errors.New("the handler's copy is not what is trusted")
+
+// Folders are the read-only copies of handlers, <dir>/<pack_id>/<slug>. What is trusted is decided elsewhere; here is
+// made sure that nothing else is used.
+type Folders struct {
+	dir string
+	mu  sync.RWMutex // held while a copy is in use between its proof and its mount, and alone while one is put in place
+}
+
+// NewFolders makes the folder of copies.
+func NewFolders(dir string) (*Folders, error) {
+	if err := os.MkdirAll(filepath.Join(dir, stagedName), 0o750); err != nil {
+		return nil, fmt.Errorf("make folder of handlers: %w", err)
+	}
+	return &Folders{dir: dir}, nil
+}
+
+func (f *Folders) path(packID, slug string) string { return filepath.Join(f.dir, packID, slug) }
+
+func (f *Folders) staged(t Trust) string {
+	return filepath.Join(f.dir, stagedName, strings.TrimPrefix(t.FolderDigest, "sha256:")+"-"+t.PackID+"-"+t.Slug)
+}
+
+// stage copies a folder to where install finds it and says what its digest is. The copy is on the disk when it returns.
+func (f *Folders) stage(ctx context.Context, source *os.Root, t Trust) (Trust, error) {
+	m, err := tree.Scan(ctx, source, nil)
+	if err != nil {
+		return t, fmt.Errorf("copy handler: %w", err)
+	}
+	// The copy is read-only, so these are the modes that it will be checked with.
+	for i, e := range m.Entries {
+		if m.Entries[i].Mode = 0o444; e.Kind == tree.Dir || e.Mode&0o111 != 0 {
+			m.Entries[i].Mode = 0o555
+		}
+	}
+	t.FolderDigest = m.Digest()
+	in, out := io.Pipe()
+	go func() {
+		out.CloseWithError(tree.Send(out, m, func(e tree.Entry) (io.ReadCloser, error) { return source.Open(e.Path) }))
+	}()
+	defer in.Close()
+	if err := tree.Receive(in, t.FolderDigest, f.staged(t)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return t, fmt.Errorf("copy handler: %w", err)
+	}
+	return t, nil
+}
+
+// install puts the staged copy of what is trusted in its place, unless that has it already.
+func (f *Folders) install(ctx context.Context, t Trust) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.verify(ctx, t) == nil {
+		return removeReadOnly(f.staged(t))
+	}
+	from, to := filepath.Join(f.staged(t), tree.TreeName), f.path(t.PackID, t.Slug)
+	if err := tree.Verify(ctx, f.staged(t), t.FolderDigest); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o750); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := removeReadOnly(to); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	// A folder can only be moved by who may write in it.
+	if err := os.Chmod(from, 0o755); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := os.Rename(from, to); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := os.Chmod(to, 0o555); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := syncFolder(filepath.Dir(to)); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	if err := removeReadOnly(f.staged(t)); err != nil {
+		return fmt.Errorf("install handler: %w", err)
+	}
+	return f.verify(ctx, t)
+}
+
+func (f *Folders) verify(ctx context.Context, t Trust) error {
+	root, err := os.OpenRoot(f.path(t.PackID, t.Slug))
+	if err != nil {
+		return fmt.Errorf("verify handler: %w: %w", ErrUntrusted, err)
+	}
+	defer root.Close()
+	m, err := tree.Scan(ctx, root, nil)
+	if err != nil {
+		return fmt.Errorf("verify handler: %w: %w", ErrUntrusted, err)
+	}
+	if found := m.Digest(); found != t.FolderDigest {
+		return fmt.Errorf("verify handler: %w: its digest is %s", ErrUntrusted, found)
+	}
+	return nil
+}
+
+// Use hands the path of a handler's copy to mount, after the proof that it is what is trusted; it stays that until
+// mount returns. Otherwise the error is ErrUntrusted.
+func (f *Folders) Use(ctx context.Context, t Trust, mount func(path string) error) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if err := f.verify(ctx, t); err != nil {
+		return err
+	}
+	return mount(f.path(t.PackID, t.Slug))
+}
+
+// removePack removes all copies of a pack.
+func (f *Folders) removePack(packID string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := removeReadOnly(filepath.Join(f.dir, packID)); err != nil {
+		return fmt.Errorf("remove handlers of %s: %w", packID, err)
+	}
+	return nil
+}
+
+// sweep removes staged copies that nobody came for.
+func (f *Folders) sweep(now time.Time) error {
+	dir := filepath.Join(f.dir, stagedName)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("sweep handlers: %w", err)
+	}
+	var problems []error
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > stagedFor {
+			problems = append(problems, removeReadOnly(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// removeReadOnly removes a folder whose folders can't be written to as they are. One that isn't there is no error.
+func removeReadOnly(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,316 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+// changedText is what contract.md has for bytes that are not those of the scan.
+const changedText = "SHA-256 mismatch: handler.py content changed since scan (TOCTOU)"
+
+// Gates tells from memory which packs may run.
+type Gates interface {
+	Get(packID string) (gate.State, bool)
+	Fresh() bool
+}
+
+// Trees gives read-only folders by digest.
+type Trees interface {
+	Get(ctx context.Context, digest string) (path string, err error)
+}
+
+// Audit is where decisions are written.
+type Audit interface {
+	Write(ctx context.Context, e audit.Entry) error
+}
+
+// Store keeps trust, one record a pack and slug.
+type Store interface {
+	TrustStore
+	// PutTrust stores in a transaction that is under way.
+	PutTrust(tx *store.Tx, t Trust) error
+	// ReplaceTrust stores after commit returned no error.
+	ReplaceTrust(ctx context.Context, t Trust, commit func() error) error
+	// RemoveTrust deletes all trust of a pack, after commit has been told of it and returned no error.
+	RemoveTrust(ctx context.Context, packID string, commit func(removed []Trust) error) error
+}
+
+// Config is what a Service needs.
+type Config struct {
+	DB      *store.DB
+	Store   Store
+	Folders *Folders
+	Sources Sources
+	Gates   Gates
+	Trees   Trees
+	Audit   Audit
+	Log     *slog.Logger
+
+	Changed func(ctx context.Context) // told that counts of candidates have changed; must not block
+	Retired func(packID, slug string) // told that what runs for a handler is out of date; "" for all slugs
+}
+
+// Service decides about handlers. It is safe for concurrent use.
+type Service struct {
+	Config
+	Registry   *Registry
+	candidates *candidate.Candidates[Candidate]
+	approving  sync.Mutex // one approval at a time: trust and copy of a slug change together
+}
+
+// New makes a Service and finishes what a process that died may have begun.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	registry, err := OpenRegistry(ctx, cfg.Store)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{Config: cfg, Registry: registry}
+	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed})
+	return s, s.recover(ctx)
+}
+
+// Candidates are the candidates, for the routes that need nothing of this package.
+func (s *Service) Candidates() *candidate.Candidates[Candidate] { return s.candidates }
+
+// recover puts copies in place whose trust was committed but which were not. A copy that is wrong for another reason
+// stays as it is: each call of it is denied, and approving its candidate again mends it.
+func (s *Service) recover(ctx context.Context) error {
+	list, _, err := s.Store.Trusts(ctx)
+	if err != nil {
+		return fmt.Errorf("recover handlers: %w", err)
+	}
+	for _, t := range list {
+		if s.Folders.Use(ctx, t, func(string) error { return nil }) == nil {
+			continue
+		}
+		if err := s.Folders.install(ctx, t); err != nil {
+			s.Log.ErrorContext(ctx, "a handler's copy is not what is trusted; approve it again", "pack_id", t.PackID, "slug", t.Slug, "error", err)
+			if err := s.mismatch(ctx, t.PackID, t.CandidateKey, "the installed copy is not what is trusted"); err != nil {
+				return err
+			}
+		}
+	}
+	return s.Folders.sweep(time.Now())
+}
+
+func (s *Service) mismatch(ctx context.Context, packID, key, reason string) error {
+	return s.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Error, Action: "hash_mismatch",
+		OwnerPack: packID, Details: map[string]any{"candidate_key": key}, RejectionReason: reason})
+}
+
+// actions are the audit entries of decisions, by the state that they lead to.
+var actions = map[candidate.State]string{
+	candidate.Installed: "capability_handler_installed",
+	candidate.Rejected:  "capability_handler_rejected",
+	candidate.Blocked:   "capability_handler_blocked",
+	candidate.Pending:   "capability_handler_unblocked",
+	candidate.Failed:    "hash_mismatch",
+}
+
+// record writes the entry of a decision about a candidate.
+func (s *Service) record(ctx context.Context, c candidate.Change[Candidate]) error {
+	e := audit.Entry{Category: audit.Security, Action: actions[c.Item.State], Success: c.Verb != candidate.Fail,
+		OwnerPack: c.Item.PackID, Details: details(c.Item.Payload.trust())}
+	switch c.Verb {
+	case candidate.Fail:
+		e.Severity, e.RejectionReason = audit.Error, c.Item.LastError
+	case candidate.Reject, candidate.Unblock:
+		e.Details["reason"], e.Details["reject_count"] = c.Item.Reason, c.Item.RejectCount
+	case candidate.Install:
+		e.Details["notes"] = c.Item.Payload.Notes
+	}
+	return s.Audit.Write(ctx, e)
+}
+
+func details(t Trust) map[string]any {
+	return map[string]any{
+		"candidate_key": t.CandidateKey, "slug": t.Slug, "handler_id": t.HandlerID, "permission_id": t.PermissionID,
+		"sha256": t.ScriptSHA256, "digest": t.FolderDigest,
+	}
+}
+
+// keep stores trust together with the state that means it.
+func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
+	if c.Verb != candidate.Install {
+		return nil
+	}
+	t := c.Item.Payload.trust()
+	t.InstalledAt, t.InstalledBy = c.Item.UpdatedAt, c.Item.Actor
+	return s.Store.PutTrust(tx, t)
+}
+
+// Approve trusts a candidate's handler and puts its copy in place; it replaces what was trusted under the same pack and
+// slug. Approving what is trusted already changes nothing.
+func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error) {
+	if len(notes) > candidate.MaxText {
+		return Trust{}, fault.Invalid("'notes' is too long (max %d bytes)", candidate.MaxText)
+	}
+	s.approving.Lock()
+	defer s.approving.Unlock()
+	prepared := false
+	item, err := s.candidates.Approve(ctx, key, func(ctx context.Context, item *candidate.Item[Candidate]) error {
+		t, err := s.prepare(ctx, item.Payload)
+		if err != nil {
+			return err
+		}
+		prepared = true
+		item.Payload.FolderDigest, item.Payload.Notes = t.FolderDigest, notes
+		return nil
+	})
+	if err != nil {
+		return Trust{}, fmt.Errorf("approve handler: %w", err)
+	}
+	ctx = context.WithoutCancel(ctx) // what is decided is carried out
+	trust := item.Payload.trust()
+	if !prepared {
+		if trust, err = s.again(ctx, item); err != nil {
+			return Trust{}, fmt.Errorf("approve handler: %w", err)
+		}
+	}
+	if err := s.Folders.install(ctx, trust); err != nil {
+		return Trust{}, err
+	}
+	if err := s.Registry.Reload(ctx); err != nil {
+		return Trust{}, err
+	}
+	if s.Retired != nil {
+		s.Retired(trust.PackID, trust.Slug)
+	}
+	return trust, nil
+}
+
+// again approves a candidate that is installed already: it may have been replaced by another version since, or its
+// copy may be damaged.
+func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (Trust, error) {
+	if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key &&
+		s.Folders.Use(ctx, *t, func(string) error { return nil }) == nil {
+		return *t, nil
+	}
+	t, err := s.prepare(ctx, item.Payload)
+	if err != nil {
+		return t, err
+	}
+	t.InstalledAt, t.InstalledBy = time.Now().UTC(), origin.Of(ctx).Actor
+	return t, s.Store.ReplaceTrust(ctx, t, func() error {
+		return s.Audit.Write(ctx, audit.Entry{Category: audit.Security, Action: actions[candidate.Installed], Success: true,
+			OwnerPack: t.PackID, Details: details(t)})
+	})
+}
+
+// prepare makes the copy of what was scanned out of what was approved, if both are the same.
+func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
+	changed := candidate.InstallFailed(fault.Conflict(changedText))
+	packs, err := s.Sources.Select(ctx, patterns(c.Slug)...)
+	if err != nil {
+		return Trust{}, err
+	}
+	if !onDisk(packs, c) {
+		return Trust{}, changed
+	}
+	state, known := s.Gates.Get(c.PackID)
+	switch {
+	case known && state.Open:
+	case !s.Gates.Fresh():
+		return Trust{}, fault.Unavailable("Service unavailable: approval")
+	case !known:
+		return Trust{}, fault.Conflict("Pack '%s' is not approved (status: unknown)", c.PackID)
+	default:
+		return Trust{}, fault.Conflict("Pack '%s' is not approved (status: %s)", c.PackID, state.Status)
+	}
+	code, err := s.Trees.Get(ctx, state.Digest)
+	if err != nil {
+		return Trust{}, err
+	}
+	source, err := os.OpenRoot(filepath.Join(code, filepath.FromSlash(c.SourceDir)))
+	if errors.Is(err, os.ErrNotExist) {
+		return Trust{}, changed
+	}
+	if err != nil {
+		return Trust{}, fmt.Errorf("open handler: %w", err)
+	}
+	defer source.Close()
+	if !approved(source, c) {
+		return Trust{}, changed
+	}
+	return s.Folders.stage(ctx, source, c.trust())
+}
+
+// onDisk says whether the pack still has, under ecosystem/, the handler that was scanned.
+func onDisk(packs []Source, c Candidate) bool {
+	for _, p := range packs {
+		if p.PackID == c.PackID && p.Error == "" {
+			now, err := p.candidate(c.Slug)
+			return err == nil && same(now, c)
+		}
+	}
+	return false
+}
+
+// approved says whether the tree that was approved has the handler that was scanned.
+func approved(source *os.Root, c Candidate) bool {
+	script, err := source.ReadFile(scriptFile)
+	if err != nil {
+		return false
+	}
+	raw, err := source.ReadFile(descriptorFile)
+	if err != nil {
+		return false
+	}
+	s := Source{PackID: c.PackID, Files: []File{
+		{Path: path.Join(sourceDir("", c.Slug), descriptorFile), Content: raw},
+		{Path: path.Join(sourceDir("", c.Slug), scriptFile), SHA256: sha256Hex(script)},
+	}}
+	then, err := s.candidate(c.Slug)
+	then.SourceDir = c.SourceDir
+	return err == nil && same(then, c)
+}
+
+// same compares what a scan sees.
+func same(a, b Candidate) bool {
+	a.FolderDigest, b.FolderDigest, a.Notes, b.Notes = "", "", "", ""
+	return a == b
+}
+
+// RemovePack takes trust, copies and candidates of a pack that is uninstalled, and says whether anything was trusted.
+func (s *Service) RemovePack(ctx context.Context, packID string) (bool, error) {
+	s.approving.Lock()
+	defer s.approving.Unlock()
+	had := false
+	err := s.Store.RemoveTrust(ctx, packID, func(removed []Trust) error {
+		for _, t := range removed {
+			had = true
+			if err := s.Audit.Write(ctx, audit.Entry{Category: audit.Security, Action: "capability_handler_removed", Success: true,
+				OwnerPack: packID, Details: details(t)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("remove handlers of %s: %w", packID, err)
+	}
+	if err := s.Registry.Reload(ctx); err != nil {
+		return had, err
+	}
+	if s.Retired != nil {
+		s.Retired(packID, "")
+	}
+	if _, err := s.candidates.RemovePack(ctx, packID); err != nil {
+		return had, err
+	}
+	return had, s.Folders.removePack(packID)
+}

@@ -1,0 +1,106 @@
+package handler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// followEvery is how often a replica looks for trust that others gave or took.
+const followEvery = 250 * time.Millisecond
+
+// Trust says that the exact bytes of one folder may serve one permission.
+type Trust struct {
+	CandidateKey string
+	PackID       string
+	Slug         string
+	HandlerID    string
+	PermissionID string
+	Entrypoint   string // handler.py:FUNCTION
+	ScriptSHA256 string // of handler.py, hex
+	FolderDigest string // of the whole folder, "sha256:…" as libs/tree has it
+	InstalledAt  time.Time
+	InstalledBy  string
+}
+
+// TrustStore keeps trust, one record a pack and slug. Every write raises the revision.
+type TrustStore interface {
+	// Trusts gives all of it and the revision it is of.
+	Trusts(ctx context.Context) ([]Trust, int64, error)
+	// TrustRevision is that of the last write.
+	TrustRevision(ctx context.Context) (int64, error)
+}
+
+type trusted struct {
+	revision     int64
+	byPermission map[string][]*Trust
+	bySlug       map[[2]string]*Trust // pack and slug
+}
+
+// Registry is the trust there is, in memory. It is safe for concurrent use.
+type Registry struct {
+	store TrustStore
+	now   atomic.Pointer[trusted]
+	mu    sync.Mutex // one reload at a time
+}
+
+// OpenRegistry reads all trust.
+func OpenRegistry(ctx context.Context, store TrustStore) (*Registry, error) {
+	r := &Registry{store: store}
+	return r, r.Reload(ctx)
+}
+
+// Reload takes over what the store has.
+func (r *Registry) Reload(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list, revision, err := r.store.Trusts(ctx)
+	if err != nil {
+		return fmt.Errorf("read trust: %w", err)
+	}
+	next := &trusted{revision: revision, byPermission: make(map[string][]*Trust), bySlug: make(map[[2]string]*Trust)}
+	for i := range list {
+		t := &list[i]
+		next.byPermission[t.PermissionID] = append(next.byPermission[t.PermissionID], t)
+		next.bySlug[[2]string{t.PackID, t.Slug}] = t
+	}
+	r.now.Store(next)
+	return nil
+}
+
+// Follow takes over what other replicas write, until ctx ends.
+func (r *Registry) Follow(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		revision, err := r.store.TrustRevision(ctx)
+		if err == nil && revision != r.now.Load().revision {
+			err = r.Reload(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			log.ErrorContext(ctx, "trust can't be followed", "error", err)
+		}
+	}
+}
+
+// For gives the handlers that are trusted to serve a permission. They must not be changed.
+func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermission[permission] }
+
+// Of gives what is trusted under a pack and slug, nil for nothing. It must not be changed.
+func (r *Registry) Of(packID, slug string) *Trust {
+	return r.now.Load().bySlug[[2]string{packID, slug}]
+}
+
+// InstalledTo is where the copy is, relative to the Rumi home.
+func (t *Trust) InstalledTo() string {
+	return path.Join("user_data/capabilities/handlers", t.PackID, t.Slug)
+}

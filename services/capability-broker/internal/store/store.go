@@ -1,0 +1,204 @@
+// Package store keeps the broker's grants and trust in its database.
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"io/fs"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+)
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations are the goose files of the broker's schema.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}
+
+// Subjects of capability_revisions.
+const (
+	grants = "grants"
+	trust  = "trust"
+)
+
+// Store implements grant.Store and handler.TrustStore.
+type Store struct{ db *store.DB }
+
+// New makes a Store on an open database that has Migrations.
+func New(db *store.DB) *Store { return &Store{db} }
+
+func (s *Store) revision(ctx context.Context, subject string) (n int64, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error { return readRevision(tx, subject, &n) })
+	return n, err
+}
+
+func readRevision(tx *store.Tx, subject string, n *int64) error {
+	return tx.QueryRow(`SELECT revision FROM capability_revisions WHERE subject = ?`, subject).Scan(n)
+}
+
+func raise(tx *store.Tx, subject string) error {
+	_, err := tx.Exec(`UPDATE capability_revisions SET revision = revision + 1 WHERE subject = ?`, subject)
+	return err
+}
+
+// Revision implements grant.Store.
+func (s *Store) Revision(ctx context.Context) (int64, error) { return s.revision(ctx, grants) }
+
+// TrustRevision implements handler.TrustStore.
+func (s *Store) TrustRevision(ctx context.Context) (int64, error) { return s.revision(ctx, trust) }
+
+const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by`
+
+func scanGrant(scan func(...any) error) (*grant.Grant, error) {
+	var g grant.Grant
+	var config string
+	if err := scan(&g.PrincipalID, &g.PermissionID, &g.Enabled, &config, store.Time(&g.ExpiresAt), store.Time(&g.GrantedAt),
+		store.Time(&g.UpdatedAt), &g.GrantedBy); err != nil {
+		return nil, err
+	}
+	g.Config = jsontext.Value(config)
+	return &g, nil
+}
+
+// Grants implements grant.Store.
+func (s *Store) Grants(ctx context.Context) (list []grant.Grant, revision int64, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		list = nil
+		if err := readRevision(tx, grants, &revision); err != nil {
+			return err
+		}
+		return tx.Each(func(scan func(...any) error) error {
+			g, err := scanGrant(scan)
+			if err == nil {
+				list = append(list, *g)
+			}
+			return err
+		}, `SELECT `+grantColumns+` FROM capability_grants`)
+	})
+	return list, revision, err
+}
+
+// Change implements grant.Store.
+func (s *Store) Change(ctx context.Context, principal, permission string, change func(*grant.Grant) (*grant.Grant, error)) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		current, err := scanGrant(tx.QueryRow(`SELECT `+grantColumns+` FROM capability_grants
+			WHERE principal_id = ? AND permission_id = ?`, principal, permission).Scan)
+		if err != nil && !errors.Is(err, store.ErrNoRows) {
+			return err
+		}
+		next, err := change(current)
+		if err != nil || next == nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO capability_grants (`+grantColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (principal_id, permission_id) DO UPDATE SET enabled = excluded.enabled, config = excluded.config,
+				expires_at = excluded.expires_at, granted_at = excluded.granted_at, updated_at = excluded.updated_at,
+				granted_by = excluded.granted_by`,
+			next.PrincipalID, next.PermissionID, next.Enabled, string(next.Config), next.ExpiresAt, next.GrantedAt,
+			next.UpdatedAt, next.GrantedBy); err != nil {
+			return err
+		}
+		return raise(tx, grants)
+	})
+}
+
+// Remove implements grant.Store.
+func (s *Store) Remove(ctx context.Context, principal string, commit func(n int) error) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		n, err := deleted(tx, `DELETE FROM capability_grants WHERE principal_id = ?`, principal)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			if err := raise(tx, grants); err != nil {
+				return err
+			}
+		}
+		return commit(n)
+	})
+}
+
+func deleted(tx *store.Tx, query string, args ...any) (int, error) {
+	result, err := tx.Exec(query, args...)
+	if err != nil {
+		return 0, err
+	}
+	n, err := result.RowsAffected()
+	return int(n), err
+}
+
+// Trusts implements handler.TrustStore.
+func (s *Store) Trusts(ctx context.Context) (list []handler.Trust, revision int64, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		if err := readRevision(tx, trust, &revision); err != nil {
+			return err
+		}
+		list, err = readTrusts(tx, "")
+		return err
+	})
+	return list, revision, err
+}
+
+// PutTrust implements handler.Store.
+func (s *Store) PutTrust(tx *store.Tx, t handler.Trust) error {
+	_, err := tx.Exec(`INSERT INTO capability_trust (pack_id, slug, candidate_key, handler_id, permission_id, entrypoint,
+			script_sha256, folder_digest, installed_at, installed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (pack_id, slug) DO UPDATE SET candidate_key = excluded.candidate_key, handler_id = excluded.handler_id,
+			permission_id = excluded.permission_id, entrypoint = excluded.entrypoint, script_sha256 = excluded.script_sha256,
+			folder_digest = excluded.folder_digest, installed_at = excluded.installed_at, installed_by = excluded.installed_by`,
+		t.PackID, t.Slug, t.CandidateKey, t.HandlerID, t.PermissionID, t.Entrypoint, t.ScriptSHA256, t.FolderDigest,
+		t.InstalledAt, t.InstalledBy)
+	if err != nil {
+		return err
+	}
+	return raise(tx, trust)
+}
+
+// ReplaceTrust implements handler.Store.
+func (s *Store) ReplaceTrust(ctx context.Context, t handler.Trust, commit func() error) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		if err := s.PutTrust(tx, t); err != nil {
+			return err
+		}
+		return commit()
+	})
+}
+
+// RemoveTrust implements handler.Store.
+func (s *Store) RemoveTrust(ctx context.Context, packID string, commit func([]handler.Trust) error) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		removed, err := readTrusts(tx, `WHERE pack_id = ?`, packID)
+		if err != nil || len(removed) == 0 {
+			return err
+		}
+		if _, err := tx.Exec(`DELETE FROM capability_trust WHERE pack_id = ?`, packID); err != nil {
+			return err
+		}
+		if err := raise(tx, trust); err != nil {
+			return err
+		}
+		return commit(removed)
+	})
+}
+
+func readTrusts(tx *store.Tx, where string, args ...any) (list []handler.Trust, err error) {
+	err = tx.Each(func(scan func(...any) error) error {
+		var t handler.Trust
+		err := scan(&t.PackID, &t.Slug, &t.CandidateKey, &t.HandlerID, &t.PermissionID, &t.Entrypoint,
+			&t.ScriptSHA256, &t.FolderDigest, store.Time(&t.InstalledAt), &t.InstalledBy)
+		list = append(list, t)
+		return err
+	}, `SELECT pack_id, slug, candidate_key, handler_id, permission_id, entrypoint, script_sha256, folder_digest,
+		installed_at, installed_by FROM capability_trust `+where+` ORDER BY pack_id, slug`, args...)
+	return list, err
+}
