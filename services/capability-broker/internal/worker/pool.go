@@ -1,0 +1,347 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+)
+
+// startTimeout bounds the start of a worker, which goes on when the call that caused it has given up.
+const startTimeout = 30 * time.Second
+
+// Launcher starts workers.
+type Launcher interface {
+	// Launch starts a container for a handler and a principal. handler.ErrUntrusted says that the handler's copy is not what
+	// was trusted.
+	Launch(ctx context.Context, t *handler.Trust, principal string) (Process, error)
+}
+
+// Limits bound a Pool.
+type Limits struct {
+	PerHandler int           // workers of one handler for one principal
+	Total      int           // workers of all
+	Queue      int           // calls that may wait for the workers of one handler and principal
+	Idle       time.Duration // how long a worker without calls is kept
+}
+
+// Pool keeps workers warm, a few for each handler and principal: what one principal's call leaves behind in a worker
+// is never seen by another's. It is safe for concurrent use.
+type Pool struct {
+	launcher Launcher
+	limits   Limits
+	log      *slog.Logger
+	starts   *prometheus.CounterVec
+
+	mu     sync.Mutex
+	closed bool
+	groups map[key]*group
+	total  int // workers that run or start
+	ending sync.WaitGroup
+}
+
+// key tells groups of workers apart. The digest is in it, so that a handler approved anew gets new workers.
+type key struct{ packID, slug, digest, principal string }
+
+type group struct {
+	key     key
+	trust   *handler.Trust
+	waiters []chan outcome // first come, first served; each of capacity 1
+	idle    []*member      // the last used at the end
+	members map[*member]bool
+	workers int // those that start included
+}
+
+type member struct {
+	*conn
+	used  time.Time
+	group *group
+}
+
+type outcome struct {
+	member *member
+	err    error
+}
+
+// NewPool makes a pool without workers. Close ends it.
+func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Registerer) *Pool {
+	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), starts: prometheus.NewCounterVec(
+		prometheus.CounterOpts{Name: "rumi_capability_worker_starts_total", Help: "Starts of handler containers, by result (ok, failed)."},
+		[]string{"result"})}
+	metrics.MustRegister(p.starts, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rumi_capability_workers", Help: "Handler containers that run or start.",
+	}, func() float64 { p.mu.Lock(); defer p.mu.Unlock(); return float64(p.total) }))
+	return p
+}
+
+// Run does a job in a worker, starting one where none is free. It ends with ctx at the latest; the container of a call
+// that ran out of time is killed.
+func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
+	m, err := p.acquire(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	output, usable, err := m.call(ctx, job)
+	p.release(m, usable)
+	return output, err
+}
+
+func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
+	t := job.Trust
+	k := key{t.PackID, t.Slug, t.FolderDigest, job.Principal}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrBusy
+	}
+	g := p.groups[k]
+	if g == nil {
+		g = &group{key: k, trust: t, members: make(map[*member]bool)}
+		p.groups[k] = g
+	}
+	if n := len(g.idle); n > 0 {
+		m := g.idle[n-1]
+		g.idle = g.idle[:n-1]
+		p.mu.Unlock()
+		return m, nil
+	}
+	if len(g.waiters) >= p.limits.Queue || !p.grow(g) {
+		p.drop(g)
+		p.mu.Unlock()
+		return nil, ErrBusy
+	}
+	wait := make(chan outcome, 1)
+	g.waiters = append(g.waiters, wait)
+	p.mu.Unlock()
+
+	select {
+	case o := <-wait:
+		return o.member, o.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	for i, w := range g.waiters {
+		if w == wait {
+			g.waiters = append(g.waiters[:i], g.waiters[i+1:]...)
+			break
+		}
+	}
+	p.mu.Unlock()
+	select {
+	case o := <-wait: // it came at the same moment
+		if o.member != nil {
+			p.release(o.member, true)
+		}
+	default:
+	}
+	return nil, ctx.Err()
+}
+
+// grow sees to it that a worker will come free for one more waiter, by starting one where that is allowed. It is
+// false where none will.
+func (p *Pool) grow(g *group) bool {
+	if g.workers >= p.limits.PerHandler {
+		return true
+	}
+	if p.total >= p.limits.Total && !p.evict() {
+		return g.workers > 0
+	}
+	g.workers++
+	p.total++
+	p.ending.Go(func() { p.start(g) })
+	return true
+}
+
+// evict ends the worker that has been idle for longest.
+func (p *Pool) evict() bool {
+	var oldest *member
+	for _, g := range p.groups {
+		if len(g.idle) > 0 && (oldest == nil || g.idle[0].used.Before(oldest.used)) {
+			oldest = g.idle[0]
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.group.idle = oldest.group.idle[1:]
+	p.discard(oldest)
+	return true
+}
+
+func (p *Pool) start(g *group) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	process, err := p.launcher.Launch(ctx, g.trust, g.key.principal)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.starts.WithLabelValues("failed").Inc()
+		p.log.Error("starting a handler failed", "pack_id", g.key.packID, "slug", g.key.slug, "principal", g.key.principal, "error", err)
+		g.workers--
+		p.total--
+		if g.workers == 0 {
+			for _, w := range g.waiters {
+				w <- outcome{err: fmt.Errorf("start handler: %w", err)}
+			}
+			g.waiters = nil
+		}
+		p.drop(g)
+		return
+	}
+	p.starts.WithLabelValues("ok").Inc()
+	m := &member{conn: newConn(process), group: g}
+	g.members[m] = true
+	if p.closed || p.groups[g.key] != g {
+		p.discard(m)
+		return
+	}
+	p.ending.Go(func() { p.bury(m) })
+	p.give(m)
+}
+
+// give hands a worker to the next waiter, or puts it to the idle ones.
+func (p *Pool) give(m *member) {
+	g := m.group
+	if len(g.waiters) > 0 {
+		next := g.waiters[0]
+		g.waiters = g.waiters[1:]
+		next <- outcome{member: m}
+		return
+	}
+	m.used = time.Now()
+	g.idle = append(g.idle, m)
+}
+
+func (p *Pool) release(m *member, usable bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !m.group.members[m] {
+		return // ended meanwhile
+	}
+	select {
+	case <-m.gone:
+		usable = false
+	default:
+	}
+	if usable {
+		p.give(m)
+		return
+	}
+	p.discard(m)
+	p.replace(m.group)
+}
+
+// replace starts a worker for those who wait for one that is gone.
+func (p *Pool) replace(g *group) {
+	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g || p.grow(g) {
+		return
+	}
+	for _, w := range g.waiters {
+		w <- outcome{err: ErrBusy}
+	}
+	g.waiters = nil
+	p.drop(g)
+}
+
+// bury waits for a worker to end by itself while it is idle, so that no call finds a dead one.
+func (p *Pool) bury(m *member) {
+	<-m.gone
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, other := range m.group.idle {
+		if other == m {
+			m.group.idle = append(m.group.idle[:i], m.group.idle[i+1:]...)
+			p.log.Warn("a handler's worker ended by itself", "pack_id", m.group.key.packID, "slug", m.group.key.slug, "reason", m.reason)
+			p.discard(m)
+			return
+		}
+	}
+}
+
+// discard ends a worker that is in no list any more.
+func (p *Pool) discard(m *member) {
+	g := m.group
+	if !g.members[m] {
+		return
+	}
+	delete(g.members, m)
+	g.workers--
+	p.total--
+	m.end()
+	p.ending.Go(func() { <-m.killed; <-m.gone })
+	p.drop(g)
+}
+
+// drop forgets a group that has nothing left.
+func (p *Pool) drop(g *group) {
+	if g.workers == 0 && len(g.waiters) == 0 && p.groups[g.key] == g {
+		delete(p.groups, g.key)
+	}
+}
+
+// End ends the workers that which names: those of a handler's pack or slug, or of a principal. Calls under way fail.
+func (p *Pool) End(which func(packID, slug, principal string) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, g := range p.groups {
+		if which(k.packID, k.slug, k.principal) {
+			p.endGroup(g)
+		}
+	}
+}
+
+func (p *Pool) endGroup(g *group) {
+	delete(p.groups, g.key) // one that starts finds that out
+	for _, w := range g.waiters {
+		w <- outcome{err: &FailedError{Kind: "lost", What: "the handler was taken away"}}
+	}
+	g.waiters, g.idle = nil, nil
+	for m := range g.members {
+		p.discard(m)
+	}
+}
+
+// Tend ends workers that nobody used for Limits.Idle, until ctx ends.
+func (p *Pool) Tend(ctx context.Context) error {
+	tick := time.NewTicker(max(p.limits.Idle/10, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			p.mu.Lock()
+			for _, g := range p.groups {
+				for len(g.idle) > 0 && now.Sub(g.idle[0].used) >= p.limits.Idle {
+					m := g.idle[0]
+					g.idle = g.idle[1:]
+					p.discard(m)
+				}
+			}
+			p.mu.Unlock()
+		}
+	}
+}
+
+// Close ends all workers and waits until they are gone, or ctx ends.
+func (p *Pool) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	for _, g := range p.groups {
+		p.endGroup(g)
+	}
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() { p.ending.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("close pool: %w", ctx.Err())
+	}
+}

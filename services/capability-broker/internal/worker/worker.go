@@ -1,0 +1,231 @@
+// Package worker has trusted handlers do jobs in warm containers. The wire between broker and container is
+// runtime/PROTOCOL.md.
+package worker
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+)
+
+// Bounds of the worker protocol, in bytes.
+const (
+	maxOutput = 1 << 20
+	maxAnswer = maxOutput + 4<<10
+)
+
+// Errors of Run, beside the context's own.
+var (
+	// ErrBusy: as many calls wait as may, or as many workers run as may.
+	ErrBusy = errors.New("run handler: too many calls wait")
+	// ErrTooLarge: what the handler returned is over 1 MiB.
+	ErrTooLarge = errors.New("run handler: its answer is too large")
+)
+
+// FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
+type FailedError struct {
+	Kind string // load, exception, exit or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
+	What string // the exception's class or a few fixed words
+}
+
+func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }
+
+// Reason is what may be said about an error of Run in the audit log.
+func Reason(err error) string {
+	if f, ok := errors.AsType[*FailedError](err); ok {
+		return "The handler failed (" + f.Kind + ": " + f.What + ")"
+	}
+	return "The handler could not be run"
+}
+
+// Job is one call of a handler.
+type Job struct {
+	Trust     *handler.Trust
+	Principal string
+	RequestID string
+	Config    jsontext.Value // of the grant; an object
+	Args      jsontext.Value // an object
+}
+
+// handlerContext is a handler's first argument.
+type handlerContext struct {
+	PrincipalID  string         `json:"principal_id"`
+	PermissionID string         `json:"permission_id"`
+	HandlerID    string         `json:"handler_id"`
+	RequestID    string         `json:"request_id"`
+	TS           string         `json:"ts"`
+	GrantConfig  jsontext.Value `json:"grant_config"`
+}
+
+type wireCall struct {
+	ID   string `json:"id"`
+	Call string `json:"call"`
+	Args []any  `json:"args"`
+}
+
+type wireAnswer struct {
+	ID     string         `json:"id"`
+	OK     bool           `json:"ok"`
+	Output jsontext.Value `json:"output"`
+	Kind   string         `json:"kind"`
+	Error  string         `json:"error"`
+}
+
+// frame encodes a job, length first, under an id that its worker can't know before.
+func (j Job) frame() (id string, frame []byte, err error) {
+	id = rand.Text()
+	var b bytes.Buffer
+	b.Write(make([]byte, 4))
+	err = json.MarshalWrite(&b, wireCall{ID: id, Call: j.Trust.Entrypoint, Args: []any{handlerContext{
+		PrincipalID: j.Principal, PermissionID: j.Trust.PermissionID, HandlerID: j.Trust.HandlerID,
+		RequestID: j.RequestID, TS: time.Now().UTC().Format(time.RFC3339Nano), GrantConfig: j.Config,
+	}, j.Args}})
+	if err != nil {
+		return "", nil, fmt.Errorf("encode call: %w", err)
+	}
+	binary.BigEndian.PutUint32(b.Bytes(), uint32(b.Len()-4))
+	return id, b.Bytes(), nil
+}
+
+// Process is a started container whose worker waits for calls.
+type Process interface {
+	io.Reader // what the worker answers
+	io.Writer // what it is asked
+	// Kill ends it, whatever it does, so that Read and Write return. It may be called more than once.
+	Kill()
+}
+
+// conn is one worker. Calls of it follow one after the other.
+type conn struct {
+	process Process
+	open    atomic.Bool // a call waits for its answer
+	answers chan []byte
+	gone    chan struct{} // closed when nothing more will be read
+	reason  string        // why; to be read after gone
+
+	ending sync.Once
+	killed chan struct{} // closed when end has done its work
+}
+
+func newConn(p Process) *conn {
+	c := &conn{process: p, answers: make(chan []byte, 1), gone: make(chan struct{}), killed: make(chan struct{})}
+	go c.read()
+	return c
+}
+
+// read takes what the worker writes. Whatever isn't the one answer to the open call ends the worker.
+func (c *conn) read() {
+	defer close(c.gone)
+	for {
+		frame, err := uds.ReadFrame(c.process, maxAnswer)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			c.reason = "the worker ended"
+			return
+		case err != nil:
+			c.reason = "the worker broke the protocol or its pipe"
+			return
+		case !c.open.CompareAndSwap(true, false):
+			c.reason = "the worker answered without being asked"
+			return
+		}
+		c.answers <- frame
+	}
+}
+
+// call does one job. After an error that ends the worker, usable is false.
+func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, usable bool, err error) {
+	id, frame, err := job.frame()
+	if err != nil {
+		return nil, true, err
+	}
+	stop := context.AfterFunc(ctx, c.end) // frees the Write of a worker that doesn't read
+	defer stop()
+	c.open.Store(true)
+	if _, err := c.process.Write(frame); err != nil {
+		return nil, false, c.lost(ctx)
+	}
+	select {
+	case raw := <-c.answers:
+		output, usable, err = parseAnswer(raw, id)
+	case <-c.gone:
+		select {
+		case raw := <-c.answers: // it answered and ended
+			output, _, err = parseAnswer(raw, id)
+		default:
+			err = c.lost(ctx)
+		}
+	}
+	// Where the time ran out in this very moment the worker is being ended already.
+	return output, usable && stop(), err
+}
+
+func (c *conn) lost(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-c.gone:
+		return &FailedError{Kind: "lost", What: c.reason}
+	default:
+		return &FailedError{Kind: "lost", What: "the worker's pipe broke"}
+	}
+}
+
+func parseAnswer(raw []byte, id string) (output jsontext.Value, usable bool, err error) {
+	var a wireAnswer
+	if err := json.Unmarshal(raw, &a); err != nil || a.ID != id {
+		return nil, false, &FailedError{Kind: "lost", What: "the worker broke the protocol"}
+	}
+	switch {
+	case a.OK && len(a.Output) > maxOutput, a.Kind == "too_large":
+		return nil, true, ErrTooLarge
+	case a.OK && len(a.Output) == 0:
+		return jsontext.Value("null"), true, nil
+	case a.OK:
+		return a.Output, true, nil
+	}
+	switch a.Kind {
+	case "load", "exception", "exit", "value":
+		return nil, true, &FailedError{Kind: a.Kind, What: identifier(a.Error)}
+	}
+	return nil, true, &FailedError{Kind: "lost", What: "the worker understood nothing"}
+}
+
+// identifier keeps of a worker's word only what a class name can hold: code in the worker can put anything there, and
+// the audit log must not carry it.
+func identifier(s string) string {
+	if len(s) > 64 {
+		return "(long)"
+	}
+	for _, c := range []byte(s) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '.', c == ' ':
+		default:
+			return "(unreadable)"
+		}
+	}
+	return s
+}
+
+// end kills the worker. It returns at once; gone and killed are closed soon after.
+func (c *conn) end() {
+	c.ending.Do(func() {
+		go func() {
+			defer close(c.killed)
+			c.process.Kill()
+		}()
+	})
+}
