@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/service"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/libs/uds"
+	approval "github.com/rumi-ai/rumi/services/approval/api"
+	"github.com/rumi-ai/rumi/services/capability-broker/api"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/call"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
+	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
+	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
+	secrets "github.com/rumi-ai/rumi/services/secrets/api"
+)
+
+// workers bound handlers' containers.
+type workers struct {
+	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // and principal
+	Total      int           `env:"RUMI_CAPABILITY_WORKERS" envDefault:"32"`
+	Queue      int           `env:"RUMI_CAPABILITY_QUEUE" envDefault:"64"` // calls waiting, a handler and principal
+	Idle       time.Duration `env:"RUMI_CAPABILITY_WORKER_IDLE" envDefault:"5m"`
+}
+
+func (c config) check() error {
+	switch c.SocketMode {
+	case "0600", "0660", "0666":
+	default:
+		return fmt.Errorf("RUMI_CAPABILITY_SOCKET_MODE: %q is none of 0600, 0660 and 0666", c.SocketMode)
+	}
+	switch w := c.Workers; {
+	case c.SecurityMode != "strict":
+		return fmt.Errorf("RUMI_SECURITY_MODE: %q is not supported, only strict is", c.SecurityMode)
+	case c.SecretRate < 0:
+		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
+	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
+		return errors.New("RUMI_CAPABILITY_WORKER*, RUMI_CAPABILITY_QUEUE: must be at least 1, RUMI_CAPABILITY_WORKER_IDLE at least 1s")
+	}
+	return nil
+}
+
+// socketMode is SocketMode, which check has seen.
+func (c config) socketMode() fs.FileMode {
+	mode, _ := strconv.ParseUint(c.SocketMode, 8, 32)
+	return fs.FileMode(mode)
+}
+
+// groups are those a container joins to use its sockets.
+func (c config) groups() []int {
+	list := []int{c.SocketGID, c.EgressGID}
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(gid int) bool { return gid <= 0 })
+}
+
+// broker is the service while it is put together.
+type broker struct {
+	rt  *service.Runtime
+	cfg config
+
+	db         *dbstore.DB
+	rows       *store.Store
+	gates      *gate.View
+	trees      *tree.Cache
+	engine     *sandbox.Engine
+	folders    *handler.Folders
+	logs       *worker.Logs
+	pool       *worker.Pool
+	containers *container.Manager
+	grants     *grant.Book
+	handlers   *handler.Service
+	listeners  *call.Sockets
+}
+
+func (b *broker) dir(elem ...string) string {
+	return filepath.Join(append([]string{b.rt.UserData}, elem...)...)
+}
+
+// state opens what is kept, and begins to follow approval's gates.
+func (b *broker) state(ctx context.Context) (err error) {
+	if b.db, err = dbstore.Open(ctx, b.rt.Store(), candidate.Migrations(store.Migrations())); err != nil {
+		return err
+	}
+	b.rt.OnStop("store", func(context.Context) error { return b.db.Close() })
+	b.rt.ReadyWhen("store", b.db.Ping)
+	b.rows = store.New(b.db)
+	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("packs")} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+	}
+	b.trees = tree.NewCache(b.dir("capabilities", "trees"), approval.NewClient(b.rt.Peer(approval.Service)).Tree)
+	b.gates = gate.NewView(b.rt.Log)
+	return nil
+}
+
+// runners prepares what runs containers. A Docker that is absent is no reason not to start.
+func (b *broker) runners(ctx context.Context) (err error) {
+	if b.engine, err = sandbox.Connect(ctx, sandbox.Config{Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance}); err != nil {
+		return err
+	}
+	b.rt.OnStop("docker", func(context.Context) error { return b.engine.Close() })
+	if b.folders, err = handler.NewFolders(b.dir("capabilities", "handlers")); err != nil {
+		return err
+	}
+	if b.logs, err = worker.NewLogs(b.dir("capabilities", "logs"), b.rt.Log); err != nil {
+		return err
+	}
+	b.pool = worker.NewPool(&worker.Containers{Engine: b.engine, Folders: b.folders, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log},
+		worker.Limits(b.cfg.Workers), b.rt.Log, b.rt.Metrics)
+	b.rt.OnStop("handlers", b.pool.Close)
+	b.rt.Go("idle handlers", b.pool.Tend)
+	// Workers of a broker that died: what they were asked for nobody waits for any more.
+	if left, err := b.engine.Sweep(ctx, sandbox.Handler, nil); err != nil {
+		b.rt.Log.WarnContext(ctx, "handlers left by an earlier run could not be removed", "error", err)
+	} else if len(left) > 0 {
+		b.rt.Log.InfoContext(ctx, "removed handlers left by an earlier run", "count", len(left))
+	}
+	b.containers = container.New(container.Config{
+		Engine: b.engine, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log, Image: b.cfg.Image,
+		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
+		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(),
+	})
+	b.rt.Go("containers", b.containers.Watch)
+	return nil
+}
+
+// decisions opens grants and trust.
+func (b *broker) decisions(ctx context.Context) (err error) {
+	if b.grants, err = grant.Open(ctx, b.rows, peers.Packs{Gates: b.gates}, b.rt.Audit); err != nil {
+		return err
+	}
+	b.rt.Go("grants", func(ctx context.Context) error { return b.grants.Follow(ctx, b.rt.Log) })
+	notifier := handler.NewNotifier()
+	b.handlers, err = handler.New(ctx, handler.Config{
+		DB: b.db, Store: b.rows, Folders: b.folders, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log,
+		Sources: peers.Sources{Client: registry.NewClient(b.rt.Peer(registry.Service))},
+		Changed: notifier.Changed,
+		Retired: func(packID, slug string) {
+			b.pool.End(func(ofPack, ofSlug, _ string) bool { return ofPack == packID && (slug == "" || ofSlug == slug) })
+		},
+	})
+	if err != nil {
+		return err
+	}
+	b.rt.Go("trust", func(ctx context.Context) error { return b.handlers.Registry.Follow(ctx, b.rt.Log) })
+	b.rt.Go("notifier", func(ctx context.Context) error {
+		return notifier.Run(ctx, approval.NewClient(b.rt.Peer(approval.Service)).RefreshPending, b.rt.Log)
+	})
+	return nil
+}
+
+// sockets opens the capability sockets and lets gates act on everything.
+func (b *broker) sockets(ctx context.Context) error {
+	if b.cfg.socketMode()&0o007 != 0 {
+		if err := b.rt.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "socket_mode_relaxed",
+			Success: true, Details: map[string]any{"mode": b.cfg.SocketMode, "dir": b.cfg.SockDir}}); err != nil {
+			return err
+		}
+	}
+	calls := call.New(call.Config{
+		Gates: b.gates, Grants: b.grants, Handlers: b.handlers.Registry, Runner: b.pool,
+		Secrets: peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))},
+		Audit:   b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics, SecretRate: b.cfg.SecretRate,
+	})
+	b.listeners = call.NewSockets(uds.SetConfig{
+		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,
+		Limits: uds.Limits{Request: call.MaxRequest}, Log: b.rt.Log,
+	})
+	b.rt.Go("sockets", b.listeners.Run)
+	b.gates.OnChange(b.listeners.GateChanged)
+	b.gates.OnChange(b.containers.GateChanged)
+	b.gates.OnChange(func(c gate.Change) {
+		if c.Removed || !c.State.Open {
+			b.pool.End(func(packID, _, principal string) bool { return packID == c.PackID || principal == c.PackID })
+		}
+	})
+	b.rt.Go("gates", func(ctx context.Context) error { return b.gates.Follow(ctx, b.rt.Peer(approval.Service)) })
+	return nil
+}
+
+func (b *broker) routes(context.Context) error {
+	mux := b.rt.Mux()
+	httpapi.Capability(mux, b.grants, b.handlers)
+	httpapi.Containers(mux, b.containers)
+	httpapi.Internal(mux, b)
+	return nil
+}
+
+// Remove implements httpapi.Remover. Each step is taken whatever became of those before, and can be taken again.
+func (b *broker) Remove(ctx context.Context, packID string) (api.Removal, error) {
+	var done api.Removal
+	b.listeners.Remove(packID)
+	b.pool.End(func(ofPack, _, principal string) bool { return ofPack == packID || principal == packID })
+	grants, grantsErr := b.grants.RemovePrincipal(ctx, packID)
+	trusted, trustErr := b.handlers.RemovePack(ctx, packID)
+	done.GrantsRemoved = grants > 0 || trusted
+	removed, running, containerErr := b.containers.Remove(ctx, packID)
+	done.ContainerRemoved, done.ContainerStopped = removed, running
+	return done, errors.Join(grantsErr, trustErr, b.logs.RemovePack(packID), containerErr)
+}

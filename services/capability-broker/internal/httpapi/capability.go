@@ -1,0 +1,198 @@
+// Package httpapi is the broker's HTTP API: routes, requests and answers.
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+)
+
+// grantsVersion is that of a principal's entry in the list of grants.
+const grantsVersion = "1.0"
+
+type capability struct {
+	grants   *grant.Book
+	handlers *handler.Service
+}
+
+// Capability serves grants and handler candidates.
+func Capability(mux *rpc.Mux, grants *grant.Book, handlers *handler.Service) {
+	c := capability{grants, handlers}
+	mux.Route("GET /api/capability/grants", rpc.Handle(c.list), "gateway")
+	mux.Route("POST /api/capability/grants/grant", rpc.Handle(c.grant), "gateway")
+	mux.Route("POST /api/capability/grants/revoke", rpc.Handle(c.revoke), "gateway")
+	mux.Route("POST /api/capability/candidates/scan", rpc.Handle(c.scan), "gateway")
+	mux.Route("POST /api/capability/requests/{candidate_key}/approve", rpc.Handle(c.approve), "gateway")
+	candidate.Routes(mux, handlers.Candidates(), candidate.Wire[handler.Candidate]{
+		Prefix: "/api/capability", ValidKey: handler.ValidKey, View: c.view,
+	})
+}
+
+type grantRequest struct {
+	PrincipalID  string         `json:"principal_id"`
+	PermissionID string         `json:"permission_id"`
+	Config       jsontext.Value `json:"config"`
+	ExpiresAt    string         `json:"expires_at"`
+}
+
+type grantResponse struct {
+	Success      bool           `json:"success"`
+	PrincipalID  string         `json:"principal_id"`
+	PermissionID string         `json:"permission_id"`
+	Granted      bool           `json:"granted"`
+	Config       jsontext.Value `json:"config"`
+	ExpiresAt    *time.Time     `json:"expires_at"`
+}
+
+func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse, error) {
+	g, err := c.grants.Grant(ctx, grant.Request(req))
+	if err != nil {
+		return grantResponse{}, err
+	}
+	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt)}, nil
+}
+
+// revokeRequest has the fields of a grant, since callers may send what they granted; only the names count.
+type revokeRequest struct {
+	grantRequest
+	Reason string `json:"reason"`
+}
+
+type revokeResponse struct {
+	Success      bool   `json:"success"`
+	PrincipalID  string `json:"principal_id"`
+	PermissionID string `json:"permission_id"`
+	Revoked      bool   `json:"revoked"`
+}
+
+func (c capability) revoke(ctx context.Context, req revokeRequest) (revokeResponse, error) {
+	revoked, err := c.grants.Revoke(ctx, grant.Request(req.grantRequest))
+	if err != nil {
+		return revokeResponse{}, err
+	}
+	return revokeResponse{true, req.PrincipalID, req.PermissionID, revoked}, nil
+}
+
+type listRequest struct {
+	PrincipalID string `query:"principal_id" json:"-"`
+}
+
+type listResponse struct {
+	Grants map[string]principalGrants `json:"grants"`
+	Count  int                        `json:"count"`
+}
+
+type principalGrants struct {
+	Version     string                `json:"version"`
+	PrincipalID string                `json:"principal_id"`
+	Enabled     bool                  `json:"enabled"` // any permission is
+	GrantedAt   time.Time             `json:"granted_at"`
+	UpdatedAt   time.Time             `json:"updated_at"`
+	Permissions map[string]permission `json:"permissions"`
+}
+
+type permission struct {
+	Enabled   bool           `json:"enabled"` // neither revoked nor expired
+	Config    jsontext.Value `json:"config"`
+	ExpiresAt *time.Time     `json:"expires_at"`
+	GrantedAt time.Time      `json:"granted_at"`
+	UpdatedAt time.Time      `json:"updated_at"`
+	GrantedBy string         `json:"granted_by"`
+}
+
+func (c capability) list(_ context.Context, req listRequest) (listResponse, error) {
+	if req.PrincipalID != "" {
+		if _, err := pack.ParseID(req.PrincipalID); err != nil {
+			return listResponse{}, fault.Invalid("Invalid principal_id")
+		}
+	}
+	now := time.Now()
+	answer := listResponse{Grants: make(map[string]principalGrants)}
+	for id, held := range c.grants.List(req.PrincipalID) {
+		p := principalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]permission, len(held))}
+		for _, g := range held {
+			enabled := g.Judge(now) == grant.Allowed
+			p.Permissions[g.PermissionID] = permission{enabled, g.Config, at(g.ExpiresAt), g.GrantedAt, g.UpdatedAt, g.GrantedBy}
+			p.Enabled = p.Enabled || enabled
+			if p.GrantedAt.IsZero() || g.GrantedAt.Before(p.GrantedAt) {
+				p.GrantedAt = g.GrantedAt
+			}
+			if g.UpdatedAt.After(p.UpdatedAt) {
+				p.UpdatedAt = g.UpdatedAt
+			}
+		}
+		answer.Grants[id] = p
+	}
+	answer.Count = len(answer.Grants)
+	return answer, nil
+}
+
+// at is a time as answers have it: null for none.
+func at(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func (c capability) scan(ctx context.Context, _ struct{}) (candidate.ScanResult, error) {
+	return c.handlers.Scan(ctx)
+}
+
+type approveRequest struct {
+	Key   string `path:"candidate_key" json:"-"`
+	Notes string `json:"notes"`
+}
+
+type approveResponse struct {
+	Success     bool            `json:"success"`
+	Status      candidate.State `json:"status"`
+	InstalledTo string          `json:"installed_to"`
+	HandlerID   string          `json:"handler_id"`
+	Permission  string          `json:"permission_id"`
+	SHA256      string          `json:"sha256"`
+	Digest      string          `json:"digest"` // of the whole folder
+}
+
+func (c capability) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
+	if !handler.ValidKey(req.Key) {
+		return approveResponse{}, candidate.ErrInvalidKey()
+	}
+	t, err := c.handlers.Approve(ctx, req.Key, req.Notes)
+	if err != nil {
+		return approveResponse{}, err
+	}
+	return approveResponse{true, candidate.Installed, t.InstalledTo(), t.HandlerID, t.PermissionID, t.ScriptSHA256, t.FolderDigest}, nil
+}
+
+type itemView struct {
+	Key           string            `json:"candidate_key"`
+	Status        candidate.State   `json:"status"`
+	RejectCount   int               `json:"reject_count"`
+	CooldownUntil *time.Time        `json:"cooldown_until"`
+	LastEventTS   time.Time         `json:"last_event_ts"`
+	CreatedAt     time.Time         `json:"created_at"`
+	Candidate     handler.Candidate `json:"candidate"`
+	InstalledTo   *string           `json:"installed_to"` // null also for one that another version has replaced
+	LastError     *string           `json:"last_error"`
+}
+
+func (c capability) view(item candidate.Item[handler.Candidate]) any {
+	v := itemView{Key: item.Key, Status: item.State, RejectCount: item.RejectCount, CooldownUntil: item.CoolsUntil(),
+		LastEventTS: item.UpdatedAt, CreatedAt: item.CreatedAt, Candidate: item.Payload}
+	if t := c.handlers.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key {
+		to := t.InstalledTo()
+		v.InstalledTo = &to
+	}
+	if item.LastError != "" {
+		v.LastError = &item.LastError
+	}
+	return v
+}

@@ -1,0 +1,229 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
+)
+
+// Bounds of a log answer.
+const (
+	defaultTail = 100     // lines
+	maxTail     = 10_000  // lines
+	maxLogBytes = 8 << 20 // of text; the last lines that fit are given
+
+	heartbeat = 15 * time.Second // between comments in a stream that has nothing to say
+)
+
+type containers struct{ *container.Manager }
+
+// Containers serves pack containers and what there is to know of Docker.
+func Containers(mux *rpc.Mux, m *container.Manager) {
+	c := containers{m}
+	mux.Route("GET /api/docker/status", rpc.Handle(c.docker), "gateway")
+	mux.Route("GET /api/containers", rpc.Handle(c.list), "gateway")
+	mux.Route("POST /api/containers/{pack_id}/start", rpc.Handle(c.start), "gateway")
+	mux.Route("POST /api/containers/{pack_id}/stop", rpc.Handle(c.stop), "gateway")
+	mux.Route("DELETE /api/containers/{pack_id}", rpc.Handle(c.delete), "gateway")
+	mux.Route("GET /api/containers/{pack_id}/logs", rpc.Raw(c.logs), "gateway")
+}
+
+type packRequest struct {
+	PackID string `path:"pack_id" json:"-"`
+}
+
+type dockerStatus struct {
+	Available  bool    `json:"available"`
+	Required   bool    `json:"required"`
+	Version    string  `json:"version"`
+	APIVersion string  `json:"api_version"`
+	OS         string  `json:"os"`
+	Arch       string  `json:"arch"`
+	Image      string  `json:"image"` // that packs run in
+	Error      *string `json:"error"`
+}
+
+func (c containers) docker(ctx context.Context, _ struct{}) (dockerStatus, error) {
+	s := c.Engine.Status(ctx)
+	answer := dockerStatus{Available: s.Available, Required: true, Version: s.Version, APIVersion: s.APIVersion,
+		OS: s.OS, Arch: s.Arch, Image: c.Image}
+	if s.Error != "" {
+		answer.Error = &s.Error
+	}
+	return answer, nil
+}
+
+func (c containers) list(ctx context.Context, _ struct{}) ([]container.Info, error) {
+	return c.List(ctx)
+}
+
+type startResponse struct {
+	Success bool   `json:"success"`
+	PackID  string `json:"pack_id"`
+	ID      string `json:"container_id"`
+	Status  string `json:"status"`
+	Digest  string `json:"digest"`
+}
+
+func (c containers) start(ctx context.Context, req packRequest) (startResponse, error) {
+	started, err := c.Start(ctx, req.PackID)
+	if err != nil {
+		return startResponse{}, err
+	}
+	return startResponse{true, req.PackID, started.ID, "running", started.Digest}, nil
+}
+
+type stopResponse struct {
+	Success bool   `json:"success"`
+	PackID  string `json:"pack_id"`
+	Stopped bool   `json:"stopped"` // it was running
+}
+
+func (c containers) stop(ctx context.Context, req packRequest) (stopResponse, error) {
+	stopped, err := c.Stop(ctx, req.PackID)
+	return stopResponse{true, req.PackID, stopped}, err
+}
+
+type deleteResponse struct {
+	Success bool   `json:"success"`
+	PackID  string `json:"pack_id"`
+	Removed bool   `json:"removed"` // there was one
+}
+
+func (c containers) delete(ctx context.Context, req packRequest) (deleteResponse, error) {
+	removed, _, err := c.Delete(ctx, req.PackID)
+	return deleteResponse{true, req.PackID, removed}, err
+}
+
+type logsRequest struct {
+	PackID string `path:"pack_id" json:"-"`
+	Tail   int    `query:"tail" json:"-"`
+	Follow bool   `query:"follow" json:"-"`
+}
+
+type logLine struct {
+	TS     time.Time `json:"ts"`
+	Stream string    `json:"stream"`
+	Text   string    `json:"text"`
+}
+
+func shown(l sandbox.Line) logLine { return logLine{l.Time, l.Stream, l.Text} }
+
+type logsResponse struct {
+	PackID string    `json:"pack_id"`
+	Lines  []logLine `json:"lines"`
+}
+
+func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
+	req, err := rpc.Decode[logsRequest](r)
+	if err != nil {
+		return err
+	}
+	if _, err := pack.ParseID(req.PackID); err != nil {
+		return err
+	}
+	if req.Tail < 0 || req.Tail > maxTail {
+		return fault.Invalid("Invalid value for 'tail': want a whole number up to %d", maxTail)
+	}
+	if req.Tail == 0 {
+		req.Tail = defaultTail
+	}
+	lines, err := c.Logs(r.Context(), req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
+	if err != nil {
+		return err
+	}
+	if req.Follow {
+		return follow(w, r, lines)
+	}
+	answer := logsResponse{PackID: req.PackID, Lines: []logLine{}}
+	size := 0
+	for line, err := range lines {
+		if err != nil {
+			return gone(err)
+		}
+		answer.Lines = append(answer.Lines, shown(line))
+		for size += len(line.Text); size > maxLogBytes; answer.Lines = answer.Lines[1:] {
+			size -= len(answer.Lines[0].Text)
+		}
+	}
+	return rpc.WriteData(w, answer)
+}
+
+func gone(err error) error {
+	if errors.Is(err, sandbox.ErrNotFound) {
+		return fault.NotFound("Container not found").Because(err)
+	}
+	return err
+}
+
+// follow sends lines as server-sent events (WHATWG HTML, section 9.2) until the container ends, which is an event "end",
+// or the client goes.
+func follow(w http.ResponseWriter, r *http.Request, lines iter.Seq2[sandbox.Line, error]) error {
+	type next struct {
+		line sandbox.Line
+		err  error
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	feed := make(chan next)
+	go func() {
+		defer close(feed)
+		for line, err := range lines {
+			select {
+			case feed <- next{line, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+	control := http.NewResponseController(w)
+	send := func(format string, args ...any) error {
+		if _, err := fmt.Fprintf(w, format, args...); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
+	if err := send(": %s\n\n", "log"); err != nil {
+		return err
+	}
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := send(": %s\n\n", "still here"); err != nil {
+				return err
+			}
+		case n, more := <-feed:
+			if !more {
+				return send("event: end\ndata: {}\n\n")
+			}
+			if n.err != nil {
+				return gone(n.err)
+			}
+			data, err := json.Marshal(shown(n.line), jsontext.AllowInvalidUTF8(true))
+			if err != nil {
+				return err
+			}
+			if err := send("data: %s\n\n", data); err != nil {
+				return err
+			}
+		}
+	}
+}

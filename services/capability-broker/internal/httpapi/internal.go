@@ -1,0 +1,24 @@
+package httpapi
+
+import (
+	"context"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/capability-broker/api"
+)
+
+// Remover takes everything there is of a pack.
+type Remover interface {
+	Remove(ctx context.Context, packID string) (api.Removal, error)
+}
+
+// Internal serves what other services ask.
+func Internal(mux *rpc.Mux, r Remover) {
+	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(func(ctx context.Context, req packRequest) (api.Removal, error) {
+		if _, err := pack.ParseID(req.PackID); err != nil {
+			return api.Removal{}, err
+		}
+		return r.Remove(ctx, req.PackID)
+	}), "pack-registry")
+}

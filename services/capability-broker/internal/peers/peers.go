@@ -1,0 +1,91 @@
+// Package peers shows other services to the broker's packages as what these ask for.
+package peers
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
+	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
+	secrets "github.com/rumi-ai/rumi/services/secrets/api"
+)
+
+// Packs implements grant.Packs by what approval pushes.
+type Packs struct{ Gates *gate.View }
+
+// Known implements grant.Packs.
+func (p Packs) Known(packID string) (bool, error) {
+	_, known := p.Gates.Get(packID)
+	if !known && !p.Gates.Fresh() {
+		return false, fault.Unavailable("Service unavailable: approval")
+	}
+	return known, nil
+}
+
+// Secrets implements call.Secrets.
+type Secrets struct{ Client *secrets.Client }
+
+// Value implements call.Secrets.
+func (s Secrets) Value(ctx context.Context, key string) (string, error) {
+	value, err := s.Client.Value(ctx, key)
+	return value.Reveal(), err
+}
+
+// Environments implements container.Environments with read-only copies of what pip-installer has installed.
+type Environments struct {
+	client *pip.Client
+	cache  *tree.Cache
+	owners sync.Map // digest → a pack that has it: pip-installer is asked by pack
+}
+
+// NewEnvironments keeps the copies in dir, which exists.
+func NewEnvironments(client *pip.Client, dir string) *Environments {
+	e := &Environments{client: client}
+	e.cache = tree.NewCache(dir, func(ctx context.Context, digest string) (io.ReadCloser, error) {
+		owner, ok := e.owners.Load(digest)
+		if !ok {
+			return nil, fmt.Errorf("fetch environment: no pack has %s", digest)
+		}
+		return client.Tree(ctx, owner.(string), digest)
+	})
+	return e
+}
+
+// For implements container.Environments.
+func (e *Environments) For(ctx context.Context, packID string) (string, error) {
+	env, err := e.client.Environment(ctx, packID)
+	if fault.Is(err, fault.KindNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	e.owners.Store(env.Digest, packID)
+	return e.cache.Get(ctx, env.Digest)
+}
+
+// Sources implements handler.Sources by what pack-registry reads from disk.
+type Sources struct{ Client *registry.Client }
+
+// Select implements handler.Sources.
+func (s Sources) Select(ctx context.Context, patterns ...string) ([]handler.Source, error) {
+	packs, err := s.Client.Select(ctx, patterns...)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]handler.Source, 0, len(packs))
+	for _, p := range packs {
+		source := handler.Source{PackID: p.PackID, Base: p.Base, Error: p.Error}
+		for _, f := range p.Files {
+			source.Files = append(source.Files, handler.File{Path: f.Path, SHA256: f.SHA256, Content: f.Content, Error: f.Error})
+		}
+		list = append(list, source)
+	}
+	return list, nil
+}

@@ -1,0 +1,41 @@
+// Command capability-broker runs what packs may not do themselves, and the packs: handler candidates and trust, grants,
+// one capability socket a pack, warm handler containers, pack containers.
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rumi-ai/rumi/libs/service"
+)
+
+type config struct {
+	SockDir       string `env:"RUMI_CAPABILITY_SOCK_DIR" envDefault:"/run/rumi/capability/principals"`
+	SocketGID     int    `env:"RUMI_CAPABILITY_SOCKET_GID" envDefault:"-1"` // group of the sockets; without one no container can use them
+	SocketMode    string `env:"RUMI_CAPABILITY_SOCKET_MODE" envDefault:"0660"`
+	EgressSockDir string `env:"RUMI_EGRESS_SOCK_DIR" envDefault:"/run/rumi/egress/packs"`
+	EgressGID     int    `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"`
+	SecurityMode  string `env:"RUMI_SECURITY_MODE" envDefault:"strict"`
+	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
+	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project
+	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
+	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"` // a minute and principal; 0 is off
+
+	Workers workers
+}
+
+func main() { service.Main("capability-broker", build) }
+
+// build assembles the broker: state first, then what decides, what runs, and at last what listens.
+func build(ctx context.Context, rt *service.Runtime, cfg config) error {
+	if err := cfg.check(); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	b := &broker{rt: rt, cfg: cfg}
+	for _, step := range []func(context.Context) error{b.state, b.runners, b.decisions, b.sockets, b.routes} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
