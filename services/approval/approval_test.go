@@ -29,14 +29,14 @@ import (
 // world is approval with a Rumi home, and the other services' ways to it.
 type world struct {
 	*servicetest.Suite
-	t       *testing.T
+	t       testing.TB
 	server  *servicetest.Server
 	gateway *rpc.Peer
 	client  *api.Client // as pack-registry
 	view    *gate.View  // as egress-proxy
 }
 
-func start(t *testing.T) *world {
+func start(t testing.TB) *world {
 	w := &world{Suite: servicetest.New(t, "approval"), t: t}
 	w.check(os.MkdirAll(filepath.Join(w.UserData(), "pending"), 0o750))
 	w.boot()
@@ -419,6 +419,19 @@ func TestDecisionsAtOnce(t *testing.T) {
 	}
 	if got := len(w.entries("approval", "demo")); got != 101 {
 		t.Errorf("%d audit entries", got)
+	}
+}
+
+func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
+	w := start(t)
+	w.pack("demo")
+	before, _ := w.view.Get("demo")
+	w.eventually("the gate is known", func() bool { before, _ = w.view.Get("demo"); return before.Revision > 0 })
+	w.check(w.client.Refresh(t.Context()))
+	w.pack("later")
+	w.eventually("a later change is told", func() bool { _, known := w.view.Get("later"); return known })
+	if after, _ := w.view.Get("demo"); after != before {
+		t.Errorf("%+v became %+v", before, after)
 	}
 }
 

@@ -333,5 +333,10 @@ func (s *Service) forget(id pack.ID) {
 
 func describe(r *record.Record, d pack.Descriptor) {
 	r.Identity, r.Version, r.Description = d.PackIdentity, d.Version, d.Description
-	r.Requested = record.Requested{Secrets: d.RequiredSecrets, Domains: d.RequiredNetwork.AllowedDomains, Ports: d.RequiredNetwork.AllowedPorts}
+	// Never nil, as they come back from the store: otherwise each look would find a difference.
+	r.Requested = record.Requested{
+		Secrets: append([]string{}, d.RequiredSecrets...),
+		Domains: append([]string{}, d.RequiredNetwork.AllowedDomains...),
+		Ports:   append([]uint16{}, d.RequiredNetwork.AllowedPorts...),
+	}
 }

@@ -26,28 +26,31 @@ const (
 // Refresh compares packs with what lies under ecosystem/, all where none is named: a new one becomes pending, one that
 // is not what was approved becomes modified, one that can't be a pack is in error.
 func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
+	// Records are read once for all. One that changes meanwhile was looked at by whoever changed it.
+	all, err := s.Records.All(ctx)
+	if err != nil {
+		return err
+	}
 	if len(ids) == 0 {
-		all, err := s.known(ctx)
-		if err != nil {
+		if ids, err = s.known(ctx, all); err != nil {
 			return err
 		}
-		ids = all
+	}
+	records := make(map[string]*record.Record, len(all))
+	for _, r := range all {
+		records[r.PackID] = r
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, id := range ids {
-		group.Go(func() error { return s.refresh(ctx, id) })
+		group.Go(func() error { return s.refresh(ctx, id, records[string(id)]) })
 	}
 	return group.Wait()
 }
 
 // known are the packs that have a folder or a record.
-func (s *Service) known(ctx context.Context) ([]pack.ID, error) {
+func (s *Service) known(ctx context.Context, records []*record.Record) ([]pack.ID, error) {
 	installed, err := pack.Installed(s.Ecosystem)
-	if err != nil {
-		return nil, err
-	}
-	records, err := s.Records.All(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -117,12 +120,9 @@ type state struct {
 	problem string // why the folder can't be a pack, "" when it can
 }
 
-func (s *Service) refresh(ctx context.Context, id pack.ID) error {
+// refresh looks at one pack, whose record is r, or nil for one that is new.
+func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) error {
 	defer s.lock(id)()
-	r, err := s.Records.Get(ctx, string(id))
-	if err != nil && !fault.Is(err, fault.KindNotFound) {
-		return err
-	}
 	now, err := s.look(ctx, id, r != nil && r.Status.Executable())
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (s *Service) refresh(ctx context.Context, id pack.ID) error {
 	case r.Status.Executable():
 		return s.verify(ctx, id, r.Digest, now)
 	default:
-		return s.note(ctx, id, now)
+		return s.note(ctx, id, r, now)
 	}
 }
 
@@ -200,35 +200,44 @@ func (s *Service) register(ctx context.Context, id pack.ID, now state) error {
 }
 
 // note brings the record of a pack that may not run up to what lies on disk.
-func (s *Service) note(ctx context.Context, id pack.ID, now state) error {
+func (s *Service) note(ctx context.Context, id pack.ID, seen *record.Record, now state) error {
+	untouched := *seen
+	if said, err := amend(&untouched, now, time.Time{}); err != nil || said == nil {
+		return err // as it mostly is: nothing to write
+	}
 	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
 		if r == nil || r.Status.Executable() {
 			return nil, nil // another replica was faster
 		}
-		before := *r
-		verb := record.Mend
-		if now.problem != "" {
-			verb = record.Break
-		} else {
-			describe(r, now.found.Descriptor)
-		}
-		changed, err := r.Do(verb, at)
-		if err != nil {
-			return nil, err
-		}
-		if r.Status == record.Error || changed {
-			r.LastError = now.problem
-		}
-		if changed {
-			return &decision{action: string(r.Status), err: now.problem}, nil
-		}
-		if !reflect.DeepEqual(before, *r) {
-			r.Revision++
-			return &decision{}, nil
-		}
-		return nil, nil
+		return amend(r, now, at)
 	})
 	return err
+}
+
+// amend does the same to a record in memory; it answers nil where nothing changes.
+func amend(r *record.Record, now state, at time.Time) (*decision, error) {
+	before := *r
+	verb := record.Mend
+	if now.problem != "" {
+		verb = record.Break
+	} else {
+		describe(r, now.found.Descriptor)
+	}
+	changed, err := r.Do(verb, at)
+	if err != nil {
+		return nil, err
+	}
+	if r.Status == record.Error || changed {
+		r.LastError = now.problem
+	}
+	switch {
+	case changed:
+		return &decision{action: string(r.Status), err: now.problem}, nil
+	case !reflect.DeepEqual(before, *r):
+		r.Revision++
+		return &decision{}, nil
+	}
+	return nil, nil
 }
 
 // verify compares a pack that may run with what was approved.

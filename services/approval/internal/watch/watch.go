@@ -51,13 +51,16 @@ func New(root string, log *slog.Logger, changed func(packIDs []string, all bool)
 	return w, nil
 }
 
-// Follow watches a pack's folder (relative to the root) and every folder in it, from now on. It may be called again for
-// a pack whose folder was replaced.
+// Follow watches a pack's folder (relative to the root) and every folder in it, from now on; those that appear in it
+// later, or in its place, are watched as they appear. For a pack that is followed already it does nothing.
 func (w *Watcher) Follow(packID, dir string) {
 	w.mu.Lock()
+	known := w.packs[dir] == packID
 	w.packs[dir] = packID
 	w.mu.Unlock()
-	w.add(filepath.Join(w.root, dir))
+	if !known {
+		w.add(filepath.Join(w.root, dir))
+	}
 }
 
 // Unfollow stops watching a pack's folder.
