@@ -28,43 +28,70 @@ class Refused(Exception):
         self.error = error
 
 
-class Worker:
-    """Reads calls from one descriptor and answers on another."""
+class Streams:
+    """The descriptors: calls and answers out of the code's way, nothing to read on 0, and 1 with 2 where its noise goes."""
 
-    def __init__(self, calls, answers, root=ROOT):
-        self._calls = calls
-        self._answers = answers
-        self._root = os.path.realpath(root)
+    def __init__(self):
+        self.calls = _private(0)
+        self.answers = _private(1)
+        self._noise = _private(2)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._nothing = _private(nothing)
+        os.close(nothing)
+        self._files = sys.stdin, sys.stdout, sys.stderr
+        self.restore()
+
+    def restore(self):
+        """Undoes what the last call did to 0, 1 and 2."""
+        os.dup2(self._nothing, 0)
+        os.dup2(self._noise, 1)
+        os.dup2(self._noise, 2)
+        sys.stdin, sys.stdout, sys.stderr = self._files
+
+
+def _private(fd):
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE)
+
+
+class Worker:
+    """Runs one call after the other."""
+
+    def __init__(self, streams):
+        self._streams = streams
+        self._calls = streams.calls
+        self._answers = streams.answers
+        self._root = os.path.realpath(ROOT)
         self._modules = {}
 
     def serve(self):
         """Answers until the calls end. The exit status."""
         while True:
-            head = self._read(4, may_end=True)
-            if head is None:
+            head = self._read(4)
+            if not head:
                 return 0
-            (length,) = struct.unpack(">I", head)
-            if not 0 < length <= MAX_CALL:
-                print("rumi: a call of %d bytes can't be followed" % length, file=sys.stderr, flush=True)
+            (length,) = struct.unpack(">I", head.ljust(4, b"\0"))
+            if len(head) < 4 or not 0 < length <= MAX_CALL:
+                _say("rumi: no call has a length of %s" % head.hex())
                 return EX_DATAERR
             body = self._read(length)
-            if body is None:
+            if len(body) < length:
+                _say("rumi: the calls ended in the middle of one")
                 return EX_DATAERR
             self._answer(body)
 
-    def _read(self, length, may_end=False):
-        data = b""
+    def _read(self, length):
+        """length bytes, or fewer at the end of the calls."""
+        data = bytearray()
         while len(data) < length:
             more = os.read(self._calls, length - len(data))
             if not more:
-                if data or not may_end:
-                    print("rumi: the calls ended in the middle of one", file=sys.stderr, flush=True)
-                return None
+                break
             data += more
-        return data
+        return bytes(data)
 
     def _answer(self, body):
         call_id = None
+        self._streams.restore()
         try:
             call = _parse(body)
             call_id = call["id"]
@@ -87,7 +114,7 @@ class Worker:
         except SystemExit as end:
             raise Refused("exit", "SystemExit") from end
         except BaseException as error:  # a KeyboardInterrupt of the code's own making, too
-            traceback.print_exc()
+            _say(traceback.format_exc())
             raise Refused("exception", type(error).__name__) from error
 
     def _function(self, name):
@@ -122,7 +149,7 @@ class Worker:
             spec.loader.exec_module(module)
         except BaseException as error:
             sys.modules.pop(name, None)
-            traceback.print_exc()
+            _say(traceback.format_exc())
             raise Refused("load", type(error).__name__) from error
         self._modules[path] = module
         return module
@@ -148,7 +175,7 @@ def _encode(value):
         _unique(value)
         output = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
     except BaseException as error:  # a subclass of dict may do anything
-        traceback.print_exc()
+        _say(traceback.format_exc())
         raise Refused("value", type(error).__name__) from error
     if len(output) > MAX_OUTPUT:
         raise Refused("too_large", "output is over %d bytes" % MAX_OUTPUT)
@@ -168,6 +195,14 @@ def _unique(value):
             _unique(inner)
 
 
+def _say(text):
+    """To stderr, if the code left one."""
+    try:
+        os.write(2, text.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        pass
+
+
 def _flush():
     """Lets what the code printed go before its answer. It may have closed or replaced these."""
     for stream in (sys.stdout, sys.stderr):
@@ -180,22 +215,17 @@ def _flush():
 def main():
     # The folder of this file was put first on sys.path; nobody else needs what is in it.
     sys.path.pop(0)
-    calls = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE)
-    answers = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
+    streams = Streams()
     # Not an exception in the middle of whatever runs: PID 1 passes the signal on to end this process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(ROOT)
     status = 70  # EX_SOFTWARE, where serve itself fails
     try:
-        status = Worker(calls, answers).serve()
+        status = Worker(streams).serve()
     except BrokenPipeError:
         status = 0  # who asked is gone
     except BaseException:
-        traceback.print_exc()
+        _say(traceback.format_exc())
     finally:
         _flush()
         # Not sys.exit: a thread that a call left behind would keep the process.

@@ -1,0 +1,14 @@
+package main
+
+import (
+	"os/exec"
+	"testing"
+)
+
+// The two client modules, against a server of their own. They are for any Python from 3.9 on; this is the machine's.
+func TestPythonClients(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "python3", "-B", "-W", "error::ResourceWarning", "-m", "unittest", "discover", "-s", "python/tests").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -1,0 +1,1 @@
+raise RuntimeError("a pack can not shadow the module of this name")

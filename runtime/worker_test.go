@@ -1,0 +1,341 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// serving is a worker in a container, spoken to as PROTOCOL.md has it.
+type serving struct {
+	t      *testing.T
+	engine *sandbox.Engine
+	id     string
+	stream *sandbox.Stream
+	calls  int
+
+	mu     sync.Mutex
+	stderr bytes.Buffer
+}
+
+// Write takes the container's stderr.
+func (s *serving) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stderr.Write(p)
+}
+
+func (s *serving) printed() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stderr.String()
+}
+
+func serve(t *testing.T) *serving {
+	t.Helper()
+	engine, c := container(t, sandbox.Handler, "serve")
+	s := &serving{t: t, engine: engine, id: c.ID}
+	var err error
+	if s.stream, err = engine.Attach(t.Context(), c.ID, s); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.stream.Close() })
+	if err := engine.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+type answer struct {
+	ID     *string
+	OK     bool
+	Output json.RawMessage
+	Kind   string
+	Error  string
+}
+
+func (s *serving) send(raw []byte) {
+	s.t.Helper()
+	if _, err := s.stream.Write(raw); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// receive reads an answer; io.EOF where the worker is gone.
+func (s *serving) receive() (answer, error) {
+	s.t.Helper()
+	var head [4]byte
+	if _, err := io.ReadFull(s.stream, head[:]); err != nil {
+		return answer{}, err
+	}
+	body := make([]byte, binary.BigEndian.Uint32(head[:]))
+	if _, err := io.ReadFull(s.stream, body); err != nil {
+		return answer{}, err
+	}
+	var a answer
+	if err := json.Unmarshal(body, &a); err != nil {
+		s.t.Fatalf("answer %.200q: %v", body, err)
+	}
+	return a, nil
+}
+
+func frame(body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+}
+
+// call calls a function and gives its answer, which must have the call's id.
+func (s *serving) call(name string, args ...any) answer {
+	s.t.Helper()
+	s.calls++
+	id := fmt.Sprintf("call-%d", s.calls)
+	if args == nil {
+		args = []any{}
+	}
+	body, err := json.Marshal(map[string]any{"id": id, "call": name, "args": args})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.send(frame(body))
+	a, err := s.receive()
+	if err != nil {
+		s.t.Fatalf("%s: %v; it printed %q", name, err, s.printed())
+	}
+	if a.ID == nil || *a.ID != id {
+		s.t.Fatalf("%s: answer %+v is not to %s", name, a, id)
+	}
+	return a
+}
+
+// ended waits for the container's end.
+func (s *serving) ended() int {
+	s.t.Helper()
+	if a, err := s.receive(); !errors.Is(err, io.EOF) {
+		s.t.Errorf("instead of the end: %+v, %v", a, err)
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	exit, err := s.engine.Wait(ctx, s.id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.stream.Close() // all of stderr has come
+	return exit.Code
+}
+
+func TestCalls(t *testing.T) {
+	s := serve(t)
+	for _, c := range []struct {
+		call string
+		args []any
+		want string // the output, or kind and error
+	}{
+		{"handler.py:echo", []any{map[string]any{"principal_id": "a"}, map[string]any{"x": 1}}, `[{"principal_id":"a"},{"x":1}]`},
+		{"handler.py:echo", nil, `[]`},
+		{"handler.py:count", []any{nil, nil}, `1`},
+		{"handler.py:count", []any{nil, nil}, `2`},
+		{"blocks/x.py:run", []any{map[string]any{"n": 21}, nil}, `{"total":42}`},
+		{"blocks/x.py:run", []any{map[string]any{}}, "exception KeyError"},
+		{"handler.py:raises", []any{nil, nil}, "exception ValueError"},
+		{"handler.py:interrupts", []any{nil, nil}, "exception KeyboardInterrupt"},
+		{"handler.py:raises", nil, "exception TypeError"},
+		{"handler.py:exits", []any{nil, 0}, "exit SystemExit"},
+		{"handler.py:exits", []any{nil, "words"}, "exit SystemExit"},
+		{"handler.py:prints", []any{nil, nil}, `"quiet"`},
+		{"handler.py:prints_without_end", []any{nil, nil}, `"quiet"`},
+		{"handler.py:returns", []any{nil, "nan"}, "value ValueError"},
+		{"handler.py:returns", []any{nil, "infinity"}, "value ValueError"},
+		{"handler.py:returns", []any{nil, "set"}, "value TypeError"},
+		{"handler.py:returns", []any{nil, "bytes"}, "value TypeError"},
+		{"handler.py:returns", []any{nil, "function"}, "value TypeError"},
+		{"handler.py:returns", []any{nil, "surrogate"}, "value UnicodeEncodeError"},
+		{"handler.py:returns", []any{nil, "surrogate key"}, "value UnicodeEncodeError"},
+		{"handler.py:returns", []any{nil, "cycle"}, "value RecursionError"},
+		{"handler.py:returns", []any{nil, "deep"}, "value RecursionError"},
+		{"handler.py:returns", []any{nil, "same name"}, "value ValueError"},
+		{"handler.py:returns", []any{nil, "tuple key"}, "value TypeError"},
+		{"handler.py:returns", []any{nil, "bad dict"}, "value RuntimeError"},
+		{"handler.py:returns", []any{nil, "number key"}, `{"1":{"null":[true]}}`},
+		{"handler.py:returns", []any{nil, "text"}, "\"é\u2028\\u0000\\\"\""},
+		{"handler.py:returns", []any{nil, "big number"}, `1000000000000000000000000000000`},
+		{"handler.py:returns", []any{nil, "none"}, `null`},
+		{"handler.py:sized", []any{nil, 1<<20 + 1}, "too_large output is over 1048576 bytes"},
+		{"handler.py:length", []any{nil, strings.Repeat("x", 4<<20)}, `4194304`},
+		{"handler.py:forks_and_ends", []any{nil, nil}, `"parent"`},
+		{"handler.py:leaves_a_thread", []any{nil, nil}, `"left"`},
+		{"handler.py:descriptors", []any{nil, nil}, `["",""]`},
+		{"handler.py:missing", nil, "load no such function"},
+		{"handler.py:not_callable", nil, "load no such function"},
+		{"missing.py:execute", nil, "load no such file"},
+		{"blocks:run", nil, "load no such file"},
+		{"broken.py:execute", nil, "load SyntaxError"},
+		{"leaves.py:execute", nil, "load SystemExit"},
+		{"rumi_syscall.py:x", nil, "load RuntimeError"},
+		{"handler.py", nil, "invalid call is not file.py:function"},
+		{"handler.py:", nil, "invalid call is not file.py:function"},
+		{"handler.py:os.system", nil, "invalid call is not file.py:function"},
+		{"../etc/x.py:execute", nil, "invalid file is not in the pack"},
+		{"blocks/../handler.py:count", []any{nil, nil}, "invalid file is not in the pack"},
+		{"/pack/handler.py:count", []any{nil, nil}, "invalid file is not in the pack"},
+		{"/usr/local/lib/rumi/worker/rumi_worker.py:main", nil, "invalid file is not in the pack"},
+		{"proc.py:execute", nil, "invalid file is not in the pack"},
+		{"a\x00.py:x", nil, "invalid call is no string or args is no array"},
+	} {
+		t.Run(c.call, func(t *testing.T) {
+			s.t = t
+			a := s.call(c.call, c.args...)
+			got := string(a.Output)
+			if !a.OK {
+				got = a.Kind + " " + a.Error
+			}
+			if got != c.want {
+				t.Errorf("answer = %.200q, want %.200q", got, c.want)
+			}
+		})
+	}
+	s.t = t
+	if a := s.call("handler.py:sized", nil, 1<<20); !a.OK || len(a.Output) != 1<<20 {
+		t.Errorf("an output of exactly 1 MiB: %+v", a.Kind)
+	}
+	if err := s.stream.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.ended(); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+	for _, line := range []string{"printed\n", "written to 1\n", "original stdout\n", "by a child\n", "no newline", "ValueError: the secret is 12345\n"} {
+		if !strings.Contains(s.printed(), line) {
+			t.Errorf("stderr lacks %q", line)
+		}
+	}
+}
+
+func TestImports(t *testing.T) {
+	a := serve(t).call("handler.py:imports", nil, []string{"rumi_syscall", "rumi_capability", "wave", "json", "pip", "setuptools", "rumi_worker"})
+	var got map[string]string
+	if err := json.Unmarshal(a.Output, &got); err != nil {
+		t.Fatalf("%v: %+v", err, a)
+	}
+	for name, want := range map[string]string{
+		"rumi_syscall":    "/usr/local/lib/rumi/lib/rumi_syscall.py", // not the pack's own
+		"rumi_capability": "/usr/local/lib/rumi/lib/rumi_capability.py",
+		"wave":            "/pack/wave.py", // as for `python handler.py`
+		"pip":             "ModuleNotFoundError",
+		"setuptools":      "ModuleNotFoundError",
+		"rumi_worker":     "ModuleNotFoundError",
+	} {
+		if got[name] != want {
+			t.Errorf("import %s = %s, want %s", name, got[name], want)
+		}
+	}
+	if !strings.Contains(got["json"], "/lib/python3") {
+		t.Errorf("import json = %s", got["json"])
+	}
+}
+
+// Code that closes or replaces what it can name still gets its answer through.
+func TestClosedStreams(t *testing.T) {
+	s := serve(t)
+	for _, call := range []string{"handler.py:closes_standard", "handler.py:breaks_streams"} {
+		if a := s.call(call, nil, nil); !a.OK {
+			t.Errorf("%s: %+v", call, a)
+		}
+		if a := s.call("handler.py:raises", nil, nil); a.Kind != "exception" {
+			t.Errorf("after %s: %+v", call, a)
+		}
+	}
+}
+
+func TestWorkerThatIsGone(t *testing.T) {
+	for call, status := range map[string]int{"handler.py:dies": 3, "handler.py:closes_all": 70} {
+		t.Run(call, func(t *testing.T) {
+			s := serve(t)
+			s.send(frame([]byte(`{"id": "x", "call": "` + call + `", "args": [null, null]}`)))
+			if got := s.ended(); got != status {
+				t.Errorf("ended with %d, want %d; it printed %q", got, status, s.printed())
+			}
+		})
+	}
+}
+
+// What a forked child answers has the id of a call that is over: the broker sees it.
+func TestForkedAnswer(t *testing.T) {
+	s := serve(t)
+	first := s.call("handler.py:forks_and_both_return", nil, nil)
+	second, err := s.receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *first.ID != *second.ID || string(first.Output) == string(second.Output) {
+		t.Errorf("answers %s %s and %s %s", *first.ID, first.Output, *second.ID, second.Output)
+	}
+}
+
+func TestCallsThatAreNone(t *testing.T) {
+	s := serve(t)
+	for body, want := range map[string]string{
+		"{":                       "call is no JSON",
+		"\xff":                    "call is no JSON",
+		"[]":                      "call is no object",
+		"{}":                      "id is no string of 1 to 128 characters",
+		`{"id": 3}`:               "id is no string of 1 to 128 characters",
+		`{"id": ""}`:              "id is no string of 1 to 128 characters",
+		`{"id": "x"}`:             "call is no string or args is no array",
+		`{"id": "x", "call": []}`: "call is no string or args is no array",
+		`{"id": "x", "call": "handler.py:echo", "args": {}}`: "call is no string or args is no array",
+		strings.Repeat("[", 1<<20):                           "call is no JSON",
+	} {
+		s.send(frame([]byte(body)))
+		a, err := s.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.OK || a.Kind != "invalid" || a.Error != want || (a.ID != nil) != strings.Contains(body, `"x"`) {
+			t.Errorf("%.60q: answer %+v, want %q", body, a, want)
+		}
+	}
+	if a := s.call("handler.py:echo", 1); string(a.Output) != "[1]" {
+		t.Errorf("afterwards: %+v", a)
+	}
+}
+
+func TestFramesThatCannotBeFollowed(t *testing.T) {
+	for name, raw := range map[string][]byte{
+		"no length":       {0, 0, 0, 0},
+		"8 MiB and 1":     {0, 0x80, 0, 1},
+		"4 GiB":           {255, 255, 255, 255},
+		"half a length":   {0, 0},
+		"half a call":     {0, 0, 0, 9, '{'},
+		"nothing at all":  {},
+		"call, then half": append(frame([]byte(`{}`)), 0, 0, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.send(raw)
+			if err := s.stream.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			want := 65
+			if len(raw) == 0 {
+				want = 0
+			}
+			if name == "call, then half" {
+				if _, err := s.receive(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if code := s.ended(); code != want {
+				t.Errorf("ended with %d, want %d; it printed %q", code, want, s.printed())
+			}
+		})
+	}
+}
