@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rumi-ai/rumi/cli/internal/acl"
+	"github.com/rumi-ai/rumi/libs/acl"
 )
 
 // folder is one folder with the owner and mode it must have.

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rumi-ai/rumi/cli/internal/acl"
+	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/keyset"
 )
@@ -27,10 +27,7 @@ import (
 var Services = []string{"approval", "capability-broker", "egress-proxy", "gateway", "pack-registry", "pip-installer", "secrets"}
 
 // stateful are the services with a database, each in a folder that no other service sees.
-var stateful = []string{"approval", "capability-broker", "egress-proxy", "pack-registry", "pip-installer", "secrets"}
-
-// packUID is the user that packs run as in their containers.
-const packUID = 65534
+var stateful = []string{"approval", "capability-broker", "egress-proxy", "pack-registry", "pip-installer"}
 
 // Config says what to prepare and for whom.
 type Config struct {
@@ -82,9 +79,6 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		shared.Users = map[int]uint16{operatorUID: 7} // the operator may edit what a service has put there
 	}
 	imported := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 5}}
-	// What a pack writes to its /data belongs to the pack's user; the broker must be able to remove it and the operator
-	// to read it.
-	data := acl.List{Owner: 7, Group: 5, Users: map[int]uint16{cfg.UID: 7, packUID: 7}}
 
 	own := func(path string) folder {
 		return folder{path: "user_data" + path, uid: cfg.UID, gid: operatorGID, mode: 0o2750}
@@ -100,7 +94,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/import", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &imported, inherit: &imported},
 		own("/pack_backups"),
 		own("/pack_staging"),
-		{path: "user_data/packs", uid: cfg.UID, gid: operatorGID, mode: 0o2750, inherit: &data},
+		own("/packs"),
 		own("/pending"),
 		own("/pip"),
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
