@@ -106,7 +106,7 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
 	if from.Actor == "" {
 		from.Actor = "service:" + from.Caller
 	}
-	ctx := origin.With(context.WithValue(r.Context(), loggerKey{}, m.cfg.Log), from)
+	ctx := origin.With(WithLogger(r.Context(), m.cfg.Log), from)
 	r = r.WithContext(ctx)
 	w.Header().Set(RequestIDHeader, from.RequestID)
 
