@@ -170,6 +170,12 @@ func (f failure) Unwrap() error { return f.err }
 // candidate becomes failed with the text of err, and the caller gets err. Any other error leaves the candidate as it is.
 func InstallFailed(err *fault.Fault) error { return failure{err} }
 
+// IsInstallFailed says whether err is InstallFailed's.
+func IsInstallFailed(err error) bool {
+	_, ok := errors.AsType[failure](err)
+	return ok
+}
+
 // Approve installs a candidate. install runs without a transaction, for as long as it needs; what it puts into the
 // item's payload is kept when it succeeds and when it fails with InstallFailed. An installed candidate is given back
 // as it is, without a call of install. If somebody decides otherwise meanwhile, their decision stands and the caller

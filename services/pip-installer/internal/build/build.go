@@ -1,0 +1,277 @@
+// Package build installs what a lock lists in a builder container: the one place of the suite where package indexes are
+// asked and, for source distributions, where strangers' build code runs.
+package build
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-json-experiment/json"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
+)
+
+// Bounds of a build.
+const (
+	maxTime     = 10 * time.Minute
+	maxDisk     = 4 << 30 // bytes that free space may shrink by while it runs, pip's temporary files included
+	maxParallel = 2       // in one process
+	orphanAge   = maxTime + 5*time.Minute
+	logTail     = 400 // lines of a failed build that are looked at
+	maxReason   = 600 // bytes of pip's own words in an error
+)
+
+//go:embed build.py
+var script []byte
+
+// Config says how to build.
+type Config struct {
+	Engine     *sandbox.Engine
+	Image      string   // the builder image
+	Dir        string   // work folders are made in it; it must be there and nobody else's
+	AllowCIDRs []string // internal networks in which an index may lie
+	CA         []byte   // PEM certificates beside the public ones; nil for none
+	Log        *slog.Logger
+}
+
+// Builder makes environments. It is safe for concurrent use.
+type Builder struct {
+	cfg   Config
+	slots *semaphore.Weighted
+}
+
+// New makes a Builder.
+func New(cfg Config) *Builder {
+	return &Builder{cfg: cfg, slots: semaphore.NewWeighted(maxParallel)}
+}
+
+// Request is what to install, and how.
+type Request struct {
+	PackID       string
+	Requirements []lock.Requirement
+	IndexURL     string // "" for pip's own default
+	AllowSdist   bool   // otherwise wheels only, of which no code runs
+}
+
+// Failure is a build that was begun in order and did not succeed.
+type Failure struct {
+	Reason      string
+	Unreachable bool // the index didn't answer: trying again may help
+}
+
+func (f *Failure) Error() string { return "build environment: " + f.Reason }
+
+// AddressError says that the index, or where it sends pip, has an address that may not be used.
+type AddressError struct{ Host string }
+
+func (e *AddressError) Error() string {
+	return fmt.Sprintf("build environment: host %q has an internal address", e.Host)
+}
+
+// Result is what was installed.
+type Result struct {
+	Dir    string       // the folder for sys.path: whatever the builder left there, nothing of it checked
+	Remove func() error // removes Dir; to be called once it has been looked at
+}
+
+// Build installs. A *Failure or an *AddressError says that it can't be done; any other error (Docker is absent, the
+// image is missing, ctx ended) says nothing about the request.
+func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
+	if err := b.slots.Acquire(ctx, 1); err != nil {
+		return Result{}, fmt.Errorf("wait for other builds: %w", err)
+	}
+	defer b.slots.Release(1)
+	w, err := b.prepare(req)
+	if err != nil {
+		return Result{}, fmt.Errorf("prepare build: %w", err)
+	}
+	if err := b.run(ctx, w, req.PackID); err != nil {
+		return Result{}, errors.Join(err, w.remove())
+	}
+	return Result{Dir: filepath.Join(w.scratch(), "out"), Remove: w.remove}, nil
+}
+
+// request is what build.py reads.
+type request struct {
+	Requirements []string            `json:"requirements"`
+	Extras       map[string][]string `json:"extras"` // by normalised name
+	IndexURL     string              `json:"index_url"`
+	AllowSdist   bool                `json:"allow_sdist"`
+	AllowCIDRs   []string            `json:"allow_cidrs"`
+}
+
+func (b *Builder) prepare(req Request) (*work, error) {
+	r := request{Extras: map[string][]string{}, IndexURL: req.IndexURL, AllowSdist: req.AllowSdist, AllowCIDRs: append([]string{}, b.cfg.AllowCIDRs...)}
+	for _, requirement := range req.Requirements {
+		r.Requirements = append(r.Requirements, requirement.String())
+		if len(requirement.Extras) > 0 {
+			r.Extras[requirement.Key()] = requirement.Extras
+		}
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"request.json": text, "build.py": script}
+	if b.cfg.CA != nil {
+		files["ca.pem"] = b.cfg.CA
+	}
+	return b.newWork(files)
+}
+
+// result is what build.py prints last.
+type result struct {
+	OK      bool   `json:"ok"`
+	Kind    string `json:"kind"`
+	Message string `json:"message"`
+}
+
+func (b *Builder) run(ctx context.Context, w *work, packID string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxTime, &Failure{Reason: fmt.Sprintf("the build took longer than %v", maxTime)})
+	defer cancel()
+	spec := b.spec(w, []string{"python3", "-I", "/build/build.py"})
+	spec.PackID = packID
+	full := make(chan struct{})
+	go func() {
+		if w.watchDisk(ctx) {
+			close(full)
+			cancel()
+		}
+	}()
+	exit, lines, err := b.container(ctx, spec)
+	select {
+	case <-full:
+		return &Failure{Reason: fmt.Sprintf("the build used more than %d GiB of disk", maxDisk>>30)}
+	default:
+	}
+	if failure, ok := errors.AsType[*Failure](context.Cause(ctx)); ok {
+		return failure
+	}
+	if err != nil {
+		return err
+	}
+	if exit.OOMKilled {
+		return &Failure{Reason: "the build needs more memory than a builder has"}
+	}
+	return judge(exit, lines)
+}
+
+func (b *Builder) spec(w *work, argv []string) sandbox.Spec {
+	return sandbox.Spec{
+		Kind: sandbox.Builder, Name: w.name, Image: b.cfg.Image, Dir: "/work",
+		Command: append([]string{"/usr/local/bin/rumi-runtime", "run", "--"}, argv...),
+		Env: map[string]string{
+			"PIP_CONFIG_FILE": os.DevNull, "TMPDIR": "/work/tmp", "HOME": "/work/tmp", "LANG": "C.UTF-8",
+			"SOURCE_DATE_EPOCH": "315532800", // 1980, the beginning of zip's time: the same sources build the same bytes
+		},
+		Mounts: []sandbox.Mount{{Source: w.input(), Target: "/build"}, {Source: w.scratch(), Target: "/work", Writable: true}},
+	}
+}
+
+// container runs one to its end and gives the end of its log.
+func (b *Builder) container(ctx context.Context, spec sandbox.Spec) (exit sandbox.Exit, lines []sandbox.Line, err error) {
+	made, err := b.cfg.Engine.Create(ctx, spec)
+	if err != nil {
+		return exit, nil, err
+	}
+	defer func() {
+		if removeErr := b.cfg.Engine.Remove(context.WithoutCancel(ctx), made.ID); removeErr != nil {
+			b.cfg.Log.ErrorContext(ctx, "could not remove a builder", "container", made.ID, "error", removeErr)
+		}
+	}()
+	if err := b.cfg.Engine.Start(ctx, made.ID); err != nil {
+		return exit, nil, err
+	}
+	if exit, err = b.cfg.Engine.Wait(ctx, made.ID); err != nil {
+		return exit, nil, err
+	}
+	for line, err := range b.cfg.Engine.Logs(ctx, made.ID, sandbox.LogOptions{Tail: logTail}) {
+		if err != nil {
+			return exit, nil, err
+		}
+		lines = append(lines, line)
+	}
+	return exit, lines, nil
+}
+
+// judge makes an error of how build.py ended and what was printed, all of it in the hands of whom it builds for.
+func judge(exit sandbox.Exit, lines []sandbox.Line) error {
+	var said result
+	var complaints []string
+	for _, line := range lines {
+		if line.Stream == "stdout" && strings.HasPrefix(line.Text, "{") {
+			said = result{}
+			_ = json.Unmarshal([]byte(line.Text), &said) // no result is the zero one
+		} else if text, ok := strings.CutPrefix(line.Text, "ERROR: "); ok {
+			complaints = append(complaints, text)
+		}
+	}
+	if said.OK && exit.Code == 0 {
+		return nil
+	}
+	reason := printable(strings.Join(complaints, "; "))
+	if reason == "" {
+		reason = fmt.Sprintf("the builder ended with status %d", exit.Code)
+	}
+	switch said.Kind {
+	case "unreachable":
+		return &Failure{Reason: reason, Unreachable: true}
+	case "address":
+		return &AddressError{Host: printable(said.Message)}
+	case "unlisted":
+		return &Failure{Reason: "the lock does not list a dependency: " + printable(said.Message)}
+	default:
+		return &Failure{Reason: reason}
+	}
+}
+
+// printable keeps the end of a text, where pip sums up, as one line without control characters.
+func printable(s string) string {
+	s = strings.Map(func(c rune) rune {
+		if unicode.IsGraphic(c) {
+			return c
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+	if len(s) > maxReason {
+		s = "…" + strings.ToValidUTF8(s[len(s)-maxReason:], "")
+	}
+	return strings.TrimSpace(s)
+}
+
+// Check says whether builds can be made.
+func (b *Builder) Check(ctx context.Context) error {
+	if status := b.cfg.Engine.Status(ctx); !status.Available {
+		return fault.Unavailable("Docker is required but not available").With("docker_unavailable").Because(errors.New(status.Error))
+	}
+	_, err := b.cfg.Engine.Image(ctx, b.cfg.Image)
+	return err
+}
+
+// Sweep removes builders and work folders that a process that died has left. It goes by age, so builds of other replicas
+// are left alone.
+func (b *Builder) Sweep(ctx context.Context) error {
+	_, err := b.cfg.Engine.Sweep(ctx, sandbox.Builder, func(c sandbox.Container) bool { return time.Since(c.Created) < orphanAge })
+	entries, readErr := os.ReadDir(b.cfg.Dir)
+	err = errors.Join(err, readErr)
+	for _, e := range entries {
+		if info, statErr := e.Info(); statErr == nil && e.IsDir() && time.Since(info.ModTime()) >= orphanAge {
+			err = errors.Join(err, (&work{builder: b, name: e.Name(), dir: filepath.Join(b.cfg.Dir, e.Name())}).remove())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sweep builds: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+// Package installer takes packs' requirements.lock files from found to installed: scan, the operator's decision, the
+// build, and the environment that is handed out.
+package installer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pip-installer/api"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
+)
+
+// places are where a pack may have a lock, relative to its folder.
+var places = []string{"requirements.lock", "backend/requirements.lock"}
+
+// Lock is the payload of a candidate: what a scan saw of a lock, and what approving it added.
+type Lock struct {
+	Relpath      string             `json:"relpath"`
+	SHA256       string             `json:"sha256"` // of the file, in hexadecimal
+	Requirements []lock.Requirement `json:"requirements"`
+
+	AllowSdist  bool            `json:"allow_sdist,omitzero"`
+	IndexURL    string          `json:"index_url,omitzero"` // "" for the default
+	Notes       string          `json:"notes,omitzero"`
+	Environment api.Environment `json:"environment,omitzero"` // of an installed one
+}
+
+type (
+	// Item is a candidate.
+	Item = candidate.Item[Lock]
+	// Candidates are all of them.
+	Candidates = candidate.Candidates[Lock]
+)
+
+func keyOf(packID, relpath string, content []byte) (key, digest string) {
+	sum := sha256.Sum256(content)
+	digest = hex.EncodeToString(sum[:])
+	return strings.Join([]string{packID, relpath, digest}, ":"), digest
+}
+
+var hexSHA256 = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
+
+// ValidKey says whether s may be the key of a candidate: pack_id:relpath:sha256.
+func ValidKey(s string) bool {
+	part := strings.Split(s, ":")
+	if len(part) != 3 {
+		return false
+	}
+	_, err := pack.ParseID(part[0])
+	return err == nil && slices.Contains(places, part[1]) && hexSHA256.MatchString(part[2])
+}

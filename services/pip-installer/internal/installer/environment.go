@@ -1,0 +1,104 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/pip-installer/api"
+)
+
+// Environment is that of the pack's lock that was installed last.
+func (i *Installer) Environment(ctx context.Context, packID string) (api.Environment, error) {
+	installed, err := i.OfPack(ctx, packID, candidate.Installed)
+	if err != nil {
+		return api.Environment{}, err
+	}
+	if len(installed) == 0 {
+		return api.Environment{}, fault.NotFound("Environment not found")
+	}
+	last := installed[0]
+	for _, item := range installed[1:] {
+		if item.UpdatedAt.After(last.UpdatedAt) {
+			last = item
+		}
+	}
+	return last.Payload.Environment, nil
+}
+
+// Send writes an environment of a pack; digest names which, "" the present one.
+func (i *Installer) Send(ctx context.Context, w io.Writer, packID, digest string) error {
+	if digest == "" {
+		env, err := i.Environment(ctx, packID)
+		if err != nil {
+			return err
+		}
+		return i.cfg.Environments.Send(ctx, w, env.Digest)
+	}
+	installed, err := i.OfPack(ctx, packID, candidate.Installed)
+	if err != nil {
+		return err
+	}
+	for _, item := range installed {
+		if item.Payload.Environment.Digest == digest {
+			return i.cfg.Environments.Send(ctx, w, digest)
+		}
+	}
+	return fault.NotFound("Environment not found")
+}
+
+// Remove forgets a pack and removes what was installed for it, unless another pack has the same.
+func (i *Installer) Remove(ctx context.Context, packID string) (removed bool, err error) {
+	items, err := i.RemovePack(ctx, packID)
+	if err != nil || len(items) == 0 {
+		return false, err
+	}
+	var digests []string
+	for _, item := range items {
+		digests = append(digests, item.Payload.Environment.Digest)
+	}
+	return true, i.Sweep(ctx, digests...)
+}
+
+// fresh is how long an environment is left alone that no candidate has: another replica may be about to say that it is
+// installed.
+const fresh = time.Hour
+
+// Sweep removes the environments that no installed candidate has: those given, and those that are not fresh.
+func (i *Installer) Sweep(ctx context.Context, given ...string) error {
+	i.keeping.Lock()
+	defer i.keeping.Unlock()
+	installed, err := i.List(ctx, candidate.Installed)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, item := range installed {
+		wanted[item.Payload.Environment.Digest] = true
+	}
+	err = i.cfg.Environments.Sweep(func(digest string, age time.Duration) bool {
+		return wanted[digest] || age < fresh && !slices.Contains(given, digest)
+	})
+	if err != nil {
+		return fmt.Errorf("remove environments: %w", err)
+	}
+	return nil
+}
+
+// SweepAll removes what is not needed any more: environments, and copies of trees that nobody has approved any longer.
+func (i *Installer) SweepAll(ctx context.Context) error {
+	err := i.Sweep(ctx)
+	if i.cfg.Gates.Fresh() {
+		wanted := map[string]bool{}
+		for _, state := range i.cfg.Gates.All() {
+			wanted[state.Digest] = true
+		}
+		err = errors.Join(err, i.cfg.Approved.Sweep(func(digest string) bool { return wanted[digest] }))
+	}
+	return err
+}

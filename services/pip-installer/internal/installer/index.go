@@ -1,0 +1,92 @@
+package installer
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Indexes are the package indexes that may be used. The zero value is pip's own default and no other.
+type Indexes struct{ urls []string }
+
+// hostName is a DNS name or an address as an operator writes it; what the name resolves to is judged by the builder.
+var hostName = regexp.MustCompile(`\A(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])\z`)
+
+// ParseIndexes reads RUMI_PIP_INDEX_URLS. The first is the default.
+func ParseIndexes(list []string) (Indexes, error) {
+	var found Indexes
+	for _, text := range list {
+		u, err := canonicalIndex(strings.TrimSpace(text))
+		if err != nil {
+			return Indexes{}, fmt.Errorf("RUMI_PIP_INDEX_URLS: %w", err)
+		}
+		found.urls = append(found.urls, u)
+	}
+	return found, nil
+}
+
+// Choose gives the index for a request's index_url, "" for pip's own default. One that may not be used is a fault.
+func (i Indexes) Choose(asked string) (string, error) {
+	if asked == "" {
+		if len(i.urls) == 0 {
+			return "", nil
+		}
+		return i.urls[0], nil
+	}
+	u, err := canonicalIndex(asked)
+	if err != nil {
+		return "", fault.Invalid("Invalid index_url: %s", err)
+	}
+	if !slices.Contains(i.urls, u) {
+		return "", fault.Invalid("index_url is not allowed; RUMI_PIP_INDEX_URLS lists those that are")
+	}
+	return u, nil
+}
+
+// canonicalIndex gives equal indexes equal spellings. The error doesn't repeat the URL, which may hold a password.
+func canonicalIndex(text string) (string, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Opaque != "" || strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c >= 0x7f }):
+		return "", fmt.Errorf("it is not a URL")
+	case u.Scheme != "https":
+		return "", fmt.Errorf("it must begin with https://")
+	case u.User != nil:
+		return "", fmt.Errorf("it must not hold a user or password")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(text, "#"):
+		return "", fmt.Errorf("it must not have a query or fragment")
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Host), ":443")
+	name, port, hasPort := strings.Cut(host, ":")
+	if strings.HasPrefix(host, "[") {
+		name, port, hasPort = host, "", false
+		if end := strings.LastIndex(host, "]:"); end >= 0 {
+			name, port, hasPort = host[:end+1], host[end+2:], true
+		}
+	}
+	if !hostName.MatchString(name) || hasPort && port == "" {
+		return "", fmt.Errorf("its host is not valid")
+	}
+	u.Host = host
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = ""
+	return u.String(), nil
+}
+
+// ParseCIDRs reads RUMI_PIP_ALLOW_CIDRS.
+func ParseCIDRs(list []string) ([]string, error) {
+	var found []string
+	for _, text := range list {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("RUMI_PIP_ALLOW_CIDRS: %w", err)
+		}
+		found = append(found, prefix.Masked().String())
+	}
+	return found, nil
+}

@@ -1,0 +1,300 @@
+package installer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tree"
+	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/environment"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
+)
+
+// Config is what an Installer works with.
+type Config struct {
+	DB           *store.DB
+	Registry     *registry.Client
+	Gates        *gate.View
+	Approved     *tree.Cache // approved trees, fetched from approval
+	Environments *environment.Store
+	Builder      Builder
+	Indexes      Indexes
+	Audit        *audit.Log
+	Log          *slog.Logger
+	Changed      func(ctx context.Context) // the counts of candidates have changed
+}
+
+// Builder makes environments; *build.Builder does it in containers.
+type Builder interface {
+	Check(ctx context.Context) error
+	Build(ctx context.Context, req build.Request) (build.Result, error)
+}
+
+// Installer is the service. It is safe for concurrent use.
+type Installer struct {
+	*Candidates
+	cfg Config
+
+	// keeping is held for reading from when an environment is kept until a candidate says that it is installed, and for
+	// writing by Sweep.
+	keeping sync.RWMutex
+}
+
+// New makes an Installer.
+func New(cfg Config) *Installer {
+	i := &Installer{cfg: cfg}
+	i.Candidates = candidate.New(cfg.DB, candidate.Config[Lock]{Record: i.record, Changed: cfg.Changed})
+	return i
+}
+
+// ScanLocks asks what locks lie in packs and takes note of them.
+func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error) {
+	packs, err := i.cfg.Registry.Select(ctx, places...)
+	if err != nil {
+		return candidate.ScanResult{}, fmt.Errorf("scan locks: %w", err)
+	}
+	var found []candidate.Found[Lock]
+	var problems []candidate.ScanError
+	for _, p := range packs {
+		if p.Error != "" {
+			problems = append(problems, candidate.ScanError{PackID: p.PackID, Error: p.Error})
+		}
+		for _, file := range p.Files {
+			problem := candidate.ScanError{PackID: p.PackID, Path: file.Path, Error: file.Error}
+			if problem.Error == "" {
+				requirements, err := lock.Parse(file.Content)
+				if err == nil {
+					key, digest := keyOf(p.PackID, file.Path, file.Content)
+					found = append(found, candidate.Found[Lock]{Key: key, PackID: p.PackID,
+						Payload: Lock{Relpath: file.Path, SHA256: digest, Requirements: requirements}})
+					continue
+				}
+				problem.Error = "Invalid requirements.lock: " + err.Error()
+			}
+			problems = append(problems, problem)
+		}
+	}
+	return i.Scan(ctx, found, problems)
+}
+
+// Decision is what an operator says beside yes.
+type Decision struct {
+	AllowSdist bool   // build from source where there is no wheel: runs code of the packages in the builder
+	IndexURL   string // "" for the default
+	Notes      string
+}
+
+// Approve installs what a lock lists and makes it the environment of its pack.
+func (i *Installer) Approve(ctx context.Context, key string, decision Decision) (Item, error) {
+	index, err := i.cfg.Indexes.Choose(decision.IndexURL)
+	if err != nil {
+		return Item{}, err
+	}
+	if len(decision.Notes) > candidate.MaxText {
+		return Item{}, fault.Invalid("'notes' is too long (max %d bytes)", candidate.MaxText)
+	}
+	keeping := false
+	defer func() {
+		if keeping {
+			i.keeping.RUnlock()
+		}
+	}()
+	return i.Candidates.Approve(ctx, key, func(ctx context.Context, item *Item) error {
+		item.Payload.AllowSdist, item.Payload.IndexURL, item.Payload.Notes = decision.AllowSdist, index, decision.Notes
+		if err := i.unchanged(ctx, item); err != nil {
+			return err
+		}
+		requirements, err := i.approvedLock(ctx, item)
+		if err != nil {
+			return err
+		}
+		built, err := i.build(ctx, item, requirements)
+		if err != nil {
+			return err
+		}
+		i.keeping.RLock()
+		keeping = true
+		return i.keep(ctx, item, built, requirements)
+	})
+}
+
+// unchanged checks that the lock on disk is still the one that was scanned.
+func (i *Installer) unchanged(ctx context.Context, item *Item) error {
+	packs, err := i.cfg.Registry.Select(ctx, item.Payload.Relpath)
+	if err != nil {
+		return fmt.Errorf("read lock: %w", err)
+	}
+	for _, p := range packs {
+		for _, file := range p.Files {
+			if p.PackID == item.PackID && file.Path == item.Payload.Relpath && file.Error == "" {
+				if key, _ := keyOf(p.PackID, file.Path, file.Content); key == item.Key {
+					return nil
+				}
+			}
+		}
+	}
+	return i.mismatch(ctx, item)
+}
+
+func (i *Installer) mismatch(ctx context.Context, item *Item) error {
+	refusal := fault.Conflict("SHA-256 mismatch: %s content changed since scan (TOCTOU)", filepath.Base(item.Payload.Relpath)).With("hash_mismatch")
+	err := i.cfg.Audit.Write(ctx, audit.Entry{
+		Category: audit.Security, Severity: audit.Error, Action: "hash_mismatch", OwnerPack: item.PackID,
+		Details: map[string]any{"candidate_key": item.Key, "relpath": item.Payload.Relpath}, RejectionReason: refusal.Message,
+	})
+	if err != nil {
+		return err
+	}
+	return candidate.InstallFailed(refusal)
+}
+
+// approvedLock reads the lock out of the tree that was approved, which is all that may be acted on.
+func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requirement, error) {
+	if !i.cfg.Gates.Fresh() {
+		return nil, fault.Unavailable("Service unavailable: approval")
+	}
+	state, known := i.cfg.Gates.Get(item.PackID)
+	if !known {
+		state.Status = "unknown"
+	}
+	if !state.Open {
+		refusal := fault.Conflict("Pack '%s' is not approved (status: %s)", item.PackID, state.Status).With("pack_not_approved")
+		err := i.cfg.Audit.Write(ctx, audit.Entry{
+			Category: audit.Security, Severity: audit.Warning, Action: "pip_denied", OwnerPack: item.PackID,
+			Details: map[string]any{"candidate_key": item.Key}, RejectionReason: refusal.Message,
+		})
+		return nil, errors.Join(err, refusal)
+	}
+	dir, err := i.cfg.Approved.Get(ctx, state.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("read approved lock: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read approved lock: %w", err)
+	}
+	defer root.Close()
+	content, err := root.ReadFile(item.Payload.Relpath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, i.mismatch(ctx, item)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read approved lock: %w", err)
+	}
+	if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != item.Payload.SHA256 {
+		return nil, i.mismatch(ctx, item)
+	}
+	requirements, err := lock.Parse(content)
+	if err != nil {
+		return nil, candidate.InstallFailed(fault.Conflict("Invalid requirements.lock: %s", err))
+	}
+	return requirements, nil
+}
+
+// build installs into a work folder, which is the caller's.
+func (i *Installer) build(ctx context.Context, item *Item, requirements []lock.Requirement) (build.Result, error) {
+	if err := i.cfg.Builder.Check(ctx); err != nil {
+		return build.Result{}, err
+	}
+	approved := i.entry(audit.Info, "pip_approved", item)
+	var names []string
+	for _, r := range requirements {
+		names = append(names, r.String())
+	}
+	approved.Details["requirements"] = names
+	if err := i.cfg.Audit.Write(ctx, approved); err != nil {
+		return build.Result{}, err
+	}
+	built, err := i.cfg.Builder.Build(ctx, build.Request{
+		PackID: item.PackID, Requirements: requirements, IndexURL: item.Payload.IndexURL, AllowSdist: item.Payload.AllowSdist,
+	})
+	if err == nil {
+		return built, nil
+	}
+	err = buildFault(err)
+	if candidate.IsInstallFailed(err) {
+		return built, err // record writes the entry
+	}
+	failed := i.entry(audit.Error, "pip_install_failed", item)
+	failed.Success, failed.Error = false, fault.Of(err).Message
+	return built, errors.Join(err, i.cfg.Audit.Write(context.WithoutCancel(ctx), failed))
+}
+
+// keep vets what was built and keeps it as an environment.
+func (i *Installer) keep(ctx context.Context, item *Item, built build.Result, requirements []lock.Requirement) error {
+	env, err := i.cfg.Environments.Add(ctx, built.Dir, requirements)
+	if removeErr := built.Remove(); removeErr != nil {
+		i.cfg.Log.ErrorContext(ctx, "could not remove a work folder", "error", removeErr) // the builder's Sweep tries again
+	}
+	if refused, ok := errors.AsType[*environment.RefusedError](err); ok {
+		return candidate.InstallFailed(fault.Conflict("Installed packages were refused: %s", refused.Reason).With("environment_refused"))
+	}
+	if err != nil {
+		return err
+	}
+	item.Payload.Environment = env
+	return nil
+}
+
+// buildFault says to the caller what a failed build means.
+func buildFault(err error) error {
+	if refused, ok := errors.AsType[*build.AddressError](err); ok {
+		return fault.Invalid("index_url is not allowed: host '%s' has an internal address", refused.Host).With("index_not_allowed")
+	}
+	failed, ok := errors.AsType[*build.Failure](err)
+	if !ok {
+		return err
+	}
+	if failed.Unreachable {
+		return candidate.InstallFailed(fault.Unavailable("Package index can't be reached: %s", failed.Reason).With("index_unreachable").Because(err))
+	}
+	return candidate.InstallFailed(fault.Conflict("Installation failed: %s", failed.Reason).With("install_failed").Because(err))
+}
+
+// record writes the audit entry of a decision's outcome.
+func (i *Installer) record(ctx context.Context, change candidate.Change[Lock]) error {
+	item := change.Item
+	var entry audit.Entry
+	switch {
+	case change.Verb == candidate.Install:
+		entry = i.entry(audit.Info, "pip_install_completed", &item)
+		entry.Details["digest"], entry.Details["packages"] = item.Payload.Environment.Digest, item.Payload.Environment.Packages
+	case change.Verb == candidate.Fail:
+		entry = i.entry(audit.Error, "pip_install_failed", &item)
+		entry.Success, entry.Error = false, item.LastError
+	case change.Verb == candidate.Unblock:
+		entry = i.entry(audit.Info, "pip_unblocked", &item)
+		entry.Details["reason"] = item.Reason
+	case item.State == candidate.Blocked:
+		entry = i.entry(audit.Warning, "pip_blocked", &item)
+		entry.RejectionReason = item.Reason
+	default:
+		entry = i.entry(audit.Info, "pip_rejected", &item)
+		entry.RejectionReason = item.Reason
+	}
+	return i.cfg.Audit.Write(ctx, entry)
+}
+
+func (i *Installer) entry(severity audit.Severity, action string, item *Item) audit.Entry {
+	return audit.Entry{
+		Category: audit.System, Severity: severity, Action: action, Success: true, OwnerPack: item.PackID,
+		Details: map[string]any{
+			"candidate_key": item.Key, "relpath": item.Payload.Relpath, "sha256": item.Payload.SHA256, "allow_sdist": item.Payload.AllowSdist,
+			"index_url": item.Payload.IndexURL, "notes": item.Payload.Notes, "reject_count": item.RejectCount,
+		},
+	}
+}

@@ -1,0 +1,171 @@
+// Command pip-installer installs what packs list in requirements.lock, after an operator's yes, and hands the
+// environments out.
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tree"
+	approval "github.com/rumi-ai/rumi/services/approval/api"
+	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
+	"github.com/rumi-ai/rumi/services/pip-installer/api"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/environment"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/pip-installer/internal/installer"
+)
+
+// config is what only pip-installer knows.
+type config struct {
+	BuilderImage string   `env:"RUMI_BUILDER_IMAGE" envDefault:"rumi-builder:local"`
+	IndexURLs    []string `env:"RUMI_PIP_INDEX_URLS"`  // that may be used, the first by default; unset is pip's own default
+	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"` // internal networks in which an index may lie
+	CAFile       string   `env:"RUMI_PIP_CA_FILE"`     // PEM, beside the public CAs
+}
+
+func main() { service.Main(api.Service, start) }
+
+// start serves with builds in containers.
+func start(ctx context.Context, rt *service.Runtime, cfg config) error {
+	engine, err := sandbox.Connect(ctx, sandbox.Config{})
+	if err != nil {
+		return err
+	}
+	rt.OnStop("docker", func(context.Context) error { return engine.Close() })
+	cidrs, err := installer.ParseCIDRs(cfg.AllowCIDRs)
+	if err != nil {
+		return err
+	}
+	ca, err := readCA(cfg.CAFile)
+	if err != nil {
+		return err
+	}
+	work, err := makeDir(rt, "work")
+	if err != nil {
+		return err
+	}
+	builder := build.New(build.Config{Engine: engine, Image: cfg.BuilderImage, Dir: work, AllowCIDRs: cidrs, CA: ca, Log: rt.Log})
+	rt.Go("sweep of builds", func(ctx context.Context) error {
+		return every(ctx, time.Minute, func() {
+			if err := builder.Sweep(ctx); err != nil {
+				rt.Log.WarnContext(ctx, "could not sweep builds", "error", err)
+			}
+		})
+	})
+	return assemble(ctx, rt, cfg, builder)
+}
+
+// assemble serves with builds by builder.
+func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder installer.Builder) error {
+	indexes, err := installer.ParseIndexes(cfg.IndexURLs)
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(ctx, rt.Store(), candidate.Migrations(nil))
+	if err != nil {
+		return err
+	}
+	rt.OnStop("store", func(context.Context) error { return db.Close() })
+	rt.ReadyWhen("store", db.Ping)
+
+	trees, err := makeDir(rt, "trees")
+	if err != nil {
+		return err
+	}
+	environments, err := makeDir(rt, "environments")
+	if err != nil {
+		return err
+	}
+	gatekeeper := approval.NewClient(rt.Peer(approval.Service))
+	approved := tree.NewCache(trees, func(ctx context.Context, digest string) (io.ReadCloser, error) { return gatekeeper.Tree(ctx, digest) })
+	gates := gate.NewView(rt.Log)
+	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })
+	changed := make(chan struct{}, 1)
+	rt.Go("pending counts", func(ctx context.Context) error { return tell(ctx, changed, gatekeeper) })
+
+	i := installer.New(installer.Config{
+		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
+		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Audit: rt.Audit, Log: rt.Log,
+		Changed: func(context.Context) {
+			select {
+			case changed <- struct{}{}:
+			default: // it is going to be told anyway
+			}
+		},
+	})
+	rt.Go("sweep of trees", func(ctx context.Context) error {
+		return every(ctx, time.Hour, func() {
+			if err := i.SweepAll(ctx); err != nil {
+				rt.Log.WarnContext(ctx, "could not sweep trees", "error", err)
+			}
+		})
+	})
+	httpapi.Routes(rt.Mux(), i)
+	return nil
+}
+
+// makeDir makes a folder of ours below user_data/pip.
+func makeDir(rt *service.Runtime, name string) (string, error) {
+	dir := filepath.Join(rt.UserData, "pip", name)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", fmt.Errorf("make folder: %w", err)
+	}
+	return dir, nil
+}
+
+func readCA(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("RUMI_PIP_CA_FILE: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("RUMI_PIP_CA_FILE: %s has no PEM certificate", path)
+	}
+	return pem, nil
+}
+
+// every calls f now and after each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		f()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// tell lets approval write pending/summary.json again after each change, and when we start: what changed while it or we
+// were away must be told too.
+func tell(ctx context.Context, changed <-chan struct{}, gatekeeper *approval.Client) error {
+	const retryAfter = 2 * time.Second
+	for {
+		retry := time.After(retryAfter)
+		if gatekeeper.RefreshPending(ctx) == nil {
+			retry = nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-retry:
+		}
+	}
+}
