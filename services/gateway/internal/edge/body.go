@@ -1,0 +1,168 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/gateway/internal/route"
+)
+
+const (
+	bodyTimeout  = 30 * time.Second // for all of a JSON body
+	stallTimeout = 30 * time.Second // for the next piece of an upload, or of an answer to be taken
+)
+
+// takeBody puts a bounded body in the place of r's. A JSON body is read here, so that no service sees half of one or
+// waits for a slow client; an upload is passed on as it comes. stop must be called when the exchange is over.
+func takeBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop func(), err error) {
+	stop = func() {}
+	if r.Body == nil || r.Body == http.NoBody {
+		return stop, nil
+	}
+	limit := int64(rpc.MaxBody)
+	uploading := class.Upload > 0 && isMultipart(r)
+	if uploading {
+		limit = class.Upload
+	}
+	if r.ContentLength > limit {
+		raw.Header().Set("Connection", "close")
+		return stop, fault.TooLarge("Request body too large")
+	}
+	bounded := http.MaxBytesReader(raw, r.Body, limit)
+	deadline := http.NewResponseController(raw)
+	if uploading {
+		u := &upload{ReadCloser: bounded, deadline: deadline}
+		r.Body = u
+		return u.stop, nil
+	}
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(bounded); err != nil {
+		raw.Header().Set("Connection", "close")
+		return stop, bodyFault(err)
+	}
+	// The server's watch for a client that goes away reads too, and must not take the deadline for one.
+	if err := deadline.SetReadDeadline(time.Time{}); err != nil {
+		return stop, err
+	}
+	r.ContentLength, r.TransferEncoding, r.Trailer = int64(body.Len()), nil, nil
+	r.Body = http.NoBody
+	if body.Len() > 0 {
+		r.Body = io.NopCloser(&body)
+	}
+	return stop, nil
+}
+
+func isMultipart(r *http.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && kind == "multipart/form-data"
+}
+
+func bodyFault(err error) *fault.Fault {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return fault.TooLarge("Request body too large")
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fault.Invalid("Request body was not received in time").With("body_timeout")
+	}
+	return fault.Invalid("Request body could not be read").Because(err)
+}
+
+// upload is a body on its way through. Each piece of it must arrive within stallTimeout.
+type upload struct {
+	io.ReadCloser
+	deadline *http.ResponseController
+
+	mu      sync.Mutex
+	stopped bool
+	failed  error
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	if !u.extend(time.Now().Add(stallTimeout)) {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := u.ReadCloser.Read(p)
+	switch {
+	case err == io.EOF:
+		u.extend(time.Time{})
+	case err != nil:
+		u.fail(err)
+		err = &bodyError{err}
+	}
+	return n, err
+}
+
+func (u *upload) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failed == nil {
+		u.failed = err
+	}
+}
+
+// failure is why the body could not be read to its end, nil where that isn't so.
+func (u *upload) failure() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.failed
+}
+
+// stop keeps a transport that still reads from moving the deadline of the connection's next request.
+func (u *upload) stop() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stopped = true
+}
+
+func (u *upload) extend(until time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return !u.stopped && u.deadline.SetReadDeadline(until) == nil
+}
+
+// bodyError is a failure of the client's that surfaces in the call to a service. It passes for a cancelled call, since
+// it says nothing about the service: its circuit breaker must not count it.
+type bodyError struct{ cause error }
+
+func (e *bodyError) Error() string { return "read request body: " + e.cause.Error() }
+
+func (e *bodyError) Unwrap() error { return e.cause }
+
+func (e *bodyError) Is(target error) bool { return target == context.Canceled }
+
+// answerWriter knows how an answer began, and gives up on a client that doesn't take it.
+type answerWriter struct {
+	http.ResponseWriter
+	code  int
+	wrote bool
+}
+
+func (w *answerWriter) WriteHeader(code int) {
+	if code >= 200 && !w.wrote {
+		w.code, w.wrote = code, true
+	}
+	w.extend()
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	w.wrote = true
+	w.extend()
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *answerWriter) extend() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,311 @@
+// Package edge is the public HTTP side of Rumi: it admits requests and hands them to the services that own their paths.
+//
+// A request passes, in this order: token, rate, route, host and origin, size of its body. Whatever stops it is answered
+// in the envelope of contract.md.
+package edge
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/route"
+	"github.com/rumi-ai/rumi/services/gateway/internal/site"
+	"github.com/rumi-ai/rumi/services/gateway/internal/token"
+)
+
+const (
+	// operator is the actor of whoever holds the API token, anonymous of who doesn't.
+	operator  = "operator"
+	anonymous = "anonymous"
+
+	// Failed authentications of one address that are answered 401 before they are answered 429 (contract.md).
+	failures       = 10
+	failuresWindow = time.Minute
+)
+
+// Config is what an Edge is made of.
+type Config struct {
+	Token   *token.File
+	Rate    *limit.Window // of authenticated requests; nil for no limit
+	Site    *site.Policy
+	Peer    func(service string) *rpc.Peer
+	Audit   *audit.Log
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Tracer  trace.Tracer
+}
+
+// Edge is the public http.Handler.
+type Edge struct {
+	cfg      Config
+	table    *route.Table
+	targets  map[*route.Route]target
+	peers    map[string]*rpc.Peer // all services that own a path
+	failed   *limit.Window        // authentications
+	told     *limit.Window        // audit entries that say an address is over failed
+	duration *prometheus.HistogramVec
+}
+
+// target is where a route leads.
+type target struct {
+	name    string // of the route, in metrics and spans
+	handler func(w http.ResponseWriter, r *http.Request, class route.Class) error
+}
+
+// New makes an Edge over route.Routes.
+func New(cfg Config) (*Edge, error) {
+	table, err := route.NewTable(route.Routes)
+	if err != nil {
+		return nil, err
+	}
+	e := &Edge{
+		cfg:     cfg,
+		table:   table,
+		targets: map[*route.Route]target{},
+		peers:   map[string]*rpc.Peer{},
+		failed:  limit.New(failures, failuresWindow),
+		told:    limit.New(1, failuresWindow),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "rumi_http_request_duration_seconds",
+			Help:    "Time from a request's header to the end of its answer.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+		}, []string{"route", "method", "code"}),
+	}
+	cfg.Metrics.MustRegister(e.duration)
+	proxies := map[string]*proxy{}
+	for i := range route.Routes {
+		r := &route.Routes[i]
+		to := target{name: r.Method + " " + r.Pattern, handler: e.health}
+		if r.Service != "" {
+			if proxies[r.Service] == nil {
+				e.peers[r.Service] = cfg.Peer(r.Service)
+				proxies[r.Service] = newProxy(r.Service, e.peers[r.Service], cfg.Log)
+			}
+			to.handler = proxies[r.Service].serve
+		}
+		e.targets[r] = to
+	}
+	return e, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	w := &answerWriter{ResponseWriter: raw, code: http.StatusOK}
+	if r.Body != http.NoBody {
+		// The server reads what a handler leaves of a body; that must not take for ever either.
+		_ = http.NewResponseController(raw).SetReadDeadline(began.Add(bodyTimeout))
+	}
+	public := !strings.HasPrefix(r.URL.Path, "/api/")
+	admitted := !public && e.cfg.Token.Check(bearer(r.Header))
+
+	address := hostOf(r.RemoteAddr)
+	from := origin.Origin{RequestID: r.Header.Get(rpc.RequestIDHeader), Actor: anonymous, Address: address}
+	if !origin.ValidRequestID(from.RequestID) {
+		from.RequestID = origin.NewRequestID()
+	}
+	if admitted {
+		from.Actor = operator
+	}
+	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
+	ctx := rpc.Propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := e.cfg.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	ctx = origin.With(rpc.WithLogger(ctx, e.cfg.Log), from)
+	r = r.WithContext(ctx)
+
+	var to target
+	defer func() {
+		p := recover()
+		if p != nil && p != http.ErrAbortHandler {
+			e.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
+			if w.wrote {
+				p = http.ErrAbortHandler
+			} else {
+				rpc.WriteError(ctx, w, fault.New(fault.KindInternal, "panic"))
+				p = nil
+			}
+		}
+		e.finish(ctx, span, r, to.name, w.code, time.Since(began))
+		if p != nil {
+			panic(p)
+		}
+	}()
+	var err error
+	switch {
+	case public:
+		err = e.public(w, r)
+	case !admitted:
+		err = e.refuse(w, r)
+	default:
+		err = e.serve(w, r, &to)
+	}
+	if err != nil {
+		rpc.WriteError(ctx, w, err)
+	}
+}
+
+// public answers what needs no token.
+func (e *Edge) public(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Path != "/healthz" {
+		return fault.NotFound("Not found")
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", http.MethodGet)
+		return fault.New(fault.KindMethod, "Method not allowed")
+	}
+	return rpc.WriteData(w, struct {
+		Status string `json:"status"`
+	}{"ok"})
+}
+
+// refuse answers a request without the right token. Each is audited until its address is over the limit, and from
+// then on one a minute, so that nobody can fill the disk with them.
+func (e *Edge) refuse(w http.ResponseWriter, r *http.Request) error {
+	address := parseAddress(r.RemoteAddr)
+	within, wait := e.failed.Allow(address)
+	entry := audit.Entry{
+		Category: audit.Security, Severity: audit.Warning, Action: "authentication_failed", Success: false,
+		Details:         map[string]any{"address": hostOf(r.RemoteAddr), "method": shorten(r.Method), "path": shorten(r.URL.Path), "limited": !within},
+		RejectionReason: "no token or a wrong one",
+	}
+	if within {
+		e.write(r.Context(), entry)
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return fault.Unauthenticated("Unauthorized")
+	}
+	if first, _ := e.told.Allow(address); first {
+		entry.RejectionReason = "too many failed authentications; further ones are not audited for a minute"
+		e.write(r.Context(), entry)
+	}
+	return fault.Limited("Too many failed authentications").After(wait)
+}
+
+// serve answers a request of the operator.
+func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
+	if e.cfg.Rate != nil {
+		if ok, wait := e.cfg.Rate.Allow(parseAddress(r.RemoteAddr)); !ok {
+			return fault.Limited("Rate limit exceeded").After(wait)
+		}
+	}
+	found, allow, err := e.table.Find(r)
+	if allow != nil {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+	}
+	if found != nil {
+		*to = e.targets[found]
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.cfg.Site.Check(r); err != nil {
+		e.write(r.Context(), audit.Entry{
+			Category: audit.Security, Severity: audit.Warning, Action: "origin_refused", Success: false,
+			Details: map[string]any{
+				"host": shorten(r.Host), "origin": shorten(r.Header.Get("Origin")), "fetch_site": shorten(r.Header.Get("Sec-Fetch-Site")),
+				"method": shorten(r.Method), "path": shorten(r.URL.Path), "address": hostOf(r.RemoteAddr),
+			},
+			RejectionReason: fault.Of(err).Message,
+		})
+		return err
+	}
+	stop, err := takeBody(w.ResponseWriter, r, found.Class)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	return to.handler(w, r, found.Class)
+}
+
+// write audits a refusal; it stands whether that succeeds or not, and audit logs its own failures.
+func (e *Edge) write(ctx context.Context, entry audit.Entry) { _ = e.cfg.Audit.Write(ctx, entry) }
+
+func (e *Edge) finish(ctx context.Context, span trace.Span, r *http.Request, name string, code int, took time.Duration) {
+	method := knownMethod(r.Method)
+	status := strconv.Itoa(code)
+	e.duration.WithLabelValues(name, method, status).Observe(took.Seconds())
+	if span.IsRecording() {
+		if name != "" {
+			span.SetName(name)
+		}
+		span.SetAttributes(attribute.String("http.request.method", method), attribute.String("http.route", name),
+			attribute.Int("http.response.status_code", code), attribute.String("url.path", shorten(r.URL.Path)))
+		if code >= 500 {
+			span.SetStatus(codes.Error, "")
+		}
+	}
+	span.End()
+	level := slog.LevelInfo
+	switch {
+	case code >= 500 && code != http.StatusServiceUnavailable:
+		level = slog.LevelError
+	case r.Method == http.MethodGet && code < 400:
+		level = slog.LevelDebug
+	}
+	if e.cfg.Log.Enabled(ctx, level) {
+		e.cfg.Log.LogAttrs(ctx, level, "answered", slog.String("route", name), slog.String("method", method),
+			slog.Int("status", code), slog.Duration("took", took), slog.String("address", hostOf(r.RemoteAddr)))
+	}
+}
+
+// knownMethod keeps methods that clients make up out of metrics.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return m
+	}
+	return "other"
+}
+
+// bearer is the token of the one Authorization header, "" for any other scheme or number of them.
+func bearer(h http.Header) string {
+	const scheme = "Bearer "
+	values := h["Authorization"]
+	if len(values) != 1 || len(values[0]) <= len(scheme) || !strings.EqualFold(values[0][:len(scheme)], scheme) {
+		return ""
+	}
+	return values[0][len(scheme):]
+}
+
+// hostOf is the connection's other end without its port. What headers say of the client's address is not believed.
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
+}
+
+func parseAddress(remote string) netip.Addr {
+	address, err := netip.ParseAddr(hostOf(remote))
+	if err != nil {
+		return netip.Addr{} // all that can't be told apart count as one
+	}
+	return address
+}
+
+// shorten bounds what a client can put into a log.
+func shorten(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

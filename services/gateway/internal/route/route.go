@@ -1,0 +1,153 @@
+// Package route says which service owns a public path, as a table.
+package route
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Route is a method and a path and who answers them.
+type Route struct {
+	Method  string
+	Pattern string // segments are literal or {name}
+	Service string // "" for the gateway itself
+	Class   Class
+}
+
+// Class is how much a route may take.
+type Class struct {
+	Timeout time.Duration // for the whole exchange, once the request has been read
+	Upload  int64         // bytes of a multipart body; 0 where none is taken
+	Follow  bool          // with ?follow=true, Timeout is for the beginning of the answer only
+}
+
+// Table finds routes.
+type Table struct {
+	byDepth [][]compiled // the index is the number of segments
+}
+
+type compiled struct {
+	*Route
+	segments []string // without the leading slash; those that begin with { are names
+}
+
+// NewTable makes a table. It fails where two routes of one method fit the same path, since only one could ever answer.
+func NewTable(routes []Route) (*Table, error) {
+	t := &Table{}
+	for i := range routes {
+		path, ok := strings.CutPrefix(routes[i].Pattern, "/")
+		if !ok {
+			return nil, fmt.Errorf("make routes: %q does not begin with a slash", routes[i].Pattern)
+		}
+		next := compiled{&routes[i], strings.Split(path, "/")}
+		depth := len(next.segments)
+		for len(t.byDepth) <= depth {
+			t.byDepth = append(t.byDepth, nil)
+		}
+		for _, other := range t.byDepth[depth] {
+			if other.Method == next.Method && overlap(other.segments, next.segments) {
+				return nil, fmt.Errorf("make routes: %s %s and %s overlap", next.Method, next.Pattern, other.Pattern)
+			}
+		}
+		t.byDepth[depth] = append(t.byDepth[depth], next)
+	}
+	return t, nil
+}
+
+// overlap says whether one path can fit both, which have the same number of segments.
+func overlap(a, b []string) bool {
+	for i := range a {
+		if a[i] != b[i] && !named(a[i]) && !named(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func named(segment string) bool { return strings.HasPrefix(segment, "{") }
+
+// Find gives the route of a request, by its path as it came, escapes and all. A HEAD goes where a GET would. The fault
+// says that the path is unknown, or the method (then allow lists those that are), or that a name in the path holds
+// what no name may.
+func (t *Table) Find(r *http.Request) (found *Route, allow []string, err error) {
+	path := r.URL.EscapedPath()
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	depth := strings.Count(path, "/")
+	if depth >= len(t.byDepth) {
+		return nil, nil, fault.NotFound("Not found")
+	}
+	for i := range t.byDepth[depth] {
+		candidate := &t.byDepth[depth][i]
+		if !candidate.fits(path) {
+			continue
+		}
+		if candidate.Method == method {
+			return candidate.Route, nil, candidate.check(path)
+		}
+		allow = append(allow, candidate.Method)
+	}
+	if allow != nil {
+		return nil, allow, fault.New(fault.KindMethod, "Method not allowed")
+	}
+	return nil, nil, fault.NotFound("Not found")
+}
+
+// fits says whether path, which has as many slashes as the route has segments, is one of its paths.
+func (c *compiled) fits(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/")
+	if !ok {
+		return false
+	}
+	for _, want := range c.segments {
+		var segment string
+		segment, rest, _ = strings.Cut(rest, "/")
+		if !named(want) && segment != want {
+			return false
+		}
+	}
+	return true
+}
+
+// check refuses values that no id has and that a proxy, a router or a file system might take for something else.
+func (c *compiled) check(path string) error {
+	rest := path[1:]
+	for _, want := range c.segments {
+		var segment string
+		segment, rest, _ = strings.Cut(rest, "/")
+		if named(want) && !safe(segment) {
+			name := strings.Trim(want, "{}")
+			return fault.Invalid("Invalid %s", name).With("invalid_" + name)
+		}
+	}
+	return nil
+}
+
+// maxValue bounds a value in a path, in bytes: the longest candidate key is well under it.
+const maxValue = 512
+
+func safe(segment string) bool {
+	value, err := url.PathUnescape(segment)
+	if err != nil || value == "" || len(value) > maxValue {
+		return false
+	}
+	for i := range len(value) {
+		// A percent sign is what is left of an escape that was escaped again.
+		if c := value[i]; c < ' ' || c == 0x7f || c == '%' || c == '\\' {
+			return false
+		}
+	}
+	for part := range strings.SplitSeq(value, "/") {
+		if part == "." || part == ".." {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,73 @@
+// Package site keeps web pages from elsewhere from using the API through a browser.
+package site
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// loopback are the hosts that are always ours, with any port: a browser that names one talks to its own machine.
+var loopback = []string{"localhost", "127.0.0.1", "[::1]"}
+
+// Policy decides which state-changing requests a browser may have been made to send.
+type Policy struct {
+	hosts  map[string]bool
+	origin *http.CrossOriginProtection
+}
+
+// New makes a policy that beside the loopback hosts knows hosts ("rumi.example" with any port, or
+// "rumi.example:8765") and beside a request's own origin trusts origins ("https://rumi.example").
+func New(hosts, origins []string) (*Policy, error) {
+	p := &Policy{hosts: map[string]bool{}, origin: http.NewCrossOriginProtection()}
+	for _, h := range append(loopback, hosts...) {
+		h = strings.TrimSpace(h)
+		if h == "" || strings.ContainsAny(h, "/ *?#@") {
+			return nil, fmt.Errorf("read allowed hosts: %q is not a host or host:port", h)
+		}
+		p.hosts[normal(h)] = true
+	}
+	for _, o := range origins {
+		if err := p.origin.AddTrustedOrigin(strings.TrimSpace(o)); err != nil {
+			return nil, fmt.Errorf("read allowed origins: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// Check refuses a state-changing request whose Host isn't ours (a name that an attacker points at us) or that a page
+// of another origin sent. The fault is of kind denied, its code "origin_refused".
+func (p *Policy) Check(r *http.Request) error {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return nil
+	}
+	if !p.known(r.Host) {
+		return fault.Denied("Host not allowed").With("origin_refused")
+	}
+	if err := p.origin.Check(r); err != nil {
+		return fault.Denied("Origin not allowed").With("origin_refused").Because(err)
+	}
+	return nil
+}
+
+func (p *Policy) known(host string) bool {
+	host = normal(host)
+	if p.hosts[host] {
+		return true
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil || strings.Trim(port, "0123456789") != "" {
+		return false
+	}
+	if strings.Contains(name, ":") {
+		name = "[" + name + "]"
+	}
+	return p.hosts[strings.TrimSuffix(name, ".")]
+}
+
+// normal is host as it is compared: small letters, no trailing dot.
+func normal(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") }

@@ -1,0 +1,48 @@
+// The service gateway is the one that clients reach: it checks the API token and hands each request to its owner.
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
+	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/site"
+	"github.com/rumi-ai/rumi/services/gateway/internal/token"
+)
+
+func main() { service.Main("gateway", build) }
+
+type config struct {
+	RateLimit      int      `env:"RUMI_API_RATE_LIMIT" envDefault:"120"` // requests of one address a window; 0 is no limit
+	RateWindow     int      `env:"RUMI_API_RATE_WINDOW" envDefault:"60"` // seconds
+	AllowedHosts   []string `env:"RUMI_ALLOWED_HOSTS"`                   // beside localhost: host or host:port
+	AllowedOrigins []string `env:"RUMI_ALLOWED_ORIGINS"`                 // of pages that may use the API: scheme://host[:port]
+}
+
+func build(_ context.Context, rt *service.Runtime, cfg config) error {
+	if cfg.RateLimit < 0 || cfg.RateWindow < 1 {
+		return errors.New("read configuration: RUMI_API_RATE_LIMIT is at least 0, RUMI_API_RATE_WINDOW at least 1")
+	}
+	policy, err := site.New(cfg.AllowedHosts, cfg.AllowedOrigins)
+	if err != nil {
+		return err
+	}
+	key, err := token.Open(filepath.Join(rt.UserData, "settings", "api_token"), rt.Log)
+	if err != nil {
+		return err
+	}
+	rt.ReadyWhen("api token", func(context.Context) error { return key.Ready() })
+	handler, err := edge.New(edge.Config{
+		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Site: policy,
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
+	})
+	if err != nil {
+		return err
+	}
+	rt.Public(handler)
+	return nil
+}

@@ -1,0 +1,738 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/service/servicetest"
+)
+
+const apiToken = "right-token-0123456789"
+
+// owner is what the backends of these tests answer: what reached them.
+type seen struct {
+	Method  string            `json:"method"`
+	URI     string            `json:"uri"`
+	Values  map[string]string `json:"values"`
+	Header  http.Header       `json:"header"`
+	Body    string            `json:"body"`
+	Length  int64             `json:"length"`
+	Host    string            `json:"host"`
+	Request string            `json:"request"`
+	Actor   string            `json:"actor"`
+	Address string            `json:"address"`
+}
+
+func echo(w http.ResponseWriter, r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	from := origin.Of(r.Context())
+	values := map[string]string{}
+	for _, name := range []string{"pack_id", "candidate_key"} {
+		if v := r.PathValue(name); v != "" {
+			values[name] = v
+		}
+	}
+	if len(body) > 1000 {
+		body = body[:1000]
+	}
+	return rpc.WriteData(w, seen{
+		Method: r.Method, URI: r.RequestURI, Values: values, Header: r.Header, Body: string(body), Length: r.ContentLength, Host: r.Host,
+		Request: from.RequestID, Actor: from.Actor, Address: from.Address,
+	})
+}
+
+// owners are the small real services behind the gateway.
+var owners = map[string]service.Build[struct{}]{
+	"approval": func(_ context.Context, rt *service.Runtime, _ struct{}) error {
+		mux := rt.Mux()
+		mux.Route("GET /api/packs", rpc.Raw(echo), "gateway")
+		mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(echo), "gateway")
+		mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(func(context.Context, packRequest) (struct{}, error) {
+			return struct{}{}, errors.New("disk on fire at /secret/path")
+		}), "gateway")
+		mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(func(_ context.Context, r packRequest) (packRequest, error) {
+			return r, nil
+		}), "gateway")
+		mux.Route("GET /api/packs/pending", rpc.Raw(func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusTeapot)
+			return nil
+		}), "gateway")
+		return nil
+	},
+	"pack-registry": func(_ context.Context, rt *service.Runtime, _ struct{}) error {
+		rt.Mux().Route("POST /api/packs/import", rpc.Raw(func(w http.ResponseWriter, r *http.Request) error {
+			n, err := io.Copy(io.Discard, r.Body)
+			if err != nil {
+				return fault.Invalid("upload broke off").Because(err)
+			}
+			return rpc.WriteData(w, n)
+		}), "gateway")
+		rt.Mux().Route("DELETE /api/packs/{pack_id}", rpc.Raw(echo), "gateway")
+		return nil
+	},
+	"capability-broker": func(_ context.Context, rt *service.Runtime, _ struct{}) error {
+		mux := rt.Mux()
+		mux.Route("POST /api/capability/requests/{candidate_key}/approve", rpc.Raw(echo), "gateway")
+		mux.Route("GET /api/containers/{pack_id}/logs", rpc.Raw(follow), "gateway")
+		mux.Route("GET /api/containers", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
+			return struct{}{}, fault.Unavailable("Docker is required but not available").With("docker_unavailable").After(7 * time.Second)
+		}), "gateway")
+		return nil
+	},
+}
+
+type packRequest struct {
+	PackID string `path:"pack_id" json:"-"`
+	Reason string `json:"reason"`
+	Port   int    `json:"port,omitzero"`
+}
+
+// follow sends an event at once and another when the test lets it.
+func follow(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "text/event-stream")
+	for i := 1; i <= 2; i++ {
+		fmt.Fprintf(w, "data: %d\n\n", i)
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return err
+		}
+		select {
+		case <-more:
+		case <-r.Context().Done():
+			return r.Context().Err()
+		}
+	}
+	return nil
+}
+
+var more = make(chan struct{})
+
+// world is a gateway with owners behind it.
+type world struct {
+	*servicetest.Suite
+	t       testing.TB
+	address string
+	servers map[string]*servicetest.Server
+}
+
+func newWorld(t testing.TB, env map[string]string) *world {
+	t.Helper()
+	names := append([]string{"gateway"}, "approval", "pack-registry", "capability-broker")
+	suite := servicetest.New(t, names...)
+	w := &world{Suite: suite, t: t, servers: map[string]*servicetest.Server{}}
+	w.setToken(apiToken)
+	for name, build := range owners {
+		w.servers[name] = servicetest.Start(suite, name, build, map[string]string{"RUMI_LOG_LEVEL": "error"})
+	}
+	all := map[string]string{"RUMI_API_RATE_LIMIT": "0", "RUMI_LOG_LEVEL": "error"}
+	maps.Copy(all, env)
+	w.servers["gateway"] = servicetest.Start(suite, "gateway", build, all)
+	w.address = w.servers["gateway"].Address
+	return w
+}
+
+func (w *world) setToken(token string) {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.UserData(), "settings", "api_token"), []byte(token+"\n"), 0o640); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// audit joins the entries of a category.
+func (w *world) audit(category string) string {
+	w.t.Helper()
+	files, err := filepath.Glob(filepath.Join(w.UserData(), "audit", category+"_*.jsonl"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		all.Write(data)
+	}
+	return all.String()
+}
+
+// reply is an answer, checked to be an envelope with a request id.
+type reply struct {
+	status int
+	header http.Header
+	raw    string
+
+	Success bool           `json:"success"`
+	Data    jsontext.Value `json:"data"`
+	Error   *string        `json:"error"`
+	Code    string         `json:"error_code"`
+}
+
+func (r *reply) message() string {
+	if r.Error == nil {
+		return ""
+	}
+	return *r.Error
+}
+
+func (r *reply) seen(t testing.TB) seen {
+	t.Helper()
+	var s seen
+	if err := json.Unmarshal(r.Data, &s); err != nil {
+		t.Fatalf("%s: %v", r.raw, err)
+	}
+	return s
+}
+
+func readReply(t testing.TB, response *http.Response) *reply {
+	t.Helper()
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &reply{status: response.StatusCode, header: response.Header, raw: string(data)}
+	if kind := response.Header.Get("Content-Type"); kind != "application/json; charset=utf-8" {
+		t.Errorf("content type %q of %d %s", kind, response.StatusCode, data)
+	}
+	if ids := response.Header.Values("X-Request-Id"); len(ids) != 1 || !origin.ValidRequestID(ids[0]) {
+		t.Errorf("request ids %q", ids)
+	}
+	if err := json.Unmarshal(data, got, json.RejectUnknownMembers(true)); err != nil {
+		t.Fatalf("no envelope: %q: %v", data, err)
+	}
+	if got.Success != (response.StatusCode < 300) || got.Success != (got.Error == nil) || len(got.Data) == 0 {
+		t.Errorf("envelope of %d is %s", response.StatusCode, data)
+	}
+	return got
+}
+
+// do sends a request with the token, unless header says otherwise ("-" takes a header out).
+func (w *world) do(t testing.TB, method, target string, body io.Reader, header map[string]string) *reply {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+w.address+target, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+apiToken)
+	for name, value := range header {
+		switch {
+		case value == "-":
+			r.Header.Del(name)
+		case name == "Host":
+			r.Host = value
+		default:
+			r.Header.Set(name, value)
+		}
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return readReply(t, response)
+}
+
+// raw sends bytes over a connection of its own and reads one answer.
+func (w *world) raw(t testing.TB, method string, parts ...[]byte) *reply {
+	t.Helper()
+	conn, err := net.Dial("tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		for _, p := range parts {
+			if _, err := conn.Write(p); err != nil {
+				return // the gateway has answered and closed
+			}
+		}
+	}()
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return readReply(t, response)
+}
+
+func head(line string, fields ...string) []byte {
+	return []byte(line + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + apiToken + "\r\n" + strings.Join(fields, "\r\n") +
+		strings.Repeat("\r\n", min(len(fields), 1)) + "\r\n")
+}
+
+func wantFailure(t testing.TB, got *reply, status int, message string) {
+	t.Helper()
+	if got.status != status || got.message() != message || got.Code == "" {
+		t.Errorf("answered %d %s, want %d %q", got.status, got.raw, status, message)
+	}
+}
+
+// TestHTTPTable is the table of contract.md, "HTTP", line by line; what needs time or traffic has tests of its own below.
+func TestHTTPTable(t *testing.T) {
+	w := newWorld(t, nil)
+	t.Run("right token", func(t *testing.T) {
+		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 || got.seen(t).Actor != "operator" || got.seen(t).Address != "127.0.0.1" {
+			t.Errorf("answered %d %s", got.status, got.raw)
+		}
+	})
+	for _, c := range []struct {
+		name, method, target, body string
+		header                     map[string]string
+		status                     int
+		message                    string
+	}{
+		{"body no JSON", "POST", "/api/packs/x/reject", "{", nil, 400, "Invalid JSON in request body"},
+		{"body not UTF-8", "POST", "/api/packs/x/reject", "{\"reason\":\"\xff\"}", nil, 400, "Invalid JSON in request body"},
+		{"array", "POST", "/api/packs/x/reject", "[]", nil, 400, "Invalid JSON in request body"},
+		{"null", "POST", "/api/packs/x/reject", "null", nil, 400, "Invalid JSON in request body"},
+		{"duplicate keys", "POST", "/api/packs/x/reject", `{"reason":"a","reason":"b"}`, nil, 400, "Invalid JSON in request body"},
+		{"wrong type", "POST", "/api/packs/x/reject", `{"port":"443"}`, nil, 400, "Invalid value for field 'port': want a whole number in range"},
+		{"unknown field", "POST", "/api/packs/x/reject", `{"reasn":"x"}`, nil, 400, "Unknown field 'reasn'"},
+		{"unknown path", "GET", "/api/nothing", "", nil, 404, "Not found"},
+		{"unknown path, with a body", "POST", "/api/nothing", "{}", nil, 404, "Not found"},
+		{"internal path", "POST", "/internal/secrets/value", `{"key":"X"}`, nil, 404, "Not found"},
+		{"root", "GET", "/", "", nil, 404, "Not found"},
+		{"method", "PUT", "/api/packs", "{}", nil, 405, "Method not allowed"},
+		{"method made up", "FOO", "/api/packs", "", nil, 405, "Method not allowed"},
+		{"owner that is down", "GET", "/api/secrets", "", nil, 503, "Service unavailable: secrets"},
+		{"owner that is down, changing", "POST", "/api/secrets/set", `{"key":"K","value":"v"}`, nil, 503, "Service unavailable: secrets"},
+		{"owner's own fault", "GET", "/api/containers", "", nil, 503, "Docker is required but not available"},
+		{"unforeseen", "POST", "/api/packs/x/approve", "", nil, 500, "Internal server error"},
+		{"answer without an envelope", "GET", "/api/packs/pending", "", nil, 500, "Internal server error"},
+		{"foreign origin", "POST", "/api/packs/x/reject", "{}", map[string]string{"Origin": "https://evil.example", "Content-Type": "text/plain"}, 403, "Origin not allowed"},
+		{"unknown host", "POST", "/api/packs/x/reject", "{}", map[string]string{"Host": "evil.example"}, 403, "Host not allowed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			began := time.Now()
+			got := w.do(t, c.method, c.target, strings.NewReader(c.body), c.header)
+			wantFailure(t, got, c.status, c.message)
+			if c.status == 503 && got.header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			if c.status == 405 && got.header.Get("Allow") == "" {
+				t.Error("no Allow")
+			}
+			if strings.Contains(got.raw, "disk on fire") {
+				t.Error("the answer shows the cause")
+			}
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+	if got := w.do(t, "GET", "/api/containers", nil, nil); got.header.Get("Retry-After") != "7" || got.Code != "docker_unavailable" {
+		t.Errorf("an owner's Retry-After and code became %q, %q", got.header.Get("Retry-After"), got.Code)
+	}
+	if got := w.audit("security"); strings.Count(got, `"origin_refused"`) != 2 || !strings.Contains(got, "evil.example") {
+		t.Errorf("security entries: %s", got)
+	}
+}
+
+func TestOpenPaths(t *testing.T) {
+	w := newWorld(t, nil)
+	none := map[string]string{"Authorization": "-"}
+	if got := w.do(t, "GET", "/healthz", nil, none); got.status != 200 || string(got.Data) != `{"status":"ok"}` {
+		t.Errorf("/healthz answered %d %s", got.status, got.raw)
+	}
+	wantFailure(t, w.do(t, "POST", "/healthz", nil, none), 405, "Method not allowed")
+	wantFailure(t, w.do(t, "GET", "/", nil, none), 404, "Not found")
+	wantFailure(t, w.do(t, "GET", "/API/packs", nil, none), 404, "Not found")
+	wantFailure(t, w.do(t, "GET", "/api/health", nil, none), 401, "Unauthorized")
+	got := w.do(t, "GET", "/api/health", nil, nil)
+	var health struct {
+		Status   string `json:"status"`
+		Services map[string]struct {
+			Ready bool   `json:"ready"`
+			Error string `json:"error"`
+		} `json:"services"`
+	}
+	if err := json.Unmarshal(got.Data, &health); err != nil || got.status != 200 {
+		t.Fatalf("%d %s: %v", got.status, got.raw, err)
+	}
+	if health.Status != "degraded" || len(health.Services) != 7 || !health.Services["gateway"].Ready || !health.Services["approval"].Ready ||
+		health.Services["secrets"].Ready || health.Services["secrets"].Error != "Service unavailable: secrets" {
+		t.Errorf("health: %s", got.raw)
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	w := newWorld(t, nil)
+	for i, value := range []string{
+		"-", "", "Bearer", "Bearer ", "Bearer wrong", "Bearer " + apiToken + "x", "Bearer " + apiToken[1:], "Basic " + apiToken, apiToken, "Token " + apiToken,
+	} {
+		got := w.do(t, "GET", "/api/packs?token="+apiToken, nil, map[string]string{"Authorization": value})
+		wantFailure(t, got, 401, "Unauthorized")
+		if t.Failed() {
+			t.Fatalf("attempt %d with %q", i+1, value)
+		}
+	}
+	for range 3 { // ten were answered 401
+		got := w.do(t, "POST", "/api/packs/scan", strings.NewReader("{}"), map[string]string{"Authorization": "Bearer wrong"})
+		wantFailure(t, got, 429, "Too many failed authentications")
+		if wait := got.header.Get("Retry-After"); wait == "" || wait == "0" {
+			t.Errorf("Retry-After %q", wait)
+		}
+	}
+	if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
+		t.Errorf("the right token was refused for others' failures: %d", got.status)
+	}
+	if got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "bearer " + apiToken}); got.status != 200 {
+		t.Errorf("the scheme's name in small letters: %d (RFC 9110, 11.1)", got.status)
+	}
+	entries := w.audit("security")
+	if n := strings.Count(entries, `"authentication_failed"`); n != 11 {
+		t.Errorf("%d entries, want ten and one that says that the rest is not audited", n)
+	}
+	if strings.Contains(entries, apiToken) || !strings.Contains(entries, `"actor":"anonymous"`) || !strings.Contains(entries, `"address":"127.0.0.1"`) {
+		t.Errorf("entries: %s", entries)
+	}
+
+	w.setToken("another-token-0123456789")
+	if got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "Bearer another-token-0123456789"}); got.status != 200 {
+		t.Errorf("a new token is not good at once: %d", got.status)
+	}
+	wantFailure(t, w.do(t, "GET", "/api/packs", nil, nil), 429, "Too many failed authentications")
+}
+
+func TestTwoAuthorizationHeaders(t *testing.T) {
+	w := newWorld(t, nil)
+	wantFailure(t, w.raw(t, "GET", head("GET /api/packs", "Authorization: Bearer "+apiToken)), 401, "Unauthorized")
+}
+
+func TestRate(t *testing.T) {
+	w := newWorld(t, map[string]string{"RUMI_API_RATE_LIMIT": "5", "RUMI_API_RATE_WINDOW": "3600"})
+	for range 8 { // must not use up the operator's share
+		w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "Bearer wrong"})
+	}
+	for i := range 5 {
+		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
+			t.Fatalf("request %d: %d", i+1, got.status)
+		}
+	}
+	got := w.do(t, "GET", "/api/packs", nil, nil)
+	wantFailure(t, got, 429, "Rate limit exceeded")
+	if wait := got.header.Get("Retry-After"); wait != "3600" {
+		t.Errorf("Retry-After %q", wait)
+	}
+	if got := w.do(t, "GET", "/healthz", nil, nil); got.status != 200 {
+		t.Errorf("/healthz is limited: %d", got.status)
+	}
+}
+
+func TestIdsAsPaths(t *testing.T) {
+	w := newWorld(t, nil)
+	long := strings.Repeat("a", 65)
+	for _, c := range []struct {
+		target, message string
+		status          int
+	}{
+		{"/api/packs/./status", "Invalid pack_id", 400},
+		{"/api/packs/../status", "Invalid pack_id", 400},
+		{"/api/packs//status", "Invalid pack_id", 400},
+		{"/api/packs/%2e%2e/status", "Invalid pack_id", 400},
+		{"/api/packs/%252e%252e/status", "Invalid pack_id", 400},
+		{"/api/packs/a%00/status", "Invalid pack_id", 400},
+		{"/api/packs/a%0a/status", "Invalid pack_id", 400},
+		{"/api/packs/..%2f..%2fx/status", "Invalid pack_id", 400},
+		{"/api/packs/..%5cx/status", "Invalid pack_id", 400},
+		{"/api/packs/../../x", "Not found", 404},
+		{"/api/packs/../../x/status", "Not found", 404},
+		{"/api/packs/a/b/status", "Not found", 404},
+		{"//api/packs", "Not found", 404},
+		{"/api/../internal/ready", "Not found", 404},
+		{"/api/packs/x/../../../internal/ready", "Not found", 404},
+	} {
+		t.Run(c.target, func(t *testing.T) { wantFailure(t, w.raw(t, "GET", head("GET "+c.target)), c.status, c.message) })
+	}
+	// What is for the owner to judge arrives as it was sent.
+	for _, c := range []struct{ method, target, name, value string }{
+		{"GET", "/api/packs/my_pack/status?x=1&y=%2F", "pack_id", "my_pack"},
+		{"GET", "/api/packs/" + long + "/status", "pack_id", long},
+		{"GET", "/api/packs/a%2Fb/status", "pack_id", "a/b"},
+		{"GET", "/api/packs/%E3%81%82/status", "pack_id", "あ"},
+		{"DELETE", "/api/packs/scan", "pack_id", "scan"},
+		{"POST", "/api/capability/requests/my_pack%3Aslug%3Ahandler%3Aabc/approve", "candidate_key", "my_pack:slug:handler:abc"},
+		{"POST", "/api/capability/requests/my_pack:slug:handler:abc/approve", "candidate_key", "my_pack:slug:handler:abc"},
+		{"POST", "/api/capability/requests/my_pack%3abackend%2frequirements.lock%3aabc/approve", "candidate_key", "my_pack:backend/requirements.lock:abc"},
+	} {
+		t.Run(c.target, func(t *testing.T) {
+			got := w.raw(t, c.method, head(c.method+" "+c.target)).seen(t)
+			if got.URI != c.target || got.Values[c.name] != c.value {
+				t.Errorf("arrived as %q with %q", got.URI, got.Values)
+			}
+		})
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	w := newWorld(t, nil)
+	got := w.do(t, "GET", "/api/packs", nil, map[string]string{
+		"X-Rumi-Actor": "root", "X-Rumi-Address": "6.6.6.6", "X-Rumi-Anything": "x", "X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6",
+		"Cookie": "a=b", "X-Request-Id": "my-id.1_2", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Accept": "a/b",
+		"Connection": "Upgrade, X-Hop", "Upgrade": "websocket", "X-Hop": "1",
+	})
+	s := got.seen(t)
+	if s.Actor != "operator" || s.Address != "127.0.0.1" || s.Request != "my-id.1_2" || got.header.Get("X-Request-Id") != "my-id.1_2" {
+		t.Errorf("origin: %+v, request id %q", s, got.header.Get("X-Request-Id"))
+	}
+	if trace := s.Header.Get("Traceparent"); !strings.HasPrefix(trace, "00-0af7651916cd43dd8448eb211c80319c-") {
+		t.Errorf("traceparent %q", trace)
+	}
+	for _, gone := range []string{"Authorization", "Cookie", "X-Rumi-Anything", "X-Forwarded-For", "Forwarded", "Upgrade", "X-Hop"} {
+		if v, ok := s.Header[gone]; ok {
+			t.Errorf("%s reached the owner: %q", gone, v)
+		}
+	}
+	if s.Header.Get("Accept") != "a/b" || s.Host != "approval" {
+		t.Errorf("accept %q, host %q", s.Header.Get("Accept"), s.Host)
+	}
+	for name, id := range map[string]string{"none": "-", "too long": strings.Repeat("a", 129), "other characters": "a b", "quote": `a"`} {
+		got := w.do(t, "GET", "/api/packs", nil, map[string]string{"X-Request-Id": id})
+		fresh := got.header.Get("X-Request-Id")
+		if fresh == id || fresh != got.seen(t).Request {
+			t.Errorf("%s: answered %q, the owner saw %q", name, fresh, got.seen(t).Request)
+		}
+	}
+	if trace := w.do(t, "GET", "/api/packs", nil, nil).seen(t).Header.Get("Traceparent"); len(trace) != 55 {
+		t.Errorf("no trace was started: %q", trace)
+	}
+	kept := w.do(t, "GET", "/api/nothing", nil, map[string]string{"X-Request-Id": "kept", "Authorization": "-"})
+	if kept.header.Get("X-Request-Id") != "kept" {
+		t.Error("a refusal lost the request id")
+	}
+}
+
+func TestHead(t *testing.T) {
+	w := newWorld(t, nil)
+	r, err := http.NewRequestWithContext(t.Context(), "HEAD", "http://"+w.address+"/api/packs", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+apiToken)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != 200 || response.Header.Get("X-Request-Id") == "" {
+		t.Errorf("answered %d", response.StatusCode)
+	}
+}
+
+func TestBodies(t *testing.T) {
+	const limit = 10 << 20
+	w := newWorld(t, nil)
+	fits := `{"reason":"` + strings.Repeat("x", limit-len(`{"reason":""}`)) + `"}`
+	if got := w.do(t, "POST", "/api/packs/x/reject", strings.NewReader(fits), nil); got.status != 200 {
+		t.Errorf("10 MiB: %d", got.status)
+	}
+	if got := w.do(t, "POST", "/api/packs/x/reject", io.MultiReader(strings.NewReader(fits)), nil); got.status != 200 {
+		t.Errorf("10 MiB in chunks: %d", got.status)
+	}
+	for name, body := range map[string]io.Reader{
+		"10 MiB + 1":           strings.NewReader(fits + " "),
+		"10 MiB + 1 in chunks": io.MultiReader(strings.NewReader(fits + " ")),
+		"much more in chunks":  io.LimitReader(endless{}, 64<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantFailure(t, w.do(t, "POST", "/api/packs/x/reject", body, nil), 413, "Request body too large")
+		})
+	}
+	t.Run("a length that nothing follows", func(t *testing.T) {
+		got := w.raw(t, "POST", head("POST /api/packs/x/reject", "Content-Length: 10485761"))
+		wantFailure(t, got, 413, "Request body too large")
+	})
+	t.Run("multipart doesn't lift the limit elsewhere", func(t *testing.T) {
+		got := w.do(t, "POST", "/api/packs/x/reject", strings.NewReader(fits+" "), map[string]string{"Content-Type": "multipart/form-data; boundary=x"})
+		wantFailure(t, got, 413, "Request body too large")
+	})
+	t.Run("JSON to import has the limit of JSON", func(t *testing.T) {
+		wantFailure(t, w.do(t, "POST", "/api/packs/import", strings.NewReader(fits+" "), nil), 413, "Request body too large")
+	})
+	t.Run("a body that breaks off", func(t *testing.T) {
+		conn, err := net.Dial("tcp", w.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write(append(head("POST /api/packs/x/reject", "Content-Length: 100"), `{"reason":`...)); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantFailure(t, readReply(t, response), 400, "Request body could not be read")
+	})
+	t.Run("a body without the token is not waited for", func(t *testing.T) {
+		got := w.raw(t, "POST", []byte("POST /api/packs/import HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000000\r\n\r\n"))
+		wantFailure(t, got, 401, "Unauthorized")
+	})
+	t.Run("both Content-Length and Transfer-Encoding", func(t *testing.T) {
+		got := w.raw(t, "POST", head("POST /api/packs/x/reject", "Content-Length: 3", "Transfer-Encoding: chunked"), []byte("2\r\n{}\r\n0\r\n\r\n"))
+		if got.status != 200 {
+			t.Errorf("answered %d %s", got.status, got.raw)
+		}
+	})
+	t.Run("expecting 100-continue", func(t *testing.T) {
+		got := w.do(t, "POST", "/api/packs/x/reject", strings.NewReader(`{"reason":"y"}`), map[string]string{"Expect": "100-continue"})
+		if got.status != 200 {
+			t.Errorf("answered %d %s", got.status, got.raw)
+		}
+	})
+}
+
+func TestUploads(t *testing.T) {
+	w := newWorld(t, nil)
+	multipart := map[string]string{"Content-Type": "multipart/form-data; boundary=x"}
+	const fits = 64 << 20
+	got := w.do(t, "POST", "/api/packs/import", io.LimitReader(endless{}, fits), multipart)
+	if got.status != 200 || string(got.Data) != fmt.Sprint(fits) {
+		t.Errorf("an upload of 64 MiB: %d %s", got.status, got.raw)
+	}
+	t.Run("500 MiB + 1 by its length", func(t *testing.T) {
+		got := w.raw(t, "POST", head("POST /api/packs/import", "Content-Type: multipart/form-data; boundary=x", fmt.Sprintf("Content-Length: %d", 500<<20+1)))
+		wantFailure(t, got, 413, "Request body too large")
+	})
+	t.Run("500 MiB + 1 in chunks", func(t *testing.T) {
+		wantFailure(t, w.do(t, "POST", "/api/packs/import", io.LimitReader(endless{}, 500<<20+1), multipart), 413, "Request body too large")
+	})
+	for range 6 { // more than open a breaker
+		w.do(t, "POST", "/api/packs/import", iotestErr(t, w), multipart)
+	}
+	if got := w.do(t, "DELETE", "/api/packs/x", nil, nil); got.status != 200 {
+		t.Errorf("clients' broken uploads closed the way to the owner: %d %s", got.status, got.raw)
+	}
+}
+
+// iotestErr sends an upload that breaks off, over a connection of its own, and gives an empty body to go on with.
+func iotestErr(t *testing.T, w *world) io.Reader {
+	t.Helper()
+	conn, err := net.Dial("tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	request := append(head("POST /api/packs/import", "Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"), bytes.Repeat([]byte("x"), 1000)...)
+	if _, err := conn.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFailure(t, readReply(t, response), 400, "Request body could not be read")
+	return strings.NewReader("")
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
+}
+
+func TestFollow(t *testing.T) {
+	w := newWorld(t, nil)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+w.address+"/api/containers/x/logs?follow=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+apiToken)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if kind := response.Header.Get("Content-Type"); kind != "text/event-stream" {
+		t.Fatalf("content type %q", kind)
+	}
+	lines := bufio.NewScanner(response.Body)
+	for i := 1; i <= 2; i++ {
+		// Each event is here before the next exists: nothing on the way keeps it back.
+		if !lines.Scan() || lines.Text() != fmt.Sprintf("data: %d", i) || !lines.Scan() {
+			t.Fatalf("event %d is %q, %v", i, lines.Text(), lines.Err())
+		}
+		more <- struct{}{}
+	}
+	if lines.Scan() {
+		t.Fatalf("more: %q", lines.Text())
+	}
+}
+
+// TestOwnerComesBack: an owner that dies is reported at once, and used again soon after it is back.
+func TestOwnerComesBack(t *testing.T) {
+	w := newWorld(t, nil)
+	if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
+		t.Fatalf("%d %s", got.status, got.raw)
+	}
+	if err := w.servers["approval"].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		began := time.Now()
+		got := w.do(t, "GET", "/api/packs", nil, nil)
+		wantFailure(t, got, 503, "Service unavailable: approval")
+		if took := time.Since(began); took > time.Second {
+			t.Fatalf("took %v", took)
+		}
+	}
+	servicetest.Start(w.Suite, "approval", owners["approval"], nil)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status == 200 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the owner is back and not used")
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	suite := servicetest.New(t, "gateway")
+	if err := os.WriteFile(filepath.Join(suite.UserData(), "settings", "api_token"), []byte(apiToken), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	server := servicetest.Start(suite, "gateway", build, map[string]string{"RUMI_ALLOWED_HOSTS": "rumi.example", "RUMI_ALLOWED_ORIGINS": "https://console.example"})
+	w := &world{Suite: suite, t: t, address: server.Address}
+	got := w.do(t, "POST", "/api/secrets/set", strings.NewReader("{}"), map[string]string{"Host": "rumi.example:8765", "Origin": "https://console.example"})
+	wantFailure(t, got, 503, "Service unavailable: secrets") // admitted
+	for _, bad := range []config{
+		{RateLimit: -1, RateWindow: 60}, {RateLimit: 120}, {RateWindow: 60, AllowedHosts: []string{"http://x"}}, {RateWindow: 60, AllowedOrigins: []string{"x"}},
+	} {
+		if err := build(t.Context(), server.Runtime, bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
