@@ -1,0 +1,182 @@
+// Package archive judges and unpacks the zip archives that packs come in.
+//
+// An archive is judged whole, from its central directory and its local headers, before anything of it is written, and what
+// was promised is enforced again while it is unpacked. Where two readers could see two different archives (names twice, two
+// directories that disagree, data between or after what is listed) it is refused. The format is PKWARE's APPNOTE.TXT 6.3.10;
+// of it only what packs need is accepted: one file, no encryption, no ZIP64 directory, stored and deflated data.
+package archive
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Bounds of an archive's contents (contract.md, "Packs").
+const (
+	MaxFiles   = 2000
+	MaxFolders = 2000      // those with an entry of their own and those implied
+	MaxBytes   = 500 << 20 // of all files, unpacked
+)
+
+// Archive is an archive that was judged and may be unpacked.
+type Archive struct {
+	Top   string // the name of the one top-level folder
+	Files int    // regular files in it
+	Bytes int64  // their size, unpacked
+
+	r       io.ReaderAt
+	entries []entry
+}
+
+// Open judges the archive in r, which is size bytes long. name stands for it in errors, which are faults: 400 with the texts of
+// contract.md. What r holds may change afterwards; Extract notices.
+func Open(r io.ReaderAt, size int64, name string) (*Archive, error) {
+	entries, directory, err := readDirectory(r, size)
+	if err != nil {
+		return nil, notValid(name, err)
+	}
+	a := &Archive{r: r, entries: entries}
+	if len(entries) == 0 {
+		return nil, fault.Invalid("Archive is empty").With("archive_empty")
+	}
+	if err := a.judge(); err != nil {
+		return nil, err
+	}
+	if err := checkLocalHeaders(r, directory, entries); err != nil {
+		return nil, notValid(name, err)
+	}
+	return a, nil
+}
+
+func notValid(name string, reason error) error {
+	return fault.Invalid("Not a valid zip archive: %s (%v)", show(name), reason).With("archive_invalid")
+}
+
+// judge looks at what is in the archive: names, kinds, counts, sizes, and that all lies in one folder.
+func (a *Archive) judge() error {
+	names := newNames()
+	for i := range a.entries {
+		e := &a.entries[i]
+		if err := judgeKind(e); err != nil {
+			return err
+		}
+		if err := names.add(e); err != nil {
+			return err
+		}
+		if !e.folder {
+			a.Files++
+			a.Bytes += e.size // each below 4 GiB, at most 65,535 of them
+		}
+	}
+	switch folders := len(names.folders); {
+	case a.Files > MaxFiles:
+		return fault.Invalid("Archive contains too many files: %d > %d", a.Files, MaxFiles).With("archive_too_many_files")
+	case folders > MaxFolders:
+		return fault.Invalid("Archive contains too many folders: %d > %d", folders, MaxFolders).With("archive_too_many_files")
+	case a.Bytes > MaxBytes:
+		return fault.Invalid("Archive is too large: %d bytes > %d", a.Bytes, int64(MaxBytes)).With("archive_too_large")
+	case a.Files == 0:
+		return fault.Invalid("Archive is empty").With("archive_empty")
+	}
+	tops := names.tops()
+	if len(tops) != 1 || !names.folders[tops[0]] {
+		return notOneTop(tops, names)
+	}
+	a.Top = tops[0]
+	return nil
+}
+
+func notOneTop(tops []string, names *names) error {
+	if len(tops) == 1 {
+		tops = nil // one, but a file
+	}
+	shown := make([]string, 0, len(tops))
+	for _, top := range tops {
+		if len(shown) == 10 {
+			shown = append(shown, "…")
+			break
+		}
+		shown = append(shown, "'"+top+"'")
+	}
+	return fault.Invalid("Archive must have exactly one top-level directory, found %d: [%s]", len(tops), strings.Join(shown, ", ")).
+		With("archive_top_level")
+}
+
+// The file types of a Unix mode, as an entry's external attributes hold it.
+const (
+	modeType    = 0o170000
+	modeLink    = 0o120000
+	modeFolder  = 0o040000
+	modeRegular = 0o100000
+)
+
+// judgeKind refuses what is neither a file nor a folder, and an entry that is not sure which.
+func judgeKind(e *entry) error {
+	e.folder = strings.HasSuffix(e.name, "/")
+	switch kind := e.mode & modeType; {
+	case kind == modeLink:
+		return fault.Invalid("Symbolic link in archive rejected: %s", show(e.name)).With("archive_link")
+	case kind != 0 && kind != modeFolder && kind != modeRegular:
+		return fault.Invalid("Special file in archive rejected: %s", show(e.name)).With("archive_special_file")
+	case e.folder && (kind == modeRegular || e.size != 0), !e.folder && kind == modeFolder:
+		return fault.Invalid("Neither file nor folder in archive: %s", show(e.name)).With("archive_invalid_name")
+	}
+	return nil
+}
+
+// show makes a stranger's name fit for a message: short, and without anything that a terminal or a log would act on.
+func show(name string) string {
+	if len(name) > 200 {
+		name = strings.ToValidUTF8(name[:200], "") + "…"
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsRune(name, unicode.ReplacementChar) {
+		return strconv.QuoteToASCII(name)
+	}
+	return name
+}
+
+// entry is one entry of the central directory.
+type entry struct {
+	name   string // as it is written; a folder's ends in "/"
+	folder bool
+	mode   uint32 // Unix mode, 0 where the archive has none
+	flags  uint16
+	method uint16
+	crc    uint32
+	packed int64 // bytes in the archive
+	size   int64 // bytes unpacked
+	header int64 // where its local header lies
+	data   int64 // where its data lies
+}
+
+// path is the entry's path in its top folder: "." for that folder itself.
+func (e *entry) path() string {
+	_, rest, _ := strings.Cut(strings.TrimSuffix(e.name, "/"), "/")
+	if rest == "" {
+		return "."
+	}
+	return rest
+}
+
+// executable says whether anybody may execute the file.
+func (e *entry) executable() bool { return e.mode&0o111 != 0 }
+
+// byPosition sorts entries as they lie in the archive.
+func byPosition(entries []entry) []*entry {
+	sorted := make([]*entry, len(entries))
+	for i := range entries {
+		sorted[i] = &entries[i]
+	}
+	slices.SortFunc(sorted, func(a, b *entry) int { return int(a.header - b.header) })
+	return sorted
+}
+
+func disagree(e *entry, about string) error {
+	return fmt.Errorf("central directory and local header disagree on the %s of %s", about, show(e.name))
+}

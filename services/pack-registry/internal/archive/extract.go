@@ -1,0 +1,141 @@
+package archive
+
+import (
+	"bufio"
+	"compress/flate"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Modes that files and folders are made with; the umask, or the default access control list of where they are made, takes
+// from them. Nothing else of an archive's modes is kept than whether a file may be executed.
+const (
+	FolderMode     = fs.FileMode(0o775)
+	FileMode       = fs.FileMode(0o664)
+	ExecutableMode = fs.FileMode(0o775)
+)
+
+// Extract writes what is in the top folder into root, which is empty. Each file must have the size and the checksum that the
+// archive promised, no more and no less, and nothing may be there already; otherwise the error is a fault as Open has it, and
+// root holds a part.
+func (a *Archive) Extract(ctx context.Context, root *os.Root) error {
+	made := map[string]bool{".": true}
+	unpacker := newUnpacker(a.r)
+	for i := range a.entries {
+		e := &a.entries[i]
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("unpack archive: %w", err)
+		}
+		name := e.path()
+		folder := path.Dir(name)
+		if e.folder {
+			folder = name
+		}
+		if err := mkdirs(root, folder, made); err != nil {
+			return fmt.Errorf("unpack archive: %w", err)
+		}
+		if e.folder {
+			continue
+		}
+		if err := unpacker.file(ctx, root, name, e); err != nil {
+			if errors.Is(err, errContent) {
+				return fault.Invalid("Not a valid zip archive: %s is not what the archive says it is", show(e.name)).With("archive_invalid").Because(err)
+			}
+			return fmt.Errorf("unpack %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// mkdirs makes a folder and those above it. Each is made once; one that is there already was not made by this archive.
+func mkdirs(root *os.Root, folder string, made map[string]bool) error {
+	if made[folder] {
+		return nil
+	}
+	if err := mkdirs(root, path.Dir(folder), made); err != nil {
+		return err
+	}
+	made[folder] = true
+	return root.Mkdir(folder, FolderMode)
+}
+
+// errContent marks data that is not what was promised.
+var errContent = errors.New("content differs from the central directory")
+
+// unpacker keeps what each file needs.
+type unpacker struct {
+	r       io.ReaderAt
+	buffer  *bufio.Reader
+	inflate io.ReadCloser
+}
+
+func newUnpacker(r io.ReaderAt) *unpacker {
+	buffer := bufio.NewReaderSize(nil, 64<<10)
+	return &unpacker{r: r, buffer: buffer, inflate: flate.NewReader(buffer)}
+}
+
+func (u *unpacker) file(ctx context.Context, root *os.Root, name string, e *entry) error {
+	mode := FileMode
+	if e.executable() {
+		mode = ExecutableMode
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	packed := io.NewSectionReader(u.r, e.data, e.packed)
+	content := io.Reader(packed)
+	if e.method == methodDeflated {
+		// The buffer is a ByteReader, so the decompressor takes from it exactly what it needs.
+		u.buffer.Reset(packed)
+		if err := u.inflate.(flate.Resetter).Reset(u.buffer, nil); err != nil {
+			return err
+		}
+		content = u.inflate
+	}
+	sum := crc32.NewIEEE()
+	// One byte more than promised is asked for, to see that there is none.
+	n, err := io.Copy(f, &contentReader{ctx: ctx, from: io.TeeReader(io.LimitReader(content, e.size+1), sum)})
+	switch {
+	case err != nil:
+		return err
+	case n != e.size:
+		return fmt.Errorf("%w: size", errContent)
+	case sum.Sum32() != e.crc:
+		return fmt.Errorf("%w: checksum", errContent)
+	case e.method == methodDeflated && !drained(u.buffer):
+		return fmt.Errorf("%w: data behind the end", errContent)
+	}
+	return f.Close()
+}
+
+func drained(r *bufio.Reader) bool {
+	_, err := r.ReadByte()
+	return err == io.EOF
+}
+
+// contentReader ends with its context, and tells an archive's errors from those of the disk.
+type contentReader struct {
+	ctx  context.Context
+	from io.Reader
+}
+
+func (c *contentReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := c.from.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errContent, err)
+	}
+	return n, err
+}

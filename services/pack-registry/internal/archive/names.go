@@ -1,0 +1,114 @@
+package archive
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Bounds of a name, in bytes where nothing else is said.
+const (
+	maxName  = 255 // of one component: what file systems take
+	maxPath  = 1024
+	maxDepth = 32 // components
+)
+
+// names collects the paths of an archive and refuses those that could mean something else than what they say.
+type names struct {
+	folders map[string]bool   // paths of folders, with an entry or implied
+	files   map[string]bool   // paths of files
+	entered map[string]bool   // paths that had an entry of their own
+	folded  map[string]string // path by what a careless file system makes of it
+	fold    cases.Caser
+}
+
+func newNames() *names {
+	return &names{folders: map[string]bool{}, files: map[string]bool{}, entered: map[string]bool{}, folded: map[string]string{}, fold: cases.Fold()}
+}
+
+// add judges an entry's name by itself and beside those before it.
+func (n *names) add(e *entry) error {
+	if err := judgeName(e.name); err != nil {
+		return err
+	}
+	path := strings.TrimSuffix(e.name, "/")
+	if n.entered[path] {
+		return fault.Invalid("Name twice in archive: %s", show(e.name)).With("archive_duplicate_name")
+	}
+	n.entered[path] = true
+	// The folders that the name implies, and the name itself.
+	for i := 0; i <= len(path); i++ {
+		if i < len(path) && path[i] != '/' {
+			continue
+		}
+		part := path[:i]
+		if err := n.place(part, i < len(path) || e.folder, e.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place puts one path where no other may be.
+func (n *names) place(path string, folder bool, name string) error {
+	if n.files[path] || !folder && n.folders[path] {
+		return fault.Invalid("File and folder of one name in archive: %s", show(name)).With("archive_duplicate_name")
+	}
+	if n.folders[path] {
+		return nil
+	}
+	if folder {
+		n.folders[path] = true
+	} else {
+		n.files[path] = true
+	}
+	key := norm.NFC.String(n.fold.String(norm.NFC.String(path)))
+	if other, taken := n.folded[key]; taken && other != path {
+		return fault.Invalid("Names in archive differ by case or Unicode form only: %s, %s", show(other), show(path)).With("archive_duplicate_name")
+	}
+	n.folded[key] = path
+	return nil
+}
+
+// tops lists the names at the top.
+func (n *names) tops() []string {
+	tops := map[string]bool{}
+	for path := range n.entered {
+		top, _, _ := strings.Cut(path, "/")
+		tops[top] = true
+	}
+	return slices.Sorted(maps.Keys(tops))
+}
+
+// judgeName judges a name by itself. Backslashes and drive letters are read as the systems do that know them.
+func judgeName(name string) error {
+	parts := strings.FieldsFunc(name, func(r rune) bool { return r == '/' || r == '\\' })
+	switch {
+	case slices.Contains(parts, ".."):
+		return fault.Invalid("Path traversal detected in archive: %s", show(name)).With("archive_path_traversal")
+	case strings.HasPrefix(name, "/"), strings.HasPrefix(name, `\`), len(name) > 1 && name[1] == ':':
+		return fault.Invalid("Absolute path in archive: %s", show(name)).With("archive_absolute_path")
+	}
+	clean := strings.TrimSuffix(name, "/")
+	bad := clean == "" || len(clean) > maxPath || strings.Count(clean, "/") >= maxDepth ||
+		!utf8.ValidString(clean) || strings.ContainsRune(clean, '\\') || strings.ContainsFunc(clean, unprintable)
+	for part := range strings.SplitSeq(clean, "/") {
+		bad = bad || part == "" || part == "." || len(part) > maxName
+	}
+	if bad {
+		return fault.Invalid("Invalid name in archive: %s", show(name)).With("archive_invalid_name")
+	}
+	return nil
+}
+
+// unprintable are control characters, and those that make a name look like another: bidirectional marks, zero widths.
+func unprintable(r rune) bool {
+	return r != ' ' && !unicode.IsGraphic(r) || unicode.In(r, unicode.Zl, unicode.Zp)
+}
