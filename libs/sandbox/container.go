@@ -38,7 +38,11 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	if err != nil {
 		return Container{}, fmt.Errorf("create container: %w", err)
 	}
-	cfg, host := profile(spec, instance, e.network, binds)
+	calls, err := systemCalls()
+	if err != nil {
+		return Container{}, fmt.Errorf("create container: %w", err)
+	}
+	cfg, host := profile(spec, instance, e.network, calls, binds)
 	name := "rumi-" + instance + "-" + string(spec.Kind) + "-" + spec.Name
 	made, err := e.api.ContainerCreate(ctx, cfg, host, nil, nil, name)
 	switch {

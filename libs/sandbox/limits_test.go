@@ -72,6 +72,20 @@ func TestMountsBelowAMountStayOut(t *testing.T) {
 	}
 }
 
+// What the seccomp profile lets through: families AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK, none of the calls that lead out.
+func TestSystemCalls(t *testing.T) {
+	found := tried[map[string]string](t, testEngine(t), probe(t, Pack, "calls"))
+	for _, family := range []string{"socket 1", "socket 2", "socket 10", "socket 16"} {
+		if _, ok := found[family]; !ok {
+			t.Errorf("%s is refused", family)
+		}
+		delete(found, family)
+	}
+	if len(found) > 0 {
+		t.Errorf("not refused with EPERM: %v", found)
+	}
+}
+
 func TestMemoryBomb(t *testing.T) {
 	exit, out := finish(t, testEngine(t), probe(t, Pack, "memory"))
 	if exit.Code != 137 || !exit.OOMKilled || out != "" {

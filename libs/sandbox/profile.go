@@ -85,8 +85,8 @@ func (m Mount) check() error {
 }
 
 // profile is the one place where a container's rights are decided. What isn't named here stays Docker's default: its
-// seccomp and AppArmor profiles, masked paths, a PID and UTS namespace of its own, no devices, no ports.
-func profile(s Spec, instance, builderNetwork string, binds []mount.Mount) (*container.Config, *container.HostConfig) {
+// AppArmor profile, masked paths, a PID and UTS namespace of its own, no devices, no ports.
+func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount) (*container.Config, *container.HostConfig) {
 	network, logs := "none", container.LogConfig{
 		Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"},
 	}
@@ -133,7 +133,7 @@ func profile(s Spec, instance, builderNetwork string, binds []mount.Mount) (*con
 		NetworkMode:    container.NetworkMode(network),
 		ReadonlyRootfs: true,
 		CapDrop:        []string{"ALL"},
-		SecurityOpt:    []string{"no-new-privileges:true"},
+		SecurityOpt:    []string{"no-new-privileges:true", "seccomp=" + calls},
 		IpcMode:        container.IPCModePrivate,
 		CgroupnsMode:   container.CgroupnsModePrivate,
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},

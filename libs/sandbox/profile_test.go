@@ -17,7 +17,7 @@ const reportedCommon = `{
 		"Env": ["KEY=value", "FROM_PROBE=1"], "Volumes": {"/volume": {}}
 	},
 	"HostConfig": {
-		"ReadonlyRootfs": true, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"],
+		"ReadonlyRootfs": true, "CapDrop": ["ALL"],
 		"IpcMode": "private", "CgroupnsMode": "private", "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
 		"GroupAdd": ["1099"], "ShmSize": 16777216, "OomScoreAdj": 500,
 		"Tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,mode=1777,size=67108864,nr_inodes=16384"},
@@ -73,6 +73,15 @@ func TestContainerIsAsHardenedAsTheProfile(t *testing.T) {
 			if !reflect.DeepEqual(labels, wantLabels) {
 				t.Errorf("labels = %v, want %v", labels, wantLabels)
 			}
+			calls, err := systemCalls()
+			if err != nil {
+				t.Fatal(err)
+			}
+			security := []any{"no-new-privileges:true", "seccomp=" + calls}
+			if !reflect.DeepEqual(got["HostConfig"]["SecurityOpt"], security) {
+				t.Errorf("SecurityOpt = %v, want %v", got["HostConfig"]["SecurityOpt"], security)
+			}
+			delete(got["HostConfig"], "SecurityOpt")
 			for field, atLeast := range enginesOwn {
 				hidden, _ := json.Marshal(got["HostConfig"][field])
 				for _, path := range atLeast {

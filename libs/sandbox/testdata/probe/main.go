@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -32,6 +34,7 @@ var tries = map[string]func(args []string) any{
 	"fork":    fork,
 	"tmp":     tmp,
 	"network": network,
+	"calls":   calls,
 	"cpu":     cpu,
 	"echo":    echo,
 	"lines":   lines,
@@ -160,6 +163,40 @@ func network([]string) any {
 	if len(names) == 1 {
 		_, err = net.DialTimeout("tcp", "192.0.2.1:80", time.Second)
 		found["unreachable"] = errors.Is(err, syscall.ENETUNREACH)
+	}
+	return found
+}
+
+// calls makes a socket of each family, connected to nothing, and other system calls that have led out of containers.
+func calls([]string) any {
+	found := map[string]string{}
+	for family := 1; family < 50; family++ {
+		refused := true
+		var last error
+		for _, kind := range []int{syscall.SOCK_STREAM, syscall.SOCK_DGRAM, syscall.SOCK_SEQPACKET, syscall.SOCK_RAW} {
+			fd, err := syscall.Socket(family, kind, 0)
+			if err == nil {
+				_ = syscall.Close(fd)
+			}
+			refused = refused && err == syscall.EPERM
+			last = err
+		}
+		if !refused {
+			found["socket "+strconv.Itoa(family)] = text(last)
+		}
+	}
+	for name, call := range map[string][3]uintptr{
+		"io_uring_setup": {unix.SYS_IO_URING_SETUP, 1}, "userfaultfd": {unix.SYS_USERFAULTFD}, "bpf": {unix.SYS_BPF},
+		"perf_event_open": {unix.SYS_PERF_EVENT_OPEN}, "add_key": {unix.SYS_ADD_KEY}, "keyctl": {unix.SYS_KEYCTL},
+		"unshare": {unix.SYS_UNSHARE, unix.CLONE_NEWUSER}, "setns": {unix.SYS_SETNS}, "mount": {unix.SYS_MOUNT},
+		"umount": {unix.SYS_UMOUNT2}, "pivot_root": {unix.SYS_PIVOT_ROOT}, "init_module": {unix.SYS_INIT_MODULE},
+		"open_by_handle_at": {unix.SYS_OPEN_BY_HANDLE_AT}, "kexec_load": {unix.SYS_KEXEC_LOAD}, "reboot": {unix.SYS_REBOOT},
+		"swapon": {unix.SYS_SWAPON}, "acct": {unix.SYS_ACCT}, "settimeofday": {unix.SYS_SETTIMEOFDAY}, "quotactl": {unix.SYS_QUOTACTL},
+		"personality": {unix.SYS_PERSONALITY, 0x0040000}, // ADDR_NO_RANDOMIZE
+	} {
+		if _, _, errno := syscall.RawSyscall(call[0], call[1], call[2], 0); errno != syscall.EPERM {
+			found[name] = errno.Error()
+		}
 	}
 	return found
 }
