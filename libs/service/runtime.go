@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -42,6 +44,7 @@ type Runtime struct {
 	Identity *identity.Identity
 
 	common  settings
+	listens []netip.AddrPort
 	tracing trace.TracerProvider
 	mux     *rpc.Mux
 	public  http.Handler
@@ -100,6 +103,12 @@ func (rt *Runtime) Peer(name string) *rpc.Peer {
 func (rt *Runtime) Store() store.Config {
 	return store.Config{Dir: filepath.Join(rt.UserData, "state"), Service: rt.Name, URL: rt.common.DatabaseURL}
 }
+
+// Listening are the addresses of the service's own listeners; one with an unspecified address listens on all.
+func (rt *Runtime) Listening() []netip.AddrPort { return rt.listens }
+
+// Directory says where the other services are, as far as RUMI_PEERS names them.
+func (rt *Runtime) Directory() discovery.Static { return rt.common.directory }
 
 // rpcConfig is what an rpc.Mux or rpc.Peer of this service is made with.
 func (rt *Runtime) rpcConfig() rpc.Config {
@@ -160,6 +169,11 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		failed:   make(chan error, 1),
 		peers:    map[string]*rpc.Peer{},
 		ready:    map[string]func(context.Context) error{},
+	}
+	for _, l := range []net.Listener{api, admin} {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+			rt.listens = append(rt.listens, tcp.AddrPort())
+		}
 	}
 	began := time.Now()
 	err := rt.assemble(ctx)
