@@ -7,13 +7,9 @@ import (
 	"path"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	"go.opentelemetry.io/otel/metric/noop"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -39,37 +35,20 @@ type Config struct {
 	Refused func(ctx context.Context, caller, route string)
 }
 
-// Propagator carries trace context between services.
-var Propagator propagation.TextMapPropagator = propagation.TraceContext{}
+// tracerName is the instrumentation scope of the spans made here.
+const tracerName = "github.com/rumi-ai/rumi/libs/rpc"
 
 // Mux routes by method and path, answers 404 and 405 in the envelope, and admits callers by certificate.
 type Mux struct {
 	cfg      Config
 	mux      *http.ServeMux
-	handler  http.Handler
-	duration *prometheus.HistogramVec
+	recorder *Recorder
 }
 
 // NewMux makes a Mux without routes.
 func NewMux(cfg Config) *Mux {
-	m := &Mux{cfg: cfg, mux: http.NewServeMux(), duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "rumi_http_request_duration_seconds",
-		Help:    "Time from a request's header to the end of its answer.",
-		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
-	}, []string{"route", "method", "code"})}
-	cfg.Metrics.MustRegister(m.duration)
-	m.handler = otelhttp.NewHandler(http.HandlerFunc(m.serve), "",
-		otelhttp.WithTracerProvider(cfg.Tracing),
-		otelhttp.WithPropagators(Propagator),
-		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
-			if _, pattern := m.mux.Handler(r); pattern != "" {
-				return pattern
-			}
-			return r.Method
-		}),
-	)
-	return m
+	tracer := cfg.Tracing.Tracer(tracerName)
+	return &Mux{cfg: cfg, mux: http.NewServeMux(), recorder: NewRecorder(cfg.Log, cfg.Metrics, tracer)}
 }
 
 // Route serves a pattern of http.ServeMux ("POST /api/packs/{pack_id}/approve") for the services named by callers and
@@ -90,9 +69,7 @@ func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
 }
 
 // ServeHTTP implements http.Handler.
-func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.handler.ServeHTTP(w, r) }
-
-func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
+func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	from := origin.Origin{
 		RequestID: r.Header.Get(RequestIDHeader),
@@ -106,24 +83,28 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
 	if from.Actor == "" {
 		from.Actor = "service:" + from.Caller
 	}
-	ctx := origin.With(WithLogger(r.Context(), m.cfg.Log), from)
+	ctx, span := m.recorder.Begin(r)
+	ctx = origin.With(WithLogger(ctx, m.cfg.Log), from)
 	r = r.WithContext(ctx)
 	w.Header().Set(RequestIDHeader, from.RequestID)
 
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	h, pattern := m.mux.Handler(r)
 	defer func() {
-		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
-				panic(p)
-			}
+		p := recover()
+		if p != nil && p != http.ErrAbortHandler {
 			m.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()), "request_id", from.RequestID)
 			if status.wrote {
-				panic(http.ErrAbortHandler)
+				p = http.ErrAbortHandler
+			} else {
+				WriteError(ctx, status, fault.New(fault.KindInternal, "panic"))
+				p = nil
 			}
-			WriteError(ctx, status, fault.New(fault.KindInternal, "panic"))
 		}
-		m.finished(ctx, r, pattern, status.code, time.Since(began))
+		m.recorder.End(ctx, span, r, pattern, status.code, time.Since(began))
+		if p != nil {
+			panic(p)
+		}
 	}()
 	if pattern == "" {
 		WriteError(ctx, status, unrouted(h, r))
@@ -134,22 +115,6 @@ func (m *Mux) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.mux.ServeHTTP(status, r)
-}
-
-func (m *Mux) finished(ctx context.Context, r *http.Request, pattern string, code int, took time.Duration) {
-	m.duration.WithLabelValues(pattern, r.Method, strconv.Itoa(code)).Observe(took.Seconds())
-	level := slog.LevelInfo
-	switch {
-	case code >= 500 && code != http.StatusServiceUnavailable:
-		level = slog.LevelError
-	case r.Method == http.MethodGet && code < 400:
-		level = slog.LevelDebug
-	}
-	if m.cfg.Log.Enabled(ctx, level) {
-		from := origin.Of(ctx)
-		m.cfg.Log.LogAttrs(ctx, level, "answered", slog.String("route", pattern), slog.String("method", r.Method), slog.Int("status", code),
-			slog.Duration("took", took), slog.String("caller", from.Caller), slog.String("request_id", from.RequestID))
-	}
 }
 
 // clean says whether a path has no empty segment, "." or "..".

@@ -20,8 +20,6 @@ import (
 	kitlog "github.com/go-kit/log"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -61,12 +59,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 		WriteBufferSize:       32 << 10,
 		ReadBufferSize:        32 << 10,
 	}
-	traced := otelhttp.NewTransport(transport,
-		otelhttp.WithTracerProvider(cfg.Tracing),
-		otelhttp.WithPropagators(Propagator),
-		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return name + " " + r.Method }),
-	)
+	tracer := cfg.Tracing.Tracer(tracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
 		breaker := gobreaker.NewCircuitBreaker(gobreaker.Settings{
 			Name:        name + "@" + instance,
@@ -83,7 +76,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			address := *r.URL
 			address.Scheme, address.Host = "https", instance
 			r.URL = &address
-			return traced.RoundTrip(r)
+			return traced(tracer, name, transport, r)
 		}
 		return circuitbreaker.Gobreaker(breaker)(exchange), nil, nil
 	}

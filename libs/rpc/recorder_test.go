@@ -1,0 +1,89 @@
+package rpc_test
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/go-kit/kit/sd"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// TestSpans: a call makes a client span under the caller's and a server span under that, named for the route.
+func TestSpans(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	tracing := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	authority, err := identity.NewAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(name string) *identity.Identity {
+		dir := t.TempDir()
+		if err := authority.Issue(name, dir, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		id, err := identity.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	cfg := rpc.Config{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Tracing: tracing, Identity: issue("gateway")}
+	mux := rpc.NewMux(cfg)
+	mux.Route("GET /things/{id}", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }), "gateway")
+	mux.Route("GET /broken", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
+		return struct{}{}, fault.Unavailable("Down")
+	}), "gateway")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: mux}
+	go server.Serve(tls.NewListener(l, issue("approval").Server()))
+	defer server.Close()
+	peer := rpc.NewPeer("approval", sd.FixedInstancer{l.Addr().String()}, cfg, rpc.NewPeerMetrics(cfg.Metrics))
+
+	ctx, top := tracing.Tracer("test").Start(t.Context(), "top")
+	if _, err := rpc.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rpc.Call[struct{}](ctx, peer, "GET", "/broken", nil); !fault.Is(err, fault.KindUnavailable) {
+		t.Fatal(err)
+	}
+	top.End()
+	if err := server.Shutdown(t.Context()); err != nil { // ends the server's spans
+		t.Fatal(err)
+	}
+	named := map[string][]sdktrace.ReadOnlySpan{}
+	for _, s := range spans.Ended() {
+		named[s.Name()] = append(named[s.Name()], s)
+		if s.SpanContext().TraceID() != top.SpanContext().TraceID() {
+			t.Errorf("%s is in a trace of its own", s.Name())
+		}
+	}
+	clients, served, broken := named["approval GET"], named["GET /things/{id}"], named["GET /broken"]
+	if len(clients) != 2 || len(served) != 1 || len(broken) != 1 {
+		t.Fatalf("spans: %v", named)
+	}
+	if clients[0].Parent().SpanID() != top.SpanContext().SpanID() || clients[0].SpanKind() != trace.SpanKindClient {
+		t.Errorf("client span: %v", clients[0])
+	}
+	if served[0].Parent().SpanID() != clients[0].SpanContext().SpanID() || served[0].SpanKind() != trace.SpanKindServer {
+		t.Errorf("server span: %v", served[0])
+	}
+	if clients[0].Status().Code == codes.Error || clients[1].Status().Code != codes.Error || broken[0].Status().Code != codes.Error {
+		t.Error("only the failure is an error")
+	}
+}
