@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func load(b *testing.B, address string, request []byte) {
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	began := time.Now()
+	began, before := time.Now(), cpu()
 	var wg sync.WaitGroup
 	for _, conn := range conns {
 		wg.Go(func() {
@@ -81,6 +82,16 @@ func load(b *testing.B, address string, request []byte) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "req/s")
+	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// cpu is what this process, load and all, has used of the processors: unlike req/s it doesn't depend on what else runs.
+func cpu() time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		return 0
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // skipAnswer reads an answer with as little work as there can be, so that the load doesn't take the time it measures.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
@@ -38,7 +39,7 @@ func build(_ context.Context, rt *service.Runtime, cfg config) error {
 	rt.ReadyWhen("api token", func(context.Context) error { return key.Ready() })
 	handler, err := edge.New(edge.Config{
 		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Site: policy,
-		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: rpc.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 	})
 	if err != nil {
 		return err

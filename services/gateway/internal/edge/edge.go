@@ -11,15 +11,8 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -43,25 +36,23 @@ const (
 
 // Config is what an Edge is made of.
 type Config struct {
-	Token   *token.File
-	Rate    *limit.Window // of authenticated requests; nil for no limit
-	Site    *site.Policy
-	Peer    func(service string) *rpc.Peer
-	Audit   *audit.Log
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
-	Tracer  trace.Tracer
+	Token    *token.File
+	Rate     *limit.Window // of authenticated requests; nil for no limit
+	Site     *site.Policy
+	Peer     func(service string) *rpc.Peer
+	Audit    *audit.Log
+	Log      *slog.Logger
+	Recorder *rpc.Recorder
 }
 
 // Edge is the public http.Handler.
 type Edge struct {
-	cfg      Config
-	table    *route.Table
-	targets  map[*route.Route]target
-	peers    map[string]*rpc.Peer // all services that own a path
-	failed   *limit.Window        // authentications
-	told     *limit.Window        // audit entries that say an address is over failed
-	duration *prometheus.HistogramVec
+	cfg     Config
+	table   *route.Table
+	targets map[*route.Route]target
+	peers   map[string]*rpc.Peer // all services that own a path
+	failed  *limit.Window        // authentications
+	told    *limit.Window        // audit entries that say an address is over failed
 }
 
 // target is where a route leads.
@@ -83,13 +74,7 @@ func New(cfg Config) (*Edge, error) {
 		peers:   map[string]*rpc.Peer{},
 		failed:  limit.New(failures, failuresWindow),
 		told:    limit.New(1, failuresWindow),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "rumi_http_request_duration_seconds",
-			Help:    "Time from a request's header to the end of its answer.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
-		}, []string{"route", "method", "code"}),
 	}
-	cfg.Metrics.MustRegister(e.duration)
 	proxies := map[string]*proxy{}
 	for i := range route.Routes {
 		r := &route.Routes[i]
@@ -126,8 +111,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		from.Actor = operator
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
-	ctx := rpc.Propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-	ctx, span := e.cfg.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	ctx, span := e.cfg.Recorder.Begin(r)
 	ctx = origin.With(rpc.WithLogger(ctx, e.cfg.Log), from)
 	r = r.WithContext(ctx)
 
@@ -143,7 +127,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 				p = nil
 			}
 		}
-		e.finish(ctx, span, r, to.name, w.code, time.Since(began))
+		e.cfg.Recorder.End(ctx, span, r, to.name, w.code, time.Since(began))
 		if p != nil {
 			panic(p)
 		}
@@ -236,43 +220,6 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 
 // write audits a refusal; it stands whether that succeeds or not, and audit logs its own failures.
 func (e *Edge) write(ctx context.Context, entry audit.Entry) { _ = e.cfg.Audit.Write(ctx, entry) }
-
-func (e *Edge) finish(ctx context.Context, span trace.Span, r *http.Request, name string, code int, took time.Duration) {
-	method := knownMethod(r.Method)
-	status := strconv.Itoa(code)
-	e.duration.WithLabelValues(name, method, status).Observe(took.Seconds())
-	if span.IsRecording() {
-		if name != "" {
-			span.SetName(name)
-		}
-		span.SetAttributes(attribute.String("http.request.method", method), attribute.String("http.route", name),
-			attribute.Int("http.response.status_code", code), attribute.String("url.path", shorten(r.URL.Path)))
-		if code >= 500 {
-			span.SetStatus(codes.Error, "")
-		}
-	}
-	span.End()
-	level := slog.LevelInfo
-	switch {
-	case code >= 500 && code != http.StatusServiceUnavailable:
-		level = slog.LevelError
-	case r.Method == http.MethodGet && code < 400:
-		level = slog.LevelDebug
-	}
-	if e.cfg.Log.Enabled(ctx, level) {
-		e.cfg.Log.LogAttrs(ctx, level, "answered", slog.String("route", name), slog.String("method", method),
-			slog.Int("status", code), slog.Duration("took", took), slog.String("address", hostOf(r.RemoteAddr)))
-	}
-}
-
-// knownMethod keeps methods that clients make up out of metrics.
-func knownMethod(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-		return m
-	}
-	return "other"
-}
 
 // bearer is the token of the one Authorization header, "" for any other scheme or number of them.
 func bearer(h http.Header) string {
