@@ -259,7 +259,11 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 	case errors.Is(err, context.DeadlineExceeded):
 		return &refusal{kind: timedOut, reason: "The handler did not answer in time"}
 	}
-	k.Log.WarnContext(ctx, "a handler's call failed", "pack_id", t.PackID, "slug", t.Slug, "error", err)
+	level := slog.LevelError
+	if _, ok := errors.AsType[*worker.FailedError](err); ok {
+		level = slog.LevelDebug // the handler's doing; the audit log has it
+	}
+	k.Log.Log(ctx, level, "a handler's call failed", "pack_id", t.PackID, "slug", t.Slug, "error", err)
 	return &refusal{kind: executionError, reason: worker.Reason(err)}
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +38,7 @@ var (
 // FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
 type FailedError struct {
 	Kind string // load, exception, exit or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
-	What string // the exception's class or a few fixed words
+	What string // a built-in exception's class or a few fixed words
 }
 
 func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }
@@ -199,25 +200,36 @@ func parseAnswer(raw []byte, id string) (output jsontext.Value, usable bool, err
 	}
 	switch a.Kind {
 	case "load", "exception", "exit", "value":
-		return nil, true, &FailedError{Kind: a.Kind, What: identifier(a.Error)}
+		return nil, true, &FailedError{Kind: a.Kind, What: class(a.Error)}
 	}
 	return nil, true, &FailedError{Kind: "lost", What: "the worker understood nothing"}
 }
 
-// identifier keeps of a worker's word only what a class name can hold: code in the worker can put anything there, and
-// the audit log must not carry it.
-func identifier(s string) string {
-	if len(s) > 64 {
-		return "(long)"
+// exceptions are Python's own (3.11, "Built-in Exceptions", without warnings and aliases).
+var exceptions = set(`ArithmeticError AssertionError AttributeError BaseException BaseExceptionGroup BlockingIOError
+	BrokenPipeError BufferError ChildProcessError ConnectionAbortedError ConnectionError ConnectionRefusedError
+	ConnectionResetError EOFError Exception ExceptionGroup FileExistsError FileNotFoundError FloatingPointError GeneratorExit
+	ImportError IndentationError IndexError InterruptedError IsADirectoryError KeyError KeyboardInterrupt LookupError
+	MemoryError ModuleNotFoundError NameError NotADirectoryError NotImplementedError OSError OverflowError PermissionError
+	ProcessLookupError RecursionError ReferenceError RuntimeError StopAsyncIteration StopIteration SyntaxError SystemError
+	SystemExit TabError TimeoutError TypeError UnboundLocalError UnicodeDecodeError UnicodeEncodeError UnicodeError
+	UnicodeTranslateError ValueError ZeroDivisionError`)
+
+func set(words string) map[string]bool {
+	m := make(map[string]bool)
+	for word := range strings.FieldsSeq(words) {
+		m[word] = true
 	}
-	for _, c := range []byte(s) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '.', c == ' ':
-		default:
-			return "(unreadable)"
-		}
+	return m
+}
+
+// class keeps of a worker's word only what can't carry anything: a handler may name a class of its own after what it
+// was given, and the audit log must not have that.
+func class(name string) string {
+	if exceptions[name] {
+		return name
 	}
-	return s
+	return "an error of its own"
 }
 
 // end kills the worker. It returns at once; gone and killed are closed soon after.

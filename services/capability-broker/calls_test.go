@@ -1,0 +1,234 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func sum(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+
+func escape(key string) string { return url.PathEscape(key) }
+
+const echo = `
+def execute(context, args):
+    print("called with", args)
+    return {"context": context, "args": args}
+`
+
+// A pack calls a handler of another pack: scan, approval, grant, call; and after each step that is missing, a denial.
+func TestCallFromScanToAnswer(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("owner", handlerPack(map[string]string{"echo": echo}))
+	w.write("user", handlerPack(nil))
+	w.approve("owner")
+	w.approve("user")
+	conn := w.dial("user")
+	call := map[string]any{"permission_id": "test.echo", "args": map[string]any{"x": 1, "secret": "TOPSECRET"}, "request_id": "r-1",
+		"timeout_seconds": 20, "principal_id": "owner", "unknown": true}
+	refused := func(kind string) {
+		t.Helper()
+		if got := conn.ask(call); got["success"] != false || got["error"] != "Permission denied" || got["error_type"] != kind || got["output"] != nil {
+			t.Fatalf("want a refusal (%s): %v", kind, got)
+		}
+	}
+	refused("grant_denied")
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "user", "permission_id": "test.echo",
+		"config": map[string]any{"root": "/data"}})
+	refused("handler_not_found")
+
+	scan := w.must("POST", "/api/capability/candidates/scan", nil)
+	if scan["scanned_count"] != 1.0 || scan["pending_created"] != 1.0 {
+		t.Fatalf("scan: %v", scan)
+	}
+	key := "owner:echo:echo_handler:" + sum([]byte(echo))
+	item := w.must("GET", "/api/capability/requests?status=pending", nil)["items"].([]any)[0].(map[string]any)
+	if item["candidate_key"] != key || item["installed_to"] != nil || item["status"] != "pending" {
+		t.Fatalf("item: %v", item)
+	}
+	approved := w.must("POST", "/api/capability/requests/"+strings.ReplaceAll(key, ":", "%3A")+"/approve", map[string]any{"notes": "Reviewed"})
+	if approved["success"] != true || approved["status"] != "installed" || approved["handler_id"] != "echo_handler" ||
+		approved["installed_to"] != "user_data/capabilities/handlers/owner/echo" || approved["sha256"] != sum([]byte(echo)) {
+		t.Fatalf("approve: %v", approved)
+	}
+	got := conn.ask(call)
+	if got["success"] != true || got["error"] != nil || got["error_type"] != nil || got["request_id"] != "r-1" {
+		t.Fatalf("call: %v", got)
+	}
+	output := got["output"].(map[string]any)
+	context := output["context"].(map[string]any)
+	if output["args"].(map[string]any)["x"] != 1.0 || context["principal_id"] != "user" || context["permission_id"] != "test.echo" ||
+		context["handler_id"] != "echo_handler" || context["request_id"] != "r-1" || context["ts"] == nil ||
+		context["grant_config"].(map[string]any)["root"] != "/data" {
+		t.Fatalf("output: %v", output)
+	}
+	// What a handler prints is in its own log, and its arguments are nowhere else.
+	w.eventually("handler's log", func() bool {
+		raw, _ := os.ReadFile(filepath.Join(w.UserData(), "capabilities/logs/owner/echo.log"))
+		return strings.Contains(string(raw), "called with")
+	})
+	for name, raw := range readFiles(t, filepath.Join(w.UserData(), "audit")) {
+		if strings.Contains(string(raw), "TOPSECRET") {
+			t.Errorf("%s has an argument", name)
+		}
+	}
+	// Every denial twice, each call of another's name once.
+	if n := len(w.audited("security", "capability_denied")); n != 2 {
+		t.Errorf("%d entries capability_denied, want 2", n)
+	}
+	if n := len(w.audited("permission", "permission_execute")); n != 3 {
+		t.Errorf("%d entries permission_execute, want 3", n)
+	}
+	if n := len(w.audited("security", "principal_id_overridden")); n != 3 {
+		t.Errorf("%d entries principal_id_overridden, want 3", n)
+	}
+	e := w.audited("permission", "permission_execute")[2]
+	if e["success"] != true || e["owner_pack"] != "user" || e["request_id"] != "r-1" || e["actor"] != "pack:user" ||
+		e["details"].(map[string]any)["permission_type"] != "capability" {
+		t.Errorf("entry: %v", e)
+	}
+
+	w.gate("user", "modified", "sha256:"+sum(nil))
+	w.eventually("modified", func() bool { return conn.ask(call)["error_type"] == "grant_denied" })
+	w.approve("user")
+	w.eventually("approved again", func() bool { return conn.ask(call)["success"] == true })
+	w.gate("owner", "blocked", "")
+	w.eventually("the handler's pack is blocked", func() bool { return conn.ask(call)["error_type"] == "trust_denied" })
+	w.approve("owner")
+	w.must("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "user", "permission_id": "test.echo"})
+	refused("grant_denied")
+}
+
+// hostile are handlers that break every rule, and what their callers are told: error_type, or "" for success. Each is
+// called twice, the second time in what the first has left behind.
+var hostile = map[string]struct{ code, kind string }{
+	"never_answers":     {"import time\ndef execute(c, a):\n    time.sleep(3600)", "timeout"},
+	"two_mib":           {"def execute(c, a):\n    return 'x' * (2 << 20)", "response_too_large"},
+	"just_fits":         {"def execute(c, a):\n    return 'x' * ((1 << 20) - 1000)", ""},
+	"just_too_much":     {"def execute(c, a):\n    return 'x' * ((1 << 20) - 2)", "response_too_large"},
+	"prints":            {"import os, sys\ndef execute(c, a):\n    print('{\"id\": 1}' * 99)\n    os.write(1, b'noise' * 99)\n    sys.stdout.flush()\n    return 'fine'", ""},
+	"prints_forever":    {"def execute(c, a):\n    while True: print('x' * 4096)", "timeout"},
+	"forks_exits":       {"import os\ndef execute(c, a):\n    if os.fork() == 0:\n        os._exit(0)\n    os._exit(0)", "execution_error"},
+	"fork_lingers":      {"import os, time\ndef execute(c, a):\n    if os.fork() == 0:\n        time.sleep(3600)\n    return 'parent'", ""},
+	"fork_bomb":         {"import os\ndef execute(c, a):\n    while True: os.fork()", "execution_error"},
+	"closes_pipes":      {"import os\ndef execute(c, a):\n    os.closerange(0, 3)\n    return 1", ""},
+	"closes_everything": {"import os\ndef execute(c, a):\n    os.closerange(0, 4096)\n    return 1", "execution_error"},
+	"sys_exit":          {"import sys\ndef execute(c, a):\n    sys.exit(0)", "execution_error"},
+	"raises":            {"def execute(c, a):\n    raise ValueError('TOPSECRET')", "execution_error"},
+	"names_its_error":   {"def execute(c, a):\n    raise type(a['k'], (Exception,), {})()", "execution_error"},
+	"not_json":          {"def execute(c, a):\n    return {1, 2}", "execution_error"},
+	"nan":               {"def execute(c, a):\n    return float('nan')", "execution_error"},
+	"no_function":       {"x = 1", "execution_error"},
+	"syntax_error":      {"def execute(:", "execution_error"},
+	"memory_bomb":       {"def execute(c, a):\n    x = []\n    while True: x.append(bytearray(1 << 24))", "execution_error"},
+	"forges": {"import os, struct, threading, time\n" +
+		"def noise():\n    time.sleep(0.3)\n    for fd in range(3, 1024):\n        try: os.write(fd, struct.pack('>I', 11) + b'{\"id\": \"1\"}')\n        except OSError: pass\n" +
+		"def execute(c, a):\n    threading.Thread(target=noise).start()\n    return 'first'", ""},
+}
+
+func TestHostileHandlers(t *testing.T) {
+	w := newWorld(t).start()
+	code := map[string]string{"good": "import socket\ndef execute(c, a):\n    return socket.gethostname() and open('/proc/self/mountinfo').read().count('/pack')"}
+	for slug, h := range hostile {
+		code[slug] = h.code
+	}
+	w.write("p", handlerPack(code))
+	w.approve("p")
+	w.install("p")
+	var calls sync.WaitGroup
+	gate := make(chan struct{}, 3)
+	for slug, h := range hostile {
+		calls.Go(func() {
+			gate <- struct{}{}
+			defer func() { <-gate }()
+			conn := w.dial("p")
+			request := map[string]any{"permission_id": "test." + slug, "args": map[string]any{"k": "TOPSECRET"}, "timeout_seconds": 12}
+			if h.kind == "timeout" {
+				request["timeout_seconds"] = 4
+			}
+			for range 2 {
+				began := time.Now()
+				got := conn.ask(request)
+				if kind, _ := got["error_type"].(string); kind != h.kind || (got["success"] == true) != (h.kind == "") {
+					got["output"] = nil
+					t.Errorf("%s: want %q: %v", slug, h.kind, got)
+				}
+				if h.kind == "timeout" && time.Since(began) > 5*time.Second {
+					t.Errorf("%s: took %v", slug, time.Since(began))
+				}
+				if slug == "forges" {
+					time.Sleep(time.Second) // for its thread
+				}
+			}
+		})
+	}
+	calls.Wait()
+	if got := w.dial("p").ask(map[string]any{"permission_id": "test.good", "timeout_seconds": 20}); got["success"] != true {
+		t.Errorf("afterwards: %v", got)
+	}
+	for _, dir := range []string{"audit"} {
+		for name, raw := range readFiles(t, filepath.Join(w.UserData(), dir)) {
+			if strings.Contains(string(raw), "TOPSECRET") {
+				t.Errorf("%s has an argument or an exception's text", name)
+			}
+		}
+	}
+}
+
+func TestSecretsGet(t *testing.T) {
+	w := newWorld(t)
+	w.env["RUMI_SECRET_GET_RATE_LIMIT"] = "8"
+	w.start()
+	w.secrets["API_KEY"] = "sk-TOPSECRET"
+	w.secrets["OTHER"] = "hidden"
+	w.write("p", handlerPack(nil))
+	w.approve("p")
+	conn := w.dial("p")
+	get := func(key any) map[string]any {
+		return conn.ask(map[string]any{"permission_id": "secrets.get", "args": map[string]any{"key": key}})
+	}
+	if got := get("API_KEY"); got["error_type"] != "grant_denied" || got["error"] != "Permission denied" { // 1
+		t.Fatalf("without a grant: %v", got)
+	}
+	grant := map[string]any{"principal_id": "p", "permission_id": "secrets.get"}
+	w.must("POST", "/api/capability/grants/grant", grant)
+	withheld := func(got map[string]any) {
+		t.Helper()
+		output, _ := got["output"].(map[string]any)
+		if got["success"] != true || output["success"] != false || output["error"] != "Access denied or secret not found" ||
+			output["error_type"] != "access_denied" || len(output) != 3 {
+			t.Fatalf("not withheld: %v", got)
+		}
+	}
+	withheld(get("API_KEY")) // 2: an empty list names none
+	grant["config"] = map[string]any{"allowed_keys": []string{"API_KEY", "MISSING"}}
+	w.must("POST", "/api/capability/grants/grant", grant)
+	if got := get("API_KEY"); got["success"] != true || got["output"].(map[string]any)["value"] != "sk-TOPSECRET" { // 3
+		t.Fatalf("allowed: %v", got)
+	}
+	withheld(get("OTHER"))     // 4
+	withheld(get("MISSING"))   // 5
+	withheld(get("../OTHER"))  // 6
+	withheld(get("API_KEY\n")) // 7
+	get("API_KEY")             // 8
+	if got := get("API_KEY"); got["error_type"] != "rate_limited" || got["error"] != "Rate limited" {
+		t.Fatalf("over the rate: %v", got)
+	}
+	if n := len(w.audited("permission", "permission_secrets_get")); n != 9 {
+		t.Errorf("%d entries permission_secrets_get, want 9", n)
+	}
+	if n := len(w.audited("security", "capability_denied")); n != 7 {
+		t.Errorf("%d entries capability_denied, want 7", n)
+	}
+	for name, raw := range readFiles(t, filepath.Join(w.UserData(), "audit")) {
+		if strings.Contains(string(raw), "TOPSECRET") {
+			t.Errorf("%s has a secret", name)
+		}
+	}
+}
