@@ -2,6 +2,7 @@ module github.com/rumi-ai/rumi/e2e
 
 go 1.26.0
 
-require github.com/rumi-ai/rumi/libs v0.0.0
-
-replace github.com/rumi-ai/rumi/libs => ../libs
+require (
+	github.com/alecthomas/kong v1.17.0
+	github.com/go-json-experiment/json v1.27.2
+)

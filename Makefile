@@ -1,0 +1,52 @@
+# Everything here needs Docker with the compose plugin; test, e2e, bench, lint and fuzz need Go and a C compiler, too.
+
+modules  = $(shell go list -m)
+patterns = $(addsuffix /...,$(modules))
+# Journeys bring up the whole suite; they are `make e2e`.
+journeys = github.com/rumi-ai/rumi/e2e/journeys
+packages = $(filter-out $(journeys),$(shell go list $(patterns)))
+
+# How long `make fuzz` tries each target.
+FUZZTIME ?= 10s
+
+.PHONY: build up down demo test e2e bench lint fuzz images
+
+build: ## Build every image.
+	docker compose build
+
+up: ## Build and start the suite in the background.
+	docker compose up --build --detach
+
+down: ## Stop the suite; its state stays.
+	docker compose down
+
+demo: ## Take two packs through their whole life against the running suite.
+	@deploy/demo/run
+
+images: ## Build the two images that packs and dependency builds run in.
+	docker compose --progress quiet build pack-image builder-image
+
+test: images ## Vet and test every module, with the race detector, a PostgreSQL and real containers.
+	go vet $(patterns)
+	deploy/test/with-postgres go test -race $(packages)
+
+e2e: ## Bring up a suite of its own and take the journeys.
+	go test -count=1 -timeout=25m $(journeys)
+
+bench: images ## Run the benchmarks.
+	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)
+
+lint: ## Check formatting, the modules' files and the compose files.
+	@test -z "$$(gofmt -l cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l cli e2e libs runtime services; exit 1; }
+	go vet $(patterns)
+	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
+	docker compose config --quiet
+	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
+
+fuzz: ## Fuzz each target for FUZZTIME.
+	@for package in $(packages); do \
+	  for target in $$(go test -list='^Fuzz' "$$package" | grep '^Fuzz'); do \
+	    echo "$$package $$target"; \
+	    go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "$$package" || exit 1; \
+	  done; \
+	done

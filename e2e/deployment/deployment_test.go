@@ -1,0 +1,160 @@
+// Package deployment checks that docker-compose.yml agrees with the services that it starts.
+package deployment
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+)
+
+const root = "../.."
+
+// inside are settings that name places in a container. The mounts say what is there, so nobody sets them from outside;
+// those that are also variables of compose's choose the host's side of a mount.
+var inside = []string{
+	"RUMI_LISTEN", "RUMI_ADMIN_LISTEN", "RUMI_USER_DATA", "RUMI_IDENTITY_DIR", "RUMI_ECOSYSTEM", "RUMI_HOME",
+	"RUMI_DOCKER_SOCKET", "RUMI_EGRESS_SOCK_DIR", "RUMI_CAPABILITY_SOCK_DIR",
+	"RUMI_INSTANCE", // is the compose project's name
+}
+
+// starters are settings that only a service which starts as root reads; the others are started as who they shall be.
+var starters = []string{"RUMI_UID", "RUMI_GID"}
+
+type service struct {
+	Environment map[string]*string `json:"environment"`
+	User        string             `json:"user"`
+	ReadOnly    bool               `json:"read_only"`
+	Privileged  bool               `json:"privileged"`
+	CapDrop     []string           `json:"cap_drop"`
+	CapAdd      []string           `json:"cap_add"`
+	SecurityOpt []string           `json:"security_opt"`
+	Networks    map[string]any     `json:"networks"`
+	NetworkMode string             `json:"network_mode"`
+	Ports       []any              `json:"ports"`
+	Volumes     []struct {
+		Target   string `json:"target"`
+		ReadOnly bool   `json:"read_only"`
+	} `json:"volumes"`
+}
+
+// composed is docker-compose.yml with no variable set.
+func composed(t *testing.T) map[string]service {
+	t.Helper()
+	cmd := exec.Command("docker", "compose", "--file", "docker-compose.yml", "config", "--format", "json")
+	cmd.Dir = root
+	for _, entry := range os.Environ() {
+		if !strings.HasPrefix(entry, "RUMI_") && !strings.HasPrefix(entry, "COMPOSE_") {
+			cmd.Env = append(cmd.Env, entry)
+		}
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("docker compose config: %v", err)
+	}
+	var project struct {
+		Services map[string]service `json:"services"`
+	}
+	if err := json.Unmarshal(out, &project); err != nil {
+		t.Fatal(err)
+	}
+	return project.Services
+}
+
+var setting = regexp.MustCompile(`env:"(RUMI_[A-Z_]+)`)
+
+// settings finds what the code below a folder reads.
+func settings(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		code, err := os.ReadFile(path)
+		for _, match := range setting.FindAllSubmatch(code, -1) {
+			found = append(found, string(match[1]))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func names(t *testing.T) []string {
+	t.Helper()
+	dirs, err := os.ReadDir(filepath.Join(root, "services"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, dir := range dirs {
+		all = append(all, dir.Name())
+	}
+	return all
+}
+
+// Every setting that a service knows can be set from outside, and none is passed that it would refuse to start with.
+func TestSettings(t *testing.T) {
+	services := composed(t)
+	common := settings(t, "libs/service")
+	for _, name := range names(t) {
+		own := append(settings(t, "services/"+name), common...)
+		passed := services[name].Environment
+		for _, want := range own {
+			_, ok := passed[want]
+			if root := services[name].User == "0:0"; !ok && !slices.Contains(inside, want) && (root || !slices.Contains(starters, want)) {
+				t.Errorf("%s knows %s; docker-compose.yml doesn't pass it on", name, want)
+			}
+		}
+		for got := range passed {
+			if strings.HasPrefix(got, "RUMI_") && !slices.Contains(own, got) {
+				t.Errorf("%s doesn't know %s, which docker-compose.yml passes on", name, got)
+			}
+		}
+	}
+}
+
+// Services have what they need and nothing else.
+func TestLeastPrivilege(t *testing.T) {
+	holders := []string{"capability-broker", "pip-installer"} // of the Docker socket
+	for name, s := range composed(t) {
+		if !s.ReadOnly || s.Privileged || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
+			t.Errorf("%s is not confined: %+v", name, s)
+		}
+		if _, ok := s.Networks["outside"]; ok != (name == "egress-proxy") {
+			t.Errorf("%s: on the network that leads out: %v", name, ok)
+		}
+		if (len(s.Ports) > 0) != (name == "gateway") {
+			t.Errorf("%s publishes %v", name, s.Ports)
+		}
+		holder := slices.Contains(holders, name)
+		for _, v := range s.Volumes {
+			if v.Target == "/var/run/docker.sock" && !holder {
+				t.Errorf("%s holds the Docker socket", name)
+			}
+		}
+		if !slices.Contains(names(t), name) {
+			continue
+		}
+		switch {
+		case holder && (s.User != "0:0" || !slices.Equal(s.CapAdd, []string{"SETUID", "SETGID"})):
+			t.Errorf("%s starts as %s with %v", name, s.User, s.CapAdd)
+		case !holder && (s.User != "1099:1099" || len(s.CapAdd) > 0):
+			t.Errorf("%s runs as %s with %v", name, s.User, s.CapAdd)
+		}
+		for _, v := range s.Volumes {
+			if v.Target == "/rumi" || v.Target == "/rumi/user_data" || strings.HasPrefix(v.Target, "/rumi/user_data/settings") && !v.ReadOnly {
+				t.Errorf("%s sees %s, read-only: %v", name, v.Target, v.ReadOnly)
+			}
+		}
+	}
+}

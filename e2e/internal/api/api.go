@@ -1,0 +1,186 @@
+// Package api speaks Rumi's public API as an operator's script does.
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// Client is one operator. The zero value isn't usable; Base and Token are needed.
+type Client struct {
+	Base  string // http://host:port
+	Host  string // the Host header where it isn't Base's
+	Token string
+
+	HTTP http.Client
+}
+
+// Answer is what the API said.
+type Answer struct {
+	Status    int
+	RequestID string // that the request was sent with, and its audit entries carry
+	Header    http.Header
+
+	Success bool
+	Data    jsontext.Value
+	Error   string
+	Code    string // error_code
+}
+
+// Into decodes the data.
+func (a Answer) Into(v any) error {
+	if err := json.Unmarshal(a.Data, v); err != nil {
+		return fmt.Errorf("decode %s: %w", a.Data, err)
+	}
+	return nil
+}
+
+// String is the answer on one line.
+func (a Answer) String() string {
+	if a.Success {
+		return fmt.Sprintf("%d %s", a.Status, a.Data)
+	}
+	return fmt.Sprintf("%d %s", a.Status, a.Error)
+}
+
+// Get asks for path.
+func (c *Client) Get(ctx context.Context, path string) (Answer, error) {
+	return c.call(ctx, http.MethodGet, path, "", nil)
+}
+
+// Delete deletes path.
+func (c *Client) Delete(ctx context.Context, path string) (Answer, error) {
+	return c.call(ctx, http.MethodDelete, path, "", nil)
+}
+
+// Post sends body as JSON; nil is no body at all.
+func (c *Client) Post(ctx context.Context, path string, body any) (Answer, error) {
+	if body == nil {
+		return c.call(ctx, http.MethodPost, path, "", nil)
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return Answer{}, fmt.Errorf("encode request: %w", err)
+	}
+	return c.call(ctx, http.MethodPost, path, "application/json", data)
+}
+
+// Upload imports an archive under a file name.
+func (c *Client) Upload(ctx context.Context, name string, archive []byte) (Answer, error) {
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	part, err := form.CreateFormFile("file", name)
+	if err == nil {
+		_, err = part.Write(archive)
+	}
+	if err == nil {
+		err = form.Close()
+	}
+	if err != nil {
+		return Answer{}, fmt.Errorf("encode upload: %w", err)
+	}
+	return c.call(ctx, http.MethodPost, "/api/packs/import", form.FormDataContentType(), body.Bytes())
+}
+
+// Stream opens an answer that goes on; the caller closes its body.
+func (c *Client) Stream(ctx context.Context, path string) (*http.Response, error) {
+	request, err := c.request(ctx, http.MethodGet, path, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.HTTP.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", path, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		defer response.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
+		return nil, fmt.Errorf("call %s: answered %d %s", path, response.StatusCode, text)
+	}
+	return response, nil
+}
+
+// call sends one request. Told to wait by the rate limit it waits and sends it again.
+func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte) (Answer, error) {
+	for {
+		answer, err := c.once(ctx, method, path, contentType, body)
+		if err != nil || answer.Status != http.StatusTooManyRequests {
+			return answer, err
+		}
+		seconds, err := strconv.Atoi(answer.Header.Get("Retry-After"))
+		if err != nil {
+			return answer, fmt.Errorf("call %s: answered 429 without a Retry-After in seconds", path)
+		}
+		select {
+		case <-time.After(time.Duration(seconds) * time.Second):
+		case <-ctx.Done():
+			return answer, ctx.Err()
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, method, path, contentType string, body []byte) (Answer, error) {
+	request, err := c.request(ctx, method, path, contentType, body)
+	if err != nil {
+		return Answer{}, err
+	}
+	response, err := c.HTTP.Do(request)
+	if err != nil {
+		return Answer{}, fmt.Errorf("call %s %s: %w", method, path, err)
+	}
+	defer response.Body.Close()
+	answer := Answer{Status: response.StatusCode, RequestID: request.Header.Get("X-Request-Id"), Header: response.Header}
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return answer, fmt.Errorf("call %s %s: read answer: %w", method, path, err)
+	}
+	if got := response.Header.Get("Content-Type"); got != "application/json; charset=utf-8" {
+		return answer, fmt.Errorf("call %s %s: answered %d as %q: %.200s", method, path, response.StatusCode, got, data)
+	}
+	var envelope struct {
+		Success bool           `json:"success"`
+		Data    jsontext.Value `json:"data"`
+		Error   *string        `json:"error"`
+		Code    string         `json:"error_code"`
+	}
+	if err := json.Unmarshal(data, &envelope); err != nil {
+		return answer, fmt.Errorf("call %s %s: answered %d %.200s: %w", method, path, response.StatusCode, data, err)
+	}
+	if id := response.Header.Get("X-Request-Id"); id != answer.RequestID {
+		return answer, fmt.Errorf("call %s %s: answered with X-Request-Id %q, want the caller's own %q", method, path, id, answer.RequestID)
+	}
+	answer.Success, answer.Data, answer.Code = envelope.Success, envelope.Data, envelope.Code
+	if envelope.Error != nil {
+		answer.Error = *envelope.Error
+	}
+	return answer, nil
+}
+
+func (c *Client) request(ctx context.Context, method, path, contentType string, body []byte) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.Base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", path, err)
+	}
+	if c.Host != "" {
+		request.Host = c.Host
+	}
+	if contentType != "" {
+		request.Header.Set("Content-Type", contentType)
+	}
+	request.Header.Set("Authorization", "Bearer "+c.Token)
+	request.Header.Set("X-Request-Id", "e2e-"+rand.Text())
+	return request, nil
+}

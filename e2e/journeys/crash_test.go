@@ -1,0 +1,238 @@
+package journeys
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/e2e/internal/api"
+)
+
+// How a crash test goes: so many acknowledged changes before the kill, so many after it.
+const (
+	changesBefore = 5
+	changesAfter  = 5
+	changes       = 12 // at most, prepared beforehand
+	crashAnswer   = 5 * time.Second
+	crashRecovery = time.Minute
+)
+
+// subject is a service that is killed while it is being told things.
+type subject struct {
+	service string
+	prepare func(t *testing.T)
+	change  func(ctx context.Context, i int) (api.Answer, error)
+	kept    func(t *testing.T, i int) bool // whether change i is to be seen
+}
+
+var subjects = []subject{
+	{
+		service: "approval",
+		prepare: func(t *testing.T) { placeAll(t, "crash_a", nil) },
+		change: func(ctx context.Context, i int) (api.Answer, error) {
+			return suite.api.Post(ctx, "/api/packs/"+packID("crash_a", i)+"/approve", nil)
+		},
+		kept: func(t *testing.T, i int) bool { return status(t, packID("crash_a", i)) == "approved" },
+	},
+	{
+		service: "pack-registry",
+		prepare: func(*testing.T) {},
+		change: func(ctx context.Context, i int) (api.Answer, error) {
+			id := packID("crash_r", i)
+			a, err := suite.api.Upload(ctx, id+".zip", archives[i])
+			if err != nil || a.Status != 200 {
+				return a, err
+			}
+			var staged struct {
+				StagingID string `json:"staging_id"`
+			}
+			if err := a.Into(&staged); err != nil {
+				return a, err
+			}
+			return suite.api.Post(ctx, "/api/packs/apply", map[string]any{"staging_id": staged.StagingID})
+		},
+		kept: func(t *testing.T, i int) bool {
+			return status(t, packID("crash_r", i)) == "installed" || status(t, packID("crash_r", i)) == "pending"
+		},
+	},
+	{
+		service: "egress-proxy",
+		prepare: func(t *testing.T) { placeAll(t, "crash_e", nil) },
+		change: func(ctx context.Context, i int) (api.Answer, error) {
+			return suite.api.Post(ctx, "/api/network/grant", map[string]any{
+				"pack_id": packID("crash_e", i), "allowed_domains": []string{"api.example.com"}, "allowed_ports": []int{443},
+			})
+		},
+		kept: func(t *testing.T, i int) bool {
+			return strings.Contains(string(get(t, "/api/network/list").Data), `"`+packID("crash_e", i)+`"`)
+		},
+	},
+	{
+		service: "capability-broker",
+		prepare: func(t *testing.T) { placeAll(t, "crash_b", nil) },
+		change: func(ctx context.Context, i int) (api.Answer, error) {
+			return suite.api.Post(ctx, "/api/capability/grants/grant", map[string]any{
+				"principal_id": packID("crash_b", i), "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": []string{"A"}},
+			})
+		},
+		kept: func(t *testing.T, i int) bool {
+			return strings.Contains(string(get(t, "/api/capability/grants?principal_id="+packID("crash_b", i)).Data), `"secrets.get"`)
+		},
+	},
+	{
+		service: "pip-installer",
+		prepare: func(t *testing.T) {
+			placeAll(t, "crash_p", files{"requirements.lock": "idna==3.10\n"})
+			post(t, "/api/pip/candidates/scan", nil)
+			for _, item := range pipItems(t) {
+				candidates[item.PackID] = item.CandidateKey
+			}
+		},
+		change: func(ctx context.Context, i int) (api.Answer, error) {
+			key := candidates[packID("crash_p", i)]
+			return suite.api.Post(ctx, "/api/pip/requests/"+url.PathEscape(key)+"/reject", map[string]any{"reason": "crash"})
+		},
+		kept: func(t *testing.T, i int) bool {
+			for _, item := range pipItems(t) {
+				if item.PackID == packID("crash_p", i) {
+					return item.Status == "rejected" || item.Status == "blocked"
+				}
+			}
+			return false
+		},
+	},
+	{
+		service: "secrets",
+		prepare: func(*testing.T) {},
+		change:  func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_S", i) },
+		kept:    func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_S", i) },
+	},
+	{
+		service: "gateway",
+		prepare: func(*testing.T) {},
+		change:  func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_G", i) },
+		kept:    func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_G", i) },
+	},
+}
+
+// What a service has acknowledged outlives a kill at any moment, and it goes on by itself.
+func TestKill(t *testing.T) {
+	for i := range changes {
+		id := packID("crash_r", i)
+		archives[i] = plainPack(id).zip(t, id)
+	}
+	for _, subject := range subjects {
+		t.Run(subject.service, func(t *testing.T) { subject.crash(t) })
+	}
+}
+
+func (s subject) crash(t *testing.T) {
+	s.prepare(t)
+	for i := range changesBefore {
+		a, err := s.change(t.Context(), i)
+		must(t, a, err)
+	}
+	killed := time.Now()
+	kill := make(chan error, 1)
+	go func() { kill <- suite.kill(t.Context(), s.service) }()
+
+	// It is told things while it dies and comes back. Each is told again until it is acknowledged.
+	next, refused := changesBefore, 0
+	for acknowledged := 0; acknowledged < changesAfter || len(kill) == 0; {
+		began := time.Now()
+		a, err := s.change(t.Context(), next)
+		switch {
+		case time.Since(began) > crashAnswer:
+			t.Fatalf("an answer took %v: %v, %v", time.Since(began), a, err)
+		case err == nil && a.Status == 200:
+			acknowledged++
+			if next < changes-1 {
+				next++
+			}
+		case s.service != "gateway" && (err != nil || a.Status != 503):
+			t.Fatalf("answered %v, %v; want 503 while it is away", a, err)
+		default:
+			refused++
+		}
+		if time.Since(killed) > crashRecovery {
+			t.Fatalf("it did not come back in %v; last: %v, %v", crashRecovery, a, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err := <-kill; err != nil {
+		t.Fatal(err)
+	}
+	// The kill may have come after the last of them.
+	ctx, cancel := context.WithTimeout(t.Context(), crashRecovery)
+	defer cancel()
+	if err := suite.ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i := range next {
+		if !s.kept(t, i) {
+			t.Errorf("change %d was acknowledged and is lost", i)
+		}
+	}
+	t.Logf("%d changes kept, %d refused meanwhile", next, refused)
+}
+
+// kill ends a service's process with SIGKILL, as the kernel does when memory runs out. `docker kill` would not do: the
+// engine takes it for the operator's wish and doesn't start the container again.
+func (s *installation) kill(ctx context.Context, service string) error {
+	id, err := s.container(ctx, service)
+	if err != nil {
+		return err
+	}
+	pid, err := s.command(ctx, commandWait, "docker", "inspect", "--format", "{{.State.Pid}}", id)
+	if err != nil {
+		return err
+	}
+	_, err = s.asRoot(ctx, []string{"--pid", "host", "--cap-drop", "ALL", "--cap-add", "KILL"}, "kill -9 "+strings.TrimSpace(pid))
+	return err
+}
+
+// What the subjects need beforehand.
+var (
+	archives   [changes][]byte
+	candidates = map[string]string{} // pack to its pip candidate
+)
+
+func packID(prefix string, i int) string { return fmt.Sprintf("%s%02d", prefix, i) }
+
+func placeAll(t *testing.T, prefix string, more files) {
+	t.Helper()
+	for i := range changes {
+		id := packID(prefix, i)
+		plainPack(id).with(more).place(t, id)
+	}
+	post(t, "/api/packs/scan", nil)
+}
+
+type pipItem struct {
+	CandidateKey string `json:"candidate_key"`
+	PackID       string `json:"pack_id"`
+	Status       string `json:"status"`
+}
+
+func pipItems(t *testing.T) []pipItem {
+	t.Helper()
+	var list struct {
+		Items []pipItem `json:"items"`
+	}
+	if err := get(t, "/api/pip/requests").Into(&list); err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
+}
+
+func setSecret(ctx context.Context, prefix string, i int) (api.Answer, error) {
+	return suite.api.Post(ctx, "/api/secrets/set", map[string]any{"key": fmt.Sprintf("%s%d", prefix, i), "value": "v"})
+}
+
+func hasSecret(t *testing.T, prefix string, i int) bool {
+	t.Helper()
+	return strings.Contains(string(get(t, "/api/secrets").Data), fmt.Sprintf(`"%s%d"`, prefix, i))
+}

@@ -1,0 +1,48 @@
+package journeys
+
+import (
+	"context"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Whoever is down, what it owns is answered 503 at once, and everything else goes on.
+func TestOneServiceDown(t *testing.T) {
+	for i, service := range services {
+		t.Run(service.name, func(t *testing.T) {
+			if _, err := suite.compose(t.Context(), "stop", service.name); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if _, err := suite.compose(t.Context(), "start", service.name); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), readyWait)
+				defer cancel()
+				if err := suite.answers(ctx, service.name); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			for range 3 {
+				began := time.Now()
+				a, err := suite.ask(t.Context(), service.name)
+				took := time.Since(began)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seconds, err := strconv.Atoi(a.Header.Get("Retry-After"))
+				if a.Status != 503 || a.Success || err != nil || seconds < 1 {
+					t.Errorf("answered %v, Retry-After %q; want 503 and when to come again", a, a.Header.Get("Retry-After"))
+				}
+				if took > time.Second {
+					t.Errorf("took %v to say so", took)
+				}
+			}
+			other := services[(i+3)%len(services)].name
+			if a, err := suite.ask(t.Context(), other); err != nil || a.Status != 200 {
+				t.Errorf("meanwhile %s answered %v, %v", other, a, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,284 @@
+package journeys
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// command is a command of the operations guide as it is printed there, run by a shell in the Rumi home.
+type command struct {
+	text   string
+	status int    // of the answer of the API; 0 for a command that doesn't ask it
+	shows  string // what its output contains
+}
+
+// The words of the guide that an operator replaces by their own.
+const guidePack = "my_pack"
+
+// Every command of the guide works as written, in an order in which each has something to work on.
+func TestGuide(t *testing.T) {
+	lay := func(slug string) files {
+		return files{
+			"share/capability_handlers/" + slug + "/handler.json": fmt.Sprintf(`{"handler_id": "%s_handler", "permission_id": "fs.read",
+				"entrypoint": "handler.py:execute", "description": "reads", "risk": "low"}`, slug),
+			"share/capability_handlers/" + slug + "/handler.py": "def execute(context, args):\n    return {}  # " + slug + "\n",
+		}
+	}
+	pack := plainPack(guidePack).with(lay("fs_read_v1")).with(lay("fs_read_v2")).with(files{"requirements.lock": "idna==3.10\n"})
+	archive := filepath.Join(suite.home, "user_data/import/my_pack.zip")
+	if err := os.WriteFile(archive, pack.zip(t, guidePack), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := &guide{replace: map[string]string{
+		"http://localhost:8765": suite.base,
+		"YOUR_TOKEN":            suite.api.Token,
+		"{pack_id}":             guidePack,
+		"/path/to/my_pack.zip":  "user_data/import/my_pack.zip",
+	}}
+
+	// Import and apply; an identity that is another's is refused.
+	imported := g.run(t, command{`curl -X POST http://localhost:8765/api/packs/import \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"path": "/path/to/my_pack.zip"}'`, 200, `"staging_id"`})
+	g.replace["abc123"] = field(t, imported, "staging_id")
+	g.run(t, command{`curl -X POST http://localhost:8765/api/packs/apply \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"staging_id": "abc123"}'`, 200, guidePack})
+
+	pending := command{`curl http://localhost:8765/api/packs/pending \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, guidePack}
+	approve := command{`curl -X POST http://localhost:8765/api/packs/{pack_id}/approve \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "approved"}
+	g.run(t, pending)
+	g.run(t, approve)
+	g.run(t, command{`curl -X POST http://localhost:8765/api/packs/{pack_id}/reject \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"reason": "セキュリティ上の懸念"}'`, 200, "セキュリティ上の懸念"})
+	g.run(t, approve)
+
+	// Approve again what was modified.
+	if err := os.WriteFile(filepath.Join(suite.home, "ecosystem", guidePack, "new.txt"), []byte("new\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	post(t, "/api/packs/scan", nil)
+	if got := status(t, guidePack); got != "modified" {
+		t.Errorf("a pack with a new file is %q, want modified", got)
+	}
+	g.run(t, approve)
+
+	// Network.
+	grant := command{`curl -X POST http://localhost:8765/api/network/grant \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{
+    "pack_id": "my_pack",
+    "allowed_domains": ["api.openai.com", "*.anthropic.com"],
+    "allowed_ports": [443]
+  }'`, 200, "api.openai.com"}
+	g.run(t, grant)
+	g.run(t, command{`curl http://localhost:8765/api/network/list \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "*.anthropic.com"})
+	g.run(t, command{`curl -X POST http://localhost:8765/api/network/check \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"pack_id": "my_pack", "domain": "api.openai.com", "port": 443}'`, 200, "Access granted"})
+	g.run(t, command{`curl -X POST http://localhost:8765/api/network/revoke \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"pack_id": "my_pack", "reason": "不要になった"}'`, 200, "revoked"})
+	g.run(t, command{`curl -X POST http://localhost:8765/api/network/grant \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"pack_id": "my_pack", "allowed_domains": ["api.example.com"], "allowed_ports": [443]}'`, 200, "api.example.com"})
+
+	g.candidates(t)
+	g.capabilityGrants(t)
+	g.pip(t)
+	g.rest(t)
+}
+
+// candidates goes through the handlers' part: one is approved, another rejected until it is blocked.
+func (g *guide) candidates(t *testing.T) {
+	g.run(t, command{`curl -X POST http://localhost:8765/api/capability/candidates/scan \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json"`, 200, "scanned_count"})
+	listed := g.run(t, command{`curl "http://localhost:8765/api/capability/requests?status=pending" \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "fs_read_v1"})
+	var list struct {
+		Items []struct {
+			CandidateKey string `json:"candidate_key"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal([]byte(listed), &list); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{}
+	for _, item := range list.Items {
+		if parts := strings.Split(item.CandidateKey, ":"); parts[0] == guidePack {
+			keys[parts[1]] = url.QueryEscape(item.CandidateKey)
+		}
+	}
+	g.replace["${ENCODED_KEY}"] = keys["fs_read_v1"]
+	g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/approve" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"notes": "Reviewed and approved"}'`, 200, "installed"})
+	g.replace["${ENCODED_KEY}"] = keys["fs_read_v2"]
+	for _, outcome := range []string{"rejected", "rejected", "blocked"} {
+		g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/reject" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"reason": "不要なファイルシステムアクセス"}'`, 200, outcome})
+	}
+	g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/blocked/${ENCODED_KEY}/unblock" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"reason": "再評価の結果許可"}'`, 200, "pending"})
+}
+
+func (g *guide) capabilityGrants(t *testing.T) {
+	g.run(t, command{`curl -X POST http://localhost:8765/api/capability/grants/grant \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"principal_id": "my_pack", "permission_id": "fs.read"}'`, 200, "granted"})
+	g.run(t, command{`curl "http://localhost:8765/api/capability/grants?principal_id=my_pack" \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "fs.read"})
+	g.run(t, command{`curl -X POST http://localhost:8765/api/capability/grants/revoke \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"principal_id": "my_pack", "permission_id": "fs.read"}'`, 200, "revoked"})
+}
+
+// pip goes through the dependencies' part. The index of this suite answers nobody, so the install fails with a reason.
+func (g *guide) pip(t *testing.T) {
+	g.run(t, command{`curl -X POST http://localhost:8765/api/pip/candidates/scan \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json"`, 200, "scanned_count"})
+	g.run(t, command{`curl "http://localhost:8765/api/pip/requests?status=pending" \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, guidePack})
+	for _, item := range pipItems(t) {
+		if item.PackID == guidePack {
+			g.replace["my_pack:requirements.lock:abc123..."] = item.CandidateKey
+		}
+	}
+	const key = `KEY=$(python3 -c "from urllib.parse import quote; print(quote('my_pack:requirements.lock:abc123...', safe=''))")
+
+`
+	g.run(t, command{key + `curl -X POST "http://localhost:8765/api/pip/requests/${KEY}/approve" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"allow_sdist": false}'`, 503, `"success":false`})
+	for _, outcome := range []string{"rejected", "rejected", "blocked"} {
+		g.run(t, command{key + `curl -X POST "http://localhost:8765/api/pip/requests/${KEY}/reject" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"reason": "不要なパッケージを含んでいる"}'`, 200, outcome})
+	}
+	g.run(t, command{key + `curl -X POST "http://localhost:8765/api/pip/blocked/${KEY}/unblock" \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"reason": "再評価の結果許可"}'`, 200, "pending"})
+}
+
+// rest is secrets, containers, and what the operator reads from files.
+func (g *guide) rest(t *testing.T) {
+	for _, c := range []command{
+		{`curl -X POST http://localhost:8765/api/secrets/set \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"key": "OPENAI_API_KEY", "value": "sk-..."}'`, 200, "OPENAI_API_KEY"},
+		{`curl http://localhost:8765/api/secrets \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "********"},
+		{`curl -X POST http://localhost:8765/api/secrets/delete \
+  -H "Authorization: Bearer YOUR_TOKEN" \
+  -H "Content-Type: application/json" \
+  -d '{"key": "OPENAI_API_KEY"}'`, 200, "OPENAI_API_KEY"},
+
+		{`curl http://localhost:8765/api/docker/status \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, `"available":true`},
+		{`curl -X POST http://localhost:8765/api/containers/{pack_id}/start \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "running"},
+		{`curl http://localhost:8765/api/containers \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, guidePack},
+		{`curl -X POST http://localhost:8765/api/containers/{pack_id}/stop \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, `"success":true`},
+
+		{`cat user_data/audit/security_$(date +%Y-%m-%d).jsonl | jq 'select(.success == false)'`, 0, ""},
+		{`cat user_data/audit/permission_$(date +%Y-%m-%d).jsonl | jq .`, 0, `"permission_grant"`},
+		{`cat user_data/audit/system_$(date +%Y-%m-%d).jsonl | jq 'select(.action | contains("lib"))'`, 0, ""},
+		{`cat user_data/audit/permission_$(date +%Y-%m-%d).jsonl | jq 'select(.details.permission_type == "capability_grant")'`, 0, guidePack},
+		{`cat user_data/audit/security_$(date +%Y-%m-%d).jsonl | jq 'select(.action == "principal_id_overridden")'`, 0, ""},
+		{`cat user_data/audit/network_$(date +%Y-%m-%d).jsonl | jq .`, 0, `"access_check"`},
+		{`cat user_data/pending/summary.json | jq .`, 0, `"version": "1.0"`},
+		{`ls -la ` + filepath.Join(suite.top, "run/egress/packs/"), 0, "drwxr-x---"},
+
+		{`curl -X DELETE http://localhost:8765/api/packs/{pack_id} \
+  -H "Authorization: Bearer YOUR_TOKEN"`, 200, "files_remove"},
+	} {
+		g.run(t, c)
+	}
+}
+
+// guide runs commands.
+type guide struct {
+	replace map[string]string // words of the guide by what stands for them here
+}
+
+// run gives what a command printed; of an answer of the API its data.
+func (g *guide) run(t *testing.T, c command) string {
+	t.Helper()
+	text := c.text
+	for from, to := range g.replace {
+		text = strings.ReplaceAll(text, from, to)
+	}
+	// The command stays as it is printed; its curl also says how the answer was.
+	script := `curl() { command curl --silent --show-error --write-out '\n%{http_code}' "$@"; }
+cd ` + suite.home + `
+` + text
+	out, err := suite.command(context.WithoutCancel(t.Context()), commandWait, "sh", "-c", script)
+	if err != nil {
+		t.Fatalf("%s\n%v", c.text, err)
+	}
+	code := 0
+	if c.status != 0 {
+		at := strings.LastIndex(out, "\n")
+		if code, err = strconv.Atoi(out[at+1:]); err != nil {
+			t.Fatalf("%s\nprinted %s", c.text, out)
+		}
+		out = out[:at]
+	}
+	if code != c.status || !strings.Contains(out, c.shows) {
+		t.Errorf("%s\nanswered %d %s\nwant %d with %q", c.text, code, out, c.status, c.shows)
+	}
+	if c.status != 200 {
+		return out
+	}
+	var envelope struct {
+		Data jsontext.Value `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(out), &envelope); err != nil {
+		t.Fatalf("%s\nanswered %s: %v", c.text, out, err)
+	}
+	return string(envelope.Data)
+}
+
+func field(t *testing.T, data, name string) string {
+	t.Helper()
+	var fields map[string]any
+	if err := json.Unmarshal([]byte(data), &fields); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(fields[name])
+}
