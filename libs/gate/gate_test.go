@@ -129,7 +129,7 @@ func TestChangesArePushed(t *testing.T) {
 		if s, known := v.Get("b"); !known || s.Status != "pending" || isOpen(v, "a") {
 			t.Fatalf("b %+v %v, a open %v", s, known, isOpen(v, "a"))
 		}
-		p.Set(State{PackID: "a", Open: true, Revision: 2})
+		p.Set(State{PackID: "a", Open: true, Revision: 1})
 		synctest.Wait()
 		if isOpen(v, "a") {
 			t.Fatal("an old revision opened a")

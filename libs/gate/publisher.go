@@ -31,14 +31,13 @@ func NewPublisher(states []State) *Publisher {
 	return p
 }
 
-// Set changes gates and tells every reader. A state whose revision is not above the one known is ignored, so that
-// two changes that race can be told in any order.
+// Set changes gates and tells every reader. A state with a lower revision than the one known is ignored.
 func (p *Publisher) Set(states ...State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var news []State
 	for _, s := range states {
-		if known, ok := p.states[s.PackID]; ok && s.Revision <= known.Revision {
+		if known, ok := p.states[s.PackID]; ok && (s.Revision < known.Revision || s == known) {
 			continue
 		}
 		p.states[s.PackID] = s

@@ -435,6 +435,35 @@ func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
 	}
 }
 
+func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
+	w := start(t)
+	open := func(id string, want bool, status string) {
+		t.Helper()
+		w.eventually(fmt.Sprintf("the gate of %s is open %v, %s", id, want, status), func() bool {
+			s, _ := w.view.Get(id)
+			return s.Open == want && s.Status == status
+		})
+	}
+	w.pack("app__plugin")
+	_, err := w.call("POST", "/api/packs/app__plugin/approve", nil)
+	w.check(err)
+	open("app__plugin", false, "parent_missing")
+	parent := w.pack("app")
+	open("app__plugin", false, "pending")
+	w.approve("app")
+	open("app__plugin", true, "approved")
+	w.write(filepath.Join(parent, "backend/main.py"), "evil")
+	open("app__plugin", false, "modified")
+	if s := w.status("app__plugin"); s != "approved" {
+		t.Errorf("its own status is %s", s)
+	}
+	w.approve("app")
+	open("app__plugin", true, "approved")
+	_, err = w.client.Remove(t.Context(), "app")
+	w.check(err)
+	open("app__plugin", false, "parent_missing")
+}
+
 func TestPendingSummary(t *testing.T) {
 	w := start(t)
 	w.pack("one")

@@ -48,7 +48,7 @@ type Parts struct {
 // gates' followers happen in change. Use Open.
 type Service struct {
 	Parts
-	gates *gate.Publisher
+	gates *gates
 
 	mu       sync.Mutex
 	packs    map[string]*sync.Mutex // serialise what is done to one pack
@@ -63,7 +63,7 @@ type verified struct {
 
 // Open makes the service and verifies every pack that may run: none runs on the word of an earlier process.
 func Open(ctx context.Context, parts Parts) (*Service, error) {
-	s := &Service{Parts: parts, gates: gate.NewPublisher(nil), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}}
+	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}}
 	if err := s.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("verify packs: %w", err)
 	}
@@ -71,14 +71,12 @@ func Open(ctx context.Context, parts Parts) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range records {
-		s.gates.Set(r.Gate())
-	}
+	s.gates.set(records...)
 	return s, nil
 }
 
 // Gates is the stream that the other services follow.
-func (s *Service) Gates() *gate.Publisher { return s.gates }
+func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 
 // Approve lets a pack run as it is on the disk now: its bytes are kept while they are hashed, and what was kept is what
 // is approved. An unknown pack is a not-found fault, one that can't be a pack a conflict.
@@ -237,7 +235,7 @@ func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err err
 	if removed, err = s.Records.Remove(ctx, string(id)); err != nil {
 		return false, err
 	}
-	s.gates.Remove(string(id))
+	s.gates.remove(id)
 	s.forget(id)
 	s.Changed()
 	return removed, nil
@@ -286,7 +284,7 @@ func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, decide func(*r
 	if changed == nil {
 		return s.Records.Get(ctx, string(id))
 	}
-	s.gates.Set(changed.Gate())
+	s.gates.set(changed)
 	s.Changed()
 	return changed, nil
 }

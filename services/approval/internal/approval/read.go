@@ -13,6 +13,9 @@ import (
 // List are all packs by id.
 func (s *Service) List(ctx context.Context) ([]*record.Record, error) { return s.Records.All(ctx) }
 
+// MayRun says whether a pack's gate is open: it is approved, and so is every pack above it.
+func (s *Service) MayRun(id pack.ID) bool { return s.gates.of(id).Open }
+
 // Dossier is all that is known of a pack.
 type Dossier struct {
 	Record  *record.Record

@@ -50,6 +50,7 @@ type routes struct {
 type listed struct {
 	PackID       string     `json:"pack_id"`
 	Status       string     `json:"status"`
+	MayRun       bool       `json:"may_run"` // approved, and so is every pack above it
 	PackIdentity string     `json:"pack_identity"`
 	Version      string     `json:"version"`
 	Description  string     `json:"description"`
@@ -67,7 +68,7 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
 	all := make([]listed, len(records))
 	for i, r := range records {
 		all[i] = listed{
-			PackID: r.PackID, Status: string(r.Status), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
+			PackID: r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
 			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(r.LastError),
 		}
 	}
@@ -92,6 +93,7 @@ type packRequest struct {
 type dossier struct {
 	PackID      string           `json:"pack_id"`
 	Status      string           `json:"status"`
+	MayRun      bool             `json:"may_run"`
 	CreatedAt   time.Time        `json:"created_at"`
 	ApprovedAt  *time.Time       `json:"approved_at"`
 	Digest      *string          `json:"digest"`
@@ -133,7 +135,7 @@ func (h routes) status(ctx context.Context, req packRequest) (statusResponse, er
 	}
 	r := d.Record
 	answer := dossier{
-		PackID: r.PackID, Status: string(r.Status), CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest),
+		PackID: r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(id), CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest),
 		FileHashes: d.Hashes[r.Digest], Requested: r.Requested, Rejection: orNull(r.RejectionReason), LastError: orNull(r.LastError),
 		Version: r.Version, VersionHist: make([]event, len(d.History)),
 	}

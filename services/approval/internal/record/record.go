@@ -106,7 +106,12 @@ func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
 	return true, nil
 }
 
-// Gate is what the other services are told.
-func (r *Record) Gate() gate.State {
-	return gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision}
+// Gate is what the other services are told. A pack runs only while its parent may: its gate then has the parent's
+// status. parent is the parent's gate, nil for a pack that is no child.
+func (r *Record) Gate(parent *gate.State) gate.State {
+	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision}
+	if g.Open && parent != nil && !parent.Open {
+		g.Open, g.Status = false, parent.Status
+	}
+	return g
 }

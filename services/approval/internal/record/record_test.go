@@ -50,9 +50,30 @@ func TestEveryStateAndVerb(t *testing.T) {
 					t.Errorf("%s %s: %v, %s, want %s", state, verb, err, r.Status, want)
 				}
 			}
-			if open := r.Gate().Open; open != (r.Status == Approved || r.Status == Running) {
+			if open := r.Gate(nil).Open; open != (r.Status == Approved || r.Status == Running) {
 				t.Errorf("%s: gate open %v", r.Status, open)
 			}
+		}
+	}
+}
+
+func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
+	for _, c := range []struct {
+		parent, child Status
+		open          bool
+		status        string
+	}{
+		{Approved, Approved, true, "approved"},
+		{Running, Running, true, "running"},
+		{Modified, Approved, false, "modified"},
+		{Pending, Running, false, "pending"},
+		{Approved, Modified, false, "modified"},
+		{Blocked, Pending, false, "pending"},
+	} {
+		parent := (&Record{PackID: "p", Status: c.parent}).Gate(nil)
+		got := (&Record{PackID: "p__c", Status: c.child}).Gate(&parent)
+		if got.Open != c.open || got.Status != c.status {
+			t.Errorf("parent %s, child %s: %+v", c.parent, c.child, got)
 		}
 	}
 }
