@@ -22,10 +22,15 @@ type Stream struct {
 
 // Attach connects to a container's stdin and stdout; what it writes to stderr goes to the writer. Attach before Start to
 // miss nothing. A container whose stdout or stderr isn't read stands still, so stderr must not block for long, and a
-// failing stderr ends the stream. ctx bounds the connecting only; Close the stream.
+// failing stderr ends the stream. ctx bounds the connecting only; Close the stream. A container that has ended is an error.
 func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (*Stream, error) {
-	if _, err := e.Inspect(ctx, id); err != nil {
+	c, err := e.Inspect(ctx, id)
+	if err != nil {
 		return nil, err
+	}
+	// Docker would wait for its next start, which nobody may ever ask for.
+	if !c.Running() && c.Status != "created" {
+		return nil, fmt.Errorf("attach to container %.12s: it has ended (%s)", id, c.Status)
 	}
 	conn, err := e.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {

@@ -121,6 +121,21 @@ func TestPackIsAttachedToAgain(t *testing.T) {
 	}
 }
 
+func TestEndedContainerIsNotAttachedTo(t *testing.T) {
+	engine := testEngine(t)
+	c := create(t, engine, probe(t, Pack, "exit", "0"))
+	if err := engine.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := engine.Wait(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if stream, err := engine.Attach(t.Context(), c.ID, io.Discard); err == nil {
+		stream.Close()
+		t.Error("attached to a container that has ended")
+	}
+}
+
 func TestCloseFreesAReader(t *testing.T) {
 	_, _, stream := attached(t, Handler, io.Discard)
 	read := make(chan error)
