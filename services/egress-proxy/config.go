@@ -1,0 +1,84 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+)
+
+// config is what the egress proxy alone knows.
+type config struct {
+	SockDir    string     `env:"RUMI_EGRESS_SOCK_DIR" envDefault:"/run/rumi/egress/packs"`
+	SockGID    int        `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"` // unset: the service's own group
+	SockMode   socketMode `env:"RUMI_EGRESS_SOCKET_MODE" envDefault:"0660"`
+	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute and pack; 0 is off
+	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
+	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; beside the system's authorities
+}
+
+// socketMode is 0660, or 0666 to let everybody in who sees the directory, or 0600.
+type socketMode fs.FileMode
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *socketMode) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 8, 32)
+	if err != nil || n != 0o600 && n != 0o660 && n != 0o666 {
+		return fmt.Errorf("socket mode %q is not 0660, 0666 or 0600", text)
+	}
+	*m = socketMode(n)
+	return nil
+}
+
+func (m socketMode) relaxed() bool { return m&0o007 != 0 }
+
+type rateLimit int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *rateLimit) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 31)
+	if err != nil {
+		return fmt.Errorf("rate limit %q is not a number of requests a minute", text)
+	}
+	*l = rateLimit(n)
+	return nil
+}
+
+type cidrs struct{ policy *address.Policy }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *cidrs) UnmarshalText(text []byte) error {
+	opened, err := address.ParseOpened(string(text))
+	c.policy = address.NewPolicy(opened)
+	return err
+}
+
+// addresses is the policy that the configuration makes.
+func (c config) addresses() *address.Policy {
+	if c.AllowCIDRs.policy == nil {
+		return address.NewPolicy(nil)
+	}
+	return c.AllowCIDRs.policy
+}
+
+// authorities is how servers are verified: by the system's authorities and those of CAFile.
+func (c config) authorities() (*tls.Config, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("read the system's certificate authorities: %w", err)
+	}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read RUMI_EGRESS_CA_FILE: %w", err)
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read RUMI_EGRESS_CA_FILE: %s holds no certificate", c.CAFile)
+		}
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
+}

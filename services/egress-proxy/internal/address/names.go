@@ -1,0 +1,37 @@
+package address
+
+import "strings"
+
+// suite are the names under which a compose or Swarm network resolves our own services and those that come with them.
+var suite = []string{
+	"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets", "init",
+	"consul", "prometheus", "grafana", "postgres", "jaeger", "otel-collector", "tempo", "loki",
+}
+
+// hosts are names of the machine the suite runs on, and of services that hand out credentials.
+var hosts = []string{
+	"host.docker.internal", "gateway.docker.internal", "kubernetes.docker.internal", "vm.docker.internal",
+	"host.containers.internal", "host.lima.internal", "host.minikube.internal",
+	"metadata", "metadata.google.internal", "metadata.goog", "metadata.azure.internal", "metadata.tencentyun.com",
+	"instance-data", "instance-data.ec2.internal", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+}
+
+var denied = func() map[string]bool {
+	m := make(map[string]bool)
+	for _, name := range hosts {
+		m[name] = true
+	}
+	for _, name := range suite {
+		m[name] = true
+		m["tasks."+name] = true // Swarm: each replica's address
+	}
+	return m
+}()
+
+// Suite are the suite's own names, whose addresses stay closed.
+func Suite() []string { return append([]string(nil), suite...) }
+
+// DeniedName says whether a name, in hostname's one form, is never looked up for a pack, whatever was granted.
+func DeniedName(name string) bool {
+	return denied[name] || strings.HasSuffix(name, ".cluster.local") || strings.HasSuffix(name, ".consul")
+}

@@ -1,0 +1,119 @@
+package address
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+)
+
+// Policy judges addresses. It is safe for concurrent use.
+type Policy struct {
+	opened []netip.Prefix
+	own    atomic.Pointer[own]
+}
+
+// Own is what belongs to the suite itself and stays closed inside opened ranges.
+type Own struct {
+	Listeners []netip.AddrPort // with an unspecified address: the port on every address of this machine
+	Machine   []netip.Addr     // this machine's addresses; loopback ones needn't be named
+	Hosts     []netip.Addr     // closed with all their ports
+}
+
+// own is Own, ready for decisions.
+type own struct {
+	listeners map[netip.AddrPort]bool
+	everyAddr map[uint16]bool // ports that are ours on every address of this machine
+	machine   map[netip.Addr]bool
+	hosts     map[netip.Addr]bool
+}
+
+// NewPolicy makes a policy that denies whatever is not public, but for the given ranges (RUMI_EGRESS_ALLOW_CIDRS).
+func NewPolicy(opened []netip.Prefix) *Policy {
+	p := &Policy{opened: opened}
+	p.own.Store(&own{})
+	return p
+}
+
+// ParseOpened reads RUMI_EGRESS_ALLOW_CIDRS: prefixes and single addresses, separated by commas.
+func ParseOpened(s string) ([]netip.Prefix, error) {
+	var opened []netip.Prefix
+	for text := range strings.SplitSeq(s, ",") {
+		text = strings.TrimSpace(text)
+		if text == "" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+			opened = append(opened, netip.PrefixFrom(addr, addr.BitLen()))
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("read address ranges: %q is neither an address nor a prefix", text)
+		}
+		if prefix != prefix.Masked() {
+			return nil, fmt.Errorf("read address ranges: %q has bits behind its length (did you mean %s?)", text, prefix.Masked())
+		}
+		opened = append(opened, prefix)
+	}
+	return opened, nil
+}
+
+// Opens says whether anything beside public addresses can be reached at all.
+func (p *Policy) Opens() bool { return len(p.opened) > 0 }
+
+// SetOwn says what is the suite's own, in place of what was said before.
+func (p *Policy) SetOwn(o Own) {
+	next := &own{map[netip.AddrPort]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}}
+	for _, l := range o.Listeners {
+		if addr := l.Addr().Unmap(); addr.IsUnspecified() {
+			next.everyAddr[l.Port()] = true
+		} else {
+			next.listeners[netip.AddrPortFrom(addr, l.Port())] = true
+		}
+	}
+	for _, a := range o.Machine {
+		next.machine[a.Unmap()] = true
+	}
+	for _, a := range o.Hosts {
+		next.hosts[a.Unmap()] = true
+	}
+	p.own.Store(next)
+}
+
+func (o *own) has(to netip.AddrPort) bool {
+	addr := to.Addr()
+	return o.hosts[addr] || o.listeners[to] || o.everyAddr[to.Port()] && (addr.IsLoopback() || o.machine[addr])
+}
+
+// Judge says whether a pack with a fitting grant may be connected to the address. Where it may not, class says what
+// kind of address it is, for the audit log.
+func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
+	addr := to.Addr()
+	if !addr.IsValid() || addr.Zone() != "" || to.Port() == 0 {
+		return "invalid", false
+	}
+	c := classOf(addr)
+	if c == nil {
+		return "", true
+	}
+	if c.sealed || !p.isOpened(addr) {
+		return c.name, false
+	}
+	if c.inner != nil {
+		return p.Judge(netip.AddrPortFrom(c.inner(addr), to.Port()))
+	}
+	if p.own.Load().has(to) {
+		return "own_service", false
+	}
+	return "", true
+}
+
+func (p *Policy) isOpened(addr netip.Addr) bool {
+	for _, prefix := range p.opened {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

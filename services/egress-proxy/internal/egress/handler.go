@@ -1,0 +1,193 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
+)
+
+// handler is a pack's uds.Handler for one life of its socket.
+type handler struct {
+	pack *pack
+	once sync.Once
+}
+
+// result is what came of a request.
+type result struct {
+	call     call
+	place    place // of the last hop
+	hops     int
+	response *upstream.Response
+	failure  *failure
+	latency  time.Duration
+}
+
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+const keepBody = 64 << 10 // larger buffers are left to the garbage collector
+
+// Answer implements uds.Handler.
+func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
+	h.once.Do(func() { context.AfterFunc(ctx, h.pack.cut) })
+	began := time.Now()
+	var r result
+	r.call, r.failure = parse(request)
+	r.place = r.call.url
+	body := bodies.Get().(*[]byte)
+	if r.failure == nil {
+		h.pack.run(&r, began, *body)
+	}
+	dst = h.pack.conclude(&r, began, dst)
+	if r.response != nil && cap(r.response.Body) > cap(*body) && cap(r.response.Body) <= keepBody {
+		*body = r.response.Body[:0]
+	}
+	bodies.Put(body)
+	return dst
+}
+
+// Refuse implements uds.Handler.
+func (h *handler) Refuse(err error, dst []byte) []byte {
+	f := &failure{kind: "protocol_error", text: "Request could not be read"}
+	var large *uds.TooLargeError
+	switch {
+	case errors.As(err, &large):
+		f.text = "Request too large (max: 1048576 bytes)"
+	case errors.Is(err, uds.ErrEmpty):
+		f.text = "Request is empty"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		f.text = "Request did not arrive in time"
+	}
+	return h.pack.conclude(&result{failure: f}, time.Now(), dst)
+}
+
+// run sends a call to its server and follows redirects.
+func (k *pack) run(r *result, began time.Time, buf []byte) {
+	// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by judge.
+	a := k.access.Load()
+	deadline := began.Add(r.call.total)
+	fields, body := r.call.fields, r.call.body
+	for {
+		target, f := k.judge(a, r.place, deadline)
+		if f != nil {
+			r.failure = f
+			return
+		}
+		if f := k.enter(a, deadline); f != nil {
+			r.failure = f
+			return
+		}
+		response, err := a.pool.Do(a.ctx, target, &upstream.Request{
+			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
+			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse,
+		}, buf[:0])
+		<-k.slots
+		if err != nil {
+			r.failure = k.upstreamFailure(err)
+			return
+		}
+		location := redirect(r.call.method, response)
+		if location == "" {
+			r.response = response
+			return
+		}
+		next, f := r.place.follow(location)
+		if r.hops++; r.hops > maxRedirects {
+			f = &failure{kind: "too_many_redirects", text: "Too many redirects: 4 > 3"}
+			r.hops = maxRedirects
+		}
+		if f != nil {
+			r.failure = f
+			return
+		}
+		if !r.place.trusts(next) {
+			fields, body = harmless(fields), nil
+		}
+		if response.Status <= http.StatusSeeOther {
+			fields, body = withoutBody(fields), nil
+		}
+		r.place = next
+	}
+}
+
+func (k *pack) upstreamFailure(err error) *failure {
+	var e *upstream.Error
+	if errors.As(err, &e) && e.Kind == upstream.KindEnded {
+		return k.ended()
+	}
+	f := *upstreamFailure(err)
+	f.detail = err.Error()
+	return &f
+}
+
+// enter waits for one of the pack's places at servers.
+func (k *pack) enter(a *access, deadline time.Time) *failure {
+	select {
+	case k.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case k.slots <- struct{}{}:
+		return nil
+	case <-a.ctx.Done():
+		return k.ended()
+	case <-timer.C:
+		return errTimeout
+	}
+}
+
+// redirect is where an answer sends a request that follows, "" for nowhere.
+func redirect(method string, response *upstream.Response) string {
+	if method != http.MethodGet && method != http.MethodHead {
+		return ""
+	}
+	switch response.Status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default:
+		return ""
+	}
+	for _, f := range response.Fields {
+		if strings.EqualFold(f.Name, "Location") {
+			return f.Value
+		}
+	}
+	return ""
+}
+
+// harmless keeps the fields that can't be credentials: any other may be, whatever it is called.
+func harmless(fields []upstream.Field) []upstream.Field {
+	var kept []upstream.Field
+	for _, f := range fields {
+		switch strings.ToLower(f.Name) {
+		case "accept", "accept-encoding", "accept-language", "cache-control", "user-agent", "range", "if-none-match", "if-modified-since":
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+// withoutBody drops the fields that describe a body.
+func withoutBody(fields []upstream.Field) []upstream.Field {
+	var kept []upstream.Field
+	for _, f := range fields {
+		if !strings.HasPrefix(strings.ToLower(f.Name), "content-") {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+// withOrigin marks what follows as the pack's doing.
+func (k *pack) withOrigin() context.Context {
+	return origin.With(context.Background(), origin.Origin{RequestID: origin.NewRequestID(), Actor: "pack:" + k.id})
+}

@@ -1,0 +1,88 @@
+package egress
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
+)
+
+// judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
+// up before all that can be said without looking up was said.
+func (k *pack) judge(a *access, to place, deadline time.Time) (*upstream.Target, *failure) {
+	p := k.proxy
+	if f := k.gate(); f != nil {
+		return nil, f
+	}
+	if d := p.cfg.Grants.Check(k.id, to.host, to.host.Name, to.port); !d.Allowed {
+		return nil, grantDenied("grant_denied", d.Reason)
+	}
+	if k.tokens != nil && !k.tokens.Allow() {
+		return nil, errRateLimited
+	}
+	target := &upstream.Target{TLS: to.tls, Host: to.host.Name, Port: to.port}
+	switch {
+	case to.host.Numeric:
+		return nil, blocked("internal_ip_blocked", "numeric form of "+to.host.Name)
+	case to.host.Addr.IsValid():
+		if class, ok := p.cfg.Addresses.Judge(netip.AddrPortFrom(to.host.Addr, to.port)); !ok {
+			return nil, blocked("internal_ip_blocked", class)
+		}
+		target.Addrs = []netip.Addr{to.host.Addr}
+		return target, nil // its host is key enough
+	case address.DeniedName(to.host.Name):
+		return nil, blocked("internal_name_blocked", to.host.Name)
+	}
+	found, err := p.names.lookup(a.ctx, to.host.Name, deadline)
+	if err != nil {
+		if a.ctx.Err() != nil {
+			return nil, k.ended()
+		}
+		f := *lookupFailure(err)
+		f.detail = err.Error()
+		return nil, &f
+	}
+	// One internal answer among public ones is an attempt to get in by luck: nothing of it is trusted.
+	denied, class := 0, ""
+	for _, addr := range found.addrs {
+		if c, ok := p.cfg.Addresses.Judge(netip.AddrPortFrom(addr, to.port)); !ok {
+			denied, class = denied+1, c
+		}
+	}
+	switch denied {
+	case 0:
+		target.Addrs, target.ID = found.addrs, found.id
+		return target, nil
+	case len(found.addrs):
+		return nil, blocked("dns_blocked", class)
+	default:
+		return nil, blocked("dns_rebinding_blocked", class)
+	}
+}
+
+// gate asks what approval says of the pack.
+func (k *pack) gate() *failure {
+	state, known := k.proxy.cfg.Gates.Get(k.id)
+	switch {
+	case state.Open:
+		return nil
+	case !known:
+		return grantDenied("gate_closed", "Pack is not approved")
+	case state.Status == grant.StatusModified:
+		return grantDenied("pack_modified", grant.ReasonModified)
+	case state.Status == "approved" || state.Status == "running":
+		return grantDenied("gate_closed", "Pack's approval can't be confirmed at the moment")
+	default:
+		return grantDenied("gate_closed", "Pack is not approved (status: "+state.Status+")")
+	}
+}
+
+// ended is the answer to a request that was cut off: what is now in its way, if anything can be told.
+func (k *pack) ended() *failure {
+	if f := k.gate(); f != nil {
+		return f
+	}
+	return grantDenied("grant_changed", "Network grant was changed during the request")
+}

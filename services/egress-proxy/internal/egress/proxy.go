@@ -1,0 +1,165 @@
+// Package egress answers packs' requests: the framed JSON of contract.md, "Egress", judged in the order protocol, gate,
+// grant, rate, name resolution, address class, and sent to the very address that was judged.
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
+)
+
+const (
+	rateBurst   = 100
+	maxInFlight = 64 // requests of one pack at its servers; each may hold an answer of 4 MiB
+	sweepEvery  = 15 * time.Second
+)
+
+// Config is what the proxy judges with and reaches the world through.
+type Config struct {
+	Gates interface {
+		Get(string) (gate.State, bool)
+	}
+	Grants interface {
+		Check(string, hostname.Host, string, uint16) grant.Decision
+	}
+	Addresses *address.Policy
+	Resolver  Resolver
+	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	TLS       *tls.Config // roots; never its own server name
+	Rate      int         // requests a minute and pack; 0 for any number
+	Audit     interface {
+		Write(context.Context, audit.Entry) error
+	}
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Proxy answers the requests of all packs.
+type Proxy struct {
+	cfg   Config
+	names *names
+	pools upstream.Config
+	meter meter
+
+	mu    sync.Mutex
+	packs map[string]*pack
+}
+
+// New makes a proxy.
+func New(cfg Config) *Proxy {
+	return &Proxy{
+		cfg: cfg, names: newNames(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
+		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack),
+	}
+}
+
+// Dial is Config.Dial for the real world.
+func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{KeepAlive: 30 * time.Second}
+	return dialer.DialContext(ctx, "tcp", to.String())
+}
+
+// pack is what the proxy keeps of one pack.
+type pack struct {
+	proxy  *Proxy
+	id     string
+	tokens *rate.Limiter // nil for no limit
+	slots  chan struct{}
+	access atomic.Pointer[access]
+}
+
+// access is a stretch of time in which what a pack may do did not shrink. Requests begin in one and end with it, and so
+// do pooled connections.
+type access struct {
+	ctx  context.Context
+	end  context.CancelFunc
+	pool *upstream.Pool
+}
+
+func (p *Proxy) newAccess() *access {
+	a := &access{pool: upstream.NewPool(&p.pools)}
+	a.ctx, a.end = context.WithCancel(context.Background())
+	return a
+}
+
+func (p *Proxy) pack(id string) *pack {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.packs[id]
+	if k == nil {
+		k = &pack{proxy: p, id: id, slots: make(chan struct{}, maxInFlight)}
+		if p.cfg.Rate > 0 {
+			k.tokens = rate.NewLimiter(rate.Limit(float64(p.cfg.Rate)/60), rateBurst)
+		}
+		k.access.Store(p.newAccess())
+		p.packs[id] = k
+	}
+	return k
+}
+
+// Handler answers on the socket of a pack: who asks is told by the socket.
+func (p *Proxy) Handler(id string) uds.Handler { return &handler{pack: p.pack(id)} }
+
+// Cut ends the requests under way of a pack and closes its connections. It must be called after what a pack may do has
+// shrunk: its gate closed, its grant changed.
+func (p *Proxy) Cut(id string) {
+	p.mu.Lock()
+	k := p.packs[id]
+	p.mu.Unlock()
+	if k != nil {
+		k.cut()
+	}
+}
+
+func (k *pack) cut() {
+	old := k.access.Swap(k.proxy.newAccess())
+	old.end()
+	old.pool.Close()
+}
+
+// Forget is Cut for a pack that is gone.
+func (p *Proxy) Forget(id string) {
+	p.Cut(id)
+	p.mu.Lock()
+	delete(p.packs, id)
+	p.mu.Unlock()
+}
+
+// Sweep closes connections that have been idle for long, until ctx ends; then all.
+func (p *Proxy) Sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for _, k := range p.packs {
+				k.cut()
+			}
+			return ctx.Err()
+		case now := <-tick.C:
+			p.mu.Lock()
+			for _, k := range p.packs {
+				k.access.Load().pool.Sweep(now)
+			}
+			p.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package egress
+
+import (
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+)
+
+// meter counts requests. Labels are of fixed sets: no host and no pack is among them.
+type meter struct {
+	requests *prometheus.CounterVec
+	duration prometheus.Histogram
+	received prometheus.Counter
+}
+
+func newMeter(registry prometheus.Registerer) meter {
+	m := meter{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rumi_egress_requests_total",
+			Help: "Requests of packs: allowed (answered by a server), denied (by policy) or failed, and why.",
+		}, []string{"result", "reason"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "rumi_egress_request_duration_seconds",
+			Help:    "Time from a request's frame to its answer, redirects and body included.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30, 120},
+		}),
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rumi_egress_received_bytes_total",
+			Help: "Bytes of the bodies that servers sent to packs.",
+		}),
+	}
+	registry.MustRegister(m.requests, m.duration, m.received)
+	return m
+}
+
+// record leaves a request's audit entry, its log line and its counts. A denial has an entry in security, too, which is on
+// the disk before the pack is answered.
+func (k *pack) record(r *result) error {
+	p := k.proxy
+	outcome, reason := "allowed", "ok"
+	details := map[string]any{
+		"domain": r.place.host.Name, "port": int(r.place.port), "allowed": true, "check_type": "proxy_request",
+		"method": r.call.method, "url": "", "latency_ms": milliseconds(r.latency), "redirect_hops": r.hops,
+	}
+	if r.place.base != nil {
+		details["url"] = r.place.logged()
+	}
+	entry := audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id, Details: details}
+	status, size := 0, 0
+	switch f := r.failure; {
+	case f == nil:
+		status, size = r.response.Status, len(r.response.Body)
+		details["status_code"], details["bytes"] = status, size
+	case f.denied():
+		outcome, reason = "denied", f.reason
+		details["allowed"], details["blocked_reason"] = false, f.reason
+		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.text
+		if f.detail != "" {
+			entry.RejectionReason = f.detail
+		}
+	default:
+		outcome, reason = "failed", f.kind
+		details["allowed"] = f.kind != "validation_error" && f.kind != "protocol_error"
+		details["error_type"] = f.kind
+		entry.Success, entry.Severity, entry.Error = false, audit.Warning, f.text
+		if f.detail != "" {
+			details["cause"] = f.detail
+		}
+	}
+	p.meter.requests.WithLabelValues(outcome, reason).Inc()
+	p.meter.duration.Observe(r.latency.Seconds())
+	p.meter.received.Add(float64(size))
+
+	ctx := k.withOrigin()
+	p.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "egress",
+		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
+		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),
+		slog.Int("status", status), slog.Int("bytes", size), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))
+	if outcome == "denied" {
+		denial := entry
+		denial.Category, denial.Action = audit.Security, "network_denied"
+		if err := p.cfg.Audit.Write(ctx, denial); err != nil {
+			return err
+		}
+	}
+	return p.cfg.Audit.Write(ctx, entry)
+}

@@ -1,0 +1,282 @@
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
+)
+
+// Limits of contract.md on a request.
+const (
+	MaxRequest     = 1 << 20 // bytes of a request's frame
+	MaxResponse    = 4 << 20 // bytes of an answer's frame
+	maxHeaders     = 100
+	maxHeaderName  = 256  // bytes
+	maxHeaderValue = 8192 // bytes
+	maxTimeout     = 120 * time.Second
+	maxRedirects   = 3
+)
+
+// What holds where a request doesn't say.
+const (
+	defaultTimeout = 30 * time.Second
+	defaultConnect = 10 * time.Second
+	userAgent      = "rumi-egress-proxy"
+)
+
+// call is a request that fits the protocol.
+type call struct {
+	method  string
+	url     place
+	fields  []upstream.Field // what the pack set, less what is the proxy's to say
+	body    []byte
+	total   time.Duration // of the whole request
+	connect time.Duration // of each connection; 0 for no bound of its own
+}
+
+// message is a request as it comes. Fields that nobody knows are ignored.
+type message struct {
+	Method  string   `json:"method"`
+	URL     string   `json:"url"`
+	Headers headers  `json:"headers"`
+	Body    string   `json:"body"`
+	Timeout *float64 `json:"timeout_seconds"`
+	Connect *float64 `json:"connect_timeout_seconds"`
+	Read    *float64 `json:"read_timeout_seconds"`
+}
+
+// headers is a JSON object of texts, in its order.
+type headers []upstream.Field
+
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (h *headers) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	start, err := dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	switch start.Kind() {
+	case 'n':
+		return nil
+	case '{':
+	default:
+		return errHeaders
+	}
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		f := upstream.Field{Name: name.String()}
+		value, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		if value.Kind() != '"' {
+			return errHeaders
+		}
+		f.Value = value.String()
+		*h = append(*h, f)
+	}
+	_, err = dec.ReadToken()
+	return err
+}
+
+var errHeaders = errors.New("headers must be an object of strings")
+
+// parse reads and validates a request. The call is filled in as far as it could be read, for the audit log.
+func parse(frame []byte) (c call, f *failure) {
+	var m message
+	if err := json.Unmarshal(frame, &m); err != nil {
+		return c, unreadable(frame, err)
+	}
+	c.method = "GET"
+	if m.Method != "" {
+		c.method = strings.ToUpper(m.Method)
+	}
+	if !allowedMethod(c.method) {
+		c.method = ""
+		return c, invalid("Method not allowed: %s", shorten(m.Method))
+	}
+	if c.url, f = parsePlace(m.URL); f != nil {
+		return c, f
+	}
+	if f = c.setTimes(m); f != nil {
+		return c, f
+	}
+	c.fields, f = checkHeaders(m.Headers, c.url)
+	c.body = []byte(m.Body)
+	return c, f
+}
+
+func allowedMethod(m string) bool {
+	switch m {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH":
+		return true
+	}
+	return false
+}
+
+// unreadable says why a frame could not be read: what is no JSON object breaks the protocol, a field of a wrong type
+// is the request's own fault. Python writes NaN and Infinity, which JSON lacks.
+func unreadable(frame []byte, err error) *failure {
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) && semantic.JSONPointer != "" {
+		return invalid("Invalid value for field '%s'", shorten(strings.TrimPrefix(string(semantic.JSONPointer), "/")))
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			return invalid("A name stands twice in the request: %s", shorten(strings.TrimPrefix(string(syntactic.JSONPointer), "/")))
+		}
+		at := min(max(syntactic.ByteOffset, 0), int64(len(frame)))
+		rest := strings.TrimLeft(string(frame[at:min(at+32, int64(len(frame)))]), " \t\r\n:-")
+		if strings.HasPrefix(rest, "NaN") || strings.HasPrefix(rest, "Infinity") {
+			return invalid("Numbers must be finite")
+		}
+	}
+	return &failure{kind: "protocol_error", text: "Request is not a JSON object"}
+}
+
+// setTimes takes the timeouts over. timeout_seconds bounds the whole request; without it the sum of the two others does.
+func (c *call) setTimes(m message) (f *failure) {
+	if m.Timeout != nil {
+		if c.total, f = duration(*m.Timeout); f != nil {
+			return f
+		}
+	}
+	connect, read := defaultConnect, defaultTimeout
+	if m.Connect != nil {
+		if connect, f = duration(*m.Connect); f != nil {
+			return f
+		}
+		c.connect = connect
+	}
+	if m.Read != nil {
+		if read, f = duration(*m.Read); f != nil {
+			return f
+		}
+	}
+	switch {
+	case m.Timeout != nil:
+	case m.Connect == nil && m.Read == nil:
+		c.total = defaultTimeout
+	default:
+		c.connect, c.total = connect, min(connect+read, maxTimeout)
+	}
+	return nil
+}
+
+func duration(seconds float64) (time.Duration, *failure) {
+	switch {
+	case math.IsNaN(seconds) || math.IsInf(seconds, 0):
+		return 0, invalid("Numbers must be finite")
+	case seconds > maxTimeout.Seconds():
+		return 0, invalid("Timeout too large: %s > %s", decimal(seconds), decimal(maxTimeout.Seconds()))
+	case seconds <= 0:
+		return 0, invalid("Timeout must be positive: %s", decimal(seconds))
+	}
+	return max(time.Duration(seconds*float64(time.Second)), 1), nil
+}
+
+// decimal writes a number as Python does, which packs' logs are used to: 121.0.
+func decimal(v float64) string {
+	if math.Abs(v) >= 1e16 {
+		return strconv.FormatFloat(v, 'e', -1, 64)
+	}
+	s := strconv.FormatFloat(v, 'f', -1, 64)
+	if !strings.Contains(s, ".") {
+		s += ".0"
+	}
+	return s
+}
+
+// checkHeaders validates what the pack set and drops what is the proxy's to say.
+func checkHeaders(h headers, to place) ([]upstream.Field, *failure) {
+	if len(h) > maxHeaders {
+		return nil, invalid("Too many headers: %d > %d", len(h), maxHeaders)
+	}
+	var named []string // by Connection, to be dropped with it
+	seen := make(map[string]bool, len(h))
+	for _, f := range h {
+		lower := strings.ToLower(f.Name)
+		switch {
+		case len(f.Name) > maxHeaderName:
+			return nil, invalid("Header name too long: %d > %d", len(f.Name), maxHeaderName)
+		case len(f.Value) > maxHeaderValue:
+			return nil, invalid("Header value too long: %d > %d", len(f.Value), maxHeaderValue)
+		case !httpguts.ValidHeaderFieldName(f.Name):
+			return nil, invalid("Invalid header name: %s", shorten(f.Name))
+		case !httpguts.ValidHeaderFieldValue(f.Value):
+			return nil, invalid("Invalid value of header: %s", shorten(f.Name))
+		case seen[lower]:
+			return nil, invalid("Header in two spellings: %s", shorten(f.Name))
+		case lower == "transfer-encoding":
+			return nil, invalid("Header not allowed: Transfer-Encoding")
+		case lower == "host" && !to.isHost(f.Value):
+			return nil, invalid("Host header does not equal the URL's host")
+		case lower == "connection":
+			for token := range strings.SplitSeq(f.Value, ",") {
+				named = append(named, strings.ToLower(strings.Trim(token, " \t")))
+			}
+		}
+		seen[lower] = true
+	}
+	fields := make([]upstream.Field, 0, len(h)+2)
+	for _, f := range h {
+		if lower := strings.ToLower(f.Name); !ours(lower) && !contains(named, lower) {
+			fields = append(fields, upstream.Field{Name: f.Name, Value: strings.Trim(f.Value, " \t")})
+		}
+	}
+	if !seen["user-agent"] {
+		fields = append(fields, upstream.Field{Name: "User-Agent", Value: userAgent})
+	}
+	if !seen["accept-encoding"] { // packs get the body as it comes
+		fields = append(fields, upstream.Field{Name: "Accept-Encoding", Value: "identity"})
+	}
+	return fields, nil
+}
+
+// ours are fields that the proxy says itself, or that hold for one connection only.
+func ours(lower string) bool {
+	switch lower {
+	case "host", "content-length", "connection", "keep-alive", "te", "trailer", "upgrade":
+		return true
+	}
+	return strings.HasPrefix(lower, "proxy-")
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+// shorten keeps what a pack sent from filling answers and logs.
+func shorten(s string) string {
+	const limit = 100
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s), "?")
+}
+
+func invalid(format string, args ...any) *failure {
+	return &failure{kind: "validation_error", text: fmt.Sprintf(format, args...)}
+}

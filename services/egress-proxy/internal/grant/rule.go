@@ -1,0 +1,87 @@
+package grant
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+)
+
+// Decision is the answer to whether a pack may reach a host and port, with the reason in the words of contract.md.
+type Decision struct {
+	Allowed bool
+	Reason  string
+}
+
+// The reasons of contract.md that don't depend on what was asked, and the one for a store that can't be read.
+const (
+	ReasonModified = "Pack is disabled due to modification"
+	ReasonNone     = "No network grant for this pack"
+	ReasonDisabled = "Network grant is disabled"
+	ReasonGranted  = "Access granted"
+	ReasonUnknown  = "Network grants can't be read at the moment"
+)
+
+// rule is a grant made ready for decisions.
+type rule struct {
+	grant     Grant
+	everyHost bool
+	exact     map[string]bool
+	wildcards []hostname.Pattern
+	everyPort bool
+	ports     map[uint16]bool
+}
+
+func compile(g Grant) (*rule, error) {
+	r := &rule{grant: g, exact: make(map[string]bool), ports: make(map[uint16]bool)}
+	for _, text := range g.AllowedDomains {
+		p, err := hostname.ParsePattern(text)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("compile grant of %s: domain %q: %w", g.PackID, text, err)
+		case p.Any():
+			r.everyHost = true
+		case p.Wildcard():
+			r.wildcards = append(r.wildcards, p)
+		default:
+			r.exact[p.String()] = true
+		}
+	}
+	for _, port := range g.AllowedPorts {
+		if port == 0 {
+			r.everyPort = true
+			continue
+		}
+		r.ports[uint16(port)] = true
+	}
+	return r, nil
+}
+
+// check decides; shown is how the host is named in the reason.
+func (r *rule) check(host hostname.Host, shown string, port uint16, now time.Time) Decision {
+	switch {
+	case !r.grant.InForce(now):
+		return Decision{Reason: ReasonDisabled}
+	case !r.allowsHost(host):
+		return Decision{Reason: "Domain '" + shown + "' not in allowed list"}
+	case !r.everyPort && !r.ports[port]:
+		return Decision{Reason: fmt.Sprintf("Port %d not in allowed list", port)}
+	default:
+		return Decision{Allowed: true, Reason: ReasonGranted}
+	}
+}
+
+func (r *rule) allowsHost(host hostname.Host) bool {
+	if host.Name == "" {
+		return false
+	}
+	if r.everyHost || r.exact[host.Name] {
+		return true
+	}
+	for _, p := range r.wildcards {
+		if p.Match(host) {
+			return true
+		}
+	}
+	return false
+}

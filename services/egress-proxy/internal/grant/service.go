@@ -1,0 +1,207 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+)
+
+// StatusModified is the status of a pack whose files are not what was approved.
+const StatusModified = "modified"
+
+// learnWithin is how long a pack that approval just came to know may take to get here.
+const learnWithin = 250 * time.Millisecond
+
+// errUnchanged leaves a record as it is.
+var errUnchanged = errors.New("unchanged")
+
+// Gates is what is known of packs; *gate.View is it.
+type Gates interface {
+	Get(packID string) (gate.State, bool)
+	All() []gate.State
+	Fresh() bool
+}
+
+// Auditor writes audit entries; *audit.Log is it.
+type Auditor interface {
+	Write(ctx context.Context, e audit.Entry) error
+}
+
+// Service has the verbs of operators. Each leaves its audit entry before its change is committed, so that no change
+// goes without one; a change that then fails leaves an entry too many.
+type Service struct {
+	book  *Book
+	gates Gates
+	audit Auditor
+}
+
+// NewService makes the service over a book.
+func NewService(book *Book, gates Gates, auditor Auditor) *Service {
+	return &Service{book, gates, auditor}
+}
+
+// Grant gives the pack what is wished, in place of what it had. A pack that approval doesn't know is a not-found fault.
+func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, error) {
+	now := stamp()
+	if err := w.Check(now); err != nil {
+		return Grant{}, err
+	}
+	if err := s.mustKnow(ctx, packID); err != nil {
+		return Grant{}, err
+	}
+	if w.GrantedBy == "" {
+		w.GrantedBy = origin.Of(ctx).Actor
+	}
+	severity := audit.Info
+	if w.Wide() {
+		severity = audit.Warning
+	}
+	var granted Grant
+	err := s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+		granted = w.Apply(packID, old, now)
+		details := map[string]any{
+			"permission_type": "network", "allowed_domains": w.AllowedDomains, "allowed_ports": w.AllowedPorts,
+			"granted_by": w.GrantedBy, "notes": w.Notes, "wildcard": w.Wide(),
+		}
+		if !w.ExpiresAt.IsZero() {
+			details["expires_at"] = w.ExpiresAt
+		}
+		return &granted, s.audit.Write(ctx, audit.Entry{
+			Category: audit.Permission, Severity: severity, Action: "permission_grant", Success: true, OwnerPack: packID, Details: details,
+		})
+	})
+	return granted, err
+}
+
+// Revoke takes the pack's grant back and keeps the record. revoked says whether there was one in force. A pack that
+// nobody ever knew is a not-found fault.
+func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bool, err error) {
+	if len(reason) > MaxNotes {
+		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes)
+	}
+	if _, ok := s.book.Get(packID); !ok {
+		if err := s.mustKnow(ctx, packID); err != nil {
+			return false, err
+		}
+	}
+	now := stamp()
+	err = s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+		revoked = old != nil && old.Revoke(now)
+		if !revoked {
+			return nil, errUnchanged
+		}
+		return old, s.auditRevoke(ctx, packID, reason)
+	})
+	return revoked, err
+}
+
+// Remove takes the pack's grant and its record away. revoked says whether there was a grant in force.
+func (s *Service) Remove(ctx context.Context, packID string) (revoked bool, err error) {
+	now := stamp()
+	err = s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+		if old == nil {
+			return nil, errUnchanged
+		}
+		if revoked = old.Revoke(now); !revoked {
+			return nil, nil
+		}
+		return nil, s.auditRevoke(ctx, packID, "pack removed")
+	})
+	return revoked, err
+}
+
+func (s *Service) auditRevoke(ctx context.Context, packID, reason string) error {
+	return s.audit.Write(ctx, audit.Entry{
+		Category: audit.Permission, Action: "permission_revoke", Success: true, OwnerPack: packID,
+		Details: map[string]any{"permission_type": "network", "reason": reason},
+	})
+}
+
+func (s *Service) change(ctx context.Context, packID string, change func(*Grant) (*Grant, error)) error {
+	switch err := s.book.store.Update(ctx, packID, change); {
+	case errors.Is(err, errUnchanged):
+		return nil
+	case err != nil:
+		return err
+	}
+	// The change is committed: it must be followed here whether or not the caller still waits.
+	return s.book.Refresh(context.WithoutCancel(ctx))
+}
+
+// List are all records and the packs whose network is off because they are modified.
+func (s *Service) List() (grants []Grant, modified []string) {
+	modified = []string{} // never null in the answer
+	for _, state := range s.gates.All() {
+		if state.Status == StatusModified {
+			modified = append(modified, state.PackID)
+		}
+	}
+	slices.Sort(modified)
+	return s.book.All(), modified
+}
+
+// Check says what the pack's grant says of a domain and port. The answer is audited as an access check, a denial as
+// such, too.
+func (s *Service) Check(ctx context.Context, packID, domain string, port uint16) (Decision, error) {
+	d := s.decide(packID, domain, port)
+	details := map[string]any{
+		"domain": domain, "port": int(port), "allowed": d.Allowed, "check_type": "access_check",
+	}
+	if !d.Allowed {
+		details["blocked_reason"] = "grant_denied"
+		if err := s.audit.Write(ctx, audit.Entry{
+			Category: audit.Security, Severity: audit.Warning, Action: "network_denied", OwnerPack: packID, Details: details, RejectionReason: d.Reason,
+		}); err != nil {
+			return Decision{}, err
+		}
+	}
+	e := audit.Entry{Category: audit.Network, Action: "network_request", Success: d.Allowed, OwnerPack: packID, Details: details}
+	if !d.Allowed {
+		e.Severity, e.RejectionReason = audit.Warning, d.Reason
+	}
+	return d, s.audit.Write(ctx, e)
+}
+
+func (s *Service) decide(packID, domain string, port uint16) Decision {
+	if state, ok := s.gates.Get(packID); ok && state.Status == StatusModified {
+		return Decision{Reason: ReasonModified}
+	}
+	host, err := hostname.Parse(domain)
+	if err != nil {
+		host = hostname.Host{} // no host at all: no list has it
+	}
+	return s.book.Check(packID, host, domain, port)
+}
+
+// mustKnow waits a moment for a pack that approval may just have come to know: its news travel beside the answer that
+// the operator acts on.
+func (s *Service) mustKnow(ctx context.Context, packID string) error {
+	deadline := time.Now().Add(learnWithin)
+	for {
+		if _, ok := s.gates.Get(packID); ok {
+			return nil
+		}
+		if !time.Now().Before(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if !s.gates.Fresh() {
+		return fault.Unavailable("Can't tell whether the pack exists: approval does not answer")
+	}
+	return fault.NotFound("Pack not found")
+}
+
+// stamp is now as the store keeps it.
+func stamp() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

@@ -1,0 +1,171 @@
+// Package httpapi has the egress proxy's endpoints: contract.md, "Network grants", and what other services call.
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+)
+
+// Routes adds the endpoints to mux. remove takes a removed pack's socket away.
+func Routes(mux *rpc.Mux, grants *grant.Service, remove func(packID string)) {
+	r := &routes{grants, remove}
+	mux.Route("POST /api/network/grant", rpc.Handle(r.grant), "gateway")
+	mux.Route("POST /api/network/revoke", rpc.Handle(r.revoke), "gateway")
+	mux.Route("POST /api/network/check", rpc.Handle(r.check), "gateway")
+	mux.Route("GET /api/network/list", rpc.Handle(r.list), "gateway")
+	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(r.remove), "pack-registry")
+}
+
+type routes struct {
+	grants *grant.Service
+	gone   func(packID string)
+}
+
+type grantRequest struct {
+	PackID         string     `json:"pack_id"`
+	AllowedDomains []string   `json:"allowed_domains"`
+	AllowedPorts   []int      `json:"allowed_ports"`
+	GrantedBy      string     `json:"granted_by"`
+	Notes          string     `json:"notes"`
+	ExpiresAt      *time.Time `json:"expires_at"`
+}
+
+type grantResponse struct {
+	Success bool      `json:"success"`
+	PackID  string    `json:"pack_id"`
+	Grant   grantView `json:"grant"`
+}
+
+// grantView is a grant as operators see it.
+type grantView struct {
+	PackID         string     `json:"pack_id"`
+	Enabled        bool       `json:"enabled"` // false once it has expired
+	AllowedDomains []string   `json:"allowed_domains"`
+	AllowedPorts   []int      `json:"allowed_ports"`
+	GrantedAt      time.Time  `json:"granted_at"`
+	UpdatedAt      time.Time  `json:"updated_at"`
+	GrantedBy      string     `json:"granted_by"`
+	Notes          string     `json:"notes"`
+	ExpiresAt      *time.Time `json:"expires_at"` // null for never
+}
+
+func view(g grant.Grant) grantView {
+	v := grantView{
+		PackID: g.PackID, Enabled: g.InForce(time.Now()), AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
+		GrantedAt: g.GrantedAt, UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Notes: g.Notes,
+	}
+	if !g.ExpiresAt.IsZero() {
+		v.ExpiresAt = &g.ExpiresAt
+	}
+	return v
+}
+
+func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, error) {
+	if err := checkID(req.PackID); err != nil {
+		return grantResponse{}, err
+	}
+	wish := grant.Wish{AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes}
+	if req.ExpiresAt != nil {
+		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
+	}
+	g, err := r.grants.Grant(ctx, req.PackID, wish)
+	if err != nil {
+		return grantResponse{}, err
+	}
+	return grantResponse{Success: true, PackID: req.PackID, Grant: view(g)}, nil
+}
+
+type revokeRequest struct {
+	PackID string `json:"pack_id"`
+	Reason string `json:"reason"`
+}
+
+type revokeResponse struct {
+	Success bool   `json:"success"`
+	PackID  string `json:"pack_id"`
+	Revoked bool   `json:"revoked"`
+}
+
+func (r *routes) revoke(ctx context.Context, req revokeRequest) (revokeResponse, error) {
+	if err := checkID(req.PackID); err != nil {
+		return revokeResponse{}, err
+	}
+	revoked, err := r.grants.Revoke(ctx, req.PackID, req.Reason)
+	return revokeResponse{Success: true, PackID: req.PackID, Revoked: revoked}, err
+}
+
+type checkRequest struct {
+	PackID string `json:"pack_id"`
+	Domain string `json:"domain"`
+	Port   *int   `json:"port"`
+}
+
+type checkResponse struct {
+	Allowed bool   `json:"allowed"`
+	Reason  string `json:"reason"`
+	PackID  string `json:"pack_id"`
+	Domain  string `json:"domain"`
+	Port    int    `json:"port"`
+}
+
+func (r *routes) check(ctx context.Context, req checkRequest) (checkResponse, error) {
+	if err := checkID(req.PackID); err != nil {
+		return checkResponse{}, err
+	}
+	switch {
+	case req.Domain == "":
+		return checkResponse{}, fault.Invalid("Missing domain")
+	case req.Port == nil:
+		return checkResponse{}, fault.Invalid("Missing port")
+	case *req.Port < 1 || *req.Port > 65535:
+		return checkResponse{}, fault.Invalid("Invalid port: %d", *req.Port)
+	}
+	d, err := r.grants.Check(ctx, req.PackID, req.Domain, uint16(*req.Port))
+	return checkResponse{Allowed: d.Allowed, Reason: d.Reason, PackID: req.PackID, Domain: req.Domain, Port: *req.Port}, err
+}
+
+type listResponse struct {
+	Grants        map[string]grantView `json:"grants"`
+	GrantCount    int                  `json:"grant_count"`
+	DisabledPacks []string             `json:"disabled_packs"`
+	DisabledCount int                  `json:"disabled_count"`
+}
+
+func (r *routes) list(context.Context, struct{}) (listResponse, error) {
+	grants, modified := r.grants.List()
+	views := make(map[string]grantView, len(grants))
+	for _, g := range grants {
+		views[g.PackID] = view(g)
+	}
+	return listResponse{Grants: views, GrantCount: len(views), DisabledPacks: modified, DisabledCount: len(modified)}, nil
+}
+
+type removeRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
+
+func (r *routes) remove(ctx context.Context, req removeRequest) (api.RemoveResponse, error) {
+	if err := checkID(req.PackID); err != nil {
+		return api.RemoveResponse{}, err
+	}
+	revoked, err := r.grants.Remove(ctx, req.PackID)
+	if err != nil {
+		return api.RemoveResponse{}, err
+	}
+	r.gone(req.PackID)
+	return api.RemoveResponse{Revoked: revoked}, nil
+}
+
+func checkID(packID string) error {
+	if packID == "" {
+		return fault.Invalid("Missing pack_id")
+	}
+	_, err := pack.ParseID(packID)
+	return err
+}

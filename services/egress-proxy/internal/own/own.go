@@ -1,0 +1,114 @@
+// Package own keeps packs from the suite itself: inside a range that an operator opened (RUMI_EGRESS_ALLOW_CIDRS) its
+// services stay closed, wherever they move.
+package own
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+)
+
+const (
+	lookEvery     = 5 * time.Second
+	lookupTimeout = 3 * time.Second
+)
+
+// Finder finds where the suite is.
+type Finder struct {
+	Policy    *address.Policy
+	Listening []netip.AddrPort    // of this process
+	Directory map[string][]string // host:port of other services, by name; those it lacks are looked up by name
+	Lookup    func(ctx context.Context, name string) ([]netip.Addr, error)
+
+	last map[string][]netip.Addr // what each name last resolved to: a name that fails to resolve is not open for that
+}
+
+// Follow tells the policy what it finds, again and again until ctx ends. Where nothing is opened there is nothing to find.
+func (f *Finder) Follow(ctx context.Context) error {
+	if !f.Policy.Opens() {
+		return nil
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			f.Look(ctx)
+		}
+	}
+}
+
+// Look tells the policy once. Nothing should be served before.
+func (f *Finder) Look(ctx context.Context) {
+	if !f.Policy.Opens() {
+		return
+	}
+	own := address.Own{Listeners: slices.Clone(f.Listening), Machine: machine()}
+	names := slices.DeleteFunc(address.Suite(), func(name string) bool { return len(f.Directory[name]) > 0 })
+	for _, addresses := range f.Directory {
+		for _, a := range addresses {
+			if at, err := netip.ParseAddrPort(a); err == nil {
+				own.Listeners = append(own.Listeners, at)
+			} else if host, _, err := net.SplitHostPort(a); err == nil {
+				names = append(names, host)
+			}
+		}
+	}
+	f.resolve(ctx, names)
+	for _, addrs := range f.last {
+		for _, a := range addrs {
+			if !a.IsLoopback() { // a name of this machine, whose listeners are known one by one
+				own.Hosts = append(own.Hosts, a)
+			}
+		}
+	}
+	f.Policy.SetOwn(own)
+}
+
+func (f *Finder) resolve(ctx context.Context, names []string) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	type found struct {
+		name  string
+		addrs []netip.Addr
+	}
+	results := make(chan found, len(names))
+	for _, name := range names {
+		go func() {
+			addrs, err := f.Lookup(ctx, name)
+			if err != nil {
+				addrs = nil
+			}
+			results <- found{name, addrs}
+		}()
+	}
+	next := maps.Clone(f.last)
+	if next == nil {
+		next = make(map[string][]netip.Addr)
+	}
+	for range names {
+		if r := <-results; len(r.addrs) > 0 {
+			next[r.name] = r.addrs
+		}
+	}
+	f.last = next
+}
+
+// machine are the addresses of this machine's interfaces.
+func machine() []netip.Addr {
+	var addrs []netip.Addr
+	found, _ := net.InterfaceAddrs() // loopback addresses, where all listen that nobody configured, need no list
+	for _, a := range found {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs = append(addrs, prefix.Addr().Unmap())
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,132 @@
+// Package store keeps network grants in libs/store's database.
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+)
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations make and change the tables.
+var Migrations = func() fs.FS {
+	sub, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded
+	}
+	return sub
+}()
+
+// Grants implements grant.Store.
+type Grants struct{ db *store.DB }
+
+// New makes the store over a database that has Migrations.
+func New(db *store.DB) *Grants { return &Grants{db} }
+
+const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision"
+
+// Revision implements grant.Store.
+func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error { revision, err = readRevision(tx); return err })
+	return revision, err
+}
+
+// Load implements grant.Store.
+func (s *Grants) Load(ctx context.Context) (grants []grant.Grant, revision int64, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		grants = nil
+		if revision, err = readRevision(tx); err != nil {
+			return err
+		}
+		return tx.Each(func(scan func(...any) error) error {
+			g, err := scanGrant(scan)
+			grants = append(grants, g)
+			return err
+		}, "SELECT "+columns+" FROM network_grants")
+	})
+	return grants, revision, err
+}
+
+// Update implements grant.Store.
+func (s *Grants) Update(ctx context.Context, packID string, change func(*grant.Grant) (*grant.Grant, error)) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		// First, since the row serialises changes of one pack where the database locks rows.
+		if _, err := tx.Exec("UPDATE grant_revision SET revision = revision + 1 WHERE id = 1"); err != nil {
+			return fmt.Errorf("count grant revision: %w", err)
+		}
+		revision, err := readRevision(tx)
+		if err != nil {
+			return err
+		}
+		var old *grant.Grant
+		switch g, err := scanGrant(tx.QueryRow("SELECT "+columns+" FROM network_grants WHERE pack_id = ?", packID).Scan); {
+		case err == nil:
+			old = &g
+		case !errors.Is(err, store.ErrNoRows):
+			return err
+		}
+		next, err := change(old)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec("DELETE FROM network_grants WHERE pack_id = ?", packID); err != nil {
+			return fmt.Errorf("delete grant: %w", err)
+		}
+		if next == nil {
+			return nil
+		}
+		next.Revision = revision
+		return insert(tx, next)
+	})
+}
+
+func insert(tx *store.Tx, g *grant.Grant) error {
+	domains, err := json.Marshal(g.AllowedDomains)
+	if err != nil {
+		return fmt.Errorf("encode allowed_domains: %w", err)
+	}
+	ports, err := json.Marshal(g.AllowedPorts)
+	if err != nil {
+		return fmt.Errorf("encode allowed_ports: %w", err)
+	}
+	_, err = tx.Exec("INSERT INTO network_grants ("+columns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		g.PackID, g.Enabled, string(domains), string(ports), g.GrantedAt, g.UpdatedAt, g.GrantedBy, g.Notes, g.ExpiresAt, g.Revision)
+	if err != nil {
+		return fmt.Errorf("insert grant: %w", err)
+	}
+	return nil
+}
+
+func readRevision(tx *store.Tx) (revision int64, err error) {
+	if err := tx.QueryRow("SELECT revision FROM grant_revision WHERE id = 1").Scan(&revision); err != nil {
+		return 0, fmt.Errorf("read grant revision: %w", err)
+	}
+	return revision, nil
+}
+
+func scanGrant(scan func(...any) error) (g grant.Grant, err error) {
+	var enabled int
+	var domains, ports string
+	err = scan(&g.PackID, &enabled, &domains, &ports, store.Time(&g.GrantedAt), store.Time(&g.UpdatedAt), &g.GrantedBy, &g.Notes,
+		store.Time(&g.ExpiresAt), &g.Revision)
+	if err != nil {
+		return g, fmt.Errorf("read grant: %w", err)
+	}
+	g.Enabled = enabled != 0
+	if err := json.Unmarshal([]byte(domains), &g.AllowedDomains); err != nil {
+		return g, fmt.Errorf("read allowed_domains of %s: %w", g.PackID, err)
+	}
+	if err := json.Unmarshal([]byte(ports), &g.AllowedPorts); err != nil {
+		return g, fmt.Errorf("read allowed_ports of %s: %w", g.PackID, err)
+	}
+	return g, nil
+}

@@ -1,0 +1,268 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http/httputil"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	readBuffer  = 4 << 10
+	maxHead     = 256 << 10 // bytes of an answer's status line and fields
+	maxInterim  = 8         // 1xx answers before the answer
+	oneWrite    = 16 << 10  // a body up to this goes out together with its header
+	besideReads = 64 << 10  // a longer body is written while the answer is read: some servers answer, and close, early
+	firstBody   = 8 << 10   // allocated for a body whose length nobody knows
+)
+
+// conn is a connection to a server.
+type conn struct {
+	net.Conn
+	raw       syscall.RawConn // of the TCP connection; nil for none
+	in        *bufio.Reader
+	out       []byte
+	head      []byte
+	used      int  // exchanges begun
+	answered  bool // in the current exchange, something of an answer came
+	idleSince time.Time
+}
+
+func newConn(c, tcp net.Conn) *conn {
+	n := &conn{Conn: c, in: bufio.NewReaderSize(c, readBuffer)}
+	if sc, ok := tcp.(syscall.Conn); ok {
+		n.raw, _ = sc.SyscallConn()
+	}
+	return n
+}
+
+// alive says whether an idle connection can be used: the server has neither closed it nor sent what nobody asked for.
+func (c *conn) alive() bool {
+	if c.in.Buffered() > 0 || c.raw == nil {
+		return c.in.Buffered() == 0
+	}
+	alive := false
+	err := c.raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		alive = errors.Is(err, syscall.EAGAIN)
+		return true
+	})
+	return err == nil && alive
+}
+
+// roundTrip sends r and reads the answer, under the deadline that the connection has. reusable says whether another exchange may follow.
+func (c *conn) roundTrip(r *Request, buf []byte) (_ *Response, reusable bool, err error) {
+	c.used++
+	c.answered = false
+	c.out = appendHead(c.out[:0], r)
+	if len(r.Body) <= oneWrite {
+		c.out = append(c.out, r.Body...)
+		_, err = c.Write(c.out)
+	} else if _, err = c.Write(c.out); err == nil && len(r.Body) <= besideReads {
+		_, err = c.Write(r.Body)
+	}
+	if cap(c.out) > 2*oneWrite {
+		c.out = nil
+	}
+	if err != nil {
+		// A server that answers without reading all of a request closes: its answer may have arrived.
+		if response, _, readErr := c.receive(r, buf); readErr == nil {
+			return response, false, nil
+		}
+		return nil, false, err
+	}
+	if len(r.Body) <= besideReads {
+		return c.receive(r, buf)
+	}
+	written := make(chan error, 1)
+	go func() { _, err := c.Write(r.Body); written <- err }()
+	response, reusable, err := c.receive(r, buf)
+	if err != nil {
+		c.SetDeadline(time.Unix(1, 0))
+		<-written
+		return nil, false, err
+	}
+	select {
+	case werr := <-written:
+		return response, reusable && werr == nil, nil
+	default: // answered before it had read everything
+		c.SetDeadline(time.Unix(1, 0))
+		<-written
+		return response, false, nil
+	}
+}
+
+func appendHead(out []byte, r *Request) []byte {
+	out = append(out, r.Method...)
+	out = append(out, ' ')
+	out = append(out, r.Path...)
+	out = append(out, " HTTP/1.1\r\nHost: "...)
+	out = append(out, r.Host...)
+	for _, f := range r.Fields {
+		out = append(out, "\r\n"...)
+		out = append(out, f.Name...)
+		out = append(out, ": "...)
+		out = append(out, f.Value...)
+	}
+	if len(r.Body) > 0 || r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH" {
+		out = append(out, "\r\nContent-Length: "...)
+		out = strconv.AppendInt(out, int64(len(r.Body)), 10)
+	}
+	return append(out, "\r\n\r\n"...)
+}
+
+// receive reads one answer.
+func (c *conn) receive(r *Request, buf []byte) (*Response, bool, error) {
+	for range maxInterim {
+		text, err := c.readHead()
+		if err != nil {
+			return nil, false, err
+		}
+		h, err := parseHead(text)
+		if err != nil {
+			return nil, false, err
+		}
+		if h.status == 101 {
+			return nil, false, broken("Server switched to a protocol that nobody asked for")
+		}
+		if h.status < 200 {
+			continue
+		}
+		body, ended, err := c.readBody(r, h, buf)
+		if err != nil {
+			return nil, false, err
+		}
+		reusable := ended && h.keepAlive && !h.closes && c.in.Buffered() == 0
+		return &Response{Status: h.status, Fields: h.fields, Body: body}, reusable, nil
+	}
+	return nil, false, broken("Server sent too many interim answers")
+}
+
+// readHead reads up to and with the empty line, which it leaves out.
+func (c *conn) readHead() (string, error) {
+	c.head = c.head[:0]
+	start := 0 // of the current line
+	for {
+		part, err := c.in.ReadSlice('\n')
+		if len(part) > 0 {
+			c.answered = true
+		}
+		c.head = append(c.head, part...)
+		if len(c.head) > maxHead {
+			c.head = nil
+			return "", broken("Server's header is too long")
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		if err != nil {
+			if err == io.EOF && c.answered {
+				err = io.ErrUnexpectedEOF
+			}
+			return "", err
+		}
+		line := bytes.TrimRight(c.head[start:], "\r\n")
+		if len(line) == 0 && start > 0 {
+			return string(c.head[:start]), nil
+		}
+		if len(line) == 0 {
+			return "", broken("Server sent an invalid answer")
+		}
+		start = len(c.head)
+	}
+}
+
+// readBody reads the body as RFC 9112, section 6.3, delimits it. ended says that the connection is at its end, with
+// nothing left to read.
+func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, err error) {
+	switch {
+	case r.Method == "HEAD", h.status == 204, h.status == 304:
+		return buf, true, nil
+	case h.chunked:
+		body, err := readAll(buf, httputil.NewChunkedReader(c.in), -1, r.MaxBody)
+		if err != nil {
+			if err != ErrTooLarge && !isNetwork(err) {
+				err = broken("Server sent an invalid chunk")
+			}
+			return nil, false, err
+		}
+		return body, !h.ambiguous, c.skipTrailer()
+	case h.length >= 0:
+		if h.length > int64(r.MaxBody) {
+			return nil, false, ErrTooLarge
+		}
+		body, err := readAll(buf, c.in, int(h.length), r.MaxBody)
+		return body, true, err
+	default:
+		body, err := readAll(buf, c.in, -1, r.MaxBody)
+		return body, false, err
+	}
+}
+
+// isNetwork tells what the connection says from what the chunked reader says of its contents.
+func isNetwork(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) || isTimeout(err)
+}
+
+// skipTrailer reads trailer fields to their end; nobody asked for them (RFC 9110, section 6.5.1).
+func (c *conn) skipTrailer() error {
+	for total := 0; total <= maxHead; {
+		line, err := c.in.ReadSlice('\n')
+		total += len(line)
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		if err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if len(bytes.TrimRight(line, "\r\n")) == 0 {
+			return nil
+		}
+	}
+	return broken("Server's trailer is too long")
+}
+
+// readAll appends length bytes of r to buf, or all there are for -1. More than limit are ErrTooLarge.
+func readAll(buf []byte, r io.Reader, length, limit int) ([]byte, error) {
+	start := len(buf)
+	if length >= 0 {
+		for left := length; left > 0; {
+			n := min(left, max(firstBody, len(buf)-start)) // grown as it arrives: a length is only a claim
+			buf = slices.Grow(buf, n)
+			m, err := io.ReadFull(r, buf[len(buf):len(buf)+n])
+			buf, left = buf[:len(buf)+m], left-m
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		return buf, nil
+	}
+	for {
+		buf = slices.Grow(buf, max(firstBody, (len(buf)-start)/4))
+		n, err := r.Read(buf[len(buf):min(cap(buf), start+limit+1)])
+		buf = buf[:len(buf)+n]
+		if len(buf)-start > limit {
+			return nil, ErrTooLarge
+		}
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}

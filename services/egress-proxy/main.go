@@ -1,0 +1,76 @@
+// Command egress-proxy is the one way out of a pack: it keeps network grants, serves a socket for every approved pack and
+// carries what the grants allow.
+package main
+
+import (
+	"context"
+	"io/fs"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/store"
+	approval "github.com/rumi-ai/rumi/services/approval/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/own"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
+	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
+)
+
+func main() { service.Main(api.Service, builder(egress.SystemResolver{})) }
+
+// builder leaves open who resolves names.
+func builder(resolver egress.Resolver) service.Build[config] {
+	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
+		authorities, err := cfg.authorities()
+		if err != nil {
+			return err
+		}
+		db, err := store.Open(ctx, rt.Store(), grantstore.Migrations)
+		if err != nil {
+			return err
+		}
+		rt.OnStop("store", func(context.Context) error { return db.Close() })
+		rt.ReadyWhen("store", db.Ping)
+		book, err := grant.NewBook(ctx, grantstore.New(db), rt.Log)
+		if err != nil {
+			return err
+		}
+		view, policy := gate.NewView(rt.Log), cfg.addresses()
+		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: rt.Directory(), Lookup: resolver.Lookup}
+		finder.Look(ctx)
+		rt.Go("own addresses", finder.Follow)
+
+		proxy := egress.New(egress.Config{
+			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: authorities,
+			Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,
+		})
+		rt.Go("idle connections", proxy.Sweep)
+		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
+			return err
+		}
+		set := sockets.New(sockets.Config{Dir: cfg.SockDir, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID}, proxy, rt.Log)
+		rt.OnStop("sockets", func(context.Context) error { set.Close(); return nil })
+
+		book.OnShrink(proxy.Cut)
+		rt.Go("grants", book.Follow)
+		view.OnChange(set.Change)
+		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
+		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), set.Remove)
+		return nil
+	}
+}
+
+// auditMode leaves an entry where sockets are open to everybody who sees their directory.
+func auditMode(ctx context.Context, log *audit.Log, cfg config) error {
+	if !cfg.SockMode.relaxed() {
+		return nil
+	}
+	return log.Write(ctx, audit.Entry{
+		Category: audit.Security, Severity: audit.Warning, Action: "socket_mode_relaxed", Success: true,
+		Details: map[string]any{"socket": "egress", "mode": "0666"},
+	})
+}

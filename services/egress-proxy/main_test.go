@@ -1,0 +1,619 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+)
+
+// noNames resolves nothing: these tests reach loopback addresses only.
+type noNames struct{}
+
+func (noNames) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
+	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+}
+
+// rig is an egress proxy that runs for real, with approval's gate stream in the hands of the test.
+type rig struct {
+	*testing.T
+	suite *servicetest.Suite
+	gates *gate.Publisher
+	proxy *servicetest.Server
+	dir   string // of the sockets
+	api   *http.Client
+	env   map[string]string
+}
+
+func newRig(t *testing.T, env map[string]string) *rig {
+	r := &rig{T: t, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
+	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
+		rt.Mux().Route("GET /internal/gates", rpc.Raw(r.gates.ServeStream), "egress-proxy")
+		return nil
+	}, nil)
+	r.env = map[string]string{"RUMI_EGRESS_SOCK_DIR": r.dir, "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8", "RUMI_EGRESS_RATE_LIMIT": "0"}
+	for k, v := range env {
+		r.env[k] = v
+	}
+	r.start()
+	r.api = r.suite.Client("gateway", "egress-proxy")
+	return r
+}
+
+func (r *rig) start() {
+	r.proxy = servicetest.Start(r.suite, "egress-proxy", builder(noNames{}), r.env)
+}
+
+var revision int64
+
+func (r *rig) pack(id, status string) {
+	revision++
+	r.gates.Set(gate.State{PackID: id, Open: status == "approved" || status == "running", Status: status, Revision: revision})
+}
+
+// call asks the API as the gateway and gives the answer's status and its whole body.
+func (r *rig) call(method, path, body string) (int, string) {
+	r.Helper()
+	request, err := http.NewRequest(method, "https://egress-proxy"+path, strings.NewReader(body))
+	if err != nil {
+		r.Fatal(err)
+	}
+	request.Header.Set(rpc.ActorHeader, "operator")
+	response, err := r.api.Do(request)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return response.StatusCode, string(data)
+}
+
+func (r *rig) mustCall(method, path, body string) string {
+	r.Helper()
+	status, answer := r.call(method, path, body)
+	if status != http.StatusOK {
+		r.Fatalf("%s %s: %d %s", method, path, status, answer)
+	}
+	return answer
+}
+
+func (r *rig) grant(id, domains, ports string) {
+	r.Helper()
+	r.mustCall("POST", "/api/network/grant", fmt.Sprintf(`{"pack_id":%q,"allowed_domains":[%s],"allowed_ports":[%s]}`, id, domains, ports))
+}
+
+func (r *rig) socket(id string) string { return filepath.Join(r.dir, uds.DirName(id), uds.SocketName) }
+
+func (r *rig) dial(id string) net.Conn {
+	r.Helper()
+	r.eventually("the socket of "+id, func() bool { _, err := os.Stat(r.socket(id)); return err == nil })
+	c, err := net.Dial("unix", r.socket(id))
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	return c
+}
+
+type answer struct {
+	Success   bool   `json:"success"`
+	Status    int    `json:"status_code"`
+	Body      string `json:"body"`
+	Error     string `json:"error"`
+	ErrorType string `json:"error_type"`
+}
+
+func ask(c net.Conn, frame string) (a answer, err error) {
+	if err := uds.WriteFrame(c, []byte(frame)); err != nil {
+		return a, err
+	}
+	data, err := uds.ReadFrame(c, 4<<20)
+	if err != nil {
+		return a, err
+	}
+	return a, json.Unmarshal(data, &a)
+}
+
+func (r *rig) ask(c net.Conn, url string) answer {
+	r.Helper()
+	a, err := ask(c, fmt.Sprintf(`{"method":"GET","url":%q}`, url))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return a
+}
+
+func (r *rig) eventually(what string, ok func() bool) {
+	r.Helper()
+	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			r.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+// entries reads today's audit file of a category.
+func (r *rig) entries(category string) []map[string]any {
+	r.Helper()
+	files, _ := filepath.Glob(filepath.Join(r.suite.UserData(), "audit", category+"_*.jsonl"))
+	var entries []map[string]any
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer f.Close()
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			var e map[string]any
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				r.Fatalf("%s: %v", name, err)
+			}
+			entries = append(entries, e)
+		}
+	}
+	return entries
+}
+
+func upstreamServer(t *testing.T, h http.HandlerFunc) (url, port string) {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	_, port, _ = net.SplitHostPort(s.Listener.Addr().String())
+	return s.URL, port
+}
+
+func TestLifeOfAGrant(t *testing.T) {
+	r := newRig(t, nil)
+	url, port := upstreamServer(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, "hello from ", q.URL.Path) })
+	if status, body := r.call("POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[0]}`); status != 404 || !strings.Contains(body, "Pack not found") {
+		t.Fatalf("a grant for a pack that doesn't exist: %d %s", status, body)
+	}
+	r.pack("p", "approved")
+	c := r.dial("p")
+	if a := r.ask(c, url+"/x"); a.ErrorType != "grant_denied" || a.Error != "Network access denied: No network grant for this pack" {
+		t.Fatalf("%+v", a)
+	}
+	r.grant("p", `"127.0.0.1"`, port)
+	if a := r.ask(c, url+"/x"); !a.Success || a.Body != "hello from /x" {
+		t.Fatalf("%+v", a)
+	}
+	if a := r.ask(c, "http://127.0.0.1:1/"); a.Error != "Network access denied: Port 1 not in allowed list" {
+		t.Errorf("%+v", a)
+	}
+	if a := r.ask(c, "http://example.com/"); a.Error != "Network access denied: Domain 'example.com' not in allowed list" {
+		t.Errorf("%+v", a)
+	}
+	check := func(domain string, port any, allowed bool, reason string) {
+		t.Helper()
+		got := r.mustCall("POST", "/api/network/check", fmt.Sprintf(`{"pack_id":"p","domain":%q,"port":%v}`, domain, port))
+		if want := fmt.Sprintf(`"data":{"allowed":%v,"reason":%q,"pack_id":"p","domain":%q,"port":%v}`, allowed, reason, domain, port); !strings.Contains(got, want) {
+			t.Errorf("check: %s, want %s", got, want)
+		}
+	}
+	check("127.0.0.1", port, true, "Access granted")
+	check("Other.example", 443, false, "Domain 'Other.example' not in allowed list")
+	check("127.0.0.1", 443, false, "Port 443 not in allowed list")
+
+	r.pack("p", "modified")
+	r.eventually("modified", func() bool {
+		return r.ask(c, url).Error == "Network access denied: Pack is disabled due to modification"
+	})
+	check("127.0.0.1", port, false, "Pack is disabled due to modification")
+	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"disabled_packs":["p"],"disabled_count":1`) || !strings.Contains(got, `"grant_count":1`) {
+		t.Errorf("list: %s", got)
+	}
+	r.pack("p", "approved")
+	r.eventually("approved again", func() bool { return r.ask(c, url).Success })
+
+	if got := r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p","reason":"done"}`); !strings.Contains(got, `"data":{"success":true,"pack_id":"p","revoked":true}`) {
+		t.Errorf("revoke: %s", got)
+	}
+	if a := r.ask(c, url); a.Error != "Network access denied: Network grant is disabled" {
+		t.Errorf("%+v", a)
+	}
+	check("127.0.0.1", port, false, "Network grant is disabled")
+	if got := r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`); !strings.Contains(got, `"revoked":false`) {
+		t.Errorf("revoke again: %s", got)
+	}
+	if status, _ := r.call("POST", "/api/network/revoke", `{"pack_id":"never"}`); status != 404 {
+		t.Errorf("revoke of a pack that never was: %d", status)
+	}
+	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"enabled":false`) {
+		t.Errorf("list: %s", got)
+	}
+
+	revoked, err := api.NewClient(r.suite.Peer("pack-registry", "egress-proxy")).Remove(t.Context(), "p")
+	if err != nil || revoked {
+		t.Errorf("remove: %v, %v", revoked, err)
+	}
+	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"grants":{}`) {
+		t.Errorf("list: %s", got)
+	}
+	if _, err := os.Stat(r.socket("p")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket of a removed pack: %v", err)
+	}
+
+	var actions []string
+	for _, e := range r.entries("permission") {
+		actions = append(actions, fmt.Sprint(e["action"], " ", e["actor"], " ", e["owner_pack"]))
+	}
+	if got := strings.Join(actions, ", "); got != "permission_grant operator p, permission_revoke operator p" {
+		t.Errorf("permission entries: %s", got)
+	}
+	denials := 0
+	for _, e := range r.entries("security") {
+		if e["action"] == "network_denied" {
+			denials++
+		}
+	}
+	requests := 0
+	for _, e := range r.entries("network") {
+		if e["success"] == false {
+			requests++
+		}
+		details := e["details"].(map[string]any)
+		if details["check_type"] == "proxy_request" && (e["actor"] != "pack:p" || e["request_id"] == "") {
+			t.Errorf("entry %v", e)
+		}
+	}
+	if denials == 0 || denials != requests {
+		t.Errorf("%d denials in security, %d in network", denials, requests)
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	r := newRig(t, nil)
+	r.pack("p", "approved")
+	r.dial("p")
+	long := strings.Repeat("x", 5000)
+	tests := []struct {
+		path, body string
+		status     int
+		text       string
+	}{
+		{"grant", `{}`, 400, "Missing pack_id"},
+		{"grant", ``, 400, "Missing pack_id"},
+		{"grant", `{"pack_id":"../x","allowed_domains":["x.com"]}`, 400, "Invalid pack_id"},
+		{"grant", `{"pack_id":"p\n","allowed_domains":["x.com"]}`, 400, "Invalid pack_id"},
+		{"grant", `{"pack_id":"p"}`, 400, "Must specify allowed_domains or allowed_ports"},
+		{"grant", `{"pack_id":"p","allowed_domains":[],"allowed_ports":[]}`, 400, "Must specify allowed_domains or allowed_ports"},
+		{"grant", `{"pack_id":"p","allowed_domains":["a..b"]}`, 400, "Invalid domain in allowed_domains"},
+		{"grant", `{"pack_id":"p","allowed_domains":["https://x.com"]}`, 400, "Invalid domain in allowed_domains"},
+		{"grant", `{"pack_id":"p","allowed_domains":["*.*"]}`, 400, "Invalid domain in allowed_domains"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"allowed_ports":[65536]}`, 400, "Invalid port in allowed_ports: 65536"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"allowed_ports":[-1]}`, 400, "Invalid port in allowed_ports: -1"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"allowed_ports":["443"]}`, 400, "Invalid value for field 'allowed_ports[0]'"},
+		{"grant", `{"pack_id":"p","allowed_domains":"x.com"}`, 400, "Invalid value for field 'allowed_domains'"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires":"x"}`, 400, "Unknown field 'expires'"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":"tomorrow"}`, 400, "Invalid value for field 'expires_at'"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":"2001-01-01T00:00:00Z"}`, 400, "expires_at must lie in the future"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"notes":"` + long + `"}`, 400, "notes is too long"},
+		{"grant", `[]`, 400, "Invalid JSON in request body"},
+		{"grant", `{"pack_id":"never","allowed_domains":["x.com"]}`, 404, "Pack not found"},
+		{"revoke", `{"reason":"x"}`, 400, "Missing pack_id"},
+		{"revoke", `{"pack_id":"p","reason":"` + long + `"}`, 400, "reason is too long"},
+		{"check", `{"domain":"x.com","port":443}`, 400, "Missing pack_id"},
+		{"check", `{"pack_id":"p","port":443}`, 400, "Missing domain"},
+		{"check", `{"pack_id":"p","domain":"x.com"}`, 400, "Missing port"},
+		{"check", `{"pack_id":"p","domain":"x.com","port":"443"}`, 400, "Invalid value for field 'port'"},
+		{"check", `{"pack_id":"p","domain":"x.com","port":0}`, 400, "Invalid port: 0"},
+		{"check", `{"pack_id":"p","domain":"x.com","port":65536}`, 400, "Invalid port: 65536"},
+		{"check", `{"pack_id":"never","domain":"x.com","port":443}`, 200, "No network grant for this pack"},
+	}
+	for _, tt := range tests {
+		status, body := r.call("POST", "/api/network/"+tt.path, tt.body)
+		if status != tt.status || !strings.Contains(body, tt.text) {
+			t.Errorf("%s %.100s: %d %s, want %d %s", tt.path, tt.body, status, body, tt.status, tt.text)
+		}
+	}
+	if entries := r.entries("permission"); len(entries) != 0 {
+		t.Errorf("refused requests left %v", entries)
+	}
+}
+
+func TestCallers(t *testing.T) {
+	r := newRig(t, nil)
+	for caller, want := range map[string]int{"pack-registry": 403, "capability-broker": 403, "egress-proxy": 403} {
+		response, err := r.suite.Client(caller, "egress-proxy").Post("https://egress-proxy/api/network/grant", "application/json", strings.NewReader(`{}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s may grant: %d", caller, response.StatusCode)
+		}
+	}
+	if status, _ := r.call("DELETE", "/internal/packs/p", ""); status != 403 {
+		t.Errorf("the gateway may remove: %d", status)
+	}
+}
+
+func TestWideGrantIsAWarning(t *testing.T) {
+	r := newRig(t, nil)
+	r.pack("p", "approved")
+	r.dial("p")
+	for i, tt := range []struct{ domains, ports, severity string }{
+		{`"x.com"`, `443`, "info"}, {`"*"`, `443`, "warning"}, {`"x.com"`, `0`, "warning"}, {`"*.x.com"`, `443`, "info"},
+	} {
+		r.grant("p", tt.domains, tt.ports)
+		if e := r.entries("permission")[i]; e["severity"] != tt.severity || e["details"].(map[string]any)["permission_type"] != "network" {
+			t.Errorf("%s %s: %v", tt.domains, tt.ports, e)
+		}
+	}
+}
+
+// Sockets come with approval and go with it; modified ones stay.
+func TestSocketsFollowTheGate(t *testing.T) {
+	r := newRig(t, map[string]string{"RUMI_EGRESS_SOCKET_MODE": "0666"})
+	there := func(id string) bool { _, err := os.Stat(r.socket(id)); return err == nil }
+	r.pack("p", "pending")
+	r.pack("q", "approved")
+	r.eventually("q's socket", func() bool { return there("q") })
+	if there("p") {
+		t.Error("a pending pack has a socket")
+	}
+	for _, step := range []struct {
+		status string
+		want   bool
+	}{{"approved", true}, {"modified", true}, {"running", true}, {"blocked", false}, {"approved", true}, {"error", false}} {
+		r.pack("p", step.status)
+		r.eventually(step.status, func() bool { return there("p") == step.want })
+	}
+	r.gates.Remove("q")
+	r.eventually("q is gone", func() bool { return !there("q") })
+	info, err := os.Stat(filepath.Dir(r.dir))
+	if err != nil || !info.IsDir() {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(r.dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	found := false
+	for _, e := range r.entries("security") {
+		found = found || e["action"] == "socket_mode_relaxed"
+	}
+	if !found {
+		t.Error("a relaxed socket mode left no entry")
+	}
+}
+
+// Whatever a payload says, the socket tells who asks.
+func TestIdentityIsTheSocket(t *testing.T) {
+	r := newRig(t, nil)
+	url, port := upstreamServer(t, func(http.ResponseWriter, *http.Request) {})
+	r.pack("p", "approved")
+	r.pack("q", "approved")
+	p, q := r.dial("p"), r.dial("q")
+	r.grant("p", `"127.0.0.1"`, port)
+	frame := fmt.Sprintf(`{"method":"GET","url":%q,"pack_id":"p","owner_pack":"p","principal_id":"p"}`, url)
+	if a, err := ask(p, frame); err != nil || !a.Success {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if a, err := ask(q, frame); err != nil || a.Error != "Network access denied: No network grant for this pack" {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+func TestOwnListenersStayClosed(t *testing.T) {
+	r := newRig(t, nil)
+	r.pack("p", "approved")
+	c := r.dial("p")
+	r.grant("p", `"*"`, "0")
+	for _, at := range []string{r.proxy.Address, r.proxy.Admin} {
+		if a := r.ask(c, "http://"+at+"/metrics"); a.ErrorType != "blocked" {
+			t.Errorf("%s: %+v", at, a)
+		}
+	}
+	for _, url := range []string{"http://169.254.169.254/", "http://10.0.0.1/", "http://0.0.0.0:9090/", "http://[::ffff:127.0.0.1]/"} {
+		if a := r.ask(c, url); a.ErrorType != "blocked" {
+			t.Errorf("%s: %+v", url, a)
+		}
+	}
+}
+
+// A revoke ends what is under way and closes what is pooled.
+func TestRevokeCuts(t *testing.T) {
+	r := newRig(t, nil)
+	entered, over := make(chan struct{}, 1), make(chan struct{})
+	url, port := upstreamServer(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/wait" {
+			entered <- struct{}{}
+			select {
+			case <-q.Context().Done():
+			case <-over:
+			}
+		}
+	})
+	defer close(over)
+	r.pack("p", "approved")
+	c := r.dial("p")
+	steps := []struct {
+		name   string
+		shrink func()
+		text   string
+	}{
+		{"revoke", func() { r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`) }, "Network access denied: Network grant was changed during the request"},
+		{"narrower", func() { r.grant("p", `"other.example"`, port) }, "Network access denied: Network grant was changed during the request"},
+		{"modified", func() { r.pack("p", "modified") }, "Network access denied: Pack is disabled due to modification"},
+	}
+	for _, step := range steps {
+		r.pack("p", "approved")
+		r.grant("p", `"127.0.0.1"`, port)
+		r.eventually("granted", func() bool { return r.ask(c, url).Success })
+		done := make(chan answer, 1)
+		go func() { a, _ := ask(c, fmt.Sprintf(`{"url":"%s/wait"}`, url)); done <- a }()
+		<-entered
+		step.shrink()
+		select {
+		case a := <-done:
+			if a.ErrorType != "grant_denied" || a.Error != step.text {
+				t.Errorf("%s: %+v", step.name, a)
+			}
+		case <-time.After(2 * time.Second):
+			t.Fatalf("%s: the request goes on", step.name)
+		}
+	}
+	// More than before cuts nothing.
+	r.pack("p", "approved")
+	r.grant("p", `"127.0.0.1"`, port)
+	r.eventually("granted", func() bool { return r.ask(c, url).Success })
+	done := make(chan answer, 1)
+	go func() { a, _ := ask(c, fmt.Sprintf(`{"url":"%s/wait"}`, url)); done <- a }()
+	<-entered
+	r.grant("p", `"127.0.0.1","more.example"`, port+",443")
+	time.Sleep(100 * time.Millisecond) // nothing to wait for: it is about what does not happen
+	over <- struct{}{}
+	if a := <-done; !a.Success {
+		t.Errorf("a wider grant cut a request: %+v", a)
+	}
+}
+
+// What was acknowledged is there after a restart, and a pack's open directory sees the new socket.
+func TestRestart(t *testing.T) {
+	r := newRig(t, nil)
+	url, port := upstreamServer(t, func(http.ResponseWriter, *http.Request) {})
+	r.pack("p", "approved")
+	r.dial("p")
+	r.grant("p", `"127.0.0.1"`, port)
+	before, err := os.Stat(filepath.Dir(r.socket("p")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.proxy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	c := r.dial("p")
+	if a := r.ask(c, url); !a.Success {
+		t.Errorf("%+v", a)
+	}
+	after, err := os.Stat(filepath.Dir(r.socket("p")))
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("the directory that containers have mounted was replaced: %v", err)
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	r := newRig(t, nil)
+	url, port := upstreamServer(t, func(http.ResponseWriter, *http.Request) {})
+	r.pack("p", "approved")
+	c := r.dial("p")
+	until := time.Now().Add(400 * time.Millisecond).UTC()
+	r.mustCall("POST", "/api/network/grant", fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[%s],"expires_at":%q}`, port, until.Format(time.RFC3339Nano)))
+	if a := r.ask(c, url); !a.Success {
+		t.Fatalf("%+v", a)
+	}
+	r.eventually("expired", func() bool { return r.ask(c, url).Error == "Network access denied: Network grant is disabled" })
+	if time.Now().Before(until) {
+		t.Error("it expired early")
+	}
+}
+
+// Another replica works on the same store and the same socket directory.
+func TestReplica(t *testing.T) {
+	r := newRig(t, nil)
+	url, port := upstreamServer(t, func(http.ResponseWriter, *http.Request) {})
+	env := map[string]string{}
+	for k, v := range r.env {
+		env[k] = v
+	}
+	env["RUMI_EGRESS_SOCK_DIR"] = filepath.Join(t.TempDir(), "other") // both serve, so that both can be asked
+	other := secondReplica(r, env)
+	r.pack("p", "approved")
+	mine := r.dial("p")
+	theirs := other.dial("p")
+	r.grant("p", `"127.0.0.1"`, port)
+	other.eventually("granted there", func() bool { return other.ask(theirs, url).Success })
+	var worst time.Duration
+	for range 20 {
+		r.grant("p", `"127.0.0.1"`, port)
+		other.eventually("granted there", func() bool { return other.ask(theirs, url).Success })
+		r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`)
+		began := time.Now()
+		if r.ask(mine, url).Success {
+			t.Fatal("still granted here after the answer")
+		}
+		for other.ask(theirs, url).Success {
+		}
+		worst = max(worst, time.Since(began))
+	}
+	t.Logf("revoke → denied on the other replica: at most %v", worst)
+	if worst > time.Second {
+		t.Errorf("a revoke takes %v to get to the other replica", worst)
+	}
+}
+
+// secondReplica starts another egress proxy in the same home.
+func secondReplica(r *rig, env map[string]string) *rig {
+	second := *r
+	second.dir = env["RUMI_EGRESS_SOCK_DIR"]
+	second.env = env
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			r.Fatal(err)
+		}
+		return l
+	}
+	environ := []string{
+		"RUMI_USER_DATA=" + r.suite.UserData(), "RUMI_IDENTITY_DIR=" + filepath.Join(r.suite.UserData(), "settings", "identity", "egress-proxy"),
+		"RUMI_PEERS=approval=" + r.approvalAddress(),
+	}
+	for k, v := range env {
+		environ = append(environ, k+"="+v)
+	}
+	rt, err := service.Start(context.Background(), "egress-proxy", builder(noNames{}), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(sync.OnceFunc(func() { rt.Stop() }))
+	return &second
+}
+
+func (r *rig) approvalAddress() string { return r.proxy.Directory()["approval"][0] }
+
+func TestConfigurationIsStrict(t *testing.T) {
+	suite := servicetest.New(t, "egress-proxy")
+	suite.Identity("egress-proxy")
+	for name, value := range map[string]string{
+		"RUMI_EGRESS_SOCKET_MODE": "0777", "RUMI_EGRESS_SOCKET_GID": "staff", "RUMI_EGRESS_RATE_LIMIT": "-1", "RUMI_EGRESS_ALLOW_CIDRS": "10.0.0.1/8",
+		"RUMI_EGRESS_CA_FILE": "/nowhere", "RUMI_EGRESS_RATE": "600",
+	} {
+		listen := func() net.Listener { l, _ := net.Listen("tcp", "127.0.0.1:0"); return l }
+		environ := []string{
+			"RUMI_USER_DATA=" + suite.UserData(), "RUMI_EGRESS_SOCK_DIR=" + t.TempDir(),
+			"RUMI_IDENTITY_DIR=" + filepath.Join(suite.UserData(), "settings", "identity", "egress-proxy"), name + "=" + value,
+		}
+		rt, err := service.Start(context.Background(), "egress-proxy", builder(noNames{}), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
+		if err == nil {
+			rt.Stop()
+			t.Errorf("%s=%s was taken", name, value)
+		} else if !strings.Contains(err.Error(), strings.TrimPrefix(name, "RUMI_EGRESS_SOCKET_")) && !strings.Contains(strings.ToLower(err.Error()), "rate limit") && !strings.Contains(err.Error(), value) {
+			t.Errorf("%s=%s: %v", name, value, err)
+		}
+	}
+}
