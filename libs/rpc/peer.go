@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -50,7 +49,7 @@ type Peer struct {
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
 	transport := &http.Transport{
 		TLSClientConfig:       cfg.Identity.Client(name),
-		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		DialContext:           dial,
 		TLSHandshakeTimeout:   connectTimeout,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       90 * time.Second,
