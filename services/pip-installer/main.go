@@ -63,11 +63,11 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 			}
 		})
 	})
-	return assemble(ctx, rt, cfg, builder)
+	return assemble(ctx, rt, cfg, builder, gate.NewView(rt.Log))
 }
 
-// assemble serves with builds by builder.
-func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder installer.Builder) error {
+// assemble serves with builds by builder, for packs whose gates, which it follows, are open.
+func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder installer.Builder, gates *gate.View) error {
 	indexes, err := installer.ParseIndexes(cfg.IndexURLs)
 	if err != nil {
 		return err
@@ -89,7 +89,6 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	}
 	gatekeeper := approval.NewClient(rt.Peer(approval.Service))
 	approved := tree.NewCache(trees, func(ctx context.Context, digest string) (io.ReadCloser, error) { return gatekeeper.Tree(ctx, digest) })
-	gates := gate.NewView(rt.Log)
 	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })
 	changed := make(chan struct{}, 1)
 	rt.Go("pending counts", func(ctx context.Context) error { return tell(ctx, changed, gatekeeper) })
