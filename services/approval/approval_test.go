@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -432,6 +433,32 @@ func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
 	w.eventually("a later change is told", func() bool { _, known := w.view.Get("later"); return known })
 	if after, _ := w.view.Get("demo"); after != before {
 		t.Errorf("%+v became %+v", before, after)
+	}
+}
+
+func TestApprovalIsOfWhatWasReviewed(t *testing.T) {
+	w := start(t)
+	dir := w.pack("demo")
+	_, err := w.call("POST", "/api/packs/demo/approve", map[string]string{"digest": "sha256:" + strings.Repeat("0", 64)})
+	f := fault.Of(err)
+	if f.Kind != fault.KindConflict || f.Code != "digest_mismatch" || w.status("demo") != "pending" {
+		t.Fatal(err)
+	}
+	var now struct {
+		Digest string `json:"digest"`
+	}
+	w.check(json.Unmarshal(f.Data.(jsontext.Value), &now))
+	w.write(filepath.Join(dir, "backend/main.py"), "changed meanwhile")
+	if _, err := w.call("POST", "/api/packs/demo/approve", now); !fault.Is(err, fault.KindConflict) {
+		t.Fatal(err)
+	}
+	w.write(filepath.Join(dir, "backend/main.py"), "print('hello')\n")
+	_, err = w.call("POST", "/api/packs/demo/approve", now)
+	w.check(err)
+	for _, bad := range []string{"sha256:", "x", now.Digest + "\n"} {
+		if _, err := w.call("POST", "/api/packs/demo/approve", map[string]string{"digest": bad}); !fault.Is(err, fault.KindInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }
 

@@ -30,6 +30,9 @@ type config struct {
 	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two looks at every pack that may run
 }
 
+// collectInterval is between two removals of approved bytes that nothing needs any more.
+const collectInterval = time.Hour
+
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if cfg.VerifyInterval < time.Second {
 		return fmt.Errorf("RUMI_VERIFY_INTERVAL: %v is less than a second", cfg.VerifyInterval)
@@ -71,17 +74,28 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.Go("watcher", watcher.Run)
 	rt.Go("pending export", export.Run)
-	rt.Go("verification at intervals", func(ctx context.Context) error {
-		for tick := time.NewTicker(cfg.VerifyInterval); ; {
-			select {
-			case <-ctx.Done():
-				tick.Stop()
-				return nil
-			case <-tick.C:
-				packs.Touched(ctx, nil, true)
-			}
+	rt.Go("verification at intervals", every(cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) }))
+	rt.Go("collection", every(collectInterval, func(ctx context.Context) {
+		if err := packs.Collect(ctx); err != nil {
+			rt.Log.ErrorContext(ctx, "could not collect what nothing needs", "error", err)
 		}
-	})
+	}))
 	httpapi.Routes(rt.Mux(), packs, export)
 	return nil
+}
+
+// every runs do again and again until its context ends.
+func every(interval time.Duration, do func(context.Context)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				do(ctx)
+			}
+		}
+	}
 }

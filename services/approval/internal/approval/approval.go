@@ -79,9 +79,16 @@ func Open(ctx context.Context, parts Parts) (*Service, error) {
 func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 
 // Approve lets a pack run as it is on the disk now: its bytes are kept while they are hashed, and what was kept is what
-// is approved. An unknown pack is a not-found fault, one that can't be a pack a conflict.
-func (s *Service) Approve(ctx context.Context, id pack.ID) (*record.Record, error) {
+// is approved. reviewed, if not "", is the digest that the decision is about: bytes with another are a conflict that
+// carries theirs. An unknown pack is a not-found fault, one that can't be a pack a conflict.
+func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
+	if reviewed != "" {
+		if _, err := tree.ParseDigest(reviewed); err != nil {
+			return nil, err
+		}
+	}
 	defer s.lock(id)()
+	defer s.Blobs.Use()()
 	if _, err := s.Records.Get(ctx, string(id)); err != nil {
 		return nil, err
 	}
@@ -98,6 +105,9 @@ func (s *Service) Approve(ctx context.Context, id pack.ID) (*record.Record, erro
 		return nil, err
 	}
 	digest := manifest.Digest()
+	if reviewed != "" && reviewed != digest {
+		return nil, fault.Conflict("Pack '%s' changed since it was reviewed", id).With("digest_mismatch").Carrying(map[string]string{"digest": digest})
+	}
 	return s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
 			return nil, fault.NotFound("Pack not found").With("pack_not_found")

@@ -81,3 +81,15 @@ func (s *Service) SendTree(w io.Writer, digest string) error {
 	}
 	return tree.Send(w, manifest, func(e tree.Entry) (io.ReadCloser, error) { return s.Blobs.Open(e.SHA256) })
 }
+
+// Collect removes kept bytes that no record needs any more. Manifests stay as long as a history names them.
+func (s *Service) Collect(ctx context.Context) error {
+	removed, err := s.Blobs.Collect(func() (listed, whole []string, err error) {
+		whole, listed, err = s.Records.Digests(ctx)
+		return listed, whole, err
+	})
+	if err == nil && removed > 0 {
+		s.Log.InfoContext(ctx, "collected what nothing needs", "files", removed)
+	}
+	return err
+}

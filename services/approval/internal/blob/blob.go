@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +27,10 @@ const (
 
 // Store is a folder of blobs and manifests. It is a tree.Sink; what it was given is on the disk for certain only after
 // Keep.
-type Store struct{ root *os.Root }
+type Store struct {
+	root *os.Root
+	use  sync.RWMutex // held for reading while blobs are on their way to being named by a manifest that is in use
+}
 
 // Open opens the store in dir, making what it needs; what an earlier process left half-written is removed.
 func Open(dir string) (*Store, error) {
@@ -48,7 +53,7 @@ func Open(dir string) (*Store, error) {
 			return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
 		}
 	}
-	return &Store{root}, nil
+	return &Store{root: root}, nil
 }
 
 // Close closes the store.
@@ -158,4 +163,56 @@ func (s *Store) Open(sha256 string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
 	return f, nil
+}
+
+// Use keeps Collect away until the result is called: between the first Create and the moment when the manifest that Keep
+// wrote is among those that are named to Collect.
+func (s *Store) Use() (done func()) {
+	s.use.RLock()
+	return s.use.RUnlock
+}
+
+// Collect removes every manifest that is not among the digests that listed gives, and every blob that none of whole,
+// some of those, needs. It gives the number of files removed. A digest in whole whose manifest is missing is an error,
+// and nothing is removed.
+func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
+	s.use.Lock()
+	defer s.use.Unlock()
+	listed, whole, err := named()
+	if err != nil {
+		return 0, err
+	}
+	needed := map[string]bool{}
+	for _, digest := range whole {
+		m, err := s.Manifest(digest)
+		if err != nil {
+			return 0, fmt.Errorf("collect blobs: %w", err)
+		}
+		for _, e := range m.Entries {
+			needed[e.SHA256] = true
+		}
+	}
+	kept := map[string]bool{}
+	for _, digest := range append(listed, whole...) {
+		kept[strings.TrimPrefix(digest, "sha256:")+".json"] = true
+	}
+	err = errors.Join(
+		s.sweep(manifests, kept, &removed),
+		s.sweep(blobs, needed, &removed),
+	)
+	if err != nil {
+		return removed, fmt.Errorf("collect blobs: %w", err)
+	}
+	return removed, nil
+}
+
+// sweep removes the files under a folder whose names are not in keep.
+func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
+	return fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || keep[entry.Name()] {
+			return err
+		}
+		*removed++
+		return s.root.Remove(path)
+	})
 }

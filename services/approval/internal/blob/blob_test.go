@@ -140,3 +140,43 @@ func TestManifestsAreCheckedWhenRead(t *testing.T) {
 		t.Errorf("a swapped manifest passed: %v", err)
 	}
 }
+
+func TestCollectKeepsWhatIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	keep := func(files map[string]string) tree.Manifest {
+		m, err := tree.Scan(t.Context(), folder(t, files), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Keep(m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	current := keep(map[string]string{"a": "shared", "b": "current"})
+	listed := keep(map[string]string{"a": "shared", "b": "old"})
+	gone := keep(map[string]string{"a": "gone"})
+	name := func() ([]string, []string, error) { return []string{listed.Digest()}, []string{current.Digest()}, nil }
+
+	if _, err := s.Collect(func() ([]string, []string, error) {
+		return nil, []string{"sha256:" + strings.Repeat("0", 64)}, nil
+	}); err == nil || len(blobs(t, dir)) != 4 {
+		t.Fatalf("collected with a manifest missing: %v", err)
+	}
+	removed, err := s.Collect(name)
+	if err != nil || removed != 3 { // "old", "gone", and the manifest of the latter
+		t.Fatal(removed, err)
+	}
+	if got := len(blobs(t, dir)); got != 2 {
+		t.Errorf("%d blobs", got)
+	}
+	for m, want := range map[string]bool{current.Digest(): true, listed.Digest(): true, gone.Digest(): false} {
+		if _, err := s.Manifest(m); (err == nil) != want {
+			t.Errorf("%s: %v", m, err)
+		}
+	}
+	if removed, err := s.Collect(name); err != nil || removed != 0 {
+		t.Error(removed, err)
+	}
+}

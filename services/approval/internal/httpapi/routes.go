@@ -156,12 +156,17 @@ type decided struct {
 	Reason  *string `json:"reason,omitzero"`
 }
 
-func (h routes) approve(ctx context.Context, req packRequest) (decided, error) {
+type approveRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Digest string `json:"digest"` // of what was reviewed; "" approves what lies there
+}
+
+func (h routes) approve(ctx context.Context, req approveRequest) (decided, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return decided{}, err
 	}
-	r, err := h.service.Approve(ctx, id)
+	r, err := h.service.Approve(ctx, id, req.Digest)
 	if err != nil {
 		return decided{}, err
 	}

@@ -91,6 +91,33 @@ func (s *Records) History(ctx context.Context, packID string) ([]record.Event, e
 	return events, nil
 }
 
+// Digests are the trees that records and histories name: approved are those of the records, listed those that only a
+// history names.
+func (s *Records) Digests(ctx context.Context) (approved, listed []string, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		approved, listed = nil, nil
+		return tx.Each(func(row func(...any) error) error {
+			var digest string
+			var current bool
+			if err := row(&digest, &current); err != nil {
+				return err
+			}
+			if current {
+				approved = append(approved, digest)
+			} else {
+				listed = append(listed, digest)
+			}
+			return nil
+		}, `SELECT digest, MAX(current) FROM (
+			SELECT digest, 1 AS current FROM records UNION ALL SELECT digest, 0 AS current FROM events
+		) AS named WHERE digest <> '' GROUP BY digest`)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read digests: %w", err)
+	}
+	return approved, listed, nil
+}
+
 // Change runs fn on a pack's record and writes what it made of it with the event it returns (nil for none), all or
 // nothing. fn gets nil where there is no record, and may return a new one; returning nil writes nothing. Nobody else
 // changes the record meanwhile. confirm runs when all is written but not yet committed; its error undoes it. Both may

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +63,10 @@ func TestRecords(t *testing.T) {
 		}
 		if err := put(record.New("alpha", at), nil, nothing); err != nil {
 			t.Fatal(err)
+		}
+		approved, listed, err := records.Digests(ctx)
+		if err != nil || !slices.Equal(approved, []string{"sha256:00"}) || !slices.Equal(listed, []string{"d"}) {
+			t.Errorf("digests %v, %v, %v", approved, listed, err)
 		}
 		all, err := records.All(ctx)
 		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {
