@@ -30,7 +30,8 @@ type Line struct {
 // maxLine is where a line without end is cut, in bytes.
 const maxLine = 64 << 10
 
-// Logs gives a container's output in the order it was written. It ends after an error, which may be ctx's.
+// Logs gives a container's output in the order the engine read it, which between stdout and stderr need not be that of its
+// writing. It ends after an error, which may be ctx's.
 func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		if _, err := e.Inspect(ctx, id); err != nil {
