@@ -39,7 +39,17 @@ func ParseStatic(s string) (Static, error) {
 // Instancer gives go-kit the addresses of the named service.
 func (s Static) Instancer(name string) sd.Instancer {
 	if addresses := s[name]; len(addresses) > 0 {
-		return sd.FixedInstancer(addresses)
+		return fixed{addresses}
 	}
-	return sd.FixedInstancer{net.JoinHostPort(name, DefaultPort)}
+	return fixed{sd.FixedInstancer{net.JoinHostPort(name, DefaultPort)}}
+}
+
+// fixed tells its addresses twice: go-kit's endpointer takes the second telling only when it has made endpoints of the
+// first, so they are there when its constructor returns, and a first call right after it finds them.
+type fixed struct{ sd.FixedInstancer }
+
+// Register implements sd.Instancer.
+func (f fixed) Register(ch chan<- sd.Event) {
+	f.FixedInstancer.Register(ch)
+	f.FixedInstancer.Register(ch)
 }
