@@ -436,6 +436,32 @@ func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
 	}
 }
 
+func TestReview(t *testing.T) {
+	w := start(t)
+	dir := w.pack("demo")
+	first, err := w.call("GET", "/api/packs/demo/review", nil)
+	w.check(err)
+	if first["approved_digest"] != nil || first["requests"].(map[string]any)["secrets"].([]any)[0] != "K" {
+		t.Error(first)
+	}
+	_, err = w.call("POST", "/api/packs/demo/approve", map[string]any{"digest": first["digest"]})
+	w.check(err)
+	w.write(filepath.Join(dir, "backend/main.py"), "print('bye')\n")
+	second, err := w.call("GET", "/api/packs/demo/review", nil)
+	w.check(err)
+	changed := second["changed"].([]any)
+	if len(changed) != 1 || !strings.Contains(changed[0].(map[string]any)["diff"].(string), "-print('hello')\n+print('bye')\n") || second["approved_digest"] != first["digest"] {
+		t.Error(second)
+	}
+	w.check(os.Symlink("/etc", filepath.Join(dir, "etc")))
+	if _, err := w.call("GET", "/api/packs/demo/review", nil); !fault.Is(err, fault.KindConflict) {
+		t.Error(err)
+	}
+	if _, err := w.call("GET", "/api/packs/nobody/review", nil); !fault.Is(err, fault.KindNotFound) {
+		t.Error(err)
+	}
+}
+
 func TestApprovalIsOfWhatWasReviewed(t *testing.T) {
 	w := start(t)
 	dir := w.pack("demo")

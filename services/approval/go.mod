@@ -8,6 +8,8 @@ require (
 	github.com/rumi-ai/rumi/services/pip-installer v0.0.0
 )
 
+require github.com/aymanbagabas/go-udiff v0.4.1 // indirect
+
 replace (
 	github.com/rumi-ai/rumi/libs => ../../libs
 	github.com/rumi-ai/rumi/services/approval => ../approval

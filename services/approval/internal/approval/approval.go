@@ -185,7 +185,7 @@ func unfit(id pack.ID, d pack.Descriptor) string {
 // unreadable turns an error of reading a pack's folder into what the operator is told.
 func unreadable(id pack.ID, err error) error {
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
-		return fault.Conflict("Cannot approve pack '%s': %s", id, refused).With("pack_refused")
+		return fault.Conflict("Cannot read pack '%s': %s", id, refused).With("pack_refused")
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fault.Conflict("Cannot read pack '%s': run `chmod -R g+rwX ecosystem/%s` and try again", id, id).With("pack_unreadable").Because(err)

@@ -2,12 +2,16 @@ package approval
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
 // List are all packs by id.
@@ -50,6 +54,42 @@ func (s *Service) Dossier(ctx context.Context, id pack.ID) (Dossier, error) {
 		d.Hashes[digest] = manifest.FileHashes()
 	}
 	return d, nil
+}
+
+// Review shows what an approval of the pack as it lies there now would be about. An unknown pack is a not-found fault, a
+// folder that can't be a pack's tree a conflict.
+func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error) {
+	r, err := s.Records.Get(ctx, string(id))
+	if err != nil {
+		return nil, err
+	}
+	defer s.Blobs.Use()()
+	found, err := pack.Find(s.Ecosystem, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := s.Ecosystem.OpenRoot(found.Dir)
+	if err != nil {
+		return nil, unreadable(id, err)
+	}
+	defer root.Close()
+	// What is shown is what is kept, so that names, sizes and differences are of one moment.
+	now, err := tree.Scan(ctx, root, s.Blobs)
+	if err != nil {
+		return nil, unreadable(id, err)
+	}
+	var approved *tree.Manifest
+	if r.Digest != "" {
+		m, err := s.Blobs.Manifest(r.Digest)
+		if err != nil {
+			return nil, err
+		}
+		approved = &m
+	}
+	return review.Of(now, approved, s.Blobs.Open)
 }
 
 // Waiting is the packs' section of the pending export.

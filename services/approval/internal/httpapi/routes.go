@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
 const (
@@ -31,6 +32,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
 	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
 	mux.Route("GET /api/packs/{pack_id}/status", rpc.Handle(h.status), gateway)
+	mux.Route("GET /api/packs/{pack_id}/review", rpc.Handle(h.review), gateway)
 	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
 
@@ -146,6 +148,14 @@ func (h routes) status(ctx context.Context, req packRequest) (statusResponse, er
 		}
 	}
 	return statusResponse{r.PackID, string(r.Status), answer}, nil
+}
+
+func (h routes) review(ctx context.Context, req packRequest) (*review.Review, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return nil, err
+	}
+	return h.service.Review(ctx, id)
 }
 
 type decided struct {

@@ -1,0 +1,148 @@
+package review
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+)
+
+// maxRequestFile bounds a file that requests are read from, in bytes.
+const maxRequestFile = 1 << 20
+
+// Requests are what a pack asks for. Nothing of it is granted by an approval.
+type Requests struct {
+	Secrets     []string       `json:"secrets"`
+	Domains     []string       `json:"allowed_domains"`
+	Ports       []uint16       `json:"allowed_ports"`
+	Handlers    []Handler      `json:"handlers"`
+	Packages    []string       `json:"packages"`    // the lines of its requirements.lock
+	Permissions jsontext.Value `json:"permissions"` // its permissions.json as it is; null for none
+}
+
+// Handler is trusted code that it wants to have run for packs.
+type Handler struct {
+	Slug         string `json:"slug"`
+	HandlerID    string `json:"handler_id"`
+	PermissionID string `json:"permission_id"`
+	Risk         string `json:"risk,omitzero"`
+	SHA256       string `json:"sha256"` // of its handler.py
+}
+
+// null is the permissions of a pack that has no such file.
+var null = jsontext.Value("null")
+
+func requestsOf(m tree.Manifest, open Open) (Requests, error) {
+	files := map[string]tree.Entry{}
+	for _, e := range m.Entries {
+		if e.Kind == tree.File && e.Size <= maxRequestFile {
+			files[e.Path] = e
+		}
+	}
+	r := Requests{Secrets: []string{}, Domains: []string{}, Ports: []uint16{}, Handlers: []Handler{}, Packages: []string{}, Permissions: null}
+	for _, base := range []string{"", "backend"} {
+		e, ok := files[path.Join(base, pack.File)]
+		if !ok {
+			continue
+		}
+		data, err := read(e, open)
+		if err != nil {
+			return r, err
+		}
+		if d, err := pack.ParseDescriptor(data); err == nil { // one that is none is said by the pack's state
+			r.Secrets = append(r.Secrets, d.RequiredSecrets...)
+			r.Domains = append(r.Domains, d.RequiredNetwork.AllowedDomains...)
+			r.Ports = append(r.Ports, d.RequiredNetwork.AllowedPorts...)
+		}
+		break
+	}
+	for _, name := range []string{"permissions.json", "backend/permissions.json"} {
+		e, ok := files[name]
+		if !ok {
+			continue
+		}
+		data, err := read(e, open)
+		if err != nil {
+			return r, err
+		}
+		if value := jsontext.Value(data); value.IsValid() {
+			r.Permissions = value
+		}
+	}
+	for _, e := range m.Entries {
+		if _, ok := files[e.Path]; !ok {
+			continue
+		}
+		if err := r.read(e, files, open); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// read takes over what one file asks for.
+func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) error {
+	switch {
+	case e.Path == "requirements.lock", e.Path == "backend/requirements.lock":
+		data, err := read(e, open)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' && isText([]byte(line)) {
+				r.Packages = append(r.Packages, line)
+			}
+		}
+	case isHandler(e.Path):
+		data, err := read(e, open)
+		if err != nil {
+			return err
+		}
+		var h struct {
+			HandlerID    string `json:"handler_id"`
+			PermissionID string `json:"permission_id"`
+			Risk         string `json:"risk"`
+		}
+		if json.Unmarshal(data, &h) == nil { // one that can't be read can't be approved either
+			dir := path.Dir(e.Path)
+			r.Handlers = append(r.Handlers, Handler{path.Base(dir), h.HandlerID, h.PermissionID, h.Risk, files[path.Join(dir, "handler.py")].SHA256})
+		}
+	}
+	return nil
+}
+
+func isHandler(name string) bool {
+	for _, pattern := range []string{"share/capability_handlers/*/handler.json", "backend/share/capability_handlers/*/handler.json"} {
+		if ok, _ := path.Match(pattern, name); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// without are the requests that old doesn't have.
+func (r Requests) without(old Requests) Requests {
+	more := Requests{
+		Secrets: minus(r.Secrets, old.Secrets), Domains: minus(r.Domains, old.Domains), Ports: minus(r.Ports, old.Ports),
+		Handlers: minus(r.Handlers, old.Handlers), Packages: minus(r.Packages, old.Packages), Permissions: null,
+	}
+	if string(r.Permissions) != string(old.Permissions) {
+		more.Permissions = r.Permissions
+	}
+	return more
+}
+
+func minus[T comparable](all, known []T) []T {
+	more := []T{}
+	for _, v := range all {
+		if !slices.Contains(known, v) {
+			more = append(more, v)
+		}
+	}
+	return more
+}

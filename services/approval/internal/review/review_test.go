@@ -1,0 +1,187 @@
+package review_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/review"
+)
+
+// memory is a tree.Sink and serves what it was given.
+type memory map[string][]byte
+
+type blob struct {
+	bytes.Buffer
+	to memory
+}
+
+func (m memory) Create(int64) (tree.Blob, error) { return &blob{to: m}, nil }
+func (b *blob) Commit(sha256 string) error       { b.to[sha256] = b.Bytes(); return nil }
+func (b *blob) Discard()                         {}
+
+func (m memory) open(sha256 string) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(m[sha256])), nil
+}
+
+func scan(t *testing.T, m memory, files map[string]string) tree.Manifest {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := os.FileMode(0o644)
+		if strings.HasSuffix(name, ".sh") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	manifest, err := tree.Scan(t.Context(), root, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifest
+}
+
+const handler = "backend/share/capability_handlers/fs_read/"
+
+func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
+	m := memory{}
+	old := scan(t, m, map[string]string{
+		"backend/ecosystem.json":    `{"pack_id":"p","pack_identity":"i","required_secrets":["A"],"required_network":{"allowed_domains":["a.test"],"allowed_ports":[443]}}`,
+		"backend/main.py":           "one\ntwo\nthree\n",
+		"backend/requirements.lock": "# lock\nidna==3.10\n",
+		"gone.txt":                  "x",
+		"image.bin":                 "\x00\x01",
+	})
+	now := scan(t, m, map[string]string{
+		"backend/ecosystem.json":    `{"pack_id":"p","pack_identity":"i","required_secrets":["A","B"],"required_network":{"allowed_domains":["a.test","b.test"],"allowed_ports":[443,80]}}`,
+		"backend/main.py":           "one\n2\nthree\n",
+		"backend/requirements.lock": "# lock\nidna==3.10\nurllib3==2.0\n",
+		"backend/permissions.json":  `{"network":true}`,
+		handler + "handler.json":    `{"handler_id":"h","permission_id":"fs.read","entrypoint":"handler.py:execute","risk":"high"}`,
+		handler + "handler.py":      "def execute(context, args): pass\n",
+		"image.bin":                 "\x00\x02",
+	})
+	r, err := review.Of(now, &old, m.open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Digest != now.Digest() || *r.ApprovedDigest != old.Digest() {
+		t.Error("digests")
+	}
+	asked := r.NewRequests
+	if !slices.Equal(asked.Secrets, []string{"B"}) || !slices.Equal(asked.Domains, []string{"b.test"}) || !slices.Equal(asked.Ports, []uint16{80}) ||
+		!slices.Equal(asked.Packages, []string{"urllib3==2.0"}) || len(asked.Handlers) != 1 || asked.Handlers[0].Slug != "fs_read" ||
+		asked.Handlers[0].PermissionID != "fs.read" || len(asked.Handlers[0].SHA256) != 64 || string(asked.Permissions) != `{"network":true}` {
+		t.Errorf("new requests %+v", asked)
+	}
+	if len(r.Requests.Secrets) != 2 || len(r.Requests.Packages) != 2 {
+		t.Errorf("requests %+v", r.Requests)
+	}
+	paths := func(files []review.File) (all []string) {
+		for _, f := range files {
+			all = append(all, f.Path)
+		}
+		return all
+	}
+	if got := paths(r.Removed); !slices.Equal(got, []string{"gone.txt"}) {
+		t.Errorf("removed %v", got)
+	}
+	if got := paths(r.Added); !slices.Contains(got, handler+"handler.py") || !slices.Contains(got, "backend/share") {
+		t.Errorf("added %v", got)
+	}
+	diffs := map[string]*string{}
+	for _, c := range r.Changed {
+		diffs[c.Path] = c.Diff
+	}
+	if d := diffs["backend/main.py"]; d == nil || !strings.Contains(*d, "-two\n+2\n") {
+		t.Errorf("diff of main.py %v", d)
+	}
+	if d, ok := diffs["image.bin"]; !ok || d != nil {
+		t.Error("a diff of what is no text")
+	}
+}
+
+func TestFirstReviewComparesWithNothing(t *testing.T) {
+	m := memory{}
+	r, err := review.Of(scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`}), nil, m.open)
+	if err != nil || r.ApprovedDigest != nil || len(r.Added)+len(r.Changed)+len(r.Removed) != 0 || !slices.Equal(r.NewRequests.Secrets, []string{"A"}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		kind       string // "" for no warning
+	}{
+		{"main.py", "print('hello')\n", ""},
+		{"日本語.py", "print('こんにちは')\n", ""},
+		{"bom.py", "\ufeffx = 1\n", ""},
+		{"data.bin", "a\x00b", "binary"},
+		{"latin1.txt", "caf\xe9", "binary"},
+		{"m.cpython-311.pyc", "text", "bytecode"},
+		{"native.SO", "text", "bytecode"},
+		{".git/config", "text", "hidden"},
+		{"run.sh", "text", "executable"},
+		{"long.py", strings.Repeat("x", 2001), "long_line"},
+		{"bidi.py", "a\n# \u202e evil", "bidirectional"},
+		{"zero.py", "a\u200bb", "invisible"},
+		{"tag.py", "a\U000e0041b", "invisible"},
+		{"fill.py", "a\u3164b", "invisible"},
+		{"na\u200bme.py", "text", "invisible"},
+		{"pаypal.py", "text", "look_alike"}, // Cyrillic а
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := memory{}
+			r, err := review.Of(scan(t, m, map[string]string{c.name: c.text}), nil, m.open)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kinds []string
+			for _, w := range r.Warnings {
+				kinds = append(kinds, w.Kind)
+			}
+			if c.kind == "" && len(kinds) != 0 || c.kind != "" && !slices.Contains(kinds, c.kind) {
+				t.Errorf("warned of %v, want %q", kinds, c.kind)
+			}
+		})
+	}
+	t.Run("names that look alike", func(t *testing.T) {
+		for _, pair := range [][2]string{{"util.py", "utiI.py"}, {"model.py", "mode1.py"}, {"A.py", "a.py"}, {"com.py", "corn.py"}, {"é.py", "e\u0301.py"}} {
+			m := memory{}
+			r, err := review.Of(scan(t, m, map[string]string{pair[0]: "x", pair[1]: "x"}), nil, m.open)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(r.Warnings, func(w review.Warning) bool { return w.Kind == "look_alike" && strings.Contains(w.Detail, "looks like") }) {
+				t.Errorf("%q: %+v", pair, r.Warnings)
+			}
+		}
+	})
+	t.Run("a flood is cut and says so", func(t *testing.T) {
+		m, files := memory{}, map[string]string{}
+		for i := range 600 {
+			files[strings.Repeat("x", 1+i/26)+string(rune('a'+i%26))+".pyc"] = ""
+		}
+		r, err := review.Of(scan(t, m, files), nil, m.open)
+		if err != nil || len(r.Warnings) != 500 || !r.Truncated {
+			t.Errorf("%d warnings, truncated %v, %v", len(r.Warnings), r.Truncated, err)
+		}
+	})
+}
