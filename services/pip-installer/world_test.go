@@ -55,6 +55,15 @@ func newWorld(t *testing.T, env map[string]string, down ...string) *world {
 		Suite: servicetest.New(t, running...), t: t, env: env, gates: gate.NewPublisher(nil),
 		approved: map[string]map[string]string{}, builder: &fakeBuilder{t: t},
 	}
+	// What is kept can't be removed by anybody but root as it is.
+	t.Cleanup(func() {
+		w.check(filepath.WalkDir(w.Home, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				err = os.Chmod(path, 0o700)
+			}
+			return err
+		}))
+	})
 	if slices.Contains(running, "approval") {
 		w.startApproval()
 	}

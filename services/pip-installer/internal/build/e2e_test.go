@@ -6,6 +6,9 @@ package build_test
 
 import (
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,7 +43,9 @@ func TestBuildInAContainer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			env, err := environment.NewStore(t.TempDir()).Add(t.Context(), built.Dir, locked)
+			kept := t.TempDir()
+			defer writable(t, kept)
+			env, err := environment.NewStore(kept).Add(t.Context(), built.Dir, locked)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,5 +64,18 @@ func TestBuildInAContainer(t *testing.T) {
 	left, err := engine.List(t.Context(), sandbox.Builder)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// writable undoes the modes of what is kept, which nobody but root can remove as it is.
+func writable(t *testing.T, dir string) {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -17,6 +17,20 @@ import (
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
+// storeDir is a folder for a Store. What a Store keeps can't be removed by anybody but root as it is.
+func storeDir(t *testing.T) string {
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				err = os.Chmod(path, 0o700)
+			}
+			return err
+		}))
+	})
+	return dir
+}
+
 // built makes what a builder could have left: files by path, "/" at the end for a folder.
 func built(t *testing.T, files map[string]string) string {
 	t.Helper()
@@ -105,7 +119,7 @@ func TestVetting(t *testing.T) {
 		{"nothing", "idna==3.10", nil, "is not installed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			env, err := environment.NewStore(t.TempDir()).Add(t.Context(), built(t, c.files), parse(t, c.lock))
+			env, err := environment.NewStore(storeDir(t)).Add(t.Context(), built(t, c.files), parse(t, c.lock))
 			if c.refusal == "" {
 				if err != nil || len(env.Packages) != 1 || env.Packages[0].Name != "idna" || env.Packages[0].Version != "3.10" {
 					t.Errorf("%+v, %v", env, err)
@@ -131,7 +145,7 @@ func TestSpecialFilesAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := built(t, with(nil))
 			must(t, make(filepath.Join(dir, "idna", "x")))
-			_, err := environment.NewStore(t.TempDir()).Add(t.Context(), dir, parse(t, "idna==3.10"))
+			_, err := environment.NewStore(storeDir(t)).Add(t.Context(), dir, parse(t, "idna==3.10"))
 			if refused, ok := errors.AsType[*environment.RefusedError](err); !ok || !strings.Contains(refused.Reason, name) {
 				t.Errorf("error is %v", err)
 			}
@@ -141,8 +155,7 @@ func TestSpecialFilesAreRefused(t *testing.T) {
 
 // What is kept is read-only, the same whatever the builder's umask was, and travels as it is.
 func TestKeptAndSent(t *testing.T) {
-	dir := t.TempDir()
-	store := environment.NewStore(dir)
+	store := environment.NewStore(storeDir(t))
 	first := built(t, with(nil))
 	env, err := store.Add(t.Context(), first, parse(t, "idna==3.10"))
 	must(t, err)
@@ -178,7 +191,7 @@ func TestKeptAndSent(t *testing.T) {
 }
 
 func TestSweep(t *testing.T) {
-	store := environment.NewStore(t.TempDir())
+	store := environment.NewStore(storeDir(t))
 	var digests []string
 	for _, content := range []string{"a", "b"} {
 		env, err := store.Add(t.Context(), built(t, with(map[string]string{"idna/x.py": content})), parse(t, "idna==3.10"))
