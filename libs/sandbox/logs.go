@@ -40,28 +40,25 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		into := &log{yield: yield}
-		into.stdout, into.stderr = lines{log: into, stream: "stdout"}, lines{log: into, stream: "stderr"}
+		stdout, stderr := &lines{stream: "stdout", yield: yield}, &lines{stream: "stderr", yield: yield}
 		asked := container.LogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: opts.Follow}
 		if opts.Tail > 0 {
 			asked.Tail = strconv.Itoa(opts.Tail)
 		}
-		err := e.readLog(ctx, id, asked, into)
+		err := e.readLog(ctx, id, asked, stdout, stderr)
 		if err == nil && opts.Follow {
 			// An engine may end a followed log before the last lines of a container that ended (20.10 does, every other time):
-			// what came after the last line seen is read again.
+			// they are read again, from where each stream was left.
 			asked.Follow = false
-			if into.frames > 0 {
-				asked.Since, asked.Tail = fmt.Sprintf("%d.%09d", into.last.Unix(), into.last.Nanosecond()), ""
-				into.known = into.frames
+			if since := rejoin(stdout, stderr, opts.Tail > 0); !since.IsZero() {
+				asked.Since, asked.Tail = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()), ""
 			}
-			into.frames = 0
-			if err = e.readLog(ctx, id, asked, into); cerrdefs.IsNotFound(err) {
+			if err = e.readLog(ctx, id, asked, stdout, stderr); cerrdefs.IsNotFound(err) {
 				err = nil // removed in the meantime
 			}
 		}
 		if err == nil {
-			err = errors.Join(into.stdout.flush(), into.stderr.flush())
+			err = errors.Join(stdout.flush(), stderr.flush())
 		}
 		if err != nil && !errors.Is(err, errEnough) {
 			yield(Line{}, failed("read container's log", err))
@@ -69,44 +66,68 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 	}
 }
 
-func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOptions, into *log) error {
+func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *lines) error {
 	raw, err := e.api.ContainerLogs(ctx, id, asked)
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	_, err = stdcopy.StdCopy(&into.stdout, &into.stderr, raw)
+	_, err = stdcopy.StdCopy(stdout, stderr, raw)
 	return err
+}
+
+// rejoin makes both streams skip what they had already, and gives the time from which on to read again, zero for all of it:
+// a stream that had nothing may have lines of any time. With tail it begins where the other did, since nobody asked for more.
+func rejoin(stdout, stderr *lines, tail bool) (since time.Time) {
+	for _, pair := range [][2]*lines{{stdout, stderr}, {stderr, stdout}} {
+		l, other := pair[0], pair[1]
+		if l.first.IsZero() && tail {
+			l.last = other.first
+		}
+		l.again = true
+	}
+	if !tail && (stdout.last.IsZero() || stderr.last.IsZero()) {
+		return time.Time{} // that one may have lines of any time
+	}
+	if stderr.last.Before(stdout.last) {
+		return stderr.last
+	}
+	return stdout.last
 }
 
 // errEnough: who ranges over the lines broke off.
 var errEnough = errors.New("enough lines")
 
-// log puts a container's lines together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and puts the
-// time it stored it in front of each; StdCopy makes one Write of a frame.
-type log struct {
-	yield          func(Line, error) bool
-	stdout, stderr lines
+// lines puts the lines of one stream together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and
+// puts the time it stored it in front of each, which never goes back within a stream; StdCopy makes one Write of a frame.
+type lines struct {
+	stream string
+	yield  func(Line, error) bool
+	since  time.Time // when the first piece of text was stored
+	text   []byte    // of a line that has no end yet
 
-	last   time.Time // of the latest frame
-	frames int       // how many have had that time
-	known  int       // so many of the next ones with that time were read before
+	first, last time.Time // of the frames so far
+	sameTime    int       // how many of them had the time last
+	again       bool      // those come once more, and are skipped
 }
 
 // fresh says whether a frame of that time wasn't read before.
-func (l *log) fresh(at time.Time) bool {
-	if !at.Equal(l.last) {
-		l.last, l.frames, l.known = at, 0, 0
+func (l *lines) fresh(at time.Time) bool {
+	if l.again {
+		if at.Equal(l.last) && l.sameTime > 0 {
+			l.sameTime--
+			return false
+		}
+		return !at.Before(l.last)
 	}
-	l.frames++
-	return l.frames > l.known
-}
-
-type lines struct {
-	*log
-	stream string
-	since  time.Time // when the first piece of text was stored
-	text   []byte    // of a line that has no end yet
+	if l.first.IsZero() {
+		l.first = at
+	}
+	if !at.Equal(l.last) {
+		l.last, l.sameTime = at, 0
+	}
+	l.sameTime++
+	return true
 }
 
 func (l *lines) Write(frame []byte) (int, error) {
