@@ -35,8 +35,8 @@ func BenchmarkRead(b *testing.B) {
 	load(b, server.Address, head("GET /api/packs"))
 }
 
-// BenchmarkDirect is the same load on the service without the gateway: the part of the number that isn't ours.
-func BenchmarkDirect(b *testing.B) {
+// BenchmarkBare is the same load on a net/http server that does nothing, to compare with in the same run.
+func BenchmarkBare(b *testing.B) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
