@@ -91,16 +91,9 @@ func Start[C any](s *Suite, name string, build service.Build[C], env map[string]
 	}
 	admin, err := net.Listen("tcp", "127.0.0.1:0")
 	must(s.t, err)
-	all := map[string]string{
-		"RUMI_USER_DATA":    s.UserData(),
-		"RUMI_IDENTITY_DIR": s.identityDir(name),
-		"RUMI_PEERS":        s.peers(),
-		"RUMI_LOG_LEVEL":    "info",
-	}
-	maps.Copy(all, env)
-	environ := make([]string, 0, len(all))
-	for key, value := range all {
-		environ = append(environ, key+"="+value)
+	environ := s.Environ(name)
+	for key, value := range env {
+		environ = append(environ, key+"="+value) // the later of two counts
 	}
 	rt, err := service.Start(context.Background(), name, build, service.Options{Environ: environ, API: api, Admin: admin, Logs: s.t.Output()})
 	must(s.t, err)
@@ -110,6 +103,29 @@ func Start[C any](s *Suite, name string, build service.Build[C], env map[string]
 		}
 	})
 	return &Server{Runtime: rt, Address: api.Addr().String(), Admin: admin.Addr().String()}
+}
+
+// Environ is the environment ("NAME=value" entries) with which a service runs in the suite, without its own settings.
+func (s *Suite) Environ(name string) []string {
+	s.t.Helper()
+	return []string{
+		"RUMI_USER_DATA=" + s.UserData(),
+		"RUMI_IDENTITY_DIR=" + s.identityDir(name),
+		"RUMI_PEERS=" + s.peers(),
+		"RUMI_LOG_LEVEL=info",
+	}
+}
+
+// Release gives up the port that New took for a service and names it (host:port), for a process of its own to listen on.
+func (s *Suite) Release(name string) string {
+	s.t.Helper()
+	l := s.listeners[name]
+	if l == nil {
+		s.t.Fatalf("release %s: not among the services that New was told of, or started already", name)
+	}
+	delete(s.listeners, name)
+	must(s.t, l.Close())
+	return s.addresses[name]
 }
 
 // Peer is a client of the named service that shows the certificate of another ("gateway").
