@@ -21,8 +21,8 @@ func (w *walk) escape(ctx context.Context) error {
 			return "", err
 		}
 		s.began = w.began
-		s.leavesOf(hostile, "security", "network_denied", false)
-		s.leavesOf(hostile, "security", "capability_denied", false)
+		s.leavesOf("pack:"+hostile, hostile, "security", "network_denied", false)
+		s.leavesOf("pack:"+hostile, hostile, "security", "capability_denied", false)
 		attempts := 0
 		for _, line := range lines {
 			if attempt, ok := strings.CutPrefix(line, "ATTEMPT "); ok {

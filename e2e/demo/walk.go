@@ -97,12 +97,12 @@ func (s *step) leaves(a api.Answer, category, action string, success bool) {
 	})
 }
 
-// leavesOf notes that something a pack did must have left an audit entry.
-func (s *step) leavesOf(pack, category, action string, success bool) {
+// leavesOf notes that something which actor did to or as a pack must have left an audit entry.
+func (s *step) leavesOf(actor, pack, category, action string, success bool) {
 	s.wanted = append(s.wanted, wanted{
 		what: category + "/" + action + " of pack " + pack,
 		fits: func(e trail.Entry) bool {
-			return e.OwnerPack == pack && e.Category == category && named(e, action) && e.Success == success
+			return e.Actor == actor && e.OwnerPack == pack && e.Category == category && named(e, action) && e.Success == success
 		},
 	})
 }

@@ -99,10 +99,10 @@ func (w *walk) work(ctx context.Context, key string) error {
 			return "", err
 		}
 		s.began = w.began // it may have begun before this step did
-		s.leavesOf(useful, "network", "network_request", true)
-		s.leavesOf(useful, "network", "network_request", false)
-		s.leavesOf(useful, "security", "network_denied", false)
-		s.leavesOf(useful, "permission", "permission_secrets_get", true)
+		s.leavesOf("pack:"+useful, useful, "network", "network_request", true)
+		s.leavesOf("pack:"+useful, useful, "network", "network_request", false)
+		s.leavesOf("pack:"+useful, useful, "security", "network_denied", false)
+		s.leavesOf("pack:"+useful, useful, "permission", "permission_secrets_get", true)
 		shown := strings.Join(lines, "\n")
 		if strings.Contains(shown, key) {
 			return "", errors.New("it printed its secret")
@@ -288,7 +288,7 @@ func (w *walk) change(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		s.leavesOf(useful, "approval", "pack_modified", true)
+		s.leavesOf("system", useful, "approval", "pack_modified", false)
 		if err := s.status(useful, "modified"); err != nil {
 			return "", err
 		}
