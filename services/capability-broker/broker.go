@@ -184,7 +184,7 @@ func (b *broker) sockets(ctx context.Context) error {
 	})
 	b.listeners = call.NewSockets(uds.SetConfig{
 		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,
-		Limits: uds.Limits{Request: call.MaxRequest}, Log: b.rt.Log,
+		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: b.rt.Log,
 	})
 	b.rt.Go("sockets", b.listeners.Run)
 	b.gates.OnChange(b.listeners.GateChanged)

@@ -18,6 +18,7 @@ import (
 const (
 	MaxRequest  = 4 << 20 // bytes of a request frame
 	MaxResponse = 1 << 20 // bytes of a response frame
+	MaxConns    = 64      // connections of one socket; with MaxRequest, what one pack can make the broker hold
 
 	maxTimeout     = 120 * time.Second
 	defaultTimeout = 30 * time.Second

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -225,7 +226,11 @@ func (k socket) handle(ctx context.Context, req request, rec *record) (jsontext.
 	case len(trusts) == 0:
 		return nil, &refusal{kind: handlerNotFound, reason: "No trusted handler for this permission"}
 	case len(trusts) > 1:
-		return nil, &refusal{kind: trustDenied, reason: fmt.Sprintf("%d handlers are trusted for this permission; reject all but one", len(trusts))}
+		names := make([]string, len(trusts))
+		for i, t := range trusts {
+			names[i] = t.PackID + "/" + t.Slug
+		}
+		return nil, &refusal{kind: trustDenied, reason: "Several handlers are trusted for this permission: " + strings.Join(names, ", ")}
 	}
 	t := trusts[0]
 	rec.details["handler_id"], rec.details["handler_pack"], rec.details["handler_digest"] = t.HandlerID, t.PackID, t.FolderDigest

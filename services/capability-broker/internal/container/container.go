@@ -28,6 +28,7 @@ const (
 	socketsPoll = 50 * time.Millisecond  //
 	leaseGrace  = 30 * time.Second       // how long containers outlive the lease of their gates
 	tendEvery   = 500 * time.Millisecond // the backstop behind pushed changes
+	sweepEvery  = time.Hour              // trees that nobody needs
 )
 
 // Engine is what runs containers; *sandbox.Engine is one.
@@ -47,12 +48,15 @@ type Engine interface {
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
+	All() []gate.State
 	Fresh() bool
 }
 
 // Trees gives read-only folders by digest.
 type Trees interface {
 	Get(ctx context.Context, digest string) (path string, err error)
+	// Sweep removes those that keep doesn't want.
+	Sweep(keep func(digest string) bool) error
 }
 
 // Environments gives the folder of a pack's installed dependencies, "" where it has none.
@@ -87,6 +91,8 @@ type Manager struct {
 	mu    sync.Mutex
 	known map[string]*record // by pack
 	busy  map[string]*lock
+
+	starting sync.RWMutex // shared while a container is made out of a tree, held alone while trees are removed
 }
 
 // record is what is remembered of a pack's container.
@@ -161,6 +167,8 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
 	}
+	m.starting.RLock()
+	defer m.starting.RUnlock()
 	spec, err := m.spec(ctx, packID, state.Digest)
 	if err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)

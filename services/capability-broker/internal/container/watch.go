@@ -40,20 +40,21 @@ func (m *Manager) enforce(packID string) {
 	if !m.unwanted(packID, state, known) {
 		return
 	}
-	reason := "gate closed: approval does not answer"
-	switch {
-	case !m.Gates.Fresh():
-	case !known:
-		reason = "gate closed: the pack is gone"
-	case !state.Open:
-		reason = "gate closed: the pack is " + state.Status
-	default:
-		reason = "another version was approved"
-	}
 	m.mu.Lock()
 	id := m.known[packID].id
 	m.mu.Unlock()
-	if err := m.end(ctx, packID, id, 0, reason); err != nil && !errors.Is(err, sandbox.ErrNotFound) {
+	var err error
+	switch {
+	case !m.Gates.Fresh():
+		err = m.end(ctx, packID, id, 0, "gate closed: approval does not answer")
+	case !known: // nobody will ever ask for its log
+		err = m.delete(ctx, packID, id)
+	case !state.Open:
+		err = m.end(ctx, packID, id, 0, "gate closed: the pack is "+state.Status)
+	default:
+		err = m.end(ctx, packID, id, 0, "another version was approved")
+	}
+	if err != nil && !errors.Is(err, sandbox.ErrNotFound) {
 		m.Log.ErrorContext(ctx, "stopping a container failed; trying again", "pack_id", packID, "error", err)
 	}
 }
@@ -66,6 +67,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 	defer func() { <-events }()
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
+	var swept time.Time
 	fresh := time.Now() // a broker that has just started gives approval the same time
 	for {
 		select {
@@ -75,6 +77,9 @@ func (m *Manager) Watch(ctx context.Context) error {
 		}
 		if m.Gates.Fresh() {
 			fresh = time.Now()
+			if fresh.Sub(swept) >= sweepEvery && m.sweepTrees(ctx) {
+				swept = fresh
+			}
 		} else if time.Since(fresh) < leaseGrace {
 			continue
 		}
@@ -90,6 +95,28 @@ func (m *Manager) Watch(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// sweepTrees removes the copies that no pack is approved with and no container runs. It is false while a container is
+// being made: a fetch may take minutes, and nobody waits behind it for this.
+func (m *Manager) sweepTrees(ctx context.Context) bool {
+	if !m.starting.TryLock() {
+		return false
+	}
+	defer m.starting.Unlock()
+	wanted := make(map[string]bool)
+	for _, state := range m.Gates.All() {
+		wanted[state.Digest] = true
+	}
+	m.mu.Lock()
+	for _, r := range m.known {
+		wanted[r.digest] = true
+	}
+	m.mu.Unlock()
+	if err := m.Trees.Sweep(func(digest string) bool { return wanted[digest] }); err != nil {
+		m.Log.ErrorContext(ctx, "trees that nobody needs could not be removed", "error", err)
+	}
+	return true
 }
 
 // event takes over what Docker tells.

@@ -74,7 +74,7 @@ func (f *Folders) install(ctx context.Context, t Trust) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.verify(ctx, t) == nil {
-		return removeReadOnly(f.staged(t))
+		return f.discard(t)
 	}
 	from, to := filepath.Join(f.staged(t), tree.TreeName), f.path(t.PackID, t.Slug)
 	if err := tree.Verify(ctx, f.staged(t), t.FolderDigest); err != nil {
@@ -99,7 +99,7 @@ func (f *Folders) install(ctx context.Context, t Trust) error {
 	if err := syncFolder(filepath.Dir(to)); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
-	if err := removeReadOnly(f.staged(t)); err != nil {
+	if err := f.discard(t); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
 	return f.verify(ctx, t)
@@ -131,6 +131,14 @@ func (f *Folders) Use(ctx context.Context, t Trust, mount func(path string) erro
 	}
 	return mount(f.path(t.PackID, t.Slug))
 }
+
+// proved says whether the copy is what is trusted.
+func (f *Folders) proved(ctx context.Context, t Trust) bool {
+	return f.Use(ctx, t, func(string) error { return nil }) == nil
+}
+
+// discard removes a staged copy.
+func (f *Folders) discard(t Trust) error { return removeReadOnly(f.staged(t)) }
 
 // removePack removes all copies of a pack.
 func (f *Folders) removePack(packID string) error {

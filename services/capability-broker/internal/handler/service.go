@@ -94,7 +94,7 @@ func (s *Service) recover(ctx context.Context) error {
 		return fmt.Errorf("recover handlers: %w", err)
 	}
 	for _, t := range list {
-		if s.Folders.Use(ctx, t, func(string) error { return nil }) == nil {
+		if s.Folders.proved(ctx, t) {
 			continue
 		}
 		if err := s.Folders.install(ctx, t); err != nil {
@@ -161,51 +161,50 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 	}
 	s.approving.Lock()
 	defer s.approving.Unlock()
-	prepared := false
+	var staged *Trust
 	item, err := s.candidates.Approve(ctx, key, func(ctx context.Context, item *candidate.Item[Candidate]) error {
 		t, err := s.prepare(ctx, item.Payload)
 		if err != nil {
 			return err
 		}
-		prepared = true
+		staged = &t
 		item.Payload.FolderDigest, item.Payload.Notes = t.FolderDigest, notes
 		return nil
 	})
 	if err != nil {
+		if staged != nil { // somebody decided otherwise meanwhile
+			err = errors.Join(err, s.Folders.discard(*staged))
+		}
 		return Trust{}, fmt.Errorf("approve handler: %w", err)
 	}
 	ctx = context.WithoutCancel(ctx) // what is decided is carried out
-	trust := item.Payload.trust()
-	if !prepared {
-		if trust, err = s.again(ctx, item); err != nil {
+	if staged == nil {
+		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.proved(ctx, *t) {
+			return *t, nil
+		}
+		if staged, err = s.again(ctx, item); err != nil {
 			return Trust{}, fmt.Errorf("approve handler: %w", err)
 		}
 	}
-	if err := s.Folders.install(ctx, trust); err != nil {
+	if err := s.Folders.install(ctx, *staged); err != nil {
 		return Trust{}, err
 	}
 	if err := s.Registry.Reload(ctx); err != nil {
 		return Trust{}, err
 	}
-	if s.Retired != nil {
-		s.Retired(trust.PackID, trust.Slug)
-	}
-	return trust, nil
+	s.Retired(staged.PackID, staged.Slug)
+	return *staged, nil
 }
 
-// again approves a candidate that is installed already: it may have been replaced by another version since, or its
-// copy may be damaged.
-func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (Trust, error) {
-	if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key &&
-		s.Folders.Use(ctx, *t, func(string) error { return nil }) == nil {
-		return *t, nil
-	}
+// again trusts a candidate that is installed already, but that another version has replaced since or whose copy is
+// damaged.
+func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (*Trust, error) {
 	t, err := s.prepare(ctx, item.Payload)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
 	t.InstalledAt, t.InstalledBy = time.Now().UTC(), origin.Of(ctx).Actor
-	return t, s.Store.ReplaceTrust(ctx, t, func() error {
+	return &t, s.Store.ReplaceTrust(ctx, t, func() error {
 		return s.Audit.Write(ctx, audit.Entry{Category: audit.Security, Action: actions[candidate.Installed], Success: true,
 			OwnerPack: t.PackID, Details: details(t)})
 	})
@@ -306,9 +305,7 @@ func (s *Service) RemovePack(ctx context.Context, packID string) (bool, error) {
 	if err := s.Registry.Reload(ctx); err != nil {
 		return had, err
 	}
-	if s.Retired != nil {
-		s.Retired(packID, "")
-	}
+	s.Retired(packID, "")
 	if _, err := s.candidates.RemovePack(ctx, packID); err != nil {
 		return had, err
 	}

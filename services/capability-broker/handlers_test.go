@@ -1,0 +1,330 @@
+package main
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func (w *world) scan() map[string]any {
+	w.t.Helper()
+	return w.must("POST", "/api/capability/candidates/scan", nil)
+}
+
+// decide posts to a candidate.
+func (w *world) decide(key, verb string, body any) answer {
+	w.t.Helper()
+	where := "requests"
+	if verb == "unblock" {
+		where = "blocked"
+	}
+	return w.api("POST", "/api/capability/"+where+"/"+url.PathEscape(key)+"/"+verb, body)
+}
+
+func (w *world) candidate(key string) map[string]any {
+	w.t.Helper()
+	for _, raw := range w.must("GET", "/api/capability/requests", nil)["items"].([]any) {
+		if item := raw.(map[string]any); item["candidate_key"] == key {
+			return item
+		}
+	}
+	w.t.Fatalf("no candidate %s", key)
+	return nil
+}
+
+const one = "def execute(context, args):\n    return 1\n"
+
+func keyOf(code string) string { return "p:h:h_handler:" + sum([]byte(code)) }
+
+const mismatch = "SHA-256 mismatch: handler.py content changed since scan (TOCTOU)"
+
+func TestApproveIsForWhatWasScannedAndApproved(t *testing.T) {
+	two := strings.Replace(one, "1", "2", 1)
+	script := "share/capability_handlers/h/handler.py"
+	for name, c := range map[string]struct {
+		between func(w *world)
+		code    int
+		text    string
+		state   string
+	}{
+		"the pack is pending":                            {func(w *world) { w.gate("p", "pending", "") }, 409, "Pack 'p' is not approved (status: pending)", "pending"},
+		"the pack is modified":                           {func(w *world) { d := w.approve("p"); w.gate("p", "modified", d) }, 409, "Pack 'p' is not approved (status: modified)", "pending"},
+		"nobody knows the pack":                          {func(w *world) {}, 409, "Pack 'p' is not approved (status: unknown)", "pending"},
+		"changed since the scan":                         {func(w *world) { w.approve("p"); w.write("p", map[string]string{script: two}) }, 409, mismatch, "failed"},
+		"changed, then approved":                         {func(w *world) { w.write("p", map[string]string{script: two}); w.approve("p") }, 409, mismatch, "failed"},
+		"changed and not approved, the bytes come first": {func(w *world) { w.write("p", map[string]string{script: two}) }, 409, mismatch, "failed"},
+		"approved with other bytes, put back on disk": {func(w *world) {
+			w.write("p", map[string]string{script: two})
+			w.approve("p")
+			w.write("p", map[string]string{script: one})
+		}, 409, mismatch, "failed"},
+		"another permission since the scan": {func(w *world) {
+			w.write("p", map[string]string{"share/capability_handlers/h/handler.json": `{"handler_id":"h_handler","permission_id":"fs.write","entrypoint":"handler.py:execute"}`})
+			w.approve("p")
+		}, 409, mismatch, "failed"},
+		"removed since the scan": {func(w *world) {
+			w.approve("p")
+			os.RemoveAll(filepath.Join(w.Ecosystem(), "p", "share"))
+		}, 409, mismatch, "failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t).start()
+			w.write("p", handlerPack(map[string]string{"h": one}))
+			w.scan()
+			w.eventually("gates", func() bool { return w.must("GET", "/api/capability/grants", nil) != nil })
+			c.between(w)
+			w.eventually("answer", func() bool {
+				a := w.decide(keyOf(one), "approve", nil)
+				return a.code == c.code && a.error == c.text
+			})
+			if item := w.candidate(keyOf(one)); item["status"] != c.state || (c.state == "failed") != (item["last_error"] == c.text) || item["installed_to"] != nil {
+				t.Errorf("item %v", item)
+			}
+			if c.state == "failed" && len(w.audited("security", "hash_mismatch")) == 0 {
+				t.Error("no entry hash_mismatch")
+			}
+			if entries, _ := os.ReadDir(filepath.Join(w.UserData(), "capabilities/handlers/p")); len(entries) != 0 {
+				t.Error("something was installed")
+			}
+		})
+	}
+}
+
+// An update of a handler is a new candidate; approving it replaces the old one, and approving the old one again, once
+// its bytes are back, replaces the new one.
+func TestNewVersionReplacesOld(t *testing.T) {
+	two := strings.Replace(one, "1", "2", 1)
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": one}))
+	w.approve("p")
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "test.h"})
+	conn := w.dial("p")
+	use := func(code string, want float64) {
+		t.Helper()
+		w.write("p", map[string]string{"share/capability_handlers/h/handler.py": code})
+		digest := w.approve("p")
+		w.scan()
+		w.eventually("approval of "+digest, func() bool { return w.decide(keyOf(code), "approve", nil).code == 200 })
+		if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["output"] != want {
+			t.Fatalf("call: %v, want %v", got, want)
+		}
+		if a := w.decide(keyOf(code), "approve", nil); a.code != 200 || a.data["status"] != "installed" {
+			t.Errorf("approving again: %v", a)
+		}
+	}
+	use(one, 1)
+	use(two, 2)
+	if w.candidate(keyOf(one))["installed_to"] != nil || w.candidate(keyOf(two))["installed_to"] == nil {
+		t.Error("the old one is shown as installed, or the new one isn't")
+	}
+	use(one, 1)
+	// The rest of the folder is trusted with it: what lies beside handler.py can't be changed in the copy.
+	copied := filepath.Join(w.UserData(), "capabilities/handlers/p/h")
+	if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o555 {
+		t.Errorf("copy: %v, %v", info.Mode(), err)
+	}
+	if err := os.Chmod(copied, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(copied, "json.py"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(copied, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.broker.Stop(); err != nil { // a warm worker is proved already
+		t.Fatal(err)
+	}
+	w.start()
+	w.eventually("socket", func() bool { _, err := os.Lstat(w.socket("p")); return err == nil })
+	conn = w.dial("p")
+	w.eventually("denial of a copy that was changed", func() bool {
+		return conn.ask(map[string]any{"permission_id": "test.h"})["error_type"] == "trust_denied"
+	})
+	if len(w.audited("security", "hash_mismatch")) == 0 {
+		t.Error("no entry hash_mismatch")
+	}
+	if a := w.decide(keyOf(one), "approve", nil); a.code != 200 {
+		t.Errorf("approving again mends it: %v", a)
+	}
+	if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["output"] != 1.0 {
+		t.Errorf("mended: %v", got)
+	}
+}
+
+// Two packs may have a slug and a handler_id in common; two handlers for one permission are nobody's.
+func TestTwinHandlers(t *testing.T) {
+	w := newWorld(t).start()
+	for _, id := range []string{"p", "q"} {
+		w.write(id, handlerPack(map[string]string{"h": one}))
+		w.approve(id)
+	}
+	w.scan()
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "test.h"})
+	conn := w.dial("p")
+	ask := func() map[string]any { return conn.ask(map[string]any{"permission_id": "test.h"}) }
+	w.eventually("approval of the first", func() bool { return w.decide(keyOf(one), "approve", nil).code == 200 })
+	if got := ask(); got["output"] != 1.0 {
+		t.Errorf("one: %v", got)
+	}
+	if a := w.decide("q"+keyOf(one)[1:], "approve", nil); a.code != 200 {
+		t.Fatal(a)
+	}
+	if got := ask(); got["error_type"] != "trust_denied" {
+		t.Errorf("two: %v", got)
+	}
+	entries := w.audited("security", "capability_denied")
+	if reason := entries[len(entries)-1]["rejection_reason"]; reason != "Several handlers are trusted for this permission: p/h, q/h" {
+		t.Errorf("reason %q", reason)
+	}
+}
+
+func TestDecisionsAndTheirAnswers(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": one}))
+	w.write("bad", map[string]string{"ecosystem.json": "{}",
+		"share/capability_handlers/none/handler.py":         "",
+		"share/capability_handlers/no space/handler.json":   "{}",
+		"share/capability_handlers/broken/handler.json":     "{",
+		"share/capability_handlers/broken/handler.py":       "",
+		"share/capability_handlers/reserved/handler.json":   `{"handler_id":"h","permission_id":"secrets.get"}`,
+		"share/capability_handlers/reserved/handler.py":     "",
+		"share/capability_handlers/elsewhere/handler.json":  `{"handler_id":"h","permission_id":"a","entrypoint":"../x.py:f"}`,
+		"share/capability_handlers/elsewhere/handler.py":    "",
+		"share/capability_handlers/colon/handler.json":      `{"handler_id":"a:b","permission_id":"a"}`,
+		"share/capability_handlers/colon/handler.py":        "",
+		"share/capability_handlers/twice/handler.json":      `{"handler_id":"a","handler_id":"b","permission_id":"a"}`,
+		"share/capability_handlers/twice/handler.py":        "",
+		"share/capability_handlers/permission/handler.json": `{"handler_id":"a","permission_id":"A B"}`,
+		"share/capability_handlers/permission/handler.py":   "",
+	})
+	scan := w.scan()
+	if problems := scan["errors"].([]any); len(problems) != 8 || scan["scanned_count"] != 9.0 || scan["pending_created"] != 1.0 {
+		t.Fatalf("scan: %v", scan)
+	}
+	if scan := w.scan(); scan["skipped_pending"] != 1.0 || scan["pending_created"] != 0.0 {
+		t.Fatalf("second scan: %v", scan)
+	}
+	key := keyOf(one)
+	for _, bad := range []string{"x", "p:h:h_handler", key + "\n", "a/p" + key[1:], key + "0", strings.ToUpper(key), "p:h:h h:" + sum(nil)} {
+		for _, verb := range []string{"approve", "reject", "unblock"} {
+			if a := w.decide(bad, verb, nil); a.code != 400 || a.error != "Invalid candidate_key" {
+				t.Errorf("%s %q: %v", verb, bad, a)
+			}
+		}
+	}
+	expect := func(a answer, code int, text string) map[string]any {
+		t.Helper()
+		if a.code != code || a.error != text {
+			t.Fatalf("got %d %q, want %d %q", a.code, a.error, code, text)
+		}
+		return a.data
+	}
+	expect(w.decide(keyOf("other"), "approve", nil), 404, "Candidate not found")
+	expect(w.decide(key, "approve", `{"note": "x"}`), 400, "Unknown field 'note'")
+	expect(w.api("GET", "/api/capability/requests?status=nonsense", nil), 400, `Invalid status: "nonsense"`)
+	for i := 1; i <= 3; i++ {
+		got := expect(w.decide(key, "reject", map[string]any{"reason": "no\nno"}), 200, "")
+		if got["success"] != true || got["reject_count"] != float64(i) || (got["status"] == "blocked") != (i == 3) || (got["cooldown_until"] == nil) != (i == 3) {
+			t.Errorf("reject %d: %v", i, got)
+		}
+	}
+	expect(w.decide(key, "approve", nil), 409, "Candidate is blocked. Unblock first.")
+	expect(w.decide(key, "reject", nil), 409, "Candidate is already blocked")
+	if got := w.must("GET", "/api/capability/blocked", nil); got["count"] != 1.0 {
+		t.Errorf("blocked: %v", got)
+	}
+	if got := expect(w.decide(key, "unblock", map[string]any{"reason": "second look"}), 200, ""); got["status_after"] != "pending" {
+		t.Errorf("unblock: %v", got)
+	}
+	expect(w.decide(key, "unblock", nil), 404, "Candidate not found in blocked list")
+	w.approve("p")
+	w.eventually("approval", func() bool { return w.decide(key, "approve", nil).code == 200 })
+	expect(w.decide(key, "reject", nil), 409, "Cannot reject installed candidate")
+	for action, want := range map[string]int{"capability_handler_rejected": 2, "capability_handler_blocked": 1,
+		"capability_handler_unblocked": 1, "capability_handler_installed": 1} {
+		if n := len(w.audited("security", action)); n != want {
+			t.Errorf("%d entries %s, want %d", n, action, want)
+		}
+	}
+	w.eventually("approval is told", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.refreshes > 0 })
+	if got := w.as("approval", "GET", "/internal/candidates/counts", nil).data; got["installed_count"] != 1.0 || got["pending_count"] != 0.0 {
+		t.Errorf("counts: %v", got)
+	}
+}
+
+// Whatever order 20 approvals and rejections come in, trust and state agree.
+func TestApproveAgainstReject(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": one}))
+	w.approve("p")
+	w.scan()
+	var calls sync.WaitGroup
+	for i := range 20 {
+		verb := []string{"approve", "reject"}[i%2]
+		calls.Go(func() {
+			if a := w.decide(keyOf(one), verb, nil); a.code != 200 && a.code != 409 {
+				t.Errorf("%s: %v", verb, a)
+			}
+		})
+	}
+	calls.Wait()
+	item := w.candidate(keyOf(one))
+	_, err := os.Stat(filepath.Join(w.UserData(), "capabilities/handlers/p/h/handler.py"))
+	if installed := item["status"] == "installed"; installed != (err == nil) || installed != (item["installed_to"] != nil) {
+		t.Errorf("%v, %v", item, err)
+	}
+}
+
+func TestGrantsOverHTTP(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(nil))
+	w.approve("p")
+	grant := func(body any) answer { return w.api("POST", "/api/capability/grants/grant", body) }
+	for body, text := range map[string]string{
+		`{"principal_id": "p"}`:  "Missing permission_id",
+		`{"permission_id": "a"}`: "Missing principal_id",
+		`{"principal_id": "p", "permission_id": "a", "expire_at": "2099-01-01"}`: "Unknown field 'expire_at'",
+		`{"principal_id": 7, "permission_id": "a"}`:                              "Invalid value for field 'principal_id': want a string",
+		`{"principal_id": "p", "permission_id": "a", "config": []}`:              "'config' must be an object",
+		`{"principal_id": "p", "permission_id": "a", "permission_id": "b"}`:      "Invalid JSON in request body",
+		`[]`: "Invalid JSON in request body",
+		`{"principal_id": "p", "permission_id": "a", "expires_at": "2001-01-01T00:00:00Z"}`: "Invalid expires_at: it is in the past",
+	} {
+		if a := grant(body); a.code != 400 || a.error != text {
+			t.Errorf("%s: %d %q", body, a.code, a.error)
+		}
+	}
+	if a := grant(map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 || a.error != "Pack not found" {
+		t.Errorf("unknown pack: %v", a)
+	}
+	if a := grant(map[string]any{"principal_id": "p", "permission_id": "fs.read", "expires_at": "2099-01-01T00:00:00Z"}); a.code != 200 ||
+		a.data["success"] != true || a.data["granted"] != true || a.data["principal_id"] != "p" || a.data["permission_id"] != "fs.read" {
+		t.Errorf("grant: %v", a)
+	}
+	list := w.must("GET", "/api/capability/grants?principal_id=p", nil)
+	p := list["grants"].(map[string]any)["p"].(map[string]any)
+	permission := p["permissions"].(map[string]any)["fs.read"].(map[string]any)
+	if list["count"] != 1.0 || p["version"] == nil || p["principal_id"] != "p" || p["enabled"] != true || p["granted_at"] == nil ||
+		p["updated_at"] == nil || permission["enabled"] != true || len(permission["config"].(map[string]any)) != 0 || permission["expires_at"] != "2099-01-01T00:00:00Z" {
+		t.Errorf("list: %v", list)
+	}
+	for _, want := range []bool{true, false} {
+		a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "p", "permission_id": "fs.read"})
+		if a.code != 200 || a.data["success"] != true || a.data["revoked"] != want {
+			t.Errorf("revoke: %v", a)
+		}
+	}
+	if a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 {
+		t.Errorf("revoke of an unknown pack: %v", a)
+	}
+	if a := w.api("GET", "/api/capability/grants?principal_id=a/b", nil); a.code != 400 || a.error != "Invalid principal_id" {
+		t.Errorf("list of none: %v", a)
+	}
+	if a := w.as("secrets", "POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "a"}); a.code != 403 {
+		t.Errorf("another service may grant: %v", a)
+	}
+}

@@ -1,0 +1,137 @@
+package call
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		frame string
+		kind  errorType // "" for a request that can be judged
+		text  string
+	}{
+		{`{"permission_id":"a.b"}`, "", ""},
+		{`{"permission_id":"a.b","args":null,"timeout_seconds":null,"request_id":null}`, "", ""},
+		{`{"permission_id":"a.b","args":{},"timeout_seconds":1e400,"other":[1]}`, "", ""},
+		{``, protocolError, "Invalid JSON in request"},
+		{`nonsense`, protocolError, "Invalid JSON in request"},
+		{`[]`, protocolError, "Invalid JSON in request"},
+		{`null`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":"a","permission_id":"b"}`, protocolError, "Invalid JSON in request"},
+		{"{\"permission_id\":\"\xff\"}", protocolError, "Invalid JSON in request"},
+		{`{"permission_id":"a"} {}`, protocolError, "Invalid JSON in request"},
+		{`{}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"PERMISSION_ID":"a"}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":1}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":"a\n"}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":"A"}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":"` + strings.Repeat("a", 129) + `"}`, invalidRequest, "Missing or invalid permission_id"},
+		{`{"permission_id":"a","args":[]}`, validationError, "'args' must be an object"},
+		{`{"permission_id":"a","args":"x"}`, validationError, "'args' must be an object"},
+		{`{"permission_id":"a","timeout_seconds":"1"}`, validationError, "'timeout_seconds' must be a number"},
+		{`{"permission_id":"a","timeout_seconds":0}`, validationError, "'timeout_seconds' must be positive"},
+		{`{"permission_id":"a","timeout_seconds":-1}`, validationError, "'timeout_seconds' must be positive"},
+		{`{"permission_id":"a","timeout_seconds":-1e999}`, validationError, "'timeout_seconds' must be positive"},
+		{`{"permission_id":"a","timeout_seconds":NaN}`, protocolError, "Invalid JSON in request"},
+	} {
+		req, refused := parse([]byte(c.frame), "p")
+		switch {
+		case refused == nil && c.kind != "":
+			t.Errorf("%q: taken", c.frame)
+		case refused != nil && (refused.kind != c.kind || refused.message() != c.text):
+			t.Errorf("%q: %s %q", c.frame, refused.kind, refused.message())
+		}
+		if req.id == "" || req.claims != "" {
+			t.Errorf("%q: %+v", c.frame, req)
+		}
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"null": 30 * time.Second, "1": time.Second, "0.5": 500 * time.Millisecond, "120": 120 * time.Second, "120.5": 120 * time.Second,
+		"1e300": 120 * time.Second, "1e999": 120 * time.Second, "1e-300": 1, "119.999": 119999 * time.Millisecond,
+	} {
+		req, refused := parse(fmt.Appendf(nil, `{"permission_id":"a","timeout_seconds":%s}`, value), "p")
+		if refused != nil || req.timeout != want {
+			t.Errorf("%s: %v, %v; want %v", value, req.timeout, refused, want)
+		}
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	for value, kept := range map[string]bool{`"r-1.A_b"`: true, `""`: false, `"a b"`: false, `"a\n"`: false, `7`: false, `"` + strings.Repeat("a", 129) + `"`: false} {
+		req, refused := parse([]byte(`{"permission_id":"a","request_id":`+value+`}`), "p")
+		if refused != nil || (`"`+req.id+`"` == value) != kept {
+			t.Errorf("%s: %q, %v", value, req.id, refused)
+		}
+	}
+}
+
+func TestClaims(t *testing.T) {
+	for fields, want := range map[string]string{
+		`"principal_id":"p"`:                               "",
+		`"principal_id":"q"`:                               "q",
+		`"principal_id":"p","pack_id":"q"`:                 "q",
+		`"owner_pack":"q"`:                                 "q",
+		`"principal_id":null`:                              "",
+		`"principal_id":7`:                                 "(not a name)",
+		`"principal_id":""`:                                "(not a name)",
+		`"principal_id":"` + strings.Repeat("q", 99) + `"`: strings.Repeat("q", 64),
+	} {
+		req, _ := parse([]byte(`{"permission_id":"a",`+fields+`}`), "p")
+		if req.claims != want {
+			t.Errorf("%s: %q", fields, req.claims)
+		}
+	}
+}
+
+func TestEncode(t *testing.T) {
+	decode := func(b []byte) (r response) {
+		t.Helper()
+		if len(b) > MaxResponse {
+			t.Errorf("an answer of %d bytes", len(b))
+		}
+		if err := json.Unmarshal(b, &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := decode(encode(nil, "i", jsontext.Value(`{"a":1}`), nil, 1500*time.Microsecond)); !r.Success || string(r.Output) != `{"a":1}` || r.Error != nil || r.ErrorType != nil || r.LatencyMS != 1.5 {
+		t.Errorf("%+v", r)
+	}
+	if r := decode(encode(nil, "i", nil, &refusal{kind: trustDenied, reason: "why"}, 0)); r.Success || *r.Error != "Permission denied" || *r.ErrorType != trustDenied || string(r.Output) != "null" {
+		t.Errorf("%+v", r)
+	}
+	huge := jsontext.Value(`"` + strings.Repeat("x", MaxResponse) + `"`)
+	if r := decode(encode(nil, "i", huge, nil, 0)); r.Success || *r.Error != "Response too large" || *r.ErrorType != responseTooLarge {
+		t.Errorf("%v %v", *r.Error, *r.ErrorType)
+	}
+}
+
+func TestWindow(t *testing.T) {
+	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	w := newWindow(3)
+	for i, c := range []struct {
+		principal string
+		after     time.Duration
+		want      bool
+	}{
+		{"a", 0, true}, {"a", 0, true}, {"a", 30 * time.Second, true}, {"a", 0, false}, {"b", 0, true}, {"a", 29 * time.Second, false},
+		{"a", time.Second, true}, {"a", 0, true}, {"a", 0, false}, {"a", 30 * time.Second, true}, {"a", time.Hour, true},
+	} {
+		now = now.Add(c.after)
+		if got := w.take(c.principal, now); got != c.want {
+			t.Errorf("event %d at %v: %v", i, now.Format(time.TimeOnly), got)
+		}
+	}
+	if off := newWindow(0); !off.take("a", now) {
+		t.Error("0 is not off")
+	}
+}

@@ -1,0 +1,263 @@
+package grant_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+)
+
+func TestValidPermission(t *testing.T) {
+	for permission, want := range map[string]bool{
+		"fs.read": true, "a": true, "a_1.b.c9": true, "secrets.get": true, strings.Repeat("a", 128): true,
+		"": false, ".": false, "a.": false, ".a": false, "a..b": false, "A.b": false, "a-b": false, "a.b\n": false, "a b": false,
+		"ä": false, "a\x00": false, "../a": false, strings.Repeat("a", 129): false,
+	} {
+		if got := grant.ValidPermission(permission); got != want {
+			t.Errorf("%q: %v", permission, got)
+		}
+	}
+}
+
+func TestReserved(t *testing.T) {
+	for permission, want := range map[string]bool{
+		"secrets.get": true, "secrets.x": true, "store.set": true, "secrets": false, "store": false, "secretsx.get": false, "fs.read": false,
+	} {
+		if got := grant.Reserved(permission); got != want {
+			t.Errorf("%q: %v", permission, got)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		grant *grant.Grant
+		want  grant.Reason
+	}{
+		"none":     {nil, grant.None},
+		"revoked":  {&grant.Grant{}, grant.Disabled},
+		"endless":  {&grant.Grant{Enabled: true}, grant.Allowed},
+		"running":  {&grant.Grant{Enabled: true, ExpiresAt: now.Add(1)}, grant.Allowed},
+		"over now": {&grant.Grant{Enabled: true, ExpiresAt: now}, grant.Expired},
+		"both":     {&grant.Grant{ExpiresAt: now}, grant.Disabled},
+	} {
+		if got := c.grant.Judge(now); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// log is an audit log that a test reads, and can make fail.
+type log struct {
+	mu      sync.Mutex
+	entries []audit.Entry
+	failing error
+}
+
+func (l *log) Write(_ context.Context, e audit.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failing != nil {
+		return l.failing
+	}
+	l.entries = append(l.entries, e)
+	return nil
+}
+
+type packs map[string]bool
+
+func (p packs) Known(id string) (bool, error) {
+	if p == nil {
+		return false, fault.Unavailable("Service unavailable: approval")
+	}
+	return p[id], nil
+}
+
+func open(t *testing.T) *store.Store {
+	t.Helper()
+	db, err := dbstore.Open(t.Context(), dbstore.Config{Dir: t.TempDir(), Service: "test"}, candidate.Migrations(store.Migrations()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return store.New(db)
+}
+
+func book(t *testing.T, s *store.Store, p packs, l *log) *grant.Book {
+	t.Helper()
+	b, err := grant.Open(t.Context(), s, p, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestRequests(t *testing.T) {
+	l := &log{}
+	b := book(t, open(t), packs{"p": true}, l)
+	past, future := time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)
+	for name, c := range map[string]struct {
+		request grant.Request
+		kind    fault.Kind // of granting; KindInternal is success
+		text    string
+	}{
+		"plain":              {grant.Request{PrincipalID: "p", PermissionID: "fs.read"}, 0, ""},
+		"config":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a": [1]}`)}, 0, ""},
+		"null config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`null`)}, 0, ""},
+		"expiry":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: future}, 0, ""},
+		"secrets":            {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A_1"]}`)}, 0, ""},
+		"no principal":       {grant.Request{PermissionID: "fs.read"}, fault.KindInvalid, "Missing principal_id"},
+		"no permission":      {grant.Request{PrincipalID: "p"}, fault.KindInvalid, "Missing permission_id"},
+		"bad principal":      {grant.Request{PrincipalID: "p\n", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
+		"path as principal":  {grant.Request{PrincipalID: "../p", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
+		"bad permission":     {grant.Request{PrincipalID: "p", PermissionID: "FS"}, fault.KindInvalid, "Invalid permission_id"},
+		"unknown pack":       {grant.Request{PrincipalID: "q", PermissionID: "fs.read"}, fault.KindNotFound, "Pack not found"},
+		"config is a list":   {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`[]`)}, fault.KindInvalid, "'config' must be an object"},
+		"huge config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a":"` + strings.Repeat("a", 64<<10) + `"}`)}, fault.KindInvalid, "too large"},
+		"misspelt keys":      {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_key": []}`)}, fault.KindInvalid, "allowed_keys"},
+		"keys are a string":  {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": "A"}`)}, fault.KindInvalid, "allowed_keys"},
+		"a key that is none": {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A\n"]}`)}, fault.KindInvalid, "allowed_keys"},
+		"expired already":    {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: past}, fault.KindInvalid, "in the past"},
+		"no time":            {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: "tomorrow"}, fault.KindInvalid, "RFC 3339"},
+	} {
+		_, err := b.Grant(t.Context(), c.request)
+		if c.text == "" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if !fault.Is(err, c.kind) || !strings.Contains(fault.Of(err).Message, c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestGrantRevokeAndEntries(t *testing.T) {
+	s, l := open(t), &log{}
+	known := packs{"p": true, "q": true}
+	b, other := book(t, s, known, l), book(t, s, nil, l)
+	ctx := origin.With(t.Context(), origin.Origin{Actor: "operator"})
+	r := grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A", "B"]}`)}
+	if revoked, err := b.Revoke(ctx, r); err != nil || revoked {
+		t.Fatalf("revoke of what isn't there: %v, %v", revoked, err)
+	}
+	if _, err := b.Grant(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	g := b.Find("p", "secrets.get")
+	if g.Judge(time.Now()) != grant.Allowed || !g.AllowsSecret("A") || g.AllowsSecret("C") || g.AllowsSecret("") || g.GrantedBy != "operator" {
+		t.Fatalf("granted %+v", g)
+	}
+	if b.Find("q", "secrets.get") != nil || b.Find("p", "secrets") != nil {
+		t.Error("granted to others, too")
+	}
+	// Without an entry nothing is decided.
+	l.failing = errors.New("disk full")
+	if revoked, err := b.Revoke(ctx, r); err == nil || revoked || b.Find("p", "secrets.get").Judge(time.Now()) != grant.Allowed {
+		t.Fatalf("revoked without an entry: %v, %v", revoked, err)
+	}
+	l.failing = nil
+	for _, want := range []bool{true, false} {
+		if revoked, err := b.Revoke(ctx, r); err != nil || revoked != want {
+			t.Fatalf("revoke: %v, %v, want %v", revoked, err, want)
+		}
+	}
+	if reason := b.Find("p", "secrets.get").Judge(time.Now()); reason != grant.Disabled {
+		t.Errorf("after revoke: %q", reason)
+	}
+	for id, kind := range map[string]fault.Kind{"never": fault.KindNotFound} {
+		if _, err := b.Revoke(ctx, grant.Request{PrincipalID: id, PermissionID: "a"}); !fault.Is(err, kind) {
+			t.Errorf("revoke of %s: %v", id, err)
+		}
+	}
+	if _, err := other.Grant(ctx, r); !fault.Is(err, fault.KindUnavailable) {
+		t.Errorf("grant while nobody knows the packs: %v", err)
+	}
+	if n, err := b.RemovePrincipal(ctx, "p"); err != nil || n != 1 || b.Find("p", "secrets.get") != nil {
+		t.Errorf("remove: %d, %v", n, err)
+	}
+	var actions []string
+	for _, e := range l.entries {
+		actions = append(actions, e.Action)
+		if e.Category != audit.Permission || e.Details["permission_type"] != "capability_grant" || e.OwnerPack != "p" {
+			t.Errorf("entry %+v", e)
+		}
+	}
+	if got := strings.Join(actions, " "); got != "permission_grant permission_revoke permission_revoke" {
+		t.Errorf("entries: %s", got)
+	}
+}
+
+// counting is a store that only one replica writes and others follow.
+type counting struct {
+	grant.Store
+	mu       sync.Mutex
+	list     []grant.Grant
+	revision int64
+	failing  error
+	asked    int
+}
+
+func (c *counting) Grants(context.Context) ([]grant.Grant, int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]grant.Grant(nil), c.list...), c.revision, c.failing
+}
+
+func (c *counting) Revision(context.Context) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked++
+	return c.revision, c.failing
+}
+
+func (c *counting) set(failing error, list ...grant.Grant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.list, c.failing = list, failing
+	c.revision++
+}
+
+func TestFollowWithin100ms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := &counting{}
+		b, err := grant.Open(ctx, c, packs{}, &log{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go b.Follow(ctx, discard)
+		seen := func() bool { time.Sleep(100 * time.Millisecond); return b.Find("p", "a") != nil }
+		c.set(nil, grant.Grant{PrincipalID: "p", PermissionID: "a", Enabled: true})
+		if !seen() {
+			t.Error("a grant was not seen")
+		}
+		c.set(errors.New("down"))
+		if !seen() {
+			t.Error("a store that is down took grants away")
+		}
+		c.set(nil)
+		if seen() {
+			t.Error("a revoke was not seen")
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+var discard = slog.New(slog.DiscardHandler)

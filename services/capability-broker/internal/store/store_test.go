@@ -1,0 +1,118 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+)
+
+var errRefused = errors.New("refused")
+
+func suite(t *testing.T, test func(t *testing.T, ctx context.Context, mine, other *store.Store)) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		test(t, t.Context(), store.New(open()), store.New(open()))
+	})
+}
+
+func TestGrants(t *testing.T) {
+	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
+		at := time.Date(2027, 1, 2, 3, 4, 5, 6000, time.UTC)
+		g := grant.Grant{PrincipalID: "p", PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{"x":"é"}`),
+			ExpiresAt: at.Add(time.Hour), GrantedAt: at, UpdatedAt: at, GrantedBy: "operator"}
+		put := func(next *grant.Grant, err error) error {
+			return mine.Change(ctx, "p", "a.b", func(*grant.Grant) (*grant.Grant, error) { return next, err })
+		}
+		before, err := other.Revision(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := put(&g, errRefused); !errors.Is(err, errRefused) {
+			t.Fatalf("refused change: %v", err)
+		}
+		if err := put(nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if list, revision, err := other.Grants(ctx); err != nil || len(list) != 0 || revision != before {
+			t.Fatalf("after changes that were none: %v, %d, %v", list, revision, err)
+		}
+		if err := put(&g, nil); err != nil {
+			t.Fatal(err)
+		}
+		list, revision, err := other.Grants(ctx)
+		if err != nil || revision != before+1 || len(list) != 1 || !reflect.DeepEqual(list[0], g) {
+			t.Fatalf("the other replica reads %+v at %d, %v; want %+v", list, revision, err, g)
+		}
+		err = other.Change(ctx, "p", "a.b", func(found *grant.Grant) (*grant.Grant, error) {
+			if found == nil || !reflect.DeepEqual(*found, g) {
+				t.Errorf("changes %+v", found)
+			}
+			found.Enabled, found.ExpiresAt = false, time.Time{}
+			return found, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, _, err := mine.Grants(ctx); err != nil || len(list) != 1 || list[0].Enabled || !list[0].ExpiresAt.IsZero() {
+			t.Fatalf("after a change: %+v, %v", list, err)
+		}
+		if err := mine.Remove(ctx, "p", func(int) error { return errRefused }); !errors.Is(err, errRefused) {
+			t.Fatal(err)
+		}
+		for _, want := range []int{1, 0} {
+			if err := mine.Remove(ctx, "p", func(n int) error {
+				if n != want {
+					t.Errorf("removes %d, want %d", n, want)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestTrust(t *testing.T) {
+	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
+		a := handler.Trust{CandidateKey: "p:s:h:1", PackID: "p", Slug: "s", HandlerID: "h", PermissionID: "a.b", Entrypoint: "handler.py:execute",
+			ScriptSHA256: "1", FolderDigest: "sha256:1", InstalledAt: time.Unix(1_800_000_000, 0).UTC(), InstalledBy: "operator"}
+		b := a
+		b.CandidateKey, b.FolderDigest = "p:s:h:2", "sha256:2"
+		twin := a
+		twin.PackID = "q" // the same slug and handler of another pack is another handler
+		yes := func() error { return nil }
+		for _, next := range []handler.Trust{a, twin, b} {
+			if err := mine.ReplaceTrust(ctx, next, yes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := mine.ReplaceTrust(ctx, a, func() error { return errRefused }); !errors.Is(err, errRefused) {
+			t.Fatal(err)
+		}
+		list, revision, err := other.Trusts(ctx)
+		if err != nil || !reflect.DeepEqual(list, []handler.Trust{b, twin}) {
+			t.Fatalf("reads %+v, %v", list, err)
+		}
+		if now, err := mine.TrustRevision(ctx); err != nil || now != revision {
+			t.Fatalf("revision %d, %v, want %d", now, err, revision)
+		}
+		for _, want := range []int{1, 0} {
+			n := 0
+			if err := mine.RemoveTrust(ctx, "p", func(removed []handler.Trust) error { n = len(removed); return nil }); err != nil || n != want {
+				t.Fatalf("removed %d, %v; want %d", n, err, want)
+			}
+		}
+		if list, _, err := other.Trusts(ctx); err != nil || !reflect.DeepEqual(list, []handler.Trust{twin}) {
+			t.Fatalf("the other pack's: %+v, %v", list, err)
+		}
+	})
+}
