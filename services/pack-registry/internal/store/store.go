@@ -1,0 +1,229 @@
+// Package store keeps what pack-registry must not forget: stagings, the journal of apply, and uninstalls under way.
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// Migrations are the goose files of pack-registry.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}
+
+// ErrNone is in the error of a look-up that finds nothing.
+var ErrNone = errors.New("no such record")
+
+// Store is pack-registry's state in a database.
+type Store struct{ db *store.DB }
+
+// New makes a Store of a database with Migrations.
+func New(db *store.DB) *Store { return &Store{db} }
+
+// Staging is an import that may be applied. Its files are in the folder named by its id.
+type Staging struct {
+	ID         string // 16 hexadecimal digits
+	CreatedAt  time.Time
+	InputType  string // "folder", "zip" or "rumipack"
+	SourcePath string // as the operator gave it
+	Notes      string
+	Actor      string
+	Multi      bool // several packs in packs/
+	Packs      []StagedPack
+}
+
+// StagedPack is one pack of a staging.
+type StagedPack struct {
+	Dir      string  `json:"dir"`    // its folder's name in the staging's payload
+	Folder   string  `json:"folder"` // the name that its folder had in the import
+	Declared pack.ID `json:"declared"`
+	Identity string  `json:"identity"`
+	Version  string  `json:"version"`
+}
+
+// Operation is an apply that has begun and not ended.
+type Operation struct {
+	ID        string // 16 hexadecimal digits
+	StagingID string
+	StartedAt time.Time
+	Committed bool // it is going to be finished; before, it is going to be undone
+	Packs     []OperationPack
+}
+
+// OperationPack is what an operation does to one pack.
+type OperationPack struct {
+	ID     pack.ID `json:"id"`
+	From   string  `json:"from"`   // its folder's name in the staging's payload
+	New    string  `json:"new"`    // the name in ecosystem/ under which its new folder is prepared
+	Backup string  `json:"backup"` // its backup, relative to the folder of backups; "" where it is not installed
+	Old    string  `json:"old"`    // where it is installed in the old place, relative to ecosystem/; else ""
+	Inode  uint64  `json:"inode"`  // of the new folder, by which it is known wherever it is; set when committed
+}
+
+// AddStaging keeps a new staging.
+func (s *Store) AddStaging(ctx context.Context, st Staging) error {
+	packs, err := json.Marshal(st.Packs)
+	if err != nil {
+		return fmt.Errorf("add staging: %w", err)
+	}
+	err = s.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`INSERT INTO staging (staging_id, created_at, input_type, source_path, notes, actor, multi, packs) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			st.ID, st.CreatedAt, st.InputType, st.SourcePath, st.Notes, st.Actor, st.Multi, string(packs))
+		return err
+	})
+	return wrap("add staging", err)
+}
+
+const stagingColumns = `staging_id, created_at, input_type, source_path, notes, actor, multi, packs`
+
+func scanStaging(scan func(...any) error) (Staging, error) {
+	var st Staging
+	var packs string
+	var multi int64
+	if err := scan(&st.ID, store.Time(&st.CreatedAt), &st.InputType, &st.SourcePath, &st.Notes, &st.Actor, &multi, &packs); err != nil {
+		return Staging{}, err
+	}
+	st.Multi = multi != 0
+	return st, json.Unmarshal([]byte(packs), &st.Packs)
+}
+
+// Staging is the staging of an id; ErrNone without one.
+func (s *Store) Staging(ctx context.Context, id string) (Staging, error) {
+	var st Staging
+	err := s.db.View(ctx, func(tx *store.Tx) (err error) {
+		st, err = scanStaging(tx.QueryRow(`SELECT `+stagingColumns+` FROM staging WHERE staging_id = ?`, id).Scan)
+		return err
+	})
+	return st, wrap("find staging", err)
+}
+
+// StagingIDs lists all stagings: those made before a time, and the others.
+func (s *Store) StagingIDs(ctx context.Context, before time.Time) (expired, current []string, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		expired, current = nil, nil
+		return tx.Each(func(scan func(...any) error) error {
+			var id string
+			var created time.Time
+			if err := scan(&id, store.Time(&created)); err != nil {
+				return err
+			}
+			if created.Before(before) {
+				expired = append(expired, id)
+			} else {
+				current = append(current, id)
+			}
+			return nil
+		}, `SELECT staging_id, created_at FROM staging ORDER BY staging_id`)
+	})
+	return expired, current, wrap("list stagings", err)
+}
+
+// RemoveStaging forgets a staging, if there is one.
+func (s *Store) RemoveStaging(ctx context.Context, id string) error {
+	return wrap("remove staging", s.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`DELETE FROM staging WHERE staging_id = ?`, id)
+		return err
+	}))
+}
+
+// SaveOperation keeps an operation as it is now.
+func (s *Store) SaveOperation(ctx context.Context, op Operation) error {
+	packs, err := json.Marshal(op.Packs)
+	if err != nil {
+		return fmt.Errorf("save operation: %w", err)
+	}
+	return wrap("save operation", s.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`INSERT INTO apply_operation (operation_id, staging_id, started_at, committed, packs) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (operation_id) DO UPDATE SET committed = excluded.committed, packs = excluded.packs`,
+			op.ID, op.StagingID, op.StartedAt, op.Committed, string(packs))
+		return err
+	}))
+}
+
+// EndOperation forgets an operation, and the staging that it used up.
+func (s *Store) EndOperation(ctx context.Context, op Operation) error {
+	return wrap("end operation", s.db.Tx(ctx, func(tx *store.Tx) error {
+		if op.Committed {
+			if _, err := tx.Exec(`DELETE FROM staging WHERE staging_id = ?`, op.StagingID); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(`DELETE FROM apply_operation WHERE operation_id = ?`, op.ID)
+		return err
+	}))
+}
+
+// Operations lists the operations that have not ended, the oldest first.
+func (s *Store) Operations(ctx context.Context) ([]Operation, error) {
+	var all []Operation
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		all = nil
+		return tx.Each(func(scan func(...any) error) error {
+			var op Operation
+			var committed int64
+			var packs string
+			if err := scan(&op.ID, &op.StagingID, store.Time(&op.StartedAt), &committed, &packs); err != nil {
+				return err
+			}
+			op.Committed = committed != 0
+			all = append(all, op)
+			return json.Unmarshal([]byte(packs), &all[len(all)-1].Packs)
+		}, `SELECT operation_id, staging_id, started_at, committed, packs FROM apply_operation ORDER BY started_at, operation_id`)
+	})
+	return all, wrap("list operations", err)
+}
+
+// BeginUninstall notes that a pack is being uninstalled, if it isn't noted already.
+func (s *Store) BeginUninstall(ctx context.Context, id pack.ID, now time.Time) error {
+	return wrap("begin uninstall", s.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`INSERT INTO uninstall (pack_id, started_at) VALUES (?, ?) ON CONFLICT (pack_id) DO NOTHING`, string(id), now)
+		return err
+	}))
+}
+
+// Uninstalling says whether a pack's uninstall has begun and not ended.
+func (s *Store) Uninstalling(ctx context.Context, id pack.ID) (bool, error) {
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		var found string
+		return tx.QueryRow(`SELECT pack_id FROM uninstall WHERE pack_id = ?`, string(id)).Scan(&found)
+	})
+	if errors.Is(err, store.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, wrap("find uninstall", err)
+}
+
+// EndUninstall notes that nothing is left of a pack.
+func (s *Store) EndUninstall(ctx context.Context, id pack.ID) error {
+	return wrap("end uninstall", s.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`DELETE FROM uninstall WHERE pack_id = ?`, string(id))
+		return err
+	}))
+}
+
+func wrap(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrNoRows):
+		return fmt.Errorf("%s: %w", doing, ErrNone)
+	default:
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+}

@@ -1,0 +1,79 @@
+package store_test
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, store.Migrations(), func(t *testing.T, open func() *libstore.DB) {
+		ctx := t.Context()
+		s := store.New(open())
+		now := time.UnixMicro(1_700_000_000_000_001).UTC()
+
+		st := store.Staging{ID: "00000000000000aa", CreatedAt: now, InputType: "zip", SourcePath: "user_data/import/p.zip", Notes: "日本語", Actor: "operator",
+			Multi: true, Packs: []store.StagedPack{{Dir: "p", Folder: "p-main", Declared: "p", Identity: "github:a/p", Version: "1"}}}
+		check(t, s.AddStaging(ctx, st))
+		if got, err := s.Staging(ctx, st.ID); err != nil || !reflect.DeepEqual(got, st) {
+			t.Errorf("staging is %+v, %v", got, err)
+		}
+		if _, err := s.Staging(ctx, "00000000000000bb"); !errors.Is(err, store.ErrNone) {
+			t.Errorf("no staging: %v", err)
+		}
+		if expired, current, err := s.StagingIDs(ctx, now); err != nil || len(expired) != 0 || len(current) != 1 {
+			t.Errorf("at its time: %v, %v, %v", expired, current, err)
+		}
+		if expired, current, err := s.StagingIDs(ctx, now.Add(time.Microsecond)); err != nil || len(expired) != 1 || len(current) != 0 {
+			t.Errorf("after its time: %v, %v, %v", expired, current, err)
+		}
+
+		op := store.Operation{ID: "00000000000000cc", StagingID: st.ID, StartedAt: now, Packs: []store.OperationPack{{ID: "p", From: "p", New: ".n", Backup: "p/1"}}}
+		check(t, s.SaveOperation(ctx, op))
+		op.Packs[0].Inode = 1 << 63 // inodes have 64 bits
+		check(t, s.SaveOperation(ctx, op))
+		other := store.New(open()) // what another process sees
+		if all, err := other.Operations(ctx); err != nil || !reflect.DeepEqual(all, []store.Operation{op}) {
+			t.Errorf("operations are %+v, %v", all, err)
+		}
+		check(t, s.EndOperation(ctx, op))
+		if _, err := s.Staging(ctx, st.ID); err != nil {
+			t.Errorf("an operation that was undone has used up its staging: %v", err)
+		}
+		op.Committed = true
+		check(t, s.SaveOperation(ctx, op))
+		check(t, s.EndOperation(ctx, op))
+		if all, err := s.Operations(ctx); err != nil || len(all) != 0 {
+			t.Errorf("operations are %+v, %v", all, err)
+		}
+		if _, err := s.Staging(ctx, st.ID); !errors.Is(err, store.ErrNone) {
+			t.Errorf("a used up staging: %v", err)
+		}
+		check(t, s.RemoveStaging(ctx, st.ID))
+
+		uninstalling := func(want bool) {
+			t.Helper()
+			if got, err := s.Uninstalling(ctx, "p"); err != nil || got != want {
+				t.Errorf("uninstalling is %v, %v", got, err)
+			}
+		}
+		uninstalling(false)
+		check(t, s.BeginUninstall(ctx, "p", now))
+		check(t, s.BeginUninstall(ctx, "p", now.Add(time.Hour)))
+		uninstalling(true)
+		check(t, s.EndUninstall(ctx, "p"))
+		uninstalling(false)
+	})
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
