@@ -1,0 +1,294 @@
+// Package folder copies, syncs and removes folders of packs: within an os.Root, without links, within bounds.
+package folder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Modes are what a copy is made with; the umask, or the default access control list of where it is made, takes from them.
+type Modes struct {
+	Folder     fs.FileMode
+	File       fs.FileMode
+	Executable fs.FileMode // of a file that anybody may execute in the source
+}
+
+// Options say what may be copied and how.
+type Options struct {
+	Modes
+	Limits
+
+	// Lenient is for a backup of what is there already: links are copied as links, never followed, any name is taken,
+	// and what is neither file nor folder nor link is left out.
+	Lenient bool
+}
+
+// Limits bound a copy.
+type Limits struct {
+	Files   int   // regular files
+	Folders int   // folders, the copied one not counted
+	Bytes   int64 // of all files
+}
+
+// maxDepth bounds folders within folders.
+const maxDepth = 64
+
+// Kinds of LimitError.
+const (
+	Files   = "files"
+	Folders = "folders"
+	Bytes   = "bytes"
+	Depth   = "folders within folders"
+)
+
+// LimitError says which limit a folder exceeds.
+type LimitError struct {
+	What    string // Files, Folders, Bytes or Depth
+	Reached int64  // where counting ended
+	Limit   int64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("%d %s are more than %d", e.Reached, e.What, e.Limit)
+}
+
+// Special is the Reason of a RefusedError for a device, a FIFO or a socket.
+const Special = "neither a file nor a folder"
+
+// RefusedError names something in a folder that a pack may not have.
+type RefusedError struct {
+	Path   string // relative to the copied folder
+	Reason string
+	Link   bool // it is a symbolic link
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("%q is %s", e.Path, e.Reason) }
+
+// Copy makes the folder name in to as a copy of the folder from in source; it must not exist. What is neither a folder nor a
+// regular file is a *RefusedError, as is a name that can't be printed; more than the limits allow is a *LimitError. Everything
+// is synced but the entry of the new folder itself. After an error a part may be there.
+func Copy(ctx context.Context, source *os.Root, from string, to *os.Root, name string, options Options) error {
+	c := copier{ctx: ctx, Options: options}
+	if err := c.folder(source, from, to, name, ".", 0); err != nil {
+		return fmt.Errorf("copy folder: %w", err)
+	}
+	return nil
+}
+
+type copier struct {
+	Options
+	ctx     context.Context
+	files   int
+	folders int
+	bytes   int64
+}
+
+// folder copies one folder; shown is its path for messages.
+func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown string, depth int) error {
+	if depth > maxDepth {
+		return &LimitError{Depth, int64(depth), maxDepth}
+	}
+	in, err := enter(source, from, shown)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := to.Mkdir(name, c.Modes.Folder); err != nil {
+		return err
+	}
+	out, err := to.OpenRoot(name)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	entries, err := list(in)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		inner := path.Join(shown, e.Name())
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		if !c.Lenient && !printable(e.Name()) {
+			return &RefusedError{Path: inner, Reason: "not a name that can be shown"}
+		}
+		info, err := in.Lstat(e.Name())
+		if err != nil {
+			return err
+		}
+		switch {
+		case info.IsDir():
+			if c.folders++; c.folders > c.Limits.Folders {
+				return &LimitError{Folders, int64(c.folders), int64(c.Limits.Folders)}
+			}
+			err = c.folder(in, e.Name(), out, e.Name(), inner, depth+1)
+		case info.Mode().IsRegular():
+			if c.files++; c.files > c.Limits.Files {
+				return &LimitError{Files, int64(c.files), int64(c.Limits.Files)}
+			}
+			err = c.file(in, out, e.Name(), inner, info)
+		case info.Mode()&fs.ModeSymlink != 0 && c.Lenient:
+			err = copyLink(in, out, e.Name())
+		case c.Lenient:
+		case info.Mode()&fs.ModeSymlink != 0:
+			err = &RefusedError{Path: inner, Reason: "a symbolic link", Link: true}
+		default:
+			err = &RefusedError{Path: inner, Reason: Special}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return Sync(out)
+}
+
+func copyLink(in, out *os.Root, name string) error {
+	target, err := in.Readlink(name)
+	if err != nil {
+		return err
+	}
+	return out.Symlink(target, name)
+}
+
+func printable(name string) bool {
+	if !utf8.ValidString(name) {
+		return false
+	}
+	for _, r := range name {
+		if r != ' ' && !unicode.IsGraphic(r) || unicode.In(r, unicode.Zl, unicode.Zp) {
+			return false
+		}
+	}
+	return true
+}
+
+// enter opens a folder and makes sure that it is the one that was there, not one that a link leads to.
+func enter(root *os.Root, name, shown string) (*os.Root, error) {
+	before, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if before.Mode()&fs.ModeSymlink != 0 {
+		return nil, &RefusedError{Path: shown, Reason: "a symbolic link", Link: true}
+	}
+	inner, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	after, err := inner.Stat(".")
+	if err == nil && !os.SameFile(before, after) {
+		err = &RefusedError{Path: shown, Reason: "being replaced"}
+	}
+	if err != nil {
+		inner.Close()
+		return nil, err
+	}
+	return inner, nil
+}
+
+func list(root *os.Root) ([]fs.DirEntry, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.ReadDir(-1)
+}
+
+func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) error {
+	// O_NONBLOCK: should it have become a FIFO meanwhile, that must not block.
+	source, err := in.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	info, err := source.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(before, info) || !info.Mode().IsRegular() {
+		return &RefusedError{Path: shown, Reason: "being replaced"}
+	}
+	mode := c.Modes.File
+	if info.Mode()&0o111 != 0 {
+		mode = c.Modes.Executable
+	}
+	target, err := out.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	// One byte more than is left, to see whether there is one.
+	n, err := io.Copy(target, io.LimitReader(source, c.Limits.Bytes-c.bytes+1))
+	if c.bytes += n; c.bytes > c.Limits.Bytes {
+		return &LimitError{Bytes, c.bytes, c.Limits.Bytes}
+	}
+	if err != nil {
+		return err
+	}
+	if err := target.Sync(); err != nil {
+		return err
+	}
+	return target.Close()
+}
+
+// Sync puts the names in a folder on the disk.
+func Sync(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// SyncAll puts a folder with everything in it on the disk.
+func SyncAll(root *os.Root) error {
+	entries, err := list(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			inner, err := root.OpenRoot(e.Name())
+			if err != nil {
+				return err
+			}
+			err = SyncAll(inner)
+			inner.Close()
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		f, err := root.Open(e.Name())
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return Sync(root)
+}
+
+// Remove removes a folder with everything in it. One that is not there is removed already. The error is the first; what
+// could be removed is.
+func Remove(root *os.Root, name string) error {
+	err := root.RemoveAll(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,394 @@
+// Package staging takes in what may become packs: a folder, an archive, an upload. What is taken in lies in a folder of its own,
+// checked and synced, until it is applied, or expires.
+package staging
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/archive"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+// Bounds of an import.
+const (
+	MaxUpload = 500 << 20      // bytes of an uploaded archive
+	Lifetime  = 24 * time.Hour // of a staging
+	maxNotes  = 4096           // bytes
+	young     = time.Hour      // an import that has no record yet may still get one
+)
+
+// Payload is the folder of a staging that holds its packs, each in a folder of its own.
+const Payload = "payload"
+
+const (
+	tempPrefix = ".importing-"
+	incoming   = "incoming" // what came in, before it is arranged
+	uploaded   = "upload"
+)
+
+// Area is the folder of all stagings. It is safe for concurrent use, and for use by several processes.
+type Area struct {
+	root   *os.Root
+	places Places
+	store  *store.Store
+	audit  *audit.Log
+	log    *slog.Logger
+}
+
+// Open opens the area in dir, which is made when it is missing.
+func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) (*Area, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("open staging area: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open staging area: %w", err)
+	}
+	return &Area{root: root, places: places, store: st, audit: trail, log: log}, nil
+}
+
+// Close closes the area.
+func (a *Area) Close() error { return a.root.Close() }
+
+// ParseID checks a staging's id from outside: 16 hexadecimal digits. The error is a fault: 400 "Invalid staging_id".
+func ParseID(s string) (string, error) {
+	if len(s) != 16 || strings.Trim(s, "0123456789abcdef") != "" {
+		return "", fault.Invalid("Invalid staging_id").With("invalid_staging_id")
+	}
+	return s, nil
+}
+
+// ImportPath takes in the folder or archive that path names. Errors that the input is to blame for are faults with the texts of
+// contract.md; nothing is left of what was refused.
+func (a *Area) ImportPath(ctx context.Context, path, notes string) (store.Staging, error) {
+	return a.importing(ctx, store.Staging{SourcePath: path, Notes: notes}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+		if path == "" {
+			return "", fault.Invalid("Missing 'path'").With("missing_path")
+		}
+		src, err := a.places.open(path)
+		if err != nil {
+			return "", err
+		}
+		defer src.Close()
+		if st.InputType = src.kind; src.kind == Folder {
+			return filepath.Base(src.rest), a.copyFolder(ctx, src, to)
+		}
+		f, err := src.root.OpenFile(src.rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return "", a.places.failed(path, err)
+		}
+		defer f.Close()
+		return unpack(ctx, f, path, to)
+	})
+}
+
+// ImportUpload takes in an archive that is being sent; filename is what the sender calls it. Not more than MaxUpload bytes are
+// read. notes is asked when content has been read.
+func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (store.Staging, error) {
+	return a.importing(ctx, store.Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+		if st.InputType = archiveKind(filename); st.InputType == "" {
+			return "", unsupported(filename)
+		}
+		f, err := to.OpenFile(uploaded, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		n, err := io.Copy(f, io.LimitReader(content, MaxUpload+1))
+		if err != nil {
+			return "", err
+		}
+		if n > MaxUpload {
+			return "", fault.TooLarge("Request body too large")
+		}
+		if st.Notes, err = notes(); err != nil {
+			return "", err
+		}
+		top, err := unpack(ctx, f, filename, to)
+		if err != nil {
+			return "", err
+		}
+		return top, to.Remove(uploaded)
+	})
+}
+
+// importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
+func (a *Area) importing(ctx context.Context, st store.Staging, fill func(context.Context, *os.Root, *store.Staging) (name string, err error)) (store.Staging, error) {
+	st.ID, st.CreatedAt, st.Actor = newID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
+	err := a.build(ctx, &st, fill)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fault.Unavailable("No space left for imports").Because(err)
+	}
+	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
+		"source_path": st.SourcePath, "input_type": st.InputType,
+	}}
+	if err != nil {
+		entry.Action, entry.Severity, entry.Success, entry.Error = "pack_import_failed", audit.Warning, false, fault.Of(err).Message
+		return store.Staging{}, errors.Join(err, a.audit.Write(ctx, entry))
+	}
+	entry.Details["staging_id"], entry.Details["pack_ids"] = st.ID, PackIDs(st)
+	if err := a.audit.Write(ctx, entry); err != nil {
+		return store.Staging{}, errors.Join(err, a.Discard(context.WithoutCancel(ctx), st.ID))
+	}
+	return st, nil
+}
+
+func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.Context, *os.Root, *store.Staging) (string, error)) error {
+	if len(st.Notes) > maxNotes {
+		return tooManyNotes()
+	}
+	temp := tempPrefix + st.ID
+	if err := a.root.Mkdir(temp, 0o750); err != nil {
+		return fmt.Errorf("make staging: %w", err)
+	}
+	defer func() {
+		if err := folder.Remove(a.root, temp); err != nil {
+			a.log.ErrorContext(ctx, "could not clean up after an import", "error", err)
+		}
+	}()
+	to, err := a.root.OpenRoot(temp)
+	if err != nil {
+		return fmt.Errorf("make staging: %w", err)
+	}
+	defer to.Close()
+	release, err := hold(to)
+	if err != nil {
+		return fmt.Errorf("make staging: %w", err)
+	}
+	defer release()
+
+	name, err := fill(ctx, to, st)
+	if err != nil {
+		return err
+	}
+	if len(st.Notes) > maxNotes {
+		return tooManyNotes()
+	}
+	if st.Packs, st.Multi, err = arrange(to, incoming, name, Payload); err != nil {
+		return err
+	}
+	if err := folder.Remove(to, incoming); err != nil { // what lay beside packs/
+		return err
+	}
+	if err := folder.SyncAll(to); err != nil {
+		return fmt.Errorf("sync staging: %w", err)
+	}
+	if err := a.root.Rename(temp, st.ID); err != nil {
+		return fmt.Errorf("make staging: %w", err)
+	}
+	if err := errors.Join(folder.Sync(a.root), a.store.AddStaging(ctx, *st)); err != nil {
+		return errors.Join(err, folder.Remove(a.root, st.ID))
+	}
+	return nil
+}
+
+func tooManyNotes() error {
+	return fault.Invalid("Invalid value for field 'notes': longer than %d bytes", maxNotes).With("invalid_field")
+}
+
+// copyFolder takes in a folder by the rules for archives.
+func (a *Area) copyFolder(ctx context.Context, src *source, to *os.Root) error {
+	err := folder.Copy(ctx, src.root, src.rest, to, incoming, folder.Options{
+		Modes:  folder.Modes{Folder: archive.FolderMode, File: archive.FileMode, Executable: archive.ExecutableMode},
+		Limits: folder.Limits{Files: archive.MaxFiles, Folders: archive.MaxFolders, Bytes: archive.MaxBytes},
+	})
+	if refused, ok := errors.AsType[*folder.RefusedError](err); ok {
+		switch {
+		case refused.Link:
+			return fault.Invalid("Symbolic link in archive rejected: %s", refused.Path).With("archive_link")
+		case refused.Reason == folder.Special:
+			return fault.Invalid("Special file in archive rejected: %s", refused.Path).With("archive_special_file")
+		default:
+			return fault.Invalid("Source refused: %v", refused).With("archive_invalid_name")
+		}
+	}
+	if limit, ok := errors.AsType[*folder.LimitError](err); ok {
+		if limit.What == folder.Bytes {
+			return fault.Invalid("Archive is too large: %d bytes > %d", limit.Reached, limit.Limit).With("archive_too_large")
+		}
+		return fault.Invalid("Archive contains too many %s: %d > %d", limit.What, limit.Reached, limit.Limit).With("archive_too_many_files")
+	}
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return a.places.failed(src.rest, err)
+	}
+	return err
+}
+
+// unpack takes in an archive and tells the name of its top folder.
+func unpack(ctx context.Context, f *os.File, name string, to *os.Root) (top string, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", unsupported(name)
+	}
+	in, err := archive.Open(f, info.Size(), name)
+	if err != nil {
+		return "", err
+	}
+	if err := to.Mkdir(incoming, archive.FolderMode); err != nil {
+		return "", err
+	}
+	inside, err := to.OpenRoot(incoming)
+	if err != nil {
+		return "", err
+	}
+	defer inside.Close()
+	return in.Top, in.Extract(ctx, inside)
+}
+
+// Find is the staging of an id together with its folder, which the caller closes. Without one, or when its time is over, the
+// error is a fault: 404 "Staging not found: ID".
+func (a *Area) Find(ctx context.Context, id string) (store.Staging, *os.Root, error) {
+	missing := fault.NotFound("Staging not found: %s", id).With("staging_not_found")
+	st, err := a.store.Staging(ctx, id)
+	if errors.Is(err, store.ErrNone) || err == nil && time.Since(st.CreatedAt) > Lifetime {
+		return store.Staging{}, nil, missing
+	}
+	if err != nil {
+		return store.Staging{}, nil, err
+	}
+	dir, err := a.root.OpenRoot(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return store.Staging{}, nil, missing.Because(err)
+	}
+	if err != nil {
+		return store.Staging{}, nil, fmt.Errorf("open staging: %w", err)
+	}
+	return st, dir, nil
+}
+
+// Discard removes a staging. One that is not there is removed already.
+func (a *Area) Discard(ctx context.Context, id string) error {
+	if err := a.store.RemoveStaging(ctx, id); err != nil {
+		return err
+	}
+	return folder.Remove(a.root, id)
+}
+
+// Sweep removes the stagings whose time is over, and what imports that were killed have left.
+func (a *Area) Sweep(ctx context.Context) error {
+	entries, err := a.list()
+	if err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
+	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime))
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, id := range current {
+		known[id] = true
+	}
+	var problems []error
+	for _, id := range expired {
+		problems = append(problems, a.Discard(ctx, id))
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < young {
+			continue
+		}
+		_, notID := ParseID(name)
+		switch {
+		case strings.HasPrefix(name, tempPrefix):
+			problems = append(problems, a.sweepTemp(name))
+		case notID == nil && !known[name]:
+			problems = append(problems, folder.Remove(a.root, name))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
+	return nil
+}
+
+// SweepHourly sweeps until ctx ends.
+func (a *Area) SweepHourly(ctx context.Context) error {
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	for {
+		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
+		}
+		select {
+		case <-hourly.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sweepTemp removes the folder of an import unless somebody is still at it.
+func (a *Area) sweepTemp(name string) error {
+	dir, err := a.root.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	release, err := hold(dir)
+	if err != nil {
+		return nil // held by the import
+	}
+	defer release()
+	return folder.Remove(a.root, name)
+}
+
+func (a *Area) list() ([]fs.DirEntry, error) {
+	dir, err := a.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.ReadDir(-1)
+}
+
+// hold locks a folder until release; a process that dies lets go of it. It fails at once where another has it.
+func hold(dir *os.Root) (release func(), err error) {
+	f, err := dir.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// PackIDs lists the packs of a staging as the API names them: by what a single one declares, or by the folder of each of several.
+func PackIDs(st store.Staging) []string {
+	ids := make([]string, 0, len(st.Packs))
+	for _, p := range st.Packs {
+		ids = append(ids, p.Dir)
+	}
+	return ids
+}
+
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
