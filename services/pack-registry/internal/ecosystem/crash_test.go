@@ -1,0 +1,180 @@
+package ecosystem
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+)
+
+// The environment of a process that TestCrash starts: what it does, and the how-many-th step it dies at.
+const (
+	crashHome = "RUMI_CRASH_HOME"
+	crashWhat = "RUMI_CRASH_WHAT"
+	crashStep = "RUMI_CRASH_STEP"
+)
+
+// TestCrashing is not a test by itself: it is what a process does that TestCrash kills.
+func TestCrashing(t *testing.T) {
+	dir := os.Getenv(crashHome)
+	if dir == "" {
+		return
+	}
+	h := newHome(t, dir)
+	var left int
+	_, err := fmt.Sscan(os.Getenv(crashStep), &left)
+	check(t, err)
+	h.eco.step = func(string) {
+		if left--; left < 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	if id, ok := strings.CutPrefix(os.Getenv(crashWhat), "apply "); ok {
+		_, err = h.eco.Apply(context.Background(), id)
+	} else {
+		_, err = h.eco.Remove(context.Background(), pack.ID("p"))
+	}
+	check(t, err)
+}
+
+// run starts a process that is killed at a step; killed is false when it has ended before.
+func run(t *testing.T, h *home, what string, step int) (killed bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestCrashing$")
+	cmd.Env = append(os.Environ(), crashHome+"="+h.dir, crashWhat+"="+what, fmt.Sprintf("%s=%d", crashStep, step))
+	output, err := cmd.CombinedOutput()
+	if err == nil {
+		return false
+	}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return true
+}
+
+// A process that is killed at any step of an apply of two packs, one new and one replaced, leaves all of it or nothing of it, and
+// a restart ends what it has begun.
+func TestCrashDuringApply(t *testing.T) {
+	for step := 0; ; step++ {
+		h := newHome(t, t.TempDir())
+		h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "i"))
+		h.write(t, "ecosystem/p/version", "old")
+		h.write(t, "user_data/import/m/packs/p/ecosystem.json", descriptor("p", "i"))
+		h.write(t, "user_data/import/m/packs/p/version", "new")
+		h.write(t, "user_data/import/m/packs/q/ecosystem.json", descriptor("q", "i"))
+		before := h.files(t, "ecosystem")
+		after := []string{"p/ecosystem.json=" + descriptor("p", "i"), "p/version=new", "q/ecosystem.json=" + descriptor("q", "i")}
+		id := h.stage(t, "m")
+		killed := run(t, h, "apply "+id, step)
+
+		// Without any recovery each pack is whole.
+		if got := h.files(t, "ecosystem/p"); len(got) != 2 || got[1] != "version=old" && got[1] != "version=new" {
+			t.Fatalf("step %d: the pack is %v", step, got)
+		}
+		h = newHome(t, h.dir)
+		check(t, h.eco.Recover(t.Context()))
+		got := h.files(t, "ecosystem")
+		_, dir, err := h.stages.Find(t.Context(), id)
+		if err == nil {
+			dir.Close()
+		}
+		switch undone := err == nil; {
+		case undone && !reflect.DeepEqual(got, before):
+			t.Fatalf("step %d: undone, but ecosystem holds %v", step, got)
+		case !undone && !reflect.DeepEqual(got, after):
+			t.Fatalf("step %d: finished, but ecosystem holds %v", step, got)
+		case undone:
+			if backups := h.files(t, "user_data/pack_backups"); len(backups) != 0 {
+				t.Fatalf("step %d: undone, but there are backups %v", step, backups)
+			}
+			_, err := h.eco.Apply(t.Context(), id) // it can be tried again
+			check(t, err)
+		default:
+			if backups := h.files(t, "user_data/pack_backups"); len(backups) != 2 || !strings.HasSuffix(backups[1], "/version=old") {
+				t.Fatalf("step %d: the backup is %v", step, backups)
+			}
+		}
+		if names := h.names(t, "ecosystem"); names != "p q" {
+			t.Fatalf("step %d: ecosystem holds %s", step, names)
+		}
+		if operations, err := h.store.Operations(t.Context()); err != nil || len(operations) != 0 {
+			t.Fatalf("step %d: left %v, %v", step, operations, err)
+		}
+		check(t, h.eco.Recover(t.Context())) // and again changes nothing
+		if !killed {
+			if step < 9 {
+				t.Errorf("only %d steps", step)
+			}
+			return
+		}
+	}
+}
+
+func TestCrashDuringRemove(t *testing.T) {
+	for step := 0; ; step++ {
+		h := newHome(t, t.TempDir())
+		h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "i"))
+		h.write(t, "ecosystem/p/version", "old")
+		before := h.files(t, "ecosystem/p")
+		killed := run(t, h, "remove", step)
+		if got := h.files(t, "ecosystem/p"); len(got) != 0 && !reflect.DeepEqual(got, before) {
+			t.Fatalf("step %d: the pack is %v", step, got)
+		}
+		h = newHome(t, h.dir)
+		check(t, h.eco.Recover(t.Context()))
+		_, err := h.eco.Remove(t.Context(), "p")
+		check(t, err)
+		if names := h.names(t, "ecosystem"); names != "" {
+			t.Fatalf("step %d: ecosystem holds %s", step, names)
+		}
+		if backups := h.files(t, "user_data/pack_backups"); len(backups) < 2 {
+			t.Fatalf("step %d: the backup is %v", step, backups)
+		}
+		if !killed {
+			return
+		}
+	}
+}
+
+// What somebody else has put in a pack's place between a crash and the restart stays.
+func TestRecoverLeavesWhatIsNew(t *testing.T) {
+	h := newHome(t, t.TempDir())
+	h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "i"))
+	h.write(t, "user_data/import/p/ecosystem.json", descriptor("p", "i"))
+	id := h.stage(t, "p")
+	for step := 0; ; step++ { // until it is placed and what was there is still beside it
+		if !run(t, h, "apply "+id, step) {
+			t.Fatal("it was never placed")
+		}
+		if h.names(t, "ecosystem") != "p" && strings.HasPrefix(h.names(t, "ecosystem"), newPrefix) {
+			operations, err := h.store.Operations(t.Context())
+			check(t, err)
+			if len(operations) == 1 && operations[0].Committed {
+				info, err := os.Stat(h.path("ecosystem/p"))
+				check(t, err)
+				if inode(info) == operations[0].Packs[0].Inode {
+					break
+				}
+			}
+		}
+		check(t, h.eco.Recover(t.Context()))
+		if _, dir, err := h.stages.Find(t.Context(), id); err != nil {
+			id = h.stage(t, "p")
+		} else {
+			dir.Close()
+		}
+	}
+	check(t, os.RemoveAll(h.path("ecosystem/p")))
+	h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "mine"))
+	check(t, h.eco.Recover(t.Context()))
+	if got := h.files(t, "ecosystem"); !reflect.DeepEqual(got, []string{"p/ecosystem.json=" + descriptor("p", "mine")}) {
+		t.Errorf("ecosystem holds %v", got)
+	}
+}

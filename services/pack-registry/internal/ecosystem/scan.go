@@ -1,0 +1,63 @@
+package ecosystem
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+)
+
+// Found is what a scan finds.
+type Found struct {
+	PackIDs  []string
+	Broken   []Refusal // folders that would be packs if their descriptors could be read
+	Warnings []string
+}
+
+// Scan lists the installed packs and whatever the operator should know about the folder they lie in.
+func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
+	all, err := pack.Installed(e.root)
+	if err != nil {
+		return Found{}, err
+	}
+	found := Found{PackIDs: make([]string, 0, len(all))}
+	for _, p := range all {
+		for _, warning := range p.Warnings {
+			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
+		}
+		if p.Err != nil {
+			found.Broken = append(found.Broken, Refusal{string(p.ID), mend(p.Dir, p.Err).Error()})
+			continue
+		}
+		found.PackIDs = append(found.PackIDs, string(p.ID))
+	}
+	if err := e.writable(); err != nil {
+		found.Warnings = append(found.Warnings, "Packs can't be installed or removed. "+mendCommand("."))
+	}
+	// While another change is under way its hidden folders are in use; what is left over will be seen by the next scan.
+	release, err := e.acquire(ctx, time.Millisecond)
+	if err != nil {
+		return found, nil
+	}
+	defer release()
+	warnings, err := e.clearLeftovers()
+	found.Warnings = append(found.Warnings, warnings...)
+	return found, err
+}
+
+// writable says whether packs can be put into the ecosystem folder and taken out.
+func (e *Ecosystem) writable() error {
+	dir, err := e.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return &fs.PathError{Op: "access", Path: dir.Name(), Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package ecosystem
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/api"
+)
+
+// Bounds of Select.
+const (
+	maxPatterns = 32
+	maxDepth    = 16   // components of a pattern
+	maxListed   = 5000 // names of a folder that a pattern is compared with
+	maxMatches  = 1000 // files of one pack
+)
+
+// Select reads the files of every installed pack that match one of the patterns (path.Match, relative to the pack's folder). It
+// follows no link. A bad pattern is a fault: 400.
+func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, error) {
+	split, err := splitPatterns(patterns)
+	if err != nil {
+		return nil, err
+	}
+	all, err := pack.Installed(e.root)
+	if err != nil {
+		return nil, err
+	}
+	packs := make([]api.Pack, 0, len(all))
+	left := int64(api.MaxTotal)
+	for _, found := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		one := api.Pack{PackID: string(found.ID), Base: found.Descriptor.Base, Files: []api.File{}}
+		if found.Err != nil {
+			one.Error = mend(found.Dir, found.Err).Error()
+		} else if err := e.selectFrom(found, split, &one, &left); err != nil {
+			one.Error = mend(found.Dir, err).Error()
+		}
+		packs = append(packs, one)
+	}
+	return packs, nil
+}
+
+func splitPatterns(patterns []string) ([][]string, error) {
+	if len(patterns) == 0 || len(patterns) > maxPatterns {
+		return nil, fault.Invalid("Invalid value for field 'patterns': want 1 to %d", maxPatterns)
+	}
+	var split [][]string
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil || p != path.Clean(p) || !fs.ValidPath(p) || strings.Count(p, "/") >= maxDepth {
+			return nil, fault.Invalid("Invalid value for field 'patterns': %q", p)
+		}
+		split = append(split, strings.Split(p, "/"))
+	}
+	return split, nil
+}
+
+// selectFrom adds the matching files of one pack.
+func (e *Ecosystem) selectFrom(found pack.Found, patterns [][]string, into *api.Pack, left *int64) error {
+	root, err := e.root.OpenRoot(found.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var paths []string
+	for _, pattern := range patterns {
+		if paths, err = match(root, ".", pattern, paths); err != nil {
+			return err
+		}
+	}
+	slices.Sort(paths)
+	for _, p := range slices.Compact(paths) {
+		file := read(root, p, left)
+		into.Files = append(into.Files, file)
+	}
+	return nil
+}
+
+// match adds the paths of what is no folder and fits the pattern's components below dir.
+func match(root *os.Root, dir string, pattern []string, paths []string) ([]string, error) {
+	names, err := candidates(root, dir, pattern[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		p := path.Join(dir, name)
+		info, err := root.Lstat(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch last := len(pattern) == 1; {
+		case last && !info.IsDir():
+			if paths = append(paths, p); len(paths) > maxMatches {
+				return nil, fmt.Errorf("more than %d files match", maxMatches)
+			}
+		case !last && info.IsDir():
+			if paths, err = match(root, p, pattern[1:], paths); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return paths, nil
+}
+
+// candidates lists the names in a folder that fit one component of a pattern.
+func candidates(root *os.Root, dir, component string) ([]string, error) {
+	if !strings.ContainsAny(component, `*?[\`) {
+		return []string{component}, nil
+	}
+	f, err := root.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	all, err := f.Readdirnames(maxListed + 1)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(all) > maxListed {
+		return nil, fmt.Errorf("%s has more than %d names", dir, maxListed)
+	}
+	return slices.DeleteFunc(all, func(name string) bool {
+		fits, _ := path.Match(component, name) // the pattern was checked
+		return !fits
+	}), nil
+}
+
+// read reads one file; what is wrong with it stands in its Error.
+func read(root *os.Root, name string, left *int64) api.File {
+	file := api.File{Path: name}
+	failed := func(format string, args ...any) api.File {
+		file.Error = fmt.Sprintf(format, args...)
+		return file
+	}
+	before, err := root.Lstat(name)
+	if err != nil {
+		return failed("can't be read: %v", err)
+	}
+	if !before.Mode().IsRegular() {
+		return failed("not a regular file")
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return failed("can't be read: %v", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !os.SameFile(before, info) {
+		return failed("being replaced")
+	}
+	file.Size = info.Size()
+	limit := min(int64(api.MaxFile), *left)
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	switch {
+	case err != nil:
+		return failed("can't be read: %v", err)
+	case int64(len(content)) > api.MaxFile:
+		return failed("larger than %d bytes", api.MaxFile)
+	case int64(len(content)) > limit:
+		return failed("all files together are larger than %d bytes", api.MaxTotal)
+	}
+	*left -= int64(len(content))
+	sum := sha256.Sum256(content)
+	file.Size, file.SHA256, file.Content = int64(len(content)), hex.EncodeToString(sum[:]), content
+	return file
+}
