@@ -1,0 +1,180 @@
+package httpapi
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+// Bounds of an upload.
+const (
+	maxOverhead = 1 << 20 // bytes of the form beside the file
+	maxParts    = 8
+	uploadIdle  = 30 * time.Second // in which something has to arrive
+)
+
+type importRequest struct {
+	Path  string `json:"path"`
+	Notes string `json:"notes"`
+}
+
+type importResponse struct {
+	Success         bool       `json:"success"`
+	StagingID       string     `json:"staging_id"`
+	StagingDir      string     `json:"staging_dir"` // relative to the Rumi home
+	InputType       string     `json:"input_type"`
+	SourcePath      string     `json:"source_path"`
+	DetectedPackIDs []string   `json:"detected_pack_ids"`
+	IsMultiPack     bool       `json:"is_multi_pack"`
+	Meta            importMeta `json:"meta"`
+}
+
+type importMeta struct {
+	CreatedAt time.Time    `json:"created_at"`
+	ExpiresAt time.Time    `json:"expires_at"`
+	Actor     string       `json:"actor"`
+	Notes     string       `json:"notes"`
+	Packs     []importPack `json:"packs"`
+}
+
+type importPack struct {
+	PackID       string `json:"pack_id"` // as its descriptor declares it
+	PackIdentity string `json:"pack_identity"`
+	Version      string `json:"version"`
+}
+
+// importPack takes a path in JSON, or an upload in a form with the file in its field "file".
+func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
+	var st store.Staging
+	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err == nil && kind == "multipart/form-data" {
+		st, err = p.importUpload(w, r, parameters["boundary"])
+	} else {
+		var request importRequest
+		if request, err = rpc.Decode[importRequest](r); err == nil {
+			st, err = p.Stages.ImportPath(r.Context(), request.Path, request.Notes)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return rpc.WriteData(w, imported(st))
+}
+
+func imported(st store.Staging) importResponse {
+	meta := importMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
+	for _, one := range st.Packs {
+		meta.Packs = append(meta.Packs, importPack{string(one.Declared), one.Identity, one.Version})
+	}
+	return importResponse{
+		Success: true, StagingID: st.ID, StagingDir: stagingDir(st.ID), InputType: st.InputType, SourcePath: st.SourcePath,
+		DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi, Meta: meta,
+	}
+}
+
+// importUpload streams the file to the disk while it arrives. "notes" may stand before or behind it.
+func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary string) (store.Staging, error) {
+	body := &arriving{
+		from:     http.MaxBytesReader(w, r.Body, staging.MaxUpload+maxOverhead),
+		deadline: http.NewResponseController(w).SetReadDeadline,
+	}
+	form := multipart.NewReader(body, boundary)
+	notes, file, err := next(form, 0)
+	if err != nil {
+		return store.Staging{}, err
+	}
+	if file == nil {
+		return store.Staging{}, fault.Invalid("Missing 'file'").With("missing_file")
+	}
+	return p.Stages.ImportUpload(r.Context(), file.FileName(), formReader{file}, func() (string, error) {
+		after, second, err := next(form, len(notes))
+		if err == nil {
+			err = body.arrived()
+		}
+		if err != nil {
+			return "", err
+		}
+		if second != nil {
+			return "", fault.Invalid("More than one 'file'").With("invalid_form")
+		}
+		return notes + after, nil
+	})
+}
+
+// next reads a form's fields up to the file, or to the end, and gives the notes among them.
+func next(form *multipart.Reader, already int) (notes string, file *multipart.Part, err error) {
+	for range maxParts {
+		part, err := form.NextPart()
+		if err == io.EOF {
+			return notes, nil, nil
+		}
+		if err != nil {
+			return "", nil, formFault(err)
+		}
+		switch name := part.FormName(); {
+		case name == "file":
+			return notes, part, nil
+		case name == "notes" && notes == "" && already == 0:
+			value, err := io.ReadAll(io.LimitReader(part, maxOverhead))
+			if err != nil {
+				return "", nil, formFault(err)
+			}
+			notes = string(value)
+		default:
+			return "", nil, fault.Invalid("Unknown field '%s'", name).With("unknown_field")
+		}
+	}
+	return "", nil, fault.Invalid("Too many fields").With("invalid_form")
+}
+
+// formReader makes faults of what is wrong with a form.
+type formReader struct{ part *multipart.Part }
+
+func (f formReader) Read(p []byte) (int, error) {
+	n, err := f.part.Read(p)
+	if err != nil && err != io.EOF {
+		err = formFault(err)
+	}
+	return n, err
+}
+
+func formFault(err error) error {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return fault.TooLarge("Request body too large")
+	}
+	return fault.Invalid("Invalid form in request body").With("invalid_form").Because(err)
+}
+
+// arriving is a body that must keep arriving.
+type arriving struct {
+	from     io.Reader
+	deadline func(time.Time) error
+	until    time.Time
+}
+
+func (a *arriving) Read(p []byte) (int, error) {
+	// Moving the deadline costs a system call, so it moves a second at a time.
+	if until := time.Now().Add(uploadIdle); until.Sub(a.until) > time.Second {
+		if err := a.deadline(until); err != nil {
+			return 0, err
+		}
+		a.until = until
+	}
+	return a.from.Read(p)
+}
+
+// arrived ends the demand: what follows takes as long as it takes.
+func (a *arriving) arrived() error { return a.deadline(time.Time{}) }
+
+func asRefused(err error) (*ecosystem.RefusedError, bool) {
+	return errors.AsType[*ecosystem.RefusedError](err)
+}

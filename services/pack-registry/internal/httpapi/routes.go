@@ -1,0 +1,126 @@
+// Package httpapi is the HTTP side of pack-registry.
+package httpapi
+
+import (
+	"context"
+	"path"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/services/pack-registry/api"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
+)
+
+// gateway is the one through which operators call.
+const gateway = "gateway"
+
+// Refresher has approval read packs again: those named, or all.
+type Refresher interface {
+	Refresh(ctx context.Context, packIDs ...string) error
+}
+
+// Packs is what the routes serve.
+type Packs struct {
+	Stages    *staging.Area
+	Ecosystem *ecosystem.Ecosystem
+	Uninstall *uninstall.Uninstaller
+	Approval  Refresher
+}
+
+// Routes serves p.
+func Routes(mux *rpc.Mux, p Packs) {
+	mux.Route("POST /api/packs/scan", rpc.Handle(p.scan), gateway)
+	mux.Route("POST /api/packs/import", rpc.Raw(p.importPack), gateway)
+	mux.Route("POST /api/packs/apply", rpc.Handle(p.apply), gateway)
+	mux.Route("DELETE /api/packs/{pack_id}", rpc.Handle(p.remove), gateway)
+	mux.Route("POST "+api.SelectPath, rpc.Handle(p.selectFiles), "approval", "capability-broker", "pip-installer")
+}
+
+type scanResponse struct {
+	Scanned  int                 `json:"scanned"`
+	Packs    []string            `json:"packs"`
+	Errors   []ecosystem.Refusal `json:"errors"`
+	Warnings []string            `json:"warnings"`
+}
+
+func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
+	found, err := p.Ecosystem.Scan(ctx)
+	if err != nil {
+		return scanResponse{}, err
+	}
+	if err := p.Approval.Refresh(ctx); err != nil {
+		return scanResponse{}, err
+	}
+	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(found.Warnings)}, nil
+}
+
+type applyRequest struct {
+	StagingID string `json:"staging_id"`
+	Mode      string `json:"mode"`
+}
+
+type applyResponse struct {
+	Success        bool                `json:"success"`
+	AppliedPackIDs []string            `json:"applied_pack_ids"`
+	BackupPaths    map[string]string   `json:"backup_paths"`
+	Errors         []ecosystem.Refusal `json:"errors"`
+	Warnings       []string            `json:"warnings,omitzero"`
+}
+
+func (p Packs) apply(ctx context.Context, r applyRequest) (applyResponse, error) {
+	if r.StagingID == "" {
+		return applyResponse{}, fault.Invalid("Missing 'staging_id'").With("missing_staging_id")
+	}
+	id, err := staging.ParseID(r.StagingID)
+	if err != nil {
+		return applyResponse{}, err
+	}
+	if r.Mode != "" && r.Mode != "replace" {
+		return applyResponse{}, fault.Invalid("Unsupported mode: %s", r.Mode).With("unsupported_mode")
+	}
+	applied, err := p.Ecosystem.Apply(ctx, id)
+	if refused, ok := asRefused(err); ok {
+		return applyResponse{}, fault.Conflict("%s", refused.Error()).With("pack_refused").
+			Carrying(applyResponse{AppliedPackIDs: []string{}, BackupPaths: map[string]string{}, Errors: refused.Refusals}).Because(err)
+	}
+	if err != nil {
+		return applyResponse{}, err
+	}
+	response := applyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []ecosystem.Refusal{}, Warnings: applied.Warnings}
+	// The packs are in place, and approval watches the place: what can't be told now it finds by itself.
+	if err := p.Approval.Refresh(context.WithoutCancel(ctx), applied.PackIDs...); err != nil {
+		response.Warnings = append(response.Warnings, "approval could not be told: "+fault.Of(err).Message)
+	}
+	return response, nil
+}
+
+type removeRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
+
+func (p Packs) remove(ctx context.Context, r removeRequest) (uninstall.Result, error) {
+	id, err := pack.ParseID(r.PackID)
+	if err != nil {
+		return uninstall.Result{}, err
+	}
+	return p.Uninstall.Uninstall(ctx, id)
+}
+
+func (p Packs) selectFiles(ctx context.Context, r api.SelectRequest) (api.SelectResponse, error) {
+	packs, err := p.Ecosystem.Select(ctx, r.Patterns)
+	return api.SelectResponse{Packs: packs}, err
+}
+
+// orEmpty makes [] of what would be null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// stagingDir is where a staging lies, relative to the Rumi home.
+func stagingDir(id string) string { return path.Join("user_data/pack_staging", id) }

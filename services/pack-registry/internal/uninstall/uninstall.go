@@ -1,0 +1,200 @@
+// Package uninstall takes everything of a pack out of the suite, each owner asked for its part.
+package uninstall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+// timeout bounds a whole uninstall; stopping a container takes the most of it.
+const timeout = 50 * time.Second
+
+// Owners are asked to forget a pack. All of it is idempotent.
+type Owners struct {
+	Approval interface {
+		Remove(ctx context.Context, packID string) (removed bool, err error)
+	}
+	Broker interface {
+		Remove(ctx context.Context, packID string) (broker.Removal, error)
+	}
+	Egress interface {
+		Remove(ctx context.Context, packID string) (revoked bool, err error)
+	}
+	Pip interface {
+		Remove(ctx context.Context, packID string) (removed bool, err error)
+	}
+}
+
+// Uninstaller uninstalls packs.
+type Uninstaller struct {
+	owners    Owners
+	ecosystem *ecosystem.Ecosystem
+	store     *store.Store
+	audit     *audit.Log
+	log       *slog.Logger
+}
+
+// New makes an Uninstaller.
+func New(owners Owners, eco *ecosystem.Ecosystem, st *store.Store, trail *audit.Log, log *slog.Logger) *Uninstaller {
+	return &Uninstaller{owners, eco, st, trail, log}
+}
+
+// Steps says which parts are done, now or before.
+type Steps struct {
+	ContainerStop   bool `json:"container_stop"`
+	ContainerRemove bool `json:"container_remove"`
+	ApprovalRemove  bool `json:"approval_remove"`
+	PrivilegeRevoke bool `json:"privilege_revoke"` // network and capability grants, trust, handlers, environments, sockets
+	FilesRemove     bool `json:"files_remove"`
+}
+
+// Result is what an uninstall did.
+type Result struct {
+	Success  bool     `json:"success"`
+	PackID   string   `json:"pack_id"`
+	Steps    Steps    `json:"steps"`
+	Errors   []string `json:"errors"`
+	Backup   string   `json:"backup_path,omitzero"` // relative to the Rumi home
+	Warnings []string `json:"warnings,omitzero"`
+}
+
+// Uninstall takes a pack out: first its gate is closed, so that nothing of it runs meanwhile, then container, grants and
+// environment go, then its files, of which a backup is kept. A part that fails keeps the files where they are, and the whole may
+// be repeated; then the error is a fault (503, or 409 where the operator has to mend something) that carries the Result. A pack
+// that nobody knows is 404 "Pack not found".
+func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	closed, err := u.begin(ctx, id)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{PackID: string(id), Errors: []string{}}
+	var problems []error
+	failed := func(step string, err error) {
+		u.log.WarnContext(ctx, "uninstall failed in part", "pack_id", id, "step", step, "error", err)
+		problems = append(problems, err)
+		result.Errors = append(result.Errors, step+": "+fault.Of(err).Message)
+	}
+	if !closed {
+		if _, err := u.owners.Approval.Remove(ctx, string(id)); err != nil {
+			failed("approval_remove", err)
+		}
+	}
+	if len(problems) == 0 {
+		result.Steps.ApprovalRemove = true
+		u.revoke(ctx, id, &result.Steps, failed)
+	}
+	if len(problems) == 0 {
+		u.removeFiles(ctx, id, &result, failed)
+	}
+	result.Success = len(problems) == 0
+	// What was decided is written down even when the caller has gone.
+	ctx = context.WithoutCancel(ctx)
+	if err := u.audit.Write(ctx, entry(result)); err != nil {
+		return Result{}, err
+	}
+	if !result.Success {
+		return Result{}, incomplete(result, problems)
+	}
+	return result, u.store.EndUninstall(ctx, id)
+}
+
+// begin finds out whether there is anything to uninstall and notes that it has begun. closed says that approval has forgotten the
+// pack in the course of it.
+func (u *Uninstaller) begin(ctx context.Context, id pack.ID) (closed bool, err error) {
+	known, err := u.ecosystem.Has(id)
+	if err != nil {
+		return false, err
+	}
+	if !known {
+		if known, err = u.store.Uninstalling(ctx, id); err != nil {
+			return false, err
+		}
+	}
+	if !known {
+		// Its files may have been removed by hand.
+		if known, err = u.owners.Approval.Remove(ctx, string(id)); err != nil {
+			return false, err
+		}
+		closed = known
+	}
+	if !known {
+		return false, fault.NotFound("Pack not found").With("pack_not_found")
+	}
+	return closed, u.store.BeginUninstall(ctx, id, time.Now())
+}
+
+// revoke has container, grants and environment removed, all at once.
+func (u *Uninstaller) revoke(ctx context.Context, id pack.ID, steps *Steps, failed func(step string, err error)) {
+	var wait sync.WaitGroup
+	var brokerErr, egressErr, pipErr error
+	wait.Go(func() { _, brokerErr = u.owners.Broker.Remove(ctx, string(id)) })
+	wait.Go(func() { _, egressErr = u.owners.Egress.Remove(ctx, string(id)) })
+	wait.Go(func() { _, pipErr = u.owners.Pip.Remove(ctx, string(id)) })
+	wait.Wait()
+	if brokerErr != nil {
+		failed("container_remove", brokerErr)
+	} else {
+		steps.ContainerStop, steps.ContainerRemove = true, true
+	}
+	for _, err := range []error{egressErr, pipErr} {
+		if err != nil {
+			failed("privilege_revoke", err)
+		}
+	}
+	steps.PrivilegeRevoke = brokerErr == nil && egressErr == nil && pipErr == nil
+}
+
+func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Result, failed func(step string, err error)) {
+	removed, err := u.ecosystem.Remove(ctx, id)
+	result.Backup, result.Warnings = removed.Backup, removed.Warnings
+	if err != nil {
+		failed("files_remove", err)
+		return
+	}
+	result.Steps.FilesRemove = true
+	// As long as the files were there, approval may have seen a new pack in them.
+	if _, err := u.owners.Approval.Remove(ctx, string(id)); err != nil {
+		result.Steps.ApprovalRemove = false
+		failed("approval_remove", err)
+	}
+}
+
+func entry(result Result) audit.Entry {
+	e := audit.Entry{
+		Category: audit.Approval, Action: "pack_uninstalled", Success: result.Success, OwnerPack: result.PackID,
+		Details: map[string]any{"pack_id": result.PackID, "steps": result.Steps},
+	}
+	if result.Backup != "" {
+		e.Details["backup_path"] = result.Backup
+	}
+	if !result.Success {
+		e.Severity, e.Error = audit.Warning, strings.Join(result.Errors, "; ")
+	}
+	return e
+}
+
+// incomplete is the answer to an uninstall that has to be repeated.
+func incomplete(result Result, problems []error) error {
+	kind := fault.KindUnavailable
+	for _, err := range problems {
+		if fault.Is(err, fault.KindConflict) {
+			kind = fault.KindConflict
+		}
+	}
+	return fault.New(kind, "Uninstall incomplete, repeat it: %s", strings.Join(result.Errors, "; ")).
+		With("uninstall_incomplete").Carrying(result).Because(fmt.Errorf("uninstall: %w", errors.Join(problems...)))
+}

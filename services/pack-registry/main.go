@@ -1,0 +1,69 @@
+// The service pack-registry knows what packs there are: it takes them in, installs them, and takes them out.
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/rumi-ai/rumi/libs/service"
+	libstore "github.com/rumi-ai/rumi/libs/store"
+	approval "github.com/rumi-ai/rumi/services/approval/api"
+	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
+	egress "github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
+	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
+)
+
+func main() { service.Main("pack-registry", build) }
+
+// config is what only this service knows.
+type config struct {
+	Ecosystem   string   `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
+	ImportRoots []string `env:"RUMI_IMPORT_ROOTS"` // folders beside those in the Rumi home, separated by commas
+	HomePath    string   `env:"RUMI_HOME_PATH"`    // how the operator names the Rumi home, where that isn't how this process does
+}
+
+func build(ctx context.Context, rt *service.Runtime, cfg config) error {
+	db, err := libstore.Open(ctx, rt.Store(), store.Migrations())
+	if err != nil {
+		return err
+	}
+	rt.OnStop("store", func(context.Context) error { return db.Close() })
+	records := store.New(db)
+
+	stagingDir := filepath.Join(rt.UserData, "pack_staging")
+	stages, err := staging.Open(stagingDir, staging.Places{
+		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: cfg.HomePath, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
+	}, records, rt.Audit, rt.Log)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })
+	packs, err := ecosystem.Open(ecosystem.Config{
+		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"),
+	}, stages, records, rt.Audit, rt.Log)
+	if err != nil {
+		return err
+	}
+	rt.OnStop("ecosystem", func(context.Context) error { return packs.Close() })
+	if err := packs.Recover(ctx); err != nil {
+		return err
+	}
+
+	owner := approval.NewClient(rt.Peer(approval.Service))
+	rt.Go("sweeper", stages.SweepHourly)
+	httpapi.Routes(rt.Mux(), httpapi.Packs{
+		Stages: stages, Ecosystem: packs, Approval: owner,
+		Uninstall: uninstall.New(uninstall.Owners{
+			Approval: owner,
+			Broker:   broker.NewClient(rt.Peer("capability-broker")),
+			Egress:   egress.NewClient(rt.Peer(egress.Service)),
+			Pip:      pip.NewClient(rt.Peer(pip.Service)),
+		}, packs, records, rt.Audit, rt.Log),
+	})
+	return nil
+}
