@@ -184,6 +184,8 @@ func (e *Ecosystem) planPack(st store.Staging, p store.StagedPack, op store.Oper
 	}
 	was := existing.Descriptor
 	switch {
+	case errors.Is(existing.Err, fs.ErrPermission):
+		return none, mend(existing.Dir, existing.Err)
 	case existing.Err == nil && was.PackID != declared.PackID:
 		return none, refuse("pack_id mismatch: existing='%s', new='%s'", was.PackID, declared.PackID)
 	case was.PackIdentity == "" || was.PackIdentity != declared.PackIdentity:
@@ -302,7 +304,7 @@ func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
 		problems = append(problems, folder.Remove(e.root, p.New))
 		if p.Backup != "" {
 			making := path.Join(path.Dir(p.Backup), ".making-"+path.Base(p.Backup))
-			problems = append(problems, folder.Remove(e.backups, making), folder.Remove(e.backups, p.Backup))
+			problems = append(problems, e.dropBackup(making), e.dropBackup(p.Backup))
 		}
 	}
 	if err := errors.Join(problems...); err != nil {

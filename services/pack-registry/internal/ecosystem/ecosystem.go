@@ -140,7 +140,7 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 		err = e.backups.Rename(temp, to)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make backup: %w", mend(dir, err)), folder.Remove(e.backups, temp))
+		return errors.Join(fmt.Errorf("make backup: %w", mend(dir, err)), e.dropBackup(temp))
 	}
 	inner, err := e.backups.OpenRoot(parent)
 	if err != nil {
@@ -148,6 +148,13 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	}
 	defer inner.Close()
 	return errors.Join(folder.Sync(inner), folder.Sync(e.backups))
+}
+
+// dropBackup removes a backup, and the folder of the pack's backups when it was the only one.
+func (e *Ecosystem) dropBackup(name string) error {
+	err := folder.Remove(e.backups, name)
+	_ = e.backups.Remove(path.Dir(name)) // fails while there are others
+	return err
 }
 
 // stamp names a new backup of a pack: "<id>/<UTC time>-<operation>", unique also within one instant.
@@ -211,6 +218,15 @@ func mend(dir string, err error) error {
 	}
 	name := filepath.Join("ecosystem", dir)
 	return fault.Conflict("%s belongs to somebody else (permission denied). %s", name, mendCommand(dir)).With("permission_denied").Because(err)
+}
+
+// told is what the operator is told of an error about a folder of the ecosystem.
+func told(dir string, err error) string {
+	err = mend(dir, err)
+	if f, ok := errors.AsType[*fault.Fault](err); ok {
+		return f.Message
+	}
+	return err.Error()
 }
 
 func mendCommand(dir string) string {

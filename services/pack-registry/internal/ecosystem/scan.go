@@ -30,7 +30,7 @@ func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
 		}
 		if p.Err != nil {
-			found.Broken = append(found.Broken, Refusal{string(p.ID), mend(p.Dir, p.Err).Error()})
+			found.Broken = append(found.Broken, Refusal{string(p.ID), told(p.Dir, p.Err)})
 			continue
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
