@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -88,7 +89,7 @@ func TestPackContainer(t *testing.T) {
 	}
 	var log string
 	w.eventually("output", func() bool { log = w.logs("p"); return strings.Contains(log, "egress socket") })
-	for _, want := range []string{"stdout: uid 65534 groups [1099, 65534] cwd /pack", "stderr: oops", "pack is read-only",
+	for _, want := range []string{fmt.Sprintf("stdout: uid 65534 groups [%d, 65534] cwd /pack", socketGID()), "stderr: oops", "pack is read-only",
 		"secret v4lue", "egress socket True"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in\n%s", want, log)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -72,10 +73,18 @@ func newWorld(t testing.TB) *world {
 	servicetest.Start(w.Suite, "pip-installer", w.pip, nil)
 	w.env = map[string]string{
 		"RUMI_CAPABILITY_SOCK_DIR": filepath.Join(run, "c"), "RUMI_EGRESS_SOCK_DIR": filepath.Join(run, "e"),
-		"RUMI_CAPABILITY_SOCKET_GID": "1099", "RUMI_INSTANCE": w.instance, "RUMI_SECRET_GET_RATE_LIMIT": "100000",
+		"RUMI_CAPABILITY_SOCKET_GID": strconv.Itoa(socketGID()), "RUMI_INSTANCE": w.instance, "RUMI_SECRET_GET_RATE_LIMIT": "100000",
 	}
 	t.Cleanup(w.removeContainers)
 	return w
+}
+
+// socketGID is a group that this process may give files to and that isn't root's.
+func socketGID() int {
+	if os.Getuid() == 0 {
+		return 1099
+	}
+	return os.Getgid()
 }
 
 func (w *world) start() *world {

@@ -1,0 +1,434 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// docker stands for the engine: containers by id, and one reader of events.
+type docker struct {
+	mu         sync.Mutex
+	containers map[string]*sandbox.Container
+	events     chan sandbox.Event
+	made       int
+	down       bool
+	onStart    func() // while the container starts
+	stopped    []time.Duration
+}
+
+func newDocker() *docker {
+	return &docker{containers: make(map[string]*sandbox.Container), events: make(chan sandbox.Event, 100)}
+}
+
+var errDown = fault.Unavailable("Docker is required but not available")
+
+func (d *docker) lock() error {
+	d.mu.Lock()
+	if d.down {
+		d.mu.Unlock()
+		return errDown
+	}
+	return nil
+}
+
+func (d *docker) Create(_ context.Context, s sandbox.Spec) (sandbox.Container, error) {
+	if err := d.lock(); err != nil {
+		return sandbox.Container{}, err
+	}
+	defer d.mu.Unlock()
+	d.made++
+	c := &sandbox.Container{ID: fmt.Sprint("c", d.made), Kind: s.Kind, Name: s.Name, PackID: s.PackID, Digest: s.Digest, Status: "created"}
+	d.containers[c.ID] = c
+	return *c, nil
+}
+
+func (d *docker) with(id string, do func(c *sandbox.Container)) error {
+	if err := d.lock(); err != nil {
+		return err
+	}
+	defer d.mu.Unlock()
+	c := d.containers[id]
+	if c == nil {
+		return sandbox.ErrNotFound
+	}
+	do(c)
+	return nil
+}
+
+func (d *docker) Start(_ context.Context, id string) error {
+	if d.onStart != nil {
+		d.onStart()
+	}
+	return d.with(id, func(c *sandbox.Container) {
+		c.Status = "running"
+		d.events <- sandbox.Event{Action: "start", Container: *c}
+	})
+}
+
+func (d *docker) Stop(_ context.Context, id string, grace time.Duration) error {
+	return d.with(id, func(c *sandbox.Container) {
+		d.stopped = append(d.stopped, grace)
+		if c.Status == "running" {
+			c.Status = "exited"
+			d.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 143}
+		}
+	})
+}
+
+func (d *docker) Remove(_ context.Context, id string) error {
+	err := d.with(id, func(c *sandbox.Container) {
+		if c.Status == "running" {
+			d.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 137}
+		}
+		delete(d.containers, id)
+		d.events <- sandbox.Event{Action: "destroy", Container: *c}
+	})
+	if errors.Is(err, sandbox.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (d *docker) List(context.Context, sandbox.Kind) (list []sandbox.Container, err error) {
+	if err := d.lock(); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	for _, c := range d.containers {
+		list = append(list, *c)
+	}
+	return list, nil
+}
+
+func (d *docker) Find(ctx context.Context, kind sandbox.Kind, name string) (sandbox.Container, error) {
+	list, err := d.List(ctx, kind)
+	for _, c := range list {
+		if c.Name == name {
+			return c, nil
+		}
+	}
+	return sandbox.Container{}, errors.Join(err, sandbox.ErrNotFound)
+}
+
+func (d *docker) Wait(context.Context, string) (sandbox.Exit, error) {
+	return sandbox.Exit{Code: 3, OOMKilled: true}, nil
+}
+
+func (d *docker) Logs(context.Context, string, sandbox.LogOptions) iter.Seq2[sandbox.Line, error] {
+	return nil
+}
+
+func (d *docker) Status(context.Context) sandbox.Status { return sandbox.Status{Available: !d.down} }
+
+func (d *docker) Events(ctx context.Context, on func(sandbox.Event)) {
+	on(sandbox.Event{Action: sandbox.Resync})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-d.events:
+			on(e)
+		}
+	}
+}
+
+func (d *docker) statuses() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []string
+	for _, c := range d.containers {
+		list = append(list, c.PackID+"="+c.Status)
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+// approval stands for a gate.View.
+type approval struct {
+	mu     sync.Mutex
+	silent bool
+	states map[string]gate.State
+}
+
+func (a *approval) Get(id string) (gate.State, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, known := a.states[id]
+	s.Open = s.Open && !a.silent
+	return s, known
+}
+
+func (a *approval) All() []gate.State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.states))
+}
+
+func (a *approval) Fresh() bool { a.mu.Lock(); defer a.mu.Unlock(); return !a.silent }
+
+func (a *approval) set(id, status, digest string) gate.Change {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.states[id] = gate.State{PackID: id, Open: status == "approved", Status: status, Digest: digest}
+	return gate.Change{PackID: id, State: a.states[id]}
+}
+
+func (a *approval) remove(id string) gate.Change {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.states, id)
+	return gate.Change{PackID: id, Removed: true}
+}
+
+func (a *approval) silence(silent bool) { a.mu.Lock(); defer a.mu.Unlock(); a.silent = silent }
+
+// shelf has every tree in one folder.
+type shelf struct {
+	dir  string
+	mu   sync.Mutex
+	kept map[string]bool
+}
+
+func (s *shelf) Get(context.Context, string) (string, error) { return s.dir, nil }
+
+func (s *shelf) Sweep(keep func(string) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for digest := range s.kept {
+		if !keep(digest) {
+			delete(s.kept, digest)
+		}
+	}
+	return nil
+}
+
+func (s *shelf) For(context.Context, string) (string, error) { return "", nil }
+
+type auditLog struct {
+	mu      sync.Mutex
+	entries []string
+	failing error
+}
+
+func (l *auditLog) Write(_ context.Context, e audit.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failing != nil {
+		return l.failing
+	}
+	l.entries = append(l.entries, strings.TrimSpace(fmt.Sprint(e.Action, " ", e.OwnerPack, " ", e.Details["reason"])))
+	return nil
+}
+
+type rig struct {
+	*Manager
+	docker *docker
+	gates  *approval
+	log    *auditLog
+	shelf  *shelf
+}
+
+// run makes a Manager in a bubble and watches for as long as test runs.
+func run(t *testing.T, test func(t *testing.T, r *rig)) {
+	code, sockets := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "ecosystem.json"), []byte(`{"pack_id":"p","pack_identity":"x","version":"1"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"p", "q"} {
+		dir := filepath.Join(sockets, uds.DirName(id))
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, uds.SocketName), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{docker: newDocker(), gates: &approval{states: make(map[string]gate.State)}, log: &auditLog{},
+			shelf: &shelf{dir: code, kept: map[string]bool{"d1": true, "d2": true, "d3": true}}}
+		r.Manager = New(Config{Engine: r.docker, Gates: r.gates, Trees: r.shelf, Environments: r.shelf, Audit: r.log,
+			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, EgressDir: sockets, CapabilityDir: sockets})
+		ctx, cancel := context.WithCancel(t.Context())
+		watched := make(chan error)
+		go func() { watched <- r.Watch(ctx) }()
+		synctest.Wait()
+		test(t, r)
+		cancel()
+		if err := <-watched; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (r *rig) started(t *testing.T, id, digest string) {
+	t.Helper()
+	r.GateChanged(r.gates.set(id, "approved", digest))
+	if _, err := r.Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func (r *rig) want(t *testing.T, what, statuses string, entries ...string) {
+	t.Helper()
+	synctest.Wait()
+	if got := r.docker.statuses(); got != statuses {
+		t.Errorf("%s: %s, want %s", what, got, statuses)
+	}
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	if !slices.Equal(r.log.entries, entries) {
+		t.Errorf("%s: entries %q, want %q", what, r.log.entries, entries)
+	}
+	r.log.entries = nil
+}
+
+func TestClosedGatesStopContainersAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		change   func(r *rig) gate.Change
+		statuses string
+		entry    string
+	}{
+		"modified":        {func(r *rig) gate.Change { return r.gates.set("p", "modified", "d1") }, "p=exited q=running", "container_stopped p gate closed: the pack is modified"},
+		"rejected":        {func(r *rig) gate.Change { return r.gates.set("p", "blocked", "d1") }, "p=exited q=running", "container_stopped p gate closed: the pack is blocked"},
+		"another version": {func(r *rig) gate.Change { return r.gates.set("p", "approved", "d2") }, "p=exited q=running", "container_stopped p another version was approved"},
+		"uninstalled":     {func(r *rig) gate.Change { return r.gates.remove("p") }, "q=running", "container_deleted p <nil>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.started(t, "p", "d1")
+				r.started(t, "q", "d1")
+				r.want(t, "started", "p=running q=running", "container_started p <nil>", "container_started q <nil>")
+				r.GateChanged(c.change(r))
+				r.want(t, "at once", c.statuses, c.entry)
+				for _, grace := range r.docker.stopped {
+					if grace != 0 {
+						t.Errorf("waited %v for the pack to agree", grace)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A change that nobody told of is found.
+func TestBackstop(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.gates.set("p", "modified", "d1")
+		time.Sleep(tendEvery + time.Millisecond)
+		r.want(t, "found", "p=exited", "container_started p <nil>", "container_stopped p gate closed: the pack is modified")
+	})
+}
+
+func TestSilentApproval(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.gates.silence(true)
+		state, _ := r.gates.Get("p")
+		r.GateChanged(gate.Change{PackID: "p", State: state}) // as gate.View tells it when the lease runs out
+		time.Sleep(leaseGrace - time.Second)
+		r.want(t, "for a while", "p=running", "container_started p <nil>")
+		if _, err := r.Start(t.Context(), "p"); !fault.Is(err, fault.KindUnavailable) {
+			t.Errorf("start meanwhile: %v", err)
+		}
+		r.gates.silence(false)
+		time.Sleep(time.Minute)
+		r.want(t, "came back in time", "p=running")
+		r.gates.silence(true)
+		time.Sleep(leaseGrace + time.Second)
+		r.want(t, "for long", "p=exited", "container_stopped p gate closed: approval does not answer")
+	})
+}
+
+func TestGateThatClosesDuringTheStart(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.gates.set("p", "approved", "d1")
+		r.docker.onStart = func() { r.GateChanged(r.gates.set("p", "blocked", "d1")) }
+		if _, err := r.Start(t.Context(), "p"); !fault.Is(err, fault.KindDenied) || fault.Of(err).Message != "Pack not approved: blocked" {
+			t.Errorf("told %v", err)
+		}
+		r.want(t, "afterwards", "p=exited", "container_started p <nil>", "container_stopped p gate closed")
+	})
+}
+
+func TestNothingRunsWithoutAnEntry(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.gates.set("p", "approved", "d1")
+		r.log.failing = errors.New("disk full")
+		if _, err := r.Start(t.Context(), "p"); err == nil {
+			t.Error("started without an entry")
+		}
+		r.log.failing = nil
+		r.want(t, "afterwards", "p=exited")
+	})
+}
+
+func TestDockerThatGoesAway(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.docker.mu.Lock()
+		r.docker.down = true
+		r.docker.mu.Unlock()
+		r.GateChanged(r.gates.set("p", "modified", "d1"))
+		time.Sleep(3 * time.Second)
+		if _, err := r.List(t.Context()); !fault.Is(err, fault.KindUnavailable) {
+			t.Errorf("list: %v", err)
+		}
+		r.docker.mu.Lock()
+		r.docker.down = false
+		r.docker.mu.Unlock()
+		time.Sleep(time.Second)
+		r.want(t, "it is stopped as soon as it can be", "p=exited", "container_started p <nil>", "container_stopped p gate closed: the pack is modified")
+	})
+}
+
+func TestExitIsNoticed(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.docker.with("c1", func(c *sandbox.Container) {
+			c.Status = "exited"
+			r.docker.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 3}
+		})
+		r.want(t, "noticed", "p=exited", "container_started p <nil>", "container_stopped p exited")
+		list, err := r.List(t.Context())
+		if err != nil || len(list) != 1 || *list[0].ExitCode != 3 || !list[0].OOMKilled || list[0].FinishedAt == nil {
+			t.Errorf("list: %+v, %v", list, err)
+		}
+		// Starting anew makes a new container.
+		if started, err := r.Start(t.Context(), "p"); err != nil || started.ID != "c2" {
+			t.Errorf("started %+v, %v", started, err)
+		}
+		r.want(t, "anew", "p=running", "container_started p <nil>")
+	})
+}
+
+func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.gates.set("q", "approved", "d2")
+		time.Sleep(sweepEvery)
+		synctest.Wait()
+		r.shelf.mu.Lock()
+		defer r.shelf.mu.Unlock()
+		if got := slices.Sorted(maps.Keys(r.shelf.kept)); !slices.Equal(got, []string{"d1", "d2"}) {
+			t.Errorf("kept %v", got)
+		}
+	})
+}
