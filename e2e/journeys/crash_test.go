@@ -15,7 +15,8 @@ import (
 const (
 	changesBefore = 5
 	changesAfter  = 5
-	changes       = 12 // at most, prepared beforehand
+	changes       = 60 // at most, prepared beforehand: enough for as long as a kill takes
+	pace          = 50 * time.Millisecond
 	crashAnswer   = 5 * time.Second
 	crashRecovery = time.Minute
 )
@@ -141,7 +142,7 @@ func (s subject) crash(t *testing.T) {
 
 	// It is told things while it dies and comes back. Each is told again until it is acknowledged.
 	next, refused := changesBefore, 0
-	for acknowledged := 0; acknowledged < changesAfter || len(kill) == 0; {
+	for acknowledged := 0; next < changes && (acknowledged < changesAfter || len(kill) == 0); {
 		began := time.Now()
 		a, err := s.change(t.Context(), next)
 		switch {
@@ -149,9 +150,7 @@ func (s subject) crash(t *testing.T) {
 			t.Fatalf("an answer took %v: %v, %v", time.Since(began), a, err)
 		case err == nil && a.Status == 200:
 			acknowledged++
-			if next < changes-1 {
-				next++
-			}
+			next++
 		case s.service != "gateway" && (err != nil || a.Status != 503):
 			t.Fatalf("answered %v, %v; want 503 while it is away", a, err)
 		default:
@@ -160,7 +159,7 @@ func (s subject) crash(t *testing.T) {
 		if time.Since(killed) > crashRecovery {
 			t.Fatalf("it did not come back in %v; last: %v, %v", crashRecovery, a, err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(pace)
 	}
 	if err := <-kill; err != nil {
 		t.Fatal(err)

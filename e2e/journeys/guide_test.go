@@ -1,11 +1,14 @@
 package journeys
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -239,10 +242,13 @@ type guide struct {
 // run gives what a command printed; of an answer of the API its data.
 func (g *guide) run(t *testing.T, c command) string {
 	t.Helper()
-	text := c.text
-	for from, to := range g.replace {
-		text = strings.ReplaceAll(text, from, to)
+	// The longest word that fits is replaced, once.
+	words := slices.SortedFunc(maps.Keys(g.replace), func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	var pairs []string
+	for _, word := range words {
+		pairs = append(pairs, word, g.replace[word])
 	}
+	text := strings.NewReplacer(pairs...).Replace(c.text)
 	// The command stays as it is printed; its curl also says how the answer was.
 	script := `curl() { command curl --silent --show-error --write-out '\n%{http_code}' "$@"; }
 cd ` + suite.home + `

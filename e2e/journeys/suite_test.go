@@ -202,10 +202,15 @@ func (s *installation) remove() error {
 	return errors.Join(err, listErr, sweepErr, os.RemoveAll(s.top))
 }
 
-// explain shows what the services logged last.
+// explain shows what the services logged last that isn't everyday.
 func (s *installation) explain() {
-	out, err := s.compose(context.Background(), "logs", "--no-color", "--tail", "60")
-	fmt.Fprintf(os.Stderr, "what the services logged last (%v):\n%s\n", err, out)
+	out, err := s.compose(context.Background(), "logs", "--no-color", "--tail", "100")
+	fmt.Fprintf(os.Stderr, "what the services logged last, warnings and worse (%v):\n", err)
+	for line := range strings.Lines(out) {
+		if !strings.Contains(line, `"level":"INFO"`) && !strings.Contains(line, "level=INFO") {
+			fmt.Fprint(os.Stderr, line)
+		}
+	}
 }
 
 // compose runs docker compose on the suite.
