@@ -4,13 +4,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // Bounds of a name, in bytes where nothing else is said.
@@ -98,7 +97,7 @@ func judgeName(name string) error {
 	}
 	clean := strings.TrimSuffix(name, "/")
 	bad := clean == "" || len(clean) > maxPath || strings.Count(clean, "/") >= maxDepth ||
-		!utf8.ValidString(clean) || strings.ContainsRune(clean, '\\') || strings.ContainsFunc(clean, unprintable)
+		strings.ContainsRune(clean, '\\') || !pack.PrintableName(clean)
 	for part := range strings.SplitSeq(clean, "/") {
 		bad = bad || part == "" || part == "." || len(part) > maxName
 	}
@@ -106,9 +105,4 @@ func judgeName(name string) error {
 		return fault.Invalid("Invalid name in archive: %s", show(name)).With("archive_invalid_name")
 	}
 	return nil
-}
-
-// unprintable are control characters, and those that make a name look like another: bidirectional marks, zero widths.
-func unprintable(r rune) bool {
-	return r != ' ' && !unicode.IsGraphic(r) || unicode.In(r, unicode.Zl, unicode.Zp)
 }

@@ -2,8 +2,6 @@ package ecosystem
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,7 +77,7 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error
 	}
 	defer payload.Close()
 
-	op := store.Operation{ID: newID(), StagingID: st.ID, StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	op := store.Operation{ID: store.NewID(), StagingID: st.ID, StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
 	if op.Packs, err = e.plan(st, op, payload); err != nil {
 		return Applied{}, err
 	}
@@ -346,10 +344,4 @@ func inode(info fs.FileInfo) uint64 {
 		return st.Ino
 	}
 	return 0
-}
-
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

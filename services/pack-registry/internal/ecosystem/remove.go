@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Removed says what Remove did.
@@ -42,7 +43,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 		if err != nil {
 			return removed, err
 		}
-		operation := newID()
+		operation := store.NewID()
 		to := stamp(id, time.Now(), operation)
 		if err := e.backup(ctx, found.Dir, to); err != nil {
 			return removed, spaceFault(err)

@@ -10,8 +10,8 @@ import (
 	"os"
 	"path"
 	"syscall"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // Modes are what a copy is made with; the umask, or the default access control list of where it is made, takes from them.
@@ -118,7 +118,7 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if !c.Lenient && !printable(e.Name()) {
+		if !c.Lenient && !pack.PrintableName(e.Name()) {
 			return &RefusedError{Path: inner, Reason: "not a name that can be shown"}
 		}
 		info, err := in.Lstat(e.Name())
@@ -157,18 +157,6 @@ func copyLink(in, out *os.Root, name string) error {
 		return err
 	}
 	return out.Symlink(target, name)
-}
-
-func printable(name string) bool {
-	if !utf8.ValidString(name) {
-		return false
-	}
-	for _, r := range name {
-		if r != ' ' && !unicode.IsGraphic(r) || unicode.In(r, unicode.Zl, unicode.Zp) {
-			return false
-		}
-	}
-	return true
 }
 
 // enter opens a folder and makes sure that it is the one that was there, not one that a link leads to.

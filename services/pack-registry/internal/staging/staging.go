@@ -4,8 +4,6 @@ package staging
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -132,7 +130,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
 func (a *Area) importing(ctx context.Context, st store.Staging, fill func(context.Context, *os.Root, *store.Staging) (name string, err error)) (store.Staging, error) {
-	st.ID, st.CreatedAt, st.Actor = newID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
+	st.ID, st.CreatedAt, st.Actor = store.NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
 	err := a.build(ctx, &st, fill)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = fault.Unavailable("No space left for imports").Because(err)
@@ -385,10 +383,4 @@ func PackIDs(st store.Staging) []string {
 		ids = append(ids, p.Dir)
 	}
 	return ids
-}
-
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

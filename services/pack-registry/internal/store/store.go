@@ -3,7 +3,9 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +31,13 @@ func Migrations() fs.FS {
 
 // ErrNone is in the error of a look-up that finds nothing.
 var ErrNone = errors.New("no such record")
+
+// NewID makes an id for a record: 16 random hexadecimal digits.
+func NewID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
 
 // Store is pack-registry's state in a database.
 type Store struct{ db *store.DB }
