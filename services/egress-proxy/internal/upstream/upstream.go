@@ -107,7 +107,7 @@ func handshakeError(err error) *Error {
 		authority x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
-		alert     tls.AlertError
+		remote    *net.OpError
 	)
 	switch {
 	case isTimeout(err):
@@ -122,8 +122,8 @@ func handshakeError(err error) *Error {
 		text = "TLS certificate is not valid"
 	case errors.As(err, &record):
 		text = "Server does not speak TLS"
-	case errors.As(err, &alert):
-		text = fmt.Sprintf("TLS handshake failed: server says %v", alert)
+	case errors.As(err, &remote) && remote.Op == "remote error": // how crypto/tls passes an alert on
+		text = fmt.Sprintf("TLS handshake failed: server says %v", remote.Err)
 	}
 	return &Error{KindTLS, text, err}
 }

@@ -1,0 +1,124 @@
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+)
+
+// benchmark drives a proxy as it runs in production, with real sockets and a real audit log, from several connections.
+// The frames are answered by a server on loopback; see design.md, "Numbers to reach".
+func benchmark(b *testing.B, inFlight int, frame string, want string) {
+	w := newWorld(b, func(c *Config) {
+		log, err := audit.Open(filepath.Join(b.TempDir(), "audit"), "egress-proxy", slog.New(slog.DiscardHandler))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { log.Close() })
+		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), Dial
+		c.TLS, c.Metrics = &tls.Config{}, prometheus.NewRegistry()
+	})
+	w.grants["p"] = []string{"127.0.0.1", "10.0.0.1"}
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }))
+	b.Cleanup(server.Close)
+	if want == "" {
+		frame = fmt.Sprintf(frame, server.URL)
+	}
+
+	l, err := uds.Listen(uds.Config{Dir: b.TempDir(), Name: uds.DirName("p"), GID: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() { uds.Serve(ctx, l, w.proxy.Handler("p"), uds.Limits{}, slog.New(slog.DiscardHandler)) })
+	b.Cleanup(func() { cancel(); serving.Wait() })
+
+	var next sync.Mutex
+	left := b.N
+	var took []time.Duration
+	var clients sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range inFlight {
+		clients.Go(func() {
+			c, err := net.Dial("unix", l.Path())
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer c.Close()
+			var buf []byte
+			var mine []time.Duration
+			for {
+				next.Lock()
+				left--
+				over := left < 0
+				next.Unlock()
+				if over {
+					break
+				}
+				began := time.Now()
+				if err := uds.WriteFrame(c, []byte(frame)); err != nil {
+					b.Error(err)
+					return
+				}
+				if buf, err = uds.AppendFrame(buf[:0], c, 1<<20); err != nil {
+					b.Error(err)
+					return
+				}
+				mine = append(mine, time.Since(began))
+			}
+			if len(mine) == 0 {
+				return
+			}
+			if r := decode(b, buf); r.errorType() != want {
+				b.Errorf("%s %q", r.errorType(), r.errorText())
+			}
+			next.Lock()
+			took = append(took, mine...)
+			next.Unlock()
+		})
+	}
+	clients.Wait()
+	b.StopTimer()
+	slices.Sort(took)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+}
+
+const plainRequest = `{"method":"GET","url":"%s/x","headers":{"Accept":"application/json"},"body":null,"timeout_seconds":30}`
+
+func BenchmarkRequest1(b *testing.B)  { benchmark(b, 1, plainRequest, "") }
+func BenchmarkRequest16(b *testing.B) { benchmark(b, 16, plainRequest, "") }
+
+func BenchmarkDenial1(b *testing.B) {
+	benchmark(b, 1, `{"method":"GET","url":"https://other.example/x"}`, "grant_denied")
+}
+
+func BenchmarkDenial16(b *testing.B) {
+	benchmark(b, 16, `{"method":"GET","url":"https://other.example/x"}`, "grant_denied")
+}
+
+func BenchmarkDenial256(b *testing.B) {
+	benchmark(b, 256, `{"method":"GET","url":"https://other.example/x"}`, "grant_denied")
+}
