@@ -136,7 +136,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		b.rt.Log.InfoContext(ctx, "removed handlers left by an earlier run", "count", len(left))
 	}
 	b.containers = container.New(container.Config{
-		Engine: b.engine, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log, Image: b.cfg.Image,
+		Engine: b.engine, Gates: b.gates, Trees: b.trees, Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log, Image: b.cfg.Image,
 		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
 		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(),
 	})

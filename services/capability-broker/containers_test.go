@@ -84,6 +84,7 @@ func TestPackContainer(t *testing.T) {
 	if started["status"] != "running" || started["pack_id"] != "p" || started["success"] != true || started["digest"] != digest {
 		t.Fatalf("start: %v", started)
 	}
+	w.eventually("approval knows that it runs", func() bool { return w.gateStatus("p") == "running" })
 	if again := w.must("POST", "/api/containers/p/start", nil); again["container_id"] != started["container_id"] {
 		t.Errorf("a second start made another container")
 	}
@@ -185,6 +186,7 @@ func TestContainerEndsByItselfAndIsFollowed(t *testing.T) {
 	if got := strings.Join(seen, "|"); got != "line 0|line 1|line 2|" {
 		t.Errorf("followed %q", got)
 	}
+	w.eventually("approval knows that it runs no more", func() bool { return w.gateStatus("p") == "approved" })
 	w.eventually("its end is audited", func() bool { return len(w.audited("system", "container_stopped")) == 1 })
 	if d := w.audited("system", "container_stopped")[0]["details"].(map[string]any); d["exit_code"] != 7.0 || d["reason"] != "exited" {
 		t.Errorf("entry: %v", d)

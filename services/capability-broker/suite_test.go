@@ -45,6 +45,7 @@ type world struct {
 	revision  int64
 	trees     map[string]approvedTree
 	secrets   map[string]string
+	states    map[string]gate.State
 	refreshes int
 }
 
@@ -64,7 +65,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { os.RemoveAll(run) })
 	w := &world{
 		Suite: servicetest.New(t, "capability-broker", "approval", "pack-registry", "secrets", "pip-installer"), t: t, run: run,
-		gates: gate.NewPublisher(nil), trees: make(map[string]approvedTree), secrets: make(map[string]string),
+		gates: gate.NewPublisher(nil), states: make(map[string]gate.State), trees: make(map[string]approvedTree), secrets: make(map[string]string),
 		instance: "test" + strings.ToLower(filepath.Base(run)),
 	}
 	servicetest.Start(w.Suite, "approval", w.approval, nil)
@@ -122,6 +123,7 @@ func (w *world) approval(_ context.Context, rt *service.Runtime, _ nothing) erro
 			return io.NopCloser(bytes.NewReader(found.files[e.Path])), nil
 		})
 	}), "capability-broker")
+	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(w.reported), "capability-broker")
 	mux.Route("POST /internal/pending/refresh", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -244,9 +246,34 @@ func (w *world) approve(packID string) string {
 func (w *world) gate(packID, status, digest string) {
 	w.mu.Lock()
 	w.revision++
-	s := gate.State{PackID: packID, Open: status == "approved", Status: status, Digest: digest, Revision: w.revision}
+	s := gate.State{PackID: packID, Open: status == "approved" || status == "running", Status: status, Digest: digest, Revision: w.revision}
+	w.states[packID] = s
 	w.mu.Unlock()
 	w.gates.Set(s)
+}
+
+// reported changes between approved and running, as approval does when the broker says so.
+func (w *world) reported(_ context.Context, req struct {
+	PackID  string `json:"-" path:"pack_id"`
+	Running bool   `json:"running"`
+}) (struct{}, error) {
+	w.mu.Lock()
+	s := w.states[req.PackID]
+	w.mu.Unlock()
+	switch {
+	case s.Status == "approved" && req.Running:
+		w.gate(req.PackID, "running", s.Digest)
+	case s.Status == "running" && !req.Running:
+		w.gate(req.PackID, "approved", s.Digest)
+	}
+	return struct{}{}, nil
+}
+
+// gateStatus is the status that approval last told.
+func (w *world) gateStatus(packID string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.states[packID].Status
 }
 
 func (w *world) socket(packID string) string {

@@ -29,6 +29,8 @@ const (
 	leaseGrace  = 30 * time.Second       // how long containers outlive the lease of their gates
 	tendEvery   = 500 * time.Millisecond // the backstop behind pushed changes
 	sweepEvery  = time.Hour              // trees that nobody needs
+
+	reportTimeout = 2 * time.Second // to tell approval which containers run
 )
 
 // Engine is what runs containers; *sandbox.Engine is one.
@@ -64,6 +66,11 @@ type Environments interface {
 	For(ctx context.Context, packID string) (path string, err error)
 }
 
+// Reporter is told whose containers run; approval shows it as the pack's state.
+type Reporter interface {
+	SetRunning(ctx context.Context, packID string, running bool) error
+}
+
 // Audit is where decisions are written.
 type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
@@ -75,6 +82,7 @@ type Config struct {
 	Gates        Gates
 	Trees        Trees
 	Environments Environments
+	Reporter     Reporter
 	Audit        Audit
 	Log          *slog.Logger
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -77,6 +78,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 		}
 		if m.Gates.Fresh() {
 			fresh = time.Now()
+			m.report(ctx)
 			if fresh.Sub(swept) >= sweepEvery && m.sweepTrees(ctx) {
 				swept = fresh
 			}
@@ -93,6 +95,31 @@ func (m *Manager) Watch(ctx context.Context) error {
 			if state, known := m.Gates.Get(id); m.unwanted(id, state, known) {
 				m.enforce(id)
 			}
+		}
+	}
+}
+
+// statusRunning is what approval calls a pack whose container runs.
+const statusRunning = "running"
+
+// report tells approval of packs whose status says something else about their container than there is. What approval
+// says is compared with what is, so that nothing told twice or lost in between is ever wrong for long.
+func (m *Manager) report(ctx context.Context) {
+	m.mu.Lock()
+	running := make(map[string]bool, len(m.known))
+	for id, r := range m.known {
+		running[id] = r.running && !r.stopping
+	}
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	for _, state := range m.Gates.All() {
+		if !state.Open || running[state.PackID] == (state.Status == statusRunning) {
+			continue
+		}
+		if err := m.Reporter.SetRunning(ctx, state.PackID, running[state.PackID]); err != nil && !fault.Is(err, fault.KindNotFound) {
+			m.Log.WarnContext(ctx, "approval could not be told whether a container runs; trying again", "pack_id", state.PackID, "error", err)
+			return
 		}
 	}
 }
