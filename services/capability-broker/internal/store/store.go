@@ -6,6 +6,7 @@ import (
 	"embed"
 	"errors"
 	"io/fs"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -31,15 +32,36 @@ const (
 	trust  = "trust"
 )
 
-// Store implements grant.Store and handler.TrustStore.
-type Store struct{ db *store.DB }
+// Store implements grant.Store and handler.Store.
+type Store struct {
+	db            *store.DB
+	grants, trust revision
+}
 
 // New makes a Store on an open database that has Migrations.
-func New(db *store.DB) *Store { return &Store{db} }
+func New(db *store.DB) *Store {
+	return &Store{db: db, grants: revision{subject: grants, changes: db.Changes()}, trust: revision{subject: trust, changes: db.Changes()}}
+}
 
-func (s *Store) revision(ctx context.Context, subject string) (n int64, err error) {
-	err = s.db.View(ctx, func(tx *store.Tx) error { return readRevision(tx, subject, &n) })
-	return n, err
+// revision is one row of capability_revisions, read only when the database has changed: it is asked many times a second.
+type revision struct {
+	subject string
+	mu      sync.Mutex
+	changes *store.Changes
+	last    int64
+}
+
+func (r *revision) read(ctx context.Context, db *store.DB) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.changes.Pending() {
+		return r.last, nil
+	}
+	err := db.View(ctx, func(tx *store.Tx) error { return readRevision(tx, r.subject, &r.last) })
+	if err != nil {
+		r.changes.Again()
+	}
+	return r.last, err
 }
 
 func readRevision(tx *store.Tx, subject string, n *int64) error {
@@ -52,10 +74,10 @@ func raise(tx *store.Tx, subject string) error {
 }
 
 // Revision implements grant.Store.
-func (s *Store) Revision(ctx context.Context) (int64, error) { return s.revision(ctx, grants) }
+func (s *Store) Revision(ctx context.Context) (int64, error) { return s.grants.read(ctx, s.db) }
 
 // TrustRevision implements handler.TrustStore.
-func (s *Store) TrustRevision(ctx context.Context) (int64, error) { return s.revision(ctx, trust) }
+func (s *Store) TrustRevision(ctx context.Context) (int64, error) { return s.trust.read(ctx, s.db) }
 
 const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by`
 
