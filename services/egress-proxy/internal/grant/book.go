@@ -119,7 +119,7 @@ func (b *Book) Refresh(ctx context.Context) error {
 				return err
 			}
 			next.rules[g.PackID] = r
-			if before != nil && g.narrows(&before.grant) {
+			if before != nil && g.narrows(&before.grant, began) {
 				shrunk = append(shrunk, g.PackID)
 			}
 		}

@@ -103,8 +103,8 @@ func (g *Grant) InForce(now time.Time) bool {
 }
 
 // narrows says whether g allows less than old did, as far as can be told from their lists.
-func (g *Grant) narrows(old *Grant) bool {
-	if !old.Enabled {
+func (g *Grant) narrows(old *Grant, now time.Time) bool {
+	if !old.InForce(now) {
 		return false
 	}
 	if !g.Enabled || !g.ExpiresAt.IsZero() && (old.ExpiresAt.IsZero() || g.ExpiresAt.Before(old.ExpiresAt)) {
