@@ -96,9 +96,10 @@ type Config struct {
 // Manager starts, stops and watches the containers of packs. It is safe for concurrent use.
 type Manager struct {
 	Config
-	mu    sync.Mutex
-	known map[string]*record // by pack
-	busy  map[string]*lock
+	mu     sync.Mutex
+	known  map[string]*record // by pack
+	looked bool               // known has what Docker had when it was asked first
+	busy   map[string]*lock
 
 	starting sync.RWMutex // shared while a container is made out of a tree, held alone while trees are removed
 }

@@ -163,9 +163,11 @@ func (d *docker) statuses() string {
 
 // approval stands for a gate.View.
 type approval struct {
-	mu     sync.Mutex
-	silent bool
-	states map[string]gate.State
+	mu      sync.Mutex
+	silent  bool
+	states  map[string]gate.State
+	failing error // of reports
+	reports int
 }
 
 func (a *approval) Get(id string) (gate.State, bool) {
@@ -222,6 +224,22 @@ func (s *shelf) Sweep(keep func(string) bool) error {
 
 func (s *shelf) For(context.Context, string) (string, error) { return "", nil }
 
+// SetRunning is approval's answer to a report: the status of an open gate.
+func (a *approval) SetRunning(_ context.Context, id string, running bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failing != nil {
+		return a.failing
+	}
+	s := a.states[id]
+	if s.Status = "approved"; running {
+		s.Status = "running"
+	}
+	a.states[id] = s
+	a.reports++
+	return nil
+}
+
 type auditLog struct {
 	mu      sync.Mutex
 	entries []string
@@ -262,7 +280,7 @@ func run(t *testing.T, test func(t *testing.T, r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{docker: newDocker(), gates: &approval{states: make(map[string]gate.State)}, log: &auditLog{},
 			shelf: &shelf{dir: code, kept: map[string]bool{"d1": true, "d2": true, "d3": true}}}
-		r.Manager = New(Config{Engine: r.docker, Gates: r.gates, Trees: r.shelf, Environments: r.shelf, Audit: r.log,
+		r.Manager = New(Config{Engine: r.docker, Gates: r.gates, Trees: r.shelf, Environments: r.shelf, Reporter: r.gates, Audit: r.log,
 			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, EgressDir: sockets, CapabilityDir: sockets})
 		ctx, cancel := context.WithCancel(t.Context())
 		watched := make(chan error)
@@ -430,5 +448,34 @@ func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 		if got := slices.Sorted(maps.Keys(r.shelf.kept)); !slices.Equal(got, []string{"d1", "d2"}) {
 			t.Errorf("kept %v", got)
 		}
+	})
+}
+
+// What approval says of a container becomes what is, whatever went wrong on the way, and is then left alone.
+func TestApprovalLearnsWhatRuns(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		status := func(what, want string) {
+			t.Helper()
+			time.Sleep(2 * tendEvery)
+			synctest.Wait()
+			if s, _ := r.gates.Get("p"); s.Status != want || !s.Open {
+				t.Errorf("%s: %+v, want %s", what, s, want)
+			}
+		}
+		r.gates.failing = errDown
+		r.started(t, "p", "d1")
+		status("approval is down", "approved")
+		r.gates.mu.Lock()
+		r.gates.failing = nil
+		r.gates.mu.Unlock()
+		status("started", "running")
+		time.Sleep(time.Minute)
+		if r.gates.reports != 1 {
+			t.Errorf("%d reports of one start", r.gates.reports)
+		}
+		if _, err := r.Stop(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		status("stopped", "approved")
 	})
 }

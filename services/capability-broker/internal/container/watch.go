@@ -106,6 +106,10 @@ const statusRunning = "running"
 // says is compared with what is, so that nothing told twice or lost in between is ever wrong for long.
 func (m *Manager) report(ctx context.Context) {
 	m.mu.Lock()
+	if !m.looked { // what runs isn't known yet
+		m.mu.Unlock()
+		return
+	}
 	running := make(map[string]bool, len(m.known))
 	for id, r := range m.known {
 		running[id] = r.running && !r.stopping
@@ -197,6 +201,7 @@ func (m *Manager) resync(ctx context.Context) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.looked = true
 	for id, r := range m.known {
 		// A container younger than the list may be missing in it.
 		if !there[r.id] && time.Since(r.started) > time.Minute {
