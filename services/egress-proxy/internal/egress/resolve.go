@@ -80,9 +80,9 @@ func (n *names) lookup(ctx context.Context, name string, deadline time.Time) (*a
 		return known, nil
 	}
 	asked := n.asking.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout)
+		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout) // others may wait for it, too
 		defer cancel()
-		addrs, err := n.resolver.Lookup(ctx, name)
+		addrs, err := n.resolver.Lookup(patient, name)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +94,7 @@ func (n *names) lookup(ctx context.Context, name string, deadline time.Time) (*a
 		n.remember(name, found)
 		return found, nil
 	})
-	ctx, cancel := context.WithDeadline(ctx, deadline)
+	bound, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	select {
 	case result := <-asked:
@@ -102,8 +102,8 @@ func (n *names) lookup(ctx context.Context, name string, deadline time.Time) (*a
 			return nil, result.Err
 		}
 		return result.Val.(*answer), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	case <-bound.Done():
+		return nil, bound.Err()
 	}
 }
 
