@@ -4,8 +4,8 @@ import "strings"
 
 // suite are the names under which a compose or Swarm network resolves our own services and those that come with them.
 var suite = []string{
-	"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets", "init",
-	"consul", "prometheus", "grafana", "postgres", "jaeger", "otel-collector", "tempo", "loki",
+	"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets",
+	"consul", "prometheus", "grafana", "postgres",
 }
 
 // hosts are names of the machine the suite runs on, and of services that hand out credentials.
