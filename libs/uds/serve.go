@@ -256,11 +256,11 @@ func (c *conn) serve() {
 		s.running.Done()
 	}()
 	in := bufio.NewReaderSize(c.UnixConn, idleBuffer)
-	for !s.stopping.Load() {
+	for first := true; !s.stopping.Load(); first = false {
 		if _, err := in.Peek(1); err != nil {
 			return
 		}
-		if !c.exchange(in) {
+		if first && c.stream(in) || !c.exchange(in) {
 			return
 		}
 	}

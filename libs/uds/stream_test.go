@@ -1,0 +1,103 @@
+package uds
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// lines is an echo that speaks lines of text, too.
+type lines struct{ *echo }
+
+func (h lines) Stream(ctx context.Context, s *Stream) {
+	in := bufio.NewReader(s)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		switch line {
+		case "wait\n":
+			h.entered <- struct{}{}
+			select {
+			case <-h.release:
+			case <-ctx.Done():
+				h.ended.Add(1)
+			}
+		}
+		fmt.Fprint(s, "line ", line)
+		if in.Buffered() == 0 && !s.Rest() {
+			return
+		}
+	}
+}
+
+func say(c net.Conn, in *bufio.Reader, line string) string {
+	io.WriteString(c, line+"\n")
+	answer, err := in.ReadString('\n')
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(answer, "\n")
+}
+
+func TestTwoProtocols(t *testing.T) {
+	path, _ := serve(t, lines{newEcho("a")}, Limits{Request: 1 << 20})
+	framed, plain := dial(t, path), dial(t, path)
+	in := bufio.NewReader(plain)
+	for range 3 {
+		if got, err := ask(framed, "Ask"); got != "Ask" || err != nil {
+			t.Fatalf("frame: %q, %v", got, err)
+		}
+		if got := say(plain, in, "Get"); got != "line Get" {
+			t.Fatalf("line: %q", got)
+		}
+	}
+	// What is neither is answered as a frame, and so is everything where the handler has one protocol only.
+	neither := dial(t, path)
+	io.WriteString(neither, "\x80\x00\x00\x01")
+	if got, err := ReadFrame(neither, 1<<20); err != nil || !strings.HasPrefix(string(got), "refused:") {
+		t.Errorf("%q, %v", got, err)
+	}
+	path, _ = serve(t, newEcho("b"), Limits{Request: 1 << 20})
+	one := dial(t, path)
+	io.WriteString(one, "GET ")
+	if got, err := ReadFrame(one, 1<<20); err != nil || !strings.HasPrefix(string(got), "refused:") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Resting streams make room and don't hold up the end; busy ones are ended by it.
+func TestStreamsRest(t *testing.T) {
+	h := lines{newEcho("a")}
+	path, stop := serve(t, h, Limits{Conns: 2, Drain: 50 * time.Millisecond})
+	busy, resting := dial(t, path), dial(t, path)
+	io.WriteString(busy, "wait\n")
+	<-h.entered
+	in := bufio.NewReader(resting)
+	if got := say(resting, in, "one"); got != "line one" {
+		t.Fatal(got)
+	}
+	third := dial(t, path)
+	if got := say(third, bufio.NewReader(third), "two"); got != "line two" {
+		t.Fatal(got)
+	}
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("the resting one: %v", err)
+	}
+	stop()
+	if h.ended.Load() != 1 {
+		t.Error("the busy one was not told")
+	}
+	for _, c := range []net.Conn{busy, third} {
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+}
