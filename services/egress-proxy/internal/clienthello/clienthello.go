@@ -1,0 +1,172 @@
+// Package clienthello reads the first message of a TLS connection (RFC 8446, section 4.1.2), for the name of the server
+// that it asks for (RFC 6066, section 3), without taking part in the connection.
+package clienthello
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+const (
+	// MaxSize is the longest run of records, in bytes, that a hello may take. Those with post-quantum keys have 2 KiB.
+	MaxSize = 16 << 10
+
+	recordHeader    = 5
+	maxRecord       = 16 << 10 // RFC 8446, section 5.1
+	messageHeader   = 4
+	typeHandshake   = 22
+	typeClientHello = 1
+	extServerName   = 0
+	nameTypeHost    = 0
+)
+
+// The errors of Read and Parse.
+var (
+	ErrNotTLS    = errors.New("read ClientHello: not TLS")
+	ErrTooLarge  = errors.New("read ClientHello: too large")
+	ErrMalformed = errors.New("read ClientHello: malformed")
+)
+
+// Read reads records from r until they hold a whole ClientHello, and nothing after the last of them. It gives the
+// records as they came, also where there is an error, and the server's name, "" for none. The error is ErrNotTLS,
+// ErrTooLarge, ErrMalformed or r's own. Bounding the time is the caller's business.
+func Read(r io.Reader) (records []byte, serverName string, err error) {
+	var message []byte
+	for {
+		start := len(records)
+		if records, err = appendFrom(records, r, 1); err != nil {
+			return records, "", err
+		}
+		if records[start] != typeHandshake {
+			if start > 0 {
+				return records, "", ErrMalformed
+			}
+			return records, "", ErrNotTLS
+		}
+		if records, err = appendFrom(records, r, recordHeader-1); err != nil {
+			return records, "", err
+		}
+		header := records[start:]
+		if header[1] != 3 {
+			return records, "", ErrNotTLS
+		}
+		length := int(binary.BigEndian.Uint16(header[3:]))
+		switch {
+		case length == 0:
+			return records, "", ErrMalformed
+		case length > maxRecord, len(records)+length > MaxSize:
+			return records, "", ErrTooLarge
+		}
+		body := len(records)
+		if records, err = appendFrom(records, r, length); err != nil {
+			return records, "", err
+		}
+		message = append(message, records[body:]...)
+		if len(message) < messageHeader {
+			continue
+		}
+		if message[0] != typeClientHello {
+			return records, "", ErrMalformed
+		}
+		want := messageHeader + int(message[1])<<16 + int(message[2])<<8 + int(message[3])
+		switch {
+		case want > MaxSize:
+			return records, "", ErrTooLarge
+		case len(message) > want: // a client says nothing more before the server has answered
+			return records, "", ErrMalformed
+		case len(message) == want:
+			serverName, err = Parse(message[messageHeader:])
+			return records, serverName, err
+		}
+	}
+}
+
+func appendFrom(dst []byte, r io.Reader, n int) ([]byte, error) {
+	start := len(dst)
+	dst = append(dst, make([]byte, n)...)
+	m, err := io.ReadFull(r, dst[start:])
+	if err == io.EOF && start > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return dst[:start+m], err
+}
+
+// Parse reads the body of a ClientHello message and gives the server's name, "" for none. The error is ErrMalformed:
+// for what breaks the format, and for an extension that stands twice or a list of several names, of which nobody can
+// tell which one a server goes by.
+func Parse(body []byte) (serverName string, err error) {
+	in := input(body)
+	if !in.skip(2+32) || // version, random
+		in.vector(1) == nil || in.vector(2) == nil || in.vector(1) == nil { // session, cipher suites, compression
+		return "", ErrMalformed
+	}
+	if len(in) == 0 {
+		return "", nil // extensions may be missing before TLS 1.3
+	}
+	extensions := in.vector(2)
+	if extensions == nil || len(in) > 0 {
+		return "", ErrMalformed
+	}
+	seen := make(map[uint16]bool)
+	for len(*extensions) > 0 {
+		kind, ok := extensions.uint16()
+		data := extensions.vector(2)
+		if !ok || data == nil || seen[kind] {
+			return "", ErrMalformed
+		}
+		seen[kind] = true
+		if kind != extServerName {
+			continue
+		}
+		list := data.vector(2)
+		if list == nil || len(*data) > 0 || len(*list) == 0 || (*list)[0] != nameTypeHost {
+			return "", ErrMalformed
+		}
+		list.skip(1)
+		name := list.vector(2)
+		if name == nil || len(*name) == 0 || len(*list) > 0 {
+			return "", ErrMalformed
+		}
+		serverName = string(*name)
+	}
+	return serverName, nil
+}
+
+// input is what is left to read.
+type input []byte
+
+func (in *input) skip(n int) bool {
+	if len(*in) < n {
+		return false
+	}
+	*in = (*in)[n:]
+	return true
+}
+
+func (in *input) uint16() (uint16, bool) {
+	if len(*in) < 2 {
+		return 0, false
+	}
+	v := binary.BigEndian.Uint16(*in)
+	*in = (*in)[2:]
+	return v, true
+}
+
+// vector reads bytes that their length in width bytes precedes; nil where there are not as many.
+func (in *input) vector(width int) *input {
+	if len(*in) < width {
+		return nil
+	}
+	n := 0
+	for _, b := range (*in)[:width] {
+		n = n<<8 | int(b)
+	}
+	*in = (*in)[width:]
+	if len(*in) < n {
+		return nil
+	}
+	v := (*in)[:n]
+	*in = (*in)[n:]
+	return &v
+}
