@@ -27,6 +27,9 @@ func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
 			r.failure = errTooLarge
 		}
 	}
+	if r.failure == nil {
+		r.status, r.received = r.response.Status, int64(len(r.response.Body))
+	}
 	if err := k.record(r); err != nil {
 		r.failure = errInternal
 	}

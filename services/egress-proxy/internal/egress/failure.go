@@ -32,6 +32,8 @@ var (
 	errTooLarge    = &failure{kind: "response_too_large", text: "Response too large (max: 4194304 bytes)"}
 	errTimeout     = &failure{kind: "timeout", text: "Request timed out"}
 	errDNS         = &failure{kind: "dns_error", text: "Name could not be resolved"}
+	errStreams     = &failure{kind: "rate_limited", text: "Too many requests under way", reason: "too_many_streams"}
+	errClientGone  = &failure{kind: "client_closed", text: "Client closed the connection"}
 	errInternal    = &failure{kind: "internal_error", text: "Internal error"}
 )
 

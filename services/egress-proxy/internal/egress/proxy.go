@@ -1,5 +1,6 @@
-// Package egress answers packs' requests: the framed JSON of contract.md, "Egress", judged in the order protocol, gate,
-// grant, rate, name resolution, address class, and sent to the very address that was judged.
+// Package egress answers packs' requests: the framed JSON of contract.md, "Egress", and plain HTTP proxying on the same
+// socket, judged in the order protocol, gate, grant, rate, name resolution, address class, and sent to the very address
+// that was judged.
 package egress
 
 import (
@@ -26,7 +27,8 @@ import (
 
 const (
 	rateBurst   = 100
-	maxInFlight = 64 // requests of one pack at its servers; each may hold an answer of 4 MiB
+	maxInFlight = 64  // requests of one pack at its servers that came in frames; each may hold an answer of 4 MiB
+	maxStreams  = 256 // requests and tunnels of one pack that came as HTTP; each holds 64 KiB
 	sweepEvery  = 15 * time.Second
 )
 
@@ -77,11 +79,12 @@ func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 
 // pack is what the proxy keeps of one pack.
 type pack struct {
-	proxy  *Proxy
-	id     string
-	tokens *rate.Limiter // nil for no limit
-	slots  chan struct{}
-	access atomic.Pointer[access]
+	proxy   *Proxy
+	id      string
+	tokens  *rate.Limiter // nil for no limit
+	slots   chan struct{}
+	streams chan struct{}
+	access  atomic.Pointer[access]
 }
 
 // access is a stretch of time in which what a pack may do did not shrink. Requests begin in one and end with it, and so
@@ -90,10 +93,12 @@ type access struct {
 	ctx  context.Context
 	end  context.CancelFunc
 	pool *upstream.Pool
+	web  web
 }
 
 func (p *Proxy) newAccess() *access {
 	a := &access{pool: upstream.NewPool(&p.pools)}
+	a.web.pools = &p.pools
 	a.ctx, a.end = context.WithCancel(context.Background())
 	return a
 }
@@ -103,7 +108,7 @@ func (p *Proxy) pack(id string) *pack {
 	defer p.mu.Unlock()
 	k := p.packs[id]
 	if k == nil {
-		k = &pack{proxy: p, id: id, slots: make(chan struct{}, maxInFlight)}
+		k = &pack{proxy: p, id: id, slots: make(chan struct{}, maxInFlight), streams: make(chan struct{}, maxStreams)}
 		if p.cfg.Rate > 0 {
 			k.tokens = rate.NewLimiter(rate.Limit(float64(p.cfg.Rate)/60), rateBurst)
 		}
@@ -131,6 +136,7 @@ func (k *pack) cut() {
 	old := k.access.Swap(k.proxy.newAccess())
 	old.end()
 	old.pool.Close()
+	old.web.close()
 }
 
 // Forget is Cut for a pack that is gone.

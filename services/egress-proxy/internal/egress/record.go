@@ -13,6 +13,7 @@ type meter struct {
 	requests *prometheus.CounterVec
 	duration prometheus.Histogram
 	received prometheus.Counter
+	sent     prometheus.Counter
 }
 
 func newMeter(registry prometheus.Registerer) meter {
@@ -23,15 +24,19 @@ func newMeter(registry prometheus.Registerer) meter {
 		}, []string{"result", "reason"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "rumi_egress_request_duration_seconds",
-			Help:    "Time from a request's frame to its answer, redirects and body included.",
+			Help:    "Time from a request to the end of its answer, redirects included; without tunnels and upgraded connections.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30, 120},
 		}),
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rumi_egress_received_bytes_total",
-			Help: "Bytes of the bodies that servers sent to packs.",
+			Help: "Bytes that servers sent to packs: of bodies, and all in tunnels.",
+		}),
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rumi_egress_sent_bytes_total",
+			Help: "Bytes that packs sent to servers: of bodies, and all in tunnels.",
 		}),
 	}
-	registry.MustRegister(m.requests, m.duration, m.received)
+	registry.MustRegister(m.requests, m.duration, m.received, m.sent)
 	return m
 }
 
@@ -44,15 +49,21 @@ func (k *pack) record(r *result) error {
 		"domain": r.place.host.Name, "port": int(r.place.port), "allowed": true, "check_type": "proxy_request",
 		"method": r.call.method, "url": "", "latency_ms": milliseconds(r.latency), "redirect_hops": r.hops,
 	}
-	if r.place.base != nil {
+	if r.place.host.Name != "" {
 		details["url"] = r.place.logged()
 	}
 	entry := audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id, Details: details}
-	status, size := 0, 0
+	if r.status != 0 {
+		details["status_code"] = r.status
+	}
+	if r.failure == nil || r.received > 0 || r.sent > 0 {
+		details["bytes"] = r.received
+	}
+	if r.streamed {
+		details["bytes_sent"] = r.sent
+	}
 	switch f := r.failure; {
 	case f == nil:
-		status, size = r.response.Status, len(r.response.Body)
-		details["status_code"], details["bytes"] = status, size
 	case f.denied():
 		outcome, reason = "denied", f.reason
 		details["allowed"], details["blocked_reason"] = false, f.reason
@@ -70,14 +81,17 @@ func (k *pack) record(r *result) error {
 		}
 	}
 	p.meter.requests.WithLabelValues(outcome, reason).Inc()
-	p.meter.duration.Observe(r.latency.Seconds())
-	p.meter.received.Add(float64(size))
+	if !r.endless {
+		p.meter.duration.Observe(r.latency.Seconds())
+	}
+	p.meter.received.Add(float64(r.received))
+	p.meter.sent.Add(float64(r.sent))
 
 	ctx := k.withOrigin()
 	p.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "egress",
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
 		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),
-		slog.Int("status", status), slog.Int("bytes", size), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))
+		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))
 	if outcome == "denied" {
 		denial := entry
 		denial.Category, denial.Action = audit.Security, "network_denied"

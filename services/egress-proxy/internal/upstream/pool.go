@@ -166,7 +166,7 @@ func idempotent(method string) bool {
 	return false
 }
 
-// connect makes a connection to the first judged address that takes one.
+// connect makes a connection for a request.
 func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (*conn, error) {
 	deadline := r.Deadline
 	if r.Connect > 0 {
@@ -174,40 +174,9 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (*conn, error
 			deadline = d
 		}
 	}
-	var failure *Error
-	for i, addr := range t.Addrs {
-		// What is left is shared out, so that an address that swallows everything leaves some to the others.
-		left := time.Until(deadline)
-		bound, cancel := context.WithTimeout(ctx, left/time.Duration(len(t.Addrs)-i))
-		raw, err := p.cfg.Dial(bound, netip.AddrPortFrom(addr, t.Port))
-		cancel()
-		if err == nil {
-			return p.handshake(ctx, t, raw, deadline)
-		}
-		failure = connectError(err)
-		if ctx.Err() != nil {
-			break
-		}
+	secured, tcp, err := p.cfg.Connect(ctx, t, deadline)
+	if err != nil {
+		return nil, err
 	}
-	if failure == nil {
-		failure = &Error{Kind: KindRefused, Text: "Host is not reachable"}
-	}
-	return nil, failure
-}
-
-func (p *Pool) handshake(ctx context.Context, t *Target, raw net.Conn, deadline time.Time) (*conn, error) {
-	if !t.TLS {
-		return newConn(raw, raw), nil
-	}
-	cfg := p.cfg.TLS.Clone()
-	cfg.ServerName = t.Host
-	cfg.NextProtos = []string{"http/1.1"}
-	secured := tls.Client(raw, cfg)
-	bound, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	if err := secured.HandshakeContext(bound); err != nil {
-		raw.Close()
-		return nil, handshakeError(err)
-	}
-	return newConn(secured, raw), nil
+	return newConn(secured, tcp), nil
 }

@@ -1,0 +1,161 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+)
+
+func TestTunnel(t *testing.T) {
+	w := newWorld(t)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+	w.site("x.example", "93.184.216.34", true, func(rw http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(rw, n, " ")
+		rw.Write(big)
+	})
+	c := w.browser()
+	r, err := c.Post("https://x.example/secret", "text/plain", bytes.NewReader(big))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil || string(body) != fmt.Sprint(len(big), " ", string(big)) {
+		t.Errorf("%d bytes, %v", len(body), err)
+	}
+	w.settled(0)
+	c.CloseIdleConnections()
+	e := w.settled(1)[0]
+	received, _ := e.Details["bytes"].(int64)
+	sent, _ := e.Details["bytes_sent"].(int64)
+	if !e.Success || e.Details["method"] != "CONNECT" || e.Details["url"] != "https://x.example" || received < int64(len(big)) || sent < int64(len(big)) {
+		t.Errorf("%+v", e)
+	}
+}
+
+// connect opens a tunnel and gives the connection behind the answer to CONNECT, which must be 200.
+func connect(t *testing.T, path, to string) net.Conn {
+	t.Helper()
+	c := dialSocket(t, path)
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
+	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "CONNECT"})
+	if err != nil || r.StatusCode != 200 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	return c // the proxy says nothing more before the client does
+}
+
+// Nothing is dialled before the ClientHello has shown that the tunnel goes where it was granted to go.
+func TestTunnelIsForItsNameOnly(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", true, func(http.ResponseWriter, *http.Request) {})
+	path := w.socket()
+	hello := func(name string) func(net.Conn) {
+		return func(c net.Conn) {
+			go tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
+		}
+	}
+	write := func(text string) func(net.Conn) { return func(c net.Conn) { io.WriteString(c, text) } }
+	for name, c := range map[string]struct {
+		to     string
+		speak  func(net.Conn)
+		reason string
+	}{
+		"another name":     {"x.example:443", hello("evil.example"), "sni_mismatch"},
+		"a longer name":    {"x.example:443", hello("a.x.example"), "sni_mismatch"},
+		"no name":          {"x.example:443", hello(""), "sni_mismatch"},
+		"an address":       {"93.184.216.34:443", hello("93.184.216.34"), "sni_mismatch"},
+		"name for address": {"93.184.216.34:443", hello("x.example"), "sni_mismatch"},
+		"HTTP":             {"x.example:443", write("GET / HTTP/1.1\r\nHost: x.example\r\n\r\n"), "tls_required"},
+		"SSH":              {"x.example:443", write("SSH-2.0-OpenSSH_9.6\r\n"), "tls_required"},
+		"broken TLS":       {"x.example:443", write("\x16\x03\x01\x00\x04\x02\x00\x00\x00"), "tls_required"},
+		"huge hello":       {"x.example:443", write("\x16\x03\x01\x00\x04\x01\xff\xff\xff"), "tls_required"},
+		"half, then end": {"x.example:443", func(c net.Conn) {
+			io.WriteString(c, "\x16\x03\x01")
+			c.(*net.UnixConn).CloseWrite()
+		}, "tls_required"},
+	} {
+		conn := connect(t, path, c.to)
+		w.contacts()
+		c.speak(conn)
+		if entries := w.settled(2); entries[0].Category != audit.Security || entries[0].Details["blocked_reason"] != c.reason || entries[1].Details["allowed"] != false {
+			t.Errorf("%s: %+v", name, entries)
+		}
+		conn.Close()
+		if _, dialled := w.contacts(); dialled != nil {
+			t.Errorf("%s: dialled %v", name, dialled)
+		}
+	}
+	// The client's own error says what was wrong.
+	conn := connect(t, path, "x.example:443")
+	if err := tls.Client(conn, &tls.Config{ServerName: "evil.example"}).Handshake(); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+		t.Errorf("the client sees %v", err)
+	}
+	w.settled(2)
+	// A client that goes away without a word was not refused anything.
+	conn = connect(t, path, "x.example:443")
+	conn.Close()
+	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
+		t.Errorf("%+v", e)
+	}
+	// The name is compared in its one form.
+	conn = connect(t, path, "X.Example:443")
+	secured := tls.Client(conn, &tls.Config{ServerName: "x.EXAMPLE", RootCAs: w.roots})
+	if err := secured.Handshake(); err != nil {
+		t.Error(err)
+	}
+	conn.Close()
+	w.settled(1)
+}
+
+func TestTunnelToNowhere(t *testing.T) {
+	w := newWorld(t)
+	w.at("x.example", "93.184.216.34", "443", "127.0.0.1:1")
+	conn := connect(t, w.socket(), "x.example:443")
+	err := tls.Client(conn, &tls.Config{ServerName: "x.example"}).Handshake()
+	if err == nil || !strings.Contains(err.Error(), "internal error") {
+		t.Errorf("the client sees %v", err)
+	}
+	if e := w.settled(1)[0]; e.Details["error_type"] != "connection_refused" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestCutEndsTunnel(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", true, func(http.ResponseWriter, *http.Request) {})
+	path := w.socket()
+	waiting := connect(t, path, "x.example:443") // has not said a word yet
+	conn := connect(t, path, "x.example:443")
+	secured := tls.Client(conn, &tls.Config{ServerName: "x.example", RootCAs: w.roots})
+	if err := secured.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	w.grants["p"] = nil
+	w.mu.Unlock()
+	began := time.Now()
+	w.proxy.Cut("p")
+	for _, c := range []net.Conn{secured, waiting} {
+		if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("after %v", took)
+	}
+	for _, e := range w.settled(4) {
+		if e.Details["blocked_reason"] != "grant_changed" {
+			t.Errorf("%+v", e)
+		}
+	}
+}

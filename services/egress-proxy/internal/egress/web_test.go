@@ -1,0 +1,545 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// socket serves pack "p" as in production and gives the socket's path.
+func (w *world) socket() string {
+	w.t.Helper()
+	dir, err := os.MkdirTemp("", "rumi") // t.TempDir's names may be too long for a socket's address
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := uds.Listen(uds.Config{Dir: dir, Name: uds.DirName("p"), GID: -1})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		uds.Serve(ctx, l, w.proxy.Handler("p"), uds.Limits{Drain: time.Millisecond}, slog.New(slog.DiscardHandler))
+	})
+	w.t.Cleanup(func() { cancel(); serving.Wait(); os.RemoveAll(dir) })
+	return l.Path()
+}
+
+// browser is a client that was told to use the socket as its proxy.
+func (w *world) browser() *http.Client {
+	path := w.socket()
+	transport := &http.Transport{
+		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test:3128"}),
+		TLSClientConfig: &tls.Config{RootCAs: w.roots}, DisableCompression: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// dialSocket is a raw connection.
+func dialSocket(t testing.TB, path string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+// refusal is the answer to a request that got none from its server.
+type refusal struct {
+	Success   bool   `json:"success"`
+	Error     string `json:"error"`
+	ErrorType string `json:"error_type"`
+}
+
+func readRefusal(t testing.TB, r *http.Response) refusal {
+	t.Helper()
+	var got refusal
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &got); err != nil || r.Header.Get("Content-Type") != "application/json; charset=utf-8" {
+		t.Fatalf("%d %q: %v", r.StatusCode, data, err)
+	}
+	return got
+}
+
+// settled waits for the audit entry that is written when an exchange is over, and takes all there are.
+func (w *world) settled(n int) []audit.Entry {
+	w.t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		have := len(w.entries)
+		w.mu.Unlock()
+		if have >= n || time.Since(began) > 10*time.Second {
+			break
+		}
+	}
+	entries := w.audited()
+	if len(entries) != n {
+		w.t.Fatalf("%d audit entries, want %d: %+v", len(entries), n, entries)
+	}
+	return entries
+}
+
+func TestHTTPForward(t *testing.T) {
+	w := newWorld(t)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // 16 MiB
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/big":
+			rw.Write(big)
+		case "/sum":
+			h := sha256.New()
+			io.Copy(h, r.Body)
+			fmt.Fprintf(rw, "%x %v", h.Sum(nil), r.Trailer)
+		case "/trailer":
+			rw.Header().Set("Trailer", "X-Sum")
+			io.WriteString(rw, "body")
+			rw.Header().Set("X-Sum", "42")
+		case "/headers":
+			rw.Header().Set("Proxy-Authenticate", "Basic")
+			rw.Header().Set("Keep-Alive", "timeout=5")
+			rw.Header()["Set-Cookie"] = []string{"a=1", "b=2"}
+			fmt.Fprint(rw, r.Host, " ", r.Header, " ", r.RequestURI)
+		case "/empty":
+			rw.WriteHeader(http.StatusNoContent)
+		case "/moved":
+			http.Redirect(rw, r, "http://elsewhere.example/", http.StatusFound)
+		default:
+			http.NotFound(rw, r)
+		}
+	})
+	c := w.browser()
+	do := func(method, path string, body io.Reader, change ...func(*http.Request)) (*http.Response, string) {
+		t.Helper()
+		q, err := http.NewRequest(method, "http://x.example"+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range change {
+			f(q)
+		}
+		r, err := c.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, string(data)
+	}
+	if r, body := do("GET", "/big", nil); body != string(big) || r.ContentLength != -1 {
+		t.Errorf("big: %d bytes", len(body))
+	}
+	want := fmt.Sprintf("%x", sha256.Sum256(big))
+	if _, body := do("POST", "/sum", bytes.NewReader(big)); !strings.HasPrefix(body, want) {
+		t.Errorf("upload of known length: %s", body)
+	}
+	_, body := do("PUT", "/sum", io.MultiReader(bytes.NewReader(big)), func(q *http.Request) {
+		q.Trailer = http.Header{"X-After": {"7"}}
+		q.Header.Set("Expect", "100-continue")
+	})
+	if body != want+" map[X-After:[7]]" {
+		t.Errorf("chunked upload with trailer: %s", body)
+	}
+	if r, body := do("GET", "/trailer", nil, func(q *http.Request) { q.Header.Set("TE", "trailers") }); body != "body" || r.Trailer.Get("X-Sum") != "42" {
+		t.Errorf("trailer: %q %v", body, r.Trailer)
+	}
+	r, body := do("GET", "/headers?q=%20&a=b%2f", nil, func(q *http.Request) {
+		q.Header = http.Header{"Connection": {"X-Mine"}, "X-Mine": {"1"}, "Proxy-Authorization": {"x"}, "Upgrade": {"h2c"}, "X-Kept": {"1", "2"}, "User-Agent": {""}}
+	})
+	if body != "x.example map[X-Kept:[1 2]] /headers?q=%20&a=b%2f" {
+		t.Errorf("the server saw %s", body)
+	}
+	if r.Header.Get("Proxy-Authenticate")+r.Header.Get("Keep-Alive") != "" || len(r.Header["Set-Cookie"]) != 2 {
+		t.Errorf("headers %v", r.Header)
+	}
+	for _, q := range []struct {
+		method, path string
+		status       int
+	}{{"HEAD", "/big", 200}, {"GET", "/empty", 204}, {"GET", "/nosuch", 404}, {"GET", "/moved", 302}, {"DELETE", "/nosuch", 404}} {
+		if r, _ := do(q.method, q.path, nil); r.StatusCode != q.status {
+			t.Errorf("%s %s: %d", q.method, q.path, r.StatusCode)
+		}
+	}
+	entries := w.settled(10)
+	d := entries[0].Details
+	if entries[0].Category != audit.Network || d["bytes"] != int64(len(big)) || d["status_code"] != 200 || d["url"] != "http://x.example/big" || d["method"] != "GET" {
+		t.Errorf("entry %+v", entries[0])
+	}
+	if got := entries[1].Details["bytes_sent"]; got != int64(len(big)) {
+		t.Errorf("sent %v", got)
+	}
+	if url := entries[4].Details["url"]; url != "http://x.example/headers" {
+		t.Errorf("url %v", url)
+	}
+	if got := w.counts()["allowed/ok"]; got != 10 {
+		t.Errorf("counted %v", w.counts())
+	}
+	if _, dialled := w.contacts(); len(dialled) != 1 {
+		t.Errorf("%d connections", len(dialled))
+	}
+}
+
+// An absolute https URL is fetched for the pack, as a frame would be.
+func TestHTTPForwardToTLS(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", true, func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "secured") })
+	c := dialSocket(t, w.socket())
+	io.WriteString(c, "GET https://x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n")
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(r.Body); string(body) != "secured" {
+		t.Errorf("%q, %v", body, err)
+	}
+}
+
+// Frames and HTTP may come over one socket, each over its own connections.
+func TestBothProtocols(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hi") })
+	path := w.socket()
+	framed, plain := dialSocket(t, path), dialSocket(t, path)
+	in := bufio.NewReader(plain)
+	for range 3 {
+		uds.WriteFrame(framed, []byte(`{"url":"http://x.example/"}`))
+		data, err := uds.ReadFrame(framed, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := decode(t, data); !r.Success {
+			t.Error(r.errorText())
+		}
+		// Two at once: the second waits in the buffer.
+		io.WriteString(plain, strings.Repeat("GET http://x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n", 2))
+		for range 2 {
+			r, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(r.Body); string(body) != "hi" {
+				t.Fatalf("%q, %v", body, err)
+			}
+		}
+	}
+}
+
+func TestServerSentEventsArriveAtOnce(t *testing.T) {
+	w := newWorld(t)
+	next := make(chan string)
+	ended := make(chan struct{})
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		rw.Header().Set("Content-Type", "text/event-stream")
+		rw.WriteHeader(200)
+		rw.(http.Flusher).Flush()
+		for {
+			select {
+			case text := <-next:
+				io.WriteString(rw, text)
+				rw.(http.Flusher).Flush()
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	r, err := w.browser().Get("http://x.example/events") // the head comes before any event
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	for i := range 3 {
+		want := fmt.Sprintf("data: %d\n\n", i)
+		next <- want
+		if n, err := r.Body.Read(buf); string(buf[:n]) != want {
+			t.Fatalf("%q, %v", buf[:n], err)
+		}
+	}
+	r.Body.Close() // a client that leaves is noticed though the server says nothing
+	<-ended
+	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" || e.Details["bytes"] != int64(27) {
+		t.Errorf("%+v", e)
+	}
+}
+
+// echoUpgrade agrees to any upgrade and sends back what it gets.
+func echoUpgrade(protocol string) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			fmt.Fprint(rw, "no upgrade")
+			return
+		}
+		conn, in, err := rw.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		io.Copy(conn, in)
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", false, echoUpgrade("websocket"))
+	w.site("other.example", "93.184.216.35", false, echoUpgrade("h2c"))
+	path := w.socket()
+	open := func(host, protocol string) (net.Conn, *bufio.Reader, *http.Response) {
+		c := dialSocket(t, path)
+		fmt.Fprintf(c, "GET http://%s/ HTTP/1.1\r\nHost: %s\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Key: y\r\n\r\nearly", host, host, protocol)
+		in := bufio.NewReader(c)
+		r, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, in, r
+	}
+	c, in, r := open("x.example", "websocket")
+	if r.StatusCode != 101 || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Accept") != "x" {
+		t.Fatalf("%+v", r)
+	}
+	io.WriteString(c, " and late")
+	got := make([]byte, len("early and late"))
+	if _, err := io.ReadFull(in, got); err != nil || string(got) != "early and late" {
+		t.Errorf("%q, %v", got, err)
+	}
+	c.Close()
+	if e := w.settled(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != 101 {
+		t.Errorf("%+v", e)
+	}
+	if _, _, r := open("x.example", "h2c"); r.StatusCode != 200 { // no other upgrade gets through
+		t.Errorf("h2c: %d", r.StatusCode)
+	}
+	if _, _, r := open("other.example", "websocket"); r.StatusCode != 502 {
+		t.Errorf("another answer: %d", r.StatusCode)
+	}
+	c, _, _ = open("x.example", "websocket")
+	w.proxy.Cut("p")
+	if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, io.EOF) {
+		t.Errorf("cut: %v", err)
+	}
+}
+
+func TestHTTPRefusals(t *testing.T) {
+	w := newWorld(t)
+	w.grants["p"] = []string{"x.example", "10.0.0.1", "gateway", "127.1", "half.example", "hang.example", "closed.example", "nosuch.example"}
+	w.names["x.example"] = []string{"93.184.216.34", "10.0.0.1"}
+	w.at("half.example", "93.184.216.36", "80", script(t, func(string) string { return "nonsense<close>" }))
+	w.at("closed.example", "93.184.216.37", "80", "127.0.0.1:1")
+	path := w.socket()
+	const get = "GET http://x.example/ HTTP/1.1\r\nHost: x.example\r\n"
+	for name, c := range map[string]struct {
+		request string
+		status  int
+		kind    string
+		text    string
+		reason  string
+	}{
+		"not granted":          {"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n", 403, "grant_denied", "Network access denied: Domain 'other.example' not in allowed list", "grant_denied"},
+		"tunnel not granted":   {"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n", 403, "grant_denied", "Network access denied: Domain 'other.example' not in allowed list", "grant_denied"},
+		"with a body":          {"POST http://other.example/ HTTP/1.1\r\nHost: other.example\r\nContent-Length: 4\r\n\r\nbody", 403, "grant_denied", "Network access denied: Domain 'other.example' not in allowed list", "grant_denied"},
+		"rebinding":            {get + "\r\n", 403, "blocked", "Request blocked by security policy", "dns_rebinding_blocked"},
+		"tunnel to it":         {"CONNECT x.example:443 HTTP/1.0\r\n\r\n", 403, "blocked", "Request blocked by security policy", "dns_rebinding_blocked"},
+		"internal address":     {"GET http://10.0.0.1/ HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n", 403, "blocked", "Request blocked by security policy", "internal_ip_blocked"},
+		"own service":          {"CONNECT gateway:443 HTTP/1.1\r\nHost: gateway:443\r\n\r\n", 403, "blocked", "Request blocked by security policy", "internal_name_blocked"},
+		"unknown name":         {"GET http://nosuch.example/ HTTP/1.1\r\nHost: nosuch.example\r\n\r\n", 502, "dns_error", "Name could not be resolved", ""},
+		"nonsense from server": {"GET http://half.example/ HTTP/1.1\r\nHost: half.example\r\n\r\n", 502, "upstream_error", "Connection to the server failed", ""},
+		"refused":              {"GET http://closed.example/ HTTP/1.1\r\nHost: closed.example\r\n\r\n", 502, "connection_refused", "Connection refused", ""},
+		"foreign host":         {"GET http://x.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", 400, "validation_error", "Host header does not equal the URL's host", ""},
+		"foreign host, tunnel": {"CONNECT x.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n", 400, "validation_error", "Host header does not equal the URL's host", ""},
+		"two hosts":            {get + "Host: x.example\r\n\r\n", 400, "validation_error", "Header given twice: Host", ""},
+		"no host":              {"GET http://x.example/ HTTP/1.1\r\n\r\n", 400, "validation_error", "Host header is missing", ""},
+		"two spellings":        {get + "X-A: 1\r\nx-a: 2\r\n\r\n", 400, "validation_error", "Header in two spellings: x-a", ""},
+		"both lengths":         {get + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "validation_error", "Both Content-Length and Transfer-Encoding", ""},
+		"two lengths":          {get + "Content-Length: 3\r\nContent-Length: 3\r\n\r\n", 400, "validation_error", "Header given twice: Content-Length", ""},
+		"signed length":        {get + "Content-Length: +3\r\n\r\nabc", 400, "protocol_error", "Request is not HTTP/1.1", ""},
+		"unknown coding":       {get + "Transfer-Encoding: gzip, chunked\r\n\r\n", 400, "validation_error", "Unsupported Transfer-Encoding", ""},
+		"folded":               {get + "X-A: 1\r\n 2\r\n\r\n", 400, "validation_error", "Invalid header name:  2", ""},
+		"space before colon":   {get + "X-A : 1\r\n\r\n", 400, "validation_error", "Invalid header name: X-A ", ""},
+		"NUL":                  {get + "X-A: \x00\r\n\r\n", 400, "validation_error", "Invalid value of header: X-A", ""},
+		"CR":                   {get + "X-A: a\rb\r\n\r\n", 400, "validation_error", "Invalid value of header: X-A", ""},
+		"bare LF":              {"GET http://x.example/ HTTP/1.1\nHost: x.example\n\n", 400, "protocol_error", "Request is not HTTP/1.1", ""},
+		"origin form":          {"GET / HTTP/1.1\r\nHost: x.example\r\n\r\n", 400, "validation_error", "URL must have a hostname", ""},
+		"user-info":            {"GET http://u:p@x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n", 400, "validation_error", "URL must not contain user-info", ""},
+		"scheme":               {"GET ftp://x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n", 400, "validation_error", "Unsupported scheme: ftp", ""},
+		"method":               {"TRACE http://x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n", 400, "validation_error", "Method not allowed: TRACE", ""},
+		"tunnel without port":  {"CONNECT x.example HTTP/1.1\r\nHost: x.example\r\n\r\n", 400, "validation_error", "Invalid port in URL", ""},
+		"tunnel with body":     {"CONNECT x.example:443 HTTP/1.1\r\nHost: x.example:443\r\nContent-Length: 1\r\n\r\n", 400, "validation_error", "Header not allowed: Content-Length", ""},
+		"HTTP/2":               {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "protocol_error", "Request is not HTTP/1.1", ""},
+		"other protocol":       {"hello\r\n\r\n", 400, "protocol_error", "Request is not HTTP/1.1", ""},
+		"101 headers":          {get + strings.Repeat("X-A: 1\r\n", 100) + "\r\n", 400, "validation_error", "Too many headers: 101 > 100", ""},
+		"long name":            {get + strings.Repeat("a", 257) + ": 1\r\n\r\n", 400, "validation_error", "Header name too long: 257 > 256", ""},
+		"long value":           {get + "X-A: " + strings.Repeat("a", 8193) + "\r\n\r\n", 400, "validation_error", "Header value too long: 8193 > 8192", ""},
+		"endless head":         {get + strings.Repeat("X-A: "+strings.Repeat("a", 1000)+"\r\n", 60), 400, "protocol_error", "Request header too large (max: 32768 bytes)", ""},
+	} {
+		w.contacts()
+		conn := dialSocket(t, path)
+		go io.WriteString(conn, c.request)
+		r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := readRefusal(t, r); r.StatusCode != c.status || got != (refusal{false, c.text, c.kind}) {
+			t.Errorf("%s: %d %+v", name, r.StatusCode, got)
+		}
+		conn.Close()
+		entries, want := 1, ""
+		if c.reason != "" {
+			entries, want = 2, c.reason
+		}
+		all := w.settled(entries)
+		got, _ := all[0].Details["blocked_reason"].(string)
+		if got != want || (want != "" && (all[0].Category != audit.Security || all[1].Category != audit.Network)) {
+			t.Errorf("%s: %+v", name, all)
+		}
+		resolved, dialled := w.contacts()
+		if c.status < 500 && dialled != nil || c.reason != "dns_rebinding_blocked" && c.status < 500 && resolved != nil {
+			t.Errorf("%s: looked up %v, dialled %v", name, resolved, dialled)
+		}
+	}
+}
+
+// After a refusal the connection can be used again, as clients with a pool do.
+func TestConnectionOutlivesRefusal(t *testing.T) {
+	w := newWorld(t)
+	w.grants["p"] = nil
+	c := dialSocket(t, w.socket())
+	in := bufio.NewReader(c)
+	for range 3 {
+		io.WriteString(c, "POST http://x.example/ HTTP/1.1\r\nHost: x.example\r\nContent-Length: 5\r\n\r\nhello")
+		r, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if readRefusal(t, r); r.StatusCode != 403 || r.Close {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// What shrinks while an answer streams ends it; before its first byte the pack is told why.
+func TestCutEndsHTTP(t *testing.T) {
+	w := newWorld(t)
+	arrived := make(chan struct{}, 4)
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stream" {
+			io.WriteString(rw, "begun")
+			rw.(http.Flusher).Flush()
+		}
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	c := w.browser()
+	r, err := c.Get("http://x.example/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	w.mu.Lock()
+	w.gates["p"] = gate.State{PackID: "p", Status: "modified"}
+	w.mu.Unlock()
+	w.proxy.Cut("p")
+	if body, err := io.ReadAll(r.Body); err == nil {
+		t.Errorf("ended well, with %q", body)
+	}
+	if all := w.settled(2); all[0].Details["blocked_reason"] != "pack_modified" || all[1].Details["bytes"] != int64(5) {
+		t.Errorf("%+v", all)
+	}
+	w.mu.Lock()
+	w.gates["p"] = gate.State{PackID: "p", Open: true}
+	w.mu.Unlock()
+	go func() {
+		<-arrived
+		w.mu.Lock()
+		w.grants["p"] = nil
+		w.mu.Unlock()
+		w.proxy.Cut("p")
+	}()
+	r, err = c.Get("http://x.example/silent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readRefusal(t, r); r.StatusCode != 403 || got.ErrorType != "grant_denied" {
+		t.Errorf("%d %+v", r.StatusCode, got)
+	}
+}
+
+// A server that answers early, stops short, or never reads.
+func TestHTTPServersThatMisbehave(t *testing.T) {
+	w := newWorld(t)
+	w.at("x.example", "93.184.216.34", "80", script(t, func(path string) string {
+		return map[string]string{
+			"/short":   "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nabc<close>",
+			"/chunk":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n<close>",
+			"/until":   "HTTP/1.1 200 OK\r\n\r\nabc<close>",
+			"/smuggle": "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+		}[path]
+	}))
+	c := w.browser()
+	for path, whole := range map[string]bool{"/short": false, "/chunk": false, "/until": true, "/smuggle": true} {
+		r, err := c.Get("http://x.example" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(r.Body); string(body) != "abc" || (err == nil) != whole {
+			t.Errorf("%s: %q, %v", path, body, err)
+		}
+		if e := w.settled(1)[0]; e.Success != whole {
+			t.Errorf("%s: %+v", path, e)
+		}
+	}
+}
+
+func TestStreamsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	k := w.proxy.pack("p")
+	for range maxStreams {
+		k.streams <- struct{}{}
+	}
+	r, err := w.browser().Get("http://x.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readRefusal(t, r); r.StatusCode != 429 || got.ErrorType != "rate_limited" {
+		t.Errorf("%d %+v", r.StatusCode, got)
+	}
+	if resolved, _ := w.contacts(); !slices.Equal(resolved, nil) {
+		t.Errorf("looked up %v", resolved)
+	}
+}

@@ -1,0 +1,183 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+)
+
+const (
+	maxHead     = 32 << 10         // bytes of a request line and its fields
+	headTimeout = 10 * time.Second // from a head's first byte to its last
+)
+
+var (
+	errHeadTooLong = &failure{kind: "protocol_error", text: "Request header too large (max: 32768 bytes)"}
+	errHeadTooSlow = &failure{kind: "protocol_error", text: "Request did not arrive in time"}
+	errNotHTTP     = &failure{kind: "protocol_error", text: "Request is not HTTP/1.1"}
+)
+
+// head waits for a whole request head, which stays unread. The error is bufio.ErrBufferFull for one that is too long, or
+// the connection's.
+func (c *client) head() ([]byte, error) {
+	timed := false
+	for seen := 0; ; {
+		_, err := c.in.Peek(seen + 1)
+		have, _ := c.in.Peek(c.in.Buffered())
+		if n := headEnd(have); n > 0 {
+			if timed {
+				c.stream.SetReadDeadline(time.Time{})
+			}
+			return have[:n], nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if seen = len(have); seen == c.in.Size() {
+			return nil, bufio.ErrBufferFull
+		}
+		if !timed {
+			timed = true
+			if err := c.stream.SetReadDeadline(time.Now().Add(headTimeout)); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// headEnd is the length of the head that b begins with, its empty line included; 0 where there is no whole one.
+func headEnd(b []byte) int {
+	for from := 0; ; {
+		i := bytes.IndexByte(b[from:], '\n')
+		if i < 0 {
+			return 0
+		}
+		from += i + 1
+		switch rest := b[from:]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			return from + 1
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			return from + 2
+		}
+	}
+}
+
+// checkHead reads what a request's head says. It takes one reading of it only: what two parsers may understand
+// differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2 and 6.3). method and to are filled in as far as they
+// could be read.
+func checkHead(head []byte) (method string, to place, f *failure) {
+	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
+	method, rest, _ := strings.Cut(lines[0], " ")
+	target, version, ok := strings.Cut(rest, " ")
+	if !ok || version != "HTTP/1.1" && version != "HTTP/1.0" || bytes.Count(head, []byte("\n")) != len(lines)+1 {
+		return "", to, errNotHTTP
+	}
+	switch {
+	case method == http.MethodConnect:
+		to, f = parseAuthority(target)
+	case !allowedMethod(method):
+		return "", to, invalid("Method not allowed: %s", shorten(method))
+	case strings.HasPrefix(target, "/"):
+		f = invalid("URL must have a hostname")
+	default:
+		to, f = parsePlace(target)
+	}
+	if f != nil {
+		return method, to, f
+	}
+	fields := lines[1:]
+	if len(fields) > maxHeaders {
+		return method, to, invalid("Too many headers: %d > %d", len(fields), maxHeaders)
+	}
+	seen := make(map[string]string, len(fields)) // the spelling of each name
+	for _, line := range fields {
+		name, value, ok := strings.Cut(line, ":")
+		lower := strings.ToLower(name)
+		value = strings.Trim(value, " \t")
+		before, again := seen[lower]
+		switch {
+		case len(name) > maxHeaderName:
+			return method, to, invalid("Header name too long: %d > %d", len(name), maxHeaderName)
+		case !ok || !httpguts.ValidHeaderFieldName(name):
+			return method, to, invalid("Invalid header name: %s", shorten(name))
+		case len(value) > maxHeaderValue:
+			return method, to, invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
+		case !httpguts.ValidHeaderFieldValue(value):
+			return method, to, invalid("Invalid value of header: %s", shorten(name))
+		case again && before != name:
+			return method, to, invalid("Header in two spellings: %s", shorten(name))
+		case again && (lower == "host" || lower == "content-length" || lower == "transfer-encoding"):
+			return method, to, invalid("Header given twice: %s", shorten(name))
+		case lower == "host" && !to.isHost(value):
+			return method, to, invalid("Host header does not equal the URL's host")
+		case lower == "transfer-encoding" && (!strings.EqualFold(value, "chunked") || version != "HTTP/1.1" || method == http.MethodConnect):
+			return method, to, invalid("Unsupported Transfer-Encoding")
+		case lower == "expect" && !strings.EqualFold(value, "100-continue"):
+			return method, to, invalid("Unsupported Expect header")
+		}
+		seen[lower] = name
+	}
+	_, chunked := seen["transfer-encoding"]
+	length, sized := seen["content-length"]
+	_, hosted := seen["host"]
+	switch {
+	case chunked && sized:
+		return method, to, invalid("Both Content-Length and Transfer-Encoding")
+	case sized && method == http.MethodConnect:
+		return method, to, invalid("Header not allowed: %s", length)
+	case !hosted && version == "HTTP/1.1":
+		return method, to, invalid("Host header is missing")
+	}
+	return method, to, nil
+}
+
+// parseAuthority reads where a CONNECT request wants a tunnel to.
+func parseAuthority(text string) (place, *failure) {
+	name, port := splitPort(text)
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return place{}, invalid("Invalid port in URL")
+	}
+	host, err := hostname.Parse(name)
+	if err != nil {
+		return place{}, invalid("Invalid hostname in URL")
+	}
+	return place{tls: true, host: host, port: uint16(n), base: &url.URL{}}, nil
+}
+
+// isWebSocket says whether a head asks for that upgrade, or agrees to it. No other is passed on: what follows it could be
+// requests that nobody judges.
+func isWebSocket(h http.Header) bool {
+	return hasToken(h["Connection"], "upgrade") && len(h["Upgrade"]) == 1 && strings.EqualFold(h["Upgrade"][0], "websocket")
+}
+
+func hasToken(values []string, want string) bool { return slices.Contains(tokens(values), want) }
+
+// tokens are the elements of lists, in lower case.
+func tokens(values []string) (all []string) {
+	for _, value := range values {
+		for token := range strings.SplitSeq(value, ",") {
+			all = append(all, strings.ToLower(strings.Trim(token, " \t")))
+		}
+	}
+	return all
+}
+
+// strip drops the fields that hold for one connection only, and those that the proxy says itself.
+func strip(h http.Header) {
+	named := tokens(h["Connection"])
+	for name := range h {
+		if lower := strings.ToLower(name); ours(lower) || lower == "transfer-encoding" || slices.Contains(named, lower) {
+			delete(h, name)
+		}
+	}
+}

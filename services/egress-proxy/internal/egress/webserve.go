@@ -1,0 +1,217 @@
+package egress
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// lingering bounds what is read of a request that was answered before its end, so that its sender gets to reading the
+// answer.
+const (
+	lingerBytes = 16 << 20
+	lingerTime  = 5 * time.Second
+	drainBytes  = 256 << 10 // of a body that is read to its end, to keep the connection
+)
+
+// past is a deadline that ends what is under way.
+var past = time.Unix(1, 0)
+
+// client is a connection that speaks HTTP/1.1 to its proxy (RFC 9110, section 3.7; RFC 9112, sections 3.2.2 and 3.2.3).
+type client struct {
+	pack   *pack
+	stream *uds.Stream
+	in     *bufio.Reader
+	out    *bufio.Writer
+	closes bool // after the answer
+
+	mu        sync.Mutex
+	answering bool // an answer has begun: it is too late for 100 (Continue)
+}
+
+// webBuffers are what a request needs; resting connections hold none.
+type webBuffers struct {
+	in  *bufio.Reader
+	out *bufio.Writer
+}
+
+var webPool = sync.Pool{New: func() any {
+	return &webBuffers{bufio.NewReaderSize(nil, maxHead), bufio.NewWriterSize(nil, copyBuffer+64)}
+}}
+
+// Stream implements uds.Streamer.
+func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
+	h.once.Do(func() { context.AfterFunc(ctx, h.pack.cut) })
+	c := &client{pack: h.pack, stream: s}
+	for {
+		b := webPool.Get().(*webBuffers)
+		b.in.Reset(s)
+		b.out.Reset(s)
+		c.in, c.out = b.in, b.out
+		for again := true; again; again = c.in.Buffered() > 0 {
+			if !c.exchange() {
+				return // with the buffers, which somebody may still read into
+			}
+		}
+		b.in.Reset(nil)
+		b.out.Reset(nil)
+		webPool.Put(b)
+		if !s.Rest() {
+			return
+		}
+	}
+}
+
+// exchange reads one request, of which the first byte is there, and answers it. It says whether to go on.
+func (c *client) exchange() bool {
+	began := time.Now()
+	r := &result{streamed: true}
+	head, err := c.head()
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		r.failure = errHeadTooLong
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		r.failure = errHeadTooSlow
+	case err != nil:
+		return false
+	default:
+		r.call.method, r.place, r.failure = checkHead(head)
+	}
+	if r.failure != nil { // where it ends is anybody's guess
+		c.closes = true
+		c.refuse(r, began)
+		c.linger()
+		return false
+	}
+	request, err := http.ReadRequest(c.in)
+	if err != nil {
+		r.failure = errNotHTTP
+		c.closes = true
+		c.refuse(r, began)
+		c.linger()
+		return false
+	}
+	c.closes = request.Close || !request.ProtoAtLeast(1, 1)
+	c.answering = false
+	select {
+	case c.pack.streams <- struct{}{}:
+		defer func() { <-c.pack.streams }()
+	default:
+		r.failure, c.closes = errStreams, true
+		c.refuse(r, began)
+		c.linger()
+		return false
+	}
+	if request.Method == http.MethodConnect {
+		c.tunnel(r, began)
+		return false
+	}
+	c.forward(r, request, began)
+	return !c.closes
+}
+
+// finish writes down what came of a request that was answered as far as it could be.
+func (c *client) finish(r *result, began time.Time) error {
+	r.latency = time.Since(began)
+	return c.pack.record(r)
+}
+
+// refuse writes down why a request gets no answer from its server, and says so.
+func (c *client) refuse(r *result, began time.Time) {
+	if err := c.finish(r, began); err != nil {
+		r.failure = errInternal
+	}
+	status := httpStatus(r.failure)
+	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.text)
+	body = append(body, `,"error_type":`...)
+	body = append(appendQuote(body, r.failure.kind), "}\n"...)
+	c.begin()
+	c.statusLine(status)
+	c.out.WriteString("Content-Type: application/json; charset=utf-8\r\nContent-Length: ")
+	c.out.WriteString(strconv.Itoa(len(body)))
+	if c.closes {
+		c.out.WriteString("\r\nConnection: close")
+	}
+	c.out.WriteString("\r\n\r\n")
+	if r.call.method != http.MethodHead {
+		c.out.Write(body)
+	}
+	if c.out.Flush() != nil {
+		c.closes = true
+	}
+}
+
+// httpStatus is how a failure is called in HTTP: 403 for what was refused.
+func httpStatus(f *failure) int {
+	switch f.kind {
+	case "validation_error", "protocol_error":
+		return http.StatusBadRequest
+	case "rate_limited":
+		return http.StatusTooManyRequests
+	case "timeout":
+		return http.StatusGatewayTimeout
+	case "internal_error":
+		return http.StatusInternalServerError
+	}
+	if f.denied() {
+		return http.StatusForbidden
+	}
+	return http.StatusBadGateway
+}
+
+func (c *client) statusLine(status int) {
+	c.out.WriteString("HTTP/1.1 ")
+	c.out.WriteString(strconv.Itoa(status))
+	c.out.WriteByte(' ')
+	c.out.WriteString(http.StatusText(status))
+	c.out.WriteString("\r\n")
+}
+
+// begin must be called before anything of an answer is written.
+func (c *client) begin() {
+	c.mu.Lock()
+	c.answering = true
+	c.mu.Unlock()
+}
+
+// proceed tells a client that waits for it to send its body.
+func (c *client) proceed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answering {
+		return nil
+	}
+	_, err := io.WriteString(c.stream, "HTTP/1.1 100 Continue\r\n\r\n")
+	return err
+}
+
+// linger takes what a client still sends, for a while.
+func (c *client) linger() {
+	c.stream.CloseWrite()
+	c.stream.SetReadDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.in, lingerBytes)
+}
+
+// watch calls gone when the client closes the connection, until stop is called. Nothing else may read meanwhile.
+func (c *client) watch(gone func()) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := c.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			gone()
+		}
+	}()
+	return func() {
+		c.stream.SetReadDeadline(past)
+		<-done
+		c.stream.SetReadDeadline(time.Time{})
+	}
+}
