@@ -3,6 +3,9 @@
 //	rumi-runtime run [--] ARGV...   runs one program; a first word that ends in .py is a Python file
 //	rumi-runtime serve              runs the Python worker, which answers calls on stdin (PROTOCOL.md)
 //
+// Where RUMI_EGRESS_SOCKET names a socket, it listens on 127.0.0.1:3128 and relays to it, and the program finds HTTP_PROXY,
+// HTTPS_PROXY and NO_PROXY set accordingly, so that code which knows nothing of Rumi reaches what the pack was granted.
+//
 // The program inherits stdin, stdout, stderr, environment and folder. Signals are passed on to it, orphans are reaped, and
 // its end is the container's, with its exit status, or 128+n for signal n. Status 64 is wrong usage, 126 a program that
 // can't be run, 127 one that isn't there.
@@ -35,7 +38,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 		os.Exit(exitUsage)
 	}
-	status, err := supervise(argv)
+	environ, err := withProxy(os.Environ(), os.Getenv("RUMI_EGRESS_SOCKET"))
+	if err != nil { // the socket itself can still be used
+		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
+	}
+	status, err := supervise(argv, environ)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 		status = exitCannotRun

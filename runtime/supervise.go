@@ -15,11 +15,11 @@ var passedOn = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
 }
 
-// supervise runs argv until it ends and gives its exit status; an error means that it never ran.
+// supervise runs argv with that environment until it ends and gives its exit status; an error means that it never ran.
 //
 // os/exec is not used to run it: that waits for its own child by itself, and PID 1 must wait for every process that lost
 // its parent, with one wait for all.
-func supervise(argv []string) (int, error) {
+func supervise(argv, environ []string) (int, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", argv[0], err)
@@ -29,7 +29,7 @@ func supervise(argv []string) (int, error) {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, append(passedOn, syscall.SIGCHLD)...) // before the child, whose end must not be missed
-	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: environ, Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", path, err)
 	}
