@@ -222,9 +222,7 @@ func TestSocketsFollowTheGate(t *testing.T) {
 	if err != nil || !info.IsDir() {
 		t.Error(err)
 	}
-	if left, _ := os.ReadDir(r.dir); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
-	}
+	r.eventually("nothing is left", func() bool { left, err := os.ReadDir(r.dir); return err == nil && len(left) == 0 })
 	found := false
 	for _, e := range r.entries("security") {
 		found = found || e["action"] == "socket_mode_relaxed"
