@@ -123,7 +123,7 @@ func TestApplyRefuses(t *testing.T) {
 		"installed says another":  {installed("p", descriptor("q", "a")), one("p", "p", "a"), "p", []Refusal{{"p", "pack_id mismatch: existing='q', new='p'"}}},
 		"folder of another":       {installed("f", descriptor("f", "a")), one("f", "p", "a"), "f", []Refusal{{"p", "pack_id mismatch: existing='f', new='p'"}}},
 		"no pack in the way": {func(t *testing.T, h *home) { h.write(t, "ecosystem/p/notes", "mine") }, one("p", "p", "a"), "p",
-			[]Refusal{{"p", "ecosystem/p is in the way: it is no pack. Move it away and apply again."}}},
+			[]Refusal{{"p", "ecosystem/p is in the way: it is no pack. Move it away and repeat the call."}}},
 		"one of several": {installed("b", descriptor("b", "x")), func(t *testing.T, h *home) {
 			one("m/packs/a", "a", "a")(t, h)
 			one("m/packs/b", "b", "y")(t, h)

@@ -20,11 +20,15 @@ type Found struct {
 
 // Scan lists the installed packs and whatever the operator should know about the folder they lie in.
 func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
+	var found Found
+	if err := e.tidy(ctx, &found); err != nil {
+		return Found{}, err
+	}
 	all, err := pack.Installed(e.root)
 	if err != nil {
 		return Found{}, err
 	}
-	found := Found{PackIDs: make([]string, 0, len(all))}
+	found.PackIDs = make([]string, 0, len(all))
 	for _, p := range all {
 		for _, warning := range p.Warnings {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
@@ -38,15 +42,25 @@ func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
 	if err := e.writable(); err != nil {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed. "+mendCommand("."))
 	}
-	// While another change is under way its hidden folders are in use; what is left over will be seen by the next scan.
+	return found, nil
+}
+
+// tidy ends what was interrupted and clears away what it has left. While another change is under way it does nothing: the hidden
+// folders are in use, and the next scan sees what is left over.
+func (e *Ecosystem) tidy(ctx context.Context, found *Found) error {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {
-		return found, nil
+		return nil
 	}
 	defer release()
-	warnings, err := e.clearLeftovers()
-	found.Warnings = append(found.Warnings, warnings...)
-	return found, err
+	if err := e.endOperations(ctx); err != nil {
+		// The folders that it has prepared are still needed.
+		e.log.WarnContext(ctx, "could not end an interrupted installation", "error", err)
+		found.Warnings = append(found.Warnings, "An interrupted installation could not be ended: "+message(err))
+		return nil
+	}
+	found.Warnings, err = e.clearLeftovers()
+	return err
 }
 
 // writable says whether packs can be put into the ecosystem folder and taken out.
