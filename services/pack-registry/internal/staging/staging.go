@@ -3,6 +3,7 @@
 package staging
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 			return "", err
 		}
 		defer f.Close()
-		n, err := io.Copy(f, io.LimitReader(content, MaxUpload+1))
+		n, err := save(f, io.LimitReader(content, MaxUpload+1))
 		if err != nil {
 			return "", err
 		}
@@ -128,6 +129,15 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 		}
 		return top, to.Remove(uploaded)
 	})
+}
+
+// save writes content to f in large pieces, in however small ones it arrives.
+func save(f *os.File, content io.Reader) (n int64, err error) {
+	pieces := bufio.NewWriterSize(struct{ io.Writer }{f}, 256<<10) // without f's ReadFrom, which would take small ones
+	if n, err = io.Copy(pieces, content); err != nil {
+		return n, err
+	}
+	return n, pieces.Flush()
 }
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
