@@ -187,7 +187,11 @@ func TestScan(t *testing.T) {
 	h.write(t, "ecosystem/broken/ecosystem.json", "{")
 	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", ""))
 	h.write(t, "ecosystem/.rumi-old-x/ecosystem.json", descriptor("x", ""))
-	found, err := h.eco.Scan(t.Context())
+	warnings, err := h.eco.Tidy(t.Context())
+	if err != nil || len(warnings) != 0 {
+		t.Errorf("tidy: %v, %v", warnings, err)
+	}
+	found, err := h.eco.Scan()
 	check(t, err)
 	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 1 {
 		t.Errorf("got %+v", found)

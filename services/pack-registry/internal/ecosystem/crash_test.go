@@ -184,7 +184,7 @@ func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
 // folders that a committed apply has prepared are not taken for leftovers.
 func TestOthersEndWhatWasInterrupted(t *testing.T) {
 	for name, act := range map[string]func(*testing.T, *home) error{
-		"scan":    func(t *testing.T, h *home) error { _, err := h.eco.Scan(t.Context()); return err },
+		"tidy":    func(t *testing.T, h *home) error { _, err := h.eco.Tidy(t.Context()); return err },
 		"remove":  func(t *testing.T, h *home) error { _, err := h.eco.Remove(t.Context(), "x"); return err },
 		"recover": func(t *testing.T, h *home) error { return h.eco.Recover(t.Context()) },
 	} {

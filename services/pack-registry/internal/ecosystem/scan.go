@@ -19,16 +19,12 @@ type Found struct {
 }
 
 // Scan lists the installed packs and whatever the operator should know about the folder they lie in.
-func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
-	var found Found
-	if err := e.tidy(ctx, &found); err != nil {
-		return Found{}, err
-	}
+func (e *Ecosystem) Scan() (Found, error) {
 	all, err := pack.Installed(e.root)
 	if err != nil {
 		return Found{}, err
 	}
-	found.PackIDs = make([]string, 0, len(all))
+	found := Found{PackIDs: make([]string, 0, len(all))}
 	for _, p := range all {
 		for _, warning := range p.Warnings {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
@@ -45,22 +41,20 @@ func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
 	return found, nil
 }
 
-// tidy ends what was interrupted and clears away what it has left. While another change is under way it does nothing: the hidden
-// folders are in use, and the next scan sees what is left over.
-func (e *Ecosystem) tidy(ctx context.Context, found *Found) error {
+// Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way
+// it does nothing: the hidden folders are in use, and a later call sees what is left over.
+func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string, err error) {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	defer release()
 	if err := e.endOperations(ctx); err != nil {
 		// The folders that it has prepared are still needed.
 		e.log.WarnContext(ctx, "could not end an interrupted installation", "error", err)
-		found.Warnings = append(found.Warnings, "An interrupted installation could not be ended: "+message(err))
-		return nil
+		return []string{"An interrupted installation could not be ended: " + message(err)}, nil
 	}
-	found.Warnings, err = e.clearLeftovers()
-	return err
+	return e.clearLeftovers()
 }
 
 // writable says whether packs can be put into the ecosystem folder and taken out.

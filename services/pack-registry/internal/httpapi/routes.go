@@ -3,7 +3,9 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"path"
+	"sync"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -69,14 +71,19 @@ type scanResponse struct {
 }
 
 func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
-	found, err := p.Ecosystem.Scan(ctx)
+	warnings, err := p.Ecosystem.Tidy(ctx)
 	if err != nil {
 		return scanResponse{}, err
 	}
-	if err := p.Approval.Refresh(ctx); err != nil {
+	var refreshed sync.WaitGroup
+	var notTold error
+	refreshed.Go(func() { notTold = p.Approval.Refresh(ctx) })
+	found, err := p.Ecosystem.Scan()
+	refreshed.Wait()
+	if err := errors.Join(err, notTold); err != nil {
 		return scanResponse{}, err
 	}
-	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(found.Warnings)}, nil
+	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(append(found.Warnings, warnings...))}, nil
 }
 
 type applyRequest struct {
