@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -98,6 +100,41 @@ func TestStagings(t *testing.T) {
 	}
 	if all := s.list("/api/packs/staging"); len(all) != 0 {
 		t.Errorf("left %v", all)
+	}
+}
+
+// Several packs in one archive are applied together or not at all.
+func TestSeveralPacks(t *testing.T) {
+	s := start(t)
+	archive := zipped(t, map[string]string{
+		"bundle/packs/p/ecosystem.json":         `{"pack_id": "p", "pack_identity": "github:a/p", "version": "2"}`,
+		"bundle/packs/q/backend/ecosystem.json": `{"pack_id": "q", "pack_identity": "github:a/q"}`,
+		"bundle/readme":                         "not of a pack",
+	})
+	if err := os.Mkdir(s.path("ecosystem/p"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.overwrite("ecosystem/p/ecosystem.json", `{"pack_id": "p", "pack_identity": "another"}`)
+	a := s.upload([3]string{"file", "bundle.rumipack", archive})
+	id, _ := a.Data["staging_id"].(string)
+	if a.Status != 200 || a.Data["is_multi_pack"] != true || !reflect.DeepEqual(a.Data["detected_pack_ids"], []any{"p", "q"}) {
+		t.Fatalf("import: %+v", a)
+	}
+	body := `{"staging_id": "` + id + `"}`
+	if a := s.call("POST", "/api/packs/apply", body); a.Status != 409 || len(a.Data["errors"].([]any)) != 1 {
+		t.Errorf("apply: %+v", a)
+	}
+	if _, err := os.Stat(s.path("ecosystem/q")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("one of two was applied: %v", err)
+	}
+	if a := s.call("GET", "/api/packs/staging/"+id, ""); a.Status != 200 || a.Data["files"] != 2.0 || len(a.Data["packs"].([]any)) != 2 {
+		t.Errorf("inspect: %+v", a)
+	}
+	s.overwrite("ecosystem/p/ecosystem.json", `{"pack_id": "p", "pack_identity": "github:a/p"}`)
+	a = s.call("POST", "/api/packs/apply", body)
+	backups, _ := a.Data["backup_paths"].(map[string]any)
+	if a.Status != 200 || !reflect.DeepEqual(a.Data["applied_pack_ids"], []any{"p", "q"}) || len(backups) != 1 || backups["p"] == nil {
+		t.Errorf("apply: %+v", a)
 	}
 }
 

@@ -181,15 +181,21 @@ func (s *suite) upload(fields ...[3]string) answer {
 	return s.send("POST", "/api/packs/import", form.FormDataContentType(), &body)
 }
 
+// archived is an archive of one pack.
 func archived(t testing.TB, id, version string) string {
 	t.Helper()
-	var out bytes.Buffer
-	w := zip.NewWriter(&out)
-	for name, content := range map[string]string{
+	return zipped(t, map[string]string{
 		"main/ecosystem.json":    fmt.Sprintf(`{"pack_id": %q, "pack_identity": "github:a/b", "version": %q}`, id, version),
 		"main/backend/main.py":   "print(1)\n",
 		"main/requirements.lock": "x==1\n",
-	} {
+	})
+}
+
+func zipped(t testing.TB, files map[string]string) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	for name, content := range files {
 		f, err := w.Create(name)
 		if err == nil {
 			_, err = io.WriteString(f, content)
