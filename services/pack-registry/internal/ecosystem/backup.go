@@ -38,6 +38,9 @@ type Backup struct {
 	Error    string // why the two can't be told
 }
 
+// makingPrefix begins the name of a backup that is being made.
+const makingPrefix = ".making-"
+
 // A backup's name says when and why it was made, so that nothing else has to be kept, or can be lost.
 const stampTime = "20060102T150405.000000000Z"
 
@@ -100,9 +103,10 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	if err := e.backups.Mkdir(parent, backupModes.Folder); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make backup: %w", err)
 	}
-	temp := path.Join(parent, ".making-"+path.Base(to))
+	temp := path.Join(parent, makingPrefix+path.Base(to))
 	err := folder.Copy(ctx, e.root, dir, e.backups, temp, folder.Options{Modes: backupModes, Limits: treeLimits, Lenient: true})
 	if err == nil {
+		e.step("backup copied")
 		err = e.backups.Rename(temp, to)
 	}
 	if err != nil {
@@ -121,4 +125,17 @@ func (e *Ecosystem) dropBackup(name string) error {
 	err := folder.Remove(e.backups, name)
 	_ = e.backups.Remove(path.Dir(name)) // fails while there are others
 	return err
+}
+
+// clearUnfinishedBackups removes the backups that processes were making when they were killed; none may be under way.
+func (e *Ecosystem) clearUnfinishedBackups() error {
+	unfinished, err := fs.Glob(e.backups.FS(), "*/"+makingPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("list backups: %w", err)
+	}
+	var problems []error
+	for _, name := range unfinished {
+		problems = append(problems, e.dropBackup(name))
+	}
+	return errors.Join(problems...)
 }

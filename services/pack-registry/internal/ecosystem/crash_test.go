@@ -163,7 +163,7 @@ func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
 	case len(all) != 1:
 		t.Fatalf("step %d: undone, but the backups are %+v", step, all)
 	}
-	if names := h.names(t, "user_data/pack_backups/p"); strings.Contains(names, ".making") {
+	if names := h.names(t, "user_data/pack_backups/p"); strings.Contains(names, makingPrefix) {
 		t.Fatalf("step %d: backups hold %s", step, names)
 	}
 	if operations, err := h.store.Operations(t.Context()); err != nil || len(operations) != 0 {
@@ -225,6 +225,9 @@ func TestCrashDuringRemove(t *testing.T) {
 		}
 		h = newHome(t, h.dir)
 		check(t, h.eco.Recover(t.Context()))
+		if names := h.names(t, "user_data/pack_backups/p"); strings.Contains(names, makingPrefix) {
+			t.Fatalf("step %d: backups hold %s", step, names)
+		}
 		_, err := h.eco.Remove(t.Context(), "p")
 		check(t, err)
 		if names := h.names(t, "ecosystem"); names != "" {

@@ -206,7 +206,7 @@ func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
 	for _, p := range op.Packs {
 		problems = append(problems, folder.Remove(e.root, p.New))
 		if p.Backup != "" {
-			making := path.Join(path.Dir(p.Backup), ".making-"+path.Base(p.Backup))
+			making := path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup))
 			problems = append(problems, e.dropBackup(making), e.dropBackup(p.Backup))
 		}
 	}
@@ -224,6 +224,9 @@ func (e *Ecosystem) Recover(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if err := e.clearUnfinishedBackups(); err != nil {
+		e.log.WarnContext(ctx, "could not remove backups that were not finished", "error", err)
+	}
 	_, err = e.clearLeftovers()
 	return err
 }
