@@ -11,13 +11,17 @@ import (
 
 // judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
 // up before all that can be said without looking up was said.
-func (k *pack) judge(a *access, to place, deadline time.Time) (*upstream.Target, *failure) {
+func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*upstream.Target, *failure) {
 	p := k.proxy
 	if f := k.gate(); f != nil {
 		return nil, f
 	}
-	if d := p.cfg.Grants.Check(k.id, to.host, to.host.Name, to.port); !d.Allowed {
+	d := p.cfg.Grants.Check(k.id, to.host, to.host.Name, to.port)
+	if !d.Allowed {
 		return nil, grantDenied("grant_denied", d.Reason)
+	}
+	if d = d.Request(method, to.path); !d.Allowed {
+		return nil, grantDenied("rule_denied", d.Reason)
 	}
 	if k.tokens != nil && !k.tokens.Allow() {
 		return nil, errRateLimited

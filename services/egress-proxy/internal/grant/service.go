@@ -73,6 +73,12 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 		if !w.ExpiresAt.IsZero() {
 			details["expires_at"] = w.ExpiresAt
 		}
+		if len(w.Rules) > 0 {
+			details["rules"] = w.Rules
+		}
+		if w.AllowTunnel {
+			details["allow_tunnel"] = true
+		}
 		return &granted, s.audit.Write(ctx, audit.Entry{
 			Category: audit.Permission, Severity: severity, Action: "permission_grant", Success: true, OwnerPack: packID, Details: details,
 		})

@@ -34,6 +34,9 @@ type grantRequest struct {
 	GrantedBy      string     `json:"granted_by"`
 	Notes          string     `json:"notes"`
 	ExpiresAt      *time.Time `json:"expires_at"`
+
+	Rules       []grant.Rule `json:"rules"`
+	AllowTunnel bool         `json:"allow_tunnel"`
 }
 
 type grantResponse struct {
@@ -53,12 +56,16 @@ type grantView struct {
 	GrantedBy      string     `json:"granted_by"`
 	Notes          string     `json:"notes"`
 	ExpiresAt      *time.Time `json:"expires_at"` // null for never
+
+	Rules       []grant.Rule `json:"rules"`
+	AllowTunnel bool         `json:"allow_tunnel"` // says nothing where there are no rules
 }
 
 func view(g grant.Grant) grantView {
 	v := grantView{
 		PackID: g.PackID, Enabled: g.InForce(time.Now()), AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
 		GrantedAt: g.GrantedAt, UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Notes: g.Notes,
+		Rules: g.Rules, AllowTunnel: g.AllowTunnel,
 	}
 	if !g.ExpiresAt.IsZero() {
 		v.ExpiresAt = &g.ExpiresAt
@@ -70,7 +77,10 @@ func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, er
 	if err := checkID(req.PackID); err != nil {
 		return grantResponse{}, err
 	}
-	wish := grant.Wish{AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes}
+	wish := grant.Wish{
+		AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes,
+		Rules: req.Rules, AllowTunnel: req.AllowTunnel,
+	}
 	if req.ExpiresAt != nil {
 		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
