@@ -84,6 +84,11 @@ func (k *pack) run(r *result, began time.Time, buf []byte) {
 			r.failure = f
 			return
 		}
+		if f := k.spend(body); f != nil {
+			<-k.slots
+			r.failure = f
+			return
+		}
 		response, err := a.pool.Do(a.ctx, target, &upstream.Request{
 			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
 			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse,

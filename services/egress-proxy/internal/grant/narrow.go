@@ -109,6 +109,12 @@ func (n narrowing) covers(host hostname.Host, method, path string) bool {
 	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Plain(path)
 }
 
+// What denials are called in the audit log (blocked_reason) that another grant would have prevented.
+const (
+	Denied     = "grant_denied"
+	RuleDenied = "rule_denied"
+)
+
 // Reasons of denials by a grant's rules.
 const (
 	ReasonRules  = "Request is not covered by the rules of the grant"

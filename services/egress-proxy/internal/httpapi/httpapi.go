@@ -9,22 +9,28 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
 // Routes adds the endpoints to mux. remove takes a removed pack's socket away.
-func Routes(mux *rpc.Mux, grants *grant.Service, remove func(packID string)) {
-	r := &routes{grants, remove}
+func Routes(mux *rpc.Mux, grants *grant.Service, denials *ledger.Ledger, addresses *address.Policy, remove func(packID string)) {
+	r := &routes{grants, denials, addresses, remove}
 	mux.Route("POST /api/network/grant", rpc.Handle(r.grant), "gateway")
 	mux.Route("POST /api/network/revoke", rpc.Handle(r.revoke), "gateway")
 	mux.Route("POST /api/network/check", rpc.Handle(r.check), "gateway")
 	mux.Route("GET /api/network/list", rpc.Handle(r.list), "gateway")
+	mux.Route("GET /api/network/denials", rpc.Handle(r.denials), "gateway")
+	mux.Route("GET /api/network/proposal", rpc.Handle(r.proposal), "gateway")
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(r.remove), "pack-registry")
 }
 
 type routes struct {
-	grants *grant.Service
-	gone   func(packID string)
+	grants    *grant.Service
+	ledger    *ledger.Ledger
+	addresses *address.Policy
+	gone      func(packID string)
 }
 
 type grantRequest struct {
@@ -169,7 +175,7 @@ func (r *routes) remove(ctx context.Context, req removeRequest) (api.RemoveRespo
 		return api.RemoveResponse{}, err
 	}
 	r.gone(req.PackID)
-	return api.RemoveResponse{Revoked: revoked}, nil
+	return api.RemoveResponse{Revoked: revoked}, r.ledger.Forget(ctx, req.PackID)
 }
 
 func checkID(packID string) error {

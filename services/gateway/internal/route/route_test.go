@@ -47,6 +47,8 @@ func TestGuide(t *testing.T) {
 		{"DELETE", "/api/packs/scan", "pack-registry"}, // a pack may have that name
 		{"GET", "/api/packs/scan/status", "approval"},
 		{"GET", "/api/network/list", "egress-proxy"},
+		{"GET", "/api/network/denials?pack_id=x", "egress-proxy"},
+		{"GET", "/api/network/proposal?pack_id=x&since=2026-01-02T03:04:05Z", "egress-proxy"},
 		{"POST", "/api/network/grant", "egress-proxy"},
 		{"POST", "/api/network/revoke", "egress-proxy"},
 		{"POST", "/api/network/check", "egress-proxy"},
