@@ -2,10 +2,13 @@ package egress
 
 import (
 	"log/slog"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
 // meter counts requests. Labels are of fixed sets: no host and no pack is among them.
@@ -13,6 +16,7 @@ type meter struct {
 	requests *prometheus.CounterVec
 	duration prometheus.Histogram
 	received prometheus.Counter
+	sent     prometheus.Counter
 }
 
 func newMeter(registry prometheus.Registerer) meter {
@@ -30,8 +34,12 @@ func newMeter(registry prometheus.Registerer) meter {
 			Name: "rumi_egress_received_bytes_total",
 			Help: "Bytes of the bodies that servers sent to packs.",
 		}),
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rumi_egress_sent_bytes_total",
+			Help: "Bytes of request bodies that packs sent to servers: what RUMI_EGRESS_DAILY_BYTES bounds.",
+		}),
 	}
-	registry.MustRegister(m.requests, m.duration, m.received)
+	registry.MustRegister(m.requests, m.duration, m.received, m.sent)
 	return m
 }
 
@@ -55,6 +63,7 @@ func (k *pack) record(r *result) error {
 		details["status_code"], details["bytes"] = status, size
 	case f.denied():
 		outcome, reason = "denied", f.reason
+		p.cfg.Ledger.Note(k.id, r.denial())
 		details["allowed"], details["blocked_reason"] = false, f.reason
 		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.text
 		if f.detail != "" {
@@ -86,4 +95,16 @@ func (k *pack) record(r *result) error {
 		}
 	}
 	return p.cfg.Audit.Write(ctx, entry)
+}
+
+// denial is how a refused request is remembered.
+func (r *result) denial() ledger.Key {
+	key := ledger.Key{Host: r.place.host.Name, Port: r.place.port, Method: r.call.method, Reason: r.failure.reason}
+	if r.place.host.Numeric {
+		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
+	}
+	if key.Reason == grant.RuleDenied {
+		key.Path, _, _ = strings.Cut(r.place.path, "?")
+	}
+	return key
 }

@@ -55,6 +55,8 @@ func TestGuide(t *testing.T) {
 		{"GET", "/api/packs/staging/status", "approval"}, // of a pack with that name
 		{"GET", "/api/packs/staging/review", "approval"},
 		{"GET", "/api/network/list", "egress-proxy"},
+		{"GET", "/api/network/denials?pack_id=x", "egress-proxy"},
+		{"GET", "/api/network/proposal?pack_id=x&since=2026-01-02T03:04:05Z", "egress-proxy"},
 		{"POST", "/api/network/grant", "egress-proxy"},
 		{"POST", "/api/network/revoke", "egress-proxy"},
 		{"POST", "/api/network/check", "egress-proxy"},

@@ -42,6 +42,8 @@ var Routes = []Route{
 	{"DELETE", "/api/packs/staging/{staging_id}", registry, slow},
 
 	{"GET", "/api/network/list", egress, quick},
+	{"GET", "/api/network/denials", egress, quick},
+	{"GET", "/api/network/proposal", egress, quick},
 	{"POST", "/api/network/grant", egress, quick},
 	{"POST", "/api/network/revoke", egress, quick},
 	{"POST", "/api/network/check", egress, quick},
