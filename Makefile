@@ -31,7 +31,7 @@ test: images ## Vet and test every module, with the race detector, a PostgreSQL 
 	deploy/test/with-postgres go test -race $(packages)
 
 e2e: ## Bring up a suite of its own and take the journeys.
-	go test -count=1 -timeout=25m $(journeys)
+	go test -count=1 -v -timeout=25m $(journeys)
 
 bench: images ## Run the benchmarks.
 	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)

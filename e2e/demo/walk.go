@@ -34,9 +34,11 @@ type walk struct {
 }
 
 func newWalk(cfg *runCommand, token string, out io.Writer) *walk {
+	client := &api.Client{Base: cfg.API, Host: cfg.Host, Token: strings.TrimSpace(token)}
+	client.Waiting = func(wait time.Duration) { fmt.Fprintf(out, "    (waiting %v for the API's rate limit)\n", wait) }
 	return &walk{
 		cfg:    cfg,
-		api:    &api.Client{Base: cfg.API, Host: cfg.Host, Token: strings.TrimSpace(token)},
+		api:    client,
 		docker: engine.Open(cfg.Docker),
 		out:    out,
 		began:  time.Now(),

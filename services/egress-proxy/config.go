@@ -17,6 +17,7 @@ type config struct {
 	SockGID    int        `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"` // unset: the service's own group
 	SockMode   socketMode `env:"RUMI_EGRESS_SOCKET_MODE" envDefault:"0660"`
 	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute and pack; 0 is off
+	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // of request bodies a UTC day and pack; 0 is off
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
 	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; beside the system's authorities
 }
@@ -45,6 +46,18 @@ func (l *rateLimit) UnmarshalText(text []byte) error {
 		return fmt.Errorf("rate limit %q is not a number of requests a minute", text)
 	}
 	*l = rateLimit(n)
+	return nil
+}
+
+type dailyBytes int64
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *dailyBytes) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 63)
+	if err != nil {
+		return fmt.Errorf("daily budget %q is not a number of bytes", text)
+	}
+	*b = dailyBytes(n)
 	return nil
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -15,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/own"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
@@ -39,6 +41,12 @@ func builder(resolver egress.Resolver) service.Build[config] {
 		if err != nil {
 			return err
 		}
+		notes := ledger.New(grantstore.NewLedger(db), int64(cfg.DailyBytes), rt.Log)
+		if err := notes.Flush(ctx); err != nil { // what packs sent today before
+			return fmt.Errorf("read bytes sent today: %w", err)
+		}
+		rt.OnStop("ledger", notes.Flush)
+		rt.Go("denials", notes.Follow)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
 		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: rt.Directory(), Lookup: resolver.Lookup}
 		finder.Look(ctx)
@@ -46,7 +54,7 @@ func builder(resolver egress.Resolver) service.Build[config] {
 
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: authorities,
-			Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,
+			Ledger: notes, Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,
 		})
 		rt.Go("idle connections", proxy.Sweep)
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
@@ -59,7 +67,7 @@ func builder(resolver egress.Resolver) service.Build[config] {
 		rt.Go("grants", book.Follow)
 		view.OnChange(set.Change)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), set.Remove)
+		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), notes, policy, set.Remove)
 		return nil
 	}
 }

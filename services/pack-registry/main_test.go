@@ -26,7 +26,7 @@ import (
 // suite is pack-registry with stand-ins for the services that it calls.
 type suite struct {
 	*servicetest.Suite
-	t      *testing.T
+	t      testing.TB
 	client *http.Client
 
 	mu    sync.Mutex
@@ -35,7 +35,7 @@ type suite struct {
 	down  map[string]bool // services that fail
 }
 
-func start(t *testing.T) *suite {
+func start(t testing.TB) *suite {
 	s := &suite{t: t, known: map[string]bool{}, down: map[string]bool{}}
 	s.Suite = servicetest.New(t, "pack-registry", "approval", "capability-broker", "egress-proxy", "pip-installer")
 	if err := os.MkdirAll(s.path("user_data/import"), 0o750); err != nil {
@@ -115,21 +115,39 @@ type answer struct {
 
 func (s *suite) send(method, path, contentType string, body io.Reader) answer {
 	s.t.Helper()
+	var a answer
+	a.Status = s.do(method, path, contentType, body, &a)
+	return a
+}
+
+func (s *suite) get(path string, into any) { s.t.Helper(); s.do("GET", path, "", nil, into) }
+
+func (s *suite) do(method, path, contentType string, body io.Reader, into any) (status int) {
+	s.t.Helper()
 	r, err := http.NewRequestWithContext(s.t.Context(), method, "https://pack-registry"+path, body)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r.Header.Set("Content-Type", contentType)
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
 	response, err := s.client.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	defer response.Body.Close()
-	a := answer{Status: response.StatusCode}
-	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
+	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
 		s.t.Fatal(err)
 	}
-	return a
+	return response.StatusCode
+}
+
+// overwrite changes a file in the home.
+func (s *suite) overwrite(name, content string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path(name), []byte(content), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *suite) call(method, path, body string) answer {
@@ -163,15 +181,21 @@ func (s *suite) upload(fields ...[3]string) answer {
 	return s.send("POST", "/api/packs/import", form.FormDataContentType(), &body)
 }
 
-func archived(t *testing.T, id, version string) string {
+// archived is an archive of one pack.
+func archived(t testing.TB, id, version string) string {
 	t.Helper()
-	var out bytes.Buffer
-	w := zip.NewWriter(&out)
-	for name, content := range map[string]string{
+	return zipped(t, map[string]string{
 		"main/ecosystem.json":    fmt.Sprintf(`{"pack_id": %q, "pack_identity": "github:a/b", "version": %q}`, id, version),
 		"main/backend/main.py":   "print(1)\n",
 		"main/requirements.lock": "x==1\n",
-	} {
+	})
+}
+
+func zipped(t testing.TB, files map[string]string) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	for name, content := range files {
 		f, err := w.Create(name)
 		if err == nil {
 			_, err = io.WriteString(f, content)

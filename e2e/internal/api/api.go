@@ -25,7 +25,8 @@ type Client struct {
 	Host  string // the Host header where it isn't Base's
 	Token string
 
-	HTTP http.Client
+	HTTP    http.Client
+	Waiting func(time.Duration) // is told when the rate limit has it wait; may be nil
 }
 
 // Answer is what the API said.
@@ -124,8 +125,12 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 		if err != nil {
 			return answer, fmt.Errorf("call %s: answered 429 without a Retry-After in seconds", path)
 		}
+		wait := time.Duration(seconds) * time.Second
+		if c.Waiting != nil {
+			c.Waiting(wait)
+		}
 		select {
-		case <-time.After(time.Duration(seconds) * time.Second):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return answer, ctx.Err()
 		}

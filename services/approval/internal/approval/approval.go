@@ -88,7 +88,8 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		}
 	}
 	defer s.lock(id)()
-	defer s.Blobs.Use()()
+	in := s.Blobs.Begin()
+	defer in.End()
 	if _, err := s.Records.Get(ctx, string(id)); err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		return nil, err
 	}
 	s.Watcher.Follow(string(id), found.Dir) // first, so that no change after the scan is missed
-	manifest, descriptor, err := s.keep(ctx, id, found.Dir)
+	manifest, descriptor, err := s.keep(ctx, in, id, found.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -128,13 +129,13 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 }
 
 // keep reads a pack's folder once, into the blob store, and the descriptor out of what was kept.
-func (s *Service) keep(ctx context.Context, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
+func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
 	}
 	defer root.Close()
-	manifest, err := tree.Scan(ctx, root, s.Blobs)
+	manifest, err := tree.Scan(ctx, root, in)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
 	}
@@ -145,7 +146,7 @@ func (s *Service) keep(ctx context.Context, id pack.ID, dir string) (tree.Manife
 	if problem := unfit(id, descriptor); problem != "" {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %s", id, problem).With("pack_invalid")
 	}
-	return manifest, descriptor, s.Blobs.Keep(manifest)
+	return manifest, descriptor, in.Keep(manifest)
 }
 
 func (s *Service) descriptor(m tree.Manifest) (pack.Descriptor, error) {

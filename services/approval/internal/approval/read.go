@@ -63,7 +63,8 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 	if err != nil {
 		return nil, err
 	}
-	defer s.Blobs.Use()()
+	in := s.Blobs.Begin()
+	defer in.End()
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
@@ -77,7 +78,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 	}
 	defer root.Close()
 	// What is shown is what is kept, so that names, sizes and differences are of one moment.
-	now, err := tree.Scan(ctx, root, s.Blobs)
+	now, err := tree.Scan(ctx, root, in)
 	if err != nil {
 		return nil, unreadable(id, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -25,11 +26,13 @@ const (
 	incoming  = "incoming"  // what is being written
 )
 
-// Store is a folder of blobs and manifests. It is a tree.Sink; what it was given is on the disk for certain only after
-// Keep.
+// Store is a folder of blobs and manifests. Bytes come into it through an Intake.
 type Store struct {
 	root *os.Root
-	use  sync.RWMutex // held for reading while blobs are on their way to being named by a manifest that is in use
+	use  sync.RWMutex // held for reading by every Intake
+
+	mu       sync.Mutex
+	unsynced map[string]bool // blobs that have their names but may not be on the disk yet
 }
 
 // Open opens the store in dir, making what it needs; what an earlier process left half-written is removed.
@@ -53,7 +56,20 @@ func Open(dir string) (*Store, error) {
 			return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
 		}
 	}
-	return &Store{root: root}, nil
+	// What an earlier process named but didn't sync counts as there from now on, so it must be.
+	if err := syncAll(root); err != nil {
+		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
+	}
+	return &Store{root: root, unsynced: map[string]bool{}}, nil
+}
+
+func syncAll(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return unix.Syncfs(int(dir.Fd()))
 }
 
 // Close closes the store.
@@ -61,19 +77,38 @@ func (s *Store) Close() error { return s.root.Close() }
 
 func blobPath(sha256 string) string { return filepath.Join(blobs, sha256[:2], sha256) }
 
+// Intake takes a tree's bytes into the store. It is a tree.Sink; what it was given is on the disk for certain after
+// Keep. Until End nothing is collected.
+type Intake struct {
+	store *Store
+
+	mu    sync.Mutex
+	fresh []string // blobs of the tree that Keep has to sync
+}
+
+// Begin begins to take bytes in; End must be called when the manifest that Keep wrote is among those that are named to
+// Collect, or won't be.
+func (s *Store) Begin() *Intake {
+	s.use.RLock()
+	return &Intake{store: s}
+}
+
+// End lets Collect take what is not named.
+func (in *Intake) End() { in.store.use.RUnlock() }
+
 // Create implements tree.Sink.
-func (s *Store) Create(int64) (tree.Blob, error) {
-	f, err := os.CreateTemp(filepath.Join(s.root.Name(), incoming), "")
+func (in *Intake) Create(int64) (tree.Blob, error) {
+	f, err := os.CreateTemp(filepath.Join(in.store.root.Name(), incoming), "")
 	if err != nil {
 		return nil, fmt.Errorf("create blob: %w", err)
 	}
-	return &writing{store: s, file: f}, nil
+	return &writing{intake: in, file: f}, nil
 }
 
 type writing struct {
-	store *Store
-	file  *os.File
-	size  int64
+	intake *Intake
+	file   *os.File
+	size   int64
 }
 
 func (w *writing) Write(p []byte) (int, error) {
@@ -85,17 +120,31 @@ func (w *writing) Write(p []byte) (int, error) {
 // Commit gives the blob its name, unless it is there already. A blob of another size is what a crash of the machine
 // left of an earlier one.
 func (w *writing) Commit(sha256 string) error {
+	s := w.intake.store
 	temp := filepath.Join(incoming, filepath.Base(w.file.Name()))
 	if err := w.file.Close(); err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), w.store.root.Remove(temp))
+		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(temp))
 	}
-	if info, err := w.store.root.Lstat(blobPath(sha256)); err == nil && info.Size() == w.size {
-		return w.store.root.Remove(temp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if info, err := s.root.Lstat(blobPath(sha256)); err == nil && info.Size() == w.size {
+		if s.unsynced[sha256] { // another intake's, which may never sync it
+			w.intake.note(sha256)
+		}
+		return s.root.Remove(temp)
 	}
-	if err := w.store.root.Rename(temp, blobPath(sha256)); err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), w.store.root.Remove(temp))
+	if err := s.root.Rename(temp, blobPath(sha256)); err != nil {
+		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(temp))
 	}
+	s.unsynced[sha256] = true
+	w.intake.note(sha256)
 	return nil
+}
+
+func (in *Intake) note(sha256 string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fresh = append(in.fresh, sha256)
 }
 
 func (w *writing) Discard() {
@@ -103,33 +152,68 @@ func (w *writing) Discard() {
 	_ = os.Remove(w.file.Name()) // what stays is removed by Open
 }
 
-// Keep writes the manifest whose blobs have been committed and brings all of it to the disk. One sync of the file system
-// is cheaper than one for each of thousands of files.
-func (s *Store) Keep(m tree.Manifest) error {
+// syncers is how many files are synced at once: the file system's journal takes them together.
+const syncers = 16
+
+// Keep writes the manifest whose blobs have been committed and brings all of it to the disk.
+func (in *Intake) Keep(m tree.Manifest) error {
 	digits, err := tree.ParseDigest(m.Digest())
 	if err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
+	if err := in.syncBlobs(); err != nil {
+		return fmt.Errorf("keep manifest: %w", err)
+	}
+	s := in.store
 	f, err := os.CreateTemp(filepath.Join(s.root.Name(), incoming), "")
 	if err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
-	err = errors.Join(tree.WriteManifest(f, m), f.Close())
+	err = errors.Join(tree.WriteManifest(f, m), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), filepath.Join(s.root.Name(), manifests, digits+".json"))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("keep manifest: %w", err), os.Remove(f.Name()))
 	}
-	dir, err := s.root.Open(".")
-	if err != nil {
+	if err := s.sync(manifests); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
-	defer dir.Close()
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return fmt.Errorf("keep manifest: sync: %w", err)
+	return nil
+}
+
+func (in *Intake) syncBlobs() error {
+	in.mu.Lock()
+	fresh := in.fresh
+	in.mu.Unlock()
+	folders := map[string]bool{}
+	var group errgroup.Group
+	group.SetLimit(syncers)
+	for _, sha256 := range fresh {
+		folders[filepath.Dir(blobPath(sha256))] = true
+		group.Go(func() error { return in.store.sync(blobPath(sha256)) })
+	}
+	for folder := range folders {
+		group.Go(func() error { return in.store.sync(folder) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	in.store.mu.Lock()
+	defer in.store.mu.Unlock()
+	for _, sha256 := range fresh {
+		delete(in.store.unsynced, sha256)
 	}
 	return nil
+}
+
+// sync brings a file or a folder to the disk.
+func (s *Store) sync(path string) error {
+	f, err := s.root.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Manifest is the approved tree of a digest ("sha256:<hex>"); one that was never approved is a not-found fault.
@@ -163,13 +247,6 @@ func (s *Store) Open(sha256 string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
 	return f, nil
-}
-
-// Use keeps Collect away until the result is called: between the first Create and the moment when the manifest that Keep
-// wrote is among those that are named to Collect.
-func (s *Store) Use() (done func()) {
-	s.use.RLock()
-	return s.use.RUnlock
 }
 
 // Collect removes every manifest that is not among the digests that listed gives, and every blob that none of whole,
@@ -213,6 +290,9 @@ func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
 			return err
 		}
 		*removed++
+		s.mu.Lock()
+		delete(s.unsynced, entry.Name())
+		s.mu.Unlock()
 		return s.root.Remove(path)
 	})
 }

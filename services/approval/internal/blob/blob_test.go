@@ -38,6 +38,23 @@ func folder(t *testing.T, files map[string]string) *os.Root {
 	return root
 }
 
+// take takes a folder into the store; keep says whether its manifest, too.
+func take(t *testing.T, s *blob.Store, root *os.Root, keep bool) tree.Manifest {
+	t.Helper()
+	in := s.Begin()
+	defer in.End()
+	m, err := tree.Scan(t.Context(), root, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keep {
+		if err := in.Keep(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
 func blobs(t *testing.T, dir string) []string {
 	t.Helper()
 	found, err := filepath.Glob(dir + "/blobs/*/*")
@@ -51,13 +68,7 @@ func TestEachContentIsKeptOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	large := strings.Repeat("0123456789abcdef", 64<<10)
-	m, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "same", "b": "same", "c": "", "d": large}), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Keep(m); err != nil {
-		t.Fatal(err)
-	}
+	m := take(t, s, folder(t, map[string]string{"a": "same", "b": "same", "c": "", "d": large}), true)
 	if got := blobs(t, dir); len(got) != 3 {
 		t.Errorf("%d blobs: %v", len(got), got)
 	}
@@ -88,10 +99,7 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	root := folder(t, map[string]string{"a": "content"})
-	m, err := tree.Scan(t.Context(), root, s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	take(t, s, root, false)
 	if err := os.Truncate(blobs(t, dir)[0], 0); err != nil {
 		t.Fatal(err)
 	}
@@ -102,27 +110,16 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if _, err := os.Stat(dir + "/incoming/half"); !os.IsNotExist(err) {
 		t.Error("half a file stayed")
 	}
-	if _, err := tree.Scan(t.Context(), root, s); err != nil {
-		t.Fatal(err)
-	}
+	take(t, s, root, true)
 	if info, err := os.Stat(blobs(t, dir)[0]); err != nil || info.Size() != int64(len("content")) {
 		t.Errorf("the blob is still cut: %v", err)
-	}
-	if err := s.Keep(m); err != nil {
-		t.Fatal(err)
 	}
 }
 
 func TestManifestsAreCheckedWhenRead(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	m, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "x"}), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Keep(m); err != nil {
-		t.Fatal(err)
-	}
+	take(t, s, folder(t, map[string]string{"a": "x"}), true)
 	other := "sha256:" + strings.Repeat("0", 64)
 	if _, err := s.Manifest(other); !fault.Is(err, fault.KindNotFound) {
 		t.Error(err)
@@ -144,16 +141,7 @@ func TestManifestsAreCheckedWhenRead(t *testing.T) {
 func TestCollectKeepsWhatIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	keep := func(files map[string]string) tree.Manifest {
-		m, err := tree.Scan(t.Context(), folder(t, files), s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Keep(m); err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
+	keep := func(files map[string]string) tree.Manifest { return take(t, s, folder(t, files), true) }
 	current := keep(map[string]string{"a": "shared", "b": "current"})
 	listed := keep(map[string]string{"a": "shared", "b": "old"})
 	gone := keep(map[string]string{"a": "gone"})

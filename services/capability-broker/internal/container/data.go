@@ -1,16 +1,14 @@
 package container
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"syscall"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"golang.org/x/sys/unix"
 )
@@ -27,74 +25,36 @@ func prepareData(root, packID string) (string, error) {
 	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("make data folder: %w", err)
 	}
-	var is unix.Stat_t
-	if err := unix.Lstat(dir, &is); err != nil {
-		return "", fmt.Errorf("look at data folder: %w", err)
-	}
-	if is.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return "", fmt.Errorf("make data folder: %s is no folder", dir)
-	}
-	err := unix.Lsetxattr(dir, "system.posix_acl_access", accessACL(), 0)
-	if err == nil {
-		err = unix.Lsetxattr(dir, "system.posix_acl_default", defaultACL(uint32(os.Geteuid()), is.Gid), 0)
-	}
-	if errors.Is(err, syscall.EOPNOTSUPP) {
-		err = os.Chmod(dir, 0o777)
-	}
+	folder, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
+		return "", fmt.Errorf("open data folder: %w", err)
+	}
+	defer folder.Close()
+	if err := share(folder); err != nil {
 		return "", fmt.Errorf("open data folder to the pack: %w", err)
 	}
 	return dir, nil
 }
 
-// Tags of ACL entries, acl(5) and linux/posix_acl.h.
-const (
-	aclUserObj  = 0x01
-	aclUser     = 0x02
-	aclGroupObj = 0x04
-	aclGroup    = 0x08
-	aclMask     = 0x10
-	aclOther    = 0x20
-
-	aclVersion = 2 // linux/posix_acl_xattr.h
-	aclNoID    = ^uint32(0)
-)
-
-type aclEntry struct {
-	tag, perm uint16
-	id        uint32
-}
-
-func accessACL() []byte {
-	return encodeACL([]aclEntry{
-		{aclUserObj, 7, aclNoID}, {aclUser, 7, sandbox.UID}, {aclGroupObj, 5, aclNoID}, {aclMask, 7, aclNoID}, {aclOther, 0, aclNoID},
-	})
-}
-
-// defaultACL is what the pack's own files get: this process may remove them, the operator's group may read them. The
-// group is named, since a folder loses its set-group-id bit when an ACL is set by somebody outside its group.
-func defaultACL(uid, gid uint32) []byte {
-	entries := []aclEntry{
-		{aclUserObj, 7, aclNoID}, {aclUser, 7, uid}, {aclUser, 7, sandbox.UID}, {aclGroupObj, 5, aclNoID}, {aclGroup, 5, gid},
-		{aclMask, 7, aclNoID}, {aclOther, 0, aclNoID},
+// share lets the pack write in folder, and this process and the operator's group at whatever the pack makes in it. The
+// group is named, since a folder loses its set-group-id bit when a list is set by somebody outside its group.
+func share(folder *os.File) error {
+	var is unix.Stat_t
+	if err := unix.Fstat(int(folder.Fd()), &is); err != nil {
+		return err
 	}
-	slices.SortFunc(entries, func(a, b aclEntry) int {
-		if a.tag != b.tag {
-			return int(a.tag) - int(b.tag)
-		}
-		return int(int64(a.id) - int64(b.id))
-	})
-	return encodeACL(slices.Compact(entries))
-}
-
-func encodeACL(entries []aclEntry) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, aclVersion)
-	for _, e := range entries {
-		out = binary.LittleEndian.AppendUint16(out, e.tag)
-		out = binary.LittleEndian.AppendUint16(out, e.perm)
-		out = binary.LittleEndian.AppendUint32(out, e.id)
+	_, err := acl.SetAccess(folder, acl.List{Owner: 7, Group: 5, Users: map[int]uint16{sandbox.UID: 7}})
+	if err == nil {
+		_, err = acl.SetDefault(folder, acl.List{
+			Owner: 7, Group: 5,
+			Users:  map[int]uint16{os.Geteuid(): 7, sandbox.UID: 7},
+			Groups: map[int]uint16{int(is.Gid): 5},
+		})
 	}
-	return out
+	if errors.Is(err, acl.ErrUnsupported) {
+		return folder.Chmod(0o777)
+	}
+	return err
 }
 
 // retireData moves the data of a pack that is uninstalled out of the way of a later pack of the same name. It says

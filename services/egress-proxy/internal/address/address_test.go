@@ -137,3 +137,30 @@ func BenchmarkJudge(b *testing.B) {
 		p.Judge(to)
 	}
 }
+
+func TestCanOpen(t *testing.T) {
+	public := NewPolicy(nil)
+	opened, err := ParseOpened("10.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lan := NewPolicy(opened)
+	for _, tt := range []struct {
+		host           string
+		public, opened bool
+	}{
+		{"api.example.com", true, true}, {"8.8.8.8", true, true}, {"2620:fe::fe", true, true},
+		{"10.1.2.3", false, true}, {"192.168.0.1", false, false}, {"127.0.0.1", false, true}, {"localhost", false, true}, {"x.localhost", false, true},
+		{"169.254.169.254", false, false}, {"fd00:ec2::254", false, false}, {"metadata.google.internal", false, false}, {"metadata", false, false},
+		{"gateway", false, false}, {"secrets", false, false}, {"tasks.approval", false, false}, {"x.service.consul", false, false}, {"host.docker.internal", false, false},
+		{"printer", false, true}, {"nas.local", false, true}, {"db.internal", false, true}, {"model.lan", false, true}, {"x.home.arpa", false, true},
+	} {
+		addr, _ := netip.ParseAddr(tt.host)
+		if got := public.CanOpen(tt.host, addr, 443); got != tt.public {
+			t.Errorf("%s without opened ranges: %v", tt.host, got)
+		}
+		if got := lan.CanOpen(tt.host, addr, 443); got != tt.opened {
+			t.Errorf("%s with opened ranges: %v", tt.host, got)
+		}
+	}
+}

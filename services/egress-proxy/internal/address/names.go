@@ -31,6 +31,25 @@ var denied = func() map[string]bool {
 // Suite are the suite's own names, whose addresses stay closed.
 func Suite() []string { return append([]string(nil), suite...) }
 
+// reservedSuffixes are for names that the public DNS never has: RFC 2606, RFC 6761, RFC 6762, RFC 8375, RFC 9476, ICANN's
+// "internal", and what private networks use besides.
+var reservedSuffixes = []string{
+	".localhost", ".local", ".internal", ".intranet", ".private", ".corp", ".home", ".lan", ".home.arpa", ".localdomain", ".test", ".invalid", ".example", ".onion", ".alt",
+}
+
+// PrivateName says whether a name can't be a public one: it stands for an internal address, if for any.
+func PrivateName(name string) bool {
+	if !strings.Contains(name, ".") {
+		return true
+	}
+	for _, suffix := range reservedSuffixes {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
 // DeniedName says whether a name, in hostname's one form, is never looked up for a pack, whatever was granted.
 func DeniedName(name string) bool {
 	return denied[name] || strings.HasSuffix(name, ".cluster.local") || strings.HasSuffix(name, ".consul")

@@ -109,6 +109,19 @@ func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 	return "", true
 }
 
+// CanOpen says whether any grant could let a pack reach a host, as far as can be told without looking it up. name is in
+// hostname's one form; addr is valid for an address.
+func (p *Policy) CanOpen(name string, addr netip.Addr, port uint16) bool {
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if addr.IsValid() {
+		_, ok := p.Judge(netip.AddrPortFrom(addr, port))
+		return ok
+	}
+	return !DeniedName(name) && (p.Opens() || !PrivateName(name))
+}
+
 func (p *Policy) isOpened(addr netip.Addr) bool {
 	for _, prefix := range p.opened {
 		if prefix.Contains(addr) {

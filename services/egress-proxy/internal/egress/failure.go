@@ -29,6 +29,7 @@ func blocked(reason, detail string) *failure {
 
 var (
 	errRateLimited = &failure{kind: "rate_limited", text: "Rate limit exceeded", reason: "rate_limited"}
+	errBudget      = &failure{kind: "rate_limited", text: "Daily egress budget exceeded", reason: "budget_exceeded"}
 	errTooLarge    = &failure{kind: "response_too_large", text: "Response too large (max: 4194304 bytes)"}
 	errTimeout     = &failure{kind: "timeout", text: "Request timed out"}
 	errDNS         = &failure{kind: "dns_error", text: "Name could not be resolved"}

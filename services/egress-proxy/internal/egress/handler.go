@@ -80,12 +80,17 @@ func (k *pack) run(r *result, began time.Time, buf []byte) {
 	deadline := began.Add(r.call.total)
 	fields, body := r.call.fields, r.call.body
 	for {
-		target, f := k.judge(a, r.place, deadline)
+		target, f := k.judge(a, r.call.method, r.place, deadline)
 		if f != nil {
 			r.failure = f
 			return
 		}
 		if f := k.enter(a, deadline); f != nil {
+			r.failure = f
+			return
+		}
+		if f := k.spend(body); f != nil {
+			<-k.slots
 			r.failure = f
 			return
 		}

@@ -11,13 +11,17 @@ import (
 
 // judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
 // up before all that can be said without looking up was said.
-func (k *pack) judge(a *access, to place, deadline time.Time) (*upstream.Target, *failure) {
+func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*upstream.Target, *failure) {
 	p := k.proxy
 	if f := k.gate(); f != nil {
 		return nil, f
 	}
-	if d := p.cfg.Grants.Check(k.id, to.host, to.host.Name, to.port); !d.Allowed {
-		return nil, grantDenied("grant_denied", d.Reason)
+	d := p.cfg.Grants.Check(k.id, to.host, to.host.Name, to.port)
+	if !d.Allowed {
+		return nil, grantDenied(grant.Denied, d.Reason)
+	}
+	if d = d.Request(method, to.path); !d.Allowed {
+		return nil, grantDenied(grant.RuleDenied, d.Reason)
 	}
 	if k.tokens != nil && !k.tokens.Allow() {
 		return nil, errRateLimited
@@ -60,6 +64,15 @@ func (k *pack) judge(a *access, to place, deadline time.Time) (*upstream.Target,
 	default:
 		return nil, blocked("dns_rebinding_blocked", class)
 	}
+}
+
+// spend takes a request's body from what the pack may send today.
+func (k *pack) spend(body []byte) *failure {
+	if !k.proxy.cfg.Ledger.Spend(k.id, len(body)) {
+		return errBudget
+	}
+	k.proxy.meter.sent.Add(float64(len(body)))
+	return nil
 }
 
 // gate asks what approval says of the pack.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
 const maxURL = 16 << 10 // bytes
@@ -71,7 +72,7 @@ func placeOf(u *url.URL, text string) (p place, f *failure) {
 		p.port = uint16(n)
 	}
 	p.host = host
-	p.path = u.EscapedPath()
+	p.path = urlpath.Normalize(u.EscapedPath())
 	if p.path == "" {
 		p.path = "/"
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	Grants interface {
 		Check(string, hostname.Host, string, uint16) grant.Decision
 	}
+	Ledger    *ledger.Ledger
 	Addresses *address.Policy
 	Resolver  Resolver
 	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

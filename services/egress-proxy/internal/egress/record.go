@@ -2,10 +2,13 @@ package egress
 
 import (
 	"log/slog"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
 // meter counts requests. Labels are of fixed sets: no host and no pack is among them.
@@ -34,6 +37,10 @@ func newMeter(registry prometheus.Registerer) meter {
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rumi_egress_sent_bytes_total",
 			Help: "Bytes that packs sent to servers: of bodies, and all in tunnels.",
+		}),
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rumi_egress_sent_bytes_total",
+			Help: "Bytes of request bodies that packs sent to servers: what RUMI_EGRESS_DAILY_BYTES bounds.",
 		}),
 	}
 	registry.MustRegister(m.requests, m.duration, m.received, m.sent)
@@ -66,6 +73,7 @@ func (k *pack) record(r *result) error {
 	case f == nil:
 	case f.denied():
 		outcome, reason = "denied", f.reason
+		p.cfg.Ledger.Note(k.id, r.denial())
 		details["allowed"], details["blocked_reason"] = false, f.reason
 		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.text
 		if f.detail != "" {
@@ -100,4 +108,16 @@ func (k *pack) record(r *result) error {
 		}
 	}
 	return p.cfg.Audit.Write(ctx, entry)
+}
+
+// denial is how a refused request is remembered.
+func (r *result) denial() ledger.Key {
+	key := ledger.Key{Host: r.place.host.Name, Port: r.place.port, Method: r.call.method, Reason: r.failure.reason}
+	if r.place.host.Numeric {
+		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
+	}
+	if key.Reason == grant.RuleDenied {
+		key.Path, _, _ = strings.Cut(r.place.path, "?")
+	}
+	return key
 }

@@ -29,6 +29,8 @@ type Grant struct {
 	GrantedBy      string
 	Notes          string
 	ExpiresAt      time.Time // zero for never
+	Rules          []Rule    // nil for none
+	AllowTunnel    bool      // with rules: tunnels, in which they can't be kept, are allowed nevertheless
 	Revision       int64     // of the store when it was written; grows with every change of any grant
 }
 
@@ -39,6 +41,8 @@ type Wish struct {
 	GrantedBy      string
 	Notes          string
 	ExpiresAt      time.Time
+	Rules          []Rule
+	AllowTunnel    bool
 }
 
 // Check says what is wrong with a wish; the error is a fault for the operator.
@@ -67,7 +71,7 @@ func (w Wish) Check(now time.Time) error {
 			return fault.Invalid("Invalid port in allowed_ports: %d (want 1 to 65535, or 0 for all)", port)
 		}
 	}
-	return nil
+	return checkRules(w.Rules)
 }
 
 // Wide says whether the wish opens every domain or every port.
@@ -81,6 +85,7 @@ func (w Wish) Apply(packID string, old *Grant, now time.Time) Grant {
 	g := Grant{
 		PackID: packID, Enabled: true, AllowedDomains: w.AllowedDomains, AllowedPorts: w.AllowedPorts,
 		GrantedAt: now, UpdatedAt: now, GrantedBy: w.GrantedBy, Notes: w.Notes, ExpiresAt: w.ExpiresAt,
+		Rules: w.Rules, AllowTunnel: w.AllowTunnel,
 	}
 	if old != nil && old.InForce(now) {
 		g.GrantedAt = old.GrantedAt
@@ -111,7 +116,8 @@ func (g *Grant) narrows(old *Grant, now time.Time) bool {
 		return true
 	}
 	return !slices.Contains(g.AllowedDomains, "*") && !containsAll(g.AllowedDomains, old.AllowedDomains) ||
-		!slices.Contains(g.AllowedPorts, 0) && !containsAll(g.AllowedPorts, old.AllowedPorts)
+		!slices.Contains(g.AllowedPorts, 0) && !containsAll(g.AllowedPorts, old.AllowedPorts) ||
+		g.narrowsRules(old)
 }
 
 func containsAll[T comparable](all, some []T) bool {

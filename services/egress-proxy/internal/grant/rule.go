@@ -11,6 +11,9 @@ import (
 type Decision struct {
 	Allowed bool
 	Reason  string
+
+	rule *rule // of an allowed decision whose grant has rules; nil for no rules
+	host hostname.Host
 }
 
 // The reasons of contract.md that don't depend on what was asked, and the one for a store that can't be read.
@@ -30,6 +33,7 @@ type rule struct {
 	wildcards []hostname.Pattern
 	everyPort bool
 	ports     map[uint16]bool
+	rules     []narrowing
 }
 
 func compile(g Grant) (*rule, error) {
@@ -54,6 +58,13 @@ func compile(g Grant) (*rule, error) {
 		}
 		r.ports[uint16(port)] = true
 	}
+	for i, text := range g.Rules {
+		n, err := compileRule(text)
+		if err != nil {
+			return nil, fmt.Errorf("compile grant of %s: rule %d: %w", g.PackID, i, err)
+		}
+		r.rules = append(r.rules, n)
+	}
 	return r, nil
 }
 
@@ -66,6 +77,8 @@ func (r *rule) check(host hostname.Host, shown string, port uint16, now time.Tim
 		return Decision{Reason: "Domain '" + shown + "' not in allowed list"}
 	case !r.everyPort && !r.ports[port]:
 		return Decision{Reason: fmt.Sprintf("Port %d not in allowed list", port)}
+	case len(r.rules) > 0:
+		return Decision{Allowed: true, Reason: ReasonGranted, rule: r, host: host}
 	default:
 		return Decision{Allowed: true, Reason: ReasonGranted}
 	}

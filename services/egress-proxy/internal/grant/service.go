@@ -73,6 +73,12 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 		if !w.ExpiresAt.IsZero() {
 			details["expires_at"] = w.ExpiresAt
 		}
+		if len(w.Rules) > 0 {
+			details["rules"] = w.Rules
+		}
+		if w.AllowTunnel {
+			details["allow_tunnel"] = true
+		}
 		return &granted, s.audit.Write(ctx, audit.Entry{
 			Category: audit.Permission, Severity: severity, Action: "permission_grant", Success: true, OwnerPack: packID, Details: details,
 		})
@@ -178,6 +184,19 @@ func (s *Service) decide(packID, domain string, port uint16) Decision {
 		host = hostname.Host{} // no host at all: no list has it
 	}
 	return s.book.Check(packID, host, domain, port)
+}
+
+// Propose makes the smallest wish that keeps what the pack is granted and would have allowed what was refused to it. What
+// canOpen denies is left out. A pack that approval doesn't know is a not-found fault.
+func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, canOpen func(hostname.Host, uint16) bool) (Wish, error) {
+	if err := s.mustKnow(ctx, packID); err != nil {
+		return Wish{}, err
+	}
+	var old *Grant
+	if g, ok := s.book.Get(packID); ok {
+		old = &g
+	}
+	return propose(old, refused, canOpen, time.Now())
 }
 
 // mustKnow waits a moment for a pack that approval may just have come to know: its news travel beside the answer that

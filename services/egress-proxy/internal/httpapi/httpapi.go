@@ -9,22 +9,28 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
 // Routes adds the endpoints to mux. remove takes a removed pack's socket away.
-func Routes(mux *rpc.Mux, grants *grant.Service, remove func(packID string)) {
-	r := &routes{grants, remove}
+func Routes(mux *rpc.Mux, grants *grant.Service, denials *ledger.Ledger, addresses *address.Policy, remove func(packID string)) {
+	r := &routes{grants, denials, addresses, remove}
 	mux.Route("POST /api/network/grant", rpc.Handle(r.grant), "gateway")
 	mux.Route("POST /api/network/revoke", rpc.Handle(r.revoke), "gateway")
 	mux.Route("POST /api/network/check", rpc.Handle(r.check), "gateway")
 	mux.Route("GET /api/network/list", rpc.Handle(r.list), "gateway")
+	mux.Route("GET /api/network/denials", rpc.Handle(r.denials), "gateway")
+	mux.Route("GET /api/network/proposal", rpc.Handle(r.proposal), "gateway")
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(r.remove), "pack-registry")
 }
 
 type routes struct {
-	grants *grant.Service
-	gone   func(packID string)
+	grants    *grant.Service
+	ledger    *ledger.Ledger
+	addresses *address.Policy
+	gone      func(packID string)
 }
 
 type grantRequest struct {
@@ -34,6 +40,9 @@ type grantRequest struct {
 	GrantedBy      string     `json:"granted_by"`
 	Notes          string     `json:"notes"`
 	ExpiresAt      *time.Time `json:"expires_at"`
+
+	Rules       []grant.Rule `json:"rules"`
+	AllowTunnel bool         `json:"allow_tunnel"`
 }
 
 type grantResponse struct {
@@ -53,12 +62,16 @@ type grantView struct {
 	GrantedBy      string     `json:"granted_by"`
 	Notes          string     `json:"notes"`
 	ExpiresAt      *time.Time `json:"expires_at"` // null for never
+
+	Rules       []grant.Rule `json:"rules"`
+	AllowTunnel bool         `json:"allow_tunnel"` // says nothing where there are no rules
 }
 
 func view(g grant.Grant) grantView {
 	v := grantView{
 		PackID: g.PackID, Enabled: g.InForce(time.Now()), AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
 		GrantedAt: g.GrantedAt, UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Notes: g.Notes,
+		Rules: g.Rules, AllowTunnel: g.AllowTunnel,
 	}
 	if !g.ExpiresAt.IsZero() {
 		v.ExpiresAt = &g.ExpiresAt
@@ -70,7 +83,10 @@ func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, er
 	if err := checkID(req.PackID); err != nil {
 		return grantResponse{}, err
 	}
-	wish := grant.Wish{AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes}
+	wish := grant.Wish{
+		AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes,
+		Rules: req.Rules, AllowTunnel: req.AllowTunnel,
+	}
 	if req.ExpiresAt != nil {
 		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
@@ -159,7 +175,7 @@ func (r *routes) remove(ctx context.Context, req removeRequest) (api.RemoveRespo
 		return api.RemoveResponse{}, err
 	}
 	r.gone(req.PackID)
-	return api.RemoveResponse{Revoked: revoked}, nil
+	return api.RemoveResponse{Revoked: revoked}, r.ledger.Forget(ctx, req.PackID)
 }
 
 func checkID(packID string) error {

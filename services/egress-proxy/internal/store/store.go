@@ -32,7 +32,7 @@ type Grants struct{ db *store.DB }
 // New makes the store over a database that has Migrations.
 func New(db *store.DB) *Grants { return &Grants{db} }
 
-const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision"
+const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel"
 
 // Revision implements grant.Store.
 func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
@@ -98,8 +98,13 @@ func insert(tx *store.Tx, g *grant.Grant) error {
 	if err != nil {
 		return fmt.Errorf("encode allowed_ports: %w", err)
 	}
-	_, err = tx.Exec("INSERT INTO network_grants ("+columns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		g.PackID, g.Enabled, string(domains), string(ports), g.GrantedAt, g.UpdatedAt, g.GrantedBy, g.Notes, g.ExpiresAt, g.Revision)
+	rules, err := json.Marshal(g.Rules)
+	if err != nil {
+		return fmt.Errorf("encode rules: %w", err)
+	}
+	_, err = tx.Exec("INSERT INTO network_grants ("+columns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		g.PackID, g.Enabled, string(domains), string(ports), g.GrantedAt, g.UpdatedAt, g.GrantedBy, g.Notes, g.ExpiresAt, g.Revision,
+		string(rules), g.AllowTunnel)
 	if err != nil {
 		return fmt.Errorf("insert grant: %w", err)
 	}
@@ -114,19 +119,24 @@ func readRevision(tx *store.Tx) (revision int64, err error) {
 }
 
 func scanGrant(scan func(...any) error) (g grant.Grant, err error) {
-	var enabled int
-	var domains, ports string
+	var enabled, tunnel int
+	var domains, ports, rules string
 	err = scan(&g.PackID, &enabled, &domains, &ports, store.Time(&g.GrantedAt), store.Time(&g.UpdatedAt), &g.GrantedBy, &g.Notes,
-		store.Time(&g.ExpiresAt), &g.Revision)
+		store.Time(&g.ExpiresAt), &g.Revision, &rules, &tunnel)
 	if err != nil {
 		return g, fmt.Errorf("read grant: %w", err)
 	}
-	g.Enabled = enabled != 0
+	g.Enabled, g.AllowTunnel = enabled != 0, tunnel != 0
 	if err := json.Unmarshal([]byte(domains), &g.AllowedDomains); err != nil {
 		return g, fmt.Errorf("read allowed_domains of %s: %w", g.PackID, err)
 	}
 	if err := json.Unmarshal([]byte(ports), &g.AllowedPorts); err != nil {
 		return g, fmt.Errorf("read allowed_ports of %s: %w", g.PackID, err)
+	}
+	if rules != "[]" {
+		if err := json.Unmarshal([]byte(rules), &g.Rules); err != nil {
+			return g, fmt.Errorf("read rules of %s: %w", g.PackID, err)
+		}
 	}
 	return g, nil
 }

@@ -22,6 +22,11 @@ func TestGrants(t *testing.T) {
 		want := grant.Grant{
 			PackID: "p", Enabled: true, AllowedDomains: []string{"*.x.com", "bücher.example"}, AllowedPorts: []int{443, 0},
 			GrantedAt: now, UpdatedAt: now.Add(time.Second), GrantedBy: "operator", Notes: "why; 'quoted'", ExpiresAt: now.Add(time.Hour),
+			Rules: []grant.Rule{
+				{Domains: []string{"*.x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1/ä"}},
+				{Domains: []string{}, Methods: []string{"HEAD"}, PathPrefixes: []string{}},
+			},
+			AllowTunnel: true,
 		}
 		put := func(g grant.Grant) {
 			t.Helper()

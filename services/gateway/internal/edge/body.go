@@ -142,8 +142,9 @@ func (e *bodyError) Is(target error) bool { return target == context.Canceled }
 // answerWriter knows how an answer began, and gives up on a client that doesn't take it.
 type answerWriter struct {
 	http.ResponseWriter
-	code  int
-	wrote bool
+	code   int
+	wrote  bool
+	unread bool // a body is coming that nobody has read
 }
 
 func (w *answerWriter) WriteHeader(code int) {

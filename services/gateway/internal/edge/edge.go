@@ -96,7 +96,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	w := &answerWriter{ResponseWriter: raw, code: http.StatusOK}
 	if r.Body != http.NoBody {
-		// The server reads what a handler leaves of a body; that must not take for ever either.
+		w.unread = true
 		_ = http.NewResponseController(raw).SetReadDeadline(began.Add(bodyTimeout))
 	}
 	public := !strings.HasPrefix(r.URL.Path, "/api/")
@@ -142,6 +142,10 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		err = e.serve(w, r, &to)
 	}
 	if err != nil {
+		if w.unread {
+			// Or the server would read what is left of the body, however slowly it comes, before it says no.
+			w.Header().Set("Connection", "close")
+		}
 		rpc.WriteError(ctx, w, err)
 	}
 }
@@ -215,6 +219,7 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 	if err != nil {
 		return err
 	}
+	w.unread = false
 	return to.handler(w, r, found.Class)
 }
 

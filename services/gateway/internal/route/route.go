@@ -36,7 +36,8 @@ type compiled struct {
 	segments []string // without the leading slash; those that begin with { are names
 }
 
-// NewTable makes a table. It fails where two routes of one method fit the same path, since only one could ever answer.
+// NewTable makes a table. Where two routes of one method fit the same path, the earlier one has it: "/packs/{id}/status" before
+// "/packs/staging/{staging_id}" has the status of a pack called staging. It fails where the later one would be left with no path.
 func NewTable(routes []Route) (*Table, error) {
 	t := &Table{}
 	for i := range routes {
@@ -50,8 +51,8 @@ func NewTable(routes []Route) (*Table, error) {
 			t.byDepth = append(t.byDepth, nil)
 		}
 		for _, other := range t.byDepth[depth] {
-			if other.Method == next.Method && overlap(other.segments, next.segments) {
-				return nil, fmt.Errorf("make routes: %s %s and %s overlap", next.Method, next.Pattern, other.Pattern)
+			if other.Method == next.Method && covers(other.segments, next.segments) {
+				return nil, fmt.Errorf("make routes: %s %s has no path that %s leaves to it", next.Method, next.Pattern, other.Pattern)
 			}
 		}
 		t.byDepth[depth] = append(t.byDepth[depth], next)
@@ -59,10 +60,10 @@ func NewTable(routes []Route) (*Table, error) {
 	return t, nil
 }
 
-// overlap says whether one path can fit both, which have the same number of segments.
-func overlap(a, b []string) bool {
+// covers says whether every path of b fits a, too. They have the same number of segments.
+func covers(a, b []string) bool {
 	for i := range a {
-		if a[i] != b[i] && !named(a[i]) && !named(b[i]) {
+		if a[i] != b[i] && !named(a[i]) {
 			return false
 		}
 	}

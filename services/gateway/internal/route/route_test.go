@@ -46,7 +46,17 @@ func TestGuide(t *testing.T) {
 		{"DELETE", "/api/packs/my_pack", "pack-registry"},
 		{"DELETE", "/api/packs/scan", "pack-registry"}, // a pack may have that name
 		{"GET", "/api/packs/scan/status", "approval"},
+		{"GET", "/api/packs/my_pack/review", "approval"},
+		{"GET", "/api/packs/my_pack/backups", "pack-registry"},
+		{"POST", "/api/packs/my_pack/rollback", "pack-registry"},
+		{"GET", "/api/packs/staging", "pack-registry"},
+		{"GET", "/api/packs/staging/0123456789abcdef", "pack-registry"},
+		{"DELETE", "/api/packs/staging/0123456789abcdef", "pack-registry"},
+		{"GET", "/api/packs/staging/status", "approval"}, // of a pack with that name
+		{"GET", "/api/packs/staging/review", "approval"},
 		{"GET", "/api/network/list", "egress-proxy"},
+		{"GET", "/api/network/denials?pack_id=x", "egress-proxy"},
+		{"GET", "/api/network/proposal?pack_id=x&since=2026-01-02T03:04:05Z", "egress-proxy"},
 		{"POST", "/api/network/grant", "egress-proxy"},
 		{"POST", "/api/network/revoke", "egress-proxy"},
 		{"POST", "/api/network/check", "egress-proxy"},

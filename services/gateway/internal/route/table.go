@@ -35,8 +35,15 @@ var Routes = []Route{
 	{"POST", "/api/packs/import", registry, upload},
 	{"POST", "/api/packs/apply", registry, slow},
 	{"DELETE", "/api/packs/{pack_id}", registry, slow},
+	{"GET", "/api/packs/{pack_id}/backups", registry, slow},
+	{"POST", "/api/packs/{pack_id}/rollback", registry, slow},
+	{"GET", "/api/packs/staging", registry, slow},
+	{"GET", "/api/packs/staging/{staging_id}", registry, slow}, // behind those of a pack, which may be called staging
+	{"DELETE", "/api/packs/staging/{staging_id}", registry, slow},
 
 	{"GET", "/api/network/list", egress, quick},
+	{"GET", "/api/network/denials", egress, quick},
+	{"GET", "/api/network/proposal", egress, quick},
 	{"POST", "/api/network/grant", egress, quick},
 	{"POST", "/api/network/revoke", egress, quick},
 	{"POST", "/api/network/check", egress, quick},

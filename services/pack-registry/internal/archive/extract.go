@@ -75,11 +75,12 @@ type unpacker struct {
 	r       io.ReaderAt
 	buffer  *bufio.Reader
 	inflate io.ReadCloser
+	copying []byte
 }
 
 func newUnpacker(r io.ReaderAt) *unpacker {
 	buffer := bufio.NewReaderSize(nil, 64<<10)
-	return &unpacker{r: r, buffer: buffer, inflate: flate.NewReader(buffer)}
+	return &unpacker{r: r, buffer: buffer, inflate: flate.NewReader(buffer), copying: make([]byte, 256<<10)}
 }
 
 func (u *unpacker) file(ctx context.Context, root *os.Root, name string, e *entry) error {
@@ -104,7 +105,8 @@ func (u *unpacker) file(ctx context.Context, root *os.Root, name string, e *entr
 	}
 	sum := crc32.NewIEEE()
 	// One byte more than promised is asked for, to see that there is none.
-	n, err := io.Copy(f, &contentReader{ctx: ctx, from: io.TeeReader(io.LimitReader(content, e.size+1), sum)})
+	// Without its ReadFrom the file takes what the buffer holds.
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &contentReader{ctx: ctx, from: io.TeeReader(io.LimitReader(content, e.size+1), sum)}, u.copying)
 	switch {
 	case err != nil:
 		return err

@@ -123,7 +123,7 @@ func TestApplyRefuses(t *testing.T) {
 		"installed says another":  {installed("p", descriptor("q", "a")), one("p", "p", "a"), "p", []Refusal{{"p", "pack_id mismatch: existing='q', new='p'"}}},
 		"folder of another":       {installed("f", descriptor("f", "a")), one("f", "p", "a"), "f", []Refusal{{"p", "pack_id mismatch: existing='f', new='p'"}}},
 		"no pack in the way": {func(t *testing.T, h *home) { h.write(t, "ecosystem/p/notes", "mine") }, one("p", "p", "a"), "p",
-			[]Refusal{{"p", "ecosystem/p is in the way: it is no pack. Move it away and apply again."}}},
+			[]Refusal{{"p", "ecosystem/p is in the way: it is no pack. Move it away and repeat the call."}}},
 		"one of several": {installed("b", descriptor("b", "x")), func(t *testing.T, h *home) {
 			one("m/packs/a", "a", "a")(t, h)
 			one("m/packs/b", "b", "y")(t, h)
@@ -187,7 +187,11 @@ func TestScan(t *testing.T) {
 	h.write(t, "ecosystem/broken/ecosystem.json", "{")
 	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", ""))
 	h.write(t, "ecosystem/.rumi-old-x/ecosystem.json", descriptor("x", ""))
-	found, err := h.eco.Scan(t.Context())
+	warnings, err := h.eco.Tidy(t.Context())
+	if err != nil || len(warnings) != 0 {
+		t.Errorf("tidy: %v, %v", warnings, err)
+	}
+	found, err := h.eco.Scan()
 	check(t, err)
 	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 1 {
 		t.Errorf("got %+v", found)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"reflect"
 	"strings"
 	"syscall"
@@ -36,9 +37,12 @@ func TestCrashing(t *testing.T) {
 			select {}
 		}
 	}
-	if id, ok := strings.CutPrefix(os.Getenv(crashWhat), "apply "); ok {
-		_, err = h.eco.Apply(context.Background(), id)
-	} else {
+	switch what, of, _ := strings.Cut(os.Getenv(crashWhat), " "); what {
+	case "apply":
+		_, err = h.eco.Apply(context.Background(), of)
+	case "rollback":
+		_, err = h.eco.Rollback(context.Background(), pack.ID("p"), of)
+	case "remove":
 		_, err = h.eco.Remove(context.Background(), pack.ID("p"))
 	}
 	check(t, err)
@@ -81,9 +85,9 @@ func TestCrashDuringApply(t *testing.T) {
 		h = newHome(t, h.dir)
 		check(t, h.eco.Recover(t.Context()))
 		got := h.files(t, "ecosystem")
-		_, dir, err := h.stages.Find(t.Context(), id)
+		_, payload, err := h.stages.FindPayload(t.Context(), id)
 		if err == nil {
-			dir.Close()
+			payload.Close()
 		}
 		switch undone := err == nil; {
 		case undone && !reflect.DeepEqual(got, before):
@@ -117,6 +121,98 @@ func TestCrashDuringApply(t *testing.T) {
 	}
 }
 
+// The same for a rollback, of an installed pack and of an uninstalled one.
+func TestCrashDuringRollback(t *testing.T) {
+	for name, installed := range map[string]bool{"installed": true, "uninstalled": false} {
+		t.Run(name, func(t *testing.T) {
+			for step := 0; crashRollback(t, installed, step); step++ {
+			}
+		})
+	}
+}
+
+// crashRollback kills a rollback at a step; killed is false when it has ended before.
+func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
+	h := newHome(t, t.TempDir())
+	h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "i"))
+	h.write(t, "ecosystem/p/version", "old")
+	old := h.files(t, "ecosystem")
+	removed, err := h.eco.Remove(t.Context(), "p")
+	check(t, err)
+	backup := path.Base(removed.Backup)
+	if installed {
+		h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "i"))
+		h.write(t, "ecosystem/p/version", "new")
+	}
+	before := h.files(t, "ecosystem")
+	killed = run(t, h, "rollback "+backup, step)
+
+	if got := h.files(t, "ecosystem/p"); len(got) != 2 && (installed || len(got) != 0) {
+		t.Fatalf("step %d: the pack is %v", step, got)
+	}
+	h = newHome(t, h.dir)
+	check(t, h.eco.Recover(t.Context()))
+	all, err := h.eco.Backups(t.Context(), "p")
+	check(t, err)
+	switch got := h.files(t, "ecosystem"); {
+	case reflect.DeepEqual(got, old) && installed && (len(all) != 2 || all[0].Reason != ForRollback):
+		t.Fatalf("step %d: finished, but the backups are %+v", step, all)
+	case reflect.DeepEqual(got, old):
+	case !killed || !reflect.DeepEqual(got, before):
+		t.Fatalf("step %d: ecosystem holds %v", step, got)
+	case len(all) != 1:
+		t.Fatalf("step %d: undone, but the backups are %+v", step, all)
+	}
+	if names := h.names(t, "user_data/pack_backups/p"); strings.Contains(names, makingPrefix) {
+		t.Fatalf("step %d: backups hold %s", step, names)
+	}
+	if operations, err := h.store.Operations(t.Context()); err != nil || len(operations) != 0 {
+		t.Fatalf("step %d: left %v, %v", step, operations, err)
+	}
+	_, err = h.eco.Rollback(t.Context(), "p", backup) // what was rolled back from is still there
+	check(t, err)
+	if got := h.files(t, "ecosystem"); !reflect.DeepEqual(got, old) {
+		t.Fatalf("step %d: ecosystem holds %v", step, got)
+	}
+	if !killed && step < 7 {
+		t.Errorf("only %d steps", step)
+	}
+	return killed
+}
+
+// Where another replica goes on while one that was killed is not restarted, its next scan or change ends what that has begun; the
+// folders that a committed apply has prepared are not taken for leftovers.
+func TestOthersEndWhatWasInterrupted(t *testing.T) {
+	for name, act := range map[string]func(*testing.T, *home) error{
+		"tidy":    func(t *testing.T, h *home) error { _, err := h.eco.Tidy(t.Context()); return err },
+		"remove":  func(t *testing.T, h *home) error { _, err := h.eco.Remove(t.Context(), "x"); return err },
+		"recover": func(t *testing.T, h *home) error { return h.eco.Recover(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for step := 0; ; step++ {
+				h := newHome(t, t.TempDir())
+				h.write(t, "user_data/import/m/packs/p/ecosystem.json", descriptor("p", "i"))
+				h.write(t, "user_data/import/m/packs/q/ecosystem.json", descriptor("q", "i"))
+				id := h.stage(t, "m")
+				killed := run(t, h, "apply "+id, step)
+				check(t, act(t, h))
+				_, payload, err := h.stages.FindPayload(t.Context(), id)
+				want := "p q"
+				if err == nil {
+					payload.Close()
+					want = ""
+				}
+				if got := h.names(t, "ecosystem"); got != want {
+					t.Fatalf("step %d: ecosystem holds %q, want %q", step, got, want)
+				}
+				if !killed {
+					return
+				}
+			}
+		})
+	}
+}
+
 func TestCrashDuringRemove(t *testing.T) {
 	for step := 0; ; step++ {
 		h := newHome(t, t.TempDir())
@@ -129,6 +225,9 @@ func TestCrashDuringRemove(t *testing.T) {
 		}
 		h = newHome(t, h.dir)
 		check(t, h.eco.Recover(t.Context()))
+		if names := h.names(t, "user_data/pack_backups/p"); strings.Contains(names, makingPrefix) {
+			t.Fatalf("step %d: backups hold %s", step, names)
+		}
 		_, err := h.eco.Remove(t.Context(), "p")
 		check(t, err)
 		if names := h.names(t, "ecosystem"); names != "" {
@@ -165,10 +264,10 @@ func TestRecoverLeavesWhatIsNew(t *testing.T) {
 			}
 		}
 		check(t, h.eco.Recover(t.Context()))
-		if _, dir, err := h.stages.Find(t.Context(), id); err != nil {
+		if _, payload, err := h.stages.FindPayload(t.Context(), id); err != nil {
 			id = h.stage(t, "p")
 		} else {
-			dir.Close()
+			payload.Close()
 		}
 	}
 	check(t, os.RemoveAll(h.path("ecosystem/p")))

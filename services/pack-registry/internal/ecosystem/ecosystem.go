@@ -33,9 +33,6 @@ const (
 	oldPrefix = ".rumi-old-" // taken out, on its way to being removed
 )
 
-// BackupFolder is where backups lie, relative to the Rumi home.
-const BackupFolder = "user_data/pack_backups"
-
 const (
 	lockWait  = 20 * time.Second // for another change to end
 	lockPause = 20 * time.Millisecond
@@ -126,40 +123,6 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 			return nil, busy.Because(ctx.Err())
 		}
 	}
-}
-
-// backup copies the folder of a pack, relative to the ecosystem folder, to a backup that stamp made.
-func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
-	parent := path.Dir(to)
-	if err := e.backups.Mkdir(parent, backupModes.Folder); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make backup: %w", err)
-	}
-	temp := path.Join(parent, ".making-"+path.Base(to))
-	err := folder.Copy(ctx, e.root, dir, e.backups, temp, folder.Options{Modes: backupModes, Limits: treeLimits, Lenient: true})
-	if err == nil {
-		err = e.backups.Rename(temp, to)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("make backup: %w", mend(dir, err)), e.dropBackup(temp))
-	}
-	inner, err := e.backups.OpenRoot(parent)
-	if err != nil {
-		return fmt.Errorf("make backup: %w", err)
-	}
-	defer inner.Close()
-	return errors.Join(folder.Sync(inner), folder.Sync(e.backups))
-}
-
-// dropBackup removes a backup, and the folder of the pack's backups when it was the only one.
-func (e *Ecosystem) dropBackup(name string) error {
-	err := folder.Remove(e.backups, name)
-	_ = e.backups.Remove(path.Dir(name)) // fails while there are others
-	return err
-}
-
-// stamp names a new backup of a pack: "<id>/<UTC time>-<operation>", unique also within one instant.
-func stamp(id pack.ID, now time.Time, operation string) string {
-	return path.Join(string(id), now.UTC().Format("20060102T150405.000000000Z")+"-"+operation[:8])
 }
 
 // takeOut removes a folder from the ecosystem folder: it is renamed, so that it is no pack at once, and then removed. What can't

@@ -62,7 +62,7 @@ func (h *home) stage(t testing.TB, name string) string {
 	return st.ID
 }
 
-// files lists the files under a folder with their contents, "path=content".
+// files lists the files under a folder with their contents, "path=content", and the links, "path->target".
 func (h *home) files(t testing.TB, dir string) []string {
 	t.Helper()
 	all := []string{}
@@ -73,8 +73,13 @@ func (h *home) files(t testing.TB, dir string) []string {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(path)
 		name, _ := filepath.Rel(h.path(dir), path)
+		if d.Type()&os.ModeSymlink != 0 {
+			target, err := os.Readlink(path)
+			all = append(all, name+"->"+target)
+			return err
+		}
+		content, err := os.ReadFile(path)
 		all = append(all, name+"="+string(content))
 		return err
 	})

@@ -29,7 +29,7 @@ func (e *Ecosystem) Has(id pack.ID) (bool, error) {
 // Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
 // repeated when it was interrupted: the files are whole until they are gone.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
-	release, err := e.acquire(ctx, lockWait)
+	release, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return Removed{}, err
 	}
@@ -44,7 +44,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 			return removed, err
 		}
 		operation := store.NewID()
-		to := stamp(id, time.Now(), operation)
+		to := stamp(id, time.Now(), operation, ForUninstall)
 		if err := e.backup(ctx, found.Dir, to); err != nil {
 			return removed, spaceFault(err)
 		}

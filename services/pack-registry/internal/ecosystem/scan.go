@@ -19,7 +19,7 @@ type Found struct {
 }
 
 // Scan lists the installed packs and whatever the operator should know about the folder they lie in.
-func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
+func (e *Ecosystem) Scan() (Found, error) {
 	all, err := pack.Installed(e.root)
 	if err != nil {
 		return Found{}, err
@@ -38,15 +38,23 @@ func (e *Ecosystem) Scan(ctx context.Context) (Found, error) {
 	if err := e.writable(); err != nil {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed. "+mendCommand("."))
 	}
-	// While another change is under way its hidden folders are in use; what is left over will be seen by the next scan.
+	return found, nil
+}
+
+// Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way
+// it does nothing: the hidden folders are in use, and a later call sees what is left over.
+func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string, err error) {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {
-		return found, nil
+		return nil, nil
 	}
 	defer release()
-	warnings, err := e.clearLeftovers()
-	found.Warnings = append(found.Warnings, warnings...)
-	return found, err
+	if err := e.endOperations(ctx); err != nil {
+		// The folders that it has prepared are still needed.
+		e.log.WarnContext(ctx, "could not end an interrupted installation", "error", err)
+		return []string{"An interrupted installation could not be ended: " + message(err)}, nil
+	}
+	return e.clearLeftovers()
 }
 
 // writable says whether packs can be put into the ecosystem folder and taken out.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"syscall"
 
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -269,6 +270,28 @@ func SyncAll(root *os.Root) error {
 		}
 	}
 	return Sync(root)
+}
+
+// Each calls each with every regular file in a folder, sorted by path, which is relative to it. Links are not followed.
+func Each(ctx context.Context, root *os.Root, name string, each func(path string, info fs.FileInfo)) error {
+	err := fs.WalkDir(root.FS(), name, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		each(strings.TrimPrefix(path, name+"/"), info)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list folder: %w", err)
+	}
+	return nil
 }
 
 // Remove removes a folder with everything in it. One that is not there is removed already. The error is the first; what

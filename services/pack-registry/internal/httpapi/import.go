@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"mime"
@@ -87,7 +88,7 @@ func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary str
 		from:     http.MaxBytesReader(w, r.Body, staging.MaxUpload+maxOverhead),
 		deadline: http.NewResponseController(w).SetReadDeadline,
 	}
-	form := multipart.NewReader(body, boundary)
+	form := multipart.NewReader(bufio.NewReaderSize(body, 64<<10), boundary)
 	notes, file, err := next(form, 0)
 	if err != nil {
 		return store.Staging{}, err

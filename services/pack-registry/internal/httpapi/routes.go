@@ -3,7 +3,9 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"path"
+	"sync"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -35,8 +37,30 @@ func Routes(mux *rpc.Mux, p Packs) {
 	mux.Route("POST /api/packs/scan", rpc.Handle(p.scan), gateway)
 	mux.Route("POST /api/packs/import", rpc.Raw(p.importPack), gateway)
 	mux.Route("POST /api/packs/apply", rpc.Handle(p.apply), gateway)
+	mux.Route("GET /api/packs/staging", rpc.Handle(p.listStagings), gateway)
+	mux.Route("DELETE /api/packs/staging/{staging_id}", rpc.Handle(p.discardStaging), gateway)
+	mux.Route("GET /api/packs/{pack_id}/{part}", rpc.Handle(p.part), gateway)
+	mux.Route("POST /api/packs/{pack_id}/rollback", rpc.Handle(p.rollback), gateway)
 	mux.Route("DELETE /api/packs/{pack_id}", rpc.Handle(p.remove), gateway)
 	mux.Route("POST "+api.SelectPath, rpc.Handle(p.selectFiles), "approval", "capability-broker", "pip-installer")
+}
+
+type partRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Part   string `json:"-" path:"part"`
+}
+
+// part answers GET /api/packs/{pack_id}/backups and GET /api/packs/staging/{staging_id}. Two patterns of http.ServeMux can't, since
+// both fit the backups of a pack called staging.
+func (p Packs) part(ctx context.Context, r partRequest) (any, error) {
+	switch {
+	case r.Part == "backups":
+		return p.backups(ctx, r.PackID)
+	case r.PackID == "staging":
+		return p.inspectStaging(ctx, r.Part)
+	default:
+		return nil, fault.NotFound("Not found")
+	}
 }
 
 type scanResponse struct {
@@ -47,14 +71,19 @@ type scanResponse struct {
 }
 
 func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
-	found, err := p.Ecosystem.Scan(ctx)
+	warnings, err := p.Ecosystem.Tidy(ctx)
 	if err != nil {
 		return scanResponse{}, err
 	}
-	if err := p.Approval.Refresh(ctx); err != nil {
+	var refreshed sync.WaitGroup
+	var notTold error
+	refreshed.Go(func() { notTold = p.Approval.Refresh(ctx) })
+	found, err := p.Ecosystem.Scan()
+	refreshed.Wait()
+	if err := errors.Join(err, notTold); err != nil {
 		return scanResponse{}, err
 	}
-	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(found.Warnings)}, nil
+	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(append(found.Warnings, warnings...))}, nil
 }
 
 type applyRequest struct {
@@ -90,10 +119,7 @@ func (p Packs) apply(ctx context.Context, r applyRequest) (applyResponse, error)
 		return applyResponse{}, err
 	}
 	response := applyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []ecosystem.Refusal{}, Warnings: applied.Warnings}
-	// The packs are in place, and approval watches the place: what can't be told now it finds by itself.
-	if err := p.Approval.Refresh(context.WithoutCancel(ctx), applied.PackIDs...); err != nil {
-		response.Warnings = append(response.Warnings, "approval could not be told: "+fault.Of(err).Message)
-	}
+	response.Warnings = append(response.Warnings, p.tellApproval(ctx, applied.PackIDs...)...)
 	return response, nil
 }
 

@@ -3,6 +3,7 @@
 package staging
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -27,10 +29,11 @@ import (
 
 // Bounds of an import.
 const (
-	MaxUpload = 500 << 20      // bytes of an uploaded archive
-	Lifetime  = 24 * time.Hour // of a staging
-	maxNotes  = 4096           // bytes
-	young     = time.Hour      // an import that has no record yet may still get one
+	MaxUpload = 500 << 20        // bytes of an uploaded archive
+	Lifetime  = 24 * time.Hour   // of a staging
+	maxNotes  = 4096             // bytes
+	young     = time.Hour        // an import that has no record yet may still get one
+	grace     = 10 * time.Minute // an apply that found a staging just before its time was over may still be at it
 )
 
 // Payload is the folder of a staging that holds its packs, each in a folder of its own.
@@ -74,14 +77,14 @@ func ParseID(s string) (string, error) {
 	return s, nil
 }
 
-// ImportPath takes in the folder or archive that path names. Errors that the input is to blame for are faults with the texts of
+// ImportPath takes in the folder or archive that the given path names. Errors that the input is to blame for are faults with the texts of
 // contract.md; nothing is left of what was refused.
-func (a *Area) ImportPath(ctx context.Context, path, notes string) (store.Staging, error) {
-	return a.importing(ctx, store.Staging{SourcePath: path, Notes: notes}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
-		if path == "" {
+func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Staging, error) {
+	return a.importing(ctx, store.Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+		if given == "" {
 			return "", fault.Invalid("Missing 'path'").With("missing_path")
 		}
-		src, err := a.places.open(path)
+		src, err := a.places.open(given)
 		if err != nil {
 			return "", err
 		}
@@ -91,10 +94,10 @@ func (a *Area) ImportPath(ctx context.Context, path, notes string) (store.Stagin
 		}
 		f, err := src.root.OpenFile(src.rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
-			return "", a.places.failed(path, err)
+			return "", a.places.failed(given, err)
 		}
 		defer f.Close()
-		return unpack(ctx, f, path, to)
+		return unpack(ctx, f, given, to)
 	})
 }
 
@@ -110,7 +113,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 			return "", err
 		}
 		defer f.Close()
-		n, err := io.Copy(f, io.LimitReader(content, MaxUpload+1))
+		n, err := save(f, io.LimitReader(content, MaxUpload+1))
 		if err != nil {
 			return "", err
 		}
@@ -126,6 +129,15 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 		}
 		return top, to.Remove(uploaded)
 	})
+}
+
+// save writes content to f in large pieces, in however small ones it arrives.
+func save(f *os.File, content io.Reader) (n int64, err error) {
+	pieces := bufio.NewWriterSize(struct{ io.Writer }{f}, 256<<10) // without f's ReadFrom, which would take small ones
+	if n, err = io.Copy(pieces, content); err != nil {
+		return n, err
+	}
+	return n, pieces.Flush()
 }
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
@@ -254,25 +266,60 @@ func unpack(ctx context.Context, f *os.File, name string, to *os.Root) (top stri
 	return in.Top, in.Extract(ctx, inside)
 }
 
-// Find is the staging of an id together with its folder, which the caller closes. Without one, or when its time is over, the
-// error is a fault: 404 "Staging not found: ID".
-func (a *Area) Find(ctx context.Context, id string) (store.Staging, *os.Root, error) {
-	missing := fault.NotFound("Staging not found: %s", id).With("staging_not_found")
+// NotFound is the answer to an id that no staging has, or not any more.
+func NotFound(id string) *fault.Fault {
+	return fault.NotFound("Staging not found: %s", id).With("staging_not_found")
+}
+
+// FindPayload is the staging of an id together with the folder of its packs, which the caller closes. Without one, or when its
+// time is over, the error is NotFound.
+func (a *Area) FindPayload(ctx context.Context, id string) (store.Staging, *os.Root, error) {
 	st, err := a.store.Staging(ctx, id)
 	if errors.Is(err, store.ErrNone) || err == nil && time.Since(st.CreatedAt) > Lifetime {
-		return store.Staging{}, nil, missing
+		return store.Staging{}, nil, NotFound(id)
 	}
 	if err != nil {
 		return store.Staging{}, nil, err
 	}
-	dir, err := a.root.OpenRoot(id)
+	payload, err := a.root.OpenRoot(filepath.Join(id, Payload))
 	if errors.Is(err, fs.ErrNotExist) {
-		return store.Staging{}, nil, missing.Because(err)
+		return store.Staging{}, nil, NotFound(id).Because(err)
 	}
 	if err != nil {
 		return store.Staging{}, nil, fmt.Errorf("open staging: %w", err)
 	}
-	return st, dir, nil
+	return st, payload, nil
+}
+
+// Listed is a staging and how much there is in it.
+type Listed struct {
+	store.Staging
+	Files int
+	Bytes int64 // of the files
+}
+
+// List lists the stagings whose time is not over, the newest first.
+func (a *Area) List(ctx context.Context) ([]Listed, error) {
+	current, err := a.store.Stagings(ctx, time.Now().Add(-Lifetime))
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Listed, 0, len(current))
+	for _, st := range current {
+		one := Listed{Staging: st}
+		err := folder.Each(ctx, a.root, path.Join(st.ID, Payload), func(_ string, info fs.FileInfo) {
+			one.Files++
+			one.Bytes += info.Size()
+		})
+		if errors.Is(err, fs.ErrNotExist) { // applied or discarded meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list stagings: %w", err)
+		}
+		all = append(all, one)
+	}
+	return all, nil
 }
 
 // Discard removes a staging. One that is not there is removed already.
@@ -283,13 +330,13 @@ func (a *Area) Discard(ctx context.Context, id string) error {
 	return folder.Remove(a.root, id)
 }
 
-// Sweep removes the stagings whose time is over, and what imports that were killed have left.
+// Sweep removes the stagings whose time has been over for a while, and what imports that were killed have left.
 func (a *Area) Sweep(ctx context.Context) error {
 	entries, err := a.list()
 	if err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
 	}
-	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime))
+	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime-grace))
 	if err != nil {
 		return err
 	}

@@ -3,16 +3,19 @@ package staging_test
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -129,13 +132,13 @@ func TestImportPath(t *testing.T) {
 			if st.InputType != c.kind || st.Multi != c.multi || st.SourcePath != c.path || st.Notes != "note" || !reflect.DeepEqual(staging.PackIDs(st), c.ids) {
 				t.Errorf("got %+v", st)
 			}
-			kept, dir, err := h.area.Find(t.Context(), st.ID)
+			kept, payload, err := h.area.FindPayload(t.Context(), st.ID)
 			check(t, err)
-			defer dir.Close()
+			defer payload.Close()
 			if !reflect.DeepEqual(kept, st) {
 				t.Errorf("kept %+v", kept)
 			}
-			info, err := dir.Stat(filepath.Join(staging.Payload, c.file))
+			info, err := payload.Stat(c.file)
 			check(t, err)
 			if info.Mode()&0o7000 != 0 || info.Mode()&0o111 != 0 != (filepath.Base(c.file) == "main.py") {
 				t.Errorf("%s has mode %v", c.file, info.Mode())
@@ -278,7 +281,7 @@ func TestSweep(t *testing.T) {
 	h.write(t, "user_data/import/p/ecosystem.json", descriptor("p"))
 	current, err := h.area.ImportPath(t.Context(), "user_data/import/p", "")
 	check(t, err)
-	expired := store.Staging{ID: "00000000000000ee", CreatedAt: time.Now().Add(-staging.Lifetime - time.Minute)}
+	expired := store.Staging{ID: "00000000000000ee", CreatedAt: time.Now().Add(-staging.Lifetime - time.Hour)}
 	check(t, h.store.AddStaging(t.Context(), expired))
 	long := time.Now().Add(-2 * time.Hour)
 	for _, name := range []string{expired.ID, "00000000000000ff", ".importing-00000000000000dd", ".importing-00000000000000cc", "0000000000000aaa"} {
@@ -292,7 +295,7 @@ func TestSweep(t *testing.T) {
 	defer held.Close()
 	check(t, syscall.Flock(int(held.Fd()), syscall.LOCK_EX))
 
-	if _, _, err := h.area.Find(t.Context(), expired.ID); fault.Of(err).Message != "Staging not found: "+expired.ID {
+	if _, _, err := h.area.FindPayload(t.Context(), expired.ID); fault.Of(err).Message != "Staging not found: "+expired.ID {
 		t.Errorf("an expired staging is found before it is swept: %v", err)
 	}
 	check(t, h.area.Sweep(t.Context()))
@@ -300,6 +303,83 @@ func TestSweep(t *testing.T) {
 	got := h.staged(t)
 	if len(got) != len(want) || !strings.Contains(strings.Join(got, " "), current.ID) || got[0] != want[0] {
 		t.Errorf("left %v, want %v", got, want)
+	}
+}
+
+// A staging is there for 24 hours, and then it is not; its files go with one of the next sweeps.
+func TestExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHome(t)
+		h.write(t, "user_data/import/p/ecosystem.json", descriptor("p"))
+		ctx, cancel := context.WithCancel(t.Context())
+		swept := make(chan error)
+		go func() { swept <- h.area.SweepHourly(ctx) }()
+		st, err := h.area.ImportPath(ctx, "user_data/import/p", "")
+		check(t, err)
+		time.Sleep(time.Hour)
+		later, err := h.area.ImportPath(ctx, "user_data/import/p", "")
+		check(t, err)
+		expect := func(after string, ids ...string) {
+			t.Helper()
+			synctest.Wait()
+			all, err := h.area.List(ctx)
+			check(t, err)
+			var got []string
+			for _, one := range all {
+				got = append(got, one.ID)
+			}
+			if !slices.Equal(got, ids) {
+				t.Errorf("%s: %v, want %v", after, got, ids)
+			}
+			for _, one := range []string{st.ID, later.ID} {
+				_, payload, err := h.area.FindPayload(ctx, one)
+				if err == nil {
+					payload.Close()
+				}
+				if slices.Contains(ids, one) != (err == nil) {
+					t.Errorf("%s: find %s: %v", after, one, err)
+				}
+			}
+		}
+		expect("after an hour", later.ID, st.ID)
+		time.Sleep(staging.Lifetime - time.Hour)
+		expect("after 24 hours", later.ID, st.ID)
+		time.Sleep(time.Microsecond)
+		expect("a microsecond later", later.ID)
+		if left := h.staged(t); len(left) != 2 { // an apply may have found it in time
+			t.Errorf("left %v", left)
+		}
+		time.Sleep(time.Hour)
+		expect("after 25 hours")
+		if left := h.staged(t); len(left) != 1 || left[0] != later.ID {
+			t.Errorf("left %v", left)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if left := h.staged(t); len(left) != 0 {
+			t.Errorf("left %v", left)
+		}
+		cancel()
+		check(t, <-swept)
+	})
+}
+
+func TestList(t *testing.T) {
+	h := newHome(t)
+	if all, err := h.area.List(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("none: %+v, %v", all, err)
+	}
+	h.write(t, "user_data/import/p/ecosystem.json", descriptor("p"))
+	h.write(t, "user_data/import/p/a/b", "123")
+	st, err := h.area.ImportPath(t.Context(), "user_data/import/p", "")
+	check(t, err)
+	gone, err := h.area.ImportPath(t.Context(), "user_data/import/p", "")
+	check(t, err)
+	check(t, os.RemoveAll(h.path("user_data/pack_staging/"+gone.ID)))
+	all, err := h.area.List(t.Context())
+	check(t, err)
+	if want := []staging.Listed{{Staging: st, Files: 2, Bytes: int64(len(descriptor("p")) + 3)}}; !reflect.DeepEqual(all, want) {
+		t.Errorf("got %+v, want %+v", all, want)
 	}
 }
 

@@ -66,10 +66,10 @@ type StagedPack struct {
 	Version  string  `json:"version"`
 }
 
-// Operation is an apply that has begun and not ended.
+// Operation is an apply or a rollback that has begun and not ended.
 type Operation struct {
 	ID        string // 16 hexadecimal digits
-	StagingID string
+	StagingID string // what is applied; "" for a rollback, which puts backups back
 	StartedAt time.Time
 	Committed bool // it is going to be finished; before, it is going to be undone
 	Packs     []OperationPack
@@ -78,7 +78,7 @@ type Operation struct {
 // OperationPack is what an operation does to one pack.
 type OperationPack struct {
 	ID     pack.ID `json:"id"`
-	From   string  `json:"from"`   // its folder's name in the staging's payload
+	From   string  `json:"from"`   // its folder in the staging's payload, or that of a backup in the folder of backups
 	New    string  `json:"new"`    // the name in ecosystem/ under which its new folder is prepared
 	Backup string  `json:"backup"` // its backup, relative to the folder of backups; "" where it is not installed
 	Old    string  `json:"old"`    // where it is installed in the old place, relative to ecosystem/; else ""
@@ -120,6 +120,20 @@ func (s *Store) Staging(ctx context.Context, id string) (Staging, error) {
 		return err
 	})
 	return st, wrap("find staging", err)
+}
+
+// Stagings lists the stagings made at a time or after it, the newest first.
+func (s *Store) Stagings(ctx context.Context, since time.Time) ([]Staging, error) {
+	var all []Staging
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		all = nil
+		return tx.Each(func(scan func(...any) error) error {
+			st, err := scanStaging(scan)
+			all = append(all, st)
+			return err
+		}, `SELECT `+stagingColumns+` FROM staging WHERE created_at >= ? ORDER BY created_at DESC, staging_id`, since)
+	})
+	return all, wrap("list stagings", err)
 }
 
 // StagingIDs lists all stagings: those made before a time, and the others.

@@ -26,6 +26,12 @@ func TestStore(t *testing.T) {
 		if _, err := s.Staging(ctx, "00000000000000bb"); !errors.Is(err, store.ErrNone) {
 			t.Errorf("no staging: %v", err)
 		}
+		if all, err := s.Stagings(ctx, now); err != nil || !reflect.DeepEqual(all, []store.Staging{st}) {
+			t.Errorf("stagings are %+v, %v", all, err)
+		}
+		if all, err := s.Stagings(ctx, now.Add(time.Microsecond)); err != nil || len(all) != 0 {
+			t.Errorf("later stagings are %+v, %v", all, err)
+		}
 		if expired, current, err := s.StagingIDs(ctx, now); err != nil || len(expired) != 0 || len(current) != 1 {
 			t.Errorf("at its time: %v, %v, %v", expired, current, err)
 		}

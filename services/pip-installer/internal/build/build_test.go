@@ -2,6 +2,7 @@ package build_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"os"
@@ -15,6 +16,9 @@ import (
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
+// instance is of this process alone: the same tests may run in another checkout at the same time.
+var instance = "test-" + strings.ToLower(rand.Text())
+
 // image is the builder image, which `make images` makes.
 func image() string {
 	if name := os.Getenv("RUMI_BUILDER_IMAGE"); name != "" {
@@ -26,7 +30,7 @@ func image() string {
 // builder makes builders of the real image on the real engine.
 func builder(t *testing.T, allow []string) (*build.Builder, *sandbox.Engine) {
 	t.Helper()
-	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: "test-pip-build"})
+	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: instance})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +134,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 		{"unix:///nowhere.sock", image(), "Docker is required but not available"},
 		{"", "rumi-no-such-image:local", "Image rumi-no-such-image:local is missing"},
 	} {
-		engine, err := sandbox.Connect(t.Context(), sandbox.Config{Host: c.host, Instance: "test-pip-build"})
+		engine, err := sandbox.Connect(t.Context(), sandbox.Config{Host: c.host, Instance: instance})
 		if err != nil {
 			t.Fatal(err)
 		}

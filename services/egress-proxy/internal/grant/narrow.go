@@ -1,0 +1,163 @@
+package grant
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
+)
+
+// Bounds of a grant's rules.
+const (
+	MaxRules    = 100
+	MaxPrefixes = 100 // path_prefixes of one rule
+)
+
+// Methods are those that a rule may name.
+var Methods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
+
+// Rule covers some of the requests to what a grant opens. Of a grant with rules, a request that the proxy can read needs
+// one that covers it. An empty list covers everything.
+type Rule struct {
+	Domains      []string `json:"domains"`       // as in Grant.AllowedDomains
+	Methods      []string `json:"methods"`       // of Methods
+	PathPrefixes []string `json:"path_prefixes"` // on segment boundaries; see urlpath.Under
+}
+
+func checkRules(rules []Rule) error {
+	if len(rules) > MaxRules {
+		return fault.Invalid("Too many rules: %d > %d", len(rules), MaxRules)
+	}
+	for i, rule := range rules {
+		if err := rule.check(fmt.Sprintf("rules[%d]", i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check says what is wrong with a rule; field is how the operator finds it.
+func (r Rule) check(field string) error {
+	switch {
+	case len(r.Domains) == 0 && len(r.Methods) == 0 && len(r.PathPrefixes) == 0:
+		return fault.Invalid("%s must specify domains, methods or path_prefixes", field)
+	case len(r.Domains) > MaxEntries:
+		return fault.Invalid("Too many %s.domains: %d > %d", field, len(r.Domains), MaxEntries)
+	case len(r.Methods) > len(Methods):
+		return fault.Invalid("Too many %s.methods: %d > %d", field, len(r.Methods), len(Methods))
+	case len(r.PathPrefixes) > MaxPrefixes:
+		return fault.Invalid("Too many %s.path_prefixes: %d > %d", field, len(r.PathPrefixes), MaxPrefixes)
+	}
+	for _, domain := range r.Domains {
+		if _, err := hostname.ParsePattern(domain); err != nil {
+			return fault.Invalid("Invalid domain in %s.domains: %.300q (want a name such as api.example.com, *.example.com, an address or *)", field, domain)
+		}
+	}
+	for _, method := range r.Methods {
+		if !slices.Contains(Methods, method) {
+			return fault.Invalid("Invalid method in %s.methods: %.50q (want %s)", field, method, strings.Join(Methods, ", "))
+		}
+	}
+	for _, prefix := range r.PathPrefixes {
+		if _, err := urlpath.ParsePrefix(prefix); err != nil {
+			return fault.Invalid("Invalid path in %s.path_prefixes: %.300q (want a path such as /v1/models, without dot segments, empty segments, escaped slashes or a query)", field, prefix)
+		}
+	}
+	return nil
+}
+
+// narrowing is a Rule made ready for decisions.
+type narrowing struct {
+	domains  []hostname.Pattern
+	methods  []string
+	prefixes []string
+}
+
+func compileRule(r Rule) (n narrowing, err error) {
+	n.methods = r.Methods
+	for _, text := range r.Domains {
+		p, err := hostname.ParsePattern(text)
+		if err != nil {
+			return n, fmt.Errorf("domain %q: %w", text, err)
+		}
+		n.domains = append(n.domains, p)
+	}
+	for _, text := range r.PathPrefixes {
+		prefix, err := urlpath.ParsePrefix(text)
+		if err != nil {
+			return n, fmt.Errorf("path prefix %q: %w", text, err)
+		}
+		n.prefixes = append(n.prefixes, prefix)
+	}
+	return n, nil
+}
+
+// covers says whether the rule covers a request. A path on whose meaning servers differ is under no prefix.
+func (n narrowing) covers(host hostname.Host, method, path string) bool {
+	if len(n.domains) > 0 && !slices.ContainsFunc(n.domains, func(p hostname.Pattern) bool { return p.Match(host) }) {
+		return false
+	}
+	if len(n.methods) > 0 && !slices.Contains(n.methods, method) {
+		return false
+	}
+	if len(n.prefixes) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Plain(path)
+}
+
+// What denials are called in the audit log (blocked_reason) that another grant would have prevented.
+const (
+	Denied     = "grant_denied"
+	RuleDenied = "rule_denied"
+)
+
+// Reasons of denials by a grant's rules.
+const (
+	ReasonRules  = "Request is not covered by the rules of the grant"
+	ReasonTunnel = "Grant with rules does not allow tunnels"
+)
+
+// Request narrows an allowed decision to one request by the grant's rules. path is in urlpath's one form; a query is
+// ignored. A decision that doesn't allow stays as it is.
+func (d Decision) Request(method, path string) Decision {
+	if !d.Allowed || d.rule == nil {
+		return d
+	}
+	path, _, _ = strings.Cut(path, "?")
+	if d.rule.coversRequest(d.host, method, path) {
+		return d
+	}
+	return Decision{Reason: ReasonRules}
+}
+
+// Tunnel narrows an allowed decision to a tunnel, in which no request can be read: a grant with rules must say that it
+// allows them. A decision that doesn't allow stays as it is.
+func (d Decision) Tunnel() Decision {
+	if !d.Allowed || d.rule == nil || d.rule.grant.AllowTunnel {
+		return d
+	}
+	return Decision{Reason: ReasonTunnel}
+}
+
+func (r *rule) coversRequest(host hostname.Host, method, path string) bool {
+	return slices.ContainsFunc(r.rules, func(n narrowing) bool { return n.covers(host, method, path) })
+}
+
+// narrowsRules says whether g's rules allow less than old's did, as far as can be told from the lists.
+func (g *Grant) narrowsRules(old *Grant) bool {
+	if len(g.Rules) == 0 {
+		return false
+	}
+	if len(old.Rules) == 0 || old.AllowTunnel && !g.AllowTunnel {
+		return true
+	}
+	return slices.ContainsFunc(old.Rules, func(r Rule) bool { return !slices.ContainsFunc(g.Rules, r.equal) })
+}
+
+func (r Rule) equal(other Rule) bool {
+	return slices.Equal(r.Domains, other.Domains) && slices.Equal(r.Methods, other.Methods) && slices.Equal(r.PathPrefixes, other.PathPrefixes)
+}

@@ -1,0 +1,127 @@
+package grant
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+)
+
+// refusals reads "METHOD host:port" and "METHOD host:port/path", the latter refused by rules, separated by spaces.
+func refusals(t *testing.T, s string) (list []Refusal) {
+	t.Helper()
+	fields := strings.Fields(s)
+	for i := 0; i+1 < len(fields); i += 2 {
+		at, path, ruled := strings.Cut(fields[i+1], "/")
+		r := Refusal{Method: fields[i], Reason: Denied}
+		colon := strings.LastIndexByte(at, ':')
+		r.Host = at[:colon]
+		if _, err := fmt.Sscan(at[colon+1:], &r.Port); err != nil {
+			t.Fatal(err)
+		}
+		if ruled {
+			r.Reason, r.Path = RuleDenied, "/"+path
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func TestPropose(t *testing.T) {
+	now := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
+	granted := func(domains, ports string, rules ...Rule) *Grant {
+		g := &Grant{PackID: "p", Enabled: true, AllowedDomains: strings.Fields(domains), Rules: rules}
+		for _, text := range strings.Fields(ports) {
+			var port int
+			fmt.Sscan(text, &port)
+			g.AllowedPorts = append(g.AllowedPorts, port)
+		}
+		return g
+	}
+	revoked, expired := granted("old.com", "1"), granted("old.com", "1")
+	revoked.Enabled, expired.ExpiresAt = false, now
+	get := Rule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
+	rule := func(domain, method string, prefixes ...string) Rule {
+		return Rule{Domains: []string{domain}, Methods: []string{method}, PathPrefixes: append([]string{}, prefixes...)}
+	}
+	var many, prefixes string
+	for i := range MaxEntries + 5 {
+		many += fmt.Sprintf("GET h%d.com:443 ", i)
+		prefixes += fmt.Sprintf("GET x.com:443/p%d ", i)
+	}
+	tests := []struct {
+		name, refused, domains, ports string
+		old                           *Grant
+		rules                         []Rule
+		tunnel                        bool
+	}{
+		{"nothing", "", "", "", nil, nil, false},
+		{"first grant", "GET b.com:443 POST a.com:8443 GET a.com:443", "a.com b.com", "443 8443", nil, nil, false},
+		{"addresses", "GET 9.9.9.9:53 GET 2620:fe::fe:443", "2620:fe::fe 9.9.9.9", "443 53", nil, nil, false},
+		{"merged", "GET b.com:80 GET x.com:80", "x.com b.com", "443 80", granted("x.com", "443"), nil, false},
+		{"covered by a wildcard", "GET a.x.com:80", "*.x.com", "443 80", granted("*.x.com", "443"), nil, false},
+		{"not covered by it", "GET x.com:443", "*.x.com x.com", "443", granted("*.x.com", "443"), nil, false},
+		{"every port", "GET a.com:80", "x.com a.com", "0", granted("x.com", "0"), nil, false},
+		{"every host", "GET a.com:80", "*", "443 80", granted("*", "443"), nil, false},
+		{"granted since", "GET x.com:443", "x.com", "443", granted("x.com", "443"), nil, false},
+		{"revoked", "GET a.com:80", "a.com", "80", revoked, nil, false},
+		{"expired", "GET a.com:80", "a.com", "80", expired, nil, false},
+		{"what no grant opens", "GET closed.com:80 GET 0x7f.1:80 GET ..:80", "", "", nil, nil, false},
+		{"a method", "POST x.com:443/v1/a", "x.com", "443", granted("x.com", "443", get), []Rule{get, rule("x.com", "POST", "/v1/a")}, false},
+		{"paths", "GET x.com:443/v2 GET x.com:443/v2/b GET x.com:443/u", "x.com", "443", granted("x.com", "443", get), []Rule{get, rule("x.com", "GET", "/u", "/v2")}, false},
+		{"a host beside rules", "GET y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []Rule{get, rule("y.com", "GET")}, false},
+		{"all of a host before its paths", "GET y.com:443/a GET y.com:8443", "x.com y.com", "443 8443", granted("x.com", "443 8443", get), []Rule{get, rule("y.com", "GET")}, false},
+		{"a port beside rules", "GET x.com:80", "x.com", "443 80", granted("x.com", "443", get), []Rule{get}, false},
+		{"a tunnel beside rules", "CONNECT y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []Rule{get}, true},
+		{"a tunnel without rules", "CONNECT y.com:443", "x.com y.com", "443", granted("x.com", "443"), nil, false},
+		{"paths that servers read differently", "GET x.com:443/v1/..%2Fa GET x.com:443//v2 GET x.com:443/a;/..;/b", "x.com", "443", granted("x.com", "443", get), []Rule{get}, false},
+		{"a method that no rule may name", "TRACE y.com:443", "x.com", "443", granted("x.com", "443", get), []Rule{get}, false},
+		{"rules went", "GET x.com:443/v2", "x.com", "443", granted("x.com", "443"), nil, false},
+	}
+	canOpen := func(h hostname.Host, _ uint16) bool { return h.Name != "closed.com" }
+	for _, tt := range tests {
+		w, err := propose(tt.old, refusals(t, tt.refused), canOpen, now)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		want := granted(tt.domains, tt.ports)
+		if strings.Join(w.AllowedDomains, " ") != tt.domains || fmt.Sprint(w.AllowedPorts) != fmt.Sprint(want.AllowedPorts) {
+			t.Errorf("%s: %v %v, want %s %s", tt.name, w.AllowedDomains, w.AllowedPorts, tt.domains, tt.ports)
+		}
+		if !reflect.DeepEqual(w.Rules, tt.rules) || w.AllowTunnel != tt.tunnel {
+			t.Errorf("%s: rules %v, tunnels %v; want %v, %v", tt.name, w.Rules, w.AllowTunnel, tt.rules, tt.tunnel)
+		}
+		if err := w.Check(now); err != nil && tt.domains != "" {
+			t.Errorf("%s: can't be posted: %v", tt.name, err)
+		}
+	}
+	for _, refused := range []string{many, prefixes} {
+		w, err := propose(granted("x.com", "443", get), refusals(t, refused), canOpen, now)
+		if err != nil || w.Check(now) != nil {
+			t.Errorf("%d domains, %d rules: %v, %v", len(w.AllowedDomains), len(w.Rules), err, w.Check(now))
+		}
+	}
+}
+
+func TestProposeKeepsTheRest(t *testing.T) {
+	o := newOffice(t)
+	w := wish("x.com", 443)
+	w.Notes, w.ExpiresAt = "why", time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	if _, err := o.Grant(t.Context(), "p", w); err != nil {
+		t.Fatal(err)
+	}
+	all := func(hostname.Host, uint16) bool { return true }
+	got, err := o.Propose(t.Context(), "p", refusals(t, "GET y.com:80"), all)
+	if want := (Wish{AllowedDomains: []string{"x.com", "y.com"}, AllowedPorts: []int{443, 80}, Notes: "why", ExpiresAt: w.ExpiresAt}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if g, _ := o.book.Get("p"); len(g.AllowedDomains) != 1 {
+		t.Errorf("a proposal changed the grant: %+v", g)
+	}
+	if _, err := o.Propose(t.Context(), "never", nil, all); err == nil || !strings.Contains(err.Error(), "Pack not found") {
+		t.Errorf("of an unknown pack: %v", err)
+	}
+}

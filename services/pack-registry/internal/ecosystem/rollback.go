@@ -1,0 +1,71 @@
+package ecosystem
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+)
+
+// RolledBack says what a rollback did.
+type RolledBack struct {
+	Version  string // of the pack that is installed now
+	Backup   string // of what was installed before, relative to the Rumi home; "" where nothing was
+	Warnings []string
+}
+
+// Rollback installs a pack as it was when the named backup was made, links and all. What is installed is backed up first, and it
+// is as atomic as Apply. The name is one of Backups, whole; errors are faults, 404 "Backup not found: NAME" for another one, or a
+// *RefusedError where the installed pack is another one than the backup.
+func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
+	rolled, err := e.rollBack(ctx, id, name)
+	if err != nil {
+		return RolledBack{}, errors.Join(err, e.audit.Write(context.WithoutCancel(ctx), audit.Entry{
+			Category: audit.System, Severity: audit.Warning, Action: "pack_rollback_failed", Success: false, OwnerPack: string(id),
+			Details: map[string]any{"pack_id": id, "backup": name}, Error: message(err),
+		}))
+	}
+	return rolled, nil
+}
+
+func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
+	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
+	if _, _, ok := parseStamp(name); !ok {
+		return RolledBack{}, missing
+	}
+	release, err := e.enter(ctx, lockWait)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	defer release()
+	from := path.Join(string(id), name)
+	switch info, err := e.backups.Lstat(from); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !info.IsDir():
+		return RolledBack{}, missing
+	case err != nil:
+		return RolledBack{}, err
+	}
+	refuse := refuser(string(id))
+	declared, err := describe(e.backups, from)
+	if err != nil {
+		return RolledBack{}, refuse("Backup can't be restored: %v", err)
+	}
+	if declared.PackID != id {
+		return RolledBack{}, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
+	}
+	existing, err := e.replaced(string(id), declared)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	op := begin()
+	op.Packs = append(op.Packs, step(op, id, from, existing))
+	warnings, err := e.carryOut(ctx, op, e.backups)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
+}
