@@ -30,7 +30,7 @@ type result struct {
 	latency  time.Duration
 	status   int   // of the answer; 0 for none
 	received int64 // bytes from the server: of the body, or of a tunnel
-	sent     int64 // bytes to the server, of what was streamed
+	sent     int64 // bytes to the server: of bodies, and all in a tunnel
 	streamed bool  // came as HTTP
 	endless  bool  // a tunnel or an upgraded connection: its end is the pack's choice
 }
@@ -89,11 +89,12 @@ func (k *pack) run(r *result, began time.Time, buf []byte) {
 			r.failure = f
 			return
 		}
-		if f := k.spend(body); f != nil {
+		if f := k.spend(len(body)); f != nil {
 			<-k.slots
 			r.failure = f
 			return
 		}
+		r.sent += int64(len(body))
 		response, err := a.pool.Do(a.ctx, target, &upstream.Request{
 			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
 			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse,

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -20,7 +21,12 @@ func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*u
 	if !d.Allowed {
 		return nil, grantDenied(grant.Denied, d.Reason)
 	}
-	if d = d.Request(method, to.path); !d.Allowed {
+	if method == http.MethodConnect {
+		d = d.Tunnel() // nobody reads what is asked for in there
+	} else {
+		d = d.Request(method, to.path)
+	}
+	if !d.Allowed {
 		return nil, grantDenied(grant.RuleDenied, d.Reason)
 	}
 	if k.tokens != nil && !k.tokens.Allow() {
@@ -66,12 +72,11 @@ func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*u
 	}
 }
 
-// spend takes a request's body from what the pack may send today.
-func (k *pack) spend(body []byte) *failure {
-	if !k.proxy.cfg.Ledger.Spend(k.id, len(body)) {
+// spend takes n bytes from what the pack may send today.
+func (k *pack) spend(n int) *failure {
+	if !k.proxy.cfg.Ledger.Spend(k.id, n) {
 		return errBudget
 	}
-	k.proxy.meter.sent.Add(float64(len(body)))
 	return nil
 }
 

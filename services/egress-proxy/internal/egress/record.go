@@ -36,11 +36,7 @@ func newMeter(registry prometheus.Registerer) meter {
 		}),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rumi_egress_sent_bytes_total",
-			Help: "Bytes that packs sent to servers: of bodies, and all in tunnels.",
-		}),
-		sent: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "rumi_egress_sent_bytes_total",
-			Help: "Bytes of request bodies that packs sent to servers: what RUMI_EGRESS_DAILY_BYTES bounds.",
+			Help: "Bytes that packs sent to servers: of bodies, and all in tunnels; what RUMI_EGRESS_DAILY_BYTES bounds.",
 		}),
 	}
 	registry.MustRegister(m.requests, m.duration, m.received, m.sent)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
@@ -29,7 +30,7 @@ var (
 func (c *client) tunnel(r *result, began time.Time) {
 	k := c.pack
 	a := k.access.Load() // before anything is judged, as in run
-	target, f := k.judge(a, r.place, began.Add(defaultTimeout))
+	target, f := k.judge(a, r.call.method, r.place, began.Add(defaultTimeout))
 	if f != nil {
 		r.failure, c.closes = f, true
 		c.refuse(r, began)
@@ -62,14 +63,25 @@ func (c *client) tunnel(r *result, began time.Time) {
 	pending, _ := c.in.Peek(c.in.Buffered())
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
+	bound := &metered{Conn: server, pack: k}
+	if k.proxy.cfg.Ledger.Bounded() {
+		server = bound // otherwise bytes need not pass through this process
+	}
 	if _, err := server.Write(early); err != nil {
-		c.end(a, r, k.upstreamFailure(err), began)
+		f := k.upstreamFailure(err)
+		if bound.spent.Load() {
+			f = errBudget
+		}
+		c.end(a, r, f, began)
 		return
 	}
 	sent, received := join(conn, server)
 	r.sent, r.received = sent+int64(len(early)), received
-	if a.ctx.Err() != nil {
+	switch {
+	case a.ctx.Err() != nil:
 		r.failure = k.ended()
+	case bound.spent.Load():
+		r.failure = errBudget
 	}
 	c.finish(r, began)
 }
@@ -134,7 +146,10 @@ func (c *client) upgrade(r *result, out *http.Request, response *http.Response, 
 	if c.flush() == nil {
 		sent := make(chan int64, 1)
 		go func() {
-			n, _ := io.Copy(server, c.in)
+			n, err := io.Copy(spender{server, c.pack}, c.in)
+			if errors.Is(err, errSpent) {
+				r.failure = errBudget
+			}
 			server.Close()
 			sent <- n
 		}()
@@ -146,6 +161,45 @@ func (c *client) upgrade(r *result, out *http.Request, response *http.Response, 
 		r.failure = c.pack.ended()
 	}
 	c.finish(r, began)
+}
+
+// errSpent ends a stream to a server when the day's bytes are used up.
+var errSpent = errors.New("write to server: the pack's daily bytes are used up")
+
+// metered is what a pack sends to a server in a tunnel, taken from what it may send today.
+type metered struct {
+	net.Conn
+	pack  *pack
+	spent atomic.Bool // nothing was left for what came next
+}
+
+func (m *metered) Write(p []byte) (int, error) {
+	n, err := spender{m.Conn, m.pack}.Write(p)
+	if errors.Is(err, errSpent) {
+		m.spent.Store(true)
+	}
+	return n, err
+}
+
+// CloseWrite passes on the end of what the pack sends.
+func (m *metered) CloseWrite() error {
+	if half, ok := m.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return m.Conn.Close()
+}
+
+// spender writes what a pack sends, taken from what it may send today.
+type spender struct {
+	to   io.Writer
+	pack *pack
+}
+
+func (s spender) Write(p []byte) (int, error) {
+	if s.pack.spend(len(p)) != nil {
+		return 0, errSpent
+	}
+	return s.to.Write(p)
 }
 
 // join copies both ways until both have ended, and gives the bytes of each. On Linux they don't pass through the process.

@@ -77,10 +77,14 @@ func (w *web) close() {
 // webURL is a place for the transport.
 func webURL(to place, t *upstream.Target) *url.URL {
 	digest := sha256.Sum256([]byte(t.Host + "\n" + t.ID))
-	_, query, asked := strings.Cut(to.path, "?")
+	escaped, query, asked := strings.Cut(to.path, "?")
+	decoded, err := url.PathUnescape(escaped)
+	if err != nil {
+		decoded = escaped // which the caller sees, since it is then escaped anew
+	}
 	u := &url.URL{
 		Scheme: "http", Host: hex.EncodeToString(digest[:16]) + ":" + strconv.Itoa(int(to.port)),
-		Path: to.base.Path, RawPath: to.base.RawPath, RawQuery: query, ForceQuery: asked && query == "",
+		Path: decoded, RawPath: escaped, RawQuery: query, ForceQuery: asked && query == "",
 	}
 	if to.tls {
 		u.Scheme = "https"

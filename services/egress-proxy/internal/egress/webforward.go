@@ -26,6 +26,7 @@ type upload struct {
 	ended bool  // came to its end
 	count int64 // bytes
 	err   error // the client's
+	spent bool  // the pack may send no more today
 }
 
 // Read implements io.Reader for the transport, which may still read when it has answered.
@@ -43,6 +44,10 @@ func (u *upload) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := u.body.Read(p)
+	if u.client.pack.spend(n) != nil {
+		u.spent = true
+		return 0, errSpent
+	}
 	u.count += int64(n)
 	switch {
 	case err == io.EOF:
@@ -76,7 +81,7 @@ func (u *upload) stop() bool {
 // forward sends a request to its server and streams the answer back.
 func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	a := c.pack.access.Load() // before anything is judged, as in run
-	target, f := c.pack.judge(a, r.place, began.Add(defaultTimeout))
+	target, f := c.pack.judge(a, r.call.method, r.place, began.Add(defaultTimeout))
 	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0}
 	if f != nil {
 		r.failure = f
@@ -94,12 +99,20 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		defer unwatch()
 	}
 	out := outgoing(ctx, in, r.place, target, body)
+	if out.URL.RequestURI() != r.place.path { // what is sent must be what was judged
+		unwatch()
+		r.failure = invalid("Invalid path in URL")
+		c.decline(r, body, began)
+		return
+	}
 	response, err := a.web.roundTrip(out)
 	if err != nil {
 		unwatch()
 		switch {
 		case a.ctx.Err() != nil:
 			r.failure = c.pack.ended()
+		case body.overspent():
+			r.failure, c.closes = errBudget, true
 		case left, body.failed() != nil:
 			r.failure, c.closes = errClientGone, true
 		default:
@@ -125,6 +138,8 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	switch {
 	case a.ctx.Err() != nil:
 		r.failure = c.pack.ended()
+	case body.overspent():
+		r.failure = errBudget
 	case errors.Is(err, errClient), left:
 		r.failure = errClientGone
 	case err != nil:
@@ -138,6 +153,12 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		c.closes = true
 		c.linger()
 	}
+}
+
+func (u *upload) overspent() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.spent
 }
 
 func (u *upload) failed() error {

@@ -92,6 +92,9 @@ func (l *Ledger) of(packID string) *recent {
 	return r
 }
 
+// Bounded says whether what packs may send is bounded at all.
+func (l *Ledger) Bounded() bool { return l.budget.daily > 0 }
+
 // Spend takes n bytes from what the pack may send today. It says whether they were left; if not, none is taken.
 func (l *Ledger) Spend(packID string, n int) bool {
 	if l.budget.daily == 0 || n == 0 {
