@@ -206,7 +206,7 @@ func (c *Cache) Sweep(keep func(digest string) bool) error {
 			if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandoned {
 				continue
 			}
-			problems = append(problems, removeAll(path))
+			problems = append(problems, RemoveAll(path))
 		case isHex(e.Name()) && !keep("sha256:"+e.Name()):
 			problems = append(problems, c.drop("sha256:"+e.Name(), path))
 		}
@@ -226,7 +226,7 @@ func (c *Cache) drop(digest, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer removeAll(grave)
+	defer RemoveAll(grave)
 	if err := os.Rename(dir, filepath.Join(grave, "dropped")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -109,7 +109,7 @@ func receive(r io.Reader, digest, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer removeAll(temp)
+	defer RemoveAll(temp)
 	if err := unpack(in, m, temp); err != nil {
 		return err
 	}
@@ -225,8 +225,8 @@ func syncPath(path string) error {
 	return f.Sync()
 }
 
-// removeAll removes a copy, whose folders can't be written to as they are.
-func removeAll(dir string) error {
+// RemoveAll removes a read-only copy, whose folders can't be written to as they are. One that isn't there is no error.
+func RemoveAll(dir string) error {
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			return os.Chmod(path, 0o700)

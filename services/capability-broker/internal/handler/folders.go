@@ -83,7 +83,7 @@ func (f *Folders) install(ctx context.Context, t Trust) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o750); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
-	if err := removeReadOnly(to); err != nil {
+	if err := tree.RemoveAll(to); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
 	// A folder can only be moved by who may write in it.
@@ -138,13 +138,13 @@ func (f *Folders) proved(ctx context.Context, t Trust) bool {
 }
 
 // discard removes a staged copy.
-func (f *Folders) discard(t Trust) error { return removeReadOnly(f.staged(t)) }
+func (f *Folders) discard(t Trust) error { return tree.RemoveAll(f.staged(t)) }
 
 // removePack removes all copies of a pack.
 func (f *Folders) removePack(packID string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := removeReadOnly(filepath.Join(f.dir, packID)); err != nil {
+	if err := tree.RemoveAll(filepath.Join(f.dir, packID)); err != nil {
 		return fmt.Errorf("remove handlers of %s: %w", packID, err)
 	}
 	return nil
@@ -160,24 +160,10 @@ func (f *Folders) sweep(now time.Time) error {
 	var problems []error
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > stagedFor {
-			problems = append(problems, removeReadOnly(filepath.Join(dir, e.Name())))
+			problems = append(problems, tree.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
 	return errors.Join(problems...)
-}
-
-// removeReadOnly removes a folder whose folders can't be written to as they are. One that isn't there is no error.
-func removeReadOnly(dir string) error {
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			return os.Chmod(path, 0o700)
-		}
-		return err
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(dir)
 }
 
 func syncFolder(path string) error {

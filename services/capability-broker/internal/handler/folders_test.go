@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/tree"
 )
 
 func TestValidKey(t *testing.T) {
@@ -83,7 +84,7 @@ func folders(t *testing.T, dir string) *Folders {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeReadOnly(dir) })
+	t.Cleanup(func() { tree.RemoveAll(dir) })
 	return f
 }
 
