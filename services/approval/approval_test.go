@@ -289,6 +289,29 @@ func replaceFolder(d string) error {
 	return os.Rename(d+"_new", d)
 }
 
+// Whoever puts a pack in place says so, and then even the same bytes are a person's to decide about again.
+func TestAReplacedPackIsModified(t *testing.T) {
+	w := start(t)
+	w.pack("demo")
+	w.approve("demo")
+	w.check(w.client.Refresh(t.Context(), "demo"))
+	if s := w.status("demo"); s != "approved" {
+		t.Errorf("a look made it %s", s)
+	}
+	w.check(w.client.Replaced(t.Context(), "demo"))
+	if s := w.status("demo"); s != "modified" {
+		t.Errorf("replaced, but %s", s)
+	}
+	w.eventually("the gate is closed", func() bool { s, _ := w.view.Get("demo"); return !s.Open })
+	w.approve("demo")
+	if got, want := w.entries("approval", "demo"), []string{"pack_registered", "pack_approved", "pack_modified", "pack_approved"}; !slices.Equal(got, want) {
+		t.Errorf("audited %v, want %v", got, want)
+	}
+	if got := w.entries("security", "demo"); len(got) != 0 {
+		t.Errorf("audited %v, though no hash differs", got)
+	}
+}
+
 func TestWhatCannotBeAPackIsInError(t *testing.T) {
 	w := start(t)
 	for name, c := range map[string]struct {

@@ -173,7 +173,7 @@ func TestRollback(t *testing.T) {
 	if a.Status != 200 || a.Data["success"] != true || a.Data["pack_id"] != "p" || a.Data["version"] != "1" || !strings.HasPrefix(replaced, "user_data/pack_backups/p/") {
 		t.Errorf("rollback: %+v", a)
 	}
-	if calls := s.called(); !reflect.DeepEqual(calls, []string{"refresh p"}) {
+	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
 		t.Errorf("rollback called %v", calls)
 	}
 	if len(backups()) != 2 {

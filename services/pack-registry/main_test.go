@@ -20,6 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	approval "github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/api"
 )
 
@@ -73,13 +74,14 @@ func (s *suite) standIn(name, removed string) {
 			}
 			return json.RawMessage(removed), nil
 		}), "pack-registry")
-		type refreshRequest struct {
-			PackIDs []string `json:"pack_ids"`
-		}
-		mux.Route("POST /internal/packs/refresh", rpc.Handle(func(_ context.Context, r refreshRequest) (struct{}, error) {
+		mux.Route("POST /internal/packs/refresh", rpc.Handle(func(_ context.Context, r approval.RefreshRequest) (struct{}, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.calls = append(s.calls, "refresh "+strings.Join(r.PackIDs, " "))
+			verb := "refresh "
+			if r.Replaced {
+				verb = "replaced "
+			}
+			s.calls = append(s.calls, verb+strings.Join(r.PackIDs, " "))
 			if s.down[name] {
 				return struct{}{}, fault.Unavailable("%s is down", name)
 			}
@@ -225,7 +227,7 @@ func TestLife(t *testing.T) {
 		!reflect.DeepEqual(a.Data["backup_paths"], map[string]any{}) || !reflect.DeepEqual(a.Data["errors"], []any{}) {
 		t.Fatalf("apply: %+v", a)
 	}
-	if calls := s.called(); !reflect.DeepEqual(calls, []string{"refresh p"}) {
+	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
 		t.Errorf("apply called %v", calls)
 	}
 	a = s.call("POST", "/api/packs/scan", "")

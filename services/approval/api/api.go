@@ -15,7 +15,8 @@ const Service = "approval"
 
 // RefreshRequest names packs to read again; none means all.
 type RefreshRequest struct {
-	PackIDs []string `json:"pack_ids"`
+	PackIDs  []string `json:"pack_ids"`
+	Replaced bool     `json:"replaced,omitzero"` // the named packs have just been put in place
 }
 
 // RemoveResponse says whether there was a record to remove.
@@ -37,7 +38,14 @@ func NewClient(peer *rpc.Peer) *Client { return &Client{peer} }
 // Refresh has the named packs, or all, read again under ecosystem/: a new one becomes pending, one that differs from
 // what was approved becomes modified. It returns when the records say so.
 func (c *Client) Refresh(ctx context.Context, packIDs ...string) error {
-	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPost, "/internal/packs/refresh", RefreshRequest{packIDs})
+	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPost, "/internal/packs/refresh", RefreshRequest{PackIDs: packIDs})
+	return err
+}
+
+// Replaced is Refresh for packs that have just been put in place: one that was approved becomes modified, though it may
+// have the same bytes.
+func (c *Client) Replaced(ctx context.Context, packIDs ...string) error {
+	_, err := rpc.Call[struct{}](ctx, c.peer, http.MethodPost, "/internal/packs/refresh", RefreshRequest{PackIDs: packIDs, Replaced: true})
 	return err
 }
 

@@ -260,6 +260,8 @@ type decision struct {
 	reason  string
 	details map[string]any
 	err     string // what was noticed, for the audit entry's error
+
+	mismatch bool // its files are not what was approved: a security matter, too
 }
 
 // change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
@@ -312,6 +314,8 @@ func (s *Service) say(ctx context.Context, id pack.ID, d *decision) error {
 	}
 	if d.action == "modified" {
 		entry.Severity, entry.Success = audit.Warning, false
+	}
+	if d.mismatch {
 		mismatch := entry
 		mismatch.Category, mismatch.Action = audit.Security, "hash_mismatch"
 		if err := s.Audit.Write(ctx, mismatch); err != nil {

@@ -48,6 +48,38 @@ func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
 	return group.Wait()
 }
 
+// Replaced is Refresh for packs that have just been put in place by apply or rollback: one that may run may no longer,
+// whatever its bytes are now.
+func (s *Service) Replaced(ctx context.Context, ids ...pack.ID) error {
+	for _, id := range ids {
+		if err := s.replaced(ctx, id); err != nil {
+			return err
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return s.Refresh(ctx, ids...)
+}
+
+func (s *Service) replaced(ctx context.Context, id pack.ID) error {
+	defer s.lock(id)()
+	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
+		if r == nil {
+			return nil, nil
+		}
+		if changed, err := r.Do(record.Change, at); err != nil || !changed {
+			return nil, err
+		}
+		r.LastError = "it was put in place anew"
+		return &decision{action: "modified", err: r.LastError, details: map[string]any{"approved_digest": r.Digest, "replaced": true}}, nil
+	})
+	if fault.Is(err, fault.KindNotFound) { // new: Refresh makes its record
+		return nil
+	}
+	return err
+}
+
 // known are the packs that have a folder or a record.
 func (s *Service) known(ctx context.Context, records []*record.Record) ([]pack.ID, error) {
 	installed, err := pack.Installed(s.Ecosystem)
@@ -268,7 +300,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, approved string, now s
 			return nil, err
 		}
 		r.LastError = problem
-		return &decision{action: "modified", err: problem, details: map[string]any{"approved_digest": approved}}, nil
+		return &decision{action: "modified", err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
 	return err
 }

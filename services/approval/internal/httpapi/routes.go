@@ -212,6 +212,9 @@ func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, 
 		}
 		ids[i] = id
 	}
+	if req.Replaced {
+		return struct{}{}, h.service.Replaced(ctx, ids...)
+	}
 	return struct{}{}, h.service.Refresh(ctx, ids...)
 }
 

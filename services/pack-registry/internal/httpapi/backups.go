@@ -88,7 +88,7 @@ func (p Packs) rollback(ctx context.Context, r rollbackRequest) (rollbackRespons
 // tellApproval has approval read packs that have just been put in place. It watches the place: what it can't be told now it finds
 // by itself, so that is a warning.
 func (p Packs) tellApproval(ctx context.Context, ids ...string) (warnings []string) {
-	if err := p.Approval.Refresh(context.WithoutCancel(ctx), ids...); err != nil {
+	if err := p.Approval.Replaced(context.WithoutCancel(ctx), ids...); err != nil {
 		return []string{"approval could not be told: " + fault.Of(err).Message}
 	}
 	return nil

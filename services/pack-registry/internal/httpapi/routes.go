@@ -19,9 +19,10 @@ import (
 // gateway is the one through which operators call.
 const gateway = "gateway"
 
-// Refresher has approval read packs again: those named, or all.
+// Refresher has approval read packs again: those named, or all; Replaced says that they have just been put in place.
 type Refresher interface {
 	Refresh(ctx context.Context, packIDs ...string) error
+	Replaced(ctx context.Context, packIDs ...string) error
 }
 
 // Packs is what the routes serve.
