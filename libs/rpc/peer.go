@@ -45,7 +45,8 @@ type Peer struct {
 	requests *prometheus.CounterVec
 }
 
-// NewPeer makes the client of the service name, whose instances are found by instancer.
+// NewPeer makes the client of the service name, whose instances are found by instancer. What instancer tells before its
+// Register returns is there at the first call only if it tells it as discovery.Static does.
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
 	transport := &http.Transport{
 		TLSClientConfig:       cfg.Identity.Client(name),

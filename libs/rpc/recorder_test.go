@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-kit/kit/sd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -53,7 +53,7 @@ func TestSpans(t *testing.T) {
 	server := &http.Server{Handler: mux}
 	go server.Serve(tls.NewListener(l, issue("approval").Server()))
 	defer server.Close()
-	peer := rpc.NewPeer("approval", sd.FixedInstancer{l.Addr().String()}, cfg, rpc.NewPeerMetrics(cfg.Metrics))
+	peer := rpc.NewPeer("approval", discovery.Static{"approval": {l.Addr().String()}}.Instancer("approval"), cfg, rpc.NewPeerMetrics(cfg.Metrics))
 
 	ctx, top := tracing.Tracer("test").Start(t.Context(), "top")
 	if _, err := rpc.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {

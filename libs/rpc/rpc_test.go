@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-kit/kit/sd"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -66,7 +66,7 @@ func (w *world) serve(routes func(*rpc.Mux)) string {
 
 func (w *world) peer(as string, addresses ...string) *rpc.Peer {
 	cfg := w.config(as)
-	return rpc.NewPeer("approval", sd.FixedInstancer(addresses), cfg, rpc.NewPeerMetrics(cfg.Metrics))
+	return rpc.NewPeer("approval", discovery.Static{"approval": addresses}.Instancer("approval"), cfg, rpc.NewPeerMetrics(cfg.Metrics))
 }
 
 type grant struct {
