@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,23 +54,32 @@ func openFile(path, day string) (*file, error) {
 	return file, nil
 }
 
-// endsInHalfALine says whether a crash or a full disk cut the last line short. While another process is in the middle
-// of a write the answer can be a wrong yes, which costs an empty line.
+// tornAfter is how long a last line must lack its end to count as cut short: a write that is under way takes
+// microseconds, unless its process isn't run meanwhile.
+const tornAfter = 250 * time.Millisecond
+
+// endsInHalfALine says whether a crash or a full disk cut the last line short. A line that another process is in the
+// middle of writing is waited for; a wrong yes would cost an empty line.
 func endsInHalfALine(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || end == 0 {
-		return false, err
+	for waited := time.Duration(0); ; waited += tornAfter / 50 {
+		end, err := f.Seek(0, io.SeekEnd)
+		if err != nil || end == 0 {
+			return false, err
+		}
+		var last [1]byte
+		if _, err := f.ReadAt(last[:], end-1); err != nil {
+			return false, err
+		}
+		if last[0] == '\n' || waited >= tornAfter {
+			return last[0] != '\n', nil
+		}
+		time.Sleep(tornAfter / 50)
 	}
-	var last [1]byte
-	if _, err := f.ReadAt(last[:], end-1); err != nil {
-		return false, err
-	}
-	return last[0] != '\n', nil
 }
 
 func syncDir(path string) error {
