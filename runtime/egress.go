@@ -34,16 +34,35 @@ func withProxy(environ []string, socket string) ([]string, error) {
 // proxyEnviron is environ with the proxy's variables in place of any that are there.
 func proxyEnviron(environ []string) []string {
 	const proxy, direct = "http://" + proxyAddress, "localhost,127.0.0.1,::1"
-	ours := []string{
-		"HTTP_PROXY=" + proxy, "HTTPS_PROXY=" + proxy, "NO_PROXY=" + direct,
-		"http_proxy=" + proxy, "https_proxy=" + proxy, "no_proxy=" + direct,
+	return setAll(environ,
+		"HTTP_PROXY="+proxy, "HTTPS_PROXY="+proxy, "ALL_PROXY="+proxy, "NO_PROXY="+direct,
+		"http_proxy="+proxy, "https_proxy="+proxy, "all_proxy="+proxy, "no_proxy="+direct, // curl knows HTTP_PROXY so only
 		"NODE_USE_ENV_PROXY=1", // Node looks at the others only then
+	)
+}
+
+// withAuthorities gives environ with the variables by which tools find the certificate authorities in bundle. A tunnel is
+// TLS between the program and its server, so that it is the program that must know them.
+func withAuthorities(environ []string, bundle string) []string {
+	if bundle == "" {
+		return environ
 	}
+	return setAll(environ,
+		"SSL_CERT_FILE="+bundle,       // OpenSSL and what stands on it: Python's ssl, httpx; Go
+		"REQUESTS_CA_BUNDLE="+bundle,  // requests, pip, botocore
+		"CURL_CA_BUNDLE="+bundle,      // curl
+		"GIT_SSL_CAINFO="+bundle,      // git
+		"NODE_EXTRA_CA_CERTS="+bundle, // Node
+	)
+}
+
+// setAll is environ with variables in place of those of the same names.
+func setAll(environ []string, variables ...string) []string {
 	kept := slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return slices.ContainsFunc(ours, func(o string) bool { return strings.HasPrefix(o, name+"=") })
+		return slices.ContainsFunc(variables, func(o string) bool { return strings.HasPrefix(o, name+"=") })
 	})
-	return append(kept, ours...)
+	return append(kept, variables...)
 }
 
 // relayAll passes every connection of l on to the socket, for as long as the process lives.

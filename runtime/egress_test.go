@@ -115,11 +115,23 @@ func TestNoProxyWithoutSocket(t *testing.T) {
 
 func TestProxyEnviron(t *testing.T) {
 	got := proxyEnviron([]string{"A=1", "HTTP_PROXY=http://elsewhere", "no_proxy=*", "HTTP_PROXY_X=2", "B=3"})
-	if len(got) != 10 || !slices.Equal(got[:3], []string{"A=1", "HTTP_PROXY_X=2", "B=3"}) || !slices.Contains(got, "HTTP_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "no_proxy=localhost,127.0.0.1,::1") {
+	if len(got) != 12 || !slices.Equal(got[:3], []string{"A=1", "HTTP_PROXY_X=2", "B=3"}) || !slices.Contains(got, "HTTP_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "no_proxy=localhost,127.0.0.1,::1") || !slices.Contains(got, "all_proxy=http://127.0.0.1:3128") {
 		t.Errorf("%q", got)
 	}
 	if got, err := withProxy([]string{"A=1"}, ""); err != nil || !slices.Equal(got, []string{"A=1"}) {
 		t.Errorf("without a socket: %q, %v", got, err)
+	}
+}
+
+func TestAuthorities(t *testing.T) {
+	got := withAuthorities([]string{"A=1", "SSL_CERT_FILE=/image/s", "SSL_CERT_FILE_X=2"}, "/ca.pem")
+	want := []string{"A=1", "SSL_CERT_FILE_X=2", "SSL_CERT_FILE=/ca.pem", "REQUESTS_CA_BUNDLE=/ca.pem", "CURL_CA_BUNDLE=/ca.pem",
+		"GIT_SSL_CAINFO=/ca.pem", "NODE_EXTRA_CA_CERTS=/ca.pem"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if got := withAuthorities([]string{"SSL_CERT_FILE=/image/s"}, ""); !slices.Equal(got, []string{"SSL_CERT_FILE=/image/s"}) {
+		t.Errorf("without a bundle: %q", got)
 	}
 }
 

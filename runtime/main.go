@@ -5,6 +5,7 @@
 //
 // Where RUMI_EGRESS_SOCKET names a socket, it listens on 127.0.0.1:3128 and relays to it, and the program finds HTTP_PROXY,
 // HTTPS_PROXY and NO_PROXY set accordingly, so that code which knows nothing of Rumi reaches what the pack was granted.
+// Where RUMI_EGRESS_CA_FILE names a bundle of certificate authorities, SSL_CERT_FILE and its like name it, too.
 //
 // The program inherits stdin, stdout, stderr, environment and folder. Signals are passed on to it, orphans are reaped, and
 // its end is the container's, with its exit status, or 128+n for signal n. Status 64 is wrong usage, 126 a program that
@@ -42,6 +43,7 @@ func main() {
 	if err != nil { // the socket itself can still be used
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 	}
+	environ = withAuthorities(environ, os.Getenv("RUMI_EGRESS_CA_FILE"))
 	status, err := supervise(argv, environ)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)

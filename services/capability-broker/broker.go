@@ -34,6 +34,9 @@ import (
 	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
+// systemAuthorities is where Debian, and the image of this service with it, has the public certificate authorities.
+const systemAuthorities = "/etc/ssl/certs/ca-certificates.crt"
+
 // workers bound handlers' containers.
 type workers struct {
 	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // and principal
@@ -135,10 +138,17 @@ func (b *broker) runners(ctx context.Context) (err error) {
 	} else if len(left) > 0 {
 		b.rt.Log.InfoContext(ctx, "removed handlers left by an earlier run", "count", len(left))
 	}
+	authorities := ""
+	if b.cfg.EgressCAFile != "" {
+		authorities = b.dir("capabilities", "egress-ca.pem")
+		if err := container.WriteAuthorities(authorities, systemAuthorities, b.cfg.EgressCAFile); err != nil {
+			return fmt.Errorf("RUMI_EGRESS_CA_FILE: %w", err)
+		}
+	}
 	b.containers = container.New(container.Config{
 		Engine: b.engine, Gates: b.gates, Trees: b.trees, Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log, Image: b.cfg.Image,
 		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
-		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(),
+		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})
 	b.rt.Go("containers", b.containers.Watch)
 	return nil

@@ -15,6 +15,7 @@ type config struct {
 	SocketMode    string `env:"RUMI_CAPABILITY_SOCKET_MODE" envDefault:"0660"`
 	EgressSockDir string `env:"RUMI_EGRESS_SOCK_DIR" envDefault:"/run/rumi/egress/packs"`
 	EgressGID     int    `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"`
+	EgressCAFile  string `env:"RUMI_EGRESS_CA_FILE"` // PEM; packs verify servers by these, too, beside the system's
 	SecurityMode  string `env:"RUMI_SECURITY_MODE" envDefault:"strict"`
 	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
 	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project

@@ -91,6 +91,7 @@ type Config struct {
 	EgressDir     string // holds the packs' egress sockets, as uds.Config.Dir
 	CapabilityDir string // holds their capability sockets
 	Groups        []int  // that a container joins to use them
+	Authorities   string // a file that WriteAuthorities made; "" where the image's own do
 }
 
 // Manager starts, stops and watches the containers of packs. It is safe for concurrent use.
@@ -250,15 +251,19 @@ func (m *Manager) spec(ctx context.Context, packID, digest string) (sandbox.Spec
 	if environment != "" {
 		mounts = append(mounts, sandbox.Mount{Source: environment, Target: "/site-packages"})
 	}
+	variables := map[string]string{
+		"RUMI_PACK_ID":           packID,
+		"RUMI_EGRESS_SOCKET":     "/run/rumi/egress/" + uds.SocketName,
+		"RUMI_CAPABILITY_SOCKET": "/run/rumi/capability/" + uds.SocketName,
+		"PYTHONUNBUFFERED":       "1",
+	}
+	if m.Authorities != "" {
+		mounts = append(mounts, sandbox.Mount{Source: m.Authorities, Target: authoritiesTarget})
+		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 tells the program, in the names that tools know
+	}
 	return sandbox.Spec{
 		Kind: sandbox.Pack, Name: packID, PackID: packID, Principal: packID, Digest: digest, Image: m.Image,
-		Command: command, Dir: "/pack", Mounts: mounts, Groups: m.Groups, Stdin: true,
-		Env: map[string]string{
-			"RUMI_PACK_ID":           packID,
-			"RUMI_EGRESS_SOCKET":     "/run/rumi/egress/" + uds.SocketName,
-			"RUMI_CAPABILITY_SOCKET": "/run/rumi/capability/" + uds.SocketName,
-			"PYTHONUNBUFFERED":       "1",
-		},
+		Command: command, Dir: "/pack", Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables,
 	}, nil
 }
 

@@ -1,0 +1,103 @@
+package container
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// authority is the PEM of a certificate.
+func authority(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestWriteAuthorities(t *testing.T) {
+	one, two := authority(t), authority(t)
+	for _, c := range []struct {
+		name, system, operator, fails string
+	}{
+		{"both", one, two, ""},
+		{"no newline at the end", strings.TrimSpace(one), strings.TrimSpace(two), ""},
+		{"an operator's file without a certificate", one, "-----BEGIN NONSENSE-----\n", "operator.pem holds no certificate"},
+		{"an empty one", one, "", "operator.pem holds no certificate"},
+		{"a system without any", "", two, "system.pem holds no certificate"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			system, operator, path := filepath.Join(dir, "system.pem"), filepath.Join(dir, "operator.pem"), filepath.Join(dir, "bundle.pem")
+			for name, content := range map[string]string{system: c.system, operator: c.operator} {
+				if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := WriteAuthorities(path, system, operator)
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("error is %v, want %q", err, c.fails)
+				}
+				if _, err := os.Lstat(path); err == nil {
+					t.Error("a bundle was written")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			bundle, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count := 0
+			for rest := bundle; ; count++ {
+				var block *pem.Block
+				if block, rest = pem.Decode(rest); block == nil {
+					break
+				}
+			}
+			is, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if count != 2 || is.Mode().Perm() != 0o444 {
+				t.Errorf("%d certificates, mode %v", count, is.Mode())
+			}
+			// Running containers have that very file; one that is right is left alone.
+			if err := WriteAuthorities(path, system, operator); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := os.Stat(path); err != nil || !os.SameFile(is, again) {
+				t.Errorf("the same bundle was written again: %v", err)
+			}
+			if err := WriteAuthorities(path, operator, system); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := os.Stat(path); err != nil || os.SameFile(is, again) {
+				t.Errorf("another bundle was written into the file that containers have: %v", err)
+			}
+			if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) != 0 {
+				t.Errorf("left %v, %v", left, err)
+			}
+		})
+	}
+	if err := WriteAuthorities(filepath.Join(t.TempDir(), "bundle.pem"), "/nonexistent", "/nonexistent"); err == nil {
+		t.Error("files that aren't there are no error")
+	}
+}
