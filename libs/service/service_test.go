@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -95,12 +96,9 @@ func TestServiceLife(t *testing.T) {
 		t.Error(err)
 	}
 	for category, want := range map[string][]string{"system": {"service_started", "service_stopped"}, "security": {"service_call_denied"}} {
-		text, err := os.ReadFile(filepath.Join(suite.UserData(), "audit", category+"_"+time.Now().UTC().Format(time.DateOnly)+".jsonl"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := audittest.Text(t, filepath.Join(suite.UserData(), "audit"), category)
 		for _, action := range want {
-			if !strings.Contains(string(text), action) {
+			if !strings.Contains(text, action) {
 				t.Errorf("%s has no %s", category, action)
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -114,12 +115,7 @@ func (w *world) eventually(what string, happened func() bool) {
 // entries are the audit entries of a category with one of the actions, of a pack.
 func (w *world) entries(category, packID string) (actions []string) {
 	w.t.Helper()
-	text, err := os.ReadFile(filepath.Join(w.UserData(), "audit", category+"_"+time.Now().UTC().Format(time.DateOnly)+".jsonl"))
-	if os.IsNotExist(err) {
-		return nil
-	}
-	w.check(err)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), category)) {
 		var e struct {
 			Action string `json:"action"`
 			Pack   string `json:"owner_pack"`

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -403,23 +404,13 @@ func (p pipe) askRaw(raw []byte) map[string]any {
 // audited gives the details of the entries with an action.
 func (w *world) audited(category, action string) (found []map[string]any) {
 	w.t.Helper()
-	files, err := filepath.Glob(filepath.Join(w.UserData(), "audit", category+"_*.jsonl"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, name := range files {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			w.t.Fatal(err)
+	for line := range strings.Lines(audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), category)) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			w.t.Fatalf("audit line %q: %v", line, err)
 		}
-		for line := range strings.Lines(string(raw)) {
-			var e map[string]any
-			if err := json.Unmarshal([]byte(line), &e); err != nil {
-				w.t.Fatalf("audit line %q: %v", line, err)
-			}
-			if e["action"] == action {
-				found = append(found, e)
-			}
+		if e["action"] == action {
+			found = append(found, e)
 		}
 	}
 	return found

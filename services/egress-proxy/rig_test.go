@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -154,24 +154,15 @@ func (r *rig) eventually(what string, ok func() bool) {
 	}
 }
 
-// entries reads today's audit file of a category.
-func (r *rig) entries(category string) []map[string]any {
+// entries are the audit entries of a category.
+func (r *rig) entries(category string) (entries []map[string]any) {
 	r.Helper()
-	files, _ := filepath.Glob(filepath.Join(r.suite.UserData(), "audit", category+"_*.jsonl"))
-	var entries []map[string]any
-	for _, name := range files {
-		f, err := os.Open(name)
-		if err != nil {
-			r.Fatal(err)
+	for line := range strings.Lines(audittest.Text(r, filepath.Join(r.suite.UserData(), "audit"), category)) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			r.Fatalf("audit line %q: %v", line, err)
 		}
-		defer f.Close()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			var e map[string]any
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				r.Fatalf("%s: %v", name, err)
-			}
-			entries = append(entries, e)
-		}
+		entries = append(entries, e)
 	}
 	return entries
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -160,19 +161,7 @@ func (w *world) setToken(token string) {
 // audit joins the entries of a category.
 func (w *world) audit(category string) string {
 	w.t.Helper()
-	files, err := filepath.Glob(filepath.Join(w.UserData(), "audit", category+"_*.jsonl"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var all strings.Builder
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		all.Write(data)
-	}
-	return all.String()
+	return audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), category)
 }
 
 // reply is an answer, checked to be an envelope with a request id.

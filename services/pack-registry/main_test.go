@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -277,19 +278,7 @@ func TestLife(t *testing.T) {
 // audited counts the audit entries of an action.
 func (s *suite) audited(action string) int {
 	s.t.Helper()
-	files, err := filepath.Glob(s.path("user_data/audit/*.jsonl"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	count := 0
-	for _, name := range files {
-		content, err := os.ReadFile(name)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		count += bytes.Count(content, []byte(`"action":"`+action+`"`))
-	}
-	return count
+	return strings.Count(audittest.Text(s.t, s.path("user_data/audit"), "*"), `"action":"`+action+`"`)
 }
 
 // An uninstall that fails in part says so, keeps the files, and can be repeated.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -252,19 +252,13 @@ func (w *world) client() *api.Client {
 // audited are the actions in a category's file, with what was said about them.
 func (w *world) audited(category string) (actions []string) {
 	w.t.Helper()
-	f, err := os.Open(filepath.Join(w.UserData(), "audit", category+"_"+time.Now().UTC().Format(time.DateOnly)+".jsonl"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	w.check(err)
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	for line := range strings.Lines(audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), category)) {
 		var e struct {
 			Service, Action, Error, Actor string
 			OwnerPack                     string `json:"owner_pack"`
 			RejectionReason               string `json:"rejection_reason"`
 		}
-		w.check(json.Unmarshal(lines.Bytes(), &e))
+		w.check(json.Unmarshal([]byte(line), &e))
 		if e.Service == "pip-installer" && !strings.HasPrefix(e.Action, "service_") {
 			actions = append(actions, strings.TrimSpace(strings.Join([]string{e.Action, e.OwnerPack, e.Error + e.RejectionReason}, " ")))
 		}

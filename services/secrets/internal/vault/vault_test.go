@@ -21,6 +21,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -98,19 +99,7 @@ func (h *home) journal(t testing.TB) []line {
 // entries reads the audit log of a category.
 func (h *home) entries(t testing.TB, category string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(h.audit, category+"_*.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []byte
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, data...)
-	}
-	return string(all)
+	return audittest.Text(t, h.audit, category)
 }
 
 func set(t testing.TB, v *Vault, key, value string) (created bool) {
