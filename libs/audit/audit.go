@@ -1,8 +1,8 @@
 // Package audit writes the audit log that contract.md describes: one JSON object a line, one file a category and day.
 //
-// Several processes append to the same files. Each line is one write(2) to a file opened with O_APPEND, so lines never
-// mix. Entries of approval, permission and security are on the disk (fdatasync) before Write returns; the others are
-// with the kernel, so that only a crash of the whole machine can lose them.
+// Several processes append to the same files. Lines are written whole, one or several by one write(2) to a file opened
+// with O_APPEND, so they never mix. Entries of approval, permission and security are on the disk (fdatasync) before
+// Write returns; the others are with the kernel, so that only a crash of the whole machine can lose them.
 package audit
 
 import (
@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/origin"
 	"go.opentelemetry.io/otel/trace"
@@ -91,7 +90,6 @@ type Entry struct {
 
 // Log appends entries to the files in one folder. It is safe for concurrent use.
 type Log struct {
-	dir     string
 	service string
 	log     *slog.Logger
 	streams [len(categories)]stream
@@ -103,26 +101,82 @@ func Open(dir, service string, log *slog.Logger) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	return &Log{dir: dir, service: service, log: log}, nil
+	l := &Log{service: service, log: log}
+	for i, c := range categories {
+		l.streams[i].prefix, l.streams[i].synced = filepath.Join(dir, c.name)+"_", c.synced
+	}
+	return l, nil
 }
 
 // Write appends e. The caller must not let what it decided happen when Write fails. A cancelled ctx does not stop it:
 // what was decided is written.
 func (l *Log) Write(ctx context.Context, e Entry) error {
-	if err := l.write(ctx, e); err != nil {
-		err = fmt.Errorf("write audit entry: %w", err)
-		l.log.ErrorContext(ctx, "write audit entry failed", "category", e.Category.String(), "action", e.Action, "error", err)
-		return err
+	t, err := l.submit(ctx, &e)
+	if err == nil {
+		err = t.wait()
 	}
-	return nil
+	return l.failure(ctx, &e, err)
 }
 
-func (l *Log) write(ctx context.Context, e Entry) error {
+// Receipt is for entries that are on their way to the log.
+type Receipt struct {
+	log  *Log
+	ctx  context.Context
+	sent []sent
+	err  error // of the first entry that could not be sent; those after it were not
+}
+
+type sent struct {
+	entry  Entry
+	ticket ticket
+}
+
+// Submit is Write in two steps, for callers that have something else to do while entries are on their way to the disk.
+// What Write promises holds once the receipt's Wait has returned. Until then the entries may lie in memory, so that
+// Wait must be called.
+func (l *Log) Submit(ctx context.Context, entries ...Entry) *Receipt {
+	r := &Receipt{log: l, ctx: ctx, sent: make([]sent, 0, len(entries))}
+	for _, e := range entries {
+		t, err := l.submit(ctx, &e)
+		if r.err = l.failure(ctx, &e, err); err != nil {
+			break
+		}
+		e.Details = nil // the caller's again
+		r.sent = append(r.sent, sent{e, t})
+	}
+	return r
+}
+
+// Wait returns when every entry is where Write would have brought it, or with the first error.
+func (r *Receipt) Wait() error {
+	err := r.err
+	for i := range r.sent {
+		s := &r.sent[i]
+		if failure := r.log.failure(r.ctx, &s.entry, s.ticket.wait()); err == nil {
+			err = failure
+		}
+	}
+	return err
+}
+
+func (l *Log) failure(ctx context.Context, e *Entry, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("write audit entry: %w", err)
+	l.log.ErrorContext(ctx, "write audit entry failed", "category", e.Category.String(), "action", e.Action, "error", err)
+	return err
+}
+
+// bodies are what entries are encoded into before their turn to be written comes.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+func (l *Log) submit(ctx context.Context, e *Entry) (ticket, error) {
 	if e.Category.String() == "" {
-		return fmt.Errorf("no such category: %d", e.Category)
+		return ticket{}, fmt.Errorf("no such category: %d", e.Category)
 	}
 	if e.Action == "" {
-		return fmt.Errorf("no action in an entry of %s", e.Category)
+		return ticket{}, fmt.Errorf("no action in an entry of %s", e.Category)
 	}
 	from := origin.Of(ctx)
 	rest := line{
@@ -133,13 +187,14 @@ func (l *Log) write(ctx context.Context, e Entry) error {
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		rest.TraceID = span.TraceID().String()
 	}
-	body, err := rest.encode()
+	buf := bodies.Get().(*[]byte)
+	defer bodies.Put(buf)
+	body, err := rest.encode((*buf)[:0])
 	if err != nil {
-		return err
+		return ticket{}, err
 	}
-	return l.streams[e.Category].append(body, func(day string) string {
-		return filepath.Join(l.dir, e.Category.String()+"_"+day+".jsonl")
-	}, categories[e.Category].synced)
+	*buf = body
+	return l.streams[e.Category].submit(body), nil
 }
 
 // Close syncs and closes the files. The Log must not be written to any more.
@@ -151,58 +206,4 @@ func (l *Log) Close() error {
 		}
 	}
 	return first
-}
-
-// stream is one category: the file of the current day, and the clock that says which day it is. Time is read under
-// its lock, so that a file's lines are in the order of their ts (as far as one process writes them).
-type stream struct {
-	mu   sync.Mutex
-	file *file
-	buf  []byte
-}
-
-// append writes one line, whose body lacks only the leading `{"ts":"…",`, and waits for the disk when synced.
-func (s *stream) append(body []byte, name func(day string) string, synced bool) error {
-	s.mu.Lock()
-	now := time.Now().UTC()
-	day := now.Format(time.DateOnly)
-	if s.file == nil || s.file.day != day || s.file.gone() {
-		f, err := openFile(name(day), day)
-		if err != nil {
-			s.mu.Unlock()
-			return err
-		}
-		if s.file != nil {
-			s.file.retire()
-		}
-		s.file = f
-	}
-	f := s.file
-	s.buf = append(s.buf[:0], `{"ts":"`...)
-	s.buf = now.AppendFormat(s.buf, "2006-01-02T15:04:05.000000Z")
-	s.buf = append(s.buf, `",`...)
-	s.buf = append(append(s.buf, body[1:]...), '\n')
-	ticket, err := f.write(s.buf)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if !synced {
-		f.release()
-		return nil
-	}
-	return f.sync(ticket)
-}
-
-func (s *stream) close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.file == nil {
-		return nil
-	}
-	f := s.file
-	s.file = nil
-	err := f.flush()
-	f.retire()
-	return err
 }

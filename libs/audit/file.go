@@ -1,36 +1,26 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// file is the open file of one category and day, with its group commit: writers that come while a sync runs wait for
-// the next one together, so the number of syncs doesn't grow with the number of writers.
+// file is the open file of one category and day. One goroutine at a time uses it.
 type file struct {
-	day string
-	f   *os.File
-
-	mu       sync.Mutex
-	turn     sync.Cond
-	torn     bool  // the file doesn't end with a newline: the next line starts with one
-	written  int64 // lines written, which is also the last ticket given out
-	synced   int64 // every ticket up to this one is decided: on the disk, or in failed
-	failed   map[int64]error
-	syncing  bool
-	users    int // writers that still need the descriptor
-	retired  bool
+	day      int64 // since 1970, UTC
+	f        *os.File
+	torn     bool // it doesn't end with a newline: the next line starts with one
 	syncFile func(*os.File) error
 }
 
-func openFile(path, day string) (*file, error) {
+func openFile(path string, day int64) (*file, error) {
 	const flags = os.O_WRONLY | os.O_APPEND | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	f, err := os.OpenFile(path, flags, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -49,9 +39,7 @@ func openFile(path, day string) (*file, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	file := &file{day: day, f: f, torn: torn, failed: map[int64]error{}, syncFile: datasync}
-	file.turn.L = &file.mu
-	return file, nil
+	return &file{day: day, f: f, torn: torn, syncFile: datasync}, nil
 }
 
 // tornAfter is how long a last line must lack its end to count as cut short: a write that is under way takes
@@ -106,86 +94,32 @@ func (f *file) gone() bool {
 	return unix.Fstat(int(f.f.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// write appends one whole line and gives the ticket to sync or release with.
-func (f *file) write(line []byte) (ticket int64, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// write appends lines, by one system call as long as there is room. On an error whole says how many bytes of whole
+// lines were written all the same.
+func (f *file) write(lines []byte) (whole int, err error) {
 	if f.torn {
-		line = append([]byte{'\n'}, line...)
-	}
-	n, err := f.f.Write(line)
-	switch {
-	case n == len(line):
+		if _, err := f.f.Write([]byte{'\n'}); err != nil {
+			return 0, err
+		}
 		f.torn = false
-	case n > 0:
-		f.torn = true
 	}
-	if err != nil {
+	n, err := f.f.Write(lines)
+	if n == 0 {
 		return 0, err
 	}
-	f.written++
-	f.users++
-	return f.written, nil
+	whole = bytes.LastIndexByte(lines[:n], '\n') + 1
+	f.torn = whole < n
+	return whole, err
 }
 
-// sync returns when the line of ticket is on the disk, or failed to get there, and releases it.
-func (f *file) sync(ticket int64) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	defer f.done()
-	for f.synced < ticket {
-		if f.syncing {
-			f.turn.Wait()
-			continue
-		}
-		f.syncing = true
-		from, to := f.synced+1, f.written
-		f.mu.Unlock()
-		err := f.syncFile(f.f)
-		f.mu.Lock()
-		if err != nil {
-			// The kernel reports a lost page once: every line that this sync was for counts as lost.
-			for t := from; t <= to; t++ {
-				f.failed[t] = fmt.Errorf("sync %s: %w", f.f.Name(), err)
-			}
-		}
-		f.syncing, f.synced = false, to
-		f.turn.Broadcast()
-	}
-	err := f.failed[ticket]
-	delete(f.failed, ticket)
-	return err
-}
-
-// release ends the use of a ticket whose line needs no sync.
-func (f *file) release() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.done()
-}
-
-func (f *file) flush() error {
+// sync brings what was written to the disk.
+func (f *file) sync() error {
 	if err := f.syncFile(f.f); err != nil {
 		return fmt.Errorf("sync %s: %w", f.f.Name(), err)
 	}
 	return nil
 }
 
-// retire says that no more lines will come: the last user closes the descriptor.
-func (f *file) retire() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.retired = true
-	f.closeWhenUnused()
-}
-
-func (f *file) done() {
-	f.users--
-	f.closeWhenUnused()
-}
-
-func (f *file) closeWhenUnused() {
-	if f.retired && f.users == 0 {
-		_ = f.f.Close() // nothing is buffered here: a late error could only be the sync's
-	}
+func (f *file) close() {
+	_ = f.f.Close() // nothing is buffered here: a late error could only be the sync's
 }

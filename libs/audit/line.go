@@ -16,7 +16,7 @@ const (
 	maxString = 1 << 10                                                  // a top-level text, once a line is too long
 )
 
-// line is an entry as it is written, without ts.
+// line is an entry as it is written, without ts. The tags are what append does by hand.
 type line struct {
 	Category        string         `json:"category"`
 	Severity        string         `json:"severity"`
@@ -32,17 +32,19 @@ type line struct {
 	Service         string         `json:"service"`
 }
 
-// encode gives the JSON object, at most maxBody bytes. What is too long is cut and says so: texts first, then the
+// encode appends the JSON object, at most maxBody bytes. What is too long is cut and says so: texts first, then the
 // details as a whole.
-func (l line) encode() ([]byte, error) {
+func (l line) encode(dst []byte) ([]byte, error) {
 	if l.Details == nil {
 		l.Details = map[string]any{}
 	}
-	body, err := marshal(l)
-	if err != nil || len(body) <= maxBody {
-		return body, err
+	start := len(dst)
+	fits := func(out []byte, err error) bool { return err != nil || len(out)-start <= maxBody }
+	out, err := l.append(dst)
+	if fits(out, err) {
+		return out, err
 	}
-	size := len(body)
+	size := len(out) - start
 	for _, s := range []*string{&l.Action, &l.OwnerPack, &l.Error, &l.RejectionReason, &l.RequestID, &l.Actor} {
 		*s = cutString(*s, maxString)
 	}
@@ -55,22 +57,12 @@ func (l line) encode() ([]byte, error) {
 		for k, v := range plain {
 			l.Details[cutString(k, limit)] = cut(v, limit)
 		}
-		if body, err = marshal(l); err != nil || len(body) <= maxBody {
-			return body, err
+		if out, err = l.append(dst); fits(out, err) {
+			return out, err
 		}
 	}
 	l.Details = map[string]any{"truncated": true, "original_bytes": size}
-	return marshal(l)
-}
-
-func marshal(l line) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false) // the log is read by people and by jq, never put into a page as it is
-	if err := enc.Encode(l); err != nil {
-		return nil, fmt.Errorf("encode entry %s: %w", l.Action, err)
-	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+	return l.append(dst)
 }
 
 // plainDetails turns whatever types the caller used into maps, slices and strings.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,14 +11,17 @@ import (
 	"time"
 )
 
-// slowFile is a real file whose syncs take a second of virtual time and end as told.
-func slowFile(t *testing.T, results ...error) (f *file, syncs *int) {
+// slowDisk is a stream on a real file whose syncs take a second of virtual time and end as told. It must be used in a
+// bubble, whose clock starts on 2000-01-01.
+func slowDisk(t *testing.T, results ...error) (s *stream, syncs *int) {
 	t.Helper()
-	f, err := openFile(filepath.Join(t.TempDir(), "security_2000-01-01.jsonl"), "2000-01-01")
+	s = &stream{prefix: filepath.Join(t.TempDir(), "security_"), synced: true}
+	today := time.Now().Unix() / secondsADay
+	f, err := openFile(s.prefix+"2000-01-01.jsonl", today)
 	if err != nil {
 		t.Fatal(err)
 	}
-	syncs = new(int)
+	s.file, syncs = f, new(int)
 	f.syncFile = func(*os.File) error {
 		time.Sleep(time.Second)
 		*syncs++
@@ -26,27 +30,17 @@ func slowFile(t *testing.T, results ...error) (f *file, syncs *int) {
 		}
 		return nil
 	}
-	return f, syncs
-}
-
-func mustWrite(t *testing.T, f *file) int64 {
-	t.Helper()
-	ticket, err := f.write([]byte("{}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ticket
+	return s, syncs
 }
 
 func TestWaitersShareASync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, syncs := slowFile(t)
+		s, syncs := slowDisk(t)
 		start := time.Now()
 		var wg sync.WaitGroup
 		write := func() {
-			ticket := mustWrite(t, f)
 			wg.Go(func() {
-				if err := f.sync(ticket); err != nil {
+				if err := s.submit([]byte("{}")).wait(); err != nil {
 					t.Error(err)
 				}
 			})
@@ -60,42 +54,108 @@ func TestWaitersShareASync(t *testing.T) {
 		if *syncs != 2 || time.Since(start) != 2*time.Second {
 			t.Errorf("%d syncs in %v", *syncs, time.Since(start))
 		}
+		raw, err := os.ReadFile(s.prefix + "2000-01-01.jsonl")
+		if err != nil || bytes.Count(raw, []byte("\n")) != 1001 {
+			t.Errorf("%d lines, %v", bytes.Count(raw, []byte("\n")), err)
+		}
 	})
 }
 
 func TestFailedSyncFailsThoseItWasFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken disk")
-		f, _ := slowFile(t, broken)
+		s, _ := slowDisk(t, broken)
 		var wg sync.WaitGroup
 		expect := func(want error) {
-			ticket := mustWrite(t, f)
 			wg.Go(func() {
-				if err := f.sync(ticket); !errors.Is(err, want) {
+				if err := s.submit([]byte("{}")).wait(); !errors.Is(err, want) {
 					t.Errorf("error is %v, want %v", err, want)
 				}
 			})
 		}
 		expect(broken)
 		synctest.Wait()
-		expect(nil) // written while the sync that fails runs: the next one decides
+		for range 3 {
+			expect(nil) // while the sync that fails runs: the next one decides
+		}
 		wg.Wait()
-		if len(f.failed) != 0 {
-			t.Errorf("kept %v", f.failed)
+	})
+}
+
+// A line that was handed over is written by the next who waits, whoever that is, and by Close at the latest.
+func TestLinesNeedNotBeWaitedForInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, syncs := slowDisk(t)
+		first, second := s.submit([]byte("{}")), s.submit([]byte("{}"))
+		if err := second.wait(); err != nil {
+			t.Error(err)
+		}
+		began := time.Now()
+		if err := first.wait(); err != nil || *syncs != 1 || time.Since(began) != 0 {
+			t.Errorf("%v after %d syncs", err, *syncs)
+		}
+		s.submit([]byte("{}"))
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+		raw, err := os.ReadFile(s.prefix + "2000-01-01.jsonl")
+		if err != nil || bytes.Count(raw, []byte("\n")) != 3 {
+			t.Errorf("%q, %v", raw, err)
 		}
 	})
 }
 
-func TestRetiredFileStaysOpenForItsWaiters(t *testing.T) {
+// Lines of two days that wait for the same disk go to two files.
+func TestLinesThatWaitOverMidnight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, _ := slowFile(t)
-		ticket := mustWrite(t, f)
-		f.retire()
-		if err := f.sync(ticket); err != nil {
+		s, _ := slowDisk(t)
+		time.Sleep(24*time.Hour - 2*time.Second)
+		var wg sync.WaitGroup
+		write := func() {
+			wg.Go(func() {
+				if err := s.submit([]byte("{}")).wait(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		old := s.submit([]byte("{}"))
+		time.Sleep(3 * time.Second)
+		write()
+		write()
+		if err := old.wait(); err != nil {
 			t.Error(err)
 		}
-		if err := f.f.Close(); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("left open: %v", err)
+		wg.Wait()
+		for day, want := range map[string]int{"2000-01-01": 1, "2000-01-02": 2} {
+			raw, err := os.ReadFile(s.prefix + day + ".jsonl")
+			if err != nil || bytes.Count(raw, []byte("\n")) != want {
+				t.Errorf("%s: %q, %v", day, raw, err)
+			}
 		}
 	})
+}
+
+// What a full disk still took of a batch is no failure.
+func TestHalfABatch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "system_2000-01-01.jsonl")
+	f, err := openFile(path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.f.Close()
+	r, w, err := os.Pipe() // takes 64 KiB, then no more
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	f.f = w
+	if err := w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	line := append(bytes.Repeat([]byte("x"), 999), '\n')
+	kept, err := f.write(bytes.Repeat(line, 1000))
+	if err == nil || kept == 0 || kept%1000 != 0 || kept > 64<<10 || !f.torn {
+		t.Errorf("kept %d, torn %v, %v", kept, f.torn, err)
+	}
 }
