@@ -2,13 +2,19 @@ package sandbox
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+
+	"github.com/rumi-ai/rumi/libs/fault"
 )
 
 // Labels of every container, beside the ones that Spec names.
@@ -18,7 +24,11 @@ const (
 	labelPackID    = "io.rumi.pack_id"
 	labelPrincipal = "io.rumi.principal"
 	labelDigest    = "io.rumi.digest"
+	labelPackages  = "io.rumi.packages"
 	labelInstance  = "io.rumi.instance"
+	labelImage     = "io.rumi.image"
+	labelReplica   = "io.rumi.replica"
+	labelMade      = "io.rumi.spec"
 )
 
 // Create makes a container and starts nothing. A name that is taken is ErrExists.
@@ -42,22 +52,45 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	if err != nil {
 		return Container{}, fmt.Errorf("create container: %w", err)
 	}
-	cfg, host := profile(spec, instance, e.network, calls, binds)
-	name := "rumi-" + instance + "-" + string(spec.Kind) + "-" + spec.Name
+	cpus, err := e.nanoCPUs(ctx, spec.Limits.orElse(DefaultLimits).CPUs)
+	if err != nil {
+		return Container{}, err
+	}
+	imageID, err := e.resolve(ctx, spec.Image)
+	if err != nil {
+		return Container{}, err
+	}
+	cfg, host := e.profile(spec, instance, calls, binds, cpus)
+	cfg.Image = imageID // not the name: it may lead elsewhere by now
+	name := containerName(instance, spec.Kind, spec.Name)
 	made, err := e.api.ContainerCreate(ctx, cfg, host, nil, nil, name)
 	switch {
 	case cerrdefs.IsConflict(err):
 		return Container{}, fmt.Errorf("create container %s: %w", name, ErrExists)
-	case cerrdefs.IsNotFound(err): // the image; Image says so in words for people
-		if _, imageErr := e.Image(ctx, spec.Image); imageErr != nil {
-			return Container{}, imageErr
-		}
-		fallthrough
+	case err != nil && e.runtime != "" && strings.Contains(strings.ToLower(err.Error()), "runtime"):
+		// 20.10: "Unknown runtime specified x"; later: "unknown or invalid runtime name: x".
+		return Container{}, fault.Unavailable("Docker knows no container runtime %q (RUMI_CONTAINER_RUNTIME)", e.runtime).
+			With("runtime_unknown").Because(err)
 	case err != nil:
 		return Container{}, failed("create container "+name, err)
 	}
-	return Container{ID: made.ID, Kind: spec.Kind, Name: spec.Name, PackID: spec.PackID, Principal: spec.Principal,
-		Digest: spec.Digest, Image: spec.Image, Status: "created", Created: time.Now()}, nil
+	c := labelled(cfg.Labels)
+	c.ID, c.ImageID, c.Status, c.Created = made.ID, imageID, "created", time.Now()
+	return c, nil
+}
+
+func containerName(instance string, kind Kind, name string) string {
+	return "rumi-" + instance + "-" + string(kind) + "-" + name
+}
+
+// Fingerprint tells containers apart that were made of different Specs.
+func (s Spec) Fingerprint() string {
+	text, err := json.Marshal(s) // maps are sorted
+	if err != nil {
+		panic(err) // it has strings and numbers only
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // Start runs what Create made. One that runs already is no error.
@@ -118,52 +151,60 @@ func (e *Engine) gone(ctx context.Context, id string) error {
 
 // Inspect is the container as it is now.
 func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
-	c, _, err := e.inspect(ctx, id)
-	return c, err
-}
-
-func (e *Engine) inspect(ctx context.Context, id string) (Container, *container.State, error) {
 	instance, err := e.Instance(ctx)
 	if err != nil {
-		return Container{}, nil, err
+		return Container{}, err
 	}
 	raw, err := e.api.ContainerInspect(ctx, id)
 	if cerrdefs.IsNotFound(err) {
-		return Container{}, nil, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
+		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return Container{}, nil, failed("inspect container", err)
+		return Container{}, failed("inspect container", err)
 	}
 	if raw.Config == nil || raw.Config.Labels[labelInstance] != instance {
-		return Container{}, nil, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
+		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
 	}
 	created, err := time.Parse(time.RFC3339Nano, raw.Created)
 	if err != nil {
-		return Container{}, nil, fmt.Errorf("read container's age: %w", err)
+		return Container{}, fmt.Errorf("read container's age: %w", err)
 	}
 	c := labelled(raw.Config.Labels)
-	c.ID, c.Image, c.Status, c.Created = raw.ID, raw.Config.Image, raw.State.Status, created
-	return c, raw.State, nil
+	c.ID, c.ImageID, c.Status, c.Created = raw.ID, raw.Image, raw.State.Status, created
+	// Docker's time before the first start or end is year 1.
+	if at, err := time.Parse(time.RFC3339Nano, raw.State.StartedAt); err == nil && at.Year() > 1 {
+		c.Started = at
+	}
+	if at, err := time.Parse(time.RFC3339Nano, raw.State.FinishedAt); err == nil && at.Year() > 1 {
+		c.Finished, c.Exit = at, Exit{raw.State.ExitCode, raw.State.OOMKilled}
+	}
+	return c, nil
 }
 
 // labelled is what the labels say.
 func labelled(labels map[string]string) Container {
 	return Container{Kind: Kind(labels[labelKind]), Name: labels[labelName], PackID: labels[labelPackID],
-		Principal: labels[labelPrincipal], Digest: labels[labelDigest]}
+		Principal: labels[labelPrincipal], Digest: labels[labelDigest], Packages: labels[labelPackages],
+		Image: labels[labelImage], Replica: labels[labelReplica], Made: labels[labelMade]}
 }
 
 // Find gives the container of that kind and name; ErrNotFound where there is none.
 func (e *Engine) Find(ctx context.Context, kind Kind, name string) (Container, error) {
-	all, err := e.List(ctx, kind)
+	if !validName.MatchString(name) {
+		return Container{}, fmt.Errorf("find %s container %q: %w", kind, name, ErrNotFound)
+	}
+	instance, err := e.Instance(ctx)
 	if err != nil {
 		return Container{}, err
 	}
-	for _, c := range all {
-		if c.Name == name {
-			return c, nil
-		}
+	c, err := e.Inspect(ctx, containerName(instance, kind, name))
+	if err != nil {
+		return Container{}, err
 	}
-	return Container{}, fmt.Errorf("find %s container %q: %w", kind, name, ErrNotFound)
+	if c.Kind != kind || c.Name != name {
+		return Container{}, fmt.Errorf("find %s container %q: %w", kind, name, ErrNotFound)
+	}
+	return c, nil
 }
 
 // List gives the containers of this instance, running or not, of one kind or, with "", of all.
@@ -183,7 +224,7 @@ func (e *Engine) List(ctx context.Context, kind Kind) ([]Container, error) {
 	list := make([]Container, 0, len(raw))
 	for _, r := range raw {
 		c := labelled(r.Labels)
-		c.ID, c.Image, c.Status, c.Created = r.ID, r.Image, r.State, time.Unix(r.Created, 0).UTC()
+		c.ID, c.ImageID, c.Status, c.Created = r.ID, r.ImageID, r.State, time.Unix(r.Created, 0).UTC()
 		list = append(list, c)
 	}
 	return list, nil
@@ -230,8 +271,8 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 		}
 		exit := Exit{Code: int(end.StatusCode)}
 		// Removed since? Then nobody knows any more what killed it.
-		if _, state, err := e.inspect(ctx, id); err == nil {
-			exit.OOMKilled = state.OOMKilled
+		if c, err := e.Inspect(ctx, id); err == nil {
+			exit.OOMKilled = c.Exit.OOMKilled
 		}
 		return exit, nil
 	case err := <-failure:

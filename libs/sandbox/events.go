@@ -12,20 +12,23 @@ import (
 // Event is something that happened to a container of this instance.
 type Event struct {
 	// Action is Docker's word: start, die, oom or destroy; or Resync, when events may have been missed (at the beginning, too)
-	// and List alone tells what is so.
+	// and List alone tells what is so; or Lost, when the engine went away.
 	Action    string
-	Container Container // ID, and what labels tell; empty for Resync
+	Container Container // ID, and what labels tell; empty for Resync and Lost
 	ExitCode  int       // for die
 }
 
-// Resync is the Action of an Event that says: look for yourself.
-const Resync = "resync"
+// Actions of our own.
+const (
+	Resync = "resync" // look for yourself
+	Lost   = "lost"   // from here to the next Resync nothing is told
+)
 
 // eventsRetry is how long Events waits before it asks again an engine that went away.
 const eventsRetry = time.Second
 
 // Events calls on for each event, one at a time, until ctx ends. An engine that is absent or goes away is asked again each
-// second.
+// second. An event may be told of something that Resync's List has shown already.
 func (e *Engine) Events(ctx context.Context, on func(Event)) {
 	for ctx.Err() == nil {
 		e.events(ctx, on)
@@ -48,16 +51,18 @@ func (e *Engine) events(ctx context.Context, on func(Event)) {
 	for _, action := range []events.Action{events.ActionStart, events.ActionDie, events.ActionOOM, events.ActionDestroy} {
 		wanted.Add("event", string(action))
 	}
-	messages, failure := e.api.Events(ctx, events.ListOptions{Filters: wanted})
-	// The request for events is on its way, not necessarily there: a ping behind it doesn't order the two either. Since both
-	// only ever add knowledge, Resync comes first and a late event tells the rest.
-	if _, err := e.api.Ping(ctx); err != nil {
+	// The engine may take up the request for events after it has answered the List that follows Resync: what happens in
+	// between is told too, since the engine keeps its last events and is asked for those from now on, by its own clock.
+	info, err := e.api.Info(ctx)
+	if err != nil {
 		return
 	}
+	messages, failure := e.api.Events(ctx, events.ListOptions{Filters: wanted, Since: info.SystemTime})
 	on(Event{Action: Resync})
 	for {
 		select {
 		case <-failure:
+			on(Event{Action: Lost})
 			return
 		case m := <-messages:
 			event := Event{Action: string(m.Action), Container: labelled(m.Actor.Attributes)}

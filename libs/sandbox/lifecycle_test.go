@@ -27,12 +27,15 @@ func TestLife(t *testing.T) {
 	if err != nil || !found.Running() {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	found.Status, found.Created = c.Status, c.Created
+	if found.Started.IsZero() || !found.Finished.IsZero() {
+		t.Errorf("started at %v, finished at %v", found.Started, found.Finished)
+	}
+	found.Status, found.Created, found.Started = c.Status, c.Created, c.Started
 	if found != c {
 		t.Errorf("found %+v, made %+v", found, c)
 	}
 	inspected, err := engine.Inspect(t.Context(), c.ID)
-	if err != nil || !inspected.Running() || inspected.Image != probeImage {
+	if err != nil || !inspected.Running() || inspected.Image != probeImage || !strings.HasPrefix(inspected.ImageID, "sha256:") {
 		t.Errorf("%+v, %v", inspected, err)
 	}
 	for range engine.Logs(t.Context(), c.ID, LogOptions{Follow: true}) {
@@ -45,6 +48,12 @@ func TestLife(t *testing.T) {
 	}
 	if exit, err := engine.Wait(t.Context(), c.ID); err != nil || exit != (Exit{}) {
 		t.Errorf("stopped one ended with %+v, %v", exit, err)
+	}
+	if ended, err := engine.Inspect(t.Context(), c.ID); err != nil || !ended.Finished.After(ended.Started) || ended.Exit != (Exit{}) {
+		t.Errorf("stopped one is %+v, %v", ended, err)
+	}
+	if _, err := engine.Stats(t.Context(), c.ID); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("statistics of a stopped one: %v", err)
 	}
 	for range 2 {
 		if err := engine.Remove(t.Context(), c.ID); err != nil {

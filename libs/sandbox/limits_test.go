@@ -99,7 +99,7 @@ func TestForkBomb(t *testing.T) {
 		Error    string
 		Again    bool
 	}](t, testEngine(t), probe(t, Pack, "fork"))
-	if found.Children >= maxPids || !found.Again {
+	if found.Children >= int(DefaultLimits.PIDs) || !found.Again {
 		t.Errorf("a program that forks on had %d children, then: %s", found.Children, found.Error)
 	}
 }

@@ -12,13 +12,10 @@ import (
 	"github.com/docker/docker/api/types/mount"
 )
 
-// What a container may use at most.
+// What a container may use at most, beside its Limits.
 const (
-	maxMemory    = 512 << 20 // bytes, swap included
-	maxPids      = 128
-	maxNanoCPUs  = 1_000_000_000 // one CPU
-	maxFiles     = 1024          // open files of a process
-	tmpSize      = 64 << 20      // bytes of /tmp; they count towards the memory too
+	maxFiles     = 1024     // open files of a process
+	tmpSize      = 64 << 20 // bytes of /tmp; they count towards the memory too
 	tmpInodes    = 16384
 	shmSize      = 16 << 20 // bytes of /dev/shm
 	oomScore     = 500      // the host's kernel kills packs before services
@@ -53,6 +50,9 @@ func (s Spec) check() error {
 			return fmt.Errorf("group %d can't be joined", group)
 		}
 	}
+	if err := s.Limits.check(); err != nil {
+		return err
+	}
 	if len(s.Mounts) > maxMounts {
 		return fmt.Errorf("%d mounts are more than %d", len(s.Mounts), maxMounts)
 	}
@@ -86,7 +86,7 @@ func (m Mount) check() error {
 
 // profile is the one place where a container's rights are decided. What isn't named here stays Docker's default: its
 // AppArmor profile, masked paths, a PID and UTS namespace of its own, no devices, no ports.
-func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount) (*container.Config, *container.HostConfig) {
+func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, nanoCPUs int64) (*container.Config, *container.HostConfig) {
 	network, logs := "none", container.LogConfig{
 		Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"},
 	}
@@ -94,11 +94,12 @@ func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount
 	case Handler:
 		logs = container.LogConfig{Type: "none"} // the broker reads it all from its pipe
 	case Builder:
-		network = builderNetwork
+		network = e.network
 	case Pack:
 	}
-	labels := map[string]string{labelKind: string(s.Kind), labelName: s.Name, labelInstance: instance}
-	for label, value := range map[string]string{labelPackID: s.PackID, labelPrincipal: s.Principal, labelDigest: s.Digest} {
+	labels := map[string]string{labelKind: string(s.Kind), labelName: s.Name, labelInstance: instance, labelImage: s.Image, labelMade: s.Fingerprint()}
+	for label, value := range map[string]string{labelPackID: s.PackID, labelPrincipal: s.Principal, labelDigest: s.Digest,
+		labelPackages: s.Packages, labelReplica: e.replica} {
 		if value != "" {
 			labels[label] = value
 		}
@@ -111,11 +112,10 @@ func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount
 	for _, group := range s.Groups {
 		groups = append(groups, strconv.Itoa(group))
 	}
-	pids, stop := int64(maxPids), stopSeconds
+	limits, stop := s.Limits.orElse(DefaultLimits), stopSeconds
 	cfg := &container.Config{
 		Hostname:     string(s.Kind), // not Docker's, which is the container's id
 		User:         fmt.Sprintf("%d:%d", UID, GID),
-		Image:        s.Image,
 		Entrypoint:   s.Command,
 		WorkingDir:   s.Dir,
 		Env:          env,
@@ -131,6 +131,7 @@ func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount
 	}
 	host := &container.HostConfig{
 		NetworkMode:    container.NetworkMode(network),
+		Runtime:        e.runtime,
 		ReadonlyRootfs: true,
 		CapDrop:        []string{"ALL"},
 		SecurityOpt:    []string{"no-new-privileges:true", "seccomp=" + calls},
@@ -144,10 +145,10 @@ func profile(s Spec, instance, builderNetwork, calls string, binds []mount.Mount
 		ShmSize:        shmSize,
 		OomScoreAdj:    oomScore,
 		Resources: container.Resources{
-			Memory:     maxMemory,
-			MemorySwap: maxMemory,
-			NanoCPUs:   maxNanoCPUs,
-			PidsLimit:  &pids,
+			Memory:     limits.Memory,
+			MemorySwap: limits.Memory,
+			NanoCPUs:   nanoCPUs,
+			PidsLimit:  &limits.PIDs,
 			Ulimits: []*container.Ulimit{
 				{Name: "nofile", Soft: maxFiles, Hard: maxFiles},
 				{Name: "core", Soft: 0, Hard: 0},

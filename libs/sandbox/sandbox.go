@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,13 +42,15 @@ type Spec struct {
 	PackID    string            // label io.rumi.pack_id; "" for none
 	Principal string            // label io.rumi.principal; "" for none
 	Digest    string            // label io.rumi.digest: the tree it runs; "" for none
-	Image     string            // must be here already, nothing is pulled
+	Packages  string            // label io.rumi.packages: the tree of its dependencies; "" for none
+	Image     string            // must be here already, nothing is pulled; what its name means is looked up at each Create
 	Command   []string          // the whole argv, instead of the image's entrypoint and command
 	Dir       string            // working directory; "" for the image's
 	Env       map[string]string // beside the image's
 	Mounts    []Mount
 	Groups    []int // further groups of the process, for the sockets it may use
-	Stdin     bool  // keep stdin open for Attach; a handler's or builder's ends with the first Attach, a pack's stays
+	Limits    Limits
+	Stdin     bool // keep stdin open for Attach; a handler's or builder's ends with the first Attach, a pack's stays
 }
 
 // Mount shows a folder or a regular file of this process in the container. Nothing below it that is a mount of its own
@@ -66,9 +69,18 @@ type Container struct {
 	PackID    string
 	Principal string
 	Digest    string
-	Image     string
+	Packages  string
+	Image     string // Spec.Image
+	ImageID   string // "sha256:…", what that name meant when it was made
+	Replica   string // Config.Replica of who made it
+	Made      string // Fingerprint of the Spec it was made of
 	Status    string // Docker's word: created, running, paused, restarting, removing, exited, dead
 	Created   time.Time
+
+	// Of Inspect and Find only.
+	Started  time.Time // last; zero before
+	Finished time.Time // last; zero before
+	Exit     Exit      // of the last run, where Finished isn't zero
 }
 
 // Running says whether code runs in it.
@@ -77,6 +89,8 @@ func (c Container) Running() bool { return c.Status == "running" }
 var (
 	// ErrNotFound: no such container of this instance. A container of anybody else is answered the same.
 	ErrNotFound = errors.New("no such container")
+	// ErrNotRunning: the container is there, but no code runs in it.
+	ErrNotRunning = errors.New("the container is not running")
 	// ErrExists: a container of that kind and name is there already.
 	ErrExists = errors.New("a container of that name exists")
 )
@@ -90,6 +104,13 @@ type Config struct {
 	Instance string
 	// BuilderNetwork is the Docker network that builders join; "" means "bridge".
 	BuilderNetwork string
+	// Runtime is the OCI runtime that containers run in, by the name the engine knows it ("runsc", "kata"); "" means the
+	// engine's default. With one that it doesn't know no container is made.
+	Runtime string
+	// Replica tells containers of several processes of one instance apart, ^[a-zA-Z0-9_.-]{1,128}$; "" for none.
+	Replica string
+	// ImageMoved is called, where it isn't nil, by a Create that finds another image behind a name than the one before.
+	ImageMoved func(ctx context.Context, name, from, to string)
 }
 
 // Engine is a Docker engine as this instance sees it. Its methods may be called from many goroutines. Where the engine
@@ -100,9 +121,15 @@ type Engine struct {
 	proc    string // where procfs is
 
 	configured string // Config.Instance
+	runtime    string
+	replica    string
+	socket     string // the path of the engine's Unix socket, "" where it has another address
+	moved      func(ctx context.Context, name, from, to string)
 
-	mu   sync.Mutex
-	self *self // found once, kept
+	mu     sync.Mutex
+	self   *self // found once, kept
+	cpus   int   // of the engine's machine; 0 until it matters
+	images map[string]string
 }
 
 var (
@@ -116,6 +143,11 @@ var (
 func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if cfg.Instance != "" && !validInstance.MatchString(cfg.Instance) {
 		return nil, fmt.Errorf("connect to Docker: instance %q is not %s", cfg.Instance, validInstance)
+	}
+	for what, name := range map[string]string{"runtime": cfg.Runtime, "replica": cfg.Replica} {
+		if name != "" && !validName.MatchString(name) {
+			return nil, fmt.Errorf("connect to Docker: %s %q is not %s", what, name, validName)
+		}
 	}
 	switch network := cfg.BuilderNetwork; {
 	case network == "":
@@ -131,34 +163,16 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to Docker: %w", err)
 	}
-	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", configured: cfg.Instance}, nil
+	socket, _ := strings.CutPrefix(api.DaemonHost(), "unix://")
+	if !path.IsAbs(socket) {
+		socket = ""
+	}
+	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", configured: cfg.Instance, runtime: cfg.Runtime,
+		replica: cfg.Replica, socket: socket, moved: cfg.ImageMoved, images: make(map[string]string)}, nil
 }
 
 // Close drops idle connections.
 func (e *Engine) Close() error { return e.api.Close() }
-
-// Status is what is known about the engine.
-type Status struct {
-	Available  bool
-	Version    string // of the engine
-	APIVersion string // spoken with it
-	OS, Arch   string
-	Error      string // why it isn't available
-}
-
-// statusWait is how long an engine may take to say who it is.
-const statusWait = 5 * time.Second
-
-// Status asks the engine who it is, for 5 s at most.
-func (e *Engine) Status(ctx context.Context) Status {
-	ctx, cancel := context.WithTimeout(ctx, statusWait)
-	defer cancel()
-	v, err := e.api.ServerVersion(ctx)
-	if err != nil {
-		return Status{Error: err.Error()}
-	}
-	return Status{Available: true, Version: v.Version, APIVersion: e.api.ClientVersion(), OS: v.Os, Arch: v.Arch}
-}
 
 // Image gives the id ("sha256:…") of an image that is here. One that isn't is a fault of kind unavailable.
 func (e *Engine) Image(ctx context.Context, name string) (id string, err error) {
@@ -170,6 +184,21 @@ func (e *Engine) Image(ctx context.Context, name string) (id string, err error) 
 		return "", failed("inspect image "+name, err)
 	}
 	return image.ID, nil
+}
+
+// resolve is Image for a container that is going to be made.
+func (e *Engine) resolve(ctx context.Context, name string) (id string, err error) {
+	if id, err = e.Image(ctx, name); err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	before := e.images[name]
+	e.images[name] = id
+	e.mu.Unlock()
+	if before != "" && before != id && e.moved != nil {
+		e.moved(ctx, name, before, id)
+	}
+	return id, nil
 }
 
 // Instance is the name that this process's containers go by.

@@ -15,7 +15,10 @@ import (
 // don't stop at a network namespace: AF_VSOCK leads from a container without a network to the machine's hypervisor.
 var socketFamilies = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
-// systemCalls is the seccomp profile, as Docker reads it: Docker's newest default, whatever the engine's age (20.10's own
+// SystemCalls is the seccomp profile of every container, as Docker reads it.
+func SystemCalls() (string, error) { return systemCalls() }
+
+// systemCalls is the seccomp profile: Docker's newest default, whatever the engine's age (20.10's own
 // allows AF_VSOCK and io_uring), with the families above and the machine's own ABI only, since socketcall(2) of the 32-bit
 // ones hides the family from seccomp.
 var systemCalls = sync.OnceValues(func() (string, error) {

@@ -1,0 +1,100 @@
+package flock
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestOneAtATime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.lock")
+	first, second := New(path), New(path)
+	if err := first.Try(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Try(); !errors.Is(err, ErrLocked) {
+		t.Fatalf("a second holder: %v", err)
+	}
+	first.Close()
+	if err := second.Try(); err != nil {
+		t.Fatalf("after the first let go: %v", err)
+	}
+	second.Close()
+}
+
+// Who waited on a file that its holder removed must not think that the lock of nothing is the lock.
+func TestRemovedFileLocksNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.lock")
+	first, waiting, third := New(path), New(path), New(path)
+	if err := first.Try(); err != nil {
+		t.Fatal(err)
+	}
+	if err := waiting.Try(); !errors.Is(err, ErrLocked) {
+		t.Fatal(err)
+	}
+	first.Remove()
+	if err := third.Try(); err != nil {
+		t.Fatal(err)
+	}
+	if err := waiting.Try(); !errors.Is(err, ErrLocked) {
+		t.Fatalf("two hold it: %v", err)
+	}
+	third.Close()
+	if err := waiting.Try(); err != nil {
+		t.Error(err)
+	}
+	waiting.Close()
+}
+
+func TestLockWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.lock")
+	synctest.Test(t, func(t *testing.T) {
+		first := New(path)
+		if err := first.Try(); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := New(path).Lock(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("gave up with %v", err)
+		}
+		var have atomic.Bool
+		second := New(path)
+		go func() {
+			if err := second.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			have.Store(true)
+		}()
+		time.Sleep(time.Second)
+		if have.Load() {
+			t.Fatal("two hold it")
+		}
+		first.Close()
+		time.Sleep(2 * pollEvery)
+		synctest.Wait()
+		if !have.Load() {
+			t.Error("still waits")
+		}
+		second.Close()
+	})
+}
+
+func TestLinkIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.lock")
+	if err := os.Symlink(filepath.Join(dir, "elsewhere"), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(path).Try(); err == nil || errors.Is(err, ErrLocked) {
+		t.Errorf("followed a link: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
+		t.Error("made a file where a link led")
+	}
+}
