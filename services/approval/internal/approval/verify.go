@@ -124,24 +124,34 @@ func (s *Service) Verify(ctx context.Context) error {
 	return s.Refresh(ctx, ids...)
 }
 
-// Touched verifies packs under whose folder something happened; all where the kernel lost count. It is the watcher's
-// callback, so errors end in the log.
+// Touched verifies packs under whose folder something happened; all where the kernel lost count. A pack that was removed
+// since is not made known again by what happened before. It is the watcher's callback, so errors end in the log.
 func (s *Service) Touched(ctx context.Context, ids []string, all bool) {
 	var err error
 	if all {
 		err = s.Verify(ctx)
 	} else {
-		named := make([]pack.ID, len(ids))
-		for i, id := range ids {
-			named[i] = pack.ID(id)
-		}
-		if len(named) > 0 {
-			err = s.Refresh(ctx, named...)
-		}
+		err = s.touched(ctx, ids)
 	}
 	if err != nil && ctx.Err() == nil {
 		s.Log.ErrorContext(ctx, "could not verify packs", "error", err)
 	}
+}
+
+func (s *Service) touched(ctx context.Context, ids []string) error {
+	var known []pack.ID
+	for _, id := range ids {
+		switch _, err := s.Records.Get(ctx, id); {
+		case err == nil:
+			known = append(known, pack.ID(id))
+		case !fault.Is(err, fault.KindNotFound):
+			return err
+		}
+	}
+	if len(known) == 0 {
+		return nil // Refresh would look at every pack
+	}
+	return s.Refresh(ctx, known...)
 }
 
 // state is what a look at a pack's folder found.
