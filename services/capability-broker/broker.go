@@ -21,6 +21,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 	approval "github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/capability-broker/api"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/call"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
@@ -89,6 +90,7 @@ type broker struct {
 	logs       *worker.Logs
 	pool       *worker.Pool
 	containers *container.Manager
+	builtins   builtin.Table
 	grants     *grant.Book
 	handlers   *handler.Service
 	listeners  *call.Sockets
@@ -156,10 +158,15 @@ func (b *broker) runners(ctx context.Context) (err error) {
 
 // decisions opens grants and trust.
 func (b *broker) decisions(ctx context.Context) (err error) {
-	if b.grants, err = grant.Open(ctx, b.rows, peers.Packs{Gates: b.gates}, b.rt.Audit); err != nil {
+	b.builtins = builtin.NewTable(
+		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))}, b.cfg.SecretRate, b.rt.Log),
+	)
+	if b.grants, err = grant.Open(ctx, grant.Config{
+		Store: b.rows, Packs: peers.Packs{Gates: b.gates}, Permissions: b.builtins, Audit: b.rt.Audit, Log: b.rt.Log,
+	}); err != nil {
 		return err
 	}
-	b.rt.Go("grants", func(ctx context.Context) error { return b.grants.Follow(ctx, b.rt.Log) })
+	b.rt.Go("grants", b.grants.Follow)
 	notifier := handler.NewNotifier()
 	b.handlers, err = handler.New(ctx, handler.Config{
 		DB: b.db, Store: b.rows, Folders: b.folders, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log,
@@ -188,9 +195,8 @@ func (b *broker) sockets(ctx context.Context) error {
 		}
 	}
 	calls := call.New(call.Config{
-		Gates: b.gates, Grants: b.grants, Handlers: b.handlers.Registry, Runner: b.pool,
-		Secrets: peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))},
-		Audit:   b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics, SecretRate: b.cfg.SecretRate,
+		Gates: b.gates, Grants: b.grants, Handlers: b.handlers.Registry, Runner: b.pool, Builtins: b.builtins,
+		Audit: b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics,
 	})
 	b.listeners = call.NewSockets(uds.SetConfig{
 		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,

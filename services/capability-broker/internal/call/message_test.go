@@ -117,21 +117,34 @@ func TestEncode(t *testing.T) {
 
 func TestWindow(t *testing.T) {
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
-	w := newWindow(3)
+	w := newWindow()
+	of := func(principal string) quota { return quota{principal, "p.q", 3} }
 	for i, c := range []struct {
-		principal string
-		after     time.Duration
-		want      bool
+		quotas []quota
+		after  time.Duration
+		want   bool
 	}{
-		{"a", 0, true}, {"a", 0, true}, {"a", 30 * time.Second, true}, {"a", 0, false}, {"b", 0, true}, {"a", 29 * time.Second, false},
-		{"a", time.Second, true}, {"a", 0, true}, {"a", 0, false}, {"a", 30 * time.Second, true}, {"a", time.Hour, true},
+		{[]quota{of("a")}, 0, true},
+		{[]quota{of("a")}, 0, true},
+		{[]quota{of("a")}, 30 * time.Second, true},
+		{[]quota{of("a")}, 0, false},
+		{[]quota{of("b")}, 0, true},
+		{[]quota{{"a", "p.r", 3}}, 0, true},
+		{[]quota{of("b"), of("a")}, 0, false}, // and not counted for b
+		{[]quota{of("a")}, 29 * time.Second, false},
+		{[]quota{of("a")}, time.Second, true},
+		{[]quota{of("b"), of("a")}, 0, true},
+		{[]quota{of("a")}, 0, false},
+		{[]quota{of("b")}, 0, true},
+		{[]quota{of("a")}, 30 * time.Second, true},
+		{[]quota{of("a")}, time.Hour, true},
+		{[]quota{{"a", "p.q", 1}}, 0, true}, // another limit starts anew
+		{[]quota{{"a", "p.q", 1}}, 0, false},
+		{nil, 0, true},
 	} {
 		now = now.Add(c.after)
-		if got := w.take(c.principal, now); got != c.want {
+		if got := w.take(now, c.quotas...); got != c.want {
 			t.Errorf("event %d at %v: %v", i, now.Format(time.TimeOnly), got)
 		}
-	}
-	if off := newWindow(0); !off.take("a", now) {
-		t.Error("0 is not off")
 	}
 }

@@ -5,43 +5,66 @@ import (
 	"time"
 )
 
-// window counts what each principal did within the last minute, exactly: a token bucket would let nearly twice the
-// limit through in the first minute.
+// window counts what was done within the last minute, exactly: a token bucket would let nearly twice the limit through
+// in the first minute.
 type window struct {
-	limit int // 0 is off
-	mu    sync.Mutex
-	past  map[string]*ring
+	mu   sync.Mutex
+	past map[quotaKey]*ring
 }
 
-// ring holds the times of the last limit events.
+// quota is how many calls of a permission a minute count for a principal.
+type quota struct {
+	principal, permission string
+	limit                 int // at least 1
+}
+
+type quotaKey struct{ principal, permission string }
+
+// ring holds the times of the last events, in Unix nanoseconds, as many as the limit is.
 type ring struct {
-	at   []time.Time
-	next int // where the oldest is, once the ring is full
+	limit int
+	at    []int64
+	next  int // where the oldest is, once the ring is full
 }
 
-func newWindow(limit int) *window { return &window{limit: limit, past: make(map[string]*ring)} }
+func newWindow() *window { return &window{past: make(map[quotaKey]*ring)} }
 
-// take counts one event and says whether it is within the limit. One that isn't is not counted, so that a caller who
-// goes on trying is let through again as soon as the window has room.
-func (w *window) take(principal string, now time.Time) bool {
-	if w.limit == 0 {
-		return true
-	}
+// take counts one event of every quota and says whether all are within their limits. One that isn't is not counted in
+// any, so that a caller who goes on trying is let through again as soon as the window has room. Quotas of one principal
+// and permission with another limit than last time start anew.
+func (w *window) take(now time.Time, quotas ...quota) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := w.past[principal]
-	if r == nil {
-		r = &ring{}
-		w.past[principal] = r
+	for _, q := range quotas {
+		if !w.ring(q).room(now) {
+			return false
+		}
 	}
-	if len(r.at) < w.limit {
-		r.at = append(r.at, now)
-		return true
+	for _, q := range quotas {
+		w.ring(q).add(now)
 	}
-	if now.Sub(r.at[r.next]) < time.Minute {
-		return false
-	}
-	r.at[r.next] = now
-	r.next = (r.next + 1) % len(r.at)
 	return true
+}
+
+func (w *window) ring(q quota) *ring {
+	key := quotaKey{q.principal, q.permission}
+	r := w.past[key]
+	if r == nil || r.limit != q.limit {
+		r = &ring{limit: q.limit}
+		w.past[key] = r
+	}
+	return r
+}
+
+func (r *ring) room(now time.Time) bool {
+	return len(r.at) < r.limit || now.UnixNano()-r.at[r.next] >= int64(time.Minute)
+}
+
+func (r *ring) add(now time.Time) {
+	if len(r.at) < r.limit {
+		r.at = append(r.at, now.UnixNano())
+		return
+	}
+	r.at[r.next] = now.UnixNano()
+	r.next = (r.next + 1) % len(r.at)
 }

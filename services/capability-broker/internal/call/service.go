@@ -6,20 +6,18 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
-	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
@@ -30,9 +28,9 @@ type Gates interface {
 	Get(packID string) (gate.State, bool)
 }
 
-// Grants finds the grant of a principal, nil for none.
+// Grants finds what a principal and its parents are granted.
 type Grants interface {
-	Find(principal, permission string) *grant.Grant
+	Chain(principal, permission string) grant.Chain
 }
 
 // Handlers finds the trusted handlers of a permission.
@@ -43,11 +41,6 @@ type Handlers interface {
 // Runner has a handler do a job. Its errors are worker's.
 type Runner interface {
 	Run(ctx context.Context, job worker.Job) (jsontext.Value, error)
-}
-
-// Secrets gives a secret's value; a missing one is a fault of kind not found.
-type Secrets interface {
-	Value(ctx context.Context, key string) (string, error)
 }
 
 // Audit is where decisions are written.
@@ -61,28 +54,26 @@ type Config struct {
 	Grants   Grants
 	Handlers Handlers
 	Runner   Runner
-	Secrets  Secrets
+	Builtins builtin.Table
 	Audit    Audit
 	Log      *slog.Logger
 	Tracer   trace.Tracer
 	Metrics  prometheus.Registerer
-
-	SecretRate int // calls of secrets.get a minute and principal; 0 is off
 }
 
 // Service judges calls and has them carried out.
 type Service struct {
 	Config
-	secretRate *window
-	calls      *prometheus.CounterVec
-	duration   prometheus.Histogram
+	ownRates *window // of the broker's own permissions
+	calls    *prometheus.CounterVec
+	duration prometheus.Histogram
 }
 
 // New makes a Service.
 func New(cfg Config) *Service {
 	s := &Service{
-		Config:     cfg,
-		secretRate: newWindow(cfg.SecretRate),
+		Config:   cfg,
+		ownRates: newWindow(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
 			Help: "Calls over capability sockets, by result: ok or the error type.",
@@ -162,17 +153,13 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 	rec := record{action: "permission_execute", details: map[string]any{
 		"permission_type": "capability", "principal_id": k.principal, "permission_id": req.permission,
 	}}
+	if own := k.Builtins[req.permission]; own != nil {
+		rec.action = own.Action
+	}
 	ctx, cancel := context.WithDeadline(ctx, began.Add(req.timeout))
 	defer cancel()
 
-	var output jsontext.Value
-	var refused *refusal
-	if req.permission == grant.SecretsGet {
-		rec.action = "permission_secrets_get"
-		output, refused = k.secret(ctx, req, &rec)
-	} else {
-		output, refused = k.handle(ctx, req, &rec)
-	}
+	output, refused := k.carryOut(ctx, req, &rec)
 	rec.details["latency_ms"] = float64(time.Since(began).Microseconds()) / 1000
 	if err := k.write(ctx, rec, refused); err != nil {
 		return nil, &refusal{kind: executionError, reason: err.Error()}
@@ -199,48 +186,92 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	return k.Audit.Write(ctx, e)
 }
 
-// permitted judges gate and grant.
-func (k socket) permitted(permission string) (*grant.Grant, *refusal) {
-	state, known := k.Gates.Get(k.principal)
-	if !known {
-		return nil, &refusal{kind: grantDenied, reason: "Pack is not known"}
-	}
-	if !state.Open {
-		return nil, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + state.Status + ")"}
-	}
-	g := k.Grants.Find(k.principal, permission)
-	if reason := g.Judge(time.Now()); reason != grant.Allowed {
-		return nil, &refusal{kind: grantDenied, reason: string(reason)}
-	}
-	return g, nil
-}
+// act carries out what was judged.
+type act func(ctx context.Context) (jsontext.Value, *refusal)
 
-// handle has a trusted handler do the call.
-func (k socket) handle(ctx context.Context, req request, rec *record) (jsontext.Value, *refusal) {
-	g, refused := k.permitted(req.permission)
+func (k socket) carryOut(ctx context.Context, req request, rec *record) (jsontext.Value, *refusal) {
+	do, refused := k.judge(req, rec)
 	if refused != nil {
 		return nil, refused
 	}
-	trusts := k.Handlers.For(req.permission)
+	return do(ctx)
+}
+
+// judge decides about a call from memory, in the order gate → grant → rate → arguments, and says how it is to be carried
+// out.
+func (k socket) judge(req request, rec *record) (act, *refusal) {
+	own, now := k.Builtins[req.permission], time.Now()
+	within := own == nil || own.Rate == 0 || k.ownRates.take(now, quota{k.principal, req.permission, own.Rate})
+	p, refused := k.permitted(req.permission, now)
 	switch {
-	case len(trusts) == 0:
-		return nil, &refusal{kind: handlerNotFound, reason: "No trusted handler for this permission"}
-	case len(trusts) > 1:
-		names := make([]string, len(trusts))
-		for i, t := range trusts {
-			names[i] = t.PackID + "/" + t.Slug
-		}
-		return nil, &refusal{kind: trustDenied, reason: "Several handlers are trusted for this permission: " + strings.Join(names, ", ")}
+	case refused != nil:
+		return nil, refused
+	case !within:
+		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded"}
+	case own != nil:
+		return k.judgeOwn(own, p, req, rec)
 	}
-	t := trusts[0]
+	return k.judgeHandler(p, req, rec)
+}
+
+// permitted judges gate and grant.
+func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refusal) {
+	state, known := k.Gates.Get(k.principal)
+	if !known {
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack is not known"}
+	}
+	if !state.Open {
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + state.Status + ")"}
+	}
+	p, reason := k.Grants.Chain(k.principal, permission).Judge(now)
+	if reason != grant.Allowed {
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: string(reason)}
+	}
+	return p, nil
+}
+
+// judgeOwn judges a call of one of the broker's own permissions.
+func (k socket) judgeOwn(own *builtin.Permission, p grant.Permit, req request, rec *record) (act, *refusal) {
+	do, no := own.Judge(builtin.Call{
+		Principal: k.principal, RequestID: req.id, Args: req.args, Grants: p.Chain, Details: rec.details,
+	})
+	if no != nil {
+		return nil, refusedBy(no)
+	}
+	return func(ctx context.Context) (jsontext.Value, *refusal) {
+		output, no := do(ctx)
+		return output, refusedBy(no)
+	}, nil
+}
+
+func refusedBy(no *builtin.Refusal) *refusal {
+	if no == nil {
+		return nil
+	}
+	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, output: no.Output}
+}
+
+// judgeHandler judges a call that a trusted handler is to do.
+func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *refusal) {
+	trusted := k.Handlers.For(req.permission)
+	t, reason := handler.Choose(trusted, p.Handler)
+	switch {
+	case len(trusted) == 0:
+		return nil, &refusal{kind: handlerNotFound, reason: reason}
+	case t == nil:
+		return nil, &refusal{kind: trustDenied, reason: reason}
+	}
 	rec.details["handler_id"], rec.details["handler_pack"], rec.details["handler_digest"] = t.HandlerID, t.PackID, t.FolderDigest
 	if state, known := k.Gates.Get(t.PackID); !known || !state.Open {
 		return nil, &refusal{kind: trustDenied, reason: "The handler's pack may not run"}
 	}
-	output, err := k.Runner.Run(ctx, worker.Job{
-		Trust: t, Principal: k.principal, RequestID: req.id, Config: g.Config, Args: req.args,
-	})
-	return output, k.outcome(ctx, t, err)
+	return func(ctx context.Context) (jsontext.Value, *refusal) {
+		output, err := k.Runner.Run(ctx, worker.Job{
+			Trust: t, Principal: k.principal, RequestID: req.id, Config: p.Chain[0].Config, Args: req.args,
+			Limits: p.Limits, Mounts: p.Mounts,
+		})
+		return output, k.outcome(ctx, t, err)
+	}, nil
 }
 
 // outcome turns a worker's error into what the pack and the log are told. The error's own text stays in the service's
@@ -270,56 +301,4 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 	}
 	k.Log.Log(ctx, level, "a handler's call failed", "pack_id", t.PackID, "slug", t.Slug, "error", err)
 	return &refusal{kind: executionError, reason: worker.Reason(err)}
-}
-
-// withheld is the answer of secrets.get that holds no value: denied and missing look the same.
-func withheld(reason string) *refusal {
-	return &refusal{kind: accessDenied, reason: reason,
-		output: jsontext.Value(`{"success":false,"error":"Access denied or secret not found","error_type":"access_denied"}`)}
-}
-
-type secretOutput struct {
-	Success bool   `json:"success"`
-	Value   string `json:"value"`
-}
-
-// secret serves secrets.get. Calls that are denied count towards its rate like the others, so that nobody learns the
-// names of keys by trying.
-func (k socket) secret(ctx context.Context, req request, rec *record) (jsontext.Value, *refusal) {
-	within := k.secretRate.take(k.principal, time.Now())
-	g, refused := k.permitted(req.permission)
-	if refused != nil {
-		return nil, refused
-	}
-	if !within {
-		return nil, &refusal{kind: rateLimited, reason: "Rate of secrets.get exceeded"}
-	}
-	var args struct {
-		Key string `json:"key"`
-	}
-	if err := json.Unmarshal(req.args, &args); err != nil {
-		return nil, &refusal{kind: validationError, text: "'key' must be a string", reason: "args can't be read"}
-	}
-	if !grant.ValidSecretKey(args.Key) {
-		return nil, withheld("The key is not a valid name")
-	}
-	rec.details["key"] = args.Key
-	if !g.AllowsSecret(args.Key) {
-		return nil, withheld("Key is not in allowed_keys")
-	}
-	value, err := k.Secrets.Value(ctx, args.Key)
-	switch {
-	case fault.Is(err, fault.KindNotFound):
-		return nil, withheld("No such secret")
-	case errors.Is(err, context.DeadlineExceeded):
-		return nil, &refusal{kind: timedOut, reason: "secrets did not answer in time"}
-	case err != nil:
-		k.Log.ErrorContext(ctx, "a secret could not be fetched", "key", args.Key, "error", err)
-		return nil, &refusal{kind: executionError, reason: "secrets did not answer"}
-	}
-	output, err := json.Marshal(secretOutput{Success: true, Value: value}, jsontext.AllowInvalidUTF8(true))
-	if err != nil {
-		return nil, &refusal{kind: executionError, reason: "The value can't be encoded"}
-	}
-	return output, nil
 }

@@ -51,18 +51,29 @@ type snapshot struct {
 	grants   map[string]map[string]*Grant // principal → permission
 }
 
+// Config is what a Book needs.
+type Config struct {
+	Store       Store
+	Packs       Packs
+	Permissions Permissions
+	Audit       Audit
+	Log         *slog.Logger
+
+	// Checks judge a new grant, its config and terms being well-formed, by what is not in it: the operator's ceilings,
+	// what a handler asks for. Their errors are faults of KindInvalid.
+	Checks []func(ctx context.Context, g *Grant) error
+}
+
 // Book holds every grant. It is safe for concurrent use.
 type Book struct {
-	store Store
-	packs Packs
-	audit Audit
-	now   atomic.Pointer[snapshot]
-	mu    sync.Mutex // one reload at a time, so that an older one never replaces a newer one
+	Config
+	now atomic.Pointer[snapshot]
+	mu  sync.Mutex // one reload at a time, so that an older one never replaces a newer one
 }
 
 // Open reads every grant.
-func Open(ctx context.Context, store Store, packs Packs, log Audit) (*Book, error) {
-	b := &Book{store: store, packs: packs, audit: log}
+func Open(ctx context.Context, cfg Config) (*Book, error) {
+	b := &Book{Config: cfg}
 	if err := b.reload(ctx); err != nil {
 		return nil, err
 	}
@@ -72,15 +83,17 @@ func Open(ctx context.Context, store Store, packs Packs, log Audit) (*Book, erro
 func (b *Book) reload(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	list, revision, err := b.store.Grants(ctx)
+	list, revision, err := b.Store.Grants(ctx)
 	if err != nil {
 		return fmt.Errorf("read grants: %w", err)
 	}
 	next := &snapshot{revision: revision, grants: make(map[string]map[string]*Grant)}
 	for i := range list {
 		g := &list[i]
-		if err := g.parseConfig(g.Config); err != nil {
-			return fmt.Errorf("read grant of %s to %s: %w", g.PermissionID, g.PrincipalID, err)
+		if err := g.prepare(b.Permissions); err != nil {
+			// Written by another version. It allows nothing; the others are as good as ever.
+			b.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
+			g.broken = Unread
 		}
 		if next.grants[g.PrincipalID] == nil {
 			next.grants[g.PrincipalID] = make(map[string]*Grant)
@@ -92,7 +105,7 @@ func (b *Book) reload(ctx context.Context) error {
 }
 
 // Follow takes over what other replicas write, until ctx ends.
-func (b *Book) Follow(ctx context.Context, log *slog.Logger) error {
+func (b *Book) Follow(ctx context.Context) error {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	failing := false
@@ -102,25 +115,19 @@ func (b *Book) Follow(ctx context.Context, log *slog.Logger) error {
 			return nil
 		case <-tick.C:
 		}
-		revision, err := b.store.Revision(ctx)
+		revision, err := b.Store.Revision(ctx)
 		if err == nil && revision != b.now.Load().revision {
 			err = b.reload(ctx)
 		}
 		if failed := err != nil && ctx.Err() == nil; failed != failing {
 			failing = failed
 			if failed {
-				log.ErrorContext(ctx, "grants can't be followed; changes made by other replicas are not seen", "error", err)
+				b.Log.ErrorContext(ctx, "grants can't be followed; changes made by other replicas are not seen", "error", err)
 			} else {
-				log.InfoContext(ctx, "grants are followed again")
+				b.Log.InfoContext(ctx, "grants are followed again")
 			}
 		}
 	}
-}
-
-// Find is the grant of a principal for a permission, nil for none. It takes no lock and touches no disk. The grant
-// must not be changed.
-func (b *Book) Find(principal, permission string) *Grant {
-	return b.now.Load().grants[principal][permission]
 }
 
 // List gives the grants by principal, all of them or one principal's.
@@ -146,6 +153,7 @@ type Request struct {
 	PermissionID string
 	Config       jsontext.Value // of Grant only; an object or empty
 	ExpiresAt    string         // of Grant only; RFC 3339, "" for never
+	Terms                       // of Grant only
 }
 
 func (r Request) check() error {
@@ -172,8 +180,9 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 	next := Grant{
 		PrincipalID: r.PrincipalID, PermissionID: r.PermissionID, Enabled: true,
 		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor,
+		Config: r.Config, Terms: r.Terms,
 	}
-	if err := next.parseConfig(r.Config); err != nil {
+	if err := next.prepare(b.Permissions); err != nil {
 		return Grant{}, err
 	}
 	if r.ExpiresAt != "" {
@@ -185,13 +194,18 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past")
 		}
 	}
-	if known, err := b.packs.Known(r.PrincipalID); err != nil {
+	if known, err := b.Packs.Known(r.PrincipalID); err != nil {
 		return Grant{}, err
 	} else if !known {
 		return Grant{}, fault.NotFound("Pack not found")
 	}
-	err := b.store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
-		return &next, b.audit.Write(ctx, entry("permission_grant", &next, nil))
+	for _, check := range b.Checks {
+		if err := check(ctx, &next); err != nil {
+			return Grant{}, err
+		}
+	}
+	err := b.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
+		return &next, b.Audit.Write(ctx, entry("permission_grant", &next, nil))
 	})
 	if err != nil {
 		return Grant{}, fmt.Errorf("grant %s to %s: %w", r.PermissionID, r.PrincipalID, err)
@@ -205,13 +219,13 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 		return false, err
 	}
 	found, revoked := false, false
-	err := b.store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
+	err := b.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
 		found, revoked = g != nil, g != nil && g.Enabled
 		if !revoked {
 			return nil, nil
 		}
 		g.Enabled, g.UpdatedAt = false, time.Now().UTC()
-		return g, b.audit.Write(ctx, entry("permission_revoke", g, nil))
+		return g, b.Audit.Write(ctx, entry("permission_revoke", g, nil))
 	})
 	switch {
 	case err != nil:
@@ -221,7 +235,7 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 	case found:
 		return false, nil
 	}
-	if known, err := b.packs.Known(r.PrincipalID); err != nil {
+	if known, err := b.Packs.Known(r.PrincipalID); err != nil {
 		return false, err
 	} else if !known {
 		return false, fault.NotFound("Pack not found")
@@ -232,12 +246,12 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 // RemovePrincipal deletes every grant of a pack that is uninstalled and says how many there were.
 func (b *Book) RemovePrincipal(ctx context.Context, principal string) (int, error) {
 	removed := 0
-	err := b.store.Remove(ctx, principal, func(n int) error {
+	err := b.Store.Remove(ctx, principal, func(n int) error {
 		if removed = n; n == 0 {
 			return nil
 		}
 		g := Grant{PrincipalID: principal, PermissionID: "*"}
-		return b.audit.Write(ctx, entry("permission_revoke", &g, map[string]any{"count": n, "reason": "pack uninstalled"}))
+		return b.Audit.Write(ctx, entry("permission_revoke", &g, map[string]any{"count": n, "reason": "pack uninstalled"}))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("remove grants of %s: %w", principal, err)
@@ -248,8 +262,8 @@ func (b *Book) RemovePrincipal(ctx context.Context, principal string) (int, erro
 	return removed, b.reload(ctx)
 }
 
-// entry is a grant decision's audit entry. Of the config only the names are written: a handler's config may hold
-// what must not be in a log, while allowed_keys are names of secrets.
+// entry is a grant decision's audit entry. Of the config only what the permission itself says of it is written, and of
+// an argument schema only that there is one: either may hold what must not be in a log.
 func entry(action string, g *Grant, more map[string]any) audit.Entry {
 	details := map[string]any{
 		"permission_type": "capability_grant", "principal_id": g.PrincipalID, "permission_id": g.PermissionID,
@@ -257,9 +271,10 @@ func entry(action string, g *Grant, more map[string]any) audit.Entry {
 	if !g.ExpiresAt.IsZero() {
 		details["expires_at"] = g.ExpiresAt.Format(time.RFC3339)
 	}
-	if g.secretKeys != nil {
-		details["allowed_keys"] = slices.Sorted(maps.Keys(g.secretKeys))
+	if g.settings != nil {
+		maps.Copy(details, g.settings.Details())
 	}
+	g.Terms.describe(details)
 	maps.Copy(details, more)
 	return audit.Entry{Category: audit.Permission, Action: action, Success: true, OwnerPack: g.PrincipalID, Details: details}
 }

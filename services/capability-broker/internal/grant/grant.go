@@ -13,9 +13,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// SecretsGet is the one permission that the broker serves itself so far.
-const SecretsGet = "secrets.get"
-
 const maxPermissionID = 128
 
 // Bounds of a grant's config, which is copied into every call of a handler.
@@ -23,14 +20,11 @@ const maxConfigBytes = 64 << 10
 
 var (
 	permissionID = regexp.MustCompile(`\A[a-z0-9_]+(\.[a-z0-9_]+)*\z`)
-	secretKey    = regexp.MustCompile(`\A[A-Z0-9_]{1,64}\z`)
+	slug         = regexp.MustCompile(`\A[a-zA-Z0-9_-]{1,64}\z`)
 )
 
 // ValidPermission says whether s may name a permission.
 func ValidPermission(s string) bool { return len(s) <= maxPermissionID && permissionID.MatchString(s) }
-
-// ValidSecretKey says whether s may name a secret.
-func ValidSecretKey(s string) bool { return secretKey.MatchString(s) }
 
 // Reserved says whether a permission belongs to the broker itself, so that no pack's handler may claim it.
 func Reserved(permission string) bool {
@@ -52,9 +46,30 @@ type Grant struct {
 	GrantedAt    time.Time
 	UpdatedAt    time.Time
 	GrantedBy    string
+	Terms        Terms
+	Uses         int64 // calls that have started since GrantedAt, counted where Terms has MaxUses
 
-	secretKeys map[string]bool // of SecretsGet, parsed once
+	// What decisions need of Config, prepared once.
+	settings Settings
+	sorted   jsontext.Value // Config with its names in order
+	broken   Reason         // why nothing is allowed, whatever the rest says
 }
+
+// Permissions are those that the broker serves itself.
+type Permissions interface {
+	// Parse reads the config of a permission's grant, a compact object. It is nil for a permission that handlers serve. A
+	// config that the permission doesn't know is a fault of KindInvalid.
+	Parse(permission string, config jsontext.Value) (Settings, error)
+}
+
+// Settings are the config of a grant of one of the broker's own permissions, as its parser understands it.
+type Settings interface {
+	// Details is what an audit entry of the grant says of it.
+	Details() map[string]any
+}
+
+// Settings are nil for a permission that handlers serve.
+func (g *Grant) Settings() Settings { return g.settings }
 
 // Reason is why a principal may not use a permission, for the audit log and the operator; "" means it may.
 type Reason string
@@ -65,13 +80,14 @@ const (
 	None     Reason = "No capability grant for this permission"
 	Disabled Reason = "Capability grant is disabled"
 	Expired  Reason = "Capability grant has expired"
+	Unread   Reason = "Capability grant can't be read; grant it again"
 )
 
 // Judge says whether the grant allows its permission at the time now.
 func (g *Grant) Judge(now time.Time) Reason {
 	switch {
-	case g == nil:
-		return None
+	case g.broken != "":
+		return g.broken
 	case !g.Enabled:
 		return Disabled
 	case g.expired(now):
@@ -82,43 +98,43 @@ func (g *Grant) Judge(now time.Time) Reason {
 
 func (g *Grant) expired(now time.Time) bool { return !g.ExpiresAt.IsZero() && !now.Before(g.ExpiresAt) }
 
-// AllowsSecret says whether a grant of secrets.get names the key. An empty or absent list names none.
-func (g *Grant) AllowsSecret(key string) bool { return g.secretKeys[key] }
-
-// secretsConfig is the config of secrets.get.
-type secretsConfig struct {
-	AllowedKeys []string `json:"allowed_keys"`
+// ReadTerms takes over terms as they were stored. What this version doesn't understand narrows all the same: the grant
+// allows nothing.
+func (g *Grant) ReadTerms(raw []byte) {
+	if err := json.Unmarshal(raw, &g.Terms, json.RejectUnknownMembers(true)); err != nil {
+		g.broken = Unread
+	}
 }
 
-// parseConfig checks a config and prepares what decisions need of it. An empty raw is {}.
-func (g *Grant) parseConfig(raw jsontext.Value) error {
+// prepare checks a grant's config and terms and keeps what decisions need of them. An empty config is {}.
+func (g *Grant) prepare(own Permissions) (err error) {
+	if g.Config, g.sorted, err = object("config", g.Config, maxConfigBytes); err != nil {
+		return err
+	}
+	if g.settings, err = own.Parse(g.PermissionID, g.Config); err != nil {
+		return err
+	}
+	return g.Terms.check(g.PermissionID)
+}
+
+// object gives an object as it is kept, and with its names in order. An absent one is {}.
+func object(field string, raw jsontext.Value, limit int) (compact, sorted jsontext.Value, err error) {
 	if len(raw) == 0 || raw.Kind() == 'n' {
 		raw = jsontext.Value("{}")
 	}
 	if raw.Kind() != '{' {
-		return fault.Invalid("'config' must be an object")
+		return nil, nil, fault.Invalid("'%s' must be an object", field)
 	}
-	if len(raw) > maxConfigBytes {
-		return fault.Invalid("Grant config too large (max: %d bytes)", maxConfigBytes)
+	if len(raw) > limit {
+		return nil, nil, fault.Invalid("Grant %s too large (max: %d bytes)", field, limit)
 	}
-	g.Config = raw.Clone()
-	g.secretKeys = nil
-	if err := g.Config.Compact(); err != nil {
-		return fault.Invalid("'config' must be an object").Because(err)
+	compact = raw.Clone()
+	if err := compact.Compact(); err != nil {
+		return nil, nil, fault.Invalid("'%s' must be an object", field).Because(err)
 	}
-	if g.PermissionID != SecretsGet {
-		return nil
+	sorted = compact.Clone()
+	if err := sorted.Format(jsontext.ReorderRawObjects(true)); err != nil {
+		return nil, nil, fault.Invalid("'%s' must be an object", field).Because(err)
 	}
-	var c secretsConfig
-	if err := json.Unmarshal(g.Config, &c, json.RejectUnknownMembers(true)); err != nil {
-		return fault.Invalid("Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known").Because(err)
-	}
-	g.secretKeys = make(map[string]bool, len(c.AllowedKeys))
-	for _, key := range c.AllowedKeys {
-		if !secretKey.MatchString(key) {
-			return fault.Invalid("Invalid config for secrets.get: every key in 'allowed_keys' must match ^[A-Z0-9_]{1,64}$")
-		}
-		g.secretKeys[key] = true
-	}
-	return nil
+	return compact, sorted, nil
 }

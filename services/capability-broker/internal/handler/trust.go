@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
 // followEvery is how often a replica looks for trust that others gave or took.
@@ -99,6 +102,30 @@ func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermi
 func (r *Registry) Of(packID, slug string) *Trust {
 	return r.now.Load().bySlug[[2]string{packID, slug}]
 }
+
+// Choose gives the one of a permission's trusted handlers that is to serve a grant: the one it names, or the only one
+// there is. Where there is none it says why, for the operator.
+func Choose(trusted []*Trust, wanted *grant.HandlerRef) (t *Trust, reason string) {
+	names := make([]string, len(trusted))
+	for i, t := range trusted {
+		ref := t.Ref()
+		if names[i] = ref.String(); wanted != nil && ref == *wanted {
+			return t, ""
+		}
+	}
+	switch {
+	case len(trusted) == 0:
+		return nil, "No trusted handler for this permission"
+	case wanted != nil:
+		return nil, "The handler " + wanted.String() + " is not trusted for this permission, but: " + strings.Join(names, ", ")
+	case len(trusted) > 1:
+		return nil, "Several handlers are trusted for this permission: " + strings.Join(names, ", ")
+	}
+	return trusted[0], ""
+}
+
+// Ref names the handler as grants do.
+func (t *Trust) Ref() grant.HandlerRef { return grant.HandlerRef{PackID: t.PackID, Slug: t.Slug} }
 
 // InstalledTo is where the copy is, relative to the Rumi home.
 func (t *Trust) InstalledTo() string {

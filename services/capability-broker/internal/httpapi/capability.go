@@ -40,6 +40,7 @@ type grantRequest struct {
 	PermissionID string         `json:"permission_id"`
 	Config       jsontext.Value `json:"config"`
 	ExpiresAt    string         `json:"expires_at"`
+	grant.Terms
 }
 
 type grantResponse struct {
@@ -49,6 +50,7 @@ type grantResponse struct {
 	Granted      bool           `json:"granted"`
 	Config       jsontext.Value `json:"config"`
 	ExpiresAt    *time.Time     `json:"expires_at"`
+	grant.Terms
 }
 
 func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse, error) {
@@ -56,7 +58,7 @@ func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse,
 	if err != nil {
 		return grantResponse{}, err
 	}
-	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt)}, nil
+	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), g.Terms}, nil
 }
 
 // revokeRequest has the fields of a grant, since callers may send what they granted; only the names count.
@@ -105,6 +107,9 @@ type permission struct {
 	GrantedAt time.Time      `json:"granted_at"`
 	UpdatedAt time.Time      `json:"updated_at"`
 	GrantedBy string         `json:"granted_by"`
+	Reason    grant.Reason   `json:"reason,omitzero"` // why it allows nothing
+	grant.Terms
+	Uses *int64 `json:"uses,omitzero"` // calls that have started, of a grant with max_uses
 }
 
 func (c capability) list(_ context.Context, req listRequest) (listResponse, error) {
@@ -118,9 +123,14 @@ func (c capability) list(_ context.Context, req listRequest) (listResponse, erro
 	for id, held := range c.grants.List(req.PrincipalID) {
 		p := principalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]permission, len(held))}
 		for _, g := range held {
-			enabled := g.Judge(now) == grant.Allowed
-			p.Permissions[g.PermissionID] = permission{enabled, g.Config, at(g.ExpiresAt), g.GrantedAt, g.UpdatedAt, g.GrantedBy}
-			p.Enabled = p.Enabled || enabled
+			reason := g.Judge(now)
+			held := permission{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
+				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms}
+			if g.Terms.MaxUses != nil {
+				held.Uses = &g.Uses
+			}
+			p.Permissions[g.PermissionID] = held
+			p.Enabled = p.Enabled || held.Enabled
 			if p.GrantedAt.IsZero() || g.GrantedAt.Before(p.GrantedAt) {
 				p.GrantedAt = g.GrantedAt
 			}

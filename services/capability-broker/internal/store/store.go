@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
@@ -79,16 +80,17 @@ func (s *Store) Revision(ctx context.Context) (int64, error) { return s.grants.r
 // TrustRevision implements handler.TrustStore.
 func (s *Store) TrustRevision(ctx context.Context) (int64, error) { return s.trust.read(ctx, s.db) }
 
-const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by`
+const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by, terms, uses`
 
 func scanGrant(scan func(...any) error) (*grant.Grant, error) {
 	var g grant.Grant
-	var config string
+	var config, terms string
 	if err := scan(&g.PrincipalID, &g.PermissionID, &g.Enabled, &config, store.Time(&g.ExpiresAt), store.Time(&g.GrantedAt),
-		store.Time(&g.UpdatedAt), &g.GrantedBy); err != nil {
+		store.Time(&g.UpdatedAt), &g.GrantedBy, &terms, &g.Uses); err != nil {
 		return nil, err
 	}
 	g.Config = jsontext.Value(config)
+	g.ReadTerms([]byte(terms))
 	return &g, nil
 }
 
@@ -122,12 +124,20 @@ func (s *Store) Change(ctx context.Context, principal, permission string, change
 		if err != nil || next == nil {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO capability_grants (`+grantColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		terms, err := json.Marshal(next.Terms)
+		if err != nil {
+			return err
+		}
+		var uses int64
+		if next.Terms.MaxUses != nil {
+			uses = *next.Terms.MaxUses
+		}
+		if _, err := tx.Exec(`INSERT INTO capability_grants (`+grantColumns+`, max_uses) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (principal_id, permission_id) DO UPDATE SET enabled = excluded.enabled, config = excluded.config,
 				expires_at = excluded.expires_at, granted_at = excluded.granted_at, updated_at = excluded.updated_at,
-				granted_by = excluded.granted_by`,
+				granted_by = excluded.granted_by, terms = excluded.terms, uses = excluded.uses, max_uses = excluded.max_uses`,
 			next.PrincipalID, next.PermissionID, next.Enabled, string(next.Config), next.ExpiresAt, next.GrantedAt,
-			next.UpdatedAt, next.GrantedBy); err != nil {
+			next.UpdatedAt, next.GrantedBy, string(terms), next.Uses, uses); err != nil {
 			return err
 		}
 		return raise(tx, grants)

@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
@@ -58,6 +59,8 @@ type Job struct {
 	RequestID string
 	Config    jsontext.Value // of the grant; an object
 	Args      jsontext.Value // an object
+	Limits    grant.Limits   // the narrowest of the grant's and its parents'
+	Mounts    []grant.Mount
 }
 
 // handlerContext is a handler's first argument.

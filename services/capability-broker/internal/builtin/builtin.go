@@ -1,0 +1,84 @@
+// Package builtin holds the permissions that the broker serves itself: they need a grant and no trust in a handler.
+//
+// A permission is data: its name, how the config of its grants is read, and how a call of it is judged and carried out.
+// Nothing outside this package knows any of them by name.
+package builtin
+
+import (
+	"context"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+)
+
+// Permission is one of the broker's own.
+type Permission struct {
+	ID     string
+	Action string // of the audit entries of its calls
+	Rate   int    // calls a minute and principal, those that are denied included; 0 is off
+
+	// Parse reads the config of a grant, a compact object, strictly: what it doesn't know is a fault of KindInvalid that
+	// names it.
+	Parse func(config jsontext.Value) (grant.Settings, error)
+	// Judge decides, without doing anything yet, whether every grant of the call allows its arguments. What it returns
+	// carries the call out.
+	Judge func(c Call) (Act, *Refusal)
+}
+
+// Call is a call that gate, grants and rates allow.
+type Call struct {
+	Principal string
+	RequestID string
+	Args      jsontext.Value // an object
+	// Grants are the principal's own and those of its parents, nearest first. Each has the Settings that Parse returned,
+	// and each must allow the call.
+	Grants grant.Chain
+	// Details are those of the call's audit entry, to which Judge and Act may add names, never values.
+	Details map[string]any
+}
+
+// Act carries a call out. Its output is a JSON value.
+type Act func(ctx context.Context) (jsontext.Value, *Refusal)
+
+// Kind is the error_type of a call's answer.
+type Kind string
+
+// The kinds of refusals (contract.md, "Sockets").
+const (
+	Invalid  Kind = "validation_error"
+	Denied   Kind = "access_denied" // of a refusal with an Output only
+	Failed   Kind = "execution_error"
+	TimedOut Kind = "timeout"
+)
+
+// Refusal is a call that was not carried out or did not succeed.
+type Refusal struct {
+	Kind   Kind
+	Text   string         // what the pack reads, "" for the kind's own text
+	Reason string         // for the audit log; the pack never sees it, and no argument's value is in it
+	Output jsontext.Value // not nil: the call is answered as a success with this output, which says no
+}
+
+// Table are the broker's own permissions by name.
+type Table map[string]*Permission
+
+// NewTable makes a table.
+func NewTable(list ...*Permission) Table {
+	t := make(Table, len(list))
+	for _, p := range list {
+		t[p.ID] = p
+	}
+	return t
+}
+
+// Parse implements grant.Permissions: nil for a permission that handlers serve.
+func (t Table) Parse(permission string, config jsontext.Value) (grant.Settings, error) {
+	if p := t[permission]; p != nil {
+		return p.Parse(config)
+	}
+	if grant.Reserved(permission) {
+		return nil, fault.Invalid("Unknown permission_id: '%s' is none of the broker's own", permission)
+	}
+	return nil, nil
+}

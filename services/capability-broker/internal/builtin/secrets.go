@@ -1,0 +1,107 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+)
+
+var secretKey = regexp.MustCompile(`\A[A-Z0-9_]{1,64}\z`)
+
+// Secrets gives a secret's value; a missing one is a fault of kind not found.
+type Secrets interface {
+	Value(ctx context.Context, key string) (string, error)
+}
+
+// secretKeys are the keys that a grant of secrets.get names. None is none.
+type secretKeys map[string]bool
+
+// Details implements grant.Settings: these are names of secrets, which may be written.
+func (k secretKeys) Details() map[string]any {
+	return map[string]any{"allowed_keys": slices.Sorted(maps.Keys(k))}
+}
+
+func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
+	var c struct {
+		AllowedKeys []string `json:"allowed_keys"`
+	}
+	if err := json.Unmarshal(config, &c, json.RejectUnknownMembers(true)); err != nil {
+		return nil, fault.Invalid("Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known").Because(err)
+	}
+	keys := make(secretKeys, len(c.AllowedKeys))
+	for _, key := range c.AllowedKeys {
+		if !secretKey.MatchString(key) {
+			return nil, fault.Invalid("Invalid config for secrets.get: every key in 'allowed_keys' must match ^[A-Z0-9_]{1,64}$")
+		}
+		keys[key] = true
+	}
+	return keys, nil
+}
+
+// SecretsGet is secrets.get: it hands the value of a secret that the grant names to the caller, at most rate times a
+// minute. Calls that are denied count, so that nobody learns the names of keys by trying.
+func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
+	return &Permission{
+		ID: "secrets.get", Action: "permission_secrets_get", Rate: rate, Parse: parseSecretKeys,
+		Judge: func(c Call) (Act, *Refusal) {
+			var args struct {
+				Key string `json:"key"`
+			}
+			if err := json.Unmarshal(c.Args, &args); err != nil {
+				return nil, &Refusal{Kind: Invalid, Text: "'key' must be a string", Reason: "args can't be read"}
+			}
+			if !secretKey.MatchString(args.Key) {
+				return nil, withheld("The key is not a valid name")
+			}
+			c.Details["key"] = args.Key
+			for i, g := range c.Grants {
+				switch {
+				case g.Settings().(secretKeys)[args.Key]:
+				case i == 0:
+					return nil, withheld("Key is not in allowed_keys")
+				default:
+					return nil, withheld("Key is not in allowed_keys of the parent " + g.PrincipalID)
+				}
+			}
+			return func(ctx context.Context) (jsontext.Value, *Refusal) { return secret(ctx, secrets, args.Key, log) }, nil
+		},
+	}
+}
+
+// withheld is the answer that holds no value: denied and missing look the same.
+func withheld(reason string) *Refusal {
+	return &Refusal{Kind: Denied, Reason: reason,
+		Output: jsontext.Value(`{"success":false,"error":"Access denied or secret not found","error_type":"access_denied"}`)}
+}
+
+type secretOutput struct {
+	Success bool   `json:"success"`
+	Value   string `json:"value"`
+}
+
+func secret(ctx context.Context, secrets Secrets, key string, log *slog.Logger) (jsontext.Value, *Refusal) {
+	value, err := secrets.Value(ctx, key)
+	switch {
+	case fault.Is(err, fault.KindNotFound):
+		return nil, withheld("No such secret")
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, &Refusal{Kind: TimedOut, Reason: "secrets did not answer in time"}
+	case err != nil:
+		log.ErrorContext(ctx, "a secret could not be fetched", "key", key, "error", err)
+		return nil, &Refusal{Kind: Failed, Reason: "secrets did not answer"}
+	}
+	output, err := json.Marshal(secretOutput{Success: true, Value: value}, jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		return nil, &Refusal{Kind: Failed, Reason: "The value can't be encoded"}
+	}
+	return output, nil
+}

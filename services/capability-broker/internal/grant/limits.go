@@ -1,0 +1,48 @@
+package grant
+
+import "github.com/rumi-ai/rumi/libs/fault"
+
+// Limits are what a call's container may use at most. What is absent is the operator's default.
+type Limits struct {
+	MemoryMB       *int64   `json:"memory_mb,omitzero"` // MiB
+	CPUs           *float64 `json:"cpus,omitzero"`
+	PIDs           *int64   `json:"pids,omitzero"`
+	TimeoutSeconds *float64 `json:"timeout_seconds,omitzero"`
+}
+
+func (l *Limits) check() error {
+	if l == nil {
+		return nil
+	}
+	for _, bound := range []struct {
+		name string
+		ok   bool
+	}{
+		{"memory_mb", l.MemoryMB == nil || *l.MemoryMB > 0}, {"cpus", l.CPUs == nil || *l.CPUs > 0},
+		{"pids", l.PIDs == nil || *l.PIDs > 0}, {"timeout_seconds", l.TimeoutSeconds == nil || *l.TimeoutSeconds > 0},
+	} {
+		if !bound.ok {
+			return fault.Invalid("Invalid limits: '%s' must be positive", bound.name)
+		}
+	}
+	return nil
+}
+
+// narrow gives what both allow.
+func (l Limits) narrow(other *Limits) Limits {
+	if other == nil {
+		return l
+	}
+	return Limits{
+		MemoryMB: lesser(l.MemoryMB, other.MemoryMB), CPUs: lesser(l.CPUs, other.CPUs),
+		PIDs: lesser(l.PIDs, other.PIDs), TimeoutSeconds: lesser(l.TimeoutSeconds, other.TimeoutSeconds),
+	}
+}
+
+// lesser is the smaller of two bounds, where nil bounds nothing.
+func lesser[T int64 | float64](a, b *T) *T {
+	if a == nil || b != nil && *b < *a {
+		return b
+	}
+	return a
+}
