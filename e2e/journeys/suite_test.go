@@ -40,6 +40,9 @@ var services = []struct{ name, path string }{
 	{"secrets", "/api/secrets"},
 }
 
+// packImage is what packs run in.
+const packImage = "rumi-pack:e2e"
+
 // installation is a suite under test.
 type installation struct {
 	root    string // of the repository
@@ -235,7 +238,7 @@ func (s *installation) command(ctx context.Context, limit time.Duration, name st
 // asRoot runs a shell command as root of the host in a container that goes away, for what only root may do.
 func (s *installation) asRoot(ctx context.Context, options []string, command string) (string, error) {
 	args := append([]string{"run", "--rm", "--network", "none", "--user", "0:0", "--entrypoint", "/bin/sh"}, options...)
-	return s.command(ctx, commandWait, "docker", append(args, "rumi-pack:e2e", "-c", command)...)
+	return s.command(ctx, commandWait, "docker", append(args, packImage, "-c", command)...)
 }
 
 // container gives the id of a service's container.

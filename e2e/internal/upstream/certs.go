@@ -18,8 +18,8 @@ import (
 // The files of a server's folder.
 const (
 	CAFile   = "ca.pem"
-	certFile = "cert.pem"
-	keyFile  = "key.pem"
+	CertFile = "cert.pem"
+	KeyFile  = "key.pem"
 )
 
 // How long a certificate is good for, and how much of it must be left for it to be used again.
@@ -75,8 +75,8 @@ func MakeCertificates(dir, host string, now time.Time) error {
 		der        []byte
 		mode       os.FileMode
 	}{
-		{keyFile, "PRIVATE KEY", keyDER, 0o600},
-		{certFile, "CERTIFICATE", serverDER, 0o644},
+		{KeyFile, "PRIVATE KEY", keyDER, 0o600},
+		{CertFile, "CERTIFICATE", serverDER, 0o644},
 		{CAFile, "CERTIFICATE", authorityDER, 0o644},
 	} {
 		path := filepath.Join(dir, file.name)
@@ -90,7 +90,7 @@ func MakeCertificates(dir, host string, now time.Time) error {
 
 // usable says whether dir holds what MakeCertificates makes for host.
 func usable(dir, host string, now time.Time) bool {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, certFile), filepath.Join(dir, keyFile))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 	if err != nil {
 		return false
 	}

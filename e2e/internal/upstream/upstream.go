@@ -59,7 +59,7 @@ func Seen(dir string) ([]Request, error) {
 // Serve answers HTTPS on l with the certificate in dir until ctx ends. GET /v1/today with a bearer token is answered with a
 // weather forecast; everything is written down.
 func Serve(ctx context.Context, l net.Listener, dir string) error {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, certFile), filepath.Join(dir, keyFile))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 	if err != nil {
 		return fmt.Errorf("serve upstream: %w", err)
 	}

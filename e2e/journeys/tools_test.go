@@ -1,0 +1,303 @@
+package journeys
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/e2e/internal/trail"
+)
+
+const (
+	toolsPack  = "tools"
+	toolsBase  = "rumi-tools-base:e2e" // has the tools
+	toolsImage = "rumi-pack-tools:e2e" // what packs run in, made from that
+)
+
+// outcome is what a tool says of an action at a URL.
+type outcome struct {
+	action, url string
+	words       []string // all that it must contain
+	denied      bool     // by the proxy, which is audited
+}
+
+// step is a command that the pack runs.
+type step struct {
+	Name string   `json:"name"`
+	Argv []string `json:"argv"`
+	want []outcome
+}
+
+// done is an outcome that no grant is in the way of, denied one that the proxy refuses.
+func done(action, url string, words ...string) outcome   { return outcome{action, url, words, false} }
+func denied(action, url string, words ...string) outcome { return outcome{action, url, words, true} }
+
+// fetched is what a client reaches over HTTPS or HTTP, as base says.
+func fetched(base, get, post string) []outcome {
+	return []outcome{
+		done(get, base+"/hello", "200 hello from "+base),
+		done(post, base+"/sum", fmt.Sprintf("200 POST of 1048576 bytes, %x", sha256.Sum256([]byte(strings.Repeat("x", 1<<20))))),
+	}
+}
+
+// streamed is what comes in more than one piece.
+func streamed(base string) []outcome {
+	return []outcome{
+		done("download", base+"/big?bytes=268435456", "200 268435456 bytes"),
+		done("events", base+"/events", "200 first second"),
+	}
+}
+
+// tunnels are those that nobody gets, and what a client says then.
+func tunnels(get, says string) []outcome {
+	return []outcome{
+		denied(get, "https://other.rumi.test:8443/hello", says),
+		denied(get, "https://"+upstreamHost+":9443/hello", says),
+		denied(get, "https://127.0.0.2:8443/hello", says),
+		denied(get, "https://169.254.169.254/latest/meta-data/", says),
+	}
+}
+
+// plain are requests that nobody gets through, and what a client says then beside the answer, which says why.
+func plain(get, says string) []outcome {
+	deny := func(url, why string) outcome {
+		return denied(get, url, says, `{"success":false,"error":"Network access denied: `+why+`","error_type":"grant_denied"}`)
+	}
+	return []outcome{
+		deny("http://other.rumi.test:8081/hello", "Domain 'other.rumi.test' not in allowed list"),
+		deny("http://"+upstreamHost+"/hello", "Port 80 not in allowed list"),
+		deny("http://127.0.0.2:8081/hello", "Domain '127.0.0.2' not in allowed list"),
+		deny("http://169.254.169.254/latest/meta-data/", "Domain '169.254.169.254' not in allowed list"),
+	}
+}
+
+// followed is a redirect from what is granted to what isn't.
+func followed(get, base, says string) []outcome { return []outcome{denied(get, base+"/moved", says)} }
+
+// steps are what the pack runs.
+func steps() []step {
+	python := func(library, tunnel, refused string) step {
+		return step{library, []string{"python3", "/pack/tools/fetch.py", library}, slices.Concat(
+			fetched(upstreamHTTPS, "get", "post"), fetched(upstreamHTTP, "get", "post"), streamed(upstreamHTTPS), streamed(upstreamHTTP),
+			tunnels("get", tunnel), plain("get", refused), followed("get", upstreamHTTPS, tunnel), followed("get", upstreamHTTP, tunnel))}
+	}
+	const (
+		recent, old   = "/opt/node/node_modules/node/bin/node", "/usr/bin/node"
+		tunnel, fatal = "CONNECT tunnel failed, response 403", "exit 128 fatal: unable to access"
+		failed        = "TypeError fetch failed"
+	)
+	return []step{
+		python("urllib", "URLError <urlopen error Tunnel connection failed: 403 Forbidden>", "HTTPError HTTP Error 403: Forbidden"),
+		python("requests", "ProxyError HTTPSConnectionPool", "403"),
+		python("httpx", "ProxyError 403 Forbidden", "403"),
+		{"curl", []string{"sh", "/pack/tools/fetch.sh"}, slices.Concat(
+			bare(fetched(upstreamHTTPS, "get", "post")), bare(fetched(upstreamHTTP, "get", "post")), bare(streamed(upstreamHTTPS)), bare(streamed(upstreamHTTP)),
+			tunnels("get", "exit 56 curl: (56) "+tunnel), plain("get", "exit 22 curl: (22) The requested URL returned error: 403"),
+			[]outcome{
+				// Without the proxy there is nothing: no name is resolved, no address is reached.
+				done("direct", upstreamHTTPS+"/hello", "exit 6 curl: (6) Could not resolve host"),
+				done("direct", "https://127.0.0.2:8443/hello", "exit 7 curl: (7) Failed to connect"),
+				done("direct", "http://192.0.2.1/", "exit 7 curl: (7) Failed to connect"),
+			})},
+		{"git", []string{"sh", "/pack/tools/fetch.sh"}, []outcome{
+			done("clone", upstreamHTTP+"/git/code.git", "4194304 bytes of noise"),
+			done("clone", upstreamHTTPS+"/git/code.git", "4194304 bytes of noise"),
+			done("push", upstreamHTTPS+"/git/code.git", "refs/heads/more"),
+			denied("clone", "https://other.rumi.test:8443/git/code.git", fatal, tunnel),
+			denied("clone", "https://"+upstreamHost+":9443/git/code.git", fatal, tunnel),
+			denied("clone", "https://127.0.0.2:8443/git/code.git", fatal, tunnel),
+			denied("clone", "http://"+upstreamHost+"/git/code.git", fatal, "The requested URL returned error: 403"),
+			denied("clone", "http://169.254.169.254/code.git", fatal, "The requested URL returned error: 403"),
+			done("clone", "git://"+upstreamHost+"/code.git", "exit 128"), // knows no proxy
+		}},
+		// fetch asks for a tunnel for plain HTTP, too, and a tunnel must be TLS. node:http sends it as others do.
+		{"node 24", []string{recent, "/pack/tools/fetch.mjs"}, slices.Concat(
+			fetched(upstreamHTTPS, "get", "post"), fetched(upstreamHTTPS, "get-http", "post-http"), fetched(upstreamHTTP, "get-http", "post-http"),
+			streamed(upstreamHTTPS), tunnels("get", failed), tunnels("get-http", "Error"), plain("get-http", "403"),
+			followed("get", upstreamHTTPS, failed), []outcome{denied("get", upstreamHTTP+"/hello", failed)})},
+		// An older one knows no proxy by itself, and without one there is nothing. With undici its fetch does.
+		{"node 18", []string{old, "/pack/tools/fetch.mjs"}, []outcome{
+			done("get", upstreamHTTPS+"/hello", failed),
+			done("get-http", upstreamHTTPS+"/hello", "Error"),
+		}},
+		{"node 18 with undici", []string{old, "--no-warnings", "--require", "/pack/tools/old.cjs", "/pack/tools/fetch.mjs"}, slices.Concat(
+			fetched(upstreamHTTPS, "get", "post"), streamed(upstreamHTTPS), tunnels("get", failed),
+			[]outcome{denied("get", upstreamHTTP+"/hello", failed)})},
+	}
+}
+
+// bare are outcomes without the status of HTTP.
+func bare(outcomes []outcome) []outcome {
+	for _, o := range outcomes {
+		o.words[0] = strings.TrimPrefix(o.words[0], "200 ")
+	}
+	return outcomes
+}
+
+// Code that has never heard of Rumi reaches, in a container without a network, exactly what is granted. Two of its
+// libraries come from the default index, through a lock that was approved.
+func TestUnmodifiedTools(t *testing.T) {
+	buildToolsImage(t)
+	settings := suite.upstreamSettings(t)
+	settings["RUMI_PACK_IMAGE"] = toolsImage
+	settings["RUMI_PIP_INDEX_URLS"], settings["RUMI_PIP_ALLOW_CIDRS"] = "", ""
+	suite.reconfigure(t, []string{"e2e/journeys/testdata/upstream.yml"}, settings)
+	proxy, err := suite.container(t.Context(), "egress-proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := suite.serve(t, toolsImage, proxy)
+
+	all := steps()
+	for i := range all {
+		for _, o := range all[i].want {
+			all[i].Argv = append(all[i].Argv, o.action, o.url)
+		}
+	}
+	placeTools(t, all)
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if a, err := suite.api.Delete(ctx, "/api/packs/"+toolsPack); err != nil || a.Status != 200 {
+			t.Errorf("remove the pack: %v, %v", a, err)
+		}
+	})
+	began := time.Now()
+	post(t, "/api/packs/scan", nil)
+	post(t, "/api/packs/"+toolsPack+"/approve", nil)
+	installLock(t)
+	post(t, "/api/network/grant", map[string]any{"pack_id": toolsPack, "allowed_domains": []string{upstreamHost}, "allowed_ports": []int{8443, 8081}})
+	post(t, "/api/containers/"+toolsPack+"/start", nil)
+	lines := map[string][]string{} // by step
+	eventually(t, "the pack's end", func() bool {
+		clear(lines)
+		ended := false
+		for _, text := range containerLog(t, toolsPack) {
+			var said struct {
+				Step string `json:"step"`
+				Line string `json:"line"`
+			}
+			if err := json.Unmarshal([]byte(text), &said); err != nil {
+				t.Fatalf("the pack printed %q", text)
+			}
+			lines[said.Step] = append(lines[said.Step], said.Line)
+			ended = ended || said.Step == "end"
+		}
+		return ended
+	})
+	t.Logf("the tools took %v", time.Since(began).Round(time.Millisecond))
+	refused := 0
+	for _, s := range all {
+		if len(lines[s.Name]) != len(s.want) {
+			t.Errorf("%s said %q of %d actions", s.Name, lines[s.Name], len(s.want))
+			continue
+		}
+		for i, o := range s.want {
+			got, ok := strings.CutPrefix(lines[s.Name][i], o.action+" "+o.url+": ")
+			for _, words := range o.words {
+				ok = ok && strings.Contains(got, words)
+			}
+			if !ok {
+				t.Errorf("%s: %q, want %q of %s %s", s.Name, lines[s.Name][i], o.words, o.action, o.url)
+			}
+			if o.denied {
+				refused++
+			}
+		}
+	}
+	for line := range strings.Lines(asked()) {
+		if strings.Contains(line, "asked") && !strings.Contains(line, " "+upstreamHost+":8443/") && !strings.Contains(line, " "+upstreamHost+":8081/") {
+			t.Errorf("what nobody granted was reached: %s", line)
+		}
+	}
+	if got := denials(t, toolsPack, began); got != refused {
+		t.Errorf("%d denials in the security log, want %d", got, refused)
+	}
+}
+
+// buildToolsImage makes the image that packs run in from one that has the tools.
+func buildToolsImage(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{
+		{"build", "--quiet", "--tag", toolsBase, "e2e/journeys/testdata/tools"},
+		{"build", "--quiet", "--tag", toolsImage, "--target", "pack", "--build-arg", "BASE=" + toolsBase, "--file", "runtime/Dockerfile", "."},
+	} {
+		if _, err := suite.command(t.Context(), buildWait, "docker", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// placeTools copies the pack into ecosystem/, with what it shall do.
+func placeTools(t *testing.T, all []step) {
+	t.Helper()
+	plan, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack := files{"steps.json": string(plan)}
+	source := os.DirFS(filepath.Join("testdata", "tools", "pack"))
+	err = fs.WalkDir(source, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(source, name)
+		pack[name] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack.place(t, toolsPack)
+}
+
+// installLock has the pack's lock installed from the index that pip uses by default.
+func installLock(t *testing.T) {
+	t.Helper()
+	post(t, "/api/pip/candidates/scan", nil)
+	key := ""
+	for _, item := range pipItems(t) {
+		if item.PackID == toolsPack {
+			key = item.CandidateKey
+		}
+	}
+	patient := *suite.api
+	patient.HTTP.Timeout = commandWait // pip takes its time
+	a, err := patient.Post(t.Context(), "/api/pip/requests/"+url.PathEscape(key)+"/approve", map[string]any{"allow_sdist": false})
+	var installed struct {
+		Status   string `json:"status"`
+		Packages []struct {
+			Name, Version string
+		} `json:"packages"`
+	}
+	if err := must(t, a, err).Into(&installed); err != nil {
+		t.Fatal(err)
+	}
+	if installed.Status != "installed" || len(installed.Packages) != 10 {
+		t.Errorf("installed %+v", installed)
+	}
+}
+
+// denials counts what the security log has of a pack.
+func denials(t *testing.T, pack string, since time.Time) (n int) {
+	t.Helper()
+	entries, err := trail.Read(filepath.Join(suite.home, "user_data/audit"), since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Category == "security" && e.Action == "network_denied" && e.OwnerPack == pack {
+			n++
+		}
+	}
+	return n
+}

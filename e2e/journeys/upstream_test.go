@@ -1,0 +1,137 @@
+package journeys
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/e2e/internal/upstream"
+)
+
+// Where the server that packs reach has its name and listens (upstream/main.go), as testdata/upstream.yml has it.
+const (
+	upstreamHost  = "tools.rumi.test"
+	upstreamHTTPS = "https://" + upstreamHost + ":8443"
+	upstreamHTTP  = "http://" + upstreamHost + ":8081"
+)
+
+// reconfigure has the suite run with files over docker-compose.yml and with other settings ("" takes one away) until the
+// test ends.
+func (s *installation) reconfigure(t *testing.T, files []string, settings map[string]string) {
+	t.Helper()
+	before := s.env
+	t.Cleanup(func() {
+		s.env = before
+		if err := s.up(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("put the suite's settings back: %v", err)
+		}
+	})
+	s.env = slices.DeleteFunc(slices.Clone(s.env), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		_, set := settings[name]
+		return set
+	})
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if settings[name] != "" {
+			s.env = append(s.env, name+"="+settings[name])
+		}
+	}
+	if len(files) > 0 {
+		s.env = append(s.env, "COMPOSE_FILE="+strings.Join(append([]string{"docker-compose.yml"}, files...), ":"))
+	}
+	if err := s.up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// upstreamSettings are those under which packs may reach the server, and trust it.
+func (s *installation) upstreamSettings(t *testing.T) map[string]string {
+	t.Helper()
+	dir := filepath.Join(s.top, "upstream")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := upstream.MakeCertificates(dir, upstreamHost, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{
+		"RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.2/32",
+		"RUMI_EGRESS_CA_FILE":     filepath.Join(dir, upstream.CAFile),
+		"RUMI_EGRESS_RATE_LIMIT":  "0",
+	}
+}
+
+// serve runs the server in the network of a container of egress-proxy, from an image that has git where it shall serve a
+// repository, until the test ends. What it gives reads what the server logged.
+func (s *installation) serve(t *testing.T, image, proxy string) (logged func() string) {
+	t.Helper()
+	program := filepath.Join(s.top, "upstream", "upstream")
+	if _, err := os.Stat(program); err != nil {
+		if _, err := s.command(t.Context(), buildWait, "env", "CGO_ENABLED=0", "go", "build", "-o", program, "./e2e/journeys/upstream"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"run", "--detach", "--network", "container:" + proxy, "--cap-drop", "ALL", "--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()),
+		"--label", "com.docker.compose.project=" + s.project, // so that it goes with the suite
+		"--volume", filepath.Dir(program) + ":/upstream:ro", "--entrypoint", "/upstream/upstream",
+		image, "-dir", "/upstream", "-https", "127.0.0.2:8443,127.0.0.2:9443", "-http", "127.0.0.2:8081"}
+	if image != packImage {
+		args = append(args, "-git", "/tmp/git")
+	}
+	id, err := s.command(t.Context(), commandWait, "docker", args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id = strings.TrimSpace(id)
+	t.Cleanup(func() {
+		if _, err := s.command(context.WithoutCancel(t.Context()), commandWait, "docker", "rm", "--force", "--volumes", id); err != nil {
+			t.Error(err)
+		}
+	})
+	logged = func() string {
+		out, err := s.command(t.Context(), commandWait, "docker", "logs", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	eventually(t, "a server for packs to reach", func() bool { return strings.Contains(logged(), "serving") })
+	return logged
+}
+
+// eventually waits until a condition holds, far longer than a machine with other things to do takes.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for began := time.Now(); !holds(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(began) > readyWait {
+			t.Fatalf("waited %v for %s", readyWait, what)
+		}
+	}
+}
+
+// containerLog is what a pack's container has printed on standard output.
+func containerLog(t *testing.T, pack string) []string {
+	t.Helper()
+	var log struct {
+		Lines []struct {
+			Stream string `json:"stream"`
+			Text   string `json:"text"`
+		} `json:"lines"`
+	}
+	if err := get(t, "/api/containers/"+pack+"/logs?tail=1000").Into(&log); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, line := range log.Lines {
+		if line.Stream == "stdout" {
+			lines = append(lines, line.Text)
+		}
+	}
+	return lines
+}
