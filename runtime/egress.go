@@ -1,21 +1,41 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 )
 
 const (
 	// proxyAddress is on the container's own loopback, which nobody else reaches.
 	proxyAddress = "127.0.0.1:3128"
-	maxRelayed   = 256              // connections at once; the next one waits
-	afterEnd     = 30 * time.Second // how long one direction may still take when the other has ended
+	// maxRelayed connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a process
+	// in a pack's container may have. egress-proxy says so when a pack has too many requests under way, and does before.
+	maxRelayed  = 448
+	relayBuffer = 32 << 10
+	afterEnd    = 30 * time.Second // how long one direction may still take when the other has ended
+	// takeover is how long a socket may be away: another replica takes a second to serve what one that died has served,
+	// a proxy that is started anew a few.
+	takeover     = 5 * time.Second
+	takeoverPoll = 20 * time.Millisecond
+	farewell     = 5 * time.Second // for a client to ask, and to read that the proxy is away
 )
+
+// away is the answer of a proxy that isn't there, in the form of egress-proxy's own.
+var away = func() string {
+	const body = `{"success":false,"error":"Egress proxy does not answer","error_type":"connection_refused"}` + "\n"
+	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n" +
+		"Content-Length: " + strconv.Itoa(len(body)) + "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n" + body
+}()
 
 // withProxy makes the pack's egress socket a proxy that unmodified code finds, and gives environ with the variables that
 // such code looks at. Without a socket, environ is given as it is, and so it is with an error.
@@ -27,7 +47,7 @@ func withProxy(environ []string, socket string) ([]string, error) {
 	if err != nil {
 		return environ, fmt.Errorf("offer a proxy on loopback: %w", err)
 	}
-	go relayAll(l, socket)
+	go relay{socket, takeover}.all(l)
 	return proxyEnviron(environ), nil
 }
 
@@ -65,8 +85,14 @@ func setAll(environ []string, variables ...string) []string {
 	return append(kept, variables...)
 }
 
-// relayAll passes every connection of l on to the socket, for as long as the process lives.
-func relayAll(l net.Listener, socket string) {
+// relay passes connections on to a socket.
+type relay struct {
+	socket   string
+	patience time.Duration // with a socket that is away
+}
+
+// all passes every connection of l on, for as long as the process lives.
+func (r relay) all(l net.Listener) {
 	places := make(chan struct{}, maxRelayed)
 	for {
 		places <- struct{}{}
@@ -79,17 +105,18 @@ func relayAll(l net.Listener, socket string) {
 		}
 		go func() {
 			defer func() { <-places }()
-			relay(client, socket)
+			r.one(client)
 		}()
 	}
 }
 
-// relay passes one connection on, each way until its end. The proxy's socket may be gone for a moment when another replica
-// takes over; clients see that as a connection that ends at once.
-func relay(client net.Conn, socket string) {
+// one passes a connection on, each way until its end. One that comes while the proxy's socket is away waits for it;
+// one that was open when the proxy died ends.
+func (r relay) one(client net.Conn) {
 	defer client.Close()
-	proxy, err := net.Dial("unix", socket)
+	proxy, err := r.dial()
 	if err != nil {
+		refuse(client)
 		return
 	}
 	defer proxy.Close()
@@ -103,13 +130,48 @@ func relay(client net.Conn, socket string) {
 	<-done
 }
 
-// pass copies until from ends, and passes the end on.
+// dial connects to the socket, which may be away for a moment: nobody listens at it, or it isn't there.
+func (r relay) dial() (net.Conn, error) {
+	for began := time.Now(); ; time.Sleep(takeoverPoll) {
+		conn, err := net.Dial("unix", r.socket)
+		moment := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+		if err == nil || !moment || time.Since(began) > r.patience {
+			return conn, err
+		}
+	}
+}
+
+// refuse tells a client that the proxy is away, once it has begun to ask: an answer to nothing is none. It takes what the
+// client still sends, since a connection that is closed before may lose the answer.
+func refuse(client net.Conn) {
+	client.SetReadDeadline(time.Now().Add(farewell))
+	if _, err := client.Read(make([]byte, 1)); err != nil {
+		return
+	}
+	if _, err := io.WriteString(client, away); err != nil {
+		return
+	}
+	closeWrite(client)
+	client.SetReadDeadline(time.Now().Add(farewell))
+	_, _ = io.Copy(io.Discard, client)
+}
+
+var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
+
+// pass copies until from ends, and passes the end on. It copies by itself where io.Copy would have the kernel splice: that
+// takes four descriptors more for each connection.
 func pass(to, from net.Conn) {
-	if _, err := io.Copy(to, from); err != nil {
+	buffer := relayBuffers.Get().(*[relayBuffer]byte)
+	defer relayBuffers.Put(buffer)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:]); err != nil {
 		to.Close()
 		return
 	}
-	if half, ok := to.(interface{ CloseWrite() error }); ok {
+	closeWrite(to)
+}
+
+func closeWrite(c net.Conn) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,8 +43,9 @@ func proxySocket(t *testing.T, h http.HandlerFunc) (dir string) {
 	return dir
 }
 
-// unaware runs testdata/pack/unaware.py in a container without a network, with or without an egress socket.
-func unaware(t *testing.T, egress string, urls ...string) []string {
+// inContainer runs a program of testdata/pack in a container without a network, with or without an egress socket, and
+// gives what it prints.
+func inContainer(t *testing.T, egress string, argv ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -57,7 +60,7 @@ func unaware(t *testing.T, egress string, urls ...string) []string {
 	}
 	spec := sandbox.Spec{
 		Kind: sandbox.Pack, Name: strings.ToLower(rand.Text()), Image: packImage,
-		Command: append([]string{"rumi-runtime", "run", "unaware.py"}, urls...),
+		Command: append([]string{"rumi-runtime", "run"}, argv...),
 		Mounts:  []sandbox.Mount{{Source: pack, Target: "/pack"}},
 	}
 	if egress != "" {
@@ -94,7 +97,7 @@ func TestUnawareCodeReachesTheProxy(t *testing.T) {
 		}
 		fmt.Fprint(w, "asked for ", r.URL)
 	})
-	got := unaware(t, dir, "http://api.example/x", "https://api.example/y")
+	got := inContainer(t, dir, "unaware.py", "http://api.example/x", "https://api.example/y")
 	want := []string{
 		"proxies ['http://127.0.0.1:3128', 'localhost,127.0.0.1,::1']",
 		"http://api.example/x 200 asked for http://api.example/x",
@@ -107,7 +110,7 @@ func TestUnawareCodeReachesTheProxy(t *testing.T) {
 
 // Handlers and packs without an egress socket are told of no proxy.
 func TestNoProxyWithoutSocket(t *testing.T) {
-	got := unaware(t, "", "http://127.0.0.1:3128/")
+	got := inContainer(t, "", "unaware.py", "http://127.0.0.1:3128/")
 	if len(got) != 2 || got[0] != "proxies ['none']" || !strings.Contains(got[1], "Connection refused") {
 		t.Errorf("it said %q", got)
 	}
@@ -135,14 +138,46 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
-// A relayed connection carries both ways, passes half an end on, and ends where the socket is gone.
-func TestRelay(t *testing.T) {
-	dir := t.TempDir()
-	socket := filepath.Join(dir, "s")
+// relayed is the address of a relay to a socket.
+func relayed(t testing.TB, r relay) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go r.one(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
+// connect is a client's connection, which doesn't wait for ever.
+func connect(t testing.TB, address string) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(time.Minute))
+	return c.(*net.TCPConn)
+}
+
+// listen serves connections at a socket, each with f.
+func listen(t testing.TB, socket string, f func(*net.UnixConn)) net.Listener {
+	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -150,43 +185,165 @@ func TestRelay(t *testing.T) {
 				return
 			}
 			go func() {
-				all, _ := io.ReadAll(c) // up to the client's end
-				fmt.Fprintf(c, "%d bytes", len(all))
-				c.Close()
+				defer c.Close()
+				f(c.(*net.UnixConn))
 			}()
 		}
 	}()
-	front, err := net.Listen("tcp4", "127.0.0.1:0")
+	return l
+}
+
+// count answers with how much came before the client's end.
+func count(c *net.UnixConn) {
+	all, _ := io.ReadAll(c)
+	fmt.Fprintf(c, "%d bytes", len(all))
+}
+
+// A relayed connection carries both ways and passes half an end on, whose ever it is.
+func TestRelay(t *testing.T) {
+	t.Run("the client ends first", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "s")
+		listen(t, socket, count)
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		c.Write(make([]byte, 1<<20))
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "1048576 bytes" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("the proxy ends first", func(t *testing.T) {
+		socket, said := filepath.Join(t.TempDir(), "s"), make(chan string, 1)
+		listen(t, socket, func(c *net.UnixConn) {
+			io.WriteString(c, "all I have")
+			c.CloseWrite()
+			all, _ := io.ReadAll(c)
+			said <- string(all)
+		})
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		if got, err := io.ReadAll(c); string(got) != "all I have" {
+			t.Errorf("%q, %v", got, err)
+		}
+		io.WriteString(c, "and mine")
+		c.CloseWrite()
+		if got := <-said; got != "and mine" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("the proxy breaks", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "s")
+		listen(t, socket, func(c *net.UnixConn) { io.ReadFull(c, make([]byte, 1)) })
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.WriteString(c, "xyz") // of which two bytes are not read: the socket is reset
+		if got, err := io.ReadAll(c); len(got) > 0 {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("the client breaks", func(t *testing.T) {
+		socket, ended := filepath.Join(t.TempDir(), "s"), make(chan error, 1)
+		listen(t, socket, func(c *net.UnixConn) {
+			for {
+				if _, err := c.Write(make([]byte, 1<<16)); err != nil {
+					ended <- err
+					return
+				}
+			}
+		})
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.ReadFull(c, make([]byte, 1))
+		c.SetLinger(0)
+		c.Close()
+		<-ended
+	})
+}
+
+// A connection that comes while the proxy is replaced waits for the next; one that waits too long is told.
+func TestRelayToAProxyThatIsAway(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	listen(t, socket, count).Close() // which takes the socket away
+	address := relayed(t, relay{socket, time.Hour})
+	c := connect(t, address)
+	io.WriteString(c, "early")
+	c.CloseWrite()
+	time.Sleep(3 * takeoverPoll) // so that it has been looked for
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		for {
-			c, err := front.Accept()
-			if err != nil {
+	dead.SetUnlinkOnClose(false)
+	dead.Close() // a socket at which nobody listens, as one that was killed leaves
+	time.Sleep(3 * takeoverPoll)
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	listen(t, socket, count)
+	if got, err := io.ReadAll(c); string(got) != "5 bytes" {
+		t.Errorf("%q, %v", got, err)
+	}
+
+	nobody := relay{filepath.Join(t.TempDir(), "s"), 0}
+	response, err := (&http.Client{Transport: &http.Transport{
+		Proxy:             http.ProxyURL(&url.URL{Scheme: "http", Host: relayed(t, nobody)}),
+		DisableKeepAlives: true,
+	}}).Post("http://api.example/", "text/plain", strings.NewReader("a body that nobody reads"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if want := `{"success":false,"error":"Egress proxy does not answer","error_type":"connection_refused"}` + "\n"; response.StatusCode != 503 || string(body) != want {
+		t.Errorf("%d %q, %v", response.StatusCode, body, err)
+	}
+}
+
+// As many connections as a program may open are served at once, within the descriptors that PID 1 may have.
+func TestManyConnectionsAtOnce(t *testing.T) {
+	const many = 400
+	var open sync.WaitGroup
+	open.Add(many)
+	dir := proxySocket(t, func(w http.ResponseWriter, r *http.Request) {
+		open.Done()
+		open.Wait() // until all have come
+		fmt.Fprint(w, "all there")
+	})
+	got := inContainer(t, dir, "many.py", fmt.Sprint(many))
+	if want := []string{fmt.Sprintf("%d answers", many)}; !slices.Equal(got, want) {
+		t.Errorf("it said %q, want %q", got, want)
+	}
+}
+
+// BenchmarkRelay is what goes through a relay in one connection, each way.
+func BenchmarkRelay(b *testing.B) {
+	const size = 256 << 20
+	chunk := make([]byte, 256<<10)
+	send := func(w io.Writer) {
+		for range size / len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				b.Error(err)
 				return
 			}
-			go relay(c, socket)
 		}
-	}()
-	t.Cleanup(func() { front.Close() })
-	talk := func() string {
-		c, err := net.Dial("tcp", front.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
-		c.Write(make([]byte, 1<<20))
-		c.(*net.TCPConn).CloseWrite()
-		answer, _ := io.ReadAll(c)
-		return string(answer)
 	}
-	if got := talk(); got != "1048576 bytes" {
-		t.Errorf("%q", got)
-	}
-	l.Close()
-	if got := talk(); got != "" {
-		t.Errorf("without a socket: %q", got)
+	for _, c := range []struct {
+		name          string
+		proxy, client func(io.ReadWriter)
+	}{
+		{"down", func(c io.ReadWriter) { send(c) }, func(c io.ReadWriter) { io.Copy(io.Discard, c) }},
+		{"up", func(c io.ReadWriter) { io.Copy(io.Discard, c) }, func(c io.ReadWriter) {
+			send(c)
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c) // until the other has read it all
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			socket := filepath.Join(b.TempDir(), "s")
+			listen(b, socket, func(conn *net.UnixConn) { c.proxy(conn) })
+			address := relayed(b, relay{socket, takeover})
+			b.SetBytes(size)
+			for b.Loop() {
+				conn := connect(b, address)
+				c.client(conn)
+				conn.Close()
+			}
+		})
 	}
 }

@@ -19,6 +19,10 @@ _KNOWN = (
     (json.JSONDecodeError, "json_decode_error"),
 )
 
+# How long a socket may be away, in seconds: another replica takes a second to serve what one that died has served.
+TAKEOVER = 5.0
+_POLL = 0.02
+
 
 class Broken(Exception):
     """The other side closed the connection or talked nonsense. What was asked for may have happened."""
@@ -104,14 +108,22 @@ class Caller:
 
 
 def _connect(path, deadline):
-    conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _bound(conn, deadline)
-        conn.connect(path)
-    except BaseException:
-        conn.close()
-        raise
-    return conn
+    """A connection to path; where its folder is there, who listens in it may be about to be replaced by another."""
+    patience = min(deadline, time.monotonic() + TAKEOVER) - _POLL
+    while True:
+        conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bound(conn, deadline)
+            conn.connect(path)
+            return conn
+        except (FileNotFoundError, ConnectionRefusedError):
+            conn.close()
+            if time.monotonic() > patience or not os.path.isdir(os.path.dirname(path)):
+                raise
+        except BaseException:
+            conn.close()
+            raise
+        time.sleep(_POLL)
 
 
 def _bound(conn, deadline):

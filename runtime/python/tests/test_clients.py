@@ -7,6 +7,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -100,6 +101,11 @@ class Case(unittest.TestCase):
         for module in (rumi_syscall, rumi_capability):
             was, module.SOCKET_PATH = module.SOCKET_PATH, self.path
             self.addCleanup(setattr, module, "SOCKET_PATH", was)
+        self.wait_for_takeover(0)
+
+    def wait_for_takeover(self, seconds):
+        was, rumi_socket.TAKEOVER = rumi_socket.TAKEOVER, seconds
+        self.addCleanup(setattr, rumi_socket, "TAKEOVER", was)
 
     def serve(self, answer):
         server = Server(self.path, answer)
@@ -259,6 +265,25 @@ class Connections(Case):
         os.unlink(self.path)
         self.serve(lambda request: {"success": True})
         self.assertTrue(rumi_syscall.get("https://x/")["success"])
+
+    def test_a_server_that_is_replaced(self):
+        """Nobody listens, then there is nothing, then another: the call waits, and is sent once."""
+        self.wait_for_takeover(60)
+        self.serve(lambda request: {"success": True}).close()
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(rumi_syscall.get("https://x/")))
+        asking.start()
+        for step in (lambda: os.unlink(self.path), lambda: servers.append(self.serve(lambda request: {"success": True}))):
+            time.sleep(0.05)
+            servers = []
+            step()
+        asking.join(60)
+        self.assertEqual([answer["success"] for answer in answers], [True])
+        self.assertEqual(len(servers[0].requests), 1)
+
+    def test_a_socket_that_nobody_will_make(self):
+        self.wait_for_takeover(60)
+        self.failed(rumi_syscall.http_request("GET", "https://x/", socket_path="/nonexistent/rumi.sock"), "socket_not_found")
 
     def test_closed_between_look_and_send(self):
         """The look at a kept connection says it is fine; the send finds it closed, with nothing sent."""
