@@ -21,11 +21,15 @@ const pollEvery = 10 * time.Millisecond
 // File is a lock file. It is not for concurrent use; two Files of one path exclude each other in one process, too.
 type File struct {
 	path string
+	how  int
 	file *os.File // open while the lock is held or waited for
 }
 
 // New names a lock file, which Try makes (0600, its folder must be there).
-func New(path string) *File { return &File{path: path} }
+func New(path string) *File { return &File{path: path, how: unix.LOCK_EX} }
+
+// NewShared is New for a lock that any number may hold who share it, while nobody holds it alone.
+func NewShared(path string) *File { return &File{path: path, how: unix.LOCK_SH} }
 
 // Try takes the lock without waiting, or returns ErrLocked. A link at the path is an error.
 func (f *File) Try() error {
@@ -37,7 +41,7 @@ func (f *File) Try() error {
 			}
 			f.file = os.NewFile(uintptr(fd), f.path)
 		}
-		switch err := unix.Flock(int(f.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		switch err := unix.Flock(int(f.file.Fd()), f.how|unix.LOCK_NB); {
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return ErrLocked
 		case err != nil:

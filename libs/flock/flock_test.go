@@ -51,6 +51,30 @@ func TestRemovedFileLocksNothing(t *testing.T) {
 	waiting.Close()
 }
 
+func TestShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.lock")
+	first, second, alone := NewShared(path), NewShared(path), New(path)
+	for _, f := range []*File{first, second} {
+		if err := f.Try(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []*File{first, second} {
+		if err := alone.Try(); !errors.Is(err, ErrLocked) {
+			t.Fatalf("alone with others: %v", err)
+		}
+		f.Close()
+	}
+	if err := alone.Try(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Try(); !errors.Is(err, ErrLocked) {
+		t.Errorf("shared with who is alone: %v", err)
+	}
+	first.Close()
+	alone.Close()
+}
+
 func TestLockWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.lock")
 	synctest.Test(t, func(t *testing.T) {

@@ -45,6 +45,8 @@ type Descriptor struct {
 	RequiredNetwork Network        `json:"required_network"` // for the reviewer
 	Connectivity    jsontext.Value `json:"connectivity"`     // what it provides to and requires of other packs, as it is written
 	Entrypoint      Entrypoint     `json:"entrypoint"`
+	Resources       Resources      `json:"resources"`
+	Restart         Restart        `json:"restart"`
 
 	// Base is where the descriptor lies: "" for the pack's folder, "backend" for the folder in it. Handlers lie beside it.
 	Base string `json:"-"`
@@ -159,6 +161,9 @@ func ParseDescriptor(data []byte) (Descriptor, error) {
 	var d Descriptor
 	if err := json.Unmarshal(data, &d); err != nil {
 		if semantic, ok := errors.AsType[*json.SemanticError](err); ok && semantic.JSONPointer != "" {
+			if errors.Is(err, json.ErrUnknownName) {
+				return Descriptor{}, fmt.Errorf("%q is unknown", string(semantic.JSONPointer))
+			}
 			return Descriptor{}, fmt.Errorf("%q has the wrong type", string(semantic.JSONPointer))
 		}
 		return Descriptor{}, fmt.Errorf("not valid JSON: %w", err)
@@ -178,6 +183,8 @@ func (d *Descriptor) check() error {
 		list("required_network.allowed_domains", d.RequiredNetwork.AllowedDomains),
 		count("required_network.allowed_ports", len(d.RequiredNetwork.AllowedPorts)),
 		d.Entrypoint.check(),
+		d.Resources.check(),
+		d.Restart.check(),
 	)
 }
 

@@ -45,7 +45,8 @@ func TestParseDescriptor(t *testing.T) {
 	d, err := pack.ParseDescriptor([]byte(`{"pack_id": "my_pack", "pack_identity": "github:author/my_pack", "version": "1.0.0",
 		"description": "Does\nthings", "required_secrets": ["OPENAI_API_KEY"], "vocabulary": {"types": ["x"]},
 		"required_network": {"allowed_domains": ["api.example.com"], "allowed_ports": [443]},
-		"connectivity": {"provides": ["ai.client"]}, "entrypoint": "backend/main.py"}`))
+		"connectivity": {"provides": ["ai.client"]}, "entrypoint": "backend/main.py",
+		"resources": {"memory_mb": 256, "cpus": 0.5}, "restart": "on-failure"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +56,8 @@ func TestParseDescriptor(t *testing.T) {
 		RequiredNetwork: pack.Network{AllowedDomains: []string{"api.example.com"}, AllowedPorts: []uint16{443}},
 		Connectivity:    []byte(`{"provides": ["ai.client"]}`),
 		Entrypoint:      pack.Entrypoint{File: "backend/main.py"},
+		Resources:       pack.Resources{MemoryMB: 256, CPUs: 0.5},
+		Restart:         pack.RestartOnFailure,
 	}
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got %+v", d)
@@ -89,6 +92,16 @@ func TestParseDescriptorRefuses(t *testing.T) {
 		"many secrets":      with(`"required_secrets": [` + strings.Repeat(`"X",`, 200) + `"X"]`),
 		"port a string":     with(`"required_network": {"allowed_ports": ["443"]}`),
 		"port too big":      with(`"required_network": {"allowed_ports": [65536]}`),
+		"memory as text":    with(`"resources": {"memory_mb": "512"}`),
+		"half a MiB":        with(`"resources": {"memory_mb": 64.5}`),
+		"too little memory": with(`"resources": {"memory_mb": 15}`),
+		"negative CPUs":     with(`"resources": {"cpus": -1}`),
+		"too many CPUs":     with(`"resources": {"cpus": 1e9}`),
+		"too few processes": with(`"resources": {"pids": 1}`),
+		"unknown resource":  with(`"resources": {"memory": 512}`),
+		"resources a list":  with(`"resources": [1]`),
+		"restart a boolean": with(`"restart": true`),
+		"unknown restart":   with(`"restart": "unless-stopped"`),
 		"entrypoint climbs": with(`"entrypoint": "../x.py"`),
 		"entrypoint rooted": with(`"entrypoint": "/bin/sh"`),
 		"entrypoint folder": with(`"entrypoint": "."`),
@@ -108,6 +121,7 @@ func TestParseDescriptorRefuses(t *testing.T) {
 func FuzzParseDescriptor(f *testing.F) {
 	f.Add([]byte(`{"pack_id": "p", "entrypoint": ["a"], "connectivity": [1, {"a": null}]}`))
 	f.Add([]byte(`{"pack_id": "p", "required_network": {"allowed_ports": [0]}, "description": "a\nb"}`))
+	f.Add([]byte(`{"pack_id": "p", "resources": {"memory_mb": 64, "cpus": 1e-2, "pids": 8}, "restart": "always"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := pack.ParseDescriptor(data)
 		if err != nil {
@@ -118,6 +132,9 @@ func FuzzParseDescriptor(f *testing.F) {
 		}
 		if d.Entrypoint.File != "" && !filepath.IsLocal(d.Entrypoint.File) {
 			t.Fatalf("accepted the entrypoint %q", d.Entrypoint.File)
+		}
+		if r := d.Resources; r.MemoryMB < 0 || r.CPUs < 0 || r.CPUs > 1024 || r.PIDs < 0 {
+			t.Fatalf("accepted the resources %+v", r)
 		}
 		// What is strict enough for us is valid for the most lenient reader, and reads the same there.
 		var lenient struct {

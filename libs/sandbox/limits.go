@@ -48,7 +48,8 @@ func (l Limits) orElse(other Limits) Limits {
 	return l
 }
 
-func (l Limits) check() error {
+// Check refuses limits under which nothing would start.
+func (l Limits) Check() error {
 	l = l.orElse(DefaultLimits)
 	if l.Memory < MinLimits.Memory || !(l.CPUs >= MinLimits.CPUs) || l.PIDs < MinLimits.PIDs {
 		return fmt.Errorf("limits %+v are below the least, %+v", l, MinLimits)

@@ -50,7 +50,7 @@ func (s Spec) check() error {
 			return fmt.Errorf("group %d can't be joined", group)
 		}
 	}
-	if err := s.Limits.check(); err != nil {
+	if err := s.Limits.Check(); err != nil {
 		return err
 	}
 	if len(s.Mounts) > maxMounts {

@@ -28,6 +28,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
@@ -55,6 +56,10 @@ func (c config) check() error {
 	switch w := c.Workers; {
 	case c.SecurityMode != "strict":
 		return fmt.Errorf("RUMI_SECURITY_MODE: %q is not supported, only strict is", c.SecurityMode)
+	case c.DataMaxMB < 0:
+		return errors.New("RUMI_PACK_DATA_MAX_MB: must not be negative")
+	case c.Ceiling.limits().Check() != nil:
+		return fmt.Errorf("RUMI_CONTAINER_MAX_MEMORY_MB, RUMI_CONTAINER_MAX_CPUS, RUMI_CONTAINER_MAX_PIDS: %w", c.Ceiling.limits().Check())
 	case c.SecretRate < 0:
 		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
@@ -85,6 +90,8 @@ type broker struct {
 	rows       *store.Store
 	gates      *gate.View
 	trees      *tree.Cache
+	replica    *replica.Replica
+	node       string // this host, for what is kept of it in the database
 	engine     *sandbox.Engine
 	folders    *handler.Folders
 	logs       *worker.Logs
@@ -108,7 +115,7 @@ func (b *broker) state(ctx context.Context) (err error) {
 	b.rt.OnStop("store", func(context.Context) error { return b.db.Close() })
 	b.rt.ReadyWhen("store", b.db.Ping)
 	b.rows = store.New(b.db)
-	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("packs")} {
+	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("capabilities", "locks"), b.dir("packs")} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
@@ -120,7 +127,13 @@ func (b *broker) state(ctx context.Context) (err error) {
 
 // runners prepares what runs containers. A Docker that is absent is no reason not to start.
 func (b *broker) runners(ctx context.Context) (err error) {
-	if b.engine, err = sandbox.Connect(ctx, sandbox.Config{Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance}); err != nil {
+	if err := b.join(); err != nil {
+		return err
+	}
+	b.engine, err = sandbox.Connect(ctx, sandbox.Config{
+		Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance, Runtime: b.cfg.Runtime, Replica: b.replica.ID, ImageMoved: b.imageMoved,
+	})
+	if err != nil {
 		return err
 	}
 	b.rt.OnStop("docker", func(context.Context) error { return b.engine.Close() })
@@ -134,12 +147,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		worker.Limits(b.cfg.Workers), b.rt.Log, b.rt.Metrics)
 	b.rt.OnStop("handlers", b.pool.Close)
 	b.rt.Go("idle handlers", b.pool.Tend)
-	// Workers of a broker that died: what they were asked for nobody waits for any more.
-	if left, err := b.engine.Sweep(ctx, sandbox.Handler, nil); err != nil {
-		b.rt.Log.WarnContext(ctx, "handlers left by an earlier run could not be removed", "error", err)
-	} else if len(left) > 0 {
-		b.rt.Log.InfoContext(ctx, "removed handlers left by an earlier run", "count", len(left))
-	}
+	b.rt.Go("orphans", b.sweepOrphans)
 	authorities := ""
 	if b.cfg.EgressCAFile != "" {
 		authorities = b.dir("capabilities", "egress-ca.pem")
@@ -148,7 +156,9 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		}
 	}
 	b.containers = container.New(container.Config{
-		Engine: b.engine, Gates: b.gates, Trees: b.trees, Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log, Image: b.cfg.Image,
+		Engine: b.engine, Records: store.NewContainers(b.db, b.node), Gates: b.gates, Trees: b.trees,
+		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
+		Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
 		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})

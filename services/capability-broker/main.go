@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
 )
 
@@ -22,7 +23,22 @@ type config struct {
 	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
 	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"` // a minute and principal; 0 is off
 
+	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`               // of every container, by the name Docker knows it; default: Docker's own
+	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"` // MiB of a pack's /data; 0 is off
+
+	Ceiling ceiling
 	Workers workers
+}
+
+// ceiling is what no container may have more of, whatever a pack or a grant says.
+type ceiling struct {
+	MemoryMB int64   `env:"RUMI_CONTAINER_MAX_MEMORY_MB" envDefault:"512"`
+	CPUs     float64 `env:"RUMI_CONTAINER_MAX_CPUS" envDefault:"1"`
+	PIDs     int64   `env:"RUMI_CONTAINER_MAX_PIDS" envDefault:"128"`
+}
+
+func (c ceiling) limits() sandbox.Limits {
+	return sandbox.Limits{Memory: c.MemoryMB << 20, CPUs: c.CPUs, PIDs: c.PIDs}
 }
 
 func main() { service.Main("capability-broker", build) }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -29,16 +30,17 @@ import (
 // config is what only pip-installer knows.
 type config struct {
 	BuilderImage string   `env:"RUMI_BUILDER_IMAGE" envDefault:"rumi-builder:local"`
-	IndexURLs    []string `env:"RUMI_PIP_INDEX_URLS"`  // that may be used, the first by default; unset is pip's own default
-	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"` // internal networks in which an index may lie
-	CAFile       string   `env:"RUMI_PIP_CA_FILE"`     // PEM, beside the public CAs
+	IndexURLs    []string `env:"RUMI_PIP_INDEX_URLS"`    // that may be used, the first by default; unset is pip's own default
+	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"`   // internal networks in which an index may lie
+	CAFile       string   `env:"RUMI_PIP_CA_FILE"`       // PEM, beside the public CAs
+	Runtime      string   `env:"RUMI_CONTAINER_RUNTIME"` // of builders, by the name Docker knows it; default: Docker's own
 }
 
 func main() { service.Main(api.Service, start) }
 
 // start serves with builds in containers.
 func start(ctx context.Context, rt *service.Runtime, cfg config) error {
-	engine, err := sandbox.Connect(ctx, sandbox.Config{})
+	engine, err := sandbox.Connect(ctx, sandbox.Config{Runtime: cfg.Runtime, ImageMoved: imageMoved(rt)})
 	if err != nil {
 		return err
 	}
@@ -64,6 +66,18 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 		})
 	})
 	return assemble(ctx, rt, cfg, builder, gate.NewView(rt.Log))
+}
+
+// imageMoved tells that what builds run in has been replaced behind its name.
+func imageMoved(rt *service.Runtime) func(ctx context.Context, name, from, to string) {
+	return func(ctx context.Context, name, from, to string) {
+		rt.Log.WarnContext(ctx, "an image's name leads to another image than before", "image", name, "from", from, "to", to)
+		err := rt.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "image_moved", Success: true,
+			Details: map[string]any{"image": name, "from": from, "to": to}})
+		if err != nil {
+			rt.Log.ErrorContext(ctx, "a change of image could not be audited", "image", name, "error", err)
+		}
+	}
 }
 
 // assemble serves with builds by builder, for packs whose gates, which it follows, are open.

@@ -1,6 +1,10 @@
-// Package container runs packs: one container a pack, started by an operator, stopped as soon as its gate closes.
+// Package container runs packs: one container a pack, started by an operator, stopped as soon as its gate closes, started
+// again where it ended and the pack's policy says so.
 //
-// Which containers there are is told by Docker; this package remembers only what Docker forgets or is too slow to ask.
+// Which containers there are is told by the engine; what is wanted of them, by Records. Nothing is done on what an event
+// says: an event has a pack looked at, and what is there is compared with what should be (settle). So events may be lost
+// or come twice, and any number of replicas of the broker on one host may do this work side by side: what is done to a pack's
+// container is done under its lock file, and who comes second finds nothing left to do.
 package container
 
 import (
@@ -9,17 +13,16 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
-	"github.com/rumi-ai/rumi/libs/uds"
 )
 
 const (
@@ -28,8 +31,11 @@ const (
 	socketsPoll = 50 * time.Millisecond  //
 	leaseGrace  = 30 * time.Second       // how long containers outlive the lease of their gates
 	tendEvery   = 500 * time.Millisecond // the backstop behind pushed changes
-	sweepEvery  = time.Hour              // trees that nobody needs
+	lookEvery   = 30 * time.Second       // the backstop behind events
+	sweepEvery  = time.Hour              // copies that nobody needs
+	engineGrace = 20 * time.Second       // how long an engine that goes may take to stop containers; Docker's default is 15 s
 
+	settleTimeout = time.Minute
 	reportTimeout = 2 * time.Second // to tell approval which containers run
 )
 
@@ -41,7 +47,7 @@ type Engine interface {
 	Remove(ctx context.Context, id string) error
 	Find(ctx context.Context, kind sandbox.Kind, name string) (sandbox.Container, error)
 	List(ctx context.Context, kind sandbox.Kind) ([]sandbox.Container, error)
-	Wait(ctx context.Context, id string) (sandbox.Exit, error)
+	Stats(ctx context.Context, id string) (sandbox.Stats, error)
 	Logs(ctx context.Context, id string, opts sandbox.LogOptions) iter.Seq2[sandbox.Line, error]
 	Events(ctx context.Context, on func(sandbox.Event))
 	Status(ctx context.Context) sandbox.Status
@@ -61,9 +67,11 @@ type Trees interface {
 	Sweep(keep func(digest string) bool) error
 }
 
-// Environments gives the folder of a pack's installed dependencies, "" where it has none.
+// Environments gives the folder of a pack's installed dependencies and its digest, "" where it has none.
 type Environments interface {
-	For(ctx context.Context, packID string) (path string, err error)
+	For(ctx context.Context, packID string) (path, digest string, err error)
+	// Sweep removes copies that keep doesn't want.
+	Sweep(keep func(digest string) bool) error
 }
 
 // Reporter is told whose containers run; approval shows it as the pack's state.
@@ -79,6 +87,7 @@ type Audit interface {
 // Config is what a Manager needs.
 type Config struct {
 	Engine       Engine
+	Records      Records
 	Gates        Gates
 	Trees        Trees
 	Environments Environments
@@ -86,49 +95,52 @@ type Config struct {
 	Audit        Audit
 	Log          *slog.Logger
 
-	Image         string // that packs run in
-	DataDir       string // holds a folder a pack, mounted as /data
-	EgressDir     string // holds the packs' egress sockets, as uds.Config.Dir
-	CapabilityDir string // holds their capability sockets
-	Groups        []int  // that a container joins to use them
-	Authorities   string // a file that WriteAuthorities made; "" where the image's own do
+	Image         string         // that packs run in
+	Ceiling       sandbox.Limits // that no pack gets more than; 0 is the profile's
+	DataDir       string         // holds a folder a pack, mounted as /data
+	DataMax       int64          // bytes that it may hold; 0 for no limit
+	LockDir       string         // holds a lock file a pack; on this host, and the same for all replicas on it
+	EgressDir     string         // holds the packs' egress sockets, as uds.Config.Dir
+	CapabilityDir string         // holds their capability sockets
+	Groups        []int          // that a container joins to use them
+	Authorities   string         // a file that WriteAuthorities made; "" where the image's own do
 }
 
 // Manager starts, stops and watches the containers of packs. It is safe for concurrent use.
 type Manager struct {
 	Config
+
+	base    context.Context // of what is done unasked; ends with Watch
+	cancel  context.CancelFunc
+	working sync.WaitGroup
+
+	writing sync.Mutex // held while records are written or read, so that known never goes back
+
 	mu     sync.Mutex
-	known  map[string]*record // by pack
-	looked bool               // known has what Docker had when it was asked first
+	known  map[string]Record // by pack, as last read
+	looked bool              // known has what the engine had when it was asked first
 	busy   map[string]*lock
-
-	starting sync.RWMutex // shared while a container is made out of a tree, held alone while trees are removed
+	kicked map[string]*kicked
+	heard  time.Time // approval, last
+	began  time.Time // the engine was asked first
+	outage struct{ from, to time.Time }
 }
 
-// record is what is remembered of a pack's container.
-type record struct {
-	id       string
-	digest   string
-	running  bool
-	stopping bool // we are at it: its end is no surprise
-	started  time.Time
-	ended    time.Time
-	exit     *sandbox.Exit
-}
-
-// lock serialises what is done to one pack's container.
+// lock serialises what is done to one pack's container in this process.
 type lock struct {
 	sync.Mutex
 	users int
 }
 
-// New makes a Manager that knows nothing until Watch has asked Docker.
+// New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	return &Manager{Config: cfg, known: make(map[string]*record), busy: make(map[string]*lock)}
+	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), heard: time.Now()}
+	m.base, m.cancel = context.WithCancel(context.Background())
+	return m
 }
 
-// hold locks a pack.
-func (m *Manager) hold(packID string) (release func()) {
+// hold locks a pack, here and for other replicas.
+func (m *Manager) hold(ctx context.Context, packID string) (release func(), err error) {
 	m.mu.Lock()
 	l := m.busy[packID]
 	if l == nil {
@@ -138,7 +150,9 @@ func (m *Manager) hold(packID string) (release func()) {
 	l.users++
 	m.mu.Unlock()
 	l.Lock()
-	return func() {
+	file := flock.New(filepath.Join(m.LockDir, packID+".lock"))
+	release = func() {
+		file.Close()
 		l.Unlock()
 		m.mu.Lock()
 		if l.users--; l.users == 0 {
@@ -146,12 +160,22 @@ func (m *Manager) hold(packID string) (release func()) {
 		}
 		m.mu.Unlock()
 	}
+	if err := file.Lock(ctx); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
+
+// treesLock says who uses copies of trees (shared) and who sweeps them (alone).
+func (m *Manager) treesLock() string { return filepath.Join(m.LockDir, ".trees.lock") } // no pack's id begins with a dot
 
 // Started is a running container.
 type Started struct {
-	ID     string
-	Digest string
+	ID       string
+	ImageID  string
+	Digest   string
+	Warnings []string // of what the pack asked for and was not given
 }
 
 // Start has the approved tree of a pack run. Where it runs already nothing happens. Faults: not found for an unknown pack,
@@ -160,10 +184,18 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return Started{}, err
 	}
-	defer m.hold(packID)()
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return Started{}, fmt.Errorf("start %s: %w", packID, err)
+	}
+	defer release()
 	state, err := m.permitted(ctx, packID)
 	if err != nil {
 		return Started{}, err
+	}
+	r, err := m.Records.Record(ctx, packID)
+	if err != nil {
+		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	there, err := m.Engine.Find(ctx, sandbox.Pack, packID)
 	switch {
@@ -171,30 +203,25 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	case err != nil:
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	case there.Running() && there.Digest == state.Digest:
-		return Started{there.ID, there.Digest}, nil
+		return Started{there.ID, there.ImageID, there.Digest, r.Warnings}, nil
 	default:
 		if err := m.Engine.Remove(ctx, there.ID); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
 	}
-	m.starting.RLock()
-	defer m.starting.RUnlock()
-	spec, err := m.spec(ctx, packID, state.Digest)
-	if err != nil {
-		return Started{}, fmt.Errorf("start %s: %w", packID, err)
-	}
-	made, err := m.run(ctx, packID, spec)
+	r = Record{PackID: packID, Digest: state.Digest}
+	made, err := m.launch(ctx, &r, nil)
 	if err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	// The gate may have closed while the container was being made, and whoever was told had nothing to stop.
 	if now, known := m.Gates.Get(packID); m.Gates.Fresh() && (!known || !now.Open || now.Digest != state.Digest) {
-		if err := m.end(ctx, packID, made.ID, 0, "gate closed"); err != nil {
+		if err := m.end(ctx, r, 0, "gate closed", false); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
 		return Started{}, fault.Denied("Pack not approved: %s", now.Status)
 	}
-	return Started{made.ID, state.Digest}, nil
+	return Started{made.ID, made.ImageID, state.Digest, r.Warnings}, nil
 }
 
 // permitted judges the gate; a denial is audited.
@@ -217,110 +244,52 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	return state, fault.Denied("%s", reason)
 }
 
-// spec says what a pack's container is: its code, its data, its two sockets and nothing else.
-func (m *Manager) spec(ctx context.Context, packID, digest string) (sandbox.Spec, error) {
-	code, err := m.Trees.Get(ctx, digest)
-	if err != nil {
-		return sandbox.Spec{}, err
+// launch starts a container for a pack that is held, the one that is there where it was made of the same Spec, else a new
+// one. r, which names pack and digest, becomes what is so.
+func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Container) (sandbox.Container, error) {
+	trees := flock.NewShared(m.treesLock())
+	if err := trees.Lock(ctx); err != nil {
+		return sandbox.Container{}, err
 	}
-	command, err := command(code)
+	defer trees.Close() // what is mounted needs no lock
+	spec, err := m.spec(ctx, r)
 	if err != nil {
-		return sandbox.Spec{}, err
+		return sandbox.Container{}, err
 	}
-	data, err := prepareData(m.DataDir, packID)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	egress := filepath.Join(m.EgressDir, uds.DirName(packID))
-	capability := filepath.Join(m.CapabilityDir, uds.DirName(packID))
-	for _, wait := range []struct{ dir, owner string }{{capability, "capability-broker"}, {egress, "egress-proxy"}} {
-		if err := present(ctx, wait.dir); err != nil {
-			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).Because(err)
+	after := context.WithoutCancel(ctx)
+	undo := func(context.Context, string) error { return nil }
+	if there == nil || there.Made != spec.Fingerprint() {
+		if there != nil {
+			if err := m.Engine.Remove(ctx, there.ID); err != nil {
+				return *there, err
+			}
 		}
-	}
-	mounts := []sandbox.Mount{
-		{Source: code, Target: "/pack"},
-		{Source: data, Target: "/data", Writable: true},
-		{Source: egress, Target: "/run/rumi/egress"},
-		{Source: capability, Target: "/run/rumi/capability"},
-	}
-	environment, err := m.Environments.For(ctx, packID)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	if environment != "" {
-		mounts = append(mounts, sandbox.Mount{Source: environment, Target: "/site-packages"})
-	}
-	variables := map[string]string{
-		"RUMI_PACK_ID":           packID,
-		"RUMI_EGRESS_SOCKET":     "/run/rumi/egress/" + uds.SocketName,
-		"RUMI_CAPABILITY_SOCKET": "/run/rumi/capability/" + uds.SocketName,
-		"PYTHONUNBUFFERED":       "1",
-	}
-	if m.Authorities != "" {
-		mounts = append(mounts, sandbox.Mount{Source: m.Authorities, Target: authoritiesTarget})
-		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 tells the program, in the names that tools know
-	}
-	return sandbox.Spec{
-		Kind: sandbox.Pack, Name: packID, PackID: packID, Principal: packID, Digest: digest, Image: m.Image,
-		Command: command, Dir: "/pack", Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables,
-	}, nil
-}
-
-// command is what PID 1 is told: to run the pack's entrypoint, or to wait for calls where it has none.
-func command(code string) ([]string, error) {
-	root, err := os.OpenRoot(code)
-	if err != nil {
-		return nil, fmt.Errorf("open pack: %w", err)
-	}
-	defer root.Close()
-	d, err := pack.ReadDescriptor(root)
-	if err != nil {
-		return nil, fault.Conflict("Pack can't be started: %v", err)
-	}
-	switch {
-	case d.Entrypoint.IsZero():
-		return []string{"rumi-runtime", "serve"}, nil
-	case d.Entrypoint.File != "":
-		return []string{"rumi-runtime", "run", "--", d.Entrypoint.File}, nil
-	}
-	return append([]string{"rumi-runtime", "run", "--"}, d.Entrypoint.Argv...), nil
-}
-
-// present waits for a folder to be there.
-func present(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, socketsWait)
-	defer cancel()
-	for {
-		_, err := os.Lstat(filepath.Join(dir, uds.SocketName))
-		if err == nil {
-			return nil
+		made, err := m.Engine.Create(ctx, spec)
+		if err != nil {
+			return made, err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(socketsPoll):
-		}
+		there, undo = &made, m.Engine.Remove
 	}
-}
-
-func (m *Manager) run(ctx context.Context, packID string, spec sandbox.Spec) (sandbox.Container, error) {
-	made, err := m.Engine.Create(ctx, spec)
-	if err != nil {
-		return made, err
+	r.ContainerID, r.Wanted, r.Running, r.StartedAt, r.RestartAt = there.ID, true, true, time.Now().UTC(), time.Time{}
+	if err := m.put(ctx, *r); err != nil {
+		return *there, errors.Join(err, undo(after, there.ID))
 	}
-	m.mu.Lock()
-	m.known[packID] = &record{id: made.ID, digest: spec.Digest, running: true, started: time.Now().UTC()}
-	m.mu.Unlock()
-	if err := m.Engine.Start(ctx, made.ID); err != nil {
-		m.forget(packID, made.ID)
-		return made, errors.Join(err, m.Engine.Remove(context.WithoutCancel(ctx), made.ID))
+	if err := m.Engine.Start(ctx, there.ID); err != nil {
+		r.Running, r.Wanted = false, false
+		return *there, errors.Join(err, m.put(after, *r), undo(after, there.ID))
+	}
+	details := map[string]any{"digest": r.Digest, "image": spec.Image, "image_id": there.ImageID}
+	if r.Restarts > 0 {
+		details["restarts"] = r.Restarts
+	}
+	if len(r.Warnings) > 0 {
+		details["warnings"] = r.Warnings
 	}
 	// Running without an entry must not be; an entry of what was ended at once may.
-	if err := m.audit(ctx, "container_started", packID, made.ID, map[string]any{"digest": spec.Digest, "image": spec.Image}); err != nil {
-		return made, errors.Join(err, m.end(context.WithoutCancel(ctx), packID, made.ID, 0, "audit log can't be written"))
+	if err := m.audit(ctx, "container_started", r.PackID, there.ID, details); err != nil {
+		return *there, errors.Join(err, m.end(after, *r, 0, "audit log can't be written", false))
 	}
-	return made, nil
+	return *there, nil
 }
 
 func (m *Manager) audit(ctx context.Context, action, packID, id string, details map[string]any) error {
@@ -328,46 +297,78 @@ func (m *Manager) audit(ctx context.Context, action, packID, id string, details 
 	return m.Audit.Write(ctx, audit.Entry{Category: audit.System, Action: action, Success: true, OwnerPack: packID, Details: details})
 }
 
-func (m *Manager) forget(packID, id string) {
+// put keeps a record.
+func (m *Manager) put(ctx context.Context, r Record) error {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	err := m.Records.PutRecord(ctx, r)
+	m.mu.Lock() // what is so is so, whether or not it could be written
+	m.known[r.PackID] = r
+	m.mu.Unlock()
+	return err
+}
+
+// forget removes a record.
+func (m *Manager) forget(ctx context.Context, packID string) error {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	err := m.Records.RemoveRecord(ctx, packID)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.known[packID]; r != nil && r.id == id {
-		delete(m.known, packID)
-	}
+	delete(m.known, packID)
+	m.mu.Unlock()
+	return err
 }
 
-// end stops a container whose pack is held. It stays, with its log, until it is deleted or started anew.
-func (m *Manager) end(ctx context.Context, packID, id string, grace time.Duration, reason string) error {
-	m.note(packID, id, func(r *record) { r.stopping = true })
-	if err := m.Engine.Stop(ctx, id, grace); err != nil {
-		m.note(packID, id, func(r *record) { r.stopping = false })
-		return err
+// end stops the container of a pack that is held. It stays, with its log, until it is deleted or started anew; with resume
+// it is started again as soon as it may.
+func (m *Manager) end(ctx context.Context, r Record, grace time.Duration, reason string, resume bool) error {
+	// First what is wanted: who dies in between must not have it started again. A container is stopped all the same where
+	// that can't be written, since its gate may be closed.
+	r.Wanted, r.RestartAt = resume, time.Time{}
+	wanted := m.put(ctx, r)
+	if err := m.Engine.Stop(ctx, r.ContainerID, grace); err != nil {
+		return errors.Join(err, wanted)
 	}
-	m.note(packID, id, func(r *record) { r.running, r.stopping, r.ended = false, false, time.Now().UTC() })
-	return m.audit(ctx, "container_stopped", packID, id, map[string]any{"reason": reason})
+	r.Running, r.FinishedAt, r.Reason = false, time.Now().UTC(), reason
+	if c, err := m.Engine.Find(ctx, sandbox.Pack, r.PackID); err == nil && c.ID == r.ContainerID && !c.Finished.IsZero() {
+		r.FinishedAt, r.Exit = c.Finished, &c.Exit
+	}
+	if resume {
+		r.RestartAt = time.Now().UTC()
+	}
+	return errors.Join(m.put(ctx, r), m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": reason}))
 }
 
-// note changes what is remembered of a container, if anything is.
-func (m *Manager) note(packID, id string, change func(*record)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.known[packID]; r != nil && r.id == id {
-		change(r)
-	}
-}
-
-// Stop ends a pack's container and says whether one was running. A pack that nobody knows and that has no container is
-// not found.
+// Stop ends a pack's container, or its waiting for a restart, and says whether one was running. A pack that nobody knows
+// and that has no container is not found.
 func (m *Manager) Stop(ctx context.Context, packID string) (bool, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return false, err
 	}
-	defer m.hold(packID)()
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return false, fmt.Errorf("stop %s: %w", packID, err)
+	}
+	defer release()
 	c, err := m.find(ctx, packID)
-	if err != nil || c == nil || !c.Running() {
+	if err != nil || c == nil {
 		return false, err
 	}
-	if err := m.end(ctx, packID, c.ID, stopGrace, "stopped by "+actor(ctx)); err != nil {
+	r, err := m.Records.Record(ctx, packID)
+	if err != nil {
+		return false, fmt.Errorf("stop %s: %w", packID, err)
+	}
+	r.ContainerID, r.Digest = c.ID, c.Digest
+	if r.Wanted {
+		r.Wanted, r.RestartAt = false, time.Time{}
+		if err := m.put(ctx, r); err != nil {
+			return false, fmt.Errorf("stop %s: %w", packID, err)
+		}
+	}
+	if !c.Running() {
+		return false, nil
+	}
+	if err := m.end(ctx, r, stopGrace, "stopped by "+actor(ctx), false); err != nil {
 		return false, fmt.Errorf("stop %s: %w", packID, err)
 	}
 	return true, nil
@@ -378,7 +379,11 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 	if _, err := pack.ParseID(packID); err != nil {
 		return false, false, err
 	}
-	defer m.hold(packID)()
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return false, false, fmt.Errorf("delete container of %s: %w", packID, err)
+	}
+	defer release()
 	c, err := m.find(ctx, packID)
 	if err != nil || c == nil {
 		return false, false, err
@@ -389,13 +394,13 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 	return true, c.Running(), nil
 }
 
+// delete removes a container. Its record goes first: without one nothing is started again.
 func (m *Manager) delete(ctx context.Context, packID, id string) error {
-	m.note(packID, id, func(r *record) { r.stopping = true })
+	forgotten := m.forget(ctx, packID)
 	if err := m.Engine.Remove(ctx, id); err != nil {
-		return err
+		return errors.Join(err, forgotten)
 	}
-	m.forget(packID, id)
-	return m.audit(ctx, "container_deleted", packID, id, map[string]any{"actor": actor(ctx)})
+	return errors.Join(forgotten, m.audit(ctx, "container_deleted", packID, id, map[string]any{"actor": actor(ctx)}))
 }
 
 // find is the container of a pack, nil where a pack that is known has none.
@@ -418,17 +423,22 @@ func (m *Manager) find(ctx context.Context, packID string) (*sandbox.Container, 
 
 // Remove takes the container of a pack that is uninstalled and puts its data aside.
 func (m *Manager) Remove(ctx context.Context, packID string) (removed, running bool, err error) {
-	defer m.hold(packID)()
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
+	}
+	defer release()
 	c, err := m.Engine.Find(ctx, sandbox.Pack, packID)
 	switch {
 	case errors.Is(err, sandbox.ErrNotFound):
-	case err != nil:
-		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
-	default:
-		if err := m.delete(ctx, packID, c.ID); err != nil {
-			return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
+		err = m.forget(ctx, packID)
+	case err == nil:
+		if err = m.delete(ctx, packID, c.ID); err == nil {
+			removed, running = true, c.Running()
 		}
-		removed, running = true, c.Running()
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
 	to, err := retireData(m.DataDir, packID, time.Now())
 	if err != nil {

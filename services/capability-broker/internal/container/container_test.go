@@ -55,9 +55,53 @@ func (d *docker) Create(_ context.Context, s sandbox.Spec) (sandbox.Container, e
 	}
 	defer d.mu.Unlock()
 	d.made++
-	c := &sandbox.Container{ID: fmt.Sprint("c", d.made), Kind: s.Kind, Name: s.Name, PackID: s.PackID, Digest: s.Digest, Status: "created"}
+	c := &sandbox.Container{ID: fmt.Sprint("c", d.made), Kind: s.Kind, Name: s.Name, PackID: s.PackID, Digest: s.Digest, Packages: s.Packages,
+		Made: s.Fingerprint(), Status: "created", Created: time.Now()}
 	d.containers[c.ID] = c
 	return *c, nil
+}
+
+// tell is for who holds mu. Nobody hears of what happens while the engine is away.
+func (d *docker) tell(e sandbox.Event) {
+	if !d.down {
+		d.events <- e
+	}
+}
+
+func (d *docker) die(c *sandbox.Container, exit sandbox.Exit) {
+	c.Status, c.Finished, c.Exit = "exited", time.Now(), exit
+	d.tell(sandbox.Event{Action: "die", Container: *c, ExitCode: exit.Code})
+}
+
+// exits has a pack's container end by itself.
+func (d *docker) exits(packID string, exit sandbox.Exit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.containers {
+		if c.PackID == packID && c.Status == "running" {
+			d.die(c, exit)
+		}
+	}
+}
+
+// goes has the engine go away, with all containers or without.
+func (d *docker) goes(exit *sandbox.Exit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.down = true
+	d.events <- sandbox.Event{Action: sandbox.Lost}
+	for _, c := range d.containers {
+		if exit != nil && c.Status == "running" {
+			d.die(c, *exit)
+		}
+	}
+}
+
+func (d *docker) comes() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.down = false
+	d.events <- sandbox.Event{Action: sandbox.Resync}
 }
 
 func (d *docker) with(id string, do func(c *sandbox.Container)) error {
@@ -78,8 +122,8 @@ func (d *docker) Start(_ context.Context, id string) error {
 		d.onStart()
 	}
 	return d.with(id, func(c *sandbox.Container) {
-		c.Status = "running"
-		d.events <- sandbox.Event{Action: "start", Container: *c}
+		c.Status, c.Started = "running", time.Now()
+		d.tell(sandbox.Event{Action: "start", Container: *c})
 	})
 }
 
@@ -87,8 +131,7 @@ func (d *docker) Stop(_ context.Context, id string, grace time.Duration) error {
 	return d.with(id, func(c *sandbox.Container) {
 		d.stopped = append(d.stopped, grace)
 		if c.Status == "running" {
-			c.Status = "exited"
-			d.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 143}
+			d.die(c, sandbox.Exit{Code: 143})
 		}
 	})
 }
@@ -96,10 +139,10 @@ func (d *docker) Stop(_ context.Context, id string, grace time.Duration) error {
 func (d *docker) Remove(_ context.Context, id string) error {
 	err := d.with(id, func(c *sandbox.Container) {
 		if c.Status == "running" {
-			d.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 137}
+			d.die(c, sandbox.Exit{Code: 137})
 		}
 		delete(d.containers, id)
-		d.events <- sandbox.Event{Action: "destroy", Container: *c}
+		d.tell(sandbox.Event{Action: "destroy", Container: *c})
 	})
 	if errors.Is(err, sandbox.ErrNotFound) {
 		return nil
@@ -120,17 +163,18 @@ func (d *docker) List(context.Context, sandbox.Kind) (list []sandbox.Container, 
 
 func (d *docker) Find(ctx context.Context, kind sandbox.Kind, name string) (sandbox.Container, error) {
 	list, err := d.List(ctx, kind)
+	if err != nil {
+		return sandbox.Container{}, err
+	}
 	for _, c := range list {
 		if c.Name == name {
 			return c, nil
 		}
 	}
-	return sandbox.Container{}, errors.Join(err, sandbox.ErrNotFound)
+	return sandbox.Container{}, sandbox.ErrNotFound
 }
 
-func (d *docker) Wait(context.Context, string) (sandbox.Exit, error) {
-	return sandbox.Exit{Code: 3, OOMKilled: true}, nil
-}
+func (d *docker) Stats(context.Context, string) (sandbox.Stats, error) { return sandbox.Stats{}, nil }
 
 func (d *docker) Logs(context.Context, string, sandbox.LogOptions) iter.Seq2[sandbox.Line, error] {
 	return nil
@@ -222,7 +266,59 @@ func (s *shelf) Sweep(keep func(string) bool) error {
 	return nil
 }
 
-func (s *shelf) For(context.Context, string) (string, error) { return "", nil }
+// packages are copies of dependencies.
+type packages struct{ shelf }
+
+func (p *packages) For(context.Context, string) (string, string, error) { return p.dir, "e1", nil }
+
+// records are kept in memory, for one replica.
+type records struct {
+	mu      sync.Mutex
+	kept    map[string]Record
+	changed bool
+	failing error
+}
+
+func (r *records) Records(context.Context) ([]Record, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.changed || r.failing != nil {
+		return nil, false, r.failing
+	}
+	r.changed = false
+	return slices.Collect(maps.Values(r.kept)), true, nil
+}
+
+func (r *records) Record(_ context.Context, packID string) (Record, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	found := r.kept[packID]
+	found.PackID = packID
+	return found, r.failing
+}
+
+func (r *records) PutRecord(_ context.Context, record Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failing != nil {
+		return r.failing
+	}
+	r.kept[record.PackID], r.changed = record, true
+	return nil
+}
+
+func (r *records) RemoveRecord(_ context.Context, packID string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failing != nil {
+		return r.failing
+	}
+	delete(r.kept, packID)
+	r.changed = true
+	return nil
+}
+
+func (r *records) fails(err error) { r.mu.Lock(); defer r.mu.Unlock(); r.failing = err }
 
 // SetRunning is approval's answer to a report: the status of an open gate.
 func (a *approval) SetRunning(_ context.Context, id string, running bool) error {
@@ -262,10 +358,36 @@ type rig struct {
 	gates  *approval
 	log    *auditLog
 	shelf  *shelf
+
+	packages *packages
+	records  *records
+	config   Config
+	stop     func() // the watching
+	pack     string // the folder that every pack's code is
+}
+
+func (r *rig) watch(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan error)
+	go func() { watched <- r.Watch(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-watched; err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+}
+
+func (r *rig) describe(t *testing.T, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(r.pack, "ecosystem.json"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // run makes a Manager in a bubble and watches for as long as test runs.
-func run(t *testing.T, test func(t *testing.T, r *rig)) {
+func run(t *testing.T, test func(t *testing.T, r *rig), settings ...func(*Config)) {
 	code, sockets := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(code, "ecosystem.json"), []byte(`{"pack_id":"p","pack_identity":"x","version":"1"}`), 0o644); err != nil {
 		t.Fatal(err)
@@ -276,21 +398,20 @@ func run(t *testing.T, test func(t *testing.T, r *rig)) {
 			t.Fatal(err)
 		}
 	}
-	data := t.TempDir()
+	data, locks, installed := t.TempDir(), t.TempDir(), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{docker: newDocker(), gates: &approval{states: make(map[string]gate.State)}, log: &auditLog{},
-			shelf: &shelf{dir: code, kept: map[string]bool{"d1": true, "d2": true, "d3": true}}}
-		r.Manager = New(Config{Engine: r.docker, Gates: r.gates, Trees: r.shelf, Environments: r.shelf, Reporter: r.gates, Audit: r.log,
-			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, EgressDir: sockets, CapabilityDir: sockets})
-		ctx, cancel := context.WithCancel(t.Context())
-		watched := make(chan error)
-		go func() { watched <- r.Watch(ctx) }()
-		synctest.Wait()
-		test(t, r)
-		cancel()
-		if err := <-watched; err != nil {
-			t.Error(err)
+			shelf: &shelf{dir: code, kept: map[string]bool{"d1": true, "d2": true, "d3": true}}, pack: code,
+			packages: &packages{shelf{dir: installed, kept: map[string]bool{"e1": true, "e2": true}}}, records: &records{kept: make(map[string]Record)}}
+		r.config = Config{Engine: r.docker, Records: r.records, Gates: r.gates, Trees: r.shelf, Environments: r.packages, Reporter: r.gates, Audit: r.log,
+			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, LockDir: locks, EgressDir: sockets, CapabilityDir: sockets}
+		for _, set := range settings {
+			set(&r.config)
 		}
+		r.Manager = New(r.config)
+		r.watch(t)
+		defer func() { r.stop() }()
+		test(t, r)
 	})
 }
 
@@ -420,15 +541,15 @@ func TestDockerThatGoesAway(t *testing.T) {
 func TestExitIsNoticed(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
-		r.docker.with("c1", func(c *sandbox.Container) {
-			c.Status = "exited"
-			r.docker.events <- sandbox.Event{Action: "die", Container: *c, ExitCode: 3}
-		})
+		r.docker.exits("p", sandbox.Exit{Code: 3, OOMKilled: true})
 		r.want(t, "noticed", "p=exited", "container_started p <nil>", "container_stopped p exited")
 		list, err := r.List(t.Context())
-		if err != nil || len(list) != 1 || *list[0].ExitCode != 3 || !list[0].OOMKilled || list[0].FinishedAt == nil {
+		if err != nil || len(list) != 1 || *list[0].ExitCode != 3 || !list[0].OOMKilled || list[0].FinishedAt == nil || list[0].RestartAt != nil ||
+			list[0].Reason != "out of memory" || list[0].RestartPolicy != "no" {
 			t.Errorf("list: %+v, %v", list, err)
 		}
+		time.Sleep(time.Hour)
+		r.want(t, "left alone", "p=exited")
 		// Starting anew makes a new container.
 		if started, err := r.Start(t.Context(), "p"); err != nil || started.ID != "c2" {
 			t.Errorf("started %+v, %v", started, err)
@@ -447,6 +568,11 @@ func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 		defer r.shelf.mu.Unlock()
 		if got := slices.Sorted(maps.Keys(r.shelf.kept)); !slices.Equal(got, []string{"d1", "d2"}) {
 			t.Errorf("kept %v", got)
+		}
+		r.packages.mu.Lock()
+		defer r.packages.mu.Unlock()
+		if got := slices.Sorted(maps.Keys(r.packages.kept)); !slices.Equal(got, []string{"e1"}) {
+			t.Errorf("kept dependencies %v", got)
 		}
 	})
 }

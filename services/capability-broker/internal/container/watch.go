@@ -2,10 +2,10 @@ package container
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -18,83 +18,126 @@ func actor(ctx context.Context) string { return origin.Of(ctx).Actor }
 // returns at once, as gate.View wants it. Gates that close because approval is silent are left to Watch, which gives
 // approval some time to come back.
 func (m *Manager) GateChanged(c gate.Change) {
-	if m.Gates.Fresh() && m.unwanted(c.PackID, c.State, !c.Removed) {
-		go m.enforce(c.PackID)
-	}
-}
-
-// unwanted says whether a pack has a container that should not be running.
-func (m *Manager) unwanted(packID string, state gate.State, known bool) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r := m.known[packID]
-	return r != nil && r.running && !r.stopping && (!known || !state.Open || state.Digest != r.digest)
-}
-
-// enforce stops a pack's container if it still should not be running, at once: whoever closed a gate does not wait
-// for the pack to agree.
-func (m *Manager) enforce(packID string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	defer m.hold(packID)()
-	state, known := m.Gates.Get(packID)
-	if !m.unwanted(packID, state, known) {
+	if !m.Gates.Fresh() {
 		return
 	}
 	m.mu.Lock()
-	id := m.known[packID].id
+	r, known := m.known[c.PackID]
 	m.mu.Unlock()
-	var err error
-	switch {
-	case !m.Gates.Fresh():
-		err = m.end(ctx, packID, id, 0, "gate closed: approval does not answer")
-	case !known: // nobody will ever ask for its log
-		err = m.delete(ctx, packID, id)
-	case !state.Open:
-		err = m.end(ctx, packID, id, 0, "gate closed: the pack is "+state.Status)
-	default:
-		err = m.end(ctx, packID, id, 0, "another version was approved")
-	}
-	if err != nil && !errors.Is(err, sandbox.ErrNotFound) {
-		m.Log.ErrorContext(ctx, "stopping a container failed; trying again", "pack_id", packID, "error", err)
+	if known && r.Running && (c.Removed || !c.State.Open || c.State.Digest != r.Digest) {
+		m.kick(c.PackID)
 	}
 }
 
 // Watch notices what happens to containers and to gates until ctx ends. Containers that run when it begins are kept as
 // long as their gates want them.
 func (m *Manager) Watch(ctx context.Context) error {
+	defer m.working.Wait()
+	defer m.cancel()
 	events := make(chan struct{})
 	go func() { defer close(events); m.Engine.Events(ctx, func(e sandbox.Event) { m.event(ctx, e) }) }()
 	defer func() { <-events }()
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
-	var swept time.Time
-	fresh := time.Now() // a broker that has just started gives approval the same time
+	m.mu.Lock()
+	m.heard = time.Now() // a broker that has just started gives approval the same time
+	m.mu.Unlock()
+	if m.DataMax > 0 {
+		m.working.Go(m.measureAll)
+	}
+	var swept, looked time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if m.Gates.Fresh() {
-			fresh = time.Now()
-			m.report(ctx)
-			if fresh.Sub(swept) >= sweepEvery && m.sweepTrees(ctx) {
-				swept = fresh
-			}
-		} else if time.Since(fresh) < leaseGrace {
-			continue
+		fresh, now := m.Gates.Fresh(), time.Now()
+		if fresh {
+			m.mu.Lock()
+			m.heard = now
+			m.mu.Unlock()
 		}
-		m.mu.Lock()
-		packs := make([]string, 0, len(m.known))
-		for id := range m.known {
-			packs = append(packs, id)
+		gates := m.Gates.All() // before the records: what a replica has told approval, it has recorded before
+		m.refresh(ctx)
+		m.tend(now)
+		if now.Sub(looked) >= lookEvery {
+			looked = now
+			m.look(ctx)
 		}
-		m.mu.Unlock()
-		for _, id := range packs {
-			if state, known := m.Gates.Get(id); m.unwanted(id, state, known) {
-				m.enforce(id)
+		if fresh {
+			m.report(ctx, gates)
+			if now.Sub(swept) >= sweepEvery && m.sweep(ctx) {
+				swept = now
 			}
+		}
+	}
+}
+
+// refresh reads what other replicas have recorded.
+func (m *Manager) refresh(ctx context.Context) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	list, changed, err := m.Records.Records(ctx)
+	if err != nil {
+		m.Log.ErrorContext(ctx, "reading what is known of containers failed", "error", err)
+		return
+	}
+	if !changed {
+		return
+	}
+	known := make(map[string]Record, len(list))
+	for _, r := range list {
+		known[r.PackID] = r
+	}
+	m.mu.Lock()
+	m.known = known
+	m.mu.Unlock()
+}
+
+// tend has those packs looked at whose container should not run, or should again.
+func (m *Manager) tend(now time.Time) {
+	for _, r := range m.all() {
+		due := r.Wanted && !r.RestartAt.IsZero() && !now.Before(r.RestartAt)
+		if r.Running {
+			reason, _ := m.objection(r.PackID, r.Digest)
+			due = due || reason != ""
+		}
+		if due {
+			m.kick(r.PackID)
+		}
+	}
+}
+
+func (m *Manager) all() []Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]Record, 0, len(m.known))
+	for _, r := range m.known {
+		list = append(list, r)
+	}
+	return list
+}
+
+// look has those packs looked at of which the records say something else than the engine: no event told of it.
+func (m *Manager) look(ctx context.Context) {
+	list, err := m.Engine.List(ctx, sandbox.Pack)
+	if err != nil {
+		return // Events tells when the engine is back
+	}
+	running := make(map[string]bool, len(list))
+	for _, c := range list {
+		running[c.PackID] = c.Running()
+	}
+	for _, r := range m.all() {
+		if r.Running != running[r.PackID] {
+			m.kick(r.PackID)
+		}
+		delete(running, r.PackID)
+	}
+	for packID, is := range running {
+		if is {
+			m.kick(packID)
 		}
 	}
 }
@@ -104,20 +147,20 @@ const statusRunning = "running"
 
 // report tells approval of packs whose status says something else about their container than there is. What approval
 // says is compared with what is, so that nothing told twice or lost in between is ever wrong for long.
-func (m *Manager) report(ctx context.Context) {
+func (m *Manager) report(ctx context.Context, gates []gate.State) {
 	m.mu.Lock()
-	if !m.looked { // what runs isn't known yet
-		m.mu.Unlock()
+	looked := m.looked // else what runs isn't known yet
+	m.mu.Unlock()
+	if !looked {
 		return
 	}
-	running := make(map[string]bool, len(m.known))
-	for id, r := range m.known {
-		running[id] = r.running && !r.stopping
+	running := make(map[string]bool)
+	for _, r := range m.all() {
+		running[r.PackID] = r.Running
 	}
-	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	for _, state := range m.Gates.All() {
+	for _, state := range gates {
 		if !state.Open || running[state.PackID] == (state.Status == statusRunning) {
 			continue
 		}
@@ -128,114 +171,84 @@ func (m *Manager) report(ctx context.Context) {
 	}
 }
 
-// sweepTrees removes the copies that no pack is approved with and no container runs. It is false while a container is
-// being made: a fetch may take minutes, and nobody waits behind it for this.
-func (m *Manager) sweepTrees(ctx context.Context) bool {
-	if !m.starting.TryLock() {
+// sweep removes the copies of trees that no pack is approved with and no container runs, those of dependencies that no
+// container has, and records of packs that are gone. It is false while a container is being made, here or by another
+// replica: a fetch may take minutes, and nobody waits behind it for this.
+func (m *Manager) sweep(ctx context.Context) bool {
+	alone := flock.New(m.treesLock())
+	if err := alone.Try(); err != nil {
 		return false
 	}
-	defer m.starting.Unlock()
-	wanted := make(map[string]bool)
+	defer alone.Close()
+	list, err := m.Engine.List(ctx, sandbox.Pack)
+	if err != nil {
+		return false // what is mounted isn't known
+	}
+	trees, packages, there := make(map[string]bool), make(map[string]bool), make(map[string]bool)
+	for _, c := range list {
+		trees[c.Digest], packages[c.Packages], there[c.PackID] = true, true, true
+	}
 	for _, state := range m.Gates.All() {
-		wanted[state.Digest] = true
+		trees[state.Digest] = true
 	}
-	m.mu.Lock()
-	for _, r := range m.known {
-		wanted[r.digest] = true
-	}
-	m.mu.Unlock()
-	if err := m.Trees.Sweep(func(digest string) bool { return wanted[digest] }); err != nil {
+	if err := m.Trees.Sweep(func(digest string) bool { return trees[digest] }); err != nil {
 		m.Log.ErrorContext(ctx, "trees that nobody needs could not be removed", "error", err)
+	}
+	if err := m.Environments.Sweep(func(digest string) bool { return packages[digest] }); err != nil {
+		m.Log.ErrorContext(ctx, "dependencies that nobody needs could not be removed", "error", err)
+	}
+	for _, r := range m.all() {
+		if _, known := m.Gates.Get(r.PackID); !known && !there[r.PackID] && m.Gates.Fresh() {
+			if err := m.forget(ctx, r.PackID); err != nil {
+				m.Log.ErrorContext(ctx, "what is known of a container that is gone could not be removed", "pack_id", r.PackID, "error", err)
+			}
+		}
 	}
 	return true
 }
 
-// event takes over what Docker tells.
+// event takes over what the engine tells.
 func (m *Manager) event(ctx context.Context, e sandbox.Event) {
-	if e.Action == sandbox.Resync {
-		m.resync(ctx)
-		return
-	}
-	c := e.Container
-	if c.Kind != sandbox.Pack {
-		return
-	}
-	switch e.Action {
-	case "start":
+	switch {
+	case e.Action == sandbox.Lost:
 		m.mu.Lock()
-		if r := m.known[c.PackID]; r == nil || r.id != c.ID {
-			m.known[c.PackID] = &record{id: c.ID, digest: c.Digest, running: true, started: time.Now().UTC()}
-		}
+		m.outage.from, m.outage.to = time.Now().Add(-engineGrace), time.Time{}
 		m.mu.Unlock()
-	case "die":
-		m.died(ctx, c, &sandbox.Exit{Code: e.ExitCode})
-	case "destroy":
-		m.forget(c.PackID, c.ID)
+	case e.Action == sandbox.Resync:
+		m.resync(ctx)
+	case e.Container.Kind == sandbox.Pack:
+		m.kick(e.Container.PackID)
 	}
 }
 
-// resync looks which containers there are.
+// resync has every pack looked at that has a container or a record.
 func (m *Manager) resync(ctx context.Context) {
 	list, err := m.Engine.List(ctx, sandbox.Pack)
 	if err != nil {
 		m.Log.ErrorContext(ctx, "listing containers failed", "error", err)
 		return
 	}
-	there := make(map[string]bool, len(list))
-	for _, c := range list {
-		there[c.ID] = true
-		m.mu.Lock()
-		r := m.known[c.PackID]
-		if r == nil || r.id != c.ID {
-			r = &record{id: c.ID, digest: c.Digest, running: c.Running(), started: c.Created}
-			m.known[c.PackID] = r
-			if c.Running() {
-				m.Log.InfoContext(ctx, "found a running container", "pack_id", c.PackID, "container_id", c.ID)
-			}
-		}
-		died := r.running && !c.Running() && c.Status != "created"
-		m.mu.Unlock()
-		if died {
-			m.died(ctx, c, nil)
-		}
-	}
+	m.refresh(ctx)
+	now := time.Now()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.looked = true
-	for id, r := range m.known {
-		// A container younger than the list may be missing in it.
-		if !there[r.id] && time.Since(r.started) > time.Minute {
-			delete(m.known, id)
-		}
+	if m.outage.to.IsZero() {
+		m.outage.to = now
 	}
-}
-
-// died notes the end of a container, and tells of one that nobody asked for.
-func (m *Manager) died(ctx context.Context, c sandbox.Container, exit *sandbox.Exit) {
-	if whole, err := m.Engine.Wait(ctx, c.ID); err == nil {
-		exit = &whole
-	}
-	m.mu.Lock()
-	r := m.known[c.PackID]
-	if r == nil || r.id != c.ID {
-		m.mu.Unlock()
-		return
-	}
-	surprise := r.running && !r.stopping
-	r.running, r.exit = false, exit
-	if r.ended.IsZero() {
-		r.ended = time.Now().UTC()
+	if m.began.IsZero() {
+		m.began = now
 	}
 	m.mu.Unlock()
-	if !surprise {
-		return
+	packs := make(map[string]bool)
+	for _, c := range list {
+		packs[c.PackID] = true
 	}
-	details := map[string]any{"reason": "exited"}
-	if exit != nil {
-		details["exit_code"], details["oom_killed"] = exit.Code, exit.OOMKilled
+	for _, r := range m.all() {
+		packs[r.PackID] = true
 	}
-	if err := m.audit(ctx, "container_stopped", c.PackID, c.ID, details); err != nil {
-		m.Log.ErrorContext(ctx, "the end of a container could not be audited", "pack_id", c.PackID, "error", err)
+	for id := range packs {
+		m.kick(id)
 	}
-	m.Log.InfoContext(ctx, "a container ended by itself", "pack_id", c.PackID, "details", details)
+	m.mu.Lock()
+	m.looked = true
+	m.mu.Unlock()
 }

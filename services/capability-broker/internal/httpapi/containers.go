@@ -36,32 +36,12 @@ func Containers(mux *rpc.Mux, m *container.Manager) {
 	mux.Route("POST /api/containers/{pack_id}/start", rpc.Handle(c.start), "gateway")
 	mux.Route("POST /api/containers/{pack_id}/stop", rpc.Handle(c.stop), "gateway")
 	mux.Route("DELETE /api/containers/{pack_id}", rpc.Handle(c.delete), "gateway")
+	mux.Route("GET /api/containers/{pack_id}/stats", rpc.Handle(c.stats), "gateway")
 	mux.Route("GET /api/containers/{pack_id}/logs", rpc.Raw(c.logs), "gateway")
 }
 
 type packRequest struct {
 	PackID string `path:"pack_id" json:"-"`
-}
-
-type dockerStatus struct {
-	Available  bool    `json:"available"`
-	Required   bool    `json:"required"`
-	Version    string  `json:"version"`
-	APIVersion string  `json:"api_version"`
-	OS         string  `json:"os"`
-	Arch       string  `json:"arch"`
-	Image      string  `json:"image"` // that packs run in
-	Error      *string `json:"error"`
-}
-
-func (c containers) docker(ctx context.Context, _ struct{}) (dockerStatus, error) {
-	s := c.Engine.Status(ctx)
-	answer := dockerStatus{Available: s.Available, Required: true, Version: s.Version, APIVersion: s.APIVersion,
-		OS: s.OS, Arch: s.Arch, Image: c.Image}
-	if s.Error != "" {
-		answer.Error = &s.Error
-	}
-	return answer, nil
 }
 
 func (c containers) list(ctx context.Context, _ struct{}) ([]container.Info, error) {
@@ -74,6 +54,9 @@ type startResponse struct {
 	ID      string `json:"container_id"`
 	Status  string `json:"status"`
 	Digest  string `json:"digest"`
+	ImageID string `json:"image_id"`
+
+	Warnings []string `json:"warnings"`
 }
 
 func (c containers) start(ctx context.Context, req packRequest) (startResponse, error) {
@@ -81,7 +64,7 @@ func (c containers) start(ctx context.Context, req packRequest) (startResponse, 
 	if err != nil {
 		return startResponse{}, err
 	}
-	return startResponse{true, req.PackID, started.ID, "running", started.Digest}, nil
+	return startResponse{true, req.PackID, started.ID, "running", started.Digest, started.ImageID, append([]string{}, started.Warnings...)}, nil
 }
 
 type stopResponse struct {

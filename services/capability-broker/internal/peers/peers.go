@@ -58,16 +58,28 @@ func NewEnvironments(client *pip.Client, dir string) *Environments {
 }
 
 // For implements container.Environments.
-func (e *Environments) For(ctx context.Context, packID string) (string, error) {
+func (e *Environments) For(ctx context.Context, packID string) (path, digest string, err error) {
 	env, err := e.client.Environment(ctx, packID)
 	if fault.Is(err, fault.KindNotFound) {
-		return "", nil
+		return "", "", nil
 	}
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	e.owners.Store(env.Digest, packID)
-	return e.cache.Get(ctx, env.Digest)
+	path, err = e.cache.Get(ctx, env.Digest)
+	return path, env.Digest, err
+}
+
+// Sweep implements container.Environments.
+func (e *Environments) Sweep(keep func(digest string) bool) error {
+	e.owners.Range(func(digest, _ any) bool {
+		if !keep(digest.(string)) {
+			e.owners.Delete(digest)
+		}
+		return true
+	})
+	return e.cache.Sweep(keep)
 }
 
 // Sources implements handler.Sources by what pack-registry reads from disk.

@@ -55,10 +55,32 @@ func (l *Logs) For(packID, slug string) io.Writer {
 
 // RemovePack removes the logs of a pack that is uninstalled.
 func (l *Logs) RemovePack(packID string) error {
+	l.mu.Lock()
+	for path := range l.open {
+		if filepath.Base(filepath.Dir(path)) == packID {
+			delete(l.open, path) // who holds one goes on writing to it
+		}
+	}
+	l.mu.Unlock()
 	if err := os.RemoveAll(filepath.Join(l.dir, packID)); err != nil {
 		return fmt.Errorf("remove handler logs: %w", err)
 	}
 	return nil
+}
+
+// Sweep removes the logs of the packs that keep doesn't want.
+func (l *Logs) Sweep(keep func(packID string) bool) error {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return fmt.Errorf("sweep handler logs: %w", err)
+	}
+	var problems []error
+	for _, e := range entries {
+		if e.IsDir() && !keep(e.Name()) {
+			problems = append(problems, l.RemovePack(e.Name()))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // logFile is opened for each write: handlers that print are few, and a file that was removed comes back.

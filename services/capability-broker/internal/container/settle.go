@@ -1,0 +1,221 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// kicked is a pack that is being looked at, or whose last look failed.
+type kicked struct {
+	working, again bool
+	failed         string // the last error, so that it is logged once
+}
+
+// kick has a pack looked at, soon and once for however many kicks come meanwhile. It returns at once.
+func (m *Manager) kick(packID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := m.kicked[packID]
+	if k == nil {
+		k = &kicked{}
+		m.kicked[packID] = k
+	}
+	k.again = true
+	if k.working || m.base.Err() != nil {
+		return
+	}
+	k.working = true
+	m.working.Go(func() {
+		for {
+			m.mu.Lock()
+			if !k.again || m.base.Err() != nil {
+				k.working = false
+				if k.failed == "" {
+					delete(m.kicked, packID)
+				}
+				m.mu.Unlock()
+				return
+			}
+			k.again = false
+			m.mu.Unlock()
+			ctx, cancel := context.WithTimeout(m.base, settleTimeout)
+			err := m.settle(ctx, packID)
+			cancel()
+			text := ""
+			if err != nil && m.base.Err() == nil {
+				text = err.Error()
+			}
+			m.mu.Lock()
+			news := text != k.failed
+			k.failed = text
+			m.mu.Unlock()
+			if news && text != "" {
+				m.Log.Error("looking after a container failed; trying again", "pack_id", packID, "error", err)
+			}
+		}
+	})
+}
+
+// objection says why a container of that digest must not run, "" where it may. Where approval is silent it may for a while.
+func (m *Manager) objection(packID, digest string) (reason string, passing bool) {
+	state, known := m.Gates.Get(packID)
+	m.mu.Lock()
+	silent := time.Since(m.heard)
+	m.mu.Unlock()
+	switch {
+	case !m.Gates.Fresh():
+		if silent < leaseGrace {
+			return "", false
+		}
+		return "gate closed: approval does not answer", true
+	case !known:
+		return uninstalled, false
+	case !state.Open:
+		return "gate closed: the pack is " + state.Status, false
+	case state.Digest != digest:
+		return "another version was approved", false
+	}
+	return "", false
+}
+
+const uninstalled = "gate closed: the pack is uninstalled"
+
+// settle compares a pack's container with what should be, and does what is to be done.
+func (m *Manager) settle(ctx context.Context, packID string) error {
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := m.Engine.Find(ctx, sandbox.Pack, packID)
+	there := err == nil
+	if err != nil && !errors.Is(err, sandbox.ErrNotFound) {
+		return err
+	}
+	r, recordErr := m.Records.Record(ctx, packID)
+	if there && c.Running() {
+		r.PackID, r.ContainerID, r.Digest = packID, c.ID, c.Digest // also where the record can't be read
+		// At once: whoever closed a gate does not wait for the pack to agree.
+		switch reason, passing := m.objection(packID, c.Digest); {
+		case reason == uninstalled: // nobody will ever ask for its log
+			return errors.Join(recordErr, m.delete(ctx, packID, c.ID))
+		case reason != "":
+			return errors.Join(recordErr, m.end(ctx, r, 0, reason, passing && r.Wanted))
+		}
+	}
+	if recordErr != nil {
+		return recordErr
+	}
+	switch {
+	case there && c.Running():
+		return m.adopt(ctx, r, c)
+	case r.Running:
+		err = m.ended(ctx, &r, c, there)
+	case there && r.Wanted && r.RestartAt.IsZero() && m.inOutage(r.FinishedAt): // its end was told before the engine's was
+		r.RestartAt, r.Reason = time.Now().UTC(), withEngine
+		err = m.put(ctx, r)
+	}
+	if err != nil || !r.Wanted || r.RestartAt.IsZero() || time.Now().Before(r.RestartAt) {
+		return err
+	}
+	return m.restart(ctx, r, c, there)
+}
+
+// adopt takes note of a container that runs and may.
+func (m *Manager) adopt(ctx context.Context, r Record, c sandbox.Container) error {
+	if r.Running && r.Wanted && r.StartedAt.Equal(c.Started) {
+		m.mu.Lock()
+		_, known := m.known[r.PackID]
+		m.mu.Unlock()
+		if known {
+			return nil
+		}
+	}
+	if !r.Running {
+		m.Log.InfoContext(ctx, "found a running container", "pack_id", r.PackID, "container_id", c.ID)
+	}
+	r.Running, r.Wanted, r.RestartAt, r.StartedAt = true, true, time.Time{}, c.Started
+	return m.put(ctx, r)
+}
+
+// withEngine is the reason of an end that was not the pack's own doing.
+const withEngine = "ended with the container engine"
+
+// inOutage says whether that was while the engine was away, or stopping containers in order to go.
+func (m *Manager) inOutage(at time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.outage.from.IsZero() && at.After(m.outage.from) && !at.After(m.outage.to)
+}
+
+// blameless says whether a container ended because its engine or host did. Where nobody was watching, an end by a signal
+// counts as that, since packs end by an exit.
+func (m *Manager) blameless(c sandbox.Container) bool {
+	if m.inOutage(c.Finished) {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.Finished.Before(m.began) && c.Exit.Code >= 128 && !c.Exit.OOMKilled
+}
+
+// ended takes note of a container that ran when it was last looked at and that nobody here has stopped.
+func (m *Manager) ended(ctx context.Context, r *Record, c sandbox.Container, there bool) error {
+	if !there || c.ID != r.ContainerID {
+		err := m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": "removed from outside"})
+		r.Wanted = false
+		return errors.Join(err, m.forget(ctx, r.PackID))
+	}
+	r.Running = false
+	if c.Finished.IsZero() || c.Finished.Before(r.StartedAt.Add(-time.Second)) { // made, or stopped long ago, and its start was cut short
+		r.RestartAt, r.Reason = time.Now().UTC(), "its start was interrupted"
+		return m.put(ctx, *r)
+	}
+	exit := c.Exit
+	r.FinishedAt, r.Exit, r.Reason, r.RestartAt = c.Finished, &exit, "exited", time.Time{}
+	if exit.OOMKilled {
+		r.Reason = "out of memory"
+	}
+	switch {
+	case m.blameless(c):
+		r.Reason, r.RestartAt = withEngine, time.Now().UTC()
+	case r.Wanted && r.again(exit):
+		r.RestartAt = time.Now().UTC().Add(r.pause())
+	}
+	details := map[string]any{"reason": "exited", "exit_code": exit.Code, "oom_killed": exit.OOMKilled}
+	if r.Reason == withEngine {
+		details["reason"] = withEngine
+	}
+	if r.Wanted && !r.RestartAt.IsZero() {
+		details["restart_at"] = r.RestartAt.Format(time.RFC3339Nano)
+	}
+	m.Log.InfoContext(ctx, "a container ended by itself", "pack_id", r.PackID, "details", details)
+	// The entry first: written twice is better than not at all.
+	return errors.Join(m.audit(ctx, "container_stopped", r.PackID, c.ID, details), m.put(ctx, *r))
+}
+
+// restart starts a container again that is due, if its gate still lets it.
+func (m *Manager) restart(ctx context.Context, r Record, c sandbox.Container, there bool) error {
+	if !m.Gates.Fresh() {
+		return nil // the next tick asks again
+	}
+	if reason, _ := m.objection(r.PackID, r.Digest); reason != "" {
+		r.Wanted, r.RestartAt, r.Reason = false, time.Time{}, reason
+		return m.put(ctx, r)
+	}
+	before := &c
+	if !there {
+		before = nil
+	}
+	next := r
+	next.Restarts++
+	if _, err := m.launch(ctx, &next, before); err != nil {
+		r.RestartAt = time.Now().UTC().Add(r.pause())
+		return errors.Join(fmt.Errorf("start %s again: %w", r.PackID, err), m.put(context.WithoutCancel(ctx), r))
+	}
+	return nil
+}

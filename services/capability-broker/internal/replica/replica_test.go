@@ -1,0 +1,74 @@
+package replica
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func join(t *testing.T, dir string) *Replica {
+	t.Helper()
+	r, err := Join(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.lock.Close)
+	return r
+}
+
+func TestWhoIsAlive(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "replicas")
+	a, b, c := join(t, dir), join(t, dir), join(t, dir)
+	for _, other := range []*Replica{a, b, c} {
+		if !a.Alive(other.ID) {
+			t.Errorf("%s is dead to %s", other.ID, a.ID)
+		}
+	}
+	b.lock.Close() // what kill -9 does
+	c.Close()
+	if !a.Alive(a.ID) || a.Alive(b.ID) || a.Alive(c.ID) {
+		t.Error("the dead are alive, or the living dead")
+	}
+	for _, id := range []string{"", "..", "../../etc/passwd", strings.ToUpper(a.ID), a.ID + "\n"} {
+		if a.Alive(id) {
+			t.Errorf("%q is alive", id)
+		}
+	}
+	if dead, err := a.Bury(); err != nil || dead != 1 {
+		t.Errorf("buried %d, %v", dead, err)
+	}
+	if dead, err := a.Bury(); err != nil || dead != 0 || !a.Alive(a.ID) {
+		t.Errorf("buried %d, %v", dead, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+}
+
+func TestNodeIsTheSameForAll(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "capabilities")
+	var wait sync.WaitGroup
+	names := make([]string, 8)
+	for i := range names {
+		wait.Go(func() {
+			var err error
+			if names[i], err = Node(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	for _, name := range names {
+		if name != names[0] || !validID.MatchString(name) {
+			t.Fatalf("names %q", names)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "node"), nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := Node(dir); err == nil {
+		t.Errorf("an empty file is the name %q", name)
+	}
+}

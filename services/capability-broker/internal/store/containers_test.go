@@ -1,0 +1,59 @@
+package store_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+)
+
+func TestContainers(t *testing.T) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		ctx := t.Context()
+		mine, replica, elsewhere := store.NewContainers(open(), "here"), store.NewContainers(open(), "here"), store.NewContainers(open(), "there")
+		if r, err := mine.Record(ctx, "p"); err != nil || !reflect.DeepEqual(r, container.Record{PackID: "p"}) {
+			t.Fatalf("before: %+v, %v", r, err)
+		}
+		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 0 {
+			t.Fatalf("before: %v, %v, %v", list, changed, err)
+		}
+		at := time.Date(2027, 1, 2, 3, 4, 5, 123456789, time.UTC)
+		want := container.Record{PackID: "p", ContainerID: "c", Digest: "sha256:00", Wanted: true, Running: true, Restart: pack.RestartAlways,
+			Limits: pack.Resources{MemoryMB: 512, CPUs: 0.5, PIDs: 64}, Warnings: []string{"memory cut"}, StartedAt: at, FinishedAt: at.Add(time.Hour),
+			Exit: &sandbox.Exit{Code: 137, OOMKilled: true}, Reason: "out of memory", Restarts: 3, Failures: 2, RestartAt: at.Add(2 * time.Hour)}
+		if err := mine.PutRecord(ctx, container.Record{PackID: "p"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := mine.PutRecord(ctx, want); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := replica.Record(ctx, "p"); err != nil || !reflect.DeepEqual(r, want) {
+			t.Errorf("%+v, %v, want %+v", r, err, want)
+		}
+		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 1 || !reflect.DeepEqual(list[0], want) {
+			t.Errorf("%+v, %v, %v", list, changed, err)
+		}
+		if list, _, err := elsewhere.Records(ctx); err != nil || len(list) != 0 {
+			t.Errorf("on another host: %+v, %v", list, err)
+		}
+		if err := elsewhere.RemoveRecord(ctx, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := mine.Record(ctx, "p"); err != nil || !r.Wanted {
+			t.Errorf("another host removed it: %+v, %v", r, err)
+		}
+		if err := mine.RemoveRecord(ctx, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 0 {
+			t.Errorf("after: %v, %v, %v", list, changed, err)
+		}
+	})
+}
