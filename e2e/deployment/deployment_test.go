@@ -37,6 +37,7 @@ type service struct {
 	SecurityOpt []string           `json:"security_opt"`
 	Networks    map[string]any     `json:"networks"`
 	NetworkMode string             `json:"network_mode"`
+	DNS         []string           `json:"dns"`
 	Ports       []any              `json:"ports"`
 	Volumes     []struct {
 		Target   string `json:"target"`
@@ -155,6 +156,20 @@ func TestLeastPrivilege(t *testing.T) {
 			if v.Target == "/rumi" || v.Target == "/rumi/user_data" || strings.HasPrefix(v.Target, "/rumi/user_data/settings") && !v.ReadOnly {
 				t.Errorf("%s sees %s, read-only: %v", name, v.Target, v.ReadOnly)
 			}
+		}
+	}
+}
+
+// Docker's resolver answers for services that run. Only who has a way out asks anybody about other names.
+func TestWhoAsksOutside(t *testing.T) {
+	for name, s := range composed(t) {
+		_, outside := s.Networks["outside"]
+		switch {
+		case s.NetworkMode == "none":
+		case outside && len(s.DNS) > 0:
+			t.Errorf("%s asks %v for names, who knows none", name, s.DNS)
+		case !outside && !slices.Equal(s.DNS, []string{"127.0.0.1"}):
+			t.Errorf("%s asks outside for names", name)
 		}
 	}
 }

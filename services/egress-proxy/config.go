@@ -3,12 +3,17 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // config is what the egress proxy alone knows.
@@ -20,6 +25,7 @@ type config struct {
 	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // of request bodies a UTC day and pack; 0 is off
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
 	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; beside the system's authorities
+	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // asked for packs' names; unset: as the system does
 }
 
 // socketMode is 0660, or 0666 to let everybody in who sees the directory, or 0600.
@@ -68,6 +74,36 @@ func (c *cidrs) UnmarshalText(text []byte) error {
 	opened, err := address.ParseOpened(string(text))
 	c.policy = address.NewPolicy(opened)
 	return err
+}
+
+// dnsServers are host:port.
+type dnsServers []string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *dnsServers) UnmarshalText(text []byte) error {
+	for server := range strings.SplitSeq(string(text), ",") {
+		server = strings.TrimSpace(server)
+		if server == "" {
+			continue
+		}
+		host, port := strings.TrimSuffix(strings.TrimPrefix(server, "["), "]"), "53"
+		_, err := netip.ParseAddr(host)
+		if h, p, split := net.SplitHostPort(server); err != nil && split == nil {
+			host, port = h, p
+			_, err = netip.ParseAddr(host)
+		}
+		if err != nil {
+			var named hostname.Host
+			if named, err = hostname.Parse(host); named.Numeric {
+				err = errors.New("a number is no name")
+			}
+		}
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
+			return fmt.Errorf("DNS server %q is not an address or a name, with :port or without", server)
+		}
+		*d = append(*d, net.JoinHostPort(host, port))
+	}
+	return nil
 }
 
 // addresses is the policy that the configuration makes.

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net"
+	"net/url"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -13,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 	approval "github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
@@ -22,10 +27,18 @@ import (
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
 )
 
-func main() { service.Main(api.Service, builder(egress.SystemResolver{})) }
+func main() {
+	service.Main(api.Service, builder(func(cfg config) (packs, suite egress.Resolver) {
+		suite = dns.System()
+		if len(cfg.DNS) > 0 {
+			return dns.New(cfg.DNS), suite
+		}
+		return suite, suite
+	}))
+}
 
-// builder leaves open who resolves names.
-func builder(resolver egress.Resolver) service.Build[config] {
+// builder leaves open who resolves names for packs, and the suite's own: those no server of the operator's need know.
+func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Build[config] {
 	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
 		authorities, err := cfg.authorities()
 		if err != nil {
@@ -48,7 +61,8 @@ func builder(resolver egress.Resolver) service.Build[config] {
 		rt.OnStop("ledger", notes.Flush)
 		rt.Go("denials", notes.Follow)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
-		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: rt.Directory(), Lookup: resolver.Lookup}
+		resolver, suite := resolvers(cfg)
+		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
 		finder.Look(ctx)
 		rt.Go("own addresses", finder.Follow)
 
@@ -70,6 +84,18 @@ func builder(resolver egress.Resolver) service.Build[config] {
 		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), notes, policy, set.Remove)
 		return nil
 	}
+}
+
+// neighbours are where other services are, and the database.
+func neighbours(rt *service.Runtime) map[string][]string {
+	all := maps.Clone(map[string][]string(rt.Directory()))
+	if u, err := url.Parse(rt.Store().URL); err == nil && u.Host != "" {
+		if all == nil {
+			all = make(map[string][]string)
+		}
+		all["postgres"] = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "5432"))}
+	}
+	return all
 }
 
 // auditMode leaves an entry where sockets are open to everybody who sees their directory.

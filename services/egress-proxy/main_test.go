@@ -403,19 +403,40 @@ func TestConfigurationIsStrict(t *testing.T) {
 	suite.Identity("egress-proxy")
 	for name, value := range map[string]string{
 		"RUMI_EGRESS_SOCKET_MODE": "0777", "RUMI_EGRESS_SOCKET_GID": "staff", "RUMI_EGRESS_RATE_LIMIT": "-1", "RUMI_EGRESS_ALLOW_CIDRS": "10.0.0.1/8",
-		"RUMI_EGRESS_CA_FILE": "/nowhere", "RUMI_EGRESS_DAILY_BYTES": "1GB", "RUMI_EGRESS_RATE": "600",
+		"RUMI_EGRESS_CA_FILE": "/nowhere", "RUMI_EGRESS_DAILY_BYTES": "1GB", "RUMI_EGRESS_DNS": "192.0.2.1:domain", "RUMI_EGRESS_RATE": "600",
 	} {
 		listen := func() net.Listener { l, _ := net.Listen("tcp", "127.0.0.1:0"); return l }
 		environ := []string{
 			"RUMI_USER_DATA=" + suite.UserData(), "RUMI_EGRESS_SOCK_DIR=" + t.TempDir(),
 			"RUMI_IDENTITY_DIR=" + filepath.Join(suite.UserData(), "settings", "identity", "egress-proxy"), name + "=" + value,
 		}
-		rt, err := service.Start(context.Background(), "egress-proxy", builder(noNames{}), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
+		rt, err := service.Start(context.Background(), "egress-proxy", builder(noResolvers), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
 		if err == nil {
 			rt.Stop()
 			t.Errorf("%s=%s was taken", name, value)
 		} else if !strings.Contains(err.Error(), strings.TrimPrefix(name, "RUMI_EGRESS_SOCKET_")) && !strings.Contains(strings.ToLower(err.Error()), "rate limit") && !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: %v", name, value, err)
+		}
+	}
+}
+
+func TestDNSServers(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.0.2.1":                           "192.0.2.1:53",
+		" 192.0.2.1:5353 ,, 2001:db8::1 ,dns": "192.0.2.1:5353 [2001:db8::1]:53 dns:53",
+		"[2001:db8::1]:54,[2001:db8::2]":      "[2001:db8::1]:54 [2001:db8::2]:53",
+		"dns.example.org:54":                  "dns.example.org:54",
+		"":                                    "",
+	} {
+		var got dnsServers
+		if err := got.UnmarshalText([]byte(text)); err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"192.0.2.1:0", "192.0.2.1:65536", "192.0.2.300", "a b", ":53", "udp://192.0.2.1", "1.1.1.1;8.8.8.8", "127.1"} {
+		var got dnsServers
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was taken as %v", text, got)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,14 +22,18 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 )
 
 // noNames resolves nothing: these tests reach loopback addresses only.
 type noNames struct{}
 
-func (noNames) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
-	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+func (noNames) Lookup(_ context.Context, name string) (dns.Answer, error) {
+	return dns.Answer{}, &dns.NotFoundError{Name: name}
 }
+
+func noResolvers(config) (packs, suite egress.Resolver) { return noNames{}, noNames{} }
 
 // rig is an egress proxy that runs for real, with approval's gate stream in the hands of the test.
 type rig struct {
@@ -59,7 +62,7 @@ func newRig(t *testing.T, env map[string]string) *rig {
 }
 
 func (r *rig) start() {
-	r.proxy = servicetest.Start(r.suite, "egress-proxy", builder(noNames{}), r.env)
+	r.proxy = servicetest.Start(r.suite, "egress-proxy", builder(noResolvers), r.env)
 }
 
 var revision int64
@@ -193,7 +196,7 @@ func secondReplica(r *rig, env map[string]string) *rig {
 	for k, v := range env {
 		environ = append(environ, k+"="+v)
 	}
-	rt, err := service.Start(context.Background(), "egress-proxy", builder(noNames{}), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
+	rt, err := service.Start(context.Background(), "egress-proxy", builder(noResolvers), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*u
 	case address.DeniedName(to.host.Name):
 		return nil, blocked("internal_name_blocked", to.host.Name)
 	}
-	found, err := p.names.lookup(a.ctx, to.host.Name, deadline)
+	found, err := p.names.lookup(a.ctx, k.id, to.host.Name, deadline)
 	if err != nil {
 		if a.ctx.Err() != nil {
 			return nil, k.ended()

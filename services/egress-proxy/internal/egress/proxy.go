@@ -147,6 +147,7 @@ func (p *Proxy) Forget(id string) {
 	p.mu.Lock()
 	delete(p.packs, id)
 	p.mu.Unlock()
+	p.names.forget(id)
 }
 
 // Sweep closes connections that have been idle for long, until ctx ends; then all.

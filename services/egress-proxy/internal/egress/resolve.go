@@ -1,125 +1,239 @@
 package egress
 
 import (
+	"container/list"
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 )
 
-// Resolver finds a name's addresses. The name is in hostname's one form.
+// Resolver finds a name's addresses, of both families. The name is in hostname's one form. The error is a
+// *dns.NotFoundError for a name that has none.
 type Resolver interface {
-	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
-}
-
-// SystemResolver asks the servers of /etc/resolv.conf.
-type SystemResolver struct{}
-
-// Lookup implements Resolver. The name is asked for as it is, with no search domain tried.
-func (SystemResolver) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name+".")
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap() // package net gives IPv4 answers in this form
-	}
-	return addrs, err
+	Lookup(ctx context.Context, name string) (dns.Answer, error)
 }
 
 const (
-	lookupTimeout = 10 * time.Second
-	rememberFor   = 5 * time.Second // short, since package net doesn't tell a record's own time to live
-	rememberMax   = 4096            // names
+	lookupTimeout  = 10 * time.Second
+	lookupsPerPack = 16 // at the same time
+
+	// How long an answer is remembered, whatever its records say: no name costs more than a query a second, and none
+	// outlives a change by more than five minutes. Failures count as answers (RFC 9520).
+	rememberMin     = time.Second
+	rememberMax     = 5 * time.Minute
+	rememberNothing = 30 * time.Second // at most, that there is no such name
+
+	namesMax     = 8192 // remembered, of all packs
+	namesPerPack = 512
 )
 
-// answer is what a name resolved to. It is never changed.
+// answer is what a name resolved to, or why it didn't. It is never changed.
 type answer struct {
 	addrs []netip.Addr
 	id    string // of addrs as a set
+	err   error
 	until time.Time
 }
 
-func newAnswer(addrs []netip.Addr) *answer {
-	sorted := slices.Clone(addrs)
-	slices.SortFunc(sorted, netip.Addr.Compare)
-	var id strings.Builder
-	for _, a := range slices.Compact(sorted) {
-		b := a.As16()
-		id.Write(b[:])
-	}
-	return &answer{addrs: addrs, id: id.String()}
-}
-
-// names asks a Resolver, once for all who ask for a name at the same time, and remembers what it says for a moment.
-// What was remembered is judged again by who asks.
+// names asks a Resolver, once for all who ask for a name at the same time, and remembers what it says for as long as that
+// holds. What was remembered is judged again by who asks. A pack that asks for very many names displaces its own only: each
+// name counts for the pack that asked first.
 type names struct {
 	resolver Resolver
-	asking   singleflight.Group
 
-	mu    sync.Mutex
-	known map[string]*answer
+	mu      sync.Mutex
+	known   map[string]*list.Element // of *remembered
+	flights map[string]*flight
+	shares  map[string]*share // by pack
 }
 
-func newNames(r Resolver) *names { return &names{resolver: r, known: make(map[string]*answer)} }
+// share is what one pack has remembered, and may ask for.
+type share struct {
+	pack   string
+	recent list.List     // of *remembered, the one asked for last in front
+	slots  chan struct{} // one for each lookup under way
+}
 
-var localhost = newAnswer([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})})
+type remembered struct {
+	name  string
+	share *share
+	answer
+}
 
-func (n *names) lookup(ctx context.Context, name string, deadline time.Time) (*answer, error) {
+// flight is a lookup under way.
+type flight struct {
+	done   chan struct{}
+	answer *answer // when done
+}
+
+func newNames(r Resolver) *names {
+	return &names{resolver: r, known: map[string]*list.Element{}, flights: map[string]*flight{}, shares: map[string]*share{}}
+}
+
+var localhost = &answer{addrs: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, id: "localhost"}
+
+// lookup finds a name's addresses for a pack.
+func (n *names) lookup(ctx context.Context, pack, name string, deadline time.Time) (*answer, error) {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return localhost, nil // RFC 6761, section 6.3
 	}
-	now := time.Now()
 	n.mu.Lock()
-	known := n.known[name]
-	n.mu.Unlock()
-	if known != nil && now.Before(known.until) {
-		return known, nil
+	if known := n.recall(name, time.Now()); known != nil {
+		n.mu.Unlock()
+		return known, known.err
 	}
-	asked := n.asking.DoChan(name, func() (any, error) {
-		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTimeout) // others may wait for it, too
-		defer cancel()
-		addrs, err := n.resolver.Lookup(patient, name)
-		if err != nil {
-			return nil, err
+	f, s := n.flights[name], n.shareOf(pack)
+	if f == nil {
+		select {
+		case s.slots <- struct{}{}:
+			f = n.start(s, name)
+		default:
 		}
-		if len(addrs) == 0 {
-			return nil, errors.New("look up: no address")
-		}
-		found := newAnswer(addrs)
-		found.until = time.Now().Add(rememberFor)
-		n.remember(name, found)
-		return found, nil
-	})
+	}
+	n.mu.Unlock()
+
 	bound, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	select {
-	case result := <-asked:
-		if result.Err != nil {
-			return nil, result.Err
+	if f == nil {
+		select {
+		case s.slots <- struct{}{}:
+		case <-bound.Done():
+			return nil, bound.Err()
 		}
-		return result.Val.(*answer), nil
+		n.mu.Lock()
+		known := n.recall(name, time.Now())
+		if f = n.flights[name]; known != nil || f != nil {
+			<-s.slots // somebody else has asked meanwhile
+		} else {
+			f = n.start(s, name)
+		}
+		n.mu.Unlock()
+		if known != nil {
+			return known, known.err
+		}
+	}
+	select {
+	case <-f.done:
+		return f.answer, f.answer.err
 	case <-bound.Done():
 		return nil, bound.Err()
 	}
 }
 
-func (n *names) remember(name string, found *answer) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.known) >= rememberMax {
-		now := time.Now()
-		for name, a := range n.known {
-			if !now.Before(a.until) {
-				delete(n.known, name)
+// recall gives what is remembered of a name.
+func (n *names) recall(name string, now time.Time) *answer {
+	e := n.known[name]
+	if e == nil {
+		return nil
+	}
+	r := e.Value.(*remembered)
+	if !now.Before(r.until) {
+		n.drop(e)
+		return nil
+	}
+	r.share.recent.MoveToFront(e)
+	return &r.answer
+}
+
+func (n *names) shareOf(pack string) *share {
+	s := n.shares[pack]
+	if s == nil {
+		s = &share{pack: pack, slots: make(chan struct{}, lookupsPerPack)}
+		n.shares[pack] = s
+	}
+	return s
+}
+
+// start looks a name up with one of s's slots. It goes on when who asked has gone: others may wait for it, too.
+func (n *names) start(s *share, name string) *flight {
+	f := &flight{done: make(chan struct{})}
+	n.flights[name] = f
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+		defer cancel()
+		found, err := n.resolver.Lookup(ctx, name)
+		if err == nil && len(found.Addrs) == 0 {
+			err = errors.New("look up: no address")
+		}
+		f.answer = &answer{addrs: found.Addrs, id: setID(found.Addrs), err: err, until: time.Now().Add(remember(found, err))}
+		n.mu.Lock()
+		delete(n.flights, name)
+		n.keep(&remembered{name, s, *f.answer})
+		n.mu.Unlock()
+		<-s.slots
+		close(f.done)
+	}()
+	return f
+}
+
+// remember is how long an answer is kept.
+func remember(found dns.Answer, err error) time.Duration {
+	var nothing *dns.NotFoundError
+	switch {
+	case errors.As(err, &nothing):
+		return min(max(nothing.TTL, rememberMin), rememberNothing)
+	case err != nil:
+		return rememberMin
+	}
+	return min(max(found.TTL, rememberMin), rememberMax)
+}
+
+// keep remembers, and forgets what there is no room for any more: first what the same pack asked for, and last what those
+// did who asked for most.
+func (n *names) keep(r *remembered) {
+	if n.shares[r.share.pack] != r.share {
+		return // the pack is gone
+	}
+	if e := n.known[r.name]; e != nil {
+		n.drop(e)
+	}
+	if r.share.recent.Len() >= namesPerPack {
+		n.drop(r.share.recent.Back())
+	} else if len(n.known) >= namesMax {
+		var most *share
+		for _, s := range n.shares {
+			if most == nil || s.recent.Len() > most.recent.Len() {
+				most = s
 			}
 		}
-		if len(n.known) >= rememberMax {
-			clear(n.known)
-		}
+		n.drop(most.recent.Back())
 	}
-	n.known[name] = found
+	n.known[r.name] = r.share.recent.PushFront(r)
+}
+
+func (n *names) drop(e *list.Element) {
+	r := e.Value.(*remembered)
+	r.share.recent.Remove(e)
+	delete(n.known, r.name)
+}
+
+// forget drops all that a pack asked for.
+func (n *names) forget(pack string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shares[pack]
+	if s == nil {
+		return
+	}
+	for s.recent.Len() > 0 {
+		n.drop(s.recent.Back())
+	}
+	delete(n.shares, pack)
+}
+
+// setID names addresses as a set, in whatever order.
+func setID(addrs []netip.Addr) string {
+	sorted := slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
+	var id strings.Builder
+	for _, a := range slices.Compact(sorted) {
+		b := a.As16()
+		id.Write(b[:])
+	}
+	return id.String()
 }

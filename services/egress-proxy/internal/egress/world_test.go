@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
@@ -85,7 +87,7 @@ func (w *world) Check(id string, host hostname.Host, shown string, _ uint16) gra
 	return grant.Decision{Reason: "Domain '" + shown + "' not in allowed list"}
 }
 
-func (w *world) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
+func (w *world) Lookup(_ context.Context, name string) (dns.Answer, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.resolved = append(w.resolved, name)
@@ -94,9 +96,9 @@ func (w *world) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
 		addrs = append(addrs, netip.MustParseAddr(text))
 	}
 	if addrs == nil {
-		return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+		return dns.Answer{}, &dns.NotFoundError{Name: name}
 	}
-	return addrs, nil
+	return dns.Answer{Addrs: addrs, TTL: time.Minute}, nil
 }
 
 func (w *world) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {

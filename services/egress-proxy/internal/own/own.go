@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 )
 
 const (
@@ -21,9 +22,9 @@ const (
 // Finder finds where the suite is.
 type Finder struct {
 	Policy    *address.Policy
-	Listening []netip.AddrPort    // of this process
-	Directory map[string][]string // host:port of other services, by name; those it lacks are looked up by name
-	Lookup    func(ctx context.Context, name string) ([]netip.Addr, error)
+	Listening []netip.AddrPort                                           // of this process
+	Directory map[string][]string                                        // host:port of other services, by name; those it lacks are looked up by name
+	Lookup    func(ctx context.Context, name string) (dns.Answer, error) // as services find each other
 
 	last map[string][]netip.Addr // what each name last resolved to: a name that fails to resolve is not open for that
 }
@@ -62,6 +63,13 @@ func (f *Finder) Look(ctx context.Context) {
 		}
 	}
 	f.resolve(ctx, names)
+	var replicas []string
+	for _, name := range names {
+		if len(f.last[name]) > 0 { // in a swarm a service's name has one address, and each replica its own besides
+			replicas = append(replicas, "tasks."+name)
+		}
+	}
+	f.resolve(ctx, replicas)
 	for _, addrs := range f.last {
 		for _, a := range addrs {
 			if !a.IsLoopback() { // a name of this machine, whose listeners are known one by one
@@ -82,11 +90,8 @@ func (f *Finder) resolve(ctx context.Context, names []string) {
 	results := make(chan found, len(names))
 	for _, name := range names {
 		go func() {
-			addrs, err := f.Lookup(ctx, name)
-			if err != nil {
-				addrs = nil
-			}
-			results <- found{name, addrs}
+			answer, _ := f.Lookup(ctx, name) // empty where that fails
+			results <- found{name, answer.Addrs}
 		}()
 	}
 	next := maps.Clone(f.last)

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 )
 
 func TestTheSuiteStaysClosedWhereverItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		names := map[string]string{"gateway": "172.18.0.2", "consul": "172.18.0.3", "approval.internal": "172.18.0.4", "prometheus": "127.0.0.1"}
+		names := map[string]string{"gateway": "172.18.0.2", "consul": "172.18.0.3", "approval.internal": "172.18.0.4", "prometheus": "127.0.0.1", "tasks.gateway": "172.18.0.22"}
 		set := func(name, addr string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -25,13 +26,13 @@ func TestTheSuiteStaysClosedWhereverItIs(t *testing.T) {
 		f := &Finder{
 			Policy: policy, Listening: []netip.AddrPort{netip.MustParseAddrPort("[::]:8080")},
 			Directory: map[string][]string{"approval": {"approval.internal:8080"}, "secrets": {"127.0.0.1:7007"}},
-			Lookup: func(_ context.Context, name string) ([]netip.Addr, error) {
+			Lookup: func(_ context.Context, name string) (dns.Answer, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				if a, ok := names[name]; ok && a != "" {
-					return []netip.Addr{netip.MustParseAddr(a)}, nil
+					return dns.Answer{Addrs: []netip.Addr{netip.MustParseAddr(a)}}, nil
 				}
-				return nil, errors.New("no such host")
+				return dns.Answer{}, errors.New("no such host")
 			},
 		}
 		closed := func(want bool, addrs ...string) {
@@ -46,7 +47,7 @@ func TestTheSuiteStaysClosedWhereverItIs(t *testing.T) {
 		f.Look(ctx)
 		done := make(chan error)
 		go func() { done <- f.Follow(ctx) }()
-		closed(true, "172.18.0.2:8765", "172.18.0.3:8500", "172.18.0.4:9090", "127.0.0.1:7007", "127.0.0.1:8080", "127.0.0.9:8080")
+		closed(true, "172.18.0.2:8765", "172.18.0.22:8765", "172.18.0.3:8500", "172.18.0.4:9090", "127.0.0.1:7007", "127.0.0.1:8080", "127.0.0.9:8080")
 		closed(false, "172.18.0.5:443", "127.0.0.1:7008", "127.0.0.1:9090")
 
 		set("gateway", "172.18.0.5") // moved
@@ -64,9 +65,9 @@ func TestTheSuiteStaysClosedWhereverItIs(t *testing.T) {
 
 // Where nothing is opened there is nothing to find, and nobody to ask.
 func TestNothingOpened(t *testing.T) {
-	f := &Finder{Policy: address.NewPolicy(nil), Lookup: func(context.Context, string) ([]netip.Addr, error) {
+	f := &Finder{Policy: address.NewPolicy(nil), Lookup: func(context.Context, string) (dns.Answer, error) {
 		t.Error("somebody was asked")
-		return nil, nil
+		return dns.Answer{}, nil
 	}}
 	f.Look(t.Context())
 	if err := f.Follow(t.Context()); err != nil {

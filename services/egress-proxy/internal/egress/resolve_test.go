@@ -1,0 +1,223 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
+)
+
+// slow is a Resolver that takes a second and counts.
+type slow struct {
+	answer func(name string) (dns.Answer, error)
+
+	mu     sync.Mutex
+	asked  map[string]int
+	at     int // once
+	atMost int
+}
+
+func newSlow(answer func(string) (dns.Answer, error)) *slow {
+	return &slow{answer: answer, asked: map[string]int{}}
+}
+
+func (s *slow) Lookup(ctx context.Context, name string) (dns.Answer, error) {
+	s.mu.Lock()
+	s.asked[name]++
+	s.at++
+	s.atMost = max(s.atMost, s.at)
+	s.mu.Unlock()
+	defer func() { s.mu.Lock(); s.at--; s.mu.Unlock() }()
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return dns.Answer{}, ctx.Err()
+	}
+	return s.answer(name)
+}
+
+func (s *slow) times(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[name]
+}
+
+func someAddress(string) (dns.Answer, error) {
+	return dns.Answer{Addrs: []netip.Addr{netip.MustParseAddr("93.184.216.34")}, TTL: time.Minute}, nil
+}
+
+func lookUp(t *testing.T, n *names, pack, name string) error {
+	_, err := n.lookup(t.Context(), pack, name, time.Now().Add(time.Hour))
+	return err
+}
+
+func TestAnswersAreRememberedForAsLongAsTheyHold(t *testing.T) {
+	for about, c := range map[string]struct {
+		answer dns.Answer
+		err    error
+		holds  time.Duration
+	}{
+		"as it says":          {dns.Answer{TTL: time.Minute}, nil, time.Minute},
+		"not at all":          {dns.Answer{TTL: 0}, nil, rememberMin},
+		"for days":            {dns.Answer{TTL: 100 * time.Hour}, nil, rememberMax},
+		"nothing":             {dns.Answer{}, &dns.NotFoundError{TTL: 7 * time.Second}, 7 * time.Second},
+		"nothing, for days":   {dns.Answer{}, &dns.NotFoundError{TTL: 100 * time.Hour}, rememberNothing},
+		"nothing, not at all": {dns.Answer{}, &dns.NotFoundError{}, rememberMin},
+		"a failure":           {dns.Answer{}, errors.New("server failure"), rememberMin},
+	} {
+		t.Run(about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSlow(func(string) (dns.Answer, error) {
+					a := c.answer
+					a.Addrs = []netip.Addr{netip.MustParseAddr("93.184.216.34")}
+					return a, c.err
+				})
+				n := newNames(s)
+				for _, pack := range []string{"p", "q", "p"} {
+					if err := lookUp(t, n, pack, "x.example"); err != c.err {
+						t.Error(err)
+					}
+				}
+				time.Sleep(c.holds - time.Nanosecond)
+				lookUp(t, n, "p", "x.example")
+				if got := s.times("x.example"); got != 1 {
+					t.Errorf("asked %d times", got)
+				}
+				time.Sleep(time.Nanosecond)
+				lookUp(t, n, "p", "x.example")
+				if got := s.times("x.example"); got != 2 {
+					t.Errorf("asked %d times when it no longer held", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAskedOnceForAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlow(someAddress)
+		n := newNames(s)
+		hurried, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := n.lookup(hurried, "p", "x.example", time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
+				t.Errorf("one who left: %v", err)
+			}
+		})
+		synctest.Wait()
+		cancel() // the others get their answer all the same
+		for i := range 100 {
+			all.Go(func() {
+				if err := lookUp(t, n, fmt.Sprint("pack", i), "x.example"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Go(func() {
+			if _, err := n.lookup(t.Context(), "p", "x.example", time.Now().Add(time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("one in a hurry: %v", err)
+			}
+		})
+		all.Wait()
+		if got := s.times("x.example"); got != 1 {
+			t.Errorf("asked %d times", got)
+		}
+	})
+}
+
+// A pack that asks for very many names neither displaces what others asked for nor makes them wait.
+func TestShares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlow(someAddress)
+		n := newNames(s)
+		lookUp(t, n, "modest", "mine.example")
+		var all sync.WaitGroup
+		for i := range 3 * namesPerPack {
+			all.Go(func() { lookUp(t, n, "greedy", fmt.Sprint(i, ".example")) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		lookUp(t, n, "modest", "other.example")
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("waited %v", took)
+		}
+		gaveUp, _ := n.lookup(t.Context(), "greedy", "late.example", time.Now().Add(time.Millisecond))
+		if gaveUp != nil {
+			t.Error("a lookup too many was not made to wait")
+		}
+		lookUp(t, n, "modest", "0.example") // asked for by the other pack: no need to wait for that pack's turn
+		all.Wait()
+		if s.atMost > lookupsPerPack+1 {
+			t.Errorf("%d lookups at once", s.atMost)
+		}
+		if got := len(n.known); got > namesPerPack+2 {
+			t.Errorf("%d names are remembered", got)
+		}
+		s.mu.Lock()
+		clear(s.asked)
+		s.mu.Unlock()
+		// The greedy pack's lookups took longer than an answer holds; ask for a fresh one, then flood again within its time.
+		lookUp(t, n, "modest", "mine.example")
+		for i := range namesMax / namesPerPack * 2 {
+			for j := range namesPerPack {
+				n.mu.Lock()
+				share := n.shareOf(fmt.Sprint("pack", i))
+				n.keep(&remembered{fmt.Sprint(i, ".", j, ".example"), share, answer{until: time.Now().Add(time.Hour)}})
+				n.mu.Unlock()
+			}
+		}
+		if got := len(n.known); got > namesMax {
+			t.Errorf("%d names are remembered", got)
+		}
+		before := s.times("mine.example")
+		if lookUp(t, n, "modest", "mine.example"); s.times("mine.example") != before {
+			t.Error("a name was displaced by those of others")
+		}
+		for pack := range n.shares {
+			n.forget(pack)
+		}
+		if len(n.known) != 0 || len(n.shares) != 0 {
+			t.Errorf("%d names of %d packs are left", len(n.known), len(n.shares))
+		}
+	})
+}
+
+// A pack that goes while its name is looked up leaves nothing behind.
+func TestForgottenInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNames(newSlow(someAddress))
+		go lookUp(t, n, "p", "x.example")
+		synctest.Wait()
+		n.forget("p")
+		time.Sleep(2 * time.Second)
+		if len(n.known)+len(n.shares)+len(n.flights) != 0 {
+			t.Errorf("left: %v %v %v", n.known, n.shares, n.flights)
+		}
+	})
+}
+
+// What is remembered is judged anew each time it is used.
+func TestRememberedAnswersAreJudged(t *testing.T) {
+	w := newWorld(t)
+	opened := address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")})
+	w.proxy.cfg.Addresses = opened
+	w.at("x.example", "172.18.0.2", "80", script(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" }))
+	if r := w.ask("GET", "http://x.example/"); !r.Success {
+		t.Fatal(r.errorText())
+	}
+	opened.SetOwn(address.Own{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}) // a service of ours moved there
+	w.contacts()
+	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" {
+		t.Errorf("%s %s", r.errorType(), r.errorText())
+	}
+	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
+		t.Errorf("looked up %v, dialled %v", resolved, dialled)
+	}
+}
