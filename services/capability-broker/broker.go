@@ -171,12 +171,6 @@ func (b *broker) decisions(ctx context.Context) (err error) {
 	b.builtins = builtin.NewTable(
 		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))}, b.cfg.SecretRate, b.rt.Log),
 	)
-	if b.grants, err = grant.Open(ctx, grant.Config{
-		Store: b.rows, Packs: peers.Packs{Gates: b.gates}, Permissions: b.builtins, Audit: b.rt.Audit, Log: b.rt.Log,
-	}); err != nil {
-		return err
-	}
-	b.rt.Go("grants", b.grants.Follow)
 	notifier := handler.NewNotifier()
 	b.handlers, err = handler.New(ctx, handler.Config{
 		DB: b.db, Store: b.rows, Folders: b.folders, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log,
@@ -190,6 +184,13 @@ func (b *broker) decisions(ctx context.Context) (err error) {
 		return err
 	}
 	b.rt.Go("trust", func(ctx context.Context) error { return b.handlers.Registry.Follow(ctx, b.rt.Log) })
+	if b.grants, err = grant.Open(ctx, grant.Config{
+		Store: b.rows, Packs: peers.Packs{Gates: b.gates}, Permissions: b.builtins, Audit: b.rt.Audit, Log: b.rt.Log,
+		Checks: []func(context.Context, *grant.Grant) error{b.handlers.Registry.CheckGrant},
+	}); err != nil {
+		return err
+	}
+	b.rt.Go("grants", b.grants.Follow)
 	b.rt.Go("notifier", func(ctx context.Context) error {
 		return notifier.Run(ctx, approval.NewClient(b.rt.Peer(approval.Service)).RefreshPending, b.rt.Log)
 	})

@@ -59,7 +59,8 @@ type refusal struct {
 	text   string // what the pack reads, where texts has nothing
 	reason string // for the audit log; the pack never sees it
 
-	output jsontext.Value // a call that succeeded, with an output that says no
+	output  jsontext.Value // a call that succeeded, with an output that says no
+	changed bool           // it was judged by what is no longer so, and has not started
 }
 
 func (r *refusal) message() string {

@@ -31,6 +31,8 @@ type Gates interface {
 // Grants finds what a principal and its parents are granted.
 type Grants interface {
 	Chain(principal, permission string) grant.Chain
+	// Use counts a call that is about to start. grant.ErrChanged says that it must be judged again.
+	Use(ctx context.Context, c grant.Chain) (grant.Reason, error)
 }
 
 // Handlers finds the trusted handlers of a permission.
@@ -65,6 +67,7 @@ type Config struct {
 type Service struct {
 	Config
 	ownRates *window // of the broker's own permissions
+	rates    *window // of grants
 	calls    *prometheus.CounterVec
 	duration prometheus.Histogram
 }
@@ -74,6 +77,7 @@ func New(cfg Config) *Service {
 	s := &Service{
 		Config:   cfg,
 		ownRates: newWindow(),
+		rates:    newWindow(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
 			Help: "Calls over capability sockets, by result: ok or the error type.",
@@ -189,12 +193,37 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 // act carries out what was judged.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
 
-func (k socket) carryOut(ctx context.Context, req request, rec *record) (jsontext.Value, *refusal) {
-	do, refused := k.judge(req, rec)
-	if refused != nil {
-		return nil, refused
+// rejudge is how often a call is judged whose grant changes between its judging and its start.
+const rejudge = 3
+
+func (k socket) carryOut(ctx context.Context, req request, rec *record) (output jsontext.Value, refused *refusal) {
+	for range rejudge {
+		var do act
+		if do, refused = k.judge(req, rec); refused != nil {
+			return nil, refused
+		}
+		if output, refused = do(ctx); refused == nil || !refused.changed {
+			break
+		}
 	}
-	return do(ctx)
+	return output, refused
+}
+
+// begin counts the start of a call.
+func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
+	reason, err := k.Grants.Use(ctx, p.Chain)
+	switch {
+	case errors.Is(err, grant.ErrChanged):
+		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &refusal{kind: timedOut, reason: "The use could not be counted in time"}
+	case err != nil:
+		k.Log.ErrorContext(ctx, "a use could not be counted", "error", err)
+		return &refusal{kind: executionError, reason: "The use could not be counted"}
+	case reason != grant.Allowed:
+		return &refusal{kind: grantDenied, reason: string(reason)}
+	}
+	return nil
 }
 
 // judge decides about a call from memory, in the order gate → grant → rate → arguments, and says how it is to be carried
@@ -208,10 +237,26 @@ func (k socket) judge(req request, rec *record) (act, *refusal) {
 		return nil, refused
 	case !within:
 		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded"}
-	case own != nil:
+	case !k.rates.take(now, quotas(p.Chain)...):
+		return nil, &refusal{kind: rateLimited, reason: "Rate of the grant exceeded"}
+	}
+	if reason := p.Chain.CheckArgs(req.args); reason != grant.Allowed {
+		return nil, &refusal{kind: grantDenied, reason: string(reason)}
+	}
+	if own != nil {
 		return k.judgeOwn(own, p, req, rec)
 	}
 	return k.judgeHandler(p, req, rec)
+}
+
+// quotas are the rates that a chain's grants allow: a child's calls count in its parents', too.
+func quotas(c grant.Chain) (list []quota) {
+	for _, g := range c {
+		if g.Terms.RateLimit != nil {
+			list = append(list, quota{g.PrincipalID, g.PermissionID, *g.Terms.RateLimit})
+		}
+	}
+	return list
 }
 
 // permitted judges gate and grant.
@@ -239,6 +284,9 @@ func (k socket) judgeOwn(own *builtin.Permission, p grant.Permit, req request, r
 		return nil, refusedBy(no)
 	}
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
+		if refused := k.begin(ctx, p); refused != nil {
+			return nil, refused
+		}
 		output, no := do(ctx)
 		return output, refusedBy(no)
 	}, nil
@@ -250,6 +298,9 @@ func refusedBy(no *builtin.Refusal) *refusal {
 	}
 	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, output: no.Output}
 }
+
+// errUnstarted has a worker that is ready for a call left alone.
+var errUnstarted = errors.New("the call may not start")
 
 // judgeHandler judges a call that a trusted handler is to do.
 func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *refusal) {
@@ -265,11 +316,24 @@ func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *re
 	if state, known := k.Gates.Get(t.PackID); !known || !state.Open {
 		return nil, &refusal{kind: trustDenied, reason: "The handler's pack may not run"}
 	}
+	if problem := t.CheckConfig(p.Chain[0].Config); problem != "" {
+		return nil, &refusal{kind: grantDenied, reason: problem}
+	}
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
+		var unstarted *refusal
 		output, err := k.Runner.Run(ctx, worker.Job{
 			Trust: t, Principal: k.principal, RequestID: req.id, Config: p.Chain[0].Config, Args: req.args,
 			Limits: p.Limits, Mounts: p.Mounts,
+			Begin: func(ctx context.Context) error {
+				if unstarted = k.begin(ctx, p); unstarted != nil {
+					return errUnstarted
+				}
+				return nil
+			},
 		})
+		if errors.Is(err, errUnstarted) {
+			return nil, unstarted
+		}
 		return output, k.outcome(ctx, t, err)
 	}, nil
 }

@@ -1,11 +1,13 @@
 package grant
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
 // followEvery is how often a replica looks for what others granted or revoked; a revoke must reach every replica
@@ -30,6 +33,9 @@ type Store interface {
 	// Change hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
 	// error, or a nil grant, leaves the store as it was.
 	Change(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
+	// Use counts one use of each of the grants, or of none where one of them has none left; that one's reason is answered.
+	// Uses of several callers, on several replicas, count one after the other.
+	Use(ctx context.Context, grants []*Grant) (Reason, error)
 	// Remove deletes every grant of the principal, after commit has been told how many and returned no error.
 	Remove(ctx context.Context, principal string, commit func(n int) error) error
 }
@@ -51,6 +57,19 @@ type snapshot struct {
 	grants   map[string]map[string]*Grant // principal → permission
 }
 
+// compile compiles the argument schema of a grant, unless it is what the snapshot has compiled for it already.
+func (s *snapshot) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error) {
+	if s == nil {
+		return schema.Compile
+	}
+	return func(raw jsontext.Value) (*schema.Schema, error) {
+		if old := s.grants[g.PrincipalID][g.PermissionID]; old != nil && old.args != nil && bytes.Equal(old.Terms.ArgsSchema, raw) {
+			return old.args, nil
+		}
+		return schema.Compile(raw)
+	}
+}
+
 // Config is what a Book needs.
 type Config struct {
 	Store       Store
@@ -67,13 +86,14 @@ type Config struct {
 // Book holds every grant. It is safe for concurrent use.
 type Book struct {
 	Config
-	now atomic.Pointer[snapshot]
-	mu  sync.Mutex // one reload at a time, so that an older one never replaces a newer one
+	now   atomic.Pointer[snapshot]
+	mu    sync.Mutex    // one reload at a time, so that an older one never replaces a newer one
+	using chan struct{} // one use at a time: the database would have them try again
 }
 
 // Open reads every grant.
 func Open(ctx context.Context, cfg Config) (*Book, error) {
-	b := &Book{Config: cfg}
+	b := &Book{Config: cfg, using: make(chan struct{}, 1)}
 	if err := b.reload(ctx); err != nil {
 		return nil, err
 	}
@@ -88,9 +108,10 @@ func (b *Book) reload(ctx context.Context) error {
 		return fmt.Errorf("read grants: %w", err)
 	}
 	next := &snapshot{revision: revision, grants: make(map[string]map[string]*Grant)}
+	before := b.now.Load()
 	for i := range list {
 		g := &list[i]
-		if err := g.prepare(b.Permissions); err != nil {
+		if err := g.prepare(b.Permissions, before.compile(g)); err != nil {
 			// Written by another version. It allows nothing; the others are as good as ever.
 			b.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
 			g.broken = Unread
@@ -130,21 +151,27 @@ func (b *Book) Follow(ctx context.Context) error {
 	}
 }
 
-// List gives the grants by principal, all of them or one principal's.
-func (b *Book) List(principal string) map[string][]*Grant {
-	all := b.now.Load().grants
-	out := make(map[string][]*Grant)
-	for id, held := range all {
-		if principal == "" || id == principal {
-			out[id] = slices.SortedFunc(maps.Values(held), func(a, c *Grant) int {
-				if a.PermissionID < c.PermissionID {
-					return -1
-				}
-				return 1
-			})
-		}
+// List gives the grants by principal, all of them or one principal's, with the uses there have been so far.
+func (b *Book) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
+	list, _, err := b.Store.Grants(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list grants: %w", err)
 	}
-	return out
+	now, out := b.now.Load(), make(map[string][]*Grant)
+	for i := range list {
+		g := &list[i]
+		if principal != "" && g.PrincipalID != principal {
+			continue
+		}
+		if err := g.prepare(b.Permissions, now.compile(g)); err != nil {
+			g.broken = Unread
+		}
+		out[g.PrincipalID] = append(out[g.PrincipalID], g)
+	}
+	for _, held := range out {
+		slices.SortFunc(held, func(a, c *Grant) int { return strings.Compare(a.PermissionID, c.PermissionID) })
+	}
+	return out, nil
 }
 
 // Request is what an operator asks for.
@@ -182,7 +209,7 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor,
 		Config: r.Config, Terms: r.Terms,
 	}
-	if err := next.prepare(b.Permissions); err != nil {
+	if err := next.prepare(b.Permissions, schema.Compile); err != nil {
 		return Grant{}, err
 	}
 	if r.ExpiresAt != "" {

@@ -44,9 +44,9 @@ func (c Chain) Judge(now time.Time) (Permit, Reason) {
 	}
 	p := Permit{Chain: c, Handler: c[0].Terms.Handler, Mounts: c[0].Terms.Mounts}
 	p.Limits = p.Limits.narrow(c[0].Terms.Limits)
-	for _, g := range c[1:] {
+	for i, g := range c[1:] {
 		if reason := g.Judge(now); reason != Allowed {
-			return Permit{}, reason + " (of the parent " + Reason(g.PrincipalID) + ")"
+			return Permit{}, reason + c.of(i+1)
 		}
 		if reason := p.under(g); reason != Allowed {
 			return Permit{}, reason

@@ -6,11 +6,13 @@ package grant
 
 import (
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
 const maxPermissionID = 128
@@ -52,6 +54,8 @@ type Grant struct {
 	// What decisions need of Config, prepared once.
 	settings Settings
 	sorted   jsontext.Value // Config with its names in order
+	args     *schema.Schema // of Terms.ArgsSchema
+	spent    *atomic.Bool   // all uses are known to have been made; they never come back
 	broken   Reason         // why nothing is allowed, whatever the rest says
 }
 
@@ -80,6 +84,7 @@ const (
 	None     Reason = "No capability grant for this permission"
 	Disabled Reason = "Capability grant is disabled"
 	Expired  Reason = "Capability grant has expired"
+	UsedUp   Reason = "Capability grant is used up"
 	Unread   Reason = "Capability grant can't be read; grant it again"
 )
 
@@ -92,6 +97,8 @@ func (g *Grant) Judge(now time.Time) Reason {
 		return Disabled
 	case g.expired(now):
 		return Expired
+	case g.spent != nil && g.spent.Load():
+		return UsedUp
 	}
 	return Allowed
 }
@@ -107,14 +114,31 @@ func (g *Grant) ReadTerms(raw []byte) {
 }
 
 // prepare checks a grant's config and terms and keeps what decisions need of them. An empty config is {}.
-func (g *Grant) prepare(own Permissions) (err error) {
+func (g *Grant) prepare(own Permissions, compile func(jsontext.Value) (*schema.Schema, error)) (err error) {
 	if g.Config, g.sorted, err = object("config", g.Config, maxConfigBytes); err != nil {
 		return err
 	}
 	if g.settings, err = own.Parse(g.PermissionID, g.Config); err != nil {
 		return err
 	}
-	return g.Terms.check(g.PermissionID)
+	if err := g.Terms.check(g.PermissionID); err != nil {
+		return err
+	}
+	if g.Terms.MaxUses != nil {
+		g.spent = new(atomic.Bool)
+		g.spent.Store(g.Uses >= *g.Terms.MaxUses)
+	}
+	if len(g.Terms.ArgsSchema) == 0 || g.Terms.ArgsSchema.Kind() == 'n' {
+		g.Terms.ArgsSchema = nil
+		return nil
+	}
+	if g.Terms.ArgsSchema, _, err = object("args_schema", g.Terms.ArgsSchema, schema.MaxBytes); err != nil {
+		return err
+	}
+	if g.args, err = compile(g.Terms.ArgsSchema); err != nil {
+		return fault.Invalid("Invalid args_schema: %v", err)
+	}
+	return nil
 }
 
 // object gives an object as it is kept, and with its names in order. An absent one is {}.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
@@ -24,6 +25,8 @@ type Candidate struct {
 	ScriptSHA256 string `json:"handler_py_sha256"`
 	Description  string `json:"description"`
 	Risk         string `json:"risk"`
+
+	ConfigSchema jsontext.Value `json:"config_schema,omitzero"`
 
 	FolderDigest string `json:"folder_digest,omitzero"` // set by approval
 	Notes        string `json:"notes,omitzero"`         // of whoever approved
@@ -54,5 +57,6 @@ func (c Candidate) trust() Trust {
 	return Trust{
 		CandidateKey: c.Key(), PackID: c.PackID, Slug: c.Slug, HandlerID: c.HandlerID, PermissionID: c.PermissionID,
 		Entrypoint: c.Entrypoint, ScriptSHA256: c.ScriptSHA256, FolderDigest: c.FolderDigest,
+		ConfigSchema: c.ConfigSchema,
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
 // The files a handler's folder must have. The candidate's key is the SHA-256 of scriptFile; what is trusted is the
@@ -33,6 +35,9 @@ type Descriptor struct {
 	Entrypoint   string `json:"entrypoint"`
 	Description  string `json:"description"`
 	Risk         string `json:"risk"`
+
+	// ConfigSchema is the JSON Schema of what a grant's config must be; absent where any object will do.
+	ConfigSchema jsontext.Value `json:"config_schema,omitzero"`
 }
 
 // parseDescriptor reads a handler.json strictly: a name twice, invalid UTF-8, an id out of its alphabet or a
@@ -56,6 +61,17 @@ func parseDescriptor(raw []byte) (Descriptor, error) {
 		return Descriptor{}, fmt.Errorf("parse %s: entrypoint must be %s:FUNCTION", descriptorFile, scriptFile)
 	case len([]rune(d.Description)) > maxDescriptionRunes || len(d.Risk) > maxDescriptionRunes:
 		return Descriptor{}, fmt.Errorf("parse %s: description or risk is too long", descriptorFile)
+	}
+	if d.ConfigSchema != nil {
+		if _, err := schema.Compile(d.ConfigSchema); err != nil {
+			return Descriptor{}, fmt.Errorf("parse %s: config_schema: %w", descriptorFile, err)
+		}
+		// As it will be read back from the store, so that both compare equal.
+		stored, err := json.Marshal(d.ConfigSchema)
+		if err != nil {
+			return Descriptor{}, fmt.Errorf("parse %s: config_schema: %w", descriptorFile, err)
+		}
+		d.ConfigSchema = stored
 	}
 	return d, nil
 }

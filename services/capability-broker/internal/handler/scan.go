@@ -82,6 +82,7 @@ func (s Source) candidate(slug string) (Candidate, error) {
 	return Candidate{
 		PackID: s.PackID, Slug: slug, HandlerID: d.HandlerID, PermissionID: d.PermissionID, Entrypoint: d.Entrypoint,
 		SourceDir: dir, ScriptSHA256: script.SHA256, Description: d.Description, Risk: d.Risk,
+		ConfigSchema: d.ConfigSchema,
 	}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -281,7 +282,7 @@ func approved(source *os.Root, c Candidate) bool {
 // same compares what a scan sees.
 func same(a, b Candidate) bool {
 	a.FolderDigest, b.FolderDigest, a.Notes, b.Notes = "", "", "", ""
-	return a == b
+	return reflect.DeepEqual(a, b)
 }
 
 // RemovePack takes trust, copies and candidates of a pack that is uninstalled, and says whether anything was trusted.

@@ -10,7 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
 // followEvery is how often a replica looks for trust that others gave or took.
@@ -28,6 +32,9 @@ type Trust struct {
 	FolderDigest string // of the whole folder, "sha256:…" as libs/tree has it
 	InstalledAt  time.Time
 	InstalledBy  string
+	ConfigSchema jsontext.Value // what a grant's config must be; nil where any object will do
+
+	config *schema.Schema // of ConfigSchema, compiled by the Registry; nil also where it can't be
 }
 
 // TrustStore keeps trust, one record a pack and slug. Every write raises the revision.
@@ -65,9 +72,11 @@ func (r *Registry) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read trust: %w", err)
 	}
+	before := r.now.Load()
 	next := &trusted{revision: revision, byPermission: make(map[string][]*Trust), bySlug: make(map[[2]string]*Trust)}
 	for i := range list {
 		t := &list[i]
+		t.compile(before)
 		next.byPermission[t.PermissionID] = append(next.byPermission[t.PermissionID], t)
 		next.bySlug[[2]string{t.PackID, t.Slug}] = t
 	}
@@ -98,6 +107,19 @@ func (r *Registry) Follow(ctx context.Context, log *slog.Logger) error {
 // For gives the handlers that are trusted to serve a permission. They must not be changed.
 func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermission[permission] }
 
+// CheckGrant refuses a new grant whose config isn't what its handler asks for. One that no handler serves as yet may be
+// made; its config is judged when it is used.
+func (r *Registry) CheckGrant(_ context.Context, g *grant.Grant) error {
+	t, _ := Choose(r.For(g.PermissionID), g.Terms.Handler)
+	if t == nil {
+		return nil
+	}
+	if problem := t.CheckConfig(g.Config); problem != "" {
+		return fault.Invalid("Invalid config for %s: %s", g.PermissionID, problem)
+	}
+	return nil
+}
+
 // Of gives what is trusted under a pack and slug, nil for nothing. It must not be changed.
 func (r *Registry) Of(packID, slug string) *Trust {
 	return r.now.Load().bySlug[[2]string{packID, slug}]
@@ -122,6 +144,34 @@ func Choose(trusted []*Trust, wanted *grant.HandlerRef) (t *Trust, reason string
 		return nil, "Several handlers are trusted for this permission: " + strings.Join(names, ", ")
 	}
 	return trusted[0], ""
+}
+
+// compile compiles the schema of configs, unless it is compiled already.
+func (t *Trust) compile(before *trusted) {
+	if t.ConfigSchema == nil {
+		return
+	}
+	if before != nil {
+		if old := before.bySlug[[2]string{t.PackID, t.Slug}]; old != nil && old.FolderDigest == t.FolderDigest && old.config != nil {
+			t.config = old.config
+			return
+		}
+	}
+	t.config, _ = schema.Compile(t.ConfigSchema) // it compiled when it was approved; for another version's see CheckConfig
+}
+
+// CheckConfig says why a grant's config is not what the handler asks for, "" where it is or the handler asks for nothing.
+func (t *Trust) CheckConfig(config jsontext.Value) string {
+	switch {
+	case t.ConfigSchema == nil:
+		return ""
+	case t.config == nil:
+		return "The config_schema of the handler " + t.Ref().String() + " can't be read; approve it again"
+	}
+	if problem := t.config.Check(config); problem != "" {
+		return "Config does not fit config_schema of the handler " + t.Ref().String() + ": " + problem
+	}
+	return ""
 }
 
 // Ref names the handler as grants do.

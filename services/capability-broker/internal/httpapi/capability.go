@@ -50,6 +50,7 @@ type grantResponse struct {
 	Granted      bool           `json:"granted"`
 	Config       jsontext.Value `json:"config"`
 	ExpiresAt    *time.Time     `json:"expires_at"`
+	Warnings     []string       `json:"warnings"` // why calls will be refused as things are
 	grant.Terms
 }
 
@@ -58,7 +59,7 @@ func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse,
 	if err != nil {
 		return grantResponse{}, err
 	}
-	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), g.Terms}, nil
+	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), c.warnings(&g), g.Terms}, nil
 }
 
 // revokeRequest has the fields of a grant, since callers may send what they granted; only the names count.
@@ -109,18 +110,42 @@ type permission struct {
 	GrantedBy string         `json:"granted_by"`
 	Reason    grant.Reason   `json:"reason,omitzero"` // why it allows nothing
 	grant.Terms
-	Uses *int64 `json:"uses,omitzero"` // calls that have started, of a grant with max_uses
+	Uses     *int64   `json:"uses,omitzero"`     // calls that have started, of a grant with max_uses
+	Warnings []string `json:"warnings,omitzero"` // as when it is granted
 }
 
-func (c capability) list(_ context.Context, req listRequest) (listResponse, error) {
+// warnings say why calls of a grant that is itself in order would be refused as things are: what isn't trusted, or is
+// trusted twice, and what a parent isn't granted.
+func (c capability) warnings(g *grant.Grant) []string {
+	list := []string{}
+	if !grant.Reserved(g.PermissionID) {
+		t, reason := handler.Choose(c.handlers.Registry.For(g.PermissionID), g.Terms.Handler)
+		if t != nil {
+			reason = t.CheckConfig(g.Config)
+		}
+		if reason != "" {
+			list = append(list, reason)
+		}
+	}
+	if _, reason := c.grants.Chain(g.PrincipalID, g.PermissionID).Judge(time.Now()); reason != grant.Allowed {
+		list = append(list, string(reason))
+	}
+	return list
+}
+
+func (c capability) list(ctx context.Context, req listRequest) (listResponse, error) {
 	if req.PrincipalID != "" {
 		if _, err := pack.ParseID(req.PrincipalID); err != nil {
 			return listResponse{}, fault.Invalid("Invalid principal_id")
 		}
 	}
+	grants, err := c.grants.List(ctx, req.PrincipalID)
+	if err != nil {
+		return listResponse{}, err
+	}
 	now := time.Now()
 	answer := listResponse{Grants: make(map[string]principalGrants)}
-	for id, held := range c.grants.List(req.PrincipalID) {
+	for id, held := range grants {
 		p := principalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]permission, len(held))}
 		for _, g := range held {
 			reason := g.Judge(now)
@@ -128,6 +153,9 @@ func (c capability) list(_ context.Context, req listRequest) (listResponse, erro
 				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms}
 			if g.Terms.MaxUses != nil {
 				held.Uses = &g.Uses
+			}
+			if held.Enabled {
+				held.Warnings = c.warnings(g)
 			}
 			p.Permissions[g.PermissionID] = held
 			p.Enabled = p.Enabled || held.Enabled

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -144,6 +145,57 @@ func (s *Store) Change(ctx context.Context, principal, permission string, change
 	})
 }
 
+// errUnused has a transaction that counted some uses count none.
+var errUnused = errors.New("no use is left")
+
+// Use implements grant.Store. It raises no revision: replicas keep what they know of a grant.
+func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reason, err error) {
+	err = s.db.Tx(ctx, func(tx *store.Tx) error {
+		reason = grant.Allowed
+		for _, g := range list {
+			result, err := tx.Exec(`UPDATE capability_grants SET uses = uses + 1 WHERE principal_id = ? AND permission_id = ?
+				AND granted_at = ? AND enabled = 1 AND uses < max_uses`, g.PrincipalID, g.PermissionID, g.GrantedAt)
+			if err != nil {
+				return err
+			}
+			if n, err := result.RowsAffected(); err != nil {
+				return err
+			} else if n == 1 {
+				continue
+			}
+			if reason, err = unused(tx, g); err != nil {
+				return err
+			}
+			return errUnused
+		}
+		return nil
+	})
+	if errors.Is(err, errUnused) {
+		err = nil
+	}
+	return reason, err
+}
+
+// unused says why a grant could not be used.
+func unused(tx *store.Tx, g *grant.Grant) (grant.Reason, error) {
+	var grantedAt time.Time
+	var enabled bool
+	err := tx.QueryRow(`SELECT granted_at, enabled FROM capability_grants WHERE principal_id = ? AND permission_id = ?`,
+		g.PrincipalID, g.PermissionID).Scan(store.Time(&grantedAt), &enabled)
+	switch {
+	case errors.Is(err, store.ErrNoRows):
+		return grant.None, nil
+	case err != nil:
+		return "", err
+	case !grantedAt.Equal(g.GrantedAt.Truncate(time.Microsecond)):
+		return grant.Changed, nil
+	case !enabled:
+		return grant.Disabled, nil
+	}
+	g.Spend()
+	return grant.UsedUp, nil
+}
+
 // Remove implements grant.Store.
 func (s *Store) Remove(ctx context.Context, principal string, commit func(n int) error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
@@ -184,12 +236,13 @@ func (s *Store) Trusts(ctx context.Context) (list []handler.Trust, revision int6
 // PutTrust implements handler.Store.
 func (s *Store) PutTrust(tx *store.Tx, t handler.Trust) error {
 	_, err := tx.Exec(`INSERT INTO capability_trust (pack_id, slug, candidate_key, handler_id, permission_id, entrypoint,
-			script_sha256, folder_digest, installed_at, installed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			script_sha256, folder_digest, installed_at, installed_by, config_schema) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (pack_id, slug) DO UPDATE SET candidate_key = excluded.candidate_key, handler_id = excluded.handler_id,
 			permission_id = excluded.permission_id, entrypoint = excluded.entrypoint, script_sha256 = excluded.script_sha256,
-			folder_digest = excluded.folder_digest, installed_at = excluded.installed_at, installed_by = excluded.installed_by`,
+			folder_digest = excluded.folder_digest, installed_at = excluded.installed_at, installed_by = excluded.installed_by,
+			config_schema = excluded.config_schema`,
 		t.PackID, t.Slug, t.CandidateKey, t.HandlerID, t.PermissionID, t.Entrypoint, t.ScriptSHA256, t.FolderDigest,
-		t.InstalledAt, t.InstalledBy)
+		t.InstalledAt, t.InstalledBy, string(t.ConfigSchema))
 	if err != nil {
 		return err
 	}
@@ -226,11 +279,15 @@ func (s *Store) RemoveTrust(ctx context.Context, packID string, commit func([]ha
 func readTrusts(tx *store.Tx, where string, args ...any) (list []handler.Trust, err error) {
 	err = tx.Each(func(scan func(...any) error) error {
 		var t handler.Trust
+		var config string
 		err := scan(&t.PackID, &t.Slug, &t.CandidateKey, &t.HandlerID, &t.PermissionID, &t.Entrypoint,
-			&t.ScriptSHA256, &t.FolderDigest, store.Time(&t.InstalledAt), &t.InstalledBy)
+			&t.ScriptSHA256, &t.FolderDigest, store.Time(&t.InstalledAt), &t.InstalledBy, &config)
+		if config != "" {
+			t.ConfigSchema = jsontext.Value(config)
+		}
 		list = append(list, t)
 		return err
 	}, `SELECT pack_id, slug, candidate_key, handler_id, permission_id, entrypoint, script_sha256, folder_digest,
-		installed_at, installed_by FROM capability_trust `+where+` ORDER BY pack_id, slug`, args...)
+		installed_at, installed_by, config_schema FROM capability_trust `+where+` ORDER BY pack_id, slug`, args...)
 	return list, err
 }

@@ -86,6 +86,12 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	if job.Begin != nil {
+		if err := job.Begin(ctx); err != nil {
+			p.release(m, true)
+			return nil, err
+		}
+	}
 	output, usable, err := m.call(ctx, job)
 	p.release(m, usable)
 	return output, err

@@ -61,6 +61,9 @@ type Job struct {
 	Args      jsontext.Value // an object
 	Limits    grant.Limits   // the narrowest of the grant's and its parents'
 	Mounts    []grant.Mount
+
+	// Begin is asked when a worker is ready, just before it gets the job; nil for nobody to ask. Its error is Run's.
+	Begin func(ctx context.Context) error
 }
 
 // handlerContext is a handler's first argument.

@@ -1,0 +1,494 @@
+package call_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/call"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// replica is a broker as far as judging goes: grants and trust in a real database, and in place of containers somebody
+// who counts.
+type replica struct {
+	t      testing.TB
+	book   *grant.Book
+	rows   *store.Store
+	trust  *handler.Registry
+	calls  *call.Service
+	closed map[string]bool // packs whose gate is closed
+
+	mu      sync.Mutex
+	entries []audit.Entry
+	busy    bool // the runner has no room
+	started atomic.Int64
+	last    worker.Job
+}
+
+func newReplica(t testing.TB, db *dbstore.DB) *replica {
+	t.Helper()
+	r := &replica{t: t, rows: store.New(db), closed: make(map[string]bool)}
+	own := builtin.NewTable(builtin.SecretsGet(r, 0, discard))
+	var err error
+	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows); err != nil {
+		t.Fatal(err)
+	}
+	if r.book, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Audit: r, Log: discard,
+		Checks: []func(context.Context, *grant.Grant) error{r.trust.CheckGrant}}); err != nil {
+		t.Fatal(err)
+	}
+	r.calls = call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Builtins: own, Audit: r, Log: discard,
+		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry()})
+	return r
+}
+
+func (r *replica) Known(string) (bool, error) { return true, nil }
+
+func (r *replica) Get(packID string) (gate.State, bool) {
+	return gate.State{PackID: packID, Open: !r.closed[packID], Status: "approved"}, packID != "unknown"
+}
+
+func (r *replica) Write(_ context.Context, e audit.Entry) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries = append(r.entries, e)
+	return nil
+}
+
+// Value has every secret but one.
+func (r *replica) Value(_ context.Context, key string) (string, error) {
+	r.started.Add(1)
+	if key == "MISSING" {
+		return "", fault.NotFound("Secret not found: %s", key)
+	}
+	return "value", nil
+}
+
+func (r *replica) Run(ctx context.Context, job worker.Job) (jsontext.Value, error) {
+	if r.busy {
+		return nil, worker.ErrBusy
+	}
+	if err := job.Begin(ctx); err != nil {
+		return nil, err
+	}
+	r.started.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = job
+	return jsontext.Value(`"done"`), nil
+}
+
+// install trusts a handler for the permission fs.read.
+func (r *replica) install(packID, configSchema string) {
+	r.t.Helper()
+	trust := handler.Trust{CandidateKey: packID, PackID: packID, Slug: "h", HandlerID: "h", PermissionID: "fs.read", FolderDigest: configSchema}
+	if configSchema != "" {
+		trust.ConfigSchema = jsontext.Value(configSchema)
+	}
+	if err := errors.Join(r.rows.ReplaceTrust(r.t.Context(), trust, func() error { return nil }), r.trust.Reload(r.t.Context())); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// grant gives a permission on the terms of a request body.
+func (r *replica) grant(principal, permission, body string) {
+	r.t.Helper()
+	request := grant.Request{PrincipalID: principal, PermissionID: permission}
+	var fields struct {
+		Config jsontext.Value `json:"config"`
+		grant.Terms
+	}
+	if err := json.Unmarshal([]byte(body), &fields); err != nil {
+		r.t.Fatal(err)
+	}
+	request.Config, request.Terms = fields.Config, fields.Terms
+	if _, err := r.book.Grant(r.t.Context(), request); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// clear removes every grant and all trust.
+func (r *replica) clear() {
+	ctx := context.Background()
+	list, err := r.book.List(ctx, "")
+	for principal := range list {
+		_, removing := r.book.RemovePrincipal(ctx, principal)
+		err = errors.Join(err, removing)
+	}
+	trusts, _, reading := r.rows.Trusts(ctx)
+	err = errors.Join(err, reading)
+	for _, t := range trusts {
+		err = errors.Join(err, r.rows.RemoveTrust(ctx, t.PackID, func([]handler.Trust) error { return nil }))
+	}
+	if err != nil {
+		r.t.Error(err)
+	}
+}
+
+type reply struct {
+	Success   bool           `json:"success"`
+	Output    jsontext.Value `json:"output"`
+	Error     string         `json:"error"`
+	ErrorType string         `json:"error_type"`
+}
+
+func (r *replica) ask(principal, permission, args string) reply {
+	r.t.Helper()
+	frame := fmt.Sprintf(`{"permission_id": %q, "args": %s, "timeout_seconds": 60}`, permission, args)
+	var answer reply
+	if err := json.Unmarshal(r.calls.Socket(principal).Answer(r.t.Context(), []byte(frame), nil), &answer); err != nil {
+		r.t.Error(err)
+	}
+	return answer
+}
+
+// reason is that of the last denial in the audit log.
+func (r *replica) reason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := len(r.entries) - 1; i >= 0; i-- {
+		if r.entries[i].Action == "capability_denied" {
+			return r.entries[i].RejectionReason
+		}
+	}
+	return ""
+}
+
+func (r *replica) uses(principal, permission string) int64 {
+	r.t.Helper()
+	list, err := r.book.List(r.t.Context(), principal)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, g := range list[principal] {
+		if g.PermissionID == permission {
+			return g.Uses
+		}
+	}
+	r.t.Fatalf("no grant of %s", permission)
+	return 0
+}
+
+func sqlite(t testing.TB) *dbstore.DB {
+	t.Helper()
+	db, err := dbstore.Open(t.Context(), dbstore.Config{Dir: t.TempDir(), Service: "test"}, candidate.Migrations(store.Migrations()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// Each way to be refused has a reason of its own in the audit log, and the pack is told none of them.
+func TestReasons(t *testing.T) {
+	type grants map[string]string // principal → body, of fs.read
+	db := sqlite(t)
+	const readA = `{"args_schema": {"properties": {"path": {"const": "a"}}, "required": ["path"]}}`
+	for name, c := range map[string]struct {
+		grants     grants
+		handlers   map[string]string // pack → config_schema
+		principal  string
+		args       string
+		error_type string
+		reason     string // "" for a call that is carried out
+	}{
+		"granted":              {grants{"p": `{}`}, nil, "p", `{}`, "", ""},
+		"not granted":          {grants{"q": `{}`}, nil, "p", `{}`, "grant_denied", "No capability grant for this permission"},
+		"unknown":              {grants{"unknown": `{}`}, nil, "unknown", `{}`, "grant_denied", "Pack is not known"},
+		"closed":               {grants{"closed": `{}`}, nil, "closed", `{}`, "grant_denied", "Pack may not run (status: approved)"},
+		"no handler":           {grants{"p": `{}`}, map[string]string{}, "p", `{}`, "handler_not_found", "No trusted handler for this permission"},
+		"two handlers":         {grants{"p": `{}`}, map[string]string{"x": "", "y": ""}, "p", `{}`, "trust_denied", "Several handlers are trusted for this permission: x/h, y/h"},
+		"the chosen one":       {grants{"p": `{"handler": {"pack_id": "y", "slug": "h"}}`}, map[string]string{"x": "", "y": ""}, "p", `{}`, "", ""},
+		"one that isn't there": {grants{"p": `{"handler": {"pack_id": "y", "slug": "h"}}`}, map[string]string{"x": ""}, "p", `{}`, "trust_denied", "The handler y/h is not trusted for this permission, but: x/h"},
+		"its pack is closed":   {grants{"p": `{}`}, map[string]string{"closed": ""}, "p", `{}`, "trust_denied", "The handler's pack may not run"},
+		"args fit":             {grants{"p": readA}, nil, "p", `{"path": "a"}`, "", ""},
+		"args don't fit":       {grants{"p": readA}, nil, "p", `{"path": "SECRET"}`, "grant_denied", "Args do not fit args_schema: at '/path' it does not satisfy #/properties/path/const"},
+		"args lack something":  {grants{"p": readA}, nil, "p", `{"SECRET": 1}`, "grant_denied", "Args do not fit args_schema: at '' it does not satisfy #/required"},
+
+		"child":                     {grants{"p": `{}`, "p__c": `{}`}, nil, "p__c", `{}`, "", ""},
+		"child without":             {grants{"p": `{}`}, nil, "p__c", `{}`, "grant_denied", "No capability grant for this permission"},
+		"child without its parent":  {grants{"p__c": `{}`}, nil, "p__c", `{}`, "grant_denied", "No capability grant for this permission (of the parent p)"},
+		"grandchild":                {grants{"p": `{}`, "p__c": `{}`, "p__c__d": `{}`}, nil, "p__c__d", `{}`, "", ""},
+		"grandchild, gap":           {grants{"p": `{}`, "p__c__d": `{}`}, nil, "p__c__d", `{}`, "grant_denied", "No capability grant for this permission (of the parent p__c)"},
+		"grandchild, no root":       {grants{"p__c": `{}`, "p__c__d": `{}`}, nil, "p__c__d", `{}`, "grant_denied", "No capability grant for this permission (of the parent p)"},
+		"child, same config":        {grants{"p": `{"config": {"a": 1, "b": {"x": 1, "y": 2}}}`, "p__c": `{"config": {"b": {"y": 2, "x": 1}, "a": 1}}`}, nil, "p__c", `{}`, "", ""},
+		"child, other config":       {grants{"p": `{"config": {"a": 1}}`, "p__c": `{}`}, nil, "p__c", `{}`, "grant_denied", "Config is not that of the parent p, and only the handler knows which of them allows more"},
+		"child, numbers that round": {grants{"p": `{"config": {"a": 9007199254740993}}`, "p__c": `{"config": {"a": 9007199254740992}}`}, nil, "p__c", `{}`, "grant_denied", "Config is not that of the parent p, and only the handler knows which of them allows more"},
+		"child, parent's args":      {grants{"p": readA, "p__c": `{}`}, nil, "p__c", `{"path": "b"}`, "grant_denied", "Args do not fit args_schema (of the parent p): at '/path' it does not satisfy #/properties/path/const"},
+		"child, both args":          {grants{"p": readA, "p__c": `{"args_schema": {"maxProperties": 1}}`}, nil, "p__c", `{"path": "a"}`, "", ""},
+		"child, own args":           {grants{"p": `{}`, "p__c": readA}, nil, "p__c", `{}`, "grant_denied", "Args do not fit args_schema: at '' it does not satisfy #/required"},
+		"child, parent's handler":   {grants{"p": `{"handler": {"pack_id": "y", "slug": "h"}}`, "p__c": `{}`}, map[string]string{"x": "", "y": ""}, "p__c", `{}`, "", ""},
+		"child, other handler":      {grants{"p": `{"handler": {"pack_id": "y", "slug": "h"}}`, "p__c": `{"handler": {"pack_id": "x", "slug": "h"}}`}, map[string]string{"x": "", "y": ""}, "p__c", `{}`, "grant_denied", "The parent p is granted another handler"},
+		"child, own handler":        {grants{"p": `{}`, "p__c": `{"handler": {"pack_id": "x", "slug": "h"}}`}, map[string]string{"x": "", "y": ""}, "p__c", `{}`, "", ""},
+		"child, mount":              {grants{"p": `{}`, "p__c": `{"mounts": [{"source": "/srv/a"}]}`}, nil, "p__c", `{}`, "grant_denied", "The parent p is not granted a mount"},
+		"child, mount beside":       {grants{"p": `{"mounts": [{"source": "/srv/a"}]}`, "p__c": `{"mounts": [{"source": "/srv/ab"}]}`}, nil, "p__c", `{}`, "grant_denied", "The parent p is not granted a mount"},
+		"child, mount inside":       {grants{"p": `{"mounts": [{"source": "/srv"}]}`, "p__c": `{"mounts": [{"source": "/srv/a"}]}`}, nil, "p__c", `{}`, "", ""},
+		"child, writable mount":     {grants{"p": `{"mounts": [{"source": "/srv"}]}`, "p__c": `{"mounts": [{"source": "/srv", "read_only": false}]}`}, nil, "p__c", `{}`, "grant_denied", "The parent p is not granted a mount"},
+		"not a child":               {grants{"__c": `{}`}, nil, "__c", `{}`, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t, db)
+			defer r.clear()
+			r.closed["closed"] = true
+			for principal, body := range c.grants {
+				r.grant(principal, "fs.read", body)
+			}
+			if c.handlers == nil {
+				c.handlers = map[string]string{"x": ""}
+			}
+			for packID, configSchema := range c.handlers {
+				r.install(packID, configSchema)
+			}
+			got := r.ask(c.principal, "fs.read", c.args)
+			if got.Success != (c.reason == "") || got.ErrorType != c.error_type || !got.Success && got.Error != "Permission denied" {
+				t.Errorf("%+v", got)
+			}
+			if reason := r.reason(); reason != c.reason {
+				t.Errorf("reason %q, want %q", reason, c.reason)
+			}
+			if n := r.started.Load(); (n == 1) != (c.reason == "") {
+				t.Errorf("%d were started", n)
+			}
+			for _, e := range r.entries {
+				if strings.Contains(fmt.Sprint(e), "SECRET") {
+					t.Errorf("an argument is in %v", e)
+				}
+			}
+		})
+	}
+}
+
+// The broker's own permissions know what a parent's config allows.
+func TestSecretsOfChildren(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.grant("p", "secrets.get", `{"config": {"allowed_keys": ["A", "B"]}}`)
+	r.grant("p__c", "secrets.get", `{"config": {"allowed_keys": ["B", "C"]}}`)
+	for key, reason := range map[string]string{"B": "", "A": "Key is not in allowed_keys", "C": "Key is not in allowed_keys of the parent p"} {
+		r.entries = nil
+		got := r.ask("p__c", "secrets.get", `{"key": "`+key+`"}`)
+		if strings.Contains(string(got.Output), `"value"`) != (reason == "") || r.reason() != reason {
+			t.Errorf("%s: %s, %q", key, got.Output, r.reason())
+		}
+	}
+}
+
+// A handler that is approved anew may ask for another config than the grant has.
+func TestConfigIsJudgedWhenUsed(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", `{"properties": {"root": {"type": "string"}}, "additionalProperties": false}`)
+	if _, err := r.book.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"rot": "SECRET"}`)}); !fault.Is(err, fault.KindInvalid) ||
+		fault.Of(err).Message != "Invalid config for fs.read: Config does not fit config_schema of the handler x/h: at '' it does not satisfy #/additionalProperties" {
+		t.Errorf("a config that the handler doesn't know: %v", err)
+	}
+	r.grant("p", "fs.read", `{"config": {"root": "/a"}}`)
+	if got := r.ask("p", "fs.read", `{}`); !got.Success {
+		t.Errorf("%+v", got)
+	}
+	r.install("x", `{"required": ["roots"]}`)
+	if got := r.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" ||
+		r.reason() != "Config does not fit config_schema of the handler x/h: at '' it does not satisfy #/required" {
+		t.Errorf("%+v, %q", got, r.reason())
+	}
+}
+
+// Only what has started is counted, in the grant and in those of the parents.
+func TestWhatCountsAsAUse(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", "")
+	r.grant("p", "fs.read", `{"max_uses": 4}`)
+	r.grant("p__c", "fs.read", `{"max_uses": 2, "args_schema": {"maxProperties": 0}}`)
+	counts := func(want, parents int64) {
+		t.Helper()
+		if own, theirs := r.uses("p__c", "fs.read"), r.uses("p", "fs.read"); own != want || theirs != parents {
+			t.Fatalf("%d and %d uses, want %d and %d", own, theirs, want, parents)
+		}
+	}
+	r.ask("p__c", "fs.read", `{"a": 1}`)
+	r.busy = true
+	if got := r.ask("p__c", "fs.read", `{}`); got.ErrorType != "rate_limited" {
+		t.Errorf("%+v", got)
+	}
+	r.busy = false
+	counts(0, 0)
+	for n := range int64(2) {
+		if got := r.ask("p__c", "fs.read", `{}`); !got.Success {
+			t.Errorf("%+v", got)
+		}
+		counts(n+1, n+1)
+	}
+	for range 3 {
+		if got := r.ask("p__c", "fs.read", `{}`); got.ErrorType != "grant_denied" || r.reason() != "Capability grant is used up" {
+			t.Errorf("%+v, %q", got, r.reason())
+		}
+	}
+	counts(2, 2)
+	r.grant("p__c", "fs.read", `{"max_uses": 9}`) // counts anew
+	counts(0, 2)
+	for range 4 {
+		r.ask("p__c", "fs.read", `{}`)
+	}
+	counts(2, 4)
+	if reason := r.reason(); reason != "Capability grant is used up (of the parent p)" {
+		t.Errorf("reason %q", reason)
+	}
+	if n := r.started.Load(); n != 4 {
+		t.Errorf("%d were started", n)
+	}
+
+	// A secret that is withheld by the grant is no use; one that turns out to be missing is.
+	r.grant("p", "secrets.get", `{"max_uses": 2, "config": {"allowed_keys": ["A", "MISSING"]}}`)
+	for key, want := range map[string]int64{"B": 0, "a b": 0} {
+		if r.ask("p", "secrets.get", `{"key": "`+key+`"}`); r.uses("p", "secrets.get") != want {
+			t.Errorf("%s was counted", key)
+		}
+	}
+	r.ask("p", "secrets.get", `{"key": "MISSING"}`)
+	if got := r.ask("p", "secrets.get", `{"key": "A"}`); !strings.Contains(string(got.Output), `"value"`) {
+		t.Errorf("%+v", got)
+	}
+	if got := r.ask("p", "secrets.get", `{"key": "A"}`); got.ErrorType != "grant_denied" || r.uses("p", "secrets.get") != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// However many ask at once, on two replicas that share a database, no more calls start than the grant has uses; after a
+// restart none do.
+func TestUsesAreCountedOnceOnAllReplicas(t *testing.T) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		const limit, callers, each = 25, 8, 6
+		a := newReplica(t, open())
+		a.install("x", "")
+		a.grant("p", "fs.read", fmt.Sprintf(`{"max_uses": %d}`, limit))
+		a.grant("p__c", "fs.read", `{"max_uses": 1000}`)
+		b := newReplica(t, open())
+		var group sync.WaitGroup
+		var done atomic.Int64
+		for i := range callers {
+			r, principal := []*replica{a, b}[i%2], []string{"p", "p__c"}[i/2%2]
+			group.Go(func() {
+				for range each {
+					got := r.ask(principal, "fs.read", `{}`)
+					if got.Success {
+						done.Add(1)
+					} else if got.ErrorType != "grant_denied" {
+						t.Errorf("%+v", got)
+					}
+				}
+			})
+		}
+		group.Wait()
+		if started := a.started.Load() + b.started.Load(); started != limit || done.Load() != limit || a.uses("p", "fs.read") != limit {
+			t.Errorf("%d started, %d done, %d counted, want %d", started, done.Load(), a.uses("p", "fs.read"), limit)
+		}
+		restarted := newReplica(t, open())
+		if got := restarted.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || restarted.reason() != "Capability grant is used up" {
+			t.Errorf("after a restart: %+v, %q", got, restarted.reason())
+		}
+	})
+}
+
+// A replica that hasn't heard yet of a new grant or a revoke neither uses up the new one's uses nor goes by the old one.
+func TestUseAfterAChangeElsewhere(t *testing.T) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		a := newReplica(t, open())
+		a.install("x", "")
+		a.grant("p", "fs.read", `{"max_uses": 5}`)
+		b := newReplica(t, open()) // follows nothing: it learns of changes by using
+		if got := b.ask("p", "fs.read", `{}`); !got.Success {
+			t.Fatalf("%+v", got)
+		}
+		a.grant("p", "fs.read", `{"max_uses": 5, "config": {"new": true}}`)
+		if got := b.ask("p", "fs.read", `{}`); !got.Success || string(b.last.Config) != `{"new":true}` || a.uses("p", "fs.read") != 1 {
+			t.Errorf("a new grant: %+v by %s", got, b.last.Config)
+		}
+		if _, err := a.book.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "Capability grant is disabled" {
+			t.Errorf("a revoke: %+v, %q", got, b.reason())
+		}
+		if n := a.uses("p", "fs.read"); n != 1 {
+			t.Errorf("%d uses", n)
+		}
+		if _, err := a.book.RemovePrincipal(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "No capability grant for this permission" {
+			t.Errorf("a removal: %+v, %q", got, b.reason())
+		}
+	})
+}
+
+func TestRates(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", "")
+	r.grant("p", "fs.read", `{"rate_limit": 5}`)
+	r.grant("p__c", "fs.read", `{"rate_limit": 3}`)
+	r.grant("p__d", "fs.read", `{}`)
+	ask := func(principal string, want bool) {
+		t.Helper()
+		if got := r.ask(principal, "fs.read", `{}`); got.Success != want || !want && (got.ErrorType != "rate_limited" || got.Error != "Rate limited" || r.reason() != "Rate of the grant exceeded") {
+			t.Fatalf("%s: %+v, %q", principal, got, r.reason())
+		}
+	}
+	for range 3 {
+		ask("p__c", true)
+	}
+	ask("p__c", false) // its own, which costs the parent nothing
+	ask("p__d", true)
+	ask("p", true)
+	ask("p__d", false) // the family's
+	ask("p", false)
+}
+
+func TestNarrowestLimits(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", "")
+	r.grant("p", "fs.read", `{"limits": {"memory_mb": 64, "pids": 20}}`)
+	r.grant("p__c", "fs.read", `{"limits": {"memory_mb": 128, "cpus": 0.5, "pids": 10}}`)
+	r.ask("p__c", "fs.read", `{}`)
+	l := r.last.Limits
+	if *l.MemoryMB != 64 || *l.CPUs != 0.5 || *l.PIDs != 10 || l.TimeoutSeconds != nil {
+		t.Errorf("%+v", l)
+	}
+}
+
+// What a call costs beyond judging from memory: nothing, or a transaction that is on the disk.
+func BenchmarkUse(b *testing.B) {
+	for _, c := range []struct{ name, terms string }{{"unbounded", `{}`}, {"max_uses", `{"max_uses": 1000000000}`}, {"args_schema",
+		`{"args_schema": {"type": "object", "properties": {"path": {"type": "string", "pattern": "^/data/[a-z]+$"}}, "required": ["path"], "additionalProperties": false}}`}} {
+		b.Run(c.name, func(b *testing.B) {
+			r := newReplica(b, sqlite(b))
+			r.install("x", "")
+			r.grant("p", "fs.read", c.terms)
+			for b.Loop() {
+				if got := r.ask("p", "fs.read", `{"path": "/data/x"}`); !got.Success {
+					b.Fatal(got)
+				}
+			}
+		})
+	}
+}

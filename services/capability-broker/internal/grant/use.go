@@ -1,0 +1,72 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// ErrChanged says that a grant is another by now than the one that a call was judged by. Judged again, the call may be
+// allowed or not.
+var ErrChanged = errors.New("the grant was changed meanwhile")
+
+// Changed is Store.Use's reason for ErrChanged.
+const Changed Reason = "Capability grant was changed meanwhile"
+
+// Use counts a call that is about to start, in every grant of the chain that bounds its uses: in all of them or in none.
+// Never are more calls counted than a grant has uses, whatever replicas there are and however they die. The reason says
+// why the call may not start. A chain without bounds costs nothing, others a transaction.
+func (b *Book) Use(ctx context.Context, c Chain) (Reason, error) {
+	var bounded []*Grant
+	for _, g := range c {
+		if g.Terms.MaxUses != nil {
+			bounded = append(bounded, g)
+		}
+	}
+	if len(bounded) == 0 {
+		return Allowed, nil
+	}
+	select {
+	case b.using <- struct{}{}:
+		defer func() { <-b.using }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("count a use: %w", ctx.Err())
+	}
+	reason, err := b.Store.Use(ctx, bounded)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("count a use: %w", err)
+	case reason == Changed:
+		if err := b.reload(ctx); err != nil {
+			return "", err
+		}
+		return "", ErrChanged
+	}
+	return reason, nil
+}
+
+// Spend notes that the grant has no use left, so that the store needn't be asked again.
+func (g *Grant) Spend() { g.spent.Store(true) }
+
+// CheckArgs says why the arguments of a call are not what the chain's schemas ask for, Allowed where they are.
+func (c Chain) CheckArgs(args jsontext.Value) Reason {
+	for i, g := range c {
+		if g.args == nil {
+			continue
+		}
+		if problem := g.args.Check(args); problem != "" {
+			return "Args do not fit args_schema" + c.of(i) + ": " + Reason(problem)
+		}
+	}
+	return Allowed
+}
+
+// of names the holder of the chain's i-th grant where that is a parent.
+func (c Chain) of(i int) Reason {
+	if i == 0 {
+		return ""
+	}
+	return " (of the parent " + Reason(c[i].PrincipalID) + ")"
+}
