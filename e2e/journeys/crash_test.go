@@ -185,6 +185,10 @@ func (s *installation) kill(ctx context.Context, service string) error {
 	if err != nil {
 		return err
 	}
+	return s.killContainer(ctx, id)
+}
+
+func (s *installation) killContainer(ctx context.Context, id string) error {
 	pid, err := s.command(ctx, commandWait, "docker", "inspect", "--format", "{{.State.Pid}}", id)
 	if err != nil {
 		return err

@@ -243,8 +243,14 @@ func (s *installation) asRoot(ctx context.Context, options []string, command str
 
 // container gives the id of a service's container.
 func (s *installation) container(ctx context.Context, service string) (string, error) {
+	ids, err := s.containers(ctx, service)
+	return strings.Join(ids, " "), err
+}
+
+// containers gives the ids of all containers of a service.
+func (s *installation) containers(ctx context.Context, service string) ([]string, error) {
 	out, err := s.compose(ctx, "ps", "--all", "--quiet", service)
-	return strings.TrimSpace(out), err
+	return strings.Fields(out), err
 }
 
 func freePort() (int, error) {

@@ -156,7 +156,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := suite.serve(t, toolsImage, proxy)
+	server := suite.serve(t, toolsImage, proxy)
 
 	all := steps()
 	for i := range all {
@@ -214,7 +214,7 @@ func TestUnmodifiedTools(t *testing.T) {
 			}
 		}
 	}
-	for line := range strings.Lines(asked()) {
+	for line := range strings.Lines(suite.logged(t, server)) {
 		if strings.Contains(line, "asked") && !strings.Contains(line, " "+upstreamHost+":8443/") && !strings.Contains(line, " "+upstreamHost+":8081/") {
 			t.Errorf("what nobody granted was reached: %s", line)
 		}

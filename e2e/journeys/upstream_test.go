@@ -68,8 +68,8 @@ func (s *installation) upstreamSettings(t *testing.T) map[string]string {
 }
 
 // serve runs the server in the network of a container of egress-proxy, from an image that has git where it shall serve a
-// repository, until the test ends. What it gives reads what the server logged.
-func (s *installation) serve(t *testing.T, image, proxy string) (logged func() string) {
+// repository, until the test ends. It gives the id of the server's own container.
+func (s *installation) serve(t *testing.T, image, proxy string) (id string) {
 	t.Helper()
 	program := filepath.Join(s.top, "upstream", "upstream")
 	if _, err := os.Stat(program); err != nil {
@@ -84,25 +84,28 @@ func (s *installation) serve(t *testing.T, image, proxy string) (logged func() s
 	if image != packImage {
 		args = append(args, "-git", "/tmp/git")
 	}
-	id, err := s.command(t.Context(), commandWait, "docker", args...)
+	out, err := s.command(t.Context(), commandWait, "docker", args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	id = strings.TrimSpace(id)
+	id = strings.TrimSpace(out)
 	t.Cleanup(func() {
 		if _, err := s.command(context.WithoutCancel(t.Context()), commandWait, "docker", "rm", "--force", "--volumes", id); err != nil {
 			t.Error(err)
 		}
 	})
-	logged = func() string {
-		out, err := s.command(t.Context(), commandWait, "docker", "logs", id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
+	eventually(t, "a server for packs to reach", func() bool { return strings.Contains(s.logged(t, id), "serving") })
+	return id
+}
+
+// logged is what a container has logged.
+func (s *installation) logged(t *testing.T, id string) string {
+	t.Helper()
+	out, err := s.command(t.Context(), commandWait, "docker", "logs", id)
+	if err != nil {
+		t.Fatal(err)
 	}
-	eventually(t, "a server for packs to reach", func() bool { return strings.Contains(logged(), "serving") })
-	return logged
+	return out
 }
 
 // eventually waits until a condition holds, far longer than a machine with other things to do takes.
