@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -126,6 +127,9 @@ type Engine struct {
 	socket     string // the path of the engine's Unix socket, "" where it has another address
 	moved      func(ctx context.Context, name, from, to string)
 
+	negotiating chan struct{} // has a token while somebody asks which version of its API the engine speaks
+	negotiated  atomic.Bool
+
 	mu     sync.Mutex
 	self   *self // found once, kept
 	cpus   int   // of the engine's machine; 0 until it matters
@@ -168,14 +172,41 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 		socket = ""
 	}
 	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", configured: cfg.Instance, runtime: cfg.Runtime,
-		replica: cfg.Replica, socket: socket, moved: cfg.ImageMoved, images: make(map[string]string)}, nil
+		replica: cfg.Replica, socket: socket, moved: cfg.ImageMoved, images: make(map[string]string), negotiating: make(chan struct{}, 1)}, nil
 }
 
 // Close drops idle connections.
 func (e *Engine) Close() error { return e.api.Close() }
 
+// negotiate settles the version of the API before anything is asked: the client would do so in the middle of its first
+// call, and read the version in others at the same time without a lock.
+func (e *Engine) negotiate(ctx context.Context) error {
+	if e.negotiated.Load() {
+		return nil
+	}
+	select {
+	case e.negotiating <- struct{}{}:
+		defer func() { <-e.negotiating }()
+	case <-ctx.Done():
+		return fmt.Errorf("ask the engine for its version: %w", ctx.Err())
+	}
+	if e.negotiated.Load() {
+		return nil
+	}
+	ping, err := e.api.Ping(ctx)
+	if err != nil {
+		return failed("ask the engine for its version", err)
+	}
+	e.api.NegotiateAPIVersionPing(ping)
+	e.negotiated.Store(true)
+	return nil
+}
+
 // Image gives the id ("sha256:…") of an image that is here. One that isn't is a fault of kind unavailable.
 func (e *Engine) Image(ctx context.Context, name string) (id string, err error) {
+	if err := e.negotiate(ctx); err != nil {
+		return "", err
+	}
 	image, err := e.api.ImageInspect(ctx, name)
 	if cerrdefs.IsNotFound(err) {
 		return "", fault.Unavailable("Image %s is missing; build it with: docker compose build", name).With("image_missing").Because(err)
@@ -203,6 +234,9 @@ func (e *Engine) resolve(ctx context.Context, name string) (id string, err error
 
 // Instance is the name that this process's containers go by.
 func (e *Engine) Instance(ctx context.Context) (string, error) {
+	if err := e.negotiate(ctx); err != nil { // all that is asked begins with this
+		return "", err
+	}
 	if e.configured != "" {
 		return e.configured, nil
 	}

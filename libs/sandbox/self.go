@@ -32,6 +32,9 @@ type ownMount struct {
 
 // findSelf asks the engine about the container that this process runs in, once.
 func (e *Engine) findSelf(ctx context.Context) (*self, error) {
+	if err := e.negotiate(ctx); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.self != nil {

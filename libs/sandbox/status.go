@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -45,6 +46,9 @@ const statusWait = 5 * time.Second
 func (e *Engine) Status(ctx context.Context) Status {
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
+	if err := e.negotiate(ctx); err != nil {
+		return Status{Error: errors.Unwrap(err).Error()}
+	}
 	v, err := e.api.ServerVersion(ctx)
 	if err != nil {
 		return Status{Error: err.Error()}

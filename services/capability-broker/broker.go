@@ -95,6 +95,7 @@ type broker struct {
 	engine     *sandbox.Engine
 	folders    *handler.Folders
 	logs       *worker.Logs
+	workers    *worker.Containers
 	pool       *worker.Pool
 	containers *container.Manager
 	builtins   builtin.Table
@@ -143,8 +144,8 @@ func (b *broker) runners(ctx context.Context) (err error) {
 	if b.logs, err = worker.NewLogs(b.dir("capabilities", "logs"), b.rt.Log); err != nil {
 		return err
 	}
-	b.pool = worker.NewPool(&worker.Containers{Engine: b.engine, Folders: b.folders, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log},
-		worker.Limits(b.cfg.Workers), b.rt.Log, b.rt.Metrics)
+	b.workers = &worker.Containers{Engine: b.engine, Folders: b.folders, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log}
+	b.pool = worker.NewPool(b.workers, worker.Limits(b.cfg.Workers), b.rt.Log, b.rt.Metrics)
 	b.rt.OnStop("handlers", b.pool.Close)
 	b.rt.Go("idle handlers", b.pool.Tend)
 	b.rt.Go("orphans", b.sweepOrphans)

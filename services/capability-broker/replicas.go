@@ -26,8 +26,8 @@ func (b *broker) join() (err error) {
 	return nil
 }
 
-// sweepOrphans removes the handlers' containers of replicas that died, whose calls nobody waits for any more, and logs of
-// packs that are gone, until ctx ends.
+// sweepOrphans removes the handlers' containers of replicas that died, whose calls nobody waits for any more, those that
+// could not be removed when they should, and logs of packs that are gone, until ctx ends.
 func (b *broker) sweepOrphans(ctx context.Context) error {
 	tick := time.NewTicker(orphansEvery)
 	defer tick.Stop()
@@ -38,8 +38,10 @@ func (b *broker) sweepOrphans(ctx context.Context) error {
 		if err != nil {
 			b.rt.Log.ErrorContext(ctx, "replicas that died can't be told", "error", err)
 		}
-		if due = due || dead > 0; due {
-			left, err := b.engine.Sweep(ctx, sandbox.Handler, func(c sandbox.Container) bool { return b.replica.Alive(c.Replica) })
+		if due = b.workers.Failed() || due || dead > 0; due {
+			left, err := b.engine.Sweep(ctx, sandbox.Handler, func(c sandbox.Container) bool {
+				return b.replica.Alive(c.Replica) && (c.Replica != b.replica.ID || b.workers.Owns(c.Name))
+			})
 			if due = err != nil; !due && len(left) > 0 {
 				b.rt.Log.InfoContext(ctx, "removed handlers that another run left behind", "count", len(left))
 			}
