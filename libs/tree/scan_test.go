@@ -10,11 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/tree"
 )
@@ -411,4 +414,43 @@ func listen(path string) error {
 
 func huge(path string) error {
 	return errors.Join(os.WriteFile(path, nil, 0o644), os.Truncate(path, tree.MaxBytes+1))
+}
+
+// seenAll is a Visitor that remembers what it sees.
+type seenAll struct{ folders, files []string }
+
+func (s *seenAll) Folder(int, *unix.Stat_t) error {
+	s.folders = append(s.folders, "")
+	return nil
+}
+
+func (s *seenAll) File(_ int, name string, _ *unix.Stat_t) error {
+	s.files = append(s.files, name)
+	return nil
+}
+
+func TestAVisitorSeesEverything(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a/b", "empty"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"one", "a/two", "a/b/.three"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := open(t, dir)
+	var seen seenAll
+	stamp, err := tree.StampWith(t.Context(), root, &seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(seen.folders) != 4 || !slices.Equal(seen.files, []string{".three", "two", "one"}) {
+		t.Errorf("saw %d folders and %v", len(seen.folders), seen.files)
+	}
+	if again, err := tree.StampOf(t.Context(), root); err != nil || again != stamp {
+		t.Errorf("a visitor changes the stamp: %v", err)
+	}
 }

@@ -16,22 +16,35 @@ import (
 // of last change. Stamps are only comparable on one machine.
 type Stamp [sha256.Size]byte
 
+// Visitor sees what StampWith sees, as it sees it.
+type Visitor interface {
+	// Folder is called with a folder, open, before its names are read; the first is the tree itself.
+	Folder(fd int, st *unix.Stat_t) error
+	// File is called with a regular file, which is name in the folder that parent is open on.
+	File(parent int, name string, st *unix.Stat_t) error
+}
+
 // StampOf is the Stamp of a folder. As long as it stays, so does the content: nobody but root can set a change time. A
 // stamp taken within the clock's granularity of a change may miss it, so take it before the Scan that it stands for and
 // not in the same 10 ms. It has the errors of Scan, but for bounds on bytes.
 func StampOf(ctx context.Context, root *os.Root) (Stamp, error) {
+	return StampWith(ctx, root, nobody{})
+}
+
+// StampWith is StampOf with somebody beside it; its errors are those of StampOf and the visitor's.
+func StampWith(ctx context.Context, root *os.Root, visitor Visitor) (Stamp, error) {
 	top, err := root.Open(".")
 	if err != nil {
 		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
 	}
 	defer top.Close()
-	s := stamper{ctx: ctx, hash: sha256.New()}
+	s := stamper{ctx: ctx, visitor: visitor, hash: sha256.New()}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(top.Fd()), &st); err != nil {
 		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
 	}
 	s.put(".", &st)
-	if err := s.folder(int(top.Fd()), ".", 0); err != nil {
+	if err := s.folder(int(top.Fd()), ".", 0, &st); err != nil {
 		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
 	}
 	return Stamp(s.hash.Sum(nil)), nil
@@ -39,6 +52,7 @@ func StampOf(ctx context.Context, root *os.Root) (Stamp, error) {
 
 type stamper struct {
 	ctx     context.Context
+	visitor Visitor
 	hash    hash.Hash
 	entries int
 	buf     []byte
@@ -57,8 +71,11 @@ func (s *stamper) put(path string, st *unix.Stat_t) {
 	s.buf = b
 }
 
-func (s *stamper) folder(fd int, path string, depth int) error {
+func (s *stamper) folder(fd int, path string, depth int, st *unix.Stat_t) error {
 	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.visitor.Folder(fd, st); err != nil {
 		return err
 	}
 	names, err := list(fd, path)
@@ -78,12 +95,15 @@ func (s *stamper) folder(fd int, path string, depth int) error {
 		s.put(inner, &st)
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
+			if err := s.visitor.File(fd, name, &st); err != nil {
+				return err
+			}
 		case unix.S_IFDIR:
 			sub, err := openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
 			if err != nil {
 				return unopened(fd, name, inner, err)
 			}
-			err = s.folder(sub, inner, depth+1)
+			err = s.folder(sub, inner, depth+1, &st)
 			unix.Close(sub)
 			if err != nil {
 				return err
@@ -94,3 +114,9 @@ func (s *stamper) folder(fd int, path string, depth int) error {
 	}
 	return nil
 }
+
+// nobody is the Visitor that StampOf has.
+type nobody struct{}
+
+func (nobody) Folder(int, *unix.Stat_t) error       { return nil }
+func (nobody) File(int, string, *unix.Stat_t) error { return nil }
