@@ -22,6 +22,10 @@ type Found struct {
 // Installed lists the packs of an ecosystem folder by id. A folder without a descriptor, with a name that is no id or
 // that is a link is no pack. What lies in both places is taken from the new one.
 func Installed(ecosystem *os.Root) ([]Found, error) {
+	return installed(ecosystem, func(place string, id ID) (Found, error) { return at(ecosystem, place, id) })
+}
+
+func installed(ecosystem *os.Root, at func(place string, id ID) (Found, error)) ([]Found, error) {
 	var all []Found
 	index := map[ID]int{}
 	for _, place := range []string{".", OldPlace} {
@@ -30,7 +34,7 @@ func Installed(ecosystem *os.Root) ([]Found, error) {
 			return nil, fmt.Errorf("list packs: %w", err)
 		}
 		for _, name := range names {
-			found, err := at(ecosystem, place, ID(name))
+			found, err := at(place, ID(name))
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -51,13 +55,33 @@ func Installed(ecosystem *os.Root) ([]Found, error) {
 
 // Find looks up one pack. The error is fs.ErrNotExist where there is none.
 func Find(ecosystem *os.Root, id ID) (Found, error) {
+	return find(id, func(place string, id ID) (Found, error) { return at(ecosystem, place, id) })
+}
+
+func find(id ID, at func(place string, id ID) (Found, error)) (Found, error) {
 	for _, place := range []string{".", OldPlace} {
-		found, err := at(ecosystem, place, id)
+		found, err := at(place, id)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return found, err
 		}
 	}
 	return Found{}, fmt.Errorf("find pack %s: %w", id, fs.ErrNotExist)
+}
+
+// Names lists the ids of whatever may be an installed pack, without a look into it: each pack of Installed is among them.
+func Names(ecosystem *os.Root) ([]ID, error) {
+	var ids []ID
+	for _, place := range []string{".", OldPlace} {
+		names, err := folders(ecosystem, place)
+		if err != nil {
+			return nil, fmt.Errorf("list packs: %w", err)
+		}
+		for _, name := range names {
+			ids = append(ids, ID(name))
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
 }
 
 // folders lists the sub-folders of a place whose names are ids. A place that is not there, or is a link, has none.

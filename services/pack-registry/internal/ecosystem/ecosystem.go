@@ -55,6 +55,7 @@ type Config struct {
 // Ecosystem is the folder of installed packs. It is safe for concurrent use, and for use by several processes.
 type Ecosystem struct {
 	root    *os.Root
+	packs   pack.Cache // of the packs in root
 	backups *os.Root
 	lock    *os.File
 	inside  chan struct{} // holds one token; the lock among this process's goroutines

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // Found is what a scan finds.
@@ -20,7 +18,7 @@ type Found struct {
 
 // Scan lists the installed packs and whatever the operator should know about the folder they lie in.
 func (e *Ecosystem) Scan() (Found, error) {
-	all, err := pack.Installed(e.root)
+	all, err := e.packs.Installed(e.root)
 	if err != nil {
 		return Found{}, err
 	}

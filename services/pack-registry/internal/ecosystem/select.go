@@ -34,7 +34,7 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 	if err != nil {
 		return nil, err
 	}
-	all, err := pack.Installed(e.root)
+	all, err := e.packs.Installed(e.root)
 	if err != nil {
 		return nil, err
 	}
