@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +27,8 @@ func main() { service.Main(api.Service, build) }
 type config struct {
 	Ecosystem      string        `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
 	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two looks at every pack that may run
+
+	watches int // inotify watches at most; 0 for what the kernel allows. Tests have few.
 }
 
 // collectInterval is between two removals of approved bytes that nothing needs any more.
@@ -57,10 +58,14 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	var packs *approval.Service
 	running, stop := context.WithCancel(context.Background())
 	rt.OnStop("verification", func(context.Context) error { stop(); return nil })
-	watcher, err := watch.New(cfg.Ecosystem, rt.Log, func(ids []string, all bool) { packs.Touched(running, ids, all) })
+	watcher, err := watch.New(watch.Config{
+		Root: cfg.Ecosystem, Limit: cfg.watches, Log: rt.Log, Metrics: rt.Metrics,
+		Changed: func(ids []string, all bool) { packs.Touched(running, ids, all) },
+	})
 	if err != nil {
 		return err
 	}
+	rt.OnStop("watcher", func(context.Context) error { return watcher.Close() })
 	export := pending.New(filepath.Join(rt.UserData, "pending"), pending.Sources{
 		Packs:      func(ctx context.Context) (pending.Packs, error) { return packs.Waiting(ctx) },
 		Capability: broker.NewClient(rt.Peer(broker.Service)).Counts,
@@ -70,9 +75,10 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, Changed: export.Changed,
 	})
 	if err != nil {
-		return errors.Join(err, watcher.Close())
+		return err
 	}
 	rt.Go("watcher", watcher.Run)
+	rt.Go("verification of what can't be watched", packs.VerifyUnwatched)
 	rt.Go("pending export", export.Run)
 	rt.Go("verification at intervals", every(cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) }))
 	rt.Go("collection", every(collectInterval, func(ctx context.Context) {

@@ -25,13 +25,8 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 	"github.com/rumi-ai/rumi/services/approval/internal/store"
+	"github.com/rumi-ai/rumi/services/approval/internal/watch"
 )
-
-// Watcher tells which folders of packs to watch; package watch has one.
-type Watcher interface {
-	Follow(packID, dir string)
-	Unfollow(packID string)
-}
 
 // Parts are what a Service stands on.
 type Parts struct {
@@ -40,19 +35,21 @@ type Parts struct {
 	Blobs     *blob.Store
 	Audit     *audit.Log
 	Log       *slog.Logger
-	Watcher   Watcher
+	Watcher   *watch.Watcher
 	Changed   func() // told after every change of a record
 }
 
 // Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the
-// gates' followers happen in change. Use Open.
+// gates' followers happen in change, or in create for new ones. Use Open.
 type Service struct {
 	Parts
-	gates *gates
+	gates       *gates
+	descriptors pack.Cache
 
 	mu       sync.Mutex
 	packs    map[string]*sync.Mutex // serialise what is done to one pack
 	verified map[string]verified
+	settled  map[string]int64 // the revision of the record that the last look at a pack found to be right
 }
 
 // verified remembers that a folder with this stamp had this digest, so that it need not be read again.
@@ -63,7 +60,7 @@ type verified struct {
 
 // Open makes the service and verifies every pack that may run: none runs on the word of an earlier process.
 func Open(ctx context.Context, parts Parts) (*Service, error) {
-	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}}
+	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}, settled: map[string]int64{}}
 	if err := s.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("verify packs: %w", err)
 	}
@@ -93,19 +90,36 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	if _, err := s.Records.Get(ctx, string(id)); err != nil {
 		return nil, err
 	}
-	found, err := pack.Find(s.Ecosystem, id)
+	found, err := s.descriptors.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.Conflict("Cannot approve pack '%s': its folder is gone", id).With("pack_folder_gone")
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.Watcher.Follow(string(id), found.Dir) // first, so that no change after the scan is missed
-	manifest, descriptor, err := s.keep(ctx, in, id, found.Dir)
+	// It is watched from before it is read, so that no change after that is missed.
+	look := s.Watcher.Begin(string(id), true)
+	r, err := s.approve(ctx, id, reviewed, found.Dir, in, look)
+	s.endLook(id, look, r, err == nil)
+	return r, err
+}
+
+// approve decides about what lies in a folder.
+func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, look *watch.Look) (*record.Record, error) {
+	seen, err := s.stamp(ctx, dir, look)
+	if err != nil {
+		return nil, unreadable(id, err)
+	}
+	manifest, descriptor, err := s.keep(ctx, in, id, dir)
 	if err != nil {
 		return nil, err
 	}
 	digest := manifest.Digest()
+	if seen.settled {
+		s.remember(id, seen.stamp, digest)
+	} else {
+		s.forget(id)
+	}
 	if reviewed != "" && reviewed != digest {
 		return nil, fault.Conflict("Pack '%s' changed since it was reviewed", id).With("digest_mismatch").Carrying(map[string]string{"digest": digest})
 	}
@@ -208,7 +222,7 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 		return &decision{action: "rejected", reason: reason, details: map[string]any{"digest": r.Digest}}, nil
 	})
 	if err == nil {
-		s.Watcher.Unfollow(string(id))
+		s.Watcher.Forget(string(id))
 	}
 	return r, err
 }
@@ -235,7 +249,7 @@ func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) erro
 // Remove forgets a pack: its gate is closed, its record and history are gone. The audit log keeps what happened.
 func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err error) {
 	defer s.lock(id)()
-	s.Watcher.Unfollow(string(id))
+	s.Watcher.Forget(string(id))
 	entry := audit.Entry{Category: audit.Approval, Severity: audit.Info, Action: "pack_approval_removed", Success: true, OwnerPack: string(id)}
 	if _, err := s.Records.Get(ctx, string(id)); fault.Is(err, fault.KindNotFound) {
 		return false, nil
@@ -264,22 +278,20 @@ type decision struct {
 	mismatch bool // its files are not what was approved: a security matter, too
 }
 
-// change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
-// change, or what to say. A record that decide is to create is made by create. The gates follow when all is on the disk.
-func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
-	return s.changeOrCreate(ctx, id, func(r *record.Record, now time.Time) (*record.Record, *decision, error) {
-		d, err := decide(r, now)
-		return r, d, err
-	})
+// event is what a decision is in the history.
+func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *record.Event {
+	return &record.Event{Version: r.Version, Timestamp: at, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason}
 }
 
-func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, decide func(*record.Record, time.Time) (*record.Record, *decision, error)) (*record.Record, error) {
+// change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
+// change, or what to say. The gates follow when all is on the disk.
+func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
 	var changed *record.Record
 	var said *decision
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	err := s.Records.Change(ctx, string(id), func(old *record.Record) (*record.Record, *record.Event, error) {
+	err := s.Records.Change(ctx, string(id), func(r *record.Record) (*record.Record, *record.Event, error) {
 		changed, said = nil, nil
-		r, d, err := decide(old, now)
+		d, err := decide(r, now)
 		if err != nil || d == nil {
 			return nil, nil, err
 		}
@@ -287,9 +299,7 @@ func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, decide func(*r
 		if d.action == "" {
 			return r, nil, nil
 		}
-		return r, &record.Event{
-			Version: r.Version, Timestamp: now, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason,
-		}, nil
+		return r, d.event(ctx, r, now), nil
 	}, func() error { return s.say(ctx, id, said) })
 	if err != nil {
 		return nil, err
@@ -338,10 +348,17 @@ func (s *Service) lock(id pack.ID) (unlock func()) {
 	return m.Unlock
 }
 
+func (s *Service) remember(id pack.ID, stamp tree.Stamp, digest string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified[string(id)] = verified{stamp, digest}
+}
+
 func (s *Service) forget(id pack.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.verified, string(id))
+	delete(s.settled, string(id))
 }
 
 func describe(r *record.Record, d pack.Descriptor) {

@@ -37,6 +37,13 @@ func (g *gates) set(records ...*record.Record) {
 	g.publish(changed)
 }
 
+// newest is the newest record of a pack that this process knows of, nil for none.
+func (g *gates) newest(id pack.ID) *record.Record {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.records[id]
+}
+
 func (g *gates) remove(id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

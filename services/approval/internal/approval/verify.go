@@ -5,15 +5,18 @@ import (
 	"errors"
 	"io/fs"
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/watch"
 )
 
 const (
@@ -21,31 +24,49 @@ const (
 
 	// granularity is how far apart two changes must be for their times to differ (see tree.StampOf).
 	granularity = 10 * time.Millisecond
+
+	fenceTimeout   = time.Second            // for the watcher to catch up; it takes microseconds
+	unwatchedPause = 500 * time.Millisecond // between two looks at what can't be watched
 )
 
-// Refresh compares packs with what lies under ecosystem/, all where none is named: a new one becomes pending, one that
-// is not what was approved becomes modified, one that can't be a pack is in error.
-func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
+// Refresh compares packs with what lies under ecosystem/: a new one becomes pending, one that is not what was approved
+// becomes modified, one that can't be a pack is in error. Packs that are named are looked at; where none is, all are but
+// those of which the watcher is certain that nothing happened since a look found them to be what their record says.
+func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error { return s.lookAt(ctx, ids, true) }
+
+// lookAt is Refresh; new ones become known only where register says so.
+func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) error {
 	// Records are read once for all. One that changes meanwhile was looked at by whoever changed it.
 	all, err := s.Records.All(ctx)
 	if err != nil {
 		return err
 	}
-	if len(ids) == 0 {
-		if ids, err = s.known(ctx, all); err != nil {
-			return err
-		}
-	}
 	records := make(map[string]*record.Record, len(all))
 	for _, r := range all {
 		records[r.PackID] = r
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	if len(ids) == 0 {
+		if ids, err = s.known(all); err != nil {
+			return err
+		}
+		if ids = s.unsettled(ctx, ids, records); len(ids) == 0 {
+			return nil
+		}
+	}
+	var fresh []pack.ID
+	group, looking := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, id := range ids {
-		group.Go(func() error { return s.refresh(ctx, id, records[string(id)]) })
+		if r, known := records[string(id)]; known {
+			group.Go(func() error { return s.refresh(looking, id, r) })
+		} else {
+			fresh = append(fresh, id)
+		}
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil || !register {
+		return err
+	}
+	return s.register(ctx, fresh)
 }
 
 // Replaced is Refresh for packs that have just been put in place by apply or rollback: one that may run may no longer,
@@ -80,33 +101,37 @@ func (s *Service) replaced(ctx context.Context, id pack.ID) error {
 	return err
 }
 
-// known are the packs that have a folder or a record.
-func (s *Service) known(ctx context.Context, records []*record.Record) ([]pack.ID, error) {
-	installed, err := pack.Installed(s.Ecosystem)
+// known are the packs that may have a folder or have a record.
+func (s *Service) known(records []*record.Record) ([]pack.ID, error) {
+	ids, err := pack.Names(s.Ecosystem)
 	if err != nil {
 		return nil, err
 	}
-	seen := map[pack.ID]bool{}
-	var ids []pack.ID
-	add := func(id pack.ID) {
-		if !seen[id] {
-			seen[id] = true
-			ids = append(ids, id)
-		}
-	}
-	for _, p := range installed {
-		for _, warning := range p.Warnings {
-			s.Log.WarnContext(ctx, warning, "pack_id", p.ID)
-		}
-		add(p.ID)
-	}
 	for _, r := range records {
-		add(pack.ID(r.PackID))
+		ids = append(ids, pack.ID(r.PackID))
 	}
-	return ids, nil
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
 }
 
-// Verify looks at every pack that may run, and only at those; it is the backstop of the watcher.
+// unsettled are those of the packs that have to be looked at.
+func (s *Service) unsettled(ctx context.Context, ids []pack.ID, records map[string]*record.Record) []pack.ID {
+	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
+	defer cancel()
+	if err := s.Watcher.Fence(ctx); err != nil {
+		s.Log.WarnContext(ctx, "cannot ask the watcher; every pack is looked at", "error", err)
+		return ids
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(ids, func(id pack.ID) bool {
+		r, known := records[string(id)]
+		return known && s.settled[string(id)] == r.Revision && s.Watcher.Unchanged(string(id))
+	})
+}
+
+// Verify looks at every pack that may run, and only at those, whatever the watcher says: it is its backstop. A look reads
+// the times of change of every file, which tell of what raises no event, too (see watch.Watcher).
 func (s *Service) Verify(ctx context.Context) error {
 	records, err := s.Records.All(ctx)
 	if err != nil {
@@ -131,129 +156,174 @@ func (s *Service) Touched(ctx context.Context, ids []string, all bool) {
 	if all {
 		err = s.Verify(ctx)
 	} else {
-		err = s.touched(ctx, ids)
+		named := make([]pack.ID, len(ids))
+		for i, id := range ids {
+			named[i] = pack.ID(id)
+		}
+		if len(named) > 0 {
+			err = s.lookAt(ctx, named, false)
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		s.Log.ErrorContext(ctx, "could not verify packs", "error", err)
 	}
 }
 
-func (s *Service) touched(ctx context.Context, ids []string) error {
-	var known []pack.ID
-	for _, id := range ids {
-		switch _, err := s.Records.Get(ctx, id); {
-		case err == nil:
-			known = append(known, pack.ID(id))
-		case !fault.Is(err, fault.KindNotFound):
-			return err
+// VerifyUnwatched verifies the packs that may run and can't be watched until ctx ends: twice a second, or less often
+// where that would take more than a tenth of the time.
+func (s *Service) VerifyUnwatched(ctx context.Context) error {
+	for {
+		began := time.Now()
+		if err := s.Watcher.LookAtMounts(); err != nil {
+			s.Log.WarnContext(ctx, "cannot see what is mounted over packs", "error", err)
+		}
+		s.Touched(ctx, s.Watcher.Unwatched(), false)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(unwatchedPause, 9*time.Since(began))):
 		}
 	}
-	if len(known) == 0 {
-		return nil // Refresh would look at every pack
-	}
-	return s.Refresh(ctx, known...)
 }
 
 // state is what a look at a pack's folder found.
 type state struct {
 	found   pack.Found
-	stamp   tree.Stamp // the zero one where there is a problem
+	seen    seen // the zero one where there is a problem
 	gone    bool
 	problem string // why the folder can't be a pack, "" when it can
 }
 
-// refresh looks at one pack, whose record is r, or nil for one that is new.
+// refresh looks at one pack, whose record was r.
 func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) error {
 	defer s.lock(id)()
-	now, err := s.look(ctx, id, r != nil && r.Status.Executable())
-	if err != nil {
-		return err
+	// Whoever decided about it meanwhile has let go of the lock. To the watcher it must be what it is now.
+	if newer := s.gates.newest(id); newer != nil && newer.Revision > r.Revision {
+		r = newer
 	}
-	switch {
-	case r == nil && now.gone:
+	look := s.Watcher.Begin(string(id), r.Status.Executable())
+	right, whole, err := s.compare(ctx, id, r, look)
+	s.endLook(id, look, right, whole && err == nil)
+	if fault.Is(err, fault.KindNotFound) { // it was removed meanwhile
+		s.Watcher.Forget(string(id))
 		return nil
-	case r == nil:
-		return s.register(ctx, id, now)
-	case r.Status.Executable():
-		return s.verify(ctx, id, r.Digest, now)
-	default:
-		return s.note(ctx, id, r, now)
 	}
+	return err
 }
 
-// look reads the descriptor and the names of a pack's folder, no content. A pack that may run is watched from before
-// that, so that no change after it is missed.
-func (s *Service) look(ctx context.Context, id pack.ID, watched bool) (state, error) {
-	found, err := pack.Find(s.Ecosystem, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return state{gone: true, problem: "its folder is gone"}, nil
-	}
+// compare looks at a pack and brings its record up to what was found; it gives the record that is right about that, nil
+// for none, and says whether all of the pack was seen.
+func (s *Service) compare(ctx context.Context, id pack.ID, r *record.Record, look *watch.Look) (right *record.Record, whole bool, err error) {
+	now, err := s.look(ctx, id, look)
 	if err != nil {
-		return state{}, err
+		return nil, false, err
 	}
-	if watched {
-		s.Watcher.Follow(string(id), found.Dir)
+	if r.Status.Executable() {
+		right, err = s.verify(ctx, id, r, now)
+		return right, now.problem == "", err
 	}
-	now := state{found: found}
-	if found.Err != nil {
-		now.problem = found.Err.Error()
-	} else {
-		now.problem = unfit(id, found.Descriptor)
+	right, err = s.note(ctx, id, r, now)
+	if right != nil && right.Status.Executable() {
+		right = nil // another replica let it run meanwhile; this look didn't compare what it read with that
 	}
-	if now.problem != "" {
-		return now, nil
+	return right, now.problem == "", err
+}
+
+// endLook ends a look. r is the record that is right about what it found, nil for none; whole says that all of the pack
+// was seen.
+func (s *Service) endLook(id pack.ID, look *watch.Look, r *record.Record, whole bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r == nil || !whole {
+		delete(s.settled, string(id))
+		look.Drop()
+		return
 	}
-	if now.stamp, err = s.stamp(ctx, found.Dir); err != nil {
+	s.settled[string(id)] = r.Revision
+	look.Done()
+}
+
+// look reads the descriptor and the names of a pack's folder, no content. The folder is watched from before that, so that
+// no change after it is missed.
+func (s *Service) look(ctx context.Context, id pack.ID, look *watch.Look) (state, error) {
+	found, err := s.descriptors.Find(s.Ecosystem, id)
+	var now state
+	if err == nil {
+		now.seen, err = s.stamp(ctx, found.Dir, look)
 		if ctx.Err() != nil {
 			return state{}, ctx.Err()
 		}
-		now.problem = fault.Of(unreadable(id, err)).Message
+		if err != nil {
+			now.problem = fault.Of(unreadable(id, err)).Message
+		}
+		// Once more: only now is it certain that a later change of the descriptor is not missed.
+		now.found, err = s.descriptors.Find(s.Ecosystem, id)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return state{gone: true, problem: "its folder is gone"}, nil
+	case err != nil:
+		return state{}, err
+	case now.found.Err != nil:
+		now.problem = now.found.Err.Error()
+	case now.problem == "":
+		now.problem = unfit(id, now.found.Descriptor)
 	}
 	return now, nil
 }
 
-func (s *Service) stamp(ctx context.Context, dir string) (tree.Stamp, error) {
+// seen is what the file system said of a pack's folder.
+type seen struct {
+	stamp   tree.Stamp
+	settled bool // nothing changed so recently that a change after the stamp might not be told from it
+}
+
+func (s *Service) stamp(ctx context.Context, dir string, look *watch.Look) (seen, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
-		return tree.Stamp{}, err
+		return seen{}, err
 	}
 	defer root.Close()
-	return tree.StampOf(ctx, root)
+	visitor := &newest{Look: look}
+	began := time.Now()
+	stamp, err := tree.StampWith(ctx, root, visitor)
+	return seen{stamp, visitor.changed.Before(began.Add(-granularity))}, err
 }
 
-// register makes the record of a new pack.
-func (s *Service) register(ctx context.Context, id pack.ID, now state) error {
-	_, err := s.changeOrCreate(ctx, id, func(r *record.Record, at time.Time) (*record.Record, *decision, error) {
-		if r != nil {
-			return nil, nil, nil // another replica was faster
-		}
-		r = record.New(string(id), at)
-		describe(r, now.found.Descriptor)
-		said := &decision{action: "registered", details: map[string]any{"version": r.Version, "pack_identity": r.Identity}}
-		if now.problem != "" {
-			if _, err := r.Do(record.Break, at); err != nil {
-				return nil, nil, err
-			}
-			r.LastError, said.err = now.problem, now.problem
-		}
-		return r, said, nil
-	})
-	return err
+// newest is a look that remembers when the last change was.
+type newest struct {
+	*watch.Look
+	changed time.Time
 }
 
-// note brings the record of a pack that may not run up to what lies on disk.
-func (s *Service) note(ctx context.Context, id pack.ID, seen *record.Record, now state) error {
-	untouched := *seen
-	if said, err := amend(&untouched, now, time.Time{}); err != nil || said == nil {
-		return err // as it mostly is: nothing to write
+func (n *newest) Folder(fd int, st *unix.Stat_t) error {
+	n.note(st)
+	return n.Look.Folder(fd, st)
+}
+
+func (n *newest) File(parent int, name string, st *unix.Stat_t) error {
+	n.note(st)
+	return n.Look.File(parent, name, st)
+}
+
+func (n *newest) note(st *unix.Stat_t) {
+	if at := time.Unix(st.Ctim.Unix()); at.After(n.changed) {
+		n.changed = at
 	}
-	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
+}
+
+// note brings the record of a pack that may not run up to what lies on disk, and gives the one that is right about it.
+func (s *Service) note(ctx context.Context, id pack.ID, last *record.Record, now state) (*record.Record, error) {
+	untouched := *last
+	if said, err := amend(&untouched, now, time.Time{}); err != nil || said == nil {
+		return last, err // as it mostly is: nothing to write
+	}
+	return s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
 		if r == nil || r.Status.Executable() {
 			return nil, nil // another replica was faster
 		}
 		return amend(r, now, at)
 	})
-	return err
 }
 
 // amend does the same to a record in memory; it answers nil where nothing changes.
@@ -282,18 +352,18 @@ func amend(r *record.Record, now state, at time.Time) (*decision, error) {
 	return nil, nil
 }
 
-// verify compares a pack that may run with what was approved.
-func (s *Service) verify(ctx context.Context, id pack.ID, approved string, now state) error {
-	problem := now.problem
+// verify compares a pack that may run with what was approved; it gives the record of one that is that.
+func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, now state) (*record.Record, error) {
+	problem, approved := now.problem, last.Digest
 	if problem == "" {
 		digest, err := s.digest(ctx, id, now, approved)
 		switch {
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return nil, ctx.Err()
 		case err != nil:
 			problem = fault.Of(unreadable(id, err)).Message
 		case digest == approved:
-			return nil
+			return last, nil
 		default:
 			problem = "its files are not what was approved: " + digest
 		}
@@ -312,7 +382,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, approved string, now s
 		r.LastError = problem
 		return &decision{action: "modified", err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
-	return err
+	return nil, err
 }
 
 // digest is that of a pack's folder now. It is read only if anything about it changed since it was last read.
@@ -320,13 +390,15 @@ func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved st
 	s.mu.Lock()
 	last, ok := s.verified[string(id)]
 	s.mu.Unlock()
-	if ok && last.stamp == now.stamp && last.digest == approved {
+	if ok && last.stamp == now.seen.stamp && last.digest == approved {
 		return last.digest, nil
 	}
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-time.After(granularity):
+	if !now.seen.settled {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(granularity):
+		}
 	}
 	root, err := s.Ecosystem.OpenRoot(now.found.Dir)
 	if err != nil {
@@ -338,8 +410,6 @@ func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved st
 		return "", err
 	}
 	digest := manifest.Digest()
-	s.mu.Lock()
-	s.verified[string(id)] = verified{now.stamp, digest}
-	s.mu.Unlock()
+	s.remember(id, now.seen.stamp, digest)
 	return digest, nil
 }

@@ -136,13 +136,49 @@ func (s *Records) Change(ctx context.Context, packID string, fn func(*record.Rec
 			return fmt.Errorf("write record of %s: %w", packID, err)
 		}
 		if event != nil {
-			_, err = tx.Exec(`INSERT INTO events (pack_id, revision, version, ts, action, digest, actor, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-				packID, changed.Revision, event.Version, event.Timestamp, event.Action, event.Digest, event.Actor, event.Reason)
-			if err != nil {
-				return fmt.Errorf("write history of %s: %w", packID, err)
+			if err := putEvent(tx, changed, event); err != nil {
+				return err
 			}
 		}
 		return confirm()
+	})
+}
+
+func putEvent(tx *store.Tx, r *record.Record, e *record.Event) error {
+	_, err := tx.Exec(`INSERT INTO events (pack_id, revision, version, ts, action, digest, actor, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.PackID, r.Revision, e.Version, e.Timestamp, e.Action, e.Digest, e.Actor, e.Reason)
+	if err != nil {
+		return fmt.Errorf("write history of %s: %w", r.PackID, err)
+	}
+	return nil
+}
+
+// Beginning is a record that is to be made, with the event that it begins with.
+type Beginning struct {
+	Record *record.Record
+	Event  *record.Event
+}
+
+// Create makes those of the records whose packs have none yet, all or nothing. confirm gets them when they are written
+// but not yet committed; its error undoes them. It may run more than once.
+func (s *Records) Create(ctx context.Context, all []Beginning, confirm func(made []*record.Record) error) error {
+	return s.db.Tx(ctx, func(tx *store.Tx) error {
+		var made []*record.Record
+		for _, n := range all {
+			if _, err := get(tx, n.Record.PackID); err == nil {
+				continue
+			} else if !fault.Is(err, fault.KindNotFound) {
+				return err
+			}
+			if err := put(tx, n.Record); err != nil {
+				return fmt.Errorf("write record of %s: %w", n.Record.PackID, err)
+			}
+			if err := putEvent(tx, n.Record, n.Event); err != nil {
+				return err
+			}
+			made = append(made, n.Record)
+		}
+		return confirm(made)
 	})
 }
 

@@ -1,4 +1,5 @@
-// Package watch says which packs may have changed, as soon as the kernel says so.
+// Package watch says which packs may have changed, as soon as the kernel says so, and of which packs it knows that they
+// have not.
 package watch
 
 import (
@@ -8,170 +9,355 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // settle is how long events are collected before they are told: one copy of a folder makes thousands.
 const settle = 20 * time.Millisecond
 
-// Watcher watches the folders of packs with inotify. Where the kernel's limits don't allow that for a pack, the pack is
-// left to whoever looks at intervals, and the log says so. Use New.
-type Watcher struct {
-	root    string // the ecosystem folder
-	log     *slog.Logger
-	events  *fsnotify.Watcher
-	changed func(packIDs []string, all bool)
-
-	mu      sync.Mutex
-	packs   map[string]string // folder relative to root → pack id
-	limited bool              // the kernel's limit was met and said
+// Config says what a Watcher watches and whom it tells.
+type Config struct {
+	Root    string // the ecosystem folder
+	Limit   int    // watches at most; 0 for what the kernel allows
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Changed func(packIDs []string, all bool) // see Run
 }
 
-// New makes a watcher of packs under root. changed is called, one call at a time, with the packs under whose folder
-// something happened; all means that the kernel lost count.
-func New(root string, log *slog.Logger, changed func(packIDs []string, all bool)) (*Watcher, error) {
-	events, err := fsnotify.NewBufferedWatcher(4096)
+// Watcher watches the folders of packs with inotify. A pack is watched from a look at it on (Begin); where everything
+// in it could be watched and nothing happened since, Unchanged says so and nobody need look again.
+//
+// What is not watched has to be looked at again and again, and so has everything now and then, since there are changes that raise no event:
+//
+//   - a write through a shared mapping of a file, until that mapping ends (IN_CLOSE_WRITE);
+//   - a write through a name outside of the ecosystem folder that a file was given after the look. A file that has
+//     several names already is watched by itself, whatever name is used;
+//   - a write through an overlay whose upper layer the folder is.
+//
+// The first sets the times of change, as do the others, so a look that reads no content sees them: RUMI_VERIFY_INTERVAL bounds how long they
+// go unnoticed. None of them changes what runs, which is a copy (design.md, decision 1).
+//
+// Use New.
+type Watcher struct {
+	Config
+	queue  *queue
+	mounts *mounts
+	stop   chan struct{} // closed by Close
+	read   chan struct{} // closed when nothing is read any more
+	wake   chan struct{} // something is to be told
+
+	mu      sync.Mutex
+	places  map[int]string // the folders that packs lie in, relative to the root, by watch
+	packs   map[string]*followed
+	watches map[int]map[*followed]struct{} // whose folder or file a watch is on; two packs can share a file
+	marks   map[int]chan struct{}          // see Fence
+	touched map[string]bool                // packs to tell of
+	all     bool                           // all of them
+	limited bool                           // it was said that not everything can be watched
+	failed  error                          // why nothing is read any more
+}
+
+// followed is a pack.
+type followed struct {
+	id     string
+	may    bool // it may run, so it goes before those that may not
+	seq    uint64
+	clean  uint64 // seq at the beginning of the last look that covered all; 0 for none
+	whole  bool   // the last look covered all
+	mine   map[int]struct{}
+	looked int // looks under way
+}
+
+// New makes a watcher; Close ends it.
+func New(cfg Config) (w *Watcher, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("watch packs: %w", err)
+		}
+	}()
+	q, err := newQueue()
 	if err != nil {
-		return nil, fmt.Errorf("watch packs: %w", err)
+		return nil, err
 	}
-	w := &Watcher{root: root, log: log, events: events, changed: changed, packs: map[string]string{}}
-	// The folders that packs appear in and vanish from; the old place may not exist.
-	if err := events.Add(root); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch packs: %w", err), events.Close())
+	m, err := openMounts(cfg.Root)
+	if err != nil {
+		return nil, errors.Join(err, q.close())
 	}
-	if err := events.Add(filepath.Join(root, "packs")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.Join(fmt.Errorf("watch packs: %w", err), events.Close())
+	w = &Watcher{
+		Config: cfg, queue: q, mounts: m, stop: make(chan struct{}), read: make(chan struct{}), wake: make(chan struct{}, 1),
+		places: map[int]string{}, packs: map[string]*followed{}, watches: map[int]map[*followed]struct{}{},
+		marks: map[int]chan struct{}{}, touched: map[string]bool{},
 	}
+	if w.Limit == 0 {
+		w.Limit = kernelLimit()
+	}
+	if err := errors.Join(w.watchPlace("."), w.watchPlace(pack.OldPlace)); err != nil {
+		return nil, errors.Join(err, q.close(), m.close())
+	}
+	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rumi_approval_unwatched_packs",
+		Help: "Packs that may run and are looked at in turns because not all of them can be watched.",
+	}, func() float64 { return float64(len(w.Unwatched())) }))
+	go w.receive()
 	return w, nil
 }
 
-// Follow watches a pack's folder (relative to the root) and every folder in it, from now on; those that appear in it
-// later, or in its place, are watched as they appear. For a pack that is followed already it does nothing.
-func (w *Watcher) Follow(packID, dir string) {
-	w.mu.Lock()
-	known := w.packs[dir] == packID
-	w.packs[dir] = packID
-	w.mu.Unlock()
-	if !known {
-		w.add(filepath.Join(w.root, dir))
-	}
-}
-
-// Unfollow stops watching a pack's folder.
-func (w *Watcher) Unfollow(packID string) {
-	w.mu.Lock()
-	var dirs []string
-	for dir, id := range w.packs {
-		if id == packID {
-			dirs = append(dirs, filepath.Join(w.root, dir))
-			delete(w.packs, dir)
-		}
-	}
-	w.mu.Unlock()
-	for _, dir := range dirs {
-		for _, watched := range w.events.WatchList() {
-			if watched == dir || strings.HasPrefix(watched, dir+"/") {
-				_ = w.events.Remove(watched) // gone already, when the folder is
-			}
-		}
-	}
-}
-
-// Close ends a watcher that Run was never called for.
-func (w *Watcher) Close() error { return w.events.Close() }
-
-// add watches a folder and what is in it. What vanishes meanwhile makes an event of its own.
-func (w *Watcher) add(dir string) {
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return nil //nolint:nilerr // an unreadable folder is found by verification, which follows every event
-		}
-		if err := w.events.Add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	})
+// kernelLimit is how many watches the kernel lets a user have.
+func kernelLimit() int {
+	var limit int
+	text, err := os.ReadFile("/proc/sys/fs/inotify/max_user_watches")
 	if err == nil {
-		return
+		_, err = fmt.Sscan(string(text), &limit)
 	}
-	w.mu.Lock()
-	said := w.limited
-	w.limited = true
-	w.mu.Unlock()
-	if said {
-		return
+	if err != nil || limit <= 0 {
+		return 8192 // the least that a kernel has by default
 	}
-	reason := "error"
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EMFILE) {
-		reason = "the kernel's limit is met: raise fs.inotify.max_user_watches"
-	}
-	w.log.Warn("cannot watch every folder; changes there are noticed at intervals only", "folder", dir, "reason", reason, "error", err)
+	return limit
 }
 
-// Run tells changes until ctx ends.
+// watchPlace watches a folder that packs lie in. One that isn't there is watched when it appears.
+func (w *Watcher) watchPlace(place string) error {
+	root, err := os.OpenRoot(w.Root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.OpenFile(place, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		if place != "." {
+			return nil // not there, or not a folder: no place
+		}
+		return err
+	}
+	defer dir.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wd, err := w.queue.add(int(dir.Fd()), folderMask)
+	if err != nil {
+		return err
+	}
+	w.places[wd] = place
+	return nil
+}
+
+// Close ends a watcher.
+func (w *Watcher) Close() error {
+	close(w.stop)
+	err := w.queue.close()
+	<-w.read
+	return errors.Join(err, w.mounts.close())
+}
+
+// Run calls Changed, one call at a time, with the packs in whose folder something happened, until ctx ends; all means that any may
+// have changed.
 func (w *Watcher) Run(ctx context.Context) error {
-	defer w.events.Close()
-	touched := map[string]bool{}
-	all := false
-	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case event, ok := <-w.events.Events:
-			if !ok {
-				return errors.New("watch packs: the kernel's queue was closed")
-			}
-			id := w.owner(event.Name)
-			if id == "" {
-				continue
-			}
-			if event.Has(fsnotify.Create) {
-				if info, err := os.Lstat(event.Name); err == nil && info.IsDir() {
-					w.add(event.Name)
-				}
-			}
-			touched[id] = true
-		case err, ok := <-w.events.Errors:
-			if !ok {
-				return errors.New("watch packs: the kernel's queue was closed")
-			}
-			w.log.Warn("lost track of changes; every pack is verified", "error", err)
-			all = true
-		case <-due:
-			ids := make([]string, 0, len(touched))
-			for id := range touched {
-				ids = append(ids, id)
-			}
-			w.changed(ids, all)
-			clear(touched)
-			all, due = false, nil
-			continue
+		case <-w.read:
+			return fmt.Errorf("watch packs: %w", w.failed)
+		case <-w.wake:
 		}
-		if due == nil {
-			due = time.After(settle)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(settle):
+		}
+		w.mu.Lock()
+		ids := make([]string, 0, len(w.touched))
+		for id := range w.touched {
+			ids = append(ids, id)
+		}
+		all := w.all
+		clear(w.touched)
+		w.all = false
+		w.mu.Unlock()
+		w.Changed(ids, all)
+	}
+}
+
+// receive reads the queue until it is closed.
+func (w *Watcher) receive() {
+	defer close(w.read)
+	var events []event
+	for {
+		var err error
+		if events, err = w.queue.read(events[:0]); err != nil {
+			w.mu.Lock()
+			w.failed = err
+			w.loseAll()
+			w.mu.Unlock()
+			return
+		}
+		again := false
+		w.mu.Lock()
+		for _, e := range events {
+			again = w.take(e) || again
+		}
+		w.mu.Unlock()
+		if again {
+			if err := w.watchPlace(pack.OldPlace); err != nil {
+				w.Log.Warn("cannot watch the old place of packs", "error", err)
+			}
 		}
 	}
 }
 
-// owner is the pack under whose folder a path is, "" for none that is followed.
-func (w *Watcher) owner(path string) string {
-	relative, err := filepath.Rel(w.root, path)
-	if err != nil {
-		return ""
+// take is told what happened; mu is held. It says whether the old place of packs is another folder now.
+func (w *Watcher) take(e event) (replaced bool) {
+	if e.mask&unix.IN_Q_OVERFLOW != 0 {
+		w.Log.Warn("lost track of changes; every pack is verified", "error", "the kernel's queue ran over")
+		w.loseAll()
+		return false
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for dir := relative; dir != "." && dir != "/" && dir != ".."; dir = filepath.Dir(dir) {
-		if id, ok := w.packs[dir]; ok {
-			return id
+	if reached, ok := w.marks[e.wd]; ok && e.mask&unix.IN_IGNORED != 0 {
+		delete(w.marks, e.wd)
+		close(reached)
+		return false
+	}
+	if place, ok := w.places[e.wd]; ok {
+		return w.takePlace(e, place)
+	}
+	for p := range w.watches[e.wd] {
+		w.dirty(p)
+	}
+	if e.mask&unix.IN_IGNORED != 0 { // the kernel has ended it: what it was on is gone
+		for p := range w.watches[e.wd] {
+			delete(p.mine, e.wd)
+		}
+		delete(w.watches, e.wd)
+	}
+	return false
+}
+
+// takePlace is take for a folder that packs lie in.
+func (w *Watcher) takePlace(e event, place string) (replaced bool) {
+	switch {
+	case e.mask&unix.IN_IGNORED != 0:
+		delete(w.places, e.wd)
+		w.loseAll()
+	case e.name == "": // the folder itself was renamed, or has another mode
+		w.loseAll()
+	case place == "." && e.name == pack.OldPlace:
+		w.loseAll()
+		return true
+	default:
+		// Its folder in the new place hides one in the old, so the id counts, not where it is.
+		if p, ok := w.packs[e.name]; ok {
+			w.dirty(p)
 		}
 	}
-	return ""
+	return false
+}
+
+// dirty says that something happened to a pack.
+func (w *Watcher) dirty(p *followed) {
+	p.seq++
+	w.touched[p.id] = true
+	w.notify()
+}
+
+// loseAll says that anything may have happened, and lets go of whoever waits to know what did.
+func (w *Watcher) loseAll() {
+	for _, p := range w.packs {
+		p.seq++
+	}
+	w.all = true
+	w.notify()
+	for wd, reached := range w.marks {
+		delete(w.marks, wd)
+		close(reached)
+	}
+}
+
+func (w *Watcher) notify() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it is going to be told anyway
+	}
+}
+
+// Fence returns when everything that happened before the call has been taken account of by Unchanged.
+func (w *Watcher) Fence(ctx context.Context) error {
+	reached := make(chan struct{})
+	if err := w.lookAtMounts(func() error {
+		return w.queue.mark(func(wd int) { w.marks[wd] = reached })
+	}); err != nil {
+		return fmt.Errorf("catch up with changes: %w", err)
+	}
+	select {
+	case <-reached:
+		return nil
+	case <-w.read:
+		return fmt.Errorf("catch up with changes: %w", fs.ErrClosed)
+	case <-ctx.Done():
+		return fmt.Errorf("catch up with changes: %w", ctx.Err())
+	}
+}
+
+// LookAtMounts takes account of what was mounted in the ecosystem folder, of which there are no events.
+func (w *Watcher) LookAtMounts() error { return w.lookAtMounts(func() error { return nil }) }
+
+func (w *Watcher) lookAtMounts(then func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changed, err := w.mounts.changed()
+	if changed || err != nil {
+		w.loseAll()
+	}
+	return errors.Join(err, then())
+}
+
+// Unchanged says whether it is certain that nothing happened to a pack since the beginning of the last look at it that
+// was ended by Done. It speaks of the time of the last Fence.
+func (w *Watcher) Unchanged(packID string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, ok := w.packs[packID]
+	return ok && w.failed == nil && p.clean != 0 && p.clean == p.seq
+}
+
+// Unwatched are the packs that may run and have something in them that can't be watched.
+func (w *Watcher) Unwatched() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ids []string
+	for id, p := range w.packs {
+		if p.may && !p.whole {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Forget stops watching a pack.
+func (w *Watcher) Forget(packID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p, ok := w.packs[packID]; ok {
+		w.release(p, nil)
+		delete(w.packs, packID)
+	}
+}
+
+// release ends the watches of a pack that keep doesn't have; mu is held.
+func (w *Watcher) release(p *followed, keep map[int]struct{}) {
+	for wd := range p.mine {
+		if _, ok := keep[wd]; ok {
+			continue
+		}
+		delete(p.mine, wd)
+		delete(w.watches[wd], p)
+		if len(w.watches[wd]) == 0 {
+			delete(w.watches, wd)
+			w.queue.remove(wd)
+		}
+	}
 }

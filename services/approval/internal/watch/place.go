@@ -1,0 +1,93 @@
+package watch
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// local are the file systems whose every change goes through this kernel, and so through inotify. On one that others
+// write to as well (network, FUSE) or that hides another (overlay) silence means nothing.
+var local = []int64{
+	unix.EXT4_SUPER_MAGIC, // ext2 and ext3 have the same
+	unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
+	0x2fc12fc1, // ZFS (include/sys/fs/zfs.h)
+	0xca451a4e, // bcachefs (fs/bcachefs/bcachefs_format.h)
+}
+
+// onLocal says whether what fd is open on lies on one of them.
+func onLocal(fd int) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(fd, &st) == nil && slices.Contains(local, int64(st.Type))
+}
+
+// mounts notices what is mounted over packs: that changes what lies there, and inotify says nothing.
+type mounts struct {
+	root  string // the ecosystem folder, without links
+	table *os.File
+	below string // the lines of the table that concern it, when last read
+}
+
+func openMounts(root string) (*mounts, error) {
+	resolved, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return nil, err
+	}
+	if resolved, err = filepath.Abs(resolved); err != nil {
+		return nil, err
+	}
+	table, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	m := &mounts{root: resolved, table: table}
+	_, err = m.changed()
+	return m, err
+}
+
+func (m *mounts) close() error { return m.table.Close() }
+
+// changed says whether anything was mounted or unmounted in the ecosystem folder since it was last called. It costs one
+// system call where nothing was mounted anywhere.
+func (m *mounts) changed() (bool, error) {
+	// "This file is pollable: it is marked as having a POLLERR and POLLPRI event" when the table has changed since it was
+	// last polled (proc_pid_mounts(5), on which proc_pid_mountinfo(5) stands).
+	poll := []unix.PollFd{{Fd: int32(m.table.Fd()), Events: unix.POLLPRI}}
+	n, err := unix.Poll(poll, 0)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return false, os.NewSyscallError("poll", err)
+	}
+	if n == 0 && err == nil && m.below != "" {
+		return false, nil
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	before := m.below
+	m.below = below(table, m.root)
+	return before != m.below, nil
+}
+
+// below are the lines of a table that are about a folder and what lies in it; never "".
+func below(table []byte, root string) string {
+	lines := "mounted:\n"
+	for line := range bytes.Lines(table) {
+		// The fifth field is the mount point (proc_pid_mountinfo(5)), with octal escapes for white space and backslash.
+		fields := strings.Fields(string(line))
+		if len(fields) < 5 {
+			continue
+		}
+		if point := unescape.Replace(fields[4]); point == root || strings.HasPrefix(point, root+"/") {
+			lines += string(line)
+		}
+	}
+	return lines
+}
+
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

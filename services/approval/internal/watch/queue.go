@@ -1,0 +1,107 @@
+package watch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What is asked of the kernel. Reading and opening for reading raise none of these. IN_CLOSE_WRITE is there for what a
+// process wrote through a mapping: that raises nothing by itself, but the end of the mapping does.
+const (
+	contentMask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CLOSE_WRITE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
+	folderMask  = contentMask | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_ONLYDIR
+)
+
+// queue is one inotify instance: all that it watches reports into one queue, in the order in which it happened.
+type queue struct {
+	file *os.File
+	buf  []byte
+	own  int // a file in memory that is nobody's pack; see mark
+}
+
+// event is one entry of the queue.
+type event struct {
+	wd   int
+	mask uint32
+	name string // in the watched folder; "" for the watched thing itself
+}
+
+func newQueue() (*queue, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	own, err := unix.MemfdCreate("rumi-watch", unix.MFD_CLOEXEC)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return &queue{file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 64<<10), own: own}, nil
+}
+
+// close ends a read that is under way.
+func (q *queue) close() error { return errors.Join(q.file.Close(), unix.Close(q.own)) }
+
+// control runs call on the instance, unless it is closed.
+func (q *queue) control(call func(fd int) error) error {
+	raw, err := q.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = call(int(fd)) }); err != nil {
+		return err
+	}
+	return failed
+}
+
+// add watches what an open descriptor is open on: that very folder or file, whatever its name is by now.
+func (q *queue) add(open int, mask uint32) (wd int, err error) {
+	err = q.control(func(fd int) (err error) {
+		wd, err = unix.InotifyAddWatch(fd, fmt.Sprintf("/proc/self/fd/%d", open), mask)
+		return err
+	})
+	return wd, err
+}
+
+// remove ends a watch. One that the kernel has ended already is no error.
+func (q *queue) remove(wd int) {
+	_ = q.control(func(fd int) error {
+		_, err := unix.InotifyRmWatch(fd, uint32(wd))
+		return err
+	})
+}
+
+// mark puts an entry of its own at the end of the queue: whatever is read before it happened before. It is the IN_IGNORED
+// that the end of a watch leaves there, so nothing need be written anywhere. (Watchman's cookie files are the same idea:
+// https://facebook.github.io/watchman/docs/cookies) It is the caller's to remember wd before the entry can be read.
+func (q *queue) mark(remember func(wd int)) error {
+	wd, err := q.add(q.own, unix.IN_DELETE_SELF)
+	if err != nil {
+		return err
+	}
+	remember(wd)
+	q.remove(wd)
+	return nil
+}
+
+// read waits for entries. The slice is valid until the next call.
+func (q *queue) read(into []event) ([]event, error) {
+	n, err := q.file.Read(q.buf)
+	if err != nil {
+		return nil, err
+	}
+	for data := q.buf[:n]; len(data) >= unix.SizeofInotifyEvent; {
+		e := event{wd: int(int32(binary.NativeEndian.Uint32(data))), mask: binary.NativeEndian.Uint32(data[4:])}
+		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(data[12:]))
+		e.name = strings.TrimRight(string(data[unix.SizeofInotifyEvent:end]), "\x00")
+		into = append(into, e)
+		data = data[end:]
+	}
+	return into, nil
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/services/approval/api"
+)
+
+// A scan sees everything that was done before it was asked for, however little of it there is to read: nothing here waits
+// for the watcher.
+func TestAScanSeesWhatWasDoneBeforeIt(t *testing.T) {
+	w := start(t)
+	ids := []string{"a", "b", "c"}
+	for _, id := range ids {
+		w.pack(id)
+	}
+	outside := filepath.Join(w.Home, "elsewhere.py")
+	w.check(os.Link(filepath.Join(w.Ecosystem(), "c/backend/main.py"), outside))
+	for i := range 20 {
+		for _, id := range ids {
+			w.approve(id)
+		}
+		w.check(w.client.Refresh(t.Context()))
+		w.check(w.client.Refresh(t.Context()))
+		for _, id := range ids {
+			if s := w.status(id); s != "approved" {
+				t.Fatalf("%s is %s", id, s)
+			}
+		}
+		w.write(filepath.Join(w.Ecosystem(), "a/backend/main.py"), fmt.Sprintf("print(%d)", i))
+		w.check(os.Mkdir(filepath.Join(w.Ecosystem(), fmt.Sprintf("b/empty/%d", i)), 0o755))
+		w.write(outside, fmt.Sprintf("print(%d)", i))
+		w.check(w.client.Refresh(t.Context()))
+		for _, id := range ids {
+			if s := w.status(id); s != "modified" {
+				t.Fatalf("%s changed before the scan, and is %s", id, s)
+			}
+		}
+	}
+}
+
+// A record that somebody else changed is looked at again though nothing happened to the folder.
+func TestAScanAfterARejectionOfTheSameBytes(t *testing.T) {
+	w := start(t)
+	dir := w.pack("demo")
+	w.approve("demo")
+	w.check(w.client.Refresh(t.Context()))
+	_, err := w.call("POST", "/api/packs/demo/reject", nil)
+	w.check(err)
+	w.check(w.client.Refresh(t.Context()))
+	w.approve("demo")
+	w.check(w.client.Refresh(t.Context()))
+	w.write(filepath.Join(dir, "backend/main.py"), "print('x')")
+	w.check(w.client.Refresh(t.Context()))
+	if s := w.status("demo"); s != "modified" {
+		t.Errorf("status %s", s)
+	}
+}
+
+// synced is a buffer that several may write to.
+type synced struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (s *synced) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *synced) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+// Where the kernel's limit leaves packs unwatched they are looked at in turns: that is said once and can be measured, and a change is
+// noticed long before the look at intervals.
+func TestChangesAreNoticedBeyondTheLimitOfWatches(t *testing.T) {
+	w := start(t)
+	w.check(w.server.Stop())
+	log := &synced{}
+	w.server = servicetest.Start(w.Suite, "approval", func(ctx context.Context, rt *service.Runtime, cfg config) error {
+		cfg.watches = 9 // the ecosystem folder and two packs of four folders
+		rt.Log = slog.New(slog.NewTextHandler(log, nil))
+		return build(ctx, rt, cfg)
+	}, map[string]string{"RUMI_ECOSYSTEM": w.Ecosystem(), "RUMI_VERIFY_INTERVAL": "1h"})
+	w.client = api.NewClient(w.Peer("pack-registry", "approval"))
+	const packs = 6
+	for i := range packs {
+		id := fmt.Sprintf("p%d", i)
+		w.pack(id)
+		_, err := w.call("POST", "/api/packs/"+id+"/approve", nil)
+		w.check(err)
+	}
+	if n := strings.Count(log.String(), "cannot watch every pack"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, log)
+	}
+	w.eventually("four packs are counted as unwatched", func() bool { return w.metric("rumi_approval_unwatched_packs") == "4" })
+	for i := range packs {
+		w.write(filepath.Join(w.Ecosystem(), fmt.Sprintf("p%d/backend/main.py", i)), "print('changed')")
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		modified := 0
+		for i := range packs {
+			if w.status(fmt.Sprintf("p%d", i)) == "modified" {
+				modified++
+			}
+		}
+		if modified == packs {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d changes were noticed", modified, packs)
+		}
+	}
+}
+
+// metric is the value of one without labels.
+func (w *world) metric(name string) string {
+	w.t.Helper()
+	response, err := http.Get("http://" + w.server.Admin + "/metrics")
+	w.check(err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	w.check(err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "no"
+}
