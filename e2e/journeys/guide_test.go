@@ -48,7 +48,7 @@ func TestGuide(t *testing.T) {
 		"/path/to/my_pack.zip":  "user_data/import/my_pack.zip",
 	}}
 
-	// Import and apply; an identity that is another's is refused.
+	// Import and apply.
 	imported := g.run(t, command{`curl -X POST http://localhost:8765/api/packs/import \
   -H "Authorization: Bearer YOUR_TOKEN" \
   -H "Content-Type: application/json" \
@@ -58,6 +58,17 @@ func TestGuide(t *testing.T) {
   -H "Authorization: Bearer YOUR_TOKEN" \
   -H "Content-Type: application/json" \
   -d '{"staging_id": "abc123"}'`, 200, guidePack})
+
+	// A pack of another identity doesn't take its place.
+	stranger := pack.with(files{"ecosystem.json": strings.Replace(pack["ecosystem.json"], "e2e:", "stranger:", 1)})
+	if err := os.WriteFile(archive, stranger.zip(t, guidePack), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	staged, err := suite.api.Post(t.Context(), "/api/packs/import", map[string]any{"path": g.replace["/path/to/my_pack.zip"]})
+	id := field(t, string(must(t, staged, err).Data), "staging_id")
+	if a, err := suite.api.Post(t.Context(), "/api/packs/apply", map[string]any{"staging_id": id}); err != nil || a.Status != 409 || !strings.Contains(a.Error, "pack_identity mismatch") {
+		t.Errorf("applying a pack of another identity answered %v, %v", a, err)
+	}
 
 	pending := command{`curl http://localhost:8765/api/packs/pending \
   -H "Authorization: Bearer YOUR_TOKEN"`, 200, guidePack}
@@ -133,19 +144,23 @@ func (g *guide) candidates(t *testing.T) {
 			keys[parts[1]] = url.QueryEscape(item.CandidateKey)
 		}
 	}
-	g.replace["${ENCODED_KEY}"] = keys["fs_read_v1"]
-	g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/approve" \
+	const key = `ENCODED_KEY="my_pack%3Afs_read_v1%3Afs_read_handler%3Aabc123..."
+
+`
+	const word = "my_pack%3Afs_read_v1%3Afs_read_handler%3Aabc123..."
+	g.replace[word] = keys["fs_read_v1"]
+	g.run(t, command{key + `curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/approve" \
   -H "Authorization: Bearer YOUR_TOKEN" \
   -H "Content-Type: application/json" \
   -d '{"notes": "Reviewed and approved"}'`, 200, "installed"})
-	g.replace["${ENCODED_KEY}"] = keys["fs_read_v2"]
+	g.replace[word] = keys["fs_read_v2"]
 	for _, outcome := range []string{"rejected", "rejected", "blocked"} {
-		g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/reject" \
+		g.run(t, command{key + `curl -X POST "http://localhost:8765/api/capability/requests/${ENCODED_KEY}/reject" \
   -H "Authorization: Bearer YOUR_TOKEN" \
   -H "Content-Type: application/json" \
   -d '{"reason": "不要なファイルシステムアクセス"}'`, 200, outcome})
 	}
-	g.run(t, command{`curl -X POST "http://localhost:8765/api/capability/blocked/${ENCODED_KEY}/unblock" \
+	g.run(t, command{key + `curl -X POST "http://localhost:8765/api/capability/blocked/${ENCODED_KEY}/unblock" \
   -H "Authorization: Bearer YOUR_TOKEN" \
   -H "Content-Type: application/json" \
   -d '{"reason": "再評価の結果許可"}'`, 200, "pending"})
@@ -225,6 +240,12 @@ func (g *guide) rest(t *testing.T) {
 		{`cat user_data/audit/security_$(date +%Y-%m-%d).jsonl | jq 'select(.action == "principal_id_overridden")'`, 0, ""},
 		{`cat user_data/audit/network_$(date +%Y-%m-%d).jsonl | jq .`, 0, `"access_check"`},
 		{`cat user_data/pending/summary.json | jq .`, 0, `"version": "1.0"`},
+		// What the guide sets by hand is what everybody has.
+		{`export RUMI_EGRESS_SOCKET_GID=1099
+   export RUMI_CAPABILITY_SOCKET_GID=1099
+   docker inspect --format '{{.HostConfig.GroupAdd}}' rumi-` + suite.project + `-pack-my_pack`, 0, "[1099]"},
+		{`export RUMI_SECURITY_MODE=strict
+   docker compose --project-directory ` + suite.root + ` config`, 0, "RUMI_SECURITY_MODE: strict"},
 		{`ls -la ` + filepath.Join(suite.top, "run/egress/packs/"), 0, "drwxr-x---"},
 
 		{`curl -X DELETE http://localhost:8765/api/packs/{pack_id} \
