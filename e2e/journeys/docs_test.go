@@ -12,7 +12,7 @@ import (
 
 var fenced = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 
-// The commands in docs/api.md's part on the network work as printed, with README's shell function.
+// The commands in docs/api.md's parts on the network and on capabilities work as printed, with README's shell function.
 func TestDocumentedCommands(t *testing.T) {
 	plainPack(guidePack).place(t, guidePack)
 	post(t, "/api/packs/scan", nil)
@@ -31,10 +31,14 @@ func TestDocumentedCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, network, _ := strings.Cut(string(docs), "\n## Network\n")
-	network, _, _ = strings.Cut(network, "\n## ")
+	var parts string
+	for _, subject := range []string{"Network", "Capabilities"} {
+		_, part, _ := strings.Cut(string(docs), "\n## "+subject+"\n")
+		part, _, _ = strings.Cut(part, "\n## ")
+		parts += part
+	}
 	ran := 0
-	for _, block := range fenced.FindAllStringSubmatch(network, -1) {
+	for _, block := range fenced.FindAllStringSubmatch(parts, -1) {
 		for command := range strings.SplitSeq("\n"+block[1], "\napi ") {
 			if strings.TrimSpace(command) == "" || !strings.Contains(block[1], "api "+command) {
 				continue // not of the API
@@ -53,7 +57,7 @@ func TestDocumentedCommands(t *testing.T) {
 			ran++
 		}
 	}
-	if ran < 3 {
+	if ran < 5 {
 		t.Errorf("only %d commands were found", ran)
 	}
 	if a, err := suite.api.Delete(t.Context(), "/api/packs/"+guidePack); err != nil || a.Status != 200 {

@@ -26,6 +26,9 @@ type Config[P any] struct {
 	Record func(ctx context.Context, change Change[P]) error
 	// Store, which may be nil, stores in the transaction of a decision what else the owner has to keep of it.
 	Store func(tx *store.Tx, change Change[P]) error
+	// Differs, which may be nil, says whether what a scan sees is not what was installed under the same key. Such a
+	// candidate is to be decided about again; what it was installed for is the owner's to keep or take.
+	Differs func(installed, seen P) bool
 	// Changed is told that counts have changed, after the commit. It must not block.
 	Changed func(ctx context.Context)
 	// Now is the clock; nil is time.Now.
@@ -49,7 +52,8 @@ func New[P any](db *store.DB, cfg Config[P]) *Candidates[P] {
 }
 
 // Scan takes note of what a scan saw: new ones become pending, and so do failed ones and rejected ones whose cooldown
-// is over. A pending one gets the payload that was seen now.
+// is over, and installed ones under whose key Config.Differs sees another thing. A pending one gets the payload that was
+// seen now.
 func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
 	now := c.cfg.Now()
 	var result ScanResult
@@ -82,8 +86,11 @@ func (c *Candidates[P]) saw(tx *store.Tx, f Found[P], now time.Time, result *Sca
 	if err != nil {
 		return err
 	}
-	before := item.State
-	if item.Standing, err = item.Apply(Scan, now); err != nil {
+	before, verb := item.State, Scan
+	if before == Installed && c.cfg.Differs != nil && c.cfg.Differs(item.Payload, f.Payload) {
+		verb = Renew
+	}
+	if item.Standing, err = item.Apply(verb, now); err != nil {
 		return err
 	}
 	switch {

@@ -12,6 +12,7 @@ type Verb string
 // The verbs. An approval is Install or Fail, according to how it ends.
 const (
 	Scan    Verb = "scan"
+	Renew   Verb = "renew" // a scan that sees another thing under an installed candidate's key
 	Install Verb = "install"
 	Fail    Verb = "fail"
 	Reject  Verb = "reject"
@@ -24,11 +25,11 @@ type rule func(s Standing, now time.Time) (Standing, *fault.Fault)
 // transitions is the whole state machine. An operator's approval is good in any state but blocked: the cooldown keeps
 // packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
 var transitions = map[State]map[Verb]rule{
-	Pending:   {Scan: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Installed: {Scan: stays, Install: stays, Fail: refused("Candidate is already installed"), Reject: refused("Cannot reject installed candidate"), Unblock: notBlocked},
-	Rejected:  {Scan: comesBack, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Failed:    {Scan: goesTo(Pending), Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Blocked:   {Scan: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("Candidate is already blocked"), Unblock: isUnblocked},
+	Pending:   {Scan: stays, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Installed: {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("Candidate is already installed"), Reject: refused("Cannot reject installed candidate"), Unblock: notBlocked},
+	Rejected:  {Scan: comesBack, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Failed:    {Scan: goesTo(Pending), Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
+	Blocked:   {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("Candidate is already blocked"), Unblock: isUnblocked},
 }
 
 // Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.

@@ -30,6 +30,7 @@ func TestTransitions(t *testing.T) {
 		kind fault.Kind
 	}{
 		{"pending", pending, Scan, pending, "", 0},
+		{"pending", pending, Renew, pending, "", 0},
 		{"pending", pending, Install, done, "", 0},
 		{"pending", pending, Fail, failed, "", 0},
 		{"pending", pending, Reject, Standing{Rejected, 1, later}, "", 0},
@@ -39,6 +40,7 @@ func TestTransitions(t *testing.T) {
 		{"pending again", Standing{Pending, 2, time.Time{}}, Install, Standing{Installed, 2, time.Time{}}, "", 0},
 
 		{"installed", done, Scan, done, "", 0},
+		{"installed", done, Renew, Standing{Pending, 0, time.Time{}}, "", 0},
 		{"installed", done, Install, done, "", 0},
 		{"installed", done, Fail, done, installed, fault.KindConflict},
 		{"installed", done, Reject, done, cannotReject, fault.KindConflict},
@@ -46,6 +48,7 @@ func TestTransitions(t *testing.T) {
 
 		{"cooling", cooling, Scan, cooling, "", 0},
 		{"cooled", cooled, Scan, Standing{Pending, 1, time.Time{}}, "", 0},
+		{"cooled", cooled, Renew, cooled, "", 0},
 		{"cooling", cooling, Install, Standing{Installed, 1, time.Time{}}, "", 0},
 		{"cooling", cooling, Fail, Standing{Failed, 1, time.Time{}}, "", 0},
 		{"cooling", cooling, Reject, Standing{Rejected, 2, later}, "", 0},
@@ -53,12 +56,14 @@ func TestTransitions(t *testing.T) {
 		{"cooling", cooling, Unblock, cooling, notInList, fault.KindNotFound},
 
 		{"failed", failed, Scan, pending, "", 0},
+		{"failed", failed, Renew, failed, "", 0},
 		{"failed", failed, Install, done, "", 0},
 		{"failed", failed, Fail, failed, "", 0},
 		{"failed", failed, Reject, Standing{Rejected, 1, later}, "", 0},
 		{"failed", failed, Unblock, failed, notInList, fault.KindNotFound},
 
 		{"blocked", blocked, Scan, blocked, "", 0},
+		{"blocked", blocked, Renew, blocked, "", 0},
 		{"blocked", blocked, Install, blocked, unblockFirst, fault.KindConflict},
 		{"blocked", blocked, Fail, blocked, unblockFirst, fault.KindConflict},
 		{"blocked", blocked, Reject, blocked, alreadyBlocked, fault.KindConflict},
@@ -81,12 +86,12 @@ func TestTransitions(t *testing.T) {
 		seen[c.from.State][c.verb] = true
 	}
 	for _, state := range States {
-		for _, verb := range []Verb{Scan, Install, Fail, Reject, Unblock} {
+		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock} {
 			if !seen[state][verb] {
 				t.Errorf("no case for %s × %s", state, verb)
 			}
 		}
-		if len(transitions[state]) != 5 {
+		if len(transitions[state]) != 6 {
 			t.Errorf("%s has %d verbs", state, len(transitions[state]))
 		}
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -155,7 +157,77 @@ func TestNewVersionReplacesOld(t *testing.T) {
 	}
 }
 
-// Two packs may have a slug and a handler_id in common; two handlers for one permission are nobody's.
+// What lies beside handler.py is trusted with it: a change of it is another handler, though its key is the same.
+func TestNewFolderUnderTheSameKey(t *testing.T) {
+	const helped = "import helper\ndef execute(context, args):\n    return helper.answer\n"
+	dir := "share/capability_handlers/h/"
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": helped}))
+	w.write("p", map[string]string{dir + "helper.py": "answer = 1"})
+	w.approve("p")
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "test.h"})
+	w.scan()
+	conn := w.dial("p")
+	approve := func() string {
+		t.Helper()
+		var digest string
+		w.eventually("approval", func() bool {
+			a := w.decide(keyOf(helped), "approve", nil)
+			digest, _ = a.data["digest"].(string)
+			return a.code == 200
+		})
+		return digest
+	}
+	first := approve()
+	ask := func(want float64) {
+		t.Helper()
+		if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["output"] != want {
+			t.Fatalf("call: %v, want %v", got, want)
+		}
+	}
+	ask(1)
+
+	// Neither the pack's change nor its approval changes what is trusted; approving the handler again does.
+	w.write("p", map[string]string{dir + "helper.py": "answer = 2"})
+	digest := w.approve("p")
+	if scan := w.scan(); scan["skipped_installed"] != 1.0 {
+		t.Errorf("scan: %v", scan)
+	}
+	ask(1)
+	w.eventually("approval of "+digest, func() bool { return approve() != first })
+	ask(2)
+	if n := len(w.audited("security", "capability_handler_installed")); n != 2 {
+		t.Errorf("%d entries capability_handler_installed, want 2", n)
+	}
+
+	// Another handler.json is to be decided about anew, and what was trusted goes on serving meanwhile.
+	w.write("p", map[string]string{dir + "handler.json": `{"handler_id": "h_handler", "permission_id": "test.other", "config_schema": {"properties": {"a": {"const": "\u0041"}}, "additionalProperties": false}}`})
+	digest = w.approve("p")
+	if scan := w.scan(); scan["pending_created"] != 1.0 {
+		t.Errorf("scan: %v", scan)
+	}
+	if item := w.candidate(keyOf(helped)); item["status"] != "pending" || item["installed_to"] == nil || item["candidate"].(map[string]any)["permission_id"] != "test.other" {
+		t.Errorf("item: %v", item)
+	}
+	ask(2)
+	w.eventually("approval of "+digest, func() bool { return w.decide(keyOf(helped), "approve", nil).data["permission_id"] == "test.other" })
+	if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["error_type"] != "handler_not_found" {
+		t.Errorf("what is trusted for another permission now: %v", got)
+	}
+	grant := map[string]any{"principal_id": "p", "permission_id": "test.other", "config": map[string]any{"a": "B"}}
+	if a := w.api("POST", "/api/capability/grants/grant", grant); a.code != 400 ||
+		a.error != "Invalid config for test.other: Config does not fit config_schema of the handler p/h: at '/a' it does not satisfy #/properties/a/const" {
+		t.Errorf("a config that the handler doesn't know: %v", a)
+	}
+	grant["config"] = map[string]any{"a": "A"}
+	w.must("POST", "/api/capability/grants/grant", grant)
+	if got := conn.ask(map[string]any{"permission_id": "test.other"}); got["output"] != 2.0 {
+		t.Errorf("call: %v", got)
+	}
+}
+
+// Two packs may have a slug and a handler_id in common; two handlers for one permission are nobody's, unless the grant says
+// whose they are.
 func TestTwinHandlers(t *testing.T) {
 	w := newWorld(t).start()
 	for _, id := range []string{"p", "q"} {
@@ -176,9 +248,37 @@ func TestTwinHandlers(t *testing.T) {
 	if got := ask(); got["error_type"] != "trust_denied" {
 		t.Errorf("two: %v", got)
 	}
+	const ambiguous = "Several handlers are trusted for this permission: p/h, q/h"
 	entries := w.audited("security", "capability_denied")
-	if reason := entries[len(entries)-1]["rejection_reason"]; reason != "Several handlers are trusted for this permission: p/h, q/h" {
+	if reason := entries[len(entries)-1]["rejection_reason"]; reason != ambiguous {
 		t.Errorf("reason %q", reason)
+	}
+	held := func() map[string]any {
+		p := w.must("GET", "/api/capability/grants", nil)["grants"].(map[string]any)["p"].(map[string]any)
+		return p["permissions"].(map[string]any)["test.h"].(map[string]any)
+	}
+	if got := held()["warnings"]; !reflect.DeepEqual(got, []any{ambiguous}) {
+		t.Errorf("the operator sees %v", got)
+	}
+	grant := map[string]any{"principal_id": "p", "permission_id": "test.h"}
+	if got := w.must("POST", "/api/capability/grants/grant", grant)["warnings"]; !reflect.DeepEqual(got, []any{ambiguous}) {
+		t.Errorf("warnings %v", got)
+	}
+	for _, packID := range []string{"q", "p"} {
+		grant["handler"] = map[string]any{"pack_id": packID, "slug": "h"}
+		if got := w.must("POST", "/api/capability/grants/grant", grant)["warnings"].([]any); len(got) != 0 {
+			t.Errorf("warnings %v", got)
+		}
+		if got := ask(); got["output"] != 1.0 {
+			t.Errorf("%s: %v", packID, got)
+		}
+		executed := w.audited("permission", "permission_execute")
+		if got := executed[len(executed)-1]["details"].(map[string]any)["handler_pack"]; got != packID {
+			t.Errorf("%s: done by %v", packID, got)
+		}
+	}
+	if got := held(); len(got["warnings"].([]any)) != 0 || got["handler"].(map[string]any)["pack_id"] != "p" {
+		t.Errorf("list: %v", got)
 	}
 }
 
@@ -292,7 +392,13 @@ func TestGrantsOverHTTP(t *testing.T) {
 		`{"principal_id": "p", "permission_id": "a", "config": []}`:              "'config' must be an object",
 		`{"principal_id": "p", "permission_id": "a", "permission_id": "b"}`:      "Invalid JSON in request body",
 		`[]`: "Invalid JSON in request body",
-		`{"principal_id": "p", "permission_id": "a", "expires_at": "2001-01-01T00:00:00Z"}`: "Invalid expires_at: it is in the past",
+		`{"principal_id": "p", "permission_id": "a", "expires_at": "2001-01-01T00:00:00Z"}`:                   "Invalid expires_at: it is in the past",
+		`{"principal_id": "p", "permission_id": "a", "max_uses": 0}`:                                          "Invalid max_uses: must be an integer of 1 or more",
+		`{"principal_id": "p", "permission_id": "a", "max_uses": 1.5}`:                                        "Invalid value for field 'max_uses': want a whole number in range",
+		`{"principal_id": "p", "permission_id": "a", "rate_limit": "5"}`:                                      "Invalid value for field 'rate_limit': want a whole number in range",
+		`{"principal_id": "p", "permission_id": "a", "limits": {"memory": 5}}`:                                "Unknown field 'limits.memory'",
+		`{"principal_id": "p", "permission_id": "a", "args_schema": {"properties": {"x": {"type": "text"}}}}`: "Invalid args_schema: at '/properties/x/type': value must be one of 'array', 'boolean', 'integer', 'null', 'number', 'object', 'string'",
+		`{"principal_id": "p", "permission_id": "secrets.get", "config": {"allowed": []}}`:                    "Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known",
 	} {
 		if a := grant(body); a.code != 400 || a.error != text {
 			t.Errorf("%s: %d %q", body, a.code, a.error)
@@ -311,6 +417,20 @@ func TestGrantsOverHTTP(t *testing.T) {
 	if list["count"] != 1.0 || p["version"] == nil || p["principal_id"] != "p" || p["enabled"] != true || p["granted_at"] == nil ||
 		p["updated_at"] == nil || permission["enabled"] != true || len(permission["config"].(map[string]any)) != 0 || permission["expires_at"] != "2099-01-01T00:00:00Z" {
 		t.Errorf("list: %v", list)
+	}
+	terms := map[string]any{"max_uses": 3.0, "rate_limit": 5.0, "args_schema": map[string]any{"type": "object"}, "handler": map[string]any{"pack_id": "q", "slug": "s"},
+		"limits": map[string]any{"memory_mb": 64.0}}
+	request := map[string]any{"principal_id": "p", "permission_id": "fs.read"}
+	maps.Copy(request, terms)
+	granted := w.must("POST", "/api/capability/grants/grant", request)
+	listed := w.must("GET", "/api/capability/grants", nil)["grants"].(map[string]any)["p"].(map[string]any)["permissions"].(map[string]any)["fs.read"].(map[string]any)
+	for name, want := range terms {
+		if !reflect.DeepEqual(granted[name], want) || !reflect.DeepEqual(listed[name], want) {
+			t.Errorf("%s: %v and %v, want %v", name, granted[name], listed[name], want)
+		}
+	}
+	if listed["uses"] != 0.0 || listed["expires_at"] != nil {
+		t.Errorf("list: %v", listed)
 	}
 	for _, want := range []bool{true, false} {
 		a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "p", "permission_id": "fs.read"})

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
 func TestParse(t *testing.T) {
@@ -147,4 +149,32 @@ func TestWindow(t *testing.T) {
 			t.Errorf("event %d at %v: %v", i, now.Format(time.TimeOnly), got)
 		}
 	}
+}
+
+// Whatever a pack sends, what comes of it is a request that can be judged or a refusal that can be told.
+func FuzzParse(f *testing.F) {
+	for _, frame := range []string{
+		`{"permission_id":"a.b","args":{"a":[1,{"b":null}]},"timeout_seconds":1.5,"request_id":"r"}`,
+		`{"permission_id":"a","timeout_seconds":1e400,"principal_id":{"x":1}}`,
+		`{"permission_id":"a","args":{"a":1,"a":2}}`, `{"permission_id":"\ud800"}`, `{"timeout_seconds":-0}`, `{"pack_id":"q","args":[]}`, `null`, ``,
+	} {
+		f.Add([]byte(frame))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		req, refused := parse(frame, "p")
+		if !origin.ValidRequestID(req.id) || len(req.claims) > 64 {
+			t.Errorf("%+v", req)
+		}
+		if refused != nil {
+			if refused.message() == "" || refused.kind == "" {
+				t.Errorf("%+v", refused)
+			}
+		} else if !grant.ValidPermission(req.permission) || req.args.Kind() != '{' || req.timeout <= 0 || req.timeout > maxTimeout {
+			t.Errorf("%+v", req)
+		}
+		var answer response
+		if err := json.Unmarshal(encode(nil, req.id, nil, refused, 0), &answer); err != nil || answer.Success != (refused == nil) {
+			t.Errorf("%+v, %v", answer, err)
+		}
+	})
 }

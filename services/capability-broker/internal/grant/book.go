@@ -33,9 +33,9 @@ type Store interface {
 	// Change hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
 	// error, or a nil grant, leaves the store as it was.
 	Change(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
-	// Use counts one use of each of the grants, or of none where one of them has none left; that one's reason is answered.
-	// Uses of several callers, on several replicas, count one after the other.
-	Use(ctx context.Context, grants []*Grant) (Reason, error)
+	// Use counts one use of each of the grants, or of none where one of them can't be used: the answer is why, and which of
+	// them. Uses of several callers, on several replicas, count one after the other.
+	Use(ctx context.Context, grants []*Grant) (reason Reason, of int, err error)
 	// Remove deletes every grant of the principal, after commit has been told how many and returned no error.
 	Remove(ctx context.Context, principal string, commit func(n int) error) error
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -34,21 +35,22 @@ func (b *Book) Use(ctx context.Context, c Chain) (Reason, error) {
 	case <-ctx.Done():
 		return "", fmt.Errorf("count a use: %w", ctx.Err())
 	}
-	reason, err := b.Store.Use(ctx, bounded)
+	reason, of, err := b.Store.Use(ctx, bounded)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("count a use: %w", err)
+	case reason == Allowed:
+		return Allowed, nil
 	case reason == Changed:
 		if err := b.reload(ctx); err != nil {
 			return "", err
 		}
 		return "", ErrChanged
+	case reason == UsedUp:
+		bounded[of].spent.Store(true) // so that the store needn't be asked again
 	}
-	return reason, nil
+	return reason + c.of(slices.Index(c, bounded[of])), nil
 }
-
-// Spend notes that the grant has no use left, so that the store needn't be asked again.
-func (g *Grant) Spend() { g.spent.Store(true) }
 
 // CheckArgs says why the arguments of a call are not what the chain's schemas ask for, Allowed where they are.
 func (c Chain) CheckArgs(args jsontext.Value) Reason {

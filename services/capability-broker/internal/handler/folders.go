@@ -47,15 +47,9 @@ func (f *Folders) staged(t Trust) string {
 
 // stage copies a folder to where install finds it and says what its digest is. The copy is on the disk when it returns.
 func (f *Folders) stage(ctx context.Context, source *os.Root, t Trust) (Trust, error) {
-	m, err := tree.Scan(ctx, source, nil)
+	m, err := manifest(ctx, source)
 	if err != nil {
 		return t, fmt.Errorf("copy handler: %w", err)
-	}
-	// The copy is read-only, so these are the modes that it will be checked with.
-	for i, e := range m.Entries {
-		if m.Entries[i].Mode = 0o444; e.Kind == tree.Dir || e.Mode&0o111 != 0 {
-			m.Entries[i].Mode = 0o555
-		}
 	}
 	t.FolderDigest = m.Digest()
 	in, out := io.Pipe()
@@ -67,6 +61,17 @@ func (f *Folders) stage(ctx context.Context, source *os.Root, t Trust) (Trust, e
 		return t, fmt.Errorf("copy handler: %w", err)
 	}
 	return t, nil
+}
+
+// manifest is that of a folder's copy: the copy is read-only, so these are the modes that it will be checked with.
+func manifest(ctx context.Context, source *os.Root) (tree.Manifest, error) {
+	m, err := tree.Scan(ctx, source, nil)
+	for i, e := range m.Entries {
+		if m.Entries[i].Mode = 0o444; e.Kind == tree.Dir || e.Mode&0o111 != 0 {
+			m.Entries[i].Mode = 0o555
+		}
+	}
+	return m, err
 }
 
 // install puts the staged copy of what is trusted in its place, unless that has it already.

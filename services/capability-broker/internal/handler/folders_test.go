@@ -10,8 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
 func TestValidKey(t *testing.T) {
@@ -52,12 +55,52 @@ func TestParseDescriptor(t *testing.T) {
 		`{"handler_id":"h","permission_id":"a","description":"` + strings.Repeat("x", 5000) + `"}`: "too long",
 		`{"handler_id":"h","permission_id":"a","risk":"` + strings.Repeat("x", 5000) + `"}`:        "too long",
 		`{"HANDLER_ID":"h","permission_id":"a"}`:                                                   "handler_id",
+
+		`{"handler_id":"h","permission_id":"a","config_schema":{"type":"object"}}`:                               "",
+		`{"handler_id":"h","permission_id":"a","config_schema":null}`:                                            "config_schema: it must be an object",
+		`{"handler_id":"h","permission_id":"a","config_schema":true}`:                                            "config_schema: it must be an object",
+		`{"handler_id":"h","permission_id":"a","config_schema":{"properties":{"a":{"typ":"x"}}}}`:                "config_schema: at '/properties/a': the keyword 'typ'",
+		`{"handler_id":"h","permission_id":"a","config_schema":{"$ref":"http://127.0.0.1/"}}`:                    "config_schema: at '/$ref'",
+		`{"handler_id":"h","permission_id":"a","config_schema":{"$ref":"#"}}`:                                    "recursive",
+		`{"handler_id":"h","permission_id":"a","config_schema":{"title":"` + strings.Repeat("x", 64<<10) + `"}}`: "too large",
+		`{"handler_id":"h","permission_id":"a","config_schema":{"properties":{"a":{"pattern":"(?=x)"}}}}`:        "RE2",
 	} {
 		_, err := parseDescriptor([]byte(raw))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60s: %v, want %q", raw, err, want)
 		}
 	}
+}
+
+// No handler.json of a pack gets an id, a permission or a schema past the parser that the rest can't live with, and what
+// is read compares equal to what was stored.
+func FuzzParseDescriptor(f *testing.F) {
+	for _, raw := range []string{
+		`{"handler_id":"h","permission_id":"fs.read","entrypoint":"handler.py:execute","description":"d","risk":"low","more":1}`,
+		`{"handler_id":"h.x-1","permission_id":"a","config_schema":{"properties":{"\u0041\/":{"enum":["\u00e9",1.0,1E2]}}}}`,
+		`{"handler_id":"..","permission_id":"secrets.get"}`, `{"handler_id":"a","handler_id":"b"}`, `[]`, ``,
+	} {
+		f.Add([]byte(raw))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return
+		}
+		c := Candidate{PackID: "p", Slug: "s", HandlerID: d.HandlerID, PermissionID: d.PermissionID, Entrypoint: d.Entrypoint,
+			ScriptSHA256: strings.Repeat("0", 64), Description: d.Description, Risk: d.Risk, ConfigSchema: d.ConfigSchema}
+		if !ValidKey(c.Key()) || !grant.ValidPermission(d.PermissionID) || grant.Reserved(d.PermissionID) {
+			t.Errorf("%+v", c)
+		}
+		stored, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Candidate
+		if err := json.Unmarshal(stored, &back); err != nil || !same(back, c) {
+			t.Errorf("%+v comes back as %+v, %v", c, back, err)
+		}
+	})
 }
 
 // source is a handler's folder with something beside handler.py.

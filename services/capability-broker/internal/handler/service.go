@@ -80,7 +80,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{Config: cfg, Registry: registry}
-	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed})
+	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed,
+		Differs: func(installed, seen Candidate) bool { return !same(installed, seen) }})
 	return s, s.recover(ctx)
 }
 
@@ -155,7 +156,8 @@ func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
 }
 
 // Approve trusts a candidate's handler and puts its copy in place; it replaces what was trusted under the same pack and
-// slug. Approving what is trusted already changes nothing.
+// slug. Approving what is trusted already changes nothing, unless the rest of its folder is another in the pack's approved
+// bytes by now.
 func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error) {
 	if len(notes) > candidate.MaxText {
 		return Trust{}, fault.Invalid("'notes' is too long (max %d bytes)", candidate.MaxText)
@@ -180,7 +182,7 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 	}
 	ctx = context.WithoutCancel(ctx) // what is decided is carried out
 	if staged == nil {
-		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.proved(ctx, *t) {
+		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.proved(ctx, *t) && !s.outdated(ctx, *t, item.Payload) {
 			return *t, nil
 		}
 		if staged, err = s.again(ctx, item); err != nil {
@@ -247,6 +249,26 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 		return Trust{}, changed
 	}
 	return s.Folders.stage(ctx, source, c.trust())
+}
+
+// outdated says whether the approved bytes of a handler's pack have another folder than is trusted. Where nobody can say,
+// what is trusted stays.
+func (s *Service) outdated(ctx context.Context, t Trust, c Candidate) bool {
+	state, known := s.Gates.Get(c.PackID)
+	if !known || !state.Open {
+		return false
+	}
+	code, err := s.Trees.Get(ctx, state.Digest)
+	if err != nil {
+		return false
+	}
+	source, err := os.OpenRoot(filepath.Join(code, filepath.FromSlash(c.SourceDir)))
+	if err != nil {
+		return false
+	}
+	defer source.Close()
+	m, err := manifest(ctx, source)
+	return err == nil && m.Digest() != t.FolderDigest
 }
 
 // onDisk says whether the pack still has, under ecosystem/, the handler that was scanned.

@@ -110,8 +110,8 @@ type permission struct {
 	GrantedBy string         `json:"granted_by"`
 	Reason    grant.Reason   `json:"reason,omitzero"` // why it allows nothing
 	grant.Terms
-	Uses     *int64   `json:"uses,omitzero"`     // calls that have started, of a grant with max_uses
-	Warnings []string `json:"warnings,omitzero"` // as when it is granted
+	Uses     *int64   `json:"uses,omitzero"` // calls that have started, of a grant with max_uses
+	Warnings []string `json:"warnings"`      // as when it is granted
 }
 
 // warnings say why calls of a grant that is itself in order would be refused as things are: what isn't trusted, or is
@@ -150,7 +150,8 @@ func (c capability) list(ctx context.Context, req listRequest) (listResponse, er
 		for _, g := range held {
 			reason := g.Judge(now)
 			held := permission{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
-				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms}
+				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms,
+				Warnings: []string{}}
 			if g.Terms.MaxUses != nil {
 				held.Uses = &g.Uses
 			}

@@ -109,7 +109,7 @@ func compile(doc any) (*instance, error) {
 	}
 	if meta, ok := errors.AsType[*jsonschema.SchemaValidationError](err); ok {
 		if invalid, ok := errors.AsType[*jsonschema.ValidationError](meta.Err); ok {
-			e := first(invalid)
+			e := first(invalid, true)
 			return nil, fmt.Errorf("at '%s': %s", pointer(e.InstanceLocation), e.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
 		}
 	}
@@ -140,7 +140,7 @@ func (s *Schema) Check(raw jsontext.Value) string {
 	if !ok {
 		return "it can't be checked"
 	}
-	e := first(invalid)
+	e := first(invalid, false)
 	return fmt.Sprintf("at '%s' it does not satisfy %s", s.path(e.InstanceLocation, value), keyword(e))
 }
 
@@ -163,19 +163,22 @@ func (s *Schema) path(tokens []string, value any) string {
 	return pointer(shown)
 }
 
-// first is the error to tell of, of those that a check found: the same one each time.
-func first(e *jsonschema.ValidationError) *jsonschema.ValidationError {
+// first is the error to tell of, of those that a check found: the same one each time. Of what is inside anyOf, not and the
+// like no part is the cause; inner goes there all the same, for an example of what would have been right.
+func first(e *jsonschema.ValidationError, inner bool) *jsonschema.ValidationError {
 	switch e.ErrorKind.(type) {
 	case *kind.Schema, *kind.Group, *kind.Reference, *kind.AllOf:
 	default:
-		return e // of what is inside anyOf, not and the like no part is the cause
+		if !inner {
+			return e
+		}
 	}
 	if len(e.Causes) == 0 {
 		return e
 	}
 	found := make([]*jsonschema.ValidationError, len(e.Causes))
 	for i, cause := range e.Causes {
-		found[i] = first(cause)
+		found[i] = first(cause, inner)
 	}
 	return slices.MinFunc(found, func(a, b *jsonschema.ValidationError) int {
 		return cmp.Or(slices.Compare(a.InstanceLocation, b.InstanceLocation), strings.Compare(keyword(a), keyword(b)))

@@ -149,10 +149,10 @@ func (s *Store) Change(ctx context.Context, principal, permission string, change
 var errUnused = errors.New("no use is left")
 
 // Use implements grant.Store. It raises no revision: replicas keep what they know of a grant.
-func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reason, err error) {
+func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reason, of int, err error) {
 	err = s.db.Tx(ctx, func(tx *store.Tx) error {
 		reason = grant.Allowed
-		for _, g := range list {
+		for i, g := range list {
 			result, err := tx.Exec(`UPDATE capability_grants SET uses = uses + 1 WHERE principal_id = ? AND permission_id = ?
 				AND granted_at = ? AND enabled = 1 AND uses < max_uses`, g.PrincipalID, g.PermissionID, g.GrantedAt)
 			if err != nil {
@@ -163,6 +163,7 @@ func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reas
 			} else if n == 1 {
 				continue
 			}
+			of = i
 			if reason, err = unused(tx, g); err != nil {
 				return err
 			}
@@ -173,7 +174,7 @@ func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reas
 	if errors.Is(err, errUnused) {
 		err = nil
 	}
-	return reason, err
+	return reason, of, err
 }
 
 // unused says why a grant could not be used.
@@ -192,7 +193,6 @@ func unused(tx *store.Tx, g *grant.Grant) (grant.Reason, error) {
 	case !enabled:
 		return grant.Disabled, nil
 	}
-	g.Spend()
 	return grant.UsedUp, nil
 }
 

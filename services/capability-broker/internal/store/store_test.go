@@ -27,8 +27,12 @@ func suite(t *testing.T, test func(t *testing.T, ctx context.Context, mine, othe
 func TestGrants(t *testing.T) {
 	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
 		at := time.Date(2027, 1, 2, 3, 4, 5, 6000, time.UTC)
+		uses, rate, memory, no := int64(3), 5, int64(64), false
+		terms := grant.Terms{MaxUses: &uses, RateLimit: &rate, ArgsSchema: jsontext.Value(`{"type":"object"}`),
+			Handler: &grant.HandlerRef{PackID: "q", Slug: "s"}, Limits: &grant.Limits{MemoryMB: &memory},
+			Mounts: []grant.Mount{{Source: "/srv", Target: "/mnt", ReadOnly: &no}}}
 		g := grant.Grant{PrincipalID: "p", PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{"x":"é"}`),
-			ExpiresAt: at.Add(time.Hour), GrantedAt: at, UpdatedAt: at, GrantedBy: "operator"}
+			ExpiresAt: at.Add(time.Hour), GrantedAt: at, UpdatedAt: at, GrantedBy: "operator", Terms: terms}
 		put := func(next *grant.Grant, err error) error {
 			return mine.Change(ctx, "p", "a.b", func(*grant.Grant) (*grant.Grant, error) { return next, err })
 		}
@@ -56,13 +60,13 @@ func TestGrants(t *testing.T) {
 			if found == nil || !reflect.DeepEqual(*found, g) {
 				t.Errorf("changes %+v", found)
 			}
-			found.Enabled, found.ExpiresAt = false, time.Time{}
+			found.Enabled, found.ExpiresAt, found.Terms = false, time.Time{}, grant.Terms{}
 			return found, nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if list, _, err := mine.Grants(ctx); err != nil || len(list) != 1 || list[0].Enabled || !list[0].ExpiresAt.IsZero() {
+		if list, _, err := mine.Grants(ctx); err != nil || len(list) != 1 || list[0].Enabled || !list[0].ExpiresAt.IsZero() || !reflect.DeepEqual(list[0].Terms, grant.Terms{}) {
 			t.Fatalf("after a change: %+v, %v", list, err)
 		}
 		if err := mine.Remove(ctx, "p", func(int) error { return errRefused }); !errors.Is(err, errRefused) {
@@ -81,12 +85,75 @@ func TestGrants(t *testing.T) {
 	})
 }
 
+// A use is counted in every grant or in none, only in the grant that it was judged by, and never beyond the last.
+func TestUse(t *testing.T) {
+	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
+		at := time.Date(2027, 1, 2, 3, 4, 5, 6000, time.UTC)
+		put := func(principal string, max int64, at time.Time) *grant.Grant {
+			t.Helper()
+			g := grant.Grant{PrincipalID: principal, PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{}`), GrantedAt: at, UpdatedAt: at,
+				Terms: grant.Terms{MaxUses: &max}}
+			if err := mine.Change(ctx, principal, "a.b", func(*grant.Grant) (*grant.Grant, error) { return &g, nil }); err != nil {
+				t.Fatal(err)
+			}
+			return &g
+		}
+		uses := func(want map[string]int64) {
+			t.Helper()
+			list, _, err := other.Grants(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, g := range list {
+				if g.Uses != want[g.PrincipalID] {
+					t.Errorf("%s has %d uses, want %d", g.PrincipalID, g.Uses, want[g.PrincipalID])
+				}
+			}
+		}
+		use := func(s *store.Store, want grant.Reason, list ...*grant.Grant) {
+			t.Helper()
+			if got, _, err := s.Use(ctx, list); err != nil || got != want {
+				t.Errorf("use: %q, %v, want %q", got, err, want)
+			}
+		}
+		child, parent := put("p__c", 3, at), put("p", 2, at)
+		revision, err := mine.Revision(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use(mine, grant.Allowed, child, parent)
+		use(other, grant.Allowed, parent)
+		uses(map[string]int64{"p__c": 1, "p": 2})
+		use(mine, grant.UsedUp, child, parent)
+		use(mine, grant.UsedUp, parent, child)
+		uses(map[string]int64{"p__c": 1, "p": 2})
+		if now, err := other.Revision(ctx); err != nil || now != revision {
+			t.Errorf("a use raised the revision from %d to %d, %v", revision, now, err)
+		}
+
+		renewed := put("p", 1, at.Add(time.Microsecond))
+		use(other, grant.Changed, child, parent)
+		uses(map[string]int64{"p__c": 1})
+		use(other, grant.Allowed, child, renewed)
+		uses(map[string]int64{"p__c": 2, "p": 1})
+		if err := mine.Change(ctx, "p__c", "a.b", func(g *grant.Grant) (*grant.Grant, error) { g.Enabled = false; return g, nil }); err != nil {
+			t.Fatal(err)
+		}
+		use(other, grant.Disabled, child)
+		uses(map[string]int64{"p__c": 2, "p": 1}) // a revoke forgets none
+		if err := mine.Remove(ctx, "p__c", func(int) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		use(other, grant.None, child)
+	})
+}
+
 func TestTrust(t *testing.T) {
 	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
 		a := handler.Trust{CandidateKey: "p:s:h:1", PackID: "p", Slug: "s", HandlerID: "h", PermissionID: "a.b", Entrypoint: "handler.py:execute",
 			ScriptSHA256: "1", FolderDigest: "sha256:1", InstalledAt: time.Unix(1_800_000_000, 0).UTC(), InstalledBy: "operator"}
 		b := a
-		b.CandidateKey, b.FolderDigest = "p:s:h:2", "sha256:2"
+		b.CandidateKey, b.FolderDigest, b.ConfigSchema = "p:s:h:2", "sha256:2", jsontext.Value(`{"type":"object"}`)
 		twin := a
 		twin.PackID = "q" // the same slug and handler of another pack is another handler
 		yes := func() error { return nil }
