@@ -27,6 +27,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/kv"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
@@ -60,6 +61,8 @@ func (c config) check() error {
 		return errors.New("RUMI_PACK_DATA_MAX_MB: must not be negative")
 	case c.Ceiling.limits().Check() != nil:
 		return fmt.Errorf("RUMI_CONTAINER_MAX_MEMORY_MB, RUMI_CONTAINER_MAX_CPUS, RUMI_CONTAINER_MAX_PIDS: %w", c.Ceiling.limits().Check())
+	case c.StoreMax < 1:
+		return errors.New("RUMI_STORE_MAX_BYTES: must be at least 1")
 	case c.SecretRate < 0:
 		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
@@ -169,9 +172,10 @@ func (b *broker) runners(ctx context.Context) (err error) {
 
 // decisions opens grants and trust.
 func (b *broker) decisions(ctx context.Context) (err error) {
-	b.builtins = builtin.NewTable(
+	b.builtins = builtin.NewTable(append(
+		builtin.Stores(kv.New(b.db, b.cfg.StoreMax), b.rt.Log),
 		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))}, b.cfg.SecretRate, b.rt.Log),
-	)
+	)...)
 	notifier := handler.NewNotifier()
 	b.handlers, err = handler.New(ctx, handler.Config{
 		DB: b.db, Store: b.rows, Folders: b.folders, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log,

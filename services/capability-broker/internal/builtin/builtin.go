@@ -46,10 +46,19 @@ type Kind string
 
 // The kinds of refusals (contract.md, "Sockets").
 const (
-	Invalid  Kind = "validation_error"
-	Denied   Kind = "access_denied" // of a refusal with an Output only
-	Failed   Kind = "execution_error"
-	TimedOut Kind = "timeout"
+	Invalid    Kind = "validation_error"
+	NotGranted Kind = "grant_denied"
+	Failed     Kind = "execution_error"
+	TimedOut   Kind = "timeout"
+)
+
+// The kinds of refusals with an Output, where they are its error_type, and of outputs that say what was found instead.
+const (
+	Denied   Kind = "access_denied"
+	TooLarge Kind = "payload_too_large"
+	Full     Kind = "quota_exceeded"
+	NoKey    Kind = "key_not_found"
+	Conflict Kind = "conflict"
 )
 
 // Refusal is a call that was not carried out or did not succeed.
@@ -58,6 +67,8 @@ type Refusal struct {
 	Text   string         // what the pack reads, "" for the kind's own text
 	Reason string         // for the audit log; the pack never sees it, and no argument's value is in it
 	Output jsontext.Value // not nil: the call is answered as a success with this output, which says no
+
+	err error // for the service's log
 }
 
 // Table are the broker's own permissions by name.
