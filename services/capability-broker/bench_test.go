@@ -1,6 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -45,6 +49,96 @@ func BenchmarkSecretsGet(b *testing.B) {
 	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "secrets.get",
 		"config": map[string]any{"allowed_keys": []string{"KEY"}}})
 	benchmarkAsk(b, w, map[string]any{"permission_id": "secrets.get", "args": map[string]any{"key": "KEY"}})
+}
+
+// Packs started one after another, from the request to the answer. 200 of them: -benchtime=200x.
+func BenchmarkPackStart(b *testing.B) {
+	w := newWorld(b).start()
+	w.write("warm", packFiles())
+	w.approve("warm")
+	w.must("POST", "/api/containers/warm/start", nil)
+	before := used(b)
+	var took []time.Duration
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		id := fmt.Sprintf("p%d", n)
+		w.write(id, packFiles())
+		w.approve(id)
+		b.StartTimer()
+		began := time.Now()
+		w.must("POST", "/api/containers/"+id+"/start", nil)
+		took = append(took, time.Since(began))
+		b.StopTimer()
+		w.must("DELETE", "/api/containers/"+id, nil)
+		w.gone(id)
+		b.StartTimer()
+	}
+	b.StopTimer()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Milliseconds()), "p99-ms")
+	after := used(b)
+	b.ReportMetric(float64(after.descriptors-before.descriptors), "more-fds")
+	b.ReportMetric(float64(after.goroutines-before.goroutines), "more-goroutines")
+	b.ReportMetric(float64(after.heap-before.heap)/1024, "more-heap-KiB")
+}
+
+// usage is what this process, the broker in it, has taken.
+type usage struct {
+	descriptors, goroutines int
+	heap                    int64 // bytes that are in use
+}
+
+func used(t testing.TB) usage {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var memory runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&memory)
+	return usage{len(open), runtime.NumGoroutine(), int64(memory.HeapAlloc)}
+}
+
+// gone has approval forget a pack, and waits for its socket to go.
+func (w *world) gone(packID string) {
+	w.t.Helper()
+	w.mu.Lock()
+	w.revision++
+	delete(w.states, packID)
+	w.mu.Unlock()
+	w.gates.Remove(packID)
+	w.eventually("end of the socket of "+packID, func() bool { _, err := os.Lstat(w.socket(packID)); return err != nil })
+}
+
+// Packs that came and went leave nothing behind: no descriptor, no goroutine, no container, no folder of sockets.
+func TestPacksLeaveNothing(t *testing.T) {
+	w := newWorld(t).start()
+	cycle := func(id string) {
+		w.write(id, packFiles())
+		w.approve(id)
+		w.must("POST", "/api/containers/"+id+"/start", nil)
+		w.must("DELETE", "/api/containers/"+id, nil)
+		w.gone(id)
+	}
+	cycle("warm")
+	before := used(t)
+	for n := range 8 {
+		cycle(fmt.Sprintf("p%d", n))
+	}
+	w.eventually("as many goroutines and descriptors as before", func() bool {
+		now := used(t)
+		return now.goroutines <= before.goroutines+4 && now.descriptors <= before.descriptors+4 // idle connections come and go
+	})
+	engine := w.engine()
+	defer engine.Close()
+	if left, err := engine.List(t.Context(), ""); err != nil || len(left) != 0 {
+		t.Errorf("containers left: %v, %v", left, err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(w.run, "c")); err != nil || len(entries) != 0 {
+		t.Errorf("sockets left: %v, %v", entries, err)
+	}
 }
 
 // Each denial has two entries on the disk.

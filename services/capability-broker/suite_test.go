@@ -48,6 +48,7 @@ type world struct {
 	secrets   map[string]string
 	states    map[string]gate.State
 	refreshes int
+	clients   map[string]*http.Client // by caller
 }
 
 type approvedTree struct {
@@ -67,6 +68,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		Suite: servicetest.New(t, "capability-broker", "approval", "pack-registry", "secrets", "pip-installer"), t: t, run: run,
 		gates: gate.NewPublisher(nil), states: make(map[string]gate.State), trees: make(map[string]approvedTree), secrets: make(map[string]string),
+		clients:  make(map[string]*http.Client),
 		instance: "test" + strings.ToLower(filepath.Base(run)),
 	}
 	servicetest.Start(w.Suite, "approval", w.approval, nil)
@@ -322,7 +324,14 @@ func (w *world) as(caller, method, path string, body any) answer {
 		w.t.Fatal(err)
 	}
 	req.Header.Set(rpc.ActorHeader, "operator")
-	response, err := w.Client(caller, "capability-broker").Do(req)
+	w.mu.Lock()
+	client := w.clients[caller] // one for all calls: each has connections of its own
+	if client == nil {
+		client = w.Client(caller, "capability-broker")
+		w.clients[caller] = client
+	}
+	w.mu.Unlock()
+	response, err := client.Do(req)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -378,6 +387,21 @@ func (p pipe) ask(request any) map[string]any {
 		p.t.Fatal(err)
 	}
 	return p.askRaw(raw)
+}
+
+// try is ask of a broker that may die meanwhile.
+func (p pipe) try(request any) bool {
+	p.t.Helper()
+	raw, err := json.Marshal(request)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := uds.WriteFrame(p, raw); err != nil {
+		return false
+	}
+	frame, err := uds.ReadFrame(p, 2<<20)
+	var out struct{ Success bool }
+	return err == nil && json.Unmarshal(frame, &out) == nil && out.Success
 }
 
 func (p pipe) askRaw(raw []byte) map[string]any {
