@@ -20,7 +20,7 @@ const root = "../.."
 // those that are also variables of compose's choose the host's side of a mount.
 var inside = []string{
 	"RUMI_LISTEN", "RUMI_ADMIN_LISTEN", "RUMI_USER_DATA", "RUMI_IDENTITY_DIR", "RUMI_ECOSYSTEM", "RUMI_HOME",
-	"RUMI_DOCKER_SOCKET", "RUMI_EGRESS_SOCK_DIR", "RUMI_CAPABILITY_SOCK_DIR",
+	"RUMI_DOCKER_SOCKET", "RUMI_EGRESS_SOCK_DIR", "RUMI_CAPABILITY_SOCK_DIR", "RUMI_RUNTIME_DIR",
 	"RUMI_INSTANCE", // is the compose project's name
 }
 

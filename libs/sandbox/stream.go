@@ -13,7 +13,16 @@ import (
 
 // Stream is a container's standard input and output. Read gives what it writes to stdout (io.EOF once it ended), Write
 // goes to its stdin.
-type Stream struct {
+type Stream interface {
+	io.ReadWriter
+	// CloseWrite ends the container's stdin; its output can still be read.
+	CloseWrite() error
+	// Close ends the connection and waits until nothing more is written to stderr.
+	Close() error
+}
+
+// stream is a connection to the engine.
+type stream struct {
 	conn   types.HijackedResponse
 	stdout *io.PipeReader
 	done   chan struct{}
@@ -23,7 +32,7 @@ type Stream struct {
 // Attach connects to a container's stdin and stdout; what it writes to stderr goes to the writer. Attach before Start to
 // miss nothing. A container whose stdout or stderr isn't read stands still, so stderr must not block for long, and a
 // failing stderr ends the stream. ctx bounds the connecting only; Close the stream. A container that has ended is an error.
-func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (*Stream, error) {
+func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (Stream, error) {
 	c, err := e.Inspect(ctx, id)
 	if err != nil {
 		return nil, err
@@ -37,7 +46,7 @@ func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (*Stre
 		return nil, failed("attach to container", err)
 	}
 	stdout, feed := io.Pipe()
-	s := &Stream{conn: conn, stdout: stdout, done: make(chan struct{})}
+	s := &stream{conn: conn, stdout: stdout, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		_, err := stdcopy.StdCopy(feed, stderr, conn.Reader)
@@ -51,17 +60,13 @@ func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (*Stre
 	return s, nil
 }
 
-// Read reads the container's stdout.
-func (s *Stream) Read(p []byte) (int, error) { return s.stdout.Read(p) }
+func (s *stream) Read(p []byte) (int, error) { return s.stdout.Read(p) }
 
-// Write writes to the container's stdin.
-func (s *Stream) Write(p []byte) (int, error) { return s.conn.Conn.Write(p) }
+func (s *stream) Write(p []byte) (int, error) { return s.conn.Conn.Write(p) }
 
-// CloseWrite ends the container's stdin; its output can still be read.
-func (s *Stream) CloseWrite() error { return s.conn.CloseWrite() }
+func (s *stream) CloseWrite() error { return s.conn.CloseWrite() }
 
-// Close ends the connection and waits until nothing more is written to stderr.
-func (s *Stream) Close() error {
+func (s *stream) Close() error {
 	s.close.Do(func() {
 		s.conn.Close()
 		_ = s.stdout.Close() // never fails; frees a writer that waits for a reader

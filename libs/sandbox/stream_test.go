@@ -31,7 +31,7 @@ func (s *synced) String() string {
 	return s.text.String()
 }
 
-func attached(t *testing.T, kind Kind, stderr io.Writer) (*Engine, Container, *Stream) {
+func attached(t *testing.T, kind Kind, stderr io.Writer) (*Engine, Container, Stream) {
 	t.Helper()
 	engine := testEngine(t)
 	spec := probe(t, kind, "echo")
@@ -87,14 +87,14 @@ func TestAttachCarriesFramesBothWays(t *testing.T) {
 
 // A broker that dies closes nothing properly; its handlers must not outlive it.
 func TestHandlerEndsWithItsStream(t *testing.T) {
-	engine, c, stream := attached(t, Handler, io.Discard)
-	if _, err := stream.Write(frame([]byte("x"))); err != nil {
+	engine, c, attached := attached(t, Handler, io.Discard)
+	if _, err := attached.Write(frame([]byte("x"))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(stream, make([]byte, 5)); err != nil {
+	if _, err := io.ReadFull(attached, make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	stream.conn.Close()
+	attached.(*stream).conn.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if _, err := engine.Wait(ctx, c.ID); err != nil {

@@ -35,7 +35,11 @@ func Main[C any](name string, build Build[C]) {
 	if err != nil {
 		fatal(err)
 	}
-	if err := dropPrivileges(common.UID, common.GID, common.DockerHost); err != nil {
+	docker := common.DockerHost
+	if c, ok := any(cfg).(interface{ UsesDocker() bool }); ok && !c.UsesDocker() {
+		docker = "" // what it starts must not be able to, either
+	}
+	if err := dropPrivileges(common.UID, common.GID, docker); err != nil {
 		fatal(err)
 	}
 	syscall.Umask(fileMask)

@@ -31,6 +31,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/unconfined"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
 	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
@@ -55,8 +56,8 @@ func (c config) check() error {
 		return fmt.Errorf("RUMI_CAPABILITY_SOCKET_MODE: %q is none of 0600, 0660 and 0666", c.SocketMode)
 	}
 	switch w := c.Workers; {
-	case c.SecurityMode != "strict":
-		return fmt.Errorf("RUMI_SECURITY_MODE: %q is not supported, only strict is", c.SecurityMode)
+	case c.SecurityMode != strict && c.SecurityMode != permissive:
+		return fmt.Errorf("RUMI_SECURITY_MODE: %q is neither %s nor %s", c.SecurityMode, strict, permissive)
 	case c.DataMaxMB < 0:
 		return errors.New("RUMI_PACK_DATA_MAX_MB: must not be negative")
 	case c.Ceiling.limits().Check() != nil:
@@ -95,7 +96,7 @@ type broker struct {
 	trees      *tree.Cache
 	replica    *replica.Replica
 	node       string // this host, for what is kept of it in the database
-	engine     *sandbox.Engine
+	engine     engine
 	folders    *handler.Folders
 	logs       *worker.Logs
 	workers    *worker.Containers
@@ -134,13 +135,10 @@ func (b *broker) runners(ctx context.Context) (err error) {
 	if err := b.join(); err != nil {
 		return err
 	}
-	b.engine, err = sandbox.Connect(ctx, sandbox.Config{
-		Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance, Runtime: b.cfg.Runtime, Replica: b.replica.ID, ImageMoved: b.imageMoved,
-	})
-	if err != nil {
+	if b.engine, err = b.connect(ctx); err != nil {
 		return err
 	}
-	b.rt.OnStop("docker", func(context.Context) error { return b.engine.Close() })
+	b.rt.OnStop("engine", func(context.Context) error { return b.engine.Close() })
 	if b.folders, err = handler.NewFolders(b.dir("capabilities", "handlers")); err != nil {
 		return err
 	}
@@ -162,12 +160,31 @@ func (b *broker) runners(ctx context.Context) (err error) {
 	b.containers = container.New(container.Config{
 		Engine: b.engine, Records: store.NewContainers(b.db, b.node), Gates: b.gates, Trees: b.trees,
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
-		Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
+		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
 		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})
 	b.rt.Go("containers", b.containers.Watch)
 	return nil
+}
+
+// engine is what runs containers; or, in permissive mode, what runs instead of them.
+type engine interface {
+	container.Engine
+	worker.Engine
+	Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox.Container) bool) ([]sandbox.Container, error)
+	Close() error
+}
+
+func (b *broker) connect(ctx context.Context) (engine, error) {
+	if b.cfg.SecurityMode == permissive {
+		return unconfined.Open(ctx, unconfined.Config{
+			RuntimeDir: b.cfg.RuntimeDir, DockerSocket: b.cfg.DockerSocket, Replica: b.replica.ID, Audit: b.rt.Audit, Log: b.rt.Log,
+		})
+	}
+	return sandbox.Connect(ctx, sandbox.Config{
+		Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance, Runtime: b.cfg.Runtime, Replica: b.replica.ID, ImageMoved: b.imageMoved,
+	})
 }
 
 // decisions opens grants and trust.

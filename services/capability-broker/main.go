@@ -18,6 +18,7 @@ type config struct {
 	EgressGID     int    `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"`
 	EgressCAFile  string `env:"RUMI_EGRESS_CA_FILE"` // PEM; packs verify servers by these, too, beside the system's
 	SecurityMode  string `env:"RUMI_SECURITY_MODE" envDefault:"strict"`
+	RuntimeDir    string `env:"RUMI_RUNTIME_DIR" envDefault:"/usr/local/lib/rumi"` // holds the runtime's lib/ and worker/, for permissive
 	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
 	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project
 	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
@@ -30,6 +31,15 @@ type config struct {
 	Ceiling ceiling
 	Workers workers
 }
+
+// Values of RUMI_SECURITY_MODE.
+const (
+	strict     = "strict"     // packs and handlers run in containers or not at all
+	permissive = "permissive" // they run as processes, without Docker
+)
+
+// UsesDocker keeps a process that starts as root out of the group of Docker's socket where it starts what nothing confines.
+func (c config) UsesDocker() bool { return c.SecurityMode != permissive }
 
 // ceiling is what no container may have more of, whatever a pack or a grant says.
 type ceiling struct {

@@ -27,4 +27,5 @@ sys.meta_path.insert(0, _Ours)
 
 _base = frozenset(site.getsitepackages())
 # The pack's installed environment goes last: it can't shadow the standard library, and its .pth files are not read.
-sys.path[:] = [entry for entry in sys.path if entry not in _base] + ["/site-packages"]
+# Without a container (RUMI_SECURITY_MODE=permissive) it lies elsewhere.
+sys.path[:] = [entry for entry in sys.path if entry not in _base] + [os.environ.get("RUMI_SITE_PACKAGES", "/site-packages")]

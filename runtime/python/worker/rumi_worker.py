@@ -10,7 +10,8 @@ import struct
 import sys
 import traceback
 
-ROOT = "/pack"
+# Another folder only where there is no container (RUMI_SECURITY_MODE=permissive).
+ROOT = os.environ.get("RUMI_PACK_DIR", "/pack")
 MAX_CALL = 8 * 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
 EX_DATAERR = 65  # sysexits.h

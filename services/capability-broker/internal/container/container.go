@@ -39,7 +39,7 @@ const (
 	reportTimeout = 2 * time.Second // to tell approval which containers run
 )
 
-// Engine is what runs containers; *sandbox.Engine is one.
+// Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
 type Engine interface {
 	Create(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error)
 	Start(ctx context.Context, id string) error
@@ -95,6 +95,7 @@ type Config struct {
 	Audit        Audit
 	Log          *slog.Logger
 
+	Required      bool           // nothing runs without Docker
 	Image         string         // that packs run in
 	Ceiling       sandbox.Limits // that no pack gets more than; 0 is the profile's
 	DataDir       string         // holds a folder a pack, mounted as /data

@@ -7,7 +7,7 @@ import (
 
 type dockerStatus struct {
 	Available  bool    `json:"available"`
-	Required   bool    `json:"required"`
+	Required   bool    `json:"required"` // false in permissive mode
 	Version    string  `json:"version"`
 	APIVersion string  `json:"api_version"`
 	OS         string  `json:"os"`
@@ -48,7 +48,7 @@ type dockerWarning struct {
 
 func (c containers) docker(ctx context.Context, _ struct{}) (dockerStatus, error) {
 	s := c.Engine.Status(ctx)
-	answer := dockerStatus{Available: s.Available, Required: true, Version: s.Version, APIVersion: s.APIVersion, OS: s.OS, Arch: s.Arch, Image: c.Image,
+	answer := dockerStatus{Available: s.Available, Required: c.Required, Version: s.Version, APIVersion: s.APIVersion, OS: s.OS, Arch: s.Arch, Image: c.Image,
 		Components: s.Components, Kernel: s.Kernel, Runtimes: s.Runtimes, DefaultRuntime: s.DefaultRuntime, Runtime: s.Runtime,
 		StorageDriver: s.StorageDriver, CgroupVersion: s.CgroupVersion, CgroupDriver: s.CgroupDriver, LiveRestore: s.LiveRestore,
 		Security: dockerSecurity{s.Seccomp, s.AppArmor, s.SELinux, s.UserNamespaces, s.Rootless}, Warnings: []dockerWarning{}}

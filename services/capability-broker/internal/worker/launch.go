@@ -18,10 +18,10 @@ import (
 // removeTimeout bounds the removal of a container; what is left is for who asks Failed and Owns to sweep.
 const removeTimeout = 30 * time.Second
 
-// Engine is what runs containers; *sandbox.Engine is one.
+// Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
 type Engine interface {
 	Create(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error)
-	Attach(ctx context.Context, id string, stderr io.Writer) (*sandbox.Stream, error)
+	Attach(ctx context.Context, id string, stderr io.Writer) (sandbox.Stream, error)
 	Start(ctx context.Context, id string) error
 	Remove(ctx context.Context, id string) error
 }
@@ -101,7 +101,7 @@ func (c *Containers) Launch(ctx context.Context, t *handler.Trust, principal str
 
 // process is a worker's container.
 type process struct {
-	*sandbox.Stream
+	sandbox.Stream
 	owner *Containers
 	name  string
 	id    string // "" where none could be made

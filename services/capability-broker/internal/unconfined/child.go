@@ -1,0 +1,197 @@
+package unconfined
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// drain is how long output is read on after a process has ended: something it started may hold the other end open.
+const drain = time.Second
+
+// child is one process, before, during and after its run.
+type child struct {
+	spec   sandbox.Spec
+	argv   []string
+	output *output
+	ended  chan struct{} // closed after its run
+
+	starting sync.Mutex
+	is       sandbox.Container // guarded by Engine.mu
+	process  *os.Process
+	scratch  string // its HOME and /tmp
+
+	attached      bool
+	stdin, stdout *os.File // the process's ends
+	stderr        io.Writer
+}
+
+// pipes is what Attach gives: the ends of the process's stdout and stdin.
+type pipes struct{ stdout, stdin *os.File }
+
+func (p pipes) Read(b []byte) (int, error)  { return p.stdout.Read(b) }
+func (p pipes) Write(b []byte) (int, error) { return p.stdin.Write(b) }
+func (p pipes) CloseWrite() error           { return p.stdin.Close() }
+func (p pipes) Close() error                { return errors.Join(p.stdin.Close(), p.stdout.Close()) }
+
+func (c *child) attach(stderr io.Writer) (sandbox.Stream, error) {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.attached || c.process != nil {
+		return nil, fmt.Errorf("attach to process %.12s: it is attached to or has been started", c.is.ID)
+	}
+	var ours pipes
+	var err error
+	if c.stdin, ours.stdin, err = os.Pipe(); err != nil {
+		return nil, fmt.Errorf("attach to process: %w", err)
+	}
+	if ours.stdout, c.stdout, err = os.Pipe(); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach to process: %w", err), c.stdin.Close(), ours.stdin.Close())
+	}
+	c.attached, c.stderr = true, stderr
+	return ours, nil
+}
+
+// Start runs what Create made. One that runs already is no error; one that has ended can't be started again.
+func (e *Engine) Start(ctx context.Context, id string) error {
+	c, err := e.child(id)
+	if err != nil {
+		return err
+	}
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.process != nil {
+		select {
+		case <-c.ended:
+			return fmt.Errorf("start process %.12s: %w", id, sandbox.ErrNotRunning)
+		default:
+			return nil
+		}
+	}
+	e.Log.WarnContext(ctx, "starting code that nothing confines", "kind", string(c.spec.Kind), "pack_id", c.spec.PackID, "principal", c.spec.Principal)
+	err = e.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "unconfined_start", Success: true,
+		OwnerPack: c.spec.PackID, Details: map[string]any{"kind": string(c.spec.Kind), "principal_id": c.spec.Principal, "digest": c.spec.Digest}})
+	if err != nil {
+		return err
+	}
+	if c.scratch, err = os.MkdirTemp("", "rumi-"+string(c.spec.Kind)+"-"); err != nil {
+		return fmt.Errorf("start process: %w", err)
+	}
+	cmd := &exec.Cmd{
+		Path: c.argv[0], Args: c.argv, Dir: here(c.spec.Mounts, c.spec.Dir), Env: e.environ(c.spec, c.scratch), WaitDelay: drain,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	if cmd.Path, err = exec.LookPath(c.argv[0]); err != nil {
+		return fmt.Errorf("start process: %w", err)
+	}
+	if c.attached {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdin, c.stdout, c.stderr
+	} else {
+		cmd.Stdout, cmd.Stderr = c.output.stream("stdout"), c.output.stream("stderr")
+	}
+	started := make(chan error)
+	select {
+	case e.starts <- func() { started <- cmd.Start() }:
+		err = <-started
+	case <-e.closing:
+		err = errors.New("the broker stops")
+	}
+	if err != nil {
+		return fmt.Errorf("start process: %w", err)
+	}
+	if c.attached { // or their ends would never be seen
+		c.stdin.Close()
+		c.stdout.Close()
+	}
+	c.process = cmd.Process
+	e.mu.Lock()
+	c.is.Status, c.is.Started = "running", time.Now().UTC()
+	is := c.is
+	e.mu.Unlock()
+	e.tell(sandbox.Event{Action: "start", Container: is})
+	go c.wait(e, cmd)
+	return nil
+}
+
+// wait notes the end of a process and kills what it started and left.
+func (c *child) wait(e *Engine, cmd *exec.Cmd) {
+	_ = cmd.Wait() // the state has it
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	code := cmd.ProcessState.ExitCode()
+	if how, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && how.Signaled() {
+		code = 128 + int(how.Signal())
+	}
+	c.output.end()
+	e.mu.Lock()
+	c.is.Status, c.is.Finished, c.is.Exit = "exited", time.Now().UTC(), sandbox.Exit{Code: code}
+	is := c.is
+	e.mu.Unlock()
+	close(c.ended)
+	e.tell(sandbox.Event{Action: "die", Container: is, ExitCode: code})
+}
+
+// signal reaches the process and what it started, but for what left its process group. It says whether there is any to wait for.
+func (c *child) signal(s syscall.Signal) bool {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.process == nil {
+		return false
+	}
+	select {
+	case <-c.ended:
+		return false
+	default:
+		_ = syscall.Kill(-c.process.Pid, s) // ended in this moment
+		return true
+	}
+}
+
+// Stop sends SIGTERM and, after grace, SIGKILL. One that doesn't run is no error.
+func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error {
+	c, err := e.child(id)
+	if err != nil {
+		return err
+	}
+	if grace > 0 && c.signal(syscall.SIGTERM) {
+		patience := time.NewTimer(grace)
+		defer patience.Stop()
+		select {
+		case <-c.ended:
+			return nil
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+	}
+	c.kill()
+	return nil
+}
+
+// kill ends the process and waits for its end.
+func (c *child) kill() {
+	if c.signal(syscall.SIGKILL) {
+		<-c.ended
+	}
+}
+
+// discard frees what a process that ended, or was never started, still has.
+func (c *child) discard() {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.scratch != "" {
+		_ = os.RemoveAll(c.scratch) // in a folder for temporary files, and nobody's but the pack's
+	}
+	if c.attached && c.process == nil {
+		c.stdin.Close()
+		c.stdout.Close()
+	}
+	c.output.end()
+}

@@ -1,0 +1,326 @@
+// Package unconfined runs packs and handlers as child processes of the broker, for RUMI_SECURITY_MODE=permissive. It takes
+// the Specs that libs/sandbox takes and confines nothing: what it starts is the broker's own user, sees the whole file
+// system and the network, has no limits, and could use every pack's socket.
+//
+// There is no other file system either. Where a Spec mounts a folder, the process finds it under its own name: a variable,
+// an argument or a working directory that names the mount's target is changed to name the source.
+package unconfined
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// What a Spec calls the programs of the pack image.
+const (
+	imageRuntime = "rumi-runtime"
+	workerFile   = "worker/rumi_worker.py"
+	modules      = "lib"
+)
+
+// Audit is where starts are written.
+type Audit interface {
+	Write(ctx context.Context, e audit.Entry) error
+}
+
+// Config is what an Engine needs.
+type Config struct {
+	RuntimeDir   string // holds lib/ and worker/ of runtime/python
+	DockerSocket string // only to warn where what is started could use it
+	Replica      string // of this process, as sandbox.Config has it
+	Audit        Audit
+	Log          *slog.Logger
+}
+
+// Engine runs Specs as processes. They end with it. It is safe for concurrent use.
+type Engine struct {
+	Config
+	python   string
+	warnings []sandbox.Warning
+	starts   chan func()   // run by one thread, with whose end the kernel kills what it started
+	closing  chan struct{} // nothing more is started
+	closed   chan struct{} // nothing runs any more
+	close    sync.Once
+
+	mu       sync.Mutex
+	children map[string]*child // by id
+	told     []chan sandbox.Event
+}
+
+// Open finds Python and the runtime's files, and says in log and audit that nothing is confined.
+func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		return nil, fmt.Errorf("run packs without Docker: python3 is not here (RUMI_SECURITY_MODE=permissive is for services that run on the host): %w", err)
+	}
+	for _, needed := range []string{workerFile, modules} {
+		if _, err := os.Stat(filepath.Join(cfg.RuntimeDir, needed)); err != nil {
+			return nil, fmt.Errorf("run packs without Docker: RUMI_RUNTIME_DIR must name runtime/python: %w", err)
+		}
+	}
+	if cfg.RuntimeDir, err = filepath.Abs(cfg.RuntimeDir); err != nil {
+		return nil, fmt.Errorf("run packs without Docker: %w", err)
+	}
+	e := &Engine{Config: cfg, python: python, starts: make(chan func()), closing: make(chan struct{}), closed: make(chan struct{}), children: make(map[string]*child)}
+	e.warnings = []sandbox.Warning{{Code: "permissive",
+		Message: "RUMI_SECURITY_MODE=permissive: packs and handlers run as processes of the broker's user, confined by nothing"}}
+	if unix.Access(cfg.DockerSocket, unix.W_OK) == nil {
+		e.warnings = append(e.warnings, sandbox.Warning{Code: "docker_socket_reachable",
+			Message: "packs may use Docker's socket " + cfg.DockerSocket + ", which makes root of them"})
+	}
+	for _, w := range e.warnings {
+		cfg.Log.WarnContext(ctx, w.Message, "code", w.Code)
+	}
+	err = cfg.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Critical, Action: "permissive_mode", Success: true})
+	if err != nil {
+		return nil, err
+	}
+	go e.startAll()
+	return e, nil
+}
+
+// startAll runs what is to be started. The kernel sends a parent's death signal when the thread ends that forked, so that
+// one thread forks all children and lives as long as the process does.
+func (e *Engine) startAll() {
+	runtime.LockOSThread()
+	for {
+		select {
+		case start := <-e.starts:
+			start()
+		case <-e.closing:
+			<-e.closed // for as long as there may be children
+			return
+		}
+	}
+}
+
+// Close kills every process.
+func (e *Engine) Close() error {
+	var failures []error
+	e.close.Do(func() {
+		close(e.closing)
+		_, err := e.Sweep(context.Background(), "", nil)
+		failures = append(failures, err)
+		close(e.closed)
+	})
+	return errors.Join(failures...)
+}
+
+// Status is that of a Docker that nobody asks, with warnings.
+func (e *Engine) Status(context.Context) sandbox.Status { return sandbox.Status{Warnings: e.warnings} }
+
+// Create notes what Start will run. A name that is taken is sandbox.ErrExists.
+func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container, error) {
+	argv, err := e.command(spec)
+	if err != nil {
+		return sandbox.Container{}, fmt.Errorf("create process: %w", err)
+	}
+	var id [32]byte
+	rand.Read(id[:])
+	c := &child{
+		spec: spec, argv: argv, ended: make(chan struct{}), output: newOutput(),
+		is: sandbox.Container{
+			ID: hex.EncodeToString(id[:]), Kind: spec.Kind, Name: spec.Name, PackID: spec.PackID, Principal: spec.Principal, Digest: spec.Digest,
+			Packages: spec.Packages, Image: spec.Image, Replica: e.Replica, Made: spec.Fingerprint(), Status: "created", Created: time.Now().UTC(),
+		},
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, other := range e.children {
+		if other.is.Kind == spec.Kind && other.is.Name == spec.Name {
+			return sandbox.Container{}, fmt.Errorf("create process %s: %w", spec.Name, sandbox.ErrExists)
+		}
+	}
+	e.children[c.is.ID] = c
+	return c.is, nil
+}
+
+// command is the argv that a Spec's stands for here.
+func (e *Engine) command(spec sandbox.Spec) ([]string, error) {
+	argv := spec.Command
+	if len(argv) == 0 || argv[0] != imageRuntime {
+		return nil, fmt.Errorf("%q is not run by %s", argv, imageRuntime)
+	}
+	switch argv = argv[1:]; {
+	case len(argv) == 1 && argv[0] == "serve":
+		return []string{e.python, "-u", filepath.Join(e.RuntimeDir, workerFile)}, nil
+	case len(argv) > 1 && argv[0] == "run":
+		if argv = argv[1:]; argv[0] == "--" {
+			argv = argv[1:]
+		}
+	default:
+		argv = nil
+	}
+	if len(argv) == 0 || argv[0] == "" {
+		return nil, fmt.Errorf("%q names no program", spec.Command)
+	}
+	argv = slices.Clone(argv)
+	for i, arg := range argv {
+		argv[i] = here(spec.Mounts, arg)
+	}
+	if strings.HasSuffix(argv[0], ".py") {
+		if !filepath.IsAbs(argv[0]) {
+			argv[0] = filepath.Join(here(spec.Mounts, spec.Dir), argv[0])
+		}
+		return append([]string{e.python, "-u"}, argv...), nil
+	}
+	return argv, nil
+}
+
+// here changes a path that lies at or under a mount's target to the source's. Anything else is given as it is.
+func here(mounts []sandbox.Mount, path string) string {
+	for _, m := range mounts {
+		if rest, under := strings.CutPrefix(path, m.Target); under && (rest == "" || rest[0] == '/') {
+			return m.Source + rest
+		}
+	}
+	return path
+}
+
+// environ is all that a process gets: nothing of the broker's own but where programs lie.
+func (e *Engine) environ(spec sandbox.Spec, scratch string) []string {
+	vars := map[string]string{
+		"PATH": os.Getenv("PATH"), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8",
+		"PYTHONPATH": filepath.Join(e.RuntimeDir, modules), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+		"RUMI_PACK_DIR": "/pack", "RUMI_DATA_DIR": "/data", "RUMI_SITE_PACKAGES": "/site-packages",
+	}
+	for name, value := range spec.Env {
+		vars[name] = value
+	}
+	list := make([]string, 0, len(vars))
+	for name, value := range vars {
+		list = append(list, name+"="+here(spec.Mounts, value))
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (e *Engine) child(id string) (*child, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.children[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("find process %.12s: %w", id, sandbox.ErrNotFound)
+}
+
+// Find gives the process of that kind and name; sandbox.ErrNotFound where there is none.
+func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) (sandbox.Container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.children {
+		if c.is.Kind == kind && c.is.Name == name {
+			return c.is, nil
+		}
+	}
+	return sandbox.Container{}, fmt.Errorf("find %s process %q: %w", kind, name, sandbox.ErrNotFound)
+}
+
+// List gives the processes, running or not, of one kind or, with "", of all.
+func (e *Engine) List(_ context.Context, kind sandbox.Kind) ([]sandbox.Container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []sandbox.Container
+	for _, c := range e.children {
+		if kind == "" || c.is.Kind == kind {
+			list = append(list, c.is)
+		}
+	}
+	return list, nil
+}
+
+// Remove kills a process and forgets it, with its output. One that is gone is no error.
+func (e *Engine) Remove(_ context.Context, id string) error {
+	c, err := e.child(id)
+	if err != nil {
+		return nil
+	}
+	c.kill()
+	e.mu.Lock()
+	delete(e.children, id)
+	is := c.is
+	e.mu.Unlock()
+	c.discard()
+	e.tell(sandbox.Event{Action: "destroy", Container: is})
+	return nil
+}
+
+// Sweep removes those processes of a kind that keep doesn't want (nil wants none).
+func (e *Engine) Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox.Container) bool) ([]sandbox.Container, error) {
+	all, err := e.List(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	var removed []sandbox.Container
+	for _, c := range all {
+		if keep != nil && keep(c) {
+			continue
+		}
+		if err := e.Remove(ctx, c.ID); err != nil {
+			return removed, err
+		}
+		removed = append(removed, c)
+	}
+	return removed, nil
+}
+
+// Events calls on for each event, one at a time, until ctx ends.
+func (e *Engine) Events(ctx context.Context, on func(sandbox.Event)) {
+	events := make(chan sandbox.Event, 1024)
+	e.mu.Lock()
+	e.told = append(e.told, events)
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		e.told = slices.DeleteFunc(e.told, func(c chan sandbox.Event) bool { return c == events })
+		e.mu.Unlock()
+	}()
+	on(sandbox.Event{Action: sandbox.Resync})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case event := <-events:
+			on(event)
+		}
+	}
+}
+
+// tell passes an event on. Who is 1,024 behind misses some, and finds out by looking at the list as it does at intervals.
+func (e *Engine) tell(event sandbox.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, events := range e.told {
+		select {
+		case events <- event:
+		default:
+		}
+	}
+}
+
+// Attach gives the stdin and stdout that a process will have once it is started; its stderr goes to the writer.
+func (e *Engine) Attach(_ context.Context, id string, stderr io.Writer) (sandbox.Stream, error) {
+	c, err := e.child(id)
+	if err != nil {
+		return nil, err
+	}
+	return c.attach(stderr)
+}

@@ -1,0 +1,138 @@
+package unconfined
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// Bounds of what is kept of a process's output.
+const (
+	maxLine = 64 << 10 // bytes after which a line without end is cut
+	maxKept = 4 << 20  // bytes, of the last lines
+)
+
+// output is what a process printed, and will print.
+type output struct {
+	mu     sync.Mutex
+	more   sync.Cond
+	lines  []sandbox.Line
+	first  int // the number of lines[0]: so many were dropped
+	size   int
+	halves map[string][]byte // by stream, a line that has no end yet
+	over   bool
+}
+
+func newOutput() *output {
+	o := &output{halves: make(map[string][]byte)}
+	o.more.L = &o.mu
+	return o
+}
+
+// stream is where the process writes.
+func (o *output) stream(name string) io.Writer { return stream{o, name} }
+
+type stream struct {
+	*output
+	name string
+}
+
+func (s stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	half := append(s.halves[s.name], p...)
+	for {
+		at := bytes.IndexByte(half, '\n')
+		switch {
+		case at >= 0 && at <= maxLine:
+			s.add(s.name, half[:at])
+			half = half[at+1:]
+			continue
+		case len(half) > maxLine:
+			s.add(s.name, half[:maxLine])
+			half = half[maxLine:]
+			continue
+		}
+		break
+	}
+	s.halves[s.name] = bytes.Clone(half)
+	s.more.Broadcast()
+	return len(p), nil
+}
+
+func (o *output) add(stream string, text []byte) {
+	o.lines = append(o.lines, sandbox.Line{Time: time.Now().UTC(), Stream: stream, Text: string(text)})
+	o.size += len(text)
+	for o.size > maxKept {
+		o.size -= len(o.lines[0].Text)
+		o.lines = o.lines[1:]
+		o.first++
+	}
+}
+
+// end says that nothing more comes.
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, name := range []string{"stdout", "stderr"} {
+		if half := o.halves[name]; len(half) > 0 {
+			o.add(name, half)
+		}
+	}
+	clear(o.halves)
+	o.over = true
+	o.more.Broadcast()
+}
+
+// next gives the lines from number from on, and the number to ask for next; more is false where none will come. With wait it
+// gives some as soon as there are any.
+func (o *output) next(ctx context.Context, from int, wait bool) (lines []sandbox.Line, next int, more bool) {
+	defer context.AfterFunc(ctx, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.more.Broadcast()
+	})()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for wait && !o.over && ctx.Err() == nil && from >= o.first+len(o.lines) {
+		o.more.Wait()
+	}
+	from = max(from, o.first)
+	lines = append(lines, o.lines[from-o.first:]...)
+	return lines, from + len(lines), !o.over
+}
+
+// Logs gives a process's output, of which the last 4 MiB are kept for as long as the process isn't removed.
+func (e *Engine) Logs(ctx context.Context, id string, opts sandbox.LogOptions) iter.Seq2[sandbox.Line, error] {
+	return func(yield func(sandbox.Line, error) bool) {
+		c, err := e.child(id)
+		if err != nil {
+			yield(sandbox.Line{}, err)
+			return
+		}
+		lines, next, more := c.output.next(ctx, 0, false)
+		if opts.Tail > 0 {
+			lines = lines[max(0, len(lines)-opts.Tail):]
+		}
+		for {
+			for _, line := range lines {
+				if !yield(line, nil) {
+					return
+				}
+			}
+			if !opts.Follow || !more {
+				return
+			}
+			if err := ctx.Err(); err != nil {
+				yield(sandbox.Line{}, err)
+				return
+			}
+			lines, next, more = c.output.next(ctx, next, true)
+		}
+	}
+}
