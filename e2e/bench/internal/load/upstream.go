@@ -1,0 +1,64 @@
+package load
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"strings"
+)
+
+// Upstream is a server on loopback that answers every request with the same short JSON, as cheaply as can be: what is
+// measured is who stands before it. It keeps connections open and doesn't expect bodies.
+type Upstream struct{ listener net.Listener }
+
+// NewUpstream starts one.
+func NewUpstream() (*Upstream, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("start upstream: %w", err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go answer(conn)
+		}
+	}()
+	return &Upstream{l}, nil
+}
+
+// Address is where it listens: host:port.
+func (u *Upstream) Address() string { return u.listener.Addr().String() }
+
+// Port is the port of it.
+func (u *Upstream) Port() int { return u.listener.Addr().(*net.TCPAddr).Port }
+
+// Close ends it; connections end when the other side closes them.
+func (u *Upstream) Close() error { return u.listener.Close() }
+
+// UpstreamSays is in the body of every answer.
+const UpstreamSays = "what an upstream has to say"
+
+const upstreamBody = `{"success": true, "data": "` + UpstreamSays + `", "error": null}`
+
+// answer serves one connection. Requests end with an empty line.
+func answer(conn net.Conn) {
+	defer conn.Close()
+	whole := []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%s",
+		len(upstreamBody), upstreamBody))
+	in := bufio.NewReader(conn)
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		if strings.TrimRight(string(line), "\r\n") != "" {
+			continue
+		}
+		if _, err := conn.Write(whole); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,298 @@
+// Package suite runs Rumi's services as bare processes on this machine: the binaries of production with mutual TLS
+// between them, in a temporary Rumi home, on ports of 127.0.0.1. There are no containers around them, and no network of
+// containers, so that what is measured is theirs.
+package suite
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rumi-ai/rumi/e2e/internal/api"
+)
+
+// Services are those of the suite.
+var Services = []string{"approval", "capability-broker", "egress-proxy", "gateway", "pack-registry", "pip-installer", "secrets"}
+
+const (
+	readyWait = time.Minute      // for the services to answer
+	stopWait  = 20 * time.Second // for one to end; it is killed then
+)
+
+// Config says what to run.
+type Config struct {
+	Root     string   // of the repository
+	Build    []string // flags of go build
+	Settings map[string]map[string]string
+}
+
+// Suite is a running suite.
+type Suite struct {
+	Home     string // the Rumi home
+	Instance string // what containers are labelled with: io.rumi.instance
+	API      *api.Client
+
+	top, binaries string
+	settings      map[string]map[string]string
+	peers         map[string]string // host:port by service
+	running       []*Process
+	logs          map[string]string
+}
+
+// Start builds the binaries, prepares a home and brings every service up. The caller stops it, also when this fails and
+// gives a suite.
+func Start(ctx context.Context, cfg Config) (*Suite, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("start the suite: needs root, as rumi init does")
+	}
+	top, err := os.MkdirTemp("", "rumi-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("start the suite: %w", err)
+	}
+	s := &Suite{
+		Home: filepath.Join(top, "home"), Instance: filepath.Base(top),
+		top: top, binaries: filepath.Join(top, "bin"), settings: cfg.Settings, peers: map[string]string{}, logs: map[string]string{},
+	}
+	if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(s.Home, 0o755), os.Mkdir(s.binaries, 0o755)); err != nil {
+		return s, fmt.Errorf("start the suite: %w", err)
+	}
+	if err := s.build(ctx, cfg); err != nil {
+		return s, err
+	}
+	if err := s.run(ctx, filepath.Join(s.binaries, "cli"), "init", "--home="+s.Home, "--egress-sockets="+s.sockets("egress"),
+		"--capability-sockets="+s.sockets("capability")); err != nil {
+		return s, err
+	}
+	ports, err := freePorts(len(Services))
+	if err != nil {
+		return s, err
+	}
+	for i, name := range Services {
+		s.peers[name] = ports[i]
+	}
+	for _, name := range Services {
+		if _, err := s.Launch(name, s.peers[name], nil); err != nil {
+			return s, err
+		}
+	}
+	s.API, err = s.Client(ctx, s.peers["gateway"])
+	return s, err
+}
+
+// build compiles every binary, as the images have them unless the flags differ.
+func (s *Suite) build(ctx context.Context, cfg Config) error {
+	args := append([]string{"build"}, cfg.Build...)
+	args = append(args, "-o", s.binaries+"/", "./cli")
+	for _, name := range Services {
+		args = append(args, "./services/"+name)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = cfg.Root
+	if !slices.Contains(cfg.Build, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the services: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (s *Suite) run(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("run %s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func (s *Suite) sockets(kind string) string { return filepath.Join(s.top, "run", kind) }
+
+// Socket is the path of a pack's socket of a kind: egress or capability (contract.md, "Sockets").
+func (s *Suite) Socket(kind, packID string) string {
+	sum := sha256.Sum256([]byte(packID))
+	return filepath.Join(s.sockets(kind), hex.EncodeToString(sum[:])[:32], "rumi.sock")
+}
+
+// Identity is the folder with a service's certificate, its key and the authority's: cert.pem, key.pem, ca.pem.
+func (s *Suite) Identity(service string) string {
+	return filepath.Join(s.Home, "user_data/settings/identity", service)
+}
+
+// Address is where a service listens: host:port.
+func (s *Suite) Address(service string) string { return s.peers[service] }
+
+// Log is the file that a service writes its log to.
+func (s *Suite) Log(service string) string { return s.logs[service] }
+
+// Launch starts one more process of a service at an address, with other peers where they are named. Start has done so
+// for each service.
+func (s *Suite) Launch(service, address string, peers map[string]string) (*Process, error) {
+	admin, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	all := maps.Clone(s.peers)
+	maps.Copy(all, peers)
+	var list []string
+	for name, at := range all {
+		list = append(list, name+"="+at)
+	}
+	env := map[string]string{
+		"RUMI_LISTEN":       address,
+		"RUMI_ADMIN_LISTEN": admin[0],
+		"RUMI_USER_DATA":    filepath.Join(s.Home, "user_data"),
+		"RUMI_PEERS":        strings.Join(list, ","),
+	}
+	own := map[string]map[string]string{
+		"approval":          {"RUMI_ECOSYSTEM": filepath.Join(s.Home, "ecosystem")},
+		"pack-registry":     {"RUMI_ECOSYSTEM": filepath.Join(s.Home, "ecosystem")},
+		"egress-proxy":      {"RUMI_EGRESS_SOCK_DIR": s.sockets("egress"), "RUMI_EGRESS_SOCKET_GID": "1099"},
+		"capability-broker": {"RUMI_CAPABILITY_SOCK_DIR": s.sockets("capability"), "RUMI_EGRESS_SOCK_DIR": s.sockets("egress"), "RUMI_CAPABILITY_SOCKET_GID": "1099", "RUMI_EGRESS_SOCKET_GID": "1099", "RUMI_INSTANCE": s.Instance},
+	}
+	maps.Copy(env, own[service])
+	maps.Copy(env, s.settings[service])
+	log := filepath.Join(s.top, fmt.Sprintf("%s-%d.log", service, len(s.running)))
+	p, err := Spawn(Command{Name: service, Path: filepath.Join(s.binaries, service), Env: env, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	s.running, s.logs[service] = append(s.running, p), log
+	return p, nil
+}
+
+// Client is an operator of the gateway at an address, once every service behind it is ready.
+func (s *Suite) Client(ctx context.Context, gateway string) (*api.Client, error) {
+	token, err := os.ReadFile(filepath.Join(s.Home, "user_data/settings/api_token"))
+	if err != nil {
+		return nil, fmt.Errorf("read the API token: %w", err)
+	}
+	client := &api.Client{Base: "http://" + gateway, Token: string(token)}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	for {
+		answer, err := client.Get(ctx, "/api/health")
+		var health struct {
+			Status string `json:"status"`
+		}
+		if err == nil && answer.Success {
+			err = answer.Into(&health)
+		}
+		if err == nil && health.Status == "ok" {
+			return client, nil
+		}
+		if over := s.over(); over != nil {
+			return nil, fmt.Errorf("wait for the suite: %s has ended\n%s", over.Name, s.Explain())
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the suite: %w; last: %v, %v\n%s", ctx.Err(), answer, err, s.Explain())
+		}
+	}
+}
+
+// over is a process that has ended, nil if all run.
+func (s *Suite) over() *Process {
+	for _, p := range s.running {
+		select {
+		case <-p.ended:
+			return p
+		default:
+		}
+	}
+	return nil
+}
+
+// PID is the process of a service, the first where it has several.
+func (s *Suite) PID(service string) int {
+	for _, p := range s.running {
+		if p.Name == service {
+			return p.PID()
+		}
+	}
+	return 0
+}
+
+// PIDs are all processes of the suite.
+func (s *Suite) PIDs() []int {
+	var pids []int
+	for _, p := range s.running {
+		pids = append(pids, p.PID())
+	}
+	return pids
+}
+
+// Explain is what each service logged last that isn't everyday.
+func (s *Suite) Explain() string {
+	const most = 10 // lines of a service
+	var all strings.Builder
+	for _, p := range s.running {
+		text, err := os.ReadFile(p.log)
+		if err != nil {
+			continue
+		}
+		if cut := len(text) - 1<<20; cut > 0 {
+			_, text, _ = bytes.Cut(text[cut:], []byte("\n"))
+		}
+		var lines []string
+		for line := range strings.Lines(string(text)) {
+			if !strings.Contains(line, `"level":"INFO"`) {
+				lines = append(lines, p.Name+": "+line)
+			}
+		}
+		all.WriteString(strings.Join(lines[max(0, len(lines)-most):], ""))
+	}
+	return all.String()
+}
+
+// Stop ends every process, the last first, and removes everything.
+func (s *Suite) Stop() error {
+	var problems []error
+	for _, p := range slices.Backward(s.running) {
+		problems = append(problems, p.Stop())
+	}
+	return errors.Join(append(problems, os.RemoveAll(s.top))...)
+}
+
+// Dir makes a folder that goes with the suite and that every user may write to.
+func (s *Suite) Dir(name string) (string, error) {
+	dir := filepath.Join(s.top, name+"-"+strings.ToLower(rand.Text()[:6]))
+	if err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
+		return "", fmt.Errorf("make folder: %w", err)
+	}
+	return dir, nil
+}
+
+// FreePort is a port of 127.0.0.1 that nobody listens on, as host:port.
+func FreePort() (string, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return "", err
+	}
+	return ports[0], nil
+}
+
+// freePorts are different ones: all are held before the first is given back.
+func freePorts(n int) ([]string, error) {
+	var ports []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a port: %w", err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().String())
+	}
+	return ports, nil
+}
