@@ -33,8 +33,10 @@ test: images ## Vet and test every module, with the race detector, a PostgreSQL 
 e2e: ## Bring up a suite of its own and take the journeys.
 	go test -count=1 -v -timeout=25m $(journeys)
 
-bench: images ## Run the benchmarks.
+bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy and nginx: one table at the end. As root.
+	e2e/bench/tools.sh
 	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)
+	go run ./e2e/bench
 
 lint: ## Check formatting, the modules' files and the compose files.
 	@test -z "$$(gofmt -l cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l cli e2e libs runtime services; exit 1; }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
+)
+
+// gateway measures authenticated reads through one service, beside reverse proxies that check nothing: before the very same
+// service, to which they show the gateway's certificate, and before an upstream that costs next to nothing.
+func (b *bench) gateway(ctx context.Context) (err error) {
+	const pack = "bench-gateway"
+	if err := errors.Join(b.install(ctx, pack, nil), b.grantNetwork(ctx, pack, 443, "api.example.com")); err != nil {
+		return err
+	}
+	upstream, err := load.NewUpstream()
+	if err != nil {
+		return err
+	}
+	defer upstream.Close()
+	tools, stop, err := b.reverseProxies(ctx, upstream.Address())
+	defer func() { err = errors.Join(err, stop()) }()
+	if err != nil {
+		return err
+	}
+	for i, read := range []struct{ path, service string }{{"/api/network/list", "egress-proxy"}, {"/api/packs", "approval"}} {
+		client := func(address, want string) func() (load.Client, error) {
+			return load.HTTP("tcp", address, fmt.Sprintf("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", read.path, b.suite.API.Token), 200, want)
+		}
+		contestants := []load.Contestant{{Name: "the gateway", PIDs: []int{b.suite.PID("gateway")}, Open: client(b.suite.Address("gateway"), pack)}}
+		var rows []reverseProxy
+		for _, t := range tools {
+			want := pack
+			if t.service == "" && i == 0 {
+				want = load.UpstreamSays
+			} else if t.service != read.service {
+				continue
+			}
+			rows = append(rows, t)
+			if t.tool != nil {
+				contestants = append(contestants, load.Contestant{Name: t.name, PIDs: t.tool.PIDs(), Open: client(t.tool.Address, want)})
+			}
+		}
+		s, err := load.Compare(ctx, b.plan(few), contestants...)
+		if err != nil {
+			return err
+		}
+		next := 1
+		for n, t := range rows {
+			var theirs load.Summary
+			if t.tool != nil {
+				theirs = s[next]
+				next++
+			}
+			var goal table.Goal
+			var published string
+			if i == 0 && n == 0 {
+				goal, published = table.Goal{Bound: 12000}, "Caddy 12,100/s; nginx 31,000/s; original 800–1,100/s"
+			}
+			b.row(rate("gateway, GET "+read.path+", 16 in flight", goal, s[0], t.name, theirs, published))
+		}
+	}
+	return nil
+}
+
+// reverseProxy is a tool before a service, or before the bare upstream where service is "".
+type reverseProxy struct {
+	name, service string
+	tool          *beside.Tool // nil where it isn't installed
+}
+
+// reverseProxies starts Caddy and nginx before each of those. stop is there to be called whether that succeeds or not.
+func (b *bench) reverseProxies(ctx context.Context, upstream string) (tools []reverseProxy, stop func() error, err error) {
+	stop = func() error {
+		var problems []error
+		for _, t := range tools {
+			if t.tool != nil {
+				problems = append(problems, t.tool.Stop())
+			}
+		}
+		return errors.Join(problems...)
+	}
+	for _, service := range []string{"egress-proxy", "approval", ""} {
+		to, before := beside.Target{Address: upstream}, " before a bare upstream"
+		if service != "" {
+			to, before = beside.Target{Address: b.suite.Address(service), Name: service, Identity: b.suite.Identity("gateway")}, ""
+		}
+		for name, start := range map[string]func(context.Context, string, beside.Target) (*beside.Tool, error){"Caddy": beside.Caddy, "nginx": beside.Nginx} {
+			dir, err := b.suite.Dir(name)
+			if err != nil {
+				return tools, stop, err
+			}
+			tool, err := start(ctx, dir, to)
+			if err != nil && !errors.Is(err, beside.ErrAbsent) {
+				return tools, stop, err
+			}
+			tools = append(tools, reverseProxy{name + before, service, tool})
+		}
+	}
+	slices.SortStableFunc(tools, func(x, y reverseProxy) int { return strings.Compare(x.name, y.name) })
+	return tools, stop, nil
+}

@@ -1,0 +1,181 @@
+// Command bench measures a whole suite as its clients meet it, over real sockets, and prints one table: what was to be
+// reached (design.md, "Numbers to reach", and issues 4 to 6), what is, and the tool that does the like, measured in turns
+// in the same run. It needs root, Go and, for what runs in containers, Docker with the image of packs (`make images`).
+//
+// The services run as bare processes with mutual TLS between them; see package suite. Numbers depend on what else the
+// machine does, ratios hardly: contestants take turns.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
+)
+
+type commands struct {
+	Run   runCommand   `cmd:"" default:"withargs" help:"Measure and print the table."`
+	Relay relayCommand `cmd:"" hidden:"" help:"Pass connections on; what tunnels are compared with."`
+}
+
+type runCommand struct {
+	Parts []string `arg:"" optional:"" help:"What to measure: ${parts}. Everything by default."`
+	Quick bool     `help:"Take every step, but measure next to nothing: shows that the driver works."`
+	Root  string   `help:"The repository." default:"." type:"existingdir"`
+	Image string   `help:"The image of packs." default:"rumi-pack:local"`
+}
+
+func (c *runCommand) Run(ctx context.Context) error {
+	cfg := config{root: c.Root, build: production, image: c.Image, scale: full, out: os.Stdout, progress: os.Stderr}
+	if c.Quick {
+		cfg.scale = quick
+	}
+	return run(ctx, cfg, c.Parts)
+}
+
+// production are the flags that deploy/Dockerfile builds with.
+var production = []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
+
+// scale says how much is measured.
+type scale struct {
+	rounds   int           // of each contestant
+	each     time.Duration // a round
+	idle     time.Duration // before idle memory is looked at
+	packs    int           // to scan, of 50 files
+	repeats  int           // of what takes long: cold starts, scans, changes, imports
+	revokes  int           // for their 99th percentile
+	approved int           // packs to approve
+	archive  int64         // bytes to import
+}
+
+var (
+	full  = scale{rounds: 3, each: 1500 * time.Millisecond, idle: 3 * time.Second, packs: 200, repeats: 5, revokes: 100, approved: 30, archive: 499 << 20}
+	quick = scale{rounds: 1, each: 20 * time.Millisecond, idle: 0, packs: 3, repeats: 1, revokes: 2, approved: 2, archive: 3 << 20}
+)
+
+type config struct {
+	root     string
+	build    []string // flags of go build
+	image    string
+	scale    scale
+	out      io.Writer // the table
+	progress io.Writer
+}
+
+// bench is a run.
+type bench struct {
+	config
+	suite *suite.Suite
+	rows  []table.Row
+}
+
+// part is something that can be measured alone.
+type part struct {
+	name    string
+	measure func(*bench, context.Context) error
+}
+
+// parts are in the order of the table but for packs, which fill the home, and memory, which wants it fresh.
+var parts = []part{
+	{"memory", (*bench).memory},
+	{"egress", (*bench).egress},
+	{"tunnel", (*bench).tunnel},
+	{"gateway", (*bench).gateway},
+	{"capability", (*bench).capability},
+	{"revoke", (*bench).revoke},
+	{"packs", (*bench).packs},
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// run measures the named parts, all where none is named, and prints the table. A part that fails doesn't keep the others
+// from being measured.
+func run(ctx context.Context, cfg config, names []string) (err error) {
+	for _, name := range names {
+		if !slices.Contains(partNames(), name) {
+			return fmt.Errorf("measure: there is no part %q; there are %s", name, strings.Join(partNames(), ", "))
+		}
+	}
+	began := time.Now()
+	if cfg.root, err = filepath.Abs(cfg.root); err != nil {
+		return fmt.Errorf("find the repository: %w", err)
+	}
+	fmt.Fprintln(cfg.progress, "bench: building and starting the suite")
+	b := &bench{config: cfg}
+	b.suite, err = suite.Start(ctx, suite.Config{Root: cfg.root, Build: cfg.build, Settings: map[string]map[string]string{
+		// Limits are on, as in production, and never reached.
+		"gateway":      {"RUMI_API_RATE_LIMIT": "1000000000", "RUMI_API_RATE_WINDOW": "1"},
+		"egress-proxy": {"RUMI_EGRESS_RATE_LIMIT": "1000000000", "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8"},
+		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": cfg.image,
+			"RUMI_CAPABILITY_WORKERS_PER_HANDLER": "1", "RUMI_CAPABILITY_WORKER_IDLE": "1s"},
+	}})
+	if b.suite != nil {
+		defer func() { err = errors.Join(err, b.suite.Stop()) }()
+	}
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for _, p := range parts {
+		if len(names) > 0 && !slices.Contains(names, p.name) {
+			continue
+		}
+		fmt.Fprintf(cfg.progress, "bench: %s\n", p.name)
+		if err := p.measure(b, ctx); err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", p.name, err))
+			b.row(table.Row{Path: p.name, Missing: "failed, see below"})
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	fmt.Fprintf(cfg.out, "\nRumi beside others: %d processors, %s, load %s, %v in all\n\n", runtime.NumCPU(), runtime.Version(), loadAverage(), time.Since(began).Round(time.Second))
+	if err := table.Print(cfg.out, b.rows); err != nil {
+		return err
+	}
+	if len(failures) > 0 {
+		failures = append(failures, errors.New("what the services logged last:\n"+b.suite.Explain()))
+	}
+	return errors.Join(failures...)
+}
+
+func (b *bench) row(r table.Row) { b.rows = append(b.rows, r) }
+
+// loadAverage is how many wanted a processor in the last minute.
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	minute, _, _ := strings.Cut(string(text), " ")
+	return minute
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	parsed := kong.Parse(&commands{}, kong.Name("bench"), kong.Description("Measures Rumi beside the tools that do the like."),
+		kong.UsageOnError(), kong.Vars{"parts": strings.Join(partNames(), ", ")})
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	if err := parsed.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}

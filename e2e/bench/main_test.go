@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
+)
+
+// TestMain makes this program the relay that the driver starts of itself.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "relay" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// The driver takes every step over real processes, sockets and containers, measuring next to nothing; what numbers come
+// out means nothing. Under the race detector the services are, too.
+func TestEveryPartMeasures(t *testing.T) {
+	cfg := config{root: "../..", build: buildFlags, image: "rumi-pack:local", scale: quick, progress: t.Output()}
+	var out bytes.Buffer
+	cfg.out = &out
+	err := run(t.Context(), cfg, nil)
+	if os.Geteuid() != 0 {
+		if err == nil || !strings.Contains(err.Error(), "needs root") {
+			t.Fatalf("without root: %v", err)
+		}
+		return
+	}
+	t.Log(out.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"memory, ", "egress request, ", "egress denial, ", "tunnel, ", "gateway, ", "secrets.get, ", "capability call", "first call ",
+		"revoke ", "changed file ", "scan ", "approve ", "import "} {
+		if !strings.Contains(out.String(), "\n"+row) {
+			t.Errorf("no row begins with %q", row)
+		}
+	}
+	if !strings.Contains(out.String(), " 0 "+table.NotMeasured) {
+		t.Error("not everything was measured; containers need `make images`")
+	}
+}
+
+func TestPartsAreCheckedBeforeAnythingStarts(t *testing.T) {
+	err := run(t.Context(), config{scale: quick}, []string{"egress", "warp"})
+	if err == nil || !strings.Contains(err.Error(), `no part "warp"`) {
+		t.Fatal(err)
+	}
+}

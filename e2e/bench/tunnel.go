@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
+)
+
+// tunnelHost is the name that tunnels are opened to; addresses can't be tunnelled, since TLS has no server name for them.
+const tunnelHost = "localhost"
+
+// chunk is how much is sent and read at once.
+const chunk = 256 << 10
+
+// tunnel measures how fast bytes come through a tunnel from a server to a pack, beside a plain relay that judges nothing.
+// A real ClientHello opens the tunnel; what follows is not encrypted, so that what is compared are the relays and not how
+// fast this machine encrypts.
+func (b *bench) tunnel(ctx context.Context) (err error) {
+	const pack = "bench-tunnel"
+	if err := b.install(ctx, pack, nil); err != nil {
+		return err
+	}
+	source, err := newSource()
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	port := source.Addr().(*net.TCPAddr).Port
+	if err := b.grantNetwork(ctx, pack, port, tunnelHost); err != nil {
+		return err
+	}
+	relay, err := b.startRelay(ctx, source.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, relay.Stop()) }()
+	dir, err := b.suite.Dir("squid")
+	if err != nil {
+		return err
+	}
+	contestants := []func() (net.Conn, error){
+		func() (net.Conn, error) { return connect("unix", b.suite.Socket("egress", pack), port) },
+		func() (net.Conn, error) { return net.Dial("tcp", relay.Address) },
+	}
+	squid, err := beside.Squid(ctx, dir, tunnelHost, port)
+	if err == nil {
+		defer func() { err = errors.Join(err, squid.Stop()) }()
+		contestants = append(contestants, func() (net.Conn, error) { return connect("tcp", squid.Address, port) })
+	} else if !errors.Is(err, beside.ErrAbsent) {
+		return err
+	}
+
+	rates := make([][]float64, 3)
+	for range b.scale.rounds {
+		for i, dial := range contestants {
+			r, err := b.receive(ctx, dial)
+			if err != nil {
+				return err
+			}
+			rates[i] = append(rates[i], r)
+		}
+	}
+	median := func(i int) float64 {
+		if len(rates[i]) == 0 {
+			return 0
+		}
+		return load.Median(rates[i], func(v float64) float64 { return v })
+	}
+	row := table.Row{Path: "tunnel, one, towards the pack", Unit: table.Flow, Goal: table.Goal{Ratio: 0.7}, Ours: median(0), Beside: "plain TCP relay", Theirs: median(1)}
+	b.row(row)
+	row.Goal, row.Beside, row.Theirs = table.Goal{}, "squid", median(2)
+	b.row(row)
+	return nil
+}
+
+// receive says how many bytes a second a connection brings, from the first chunk on.
+func (b *bench) receive(ctx context.Context, dial func() (net.Conn, error)) (float64, error) {
+	conn, err := dial()
+	if err != nil {
+		return 0, fmt.Errorf("measure a tunnel: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(b.scale.each + 10*time.Second)); err != nil {
+		return 0, err
+	}
+	hello, err := clientHello(tunnelHost)
+	if err == nil {
+		_, err = conn.Write(hello)
+	}
+	buf := make([]byte, chunk)
+	if err == nil {
+		_, err = io.ReadFull(conn, buf)
+	}
+	var total int
+	began := time.Now()
+	for err == nil && time.Since(began) < b.scale.each && ctx.Err() == nil {
+		var n int
+		n, err = conn.Read(buf)
+		total += n
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return 0, fmt.Errorf("measure a tunnel: %w", err)
+	}
+	return float64(total) / time.Since(began).Seconds(), nil
+}
+
+// connect opens a tunnel through a proxy.
+func connect(network, address string, port int) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = fmt.Fprintf(conn, "CONNECT %s:%[2]d HTTP/1.1\r\nHost: %[1]s:%[2]d\r\n\r\n", tunnelHost, port); err == nil {
+		var answer *http.Response
+		// Nothing follows the answer before the ClientHello, so the reader holds back nothing.
+		if answer, err = http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect}); err == nil && answer.StatusCode != http.StatusOK {
+			err = fmt.Errorf("open a tunnel: answered %s", answer.Status)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// clientHello is the first thing that a TLS client sends to a server of that name.
+func clientHello(name string) ([]byte, error) {
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		_ = tls.Client(near, &tls.Config{ServerName: name}).Handshake() // ends with far
+		near.Close()
+	}()
+	return readRecord(far)
+}
+
+// readRecord reads one TLS record (RFC 8446, 5.1).
+func readRecord(r io.Reader) ([]byte, error) {
+	record := make([]byte, 5, 4<<10)
+	if _, err := io.ReadFull(r, record); err != nil {
+		return nil, fmt.Errorf("read a TLS record: %w", err)
+	}
+	record = append(record, make([]byte, binary.BigEndian.Uint16(record[3:]))...)
+	if _, err := io.ReadFull(r, record[5:]); err != nil {
+		return nil, fmt.Errorf("read a TLS record: %w", err)
+	}
+	return record, nil
+}
+
+// newSource is a server that takes a ClientHello and then sends until the other side goes away.
+func newSource() (net.Listener, error) {
+	return serve("127.0.0.1:0", func(conn net.Conn) {
+		if _, err := readRecord(conn); err != nil {
+			return
+		}
+		for buf := make([]byte, chunk); ; {
+			if _, err := conn.Write(buf); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// serve handles each connection to an address, and closes it then.
+func serve(address string, handle func(net.Conn)) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				handle(conn)
+			}()
+		}
+	}()
+	return l, nil
+}
+
+// relayCommand is a relay in a process of its own, as the services are: TCP on both sides, copied the fastest way there
+// is (splice).
+type relayCommand struct {
+	Listen string `arg:""`
+	Target string `arg:""`
+}
+
+func (c *relayCommand) Run(ctx context.Context) error {
+	l, err := serve(c.Listen, func(conn net.Conn) {
+		to, err := net.Dial("tcp", c.Target)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		go func() { _, _ = io.Copy(to, conn) }() // ends with conn
+		_, _ = io.Copy(conn, to)
+	})
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return l.Close()
+}
+
+// startRelay runs this program as a relay to an address.
+func (b *bench) startRelay(ctx context.Context, target string) (*beside.Tool, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	dir, err := b.suite.Dir("relay")
+	if err != nil {
+		return nil, err
+	}
+	address, err := suite.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	return beside.Await(ctx, address, suite.Command{Name: "relay", Path: self, Args: []string{"relay", address, target}, Log: filepath.Join(dir, "output")})
+}
