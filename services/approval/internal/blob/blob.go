@@ -3,6 +3,7 @@
 package blob
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -26,26 +28,27 @@ const (
 	incoming  = "incoming"  // what is being written
 )
 
+// abandoned is how old something in incoming must be to be what a process that died left there.
+const abandoned = time.Hour
+
 // Store is a folder of blobs and manifests. Bytes come into it through an Intake.
 type Store struct {
 	root *os.Root
+	dir  *os.File     // the same, open, for calls that os.Root makes many of
 	use  sync.RWMutex // held for reading by every Intake
 
 	mu       sync.Mutex
 	unsynced map[string]bool // blobs that have their names but may not be on the disk yet
 }
 
-// Open opens the store in dir, making what it needs; what an earlier process left half-written is removed.
-func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+// Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed.
+func Open(path string) (*Store, error) {
+	if err := os.MkdirAll(path, 0o750); err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
-	}
-	if err := root.RemoveAll(incoming); err != nil {
-		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
 	}
 	folders := []string{incoming, manifests, blobs}
 	for i := range 256 {
@@ -57,25 +60,38 @@ func Open(dir string) (*Store, error) {
 		}
 	}
 	// What an earlier process named but didn't sync counts as there from now on, so it must be.
-	if err := syncAll(root); err != nil {
+	dir, err := root.Open(".")
+	if err == nil {
+		err = errors.Join(sweepIncoming(root), unix.Syncfs(int(dir.Fd())))
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
 	}
-	return &Store{root: root, unsynced: map[string]bool{}}, nil
+	return &Store{root: root, dir: dir, unsynced: map[string]bool{}}, nil
 }
 
-func syncAll(root *os.Root) error {
-	dir, err := root.Open(".")
+// sweepIncoming removes what is too old to be another replica's.
+func sweepIncoming(root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), incoming)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	return unix.Syncfs(int(dir.Fd()))
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandoned {
+			continue
+		}
+		if err := root.Remove(filepath.Join(incoming, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close closes the store.
-func (s *Store) Close() error { return s.root.Close() }
+func (s *Store) Close() error { return errors.Join(s.dir.Close(), s.root.Close()) }
 
-func blobPath(sha256 string) string { return filepath.Join(blobs, sha256[:2], sha256) }
+func blobPath(sha256 string) string     { return blobs + "/" + sha256[:2] + "/" + sha256 }
+func manifestPath(digits string) string { return manifests + "/" + digits + ".json" }
 
 // Intake takes a tree's bytes into the store. It is a tree.Sink; what it was given is on the disk for certain after
 // Keep. Until End nothing is collected.
@@ -98,15 +114,27 @@ func (in *Intake) End() { in.store.use.RUnlock() }
 
 // Create implements tree.Sink.
 func (in *Intake) Create(int64) (tree.Blob, error) {
-	f, err := os.CreateTemp(filepath.Join(in.store.root.Name(), incoming), "")
+	w, err := in.create()
 	if err != nil {
 		return nil, fmt.Errorf("create blob: %w", err)
 	}
-	return &writing{intake: in, file: f}, nil
+	return w, nil
+}
+
+// create makes a file in incoming. Nobody but this service writes to the store's folder, and its names are all made here,
+// so plain calls relative to it do for what os.Root would take several for: an approval makes a file for each of the pack's.
+func (in *Intake) create() (*writing, error) {
+	temp := incoming + "/" + rand.Text()
+	fd, err := unix.Openat(int(in.store.dir.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "create", Path: temp, Err: err}
+	}
+	return &writing{intake: in, temp: temp, file: os.NewFile(uintptr(fd), temp)}, nil
 }
 
 type writing struct {
 	intake *Intake
+	temp   string // relative to the store
 	file   *os.File
 	size   int64
 }
@@ -121,20 +149,24 @@ func (w *writing) Write(p []byte) (int, error) {
 // left of an earlier one.
 func (w *writing) Commit(sha256 string) error {
 	s := w.intake.store
-	temp := filepath.Join(incoming, filepath.Base(w.file.Name()))
 	if err := w.file.Close(); err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(temp))
+		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(w.temp))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if info, err := s.root.Lstat(blobPath(sha256)); err == nil && info.Size() == w.size {
-		if s.unsynced[sha256] { // another intake's, which may never sync it
-			w.intake.note(sha256)
+	dir, name := int(s.dir.Fd()), blobPath(sha256)
+	err := unix.Renameat2(dir, w.temp, dir, name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EINVAL) { // there already, or a file system that can't promise that
+		if info, err := s.root.Lstat(name); err == nil && info.Size() == w.size {
+			if s.unsynced[sha256] { // another intake's, which may never sync it
+				w.intake.note(sha256)
+			}
+			return s.root.Remove(w.temp)
 		}
-		return s.root.Remove(temp)
+		err = unix.Renameat(dir, w.temp, dir, name)
 	}
-	if err := s.root.Rename(temp, blobPath(sha256)); err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(temp))
+	if err != nil {
+		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(w.temp))
 	}
 	s.unsynced[sha256] = true
 	w.intake.note(sha256)
@@ -149,52 +181,68 @@ func (in *Intake) note(sha256 string) {
 
 func (w *writing) Discard() {
 	_ = w.file.Close()
-	_ = os.Remove(w.file.Name()) // what stays is removed by Open
+	_ = w.intake.store.root.Remove(w.temp) // what stays is removed by Open
 }
 
-// syncers is how many files are synced at once: the file system's journal takes them together.
-const syncers = 16
+// syncers is how many files are synced at once: the file system's journal takes those together that wait together.
+const syncers = 128
 
 // Keep writes the manifest whose blobs have been committed and brings all of it to the disk.
 func (in *Intake) Keep(m tree.Manifest) error {
-	digits, err := tree.ParseDigest(m.Digest())
+	name, err := in.putManifest(m)
 	if err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
-	if err := in.syncBlobs(); err != nil {
-		return fmt.Errorf("keep manifest: %w", err)
-	}
-	s := in.store
-	f, err := os.CreateTemp(filepath.Join(s.root.Name(), incoming), "")
-	if err != nil {
-		return fmt.Errorf("keep manifest: %w", err)
-	}
-	err = errors.Join(tree.WriteManifest(f, m), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(s.root.Name(), manifests, digits+".json"))
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("keep manifest: %w", err), os.Remove(f.Name()))
-	}
-	if err := s.sync(manifests); err != nil {
+	// In any order, as nothing names the manifest yet but what was kept before.
+	if err := in.syncAll(name, manifests); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
 	return nil
 }
 
-func (in *Intake) syncBlobs() error {
+// putManifest gives a manifest its place, unless it is there: one that a record names is never replaced by one that is not
+// on the disk yet.
+func (in *Intake) putManifest(m tree.Manifest) (name string, err error) {
+	digest := m.Digest()
+	digits, err := tree.ParseDigest(digest)
+	if err != nil {
+		return "", err
+	}
+	name = manifestPath(digits)
+	if _, err := in.store.Manifest(digest); err == nil {
+		return name, nil
+	}
+	w, err := in.create()
+	if err != nil {
+		return "", err
+	}
+	err = errors.Join(tree.WriteManifest(w.file, m), w.file.Close())
+	if err == nil {
+		err = in.store.root.Rename(w.temp, name)
+	}
+	if err != nil {
+		return "", errors.Join(err, in.store.root.Remove(w.temp))
+	}
+	return name, nil
+}
+
+// syncAll brings the committed blobs and some more files and folders to the disk.
+func (in *Intake) syncAll(more ...string) error {
 	in.mu.Lock()
 	fresh := in.fresh
 	in.mu.Unlock()
-	folders := map[string]bool{}
+	paths := map[string]bool{}
+	for _, sha256 := range fresh {
+		paths[blobPath(sha256)] = true
+		paths[filepath.Dir(blobPath(sha256))] = true
+	}
+	for _, path := range more {
+		paths[path] = true
+	}
 	var group errgroup.Group
 	group.SetLimit(syncers)
-	for _, sha256 := range fresh {
-		folders[filepath.Dir(blobPath(sha256))] = true
-		group.Go(func() error { return in.store.sync(blobPath(sha256)) })
-	}
-	for folder := range folders {
-		group.Go(func() error { return in.store.sync(folder) })
+	for path := range paths {
+		group.Go(func() error { return in.store.sync(path) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -222,7 +270,7 @@ func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 	if err != nil {
 		return tree.Manifest{}, err
 	}
-	f, err := s.root.Open(filepath.Join(manifests, digits+".json"))
+	f, err := s.root.Open(manifestPath(digits))
 	if errors.Is(err, fs.ErrNotExist) {
 		return tree.Manifest{}, fault.NotFound("Tree not found: %s", digest)
 	}

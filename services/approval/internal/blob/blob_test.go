@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -106,9 +107,16 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if err := os.WriteFile(dir+"/incoming/half", []byte("x"), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(dir+"/incoming/another replica's", []byte("x"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(dir+"/incoming/half", long, long); err != nil {
+		t.Fatal(err)
+	}
 	s = open(t, dir)
-	if _, err := os.Stat(dir + "/incoming/half"); !os.IsNotExist(err) {
-		t.Error("half a file stayed")
+	if left, err := os.ReadDir(dir + "/incoming"); err != nil || len(left) != 1 || left[0].Name() != "another replica's" {
+		t.Errorf("incoming holds %v, %v", left, err)
 	}
 	take(t, s, root, true)
 	if info, err := os.Stat(blobs(t, dir)[0]); err != nil || info.Size() != int64(len("content")) {
