@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"github.com/rumi-ai/rumi/libs/service"
@@ -23,11 +24,15 @@ func main() { service.Main("pack-registry", build) }
 // config is what only this service knows.
 type config struct {
 	Ecosystem   string   `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
-	ImportRoots []string `env:"RUMI_IMPORT_ROOTS"` // folders beside those in the Rumi home, separated by commas
-	HomePath    string   `env:"RUMI_HOME_PATH"`    // how the operator names the Rumi home, where that isn't how this process does
+	ImportRoots []string `env:"RUMI_IMPORT_ROOTS"`                 // folders beside those in the Rumi home, separated by commas
+	Backups     int      `env:"RUMI_PACK_BACKUPS" envDefault:"10"` // of each pack that are kept; 0 for all
+	HomePath    string   `env:"RUMI_HOME_PATH"`                    // how the operator names the Rumi home, where that isn't how this process does
 }
 
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {
+	if cfg.Backups < 0 {
+		return fmt.Errorf("RUMI_PACK_BACKUPS: %d is less than 0", cfg.Backups)
+	}
 	db, err := libstore.Open(ctx, rt.Store(), store.Migrations())
 	if err != nil {
 		return err
@@ -44,7 +49,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })
 	packs, err := ecosystem.Open(ecosystem.Config{
-		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"),
+		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"), Keep: cfg.Backups,
 	}, stages, records, rt.Audit, rt.Log)
 	if err != nil {
 		return err

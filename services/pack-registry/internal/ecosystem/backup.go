@@ -127,15 +127,17 @@ func (e *Ecosystem) dropBackup(name string) error {
 	return err
 }
 
-// clearUnfinishedBackups removes the backups that processes were making when they were killed; none may be under way.
+// clearUnfinishedBackups removes the backups that processes were making or removing when they were killed; none may be under way.
 func (e *Ecosystem) clearUnfinishedBackups() error {
-	unfinished, err := fs.Glob(e.backups.FS(), "*/"+makingPrefix+"*")
-	if err != nil {
-		return fmt.Errorf("list backups: %w", err)
-	}
 	var problems []error
-	for _, name := range unfinished {
-		problems = append(problems, e.dropBackup(name))
+	for _, prefix := range []string{makingPrefix, removingPrefix} {
+		unfinished, err := fs.Glob(e.backups.FS(), "*/"+prefix+"*")
+		if err != nil {
+			return fmt.Errorf("list backups: %w", err)
+		}
+		for _, name := range unfinished {
+			problems = append(problems, e.dropBackup(name))
+		}
 	}
 	return errors.Join(problems...)
 }

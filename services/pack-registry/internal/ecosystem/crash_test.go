@@ -40,6 +40,9 @@ func TestCrashing(t *testing.T) {
 	switch what, of, _ := strings.Cut(os.Getenv(crashWhat), " "); what {
 	case "apply":
 		_, err = h.eco.Apply(context.Background(), of)
+	case "prune":
+		h.eco.keep = 1
+		_, err = h.eco.Apply(context.Background(), of)
 	case "rollback":
 		_, err = h.eco.Rollback(context.Background(), pack.ID("p"), of)
 	case "remove":

@@ -50,6 +50,7 @@ type Config struct {
 	Dir     string // the folder of installed packs
 	Backups string // the folder of backups, made when it is missing
 	Lock    string // a file to lock, made when it is missing; not in Dir, which is watched
+	Keep    int    // backups of each pack, the newest; 0 keeps all
 }
 
 // Ecosystem is the folder of installed packs. It is safe for concurrent use, and for use by several processes.
@@ -58,6 +59,7 @@ type Ecosystem struct {
 	packs   pack.Cache // of the packs in root
 	backups *os.Root
 	lock    *os.File
+	keep    int           // see Config
 	inside  chan struct{} // holds one token; the lock among this process's goroutines
 	stages  *staging.Area
 	store   *store.Store
@@ -85,7 +87,7 @@ func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, l
 		return nil, fmt.Errorf("open ecosystem: %w", err)
 	}
 	return &Ecosystem{
-		root: root, backups: backups, lock: lock, inside: make(chan struct{}, 1),
+		root: root, backups: backups, lock: lock, keep: cfg.Keep, inside: make(chan struct{}, 1),
 		stages: stages, store: st, audit: trail, log: log, step: func(string) {},
 	}, nil
 }

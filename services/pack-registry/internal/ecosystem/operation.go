@@ -168,6 +168,11 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		return nil, err
 	}
 	e.step("ended")
+	for _, p := range op.Packs {
+		if p.Backup != "" {
+			e.prune(ctx, p.ID, path.Base(p.Backup), path.Base(p.From))
+		}
+	}
 	if rollback(op) {
 		return warnings, nil
 	}

@@ -35,9 +35,13 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	}
 	defer release()
 	var removed Removed
+	var made []string
 	for {
 		found, err := pack.Find(e.root, id)
 		if errors.Is(err, fs.ErrNotExist) {
+			if len(made) > 0 {
+				e.prune(ctx, id, made...)
+			}
 			return removed, nil
 		}
 		if err != nil {
@@ -48,6 +52,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 		if err := e.backup(ctx, found.Dir, to); err != nil {
 			return removed, spaceFault(err)
 		}
+		made = append(made, path.Base(to))
 		e.step("backed up")
 		warning, err := e.takeOut(found.Dir, operation)
 		if err != nil {
