@@ -51,8 +51,7 @@ func (c *client) tunnel(r *result, began time.Time) {
 		c.end(a, r, f, began)
 		return
 	}
-	target.TLS = false // the pack speaks it itself
-	server, _, err := k.proxy.pools.Connect(a.ctx, target, time.Now().Add(defaultConnect))
+	server, _, err := k.proxy.pools.Reach(a.ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
 	if err != nil {
 		c.end(a, r, k.upstreamFailure(err), began)
 		return

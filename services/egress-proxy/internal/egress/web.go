@@ -3,13 +3,16 @@ package egress
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
@@ -19,6 +22,7 @@ const (
 	firstAnswer  = 120 * time.Second // a server must begin its answer within
 	webIdle      = 60 * time.Second
 	webIdleConns = 64
+	streamAhead  = 256 << 10 // bytes of an answer over HTTP/2 that are there before the pack reads them
 )
 
 // web is the transport of what comes as HTTP, for as long as an access lasts. Its connections are told apart by what was
@@ -33,8 +37,9 @@ type web struct {
 
 // judged is what a request brings to the connection that is made for it.
 type judged struct {
-	target *upstream.Target
-	access *access
+	target  *upstream.Target
+	access  *access
+	upgrade bool // asks for WebSocket, which HTTP/1.1 alone has here
 }
 
 type judgedKey struct{}
@@ -46,23 +51,95 @@ func (w *web) roundTrip(r *http.Request) (*http.Response, error) {
 		return nil, context.Canceled
 	}
 	if w.transport == nil {
-		w.transport = &http.Transport{
-			DialContext: w.dial, DialTLSContext: w.dial,
-			DisableCompression: true, ResponseHeaderTimeout: firstAnswer, ExpectContinueTimeout: time.Second,
-			IdleConnTimeout: webIdle, MaxIdleConns: webIdleConns, MaxIdleConnsPerHost: webIdleConns / 2,
-			MaxResponseHeaderBytes: 256 << 10, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
-		}
+		w.transport = w.newTransport()
 	}
 	t := w.transport
 	w.mu.Unlock()
 	return t.RoundTrip(r)
 }
 
+func (w *web) newTransport() *http.Transport {
+	t := &http.Transport{
+		DialContext: w.dial, DialTLSContext: w.dialTLS,
+		DisableCompression: true, ResponseHeaderTimeout: firstAnswer, ExpectContinueTimeout: time.Second,
+		IdleConnTimeout: webIdle, MaxIdleConns: webIdleConns, MaxIdleConnsPerHost: webIdleConns / 2,
+		MaxResponseHeaderBytes: 256 << 10, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
+		Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream: streamAhead, MaxReceiveBufferPerConnection: 4<<20 - 1,
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second,
+		},
+	}
+	t.Protocols.SetHTTP1(true)
+	t.Protocols.SetHTTP2(true)
+	return t
+}
+
+// lent is a connection that ends with the access that it was made in.
+type lent struct {
+	*upstream.Allowance
+	stop func() bool
+}
+
+func (l *lent) Close() error {
+	l.stop()
+	return l.Allowance.Close()
+}
+
+// granting is ctx for a request over TLS. grant lets its server send what goes with n bytes of its body.
+func granting(ctx context.Context) (_ context.Context, grant func(n int)) {
+	var used atomic.Pointer[lent]
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		if secured, ok := got.Conn.(*tls.Conn); ok {
+			if l, ok := secured.NetConn().(*lent); ok {
+				l.Grant(upstream.Overhead)
+				used.Store(l)
+			}
+		}
+	}})
+	return ctx, func(n int) {
+		if l := used.Load(); l != nil {
+			l.Grant(upstream.FrameRatio * n)
+		}
+	}
+}
+
 // dial makes a connection to where a request with the same digest was judged to go.
 func (w *web) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	j := ctx.Value(judgedKey{}).(judged)
-	conn, _, err := w.pools.Connect(j.access.ctx, j.target, time.Now().Add(defaultConnect))
-	return conn, err
+	conn, err := w.reach(ctx.Value(judgedKey{}).(judged), time.Now().Add(defaultConnect))
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (w *web) reach(j judged, deadline time.Time) (*lent, error) {
+	conn, _, err := w.pools.Reach(j.access.ctx, j.target, deadline)
+	if err != nil {
+		return nil, err
+	}
+	return &lent{upstream.NewAllowance(conn), context.AfterFunc(j.access.ctx, func() { conn.Close() })}, nil
+}
+
+// dialTLS is dial with TLS. The transport goes by the protocol that was agreed on there.
+func (w *web) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
+	j, deadline := ctx.Value(judgedKey{}).(judged), time.Now().Add(defaultConnect)
+	conn, err := w.reach(j, deadline)
+	if err != nil {
+		return nil, err
+	}
+	protocols := []string{upstream.HTTP2, upstream.HTTP1}
+	if j.upgrade {
+		protocols = protocols[1:]
+	}
+	secured, err := w.pools.Secure(j.access.ctx, j.target, conn, deadline, protocols...)
+	if err != nil {
+		return nil, err
+	}
+	if secured.ConnectionState().NegotiatedProtocol == upstream.HTTP2 {
+		conn.Bind()
+	}
+	return secured, nil
 }
 
 func (w *web) close() {

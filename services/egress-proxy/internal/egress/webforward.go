@@ -20,6 +20,7 @@ type upload struct {
 	client  *client
 	body    io.Reader
 	expects bool // 100 (Continue), before the client sends any
+	grant   func(n int)
 
 	mu    sync.Mutex
 	over  bool
@@ -49,6 +50,7 @@ func (u *upload) Read(p []byte) (int, error) {
 		return 0, errSpent
 	}
 	u.count += int64(n)
+	u.grant(n) // the server says now and then that it may go on
 	switch {
 	case err == io.EOF:
 		u.ended = true
@@ -82,13 +84,13 @@ func (u *upload) stop() bool {
 func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	a := c.pack.access.Load() // before anything is judged, as in run
 	target, f := c.pack.judge(a, r.call.method, r.place, began.Add(defaultTimeout))
-	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0}
+	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0, grant: func(int) {}}
 	if f != nil {
 		r.failure = f
 		c.decline(r, body, began)
 		return
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(a.ctx, judgedKey{}, judged{target, a}))
+	ctx, cancel := context.WithCancel(context.WithValue(a.ctx, judgedKey{}, judged{target, a, isWebSocket(in.Header)}))
 	defer cancel()
 	var gone sync.Once
 	left := false
@@ -97,6 +99,9 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	if body.ended {
 		unwatch = sync.OnceFunc(c.watch(leave))
 		defer unwatch()
+	}
+	if target.TLS {
+		ctx, body.grant = granting(ctx)
 	}
 	out := outgoing(ctx, in, r.place, target, body)
 	if out.URL.RequestURI() != r.place.path { // what is sent must be what was judged
@@ -131,7 +136,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		c.upgrade(r, out, response, body, began)
 		return
 	}
-	err = c.answer(r, response, in)
+	err = c.answer(r, response, in, body.grant)
 	unwatch()
 	ended := body.stop()
 	r.sent = body.count
@@ -213,10 +218,11 @@ func outgoing(ctx context.Context, in *http.Request, to place, t *upstream.Targe
 var errClient = errors.New("write answer")
 
 // answer streams a server's answer to the client. The error is errClient or the server's.
-func (c *client) answer(r *result, response *http.Response, in *http.Request) error {
+func (c *client) answer(r *result, response *http.Response, in *http.Request, grant func(int)) error {
 	strip(response.Header)
 	bodiless := in.Method == http.MethodHead || response.StatusCode == http.StatusNoContent || response.StatusCode == http.StatusNotModified
-	chunked := !bodiless && response.ContentLength < 0 && in.ProtoAtLeast(1, 1)
+	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
+	chunked := !bodiless && (response.ContentLength < 0 || len(response.Trailer) > 0) && in.ProtoAtLeast(1, 1)
 	c.begin()
 	c.statusLine(response.StatusCode)
 	response.Header.Write(c.out)
@@ -250,6 +256,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request) er
 		n, err := response.Body.Read(buf[:])
 		r.received += int64(n)
 		if n > 0 {
+			grant(n)
 			if chunked {
 				c.out.WriteString(strconv.FormatInt(int64(n), 16) + "\r\n")
 			}

@@ -4,50 +4,29 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"net/netip"
 	"time"
 )
 
-// Connect makes a connection to the first of the judged addresses that takes one, with TLS where the target has it. tcp is
-// what lies under conn, or conn itself. Errors are of type *Error.
-func (c *Config) Connect(ctx context.Context, t *Target, deadline time.Time) (conn, tcp net.Conn, err error) {
-	var failure *Error
-	for i, addr := range t.Addrs {
-		// What is left is shared out, so that an address that swallows everything leaves some to the others.
-		left := time.Until(deadline)
-		bound, cancel := context.WithTimeout(ctx, left/time.Duration(len(t.Addrs)-i))
-		raw, err := c.Dial(bound, netip.AddrPortFrom(addr, t.Port))
-		cancel()
-		if err == nil {
-			return c.handshake(ctx, t, raw, deadline)
-		}
-		failure = connectError(err)
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	if failure == nil {
-		failure = &Error{Kind: KindRefused, Text: "Host is not reachable"}
-	}
-	return nil, nil, failure
-}
+// Protocols that are offered in a TLS handshake (RFC 7301).
+const (
+	HTTP1 = "http/1.1"
+	HTTP2 = "h2"
+)
 
-func (c *Config) handshake(ctx context.Context, t *Target, raw net.Conn, deadline time.Time) (conn, tcp net.Conn, err error) {
-	if !t.TLS {
-		return raw, raw, nil
-	}
+// Secure speaks TLS with the target over a connection to it, which it closes where that fails. Errors are of type *Error.
+func (c *Config) Secure(ctx context.Context, t *Target, raw net.Conn, deadline time.Time, protocols ...string) (*tls.Conn, error) {
 	cfg := c.TLS.Clone()
 	cfg.ServerName = t.Host
-	cfg.NextProtos = []string{"http/1.1"}
+	cfg.NextProtos = protocols
 	secured := tls.Client(raw, cfg)
 	bound, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if err := secured.HandshakeContext(bound); err != nil {
 		raw.Close()
-		return nil, nil, handshakeError(err)
+		return nil, handshakeError(err)
 	}
-	return secured, raw, nil
+	return secured, nil
 }
 
-// Failure says, as an *Error, why a request could not be sent or an answer not be read over a connection of Connect.
+// Failure says, as an *Error, why a request could not be sent or an answer not be read over a connection of Reach.
 func Failure(err error) *Error { return exchangeError(err) }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,6 +22,9 @@ type Config struct {
 	// Dial connects to exactly that address.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	TLS  *tls.Config // roots and versions; names and protocols are set by the pool
+
+	once      sync.Once
+	transport *http.Transport // of HTTP/2, made when it is first needed
 }
 
 // Pool keeps one pack's connections for as long as its access lasts. Use NewPool.
@@ -30,20 +35,24 @@ type Pool struct {
 	closed bool
 	count  int
 	idle   map[key][]*conn // the one used last is at the end, and used next
+	shares int
+	shared map[key][]*shared // of HTTP/2, in use or not
 }
 
-// key is what a connection is good for.
+// key is what a connection is good for: one address, under one name.
 type key struct {
 	tls  bool
 	host string
 	port uint16
-	id   string
+	addr netip.Addr
 }
 
 // NewPool makes an empty pool.
-func NewPool(cfg *Config) *Pool { return &Pool{cfg: cfg, idle: make(map[key][]*conn)} }
+func NewPool(cfg *Config) *Pool {
+	return &Pool{cfg: cfg, idle: make(map[key][]*conn), shared: make(map[key][]*shared)}
+}
 
-// Close closes the idle connections, and each of the others when its exchange is over.
+// Close closes the idle connections and those that are shared, and each of the others when its exchange is over.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +62,13 @@ func (p *Pool) Close() {
 			c.Close()
 		}
 	}
-	p.idle, p.count = nil, 0
+	for _, all := range p.shared {
+		for _, s := range all {
+			s.spent = true
+			go s.cc.Close() // it may wait for a server that doesn't read
+		}
+	}
+	p.idle, p.count, p.shared, p.shares = nil, 0, nil, 0
 }
 
 // Sweep closes what has been idle for a minute.
@@ -73,27 +88,54 @@ func (p *Pool) Sweep(now time.Time) {
 			p.idle[k] = append([]*conn(nil), conns[stale:]...)
 		}
 	}
+	for k, all := range p.shared {
+		for _, s := range slices.Clone(all) {
+			if s.users == 0 && (now.Sub(s.rests) >= idleFor || s.cc.Err() != nil) {
+				p.retire(k, s)
+				go s.cc.Close()
+			}
+		}
+	}
 }
 
-// take gives an idle connection that the server has not closed, with the deadline set, or nil.
-func (p *Pool) take(k key, deadline time.Time) *conn {
+// take gives a connection to one of the target's addresses that the server has not closed: an idle one, with the deadline
+// set, or a shared one; or neither.
+func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *shared) {
 	for {
 		p.mu.Lock()
-		conns := p.idle[k]
-		if len(conns) == 0 {
-			p.mu.Unlock()
-			return nil
+		for _, addr := range t.Addrs {
+			k = key{t.TLS, t.Host, t.Port, addr}
+			if conns := p.idle[k]; len(conns) > 0 {
+				c = conns[len(conns)-1]
+				conns[len(conns)-1] = nil
+				p.idle[k] = conns[:len(conns)-1]
+				p.count--
+				break
+			}
+			if s = p.joinAny(k); s != nil {
+				break
+			}
 		}
-		c := conns[len(conns)-1]
-		conns[len(conns)-1] = nil
-		p.idle[k] = conns[:len(conns)-1]
-		p.count--
 		p.mu.Unlock()
-		if c.SetDeadline(deadline) == nil && c.alive() {
-			return c
+		if c == nil || c.SetDeadline(r.Deadline) == nil && c.alive() {
+			return k, c, s
 		}
 		c.Close()
+		c = nil
 	}
+}
+
+// joinAny makes an exchange one of those of a shared connection. The mutex must be held.
+func (p *Pool) joinAny(k key) *shared {
+	if !k.tls {
+		return nil
+	}
+	for _, s := range p.shared[k] {
+		if s.join() {
+			return s
+		}
+	}
+	return nil
 }
 
 // put takes a connection back whose exchange came to its end.
@@ -112,17 +154,17 @@ func (p *Pool) put(k key, c *conn) {
 }
 
 // Do sends a request and reads its answer into buf, which it grows as needed. Errors are of type *Error. A request that
-// an idle connection turned out to be dead for is sent again on a new one if it may be.
+// a connection of before turned out to be dead for is sent again on a new one if it may be.
 func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Response, error) {
-	k := key{t.TLS, t.Host, t.Port, t.ID}
-	if c := p.take(k, r.Deadline); c != nil {
-		response, err, again := p.exchange(ctx, k, c, r, buf)
+	k, c, s := p.take(t, r)
+	if c != nil || s != nil {
+		response, err, again := p.exchangeOver(ctx, k, c, s, r, buf)
 		if !again {
 			return response, err
 		}
 	}
-	c, err := p.connect(ctx, t, r)
-	if err == nil {
+	k, c, s, err := p.connect(ctx, t, r)
+	if err == nil && c != nil {
 		err = c.SetDeadline(r.Deadline)
 	}
 	if err != nil {
@@ -131,8 +173,15 @@ func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Resp
 		}
 		return nil, exchangeError(err)
 	}
-	response, err, _ := p.exchange(ctx, k, c, r, buf)
+	response, err, _ := p.exchangeOver(ctx, k, c, s, r, buf)
 	return response, err
+}
+
+func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *shared, r *Request, buf []byte) (_ *Response, err error, again bool) {
+	if s != nil {
+		return p.exchangeShared(ctx, k, s, r, buf)
+	}
+	return p.exchange(ctx, k, c, r, buf)
 }
 
 // exchange uses one connection and gives it back or closes it. again says that the server had closed it before it saw
@@ -166,17 +215,58 @@ func idempotent(method string) bool {
 	return false
 }
 
-// connect makes a connection for a request.
-func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (*conn, error) {
+// connect makes a connection for a request: of its own, or a shared one that it has joined.
+func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *conn, s *shared, err error) {
 	deadline := r.Deadline
 	if r.Connect > 0 {
 		if d := time.Now().Add(r.Connect); d.Before(deadline) {
 			deadline = d
 		}
 	}
-	secured, tcp, err := p.cfg.Connect(ctx, t, deadline)
+	raw, addr, err := p.cfg.Reach(ctx, t, deadline)
+	if err != nil {
+		return k, nil, nil, err
+	}
+	k = key{t.TLS, t.Host, t.Port, addr}
+	if !t.TLS {
+		return k, newConn(raw, raw), nil, nil
+	}
+	wire := NewAllowance(raw)
+	secured, err := p.cfg.Secure(ctx, t, wire, deadline, HTTP2, HTTP1)
+	if err != nil {
+		return k, nil, nil, err
+	}
+	if secured.ConnectionState().NegotiatedProtocol != HTTP2 {
+		return k, newConn(secured, raw), nil, nil
+	}
+	s, err = p.adopt(ctx, k, secured, wire)
+	return k, nil, s, err
+}
+
+// adopt joins a new connection that speaks HTTP/2, or one that somebody else has made meanwhile.
+func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *Allowance) (*shared, error) {
+	p.mu.Lock()
+	s := p.joinAny(k)
+	p.mu.Unlock()
+	if s != nil {
+		secured.Close()
+		return s, nil
+	}
+	s, err := p.cfg.share(ctx, secured, wire)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(secured, tcp), nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !s.join() {
+		go s.cc.Close()
+		return nil, broken("Server takes no request")
+	}
+	if p.closed || p.shares >= maxShared {
+		s.spent = true // closed after this exchange
+		return s, nil
+	}
+	p.shared[k] = append(p.shared[k], s)
+	p.shares++
+	return s, nil
 }

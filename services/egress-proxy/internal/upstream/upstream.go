@@ -1,8 +1,9 @@
-// Package upstream speaks HTTP/1.1 (RFC 9112) to the servers that packs reach: to addresses that were judged, over
-// connections that one pack's pool keeps, with every byte bounded.
+// Package upstream speaks HTTP/1.1 (RFC 9112) and HTTP/2 (RFC 9113) to the servers that packs reach: to addresses that were
+// judged, over connections that one pack's pool keeps, with every byte bounded.
 //
-// It is written by hand, over net and crypto/tls, since net/http neither keeps the order and spelling of header
-// fields, which packs are promised, nor lets a pool be keyed by the judged address.
+// HTTP/1.1 is written by hand, over net and crypto/tls, since net/http doesn't keep the order and spelling of header
+// fields, which packs are promised. HTTP/2, which is a matter of many thousand lines, is net/http's, over the pool's own
+// connections.
 package upstream
 
 import (
@@ -24,9 +25,9 @@ type Target struct {
 	TLS  bool
 	Host string // name or address, in hostname's one form: what a certificate must be for
 	Port uint16
-	// Addrs are the judged addresses, tried in order. A pooled connection to any of them will do, but none to another.
+	// Addrs are the judged addresses. A pooled connection to any of them will do, but none to another.
 	Addrs []netip.Addr
-	// ID names Addrs as a set: targets with the same ID may share connections.
+	// ID names Addrs as a set.
 	ID string
 }
 
@@ -48,8 +49,9 @@ type Request struct {
 // Response is an answer. Body lies in the buffer that Do was given, or in a larger one.
 type Response struct {
 	Status int
-	Fields []Field // in the server's order and spelling
+	Fields []Field // in the server's order and spelling; see receiveShared for HTTP/2
 	Body   []byte
+	Shared bool // came over HTTP/2
 }
 
 // Kind is why an exchange failed.
