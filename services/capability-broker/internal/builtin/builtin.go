@@ -36,6 +36,9 @@ type Call struct {
 	Grants grant.Chain
 	// Details are those of the call's audit entry, to which Judge and Act may add names, never values.
 	Details map[string]any
+	// Expect may be called by Act, once, before something that takes long and will hardly fail: the audit entry of a
+	// success is then written meanwhile. Nothing may be added to Details any more.
+	Expect func(ctx context.Context)
 }
 
 // Act carries a call out. Its output is a JSON value.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -50,6 +51,7 @@ func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
 // SecretsGet is secrets.get: it hands the value of a secret that the grant names to the caller, at most rate times a
 // minute. Calls that are denied count, so that nobody learns the names of keys by trying.
 func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
+	var served sync.Map // the keys that had a value when last asked for; grants bound them
 	return &Permission{
 		ID: "secrets.get", Action: "permission_secrets_get", Rate: rate, Parse: parseSecretKeys,
 		Judge: func(c Call) (Act, *Refusal) {
@@ -72,7 +74,18 @@ func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 					return nil, withheld("Key is not in allowed_keys of the parent " + g.PrincipalID)
 				}
 			}
-			return func(ctx context.Context) (jsontext.Value, *Refusal) { return secret(ctx, secrets, args.Key, log) }, nil
+			return func(ctx context.Context) (jsontext.Value, *Refusal) {
+				if _, ok := served.Load(args.Key); ok {
+					c.Expect(ctx)
+				}
+				output, no := secret(ctx, secrets, args.Key, log)
+				if no == nil {
+					served.Store(args.Key, nil)
+				} else {
+					served.Delete(args.Key)
+				}
+				return output, no
+			}, nil
 		},
 	}
 }

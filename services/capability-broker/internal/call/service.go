@@ -149,6 +149,7 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 type record struct {
 	action  string
 	details map[string]any
+	ahead   chan error // the entry of a success that was begun before the call was made; see expect
 }
 
 // do judges a call, carries it out and writes its entries. What isn't written didn't happen, as far as the caller
@@ -172,6 +173,11 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 }
 
 func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
+	if rec.ahead != nil {
+		if err := <-rec.ahead; err != nil || refused == nil {
+			return err
+		}
+	}
 	e := audit.Entry{Category: audit.Permission, Action: rec.action, Success: refused == nil, OwnerPack: k.principal, Details: rec.details}
 	if refused == nil {
 		return k.Audit.Write(ctx, e)
@@ -279,6 +285,7 @@ func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refu
 func (k socket) judgeOwn(own *builtin.Permission, p grant.Permit, req request, rec *record) (act, *refusal) {
 	do, no := own.Judge(builtin.Call{
 		Principal: k.principal, RequestID: req.id, Args: req.args, Grants: p.Chain, Details: rec.details,
+		Expect: func(ctx context.Context) { k.expect(ctx, rec) },
 	})
 	if no != nil {
 		return nil, refusedBy(no)
