@@ -49,6 +49,7 @@ func newOwner(db *store.DB) *owner {
 			o.audit = append(o.audit, fmt.Sprintf("%s %s→%s by %s: %s%s", c.Verb, c.From, c.Item.State, c.Item.Actor, c.Item.Reason, c.Item.LastError))
 			return nil
 		},
+		Differs: func(installed, seen payload) bool { return installed.Slug != seen.Slug },
 		Changed: func(context.Context) { o.mu.Lock(); o.pings++; o.mu.Unlock() },
 		Now:     func() time.Time { return o.now },
 	})
@@ -176,6 +177,40 @@ func TestFailedInstallation(t *testing.T) {
 		}
 		if got := o.get(t, "a:1"); got.State != candidate.Pending || got.LastError != "" || got.Payload.Result != "" {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// Another thing under an installed one's key is to be decided about; under a rejected or blocked one's it asks for nothing.
+func TestAnotherThingUnderTheSameKey(t *testing.T) {
+	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
+		other := found("p:a", "p:b", "p:c")
+		for i := range other {
+			other[i].Payload.Slug = "other"
+		}
+		o.scan(t, "p:a", "p:b", "p:c")
+		_, err := o.Approve(operator(t), "p:a", works)
+		must(t, err)
+		_, err = o.Reject(operator(t), "p:b", "")
+		must(t, err)
+		for range candidate.BlockedAfter {
+			_, err = o.Reject(operator(t), "p:c", "")
+			must(t, err)
+		}
+		if got := o.scan(t, "p:a"); got.SkippedInstalled != 1 || got.PendingCreated != 0 {
+			t.Errorf("the same again: %+v", got)
+		}
+		pings := o.pings
+		got, err := o.Scan(t.Context(), other, nil)
+		must(t, err)
+		if got.PendingCreated != 1 || got.SkippedCooldown != 1 || got.SkippedBlocked != 1 || o.pings != pings+1 {
+			t.Errorf("another: %+v, told %d times", got, o.pings-pings)
+		}
+		if a := o.get(t, "p:a"); a.State != candidate.Pending || a.Payload != (payload{Slug: "other"}) {
+			t.Errorf("becomes %+v", a)
+		}
+		if b := o.get(t, "p:b"); b.State != candidate.Rejected || b.Payload.Slug != "seen" {
+			t.Errorf("the rejected one becomes %+v", b)
 		}
 	})
 }

@@ -157,6 +157,40 @@ func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 	})
 }
 
+// Begin is asked once there is a worker and not before; who is told no leaves the worker to the next.
+func TestBegin(t *testing.T) {
+	m := &machine{behave: polite, starts: time.Second}
+	refused, single := errors.New("refused"), roomy
+	single.PerHandler = 1
+	inPool(t, m, single, func(t *testing.T, p *Pool) {
+		asked := 0
+		j := job("a", `{"a":1}`)
+		j.Begin = func(context.Context) error {
+			if asked++; m.running.Load() != 1 {
+				t.Errorf("asked with %d workers", m.running.Load())
+			}
+			if asked%2 == 1 {
+				return refused
+			}
+			return nil
+		}
+		if _, err := within(time.Millisecond, p, j); !errors.Is(err, context.DeadlineExceeded) || asked != 0 {
+			t.Errorf("before there is a worker: %v, asked %d times", err, asked)
+		}
+		for range 4 {
+			if _, err := within(10*time.Second, p, j); !errors.Is(err, refused) {
+				t.Errorf("refused: %v", err)
+			}
+			if got, err := within(10*time.Second, p, j); got != `{"a":1}` {
+				t.Errorf("%q, %v", got, err)
+			}
+		}
+		if asked != 8 || m.launched.Load() != 1 {
+			t.Errorf("asked %d times, %d launches", asked, m.launched.Load())
+		}
+	})
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	slow := func(id string, args []jsontext.Value) ([]string, bool) {
 		time.Sleep(time.Second)
