@@ -68,7 +68,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: authorities,
-			Ledger: notes, Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,
+			Ledger: notes, Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
 		rt.Go("idle connections", proxy.Sweep)
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {

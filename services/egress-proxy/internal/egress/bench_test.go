@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -35,6 +36,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
 		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), Dial
 		c.TLS, c.Metrics = &tls.Config{}, prometheus.NewRegistry()
+		c.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("") // as where nobody collects spans
 	})
 	w.grants["p"] = []string{"127.0.0.1", "10.0.0.1"}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }))

@@ -28,11 +28,12 @@ type result struct {
 	response *upstream.Response
 	failure  *failure
 	latency  time.Duration
-	status   int   // of the answer; 0 for none
-	received int64 // bytes from the server: of the body, or of a tunnel
-	sent     int64 // bytes to the server: of bodies, and all in a tunnel
-	streamed bool  // came as HTTP
-	endless  bool  // a tunnel or an upgraded connection: its end is the pack's choice
+	status   int     // of the answer; 0 for none
+	received int64   // bytes from the server: of the body, or of a tunnel
+	sent     int64   // bytes to the server: of bodies, and all in a tunnel
+	streamed bool    // came as HTTP
+	lineage  lineage // of what did
+	endless  bool    // a tunnel or an upgraded connection: its end is the pack's choice
 }
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}

@@ -147,6 +147,13 @@ func (p place) defaultPort() uint16 {
 	return 80
 }
 
+func (p place) scheme() string {
+	if p.tls {
+		return "https"
+	}
+	return "http"
+}
+
 // isHost says whether a Host field names this place, its port given or not.
 func (p place) isHost(field string) bool {
 	name, port := splitPort(strings.Trim(field, " \t"))
@@ -159,10 +166,7 @@ func (p place) isHost(field string) bool {
 
 // String is the URL for the pack: whole, but for a fragment.
 func (p place) String() string {
-	if p.tls {
-		return "https://" + p.hostPort() + p.path
-	}
-	return "http://" + p.hostPort() + p.path
+	return p.scheme() + "://" + p.hostPort() + p.path
 }
 
 // logged is the URL for the audit log: without query.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -52,6 +53,7 @@ type Config struct {
 	}
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	Tracer  trace.Tracer
 }
 
 // Proxy answers the requests of all packs.

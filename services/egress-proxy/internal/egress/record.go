@@ -91,7 +91,8 @@ func (k *pack) record(r *result) error {
 	p.meter.received.Add(float64(r.received))
 	p.meter.sent.Add(float64(r.sent))
 
-	ctx := k.withOrigin()
+	ctx, span := k.span(k.withOrigin(), r)
+	defer r.end(span, k.id, outcome, reason)
 	p.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "egress",
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
 		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),

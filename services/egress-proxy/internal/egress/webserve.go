@@ -99,6 +99,7 @@ func (c *client) exchange() bool {
 		c.linger()
 		return false
 	}
+	r.lineage = lineageOf(request.Header)
 	c.closes = request.Close || !request.ProtoAtLeast(1, 1)
 	c.answering = false
 	select {

@@ -19,6 +19,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/prometheus/client_golang/prometheus"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -36,6 +39,8 @@ type world struct {
 	proxy   *Proxy
 	policy  *address.Policy
 	metrics *prometheus.Registry
+	spans   *tracetest.SpanRecorder
+	tracing *sdktrace.TracerProvider
 
 	mu       sync.Mutex
 	gates    map[string]gate.State
@@ -45,6 +50,7 @@ type world struct {
 	resolved []string
 	dialled  []string
 	entries  []audit.Entry
+	traces   []string // of each entry that was to be written
 	auditErr error
 	logs     bytes.Buffer
 	roots    *x509.CertPool
@@ -52,14 +58,15 @@ type world struct {
 
 // newWorld has one approved pack, "p".
 func newWorld(t testing.TB, change ...func(*Config)) *world {
+	spans := tracetest.NewSpanRecorder()
 	w := &world{
-		t: t, policy: address.NewPolicy(nil), metrics: prometheus.NewRegistry(), roots: x509.NewCertPool(),
+		t: t, policy: address.NewPolicy(nil), spans: spans, tracing: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)), metrics: prometheus.NewRegistry(), roots: x509.NewCertPool(),
 		gates:  map[string]gate.State{"p": {PackID: "p", Open: true, Status: "approved"}},
 		grants: map[string][]string{"p": {"*"}}, names: map[string][]string{}, sites: map[string]string{},
 	}
 	cfg := Config{
 		Gates: w, Grants: w, Ledger: ledger.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12},
-		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics,
+		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"),
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -113,9 +120,10 @@ func (w *world) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", site)
 }
 
-func (w *world) Write(_ context.Context, e audit.Entry) error {
+func (w *world) Write(ctx context.Context, e audit.Entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.traces = append(w.traces, trace.SpanContextFromContext(ctx).TraceID().String())
 	if w.auditErr != nil {
 		return w.auditErr
 	}

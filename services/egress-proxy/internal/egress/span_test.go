@@ -1,0 +1,175 @@
+package egress
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const (
+	packTrace  = "4bf92f3577b34da6a3ce929d0e0e4736"
+	packSpan   = "00f067aa0ba902b7"
+	packParent = "00-" + packTrace + "-" + packSpan + "-01"
+)
+
+// spansNow waits for n spans to have ended and takes them.
+func (w *world) spansNow(n int) []sdktrace.ReadOnlySpan {
+	w.t.Helper()
+	spans := w.spans.Ended()
+	for began := time.Now(); len(spans) < n && time.Since(began) < 10*time.Second; spans = w.spans.Ended() {
+		time.Sleep(time.Millisecond) // an audit entry comes just before its span ends
+	}
+	if len(spans) != n {
+		w.t.Fatalf("%d spans, want %d", len(spans), n)
+	}
+	w.spans.Reset()
+	return spans
+}
+
+func attributes(s sdktrace.ReadOnlySpan) string {
+	var all []string
+	for _, a := range s.Attributes() {
+		if !strings.HasSuffix(string(a.Key), ".size") {
+			all = append(all, fmt.Sprint(a.Key, "=", a.Value.Emit()))
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func TestSpans(t *testing.T) {
+	w := newWorld(t)
+	var seen http.Header
+	h := func(rw http.ResponseWriter, r *http.Request) {
+		seen = r.Header
+		if r.URL.Path == "/nosuch" {
+			http.NotFound(rw, r)
+		}
+		if r.URL.Path == "/moved" {
+			http.Redirect(rw, r, "http://other.example/", http.StatusFound)
+		}
+	}
+	w.site("x.example", "93.184.216.34", false, h)
+	w.site("other.example", "93.184.216.36", false, h)
+	w.site2("two.example", "93.184.216.35", h)
+	w.grants["p"] = []string{"x.example", "two.example", "other.example"}
+	const own = "rumi.pack_id=p rumi.egress.result="
+	for _, c := range []struct {
+		method, url string
+		attributes  string
+		status      codes.Code
+	}{
+		{"GET", "http://x.example/a?token=b", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=80 http.response.status_code=200", codes.Unset},
+		{"GET", "https://two.example/", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=https server.address=two.example server.port=443 network.protocol.version=2 http.response.status_code=200", codes.Unset},
+		{"HEAD", "http://x.example/moved", own + "allowed rumi.egress.reason=ok http.request.method=HEAD http.request.resend_count=1 url.scheme=http server.address=other.example server.port=80 http.response.status_code=200", codes.Unset},
+		{"GET", "http://x.example/nosuch", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=80 http.response.status_code=404", codes.Error},
+		{"GET", "http://y.example/", own + "denied rumi.egress.reason=grant_denied http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=y.example server.port=80 error.type=grant_denied", codes.Error},
+		{"GET", "http://x.example:81/", own + "failed rumi.egress.reason=connection_refused http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=81 error.type=connection_refused", codes.Error},
+		{"TRACE", "http://x.example/", own + "failed rumi.egress.reason=validation_error http.request.method= http.request.resend_count=0 error.type=validation_error", codes.Error},
+	} {
+		w.ask(c.method, c.url)
+		s := w.spansNow(1)[0]
+		if s.Name() != "egress.request" || s.SpanKind() != trace.SpanKindClient || s.Status().Code != c.status || s.Parent().IsValid() {
+			t.Errorf("%s: %s %v %v %v", c.url, s.Name(), s.SpanKind(), s.Status(), s.Parent())
+		}
+		if got := attributes(s); got != c.attributes {
+			t.Errorf("%s:\n%s, want\n%s", c.url, got, c.attributes)
+		}
+		if seen.Get("Traceparent") != "" {
+			t.Errorf("%s: the server learns of %s", c.url, seen.Get("Traceparent"))
+		}
+		for _, id := range w.traces {
+			if id != s.SpanContext().TraceID().String() {
+				t.Errorf("%s: an entry is in trace %s", c.url, id)
+			}
+		}
+		w.traces = nil
+	}
+	if logs := w.logs.String(); !strings.Contains(logs, "egress") {
+		t.Error("no log lines")
+	}
+}
+
+// A span is in the trace that the pack says, and the server gets what the pack says, no more.
+func TestSpansContinueThePacksTrace(t *testing.T) {
+	w := newWorld(t)
+	var seen http.Header
+	h := func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }
+	w.site("x.example", "93.184.216.34", false, h)
+	w.site2("two.example", "93.184.216.35", h)
+	w.grants["p"] = []string{"x.example", "two.example"}
+	path := w.socket()
+	for about, c := range map[string]struct {
+		name, parent string
+		continues    bool
+	}{
+		"well":          {"traceparent", packParent, true},
+		"in capitals":   {"TraceParent", packParent, true},
+		"not sampled":   {"traceparent", "00-" + packTrace + "-" + packSpan + "-00", true},
+		"a later kind":  {"traceparent", "01-" + packTrace + "-" + packSpan + "-01-more", true},
+		"too long":      {"traceparent", packParent + "-more", false},
+		"capital hex":   {"traceparent", strings.ToUpper(packParent), false},
+		"zero":          {"traceparent", "00-" + strings.Repeat("0", 32) + "-" + packSpan + "-01", false},
+		"version ff":    {"traceparent", "ff-" + packTrace + "-" + packSpan + "-01", false},
+		"nonsense":      {"traceparent", "x", false},
+		"not even ASCI": {"traceparent", "00-ü", false},
+		"empty":         {"traceparent", "", false},
+	} {
+		for _, host := range []string{"http://x.example/", "https://two.example/", "http://denied.example/"} {
+			seen = nil
+			w.ask("GET", host, "headers", map[string]string{c.name: c.parent, "tracestate": "a=b"})
+			if about == "not sampled" { // the pack decides about its own trace, as any caller does
+				w.spansNow(0)
+			} else {
+				w.continues(about, c.continues)
+			}
+			if seen != nil && (seen.Get("Traceparent") != c.parent || seen.Get("Tracestate") != "a=b") {
+				t.Errorf("%s: the server got %v", about, seen)
+			}
+			conn := dialSocket(t, path)
+			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\n\r\n", host, strings.Split(host, "/")[2], c.name, c.parent)
+			r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, r.Body)
+			conn.Close()
+			if w.settled(map[bool]int{true: 4, false: 2}[strings.Contains(host, "denied")]); about == "not sampled" {
+				continue
+			}
+			w.continues(about+", as HTTP", c.continues)
+		}
+	}
+	// Given twice, it is none.
+	conn := dialSocket(t, path)
+	fmt.Fprintf(conn, "GET http://x.example/ HTTP/1.1\r\nHost: x.example\r\ntraceparent: %s\r\ntraceparent: %s\r\n\r\n", packParent, packParent)
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.settled(1)
+	w.continues("twice", false)
+	// A tunnel's span is that of its CONNECT request.
+	conn = dialSocket(t, path)
+	fmt.Fprintf(conn, "CONNECT denied.example:443 HTTP/1.1\r\nHost: denied.example:443\r\ntraceparent: %s\r\n\r\n", packParent)
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.settled(2)
+	w.continues("a tunnel", true)
+}
+
+func (w *world) continues(about string, want bool) {
+	w.t.Helper()
+	s := w.spansNow(1)[0]
+	got := s.Parent().IsRemote() && s.Parent().TraceID().String() == packTrace && s.Parent().SpanID().String() == packSpan && s.SpanContext().TraceID().String() == packTrace
+	if got != want || !want && s.Parent().IsValid() {
+		w.t.Errorf("%s: parent %v of %v", about, s.Parent(), s.SpanContext())
+	}
+}
