@@ -22,6 +22,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
@@ -148,7 +149,12 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 			break
 		}
 	}
-	fmt.Fprintf(cfg.out, "\nRumi beside others: %d processors, %s, load %s, %v in all\n\n", runtime.NumCPU(), runtime.Version(), loadAverage(), time.Since(began).Round(time.Second))
+	sync, err := b.syncedAppend()
+	if err != nil {
+		failures = append(failures, err)
+	}
+	fmt.Fprintf(cfg.out, "\nRumi beside others: %d processors, %s, load %s, a synced append to this disk takes %s, %v in all\n\n", runtime.NumCPU(), runtime.Version(),
+		loadAverage(), table.Seconds.Format(sync.Seconds()), time.Since(began).Round(time.Second))
 	if err := table.Print(cfg.out, b.rows); err != nil {
 		return err
 	}
@@ -165,6 +171,34 @@ func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	minute, _, _ := strings.Cut(string(text), " ")
 	return minute
+}
+
+// syncedAppend is the median time of an append to a file with fdatasync: what a denial, a decision or secrets.get waits
+// for at least, since its audit entry is on the disk before it is answered.
+func (b *bench) syncedAppend() (time.Duration, error) {
+	dir, err := b.suite.Dir("disk")
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "appended"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("measure the disk: %w", err)
+	}
+	defer f.Close()
+	var took []time.Duration
+	for range 50 {
+		began := time.Now()
+		_, err := f.WriteString(strings.Repeat("x", 500) + "\n")
+		if err == nil {
+			err = syscall.Fdatasync(int(f.Fd()))
+		}
+		if err != nil {
+			return 0, fmt.Errorf("measure the disk: %w", err)
+		}
+		took = append(took, time.Since(began))
+	}
+	p50, _ := load.Durations(took)
+	return p50, nil
 }
 
 func main() {
