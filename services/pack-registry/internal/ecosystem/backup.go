@@ -106,6 +106,9 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	temp := path.Join(parent, makingPrefix+path.Base(to))
 	err := folder.Copy(ctx, e.root, dir, e.backups, temp, folder.Options{Modes: backupModes, Limits: treeLimits, Lenient: true})
 	if err == nil {
+		err = folder.SyncAll(e.backups, temp)
+	}
+	if err == nil {
 		e.step("backup copied")
 		err = e.backups.Rename(temp, to)
 	}

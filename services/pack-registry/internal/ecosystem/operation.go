@@ -108,6 +108,9 @@ func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.R
 	for i := range op.Packs {
 		p := &op.Packs[i]
 		err := folder.Copy(ctx, from, p.From, e.root, p.New, options)
+		if err == nil {
+			err = folder.SyncAll(e.root, p.New)
+		}
 		if err != nil {
 			return spaceFault(fmt.Errorf("install pack: %w", mend(".", err)))
 		}

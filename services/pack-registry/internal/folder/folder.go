@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
@@ -74,8 +77,8 @@ type RefusedError struct {
 func (e *RefusedError) Error() string { return fmt.Sprintf("%q is %s", e.Path, e.Reason) }
 
 // Copy makes the folder name in to as a copy of the folder from in source; it must not exist. What is neither a folder nor a
-// regular file is a *RefusedError, as is a name that can't be printed; more than the limits allow is a *LimitError. Everything
-// is synced but the entry of the new folder itself. After an error a part may be there.
+// regular file is a *RefusedError, as is a name that can't be printed; more than the limits allow is a *LimitError. Nothing is
+// synced: SyncAll does that, for all of it together. After an error a part may be there.
 func Copy(ctx context.Context, source *os.Root, from string, to *os.Root, name string, options Options) error {
 	c := copier{ctx: ctx, Options: options}
 	if err := c.folder(source, from, to, name, ".", 0); err != nil {
@@ -149,7 +152,7 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 			return err
 		}
 	}
-	return Sync(out)
+	return nil
 }
 
 func copyLink(in, out *os.Root, name string) error {
@@ -224,10 +227,14 @@ func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) 
 	if err != nil {
 		return err
 	}
-	if err := target.Sync(); err != nil {
-		return err
-	}
+	StartWriting(target)
 	return target.Close()
+}
+
+// StartWriting has the kernel write a file to the disk from now on, while the next is made. It promises nothing: a file has to be
+// synced all the same, which then takes less long.
+func StartWriting(f *os.File) {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // not every file system can
 }
 
 // Sync puts the names in a folder on the disk.
@@ -240,36 +247,57 @@ func Sync(root *os.Root) error {
 	return dir.Sync()
 }
 
-// SyncAll puts a folder with everything in it on the disk.
-func SyncAll(root *os.Root) error {
-	entries, err := list(root)
+// syncers is how many files are synced at once: the file system's journal takes those together that wait together.
+const syncers = 32
+
+// SyncAll puts a folder with everything in it on the disk, but for its own entry in root. Nobody may change it meanwhile.
+func SyncAll(root *os.Root, name string) error {
+	inner, err := root.OpenRoot(name)
 	if err != nil {
 		return err
 	}
+	defer inner.Close()
+	var group errgroup.Group
+	group.SetLimit(syncers)
+	err = syncInto(&group, inner)
+	return errors.Join(err, group.Wait())
+}
+
+// syncInto has a group sync what is in a folder, and the folder.
+func syncInto(group *errgroup.Group, root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return errors.Join(err, dir.Close())
+	}
+	syncOne(group, dir)
 	for _, e := range entries {
-		if e.IsDir() {
+		switch {
+		case e.IsDir():
 			inner, err := root.OpenRoot(e.Name())
 			if err != nil {
 				return err
 			}
-			err = SyncAll(inner)
-			inner.Close()
+			if err := errors.Join(syncInto(group, inner), inner.Close()); err != nil {
+				return err
+			}
+		case e.Type().IsRegular(): // a link is in its folder
+			f, err := root.Open(e.Name())
 			if err != nil {
 				return err
 			}
-			continue
-		}
-		f, err := root.Open(e.Name())
-		if err != nil {
-			return err
-		}
-		err = f.Sync()
-		f.Close()
-		if err != nil {
-			return err
+			syncOne(group, f)
 		}
 	}
-	return Sync(root)
+	return nil
+}
+
+// syncOne has a group sync a file and close it.
+func syncOne(group *errgroup.Group, f *os.File) {
+	group.Go(func() error { return errors.Join(f.Sync(), f.Close()) })
 }
 
 // Each calls each with every regular file in a folder, sorted by path, which is relative to it. Links are not followed.

@@ -198,7 +198,7 @@ func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.C
 	if err := folder.Remove(to, incoming); err != nil { // what lay beside packs/
 		return err
 	}
-	if err := folder.SyncAll(to); err != nil {
+	if err := folder.SyncAll(to, "."); err != nil {
 		return fmt.Errorf("sync staging: %w", err)
 	}
 	if err := a.root.Rename(temp, st.ID); err != nil {
