@@ -289,6 +289,24 @@ func TestStartThatCanNotBeRecordedLeavesNothing(t *testing.T) {
 	})
 }
 
+// What is as it should be is no failure: neither a container that goes nor one that never was.
+func TestNothingToDoIsNoFailure(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		if err := r.settle(t.Context(), "p"); err != nil {
+			t.Errorf("while it runs: %v", err)
+		}
+		if _, _, err := r.Delete(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"p", "q"} {
+			if err := r.settle(t.Context(), id); err != nil {
+				t.Errorf("%s, without a container: %v", id, err)
+			}
+		}
+	})
+}
+
 func TestMissedEventsAreMadeUpFor(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")

@@ -91,10 +91,10 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 		return err
 	}
 	defer release()
-	c, err := m.Engine.Find(ctx, sandbox.Pack, packID)
-	there := err == nil
-	if err != nil && !errors.Is(err, sandbox.ErrNotFound) {
-		return err
+	c, findErr := m.Engine.Find(ctx, sandbox.Pack, packID)
+	there := findErr == nil
+	if !there && !errors.Is(findErr, sandbox.ErrNotFound) {
+		return findErr
 	}
 	r, recordErr := m.Records.Record(ctx, packID)
 	if there && c.Running() {

@@ -60,6 +60,7 @@ var Routes = []Route{
 	{"GET", "/api/docker/status", broker, quick},
 	{"GET", "/api/containers", broker, quick},
 	{"GET", "/api/containers/{pack_id}/logs", broker, logs},
+	{"GET", "/api/containers/{pack_id}/stats", broker, quick},
 	{"POST", "/api/containers/{pack_id}/start", broker, slow},
 	{"POST", "/api/containers/{pack_id}/stop", broker, slow},
 	{"DELETE", "/api/containers/{pack_id}", broker, slow},
