@@ -21,7 +21,7 @@ type serving struct {
 	t      *testing.T
 	engine *sandbox.Engine
 	id     string
-	stream *sandbox.Stream
+	stream sandbox.Stream
 	calls  int
 
 	mu     sync.Mutex
