@@ -125,6 +125,10 @@ type Manager struct {
 	heard  time.Time // approval, last
 	began  time.Time // the engine was asked first
 	outage struct{ from, to time.Time }
+
+	// starved has the containers in which the kernel killed something for their memory: an engine may tell that after it has
+	// told, and kept, an end that knows nothing of it.
+	starved map[string]bool
 }
 
 // lock serialises what is done to one pack's container in this process.
@@ -135,7 +139,7 @@ type lock struct {
 
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), heard: time.Now()}
+	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), heard: time.Now()}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	return m
 }

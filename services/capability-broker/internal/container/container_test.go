@@ -558,6 +558,26 @@ func TestExitIsNoticed(t *testing.T) {
 	})
 }
 
+// An engine may tell of memory that ran out after it has told of the end, with which it then doesn't connect it.
+func TestLateWordOfMemory(t *testing.T) {
+	for code, want := range map[int]bool{137: true, 1: false} {
+		run(t, func(t *testing.T, r *rig) {
+			r.started(t, "p", "d1")
+			r.docker.exits("p", sandbox.Exit{Code: code})
+			r.want(t, "its end", "p=exited", "container_started p <nil>", "container_stopped p exited")
+			c, err := r.docker.Find(t.Context(), sandbox.Pack, "p")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.docker.events <- sandbox.Event{Action: "oom", Container: c}
+			synctest.Wait()
+			if got := r.info(t); got.OOMKilled != want || (got.Reason == "out of memory") != want {
+				t.Errorf("exit status %d: %+v", code, got)
+			}
+		})
+	}
+}
+
 func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -115,6 +117,11 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 		return m.adopt(ctx, r, c)
 	case r.Running:
 		err = m.ended(ctx, &r, c, there)
+	case r.Exit != nil && !r.Exit.OOMKilled && m.outOfMemory(r.ContainerID, *r.Exit):
+		exit := *r.Exit
+		exit.OOMKilled, r.Reason = true, outOfMemory
+		r.Exit = &exit
+		err = m.put(ctx, r)
 	case there && r.Wanted && r.RestartAt.IsZero() && m.inOutage(r.FinishedAt): // its end was told before the engine's was
 		r.RestartAt, r.Reason = time.Now().UTC(), withEngine
 		err = m.put(ctx, r)
@@ -140,6 +147,15 @@ func (m *Manager) adopt(ctx context.Context, r Record, c sandbox.Container) erro
 	}
 	r.Running, r.Wanted, r.RestartAt, r.StartedAt = true, true, time.Time{}, c.Started
 	return m.put(ctx, r)
+}
+
+const outOfMemory = "out of memory"
+
+// outOfMemory says whether the kernel ended a container for its memory, as far as the engine has told.
+func (m *Manager) outOfMemory(id string, exit sandbox.Exit) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.starved[id] && exit.Code == 128+int(unix.SIGKILL)
 }
 
 // withEngine is the reason of an end that was not the pack's own doing.
@@ -176,9 +192,10 @@ func (m *Manager) ended(ctx context.Context, r *Record, c sandbox.Container, the
 		return m.put(ctx, *r)
 	}
 	exit := c.Exit
+	exit.OOMKilled = exit.OOMKilled || m.outOfMemory(c.ID, exit)
 	r.FinishedAt, r.Exit, r.Reason, r.RestartAt = c.Finished, &exit, "exited", time.Time{}
 	if exit.OOMKilled {
-		r.Reason = "out of memory"
+		r.Reason = outOfMemory
 	}
 	switch {
 	case m.blameless(c):

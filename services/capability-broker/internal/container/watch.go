@@ -217,6 +217,14 @@ func (m *Manager) event(ctx context.Context, e sandbox.Event) {
 	case e.Action == sandbox.Resync:
 		m.resync(ctx)
 	case e.Container.Kind == sandbox.Pack:
+		m.mu.Lock()
+		switch e.Action {
+		case "oom":
+			m.starved[e.Container.ID] = true
+		case "destroy":
+			delete(m.starved, e.Container.ID)
+		}
+		m.mu.Unlock()
 		m.kick(e.Container.PackID)
 	}
 }
