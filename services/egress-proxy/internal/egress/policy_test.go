@@ -2,12 +2,14 @@ package egress
 
 import (
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 )
 
 // Addresses of conformance.md, written as a URL writes them.
@@ -194,5 +196,44 @@ func TestRebinding(t *testing.T) {
 	}
 	if _, dialled := w.contacts(); !slices.Equal(dialled, []string{"93.184.216.35:80"}) {
 		t.Errorf("dialled %v, want the address that was judged", dialled)
+	}
+}
+
+// Opened ranges are open to grants, and to none else; whatever they hold, metadata addresses and the suite stay closed, by
+// address, by a name of anybody's, and by the suite's own names.
+func TestOpenedRanges(t *testing.T) {
+	opened := address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
+	opened.SetOwn(address.Own{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}, Listeners: []netip.AddrPort{netip.MustParseAddrPort("[::]:8080")}})
+	w := newWorld(t, func(c *Config) { c.Addresses = opened })
+	w.site("model.example", "192.168.1.9", false, func(rw http.ResponseWriter, r *http.Request) {})
+	w.names["gateway"] = []string{"192.168.1.9"}
+	w.names["ours.example"] = []string{"172.18.0.2"}
+	w.names["both.example"] = []string{"192.168.1.9", "172.18.0.2"}
+	w.names["meta.example"] = []string{"169.254.169.254"}
+	w.names["mapped.example"] = []string{"::ffff:172.18.0.2"}
+	for url, want := range map[string]string{
+		"http://model.example/": "", "http://192.168.1.9/": "", // and what was not opened for them: see TestDeniedLiterals
+		"http://gateway/": "internal_name_blocked", "http://tasks.gateway/": "internal_name_blocked", "http://host.docker.internal/": "internal_name_blocked",
+		"http://metadata.google.internal/": "internal_name_blocked",
+		"http://172.18.0.2/":               "internal_ip_blocked", "http://172.18.0.2:9090/": "internal_ip_blocked", "http://[::ffff:172.18.0.2]/": "internal_ip_blocked",
+		"http://[64:ff9b::ac12:2]/": "internal_ip_blocked", "http://127.0.0.1:8080/": "internal_ip_blocked", "http://[::1]:8080/": "internal_ip_blocked",
+		"http://localhost:8080/": "dns_blocked", "http://ours.example/": "dns_blocked", "http://mapped.example/": "dns_blocked", "http://both.example/": "dns_rebinding_blocked",
+		"http://169.254.169.254/": "internal_ip_blocked", "http://[fd00:ec2::254]/": "internal_ip_blocked", "http://100.100.100.200/": "internal_ip_blocked",
+		"http://meta.example/": "dns_blocked", "http://0.0.0.0/": "internal_ip_blocked", "http://0x7f.1/": "internal_ip_blocked",
+	} {
+		w.audited()
+		w.contacts()
+		r := w.ask("GET", url)
+		var reason any = ""
+		if e := w.audited(); e[0].Details["blocked_reason"] != nil {
+			reason = e[0].Details["blocked_reason"]
+		}
+		if _, dialled := w.contacts(); reason != want || r.Success != (want == "") || want != "" && dialled != nil {
+			t.Errorf("%s: %v, %s, dialled %v", url, reason, r.errorText(), dialled)
+		}
+	}
+	w.grants["p"] = []string{"model.example"}
+	if r := w.ask("GET", "http://192.168.1.9/"); r.errorType() != "grant_denied" {
+		t.Errorf("opened, not granted: %s", r.errorType())
 	}
 }

@@ -117,6 +117,35 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 	w.settled(1)
 }
 
+// WebSocket over TLS is the client's and the server's affair, until one of them or a revoke ends it.
+func TestTunnelOfWebSocket(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", true, echoUpgrade("websocket"))
+	secured := tls.Client(connect(t, w.socket(), "x.example:443"), &tls.Config{ServerName: "x.example", RootCAs: w.roots})
+	io.WriteString(secured, "GET /ws HTTP/1.1\r\nHost: x.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: y\r\n\r\n")
+	in := bufio.NewReader(secured)
+	if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", r, err)
+	}
+	for _, text := range []string{"one", "\x00\xff", strings.Repeat("many ", 100_000)} {
+		go io.WriteString(secured, text)
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(in, got); err != nil || string(got) != text {
+			t.Fatalf("%.20q, %v", got, err)
+		}
+	}
+	w.mu.Lock()
+	w.grants["p"] = nil
+	w.mu.Unlock()
+	w.proxy.Cut("p")
+	if _, err := in.ReadByte(); err == nil {
+		t.Error("a revoke leaves it open")
+	}
+	if e := w.settled(2)[0]; e.Details["blocked_reason"] != "grant_changed" {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestTunnelToNowhere(t *testing.T) {
 	w := newWorld(t)
 	w.at("x.example", "93.184.216.34", "443", "127.0.0.1:1")

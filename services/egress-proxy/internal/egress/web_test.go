@@ -402,32 +402,6 @@ func TestCutEndsHTTP(t *testing.T) {
 	}
 }
 
-// A server that answers early, stops short, or never reads.
-func TestHTTPServersThatMisbehave(t *testing.T) {
-	w := newWorld(t)
-	w.at("x.example", "93.184.216.34", "80", script(t, func(path string) string {
-		return map[string]string{
-			"/short":   "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nabc<close>",
-			"/chunk":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n<close>",
-			"/until":   "HTTP/1.1 200 OK\r\n\r\nabc<close>",
-			"/smuggle": "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
-		}[path]
-	}))
-	c := w.browser()
-	for path, whole := range map[string]bool{"/short": false, "/chunk": false, "/until": true, "/smuggle": true} {
-		r, err := c.Get("http://x.example" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if body, err := io.ReadAll(r.Body); string(body) != "abc" || (err == nil) != whole {
-			t.Errorf("%s: %q, %v", path, body, err)
-		}
-		if e := w.settled(1)[0]; e.Success != whole {
-			t.Errorf("%s: %+v", path, e)
-		}
-	}
-}
-
 func TestStreamsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	k := w.proxy.pack("p")

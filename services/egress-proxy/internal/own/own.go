@@ -16,7 +16,7 @@ import (
 
 const (
 	lookEvery     = 5 * time.Second
-	lookupTimeout = 3 * time.Second
+	lookupTimeout = 2 * time.Second // Docker answers at once for what is there; for the rest the host may ask in vain
 )
 
 // Finder finds where the suite is.
@@ -62,14 +62,10 @@ func (f *Finder) Look(ctx context.Context) {
 			}
 		}
 	}
-	f.resolve(ctx, names)
-	var replicas []string
-	for _, name := range names {
-		if len(f.last[name]) > 0 { // in a swarm a service's name has one address, and each replica its own besides
-			replicas = append(replicas, "tasks."+name)
-		}
+	for _, name := range slices.Clone(names) {
+		names = append(names, "tasks."+name) // in a swarm a service's name has one address, and each replica its own besides
 	}
-	f.resolve(ctx, replicas)
+	f.resolve(ctx, names)
 	for _, addrs := range f.last {
 		for _, a := range addrs {
 			if !a.IsLoopback() { // a name of this machine, whose listeners are known one by one
