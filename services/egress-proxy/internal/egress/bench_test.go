@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -124,3 +125,36 @@ func BenchmarkDenial16(b *testing.B) {
 func BenchmarkDenial256(b *testing.B) {
 	benchmark(b, 256, `{"method":"GET","url":"https://other.example/x"}`, "grant_denied")
 }
+
+// BenchmarkTLS is a framed request to a server that speaks either HTTP version, 16 in flight, without audit log and socket.
+func BenchmarkTLS(b *testing.B) {
+	hello := func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "hello") }
+	for name, serve := range map[string]func(w *world){
+		"HTTP1": func(w *world) { w.site("x.example", "93.184.216.34", true, hello) },
+		"HTTP2": func(w *world) { w.site2("x.example", "93.184.216.34", hello) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(b, func(c *Config) {
+				c.Log, c.Audit = slog.New(slog.DiscardHandler), noAudit{}
+				c.Tracer = noop.NewTracerProvider().Tracer("")
+			})
+			serve(w)
+			h := w.proxy.Handler("p")
+			b.SetParallelism(8)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				var answer []byte
+				for pb.Next() {
+					answer = h.Answer(context.Background(), []byte(`{"url":"https://x.example/"}`), answer[:0])
+				}
+				if answer != nil && !decode(b, answer).Success {
+					b.Errorf("%s", answer)
+				}
+			})
+		})
+	}
+}
+
+type noAudit struct{}
+
+func (noAudit) Write(context.Context, audit.Entry) error { return nil }

@@ -24,8 +24,8 @@ import (
 // Bounds on what a server may make of a connection over HTTP/2 (RFC 9113).
 const (
 	maxShared   = 64        // connections of one pool
-	streamAhead = 512 << 10 // bytes of an answer that a server may send before they are read
-	resting     = 256 << 10 // bytes a minute that a server may send unasked: settings, pings, what was under way
+	streamAhead = 256 << 10 // bytes of an answer that a server may send before they are read
+	resting     = 512 << 10 // bytes a minute that a server may send unasked: settings, pings, what was under way
 
 	// Overhead is what a server may need beside an answer's body, in bytes: its head, its frames, and what it sends before
 	// that is read.
