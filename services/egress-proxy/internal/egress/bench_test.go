@@ -18,7 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace/noop"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -37,7 +37,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
 		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), Dial
 		c.TLS, c.Metrics = &tls.Config{}, prometheus.NewRegistry()
-		c.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("") // as where nobody collects spans
+		c.Tracer = uncollected()
 	})
 	w.grants["p"] = []string{"127.0.0.1", "10.0.0.1"}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }))
@@ -135,8 +135,8 @@ func BenchmarkTLS(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			w := newWorld(b, func(c *Config) {
-				c.Log, c.Audit = slog.New(slog.DiscardHandler), noAudit{}
-				c.Tracer = noop.NewTracerProvider().Tracer("")
+				c.Log, c.Audit = slog.New(slog.DiscardHandler), discardAudit{}
+				c.Tracer = uncollected()
 			})
 			serve(w)
 			h := w.proxy.Handler("p")
@@ -155,6 +155,7 @@ func BenchmarkTLS(b *testing.B) {
 	}
 }
 
-type noAudit struct{}
-
-func (noAudit) Write(context.Context, audit.Entry) error { return nil }
+// uncollected is a tracer as where nobody collects spans.
+func uncollected() trace.Tracer {
+	return sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("")
+}

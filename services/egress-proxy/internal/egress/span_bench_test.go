@@ -3,15 +3,11 @@ package egress
 import (
 	"context"
 	"testing"
-
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
 // BenchmarkSpanOff is what a request pays for its span where nobody collects any.
 func BenchmarkSpanOff(b *testing.B) {
-	w := newWorld(b, func(c *Config) {
-		c.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("")
-	})
+	w := newWorld(b, func(c *Config) { c.Tracer = uncollected() })
 	k, r := w.proxy.pack("p"), &result{}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -88,6 +88,7 @@ func drain(b *testing.B, c net.Conn) {
 // with BenchmarkPlainRelay of the same run.
 func BenchmarkTunnel(b *testing.B) {
 	w := newWorld(b, func(c *Config) {
+		c.Tracer = uncollected()
 		c.Log, c.Metrics = slog.New(slog.NewJSONHandler(io.Discard, nil)), prometheus.NewRegistry()
 	})
 	w.at("x.example", "93.184.216.34", "443", sink(b, benchChunk))
@@ -151,6 +152,7 @@ func plainRelay(b *testing.B, network, address string) string {
 // BenchmarkForward is BenchmarkRequest1's request as plain HTTP.
 func BenchmarkForward(b *testing.B) {
 	w := newWorld(b, func(c *Config) {
+		c.Tracer = uncollected()
 		c.Log, c.Metrics, c.Audit = slog.New(slog.NewJSONHandler(io.Discard, nil)), prometheus.NewRegistry(), discardAudit{}
 	})
 	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }))
