@@ -28,11 +28,12 @@ const (
 	// CallTimeout bounds a Call whose context has no deadline of its own.
 	CallTimeout = 10 * time.Second
 
-	connectTimeout   = time.Second // to find, reach and shake hands with an instance
-	breakerThreshold = 5           // failures in a row that open an instance's breaker
-	breakerCooldown  = time.Second // for which it stays open
-	maxAttempts      = 2           // of an idempotent request
-	maxAnswer        = 64 << 20    // bytes of a unary answer
+	connectTimeout   = time.Second     // to find and reach an instance
+	handshakeTimeout = 3 * time.Second // with one that was reached: a hundred at once take a busy machine more than a second
+	breakerThreshold = 5               // failures in a row that open an instance's breaker
+	breakerCooldown  = time.Second     // for which it stays open
+	maxAttempts      = 2               // of an idempotent request
+	maxAnswer        = 64 << 20        // bytes of a unary answer
 )
 
 // Peer is another service: all its instances, balanced, each behind a circuit breaker.
@@ -51,7 +52,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 	transport := &http.Transport{
 		TLSClientConfig:       cfg.Identity.Client(name),
 		DialContext:           dial,
-		TLSHandshakeTimeout:   connectTimeout,
+		TLSHandshakeTimeout:   handshakeTimeout,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,

@@ -7,29 +7,31 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
-// memory is a tree.Sink and serves what it was given.
-type memory map[string][]byte
+// memory is a tree.Sink, which is given several files at once, and serves what it was given.
+type memory struct{ blobs sync.Map } // content by hash
 
 type blob struct {
 	bytes.Buffer
-	to memory
+	to *memory
 }
 
-func (m memory) Create(int64) (tree.Blob, error) { return &blob{to: m}, nil }
-func (b *blob) Commit(sha256 string) error       { b.to[sha256] = b.Bytes(); return nil }
-func (b *blob) Discard()                         {}
+func (m *memory) Create(int64) (tree.Blob, error) { return &blob{to: m}, nil }
+func (b *blob) Commit(sha256 string) error        { b.to.blobs.Store(sha256, b.Bytes()); return nil }
+func (b *blob) Discard()                          {}
 
-func (m memory) open(sha256 string) (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(m[sha256])), nil
+func (m *memory) open(sha256 string) (io.ReadCloser, error) {
+	content, _ := m.blobs.Load(sha256)
+	return io.NopCloser(bytes.NewReader(content.([]byte))), nil
 }
 
-func scan(t *testing.T, m memory, files map[string]string) tree.Manifest {
+func scan(t *testing.T, m *memory, files map[string]string) tree.Manifest {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -60,7 +62,7 @@ func scan(t *testing.T, m memory, files map[string]string) tree.Manifest {
 const handler = "backend/share/capability_handlers/fs_read/"
 
 func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
-	m := memory{}
+	m := &memory{}
 	old := scan(t, m, map[string]string{
 		"backend/ecosystem.json":    `{"pack_id":"p","pack_identity":"i","required_secrets":["A"],"required_network":{"allowed_domains":["a.test"],"allowed_ports":[443]}}`,
 		"backend/main.py":           "one\ntwo\nthree\n",
@@ -118,7 +120,7 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 }
 
 func TestFirstReviewComparesWithNothing(t *testing.T) {
-	m := memory{}
+	m := &memory{}
 	r, err := review.Of(scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`}), nil, m.open)
 	if err != nil || r.ApprovedDigest != nil || len(r.Added)+len(r.Changed)+len(r.Removed) != 0 || !slices.Equal(r.NewRequests.Secrets, []string{"A"}) {
 		t.Errorf("%+v, %v", r, err)
@@ -148,7 +150,7 @@ func TestWarnings(t *testing.T) {
 		{"pаypal.py", "text", "look_alike"}, // Cyrillic а
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := memory{}
+			m := &memory{}
 			r, err := review.Of(scan(t, m, map[string]string{c.name: c.text}), nil, m.open)
 			if err != nil {
 				t.Fatal(err)
@@ -164,7 +166,7 @@ func TestWarnings(t *testing.T) {
 	}
 	t.Run("names that look alike", func(t *testing.T) {
 		for _, pair := range [][2]string{{"util.py", "utiI.py"}, {"model.py", "mode1.py"}, {"A.py", "a.py"}, {"com.py", "corn.py"}, {"é.py", "e\u0301.py"}} {
-			m := memory{}
+			m := &memory{}
 			r, err := review.Of(scan(t, m, map[string]string{pair[0]: "x", pair[1]: "x"}), nil, m.open)
 			if err != nil {
 				t.Fatal(err)
@@ -175,7 +177,7 @@ func TestWarnings(t *testing.T) {
 		}
 	})
 	t.Run("a flood is cut and says so", func(t *testing.T) {
-		m, files := memory{}, map[string]string{}
+		m, files := &memory{}, map[string]string{}
 		for i := range 600 {
 			files[strings.Repeat("x", 1+i/26)+string(rune('a'+i%26))+".pyc"] = ""
 		}
