@@ -27,17 +27,18 @@ import (
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
 )
 
-func main() {
-	service.Main(api.Service, builder(func(cfg config) (packs, suite egress.Resolver) {
-		suite = dns.System()
-		if len(cfg.DNS) > 0 {
-			return dns.New(cfg.DNS), suite
-		}
-		return suite, suite
-	}))
+func main() { service.Main(api.Service, builder(resolvers)) }
+
+// resolvers are who resolves names for packs, and the suite's own.
+func resolvers(cfg config) (packs, suite egress.Resolver) {
+	suite = dns.System()
+	if len(cfg.DNS) > 0 {
+		return dns.New(cfg.DNS), suite
+	}
+	return suite, suite
 }
 
-// builder leaves open who resolves names for packs, and the suite's own: those no server of the operator's need know.
+// builder leaves open who resolves names.
 func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Build[config] {
 	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
 		authorities, err := cfg.authorities()

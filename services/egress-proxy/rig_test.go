@@ -44,10 +44,14 @@ type rig struct {
 	dir   string // of the sockets
 	api   *http.Client
 	env   map[string]string
+
+	resolvers func(config) (packs, suite egress.Resolver)
 }
 
-func newRig(t *testing.T, env map[string]string) *rig {
-	r := &rig{T: t, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
+func newRig(t *testing.T, env map[string]string) *rig { return newRigOf(t, env, noResolvers) }
+
+func newRigOf(t *testing.T, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
+	r := &rig{T: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
 	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
 		rt.Mux().Route("GET /internal/gates", rpc.Raw(r.gates.ServeStream), "egress-proxy")
 		return nil
@@ -62,7 +66,7 @@ func newRig(t *testing.T, env map[string]string) *rig {
 }
 
 func (r *rig) start() {
-	r.proxy = servicetest.Start(r.suite, "egress-proxy", builder(noResolvers), r.env)
+	r.proxy = servicetest.Start(r.suite, "egress-proxy", builder(r.resolvers), r.env)
 }
 
 var revision int64
