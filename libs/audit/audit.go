@@ -115,56 +115,44 @@ func (l *Log) Write(ctx context.Context, e Entry) error {
 	if err == nil {
 		err = t.wait()
 	}
-	return l.failure(ctx, &e, err)
-}
-
-// Receipt is for entries that are on their way to the log.
-type Receipt struct {
-	log  *Log
-	ctx  context.Context
-	sent []sent
-	err  error // of the first entry that could not be sent; those after it were not
-}
-
-type sent struct {
-	entry  Entry
-	ticket ticket
+	return l.failure(ctx, e.Category, e.Action, err)
 }
 
 // Submit is Write in two steps, for callers that have something else to do while entries are on their way to the disk.
-// What Write promises holds once the receipt's Wait has returned. Until then the entries may lie in memory, so that
-// Wait must be called.
-func (l *Log) Submit(ctx context.Context, entries ...Entry) *Receipt {
-	r := &Receipt{log: l, ctx: ctx, sent: make([]sent, 0, len(entries))}
-	for _, e := range entries {
-		t, err := l.submit(ctx, &e)
-		if r.err = l.failure(ctx, &e, err); err != nil {
+// What Write promises holds once wait has returned nil; until then the entries may lie in memory. wait must be called,
+// once, by any goroutine. Where an entry can't be encoded, those after it are not written.
+func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) {
+	type sent struct {
+		category Category
+		action   string
+		ticket   ticket
+	}
+	var first error
+	list := make([]sent, 0, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		t, err := l.submit(ctx, e)
+		if first = l.failure(ctx, e.Category, e.Action, err); err != nil {
 			break
 		}
-		e.Details = nil // the caller's again
-		r.sent = append(r.sent, sent{e, t})
+		list = append(list, sent{e.Category, e.Action, t})
 	}
-	return r
-}
-
-// Wait returns when every entry is where Write would have brought it, or with the first error.
-func (r *Receipt) Wait() error {
-	err := r.err
-	for i := range r.sent {
-		s := &r.sent[i]
-		if failure := r.log.failure(r.ctx, &s.entry, s.ticket.wait()); err == nil {
-			err = failure
+	return func() error {
+		for _, s := range list {
+			if err := l.failure(ctx, s.category, s.action, s.ticket.wait()); first == nil {
+				first = err
+			}
 		}
+		return first
 	}
-	return err
 }
 
-func (l *Log) failure(ctx context.Context, e *Entry, err error) error {
+func (l *Log) failure(ctx context.Context, category Category, action string, err error) error {
 	if err == nil {
 		return nil
 	}
 	err = fmt.Errorf("write audit entry: %w", err)
-	l.log.ErrorContext(ctx, "write audit entry failed", "category", e.Category.String(), "action", e.Action, "error", err)
+	l.log.ErrorContext(ctx, "write audit entry failed", "category", category.String(), "action", action, "error", err)
 	return err
 }
 
