@@ -230,7 +230,10 @@ func (c *conn) closeIdle() {
 }
 
 // buffers are what one request needs; idle connections hold none.
-type buffers struct{ request, response []byte }
+type buffers struct {
+	request, response []byte
+	pending           []Pending
+}
 
 var pool = sync.Pool{New: func() any {
 	return &buffers{request: make([]byte, 0, 4<<10), response: make([]byte, 0, 4<<10)}
@@ -281,12 +284,17 @@ func (c *conn) exchange(in *bufio.Reader) bool {
 	if !c.state.CompareAndSwap(idle, busy) {
 		return false
 	}
-	response := s.handler.Answer(s.ctx, request, append(b.response[:0], make([]byte, headerSize)...))
-	b.response = response
-	c.used.Store(s.turn.Add(1))
-	if !c.write(response) {
-		return false
+	if h, ok := s.handler.(Beginner); ok {
+		if !c.begin(h, in, b) {
+			return false
+		}
+	} else {
+		b.response = s.handler.Answer(s.ctx, request, append(b.response[:0], make([]byte, headerSize)...))
+		if !c.write(b.response) {
+			return false
+		}
 	}
+	c.used.Store(s.turn.Add(1))
 	c.state.Store(idle)
 	if s.waiting.Load() {
 		s.signal()
@@ -335,13 +343,20 @@ func (c *conn) refuse(in *bufio.Reader, err error, b *buffers) {
 	io.CopyN(io.Discard, in, min(int64(large.Length), swallow))
 }
 
-// write fills in the header that frame begins with and sends it. The deadline is renewed when half of it is gone, not
-// each time.
+// write fills in the header that frame begins with and sends it; one without a payload ends the connection.
 func (c *conn) write(frame []byte) bool {
 	if len(frame) <= headerSize {
 		return false
 	}
 	binary.BigEndian.PutUint32(frame, uint32(len(frame)-headerSize))
+	return c.send(frame)
+}
+
+// send sends frames. The deadline is renewed when half of it is gone, not each time.
+func (c *conn) send(frames []byte) bool {
+	if len(frames) == 0 {
+		return true
+	}
 	now, limit := time.Now(), c.server.limits.Write
 	if c.writeUntil.Sub(now) < limit {
 		c.writeUntil = now.Add(2 * limit)
@@ -349,6 +364,6 @@ func (c *conn) write(frame []byte) bool {
 			return false
 		}
 	}
-	_, err := c.Write(frame)
+	_, err := c.Write(frames)
 	return err == nil
 }

@@ -23,6 +23,7 @@ type config struct {
 	SockMode   socketMode `env:"RUMI_EGRESS_SOCKET_MODE" envDefault:"0660"`
 	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute and pack; 0 is off
 	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // of request bodies a UTC day and pack; 0 is off
+	Refusals   refusals   `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"` // with entries of their own a day and pack; 0 is any number
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
 	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; beside the system's authorities
 	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // asked for packs' names; unset: as the system does
@@ -52,6 +53,18 @@ func (l *rateLimit) UnmarshalText(text []byte) error {
 		return fmt.Errorf("rate limit %q is not a number of requests a minute", text)
 	}
 	*l = rateLimit(n)
+	return nil
+}
+
+type refusals int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *refusals) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 31)
+	if err != nil {
+		return fmt.Errorf("RUMI_AUDIT_REFUSALS: %q is not a number of entries a day", text)
+	}
+	*r = refusals(n)
 	return nil
 }
 

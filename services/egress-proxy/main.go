@@ -69,8 +69,10 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: authorities,
-			Ledger: notes, Rate: int(cfg.RateLimit), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
+			Ledger: notes, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
+		rt.OnStop("refusals", proxy.Flush)
+		rt.Go("refusals", proxy.Count)
 		rt.Go("idle connections", proxy.Sweep)
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
 			return err

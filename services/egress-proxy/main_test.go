@@ -403,7 +403,7 @@ func TestConfigurationIsStrict(t *testing.T) {
 	suite.Identity("egress-proxy")
 	for name, value := range map[string]string{
 		"RUMI_EGRESS_SOCKET_MODE": "0777", "RUMI_EGRESS_SOCKET_GID": "staff", "RUMI_EGRESS_RATE_LIMIT": "-1", "RUMI_EGRESS_ALLOW_CIDRS": "10.0.0.1/8",
-		"RUMI_EGRESS_CA_FILE": "/nowhere", "RUMI_EGRESS_DAILY_BYTES": "1GB", "RUMI_EGRESS_DNS": "192.0.2.1:domain", "RUMI_EGRESS_RATE": "600",
+		"RUMI_EGRESS_CA_FILE": "/nowhere", "RUMI_EGRESS_DAILY_BYTES": "1GB", "RUMI_AUDIT_REFUSALS": "-1", "RUMI_EGRESS_DNS": "192.0.2.1:domain", "RUMI_EGRESS_RATE": "600",
 	} {
 		listen := func() net.Listener { l, _ := net.Listen("tcp", "127.0.0.1:0"); return l }
 		environ := []string{

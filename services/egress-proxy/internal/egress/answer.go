@@ -30,7 +30,7 @@ func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
 	if r.failure == nil {
 		r.status, r.received = r.response.Status, int64(len(r.response.Body))
 	}
-	if err := k.record(r); err != nil {
+	if err := k.record(r)(); err != nil {
 		r.failure = errInternal
 	}
 	if r.failure != nil {

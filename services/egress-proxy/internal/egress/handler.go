@@ -42,18 +42,53 @@ const keepBody = 64 << 10 // larger buffers are left to the garbage collector
 
 // Answer implements uds.Handler.
 func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
+	return h.Begin(ctx, request).Finish(dst)
+}
+
+// exchange is a request under way; it implements uds.Pending.
+type exchange struct {
+	result
+	pack    *pack
+	began   time.Time
+	access  *access
+	target  *upstream.Target // of the first hop, as far as it could be told without waiting
+	written func() error     // waits for the entries of what was refused at once; nil for what was not
+}
+
+// Begin implements uds.Beginner: it judges as far as that can be done without waiting.
+func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	h.once.Do(func() { context.AfterFunc(ctx, h.pack.cut) })
-	began := time.Now()
-	var r result
-	r.call, r.failure = parse(request)
-	r.place = r.call.url
-	body := bodies.Get().(*[]byte)
-	if r.failure == nil {
-		h.pack.run(&r, began, *body)
+	e := &exchange{pack: h.pack, began: time.Now()}
+	e.call, e.failure = parse(request)
+	e.place = e.call.url
+	if e.failure == nil {
+		// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by decide.
+		e.access = h.pack.access.Load()
+		e.target, e.failure = h.pack.decide(e.call.method, e.place)
 	}
-	dst = h.pack.conclude(&r, began, dst)
-	if r.response != nil && cap(r.response.Body) > cap(*body) && cap(r.response.Body) <= keepBody {
-		*body = r.response.Body[:0]
+	if e.failure != nil {
+		e.latency = time.Since(e.began)
+		e.written = h.pack.record(&e.result)
+	}
+	return e
+}
+
+// Decided implements uds.Pending.
+func (e *exchange) Decided() bool { return e.written != nil }
+
+// Finish implements uds.Pending.
+func (e *exchange) Finish(dst []byte) []byte {
+	if e.written != nil {
+		if e.written() != nil {
+			e.failure = errInternal
+		}
+		return appendFailure(dst, &e.result)
+	}
+	body := bodies.Get().(*[]byte)
+	e.pack.run(e, *body)
+	dst = e.pack.conclude(&e.result, e.began, dst)
+	if e.response != nil && cap(e.response.Body) > cap(*body) && cap(e.response.Body) <= keepBody {
+		*body = e.response.Body[:0]
 	}
 	bodies.Put(body)
 	return dst
@@ -75,13 +110,17 @@ func (h *handler) Refuse(err error, dst []byte) []byte {
 }
 
 // run sends a call to its server and follows redirects.
-func (k *pack) run(r *result, began time.Time, buf []byte) {
-	// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by judge.
-	a := k.access.Load()
-	deadline := began.Add(r.call.total)
+func (k *pack) run(r *exchange, buf []byte) {
+	a, deadline := r.access, r.began.Add(r.call.total)
 	fields, body := r.call.fields, r.call.body
-	for {
-		target, f := k.judge(a, r.call.method, r.place, deadline)
+	for target := r.target; ; target = nil {
+		var f *failure
+		switch {
+		case target == nil:
+			target, f = k.judge(a, r.call.method, r.place, deadline)
+		case target.Addrs == nil:
+			target, f = k.resolve(a, target, r.place, deadline)
+		}
 		if f != nil {
 			r.failure = f
 			return

@@ -13,6 +13,15 @@ import (
 // judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
 // up before all that can be said without looking up was said.
 func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*upstream.Target, *failure) {
+	target, f := k.decide(method, to)
+	if f != nil || target.Addrs != nil {
+		return target, f
+	}
+	return k.resolve(a, target, to, deadline)
+}
+
+// decide is the part of judge that waits for nothing. A target without addresses is one that has yet to be resolved.
+func (k *pack) decide(method string, to place) (*upstream.Target, *failure) {
 	p := k.proxy
 	if f := k.gate(); f != nil {
 		return nil, f
@@ -45,6 +54,12 @@ func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*u
 	case address.DeniedName(to.host.Name):
 		return nil, blocked("internal_name_blocked", to.host.Name)
 	}
+	return target, nil
+}
+
+// resolve finds the target's addresses and judges them.
+func (k *pack) resolve(a *access, target *upstream.Target, to place, deadline time.Time) (*upstream.Target, *failure) {
+	p := k.proxy
 	found, err := p.names.lookup(a.ctx, k.id, to.host.Name, deadline)
 	if err != nil {
 		if a.ctx.Err() != nil {

@@ -6,6 +6,7 @@ package egress
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -48,12 +50,11 @@ type Config struct {
 	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	TLS       *tls.Config // roots; never its own server name
 	Rate      int         // requests a minute and pack; 0 for any number
-	Audit     interface {
-		Write(context.Context, audit.Entry) error
-	}
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
-	Tracer  trace.Tracer
+	Refusals  int         // that leave entries of their own, a day and pack; 0 for any number
+	Audit     audit.Submitter
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+	Tracer    trace.Tracer
 }
 
 // Proxy answers the requests of all packs.
@@ -62,6 +63,8 @@ type Proxy struct {
 	names *names
 	pools upstream.Config
 	meter meter
+
+	denials, failures *audit.Refusals
 
 	mu    sync.Mutex
 	packs map[string]*pack
@@ -72,6 +75,7 @@ func New(cfg Config) *Proxy {
 	return &Proxy{
 		cfg: cfg, names: newNames(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
 		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack),
+		denials: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log), failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 	}
 }
 
@@ -79,6 +83,19 @@ func New(cfg Config) *Proxy {
 func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	dialer := net.Dialer{KeepAlive: 30 * time.Second}
 	return dialer.DialContext(ctx, "tcp", to.String())
+}
+
+// Count writes down, each second until ctx ends, how much was refused that has no entries of its own.
+func (p *Proxy) Count(ctx context.Context) error {
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return p.denials.Follow(ctx) })
+	both.Go(func() error { return p.failures.Follow(ctx) })
+	return both.Wait()
+}
+
+// Flush is Count once more, for when nobody asks any more.
+func (p *Proxy) Flush(ctx context.Context) error {
+	return errors.Join(p.denials.Flush(ctx), p.failures.Flush(ctx))
 }
 
 // pack is what the proxy keeps of one pack.

@@ -43,9 +43,10 @@ func newMeter(registry prometheus.Registerer) meter {
 	return m
 }
 
-// record leaves a request's audit entry, its log line and its counts. A denial has an entry in security, too, which is on
-// the disk before the pack is answered.
-func (k *pack) record(r *result) error {
+// record leaves a request's audit entry, its log line and its counts. A denial has an entry in security, too. The pack
+// may be answered once wait has returned nil, which is when that is on the disk. A pack that is refused without end has
+// its entries and lines counted (audit.Refusals).
+func (k *pack) record(r *result) (wait func() error) {
 	p := k.proxy
 	outcome, reason := "allowed", "ok"
 	details := map[string]any{
@@ -93,18 +94,25 @@ func (k *pack) record(r *result) error {
 
 	ctx, span := k.span(k.withOrigin(), r)
 	defer r.end(span, k.id, outcome, reason)
+	alone := true
+	switch outcome {
+	case "allowed":
+		wait = p.cfg.Audit.Submit(ctx, entry)
+	case "denied":
+		denial := entry
+		denial.Category, denial.Action = audit.Security, "network_denied"
+		wait, alone = p.denials.Submit(ctx, k.id, reason, denial, entry)
+	default:
+		wait, alone = p.failures.Submit(ctx, k.id, reason, entry)
+	}
+	if !alone {
+		return wait
+	}
 	p.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "egress",
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
 		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),
 		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))
-	if outcome == "denied" {
-		denial := entry
-		denial.Category, denial.Action = audit.Security, "network_denied"
-		if err := p.cfg.Audit.Write(ctx, denial); err != nil {
-			return err
-		}
-	}
-	return p.cfg.Audit.Write(ctx, entry)
+	return wait
 }
 
 // denial is how a refused request is remembered.

@@ -49,7 +49,9 @@ func sink(b *testing.B, chunk int) string {
 
 type discardAudit struct{}
 
-func (discardAudit) Write(context.Context, audit.Entry) error { return nil }
+func (discardAudit) Submit(context.Context, ...audit.Entry) func() error {
+	return func() error { return nil }
+}
 
 const benchChunk = 256 << 10
 

@@ -122,7 +122,7 @@ func (c *client) exchange() bool {
 // finish writes down what came of a request that was answered as far as it could be.
 func (c *client) finish(r *result, began time.Time) error {
 	r.latency = time.Since(began)
-	return c.pack.record(r)
+	return c.pack.record(r)()
 }
 
 // refuse writes down why a request gets no answer from its server, and says so.

@@ -120,15 +120,17 @@ func (w *world) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", site)
 }
 
-func (w *world) Write(ctx context.Context, e audit.Entry) error {
+func (w *world) Submit(ctx context.Context, entries ...audit.Entry) func() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.traces = append(w.traces, trace.SpanContextFromContext(ctx).TraceID().String())
-	if w.auditErr != nil {
-		return w.auditErr
+	for range entries {
+		w.traces = append(w.traces, trace.SpanContextFromContext(ctx).TraceID().String())
 	}
-	w.entries = append(w.entries, e)
-	return nil
+	err := w.auditErr
+	if err == nil {
+		w.entries = append(w.entries, entries...)
+	}
+	return func() error { return err }
 }
 
 // site serves h under a name, at an address, as plain HTTP on port 80 or with TLS on 443.
