@@ -64,6 +64,8 @@ func (c config) check() error {
 		return fmt.Errorf("RUMI_CONTAINER_MAX_MEMORY_MB, RUMI_CONTAINER_MAX_CPUS, RUMI_CONTAINER_MAX_PIDS: %w", c.Ceiling.limits().Check())
 	case c.StoreMax < 1:
 		return errors.New("RUMI_STORE_MAX_BYTES: must be at least 1")
+	case c.Refusals < 0:
+		return errors.New("RUMI_AUDIT_REFUSALS: must not be negative")
 	case c.SecretRate < 0:
 		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
@@ -229,12 +231,14 @@ func (b *broker) sockets(ctx context.Context) error {
 	}
 	calls := call.New(call.Config{
 		Gates: b.gates, Grants: b.grants, Handlers: b.handlers.Registry, Runner: b.pool, Builtins: b.builtins,
-		Audit: b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics,
+		Audit: b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics, Refusals: b.cfg.Refusals,
 	})
 	b.listeners = call.NewSockets(uds.SetConfig{
 		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,
 		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: b.rt.Log,
 	})
+	b.rt.OnStop("refusals", calls.Flush)
+	b.rt.Go("refusals", calls.Count)
 	b.rt.Go("sockets", b.listeners.Run)
 	b.gates.OnChange(b.listeners.GateChanged)
 	b.gates.OnChange(b.containers.GateChanged)

@@ -116,6 +116,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 	for name, spoil := range map[string]func(c *config){
 		"RUMI_CAPABILITY_SOCKET_MODE": func(c *config) { c.SocketMode = "0777" },
 		"RUMI_SECURITY_MODE":          func(c *config) { c.SecurityMode = "lax" },
+		"RUMI_AUDIT_REFUSALS":         func(c *config) { c.Refusals = -1 },
 		"RUMI_SECRET_GET_RATE_LIMIT":  func(c *config) { c.SecretRate = -1 },
 		"RUMI_CAPABILITY_WORKER":      func(c *config) { c.Workers.Total = 0 },
 		"RUMI_STORE_MAX_BYTES":        func(c *config) { c.StoreMax = 0 },

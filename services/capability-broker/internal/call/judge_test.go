@@ -78,6 +78,14 @@ func (r *replica) Write(_ context.Context, e audit.Entry) error {
 	return nil
 }
 
+func (r *replica) Submit(ctx context.Context, entries ...audit.Entry) func() error {
+	var err error
+	for _, e := range entries {
+		err = errors.Join(err, r.Write(ctx, e))
+	}
+	return func() error { return err }
+}
+
 // Value has every secret but one.
 func (r *replica) Value(_ context.Context, key string) (string, error) {
 	r.started.Add(1)

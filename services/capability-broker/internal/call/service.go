@@ -47,6 +47,7 @@ type Runner interface {
 
 // Audit is where decisions are written.
 type Audit interface {
+	audit.Submitter
 	Write(ctx context.Context, e audit.Entry) error
 }
 
@@ -61,6 +62,8 @@ type Config struct {
 	Log      *slog.Logger
 	Tracer   trace.Tracer
 	Metrics  prometheus.Registerer
+
+	Refusals int // that leave entries of their own, a day and pack; 0 for any number
 }
 
 // Service judges calls and has them carried out.
@@ -68,6 +71,7 @@ type Service struct {
 	Config
 	ownRates *window // of the broker's own permissions
 	rates    *window // of grants
+	refusals *audit.Refusals
 	calls    *prometheus.CounterVec
 	duration prometheus.Histogram
 }
@@ -78,6 +82,7 @@ func New(cfg Config) *Service {
 		Config:   cfg,
 		ownRates: newWindow(),
 		rates:    newWindow(),
+		refusals: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
 			Help: "Calls over capability sockets, by result: ok or the error type.",
@@ -189,12 +194,17 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 		return k.Audit.Write(ctx, e)
 	}
 	e.RejectionReason = refused.reason
-	if err := k.Audit.Write(ctx, e); err != nil {
-		return err
-	}
-	e.Category, e.Action = audit.Security, "capability_denied"
-	return k.Audit.Write(ctx, e)
+	denial := e
+	denial.Category, denial.Action = audit.Security, "capability_denied"
+	written, _ := k.refusals.Submit(ctx, k.principal, string(refused.kind), denial, e)
+	return written()
 }
+
+// Count writes down, each second until ctx ends, how many refusals have no entries of their own.
+func (s *Service) Count(ctx context.Context) error { return s.refusals.Follow(ctx) }
+
+// Flush is Count once more, for when nobody calls any more.
+func (s *Service) Flush(ctx context.Context) error { return s.refusals.Flush(ctx) }
 
 // act carries out what was judged.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
