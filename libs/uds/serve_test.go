@@ -310,11 +310,11 @@ func TestMain(m *testing.M) {
 
 func TestTenThousandIdleConnections(t *testing.T) {
 	path, _ := serve(t, newEcho(""), Limits{Conns: holders + 1})
-	heap := func() uint64 {
+	heap := func() int64 { // signed: what earlier tests left may go meanwhile
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		return m.HeapInuse + m.StackInuse
+		return int64(m.HeapInuse + m.StackInuse)
 	}
 	before := heap()
 	client := exec.Command(os.Args[0])
