@@ -20,7 +20,7 @@ import (
 )
 
 // chunk is how much of a file is read at a time, in bytes. Files up to this size are hashed by the goroutine that walks,
-// larger ones beside it, and so are all of them where they are kept: making a file takes longer than hashing a small one.
+// larger ones beside it.
 const chunk = 128 << 10
 
 // RefusedError says that a folder can't be a tree because of one thing in it.
@@ -146,7 +146,7 @@ func (s *scan) entry(parent int, name, path string, depth int) error {
 		return tooLarge(path)
 	}
 	i := len(s.entries) - 1
-	if st.Size <= chunk && s.sink == nil {
+	if st.Size <= chunk {
 		read, err := s.read(s.own, fd, path, st.Size)
 		s.entries[i].Size, s.entries[i].SHA256 = read.size, read.sum
 		return err

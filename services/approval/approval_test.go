@@ -421,8 +421,16 @@ func TestDecisionsAtOnce(t *testing.T) {
 	for i := range 100 {
 		group.Go(func() {
 			verb := [...]string{"approve", "reject"}[i%2]
-			if _, err := w.call("POST", "/api/packs/demo/"+verb, nil); err != nil {
-				t.Error(err)
+			for {
+				_, err := w.call("POST", "/api/packs/demo/"+verb, nil)
+				if fault.Is(err, fault.KindUnavailable) && t.Context().Err() == nil {
+					time.Sleep(10 * time.Millisecond) // a slow machine doesn't shake a hundred hands in time: it was not even asked
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				return
 			}
 		})
 	}

@@ -85,7 +85,10 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		}
 	}
 	defer s.lock(id)()
-	in := s.Blobs.Begin()
+	in, err := s.Blobs.Begin()
+	if err != nil {
+		return nil, err
+	}
 	defer in.End()
 	if _, err := s.Records.Get(ctx, string(id)); err != nil {
 		return nil, err
@@ -153,7 +156,7 @@ func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir str
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
 	}
-	descriptor, err := s.descriptor(manifest)
+	descriptor, err := descriptorIn(manifest, in)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %v", id, err).With("pack_invalid")
 	}
@@ -163,7 +166,8 @@ func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir str
 	return manifest, descriptor, in.Keep(manifest)
 }
 
-func (s *Service) descriptor(m tree.Manifest) (pack.Descriptor, error) {
+// descriptorIn reads a descriptor out of what was taken in.
+func descriptorIn(m tree.Manifest, in *blob.Intake) (pack.Descriptor, error) {
 	for _, name := range []string{pack.File, path.Join("backend", pack.File)} {
 		i := slices.IndexFunc(m.Entries, func(e tree.Entry) bool { return e.Path == name && e.Kind == tree.File })
 		if i < 0 {
@@ -172,7 +176,7 @@ func (s *Service) descriptor(m tree.Manifest) (pack.Descriptor, error) {
 		if m.Entries[i].Size > pack.MaxDescriptor {
 			return pack.Descriptor{}, fmt.Errorf("%s is larger than %d bytes", name, pack.MaxDescriptor)
 		}
-		f, err := s.Blobs.Open(m.Entries[i].SHA256)
+		f, err := in.Open(m.Entries[i].SHA256)
 		if err != nil {
 			return pack.Descriptor{}, err
 		}

@@ -63,7 +63,10 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 	if err != nil {
 		return nil, err
 	}
-	in := s.Blobs.Begin()
+	in, err := s.Blobs.Begin()
+	if err != nil {
+		return nil, err
+	}
 	defer in.End()
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +93,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 		}
 		approved = &m
 	}
-	return review.Of(now, approved, s.Blobs.Open)
+	return review.Of(now, approved, in.Open)
 }
 
 // Waiting is the packs' section of the pending export.

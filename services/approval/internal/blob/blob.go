@@ -10,11 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -23,7 +21,8 @@ import (
 
 // The folders of a store.
 const (
-	blobs     = "blobs"     // <first two digits>/<sha256>
+	blobs     = "blobs"     // large ones: <first two digits>/<sha256>
+	bundles   = "bundles"   // of small ones; see bundle
 	manifests = "manifests" // <digits of the digest>.json
 	incoming  = "incoming"  // what is being written
 )
@@ -31,48 +30,55 @@ const (
 // abandoned is how old something in incoming must be to be what a process that died left there.
 const abandoned = time.Hour
 
-// Store is a folder of blobs and manifests. Bytes come into it through an Intake.
+// Store is a folder of blobs and manifests. Bytes come into it through an Intake. Several processes may share it.
 type Store struct {
 	root *os.Root
-	dir  *os.File     // the same, open, for calls that os.Root makes many of
-	use  sync.RWMutex // held for reading by every Intake
+	dir  *os.File // the same, open, for calls that os.Root makes many of
 
 	mu       sync.Mutex
-	unsynced map[string]bool // blobs that have their names but may not be on the disk yet
+	unsynced map[sum]bool    // large blobs that have their names but may not be on the disk yet
+	loaded   map[string]bool // bundles whose index is known
+	places   map[sum]place   // of small blobs
 }
 
 // Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed.
-func Open(path string) (*Store, error) {
+func Open(path string) (s *Store, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open blob store: %w", err)
+		}
+	}()
 	if err := os.MkdirAll(path, 0o750); err != nil {
-		return nil, fmt.Errorf("open blob store: %w", err)
+		return nil, err
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, fmt.Errorf("open blob store: %w", err)
+		return nil, err
 	}
-	folders := []string{incoming, manifests, blobs}
+	folders := []string{incoming, manifests, bundles, blobs}
 	for i := range 256 {
 		folders = append(folders, fmt.Sprintf("%s/%02x", blobs, i))
 	}
 	for _, folder := range folders {
 		if err := root.Mkdir(folder, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
+			return nil, errors.Join(err, root.Close())
 		}
 	}
-	// What an earlier process named but didn't sync counts as there from now on, so it must be.
 	dir, err := root.Open(".")
-	if err == nil {
-		err = errors.Join(sweepIncoming(root), unix.Syncfs(int(dir.Fd())))
-	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), root.Close())
+		return nil, errors.Join(err, root.Close())
 	}
-	return &Store{root: root, dir: dir, unsynced: map[string]bool{}}, nil
+	s = &Store{root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
+	// What an earlier process named but didn't sync counts as there from now on, so it must be.
+	if err := errors.Join(s.sweepIncoming(), unix.Syncfs(int(dir.Fd())), s.load(false)); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // sweepIncoming removes what is too old to be another replica's.
-func sweepIncoming(root *os.Root) error {
-	entries, err := fs.ReadDir(root.FS(), incoming)
+func (s *Store) sweepIncoming() error {
+	entries, err := fs.ReadDir(s.root.FS(), incoming)
 	if err != nil {
 		return err
 	}
@@ -80,7 +86,7 @@ func sweepIncoming(root *os.Root) error {
 		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandoned {
 			continue
 		}
-		if err := root.Remove(filepath.Join(incoming, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.root.Remove(incoming + "/" + e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -90,169 +96,38 @@ func sweepIncoming(root *os.Root) error {
 // Close closes the store.
 func (s *Store) Close() error { return errors.Join(s.dir.Close(), s.root.Close()) }
 
-func blobPath(sha256 string) string     { return blobs + "/" + sha256[:2] + "/" + sha256 }
+func blobPath(name sum) string {
+	digits := name.String()
+	return blobs + "/" + digits[:2] + "/" + digits
+}
 func manifestPath(digits string) string { return manifests + "/" + digits + ".json" }
 
-// Intake takes a tree's bytes into the store. It is a tree.Sink; what it was given is on the disk for certain after
-// Keep. Until End nothing is collected.
-type Intake struct {
-	store *Store
-
-	mu    sync.Mutex
-	fresh []string // blobs of the tree that Keep has to sync
-}
-
-// Begin begins to take bytes in; End must be called when the manifest that Keep wrote is among those that are named to
-// Collect, or won't be.
-func (s *Store) Begin() *Intake {
-	s.use.RLock()
-	return &Intake{store: s}
-}
-
-// End lets Collect take what is not named.
-func (in *Intake) End() { in.store.use.RUnlock() }
-
-// Create implements tree.Sink.
-func (in *Intake) Create(int64) (tree.Blob, error) {
-	w, err := in.create()
+// hold locks the store, shared or not, until what it returns is closed, against whoever locks it in whatever process.
+func (s *Store) hold(how int) (*os.File, error) {
+	f, err := s.root.Open(incoming)
 	if err != nil {
-		return nil, fmt.Errorf("create blob: %w", err)
+		return nil, err
 	}
-	return w, nil
+	for {
+		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+	}
+	return f, nil
 }
 
 // create makes a file in incoming. Nobody but this service writes to the store's folder, and its names are all made here,
-// so plain calls relative to it do for what os.Root would take several for: an approval makes a file for each of the pack's.
-func (in *Intake) create() (*writing, error) {
-	temp := incoming + "/" + rand.Text()
-	fd, err := unix.Openat(int(in.store.dir.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+// so a plain call relative to it does for what os.Root would take several for.
+func (s *Store) create(access int) (temp string, f *os.File, err error) {
+	temp = incoming + "/" + rand.Text()
+	fd, err := unix.Openat(int(s.dir.Fd()), temp, access|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, &fs.PathError{Op: "create", Path: temp, Err: err}
+		return "", nil, &fs.PathError{Op: "create", Path: temp, Err: err}
 	}
-	return &writing{intake: in, temp: temp, file: os.NewFile(uintptr(fd), temp)}, nil
-}
-
-type writing struct {
-	intake *Intake
-	temp   string // relative to the store
-	file   *os.File
-	size   int64
-}
-
-func (w *writing) Write(p []byte) (int, error) {
-	n, err := w.file.Write(p)
-	w.size += int64(n)
-	return n, err
-}
-
-// Commit gives the blob its name, unless it is there already. A blob of another size is what a crash of the machine
-// left of an earlier one.
-func (w *writing) Commit(sha256 string) error {
-	s := w.intake.store
-	if err := w.file.Close(); err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(w.temp))
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	dir, name := int(s.dir.Fd()), blobPath(sha256)
-	err := unix.Renameat2(dir, w.temp, dir, name, unix.RENAME_NOREPLACE)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EINVAL) { // there already, or a file system that can't promise that
-		if info, err := s.root.Lstat(name); err == nil && info.Size() == w.size {
-			if s.unsynced[sha256] { // another intake's, which may never sync it
-				w.intake.note(sha256)
-			}
-			return s.root.Remove(w.temp)
-		}
-		err = unix.Renameat(dir, w.temp, dir, name)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("commit blob: %w", err), s.root.Remove(w.temp))
-	}
-	s.unsynced[sha256] = true
-	w.intake.note(sha256)
-	return nil
-}
-
-func (in *Intake) note(sha256 string) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.fresh = append(in.fresh, sha256)
-}
-
-func (w *writing) Discard() {
-	_ = w.file.Close()
-	_ = w.intake.store.root.Remove(w.temp) // what stays is removed by Open
-}
-
-// syncers is how many files are synced at once: the file system's journal takes those together that wait together.
-const syncers = 128
-
-// Keep writes the manifest whose blobs have been committed and brings all of it to the disk.
-func (in *Intake) Keep(m tree.Manifest) error {
-	name, err := in.putManifest(m)
-	if err != nil {
-		return fmt.Errorf("keep manifest: %w", err)
-	}
-	// In any order, as nothing names the manifest yet but what was kept before.
-	if err := in.syncAll(name, manifests); err != nil {
-		return fmt.Errorf("keep manifest: %w", err)
-	}
-	return nil
-}
-
-// putManifest gives a manifest its place, unless it is there: one that a record names is never replaced by one that is not
-// on the disk yet.
-func (in *Intake) putManifest(m tree.Manifest) (name string, err error) {
-	digest := m.Digest()
-	digits, err := tree.ParseDigest(digest)
-	if err != nil {
-		return "", err
-	}
-	name = manifestPath(digits)
-	if _, err := in.store.Manifest(digest); err == nil {
-		return name, nil
-	}
-	w, err := in.create()
-	if err != nil {
-		return "", err
-	}
-	err = errors.Join(tree.WriteManifest(w.file, m), w.file.Close())
-	if err == nil {
-		err = in.store.root.Rename(w.temp, name)
-	}
-	if err != nil {
-		return "", errors.Join(err, in.store.root.Remove(w.temp))
-	}
-	return name, nil
-}
-
-// syncAll brings the committed blobs and some more files and folders to the disk.
-func (in *Intake) syncAll(more ...string) error {
-	in.mu.Lock()
-	fresh := in.fresh
-	in.mu.Unlock()
-	paths := map[string]bool{}
-	for _, sha256 := range fresh {
-		paths[blobPath(sha256)] = true
-		paths[filepath.Dir(blobPath(sha256))] = true
-	}
-	for _, path := range more {
-		paths[path] = true
-	}
-	var group errgroup.Group
-	group.SetLimit(syncers)
-	for path := range paths {
-		group.Go(func() error { return in.store.sync(path) })
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	in.store.mu.Lock()
-	defer in.store.mu.Unlock()
-	for _, sha256 := range fresh {
-		delete(in.store.unsynced, sha256)
-	}
-	return nil
+	return temp, os.NewFile(uintptr(fd), temp), nil
 }
 
 // sync brings a file or a folder to the disk.
@@ -262,6 +137,77 @@ func (s *Store) sync(path string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
+}
+
+// load reads the indexes of the bundles that are not known yet; again forgets those that are gone. One that a crash of the
+// machine left torn holds nothing.
+func (s *Store) load(again bool) error {
+	entries, err := fs.ReadDir(s.root.FS(), bundles)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if again {
+		there := map[string]bool{}
+		for _, e := range entries {
+			there[e.Name()] = true
+		}
+		for name, p := range s.places {
+			if !there[p.bundle] {
+				delete(s.places, name)
+			}
+		}
+		// Read once more, as they may have what was known of those that are gone.
+		clear(s.loaded)
+	}
+	for _, e := range entries {
+		if s.loaded[e.Name()] {
+			continue
+		}
+		has, err := s.readIndex(e.Name())
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read bundle %s: %w", e.Name(), err)
+		}
+		s.loaded[e.Name()] = true
+		for name, p := range has {
+			s.places[name] = p
+		}
+	}
+	return nil
+}
+
+// kept says that a bundle has its name and that it and large blobs are on the disk.
+func (s *Store) kept(name string, b *bundle, large []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b != nil {
+		s.loaded[name] = true
+		for blob, p := range b.has {
+			p.bundle = name
+			s.places[blob] = p
+		}
+	}
+	for _, path := range large {
+		if blob, err := parseSum(filepath.Base(path)); err == nil {
+			delete(s.unsynced, blob)
+		}
+	}
+}
+
+// hasSmall says whether a small blob is there, and on the disk.
+func (s *Store) hasSmall(name sum, size int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.places[name]
+	if !ok || p.size != size {
+		return false
+	}
+	var st unix.Stat_t // another replica may have written the bundle anew
+	return unix.Fstatat(int(s.dir.Fd()), bundles+"/"+p.bundle, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 // Manifest is the approved tree of a digest ("sha256:<hex>"); one that was never approved is a not-found fault.
@@ -289,58 +235,40 @@ func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 }
 
 // Open opens a blob by its SHA-256 in hexadecimal.
-func (s *Store) Open(sha256 string) (io.ReadCloser, error) {
-	f, err := s.root.Open(blobPath(sha256))
+func (s *Store) Open(digits string) (io.ReadCloser, error) {
+	name, err := parseSum(digits)
 	if err != nil {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
-	return f, nil
+	content, err := s.open(name)
+	if errors.Is(err, fs.ErrNotExist) { // another replica's, or in a bundle that Collect has just written anew
+		if err := s.load(true); err != nil {
+			return nil, fmt.Errorf("open blob: %w", err)
+		}
+		content, err = s.open(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open blob: %w", err)
+	}
+	return content, nil
 }
 
-// Collect removes every manifest that is not among the digests that listed gives, and every blob that none of whole,
-// some of those, needs. It gives the number of files removed. A digest in whole whose manifest is missing is an error,
-// and nothing is removed.
-func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
-	s.use.Lock()
-	defer s.use.Unlock()
-	listed, whole, err := named()
+func (s *Store) open(name sum) (io.ReadCloser, error) {
+	s.mu.Lock()
+	p, ok := s.places[name]
+	s.mu.Unlock()
+	if !ok {
+		return s.root.Open(blobPath(name))
+	}
+	f, err := s.root.Open(bundles + "/" + p.bundle)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	needed := map[string]bool{}
-	for _, digest := range whole {
-		m, err := s.Manifest(digest)
-		if err != nil {
-			return 0, fmt.Errorf("collect blobs: %w", err)
-		}
-		for _, e := range m.Entries {
-			needed[e.SHA256] = true
-		}
-	}
-	kept := map[string]bool{}
-	for _, digest := range append(listed, whole...) {
-		kept[strings.TrimPrefix(digest, "sha256:")+".json"] = true
-	}
-	err = errors.Join(
-		s.sweep(manifests, kept, &removed),
-		s.sweep(blobs, needed, &removed),
-	)
-	if err != nil {
-		return removed, fmt.Errorf("collect blobs: %w", err)
-	}
-	return removed, nil
+	return part{io.NewSectionReader(f, p.offset, p.size), f}, nil
 }
 
-// sweep removes the files under a folder whose names are not in keep.
-func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
-	return fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || keep[entry.Name()] {
-			return err
-		}
-		*removed++
-		s.mu.Lock()
-		delete(s.unsynced, entry.Name())
-		s.mu.Unlock()
-		return s.root.Remove(path)
-	})
+// part is a blob in a bundle.
+type part struct {
+	io.Reader
+	io.Closer
 }

@@ -2,9 +2,18 @@ package blob_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,7 +51,10 @@ func folder(t *testing.T, files map[string]string) *os.Root {
 // take takes a folder into the store; keep says whether its manifest, too.
 func take(t *testing.T, s *blob.Store, root *os.Root, keep bool) tree.Manifest {
 	t.Helper()
-	in := s.Begin()
+	in, err := s.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer in.End()
 	m, err := tree.Scan(t.Context(), root, in)
 	if err != nil {
@@ -56,6 +68,7 @@ func take(t *testing.T, s *blob.Store, root *os.Root, keep bool) tree.Manifest {
 	return m
 }
 
+// blobs are the large blobs of a store, each in a file.
 func blobs(t *testing.T, dir string) []string {
 	t.Helper()
 	found, err := filepath.Glob(dir + "/blobs/*/*")
@@ -65,50 +78,153 @@ func blobs(t *testing.T, dir string) []string {
 	return found
 }
 
-func TestEachContentIsKeptOnce(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	large := strings.Repeat("0123456789abcdef", 64<<10)
-	m := take(t, s, folder(t, map[string]string{"a": "same", "b": "same", "c": "", "d": large}), true)
-	if got := blobs(t, dir); len(got) != 3 {
-		t.Errorf("%d blobs: %v", len(got), got)
-	}
-	if left, _ := os.ReadDir(dir + "/incoming"); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
-	}
-	again, err := open(t, dir).Manifest(m.Digest())
-	if err != nil || again.Digest() != m.Digest() {
+// bundles are the files that hold small ones.
+func bundles(t *testing.T, dir string) []string {
+	t.Helper()
+	found, err := filepath.Glob(dir + "/bundles/*")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range again.Entries {
+	return found
+}
+
+// check reads every content of a tree.
+func check(t *testing.T, open func(string) (io.ReadCloser, error), m tree.Manifest) {
+	t.Helper()
+	for _, e := range m.Entries {
 		if e.Kind != tree.File {
 			continue
 		}
-		f, err := s.Open(e.SHA256)
+		f, err := open(e.SHA256)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var content bytes.Buffer
-		if _, err := content.ReadFrom(f); err != nil || int64(content.Len()) != e.Size {
-			t.Errorf("%s: %d bytes, %v", e.Path, content.Len(), err)
+		content, err := io.ReadAll(f)
+		if got := sha256.Sum256(content); err != nil || hex.EncodeToString(got[:]) != e.SHA256 {
+			t.Errorf("%s: %d bytes that hash to %x, %v", e.Path, len(content), got, err)
 		}
 		f.Close()
 	}
 }
 
+var large = strings.Repeat("0123456789abcdef", 64<<10)
+
+func TestEachContentIsKeptOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	files := map[string]string{"a": "same", "b": "same", "c": "", "d": large, "e": large, "f": large[:128<<10], "g": large[:128<<10+1]}
+	m := take(t, s, folder(t, files), true)
+	if got := s.Small(); got != 3 || len(bundles(t, dir)) != 1 || len(blobs(t, dir)) != 2 {
+		t.Errorf("%d small blobs in %d bundles, %d large ones", got, len(bundles(t, dir)), len(blobs(t, dir)))
+	}
+	delete(files, "a")
+	files["h"] = "new"
+	more := take(t, s, folder(t, files), true)
+	if got := s.Small(); got != 4 || len(bundles(t, dir)) != 2 || len(blobs(t, dir)) != 2 {
+		t.Errorf("and then %d small blobs in %d bundles, %d large ones", got, len(bundles(t, dir)), len(blobs(t, dir)))
+	}
+	if left, _ := os.ReadDir(dir + "/incoming"); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	later := open(t, dir)
+	for _, want := range []tree.Manifest{m, more} {
+		again, err := later.Manifest(want.Digest())
+		if err != nil || again.Digest() != want.Digest() {
+			t.Fatal(err)
+		}
+		check(t, later.Open, again)
+		check(t, s.Open, again)
+	}
+}
+
+// What a review took in can be read until its end, and then it is gone.
+func TestWhatIsNotKeptIsGone(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	in, err := s.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "small", "b": large, "c": "another"}), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, in.Open, m)
+	in.End()
+	if left, _ := os.ReadDir(dir + "/incoming"); len(left) != 0 || len(bundles(t, dir)) != 0 {
+		t.Errorf("left behind: %v, %v", left, bundles(t, dir))
+	}
+	if _, err := s.Open(m.Entries[1].SHA256); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// Replicas find what each other kept, and don't collect what another is about to name.
+func TestTwoProcessesShareAStore(t *testing.T) {
+	dir := t.TempDir()
+	a, b := open(t, dir), open(t, dir)
+	m := take(t, a, folder(t, map[string]string{"a": "x", "b": large}), true)
+	check(t, b.Open, m)
+	in, err := a.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	var ended atomic.Bool
+	group.Go(func() {
+		if _, err := b.Collect(func() ([]string, []string, error) {
+			if !ended.Load() {
+				t.Error("collects during an intake")
+			}
+			return nil, nil, nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	again, err := tree.Scan(t.Context(), folder(t, map[string]string{"a": "x", "c": "y"}), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Keep(again); err != nil {
+		t.Fatal(err)
+	}
+	ended.Store(true)
+	in.End()
+	group.Wait()
+	// Now all of it is gone, and a, which knew where it was, keeps it once more.
+	m = take(t, a, folder(t, map[string]string{"a": "x", "b": large}), true)
+	check(t, a.Open, m)
+	check(t, b.Open, m)
+}
+
 func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	root := folder(t, map[string]string{"a": "content"})
-	take(t, s, root, false)
+	root := folder(t, map[string]string{"a": "content", "b": large})
+	take(t, s, root, true)
 	if err := os.Truncate(blobs(t, dir)[0], 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/incoming/half", []byte("x"), 0o640); err != nil {
+	whole, err := os.ReadFile(bundles(t, dir)[0])
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/incoming/another replica's", []byte("x"), 0o640); err != nil {
-		t.Fatal(err)
+	for i, torn := range [][]byte{
+		nil, whole[:10], whole[1:], whole[:len(whole)-1], append([]byte("x"), whole...), append(slices.Clone(whole), 0),
+		bytes.Replace(whole, []byte("rumibdl1"), []byte("rumibdl2"), 1), make([]byte, len(whole)), bytes.Repeat([]byte{255}, len(whole)),
+		flip(whole, len(whole)-1), flip(whole, len(whole)-45), flip(whole, len(whole)-50), flip(whole, len(whole)-85),
+	} {
+		if err := os.WriteFile(bundles(t, dir)[0], torn, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if got := open(t, dir).Small(); got != 0 {
+			t.Errorf("torn bundle %d: %d blobs", i, got)
+		}
+	}
+	for _, name := range []string{"half", "another replica's"} {
+		if err := os.WriteFile(dir+"/incoming/"+name, []byte("x"), 0o640); err != nil {
+			t.Fatal(err)
+		}
 	}
 	long := time.Now().Add(-2 * time.Hour)
 	if err := os.Chtimes(dir+"/incoming/half", long, long); err != nil {
@@ -118,10 +234,18 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if left, err := os.ReadDir(dir + "/incoming"); err != nil || len(left) != 1 || left[0].Name() != "another replica's" {
 		t.Errorf("incoming holds %v, %v", left, err)
 	}
-	take(t, s, root, true)
-	if info, err := os.Stat(blobs(t, dir)[0]); err != nil || info.Size() != int64(len("content")) {
-		t.Errorf("the blob is still cut: %v", err)
+	m := take(t, s, root, true)
+	check(t, s.Open, m)
+	if removed, err := s.Collect(func() ([]string, []string, error) { return nil, []string{m.Digest()}, nil }); err != nil || removed != 0 || len(bundles(t, dir)) != 1 {
+		t.Errorf("the torn bundle is still there: %v, %v, %v", removed, err, bundles(t, dir))
 	}
+	check(t, s.Open, m)
+}
+
+func flip(data []byte, at int) []byte {
+	data = slices.Clone(data)
+	data[at] ^= 1
+	return data
 }
 
 func TestManifestsAreCheckedWhenRead(t *testing.T) {
@@ -150,29 +274,84 @@ func TestCollectKeepsWhatIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	keep := func(files map[string]string) tree.Manifest { return take(t, s, folder(t, files), true) }
-	current := keep(map[string]string{"a": "shared", "b": "current"})
-	listed := keep(map[string]string{"a": "shared", "b": "old"})
+	current := keep(map[string]string{"a": "shared", "b": "current", "c": large})
+	listed := keep(map[string]string{"a": "shared", "b": "old", "c": large + "old"})
 	gone := keep(map[string]string{"a": "gone"})
-	name := func() ([]string, []string, error) { return []string{listed.Digest()}, []string{current.Digest()}, nil }
+	// What of a bundle is needed stays, though the bundle began with something else.
+	mixed := keep(map[string]string{"a": "a part", "b": "another part"})
+	later := keep(map[string]string{"b": "another part", "c": "new"})
+	name := func() ([]string, []string, error) {
+		return []string{listed.Digest()}, []string{current.Digest(), later.Digest()}, nil
+	}
 
 	if _, err := s.Collect(func() ([]string, []string, error) {
 		return nil, []string{"sha256:" + strings.Repeat("0", 64)}, nil
-	}); err == nil || len(blobs(t, dir)) != 4 {
+	}); err == nil || s.Small() != 7 || len(blobs(t, dir)) != 2 {
 		t.Fatalf("collected with a manifest missing: %v", err)
 	}
 	removed, err := s.Collect(name)
-	if err != nil || removed != 3 { // "old", "gone", and the manifest of the latter
+	if err != nil || removed != 6 { // "old" twice, "gone", "a part", and the manifests of the latter two
 		t.Fatal(removed, err)
 	}
-	if got := len(blobs(t, dir)); got != 2 {
-		t.Errorf("%d blobs", got)
+	if s.Small() != 4 || len(blobs(t, dir)) != 1 || len(bundles(t, dir)) != 3 {
+		t.Errorf("%d small blobs in %d bundles, %d large ones", s.Small(), len(bundles(t, dir)), len(blobs(t, dir)))
 	}
-	for m, want := range map[string]bool{current.Digest(): true, listed.Digest(): true, gone.Digest(): false} {
+	for m, want := range map[string]bool{current.Digest(): true, listed.Digest(): true, later.Digest(): true, gone.Digest(): false, mixed.Digest(): false} {
 		if _, err := s.Manifest(m); (err == nil) != want {
 			t.Errorf("%s: %v", m, err)
 		}
 	}
+	for _, store := range []*blob.Store{s, open(t, dir)} {
+		check(t, store.Open, current)
+		check(t, store.Open, later)
+	}
 	if removed, err := s.Collect(name); err != nil || removed != 0 {
 		t.Error(removed, err)
 	}
+}
+
+// A bundle whose content is damaged is not written anew as if it were whole.
+func TestCollectLeavesWhatIsDamaged(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	take(t, s, folder(t, map[string]string{"a": "needed", "b": "not"}), true)
+	current := take(t, s, folder(t, map[string]string{"a": "needed"}), true)
+	data, err := os.ReadFile(bundles(t, dir)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bundles(t, dir)[0], bytes.Replace(data, []byte("needed"), []byte("Needed"), 1), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Collect(func() ([]string, []string, error) { return nil, []string{current.Digest()}, nil })
+	if err == nil || !strings.Contains(err.Error(), "is damaged") || len(bundles(t, dir)) != 1 {
+		t.Errorf("%v, %v", err, bundles(t, dir))
+	}
+}
+
+// Who reads while bundles are written anew always finds what is needed.
+func TestReadingWhileCollecting(t *testing.T) {
+	s := open(t, t.TempDir())
+	files := map[string]string{"a": "needed", "b": "too"}
+	for i := range 30 {
+		files[fmt.Sprint(i)] = fmt.Sprint(i)
+	}
+	take(t, s, folder(t, files), true) // one bundle of all
+	current := take(t, s, folder(t, map[string]string{"a": "needed", "b": "too"}), true)
+	var group sync.WaitGroup
+	var done atomic.Bool
+	group.Go(func() {
+		for !done.Load() {
+			check(t, s.Open, current)
+		}
+	})
+	for i := range 30 { // each time the bundle is written anew with one less
+		delete(files, fmt.Sprint(i))
+		m := take(t, s, folder(t, files), true)
+		if removed, err := s.Collect(func() ([]string, []string, error) { return nil, []string{m.Digest(), current.Digest()}, nil }); err != nil || removed == 0 {
+			t.Fatal(removed, err)
+		}
+	}
+	done.Store(true)
+	group.Wait()
 }

@@ -1,0 +1,167 @@
+package blob
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A bundle holds small blobs, those that one approval brought: their contents one after another, then the index with 40
+// bytes for each (its SHA-256 and its size as a big-endian number), then the footer: magic, the number of blobs, and the
+// SHA-256 of the index. It gets its name when it is on the disk, and is never changed.
+//
+// A pack has many small files, and each file that is made and synced by itself waits for the disk's journal.
+const (
+	magic      = "rumibdl1"
+	indexEntry = sha256.Size + 8
+	footer     = len(magic) + 8 + sha256.Size
+)
+
+// small is the largest blob that goes into a bundle, in bytes.
+const small = 128 << 10
+
+// sum is a blob's name.
+type sum [sha256.Size]byte
+
+func parseSum(digits string) (s sum, err error) {
+	raw, err := hex.DecodeString(digits)
+	if err != nil || len(raw) != len(s) {
+		return sum{}, fmt.Errorf("not a SHA-256: %q", digits)
+	}
+	return sum(raw), nil
+}
+
+func (s sum) String() string { return hex.EncodeToString(s[:]) }
+
+// place is where a blob lies.
+type place struct {
+	bundle       string // its name in the folder bundles
+	offset, size int64
+}
+
+// bundle is one that is being written, in incoming.
+type bundle struct {
+	store *Store
+	temp  string // relative to the store
+	file  *os.File
+	out   *bufio.Writer
+	index []byte
+	has   map[sum]place
+	size  int64 // of the contents
+}
+
+// newBundle begins one.
+func (s *Store) newBundle() (*bundle, error) {
+	temp, file, err := s.create(unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	return &bundle{store: s, temp: temp, file: file, out: bufio.NewWriterSize(file, 256<<10), has: map[sum]place{}}, nil
+}
+
+// add writes a blob that the bundle doesn't have yet.
+func (b *bundle) add(name sum, content []byte) error {
+	if _, err := b.out.Write(content); err != nil {
+		return err
+	}
+	b.has[name] = place{offset: b.size, size: int64(len(content))}
+	b.index = append(b.index, name[:]...)
+	b.index = binary.BigEndian.AppendUint64(b.index, uint64(len(content)))
+	b.size += int64(len(content))
+	return nil
+}
+
+// open reads a blob of the bundle, as long as that is neither dropped nor named.
+func (b *bundle) open(name sum) (io.ReadCloser, bool, error) {
+	p, ok := b.has[name]
+	if !ok {
+		return nil, false, nil
+	}
+	return io.NopCloser(io.NewSectionReader(b.file, p.offset, p.size)), true, b.out.Flush()
+}
+
+// sync writes the index and brings the file to the disk.
+func (b *bundle) sync() error {
+	end := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(b.has)))
+	check := sha256.Sum256(b.index)
+	_, _ = b.out.Write(b.index) // Flush has the error
+	_, _ = b.out.Write(append(end, check[:]...))
+	if err := b.out.Flush(); err != nil {
+		return err
+	}
+	return b.file.Sync()
+}
+
+// name gives a bundle that is on the disk its name. Its blobs count as there when the folder is synced, too.
+func (b *bundle) name() (name string, err error) {
+	name = filepath.Base(b.temp)
+	if err := b.file.Close(); err != nil {
+		return "", err
+	}
+	return name, b.store.root.Rename(b.temp, bundles+"/"+name)
+}
+
+// drop removes one that has no name.
+func (b *bundle) drop() {
+	_ = b.file.Close()
+	_ = b.store.root.Remove(b.temp) // what stays is removed by Open
+}
+
+// errTorn is that a file is no whole bundle.
+var errTorn = errors.New("not a whole bundle")
+
+// readIndex reads what is in a bundle.
+func (s *Store) readIndex(name string) (map[sum]place, error) {
+	f, err := s.root.Open(bundles + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	end := make([]byte, footer)
+	if info.Size() < int64(footer) {
+		return nil, errTorn
+	}
+	if _, err := f.ReadAt(end, info.Size()-int64(footer)); err != nil {
+		return nil, err
+	}
+	count := binary.BigEndian.Uint64(end[len(magic):])
+	room := info.Size() - int64(footer)
+	if string(end[:len(magic)]) != magic || count > uint64(room)/indexEntry {
+		return nil, errTorn
+	}
+	index := make([]byte, count*indexEntry)
+	contents := room - int64(len(index))
+	if _, err := f.ReadAt(index, contents); err != nil {
+		return nil, err
+	}
+	if check := sha256.Sum256(index); !bytes.Equal(check[:], end[len(magic)+8:]) {
+		return nil, errTorn
+	}
+	has := make(map[sum]place, count)
+	offset := int64(0)
+	for ; len(index) > 0; index = index[indexEntry:] {
+		size := binary.BigEndian.Uint64(index[sha256.Size:])
+		if size > uint64(contents-offset) {
+			return nil, errTorn
+		}
+		has[sum(index[:sha256.Size])] = place{name, offset, int64(size)}
+		offset += int64(size)
+	}
+	if offset != contents {
+		return nil, errTorn
+	}
+	return has, nil
+}

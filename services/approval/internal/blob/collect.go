@@ -1,0 +1,152 @@
+package blob
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Collect removes every manifest that is not among the digests that listed gives, and every blob that none of whole,
+// some of those, needs. It gives the number of manifests and blobs removed. A digest in whole whose manifest is missing is
+// an error, and nothing is removed.
+func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
+	held, err := s.hold(unix.LOCK_EX)
+	if err != nil {
+		return 0, fmt.Errorf("collect blobs: %w", err)
+	}
+	defer held.Close()
+	listed, whole, err := named()
+	if err != nil {
+		return 0, err
+	}
+	needed := map[string]bool{}
+	for _, digest := range whole {
+		m, err := s.Manifest(digest)
+		if err != nil {
+			return 0, fmt.Errorf("collect blobs: %w", err)
+		}
+		for _, e := range m.Entries {
+			needed[e.SHA256] = true
+		}
+	}
+	kept := map[string]bool{}
+	for _, digest := range append(listed, whole...) {
+		kept[strings.TrimPrefix(digest, "sha256:")+".json"] = true
+	}
+	err = errors.Join(
+		s.sweep(manifests, kept, &removed),
+		s.sweep(blobs, needed, &removed),
+		s.collectBundles(needed, &removed),
+	)
+	if err != nil {
+		return removed, fmt.Errorf("collect blobs: %w", err)
+	}
+	return removed, nil
+}
+
+// sweep removes the files under a folder whose names are not in keep.
+func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
+	return fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || keep[entry.Name()] {
+			return err
+		}
+		*removed++
+		if name, err := parseSum(entry.Name()); err == nil {
+			s.mu.Lock()
+			delete(s.unsynced, name)
+			s.mu.Unlock()
+		}
+		return s.root.Remove(path)
+	})
+}
+
+// collectBundles removes the bundles that hold nothing that is needed and writes those anew that hold something else, too,
+// or what another holds as well.
+func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
+	if err := s.load(true); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(s.root.FS(), bundles)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	taken := map[sum]bool{} // by an earlier one
+	for _, e := range entries {
+		has, err := s.readIndex(e.Name())
+		if err != nil && !errors.Is(err, errTorn) {
+			problems = append(problems, err)
+			continue
+		}
+		live := map[sum]place{}
+		for name, p := range has {
+			if needed[name.String()] && !taken[name] {
+				live[name] = p
+				taken[name] = true
+			}
+		}
+		if len(live) == len(has) && len(has) > 0 {
+			continue
+		}
+		if err := s.shrink(e.Name(), live); err != nil {
+			problems = append(problems, fmt.Errorf("bundle %s: %w", e.Name(), err))
+			continue
+		}
+		*removed += len(has) - len(live)
+	}
+	return errors.Join(append(problems, s.load(true))...)
+}
+
+// shrink puts a bundle with only some of its blobs in the place of it; with none there is none.
+func (s *Store) shrink(name string, live map[sum]place) error {
+	if len(live) > 0 {
+		b, err := s.copyOf(name, live)
+		if err != nil {
+			return err
+		}
+		if _, err := b.name(); err != nil {
+			b.drop()
+			return err
+		}
+		if err := s.sync(bundles); err != nil {
+			return err
+		}
+	}
+	return s.root.Remove(bundles + "/" + name)
+}
+
+// copyOf is a bundle, on the disk but without a name, with some of the blobs of another. A content that is not what its
+// name says is an error: then the old one stays as it is.
+func (s *Store) copyOf(name string, live map[sum]place) (b *bundle, err error) {
+	f, err := s.root.Open(bundles + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if b, err = s.newBundle(); err != nil {
+		return nil, err
+	}
+	for want, p := range live {
+		content, err := io.ReadAll(io.NewSectionReader(f, p.offset, p.size))
+		if err == nil && sha256.Sum256(content) != want {
+			err = fmt.Errorf("its blob %s is damaged", want)
+		}
+		if err == nil {
+			err = b.add(want, content)
+		}
+		if err != nil {
+			b.drop()
+			return nil, err
+		}
+	}
+	if err := b.sync(); err != nil {
+		b.drop()
+		return nil, err
+	}
+	return b, nil
+}
