@@ -50,6 +50,8 @@ type Service struct {
 	packs    map[string]*sync.Mutex // serialise what is done to one pack
 	verified map[string]verified
 	settled  map[string]int64 // the revision of the record that the last look at a pack found to be right
+
+	step func(string) // called between the steps of a change, with what was done; tests end the process there
 }
 
 // verified remembers that a folder with this stamp had this digest, so that it need not be read again.
@@ -60,7 +62,7 @@ type verified struct {
 
 // Open makes the service and verifies every pack that may run: none runs on the word of an earlier process.
 func Open(ctx context.Context, parts Parts) (*Service, error) {
-	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}, settled: map[string]int64{}}
+	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}, settled: map[string]int64{}, step: func(string) {}}
 	if err := s.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("verify packs: %w", err)
 	}
@@ -304,13 +306,21 @@ func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.
 			return r, nil, nil
 		}
 		return r, d.event(ctx, r, now), nil
-	}, func() error { return s.say(ctx, id, said) })
+	}, func() error {
+		s.step("recorded")
+		if err := s.say(ctx, id, said); err != nil {
+			return err
+		}
+		s.step("audited")
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
 	if changed == nil {
 		return s.Records.Get(ctx, string(id))
 	}
+	s.step("committed")
 	s.gates.set(changed)
 	s.Changed()
 	return changed, nil

@@ -32,6 +32,8 @@ const abandoned = time.Hour
 
 // Store is a folder of blobs and manifests. Bytes come into it through an Intake. Several processes may share it.
 type Store struct {
+	Step func(string) // called between the steps of Keep, with what was done; tests end the process there
+
 	root *os.Root
 	dir  *os.File // the same, open, for calls that os.Root makes many of
 
@@ -68,7 +70,7 @@ func Open(path string) (s *Store, err error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	s = &Store{root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
+	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
 	// What an earlier process named but didn't sync counts as there from now on, so it must be.
 	if err := errors.Join(s.sweepIncoming(), unix.Syncfs(int(dir.Fd())), s.load(false)); err != nil {
 		return nil, errors.Join(err, s.Close())

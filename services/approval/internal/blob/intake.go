@@ -204,9 +204,11 @@ func (in *Intake) keep(m tree.Manifest) error {
 	for _, path := range in.fresh {
 		contents.Go(func() error { return s.sync(path) })
 	}
+	s.Step("written")
 	if err := contents.Wait(); err != nil {
 		return err
 	}
+	s.Step("contents synced")
 
 	folders := map[string]bool{manifests: true}
 	for _, path := range in.fresh {
@@ -215,6 +217,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 	if err := s.root.Rename(temp, manifestPath(digits)); err != nil {
 		return err
 	}
+	s.Step("manifest named")
 	named := ""
 	if in.bundle != nil {
 		if named, err = in.bundle.name(); err != nil {
@@ -222,6 +225,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 		}
 		folders[bundles] = true
 	}
+	s.Step("bundle named")
 	var names errgroup.Group
 	names.SetLimit(syncers)
 	for folder := range folders {
@@ -230,6 +234,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 	if err := names.Wait(); err != nil {
 		return err
 	}
+	s.Step("names synced")
 	s.kept(named, in.bundle, in.fresh)
 	in.bundle, in.fresh = nil, nil
 	return nil
