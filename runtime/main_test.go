@@ -140,7 +140,7 @@ func TestEntrypoint(t *testing.T) {
 	}
 	want := []string{
 		"argv ['one', 'two words']", "folder /pack", "pid 1 environ PermissionError", "pid 1 mem PermissionError",
-		"zombies 0", "ready", "stopping",
+		"orphans left 0", "ready", "stopping",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("it said %q, want %q", got, want)

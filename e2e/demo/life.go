@@ -25,9 +25,10 @@ const (
 
 // How long things may take. The contract gives a change and a socket a second each; the rest is patience.
 const (
-	startWait  = 2 * time.Minute // for a suite that is just coming up
-	noticeWait = time.Second
-	socketWait = time.Second
+	startWait = 2 * time.Minute // for a suite that is just coming up
+	// These take a fraction of a second, and each step says how long; a machine with other work to do may take its time.
+	noticeWait = 15 * time.Second
+	socketWait = 15 * time.Second
 	outputWait = time.Minute
 )
 

@@ -19,7 +19,7 @@ import (
 )
 
 // auditWait is how long an audit entry may take to be seen after the answer that it belongs to.
-const auditWait = 3 * time.Second
+const auditWait = 15 * time.Second
 
 // walk is one run of the demo.
 type walk struct {

@@ -17,8 +17,8 @@ const (
 	changesAfter  = 5
 	changes       = 60 // at most, prepared beforehand: enough for as long as a kill takes
 	pace          = 50 * time.Millisecond
-	crashAnswer   = 5 * time.Second
-	crashRecovery = time.Minute
+	crashAnswer   = 20 * time.Second // longer is a hang
+	crashRecovery = 3 * time.Minute
 )
 
 // subject is a service that is killed while it is being told things.

@@ -40,7 +40,7 @@ func TestDemo(t *testing.T) {
 func demo(t *testing.T) {
 	t.Helper()
 	began := time.Now()
-	out, err := suite.command(t.Context(), commandWait, "deploy/demo/run")
+	out, err := suite.command(t.Context(), buildWait, "deploy/demo/run")
 	if err != nil {
 		t.Fatal(err)
 	}

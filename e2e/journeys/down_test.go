@@ -35,7 +35,7 @@ func TestOneServiceDown(t *testing.T) {
 				if a.Status != 503 || a.Success || err != nil || seconds < 1 {
 					t.Errorf("answered %v, Retry-After %q; want 503 and when to come again", a, a.Header.Get("Retry-After"))
 				}
-				if took > time.Second {
+				if took > 5*time.Second { // it is a fraction of a second; a busy machine is no failure, a hang is
 					t.Errorf("took %v to say so", took)
 				}
 			}

@@ -23,11 +23,12 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// Patience: for building every image from nothing, for a suite that comes up, and for all else.
+// Patience: for building every image from nothing, for a suite that comes up, and for all else. It ends what hangs, and is
+// far more than a slow machine takes.
 const (
 	buildWait   = 15 * time.Minute
-	readyWait   = 2 * time.Minute
-	commandWait = 3 * time.Minute
+	readyWait   = 5 * time.Minute
+	commandWait = 5 * time.Minute
 )
 
 // services are those of the suite, each with a path that it alone answers.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/e2e/internal/api"
 	"github.com/rumi-ai/rumi/e2e/internal/trail"
 )
 
@@ -53,7 +54,7 @@ func fetched(base, get, post string) []outcome {
 // streamed is what comes in more than one piece.
 func streamed(base string) []outcome {
 	return []outcome{
-		done("download", base+"/big?bytes=268435456", "200 268435456 bytes"),
+		done("download", base+"/big?bytes=134217728", "200 134217728 bytes"),
 		done("events", base+"/events", "200 first second"),
 	}
 }
@@ -260,19 +261,26 @@ func placeTools(t *testing.T, all []step) {
 	pack.place(t, toolsPack)
 }
 
-// installLock has the pack's lock installed from the index that pip uses by default.
+// installLock has the pack's lock installed from the index that pip uses by default, which may be away for a moment.
 func installLock(t *testing.T) {
 	t.Helper()
-	post(t, "/api/pip/candidates/scan", nil)
-	key := ""
-	for _, item := range pipItems(t) {
-		if item.PackID == toolsPack {
-			key = item.CandidateKey
-		}
-	}
 	patient := *suite.api
 	patient.HTTP.Timeout = commandWait // pip takes its time
-	a, err := patient.Post(t.Context(), "/api/pip/requests/"+url.PathEscape(key)+"/approve", map[string]any{"allow_sdist": false})
+	var a api.Answer
+	var err error
+	for range 3 {
+		post(t, "/api/pip/candidates/scan", nil)
+		key := ""
+		for _, item := range pipItems(t) {
+			if item.PackID == toolsPack {
+				key = item.CandidateKey
+			}
+		}
+		a, err = patient.Post(t.Context(), "/api/pip/requests/"+url.PathEscape(key)+"/approve", map[string]any{"allow_sdist": false})
+		if err != nil || a.Status != 503 {
+			break
+		}
+	}
 	var installed struct {
 		Status   string `json:"status"`
 		Packages []struct {

@@ -27,6 +27,9 @@ func (s *installation) reconfigure(t *testing.T, files []string, settings map[st
 	t.Helper()
 	before := s.env
 	t.Cleanup(func() {
+		if t.Failed() {
+			s.explain() // containers that are made anew forget what they logged
+		}
 		s.env = before
 		if err := s.up(context.WithoutCancel(t.Context())); err != nil {
 			t.Errorf("put the suite's settings back: %v", err)
@@ -127,7 +130,7 @@ func containerLog(t *testing.T, pack string) []string {
 			Text   string `json:"text"`
 		} `json:"lines"`
 	}
-	if err := get(t, "/api/containers/"+pack+"/logs?tail=1000").Into(&log); err != nil {
+	if err := get(t, "/api/containers/"+pack+"/logs?tail=10000").Into(&log); err != nil {
 		t.Fatal(err)
 	}
 	var lines []string
