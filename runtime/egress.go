@@ -27,7 +27,8 @@ const (
 	// a proxy that is started anew a few.
 	takeover     = 5 * time.Second
 	takeoverPoll = 20 * time.Millisecond
-	farewell     = 5 * time.Second // for a client to ask, and to read that the proxy is away
+	farewell     = time.Second // for a client to read that the proxy is away
+	attempts     = 3           // to find a proxy that reads what a client says
 )
 
 // away is the answer of a proxy that isn't there, in the form of egress-proxy's own.
@@ -110,25 +111,76 @@ func (r relay) all(l net.Listener) {
 	}
 }
 
-// one passes a connection on, each way until its end. One that comes while the proxy's socket is away waits for it;
-// one that was open when the proxy died ends.
+// one passes a connection on, each way until its end. Clients speak first, and the proxy is looked for when one does: what
+// comes while its socket is away waits for it. A connection that was being served when the proxy died ends.
 func (r relay) one(client net.Conn) {
 	defer client.Close()
-	proxy, err := r.dial()
-	if err != nil {
-		refuse(client)
+	buffer := relayBuffers.Get().(*[relayBuffer]byte)
+	defer relayBuffers.Put(buffer)
+	n, _ := client.Read(buffer[:])
+	if n == 0 {
 		return
 	}
+	for range attempts {
+		proxy, err := r.dial()
+		if err != nil {
+			break
+		}
+		if join(client, proxy, buffer[:n]) {
+			return
+		}
+	}
+	refuse(client)
+}
+
+// join passes what client has said first, then everything each way. It says false where the proxy is gone without having
+// read of that, so that another may be told: a process that is killed closes what it serves before it stops to listen, and
+// those who connect in between are never served.
+func join(client, proxy net.Conn, first []byte) bool {
 	defer proxy.Close()
+	if _, err := proxy.Write(first); err != nil {
+		return false
+	}
+	up := upload{Conn: proxy}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pass(proxy, client)
+		pass(&up, client)
 	}()
+	buffer := relayBuffers.Get().(*[relayBuffer]byte)
+	n, err := proxy.Read(buffer[:])
+	// Linux says so of a Unix socket whose other end was closed with something unread, or was never accepted.
+	if n == 0 && errors.Is(err, syscall.ECONNRESET) {
+		client.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		client.SetReadDeadline(time.Time{})
+		relayBuffers.Put(buffer)
+		return up.more // which it may have read the first of; the client's connection ends
+	}
+	_, err = client.Write(buffer[:n])
+	relayBuffers.Put(buffer)
+	if err != nil {
+		client.Close()
+	}
 	pass(client, proxy)
 	client.SetReadDeadline(time.Now().Add(afterEnd))
 	<-done
+	return true
 }
+
+// upload is a connection to the proxy that notes whether more than the first of what a client said was passed on.
+type upload struct {
+	net.Conn
+	more bool
+}
+
+func (u *upload) Write(p []byte) (int, error) {
+	u.more = true
+	return u.Conn.Write(p)
+}
+
+// CloseWrite passes on that the client has ended.
+func (u *upload) CloseWrite() error { return u.Conn.(*net.UnixConn).CloseWrite() }
 
 // dial connects to the socket, which may be away for a moment: nobody listens at it, or it isn't there.
 func (r relay) dial() (net.Conn, error) {
@@ -141,13 +193,9 @@ func (r relay) dial() (net.Conn, error) {
 	}
 }
 
-// refuse tells a client that the proxy is away, once it has begun to ask: an answer to nothing is none. It takes what the
-// client still sends, since a connection that is closed before may lose the answer.
+// refuse tells a client that the proxy is away, and takes what it still sends: a connection that is closed before may lose
+// the answer.
 func refuse(client net.Conn) {
-	client.SetReadDeadline(time.Now().Add(farewell))
-	if _, err := client.Read(make([]byte, 1)); err != nil {
-		return
-	}
 	if _, err := io.WriteString(client, away); err != nil {
 		return
 	}

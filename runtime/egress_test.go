@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -214,12 +216,14 @@ func TestRelay(t *testing.T) {
 	t.Run("the proxy ends first", func(t *testing.T) {
 		socket, said := filepath.Join(t.TempDir(), "s"), make(chan string, 1)
 		listen(t, socket, func(c *net.UnixConn) {
+			io.ReadFull(c, make([]byte, len("hello")))
 			io.WriteString(c, "all I have")
 			c.CloseWrite()
 			all, _ := io.ReadAll(c)
 			said <- string(all)
 		})
 		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.WriteString(c, "hello")
 		if got, err := io.ReadAll(c); string(got) != "all I have" {
 			t.Errorf("%q, %v", got, err)
 		}
@@ -231,10 +235,47 @@ func TestRelay(t *testing.T) {
 	})
 	t.Run("the proxy breaks", func(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "s")
-		listen(t, socket, func(c *net.UnixConn) { io.ReadFull(c, make([]byte, 1)) })
+		asked := make(chan struct{}, 10)
+		listen(t, socket, func(c *net.UnixConn) {
+			asked <- struct{}{}
+			c.Read(make([]byte, 10)) // all of it, so that it may have been acted upon
+		})
 		c := connect(t, relayed(t, relay{socket, takeover}))
-		io.WriteString(c, "xyz") // of which two bytes are not read: the socket is reset
-		if got, err := io.ReadAll(c); len(got) > 0 {
+		io.WriteString(c, "xyz")
+		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 1 {
+			t.Errorf("%q, %v, asked %d times", got, err, len(asked))
+		}
+	})
+	t.Run("the proxy breaks in the middle of a request", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "s")
+		asked := make(chan struct{}, 10)
+		listen(t, socket, func(c *net.UnixConn) {
+			c.Read(make([]byte, 10))
+			asked <- struct{}{}
+			c.Read(make([]byte, 1)) // and more than that is unread: the socket is reset
+		})
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.WriteString(c, "head")
+		<-asked
+		io.WriteString(c, "body")
+		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 0 {
+			t.Errorf("%q, %v, asked %d times more", got, err, len(asked))
+		}
+	})
+	t.Run("the proxy is gone before it has read anything", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "s")
+		var calls atomic.Int32
+		listen(t, socket, func(c *net.UnixConn) {
+			if calls.Add(1) == 1 { // closed unread, as what was not accepted is when a process ends
+				waitReadable(c)
+				return
+			}
+			count(c)
+		})
+		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.WriteString(c, "early")
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "5 bytes" {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
@@ -249,10 +290,23 @@ func TestRelay(t *testing.T) {
 			}
 		})
 		c := connect(t, relayed(t, relay{socket, takeover}))
+		io.WriteString(c, "hello")
 		io.ReadFull(c, make([]byte, 1))
 		c.SetLinger(0)
 		c.Close()
 		<-ended
+	})
+}
+
+// waitReadable returns when something came, which stays unread.
+func waitReadable(c *net.UnixConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Read(func(fd uintptr) bool {
+		n, _, _ := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+		return n > 0
 	})
 }
 
@@ -327,7 +381,13 @@ func BenchmarkRelay(b *testing.B) {
 		name          string
 		proxy, client func(io.ReadWriter)
 	}{
-		{"down", func(c io.ReadWriter) { send(c) }, func(c io.ReadWriter) { io.Copy(io.Discard, c) }},
+		{"down", func(c io.ReadWriter) {
+			c.Read(make([]byte, 1))
+			send(c)
+		}, func(c io.ReadWriter) {
+			c.Write([]byte{0})
+			io.Copy(io.Discard, c)
+		}},
 		{"up", func(c io.ReadWriter) { io.Copy(io.Discard, c) }, func(c io.ReadWriter) {
 			send(c)
 			c.(*net.TCPConn).CloseWrite()

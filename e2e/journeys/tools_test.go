@@ -179,6 +179,11 @@ func TestUnmodifiedTools(t *testing.T) {
 	post(t, "/api/network/grant", map[string]any{"pack_id": toolsPack, "allowed_domains": []string{upstreamHost}, "allowed_ports": []int{8443, 8081}})
 	post(t, "/api/containers/"+toolsPack+"/start", nil)
 	lines := map[string][]string{} // by step
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the tools said %q", lines)
+		}
+	})
 	eventually(t, "the pack's end", func() bool {
 		clear(lines)
 		ended := false

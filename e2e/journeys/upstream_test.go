@@ -121,7 +121,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// containerLog is what a pack's container has printed on standard output.
+// containerLog is what a pack's container, which must be running, has printed on standard output.
 func containerLog(t *testing.T, pack string) []string {
 	t.Helper()
 	var log struct {
@@ -134,10 +134,26 @@ func containerLog(t *testing.T, pack string) []string {
 		t.Fatal(err)
 	}
 	var lines []string
+	var rest strings.Builder
 	for _, line := range log.Lines {
 		if line.Stream == "stdout" {
 			lines = append(lines, line.Text)
+		} else {
+			rest.WriteString(line.Text + "\n")
 		}
 	}
-	return lines
+	var running []struct {
+		PackID string `json:"pack_id"`
+		Status string `json:"status"`
+	}
+	if err := get(t, "/api/containers").Into(&running); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range running {
+		if c.PackID == pack && c.Status == "running" {
+			return lines
+		}
+	}
+	t.Fatalf("the pack doesn't run: %+v; it said %q, and on standard error\n%s", running, lines, rest.String())
+	return nil
 }

@@ -22,10 +22,15 @@ _KNOWN = (
 # How long a socket may be away, in seconds: another replica takes a second to serve what one that died has served.
 TAKEOVER = 5.0
 _POLL = 0.02
+_ATTEMPTS = 3  # at a request that nobody reads
 
 
 class Broken(Exception):
     """The other side closed the connection or talked nonsense. What was asked for may have happened."""
+
+
+class _Unread(Broken):
+    """The other side closed the connection before it had read all of the request."""
 
 
 class TooLarge(Exception):
@@ -56,8 +61,8 @@ class Caller:
     def call(self, path, request, timeout):
         """The answer, a dict, to request at the socket path within timeout seconds.
 
-        A kept connection that turns out to be closed before a byte was sent is opened again, once. After the first byte
-        nothing is repeated: who asked decides whether it may happen twice.
+        A request that the other side closed the connection on without having read all of it did not happen, and is sent
+        once more over a new connection. Nothing else is repeated: who asked decides whether it may happen twice.
         """
         payload = json.dumps(request, ensure_ascii=False, allow_nan=False).encode("utf-8")
         if len(payload) > self._max_request:
@@ -65,18 +70,19 @@ class Caller:
         frame = struct.pack(">I", len(payload)) + payload
         deadline = time.monotonic() + timeout
         conn = self._take(path)
-        try:
-            if conn is not None and not _send(conn, frame, deadline, kept=True):
-                conn.close()
-                conn = None
-            if conn is None:
-                conn = _connect(path, deadline)
-                _send(conn, frame, deadline, kept=False)
-            answer = self._receive(conn, deadline)
-        except BaseException:
-            if conn is not None:
-                conn.close()
-            raise
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                if conn is None:
+                    conn = _connect(path, deadline)
+                _send(conn, frame, deadline)
+                answer = self._receive(conn, deadline)
+                break
+            except BaseException as error:
+                if conn is not None:
+                    conn.close()
+                    conn = None
+                if not left or not isinstance(error, _Unread):
+                    raise
         self._keep(path, conn)
         return answer
 
@@ -96,7 +102,7 @@ class Caller:
         self._kept.state = (os.getpid(), path, conn)
 
     def _receive(self, conn, deadline):
-        (length,) = struct.unpack(">I", _read(conn, 4, deadline))
+        (length,) = struct.unpack(">I", _read(conn, 4, deadline, _Unread))
         if length == 0:
             raise Broken("Empty response")
         if length > self._max_response:
@@ -146,21 +152,18 @@ def _readable(conn):
     return True
 
 
-def _send(conn, frame, deadline, kept):
-    """Sends all of frame. False: a kept connection was closed, and nothing was sent."""
+def _send(conn, frame, deadline):
     rest = memoryview(frame)
     while rest:
         _bound(conn, deadline)
         try:
             rest = rest[conn.send(rest):]
         except (BrokenPipeError, ConnectionResetError):
-            if kept and len(rest) == len(frame):
-                return False
-            raise Broken("Connection closed while sending the request") from None
-    return True
+            raise _Unread("Connection closed while sending the request") from None
 
 
-def _read(conn, length, deadline):
+def _read(conn, length, deadline, reset=Broken):
+    """length bytes; reset is raised where the connection is reset before the first of them."""
     data = bytearray(length)
     view, have = memoryview(data), 0
     while have < length:
@@ -168,7 +171,8 @@ def _read(conn, length, deadline):
         try:
             more = conn.recv_into(view[have:])
         except ConnectionResetError:
-            more = 0
+            # Linux says so of a Unix socket whose other end was closed with something unread, or was never accepted.
+            raise (Broken if have else reset)("Connection closed while waiting for the response") from None
         if not more:
             raise Broken("Connection closed while waiting for the response")
         have += more

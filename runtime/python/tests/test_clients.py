@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -266,13 +267,22 @@ class Connections(Case):
         self.serve(lambda request: {"success": True})
         self.assertTrue(rumi_syscall.get("https://x/")["success"])
 
+    def ask_meanwhile(self):
+        answers = []
+
+        def ask():
+            answers.append(rumi_syscall.get("https://x/"))
+            forget()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        return answers, asking
+
     def test_a_server_that_is_replaced(self):
         """Nobody listens, then there is nothing, then another: the call waits, and is sent once."""
         self.wait_for_takeover(60)
         self.serve(lambda request: {"success": True}).close()
-        answers = []
-        asking = threading.Thread(target=lambda: answers.append(rumi_syscall.get("https://x/")))
-        asking.start()
+        answers, asking = self.ask_meanwhile()
         for step in (lambda: os.unlink(self.path), lambda: servers.append(self.serve(lambda request: {"success": True}))):
             time.sleep(0.05)
             servers = []
@@ -280,6 +290,28 @@ class Connections(Case):
         asking.join(60)
         self.assertEqual([answer["success"] for answer in answers], [True])
         self.assertEqual(len(servers[0].requests), 1)
+
+    def test_a_server_that_dies_without_reading(self):
+        """It still listens while it dies, and whoever connects then is never served: the next one is asked."""
+        self.wait_for_takeover(60)
+        dying = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        dying.bind(self.path)
+        dying.listen()
+        answers, asking = self.ask_meanwhile()
+        while not select.select([dying], [], [], 60)[0]:
+            pass
+        os.unlink(self.path)
+        server = self.serve(lambda request: {"success": True})
+        dying.close()
+        asking.join(60)
+        self.assertEqual([answer["success"] for answer in answers], [True])
+        self.assertEqual(len(server.requests), 1)
+
+    def test_a_server_that_dies_with_a_request(self):
+        """It has read all of it, and may have done what it says."""
+        server = self.serve(lambda request: None)
+        self.failed(rumi_syscall.get("https://x/"), "syscall_error")
+        self.assertEqual(len(server.requests), 1)
 
     def test_a_socket_that_nobody_will_make(self):
         self.wait_for_takeover(60)

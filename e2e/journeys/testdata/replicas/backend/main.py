@@ -13,9 +13,12 @@ import rumi_syscall
 
 SECURE, PLAIN = "https://tools.rumi.test:8443/hello", "http://tools.rumi.test:8081/hello"
 
+telling = threading.Lock()
+
 
 def tell(**what):
-    print(json.dumps(what), flush=True)
+    with telling:
+        print(json.dumps(what), flush=True)
 
 
 def over_http():
