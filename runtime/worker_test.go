@@ -339,3 +339,17 @@ func TestFramesThatCannotBeFollowed(t *testing.T) {
 		})
 	}
 }
+
+// The broker's own call is answered before any code is loaded, and never after.
+func TestStatIsForTheBrokerAlone(t *testing.T) {
+	s := serve(t)
+	if a := s.call(":stat"); !a.OK || string(a.Output) != "[]" {
+		t.Errorf("first: %+v", a)
+	}
+	if a := s.call("blocks/x.py:run", map[string]any{}, map[string]any{}); a.Kind == "invalid" {
+		t.Errorf("code: %+v", a)
+	}
+	if a := s.call(":stat"); a.OK || a.Kind != "invalid" {
+		t.Errorf("once code is loaded: %+v", a)
+	}
+}

@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import resource
 import signal
 import struct
 import sys
@@ -15,6 +16,14 @@ ROOT = os.environ.get("RUMI_PACK_DIR", "/pack")
 MAX_CALL = 8 * 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
 EX_DATAERR = 65  # sysexits.h
+
+# The broker's own call: what the container sees where folders are mounted.
+STAT = ":stat"
+
+# From here on a worker asks to be replaced: peak memory in bytes and tasks (0 for never), a descriptor's number.
+RETIRE_BYTES = int(os.environ.get("RUMI_RETIRE_BYTES") or 0)
+RETIRE_TASKS = int(os.environ.get("RUMI_RETIRE_TASKS") or 0)
+RETIRE_DESCRIPTOR = 256
 
 # Code under test may close whatever descriptors it can name; these lie out of the way of small numbers.
 _FIRST_PRIVATE = 500
@@ -97,9 +106,13 @@ class Worker:
             call = _parse(body)
             call_id = call["id"]
             output = _encode(self._run(call))
-            answer = b'{"id":%s,"ok":true,"output":%s}' % (json.dumps(call_id).encode(), output)
+            retire = b',"retire":true' if _worn() else b""
+            answer = b'{"id":%s,"ok":true%s,"output":%s}' % (json.dumps(call_id).encode(), retire, output)
         except Refused as refused:
-            answer = json.dumps({"id": call_id, "ok": False, "kind": refused.kind, "error": refused.error}).encode()
+            answer = {"id": call_id, "ok": False, "kind": refused.kind, "error": refused.error}
+            if _worn() or _crowded():
+                answer["retire"] = True
+            answer = json.dumps(answer).encode()
         _flush()
         rest = memoryview(struct.pack(">I", len(answer)) + answer)
         while rest:
@@ -109,6 +122,8 @@ class Worker:
         name, args = call.get("call"), call.get("args")
         if not isinstance(name, str) or "\0" in name or not isinstance(args, list):
             raise Refused("invalid", "call is no string or args is no array")
+        if name == STAT:
+            return self._stat()
         function = self._function(name)
         try:
             return function(*args)
@@ -117,6 +132,19 @@ class Worker:
         except BaseException as error:  # a KeyboardInterrupt of the code's own making, too
             _say(traceback.format_exc())
             raise Refused("exception", type(error).__name__) from error
+
+    def _stat(self):
+        """Device and inode of each mounted folder, while nobody else's code can have had a say in it."""
+        if self._modules:
+            raise Refused("invalid", "too late")
+        seen = []
+        while (place := os.environ.get("RUMI_MOUNT_%d" % len(seen))) is not None:
+            try:
+                found = os.stat(place)
+            except OSError as error:
+                raise Refused("load", type(error).__name__) from error
+            seen.append([found.st_dev, found.st_ino])
+        return seen
 
     def _function(self, name):
         file, separator, attribute = name.rpartition(":")
@@ -194,6 +222,29 @@ def _unique(value):
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _unique(inner)
+
+
+def _worn():
+    """Whether the code has left more behind than the next calls may have to do with. Asked after each call: it is cheap."""
+    if 0 < RETIRE_BYTES < resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
+        return True
+    try:
+        lowest = os.dup(0)  # the first number that is free
+    except OSError:
+        return True
+    os.close(lowest)
+    return lowest >= RETIRE_DESCRIPTOR
+
+
+def _crowded():
+    """Whether threads or processes that the code left behind may be why a call failed."""
+    try:
+        tasks = len(os.listdir("/proc/self/task"))
+        if os.getppid() == 1:  # in a container, whose processes are all its own
+            tasks += sum(name.isdigit() for name in os.listdir("/proc"))
+    except OSError:
+        return True
+    return 0 < RETIRE_TASKS < tasks
 
 
 def _say(text):
