@@ -29,6 +29,9 @@ var Services = []string{"approval", "capability-broker", "egress-proxy", "gatewa
 // stateful are the services with a database, each in a folder that no other service sees.
 var stateful = []string{"approval", "capability-broker", "egress-proxy", "pack-registry", "pip-installer"}
 
+// handlerUID is what runs in containers: nobody.
+const handlerUID = 65534
+
 // Config says what to prepare and for whom.
 type Config struct {
 	Home              string // the Rumi home: the folder that holds ecosystem/ and user_data/
@@ -71,12 +74,18 @@ func Run(cfg Config, log *slog.Logger) error {
 
 // homeFolders lists the folders of the home, parents first.
 //
-// The operator owns ecosystem/ and what is to be imported; the services own the rest, in the operator's group, so that
-// the operator reads it without being root.
+// The operator owns ecosystem/, what is to be imported and what handlers may be shown; the services own the rest, in the
+// operator's group, so that the operator reads it without being root.
 func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 	shared := acl.List{Owner: 7, Group: 7, Other: 5, Groups: map[int]uint16{cfg.GID: 7}}
 	if operatorUID != 0 {
 		shared.Users = map[int]uint16{operatorUID: 7} // the operator may edit what a service has put there
+	}
+	// What handlers see of it is mounted; who else runs as nobody gets no further than this folder.
+	granted := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 7}}
+	grantedIn := acl.List{Owner: 7, Group: 7, Users: map[int]uint16{handlerUID: 7}, Groups: map[int]uint16{cfg.GID: 7}}
+	if operatorUID != 0 {
+		grantedIn.Users[operatorUID] = 7
 	}
 	imported := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 5}}
 
@@ -101,6 +110,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		own("/settings"),
 		own("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
+		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
 		own("/state"),
 	}
 	for _, name := range Services {

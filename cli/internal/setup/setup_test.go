@@ -111,6 +111,7 @@ func TestOwnersAndModes(t *testing.T) {
 		{"user_data/capabilities/handlers", 0o2750, serviceID, operatorGID},
 		{"user_data/import", 0o2770, operatorUID, operatorGID},
 		{"user_data/packs", 0o2750, serviceID, operatorGID},
+		{"user_data/shared", 0o2770, operatorUID, operatorGID},
 		{"user_data/pending", 0o2750, serviceID, operatorGID},
 		{"user_data/pip", 0o2750, serviceID, operatorGID},
 		{"user_data/secrets", 0o700, serviceID, operatorGID},
@@ -254,6 +255,9 @@ func TestSharing(t *testing.T) {
 		{"a service reads what is to be imported",
 			operatorUID, operatorGID, "mkdir user_data/import/e && echo 1 >user_data/import/e/f",
 			serviceID, serviceID, "cat user_data/import/e/f"},
+		{"the broker makes a folder to share",
+			serviceID, serviceID, "mkdir -p user_data/shared/g",
+			operatorUID, operatorGID, "echo 1 >user_data/shared/g/f"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if out, err := as(c.uid, c.gid, cfg.Home, c.command); err != nil {
@@ -281,6 +285,7 @@ func TestWhatOthersMayNotReach(t *testing.T) {
 		{stranger, stranger, "ls user_data"},
 		{stranger, stranger, "touch ecosystem/x"},
 		{stranger, stranger, "ls user_data/packs"},
+		{handlerUID, handlerUID, "ls user_data/shared"},
 	} {
 		if out, err := as(c.uid, c.gid, cfg.Home, c.command); err == nil {
 			t.Errorf("user %d can run %q:\n%s", c.uid, c.command, out)
