@@ -28,6 +28,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/kv"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
@@ -40,14 +41,6 @@ import (
 
 // systemAuthorities is where Debian, and the image of this service with it, has the public certificate authorities.
 const systemAuthorities = "/etc/ssl/certs/ca-certificates.crt"
-
-// workers bound handlers' containers.
-type workers struct {
-	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // and principal
-	Total      int           `env:"RUMI_CAPABILITY_WORKERS" envDefault:"32"`
-	Queue      int           `env:"RUMI_CAPABILITY_QUEUE" envDefault:"64"` // calls waiting, a handler and principal
-	Idle       time.Duration `env:"RUMI_CAPABILITY_WORKER_IDLE" envDefault:"5m"`
-}
 
 func (c config) check() error {
 	switch c.SocketMode {
@@ -70,6 +63,8 @@ func (c config) check() error {
 		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
 		return errors.New("RUMI_CAPABILITY_WORKER*, RUMI_CAPABILITY_QUEUE: must be at least 1, RUMI_CAPABILITY_WORKER_IDLE at least 1s")
+	case c.MaxTimeout < time.Second, c.MaxTimeout > call.MaxTimeout:
+		return fmt.Errorf("RUMI_CAPABILITY_MAX_TIMEOUT: must be from 1s to %v", call.MaxTimeout)
 	}
 	return nil
 }
@@ -101,6 +96,7 @@ type broker struct {
 	engine     engine
 	folders    *handler.Folders
 	logs       *worker.Logs
+	mounts     *mount.Folders
 	workers    *worker.Containers
 	pool       *worker.Pool
 	containers *container.Manager
@@ -122,7 +118,7 @@ func (b *broker) state(ctx context.Context) (err error) {
 	b.rt.OnStop("store", func(context.Context) error { return b.db.Close() })
 	b.rt.ReadyWhen("store", b.db.Ping)
 	b.rows = store.New(b.db)
-	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("capabilities", "locks"), b.dir("packs")} {
+	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("capabilities", "locks"), b.dir("packs"), b.dir("shared")} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
@@ -141,16 +137,9 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		return err
 	}
 	b.rt.OnStop("engine", func(context.Context) error { return b.engine.Close() })
-	if b.folders, err = handler.NewFolders(b.dir("capabilities", "handlers")); err != nil {
+	if err := b.handlerPool(); err != nil {
 		return err
 	}
-	if b.logs, err = worker.NewLogs(b.dir("capabilities", "logs"), b.rt.Log); err != nil {
-		return err
-	}
-	b.workers = &worker.Containers{Engine: b.engine, Folders: b.folders, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log}
-	b.pool = worker.NewPool(b.workers, worker.Limits(b.cfg.Workers), b.rt.Log, b.rt.Metrics)
-	b.rt.OnStop("handlers", b.pool.Close)
-	b.rt.Go("idle handlers", b.pool.Tend)
 	b.rt.Go("orphans", b.sweepOrphans)
 	authorities := ""
 	if b.cfg.EgressCAFile != "" {
@@ -210,7 +199,9 @@ func (b *broker) decisions(ctx context.Context) (err error) {
 	b.rt.Go("trust", func(ctx context.Context) error { return b.handlers.Registry.Follow(ctx, b.rt.Log) })
 	if b.grants, err = grant.Open(ctx, grant.Config{
 		Store: b.rows, Packs: peers.Packs{Gates: b.gates}, Permissions: b.builtins, Audit: b.rt.Audit, Log: b.rt.Log,
-		Checks: []func(context.Context, *grant.Grant) error{b.handlers.Registry.CheckGrant},
+		Checks: []func(context.Context, *grant.Grant) error{
+			b.handlers.Registry.CheckGrant, b.cfg.callCeiling().CheckGrant, b.mounts.CheckGrant,
+		},
 	}); err != nil {
 		return err
 	}
@@ -240,6 +231,7 @@ func (b *broker) sockets(ctx context.Context) error {
 	b.rt.OnStop("refusals", calls.Flush)
 	b.rt.Go("refusals", calls.Count)
 	b.rt.Go("sockets", b.listeners.Run)
+	b.rt.Go("workers", b.reviewWorkers)
 	b.gates.OnChange(b.listeners.GateChanged)
 	b.gates.OnChange(b.containers.GateChanged)
 	b.gates.OnChange(func(c gate.Change) {

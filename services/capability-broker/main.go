@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -28,6 +29,9 @@ type config struct {
 
 	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`               // of every container, by the name Docker knows it; default: Docker's own
 	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"` // MiB of a pack's /data; 0 is off
+
+	MountRoots []string      `env:"RUMI_CAPABILITY_MOUNT_ROOTS"`                 // folders beside user_data/shared in which handlers may see some, separated by commas
+	MaxTimeout time.Duration `env:"RUMI_CAPABILITY_MAX_TIMEOUT" envDefault:"2m"` // of a handler's call
 
 	Ceiling ceiling
 	Workers workers

@@ -109,7 +109,7 @@ func TestRelaxedSocketModeIsAudited(t *testing.T) {
 }
 
 func TestConfigurationIsChecked(t *testing.T) {
-	good := config{SocketMode: "0660", SecurityMode: "strict", SecretRate: 60, StoreMax: 1, Workers: workers{PerHandler: 1, Total: 1, Queue: 1, Idle: time.Minute}}
+	good := config{SocketMode: "0660", SecurityMode: "strict", SecretRate: 60, StoreMax: 1, MaxTimeout: time.Minute, Workers: workers{PerHandler: 1, Total: 1, Queue: 1, Idle: time.Minute}}
 	if err := good.check(); err != nil {
 		t.Error(err)
 	}
@@ -120,6 +120,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"RUMI_SECRET_GET_RATE_LIMIT":  func(c *config) { c.SecretRate = -1 },
 		"RUMI_CAPABILITY_WORKER":      func(c *config) { c.Workers.Total = 0 },
 		"RUMI_STORE_MAX_BYTES":        func(c *config) { c.StoreMax = 0 },
+		"RUMI_CAPABILITY_MAX_TIMEOUT": func(c *config) { c.MaxTimeout = 121 * time.Second },
 		"RUMI_PACK_DATA_MAX_MB":       func(c *config) { c.DataMaxMB = -1 },
 		"RUMI_CONTAINER_MAX_PIDS":     func(c *config) { c.Ceiling.PIDs = 1 },
 	} {

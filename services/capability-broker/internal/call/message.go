@@ -20,7 +20,7 @@ const (
 	MaxResponse = 1 << 20 // bytes of a response frame
 	MaxConns    = 64      // connections of one socket; with MaxRequest, what one pack can make the broker hold
 
-	maxTimeout     = 120 * time.Second
+	MaxTimeout     = 120 * time.Second
 	defaultTimeout = 30 * time.Second
 )
 
@@ -165,8 +165,8 @@ func parseTimeout(v jsontext.Value) (time.Duration, error) {
 	if !(seconds > 0) {
 		return 0, fmt.Errorf("'timeout_seconds' must be positive")
 	}
-	if seconds >= maxTimeout.Seconds() {
-		return maxTimeout, nil
+	if seconds >= MaxTimeout.Seconds() {
+		return MaxTimeout, nil
 	}
 	return time.Duration(math.Ceil(seconds * float64(time.Second))), nil
 }

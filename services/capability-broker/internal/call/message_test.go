@@ -169,7 +169,7 @@ func FuzzParse(f *testing.F) {
 			if refused.message() == "" || refused.kind == "" {
 				t.Errorf("%+v", refused)
 			}
-		} else if !grant.ValidPermission(req.permission) || req.args.Kind() != '{' || req.timeout <= 0 || req.timeout > maxTimeout {
+		} else if !grant.ValidPermission(req.permission) || req.args.Kind() != '{' || req.timeout <= 0 || req.timeout > MaxTimeout {
 			t.Errorf("%+v", req)
 		}
 		var answer response

@@ -46,6 +46,9 @@ func (s *Sockets) Remove(packID string) {
 	s.set.Remove(packID)
 }
 
+// Serving says whether it is this process that answers the socket of a pack.
+func (s *Sockets) Serving(packID string) bool { return s.set.Serving(packID) }
+
 // Run makes and removes sockets until ctx ends, then closes them all.
 func (s *Sockets) Run(ctx context.Context) error {
 	defer s.set.Close()

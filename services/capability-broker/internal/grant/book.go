@@ -151,6 +151,18 @@ func (b *Book) Follow(ctx context.Context) error {
 	}
 }
 
+// Each calls fn for every grant in memory, revoked ones among them. The grants must not be changed.
+func (b *Book) Each(fn func(*Grant)) {
+	for _, held := range b.now.Load().grants {
+		for _, g := range held {
+			fn(g)
+		}
+	}
+}
+
+// Revision is that of the grants in memory; another one may mean other grants.
+func (b *Book) Revision() int64 { return b.now.Load().revision }
+
 // List gives the grants by principal, all of them or one principal's, with the uses there have been so far.
 func (b *Book) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
 	list, _, err := b.Store.Grants(ctx)

@@ -38,14 +38,19 @@ func (b *Book) Chain(principal, permission string) Chain {
 }
 
 // Judge says what the chain allows at the time now, or why it allows nothing.
-func (c Chain) Judge(now time.Time) (Permit, Reason) {
-	if reason := c[0].Judge(now); reason != Allowed {
+func (c Chain) Judge(now time.Time) (Permit, Reason) { return c.permit((*Grant).Judge, now) }
+
+// Stands is Judge for a call that has started: the one that used up its grant goes on.
+func (c Chain) Stands(now time.Time) (Permit, Reason) { return c.permit((*Grant).stands, now) }
+
+func (c Chain) permit(judge func(*Grant, time.Time) Reason, now time.Time) (Permit, Reason) {
+	if reason := judge(c[0], now); reason != Allowed {
 		return Permit{}, reason
 	}
 	p := Permit{Chain: c, Handler: c[0].Terms.Handler, Mounts: c[0].Terms.Mounts}
 	p.Limits = p.Limits.narrow(c[0].Terms.Limits)
 	for i, g := range c[1:] {
-		if reason := g.Judge(now); reason != Allowed {
+		if reason := judge(g, now); reason != Allowed {
 			return Permit{}, reason + c.of(i+1)
 		}
 		if reason := p.under(g); reason != Allowed {

@@ -90,6 +90,17 @@ const (
 
 // Judge says whether the grant allows its permission at the time now.
 func (g *Grant) Judge(now time.Time) Reason {
+	if reason := g.stands(now); reason != Allowed {
+		return reason
+	}
+	if g.spent != nil && g.spent.Load() {
+		return UsedUp
+	}
+	return Allowed
+}
+
+// stands is Judge for a call that has started: whether another may start is no matter.
+func (g *Grant) stands(now time.Time) Reason {
 	switch {
 	case g.broken != "":
 		return g.broken
@@ -97,8 +108,6 @@ func (g *Grant) Judge(now time.Time) Reason {
 		return Disabled
 	case g.expired(now):
 		return Expired
-	case g.spent != nil && g.spent.Load():
-		return UsedUp
 	}
 	return Allowed
 }

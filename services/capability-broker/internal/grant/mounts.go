@@ -1,44 +1,77 @@
 package grant
 
 import (
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
 // Mount is a folder of the host that a handler's container sees.
 type Mount struct {
-	Source   string `json:"source"`
-	Target   string `json:"target,omitzero"`
+	Source   string `json:"source"`             // absolute, or relative to the folder that packs share
+	Target   string `json:"target,omitzero"`    // absolute
 	ReadOnly *bool  `json:"read_only,omitzero"` // absent means true
 }
 
 // Writable says whether the container may change what it sees.
 func (m Mount) Writable() bool { return m.ReadOnly != nil && !*m.ReadOnly }
 
-const maxMounts = 16
+// Place is where the container sees it.
+func (m Mount) Place() string {
+	if m.Target != "" {
+		return m.Target
+	}
+	return "/mnt/" + path.Base(m.Source)
+}
+
+// Bounds of mounts. The container has its own code at /pack beside them.
+const (
+	maxMounts    = 15
+	maxMountPath = 1024 // bytes
+)
+
+// taken are the folders at the top of a container in which nothing is mounted.
+var taken = strings.Fields("bin boot dev etc lib lib32 lib64 libx32 opt pack proc root run sbin site-packages sys tmp usr var")
 
 func checkMounts(list []Mount) error {
 	if len(list) > maxMounts {
 		return fault.Invalid("Invalid mounts: more than %d", maxMounts)
 	}
-	for _, m := range list {
-		if !path.IsAbs(m.Source) || path.Clean(m.Source) != m.Source {
-			return fault.Invalid("Invalid mounts: 'source' must be an absolute path without '.', '..' and a slash at the end")
+	for i, m := range list {
+		if !cleanPath(m.Source) || !path.IsAbs(m.Source) && !fs.ValidPath(m.Source) || m.Source == "." {
+			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..' and a slash at the end")
 		}
-		if m.Target != "" && (!path.IsAbs(m.Target) || path.Clean(m.Target) != m.Target) {
+		place := m.Place()
+		if !cleanPath(place) || !path.IsAbs(place) || place == "/" {
 			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..' and a slash at the end")
+		}
+		if top, _, _ := strings.Cut(place[1:], "/"); slices.Contains(taken, top) {
+			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top)
+		}
+		for _, other := range list[:i] {
+			if inside(place, other.Place()) || inside(other.Place(), place) {
+				return fault.Invalid("Invalid mounts: two lie in one another at %s", place)
+			}
 		}
 	}
 	return nil
 }
 
+func cleanPath(p string) bool {
+	return p != "" && len(p) <= maxMountPath && path.Clean(p) == p && strings.IndexFunc(p, unicode.IsControl) < 0
+}
+
+func inside(p, folder string) bool {
+	return p == folder || folder == "/" || strings.HasPrefix(p, folder+"/")
+}
+
 // within says whether one of the mounts shows all that m does, and lets it be changed where m does.
 func (m Mount) within(list []Mount) bool {
 	return slices.ContainsFunc(list, func(p Mount) bool {
-		inside := p.Source == "/" || m.Source == p.Source || strings.HasPrefix(m.Source, p.Source+"/")
-		return inside && (p.Writable() || !m.Writable())
+		return inside(m.Source, p.Source) && (p.Writable() || !m.Writable())
 	})
 }

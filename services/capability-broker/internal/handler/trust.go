@@ -104,6 +104,9 @@ func (r *Registry) Follow(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
+// Revision is that of the trust in memory; another one may mean other trust.
+func (r *Registry) Revision() int64 { return r.now.Load().revision }
+
 // For gives the handlers that are trusted to serve a permission. They must not be changed.
 func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermission[permission] }
 

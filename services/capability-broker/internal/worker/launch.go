@@ -7,12 +7,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 )
 
 // removeTimeout bounds the removal of a container; what is left is for who asks Failed and Owns to sweep.
@@ -26,10 +31,26 @@ type Engine interface {
 	Remove(ctx context.Context, id string) error
 }
 
-// Containers launches workers in containers: the handler's copy at /pack, no other mount, no socket, no network.
+// The worker's own call, and when it wants to be replaced: see runtime/PROTOCOL.md.
+const (
+	statCall      = ":stat"
+	mountVariable = "RUMI_MOUNT_" // and a number from 0
+)
+
+// environ tells a worker from where on it is worn: three quarters of its memory, half of its processes.
+func environ(l sandbox.Limits) map[string]string {
+	return map[string]string{
+		"RUMI_RETIRE_BYTES": strconv.FormatInt(l.Memory/4*3, 10), "RUMI_RETIRE_TASKS": strconv.FormatInt(l.PIDs/2, 10),
+	}
+}
+
+// Containers launches workers in containers: the handler's copy at /pack, the folders that are granted, no socket, no
+// network.
 type Containers struct {
 	Engine  Engine
 	Folders *handler.Folders
+	Mounts  *mount.Folders
+	Ceiling Ceiling
 	Logs    *Logs
 	Image   string
 	Log     *slog.Logger
@@ -74,29 +95,84 @@ func (c *Containers) disown(name string, removed bool) {
 	c.failed = c.failed || !removed
 }
 
+// readOnlyPermission is what its name says, whatever a grant says of its mounts.
+const readOnlyPermission = "fs.read"
+
 // Launch implements Launcher. The copy stays what it was proved to be until the start has mounted it.
-func (c *Containers) Launch(ctx context.Context, t *handler.Trust, principal string) (Process, error) {
+func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
+	folders, err := c.Mounts.Find(ctx, o.Mounts, o.Trust.PermissionID == readOnlyPermission)
+	if err != nil {
+		return nil, fmt.Errorf("launch handler: %w: %w", ErrMount, err)
+	}
+	defer func() {
+		for _, f := range folders {
+			f.Close()
+		}
+	}()
 	p := &process{owner: c, name: c.name()}
-	err := c.Folders.Use(ctx, *t, func(path string) error {
-		made, err := c.Engine.Create(ctx, sandbox.Spec{
-			Kind: sandbox.Handler, Name: p.name, PackID: t.PackID, Principal: principal, Digest: t.FolderDigest,
-			Image: c.Image, Command: []string{"rumi-runtime", "serve"}, Dir: "/pack", Stdin: true,
-			Mounts: []sandbox.Mount{{Source: path, Target: "/pack"}},
-		})
+	err = c.Folders.Use(ctx, *o.Trust, func(path string) error {
+		limits := c.Ceiling.of(o.Limits)
+		spec := sandbox.Spec{
+			Kind: sandbox.Handler, Name: p.name, PackID: o.Trust.PackID, Principal: o.Principal, Digest: o.Trust.FolderDigest,
+			Image: c.Image, Command: []string{"rumi-runtime", "serve"}, Dir: "/pack", Stdin: true, Limits: limits,
+			Env: environ(limits), Mounts: []sandbox.Mount{{Source: path, Target: "/pack"}},
+		}
+		for i, f := range folders {
+			spec.Mounts = append(spec.Mounts, f.Mount)
+			spec.Env[mountVariable+strconv.Itoa(i)] = f.Target
+		}
+		made, err := c.Engine.Create(ctx, spec)
 		if err != nil {
 			return err
 		}
 		p.id = made.ID
-		if p.Stream, err = c.Engine.Attach(ctx, made.ID, c.Logs.For(t.PackID, t.Slug)); err != nil {
+		if p.Stream, err = c.Engine.Attach(ctx, made.ID, c.Logs.For(o.Trust.PackID, o.Trust.Slug)); err != nil {
 			return err
 		}
 		return c.Engine.Start(ctx, made.ID)
 	})
+	if err == nil && len(folders) > 0 {
+		if err = p.compare(ctx, folders); err != nil {
+			err = fmt.Errorf("%w: %w", ErrMount, err)
+		}
+	}
 	if err != nil {
 		p.Kill()
 		return nil, fmt.Errorf("launch handler: %w", err)
 	}
 	return p, nil
+}
+
+// compare asks the worker, which has loaded nothing of the handler yet, what it sees at the places of its mounts.
+func (p *process) compare(ctx context.Context, folders []*mount.Found) error {
+	stop := context.AfterFunc(ctx, p.Kill)
+	defer stop()
+	call := wireCall{ID: rand.Text(), Call: statCall, Args: []any{}}
+	raw, err := json.Marshal(call)
+	if err != nil {
+		return fmt.Errorf("compare mounts: %w", err)
+	}
+	if err := uds.WriteFrame(p, raw); err != nil {
+		return fmt.Errorf("compare mounts: %w", err)
+	}
+	frame, err := uds.ReadFrame(p, maxAnswer)
+	if err != nil {
+		return fmt.Errorf("compare mounts: %w", err)
+	}
+	output, _, err := parseAnswer(frame, call.ID)
+	if err != nil {
+		return fmt.Errorf("compare mounts: %w", err)
+	}
+	var seen [][2]uint64
+	if err := json.Unmarshal(output, &seen); err != nil || len(seen) != len(folders) {
+		return errors.New("compare mounts: the worker broke the protocol")
+	}
+	for i, f := range folders {
+		if !f.Is(seen[i][0], seen[i][1]) {
+			return fmt.Errorf("compare mounts: the container has another folder at %s than %s, which was replaced meanwhile", f.Target, f.Source)
+		}
+	}
+	return nil
 }
 
 // process is a worker's container.

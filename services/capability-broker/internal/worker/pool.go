@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
 // startTimeout bounds the start of a worker, which goes on when the call that caused it has given up.
@@ -17,9 +16,9 @@ const startTimeout = 30 * time.Second
 
 // Launcher starts workers.
 type Launcher interface {
-	// Launch starts a container for a handler and a principal. handler.ErrUntrusted says that the handler's copy is not what
-	// was trusted.
-	Launch(ctx context.Context, t *handler.Trust, principal string) (Process, error)
+	// Launch starts a worker. handler.ErrUntrusted says that the handler's copy is not what was trusted, ErrMount that a
+	// folder which is granted can't be shown.
+	Launch(ctx context.Context, o Order) (Process, error)
 }
 
 // Limits bound a Pool.
@@ -28,10 +27,11 @@ type Limits struct {
 	Total      int           // workers of all
 	Queue      int           // calls that may wait for the workers of one handler and principal
 	Idle       time.Duration // how long a worker without calls is kept
+	Ceiling    Ceiling       // of which a Pool heeds the time
 }
 
-// Pool keeps workers warm, a few for each handler and principal: what one principal's call leaves behind in a worker
-// is never seen by another's. It is safe for concurrent use.
+// Pool keeps workers warm, a few for each handler and principal, and what is granted: what one principal's call leaves
+// behind in a worker is never seen by another's. It is safe for concurrent use.
 type Pool struct {
 	launcher Launcher
 	limits   Limits
@@ -45,12 +45,9 @@ type Pool struct {
 	ending sync.WaitGroup
 }
 
-// key tells groups of workers apart. The digest is in it, so that a handler approved anew gets new workers.
-type key struct{ packID, slug, digest, principal string }
-
 type group struct {
 	key     key
-	trust   *handler.Trust
+	order   Order
 	waiters []chan outcome // first come, first served; each of capacity 1
 	idle    []*member      // the last used at the end
 	members map[*member]bool
@@ -88,28 +85,24 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	}
 	if job.Begin != nil {
 		if err := job.Begin(ctx); err != nil {
-			p.release(m, true)
+			p.release(m, usable)
 			return nil, err
 		}
 	}
-	output, usable, err := m.call(ctx, job)
-	p.release(m, usable)
+	ctx, cancel := context.WithTimeout(ctx, p.limits.Ceiling.timeout(job.Limits))
+	defer cancel()
+	output, state, err := m.call(ctx, job)
+	p.release(m, state)
 	return output, err
 }
 
 func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
-	t := job.Trust
-	k := key{t.PackID, t.Slug, t.FolderDigest, job.Principal}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return nil, ErrBusy
 	}
-	g := p.groups[k]
-	if g == nil {
-		g = &group{key: k, trust: t, members: make(map[*member]bool)}
-		p.groups[k] = g
-	}
+	g := p.group(job.Order)
 	if n := len(g.idle); n > 0 {
 		m := g.idle[n-1]
 		g.idle = g.idle[:n-1]
@@ -141,11 +134,22 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 	select {
 	case o := <-wait: // it came at the same moment
 		if o.member != nil {
-			p.release(o.member, true)
+			p.release(o.member, usable)
 		}
 	default:
 	}
 	return nil, ctx.Err()
+}
+
+// group is that of an order, made where there is none.
+func (p *Pool) group(o Order) *group {
+	k := o.key()
+	g := p.groups[k]
+	if g == nil {
+		g = &group{key: k, order: o, members: make(map[*member]bool)}
+		p.groups[k] = g
+	}
+	return g
 }
 
 // grow sees to it that a worker will come free for one more waiter, by starting one where that is allowed. It is
@@ -157,10 +161,14 @@ func (p *Pool) grow(g *group) bool {
 	if p.total >= p.limits.Total && !p.evict() {
 		return g.workers > 0
 	}
+	p.add(g)
+	return true
+}
+
+func (p *Pool) add(g *group) {
 	g.workers++
 	p.total++
 	p.ending.Go(func() { p.start(g) })
-	return true
 }
 
 // evict ends the worker that has been idle for longest.
@@ -182,7 +190,7 @@ func (p *Pool) evict() bool {
 func (p *Pool) start(g *group) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	process, err := p.launcher.Launch(ctx, g.trust, g.key.principal)
+	process, err := p.launcher.Launch(ctx, g.order)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -223,7 +231,7 @@ func (p *Pool) give(m *member) {
 	g.idle = append(g.idle, m)
 }
 
-func (p *Pool) release(m *member, usable bool) {
+func (p *Pool) release(m *member, s state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !m.group.members[m] {
@@ -231,15 +239,18 @@ func (p *Pool) release(m *member, usable bool) {
 	}
 	select {
 	case <-m.gone:
-		usable = false
+		s = broken
 	default:
 	}
-	if usable {
+	if s == usable {
 		p.give(m)
 		return
 	}
 	p.discard(m)
 	p.replace(m.group)
+	if s == worn {
+		p.warm(m.group.order) // its next caller shall not wait for what it left behind
+	}
 }
 
 // replace starts a worker for those who wait for one that is gone.
@@ -309,6 +320,34 @@ func (p *Pool) endGroup(g *group) {
 	g.waiters, g.idle = nil, nil
 	for m := range g.members {
 		p.discard(m)
+	}
+}
+
+// Review ends the workers of orders that nobody may give any more. Calls under way fail.
+func (p *Pool) Review(stands func(Order) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, g := range p.groups {
+		if !stands(g.order) {
+			p.endGroup(g)
+		}
+	}
+}
+
+// Warm starts a worker for an order that has none, so that its first call finds one. It never takes more than half of all
+// that may run.
+func (p *Pool) Warm(o Order) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warm(o)
+}
+
+func (p *Pool) warm(o Order) {
+	if p.closed || p.total > p.limits.Total/2 {
+		return
+	}
+	if g := p.group(o); g.workers == 0 {
+		p.add(g)
 	}
 }
 

@@ -47,7 +47,7 @@ type fakeProcess struct {
 
 func (p fakeProcess) Kill() { p.kill() }
 
-func (m *machine) Launch(ctx context.Context, _ *handler.Trust, _ string) (Process, error) {
+func (m *machine) Launch(ctx context.Context, _ Order) (Process, error) {
 	m.launched.Add(1)
 	select {
 	case <-time.After(m.starts):
@@ -97,14 +97,17 @@ func (m *machine) Launch(ctx context.Context, _ *handler.Trust, _ string) (Proce
 }
 
 func job(principal, args string) Job {
-	return Job{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: "d", Entrypoint: "handler.py:execute"},
-		Principal: principal, Config: jsontext.Value("{}"), Args: jsontext.Value(args)}
+	return Job{Order: Order{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: "d", Entrypoint: "handler.py:execute"}, Principal: principal},
+		Config: jsontext.Value("{}"), Args: jsontext.Value(args)}
 }
 
 // inPool runs a test in a bubble with virtual time, and sees to it that nothing is left.
 func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *Pool)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
+		if limits.Ceiling.Timeout == 0 {
+			limits.Ceiling.Timeout = 2 * time.Hour
+		}
 		p := NewPool(m, limits, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		tended := make(chan error)
 		go func() { tended <- p.Tend(ctx) }()

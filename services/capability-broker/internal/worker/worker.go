@@ -18,8 +18,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/uds"
-	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
-	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
 // Bounds of the worker protocol, in bytes.
@@ -34,6 +32,8 @@ var (
 	ErrBusy = errors.New("run handler: too many calls wait")
 	// ErrTooLarge: what the handler returned is over 1 MiB.
 	ErrTooLarge = errors.New("run handler: its answer is too large")
+	// ErrMount: a folder that is granted isn't there, or may not be seen.
+	ErrMount = errors.New("run handler: a folder can't be mounted")
 )
 
 // FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
@@ -46,6 +46,9 @@ func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + 
 
 // Reason is what may be said about an error of Run in the audit log.
 func Reason(err error) string {
+	if errors.Is(err, ErrMount) {
+		return "A folder that is granted can't be mounted"
+	}
 	if f, ok := errors.AsType[*FailedError](err); ok {
 		return "The handler failed (" + f.Kind + ": " + f.What + ")"
 	}
@@ -54,13 +57,10 @@ func Reason(err error) string {
 
 // Job is one call of a handler.
 type Job struct {
-	Trust     *handler.Trust
-	Principal string
+	Order
 	RequestID string
 	Config    jsontext.Value // of the grant; an object
 	Args      jsontext.Value // an object
-	Limits    grant.Limits   // the narrowest of the grant's and its parents'
-	Mounts    []grant.Mount
 
 	// Begin is asked when a worker is ready, just before it gets the job; nil for nobody to ask. Its error is Run's.
 	Begin func(ctx context.Context) error
@@ -88,7 +88,17 @@ type wireAnswer struct {
 	Output jsontext.Value `json:"output"`
 	Kind   string         `json:"kind"`
 	Error  string         `json:"error"`
+	Retire bool           `json:"retire"`
 }
+
+// state is what became of a worker by a call.
+type state int
+
+const (
+	usable state = iota
+	worn         // it answered, and wants to be replaced
+	broken       // it has ended or has to
+)
 
 // frame encodes a job, length first, under an id that its worker can't know before.
 func (j Job) frame() (id string, frame []byte, err error) {
@@ -152,22 +162,23 @@ func (c *conn) read() {
 	}
 }
 
-// call does one job. After an error that ends the worker, usable is false.
-func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, usable bool, err error) {
+// call does one job.
+func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s state, err error) {
 	id, frame, err := job.frame()
 	if err != nil {
-		return nil, true, err
+		return nil, usable, err
 	}
 	stop := context.AfterFunc(ctx, c.end) // frees the Write of a worker that doesn't read
 	defer stop()
 	c.open.Store(true)
 	if _, err := c.process.Write(frame); err != nil {
-		return nil, false, c.lost(ctx)
+		return nil, broken, c.lost(ctx)
 	}
 	select {
 	case raw := <-c.answers:
-		output, usable, err = parseAnswer(raw, id)
+		output, s, err = parseAnswer(raw, id)
 	case <-c.gone:
+		s = broken
 		select {
 		case raw := <-c.answers: // it answered and ended
 			output, _, err = parseAnswer(raw, id)
@@ -175,8 +186,10 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, usable
 			err = c.lost(ctx)
 		}
 	}
-	// Where the time ran out in this very moment the worker is being ended already.
-	return output, usable && stop(), err
+	if !stop() {
+		s = broken // the time ran out in this very moment: it is being ended already
+	}
+	return output, s, err
 }
 
 func (c *conn) lost(ctx context.Context) error {
@@ -191,24 +204,27 @@ func (c *conn) lost(ctx context.Context) error {
 	}
 }
 
-func parseAnswer(raw []byte, id string) (output jsontext.Value, usable bool, err error) {
+func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err error) {
 	var a wireAnswer
 	if err := json.Unmarshal(raw, &a); err != nil || a.ID != id {
-		return nil, false, &FailedError{Kind: "lost", What: "the worker broke the protocol"}
+		return nil, broken, &FailedError{Kind: "lost", What: "the worker broke the protocol"}
+	}
+	if a.Retire {
+		s = worn
 	}
 	switch {
 	case a.OK && len(a.Output) > maxOutput, a.Kind == "too_large":
-		return nil, true, ErrTooLarge
+		return nil, s, ErrTooLarge
 	case a.OK && len(a.Output) == 0:
-		return jsontext.Value("null"), true, nil
+		return jsontext.Value("null"), s, nil
 	case a.OK:
-		return a.Output, true, nil
+		return a.Output, s, nil
 	}
 	switch a.Kind {
 	case "load", "exception", "exit", "value":
-		return nil, true, &FailedError{Kind: a.Kind, What: class(a.Error)}
+		return nil, s, &FailedError{Kind: a.Kind, What: class(a.Error)}
 	}
-	return nil, true, &FailedError{Kind: "lost", What: "the worker understood nothing"}
+	return nil, s, &FailedError{Kind: "lost", What: "the worker understood nothing"}
 }
 
 // exceptions are Python's own (3.11, "Built-in Exceptions", without warnings and aliases).

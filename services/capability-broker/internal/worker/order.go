@@ -1,0 +1,93 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+)
+
+// Order says what a worker is to be: whose code, for whom, with what. Calls of equal orders share workers.
+type Order struct {
+	Trust     *handler.Trust
+	Principal string
+	Limits    grant.Limits // as granted; the operator's ceiling is put on them when a worker starts
+	Mounts    []grant.Mount
+}
+
+// key tells groups of workers apart. The digest is in it, so that a handler approved anew gets new workers.
+type key struct{ packID, slug, digest, principal, box string }
+
+func (o Order) key() key {
+	k := key{packID: o.Trust.PackID, slug: o.Trust.Slug, digest: o.Trust.FolderDigest, principal: o.Principal}
+	if l := o.Limits; l.MemoryMB != nil || l.CPUs != nil || l.PIDs != nil {
+		k.box = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
+	}
+	for _, m := range o.Mounts {
+		k.box += fmt.Sprintf(" %q %q %t", m.Source, m.Place(), m.Writable())
+	}
+	return k
+}
+
+// Same says whether calls of the two orders share workers.
+func (o Order) Same(other Order) bool { return o.key() == other.key() }
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// Ceiling is what no call may have more of, whatever its grant says. What a grant doesn't say is the profile's, or the
+// ceiling where that is lower.
+type Ceiling struct {
+	sandbox.Limits
+	Timeout time.Duration // of a call, once a worker has it
+}
+
+// CheckGrant is a check of grant.Config: a grant over the ceiling, or one that nothing could start with, is refused.
+func (c Ceiling) CheckGrant(_ context.Context, g *grant.Grant) error {
+	l := g.Terms.Limits
+	if l == nil {
+		return nil
+	}
+	const over = "Invalid limits: '%s' is over the operator's %v (%s)"
+	switch {
+	case l.MemoryMB != nil && *l.MemoryMB > c.Memory>>20:
+		return fault.Invalid(over, "memory_mb", c.Memory>>20, "RUMI_CONTAINER_MAX_MEMORY_MB")
+	case l.CPUs != nil && *l.CPUs > c.CPUs:
+		return fault.Invalid(over, "cpus", c.CPUs, "RUMI_CONTAINER_MAX_CPUS")
+	case l.PIDs != nil && *l.PIDs > c.PIDs:
+		return fault.Invalid(over, "pids", c.PIDs, "RUMI_CONTAINER_MAX_PIDS")
+	case l.TimeoutSeconds != nil && *l.TimeoutSeconds > c.Timeout.Seconds():
+		return fault.Invalid(over, "timeout_seconds", c.Timeout.Seconds(), "RUMI_CAPABILITY_MAX_TIMEOUT")
+	}
+	if c.of(*l).Check() != nil {
+		least := sandbox.MinLimits
+		return fault.Invalid("Invalid limits: the least is memory_mb %d, cpus %g, pids %d", least.Memory>>20, least.CPUs, least.PIDs)
+	}
+	return nil
+}
+
+// of is what a grant's limits come to. A ceiling that was lowered since the grant counts.
+func (c Ceiling) of(l grant.Limits) sandbox.Limits {
+	asked := sandbox.Limits{CPUs: deref(l.CPUs), PIDs: deref(l.PIDs)}
+	if l.MemoryMB != nil {
+		asked.Memory = min(*l.MemoryMB, c.Memory>>20) << 20
+	}
+	given, _ := asked.Within(c.Limits)
+	return given
+}
+
+// timeout is how long a call may run.
+func (c Ceiling) timeout(l grant.Limits) time.Duration {
+	if l.TimeoutSeconds == nil || *l.TimeoutSeconds >= c.Timeout.Seconds() {
+		return c.Timeout
+	}
+	return max(time.Duration(*l.TimeoutSeconds*float64(time.Second)), time.Nanosecond)
+}

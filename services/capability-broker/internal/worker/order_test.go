@@ -1,0 +1,174 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func TestOrdersThatShareWorkers(t *testing.T) {
+	plain := job("a", "{}").Order
+	with := func(change func(*Order)) Order { o := plain; change(&o); return o }
+	orders := map[string]Order{
+		"plain": plain, "another principal": job("b", "{}").Order,
+		"less memory": with(func(o *Order) { o.Limits.MemoryMB = ptr[int64](64) }),
+		"less CPU":    with(func(o *Order) { o.Limits.CPUs = ptr(0.5) }),
+		"fewer":       with(func(o *Order) { o.Limits.PIDs = ptr[int64](64) }),
+		"a mount":     with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}} }),
+		"elsewhere":   with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/data"}} }),
+		"writable":    with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", ReadOnly: ptr(false)}} }),
+		"two mounts":  with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}, {Source: "b"}} }),
+		"odd names":   with(func(o *Order) { o.Mounts = []grant.Mount{{Source: `a" "/mnt/a" false "b`}} }),
+	}
+	for one, a := range orders {
+		for other, b := range orders {
+			if a.Same(b) != (one == other) {
+				t.Errorf("%s and %s: %t", one, other, a.Same(b))
+			}
+		}
+	}
+	for what, same := range map[string]Order{
+		"the same in other words": with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/mnt/a", ReadOnly: ptr(true)}} }),
+	} {
+		if !same.Same(orders["a mount"]) {
+			t.Error(what)
+		}
+	}
+	if !with(func(o *Order) { o.Limits.TimeoutSeconds = ptr(1.0) }).Same(plain) {
+		t.Error("a time-out needs a container of its own")
+	}
+}
+
+func TestCeiling(t *testing.T) {
+	c := Ceiling{Limits: sandbox.Limits{Memory: 256 << 20, CPUs: 2, PIDs: 64}, Timeout: time.Minute}
+	for _, x := range []struct {
+		asked   grant.Limits
+		given   sandbox.Limits
+		timeout time.Duration
+		ok      bool
+	}{
+		{grant.Limits{}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, true},
+		{grant.Limits{MemoryMB: ptr[int64](64), CPUs: ptr(2.0), PIDs: ptr[int64](10), TimeoutSeconds: ptr(0.5)},
+			sandbox.Limits{Memory: 64 << 20, CPUs: 2, PIDs: 10}, 500 * time.Millisecond, true},
+		{grant.Limits{MemoryMB: ptr[int64](257)}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, false},
+		{grant.Limits{MemoryMB: ptr[int64](1 << 62)}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, false},
+		{grant.Limits{CPUs: ptr(2.1)}, sandbox.Limits{Memory: 256 << 20, CPUs: 2, PIDs: 64}, time.Minute, false},
+		{grant.Limits{PIDs: ptr[int64](65)}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, false},
+		{grant.Limits{TimeoutSeconds: ptr(60.1)}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, false},
+		{grant.Limits{TimeoutSeconds: ptr(1e300)}, sandbox.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 64}, time.Minute, false},
+	} {
+		err := c.CheckGrant(t.Context(), &grant.Grant{Terms: grant.Terms{Limits: &x.asked}})
+		if (err == nil) != x.ok || err != nil && !fault.Is(err, fault.KindInvalid) {
+			t.Errorf("%+v: %v", x.asked, err)
+		}
+		if given := c.of(x.asked); given != x.given || c.timeout(x.asked) != x.timeout {
+			t.Errorf("%+v: given %+v for %v", x.asked, given, c.timeout(x.asked))
+		}
+	}
+}
+
+func TestReviewEndsWhatStandsNoMore(t *testing.T) {
+	m := &machine{behave: func(id string, args []jsontext.Value) ([]string, bool) {
+		if string(args[1]) == `{"wait":true}` {
+			time.Sleep(time.Hour)
+		}
+		return polite(id, args)
+	}}
+	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+		for _, principal := range []string{"a", "b"} {
+			if _, err := within(time.Minute, p, job(principal, "{}")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.Review(func(Order) bool { return true })
+		synctest.Wait()
+		if n := m.running.Load(); n != 2 {
+			t.Fatalf("%d workers, want 2", n)
+		}
+		told := make(chan error)
+		go func() { _, err := within(time.Minute, p, job("a", `{"wait":true}`)); told <- err }()
+		synctest.Wait()
+		p.Review(func(o Order) bool { return o.Principal != "a" })
+		if err := <-told; !lost(err) {
+			t.Errorf("the call under way is told %v", err)
+		}
+		synctest.Wait()
+		if n := m.running.Load(); n != 1 {
+			t.Errorf("%d workers, want 1", n)
+		}
+	})
+}
+
+// A worker that asks to be replaced is, and the next call doesn't wait for its successor's start.
+func TestWornWorkersAreReplaced(t *testing.T) {
+	m := &machine{starts: time.Second, behave: func(id string, args []jsontext.Value) ([]string, bool) {
+		return []string{fmt.Sprintf(`{"id":%q,"ok":true,"retire":true,"output":1}`, id)}, true
+	}}
+	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+		for i := range 3 {
+			began := time.Now()
+			got, err := within(time.Minute, p, job("a", "{}"))
+			if took := time.Since(began); err != nil || got != "1" || i > 0 && took > 0 {
+				t.Errorf("call %d: %q, %v after %v", i, got, err, took)
+			}
+			time.Sleep(2 * time.Second)
+		}
+		if n := m.running.Load(); n != 1 || m.launched.Load() != 4 {
+			t.Errorf("%d workers of %d launched, want 1 of 4", n, m.launched.Load())
+		}
+	})
+}
+
+func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
+	m := &machine{behave: polite, starts: time.Second}
+	inPool(t, m, Limits{PerHandler: 2, Total: 4, Queue: 4, Idle: time.Minute}, func(t *testing.T, p *Pool) {
+		for i := range 6 {
+			p.Warm(job(fmt.Sprint(i), "{}").Order)
+			p.Warm(job("0", "{}").Order)
+		}
+		time.Sleep(2 * time.Second)
+		if n := m.running.Load(); n != 3 {
+			t.Errorf("%d workers, want 3", n)
+		}
+		began := time.Now()
+		if _, err := within(time.Minute, p, job("0", "{}")); err != nil || time.Since(began) > 0 {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		time.Sleep(2 * time.Minute)
+		if n := m.running.Load(); n != 0 {
+			t.Errorf("%d workers are kept that nobody called", n)
+		}
+	})
+}
+
+// The time that a grant gives is the handler's: waiting for a worker doesn't use it up.
+func TestTimeOfTheGrant(t *testing.T) {
+	m := &machine{starts: 10 * time.Second, behave: func(id string, args []jsontext.Value) ([]string, bool) {
+		if string(args[1]) == `{"wait":true}` {
+			time.Sleep(time.Hour)
+		}
+		return polite(id, args)
+	}}
+	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+		j := job("a", "{}")
+		j.Limits.TimeoutSeconds = ptr(2.0)
+		if _, err := within(time.Minute, p, j); err != nil {
+			t.Error(err)
+		}
+		j.Args = jsontext.Value(`{"wait":true}`)
+		began := time.Now()
+		if _, err := within(time.Minute, p, j); errors.Is(err, ErrBusy) || err == nil || time.Since(began) != 2*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
+)
+
+// workers bound handlers' containers.
+type workers struct {
+	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // and principal
+	Total      int           `env:"RUMI_CAPABILITY_WORKERS" envDefault:"32"`
+	Queue      int           `env:"RUMI_CAPABILITY_QUEUE" envDefault:"64"` // calls waiting, a handler and principal
+	Idle       time.Duration `env:"RUMI_CAPABILITY_WORKER_IDLE" envDefault:"5m"`
+}
+
+const (
+	reviewEvery = 100 * time.Millisecond // between two looks whether workers may still be what they are
+	freshFor    = time.Minute            // how long a decision is a reason to start a worker before its first call
+)
+
+// callCeiling is what no call of a handler may have more of.
+func (c config) callCeiling() worker.Ceiling {
+	return worker.Ceiling{Limits: c.Ceiling.limits(), Timeout: c.MaxTimeout}
+}
+
+// handlerPool prepares what runs handlers.
+func (b *broker) handlerPool() (err error) {
+	if b.folders, err = handler.NewFolders(b.dir("capabilities", "handlers")); err != nil {
+		return err
+	}
+	if b.logs, err = worker.NewLogs(b.dir("capabilities", "logs"), b.rt.Log); err != nil {
+		return err
+	}
+	if b.mounts, err = mount.New(mount.Config{
+		Shared: b.dir("shared"), Roots: b.cfg.MountRoots, UserData: b.dir("capabilities"), HostPath: b.hostPath,
+		Own: []string{
+			b.dir("capabilities"), b.dir("packs"), b.dir("state"), b.dir("audit"), b.dir("settings"), b.cfg.SockDir, b.cfg.EgressSockDir, b.cfg.DockerSocket,
+		},
+	}); err != nil {
+		return err
+	}
+	ceiling := b.cfg.callCeiling()
+	b.workers = &worker.Containers{
+		Engine: b.engine, Folders: b.folders, Mounts: b.mounts, Ceiling: ceiling, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log,
+	}
+	w := b.cfg.Workers
+	b.pool = worker.NewPool(b.workers, worker.Limits{
+		PerHandler: w.PerHandler, Total: w.Total, Queue: w.Queue, Idle: w.Idle, Ceiling: ceiling,
+	}, b.rt.Log, b.rt.Metrics)
+	b.rt.OnStop("handlers", b.pool.Close)
+	b.rt.Go("idle handlers", b.pool.Tend)
+	return nil
+}
+
+// hostPath is where the host has a path; without containers there is nowhere else.
+func (b *broker) hostPath(ctx context.Context, path string) (string, error) {
+	if e, ok := b.engine.(*sandbox.Engine); ok {
+		return e.HostPath(ctx, path)
+	}
+	return path, nil
+}
+
+// reviewWorkers ends, until ctx ends, the workers whose grants were revoked, changed or have expired, and starts some for
+// what was decided a moment ago.
+func (b *broker) reviewWorkers(ctx context.Context) error {
+	tick := time.NewTicker(reviewEvery)
+	defer tick.Stop()
+	grants, trust := b.grants.Revision(), b.handlers.Registry.Revision()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		b.pool.Review(b.stands)
+		if g, t := b.grants.Revision(), b.handlers.Registry.Revision(); g != grants || t != trust {
+			grants, trust = g, t
+			b.warm(time.Now())
+		}
+	}
+}
+
+// stands says whether the grants that an order was given by are still the same.
+func (b *broker) stands(o worker.Order) bool {
+	p, reason := b.grants.Chain(o.Principal, o.Trust.PermissionID).Stands(time.Now())
+	return reason == grant.Allowed && o.Same(worker.Order{Trust: o.Trust, Principal: o.Principal, Limits: p.Limits, Mounts: p.Mounts})
+}
+
+// warm starts a worker for each grant whose call would find none, where the grant or the trust in its handler is new.
+func (b *broker) warm(now time.Time) {
+	b.grants.Each(func(g *grant.Grant) {
+		p, reason := b.grants.Chain(g.PrincipalID, g.PermissionID).Judge(now)
+		if reason != grant.Allowed || !b.open(g.PrincipalID) || !b.listeners.Serving(g.PrincipalID) {
+			return
+		}
+		t, _ := handler.Choose(b.handlers.Registry.For(g.PermissionID), p.Handler)
+		if t == nil || now.Sub(t.InstalledAt) > freshFor && now.Sub(g.GrantedAt) > freshFor {
+			return
+		}
+		if b.open(t.PackID) && t.CheckConfig(g.Config) == "" {
+			b.pool.Warm(worker.Order{Trust: t, Principal: g.PrincipalID, Limits: p.Limits, Mounts: p.Mounts})
+		}
+	})
+}
+
+func (b *broker) open(packID string) bool {
+	state, known := b.gates.Get(packID)
+	return known && state.Open
+}

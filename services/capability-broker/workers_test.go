@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
+)
+
+// swapper is the engine, and what happens between our look at a folder and the engine's.
+type swapper struct {
+	worker.Engine
+	swap func()
+}
+
+func (s swapper) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error) {
+	s.swap()
+	return s.Engine.Create(ctx, spec)
+}
+
+// Whoever may write around a folder that is granted can lead the engine elsewhere, and the handler is never shown it.
+func TestFolderSwappedBetweenCheckAndMount(t *testing.T) {
+	w := newWorld(t)
+	base := t.TempDir()
+	code, shared := filepath.Join(base, "handlers/o/s"), filepath.Join(base, "shared/a/sub")
+	if err := errors.Join(os.MkdirAll(code, 0o755), os.MkdirAll(shared, 0o755), os.Mkdir(base+"/shared/a/other", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(code+"/handler.py", []byte("def execute(c, a):\n    return 1\n"), 0o444), os.Chmod(code, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	m, err := tree.Scan(t.Context(), root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders, err := handler.NewFolders(filepath.Join(base, "handlers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs, err := worker.NewLogs(filepath.Join(base, "logs"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := mount.New(mount.Config{Shared: filepath.Join(base, "shared")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := w.engine()
+	t.Cleanup(func() { engine.Close() })
+	order := worker.Order{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: m.Digest(), PermissionID: "a.b"}, Principal: "p",
+		Mounts: []grant.Mount{{Source: "a/sub"}}}
+	launch := func(swap func()) error {
+		c := &worker.Containers{Engine: swapper{engine, swap}, Folders: folders, Mounts: seen, Logs: logs, Image: "rumi-pack:local",
+			Ceiling: worker.Ceiling{Limits: sandbox.DefaultLimits}, Log: slog.New(slog.DiscardHandler)}
+		p, err := c.Launch(t.Context(), order)
+		if err == nil {
+			p.Kill()
+		}
+		return err
+	}
+	if err := os.MkdirAll(base+"/elsewhere/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	around := filepath.Dir(shared)
+	for name, c := range map[string]struct {
+		moved string
+		put   func() error
+		found string
+	}{
+		"a link to the system":      {shared, func() error { return os.Symlink("/etc", shared) }, ""},
+		"a link on the way":         {around, func() error { return os.Symlink(base+"/elsewhere", around) }, "another folder"},
+		"another folder":            {shared, func() error { return os.Mkdir(shared, 0o755) }, "another folder"},
+		"another folder on the way": {around, func() error { return os.Rename(base+"/elsewhere", around) }, "another folder"},
+	} {
+		err := launch(func() {
+			if err := errors.Join(os.Rename(c.moved, c.moved+"-away"), c.put()); err != nil {
+				t.Error(err)
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), c.found) || errors.Is(err, worker.ErrMount) != (c.found != "") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := errors.Join(os.RemoveAll(c.moved), os.Rename(c.moved+"-away", c.moved), os.MkdirAll(base+"/elsewhere/sub", 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := launch(func() {}); err != nil {
+		t.Errorf("nothing swapped: %v", err)
+	}
+	left, err := engine.List(t.Context(), sandbox.Handler)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A handler that leaks goes on serving: its worker is replaced before it is out of what it leaks.
+func TestLeakingHandlersGoOnServing(t *testing.T) {
+	w := newWorld(t)
+	w.env["RUMI_CAPABILITY_WORKERS_PER_HANDLER"] = "1"
+	w.start()
+	w.write("p", handlerPack(map[string]string{
+		"memory":      "kept = []\ndef execute(c, a):\n    kept.append(bytearray(8 << 20))\n    return len(kept)",
+		"descriptors": "kept = []\ndef execute(c, a):\n    kept.extend(open('/dev/null') for _ in range(50))\n    return len(kept)",
+	}))
+	w.approve("p")
+	w.install("p")
+	w.grant("test.memory", map[string]any{"limits": map[string]any{"memory_mb": 96}})
+	for _, slug := range []string{"memory", "descriptors"} {
+		p, most, fresh := w.dial("p"), 0.0, 0
+		for i := range 40 {
+			got := p.ask(map[string]any{"permission_id": "test." + slug, "timeout_seconds": 20})
+			kept, ok := got["output"].(float64)
+			if !ok {
+				t.Fatalf("%s: call %d: %v", slug, i, got)
+			}
+			if most = max(most, kept); kept <= 50 && (slug == "descriptors" || kept == 1) {
+				fresh++
+			}
+		}
+		if fresh < 3 {
+			t.Errorf("%s: %d workers in 40 calls, and one kept %v", slug, fresh, most)
+		}
+	}
+}
+
+// Processes that calls leave behind fail the call that finds no more room, not the handler.
+func TestLingeringProcessesAreLeftBehind(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": "import os, signal\ndef execute(c, a):\n    if os.fork() == 0:\n        signal.pause()\n    return 'served'"}))
+	w.approve("p")
+	w.install("p")
+	w.grant("test.h", map[string]any{"limits": map[string]any{"pids": 24}})
+	p, failed := w.dial("p"), 0
+	for range 60 {
+		if got := p.ask(map[string]any{"permission_id": "test.h", "timeout_seconds": 20}); got["output"] != "served" {
+			failed++
+		}
+	}
+	if failed == 0 || failed > 10 {
+		t.Errorf("%d calls of 60 failed", failed)
+	}
+}
+
+func TestWorkersAreWarmBeforeTheirFirstCall(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"a": one, "b": one}))
+	w.write("q", handlerPack(nil))
+	w.approve("p")
+	w.approve("q")
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "q", "permission_id": "test.a"})
+	w.scan()
+	running := func() (of []string) {
+		for _, c := range w.handlerContainers() {
+			if c.Running() {
+				of = append(of, c.Principal)
+			}
+		}
+		return of
+	}
+	for _, raw := range w.must("GET", "/api/capability/requests?status=pending", nil)["items"].([]any) {
+		w.must("POST", "/api/capability/requests/"+escape(raw.(map[string]any)["candidate_key"].(string))+"/approve", nil)
+	}
+	w.eventually("a worker for who is granted it", func() bool { return strings.Join(running(), " ") == "q" })
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "test.b"})
+	w.eventually("one more after a grant", func() bool { return len(running()) == 2 })
+	began := time.Now()
+	if got := w.dial("p").ask(map[string]any{"permission_id": "test.b"}); got["output"] != 1.0 {
+		t.Error(got)
+	}
+	t.Logf("the first call took %v", time.Since(began))
+	if n := len(running()); n != 2 {
+		t.Errorf("%d workers after it, want 2", n)
+	}
+}
