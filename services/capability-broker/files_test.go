@@ -301,10 +301,10 @@ func TestChangedGrantsEndTheirWorkers(t *testing.T) {
 	}
 	only("none after the revocation", 0)
 
-	w.grant("test.wait", map[string]any{"mounts": []any{at("a")}, "max_uses": 1, "expires_at": time.Now().Add(4 * time.Second).UTC().Format(time.RFC3339)})
+	w.grant("test.wait", map[string]any{"mounts": []any{at("a")}, "max_uses": 1, "expires_at": time.Now().Add(6 * time.Second).UTC().Format(time.RFC3339)})
 	began := time.Now()
 	got := w.dial("p").ask(map[string]any{"permission_id": "test.wait", "timeout_seconds": 30})
-	if took := time.Since(began); got["error_type"] != "execution_error" || took > 10*time.Second || took < time.Second {
+	if took := time.Since(began); got["error_type"] != "execution_error" || took > 20*time.Second || took < time.Second {
 		t.Errorf("a call whose grant expires: %v after %v", got, took)
 	}
 	only("none after the expiry", 0)
@@ -378,11 +378,11 @@ func TestLimitsOfGrants(t *testing.T) {
 	if got := ask("fork", nil); got["success"] != true || got["output"].(float64) > 23 || got["output"].(float64) < 4 {
 		t.Errorf("forks: %v", got)
 	}
-	limited("sleep", map[string]any{"timeout_seconds": 0.5})
+	limited("sleep", map[string]any{"timeout_seconds": 4})
 	if got := ask("sleep", map[string]any{"s": 0}); got["output"] != "slept" {
 		t.Errorf("in time: %v", got)
 	}
-	if got := ask("sleep", map[string]any{"s": 30}); got["error_type"] != "timeout" || got["latency_ms"].(float64) > 10_000 {
+	if got := ask("sleep", map[string]any{"s": 30}); got["error_type"] != "timeout" || got["latency_ms"].(float64) > 18_000 {
 		t.Errorf("over its time: %v", got)
 	}
 }

@@ -151,6 +151,19 @@ func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
 	})
 }
 
+// A call that comes while a worker starts for it waits for that one.
+func TestCallMeetsAWorkerThatStarts(t *testing.T) {
+	m := &machine{behave: polite, starts: 2 * time.Second}
+	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+		p.Warm(job("a", "{}").Order)
+		time.Sleep(time.Second)
+		began := time.Now()
+		if _, err := within(time.Minute, p, job("a", "{}")); err != nil || time.Since(began) != time.Second || m.launched.Load() != 1 {
+			t.Errorf("%v after %v, of %d workers", err, time.Since(began), m.launched.Load())
+		}
+	})
+}
+
 // The time that a grant gives is the handler's: waiting for a worker doesn't use it up.
 func TestTimeOfTheGrant(t *testing.T) {
 	m := &machine{starts: 10 * time.Second, behave: func(id string, args []jsontext.Value) ([]string, bool) {

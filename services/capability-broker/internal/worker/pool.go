@@ -46,12 +46,13 @@ type Pool struct {
 }
 
 type group struct {
-	key     key
-	order   Order
-	waiters []chan outcome // first come, first served; each of capacity 1
-	idle    []*member      // the last used at the end
-	members map[*member]bool
-	workers int // those that start included
+	key      key
+	order    Order
+	waiters  []chan outcome // first come, first served; each of capacity 1
+	idle     []*member      // the last used at the end
+	members  map[*member]bool
+	workers  int // those that start included
+	starting int
 }
 
 type member struct {
@@ -109,7 +110,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return m, nil
 	}
-	if len(g.waiters) >= p.limits.Queue || !p.grow(g) {
+	if len(g.waiters) >= p.limits.Queue || !p.grow(g, len(g.waiters)+1) {
 		p.drop(g)
 		p.mu.Unlock()
 		return nil, ErrBusy
@@ -152,10 +153,10 @@ func (p *Pool) group(o Order) *group {
 	return g
 }
 
-// grow sees to it that a worker will come free for one more waiter, by starting one where that is allowed. It is
-// false where none will.
-func (p *Pool) grow(g *group) bool {
-	if g.workers >= p.limits.PerHandler {
+// grow sees to it that a worker will come free for each of so many that wait, by starting one where that is allowed and
+// those that start already are not enough. It is false where none will.
+func (p *Pool) grow(g *group, waiting int) bool {
+	if g.starting >= waiting || g.workers >= p.limits.PerHandler {
 		return true
 	}
 	if p.total >= p.limits.Total && !p.evict() {
@@ -167,6 +168,7 @@ func (p *Pool) grow(g *group) bool {
 
 func (p *Pool) add(g *group) {
 	g.workers++
+	g.starting++
 	p.total++
 	p.ending.Go(func() { p.start(g) })
 }
@@ -193,6 +195,7 @@ func (p *Pool) start(g *group) {
 	process, err := p.launcher.Launch(ctx, g.order)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	g.starting--
 	if err != nil {
 		p.starts.WithLabelValues("failed").Inc()
 		p.log.Error("starting a handler failed", "pack_id", g.key.packID, "slug", g.key.slug, "principal", g.key.principal, "error", err)
@@ -255,7 +258,7 @@ func (p *Pool) release(m *member, s state) {
 
 // replace starts a worker for those who wait for one that is gone.
 func (p *Pool) replace(g *group) {
-	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g || p.grow(g) {
+	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g || p.grow(g, len(g.waiters)) {
 		return
 	}
 	for _, w := range g.waiters {
