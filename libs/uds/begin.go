@@ -1,7 +1,6 @@
 package uds
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 )
@@ -32,7 +31,7 @@ type Pending interface {
 
 // begin begins the first request and those behind it that have arrived whole, and answers them in order. It says whether
 // to go on.
-func (c *conn) begin(h Beginner, in *bufio.Reader, b *buffers) bool {
+func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
 	pending := append(b.pending[:0], h.Begin(c.server.ctx, b.request))
 	for pending[len(pending)-1].Decided() && len(pending) < maxBegun && c.sound(in) {
 		request, err := AppendFrame(b.request[:0], in, c.server.limits.Request)
@@ -65,7 +64,7 @@ func (c *conn) begin(h Beginner, in *bufio.Reader, b *buffers) bool {
 
 // sound says whether a whole frame has arrived that nothing is wrong with. What is wrong with one is told when those
 // before it are answered.
-func (c *conn) sound(in *bufio.Reader) bool {
+func (c *conn) sound(in *reader) bool {
 	if !buffered(in) {
 		return false
 	}

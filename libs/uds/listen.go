@@ -49,7 +49,7 @@ type Listener struct {
 	*net.UnixListener
 
 	path   string
-	dir    *os.File // the socket's own directory: what follows is done relative to it, whatever its path becomes
+	dir    place // the socket's own directory
 	lock   *lock
 	once   sync.Once
 	closed error
@@ -71,7 +71,7 @@ func Listen(cfg Config) (*Listener, error) {
 }
 
 // listen is Listen with a lock that the caller keeps on error, so that waiting for it costs one system call a try.
-func listen(cfg Config, lk *lock) (_ *Listener, err error) {
+func listen(cfg Config, lk *lock) (*Listener, error) {
 	if cfg.Mode == 0 {
 		cfg.Mode = DefaultMode
 	}
@@ -82,16 +82,46 @@ func listen(cfg Config, lk *lock) (_ *Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			dir.Close()
-		}
-	}()
+	defer dir.Close()
+	at, err := placeOf(dir)
+	if err != nil {
+		return nil, err
+	}
 	inner, err := bind(dir, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{UnixListener: inner, path: filepath.Join(cfg.Dir, cfg.Name, SocketName), dir: dir, lock: lk}, nil
+	return &Listener{UnixListener: inner, path: filepath.Join(cfg.Dir, cfg.Name, SocketName), dir: at, lock: lk}, nil
+}
+
+// place says which directory it is. Keeping it open would cost a descriptor for each of thousands of sockets.
+type place struct{ dev, ino uint64 }
+
+func placeOf(dir *os.File) (place, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return place{}, fmt.Errorf("look at socket directory: %w", err)
+	}
+	return place{uint64(st.Dev), st.Ino}, nil
+}
+
+// unlink removes the socket from the directory that it was made in. Where another has taken its place that is left alone.
+func (l *Listener) unlink() error {
+	fd, err := unix.Open(filepath.Dir(l.path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("remove socket: %w", err)
+	}
+	dir := os.NewFile(uintptr(fd), filepath.Dir(l.path))
+	defer dir.Close()
+	if at, err := placeOf(dir); err != nil || at != l.dir {
+		return err
+	}
+	if err := unix.Unlinkat(fd, SocketName, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("remove socket: %w", err)
+	}
+	return nil
 }
 
 // openDir makes and opens the socket's own directory, following no link.
@@ -200,10 +230,7 @@ func (l *Listener) Path() string { return l.path }
 // have it mounted, and see there the next socket.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
-		if err := unix.Unlinkat(int(l.dir.Fd()), SocketName, 0); err != nil && err != unix.ENOENT {
-			l.closed = fmt.Errorf("remove socket: %w", err)
-		}
-		l.closed = errors.Join(l.closed, l.UnixListener.Close(), l.dir.Close())
+		l.closed = errors.Join(l.unlink(), l.UnixListener.Close())
 		l.lock.close()
 	})
 	return l.closed
@@ -213,8 +240,7 @@ func (l *Listener) Close() error {
 // and the directory with it.
 func (l *Listener) Remove() error {
 	l.once.Do(func() {
-		unix.Unlinkat(int(l.dir.Fd()), SocketName, 0)
-		l.closed = errors.Join(l.UnixListener.Close(), l.dir.Close())
+		l.closed = errors.Join(l.unlink(), l.UnixListener.Close())
 		if err := os.Remove(filepath.Dir(l.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.closed = errors.Join(l.closed, fmt.Errorf("remove socket directory: %w", err))
 		}

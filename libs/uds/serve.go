@@ -1,7 +1,6 @@
 package uds
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -55,7 +54,6 @@ func (l Limits) withDefaults() Limits {
 }
 
 const (
-	idleBuffer = 1 << 10  // read buffer of a connection, all that an idle one holds beside its goroutine
 	keepBuffer = 64 << 10 // larger buffers are left to the garbage collector
 	swallow    = 16 << 20 // how much of a refused frame is read, so that its sender gets to reading the answer
 )
@@ -258,7 +256,10 @@ func (c *conn) serve() {
 		s.signal()
 		s.running.Done()
 	}()
-	in := bufio.NewReaderSize(c.UnixConn, idleBuffer)
+	in, err := newReader(c.UnixConn)
+	if err != nil {
+		return
+	}
 	for first := true; !s.stopping.Load(); first = false {
 		if _, err := in.Peek(1); err != nil {
 			return
@@ -270,7 +271,7 @@ func (c *conn) serve() {
 }
 
 // exchange reads one frame, of which the first byte is there, and answers it. It says whether to go on.
-func (c *conn) exchange(in *bufio.Reader) bool {
+func (c *conn) exchange(in *reader) bool {
 	s := c.server
 	b := pool.Get().(*buffers)
 	defer b.release()
@@ -294,7 +295,6 @@ func (c *conn) exchange(in *bufio.Reader) bool {
 			return false
 		}
 	}
-	c.used.Store(s.turn.Add(1))
 	c.state.Store(idle)
 	if s.waiting.Load() {
 		s.signal()
@@ -304,7 +304,7 @@ func (c *conn) exchange(in *bufio.Reader) bool {
 
 // read reads a frame under the frame deadline. A frame that lies in the buffer whole needs none, which spares the
 // usual request two timer operations.
-func (c *conn) read(in *bufio.Reader, dst []byte) ([]byte, error) {
+func (c *conn) read(in *reader, dst []byte) ([]byte, error) {
 	if !buffered(in) {
 		if err := c.SetReadDeadline(time.Now().Add(c.server.limits.Frame)); err != nil {
 			return dst, err
@@ -314,7 +314,7 @@ func (c *conn) read(in *bufio.Reader, dst []byte) ([]byte, error) {
 	return AppendFrame(dst, in, c.server.limits.Request)
 }
 
-func buffered(in *bufio.Reader) bool {
+func buffered(in *reader) bool {
 	have := in.Buffered()
 	if have < headerSize {
 		return false
@@ -325,7 +325,7 @@ func buffered(in *bufio.Reader) bool {
 
 // refuse tells the client what was wrong with its frame. A sender that is still writing only gets to reading once
 // somebody took what it sends.
-func (c *conn) refuse(in *bufio.Reader, err error, b *buffers) {
+func (c *conn) refuse(in *reader, err error, b *buffers) {
 	var large *TooLargeError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -357,6 +357,7 @@ func (c *conn) send(frames []byte) bool {
 	if len(frames) == 0 {
 		return true
 	}
+	c.used.Store(c.server.turn.Add(1)) // before anybody can know that it is answered
 	now, limit := time.Now(), c.server.limits.Write
 	if c.writeUntil.Sub(now) < limit {
 		c.writeUntil = now.Add(2 * limit)

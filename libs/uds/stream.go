@@ -1,7 +1,6 @@
 package uds
 
 import (
-	"bufio"
 	"context"
 	"net"
 )
@@ -18,7 +17,7 @@ type Streamer interface {
 // Stream is a connection in the hands of a Streamer. It is busy until Rest is called.
 type Stream struct {
 	*net.UnixConn
-	in   *bufio.Reader // small: all that a resting connection holds
+	in   *reader
 	conn *conn
 }
 
@@ -52,7 +51,7 @@ func (s *Stream) Detach() (*net.UnixConn, []byte) {
 }
 
 // stream hands the connection over if its first byte, which is there, says so.
-func (c *conn) stream(in *bufio.Reader) bool {
+func (c *conn) stream(in *reader) bool {
 	streamer, ok := c.server.handler.(Streamer)
 	if !ok {
 		return false

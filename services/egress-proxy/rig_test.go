@@ -37,7 +37,7 @@ func noResolvers(config) (packs, suite egress.Resolver) { return noNames{}, noNa
 
 // rig is an egress proxy that runs for real, with approval's gate stream in the hands of the test.
 type rig struct {
-	*testing.T
+	testing.TB
 	suite *servicetest.Suite
 	gates *gate.Publisher
 	proxy *servicetest.Server
@@ -48,10 +48,10 @@ type rig struct {
 	resolvers func(config) (packs, suite egress.Resolver)
 }
 
-func newRig(t *testing.T, env map[string]string) *rig { return newRigOf(t, env, noResolvers) }
+func newRig(t testing.TB, env map[string]string) *rig { return newRigOf(t, env, noResolvers) }
 
-func newRigOf(t *testing.T, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
-	r := &rig{T: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
+func newRigOf(t testing.TB, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
+	r := &rig{TB: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
 	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
 		rt.Mux().Route("GET /internal/gates", rpc.Raw(r.gates.ServeStream), "egress-proxy")
 		return nil
@@ -174,7 +174,7 @@ func (r *rig) entries(category string) (entries []map[string]any) {
 	return entries
 }
 
-func upstreamServer(t *testing.T, h http.HandlerFunc) (url, port string) {
+func upstreamServer(t testing.TB, h http.HandlerFunc) (url, port string) {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	_, port, _ = net.SplitHostPort(s.Listener.Addr().String())

@@ -16,8 +16,20 @@ import (
 
 // handler is a pack's uds.Handler for one life of its socket.
 type handler struct {
-	pack *pack
-	once sync.Once
+	proxy *Proxy
+	id    string
+	once  sync.Once
+	known *pack
+}
+
+// pack is what the proxy keeps of the pack, from its first request on: most sockets are asked nothing for long. ctx ends
+// with the socket.
+func (h *handler) pack(ctx context.Context) *pack {
+	h.once.Do(func() {
+		h.known = h.proxy.pack(h.id)
+		context.AfterFunc(ctx, h.known.cut)
+	})
+	return h.known
 }
 
 // result is what came of a request.
@@ -57,18 +69,18 @@ type exchange struct {
 
 // Begin implements uds.Beginner: it judges as far as that can be done without waiting.
 func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
-	h.once.Do(func() { context.AfterFunc(ctx, h.pack.cut) })
-	e := &exchange{pack: h.pack, began: time.Now()}
+	k := h.pack(ctx)
+	e := &exchange{pack: k, began: time.Now()}
 	e.call, e.failure = parse(request)
 	e.place = e.call.url
 	if e.failure == nil {
 		// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by decide.
-		e.access = h.pack.access.Load()
-		e.target, e.failure = h.pack.decide(e.call.method, e.place)
+		e.access = k.access.Load()
+		e.target, e.failure = k.decide(e.call.method, e.place)
 	}
 	if e.failure != nil {
 		e.latency = time.Since(e.began)
-		e.written = h.pack.record(&e.result)
+		e.written = k.record(&e.result)
 	}
 	return e
 }
@@ -106,7 +118,7 @@ func (h *handler) Refuse(err error, dst []byte) []byte {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		f.text = "Request did not arrive in time"
 	}
-	return h.pack.conclude(&result{failure: f}, time.Now(), dst)
+	return h.proxy.pack(h.id).conclude(&result{failure: f}, time.Now(), dst)
 }
 
 // run sends a call to its server and follows redirects.

@@ -140,7 +140,7 @@ func (p *Proxy) pack(id string) *pack {
 }
 
 // Handler answers on the socket of a pack: who asks is told by the socket.
-func (p *Proxy) Handler(id string) uds.Handler { return &handler{pack: p.pack(id)} }
+func (p *Proxy) Handler(id string) uds.Handler { return &handler{proxy: p, id: id} }
 
 // Cut ends the requests under way of a pack and closes its connections. It must be called after what a pack may do has
 // shrunk: its gate closed, its grant changed.

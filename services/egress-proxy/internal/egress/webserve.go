@@ -49,8 +49,7 @@ var webPool = sync.Pool{New: func() any {
 
 // Stream implements uds.Streamer.
 func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
-	h.once.Do(func() { context.AfterFunc(ctx, h.pack.cut) })
-	c := &client{pack: h.pack, stream: s}
+	c := &client{pack: h.pack(ctx), stream: s}
 	for {
 		b := webPool.Get().(*webBuffers)
 		b.in.Reset(s)

@@ -15,7 +15,7 @@ const (
 	// Lease is how long a snapshot holds that could not be compared with the store.
 	Lease = 5 * time.Second
 	// followEvery is how often the store is asked whether another replica changed something.
-	followEvery = 50 * time.Millisecond
+	followEvery = 20 * time.Millisecond
 )
 
 // Store keeps grants; all replicas share one.

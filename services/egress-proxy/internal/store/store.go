@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 
@@ -27,17 +28,32 @@ var Migrations = func() fs.FS {
 }()
 
 // Grants implements grant.Store.
-type Grants struct{ db *store.DB }
+type Grants struct {
+	db *store.DB
+
+	mu      sync.Mutex
+	changes *store.Changes
+	last    int64 // the revision when they were last asked
+}
 
 // New makes the store over a database that has Migrations.
-func New(db *store.DB) *Grants { return &Grants{db} }
+func New(db *store.DB) *Grants { return &Grants{db: db, changes: db.Changes()} }
 
 const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel"
 
-// Revision implements grant.Store.
+// Revision implements grant.Store. It is asked many times a second, and queries only where something may have changed.
 func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
-	err = s.db.View(ctx, func(tx *store.Tx) error { revision, err = readRevision(tx); return err })
-	return revision, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.changes.Pending() {
+		return s.last, nil
+	}
+	if err = s.db.View(ctx, func(tx *store.Tx) error { revision, err = readRevision(tx); return err }); err != nil {
+		s.changes.Again()
+		return 0, err
+	}
+	s.last = revision
+	return revision, nil
 }
 
 // Load implements grant.Store.
