@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
 )
 
 // wire joins a publisher to views without a network: what the publisher sends, the view reads.
@@ -113,10 +115,10 @@ func isOpen(v *View, id string) bool { s, _ := v.Get(id); return s.Open }
 func TestChangesArePushed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPublisher([]State{{PackID: "a", Open: true, Status: "approved", Digest: "sha256:1", Revision: 1}})
-		v, _, c := follow(t, p)
-		if v.Fresh() {
+		if NewView(slog.Default()).Fresh() {
 			t.Fatal("fresh before anything was heard")
 		}
+		v, _, c := follow(t, p)
 		synctest.Wait()
 		if !isOpen(v, "a") {
 			t.Fatal("a is closed after the snapshot")
@@ -259,4 +261,52 @@ func TestSnapshotOfTenThousandPacksFits(t *testing.T) {
 	if s := bufio.NewScanner(strings.NewReader(string(line))); s.Scan() {
 		t.Fatal("the default limit would do; drop ours")
 	}
+}
+
+// Who acts on an answer sees what it said, though the stream tells it later; and nobody is let through but by the stream.
+func TestNowWaitsForWhatWasDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Status: "pending", Revision: 1}})
+		v, _, _ := follow(t, p)
+		decided := State{PackID: "a", Open: true, Status: "approved", Digest: "sha256:1", Revision: 2}
+		asked := 0
+		ask := asking(func(context.Context, string) (State, error) {
+			asked++
+			if decided.PackID == "" {
+				return State{}, fault.NotFound("Pack not found")
+			}
+			return decided, nil
+		})
+		go func() { time.Sleep(50 * time.Millisecond); v.ask.Store(&ask) }()
+		if s, known := v.Now(t.Context(), "a"); !known || s.Status != "approved" && s.Open {
+			t.Errorf("%+v of a view that has just begun to follow", s)
+		}
+		asked = 0
+
+		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
+		began := time.Now()
+		if s, known := v.Now(t.Context(), "a"); s != decided || !known || time.Since(began) < 30*time.Millisecond {
+			t.Errorf("%+v after %v", s, time.Since(began))
+		}
+		if s, _ := v.Now(t.Context(), "a"); s != decided || asked != 1 {
+			t.Errorf("%+v; approval was asked %d times about an open gate", s, asked)
+		}
+		// The stream is ahead of what approval answered.
+		p.Set(State{PackID: "a", Status: "modified", Revision: 3})
+		synctest.Wait()
+		began = time.Now()
+		if s, _ := v.Now(t.Context(), "a"); s.Status != "modified" || time.Since(began) > 0 {
+			t.Errorf("%+v after %v", s, time.Since(began))
+		}
+		// What the stream never tells isn't believed.
+		decided.Revision = 4
+		began = time.Now()
+		if s, _ := v.Now(t.Context(), "a"); s.Open || time.Since(began) < catchUp || time.Since(began) > 2*catchUp {
+			t.Errorf("%+v after %v", s, time.Since(began))
+		}
+		decided = State{}
+		if _, known := v.Now(t.Context(), "b"); known {
+			t.Error("a pack that approval doesn't know is known")
+		}
+	})
 }

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // backlog is how many changes a reader may be behind before it is cut off; it then connects again for a snapshot.
@@ -48,6 +51,25 @@ func (p *Publisher) Set(states ...State) {
 	}
 }
 
+// Routes serves the stream, and single gates, to those callers (names of services).
+func (p *Publisher) Routes(mux *rpc.Mux, callers ...string) {
+	mux.Route("GET "+streamPath, rpc.Raw(p.serveStream), callers...)
+	mux.Route("GET "+streamPath+"/{pack_id}", rpc.Handle(p.one), callers...)
+}
+
+// one is a pack's gate as it was last set, for View.Now; a pack without one is a not-found fault.
+func (p *Publisher) one(_ context.Context, req struct {
+	PackID string `json:"-" path:"pack_id"`
+}) (State, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, known := p.states[req.PackID]
+	if !known {
+		return State{}, fault.NotFound("Pack not found")
+	}
+	return s, nil
+}
+
 // Remove forgets a pack.
 func (p *Publisher) Remove(packID string) {
 	p.mu.Lock()
@@ -84,9 +106,9 @@ func (p *Publisher) unsubscribe(changes chan message) {
 	delete(p.readers, changes)
 }
 
-// ServeStream answers a request with the stream until the request's context ends or the reader falls behind. It fits
+// serveStream answers a request with the stream until the request's context ends or the reader falls behind. It fits
 // rpc.Raw.
-func (p *Publisher) ServeStream(w http.ResponseWriter, r *http.Request) error {
+func (p *Publisher) serveStream(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	control := http.NewResponseController(w)
 	err := p.stream(r.Context(), func(m message) error {

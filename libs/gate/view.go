@@ -9,19 +9,24 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 const (
-	streamPath = "/internal/gates"
+	streamPath = "/internal/gates"      // with "/" and a pack's id, one gate
 	retryAfter = 100 * time.Millisecond // between two attempts to connect
 	maxLine    = 64 << 20               // of the stream; a snapshot of 10,000 packs has about 2 MiB
+
+	catchUp     = time.Second // that Now gives the stream to tell what approval has decided already
+	catchUpPoll = 5 * time.Millisecond
 )
 
 // View is what a service knows of the gates. Reading it takes no lock and never waits. Use NewView.
@@ -29,11 +34,15 @@ type View struct {
 	log    *slog.Logger
 	states atomic.Pointer[map[string]State]
 	heard  atomic.Pointer[time.Time] // the last message; its monotonic reading counts
+	ask    atomic.Pointer[asking]    // once the view follows approval
 
 	mu        sync.Mutex // serialises changes and the calls of listeners
 	listeners []func(Change)
 	fresh     bool // what listeners were last told about the lease
 }
+
+// asking gives what approval has decided of a pack.
+type asking func(ctx context.Context, packID string) (State, error)
 
 // Change is told to listeners, in order, one at a time.
 type Change struct {
@@ -54,6 +63,43 @@ func NewView(log *slog.Logger) *View {
 func (v *View) Get(packID string) (s State, known bool) {
 	s, known = (*v.states.Load())[packID]
 	s.Open = s.Open && v.Fresh()
+	return s, known
+}
+
+// Now is Get for who acts on the answer to a decision that was made a moment ago, whose news travel beside that answer: where
+// the gate isn't open, or the pack isn't known, approval is asked, and the stream is waited for until it has told the same,
+// for a second at most. Only the stream opens a gate.
+func (v *View) Now(ctx context.Context, packID string) (s State, known bool) {
+	if s, known = v.Get(packID); known && s.Open {
+		return s, known
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	wait := func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(catchUpPoll):
+		}
+	}
+	for v.ask.Load() == nil && ctx.Err() == nil { // a service that has just started
+		wait()
+	}
+	if ctx.Err() != nil {
+		return s, known
+	}
+	decided, err := (*v.ask.Load())(ctx, packID)
+	switch {
+	case fault.Is(err, fault.KindNotFound):
+		for !v.Fresh() && ctx.Err() == nil {
+			wait()
+		}
+		return v.Get(packID)
+	case err != nil:
+		return s, known // the stream is what counts
+	}
+	for s, known = v.Get(packID); s != decided && s.Revision <= decided.Revision && ctx.Err() == nil; s, known = v.Get(packID) {
+		wait()
+	}
 	return s, known
 }
 
@@ -85,6 +131,10 @@ func (v *View) OnChange(f func(Change)) {
 
 // Follow keeps the view up to date from approval until ctx ends, connecting again whenever the stream breaks.
 func (v *View) Follow(ctx context.Context, approval *rpc.Peer) error {
+	ask := asking(func(ctx context.Context, packID string) (State, error) {
+		return rpc.Call[State](ctx, approval, http.MethodGet, streamPath+"/"+url.PathEscape(packID), nil)
+	})
+	v.ask.Store(&ask)
 	return v.follow(ctx, func(ctx context.Context) (io.ReadCloser, error) {
 		response, err := approval.Stream(ctx, http.MethodGet, streamPath, nil)
 		if err != nil {

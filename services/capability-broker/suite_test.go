@@ -114,7 +114,7 @@ func (w *world) removeContainers() {
 
 func (w *world) approval(_ context.Context, rt *service.Runtime, _ nothing) error {
 	mux := rt.Mux()
-	mux.Route("GET /internal/gates", rpc.Raw(w.gates.ServeStream), "capability-broker")
+	w.gates.Routes(mux, "capability-broker")
 	mux.Route("GET /internal/trees/{digest}", rpc.Raw(func(rw http.ResponseWriter, r *http.Request) error {
 		w.mu.Lock()
 		found, ok := w.trees[r.PathValue("digest")]

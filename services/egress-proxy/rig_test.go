@@ -53,7 +53,7 @@ func newRig(t testing.TB, env map[string]string) *rig { return newRigOf(t, env, 
 func newRigOf(t testing.TB, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
 	r := &rig{TB: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
 	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
-		rt.Mux().Route("GET /internal/gates", rpc.Raw(r.gates.ServeStream), "egress-proxy")
+		r.gates.Routes(rt.Mux(), "egress-proxy")
 		return nil
 	}, nil)
 	r.env = map[string]string{"RUMI_EGRESS_SOCK_DIR": r.dir, "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8", "RUMI_EGRESS_RATE_LIMIT": "0"}

@@ -76,7 +76,7 @@ func newWorld(t *testing.T, env map[string]string, down ...string) *world {
 
 func (w *world) startApproval() {
 	servicetest.Start(w.Suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
-		rt.Mux().Route("GET /internal/gates", rpc.Raw(w.gates.ServeStream), "pip-installer")
+		w.gates.Routes(rt.Mux(), "pip-installer")
 		rt.Mux().Route("GET /internal/trees/{digest}", rpc.Raw(w.sendTree), "pip-installer")
 		rt.Mux().Route("POST /internal/pending/refresh", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
 			w.mu.Lock()

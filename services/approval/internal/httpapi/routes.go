@@ -39,7 +39,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(h.remove), registry)
 	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(h.running), broker)
-	mux.Route("GET /internal/gates", rpc.Raw(service.Gates().ServeStream), egress, broker, pip)
+	service.Gates().Routes(mux, egress, broker, pip)
 	mux.Route("GET /internal/trees/{digest}", rpc.Raw(h.tree), broker, pip)
 	mux.Route("POST /internal/pending/refresh", rpc.Handle(h.pendingChanged), broker, pip)
 }

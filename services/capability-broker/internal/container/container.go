@@ -56,6 +56,7 @@ type Engine interface {
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
+	Now(ctx context.Context, packID string) (gate.State, bool)
 	All() []gate.State
 	Fresh() bool
 }
@@ -231,7 +232,7 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 
 // permitted judges the gate; a denial is audited.
 func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, error) {
-	state, known := m.Gates.Get(packID)
+	state, known := m.Gates.Now(ctx, packID)
 	switch {
 	case known && state.Open:
 		return state, nil

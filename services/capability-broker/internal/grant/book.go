@@ -43,7 +43,7 @@ type Store interface {
 // Packs knows which packs there are.
 type Packs interface {
 	// Known says whether there is such a pack; an error means that nobody can say.
-	Known(packID string) (bool, error)
+	Known(ctx context.Context, packID string) (bool, error)
 }
 
 // Audit is where decisions are written.
@@ -233,7 +233,7 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past")
 		}
 	}
-	if known, err := b.Packs.Known(r.PrincipalID); err != nil {
+	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return Grant{}, err
 	} else if !known {
 		return Grant{}, fault.NotFound("Pack not found")
@@ -274,7 +274,7 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 	case found:
 		return false, nil
 	}
-	if known, err := b.Packs.Known(r.PrincipalID); err != nil {
+	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return false, err
 	} else if !known {
 		return false, fault.NotFound("Pack not found")

@@ -80,7 +80,7 @@ func (l *log) Write(_ context.Context, e audit.Entry) error {
 
 type packs map[string]bool
 
-func (p packs) Known(id string) (bool, error) {
+func (p packs) Known(_ context.Context, id string) (bool, error) {
 	if p == nil {
 		return false, fault.Unavailable("Service unavailable: approval")
 	}

@@ -26,6 +26,7 @@ const changedText = "SHA-256 mismatch: handler.py content changed since scan (TO
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
+	Now(ctx context.Context, packID string) (gate.State, bool)
 	Fresh() bool
 }
 
@@ -223,7 +224,7 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	if !onDisk(packs, c) {
 		return Trust{}, changed
 	}
-	state, known := s.Gates.Get(c.PackID)
+	state, known := s.Gates.Now(ctx, c.PackID)
 	switch {
 	case known && state.Open:
 	case !s.Gates.Fresh():

@@ -20,8 +20,11 @@ import (
 type Packs struct{ Gates *gate.View }
 
 // Known implements grant.Packs.
-func (p Packs) Known(packID string) (bool, error) {
+func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 	_, known := p.Gates.Get(packID)
+	if !known {
+		_, known = p.Gates.Now(ctx, packID)
+	}
 	if !known && !p.Gates.Fresh() {
 		return false, fault.Unavailable("Service unavailable: approval")
 	}

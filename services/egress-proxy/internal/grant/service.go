@@ -16,15 +16,13 @@ import (
 // StatusModified is the status of a pack whose files are not what was approved.
 const StatusModified = "modified"
 
-// learnWithin is how long a pack that approval just came to know may take to get here.
-const learnWithin = 250 * time.Millisecond
-
 // errUnchanged leaves a record as it is.
 var errUnchanged = errors.New("unchanged")
 
 // Gates is what is known of packs; *gate.View is it.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
+	Now(ctx context.Context, packID string) (gate.State, bool)
 	All() []gate.State
 	Fresh() bool
 }
@@ -199,22 +197,13 @@ func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal,
 	return propose(old, refused, canOpen, time.Now())
 }
 
-// mustKnow waits a moment for a pack that approval may just have come to know: its news travel beside the answer that
-// the operator acts on.
+// mustKnow refuses packs that approval doesn't know.
 func (s *Service) mustKnow(ctx context.Context, packID string) error {
-	deadline := time.Now().Add(learnWithin)
-	for {
-		if _, ok := s.gates.Get(packID); ok {
-			return nil
-		}
-		if !time.Now().Before(deadline) {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
+	if _, known := s.gates.Get(packID); known {
+		return nil
+	}
+	if _, known := s.gates.Now(ctx, packID); known {
+		return nil
 	}
 	if !s.gates.Fresh() {
 		return fault.Unavailable("Can't tell whether the pack exists: approval does not answer")

@@ -167,7 +167,7 @@ func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requir
 	if !i.cfg.Gates.Fresh() {
 		return nil, fault.Unavailable("Service unavailable: approval")
 	}
-	state, known := i.cfg.Gates.Get(item.PackID)
+	state, known := i.cfg.Gates.Now(ctx, item.PackID)
 	if !known {
 		state.Status = "unknown"
 	}
