@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -144,4 +145,33 @@ func (w *world) metric(name string) string {
 		}
 	}
 	return "no"
+}
+
+// A pack that can't be dealt with leaves the others to lose their right to run all the same.
+func TestOnePackThatFailsHoldsUpNoOther(t *testing.T) {
+	w := start(t)
+	ids := []string{"a-stuck"}
+	for i := range 12 {
+		ids = append(ids, fmt.Sprintf("p%02d", i))
+	}
+	for _, id := range ids {
+		w.pack(id)
+		w.approve(id)
+	}
+	db, err := sql.Open("sqlite", filepath.Join(w.UserData(), "state/approval.db"))
+	w.check(err)
+	defer db.Close()
+	_, err = db.Exec(`CREATE TRIGGER stuck BEFORE UPDATE ON records WHEN NEW.pack_id = 'a-stuck' BEGIN SELECT RAISE(ABORT, 'stuck'); END`)
+	w.check(err)
+	for _, id := range ids {
+		w.write(filepath.Join(w.Ecosystem(), id, "backend/main.py"), "print('changed')")
+	}
+	if err := w.client.Refresh(t.Context(), ids...); err == nil {
+		t.Error("a refresh that failed says nothing")
+	}
+	for _, id := range ids[1:] {
+		if s := w.status(id); s != "modified" {
+			t.Errorf("%s is %s", id, s)
+		}
+	}
 }

@@ -54,11 +54,11 @@ func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) erro
 		}
 	}
 	var fresh []pack.ID
-	group, looking := errgroup.WithContext(ctx)
+	var group errgroup.Group // without a context: that one pack can't be dealt with keeps no other from losing its right to run
 	group.SetLimit(parallel)
 	for _, id := range ids {
 		if r, known := records[string(id)]; known {
-			group.Go(func() error { return s.refresh(looking, id, r) })
+			group.Go(func() error { return s.refresh(ctx, id, r) })
 		} else {
 			fresh = append(fresh, id)
 		}
