@@ -29,13 +29,12 @@ import (
 
 func main() { service.Main(api.Service, builder(resolvers)) }
 
-// resolvers are who resolves names for packs, and the suite's own.
+// resolvers are who resolves names for packs, and the suite's own: never the same, since packs may keep all places of one busy.
 func resolvers(cfg config) (packs, suite egress.Resolver) {
-	suite = dns.System()
 	if len(cfg.DNS) > 0 {
-		return dns.New(cfg.DNS), suite
+		return dns.New(cfg.DNS), dns.System()
 	}
-	return suite, suite
+	return dns.System(), dns.System()
 }
 
 // builder leaves open who resolves names.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -37,8 +38,11 @@ func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, spared []strin
 		return fmt.Errorf("list backups: %w", err)
 	}
 	var names []string // the oldest first: they begin with the time
+	var doomed []string
 	for _, entry := range entries {
-		if _, _, ok := parseStamp(entry.Name()); ok && entry.IsDir() {
+		if strings.HasPrefix(entry.Name(), removingPrefix) {
+			doomed = append(doomed, entry.Name()) // its removal failed before
+		} else if _, _, ok := parseStamp(entry.Name()); ok && entry.IsDir() {
 			names = append(names, entry.Name())
 		}
 	}
@@ -56,19 +60,19 @@ func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, spared []strin
 		if err := e.backups.Rename(path.Join(string(id), name), path.Join(string(id), removingPrefix+name)); err != nil {
 			return fmt.Errorf("remove backup: %w", err)
 		}
-		old = append(old, name)
+		old, doomed = append(old, name), append(doomed, removingPrefix+name)
 		left--
 	}
-	if len(old) == 0 {
-		return nil
+	var problems []error
+	if len(old) > 0 {
+		e.step("pruned")
+		problems = append(problems, e.audit.Write(ctx, audit.Entry{
+			Category: audit.System, Action: "pack_backups_pruned", Success: true, OwnerPack: string(id),
+			Details: map[string]any{"pack_id": id, "backups": old, "kept": left},
+		}))
 	}
-	e.step("pruned")
-	problems := []error{e.audit.Write(ctx, audit.Entry{
-		Category: audit.System, Action: "pack_backups_pruned", Success: true, OwnerPack: string(id),
-		Details: map[string]any{"pack_id": id, "backups": old, "kept": left},
-	})}
-	for _, name := range old {
-		problems = append(problems, folder.Remove(e.backups, path.Join(string(id), removingPrefix+name)))
+	for _, name := range doomed {
+		problems = append(problems, folder.Remove(e.backups, path.Join(string(id), name)))
 	}
 	return errors.Join(problems...)
 }

@@ -105,3 +105,15 @@ func TestCrashWhilePruning(t *testing.T) {
 		}
 	}
 }
+
+// What could not be removed is removed the next time.
+func TestAHalfRemovedBackupIsRemovedLater(t *testing.T) {
+	h := newHome(t, t.TempDir())
+	h.eco.keep = 3
+	h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
+	h.write(t, "user_data/pack_backups/p/"+removingPrefix+"old/file", "")
+	h.update(t, 2)
+	if got := h.names(t, "user_data/pack_backups/p"); strings.Contains(got, removingPrefix) {
+		t.Errorf("left over: %s", got)
+	}
+}
