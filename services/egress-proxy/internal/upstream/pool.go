@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -52,33 +53,38 @@ func NewPool(cfg *Config) *Pool {
 	return &Pool{cfg: cfg, idle: make(map[key][]*conn), shared: make(map[key][]*shared)}
 }
 
-// Close closes the idle connections and those that are shared, and each of the others when its exchange is over.
+// Close closes the idle connections and those that are shared, and each of the others when its exchange is over. It
+// waits for no server.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, conns := range p.idle {
 		for _, c := range conns {
-			c.Close()
+			hangUp(c)
 		}
 	}
 	for _, all := range p.shared {
 		for _, s := range all {
 			s.spent = true
-			go s.cc.Close() // it may wait for a server that doesn't read
+			hangUp(s.cc)
 		}
 	}
 	p.idle, p.count, p.shared, p.shares = nil, 0, nil, 0
 }
 
-// Sweep closes what has been idle for a minute.
+// hangUp closes a connection behind the caller's back: TLS says goodbye first, for which it waits five seconds where the
+// server doesn't read.
+func hangUp(c io.Closer) { go c.Close() }
+
+// Sweep closes what has been idle for a minute. It waits for no server.
 func (p *Pool) Sweep(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for k, conns := range p.idle {
 		stale := 0
 		for stale < len(conns) && now.Sub(conns[stale].idleSince) >= idleFor {
-			conns[stale].Close()
+			hangUp(conns[stale])
 			stale++
 		}
 		p.count -= stale
@@ -92,7 +98,7 @@ func (p *Pool) Sweep(now time.Time) {
 		for _, s := range slices.Clone(all) {
 			if s.users == 0 && (now.Sub(s.rests) >= idleFor || s.cc.Err() != nil) {
 				p.retire(k, s)
-				go s.cc.Close()
+				hangUp(s.cc)
 			}
 		}
 	}
@@ -259,7 +265,7 @@ func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *Allowa
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !s.join() {
-		go s.cc.Close()
+		hangUp(s.cc)
 		return nil, broken("Server takes no request")
 	}
 	if p.closed || p.shares >= maxShared {

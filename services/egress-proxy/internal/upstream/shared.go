@@ -162,7 +162,7 @@ func (p *Pool) leave(k key, s *shared, fine bool) {
 	}
 	p.mu.Unlock()
 	if over {
-		go s.cc.Close() // as in Pool.Close
+		hangUp(s.cc)
 	}
 }
 
