@@ -170,7 +170,7 @@ func (v *Values) Batch(ctx context.Context, storeID string, keys []string, budge
 	err = v.db.View(ctx, func(tx *store.Tx) error {
 		found, left = make(map[string]jsontext.Value), nil
 		sizes := make(map[string]int, len(keys))
-		if err := each(tx, `name, LENGTH(value)`, storeID, keys, func(scan func(...any) error) error {
+		if err := each(tx, `name, OCTET_LENGTH(value)`, storeID, keys, func(scan func(...any) error) error {
 			var key []byte
 			var size int
 			err := scan(&key, &size)

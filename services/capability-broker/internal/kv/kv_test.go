@@ -128,6 +128,19 @@ func TestBatchStaysWithinItsBudget(t *testing.T) {
 	})
 }
 
+// A budget is of bytes: what is written in other letters than Latin ones counts for what it takes.
+func TestBatchCountsBytes(t *testing.T) {
+	suite(t, func(t *testing.T, mine, other *kv.Values) {
+		set(t, mine, "a", `"`+strings.Repeat("語", 100)+`"`)
+		for budget, want := range map[int]int{301: 0, 302: 1} {
+			found, left, err := other.Batch(t.Context(), "s", []string{"a"}, budget)
+			if err != nil || len(found) != want || len(left) != 1-want {
+				t.Errorf("%d: found %d, left %v, %v", budget, len(found), left, err)
+			}
+		}
+	})
+}
+
 func TestQuota(t *testing.T) {
 	suite(t, func(t *testing.T, mine, other *kv.Values) {
 		long := func(n int) string { return `"` + strings.Repeat("x", n) + `"` }
