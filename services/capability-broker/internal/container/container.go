@@ -357,8 +357,11 @@ func (m *Manager) Stop(ctx context.Context, packID string) (bool, error) {
 	}
 	defer release()
 	c, err := m.find(ctx, packID)
-	if err != nil || c == nil {
+	if err != nil {
 		return false, err
+	}
+	if c == nil {
+		return false, m.giveUp(ctx, packID)
 	}
 	r, err := m.Records.Record(ctx, packID)
 	if err != nil {
@@ -391,8 +394,11 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 	}
 	defer release()
 	c, err := m.find(ctx, packID)
-	if err != nil || c == nil {
+	if err != nil {
 		return false, false, err
+	}
+	if c == nil {
+		return false, false, m.giveUp(ctx, packID)
 	}
 	if err := m.delete(ctx, packID, c.ID); err != nil {
 		return false, false, fmt.Errorf("delete container of %s: %w", packID, err)
@@ -407,6 +413,14 @@ func (m *Manager) delete(ctx context.Context, packID, id string) error {
 		return errors.Join(err, forgotten)
 	}
 	return errors.Join(forgotten, m.audit(ctx, "container_deleted", packID, id, map[string]any{"actor": actor(ctx)}))
+}
+
+// giveUp ends the restarts of a pack that has no container: the last one removed it and could make no other.
+func (m *Manager) giveUp(ctx context.Context, packID string) error {
+	if err := m.forget(ctx, packID); err != nil {
+		return fmt.Errorf("end restarts of %s: %w", packID, err)
+	}
+	return nil
 }
 
 // find is the container of a pack, nil where a pack that is known has none.

@@ -24,6 +24,7 @@ type docker struct {
 	events     chan sandbox.Event
 	made       int
 	down       bool
+	refusing   bool   // to create
 	onStart    func() // while the container starts
 	stopped    []time.Duration
 }
@@ -48,12 +49,17 @@ func (d *docker) Create(_ context.Context, s sandbox.Spec) (sandbox.Container, e
 		return sandbox.Container{}, err
 	}
 	defer d.mu.Unlock()
+	if d.refusing {
+		return sandbox.Container{}, fault.Unavailable("no such image")
+	}
 	d.made++
 	c := &sandbox.Container{ID: fmt.Sprint("c", d.made), Kind: s.Kind, Name: s.Name, PackID: s.PackID, Digest: s.Digest, Packages: s.Packages,
 		Made: s.Fingerprint(), Status: "created", Created: time.Now()}
 	d.containers[c.ID] = c
 	return *c, nil
 }
+
+func (d *docker) refuseCreate(yes bool) { d.mu.Lock(); defer d.mu.Unlock(); d.refusing = yes }
 
 // tell is for who holds mu. Nobody hears of what happens while the engine is away.
 func (d *docker) tell(e sandbox.Event) {

@@ -329,3 +329,30 @@ func TestLimitsAreCut(t *testing.T) {
 		}
 	}, func(c *Config) { c.Ceiling = sandbox.Limits{Memory: 1 << 30, CPUs: 2} })
 }
+
+// A restart that fails may have lost its container. What goes on being tried ends all the same when an operator says so.
+func TestWaitingWithoutAContainerEnds(t *testing.T) {
+	for name, end := range map[string]func(r *rig) error{
+		"stop":   func(r *rig) error { _, err := r.Stop(r.base, "p"); return err },
+		"delete": func(r *rig) error { _, _, err := r.Delete(r.base, "p"); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.describe(t, describing("always"))
+				r.started(t, "p", "d1")
+				r.docker.exits("p", sandbox.Exit{Code: 1})
+				synctest.Wait()
+				r.describe(t, `{"pack_id":"p","pack_identity":"x","version":"1","restart":"always","resources":{"pids":64}}`)
+				r.docker.refuseCreate(true)
+				time.Sleep(firstPause + tendEvery)
+				r.want(t, "no image", "", "container_started p <nil>", "container_stopped p exited")
+				if err := end(r); err != nil {
+					t.Fatal(err)
+				}
+				r.docker.refuseCreate(false)
+				time.Sleep(2 * longestWait)
+				r.want(t, "left alone", "")
+			})
+		})
+	}
+}
