@@ -15,6 +15,8 @@ import (
 const (
 	maxLine = 64 << 10 // bytes after which a line without end is cut
 	maxKept = 4 << 20  // bytes, of the last lines
+
+	lineCost = 64 // bytes that a line takes beside its text: a pack may print nothing but ends of lines
 )
 
 // output is what a process printed, and will print.
@@ -67,9 +69,9 @@ func (s stream) Write(p []byte) (int, error) {
 
 func (o *output) add(stream string, text []byte) {
 	o.lines = append(o.lines, sandbox.Line{Time: time.Now().UTC(), Stream: stream, Text: string(text)})
-	o.size += len(text)
+	o.size += len(text) + lineCost
 	for o.size > maxKept {
-		o.size -= len(o.lines[0].Text)
+		o.size -= len(o.lines[0].Text) + lineCost
 		o.lines = o.lines[1:]
 		o.first++
 	}

@@ -1,6 +1,7 @@
 package unconfined
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -90,8 +91,22 @@ func TestOutput(t *testing.T) {
 		for range 100 {
 			write("stdout", strings.Repeat("y", maxLine)+"\n")
 		}
-		if lines, next, _ := o.next(t.Context(), 0, false); len(lines) != maxKept/maxLine || next != 106 {
+		if lines, next, _ := o.next(t.Context(), 0, false); len(lines) != maxKept/(maxLine+lineCost) || next != 106 {
 			t.Errorf("%d lines kept, next %d", len(lines), next)
 		}
 	})
+}
+
+// Lines without text take memory, too.
+func TestEmptyLinesAreBounded(t *testing.T) {
+	o := newOutput()
+	w := o.stream("stdout")
+	for range 2 * maxKept / lineCost / 4096 {
+		if _, err := w.Write(bytes.Repeat([]byte("\n"), 4096)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(o.lines); n == 0 || n > maxKept/lineCost {
+		t.Errorf("%d lines are kept", n)
+	}
 }
