@@ -3,8 +3,10 @@ package store_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"reflect"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -182,4 +184,51 @@ func TestTrust(t *testing.T) {
 			t.Fatalf("the other pack's: %+v, %v", list, err)
 		}
 	})
+}
+
+// A database of the first release keeps what was granted and trusted.
+func TestUpgrade(t *testing.T) {
+	first := fstest.MapFS{}
+	all := candidate.Migrations(store.Migrations())
+	for _, name := range []string{"00001_candidates.sql", "00100_capabilities.sql"} {
+		text, err := fs.ReadFile(all, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[name] = &fstest.MapFile{Data: text}
+	}
+	open := func(t *testing.T, cfg dbstore.Config, migrations fs.FS) *dbstore.DB {
+		t.Helper()
+		db, err := dbstore.Open(t.Context(), cfg, migrations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		return db
+	}
+	for name, cfg := range map[string]dbstore.Config{"sqlite": {Dir: t.TempDir(), Service: "test"}, "postgres": storetest.Postgres(t)} {
+		t.Run(name, func(t *testing.T) {
+			at := time.Unix(1_800_000_000, 0).UTC()
+			if err := open(t, cfg, first).Tx(t.Context(), func(tx *dbstore.Tx) error {
+				if _, err := tx.Exec(`INSERT INTO capability_grants VALUES ('p', 'a.b', 1, '{"x":1}', 0, ?, ?, 'operator')`, at, at); err != nil {
+					return err
+				}
+				_, err := tx.Exec(`INSERT INTO capability_trust VALUES ('p', 's', 'k', 'h', 'a.b', 'handler.py:execute', '1', 'sha256:1', ?, 'operator')`, at)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			s := store.New(open(t, cfg, all))
+			list, _, err := s.Grants(t.Context())
+			if want := []grant.Grant{{PrincipalID: "p", PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{"x":1}`), GrantedAt: at,
+				UpdatedAt: at, GrantedBy: "operator"}}; err != nil || !reflect.DeepEqual(list, want) {
+				t.Errorf("grants %+v, %v", list, err)
+			}
+			trusted, _, err := s.Trusts(t.Context())
+			if want := []handler.Trust{{CandidateKey: "k", PackID: "p", Slug: "s", HandlerID: "h", PermissionID: "a.b", Entrypoint: "handler.py:execute",
+				ScriptSHA256: "1", FolderDigest: "sha256:1", InstalledAt: at, InstalledBy: "operator"}}; err != nil || !reflect.DeepEqual(trusted, want) {
+				t.Errorf("trust %+v, %v", trusted, err)
+			}
+		})
+	}
 }
