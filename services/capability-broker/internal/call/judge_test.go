@@ -43,7 +43,8 @@ type replica struct {
 
 	mu      sync.Mutex
 	entries []audit.Entry
-	busy    bool // the runner has no room
+	busy    bool   // the runner has no room
+	waiting func() // what happens while a call waits for a worker
 	started atomic.Int64
 	last    worker.Job
 }
@@ -98,6 +99,9 @@ func (r *replica) Value(_ context.Context, key string) (string, error) {
 func (r *replica) Run(ctx context.Context, job worker.Job) (jsontext.Value, error) {
 	if r.busy {
 		return nil, worker.ErrBusy
+	}
+	if r.waiting != nil {
+		r.waiting()
 	}
 	if err := job.Begin(ctx); err != nil {
 		return nil, err
@@ -448,6 +452,63 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 			t.Errorf("a removal: %+v, %q", got, b.reason())
 		}
 	})
+}
+
+// A call that waits for a worker starts by what is granted then.
+func TestChangesWhileACallWaits(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", "")
+	for _, c := range []struct {
+		change func()
+		reason string // "" for a call that starts
+	}{
+		{func() {}, ""},
+		{func() { r.grant("p", "fs.read", `{"config": {"new": true}}`) }, ""},
+		{func() { r.grant("q", "fs.read", `{}`) }, ""}, // another's
+		{func() {
+			if _, err := r.book.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
+				t.Error(err)
+			}
+		}, "Capability grant is disabled"},
+		{func() {
+			if _, err := r.book.RemovePrincipal(t.Context(), "p"); err != nil {
+				t.Error(err)
+			}
+		}, "No capability grant for this permission"},
+		{func() { r.grant("p", "fs.read", `{"args_schema": {"required": ["path"]}}`) }, "Args do not fit args_schema: at '' it does not satisfy #/required"},
+		{func() { r.closed["p"] = true; r.grant("p", "fs.read", `{}`) }, "Pack may not run (status: approved)"},
+	} {
+		r.closed["p"] = false
+		r.grant("p", "fs.read", `{}`)
+		before := r.started.Load()
+		r.waiting = sync.OnceFunc(c.change)
+		got := r.ask("p", "fs.read", `{}`)
+		if started := r.started.Load() - before; got.Success != (c.reason == "") || got.Success != (started == 1) || !got.Success && r.reason() != c.reason {
+			t.Errorf("want %q: %+v, %q, %d started", c.reason, got, r.reason(), started)
+		}
+		if c.reason == "" && string(r.last.Config) != string(r.book.Chain("p", "fs.read")[0].Config) {
+			t.Errorf("started with %s", r.last.Config)
+		}
+	}
+}
+
+// A pack without any grant may say that it is another as often as it likes.
+func TestClaimsAreCounted(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Refusals: 5})
+	for range 100 {
+		calls.Socket("p").Answer(t.Context(), []byte(`{"pack_id": "q"}`), nil)
+	}
+	if err := calls.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.entries); n != 7 { // five, the first beyond, and the count
+		t.Fatalf("%d entries", n)
+	}
+	if last := r.entries[6]; last.Action != "principal_id_overridden" || last.OwnerPack != "p" || last.Details["count"] != int64(94) {
+		t.Errorf("the count: %+v", last)
+	}
 }
 
 func TestRates(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -72,6 +73,7 @@ type Service struct {
 	ownRates *window // of the broker's own permissions
 	rates    *window // of grants
 	refusals *audit.Refusals
+	claims   *audit.Refusals // of being somebody else: any call may make one, whatever is granted
 	calls    *prometheus.CounterVec
 	duration prometheus.Histogram
 }
@@ -83,6 +85,7 @@ func New(cfg Config) *Service {
 		ownRates: newWindow(),
 		rates:    newWindow(),
 		refusals: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		claims:   audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
 			Help: "Calls over capability sockets, by result: ok or the error type.",
@@ -131,9 +134,9 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	defer span.End()
 
 	if req.claims != "" {
-		// The claim changes nothing, so that a log which can't be written doesn't either.
-		_ = k.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "principal_id_overridden",
+		written, _ := k.claims.Submit(ctx, k.principal, "claim", audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "principal_id_overridden",
 			Success: true, OwnerPack: k.principal, Details: map[string]any{"claimed": req.claims, "principal_id": k.principal}})
+		_ = written() // the claim changes nothing, so that a log which can't be written doesn't either
 	}
 	var output jsontext.Value
 	if refused == nil {
@@ -200,11 +203,18 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	return written()
 }
 
-// Count writes down, each second until ctx ends, how many refusals have no entries of their own.
-func (s *Service) Count(ctx context.Context) error { return s.refusals.Follow(ctx) }
+// Count writes down, each second until ctx ends, how many refusals and claims have no entries of their own.
+func (s *Service) Count(ctx context.Context) error {
+	var both errgroup.Group
+	both.Go(func() error { return s.refusals.Follow(ctx) })
+	both.Go(func() error { return s.claims.Follow(ctx) })
+	return both.Wait()
+}
 
 // Flush is Count once more, for when nobody calls any more.
-func (s *Service) Flush(ctx context.Context) error { return s.refusals.Flush(ctx) }
+func (s *Service) Flush(ctx context.Context) error {
+	return errors.Join(s.refusals.Flush(ctx), s.claims.Flush(ctx))
+}
 
 // act carries out what was judged.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
@@ -225,8 +235,12 @@ func (k socket) carryOut(ctx context.Context, req request, rec *record) (output 
 	return output, refused
 }
 
-// begin counts the start of a call.
+// begin counts the start of a call, if it is still what it was judged by: it may have waited long for a worker.
 func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
+	own := p.Chain[0]
+	if !p.Chain.Stays(k.Grants.Chain(own.PrincipalID, own.PermissionID), time.Now()) {
+		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
+	}
 	reason, err := k.Grants.Use(ctx, p.Chain)
 	switch {
 	case errors.Is(err, grant.ErrChanged):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -15,6 +16,14 @@ var ErrChanged = errors.New("the grant was changed meanwhile")
 
 // Changed is Store.Use's reason for ErrChanged.
 const Changed Reason = "Capability grant was changed meanwhile"
+
+// Stays says whether now, the same chain found again, allows what c did: none of its grants was changed, taken away or
+// has run out.
+func (c Chain) Stays(now Chain, at time.Time) bool {
+	return slices.EqualFunc(c, now, func(judged, found *Grant) bool {
+		return found.UpdatedAt.Equal(judged.UpdatedAt) && found.Judge(at) == Allowed
+	})
+}
 
 // Use counts a call that is about to start, in every grant of the chain that bounds its uses: in all of them or in none.
 // Never are more calls counted than a grant has uses, whatever replicas there are and however they die. The reason says
