@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +38,9 @@ func newSoak(t testing.TB) *soak {
 			io.WriteString(w, "hello")
 		}
 	})
-	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
+	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0) // of handshakes that a revoke cut
+	secure.StartTLS()
 	t.Cleanup(secure.Close)
 	_, securePort, _ := net.SplitHostPort(secure.Listener.Addr().String())
 	s.url, s.ports, s.secure = plain, port+","+securePort, "localhost:"+securePort
