@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/services/approval/api"
@@ -174,4 +176,23 @@ func TestOnePackThatFailsHoldsUpNoOther(t *testing.T) {
 			t.Errorf("%s is %s", id, s)
 		}
 	}
+}
+
+// A page that has yet to be written back can be written through a mapping without a trace in the file's times; the end of the
+// mapping gives it away.
+func TestAMappingLeavesNoTimes(t *testing.T) {
+	w := start(t)
+	path := filepath.Join(w.pack("demo"), "backend/main.py")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	w.check(err)
+	mapped, err := unix.Mmap(int(f.Fd()), 0, 5, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	w.check(err)
+	w.check(f.Close())
+	mapped[0] = 'x'
+	time.Sleep(50 * time.Millisecond) // so that the approval below takes the times for old enough
+	w.approve("demo")
+	w.check(w.client.Refresh(t.Context(), "demo"))
+	mapped[0] = 'y'
+	w.check(unix.Munmap(mapped))
+	w.eventually("the change is noticed", func() bool { return w.status("demo") == "modified" })
 }

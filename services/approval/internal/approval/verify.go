@@ -151,7 +151,20 @@ func (s *Service) Verify(ctx context.Context) error {
 
 // Touched verifies packs under whose folder something happened; all where the kernel lost count. A pack that was removed
 // since is not made known again by what happened before. It is the watcher's callback, so errors end in the log.
+//
+// What something happened to is read again, whatever its times say: a write through a mapping sets them only where the page had
+// none to be written back, and the end of the mapping is all that is heard of the others.
 func (s *Service) Touched(ctx context.Context, ids []string, all bool) {
+	for _, id := range ids {
+		unlock := s.lock(pack.ID(id)) // a look that is under way may have read before
+		s.forget(pack.ID(id))
+		unlock()
+	}
+	s.verifySome(ctx, ids, all)
+}
+
+// verifySome is Verify of some packs or all.
+func (s *Service) verifySome(ctx context.Context, ids []string, all bool) {
 	var err error
 	if all {
 		err = s.Verify(ctx)
@@ -177,7 +190,7 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 		if err := s.Watcher.LookAtMounts(); err != nil {
 			s.Log.WarnContext(ctx, "cannot see what is mounted over packs", "error", err)
 		}
-		s.Touched(ctx, s.Watcher.Unwatched(), false)
+		s.verifySome(ctx, s.Watcher.Unwatched(), false)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -40,8 +40,9 @@ type Config struct {
 //     several names already is watched by itself, whatever name is used;
 //   - a write through an overlay whose upper layer the folder is.
 //
-// The first sets the times of change, as do the others, so a look that reads no content sees them: RUMI_VERIFY_INTERVAL bounds how long they
-// go unnoticed. None of them changes what runs, which is a copy (design.md, decision 1).
+// All set the times of change, so a look that reads no content sees them: RUMI_VERIFY_INTERVAL bounds how long they go unnoticed. But
+// writes through a mapping to a page that has yet to be written back set none, and are noticed when the mapping
+// ends. None of them changes what runs, which is a copy (design.md, decision 1).
 //
 // Use New.
 type Watcher struct {
