@@ -31,12 +31,19 @@ func Join(dir string) (*Replica, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("join replicas: %w", err)
 	}
-	r := &Replica{ID: strings.ToLower(rand.Text()), dir: dir}
-	r.lock = flock.New(r.path(r.ID))
-	if err := r.lock.Try(); err != nil {
-		return nil, fmt.Errorf("join replicas: %w", err)
+	for {
+		r := &Replica{ID: strings.ToLower(rand.Text()), dir: dir}
+		r.lock = flock.New(r.path(r.ID))
+		err := r.lock.Try()
+		if err == nil {
+			return r, nil
+		}
+		r.lock.Close()
+		// Nobody else has the name: who looks for the dead has found the file before its lock was taken, and removes it.
+		if !errors.Is(err, flock.ErrLocked) {
+			return nil, fmt.Errorf("join replicas: %w", err)
+		}
 	}
-	return r, nil
 }
 
 func (r *Replica) path(id string) string { return filepath.Join(r.dir, id+suffix) }

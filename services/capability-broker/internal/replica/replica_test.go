@@ -47,6 +47,41 @@ func TestWhoIsAlive(t *testing.T) {
 	}
 }
 
+// Who buries the dead may find the file of one that is being born, before that has its lock.
+func TestJoiningWhileOthersBury(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "replicas")
+	first := join(t, dir)
+	done := make(chan struct{})
+	var burying sync.WaitGroup
+	for range 4 {
+		burying.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := first.Bury(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 300 {
+		r, err := Join(dir)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if !first.Alive(r.ID) {
+			t.Errorf("%s is dead", r.ID)
+		}
+		r.Close()
+	}
+	close(done)
+	burying.Wait()
+}
+
 func TestNodeIsTheSameForAll(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "capabilities")
 	var wait sync.WaitGroup
