@@ -144,6 +144,8 @@ func TestBadRequests(t *testing.T) {
 		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires":"x"}`, 400, "Unknown field 'expires'"},
 		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":"tomorrow"}`, 400, "Invalid value for field 'expires_at'"},
 		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":"2001-01-01T00:00:00Z"}`, 400, "expires_at must lie in the future"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":"0001-01-01T00:00:00Z"}`, 400, "expires_at must lie in the future"},
+		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"expires_at":""}`, 400, ""},
 		{"grant", `{"pack_id":"p","allowed_domains":["x.com"],"notes":"` + long + `"}`, 400, "notes is too long"},
 		{"grant", `[]`, 400, "Invalid JSON in request body"},
 		{"grant", `{"pack_id":"never","allowed_domains":["x.com"]}`, 404, "Pack not found"},

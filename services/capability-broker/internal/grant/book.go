@@ -191,7 +191,7 @@ type Request struct {
 	PrincipalID  string
 	PermissionID string
 	Config       jsontext.Value // of Grant only; an object or empty
-	ExpiresAt    string         // of Grant only; RFC 3339, "" for never
+	ExpiresAt    *string        // of Grant only; RFC 3339, nil for never
 	Terms                       // of Grant only
 }
 
@@ -224,12 +224,12 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err := next.prepare(b.Permissions, schema.Compile); err != nil {
 		return Grant{}, err
 	}
-	if r.ExpiresAt != "" {
-		at, err := time.Parse(time.RFC3339, r.ExpiresAt)
+	if r.ExpiresAt != nil {
+		at, err := time.Parse(time.RFC3339, *r.ExpiresAt)
 		if err != nil {
 			return Grant{}, fault.Invalid("Invalid expires_at: must be an RFC 3339 time such as 2027-01-31T12:00:00Z")
 		}
-		if next.ExpiresAt = at.UTC(); next.expired(now) {
+		if next.ExpiresAt = at.UTC(); !at.After(now) { // year 1, too, which is never elsewhere
 			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past")
 		}
 	}

@@ -129,7 +129,7 @@ func TestRequests(t *testing.T) {
 		"plain":              {grant.Request{PrincipalID: "p", PermissionID: "fs.read"}, 0, ""},
 		"config":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a": [1]}`)}, 0, ""},
 		"null config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`null`)}, 0, ""},
-		"expiry":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: future}, 0, ""},
+		"expiry":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: &future}, 0, ""},
 		"secrets":            {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A_1"]}`)}, 0, ""},
 		"no principal":       {grant.Request{PermissionID: "fs.read"}, fault.KindInvalid, "Missing principal_id"},
 		"no permission":      {grant.Request{PrincipalID: "p"}, fault.KindInvalid, "Missing permission_id"},
@@ -142,8 +142,10 @@ func TestRequests(t *testing.T) {
 		"misspelt keys":      {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_key": []}`)}, fault.KindInvalid, "allowed_keys"},
 		"keys are a string":  {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": "A"}`)}, fault.KindInvalid, "allowed_keys"},
 		"a key that is none": {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A\n"]}`)}, fault.KindInvalid, "allowed_keys"},
-		"expired already":    {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: past}, fault.KindInvalid, "in the past"},
-		"no time":            {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: "tomorrow"}, fault.KindInvalid, "RFC 3339"},
+		"expired already":    {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: &past}, fault.KindInvalid, "in the past"},
+		"no time":            {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: new("tomorrow")}, fault.KindInvalid, "RFC 3339"},
+		"an empty time":      {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: new("")}, fault.KindInvalid, "RFC 3339"},
+		"the zero time":      {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: new("0001-01-01T00:00:00Z")}, fault.KindInvalid, "in the past"},
 	} {
 		_, err := b.Grant(t.Context(), c.request)
 		if c.text == "" {

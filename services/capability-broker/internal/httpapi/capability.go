@@ -39,7 +39,7 @@ type grantRequest struct {
 	PrincipalID  string         `json:"principal_id"`
 	PermissionID string         `json:"permission_id"`
 	Config       jsontext.Value `json:"config"`
-	ExpiresAt    string         `json:"expires_at"`
+	ExpiresAt    *string        `json:"expires_at"`
 	grant.Terms
 }
 

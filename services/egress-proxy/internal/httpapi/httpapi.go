@@ -88,6 +88,9 @@ func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, er
 		Rules: req.Rules, AllowTunnel: req.AllowTunnel,
 	}
 	if req.ExpiresAt != nil {
+		if req.ExpiresAt.IsZero() { // which means never where it is kept
+			return grantResponse{}, fault.Invalid("expires_at must lie in the future")
+		}
 		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
 	g, err := r.grants.Grant(ctx, req.PackID, wish)
