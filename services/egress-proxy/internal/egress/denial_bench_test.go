@@ -48,7 +48,7 @@ func benchmarkDenials(b *testing.B, conns, each, most int) {
 	}
 	b.Cleanup(func() { sink.Close() })
 	w := newWorld(b, func(c *Config) {
-		c.Audit, c.Log, c.Metrics, c.Refusals = log, slog.New(slog.NewJSONHandler(sink, nil)), prometheus.NewRegistry(), most
+		c.Audit, c.Log, c.Metrics, c.Refusals, c.Tracer = log, slog.New(slog.NewJSONHandler(sink, nil)), prometheus.NewRegistry(), most, uncollected()
 	})
 	w.grants["p"] = []string{"api.example.com"}
 	l, err := uds.Listen(uds.Config{Dir: dir, Name: uds.DirName("p"), GID: -1})
