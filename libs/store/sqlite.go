@@ -43,7 +43,7 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 	}
 	defer unlock()
 
-	db := &DB{dialect: sqliteDialect{}, index: path + "-shm"}
+	db := &DB{dialect: sqliteDialect{}, log: path + "-wal"}
 	defer func() {
 		if err != nil {
 			_ = db.Close()

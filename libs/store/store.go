@@ -33,7 +33,7 @@ type DB struct {
 	write   *sql.DB
 	read    *sql.DB
 	dialect dialect
-	index   string // see Changes
+	log     string // see Changes
 }
 
 // dialect is where the two databases differ.
