@@ -19,12 +19,15 @@ func newLogger(w io.Writer, service string, level slog.Level) *slog.Logger {
 type correlating struct{ slog.Handler }
 
 func (h correlating) Handle(ctx context.Context, record slog.Record) error {
+	var ids [3]slog.Attr
+	known := ids[:0]
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		record.AddAttrs(slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+		known = append(known, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
 	}
 	if id := origin.Of(ctx).RequestID; id != "" {
-		record.AddAttrs(slog.String("request_id", id))
+		known = append(known, slog.String("request_id", id))
 	}
+	record.AddAttrs(known...)
 	return h.Handler.Handle(ctx, record)
 }
 

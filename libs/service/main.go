@@ -64,10 +64,13 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	running, err := start(ctx, name, common, cfg, build, listener, admin, os.Stderr)
+	logs := newLines(os.Stderr)
+	defer logs.Flush()
+	running, err := start(ctx, name, common, cfg, build, listener, admin, logs)
 	if err != nil {
 		return err
 	}
+	defer settle()()
 	return running.Wait(ctx)
 }
 
