@@ -84,8 +84,9 @@ type Entry struct {
 	Success         bool
 	OwnerPack       string // the pack it is about, "" for none
 	Details         map[string]any
-	Error           string // what failed
-	RejectionReason string // why it was denied
+	Attrs           []slog.Attr // more details, in order, no name twice: for those who write ten thousands of entries a second, to whom a map costs too much
+	Error           string      // what failed
+	RejectionReason string      // why it was denied
 }
 
 // Log appends entries to the files in one folder. It is safe for concurrent use.
@@ -111,7 +112,7 @@ func Open(dir, service string, log *slog.Logger) (*Log, error) {
 // Write appends e. The caller must not let what it decided happen when Write fails. A cancelled ctx does not stop it:
 // what was decided is written.
 func (l *Log) Write(ctx context.Context, e Entry) error {
-	t, err := l.submit(ctx, &e)
+	t, err := l.submit(sourceOf(ctx), &e)
 	if err == nil {
 		err = t.wait()
 	}
@@ -120,7 +121,8 @@ func (l *Log) Write(ctx context.Context, e Entry) error {
 
 // Submit is Write in two steps, for callers that have something else to do while entries are on their way to the disk.
 // What Write promises holds once wait has returned nil; until then the entries may lie in memory. wait must be called,
-// once, by any goroutine. Where an entry can't be encoded, those after it are not written.
+// once, by any goroutine. Where an entry can't be encoded, those after it are not written. The entries may be changed as
+// soon as Submit returns.
 func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) {
 	type sent struct {
 		category Category
@@ -129,9 +131,10 @@ func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) 
 	}
 	var first error
 	list := make([]sent, 0, len(entries))
+	from := sourceOf(ctx)
 	for i := range entries {
 		e := &entries[i]
-		t, err := l.submit(ctx, e)
+		t, err := l.submit(from, e)
 		if first = l.failure(ctx, e.Category, e.Action, err); err != nil {
 			break
 		}
@@ -159,21 +162,31 @@ func (l *Log) failure(ctx context.Context, category Category, action string, err
 // bodies are what entries are encoded into before their turn to be written comes.
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-func (l *Log) submit(ctx context.Context, e *Entry) (ticket, error) {
+// source is what a context says of the entries written with it.
+type source struct {
+	origin.Origin
+	traceID string
+}
+
+func sourceOf(ctx context.Context) source {
+	s := source{Origin: origin.Of(ctx)}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		s.traceID = span.TraceID().String()
+	}
+	return s
+}
+
+func (l *Log) submit(from source, e *Entry) (ticket, error) {
 	if e.Category.String() == "" {
 		return ticket{}, fmt.Errorf("no such category: %d", e.Category)
 	}
 	if e.Action == "" {
 		return ticket{}, fmt.Errorf("no action in an entry of %s", e.Category)
 	}
-	from := origin.Of(ctx)
 	rest := line{
 		Category: e.Category.String(), Severity: e.Severity.String(), Action: e.Action, Success: e.Success,
-		OwnerPack: e.OwnerPack, Details: e.Details, Error: e.Error, RejectionReason: e.RejectionReason,
-		RequestID: from.RequestID, Actor: from.Actor, Service: l.service,
-	}
-	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
-		rest.TraceID = span.TraceID().String()
+		OwnerPack: e.OwnerPack, Details: e.Details, attrs: e.Attrs, Error: e.Error, RejectionReason: e.RejectionReason,
+		RequestID: from.RequestID, TraceID: from.traceID, Actor: from.Actor, Service: l.service,
 	}
 	buf := bodies.Get().(*[]byte)
 	defer bodies.Put(buf)

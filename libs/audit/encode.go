@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strconv"
@@ -23,6 +24,9 @@ func (l *line) append(dst []byte) ([]byte, error) {
 	dst = strconv.AppendBool(append(dst, `,"success":`...), l.Success)
 	dst = appendOptional(dst, `,"owner_pack":`, l.OwnerPack)
 	dst, err := appendMap(append(dst, `,"details":`...), l.Details, 0)
+	if err == nil && len(l.attrs) > 0 {
+		dst, err = appendAttrs(dst[:len(dst)-1], l.attrs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode entry %s: %w", l.Action, err)
 	}
@@ -64,6 +68,33 @@ func appendMap(dst []byte, m map[string]any, depth int) ([]byte, error) {
 		dst = append(appendString(dst, k), ':')
 		var err error
 		if dst, err = appendValue(dst, m[k], depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, '}'), nil
+}
+
+// appendAttrs ends an object that has been begun.
+func appendAttrs(dst []byte, attrs []slog.Attr) ([]byte, error) {
+	for i := range attrs {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, attrs[i].Key), ':')
+		var err error
+		switch v := attrs[i].Value; v.Kind() {
+		case slog.KindString:
+			dst = appendString(dst, v.String())
+		case slog.KindBool:
+			dst = strconv.AppendBool(dst, v.Bool())
+		case slog.KindInt64:
+			dst = strconv.AppendInt(dst, v.Int64(), 10)
+		case slog.KindFloat64:
+			dst, err = appendFloat(dst, v.Float64())
+		default:
+			dst, err = appendValue(dst, v.Any(), 1)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"log/slog"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -48,6 +50,44 @@ func TestEntriesAreEncodedAsTheLibraryDoes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			compare(t, line{Category: "security", Severity: "info", Action: "x", Actor: "system", Service: "s", Details: map[string]any{"v": value, "w": 1}})
 		})
+	}
+}
+
+func TestAttrsAreDetailsInTheirOrder(t *testing.T) {
+	attrs := []slog.Attr{slog.String("z", "\"\xff"), slog.Bool("b", true), slog.Int("i", -7), slog.Float64("f", 1.25), slog.Any("list", []string{"x"}), slog.Any("nil", nil)}
+	const wrote = `"z":"\"\ufffd","b":true,"i":-7,"f":1.25,"list":["x"],"nil":null}`
+	for name, c := range map[string]struct {
+		details map[string]any
+		want    string
+	}{
+		"alone":       {map[string]any{}, `"details":{` + wrote},
+		"after a map": {map[string]any{"a": 1}, `"details":{"a":1,` + wrote},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := (&line{Action: "x", Details: c.details, attrs: attrs}).append(nil)
+			if err != nil || !json.Valid(got) || !strings.Contains(string(got), c.want) {
+				t.Errorf("%s, %v; want %s in it", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestAttrsThatAreTooLongAreCut(t *testing.T) {
+	l := line{Action: "x", attrs: []slog.Attr{slog.String("long", strings.Repeat("x", 2*maxLine)), slog.Int("n", 7)}}
+	raw, err := l.encode(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Details map[string]any }
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	long, _ := got.Details["long"].(string)
+	if len(raw) > maxBody || got.Details["truncated"] != true || got.Details["n"] != 7.0 || !strings.HasPrefix(long, "xxxx") || len(long) > 5<<10 {
+		t.Errorf("%d bytes, %.300s", len(raw), raw)
+	}
+	if len(noDetails) != 0 {
+		t.Errorf("what stands for no details has become %v", noDetails)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"maps"
 	"strings"
 	"unicode/utf8"
 )
@@ -30,13 +32,17 @@ type line struct {
 	TraceID         string         `json:"trace_id,omitempty"`
 	Actor           string         `json:"actor"`
 	Service         string         `json:"service"`
+
+	attrs []slog.Attr // of the details, after those in the map
 }
+
+var noDetails = map[string]any{}
 
 // encode appends the JSON object, at most maxBody bytes. What is too long is cut and says so: texts first, then the
 // details as a whole.
 func (l line) encode(dst []byte) ([]byte, error) {
 	if l.Details == nil {
-		l.Details = map[string]any{}
+		l.Details = noDetails
 	}
 	start := len(dst)
 	fits := func(out []byte, err error) bool { return err != nil || len(out)-start <= maxBody }
@@ -48,7 +54,12 @@ func (l line) encode(dst []byte) ([]byte, error) {
 	for _, s := range []*string{&l.Action, &l.OwnerPack, &l.Error, &l.RejectionReason, &l.RequestID, &l.Actor} {
 		*s = cutString(*s, maxString)
 	}
-	plain, err := plainDetails(l.Details)
+	details := maps.Clone(l.Details)
+	for _, a := range l.attrs {
+		details[a.Key] = a.Value.Any()
+	}
+	l.attrs = nil
+	plain, err := plainDetails(details)
 	if err != nil {
 		return nil, err
 	}

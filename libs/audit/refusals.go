@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,7 +83,7 @@ func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ..
 		r.mu.Unlock()
 		return r.to.Submit(ctx, entries...), true
 	}
-	c := &count{first: make(chan struct{}), entries: entries, actor: origin.Of(ctx).Actor, reasons: make(map[string]int64)}
+	c := &count{first: make(chan struct{}), entries: slices.Clone(entries), actor: origin.Of(ctx).Actor, reasons: make(map[string]int64)}
 	p.count = c
 	r.mu.Unlock()
 	written := r.to.Submit(ctx, entries...)

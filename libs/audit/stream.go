@@ -8,7 +8,7 @@ import (
 const secondsADay = 24 * 60 * 60
 
 // keepBuffer is the largest buffer, in bytes, that is kept for the next lines.
-const keepBuffer = 256 << 10
+const keepBuffer = 1 << 20
 
 // stream is one category, with its group commit: what comes while a write or sync runs waits for the next one together,
 // so that the number of system calls doesn't grow with the number of writers. Time is read under its lock, so that
@@ -20,7 +20,7 @@ type stream struct {
 	mu         sync.Mutex
 	queue      []*batch // not yet taken by a commit, in order
 	committing bool     // somebody writes; the file is theirs
-	spare      []byte   // a buffer that no batch uses
+	spare      [][]byte // buffers that no batch uses, at most two: one to be filled while one is written
 
 	drains sync.WaitGroup
 	file   *file
@@ -63,8 +63,10 @@ func (s *stream) open(now time.Time) *batch {
 	if n := len(s.queue); n > 0 && s.queue[n-1].day == day {
 		return s.queue[n-1]
 	}
-	b := &batch{day: day, lines: s.spare[:0]}
-	s.spare = nil
+	b := &batch{day: day}
+	if n := len(s.spare); n > 0 {
+		b.lines, s.spare = s.spare[n-1], s.spare[:n-1]
+	}
 	s.queue = append(s.queue, b)
 	return b
 }
@@ -120,8 +122,8 @@ func (s *stream) commit() {
 	if b.decided = true; b.done != nil {
 		close(b.done)
 	}
-	if cap(b.lines) <= keepBuffer {
-		s.spare = b.lines[:0]
+	if cap(b.lines) <= keepBuffer && len(s.spare) < 2 {
+		s.spare = append(s.spare, b.lines[:0])
 	}
 	b.lines = nil
 }

@@ -46,6 +46,7 @@ type result struct {
 	streamed bool    // came as HTTP
 	lineage  lineage // of what did
 	endless  bool    // a tunnel or an upgraded connection: its end is the pack's choice
+	notes    notes
 }
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
@@ -67,10 +68,13 @@ type exchange struct {
 	written func() error     // waits for the entries of what was refused at once; nil for what was not
 }
 
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
 // Begin implements uds.Beginner: it judges as far as that can be done without waiting.
 func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	k := h.pack(ctx)
-	e := &exchange{pack: k, began: time.Now()}
+	e := exchanges.Get().(*exchange)
+	e.pack, e.began = k, time.Now()
 	e.call, e.failure = parse(request)
 	e.place = e.call.url
 	if e.failure == nil {
@@ -90,6 +94,13 @@ func (e *exchange) Decided() bool { return e.written != nil }
 
 // Finish implements uds.Pending.
 func (e *exchange) Finish(dst []byte) []byte {
+	dst = e.finish(dst)
+	*e = exchange{}
+	exchanges.Put(e)
+	return dst
+}
+
+func (e *exchange) finish(dst []byte) []byte {
 	if e.written != nil {
 		if e.written() != nil {
 			e.failure = errInternal

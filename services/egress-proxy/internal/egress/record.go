@@ -1,8 +1,10 @@
 package egress
 
 import (
+	"context"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -43,48 +45,63 @@ func newMeter(registry prometheus.Registerer) meter {
 	return m
 }
 
+// notes are what record writes, kept so that a denial makes next to no garbage.
+type notes struct {
+	details [12]slog.Attr
+	line    [13]slog.Attr
+	entries [2]audit.Entry
+}
+
 // record leaves a request's audit entry, its log line and its counts. A denial has an entry in security, too. The pack
 // may be answered once wait has returned nil, which is when that is on the disk. A pack that is refused without end has
 // its entries and lines counted (audit.Refusals).
 func (k *pack) record(r *result) (wait func() error) {
 	p := k.proxy
 	outcome, reason := "allowed", "ok"
-	details := map[string]any{
-		"domain": r.place.host.Name, "port": int(r.place.port), "allowed": true, "check_type": "proxy_request",
-		"method": r.call.method, "url": "", "latency_ms": milliseconds(r.latency), "redirect_hops": r.hops,
-	}
+	allowed, url := true, ""
 	if r.place.host.Name != "" {
-		details["url"] = r.place.logged()
+		url = r.place.logged()
 	}
-	entry := audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id, Details: details}
-	if r.status != 0 {
-		details["status_code"] = r.status
-	}
-	if r.failure == nil || r.received > 0 || r.sent > 0 {
-		details["bytes"] = r.received
-	}
-	if r.streamed {
-		details["bytes_sent"] = r.sent
-	}
+	entry := &r.notes.entries[1]
+	*entry = audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id}
+	var because slog.Attr
+	cause := ""
 	switch f := r.failure; {
 	case f == nil:
 	case f.denied():
-		outcome, reason = "denied", f.reason
+		outcome, reason, allowed = "denied", f.reason, false
 		p.cfg.Ledger.Note(k.id, r.denial())
-		details["allowed"], details["blocked_reason"] = false, f.reason
+		because = slog.String("blocked_reason", f.reason)
 		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.text
 		if f.detail != "" {
 			entry.RejectionReason = f.detail
 		}
 	default:
 		outcome, reason = "failed", f.kind
-		details["allowed"] = f.kind != "validation_error" && f.kind != "protocol_error"
-		details["error_type"] = f.kind
+		allowed = f.kind != "validation_error" && f.kind != "protocol_error"
+		because, cause = slog.String("error_type", f.kind), f.detail
 		entry.Success, entry.Severity, entry.Error = false, audit.Warning, f.text
-		if f.detail != "" {
-			details["cause"] = f.detail
-		}
 	}
+	details := append(r.notes.details[:0],
+		slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)), slog.Bool("allowed", allowed),
+		slog.String("check_type", "proxy_request"), slog.String("method", r.call.method), slog.String("url", url),
+		slog.Float64("latency_ms", milliseconds(r.latency)), slog.Int("redirect_hops", r.hops))
+	if because.Key != "" {
+		details = append(details, because)
+	}
+	if cause != "" {
+		details = append(details, slog.String("cause", cause))
+	}
+	if r.status != 0 {
+		details = append(details, slog.Int("status_code", r.status))
+	}
+	if r.failure == nil || r.received > 0 || r.sent > 0 {
+		details = append(details, slog.Int64("bytes", r.received))
+	}
+	if r.streamed {
+		details = append(details, slog.Int64("bytes_sent", r.sent))
+	}
+	entry.Attrs = details
 	p.meter.requests.WithLabelValues(outcome, reason).Inc()
 	if !r.endless {
 		p.meter.duration.Observe(r.latency.Seconds())
@@ -97,22 +114,33 @@ func (k *pack) record(r *result) (wait func() error) {
 	alone := true
 	switch outcome {
 	case "allowed":
-		wait = p.cfg.Audit.Submit(ctx, entry)
+		wait = p.cfg.Audit.Submit(ctx, *entry)
 	case "denied":
-		denial := entry
-		denial.Category, denial.Action = audit.Security, "network_denied"
-		wait, alone = p.denials.Submit(ctx, k.id, reason, denial, entry)
+		r.notes.entries[0] = *entry
+		r.notes.entries[0].Category, r.notes.entries[0].Action = audit.Security, "network_denied"
+		wait, alone = p.denials.Submit(ctx, k.id, reason, r.notes.entries[:]...)
 	default:
-		wait, alone = p.failures.Submit(ctx, k.id, reason, entry)
+		wait, alone = p.failures.Submit(ctx, k.id, reason, *entry)
 	}
-	if !alone {
-		return wait
+	if alone {
+		k.log(ctx, r, outcome, reason)
 	}
-	p.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "egress",
+	return wait
+}
+
+// log writes the canonical line of a request. The record is made by hand, without the place in the code, which nobody is
+// told and which is a part of what a denial costs.
+func (k *pack) log(ctx context.Context, r *result, outcome, reason string) {
+	h := k.proxy.cfg.Log.Handler()
+	if !h.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	line := slog.NewRecord(time.Now(), slog.LevelInfo, "egress", 0)
+	line.AddAttrs(append(r.notes.line[:0],
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
 		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),
-		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))
-	return wait
+		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))...)
+	_ = h.Handle(ctx, line) // nobody could be told
 }
 
 // denial is how a refused request is remembered.

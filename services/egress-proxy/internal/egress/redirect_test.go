@@ -98,7 +98,7 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("%s: %q", tt.name, r.errorText())
 		}
 		for _, e := range w.audited() {
-			if e.Details["redirect_hops"] != tt.hops {
+			if e.Details["redirect_hops"] != int64(tt.hops) {
 				t.Errorf("%s: entry %+v", tt.name, e)
 			}
 		}

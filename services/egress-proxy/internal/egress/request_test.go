@@ -295,8 +295,8 @@ func TestRecords(t *testing.T) {
 	}
 	d := entries[0].Details
 	if e := entries[0]; !e.Success || e.Action != "network_request" || e.OwnerPack != "p" ||
-		d["domain"] != "x.example" || d["port"] != 80 || d["allowed"] != true || d["check_type"] != "proxy_request" || d["method"] != "POST" ||
-		d["url"] != "http://x.example/path" || d["status_code"] != 200 || d["bytes"] != int64(5) || d["redirect_hops"] != 0 || d["latency_ms"] == nil {
+		d["domain"] != "x.example" || d["port"] != int64(80) || d["allowed"] != true || d["check_type"] != "proxy_request" || d["method"] != "POST" ||
+		d["url"] != "http://x.example/path" || d["status_code"] != int64(200) || d["bytes"] != int64(5) || d["redirect_hops"] != int64(0) || d["latency_ms"] == nil {
 		t.Errorf("entry %+v", e)
 	}
 	if e := entries[1]; e.Action != "network_denied" || e.Details["blocked_reason"] != "grant_denied" || e.RejectionReason != "Domain 'y.example' not in allowed list" {

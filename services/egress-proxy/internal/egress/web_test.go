@@ -197,7 +197,7 @@ func TestHTTPForward(t *testing.T) {
 	}
 	entries := w.settled(10)
 	d := entries[0].Details
-	if entries[0].Category != audit.Network || d["bytes"] != int64(len(big)) || d["status_code"] != 200 || d["url"] != "http://x.example/big" || d["method"] != "GET" {
+	if entries[0].Category != audit.Network || d["bytes"] != int64(len(big)) || d["status_code"] != int64(200) || d["url"] != "http://x.example/big" || d["method"] != "GET" {
 		t.Errorf("entry %+v", entries[0])
 	}
 	if got := entries[1].Details["bytes_sent"]; got != int64(len(big)) {
@@ -339,7 +339,7 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	c.Close()
-	if e := w.settled(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != 101 {
+	if e := w.settled(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != int64(101) {
 		t.Errorf("%+v", e)
 	}
 	if _, _, r := open("x.example", "h2c"); r.StatusCode != 200 { // no other upgrade gets through

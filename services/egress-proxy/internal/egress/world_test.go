@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -123,12 +124,21 @@ func (w *world) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 func (w *world) Submit(ctx context.Context, entries ...audit.Entry) func() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for range entries {
-		w.traces = append(w.traces, trace.SpanContextFromContext(ctx).TraceID().String())
-	}
 	err := w.auditErr
-	if err == nil {
-		w.entries = append(w.entries, entries...)
+	for _, e := range entries {
+		w.traces = append(w.traces, trace.SpanContextFromContext(ctx).TraceID().String())
+		if err != nil {
+			continue
+		}
+		details := maps.Clone(e.Details)
+		if details == nil {
+			details = map[string]any{}
+		}
+		for _, a := range e.Attrs { // the caller's as soon as this returns
+			details[a.Key] = a.Value.Any()
+		}
+		e.Details, e.Attrs = details, nil
+		w.entries = append(w.entries, e)
 	}
 	return func() error { return err }
 }
