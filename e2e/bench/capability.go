@@ -26,7 +26,7 @@ func (b *bench) capability(ctx context.Context) error {
 		return err
 	}
 	ours := []int{b.suite.PID("capability-broker")}
-	call := func(permission, args string) func() (load.Client, error) {
+	call := func(permission, args string) func() (*load.Client, error) {
 		return load.Frames(b.suite.Socket("capability", pack),
 			fmt.Appendf(nil, `{"permission_id": %q, "args": %s, "timeout_seconds": 30}`, permission, args), `"success":true`)
 	}

@@ -50,13 +50,13 @@ func (b *bench) egressWorld(ctx context.Context, pack string) (*egressWorld, err
 }
 
 // framed is a request of a pack over its socket, as rumi_syscall sends it.
-func (w *egressWorld) framed(url, want string) func() (load.Client, error) {
+func (w *egressWorld) framed(url, want string) func() (*load.Client, error) {
 	frame := fmt.Sprintf(`{"method":"GET","url":%q,"headers":{"Accept":"application/json"},"body":null,"timeout_seconds":30}`, url)
 	return load.Frames(w.socket, []byte(frame), want)
 }
 
 // proxied is the same request in plain HTTP, as code that heeds HTTP_PROXY sends it.
-func proxied(network, address, target string, status int, want string) func() (load.Client, error) {
+func proxied(network, address, target string, status int, want string) func() (*load.Client, error) {
 	return load.HTTP(network, address, fmt.Sprintf("GET http://%s/x HTTP/1.1\r\nHost: %s\r\nAccept: application/json\r\n\r\n", target, target), status, want)
 }
 

@@ -30,7 +30,7 @@ func (b *bench) gateway(ctx context.Context) (err error) {
 		return err
 	}
 	for i, read := range []struct{ path, service string }{{"/api/network/list", "egress-proxy"}, {"/api/packs", "approval"}} {
-		client := func(address, want string) func() (load.Client, error) {
+		client := func(address, want string) func() (*load.Client, error) {
 			return load.HTTP("tcp", address, fmt.Sprintf("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", read.path, b.suite.API.Token), 200, want)
 		}
 		contestants := []load.Contestant{{Name: "the gateway", PIDs: []int{b.suite.PID("gateway")}, Open: client(b.suite.Address("gateway"), pack)}}

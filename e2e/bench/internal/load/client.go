@@ -1,177 +1,267 @@
 package load
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http/httputil"
+	"net/netip"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// clientTimeout bounds what a client does, from its connection's start: a server that hangs must not hang the driver.
-// It is set once, since setting it for each request would be a part of what is measured.
-const clientTimeout = 2 * time.Minute
+// askTimeout bounds an exchange: a server that hangs must not hang the driver.
+const askTimeout = 30 * time.Second
 
-func dial(network, address string) (net.Conn, error) {
-	conn, err := net.Dial(network, address)
-	if err != nil {
-		return nil, err
-	}
-	if err := conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// HTTP makes clients that send the very same HTTP/1.1 request again and again over a connection that is kept as long as
-// the server keeps it. Each answer must have the status, and contain want. They read answers with as little work as there
-// can be, so that the load doesn't take the time that it measures.
-func HTTP(network, address, request string, status int, want string) func() (Client, error) {
-	return func() (Client, error) {
-		c := &httpClient{network: network, address: address, request: []byte(request), status: strconv.Itoa(status), want: []byte(want)}
-		return c, c.dial()
-	}
-}
-
-type httpClient struct {
+// Client has one connection, over which it sends the very same request again and again. Of each answer it looks at no more
+// than whether it has come to its end and is the expected one: what it costs to be a client is a part of what is
+// measured, on machines that have two processors for both sides. A Client is for one goroutine.
+type Client struct {
 	network, address string
 	request          []byte
-	status           string
-	want             []byte
-	conn             net.Conn
-	in               *bufio.Reader
-	answer           bytes.Buffer
+	protocol         protocol
+
+	fd         int // not blocking
+	connection int // counts them
+	answer     []byte
 }
 
-func (c *httpClient) dial() error {
-	conn, err := dial(c.network, c.address)
+// protocol tells answers apart.
+type protocol interface {
+	// end is where the answer ends that raw begins with, 0 while that has not come. closing says that the server closes the
+	// connection after it. An answer that is not the expected one is an error.
+	end(raw []byte) (n int, closing bool, err error)
+}
+
+func dial(network, address string, request []byte, p protocol) (*Client, error) {
+	c := &Client{network: network, address: address, request: request, protocol: p, fd: -1}
+	return c, c.connect()
+}
+
+func (c *Client) connect() error {
+	var to unix.Sockaddr = &unix.SockaddrUnix{Name: c.address}
+	family := unix.AF_UNIX
+	if c.network == "tcp" {
+		at, err := netip.ParseAddrPort(c.address)
+		if err != nil || !at.Addr().Is4() {
+			return fmt.Errorf("connect to %s: no IPv4 address and port", c.address)
+		}
+		to, family = &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}, unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return fmt.Errorf("connect to %s: %w", c.address, err)
+	}
+	err = unix.Connect(fd, to)
+	for errors.Is(err, unix.EINTR) { // it goes on all the same
+		if err = unix.Connect(fd, to); errors.Is(err, unix.EISCONN) {
+			err = nil
+		}
+	}
+	if err == nil && c.network == "tcp" {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("connect to %s: %w", c.address, err)
+	}
+	c.fd = fd
+	c.connection++
+	return nil
+}
+
+// Close closes the connection.
+func (c *Client) Close() error {
+	fd := c.fd
+	if c.fd = -1; fd < 0 {
+		return nil
+	}
+	return unix.Close(fd)
+}
+
+// Do sends a request and waits for its answer.
+func (c *Client) Do() error {
+	if err := c.begin(); err != nil {
 		return err
 	}
-	c.conn, c.in = conn, bufio.NewReaderSize(conn, 32<<10)
-	return nil
+	for end := time.Now().Add(askTimeout); ; {
+		wait := time.Until(end).Milliseconds()
+		if wait <= 0 {
+			return fmt.Errorf("read answer: none within %v", askTimeout)
+		}
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(wait)); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("read answer: %w", err)
+		}
+		if done, err := c.advance(); done || err != nil {
+			return err
+		}
+	}
 }
 
-// Close implements Client.
-func (c *httpClient) Close() error { return c.conn.Close() }
-
-// Do implements Client.
-func (c *httpClient) Do() error {
-	if _, err := c.conn.Write(c.request); err != nil {
+// begin sends a request. They are far smaller than what a socket takes.
+func (c *Client) begin() error {
+	c.answer = c.answer[:0]
+	n, err := unix.Write(c.fd, c.request)
+	if err == nil && n < len(c.request) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return fmt.Errorf("send request: %w", err)
 	}
-	c.answer.Reset()
-	status, closing, err := readAnswer(c.in, &c.answer)
-	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
-	}
-	if status != c.status || !bytes.Contains(c.answer.Bytes(), c.want) {
-		return fmt.Errorf("read answer: %s %.300s, want %s with %q", status, c.answer.Bytes(), c.status, c.want)
-	}
-	if closing {
-		c.conn.Close()
-		return c.dial()
-	}
 	return nil
 }
 
-// readAnswer reads an answer to its end, and its body into body.
-func readAnswer(in *bufio.Reader, body io.Writer) (status string, closing bool, err error) {
-	line, err := in.ReadSlice('\n')
+// advance reads what has come of the answer and says whether that was the rest. The connection may be another one then.
+func (c *Client) advance() (done bool, err error) {
+	if cap(c.answer)-len(c.answer) < 4<<10 {
+		c.answer = append(make([]byte, 0, 2*cap(c.answer)+32<<10), c.answer...)
+	}
+	n, err := unix.Read(c.fd, c.answer[len(c.answer):cap(c.answer)])
+	switch {
+	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
+		return false, nil
+	case err == nil && n == 0:
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
-		return "", false, err
+		return false, fmt.Errorf("read answer: %w", err)
 	}
-	if len(line) < len("HTTP/1.1 200\r\n") {
-		return "", false, fmt.Errorf("%q is no status line", line)
+	c.answer = c.answer[:len(c.answer)+n]
+	end, closing, err := c.protocol.end(c.answer)
+	if err == nil && end > 0 && end < len(c.answer) {
+		err = fmt.Errorf("%d bytes follow it", len(c.answer)-end)
 	}
-	status = string(line[9:12])
-	length, chunked := int64(-1), false
-	for {
-		if line, err = in.ReadSlice('\n'); err != nil {
-			return status, false, err
+	if err != nil {
+		return false, fmt.Errorf("read answer: %w", err)
+	}
+	if closing && end > 0 {
+		if err := errors.Join(c.Close(), c.connect()); err != nil {
+			return false, err
 		}
-		line = bytes.TrimRight(line, "\r\n")
-		if len(line) == 0 {
-			break
+	}
+	return end > 0, nil
+}
+
+// HTTP makes clients that send an HTTP/1.1 request over a connection that is kept as long as the server keeps it. Each
+// answer must have the status, and contain want in its body.
+func HTTP(network, address, request string, status int, want string) func() (*Client, error) {
+	return func() (*Client, error) {
+		return dial(network, address, []byte(request), httpAnswers{strconv.Itoa(status), []byte(want)})
+	}
+}
+
+type httpAnswers struct {
+	status string
+	want   []byte
+}
+
+func (h httpAnswers) end(raw []byte) (n int, closing bool, err error) {
+	status, head, length, chunked, closing, err := readHead(raw)
+	if err != nil || head == 0 {
+		return 0, false, err
+	}
+	n = head + length
+	if chunked {
+		size, err := chunks(raw[head:])
+		if err != nil || size == 0 {
+			return 0, false, err
 		}
-		switch name, value, _ := bytes.Cut(line, []byte(":")); {
+		n = head + size
+	}
+	if len(raw) < n {
+		return 0, false, nil
+	}
+	if status != h.status || !bytes.Contains(raw[head:n], h.want) {
+		return 0, false, fmt.Errorf("%s %.300s, want %s with %q", status, raw[head:n], h.status, h.want)
+	}
+	return n, closing, nil
+}
+
+// readHead reads the head of an answer; its size is 0 while its end has not come.
+func readHead(raw []byte) (status string, head, length int, chunked, closing bool, err error) {
+	if prefix := raw[:min(len(raw), len("HTTP/1.1 "))]; !bytes.Equal(prefix, []byte("HTTP/1.1 ")[:len(prefix)]) {
+		return "", 0, 0, false, false, fmt.Errorf("%.20q is no status line", raw)
+	}
+	end := bytes.Index(raw, []byte("\r\n\r\n"))
+	if end < 0 {
+		return "", 0, 0, false, false, nil
+	}
+	line, rest, _ := bytes.Cut(raw[:end], []byte("\r\n"))
+	if len(line) < len("HTTP/1.1 200") {
+		return "", 0, 0, false, false, fmt.Errorf("%q is no status line", line)
+	}
+	length = -1
+	for len(rest) > 0 {
+		var field []byte
+		field, rest, _ = bytes.Cut(rest, []byte("\r\n"))
+		name, value, _ := bytes.Cut(field, []byte(":"))
+		value = bytes.TrimSpace(value)
+		switch {
 		case bytes.EqualFold(name, []byte("Content-Length")):
-			if length, err = strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64); err != nil {
-				return status, false, err
+			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 {
+				return "", 0, 0, false, false, fmt.Errorf("%q is no length", value)
 			}
 		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			chunked = true
 		case bytes.EqualFold(name, []byte("Connection")):
-			closing = bytes.EqualFold(bytes.TrimSpace(value), []byte("close"))
+			closing = bytes.EqualFold(value, []byte("close"))
 		}
 	}
-	switch {
-	case chunked:
-		if _, err = io.Copy(body, httputil.NewChunkedReader(in)); err == nil {
-			_, err = in.ReadSlice('\n') // after the trailers, of which there are none
-		}
-	case length >= 0:
-		_, err = io.CopyN(body, in, length)
-	default:
-		err = errors.New("no length")
+	if length < 0 && !chunked {
+		return "", 0, 0, false, false, errors.New("no length")
 	}
-	return status, closing, err
+	return string(line[9:12]), end + 4, max(length, 0), chunked, closing, nil
+}
+
+// chunks is the size of a chunked body, 0 while its end has not come. None of those that are measured sends trailers.
+func chunks(raw []byte) (size int, err error) {
+	for {
+		line := bytes.Index(raw[size:], []byte("\r\n"))
+		if line < 0 {
+			return 0, nil
+		}
+		n, err := strconv.ParseUint(string(raw[size:size+line]), 16, 31)
+		if err != nil {
+			return 0, fmt.Errorf("%.20q is no size of a chunk", raw[size:size+line])
+		}
+		if size += line + 2 + int(n) + 2; len(raw) < size {
+			return 0, nil
+		}
+		if n == 0 {
+			return size, nil
+		}
+	}
 }
 
 // maxFrame bounds the answers of sockets (contract.md: 4 MiB).
 const maxFrame = 4 << 20
 
-// Frames makes clients that send the very same frame again and again over one connection to a socket of Rumi's. Each
-// answer must contain want.
-func Frames(path string, request []byte, want string) func() (Client, error) {
+// Frames makes clients that send a frame to a socket of Rumi's. Each answer must contain want.
+func Frames(path string, request []byte, want string) func() (*Client, error) {
 	frame := append(binary.BigEndian.AppendUint32(nil, uint32(len(request))), request...)
-	return func() (Client, error) {
-		conn, err := dial("unix", path)
-		if err != nil {
-			return nil, err
-		}
-		return &frameClient{conn: conn, in: bufio.NewReaderSize(conn, 32<<10), frame: frame, want: []byte(want)}, nil
-	}
+	return func() (*Client, error) { return dial("unix", path, frame, frames(want)) }
 }
 
-type frameClient struct {
-	conn        net.Conn
-	in          *bufio.Reader
-	frame, want []byte
-	answer      []byte
-}
+type frames []byte
 
-// Close implements Client.
-func (c *frameClient) Close() error { return c.conn.Close() }
-
-// Do implements Client.
-func (c *frameClient) Do() error {
-	if _, err := c.conn.Write(c.frame); err != nil {
-		return fmt.Errorf("send frame: %w", err)
+func (want frames) end(raw []byte) (n int, closing bool, err error) {
+	if len(raw) < 4 {
+		return 0, false, nil
 	}
-	var head [4]byte
-	if _, err := io.ReadFull(c.in, head[:]); err != nil {
-		return fmt.Errorf("read frame: %w", err)
+	n = 4 + int(binary.BigEndian.Uint32(raw))
+	switch {
+	case n > maxFrame:
+		return 0, false, fmt.Errorf("a frame of %d bytes", n)
+	case len(raw) < n:
+		return 0, false, nil
+	case !bytes.Contains(raw[4:n], want):
+		return 0, false, fmt.Errorf("%.300s without %s", raw[4:n], want)
 	}
-	length := int(binary.BigEndian.Uint32(head[:]))
-	if length > maxFrame {
-		return fmt.Errorf("read frame: %d bytes", length)
-	}
-	if cap(c.answer) < length {
-		c.answer = make([]byte, length)
-	}
-	c.answer = c.answer[:length]
-	if _, err := io.ReadFull(c.in, c.answer); err != nil {
-		return fmt.Errorf("read frame: %w", err)
-	}
-	if !bytes.Contains(c.answer, c.want) {
-		return fmt.Errorf("read frame: %.300s without %s", c.answer, c.want)
-	}
-	return nil
+	return n, false, nil
 }

@@ -4,23 +4,20 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
-	"sync"
 	"time"
-)
 
-// Client sends one request and reads its whole answer; an answer that isn't the expected one is an error.
-type Client interface {
-	Do() error
-	Close() error
-}
+	"golang.org/x/sys/unix"
+)
 
 // Contestant is one of those that are compared.
 type Contestant struct {
 	Name string
-	Open func() (Client, error) // a client with a connection of its own
-	PIDs []int                  // of its processes, for the processor time they take; may be empty
+	Open func() (*Client, error) // with a connection of its own
+	PIDs []int                   // of its processes, for the processor time they take; may be empty
 }
 
 // Summary is what one contestant did: medians over its rounds.
@@ -69,7 +66,7 @@ func Compare(ctx context.Context, p Plan, contestants ...Contestant) ([]Summary,
 
 // turn drives one contestant for a while.
 func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (Summary, error) {
-	clients := make([]Client, inFlight)
+	clients := make([]*Client, inFlight)
 	for i := range clients {
 		client, err := c.Open()
 		if err != nil {
@@ -78,43 +75,13 @@ func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (
 		defer client.Close()
 		clients[i] = client
 	}
-	var mu sync.Mutex
-	var took []time.Duration
-	var failure error
-	var wg sync.WaitGroup
 	before := processorTime(c.PIDs)
 	began := time.Now()
-	end := began.Add(each)
-	for _, client := range clients {
-		wg.Go(func() {
-			mine := make([]time.Duration, 0, 1<<14)
-			var err error
-			for at := time.Now(); ; { // once at least
-				if err = client.Do(); err != nil {
-					break
-				}
-				now := time.Now()
-				mine = append(mine, now.Sub(at))
-				if at = now; !at.Before(end) || ctx.Err() != nil {
-					break
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			took = append(took, mine...)
-			if failure == nil {
-				failure = err
-			}
-		})
-	}
-	wg.Wait()
+	took, err := drive(ctx, clients, began.Add(each))
 	elapsed := time.Since(began)
 	used := processorTime(c.PIDs) - before
-	if failure == nil {
-		failure = ctx.Err()
-	}
-	if failure != nil {
-		return Summary{}, fmt.Errorf("measure %s: %w", c.Name, failure)
+	if err != nil {
+		return Summary{}, fmt.Errorf("measure %s: %w", c.Name, err)
 	}
 	slices.Sort(took)
 	return Summary{
@@ -123,4 +90,69 @@ func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (
 		P99:  Percentile(took, 99),
 		CPU:  used / time.Duration(len(took)),
 	}, nil
+}
+
+// drive keeps one request of each client in flight until end, on this thread alone, and says how long each took. Each client
+// asks once at least.
+func drive(ctx context.Context, clients []*Client, end time.Time) (took []time.Duration, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("wait for answers: %w", err)
+	}
+	defer unix.Close(poll)
+	watch := func(i int) error {
+		return unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, clients[i].fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)})
+	}
+	began := make([]time.Time, len(clients))
+	for i, c := range clients {
+		if err := watch(i); err != nil {
+			return nil, fmt.Errorf("wait for answers: %w", err)
+		}
+		began[i] = time.Now()
+		if err := c.begin(); err != nil {
+			return nil, err
+		}
+	}
+	took = make([]time.Duration, 0, 1<<16)
+	ready := make([]unix.EpollEvent, len(clients))
+	for asking := len(clients); asking > 0; {
+		n, err := unix.EpollWait(poll, ready, int(askTimeout.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("wait for answers: %w", err)
+		case n == 0:
+			return nil, fmt.Errorf("wait for answers: none within %v", askTimeout)
+		}
+		for _, event := range ready[:n] {
+			i := int(event.Fd)
+			connection := clients[i].connection
+			done, err := clients[i].advance()
+			if err != nil {
+				return nil, err
+			}
+			if !done {
+				continue
+			}
+			now := time.Now()
+			took = append(took, now.Sub(began[i]))
+			if !now.Before(end) || ctx.Err() != nil {
+				asking--
+				continue
+			}
+			if clients[i].connection != connection {
+				if err := watch(i); err != nil {
+					return nil, fmt.Errorf("wait for answers: %w", err)
+				}
+			}
+			began[i] = now
+			if err := clients[i].begin(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return took, ctx.Err()
 }

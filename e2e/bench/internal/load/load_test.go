@@ -1,20 +1,17 @@
 package load
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -63,102 +60,165 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// paced answers after a time of its own and writes down who was asked.
-type paced struct {
-	name   string
-	took   time.Duration
-	turns  *[]string
-	closed *atomic.Int32
-}
-
-func (p paced) Do() error {
-	if turns := *p.turns; len(turns) == 0 || turns[len(turns)-1] != p.name {
-		*p.turns = append(turns, p.name)
+// serve answers what comes over each connection to a socket, until the test ends.
+func serve(t *testing.T, answer func(conn net.Conn)) (path string) {
+	path = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	time.Sleep(p.took)
-	return nil
-}
-
-func (p paced) Close() error { p.closed.Add(1); return nil }
-
-func TestContestantsTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var turns []string
-		var closed atomic.Int32
-		contestant := func(name string, took time.Duration) Contestant {
-			return Contestant{Name: name, Open: func() (Client, error) { return paced{name, took, &turns, &closed}, nil }}
-		}
-		s, err := Compare(t.Context(), Plan{InFlight: 1, Rounds: 3, Each: time.Second}, contestant("a", time.Millisecond), contestant("b", 10*time.Millisecond))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := []string{"a", "b", "a", "b", "a", "b"}; !slices.Equal(turns, want) {
-			t.Errorf("turns %v, want %v", turns, want)
-		}
-		if s[0].Rate != 1000 || s[0].P50 != time.Millisecond || s[1].Rate != 100 || s[1].P99 != 10*time.Millisecond {
-			t.Errorf("summaries %+v", s)
-		}
-		if closed.Load() != 8 { // six turns, two warm-ups
-			t.Errorf("%d clients were closed", closed.Load())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				answer(conn)
+			})
 		}
 	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	return path
+}
+
+// echo answers each frame with itself, in two pieces.
+func echo(conn net.Conn) {
+	for {
+		var head [4]byte
+		if _, err := io.ReadFull(conn, head[:]); err != nil {
+			return
+		}
+		if _, err := conn.Write(head[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(conn, conn, int64(binary.BigEndian.Uint32(head[:]))); err != nil {
+			return
+		}
+	}
+}
+
+func TestContestantsTakeTurns(t *testing.T) {
+	var mu sync.Mutex
+	var turns []string
+	contestant := func(name string, pause time.Duration) Contestant {
+		path := serve(t, func(conn net.Conn) {
+			mu.Lock()
+			turns = append(turns, name)
+			mu.Unlock()
+			for request := make([]byte, 64); ; time.Sleep(pause) {
+				n, err := conn.Read(request)
+				if err == nil {
+					_, err = conn.Write(request[:n])
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+		return Contestant{Name: name, Open: Frames(path, []byte("ping"), "ping")}
+	}
+	s, err := Compare(t.Context(), Plan{InFlight: 2, Rounds: 3, Each: 20 * time.Millisecond}, contestant("a", 0), contestant("b", 5*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	// Each has two connections a turn, and two to warm up.
+	if want := strings.Split("aaaabbbbaabbaabb", ""); !slices.Equal(turns, want) {
+		t.Errorf("turns %v, want %v", turns, want)
+	}
+	for _, s := range s {
+		if s.Rate <= 0 || s.P50 <= 0 || s.P99 < s.P50 {
+			t.Errorf("summary %+v", s)
+		}
+	}
+	if s[1].P99 < 4*time.Millisecond {
+		t.Errorf("who pauses 5 ms between requests: %+v", s[1])
+	}
 }
 
 func TestAFailureNamesItsContestant(t *testing.T) {
 	broken := errors.New("broken")
-	for name, open := range map[string]func() (Client, error){
-		"opening": func() (Client, error) { return nil, broken },
-		"asking":  func() (Client, error) { return failing{broken}, nil },
+	mute := serve(t, func(net.Conn) {})
+	for name, open := range map[string]func() (*Client, error){
+		"opening": func() (*Client, error) { return nil, broken },
+		"asking":  Frames(mute, []byte("ping"), "ping"),
+		"reading": Frames(serve(t, echo), []byte("ping"), "pong"),
+		"nobody":  Frames(filepath.Join(t.TempDir(), "s"), []byte("ping"), "ping"),
 	} {
 		_, err := Compare(t.Context(), Plan{InFlight: 2, Rounds: 1, Each: time.Millisecond}, Contestant{Name: "squid", Open: open})
-		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "measure squid") {
+		if err == nil || !strings.Contains(err.Error(), "measure squid") || name == "opening" && !errors.Is(err, broken) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Compare(ctx, Plan{InFlight: 1, Rounds: 1, Each: time.Hour}, Contestant{Open: func() (Client, error) { return failing{}, nil }}); !errors.Is(err, context.Canceled) {
+	if _, err := Compare(ctx, Plan{InFlight: 1, Rounds: 1, Each: time.Hour}, Contestant{Open: Frames(serve(t, echo), []byte("ping"), "ping")}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
 
-type failing struct{ err error }
-
-func (f failing) Do() error    { return f.err }
-func (f failing) Close() error { return nil }
-
-func TestReadAnswer(t *testing.T) {
+func TestAnswersEnd(t *testing.T) {
+	answers := httpAnswers{"200", []byte("h")}
 	for _, c := range []struct {
 		name, text    string
-		status, body  string
 		closing, fail bool
 	}{
-		{name: "a length", text: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", status: "200", body: "hello"},
-		{name: "no body", text: "HTTP/1.1 403 Forbidden\r\ncontent-length:0\r\n\r\n", status: "403"},
-		{name: "chunks", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", status: "200", body: "hello!"},
-		{name: "the last", text: "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx", status: "200", body: "x", closing: true},
+		{name: "a length", text: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"},
+		{name: "chunks", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n"},
+		{name: "the last", text: "HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length:1\r\n\r\nh", closing: true},
+		{name: "another body", text: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", fail: true},
+		{name: "another status", text: "HTTP/1.1 403 Forbidden\r\nContent-Length: 1\r\n\r\nh", fail: true},
 		{name: "no length", text: "HTTP/1.1 200 OK\r\n\r\nhello", fail: true},
-		{name: "cut off", text: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", fail: true},
-		{name: "no HTTP", text: "SSH-2.0\n", fail: true},
-		{name: "nothing", fail: true},
+		{name: "a length that is none", text: "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nh", fail: true},
+		{name: "a chunk without a size", text: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nh\r\n", fail: true},
+		{name: "no HTTP", text: "SSH-2.0\r\n", fail: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			in := bufio.NewReader(strings.NewReader(c.text))
-			var body bytes.Buffer
-			status, closing, err := readAnswer(in, &body)
-			if c.fail {
-				if err == nil {
-					t.Fatalf("taken for %s %q", status, body.String())
+			n, closing, err := answers.end([]byte(c.text))
+			if (err != nil) != c.fail || err == nil && (n != len(c.text) || closing != c.closing) {
+				t.Fatalf("%d of %d, closing %v, %v", n, len(c.text), closing, err)
+			}
+			for i := range len(c.text) {
+				n, _, err := answers.end([]byte(c.text[:i]))
+				if n != 0 || err != nil && !c.fail {
+					t.Fatalf("of the first %d bytes: %d, %v", i, n, err)
 				}
-				return
-			}
-			if err != nil || status != c.status || body.String() != c.body || closing != c.closing {
-				t.Fatalf("%s %q %v (%v)", status, body.String(), closing, err)
-			}
-			if in.Buffered() != 0 {
-				t.Errorf("%d bytes are left", in.Buffered())
 			}
 		})
+	}
+	for text, want := range map[string]int{"\x00\x00\x00\x02hi": 6, "\x00\x00\x00\x02h": 0, "\x00\x00": 0, "\xff\xff\xff\xff": -1, "\x00\x00\x00\x01x": -1} {
+		if n, _, err := frames("h").end([]byte(text)); (err != nil) != (want < 0) || err == nil && n != want {
+			t.Errorf("%q: %d, %v", text, n, err)
+		}
+	}
+}
+
+func TestAServerThatClosesIsConnectedToAgain(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		io.WriteString(w, "hello")
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	client, err := HTTP("tcp", l.Addr().String(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200, "hello")()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for served := 0; served < 10; { // by drive, which is told of the new connection
+		took, err := drive(t.Context(), []*Client{client}, time.Now().Add(10*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		served += len(took)
 	}
 }
 
@@ -188,21 +248,7 @@ func TestHTTPClients(t *testing.T) {
 }
 
 func TestFrameClients(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go echo(conn)
-		}
-	}()
+	path := serve(t, echo)
 	for want, good := range map[string]bool{"ping": true, "pong": false} {
 		client, err := Frames(path, []byte(`{"say":"ping"}`), want)()
 		if err != nil {
@@ -214,22 +260,5 @@ func TestFrameClients(t *testing.T) {
 			}
 		}
 		client.Close()
-	}
-}
-
-// echo answers each frame with itself.
-func echo(conn net.Conn) {
-	defer conn.Close()
-	for {
-		var head [4]byte
-		if _, err := io.ReadFull(conn, head[:]); err != nil {
-			return
-		}
-		if _, err := fmt.Fprintf(conn, "%s", head[:]); err != nil {
-			return
-		}
-		if _, err := io.CopyN(conn, conn, int64(binary.BigEndian.Uint32(head[:]))); err != nil {
-			return
-		}
 	}
 }
