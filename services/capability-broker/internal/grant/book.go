@@ -17,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
@@ -86,14 +87,16 @@ type Config struct {
 // Book holds every grant. It is safe for concurrent use.
 type Book struct {
 	Config
-	now   atomic.Pointer[snapshot]
-	mu    sync.Mutex    // one reload at a time, so that an older one never replaces a newer one
-	using chan struct{} // one use at a time: the database would have them try again
+	follower store.Follower
+	now      atomic.Pointer[snapshot]
+	mu       sync.Mutex    // one reload at a time, so that an older one never replaces a newer one
+	using    chan struct{} // one use at a time: the database would have them try again
 }
 
 // Open reads every grant.
 func Open(ctx context.Context, cfg Config) (*Book, error) {
 	b := &Book{Config: cfg, using: make(chan struct{}, 1)}
+	b.follower.What, b.follower.Every, b.follower.Look, b.follower.Log = "capability grants", followEvery, b.look, cfg.Log
 	if err := b.reload(ctx); err != nil {
 		return nil, err
 	}
@@ -103,6 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Book, error) {
 func (b *Book) reload(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	began := time.Now()
 	list, revision, err := b.Store.Grants(ctx)
 	if err != nil {
 		return fmt.Errorf("read grants: %w", err)
@@ -122,33 +126,20 @@ func (b *Book) reload(ctx context.Context) error {
 		next.grants[g.PrincipalID][g.PermissionID] = g
 	}
 	b.now.Store(next)
+	b.follower.Heard(began)
 	return nil
 }
 
-// Follow takes over what other replicas write, until ctx ends.
-func (b *Book) Follow(ctx context.Context) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		revision, err := b.Store.Revision(ctx)
-		if err == nil && revision != b.now.Load().revision {
-			err = b.reload(ctx)
-		}
-		if failed := err != nil && ctx.Err() == nil; failed != failing {
-			failing = failed
-			if failed {
-				b.Log.ErrorContext(ctx, "grants can't be followed; changes made by other replicas are not seen", "error", err)
-			} else {
-				b.Log.InfoContext(ctx, "grants are followed again")
-			}
-		}
+// Follow takes over what other replicas write, until ctx ends. While the store can't be asked the grants in memory hold
+// for store.Lease, then no grant allows anything.
+func (b *Book) Follow(ctx context.Context) error { return b.follower.Follow(ctx) }
+
+func (b *Book) look(ctx context.Context) error {
+	revision, err := b.Store.Revision(ctx)
+	if err == nil && revision != b.now.Load().revision {
+		err = b.reload(ctx)
 	}
+	return err
 }
 
 // Each calls fn for every grant in memory, revoked ones among them. The grants must not be changed.

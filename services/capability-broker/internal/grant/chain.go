@@ -21,10 +21,13 @@ type Permit struct {
 }
 
 // Chain gives the grants of a principal and its parents for a permission. It takes no lock and touches no disk. The
-// grants must not be changed.
+// grants must not be changed. While nobody can say whether they still hold, they are ones that allow nothing.
 func (b *Book) Chain(principal, permission string) Chain {
-	all := b.now.Load().grants
+	all, fresh := b.now.Load().grants, b.follower.Fresh(time.Now())
 	find := func(id string) *Grant {
+		if !fresh {
+			return &Grant{PrincipalID: id, PermissionID: permission, broken: Unknown}
+		}
 		if g := all[id][permission]; g != nil {
 			return g
 		}

@@ -85,6 +85,7 @@ const (
 	Disabled Reason = "Capability grant is disabled"
 	Expired  Reason = "Capability grant has expired"
 	UsedUp   Reason = "Capability grant is used up"
+	Unknown  Reason = "Capability grants can't be confirmed at the moment"
 	Unread   Reason = "Capability grant can't be read; grant it again"
 )
 

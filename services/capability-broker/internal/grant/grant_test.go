@@ -262,7 +262,15 @@ func TestFollowWithin100ms(t *testing.T) {
 		}
 		c.set(errors.New("down"))
 		if !seen() {
-			t.Error("a store that is down took grants away")
+			t.Error("a store that is down took grants away at once")
+		}
+		time.Sleep(dbstore.Lease)
+		if got := judge(b, "p", "a"); got != grant.Unknown {
+			t.Errorf("when the lease has run out: %q", got)
+		}
+		c.set(nil, grant.Grant{PrincipalID: "p", PermissionID: "a", Enabled: true})
+		if !seen() {
+			t.Error("a store that is back did not give grants back")
 		}
 		c.set(nil)
 		if seen() {

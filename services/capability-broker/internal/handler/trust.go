@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
@@ -59,8 +60,8 @@ type Registry struct {
 }
 
 // OpenRegistry reads all trust.
-func OpenRegistry(ctx context.Context, store TrustStore) (*Registry, error) {
-	r := &Registry{store: store}
+func OpenRegistry(ctx context.Context, from TrustStore) (*Registry, error) {
+	r := &Registry{store: from}
 	return r, r.Reload(ctx)
 }
 
@@ -84,24 +85,17 @@ func (r *Registry) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Follow takes over what other replicas write, until ctx ends.
+// Follow takes over what other replicas write, until ctx ends. Trust that can't be followed needs no lease of its own:
+// it allows nothing without grants, which have one.
 func (r *Registry) Follow(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	f := store.Follower{What: "trust in handlers", Every: followEvery, Log: log, Look: func(ctx context.Context) error {
 		revision, err := r.store.TrustRevision(ctx)
 		if err == nil && revision != r.now.Load().revision {
 			err = r.Reload(ctx)
 		}
-		if err != nil && ctx.Err() == nil {
-			log.ErrorContext(ctx, "trust can't be followed", "error", err)
-		}
-	}
+		return err
+	}}
+	return f.Follow(ctx)
 }
 
 // Revision is that of the trust in memory; another one may mean other trust.

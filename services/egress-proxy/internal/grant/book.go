@@ -8,15 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-const (
-	// Lease is how long a snapshot holds that could not be compared with the store.
-	Lease = 5 * time.Second
-	// followEvery is how often the store is asked whether another replica changed something.
-	followEvery = 20 * time.Millisecond
-)
+// followEvery is how often the store is asked whether another replica changed something.
+const followEvery = 20 * time.Millisecond
 
 // Store keeps grants; all replicas share one.
 type Store interface {
@@ -32,10 +29,9 @@ type Store interface {
 
 // Book is what this replica knows of all grants. Deciding takes no lock and never waits. Use NewBook.
 type Book struct {
-	store Store
-	log   *slog.Logger
-	snap  atomic.Pointer[snapshot]
-	heard atomic.Pointer[time.Time] // when the snapshot was last known to be the store's; its monotonic reading counts
+	store    Store
+	follower store.Follower
+	snap     atomic.Pointer[snapshot]
 
 	mu     sync.Mutex // serialises changes of the snapshot
 	shrunk func(packID string)
@@ -49,8 +45,9 @@ type snapshot struct {
 }
 
 // NewBook reads all grants.
-func NewBook(ctx context.Context, store Store, log *slog.Logger) (*Book, error) {
-	b := &Book{store: store, log: log, shrunk: func(string) {}}
+func NewBook(ctx context.Context, from Store, log *slog.Logger) (*Book, error) {
+	b := &Book{store: from, shrunk: func(string) {}}
+	b.follower.What, b.follower.Every, b.follower.Look, b.follower.Log = "network grants", followEvery, b.look, log
 	b.snap.Store(&snapshot{revision: -1})
 	if err := b.Refresh(ctx); err != nil {
 		return nil, err
@@ -69,7 +66,7 @@ func (b *Book) OnShrink(f func(packID string)) {
 // Check decides whether the pack's grant covers the host and port. shown is how the host is named in the reason.
 func (b *Book) Check(packID string, host hostname.Host, shown string, port uint16) Decision {
 	now := time.Now()
-	if heard := b.heard.Load(); heard == nil || now.Sub(*heard) >= Lease {
+	if !b.follower.Fresh(now) {
 		return Decision{Reason: ReasonUnknown}
 	}
 	r := b.snap.Load().rules[packID]
@@ -139,7 +136,7 @@ func (b *Book) Refresh(ctx context.Context) error {
 		}
 	}
 	b.snap.Store(next)
-	b.heard.Store(&began)
+	b.follower.Heard(began)
 	for _, id := range shrunk {
 		b.shrunk(id)
 	}
@@ -147,40 +144,18 @@ func (b *Book) Refresh(ctx context.Context) error {
 }
 
 // Follow keeps the snapshot up to what other replicas change, until ctx ends. While the store can't be asked the
-// snapshot holds for Lease, then everything is denied.
-func (b *Book) Follow(ctx context.Context) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		err := b.follow(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil && !failing {
-			b.log.ErrorContext(ctx, "can't read network grants; everything is denied when the lease runs out", "error", err, "lease", Lease)
-		}
-		failing = err != nil
-	}
-}
+// snapshot holds for store.Lease, then everything is denied.
+func (b *Book) Follow(ctx context.Context) error { return b.follower.Follow(ctx) }
 
-func (b *Book) follow(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, Lease)
-	defer cancel()
-	began := time.Now()
+func (b *Book) look(ctx context.Context) error {
+	now := time.Now()
 	revision, err := b.store.Revision(ctx)
 	if err != nil {
 		return err
 	}
 	snap := b.snap.Load()
-	if revision != snap.revision || (!snap.expires.IsZero() && !began.Before(snap.expires)) {
+	if revision != snap.revision || (!snap.expires.IsZero() && !now.Before(snap.expires)) {
 		return b.Refresh(ctx)
 	}
-	b.heard.Store(&began)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
@@ -120,7 +121,11 @@ func newOffice(t *testing.T) *office {
 		o.shrunk = append(o.shrunk, id)
 	})
 	o.Service = NewService(book, gates{}, o.log)
-	o.refresh = func() { book.follow(context.Background()) }
+	o.refresh = func() {
+		if began := time.Now(); book.look(context.Background()) == nil {
+			book.follower.Heard(began)
+		}
+	}
 	return o
 }
 
@@ -356,7 +361,7 @@ func TestReplicasAndLease(t *testing.T) {
 		there.Grant(ctx, "p", wish("x.com", 443))
 		settle()
 		o.store.set(errors.New("database is down"))
-		time.Sleep(Lease - time.Second)
+		time.Sleep(store.Lease - time.Second)
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
 			t.Errorf("within the lease: %s", got)
 		}
@@ -378,11 +383,7 @@ func BenchmarkCheck(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	go func() {
-		for range time.Tick(time.Second) {
-			book.follow(context.Background())
-		}
-	}()
+	go book.Follow(b.Context())
 	host, _ := hostname.Parse("x.com")
 	b.ReportAllocs()
 	for b.Loop() {
