@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -281,6 +282,95 @@ func TestExtractRefuses(t *testing.T) {
 	if a, err := open(as(3000, right)); err != nil || a.Extract(t.Context(), root(t)) != nil {
 		t.Errorf("the honest one is refused too: %v", err)
 	}
+}
+
+// Consuming an archive gives what extracting it does, and leaves little of it at any time.
+func TestConsume(t *testing.T) {
+	const each, most = 700 << 10, 8 << 20 // bytes
+	var items []item
+	for i := range 40 {
+		items = append(items, item{name: fmt.Sprintf("p/%d/%d", i%3, i), content: strings.Repeat(string(rune('a'+i%26)), each+i), store: i%2 == 0})
+	}
+	items = append(items, item{name: "p/empty/"}, item{name: "p/zero"})
+	data := zipped(t, items...)
+	f := spooled(t, data)
+	a, err := archive.Open(f, int64(len(data)), "x.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := int64(len(data))
+	dir := t.TempDir()
+	r, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := a.Consume(t.Context(), r, func(size int64) error {
+		if size >= last {
+			t.Errorf("cut off at %d, then at %d", last, size)
+		}
+		last = size
+		return f.Truncate(size)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if last > most {
+		t.Errorf("%d bytes of %d were left", last, len(data))
+	}
+	for _, i := range items {
+		info, err := os.Stat(filepath.Join(dir, strings.TrimPrefix(i.name, "p/")))
+		if err != nil || info.IsDir() {
+			if err != nil || i.name != "p/empty/" {
+				t.Errorf("%s: %v", i.name, err)
+			}
+			continue
+		}
+		if content, err := os.ReadFile(filepath.Join(dir, strings.TrimPrefix(i.name, "p/"))); err != nil || string(content) != i.content {
+			t.Errorf("%s differs, %v", i.name, err)
+		}
+	}
+}
+
+func TestConsumeRefuses(t *testing.T) {
+	const each = 5 << 20
+	content := strings.Repeat("x", each)
+	wrong := func(h *zip.FileHeader) {
+		if h.Name == "p/a" { // the last that is unpacked
+			h.CRC32++
+		}
+	}
+	data := raw(t, wrong, item{name: "p/a", content: content}, item{name: "p/b", content: content}, item{name: "p/c", content: content})
+	full := errors.New("can't cut")
+	for name, c := range map[string]struct {
+		truncate func(*os.File) func(int64) error
+		want     func(error) bool
+	}{
+		"content": {func(f *os.File) func(int64) error { return f.Truncate }, func(err error) bool { return fault.Of(err).Code == "archive_invalid" }},
+		"cutting": {func(*os.File) func(int64) error { return func(int64) error { return full } }, func(err error) bool { return errors.Is(err, full) }},
+	} {
+		f := spooled(t, data)
+		a, err := archive.Open(f, int64(len(data)), "x.zip")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Consume(t.Context(), root(t), c.truncate(f)); err == nil || !c.want(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// spooled is a file that holds an archive.
+func spooled(t *testing.T, data []byte) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 // FuzzOpen: whatever is accepted is, to the standard library, the same archive, and stays within its bounds and its folder.

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -32,10 +34,28 @@ const (
 // archive promised, no more and no less, and nothing may be there already; otherwise the error is a fault as Open has it, and
 // root holds a part.
 func (a *Archive) Extract(ctx context.Context, root *os.Root) error {
+	return a.extract(ctx, root, byPosition(a.entries), func(int) error { return nil })
+}
+
+// Consume is Extract of an archive that is not needed afterwards, whatever comes of it: it is unpacked from its end, and what
+// has been unpacked is cut off. truncate makes the archive shorter; calls don't overlap.
+//
+// An archive that has just arrived lies in memory that the kernel keeps files in. Given back at once that takes the next file,
+// where the archive and its files together would need twice as much; and memory that has not been in use lately costs many
+// times what copying into it does, wherever it has to be reclaimed first or to be had from a hypervisor.
+func (a *Archive) Consume(ctx context.Context, root *os.Root, truncate func(size int64) error) error {
+	entries := byPosition(a.entries)
+	slices.Reverse(entries)
+	c := cutter{entries: entries, done: make([]bool, len(entries)), truncate: truncate}
+	return a.extract(ctx, root, entries, c.cut)
+}
+
+// extract writes entries in an order and tells done the number of each that is written.
+func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, done func(int) error) error {
 	made := map[string]bool{".": true}
-	for i := range a.entries {
-		within := a.entries[i].path()
-		if !a.entries[i].folder {
+	for _, e := range entries {
+		within := e.path()
+		if !e.folder {
 			within = path.Dir(within)
 		}
 		if err := mkdirs(root, within, made); err != nil {
@@ -47,15 +67,54 @@ func (a *Archive) Extract(ctx context.Context, root *os.Root) error {
 	for range min(unpackers, runtime.GOMAXPROCS(0)) {
 		group.Go(func() error {
 			unpacker := newUnpacker(a.r)
-			for i := next.Add(1) - 1; i < int64(len(a.entries)); i = next.Add(1) - 1 {
-				if err := unpacker.entry(ctx, root, &a.entries[i]); err != nil {
+			for i := int(next.Add(1)) - 1; i < len(entries); i = int(next.Add(1)) - 1 {
+				if err := unpacker.entry(ctx, root, entries[i]); err != nil {
 					return err
+				}
+				if err := done(i); err != nil {
+					return fmt.Errorf("cut off what is unpacked: %w", err)
 				}
 			}
 			return nil
 		})
 	}
 	return group.Wait()
+}
+
+// cutBytes is how much of an archive is cut off at a time: what stays in a processor's cache, in few calls.
+const cutBytes = 4 << 20
+
+// cutter cuts off the end of an archive that is unpacked. Several unpack, so what lies behind may be needed still.
+type cutter struct {
+	truncate func(int64) error
+
+	mu      sync.Mutex
+	entries []*entry // the last of the archive first
+	done    []bool
+	first   int   // of those that are not done
+	cutAt   int64 // where the archive ends now; 0 as long as nothing was cut off
+}
+
+// cut notes that an entry is unpacked.
+func (c *cutter) cut(i int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done[i] = true
+	for c.first < len(c.entries) && c.done[c.first] {
+		c.first++
+	}
+	if c.first == 0 {
+		return nil
+	}
+	end := c.entries[c.first-1].header
+	if c.cutAt == 0 {
+		c.cutAt = c.entries[0].data + c.entries[0].packed
+	}
+	if c.cutAt-end < cutBytes {
+		return nil
+	}
+	c.cutAt = end
+	return c.truncate(end)
 }
 
 // unpackers is how many files are unpacked at once; each takes 400 KiB of memory.

@@ -97,7 +97,7 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Stagi
 			return "", a.places.failed(given, err)
 		}
 		defer f.Close()
-		return unpack(ctx, f, given, to)
+		return unpack(ctx, f, given, to, (*archive.Archive).Extract)
 	})
 }
 
@@ -123,7 +123,9 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 		if st.Notes, err = notes(); err != nil {
 			return "", err
 		}
-		top, err := unpack(ctx, f, filename, to)
+		top, err := unpack(ctx, f, filename, to, func(in *archive.Archive, ctx context.Context, inside *os.Root) error {
+			return in.Consume(ctx, inside, f.Truncate)
+		})
 		if err != nil {
 			return "", err
 		}
@@ -242,8 +244,8 @@ func (a *Area) copyFolder(ctx context.Context, src *source, to *os.Root) error {
 	return err
 }
 
-// unpack takes in an archive and tells the name of its top folder.
-func unpack(ctx context.Context, f *os.File, name string, to *os.Root) (top string, err error) {
+// unpack takes in an archive and tells the name of its top folder. extract writes what is in it.
+func unpack(ctx context.Context, f *os.File, name string, to *os.Root, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -263,7 +265,7 @@ func unpack(ctx context.Context, f *os.File, name string, to *os.Root) (top stri
 		return "", err
 	}
 	defer inside.Close()
-	return in.Top, in.Extract(ctx, inside)
+	return in.Top, extract(in, ctx, inside)
 }
 
 // NotFound is the answer to an id that no staging has, or not any more.

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -247,6 +248,14 @@ func TestImportUpload(t *testing.T) {
 	}
 	check(t, h.area.Discard(t.Context(), st.ID))
 
+	// Of a large one a part is cut off already when its last bytes turn out to be wrong.
+	large := zipped(t, "x/ecosystem.json", descriptor("p"), "x/a", noise(6<<20), "x/b", noise(6<<20))
+	st, err = h.area.ImportUpload(t.Context(), "p.zip", strings.NewReader(large), notes)
+	check(t, err)
+	check(t, h.area.Discard(t.Context(), st.ID))
+	spoilt := []byte(large)
+	spoilt[3<<20]++
+
 	broken := errors.New("connection lost")
 	for name, c := range map[string]struct {
 		filename string
@@ -257,6 +266,7 @@ func TestImportUpload(t *testing.T) {
 		"no name": {"", strings.NewReader(""), fault.KindInvalid},
 		"content": {"p.zip", strings.NewReader("no zip"), fault.KindInvalid},
 		"lost":    {"p.zip", io.MultiReader(strings.NewReader("PK"), failing{broken}), fault.KindInternal},
+		"spoilt":  {"p.zip", bytes.NewReader(spoilt), fault.KindInvalid},
 		"large":   {"p.zip", endless{}, fault.KindTooLarge},
 	} {
 		if _, err := h.area.ImportUpload(t.Context(), c.filename, c.content, notes); err == nil || fault.Of(err).Kind != c.kind {
@@ -266,6 +276,13 @@ func TestImportUpload(t *testing.T) {
 			t.Errorf("%s: left %v", name, left)
 		}
 	}
+}
+
+// noise doesn't compress.
+func noise(size int) string {
+	data := make([]byte, size)
+	rand.Read(data)
+	return string(data)
 }
 
 type failing struct{ err error }
