@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -49,10 +50,15 @@ type Peer struct {
 // NewPeer makes the client of the service name, whose instances are found by instancer. What instancer tells before its
 // Register returns is there at the first call only if it tells it as discovery.Static does.
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
+	secured := cfg.Identity.Client(name)
 	transport := &http.Transport{
-		TLSClientConfig:       cfg.Identity.Client(name),
-		DialContext:           dial,
-		TLSHandshakeTimeout:   handshakeTimeout,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return secure(ctx, conn, secured)
+		},
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,

@@ -58,8 +58,8 @@ func (w *world) serve(routes func(*rpc.Mux)) string {
 	mux := rpc.NewMux(cfg)
 	routes(mux)
 	server := httptest.NewUnstartedServer(mux)
-	server.TLS = cfg.Identity.Server()
-	server.StartTLS()
+	server.Listener = rpc.Listener(server.Listener, cfg.Identity)
+	server.Start()
 	w.t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }

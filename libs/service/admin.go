@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -13,10 +12,11 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 func newTLSListener(l net.Listener, id *identity.Identity) net.Listener {
-	return tls.NewListener(l, id.Server())
+	return rpc.Listener(l, id)
 }
 
 // adminHandler serves /metrics, /healthz (the process answers) and /readyz (it can do its work).

@@ -1,0 +1,170 @@
+package rpc_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// Whatever the sizes of pieces, both bodies arrive as they were sent, on one connection after another.
+func TestBodiesArriveAsSent(t *testing.T) {
+	w := newWorld(t)
+	client := &http.Client{Transport: w.peer("gateway", w.serve(func(m *rpc.Mux) {
+		m.Route("POST /echo", rpc.Raw(func(w http.ResponseWriter, r *http.Request) error {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(body)
+			return err
+		}), "gateway")
+	}))}
+	const mib = 1 << 20
+	data := make([]byte, 3*mib+17)
+	rand.Read(data)
+	for name, body := range map[string]struct {
+		size   int
+		reader func(io.Reader) io.Reader
+	}{
+		"none":             {0, func(r io.Reader) io.Reader { return r }},
+		"small":            {100, func(r io.Reader) io.Reader { return r }},
+		"large":            {len(data), func(r io.Reader) io.Reader { return r }},
+		"byte by byte":     {100_000, iotest.OneByteReader},
+		"half of it":       {mib, iotest.HalfReader},
+		"its end at once":  {mib, iotest.DataErrReader},
+		"a record":         {16 << 10, func(r io.Reader) io.Reader { return r }},
+		"a buffer":         {128 << 10, func(r io.Reader) io.Reader { return r }},
+		"one byte more":    {128<<10 + 1, func(r io.Reader) io.Reader { return r }},
+		"a small one next": {10, func(r io.Reader) io.Reader { return r }},
+	} {
+		for _, sized := range []bool{true, false} {
+			r, err := http.NewRequestWithContext(t.Context(), "POST", "https://approval/echo", body.reader(bytes.NewReader(data[:body.size])))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.ContentLength = -1; sized {
+				r.ContentLength = int64(body.size)
+			}
+			response, err := client.Do(r)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err != nil || !bytes.Equal(got, data[:body.size]) {
+				t.Errorf("%s: %d of %d bytes came back, %v", name, len(got), body.size, err)
+			}
+		}
+	}
+}
+
+// A body that can't be read to its end is not taken for a shorter one.
+func TestABodyThatFailsIsNotDelivered(t *testing.T) {
+	w := newWorld(t)
+	read := make(chan error, 1)
+	peer := w.peer("gateway", w.serve(func(m *rpc.Mux) {
+		m.Route("POST /in", rpc.Raw(func(_ http.ResponseWriter, r *http.Request) error {
+			_, err := io.Copy(io.Discard, r.Body)
+			read <- err
+			return err
+		}), "gateway")
+	}))
+	broken := errors.New("broken")
+	if _, err := peer.Stream(t.Context(), "POST", "/in", io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), iotest.ErrReader(broken))); err == nil {
+		t.Error("delivered")
+	}
+	if err := <-read; err == nil {
+		t.Error("the peer took it for whole")
+	}
+}
+
+// counting notes what is written at once.
+type counting struct {
+	net.Conn
+	writes []int
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	c.writes = append(c.writes, len(p))
+	return c.Conn.Write(p)
+}
+
+// What is sent at once goes out at once, and records that a caller doesn't hold don't wait for others.
+func TestRecordsGoTogether(t *testing.T) {
+	w := newWorld(t)
+	near, far := net.Pipe()
+	below := &counting{Conn: near}
+	received := make(chan []byte, 1)
+	l := rpc.Listener(&oneConn{far}, w.config("approval").Identity)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		got, err := io.ReadAll(conn)
+		if err != nil {
+			t.Error(err)
+		}
+		received <- got
+	}()
+	conn, err := rpc.Secure(t.Context(), below, w.config("gateway").Identity.Client("approval"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	below.writes = nil
+	data := make([]byte, 256<<10)
+	rand.Read(data)
+	if n, err := conn.(io.ReaderFrom).ReadFrom(bytes.NewReader(data)); n != int64(len(data)) || err != nil {
+		t.Fatal(n, err)
+	}
+	if len(below.writes) != 2 { // of eight records each
+		t.Errorf("256 KiB were written in pieces of %v", below.writes)
+	}
+	below.writes = nil
+	if _, err := conn.Write([]byte("x")); err != nil || len(below.writes) != 1 {
+		t.Errorf("a byte was written in pieces of %v, %v", below.writes, err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := <-received; !bytes.Equal(got, append(data, 'x')) {
+		t.Errorf("received %d bytes that differ", len(got))
+	}
+}
+
+type oneConn struct{ net.Conn }
+
+func (l *oneConn) Accept() (net.Conn, error) { return l.Conn, nil }
+
+func (l *oneConn) Addr() net.Addr { return l.LocalAddr() }
+
+// Who accepts a connection and says nothing is unavailable, after a while.
+func TestAHandshakeIsBounded(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config("gateway").Identity.Client("approval")
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		go io.Copy(io.Discard, far)
+		_, err := rpc.Secure(t.Context(), near, cfg)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := near.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the connection is open still: %v", err)
+		}
+		if fault.Of(err).Kind != fault.KindInternal { // RoundTrip makes it what callers see
+			t.Errorf("got %v", err)
+		}
+	})
+}
