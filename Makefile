@@ -33,7 +33,7 @@ test: images ## Vet and test every module, with the race detector, a PostgreSQL 
 e2e: ## Bring up a suite of its own and take the journeys.
 	go test -count=1 -v -timeout=25m $(journeys)
 
-bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy and nginx: one table at the end. As root.
+bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy, nginx and bsdtar: one table at the end. As root.
 	e2e/bench/tools.sh
 	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)
 	go run ./e2e/bench

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what the load driver runs beside Rumi (squid, Caddy, nginx) where it is missing and can be had: as root, on a Debian.
+# Installs what the load driver runs beside Rumi (squid, Caddy, nginx, bsdtar) where it is missing and can be had: as root, on a Debian.
 # None of them is started, and none is needed: the table says of one that is absent that it is.
 set -eu
 
 missing=
-for tool in squid caddy nginx:nginx-light; do
+for tool in squid caddy nginx:nginx-light bsdtar:libarchive-tools; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -2,6 +2,7 @@ package beside
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -47,19 +48,86 @@ http://:%s {
 
 // Nginx runs nginx as a bare reverse proxy: no access log, no checks, a worker for each processor.
 func Nginx(ctx context.Context, dir string, to Target) (*Tool, error) {
-	tool, err := start(ctx, "nginx", dir, []string{"-p", dir, "-e", filepath.Join(dir, "error.log"), "-c", filepath.Join(dir, "config")}, nil, func(address string) string {
-		scheme, tls := "http", ""
-		if to.Name != "" {
-			scheme = "https"
-			tls = fmt.Sprintf(`
-      proxy_ssl_name %s;
+	return nginx(ctx, dir, func(address string) string {
+		return fmt.Sprintf(`  upstream target {
+    server %s;
+    keepalive 64;
+    keepalive_requests 1000000000;
+  }
+  server {
+    listen %s;
+    location / {
+%s    }
+  }
+`, to.Address, address, to.pass("target"))
+	})
+}
+
+// NginxUploads runs two nginx that take files in as Rumi does: one for clients in plain HTTP, which passes on what arrives to
+// the other with mutual TLS (through says what it shows and whom it trusts; its Address is set here). That one has the identity
+// in the folder server and writes a file into the folder stored with WebDAV's PUT. Their buffers are as large as Rumi's.
+func NginxUploads(ctx context.Context, front, back string, through Target, server, stored string) (tools []*Tool, err error) {
+	receiver, err := nginx(ctx, back, func(address string) string {
+		return fmt.Sprintf(`  server {
+    listen %s ssl;
+    ssl_protocols TLSv1.3;
+    ssl_certificate %[2]s/cert.pem;
+    ssl_certificate_key %[2]s/key.pem;
+    ssl_client_certificate %[2]s/ca.pem;
+    ssl_verify_client on;
+    client_max_body_size 0;
+    client_body_buffer_size 128k;
+    location / {
+      root %[3]s;
+      dav_methods PUT;
+    }
+  }
+`, address, server, stored)
+	})
+	if err != nil {
+		return nil, err
+	}
+	through.Address = receiver.Address
+	sender, err := nginx(ctx, front, func(address string) string {
+		return fmt.Sprintf(`  server {
+    listen %s;
+    client_max_body_size 0;
+    client_body_buffer_size 128k;
+    location / {
+      proxy_request_buffering off;
+%s    }
+  }
+`, address, through.pass(through.Address))
+	})
+	if err != nil {
+		return nil, errors.Join(err, receiver.Stop())
+	}
+	return []*Tool{sender, receiver}, nil
+}
+
+// pass is nginx's way to hand requests to a target, by the name that its configuration has for it.
+func (to Target) pass(name string) string {
+	scheme, tls := "http", ""
+	if to.Name != "" {
+		scheme = "https"
+		tls = fmt.Sprintf(`      proxy_ssl_name %s;
       proxy_ssl_protocols TLSv1.3;
       proxy_ssl_server_name on;
       proxy_ssl_verify on;
       proxy_ssl_certificate %[2]s/cert.pem;
       proxy_ssl_certificate_key %[2]s/key.pem;
-      proxy_ssl_trusted_certificate %[2]s/ca.pem;`, to.Name, to.Identity)
-		}
+      proxy_ssl_trusted_certificate %[2]s/ca.pem;
+`, to.Name, to.Identity)
+	}
+	return fmt.Sprintf(`      proxy_pass %s://%s;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+%s`, scheme, name, tls)
+}
+
+// nginx runs nginx with servers that are made for the address it gets.
+func nginx(ctx context.Context, dir string, servers func(address string) string) (*Tool, error) {
+	tool, err := start(ctx, "nginx", dir, []string{"-p", dir, "-e", filepath.Join(dir, "error.log"), "-c", filepath.Join(dir, "config")}, nil, func(address string) string {
 		var temp strings.Builder
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 			fmt.Fprintf(&temp, "  %s_temp_path %s/%s;\n", kind, dir, kind)
@@ -71,21 +139,8 @@ events { worker_connections 1024; }
 http {
   access_log off;
   keepalive_requests 1000000000;
-%s  upstream target {
-    server %s;
-    keepalive 64;
-    keepalive_requests 1000000000;
-  }
-  server {
-    listen %s;
-    location / {
-      proxy_pass %s://target;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";%s
-    }
-  }
-}
-`, dir, temp.String(), to.Address, address, scheme, tls)
+%s%s}
+`, dir, temp.String(), servers(address))
 	})
 	if tool != nil {
 		tool.workers = true

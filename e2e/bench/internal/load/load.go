@@ -75,11 +75,11 @@ func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (
 		defer client.Close()
 		clients[i] = client
 	}
-	before := processorTime(c.PIDs)
+	before := ProcessorTime(c.PIDs)
 	began := time.Now()
 	took, err := drive(ctx, clients, began.Add(each))
 	elapsed := time.Since(began)
-	used := processorTime(c.PIDs) - before
+	used := ProcessorTime(c.PIDs) - before
 	if err != nil {
 		return Summary{}, fmt.Errorf("measure %s: %w", c.Name, err)
 	}

@@ -34,8 +34,8 @@ func Durations(took []time.Duration) (p50, p99 time.Duration) {
 // tick is the unit of times in /proc (USER_HZ, 100 a second on every Linux that Go runs on).
 const tick = 10 * time.Millisecond
 
-// processorTime is what processes have used of the processors so far, in user and kernel mode. One that is gone counts as nothing.
-func processorTime(pids []int) time.Duration {
+// ProcessorTime is what processes have used of the processors so far, in user and kernel mode. One that is gone counts as nothing.
+func ProcessorTime(pids []int) time.Duration {
 	var sum time.Duration
 	for _, pid := range pids {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
