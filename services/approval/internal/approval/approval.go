@@ -105,6 +105,9 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	// It is watched from before it is read, so that no change after that is missed.
 	look := s.Watcher.Begin(string(id), true)
 	r, err := s.approve(ctx, id, reviewed, found.Dir, in, look)
+	if err == nil {
+		s.gates.release(id)
+	}
 	s.endLook(id, look, r, err == nil)
 	return r, err
 }

@@ -15,10 +15,11 @@ type gates struct {
 
 	mu      sync.Mutex
 	records map[pack.ID]*record.Record // the newest of each
+	held    map[pack.ID]string         // packs that are not what was approved though their records lack it, and how it was noticed
 }
 
 func newGates() *gates {
-	return &gates{publisher: gate.NewPublisher(nil), records: map[pack.ID]*record.Record{}}
+	return &gates{publisher: gate.NewPublisher(nil), records: map[pack.ID]*record.Record{}, held: map[pack.ID]string{}}
 }
 
 // set takes over records. One that is older than what is known changes nothing.
@@ -32,6 +33,9 @@ func (g *gates) set(records ...*record.Record) {
 			continue
 		}
 		g.records[id] = r
+		if !r.Status.Executable() {
+			delete(g.held, id)
+		}
 		changed = append(changed, id)
 	}
 	g.publish(changed)
@@ -44,10 +48,49 @@ func (g *gates) newest(id pack.ID) *record.Record {
 	return g.records[id]
 }
 
+// executable are the newest records of packs that may run.
+func (g *gates) executable() (list []*record.Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.records {
+		if r.Status.Executable() {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// hold closes the gate of a pack that is no longer what was approved where that can't be recorded: it stays closed until it
+// can, or until the pack is approved again.
+func (g *gates) hold(id pack.ID, problem string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held[id] = problem
+	g.publish([]pack.ID{id})
+}
+
+// holds says why a gate is held, "" for one that is not.
+func (g *gates) holds(id pack.ID) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held[id]
+}
+
+// release takes back hold.
+func (g *gates) release(id pack.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, held := g.held[id]; held {
+		delete(g.held, id)
+		g.publish([]pack.ID{id})
+	}
+}
+
 func (g *gates) remove(id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.records, id)
+	delete(g.held, id)
 	g.publisher.Remove(string(id))
 	g.publish([]pack.ID{id})
 }
@@ -86,10 +129,14 @@ func (g *gates) state(id pack.ID) gate.State {
 	if !ok {
 		return gate.State{PackID: string(id), Status: parentMissing}
 	}
-	parent, child := pack.Parent(id)
-	if !child {
-		return r.Gate(nil)
+	var above *gate.State
+	if parent, child := pack.Parent(id); child {
+		a := g.state(parent)
+		above = &a
 	}
-	above := g.state(parent)
-	return r.Gate(&above)
+	state := r.Gate(above)
+	if _, held := g.held[id]; held && r.Status.Executable() {
+		state.Open, state.Status = false, string(record.Modified)
+	}
+	return state
 }

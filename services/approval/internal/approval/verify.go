@@ -37,20 +37,22 @@ func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error { return s.
 // lookAt is Refresh; new ones become known only where register says so.
 func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) error {
 	// Records are read once for all. One that changes meanwhile was looked at by whoever changed it.
-	all, err := s.Records.All(ctx)
-	if err != nil {
-		return err
+	all, unread := s.Records.All(ctx)
+	if unread != nil {
+		// What may run is still compared with what was approved, and held where it is something else.
+		all, register = s.gates.executable(), false
 	}
 	records := make(map[string]*record.Record, len(all))
 	for _, r := range all {
 		records[r.PackID] = r
 	}
 	if len(ids) == 0 {
+		var err error
 		if ids, err = s.known(all); err != nil {
-			return err
+			return errors.Join(unread, err)
 		}
 		if ids = s.unsettled(ctx, ids, records); len(ids) == 0 {
-			return nil
+			return unread
 		}
 	}
 	var fresh []pack.ID
@@ -63,7 +65,7 @@ func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) erro
 			fresh = append(fresh, id)
 		}
 	}
-	if err := group.Wait(); err != nil || !register {
+	if err := errors.Join(unread, group.Wait()); err != nil || !register {
 		return err
 	}
 	return s.register(ctx, fresh)
@@ -133,9 +135,9 @@ func (s *Service) unsettled(ctx context.Context, ids []pack.ID, records map[stri
 // Verify looks at every pack that may run, and only at those, whatever the watcher says: it is its backstop. A look reads
 // the times of change of every file, which tell of what raises no event, too (see watch.Watcher).
 func (s *Service) Verify(ctx context.Context) error {
-	records, err := s.Records.All(ctx)
-	if err != nil {
-		return err
+	records, unread := s.Records.All(ctx)
+	if unread != nil {
+		records = s.gates.executable()
 	}
 	var ids []pack.ID
 	for _, r := range records {
@@ -144,7 +146,7 @@ func (s *Service) Verify(ctx context.Context) error {
 		}
 	}
 	if len(ids) == 0 {
-		return nil
+		return unread
 	}
 	return s.Refresh(ctx, ids...)
 }
@@ -365,9 +367,13 @@ func amend(r *record.Record, now state, at time.Time) (*decision, error) {
 	return nil, nil
 }
 
-// verify compares a pack that may run with what was approved; it gives the record of one that is that.
+// verify compares a pack that may run with what was approved; it gives the record of one that is that. One that isn't may
+// not run from then on, whether or not that can be recorded.
 func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, now state) (*record.Record, error) {
 	problem, approved := now.problem, last.Digest
+	if problem == "" {
+		problem = s.gates.holds(id) // what was put back is modified all the same
+	}
 	if problem == "" {
 		digest, err := s.digest(ctx, id, now, approved)
 		switch {
@@ -395,6 +401,10 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		r.LastError = problem
 		return &decision{action: "modified", err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
+	if err != nil && !fault.Is(err, fault.KindNotFound) {
+		s.gates.hold(id, problem)
+		s.Log.ErrorContext(ctx, "a pack is not what was approved, and that can't be recorded; its gate is held closed", "pack_id", string(id), "problem", problem, "error", err)
+	}
 	return nil, err
 }
 

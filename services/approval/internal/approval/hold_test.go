@@ -1,0 +1,94 @@
+package approval
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/store"
+)
+
+// A pack that is not what was approved loses its right to run at once, also where nobody can write that down: because the
+// audit log fails, or because the database can't be asked.
+func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
+	home := t.TempDir()
+	write(t, home, "ecosystem.json", `{"pack_id": "p", "pack_identity": "github:a/p"}`)
+	write(t, home, "small", "1")
+	s := open(t, home)
+	approved, err := s.Approve(t.Context(), "p", "")
+	check(t, err)
+	gate := func(open bool, status record.Status) {
+		t.Helper()
+		if got := s.gates.of("p"); got.Open != open || got.Status != string(status) {
+			t.Errorf("gate %+v, want open %v and %s", got, open, status)
+		}
+	}
+	gate(true, record.Approved)
+
+	trail := filepath.Join(home, "audit")
+	check(t, os.Rename(trail, trail+".away"))
+	files, err := os.ReadDir(trail + ".away")
+	check(t, err)
+	for _, f := range files { // or they would be written to where they are now
+		check(t, os.Remove(filepath.Join(trail+".away", f.Name())))
+	}
+	write(t, home, "small", "2")
+	if err := s.Verify(t.Context()); err == nil {
+		t.Error("no error though nothing could be written down")
+	}
+	gate(false, record.Modified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Approved {
+		t.Errorf("recorded is %+v, %v", r, err)
+	}
+	write(t, home, "small", "1") // put back, it stays modified
+	if err := s.Verify(t.Context()); err == nil {
+		t.Error("no error though nothing could be written down")
+	}
+	gate(false, record.Modified)
+	check(t, os.Mkdir(trail, 0o750))
+	check(t, s.Verify(t.Context()))
+	gate(false, record.Modified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Modified || r.Digest != approved.Digest {
+		t.Errorf("recorded is %+v, %v", r, err)
+	}
+	again, err := s.Approve(t.Context(), "p", "")
+	check(t, err)
+	gate(true, record.Approved)
+
+	check(t, os.RemoveAll(trail))
+	write(t, home, "small", "3")
+	if err := s.Verify(t.Context()); err == nil {
+		t.Error("no error though nothing could be written down")
+	}
+	gate(false, record.Modified)
+	check(t, os.Mkdir(trail, 0o750))
+	third, err := s.Approve(t.Context(), "p", "") // what is held can be approved
+	check(t, err)
+	if third.Digest == again.Digest {
+		t.Error("another tree, the same digest")
+	}
+	gate(true, record.Approved)
+
+	records := s.Records
+	down, err := libstore.Open(t.Context(), libstore.Config{Dir: t.TempDir(), Service: "approval"}, store.Migrations)
+	check(t, err)
+	check(t, down.Close())
+	s.Records = store.New(down)
+	if err := s.Verify(t.Context()); err == nil {
+		t.Error("no error though the database is down")
+	}
+	gate(true, record.Approved)
+	write(t, home, "small", "4")
+	if err := s.Verify(t.Context()); err == nil {
+		t.Error("no error though the database is down")
+	}
+	gate(false, record.Modified)
+	s.Records = records
+	check(t, s.Verify(t.Context()))
+	gate(false, record.Modified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Modified {
+		t.Errorf("recorded is %+v, %v", r, err)
+	}
+}
