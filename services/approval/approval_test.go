@@ -513,7 +513,7 @@ func TestApprovalIsOfWhatWasReviewed(t *testing.T) {
 	w.write(filepath.Join(dir, "backend/main.py"), "print('hello')\n")
 	_, err = w.call("POST", "/api/packs/demo/approve", now)
 	w.check(err)
-	for _, bad := range []string{"sha256:", "x", now.Digest + "\n"} {
+	for _, bad := range []string{"", "sha256:", "x", now.Digest + "\n"} {
 		if _, err := w.call("POST", "/api/packs/demo/approve", map[string]string{"digest": bad}); !fault.Is(err, fault.KindInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
@@ -167,8 +168,8 @@ type decided struct {
 }
 
 type approveRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	Digest string `json:"digest"` // of what was reviewed; "" approves what lies there
+	PackID string  `json:"-" path:"pack_id"`
+	Digest *string `json:"digest"` // of what was reviewed; without it what lies there is approved
 }
 
 func (h routes) approve(ctx context.Context, req approveRequest) (decided, error) {
@@ -176,7 +177,15 @@ func (h routes) approve(ctx context.Context, req approveRequest) (decided, error
 	if err != nil {
 		return decided{}, err
 	}
-	r, err := h.service.Approve(ctx, id, req.Digest)
+	var reviewed string
+	if req.Digest != nil {
+		// An empty one is a mistake of the caller's, who wanted to bind the decision: it must not approve whatever lies there.
+		if _, err := tree.ParseDigest(*req.Digest); err != nil {
+			return decided{}, err
+		}
+		reviewed = *req.Digest
+	}
+	r, err := h.service.Approve(ctx, id, reviewed)
 	if err != nil {
 		return decided{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -132,7 +133,15 @@ func diffOf(old, now tree.Entry, open Open) (string, error) {
 	if !isText(a) || !isText(b) {
 		return "", nil
 	}
-	return udiff.Unified("approved/"+old.Path, "now/"+now.Path, string(a), string(b)), nil
+	return udiff.Unified(shown("approved/"+old.Path), shown("now/"+now.Path), string(a), string(b)), nil
+}
+
+// shown is a path in the head of a diff, quoted where it could pass for something else.
+func shown(path string) string {
+	if len(odd(path, "")) > 0 {
+		return strconv.Quote(path)
+	}
+	return path
 }
 
 func describe(e tree.Entry) File {

@@ -119,6 +119,21 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 	}
 }
 
+// A diff is read line by line, so that a name must not make up lines of its own.
+func TestNamesInDiffs(t *testing.T) {
+	m := &memory{}
+	const name = "a\n+++ now/b\x1b[2K.py"
+	old, now := scan(t, m, map[string]string{name: "1\n"}), scan(t, m, map[string]string{name: "2\n"})
+	r, err := review.Of(now, &old, m.open)
+	if err != nil || len(r.Changed) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	const want = `--- "approved/a\n+++ now/b\x1b[2K.py"` + "\n" + `+++ "now/a\n+++ now/b\x1b[2K.py"` + "\n@@ -1 +1 @@\n-1\n+2\n"
+	if got := *r.Changed[0].Diff; got != want {
+		t.Errorf("diff\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestFirstReviewComparesWithNothing(t *testing.T) {
 	m := &memory{}
 	r, err := review.Of(scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`}), nil, m.open)
@@ -143,10 +158,20 @@ func TestWarnings(t *testing.T) {
 		{"run.sh", "text", "executable"},
 		{"long.py", strings.Repeat("x", 2001), "long_line"},
 		{"bidi.py", "a\n# \u202e evil", "bidirectional"},
+		{"both.py", "ok = '\u2714\ufe0f'\n# \u202e evil", "bidirectional"},
 		{"zero.py", "a\u200bb", "invisible"},
 		{"tag.py", "a\U000e0041b", "invisible"},
 		{"fill.py", "a\u3164b", "invisible"},
 		{"na\u200bme.py", "text", "invisible"},
+		{"clear.py", "evil() \x1b[2K\rgood()\n", "control"}, // what a terminal shows of it is the second half
+		{"return.py", "evil()\rgood()\n", "control"},
+		{"dos.py", "x = 1\r\ny = 2\r\n", ""},
+		{"tab.py", "\tx\f\n", ""},
+		{"csi.py", "a\u009b2Kb\n", "control"},
+		{"lines.py", "a\u2028b\n", "invisible"},
+		{"na\x1b[2Kme.py", "text", "control"},
+		{"new\nline.py", "text", "control"},
+		{"ta\tb.py", "text", "control"},
 		{"pаypal.py", "text", "look_alike"}, // Cyrillic а
 	} {
 		t.Run(c.name, func(t *testing.T) {

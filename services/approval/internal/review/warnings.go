@@ -20,7 +20,7 @@ const maxLine = 2000
 // Warning is something that a reviewer wants to be told of.
 type Warning struct {
 	Path   string `json:"path"`
-	Kind   string `json:"kind"` // binary, bytecode, hidden, executable, special_mode, long_line, bidirectional, invisible, look_alike
+	Kind   string `json:"kind"` // binary, bytecode, hidden, executable, special_mode, long_line, bidirectional, invisible, control, look_alike
 	Detail string `json:"detail"`
 }
 
@@ -51,8 +51,8 @@ func (r *Review) warn(m tree.Manifest, open Open) error {
 		} else {
 			alike[key] = name
 		}
-		if kind := odd([]byte(name)); kind != "" {
-			say(e, kind, "its name contains such a character")
+		for _, f := range odd(name, "") {
+			say(e, f.kind, "its name contains such a character")
 		}
 		if e.Mode&0o7000 != 0 && e.Kind == tree.File {
 			say(e, "special_mode", "mode %04o", e.Mode)
@@ -86,46 +86,50 @@ func (r *Review) warn(m tree.Manifest, open Open) error {
 				break
 			}
 		}
-		if kind := odd(bytes.TrimPrefix(data, []byte("\ufeff"))); kind != "" {
-			say(e, kind, "line %d", lineOf(data, kind))
+		for _, f := range odd(string(bytes.TrimPrefix(data, []byte("\ufeff"))), "\t\n\f") {
+			say(e, f.kind, "line %d", f.line)
 		}
 	}
 	return nil
 }
 
-// odd is the kind of the first character that shows something else than it is, "" for none.
-func odd(text []byte) string {
-	for _, r := range string(text) {
-		if kind := oddRune(r); kind != "" {
-			return kind
+// finding is where a kind of odd characters begins.
+type finding struct {
+	kind string
+	line int // from 1
+}
+
+// odd finds characters that show something else than they are, the first of each kind: one that many texts have must not
+// hide another. Those in plain, and a carriage return at the end of a line where lines may end, are what they are.
+func odd(text, plain string) (found []finding) {
+	line := 1
+	for i, r := range text {
+		if r == '\n' {
+			line++
+		}
+		kind := oddRune(r)
+		if kind == "" || strings.ContainsRune(plain, r) || plain != "" && strings.HasPrefix(text[i:], "\r\n") {
+			continue
+		}
+		if !slices.ContainsFunc(found, func(f finding) bool { return f.kind == kind }) {
+			found = append(found, finding{kind, line})
 		}
 	}
-	return ""
+	return found
 }
 
 func oddRune(r rune) string {
 	switch {
-	case r < 0x80:
+	case r < ' ', r >= 0x7f && r <= 0x9f:
+		return "control" // a terminal that shows it may do what it says
+	case r < 0x7f:
 		return ""
 	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0x200e, r == 0x200f, r == 0x061c:
 		return "bidirectional" // Unicode's explicit directional formatting, UAX #9
-	case unicode.Is(unicode.Cf, r), r == 0x034f, r == 0x115f, r == 0x1160, r == 0x3164, r == 0xffa0, r >= 0xfe00 && r <= 0xfe0f:
+	case unicode.Is(unicode.Cf, r), r == 0x034f, r == 0x115f, r == 0x1160, r == 0x2028, r == 0x2029, r == 0x3164, r == 0xffa0, r >= 0xfe00 && r <= 0xfe0f:
 		return "invisible"
 	}
 	return ""
-}
-
-func lineOf(data []byte, kind string) int {
-	line := 1
-	for _, r := range string(data) {
-		if r == '\n' {
-			line++
-		}
-		if oddRune(r) == kind {
-			return line
-		}
-	}
-	return line
 }
 
 // mixed is the script, other than Latin, of which a name with Latin letters has some: "" if there is none.
