@@ -318,10 +318,11 @@ func (p *Pool) End(which func(packID, slug, principal string) bool) {
 func (p *Pool) endGroup(g *group) {
 	delete(p.groups, g.key) // one that starts finds that out
 	for _, w := range g.waiters {
-		w <- outcome{err: &FailedError{Kind: "lost", What: "the handler was taken away"}}
+		w <- outcome{err: errTaken}
 	}
 	g.waiters, g.idle = nil, nil
 	for m := range g.members {
+		m.taken.Store(true)
 		p.discard(m)
 	}
 }

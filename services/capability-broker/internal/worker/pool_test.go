@@ -370,6 +370,9 @@ func TestEndTakesCallsAndWaitersAlong(t *testing.T) {
 				if took := time.Since(began); principal == "a" && (!lost(err) || took > 0) || principal == "b" && took < 10*time.Second {
 					t.Errorf("%s: %v after %v", principal, err, took)
 				}
+				if principal == "a" && Reason(err) != "The handler failed (lost: its grant or its right to run was taken away)" {
+					t.Errorf("the log blames the handler: %s", Reason(err)) // of the waiter, and of the call that runs
+				}
 			})
 		}
 		synctest.Wait()

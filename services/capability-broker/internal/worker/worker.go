@@ -44,6 +44,9 @@ type FailedError struct {
 
 func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }
 
+// errTaken is of a call whose worker was ended by a decision, not by anything that the handler did.
+var errTaken = &FailedError{Kind: "lost", What: "its grant or its right to run was taken away"}
+
 // Reason is what may be said about an error of Run in the audit log.
 func Reason(err error) string {
 	if errors.Is(err, ErrMount) {
@@ -128,6 +131,7 @@ type Process interface {
 type conn struct {
 	process Process
 	open    atomic.Bool // a call waits for its answer
+	taken   atomic.Bool // it is ended because nobody may use it any more
 	answers chan []byte
 	gone    chan struct{} // closed when nothing more will be read
 	reason  string        // why; to be read after gone
@@ -195,6 +199,9 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 func (c *conn) lost(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if c.taken.Load() {
+		return errTaken
 	}
 	select {
 	case <-c.gone:
