@@ -154,3 +154,31 @@ func TestPermissiveNeedsItsRuntime(t *testing.T) {
 		t.Errorf("opened: %v", err)
 	}
 }
+
+// A pack that ends is started again as its policy says, by the same rules as a container.
+func TestPermissivePackIsRestarted(t *testing.T) {
+	w := newPermissiveWorld(t)
+	files := packFiles()
+	files["ecosystem.json"] = `{"pack_id": "p", "pack_identity": "github:test/p", "entrypoint": "backend/main.py", "restart": "on-failure"}`
+	files["backend/main.py"] = `
+import os, sys, time
+path = os.path.join(os.environ["RUMI_DATA_DIR"], "runs")
+runs = len(open(path).read()) if os.path.exists(path) else 0
+open(path, "a").write("x")
+print("run", runs)
+if runs < 2:
+    sys.exit(3)
+time.sleep(3600)
+`
+	w.write("p", files)
+	w.approve("p")
+	first := w.must("POST", "/api/containers/p/start", nil)
+	w.eventually("the third run", func() bool { return strings.Contains(w.logs("p"), "run 2") })
+	w.eventually("its restarts", func() bool {
+		shown := w.info("p")
+		return shown["status"] == "running" && shown["restarts"] == 2.0 && shown["last_exit"].(map[string]any)["code"] == 3.0
+	})
+	if log := w.logs("p"); !strings.Contains(log, "run 0") || w.info("p")["container_id"] != first["container_id"] {
+		t.Errorf("it is another container by now, whose log has\n%s", log)
+	}
+}

@@ -18,17 +18,18 @@ import (
 // drain is how long output is read on after a process has ended: something it started may hold the other end open.
 const drain = time.Second
 
-// child is one process, before, during and after its run.
+// child is one process, before, during and after its run, and in later ones.
 type child struct {
 	spec   sandbox.Spec
 	argv   []string
-	output *output
-	ended  chan struct{} // closed after its run
+	output *output // of all runs
 
-	starting sync.Mutex
-	is       sandbox.Container // guarded by Engine.mu
+	is sandbox.Container // guarded by Engine.mu
+
+	starting sync.Mutex // guards the rest
 	process  *os.Process
-	scratch  string // its HOME and /tmp
+	ended    chan struct{} // closed after the run of process
+	scratch  string        // its HOME and /tmp
 
 	attached      bool
 	stdin, stdout *os.File // the process's ends
@@ -61,7 +62,7 @@ func (c *child) attach(stderr io.Writer) (sandbox.Stream, error) {
 	return ours, nil
 }
 
-// Start runs what Create made. One that runs already is no error; one that has ended can't be started again.
+// Start runs what Create made, again where it has ended. One that runs already is no error; one that is attached to runs once.
 func (e *Engine) Start(ctx context.Context, id string) error {
 	c, err := e.child(id)
 	if err != nil {
@@ -72,9 +73,11 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if c.process != nil {
 		select {
 		case <-c.ended:
-			return fmt.Errorf("start process %.12s: %w", id, sandbox.ErrNotRunning)
 		default:
 			return nil
+		}
+		if c.attached {
+			return fmt.Errorf("start process %.12s: %w", id, sandbox.ErrNotRunning)
 		}
 	}
 	e.Log.WarnContext(ctx, "starting code that nothing confines", "kind", string(c.spec.Kind), "pack_id", c.spec.PackID, "principal", c.spec.Principal)
@@ -83,6 +86,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	c.clean()
 	if c.scratch, err = os.MkdirTemp("", "rumi-"+string(c.spec.Kind)+"-"); err != nil {
 		return fmt.Errorf("start process: %w", err)
 	}
@@ -96,6 +100,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if c.attached {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdin, c.stdout, c.stderr
 	} else {
+		c.output.begin()
 		cmd.Stdout, cmd.Stderr = c.output.stream("stdout"), c.output.stream("stderr")
 	}
 	started := make(chan error)
@@ -106,24 +111,25 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 		err = errors.New("the broker stops")
 	}
 	if err != nil {
+		c.output.end() // for who follows it
 		return fmt.Errorf("start process: %w", err)
 	}
 	if c.attached { // or their ends would never be seen
 		c.stdin.Close()
 		c.stdout.Close()
 	}
-	c.process = cmd.Process
+	c.process, c.ended = cmd.Process, make(chan struct{})
 	e.mu.Lock()
-	c.is.Status, c.is.Started = "running", time.Now().UTC()
+	c.is.Status, c.is.Started, c.is.Finished, c.is.Exit = "running", time.Now().UTC(), time.Time{}, sandbox.Exit{}
 	is := c.is
 	e.mu.Unlock()
 	e.tell(sandbox.Event{Action: "start", Container: is})
-	go c.wait(e, cmd)
+	go c.wait(e, cmd, c.ended)
 	return nil
 }
 
 // wait notes the end of a process and kills what it started and left.
-func (c *child) wait(e *Engine, cmd *exec.Cmd) {
+func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	_ = cmd.Wait() // the state has it
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	code := cmd.ProcessState.ExitCode()
@@ -135,23 +141,24 @@ func (c *child) wait(e *Engine, cmd *exec.Cmd) {
 	c.is.Status, c.is.Finished, c.is.Exit = "exited", time.Now().UTC(), sandbox.Exit{Code: code}
 	is := c.is
 	e.mu.Unlock()
-	close(c.ended)
+	close(ended)
 	e.tell(sandbox.Event{Action: "die", Container: is, ExitCode: code})
 }
 
-// signal reaches the process and what it started, but for what left its process group. It says whether there is any to wait for.
-func (c *child) signal(s syscall.Signal) bool {
+// signal reaches the process and what it started, but for what left its process group. What it gives is closed after the run;
+// nil where there is none.
+func (c *child) signal(s syscall.Signal) (ended <-chan struct{}) {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	if c.process == nil {
-		return false
+		return nil
 	}
 	select {
 	case <-c.ended:
-		return false
+		return nil
 	default:
 		_ = syscall.Kill(-c.process.Pid, s) // ended in this moment
-		return true
+		return c.ended
 	}
 }
 
@@ -161,14 +168,16 @@ func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error
 	if err != nil {
 		return err
 	}
-	if grace > 0 && c.signal(syscall.SIGTERM) {
-		patience := time.NewTimer(grace)
-		defer patience.Stop()
-		select {
-		case <-c.ended:
-			return nil
-		case <-patience.C:
-		case <-ctx.Done():
+	if grace > 0 {
+		if ended := c.signal(syscall.SIGTERM); ended != nil {
+			patience := time.NewTimer(grace)
+			defer patience.Stop()
+			select {
+			case <-ended:
+				return nil
+			case <-patience.C:
+			case <-ctx.Done():
+			}
 		}
 	}
 	c.kill()
@@ -177,8 +186,16 @@ func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error
 
 // kill ends the process and waits for its end.
 func (c *child) kill() {
-	if c.signal(syscall.SIGKILL) {
-		<-c.ended
+	if ended := c.signal(syscall.SIGKILL); ended != nil {
+		<-ended
+	}
+}
+
+// clean removes what a run has left; starting is held.
+func (c *child) clean() {
+	if c.scratch != "" {
+		_ = os.RemoveAll(c.scratch) // in a folder for temporary files, and nobody's but the pack's
+		c.scratch = ""
 	}
 }
 
@@ -186,9 +203,7 @@ func (c *child) kill() {
 func (c *child) discard() {
 	c.starting.Lock()
 	defer c.starting.Unlock()
-	if c.scratch != "" {
-		_ = os.RemoveAll(c.scratch) // in a folder for temporary files, and nobody's but the pack's
-	}
+	c.clean()
 	if c.attached && c.process == nil {
 		c.stdin.Close()
 		c.stdout.Close()

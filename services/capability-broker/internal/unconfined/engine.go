@@ -136,7 +136,7 @@ func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container
 	var id [32]byte
 	rand.Read(id[:])
 	c := &child{
-		spec: spec, argv: argv, ended: make(chan struct{}), output: newOutput(),
+		spec: spec, argv: argv, output: newOutput(),
 		is: sandbox.Container{
 			ID: hex.EncodeToString(id[:]), Kind: spec.Kind, Name: spec.Name, PackID: spec.PackID, Principal: spec.Principal, Digest: spec.Digest,
 			Packages: spec.Packages, Image: spec.Image, Replica: e.Replica, Made: spec.Fingerprint(), Status: "created", Created: time.Now().UTC(),

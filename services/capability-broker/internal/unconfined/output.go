@@ -77,6 +77,13 @@ func (o *output) add(stream string, text []byte) {
 	}
 }
 
+// begin says that more comes, of another run.
+func (o *output) begin() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = false
+}
+
 // end says that nothing more comes.
 func (o *output) end() {
 	o.mu.Lock()

@@ -27,6 +27,9 @@ func (e *Engine) Stats(_ context.Context, id string) (sandbox.Stats, error) {
 	if !running {
 		return sandbox.Stats{}, fmt.Errorf("read statistics of process %.12s: %w", id, sandbox.ErrNotRunning)
 	}
+	c.starting.Lock()
+	pid := strconv.Itoa(c.process.Pid)
+	c.starting.Unlock()
 	stats := sandbox.Stats{Time: time.Now().UTC()}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -39,7 +42,7 @@ func (e *Engine) Stats(_ context.Context, id string) (sandbox.Stats, error) {
 		}
 		// pid (comm) state ppid pgrp …; comm may have anything in it.
 		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		if len(fields) < 22 || fields[2] != strconv.Itoa(c.process.Pid) {
+		if len(fields) < 22 || fields[2] != pid {
 			continue
 		}
 		number := func(i int) int64 { n, _ := strconv.ParseInt(fields[i], 10, 64); return n }
