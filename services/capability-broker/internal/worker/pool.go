@@ -24,7 +24,7 @@ type Launcher interface {
 // Limits bound a Pool.
 type Limits struct {
 	PerHandler int           // workers of one handler for one principal
-	Total      int           // workers of all
+	Total      int           // workers of all; one principal's are half of them at most
 	Queue      int           // calls that may wait for the workers of one handler and principal
 	Idle       time.Duration // how long a worker without calls is kept
 	Ceiling    Ceiling       // of which a Pool heeds the time
@@ -159,7 +159,7 @@ func (p *Pool) grow(g *group, waiting int) bool {
 	if g.starting >= waiting || g.workers >= p.limits.PerHandler {
 		return true
 	}
-	if p.total >= p.limits.Total && !p.evict() {
+	if p.held(g.key.principal) >= p.share() && !p.evict(g.key.principal) || p.total >= p.limits.Total && !p.evict("") {
 		return g.workers > 0
 	}
 	p.add(g)
@@ -173,10 +173,26 @@ func (p *Pool) add(g *group) {
 	p.ending.Go(func() { p.start(g) })
 }
 
-// evict ends the worker that has been idle for longest.
-func (p *Pool) evict() bool {
+// share is how many workers one principal may hold: calls that never end must not keep all others from being answered.
+func (p *Pool) share() int { return max(1, p.limits.Total/2) }
+
+// held is how many it does.
+func (p *Pool) held(principal string) (n int) {
+	for k, g := range p.groups {
+		if k.principal == principal {
+			n += g.workers
+		}
+	}
+	return n
+}
+
+// evict ends the worker that has been idle for longest, of a principal or, for "", of all.
+func (p *Pool) evict(principal string) bool {
 	var oldest *member
-	for _, g := range p.groups {
+	for k, g := range p.groups {
+		if principal != "" && k.principal != principal {
+			continue
+		}
 		if len(g.idle) > 0 && (oldest == nil || g.idle[0].used.Before(oldest.used)) {
 			oldest = g.idle[0]
 		}
@@ -347,7 +363,7 @@ func (p *Pool) Warm(o Order) {
 }
 
 func (p *Pool) warm(o Order) {
-	if p.closed || p.total > p.limits.Total/2 {
+	if p.closed || p.total > p.limits.Total/2 || p.held(o.Principal) >= p.share() {
 		return
 	}
 	if g := p.group(o); g.workers == 0 {

@@ -127,6 +127,52 @@ func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *
 	})
 }
 
+func TestOnePrincipalHoldsHalfAtMost(t *testing.T) {
+	m := &machine{}
+	inPool(t, m, Limits{PerHandler: 1, Total: 4, Queue: 16, Idle: time.Minute}, func(t *testing.T, p *Pool) {
+		end := make(chan struct{})
+		m.behave = func(id string, args []jsontext.Value) ([]string, bool) {
+			if string(args[1]) == `"hang"` {
+				<-end
+			}
+			return polite(id, args)
+		}
+		of := func(principal, slug, args string) Job {
+			j := job(principal, args)
+			trust := *j.Order.Trust
+			trust.Slug = slug
+			j.Order.Trust = &trust
+			return j
+		}
+		var greedy sync.WaitGroup
+		var busy atomic.Int32
+		for _, slug := range []string{"a", "b", "c", "d", "e"} { // each a grant of its own
+			greedy.Go(func() {
+				if _, err := p.Run(t.Context(), of("greedy", slug, `"hang"`)); errors.Is(err, ErrBusy) {
+					busy.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := m.running.Load(); n != 2 || busy.Load() != 3 {
+			t.Errorf("%d workers of one principal, %d calls refused; want 2 and 3", n, busy.Load())
+		}
+		for _, principal := range []string{"p", "q", "r"} { // idle ones make room
+			if out, err := p.Run(t.Context(), of(principal, "a", `1`)); err != nil || string(out) != "1" {
+				t.Errorf("%s: %s, %v", principal, out, err)
+			}
+		}
+		close(end)
+		greedy.Wait()
+		if _, err := p.Run(t.Context(), of("greedy", "e", `1`)); err != nil { // in place of one of its own
+			t.Error(err)
+		}
+		if n := m.running.Load(); n > 4 {
+			t.Errorf("%d workers", n)
+		}
+	})
+}
+
 var roomy = Limits{PerHandler: 2, Total: 8, Queue: 16, Idle: time.Minute}
 
 func within(d time.Duration, p *Pool, j Job) (string, error) {
