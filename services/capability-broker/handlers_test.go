@@ -187,15 +187,23 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	}
 	ask(1)
 
-	// Neither the pack's change nor its approval changes what is trusted; approving the handler again does.
+	// Neither the pack's change nor its approval changes what is trusted; approving the handler again does. A scan tells that
+	// there is something to approve.
 	w.write("p", map[string]string{dir + "helper.py": "answer = 2"})
 	digest := w.approve("p")
-	if scan := w.scan(); scan["skipped_installed"] != 1.0 {
+	w.eventually("a scan that sees the other folder", func() bool { return w.scan()["pending_created"] == 1.0 })
+	if item := w.candidate(keyOf(helped)); item["status"] != "pending" || item["installed_to"] == nil {
+		t.Errorf("item: %v", item)
+	}
+	if scan := w.scan(); scan["skipped_pending"] != 1.0 {
 		t.Errorf("scan: %v", scan)
 	}
 	ask(1)
 	w.eventually("approval of "+digest, func() bool { return approve() != first })
 	ask(2)
+	if scan := w.scan(); scan["skipped_installed"] != 1.0 {
+		t.Errorf("scan: %v", scan)
+	}
 	if n := len(w.audited("security", "capability_handler_installed")); n != 2 {
 		t.Errorf("%d entries capability_handler_installed, want 2", n)
 	}

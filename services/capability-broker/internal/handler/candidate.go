@@ -30,6 +30,8 @@ type Candidate struct {
 
 	FolderDigest string `json:"folder_digest,omitzero"` // set by approval
 	Notes        string `json:"notes,omitzero"`         // of whoever approved
+
+	outdated bool // seen by a scan: something else is trusted under its key than what its pack was approved with since
 }
 
 // Key is the candidate's key.

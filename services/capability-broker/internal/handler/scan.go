@@ -96,7 +96,8 @@ func patterns(slug string) (list []string) {
 	return list
 }
 
-// Scan looks at every installed pack, in whatever state, and takes note of its handlers.
+// Scan looks at every installed pack, in whatever state, and takes note of its handlers. One that is trusted is to be decided
+// about again when its pack was approved with another folder of it since, even if handler.py is the same.
 func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 	packs, err := s.Sources.Select(ctx, patterns("*")...)
 	if err != nil {
@@ -114,6 +115,9 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 			if err != nil {
 				problems = append(problems, candidate.ScanError{PackID: p.PackID, Path: sourceDir(p.Base, slug), Error: err.Error()})
 				continue
+			}
+			if t := s.Registry.Of(c.PackID, c.Slug); t != nil && t.CandidateKey == c.Key() {
+				c.outdated = s.outdated(ctx, *t, c)
 			}
 			found = append(found, candidate.Found[Candidate]{Key: c.Key(), PackID: c.PackID, Payload: c})
 		}

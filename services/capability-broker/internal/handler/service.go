@@ -82,7 +82,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	s := &Service{Config: cfg, Registry: registry}
 	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed,
-		Differs: func(installed, seen Candidate) bool { return !same(installed, seen) }})
+		Differs: func(installed, seen Candidate) bool { return seen.outdated || !same(installed, seen) }})
 	return s, s.recover(ctx)
 }
 
@@ -304,7 +304,7 @@ func approved(source *os.Root, c Candidate) bool {
 
 // same compares what a scan sees.
 func same(a, b Candidate) bool {
-	a.FolderDigest, b.FolderDigest, a.Notes, b.Notes = "", "", "", ""
+	a.FolderDigest, b.FolderDigest, a.Notes, b.Notes, a.outdated, b.outdated = "", "", "", "", false, false
 	return reflect.DeepEqual(a, b)
 }
 
