@@ -75,6 +75,11 @@ func TestPermissivePack(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, log)
 		}
 	}
+	for tail, code := range map[string]int{"1": 200, "10000": 200, "": 200, "0": 400, "-1": 400, "10001": 400, "x": 400} {
+		if a := w.api("GET", "/api/containers/p/logs?tail="+tail, nil); a.code != code || code == 400 && !strings.Contains(a.error, "'tail'") {
+			t.Errorf("tail=%s: %d %s, want %d", tail, a.code, a.error, code)
+		}
+	}
 	if note, err := os.ReadFile(filepath.Join(w.UserData(), "packs/p/note")); err != nil || string(note) != "kept" {
 		t.Errorf("data: %q %v", note, err)
 	}

@@ -116,11 +116,11 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 	if _, err := pack.ParseID(req.PackID); err != nil {
 		return err
 	}
-	if req.Tail < 0 || req.Tail > maxTail {
-		return fault.Invalid("Invalid value for 'tail': want a whole number up to %d", maxTail)
-	}
-	if req.Tail == 0 {
+	if r.URL.Query().Get("tail") == "" {
 		req.Tail = defaultTail
+	}
+	if req.Tail < 1 || req.Tail > maxTail {
+		return fault.Invalid("Invalid value for 'tail': want a whole number from 1 to %d", maxTail)
 	}
 	lines, err := c.Logs(r.Context(), req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -41,7 +42,7 @@ func newProxy(service string, peer http.RoundTripper, log *slog.Logger) *proxy {
 func (p *proxy) serve(w http.ResponseWriter, r *http.Request, class route.Class) error {
 	var ctx context.Context
 	var cancel context.CancelFunc
-	if class.Follow && r.URL.Query().Get("follow") == "true" {
+	if follow, _ := strconv.ParseBool(r.URL.Query().Get("follow")); follow && class.Follow { // as rpc binds it
 		ctx, cancel = context.WithCancel(r.Context())
 		timer := time.AfterFunc(class.Timeout, cancel)
 		defer timer.Stop()

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -229,6 +230,50 @@ func TestServiceThatHangs(t *testing.T) {
 			}
 			if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" || time.Since(began) != class.Timeout {
 				t.Errorf("%q: answered %d after %v", query, response.StatusCode, time.Since(began))
+			}
+		})
+	}
+}
+
+// endless is a service that says something each minute for an hour.
+type endless struct{}
+
+func (endless) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, out := io.Pipe()
+	stop := context.AfterFunc(r.Context(), func() { out.CloseWithError(r.Context().Err()) })
+	go func() {
+		defer stop()
+		defer out.Close()
+		for range 60 {
+			select {
+			case <-time.After(time.Minute):
+			case <-r.Context().Done():
+				return
+			}
+			if _, err := io.WriteString(out, "."); err != nil {
+				return
+			}
+		}
+	}()
+	return &http.Response{StatusCode: 200, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: body, ContentLength: -1, Request: r}, nil
+}
+
+// TestFollowing: an answer that follows has no bound, in whichever way the service that gives it lets itself be asked.
+func TestFollowing(t *testing.T) {
+	for query, want := range map[string]int{"?follow=true": 60, "?follow=1": 60, "?follow=True&tail=5": 60, "?follow=false": 0, "?follow=maybe": 0, "": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy("capability-broker", endless{}, slog.New(slog.DiscardHandler))
+			conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() { _ = recover() }() // how the answer is broken off
+				_ = p.serve(w, r, route.Class{Timeout: 15 * time.Second, Follow: true})
+			}))
+			go io.WriteString(conn, "GET /"+query+" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, _ := io.ReadAll(response.Body); len(body) != want {
+				t.Errorf("%q: %d pieces, want %d", query, len(body), want)
 			}
 		})
 	}
