@@ -39,7 +39,7 @@ const (
 
 // Peer is another service: all its instances, balanced, each behind a circuit breaker.
 //
-// It is one go-kit chain (instancer → balancer → breaker per instance → traced HTTP). Retries are our own: go-kit's
+// It is one go-kit chain (instancer → balancer → breaker per instance → traced HTTP; see direct for the last). Retries are our own: go-kit's
 // lb.Retry cancels the request's context when it returns, which would cut every body that is read afterwards.
 type Peer struct {
 	name     string
@@ -59,15 +59,16 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			}
 			return secure(ctx, conn, secured)
 		},
-		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   maxIdle,
+		IdleConnTimeout:       idleTimeout,
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true,
-		WriteBufferSize:       32 << 10,
-		ReadBufferSize:        32 << 10,
+		WriteBufferSize:       connBuffer,
+		ReadBufferSize:        connBuffer,
 	}
 	tracer := cfg.Tracing.Tracer(tracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
+		direct := newDirect(instance, secured)
 		breaker := gobreaker.NewCircuitBreaker(gobreaker.Settings{
 			Name:        name + "@" + instance,
 			Timeout:     breakerCooldown,
@@ -83,9 +84,12 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			address := *r.URL
 			address.Scheme, address.Host = "https", instance
 			r.URL = &address
+			if takes(r) {
+				return traced(tracer, name, direct, r)
+			}
 			return traced(tracer, name, transport, r)
 		}
-		return circuitbreaker.Gobreaker(breaker)(exchange), nil, nil
+		return circuitbreaker.Gobreaker(breaker)(exchange), direct, nil
 	}
 	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
 	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
