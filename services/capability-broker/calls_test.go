@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 )
 
 func sum(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
@@ -178,6 +180,60 @@ func TestHostileHandlers(t *testing.T) {
 				t.Errorf("%s has an argument or an exception's text", name)
 			}
 		}
+	}
+}
+
+// The disk and the service secrets work at the same time for a key that had a value before, and what a key holds is asked
+// each time.
+func TestASecretIsFetchedWhileItsEntryIsSynced(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.write("p", handlerPack(nil))
+	w.approve("p")
+	w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "secrets.get",
+		"config": map[string]any{"allowed_keys": []string{"API_KEY"}}})
+	conn := w.dial("p")
+	get := func() any {
+		output, _ := conn.ask(map[string]any{"permission_id": "secrets.get", "args": map[string]any{"key": "API_KEY"}})["output"].(map[string]any)
+		return output["value"]
+	}
+	entries := func() int {
+		return strings.Count(audittest.Text(t, filepath.Join(w.UserData(), "audit"), "permission"), `"permission_secrets_get"`)
+	}
+	during := func(value string, fetching func()) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.fetching = fetching; value == "" {
+			delete(w.secrets, "API_KEY")
+		} else {
+			w.secrets["API_KEY"] = value
+		}
+	}
+	during("first", func() {
+		if n := entries(); n != 0 {
+			t.Errorf("%d entries say that a key has a value that never had one", n)
+		}
+	})
+	if got := get(); got != "first" {
+		t.Fatalf("got %v", got)
+	}
+	during("second", func() {
+		for end := time.Now().Add(10 * time.Second); entries() != 2; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Error("the entry waits for the value")
+				return
+			}
+		}
+	})
+	if got := get(); got != "second" {
+		t.Errorf("after a change: %v", got)
+	}
+	during("", nil)
+	if got := get(); got != nil {
+		t.Errorf("after the deletion: %v", got)
+	}
+	if n := len(w.audited("security", "capability_denied")); n != 1 {
+		t.Errorf("the deletion left %d denials", n)
 	}
 }
 

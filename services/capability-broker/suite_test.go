@@ -46,6 +46,7 @@ type world struct {
 	revision  int64
 	trees     map[string]approvedTree
 	secrets   map[string]string
+	fetching  func() // called while the value of a secret is waited for; nil for nothing
 	states    map[string]gate.State
 	refreshes int
 	clients   map[string]*http.Client // by caller
@@ -167,6 +168,9 @@ func (w *world) secretsService(_ context.Context, rt *service.Runtime, _ nothing
 	rt.Mux().Route("POST "+secrets.ValuePath, rpc.Handle(func(_ context.Context, req secrets.ValueRequest) (secrets.ValueResponse, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if w.fetching != nil {
+			w.fetching()
+		}
 		value, ok := w.secrets[req.Key]
 		if !ok {
 			return secrets.ValueResponse{}, fault.NotFound("Secret not found: %s", req.Key)

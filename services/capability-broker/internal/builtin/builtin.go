@@ -36,8 +36,8 @@ type Call struct {
 	Grants grant.Chain
 	// Details are those of the call's audit entry, to which Judge and Act may add names, never values.
 	Details map[string]any
-	// Expect may be called by Act, once, before something that takes long and will hardly fail: the audit entry of a
-	// success is then written meanwhile. Nothing may be added to Details any more.
+	// Expect may be called by Act, once, while somebody else does what takes long and will hardly fail: it writes the audit
+	// entry of a success and returns when that is on the disk. Nothing may be added to Details any more.
 	Expect func(ctx context.Context)
 }
 

@@ -20,7 +20,8 @@ var secretKey = regexp.MustCompile(`\A[A-Z0-9_]{1,64}\z`)
 
 // Secrets gives a secret's value; a missing one is a fault of kind not found.
 type Secrets interface {
-	Value(ctx context.Context, key string) (string, error)
+	// Value calls asked, once or not at all, when the question is on its way and its answer is to be waited for.
+	Value(ctx context.Context, key string, asked func()) (string, error)
 }
 
 // secretKeys are the keys that a grant of secrets.get names. None is none.
@@ -75,14 +76,17 @@ func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 				}
 			}
 			return func(ctx context.Context) (jsontext.Value, *Refusal) {
-				if _, ok := served.Load(args.Key); ok {
-					c.Expect(ctx)
-				}
-				output, no := secret(ctx, secrets, args.Key, log)
-				if no == nil {
-					served.Store(args.Key, nil)
-				} else {
+				_, expected := served.Load(args.Key)
+				output, no := secret(ctx, secrets, args.Key, func() {
+					if expected {
+						c.Expect(ctx)
+					}
+				}, log)
+				switch {
+				case no != nil:
 					served.Delete(args.Key)
+				case !expected:
+					served.Store(args.Key, nil)
 				}
 				return output, no
 			}, nil
@@ -101,8 +105,8 @@ type secretOutput struct {
 	Value   string `json:"value"`
 }
 
-func secret(ctx context.Context, secrets Secrets, key string, log *slog.Logger) (jsontext.Value, *Refusal) {
-	value, err := secrets.Value(ctx, key)
+func secret(ctx context.Context, secrets Secrets, key string, asked func(), log *slog.Logger) (jsontext.Value, *Refusal) {
+	value, err := secrets.Value(ctx, key, asked)
 	switch {
 	case fault.Is(err, fault.KindNotFound):
 		return nil, withheld("No such secret")

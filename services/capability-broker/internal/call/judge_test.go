@@ -88,7 +88,7 @@ func (r *replica) Submit(ctx context.Context, entries ...audit.Entry) func() err
 }
 
 // Value has every secret but one.
-func (r *replica) Value(_ context.Context, key string) (string, error) {
+func (r *replica) Value(_ context.Context, key string, _ func()) (string, error) {
 	r.started.Add(1)
 	if key == "MISSING" {
 		return "", fault.NotFound("Secret not found: %s", key)

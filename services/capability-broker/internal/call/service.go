@@ -157,7 +157,7 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 type record struct {
 	action  string
 	details map[string]any
-	ahead   chan error // the entry of a success that was begun before the call was made; see expect
+	ahead   *ahead // see expect
 }
 
 // do judges a call, carries it out and writes its entries. What isn't written didn't happen, as far as the caller
@@ -182,7 +182,7 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 
 func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	if rec.ahead != nil {
-		if err := <-rec.ahead; err != nil || refused == nil {
+		if err := rec.ahead.err; err != nil || refused == nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
@@ -31,12 +32,12 @@ func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 	return known, nil
 }
 
-// Secrets implements call.Secrets.
+// Secrets implements builtin.Secrets.
 type Secrets struct{ Client *secrets.Client }
 
-// Value implements call.Secrets.
-func (s Secrets) Value(ctx context.Context, key string) (string, error) {
-	value, err := s.Client.Value(ctx, key)
+// Value implements builtin.Secrets.
+func (s Secrets) Value(ctx context.Context, key string, asked func()) (string, error) {
+	value, err := s.Client.Value(rpc.OnceSent(ctx, asked), key)
 	return value.Reveal(), err
 }
 
