@@ -40,7 +40,7 @@ func (b *bench) capability(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.row(latency("secrets.get, 1 in flight, p50", table.Goal{Bound: 300e-6}, s[0], "", load.Summary{}, "original 307 µs"))
+	b.row(latency("secrets.get, 1 in flight, p50", table.Goal{Bound: 300e-6}, s[0], "", load.Summary{}, "original 307 ms"))
 
 	if err := b.docker(ctx); err != nil {
 		for _, path := range []string{"capability call, warm handler", "capability calls, one worker", "first call of a cold handler"} {
