@@ -104,7 +104,7 @@ func (k *pack) gate() *failure {
 	case !known:
 		return grantDenied("gate_closed", "Pack is not approved")
 	case state.Status == grant.StatusModified:
-		return grantDenied("pack_modified", grant.ReasonModified)
+		return grantDenied(grant.ModifiedDenied, grant.ReasonModified)
 	case state.Status == "approved" || state.Status == "running":
 		return grantDenied("gate_closed", "Pack's approval can't be confirmed at the moment")
 	default:

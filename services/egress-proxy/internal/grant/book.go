@@ -112,8 +112,10 @@ func (b *Book) Refresh(ctx context.Context) error {
 			next.rules[g.PackID] = before
 		} else {
 			r, err := compile(g)
-			if err != nil {
-				return err
+			if err != nil { // written by another version
+				b.follower.Log.ErrorContext(ctx, "a network grant can't be read and allows nothing; grant it again", "pack_id", g.PackID, "error", err)
+				g.Enabled = false
+				r = &rule{grant: g}
 			}
 			next.rules[g.PackID] = r
 			if before != nil && g.narrows(&before.grant, began) {

@@ -274,6 +274,64 @@ func TestCheckIsAudited(t *testing.T) {
 	}
 }
 
+// An access check of a modified pack is written down with the reason that its requests have.
+func TestCheckOfAModifiedPack(t *testing.T) {
+	o := newOffice(t)
+	for packID, want := range map[string]string{"p": Denied, "m": "pack_modified"} {
+		o.log.list = nil
+		if d, err := o.Service.Check(t.Context(), packID, "x.com", 443); err != nil || d.Allowed {
+			t.Fatal(d, err)
+		}
+		for _, e := range o.log.list {
+			if got := e.Details["blocked_reason"]; got != want {
+				t.Errorf("%s: %s has the reason %v, want %s", packID, e.Action, got, want)
+			}
+		}
+	}
+}
+
+// A grant that another version wrote, and this one can't read, allows nothing; the others are as good as ever.
+func TestGrantsThatCannotBeRead(t *testing.T) {
+	o := newOffice(t)
+	o.Grant(t.Context(), "p", wish("x.com", 443))
+	o.Grant(t.Context(), "q", wish("x.com", 443))
+	o.hasShrunk()
+	if err := o.store.Update(t.Context(), "p", func(old *Grant) (*Grant, error) {
+		old.AllowedDomains = []string{"x.com", "x.com/path of a later version"}
+		return old, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.book.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := o.hasShrunk(); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("shrunk %v", got)
+	}
+	fresh, err := NewBook(t.Context(), o.store, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, book := range []*Book{o.book, fresh} {
+		host, _ := hostname.Parse("x.com")
+		if d := book.Check("p", host, "x.com", 443); d.Reason != ReasonDisabled {
+			t.Errorf("the one that can't be read: %+v", d)
+		}
+		if d := book.Check("q", host, "x.com", 443); !d.Allowed {
+			t.Errorf("the other: %+v", d)
+		}
+		if g, ok := book.Get("p"); !ok || g.Enabled {
+			t.Errorf("shown as %+v", g)
+		}
+	}
+	if revoked, err := o.Revoke(t.Context(), "p", ""); err != nil || !revoked {
+		t.Errorf("revoke: %v, %v", revoked, err)
+	}
+	if _, err := o.Grant(t.Context(), "p", wish("x.com", 443)); err != nil || o.check("p", "x.com", 443) != ReasonGranted {
+		t.Errorf("granted again: %v, %s", err, o.check("p", "x.com", 443))
+	}
+}
+
 func TestNoChangeWithoutAnEntry(t *testing.T) {
 	o := newOffice(t)
 	o.Grant(t.Context(), "p", wish("x.com", 443))

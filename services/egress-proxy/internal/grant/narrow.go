@@ -109,10 +109,11 @@ func (n narrowing) covers(host hostname.Host, method, path string) bool {
 	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Plain(path)
 }
 
-// What denials are called in the audit log (blocked_reason) that another grant would have prevented.
+// What denials are called in the audit log (blocked_reason): those that another grant would have prevented, and one that none would.
 const (
-	Denied     = "grant_denied"
-	RuleDenied = "rule_denied"
+	Denied         = "grant_denied"
+	RuleDenied     = "rule_denied"
+	ModifiedDenied = "pack_modified"
 )
 
 // Reasons of denials by a grant's rules.

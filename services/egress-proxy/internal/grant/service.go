@@ -159,7 +159,10 @@ func (s *Service) Check(ctx context.Context, packID, domain string, port uint16)
 		"domain": domain, "port": int(port), "allowed": d.Allowed, "check_type": "access_check",
 	}
 	if !d.Allowed {
-		details["blocked_reason"] = "grant_denied"
+		details["blocked_reason"] = Denied
+		if d.Reason == ReasonModified {
+			details["blocked_reason"] = ModifiedDenied
+		}
 		if err := s.audit.Write(ctx, audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "network_denied", OwnerPack: packID, Details: details, RejectionReason: d.Reason,
 		}); err != nil {
