@@ -5,11 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/text/cases"
-	"golang.org/x/text/unicode/norm"
-
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
 // Bounds of a name, in bytes where nothing else is said.
@@ -25,11 +23,10 @@ type names struct {
 	files   map[string]bool   // paths of files
 	entered map[string]bool   // paths that had an entry of their own
 	folded  map[string]string // path by what a careless file system makes of it
-	fold    cases.Caser
 }
 
 func newNames() *names {
-	return &names{folders: map[string]bool{}, files: map[string]bool{}, entered: map[string]bool{}, folded: map[string]string{}, fold: cases.Fold()}
+	return &names{folders: map[string]bool{}, files: map[string]bool{}, entered: map[string]bool{}, folded: map[string]string{}}
 }
 
 // add judges an entry's name by itself and beside those before it.
@@ -56,19 +53,19 @@ func (n *names) add(e *entry) error {
 }
 
 // place puts one path where no other may be.
-func (n *names) place(path string, folder bool, name string) error {
-	if n.files[path] || !folder && n.folders[path] {
+func (n *names) place(path string, isFolder bool, name string) error {
+	if n.files[path] || !isFolder && n.folders[path] {
 		return fault.Invalid("File and folder of one name in archive: %s", show(name)).With("archive_duplicate_name")
 	}
 	if n.folders[path] {
 		return nil
 	}
-	if folder {
+	if isFolder {
 		n.folders[path] = true
 	} else {
 		n.files[path] = true
 	}
-	key := norm.NFC.String(n.fold.String(norm.NFC.String(path)))
+	key := folder.Folded(path)
 	if other, taken := n.folded[key]; taken && other != path {
 		return fault.Invalid("Names in archive differ by case or Unicode form only: %s, %s", show(other), show(path)).With("archive_duplicate_name")
 	}

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/rumi-ai/rumi/libs/pack"
 )
@@ -76,8 +78,15 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("%q is %s", e.Path, e.Reason) }
 
+// Folded is the same for names that a file system which heeds neither case nor Unicode form takes for one.
+func Folded(name string) string {
+	return norm.NFC.String(caser.String(norm.NFC.String(name)))
+}
+
+var caser = cases.Fold() // stateless
+
 // Copy makes the folder name in to as a copy of the folder from in source; it must not exist. What is neither a folder nor a
-// regular file is a *RefusedError, as is a name that can't be printed; more than the limits allow is a *LimitError. Nothing is
+// regular file is a *RefusedError, as is a name that can't be printed or is another's but for its case; more than the limits allow is a *LimitError. Nothing is
 // synced: SyncAll does that, for all of it together. After an error a part may be there.
 func Copy(ctx context.Context, source *os.Root, from string, to *os.Root, name string, options Options) error {
 	c := copier{ctx: ctx, Options: options}
@@ -117,10 +126,17 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 	if err != nil {
 		return err
 	}
+	folded := make(map[string]string, len(entries))
 	for _, e := range entries {
 		inner := path.Join(shown, e.Name())
 		if err := c.ctx.Err(); err != nil {
 			return err
+		}
+		if key := Folded(e.Name()); !c.Lenient {
+			if other, taken := folded[key]; taken {
+				return &RefusedError{Path: inner, Reason: fmt.Sprintf("beside %q, which differs by case or Unicode form only", other)}
+			}
+			folded[key] = e.Name()
 		}
 		if !c.Lenient && !pack.PrintableName(e.Name()) {
 			return &RefusedError{Path: inner, Reason: "not a name that can be shown"}

@@ -70,6 +70,9 @@ func TestCopyRefuses(t *testing.T) {
 		"FIFO":          {func(from string) error { return syscall.Mkfifo(from+"/p", 0o644) }, `"p" is neither a file nor a folder`},
 		"newline":       {files("a\nb"), `"a\nb" is not a name that can be shown`},
 		"not UTF-8":     {files("a\xff"), `"a\xff" is not a name that can be shown`},
+		"case":          {files("a.py", "A.py"), `which differs by case or Unicode form only`},
+		"Unicode form":  {files("\u00e9", "e\u0301"), `which differs by case or Unicode form only`},
+		"folder's case": {func(from string) error { return errors.Join(os.Mkdir(from+"/b", 0o755), files("B")(from)) }, `which differs by case or Unicode form only`},
 		"the folder":    {func(from string) error { return errors.Join(os.Remove(from), os.Symlink("/etc", from)) }, `"." is a symbolic link`},
 	} {
 		t.Run(name, func(t *testing.T) {
