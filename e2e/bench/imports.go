@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,13 +101,14 @@ func (b *bench) imports(ctx context.Context) (err error) {
 	if tools.do != nil {
 		ways = append(ways, tools)
 	}
-	for i := range b.scale.repeats {
-		// Another begins each time: on a virtual machine memory that was idle for seconds costs much, whoever takes it first.
-		for j := range ways {
-			if err := ways[(i+j)%len(ways)].measure(ctx); err != nil {
+	for range b.scale.repeats {
+		for _, w := range ways {
+			if err := w.measure(ctx); err != nil {
 				return err
 			}
 		}
+		// Who comes next writes into the memory that the last gave back, which costs less than other memory does.
+		slices.Reverse(ways)
 	}
 	what := "import of " + table.Bytes.Format(float64(size))
 	row := func(path string, goal table.Goal, ours *way, beside string, theirs *way) {

@@ -331,29 +331,34 @@ func TestConsume(t *testing.T) {
 	}
 }
 
+// What is wrong with an archive, or with cutting it, is told; of the archive a part is cut off by then.
 func TestConsumeRefuses(t *testing.T) {
-	const each = 5 << 20
-	content := strings.Repeat("x", each)
-	wrong := func(h *zip.FileHeader) {
-		if h.Name == "p/a" { // the last that is unpacked
-			h.CRC32++
-		}
-	}
-	data := raw(t, wrong, item{name: "p/a", content: content}, item{name: "p/b", content: content}, item{name: "p/c", content: content})
+	content := strings.Repeat("x", 5<<20)
+	items := []item{{name: "p/a", content: content}, {name: "p/b", content: content}, {name: "p/c", content: content}}
 	full := errors.New("can't cut")
 	for name, c := range map[string]struct {
-		truncate func(*os.File) func(int64) error
+		change   func(*zip.FileHeader)
+		truncate func(*os.File, int64) error
 		want     func(error) bool
 	}{
-		"content": {func(f *os.File) func(int64) error { return f.Truncate }, func(err error) bool { return fault.Of(err).Code == "archive_invalid" }},
-		"cutting": {func(*os.File) func(int64) error { return func(int64) error { return full } }, func(err error) bool { return errors.Is(err, full) }},
+		"content": {
+			func(h *zip.FileHeader) {
+				if h.Name == "p/a" { // the last that is unpacked
+					h.CRC32++
+				}
+			},
+			(*os.File).Truncate,
+			func(err error) bool { return fault.Of(err).Code == "archive_invalid" },
+		},
+		"cutting": {nil, func(*os.File, int64) error { return full }, func(err error) bool { return errors.Is(err, full) }},
 	} {
+		data := raw(t, c.change, items...)
 		f := spooled(t, data)
 		a, err := archive.Open(f, int64(len(data)), "x.zip")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Consume(t.Context(), root(t), c.truncate(f)); err == nil || !c.want(err) {
+		if err := a.Consume(t.Context(), root(t), func(size int64) error { return c.truncate(f, size) }); err == nil || !c.want(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
