@@ -64,10 +64,10 @@ func (w *way) perGB(size int64) float64 {
 // through the tools that one would take for it.
 //
 // A copy is no measure for an upload, which it is shown beside all the same. dd takes 0.3 s of processor time a GB (up to 2.5 s
-// where a hypervisor has to give the memory first, which an upload meets as well). An upload
-// passes two services, is encrypted and decrypted between them, and nothing of it may be written in its place before its end has
-// arrived, where an archive's directory is: about 2 s a GB for its way, of which the kernel's TCP takes the half and AES-GCM a
-// sixth, and 0.6 s for unpacking. Two processors could do that in 1.3 s where dd takes 0.8.
+// where a hypervisor has to give the memory first, which an upload meets as well). An upload passes two services, is encrypted and
+// decrypted between them, and nothing of it may be written in its place before its end has arrived, where an archive's directory
+// is: that takes about 2 s a GB for its way, of which the kernel's TCP has the half and AES-GCM a sixth, and 0.6 s for unpacking.
+// Two processors can do that in 1.3 s at best, where dd takes 0.8.
 func (b *bench) imports(ctx context.Context) (err error) {
 	archive := filepath.Join(b.suite.Home, "user_data/import/large.zip")
 	size, err := writeArchive(archive, b.scale.archive)

@@ -70,7 +70,7 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	if err != nil {
 		return err
 	}
-	defer settle()()
+	defer settle(spareHeapOf(cfg))()
 	return running.Wait(ctx)
 }
 

@@ -29,6 +29,10 @@ type config struct {
 	HomePath    string   `env:"RUMI_HOME_PATH"`                    // how the operator names the Rumi home, where that isn't how this process does
 }
 
+// SpareHeap lets less garbage lie than in other services: an import stays under 32 MiB, however many there were before it, and
+// nobody calls so often that it mattered.
+func (config) SpareHeap() int { return 8 << 20 }
+
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if cfg.Backups < 0 {
 		return fmt.Errorf("RUMI_PACK_BACKUPS: %d is less than 0", cfg.Backups)
