@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +28,7 @@ const errInvalidJSON = "Invalid JSON in request body"
 
 // Decode reads a request strictly: JSON members into fields by their json tags (an unknown one, a duplicate, a wrong
 // type and invalid UTF-8 are refused, naming the field), path values and query parameters into the fields tagged
-// path:"name" and query:"name". An absent body is an empty object. Req is a struct.
+// path:"name" and query:"name" (an unknown parameter is refused like an unknown field). An absent body is an empty object. Req is a struct.
 func Decode[Req any](r *http.Request) (Req, error) {
 	var req Req
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, MaxBody))
@@ -116,6 +119,7 @@ func jsonType(t reflect.Type) string {
 type binding struct {
 	index  int
 	name   string
+	query  bool
 	source func(*http.Request, string) string
 }
 
@@ -129,10 +133,10 @@ func bindingsOf(t reflect.Type) []binding {
 	for i := range t.NumField() {
 		tag := t.Field(i).Tag
 		if name := tag.Get("path"); name != "" {
-			found = append(found, binding{i, name, (*http.Request).PathValue})
+			found = append(found, binding{i, name, false, (*http.Request).PathValue})
 		}
 		if name := tag.Get("query"); name != "" {
-			found = append(found, binding{i, name, queryValue})
+			found = append(found, binding{i, name, true, queryValue})
 		}
 	}
 	bindings.Store(t, found)
@@ -141,8 +145,33 @@ func bindingsOf(t reflect.Type) []binding {
 
 func queryValue(r *http.Request, name string) string { return r.URL.Query().Get(name) }
 
+// checkQuery refuses parameters that nobody would look at: a misspelt filter must not answer as if there were none.
+func checkQuery(r *http.Request, known []binding) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return fault.Invalid("Invalid query").Because(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		shown := fieldName(jsontext.Pointer("").AppendToken(name))
+		if !slices.ContainsFunc(known, func(b binding) bool { return b.query && b.name == name }) {
+			return fault.Invalid("Unknown field '%s'", shown).With("unknown_field")
+		}
+		if len(query[name]) > 1 {
+			return fault.Invalid("Field '%s' stands twice in the query", shown).With("invalid_field")
+		}
+	}
+	return nil
+}
+
 func bind(r *http.Request, into reflect.Value) error {
-	for _, b := range bindingsOf(into.Type()) {
+	known := bindingsOf(into.Type())
+	if err := checkQuery(r, known); err != nil {
+		return err
+	}
+	for _, b := range known {
 		value := b.source(r, b.name)
 		if value == "" {
 			continue
