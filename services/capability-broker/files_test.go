@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -78,6 +79,15 @@ func (w *world) handlerContainers() []sandbox.Container {
 		w.t.Fatal(err)
 	}
 	return list
+}
+
+// What a handler is trusted for is its own folder, so what both handlers share stands in each.
+func TestFoldersOfBothHandlersAreOne(t *testing.T) {
+	files := readFiles(t, "../../examples/packs/files/share/capability_handlers")
+	reads, writes := files["fs_read/folders.py"], files["fs_write/folders.py"]
+	if len(reads) == 0 || !bytes.Equal(reads, writes) {
+		t.Error("folders.py of fs_read and of fs_write differ")
+	}
 }
 
 func TestFilesPack(t *testing.T) {
