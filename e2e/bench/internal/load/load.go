@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,13 +82,13 @@ func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (
 	if err != nil {
 		return Summary{}, fmt.Errorf("measure %s: %w", c.Name, err)
 	}
-	slices.Sort(took)
-	return Summary{
-		Rate: float64(len(took)) / elapsed.Seconds(),
-		P50:  Percentile(took, 50),
-		P99:  Percentile(took, 99),
-		CPU:  used / time.Duration(len(took)),
-	}, nil
+	return summarise(took, elapsed, used), nil
+}
+
+// summarise sums a turn up, of which each request took took. There must be one.
+func summarise(took []time.Duration, elapsed, used time.Duration) Summary {
+	p50, p99 := Durations(took)
+	return Summary{Rate: float64(len(took)) / elapsed.Seconds(), P50: p50, P99: p99, CPU: used / time.Duration(len(took))}
 }
 
 // drive keeps one request of each client in flight until end, on this thread alone, and says how long each took. Each client

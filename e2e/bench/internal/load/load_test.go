@@ -100,14 +100,27 @@ func echo(conn net.Conn) {
 	}
 }
 
+func TestSummarise(t *testing.T) {
+	took := make([]time.Duration, 200)
+	for i := range took {
+		took[i] = time.Duration(200-i) * time.Millisecond
+	}
+	want := Summary{Rate: 100, P50: 100 * time.Millisecond, P99: 198 * time.Millisecond, CPU: 5 * time.Millisecond}
+	if got := summarise(took, 2*time.Second, time.Second); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func TestContestantsTakeTurns(t *testing.T) {
 	var mu sync.Mutex
 	var turns []string
+	closed := make(chan struct{}, 64)
 	contestant := func(name string, pause time.Duration) Contestant {
 		path := serve(t, func(conn net.Conn) {
 			mu.Lock()
 			turns = append(turns, name)
 			mu.Unlock()
+			defer func() { closed <- struct{}{} }()
 			for request := make([]byte, 64); ; time.Sleep(pause) {
 				n, err := conn.Read(request)
 				if err == nil {
@@ -123,6 +136,9 @@ func TestContestantsTakeTurns(t *testing.T) {
 	s, err := Compare(t.Context(), Plan{InFlight: 2, Rounds: 3, Each: 20 * time.Millisecond}, contestant("a", 0), contestant("b", 5*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for range 16 { // two connections, six turns and two to warm up: Compare closes them all
+		<-closed
 	}
 	mu.Lock()
 	defer mu.Unlock()
