@@ -29,7 +29,8 @@ import (
 
 type commands struct {
 	Run   runCommand   `cmd:"" default:"withargs" help:"Measure and print the table."`
-	Relay relayCommand `cmd:"" hidden:"" help:"Pass connections on; what tunnels are compared with."`
+	Relay relayCommand `cmd:"" hidden:"" help:"Pass connections on; what tunnels and uploads are compared with."`
+	Keep  keepCommand  `cmd:"" hidden:"" help:"Keep what connections bring; what uploads are compared with."`
 }
 
 type runCommand struct {

@@ -9,9 +9,9 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// TestMain makes this program the relay that the driver starts of itself.
+// TestMain makes this program what the driver starts of itself.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "relay" {
+	if len(os.Args) > 1 && (os.Args[1] == "relay" || os.Args[1] == "keep") {
 		main()
 		return
 	}

@@ -10,13 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
-	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
@@ -43,7 +40,7 @@ func (b *bench) tunnel(ctx context.Context) (err error) {
 	if err := b.grantNetwork(ctx, pack, port, tunnelHost); err != nil {
 		return err
 	}
-	relay, err := b.startRelay(ctx, source.Addr().String())
+	relay, err := b.startSelf(ctx, "relay", source.Addr().String())
 	if err != nil {
 		return err
 	}
@@ -173,66 +170,4 @@ func newSource() (net.Listener, error) {
 			}
 		}
 	})
-}
-
-// serve handles each connection to an address, and closes it then.
-func serve(address string, handle func(net.Conn)) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				handle(conn)
-			}()
-		}
-	}()
-	return l, nil
-}
-
-// relayCommand is a relay in a process of its own, as the services are: TCP on both sides, copied the fastest way there
-// is (splice).
-type relayCommand struct {
-	Listen string `arg:""`
-	Target string `arg:""`
-}
-
-func (c *relayCommand) Run(ctx context.Context) error {
-	l, err := serve(c.Listen, func(conn net.Conn) {
-		to, err := net.Dial("tcp", c.Target)
-		if err != nil {
-			return
-		}
-		defer to.Close()
-		go func() { _, _ = io.Copy(to, conn) }() // ends with conn
-		_, _ = io.Copy(conn, to)
-	})
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return l.Close()
-}
-
-// startRelay runs this program as a relay to an address.
-func (b *bench) startRelay(ctx context.Context, target string) (*beside.Tool, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
-	}
-	dir, err := b.suite.Dir("relay")
-	if err != nil {
-		return nil, err
-	}
-	address, err := suite.FreePort()
-	if err != nil {
-		return nil, err
-	}
-	return beside.Await(ctx, address, suite.Command{Name: "relay", Path: self, Args: []string{"relay", address, target}, Log: filepath.Join(dir, "output")})
 }

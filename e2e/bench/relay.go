@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
+)
+
+// serve handles each connection to an address, and closes it then.
+func serve(address string, handle func(net.Conn)) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				handle(conn)
+			}()
+		}
+	}()
+	return l, nil
+}
+
+// relayCommand is a relay in a process of its own, as the services are: TCP on both sides, copied the fastest way there
+// is (splice).
+type relayCommand struct {
+	Listen string `arg:""`
+	Target string `arg:""`
+}
+
+func (c *relayCommand) Run(ctx context.Context) error {
+	return serveUntilDone(ctx, c.Listen, func(conn net.Conn) {
+		to, err := net.Dial("tcp", c.Target)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		go func() {
+			_, _ = io.Copy(to, conn) // ends with conn
+			_ = to.(*net.TCPConn).CloseWrite()
+		}()
+		_, _ = io.Copy(conn, to)
+	})
+}
+
+// keepCommand is what an upload does at least, in a process of its own: what comes is written to a file and synced. The connection is
+// closed then, and before it where that failed.
+type keepCommand struct {
+	Listen string `arg:""`
+	File   string `arg:""`
+}
+
+func (c *keepCommand) Run(ctx context.Context) error {
+	return serveUntilDone(ctx, c.Listen, func(conn net.Conn) {
+		if err := keep(conn, c.File); err == nil {
+			_, _ = io.WriteString(conn, kept)
+		}
+	})
+}
+
+// kept is what keepCommand says when it has kept what was sent.
+const kept = "kept"
+
+func keep(conn net.Conn, file string) (err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// Plain reads and writes of this size are faster than splice into a file.
+	if _, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{conn}, make([]byte, 1<<20)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func serveUntilDone(ctx context.Context, address string, handle func(net.Conn)) error {
+	l, err := serve(address, handle)
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return l.Close()
+}
+
+// startSelf runs one of this program's hidden commands, which take the address to listen at and one thing more.
+func (b *bench) startSelf(ctx context.Context, command, argument string) (*beside.Tool, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	dir, err := b.suite.Dir(command)
+	if err != nil {
+		return nil, err
+	}
+	address, err := suite.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	return beside.Await(ctx, address, suite.Command{Name: command, Path: self, Args: []string{command, address, argument}, Log: filepath.Join(dir, "output")})
+}
