@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
@@ -22,34 +25,78 @@ type Usage struct {
 	Files int64 // folders included
 }
 
-// usage measures a folder, following no link. What vanishes meanwhile counts for nothing; what can't be read is an error,
-// since a pack may close its folders to us.
+const (
+	namesAtOnce = 256 // of a folder that is measured: a pack may put any number of files into one
+	deepest     = 256 // folders in each other; each holds a descriptor while what is in it is measured
+)
+
+// usage measures a folder, following no link, also where the pack puts one in a folder's place meanwhile. What vanishes
+// counts for nothing; what can't be read or lies deeper than deepest is an error, since a pack may close its folders to us.
+// It needs no more memory for many files than for few.
 func usage(ctx context.Context, dir string) (Usage, error) {
 	var u Usage
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		u.Files++
-		if is, ok := info.Sys().(*syscall.Stat_t); ok {
-			u.Bytes += is.Blocks * 512 // what the file system says it takes; a hole takes nothing
-		}
-		return ctx.Err()
-	})
-	if err != nil {
+	if err := u.measure(ctx, unix.AT_FDCWD, dir, 0); err != nil {
 		return u, fmt.Errorf("measure data folder: %w", err)
 	}
 	return u, nil
+}
+
+// measure adds what has that name in the folder that parent is open on, and what is in it.
+func (u *Usage) measure(ctx context.Context, parent int, name string, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var is unix.Stat_t
+	switch err := retry(func() error { return unix.Fstatat(parent, name, &is, unix.AT_SYMLINK_NOFOLLOW) }); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	u.Files++
+	u.Bytes += is.Blocks * 512 // what the file system says it takes; a hole takes nothing
+	if is.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil
+	}
+	if depth >= deepest {
+		return fmt.Errorf("folders lie in each other more than %d deep", deepest)
+	}
+	var fd int
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // it was replaced
+		return nil
+	case err != nil:
+		return err
+	}
+	folder := os.NewFile(uintptr(fd), name)
+	defer folder.Close()
+	for {
+		names, err := folder.Readdirnames(namesAtOnce)
+		for _, name := range names {
+			if err := u.measure(ctx, fd, name, depth+1); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// retry repeats a system call that a signal interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // over says what is wrong with a data folder, "" for nothing.
