@@ -52,8 +52,12 @@ func TestHTTPServersThatFail(t *testing.T) {
 	w.at("switch.example", "93.184.216.7", "80", script(t, func(string) string {
 		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n<close>"
 	}))
+	w.at("status.example", "93.184.216.8", "80", script(t, func(string) string {
+		return "HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n"
+	}))
 	path := w.socket()
 	for url, want := range map[string]string{
+		"http://status.example/":  "502 upstream_error Server sent an invalid status",
 		"https://wrong.example/":  "502 ssl_error TLS certificate is for another name",
 		"https://plain.example/":  "502 ssl_error ",
 		"https://closed.example/": "502 connection_refused Connection refused",

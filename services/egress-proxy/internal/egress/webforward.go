@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +20,7 @@ type upload struct {
 	body    io.Reader
 	expects bool // 100 (Continue), before the client sends any
 	grant   func(n int)
+	trailer http.Header // is complete when the body came to its end
 
 	mu    sync.Mutex
 	over  bool
@@ -54,6 +54,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		u.ended = true
+		strip(u.trailer) // of what nobody had announced, too
 	case err != nil:
 		u.err = err
 	}
@@ -111,6 +112,10 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		return
 	}
 	response, err := a.web.roundTrip(out)
+	if err == nil && response.StatusCode < 100 { // which net/http lets pass, and no client understands
+		response.Body.Close()
+		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
+	}
 	if err != nil {
 		unwatch()
 		switch {
@@ -195,6 +200,8 @@ func (c *client) decline(r *result, body *upload, began time.Time) {
 func outgoing(ctx context.Context, in *http.Request, to place, t *upstream.Target, body *upload) *http.Request {
 	upgrade, trailers := isWebSocket(in.Header), hasToken(in.Header["Te"], "trailers")
 	strip(in.Header)
+	strip(in.Trailer)
+	body.trailer = in.Trailer
 	if upgrade {
 		in.Header["Connection"], in.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	}
@@ -280,11 +287,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, gr
 	}
 	if chunked {
 		c.out.WriteString("0\r\n")
-		for name := range response.Trailer {
-			if ours(strings.ToLower(name)) {
-				delete(response.Trailer, name)
-			}
-		}
+		strip(response.Trailer)
 		response.Trailer.Write(c.out)
 		c.out.WriteString("\r\n")
 	}
