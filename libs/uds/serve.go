@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Handler answers the requests of one socket. Both methods append their answer to dst and return the extended slice,
@@ -30,6 +32,7 @@ type Handler interface {
 type Limits struct {
 	Request int           // longest request frame, in bytes; 1 MiB
 	Conns   int           // connections at once; 1024. Over it the connection idle for longest is closed
+	Held    int           // bytes of requests over 16 KiB at once, from their first byte to their answer; 16 MiB, 4 requests at least. Over it the next one waits
 	Frame   time.Duration // from a frame's first byte to its last; 10 s
 	Write   time.Duration // a client must have read an answer within one to two of these; 30 s
 	Drain   time.Duration // how long running requests may still take when the socket is closed; 2 s
@@ -47,6 +50,10 @@ func (l Limits) withDefaults() Limits {
 	if l.Conns == 0 {
 		l.Conns = 1024
 	}
+	if l.Held == 0 {
+		l.Held = 16 << 20
+	}
+	l.Held = max(l.Held, 4*l.Request)
 	def(&l.Frame, 10*time.Second)
 	def(&l.Write, 30*time.Second)
 	def(&l.Drain, 2*time.Second)
@@ -85,6 +92,9 @@ type server struct {
 	log      *slog.Logger
 	ctx      context.Context // of the handlers
 	cancel   context.CancelFunc
+	open     context.Context // ends when no more requests are read
+	shut     context.CancelFunc
+	held     *semaphore.Weighted // bytes of Limits.Held
 	stopping atomic.Bool
 	turn     atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
 	waiting  atomic.Bool   // somebody waits in admit
@@ -99,6 +109,8 @@ func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server 
 	s := &server{listener: l, handler: h, limits: limits.withDefaults(), log: log,
 		room: make(chan struct{}, 1), conns: make(map[*conn]struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.open, s.shut = context.WithCancel(s.ctx)
+	s.held = semaphore.NewWeighted(int64(s.limits.Held))
 	return s
 }
 
@@ -182,6 +194,7 @@ func (s *server) evict() {
 // The listener must be closed before.
 func (s *server) stop(drain time.Duration) {
 	s.stopping.Store(true)
+	s.shut()
 	s.mu.Lock()
 	for c := range s.conns {
 		c.closeIdle()
@@ -219,11 +232,16 @@ type conn struct {
 	state      atomic.Int32
 	used       atomic.Uint64
 	writeUntil time.Time // the write deadline in force
+	holds      int       // bytes of Limits.Held
+	waits      atomic.Pointer[context.CancelFunc]
 }
 
 func (c *conn) closeIdle() {
 	if c.state.CompareAndSwap(idle, gone) {
 		c.Close()
+		if give := c.waits.Load(); give != nil {
+			(*give)()
+		}
 	}
 }
 
@@ -275,6 +293,7 @@ func (c *conn) exchange(in *reader) bool {
 	s := c.server
 	b := pool.Get().(*buffers)
 	defer b.release()
+	defer c.drop()
 
 	request, err := c.read(in, b.request[:0])
 	b.request = request
@@ -306,10 +325,22 @@ func (c *conn) exchange(in *reader) bool {
 // usual request two timer operations.
 func (c *conn) read(in *reader, dst []byte) ([]byte, error) {
 	if !buffered(in) {
-		if err := c.SetReadDeadline(time.Now().Add(c.server.limits.Frame)); err != nil {
+		if err := c.frameDeadline(); err != nil {
 			return dst, err
 		}
 		defer c.SetReadDeadline(time.Time{})
+		header, err := in.Peek(headerSize)
+		if err != nil {
+			return dst, err
+		}
+		if n := int64(binary.BigEndian.Uint32(header)); n > unheld && n <= int64(c.server.limits.Request) {
+			if !c.hold(int(n)) {
+				return dst, net.ErrClosed
+			}
+			if err := c.frameDeadline(); err != nil {
+				return dst, err
+			}
+		}
 	}
 	return AppendFrame(dst, in, c.server.limits.Request)
 }
