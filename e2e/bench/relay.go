@@ -56,35 +56,32 @@ func (c *relayCommand) Run(ctx context.Context) error {
 	})
 }
 
-// keepCommand is what an upload does at least, in a process of its own: what comes is written to a file and synced. The connection is
-// closed then, and before it where that failed.
+// keepCommand is what an upload does at least, in a process of its own: what comes is written to a new file and synced, and the file's
+// name is answered. The connection is closed without an answer where that failed.
 type keepCommand struct {
 	Listen string `arg:""`
-	File   string `arg:""`
+	Folder string `arg:""`
 }
 
 func (c *keepCommand) Run(ctx context.Context) error {
 	return serveUntilDone(ctx, c.Listen, func(conn net.Conn) {
-		if err := keep(conn, c.File); err == nil {
-			_, _ = io.WriteString(conn, kept)
+		if file, err := keep(conn, c.Folder); err == nil {
+			_, _ = io.WriteString(conn, file)
 		}
 	})
 }
 
-// kept is what keepCommand says when it has kept what was sent.
-const kept = "kept"
-
-func keep(conn net.Conn, file string) (err error) {
-	f, err := os.Create(file)
+func keep(conn net.Conn, folder string) (file string, err error) {
+	f, err := os.CreateTemp(folder, "")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	// Plain reads and writes of this size are faster than splice into a file.
 	if _, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{conn}, make([]byte, 1<<20)); err != nil {
-		return err
+		return "", err
 	}
-	return f.Sync()
+	return f.Name(), f.Sync()
 }
 
 func serveUntilDone(ctx context.Context, address string, handle func(net.Conn)) error {
