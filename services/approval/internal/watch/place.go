@@ -26,6 +26,8 @@ func onLocal(fd int) bool {
 	return unix.Fstatfs(fd, &st) == nil && slices.Contains(local, int64(st.Type))
 }
 
+const mountTable = "/proc/self/mountinfo"
+
 // mounts notices what is mounted over packs: that changes what lies there, and inotify says nothing.
 type mounts struct {
 	root  string // the ecosystem folder, without links
@@ -41,11 +43,12 @@ func openMounts(root string) (*mounts, error) {
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return nil, err
 	}
-	table, err := os.Open("/proc/self/mountinfo")
+	// Not with os.Open, which would have Go's poller wait for it: each change is told once to whoever polls, and that would be first.
+	table, err := unix.Open(mountTable, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: mountTable, Err: err}
 	}
-	m := &mounts{root: resolved, table: table}
+	m := &mounts{root: resolved, table: os.NewFile(uintptr(table), mountTable)}
 	_, err = m.changed()
 	return m, err
 }
@@ -65,7 +68,7 @@ func (m *mounts) changed() (bool, error) {
 	if n == 0 && err == nil && m.below != "" {
 		return false, nil
 	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := os.ReadFile(mountTable)
 	if err != nil {
 		return false, err
 	}
