@@ -116,6 +116,11 @@ const (
 	modeRegular = 0o100000
 )
 
+const (
+	dosFolder   = 0x10 // the MS-DOS attribute of a folder
+	emptyStream = 2    // bytes of deflated nothing, which some writers give folders
+)
+
 // judgeKind refuses what is neither a file nor a folder, and an entry that is not sure which.
 func judgeKind(e *entry) error {
 	e.folder = strings.HasSuffix(e.name, "/")
@@ -124,7 +129,8 @@ func judgeKind(e *entry) error {
 		return fault.Invalid("Symbolic link in archive rejected: %s", show(e.name)).With("archive_link")
 	case kind != 0 && kind != modeFolder && kind != modeRegular:
 		return fault.Invalid("Special file in archive rejected: %s", show(e.name)).With("archive_special_file")
-	case e.folder && (kind == modeRegular || e.size != 0), !e.folder && kind == modeFolder:
+	case e.folder && (kind == modeRegular || e.size != 0 || e.crc != 0 || e.packed > emptyStream),
+		!e.folder && (kind == modeFolder || e.dos&dosFolder != 0):
 		return fault.Invalid("Neither file nor folder in archive: %s", show(e.name)).With("archive_invalid_name")
 	}
 	return nil
@@ -146,6 +152,7 @@ type entry struct {
 	name   string // as it is written; a folder's ends in "/"
 	folder bool
 	mode   uint32 // Unix mode, 0 where the archive has none
+	dos    byte   // MS-DOS attributes
 	flags  uint16
 	method uint16
 	crc    uint32

@@ -99,7 +99,12 @@ func TestAccepts(t *testing.T) {
 		"with a comment":       commented(t, "3f1c9a2 of a forge"),
 		"nested archive":       zipped(t, item{name: "p/ecosystem.json", content: "{}"}, item{name: "p/inner.zip", content: string(zipped(t, files("../evil")...)), store: true}),
 		"folders out of order": zipped(t, files("p/a/b", "p/a/", "p/")[0], item{name: "p/a/"}, item{name: "p/"}),
-		"2000 files":           zipped(t, many(2000)...),
+		"deflated folder": folder(raw(t, func(h *zip.FileHeader) {
+			if h.Name == "p/dx" { // as Java writes it
+				h.UncompressedSize64, h.CRC32, h.Method, h.ExternalAttrs = 0, 0, zip.Deflate, 0x10
+			}
+		}, item{name: "p/dx", content: "\x03\x00"}, item{name: "p/a", content: "x"})),
+		"2000 files": zipped(t, many(2000)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, err := open(data)
@@ -191,7 +196,10 @@ func TestRefuses(t *testing.T) {
 		"FIFO":                    {zipped(t, item{name: "p/d", mode: fs.ModeNamedPipe | 0o666}), "Special file in archive rejected: p/d"},
 		"socket":                  {zipped(t, item{name: "p/d", mode: fs.ModeSocket | 0o666}), "Special file in archive rejected: p/d"},
 		"folder by mode only":     {raw(t, func(h *zip.FileHeader) { h.SetMode(fs.ModeDir | 0o755) }, files("p/d")...), "Neither file nor folder in archive: p/d"},
-		"folder with content":     {bytes.ReplaceAll(raw(t, nil, files("p/dx")...), []byte("p/dx"), []byte("p/d/")), "Neither file nor folder in archive: p/d/"},
+		"folder to other systems": {raw(t, func(h *zip.FileHeader) { h.ExternalAttrs = 0x10 }, files("p/d")...), "Neither file nor folder in archive: p/d"},
+		"folder with packed data": {folder(raw(t, func(h *zip.FileHeader) { h.UncompressedSize64, h.CRC32, h.Method = 0, 0, zip.Deflate }, files("p/dx")...)), "Neither file nor folder in archive: p/d/"},
+		"folder with a checksum":  {folder(raw(t, func(h *zip.FileHeader) { h.CRC32 = 5 }, item{name: "p/dx"})), "Neither file nor folder in archive: p/d/"},
+		"folder with content":     {folder(raw(t, nil, files("p/dx")...)), "Neither file nor folder in archive: p/d/"},
 		"same name twice":         {zipped(t, files("p/a", "p/b", "p/a")...), "Name twice in archive: p/a"},
 		"same folder twice":       {zipped(t, item{name: "p/"}, item{name: "p/"}, item{name: "p/a"}), "Name twice in archive: p/"},
 		"file and folder":         {zipped(t, files("p/a", "p/a/b")...), "File and folder of one name in archive: p/a/b"},
@@ -217,6 +225,7 @@ func TestRefuses(t *testing.T) {
 		"bytes before the beginning":    {append([]byte("#!/bin/sh\n"), simple...), notValid},
 		"two archives":                  {append(slices.Clip(simple), simple...), notValid},
 		"end record in the comment":     {commented(t, string(simple[len(simple)-22:])), notValid},
+		"end record, then more of it":   {commented(t, string(simple[len(simple)-22:])+"more"), notValid},
 		"more entries than it says":     {patchEnd(simple, 8, 1), notValid},
 		"another number of entries":     {patchEnd(simple, 10, 3), notValid},
 		"fewer bytes of directory":      {patchEnd(simple, 12, 10), notValid},
@@ -458,6 +467,9 @@ func manyFolders(n int) []item {
 	}
 	return items
 }
+
+// folder makes one of the file p/dx of an archive that raw wrote.
+func folder(data []byte) []byte { return bytes.ReplaceAll(data, []byte("p/dx"), []byte("p/d/")) }
 
 func commented(t *testing.T, comment string) []byte {
 	t.Helper()

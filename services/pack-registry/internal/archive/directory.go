@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -80,7 +81,8 @@ func readDirectory(r io.ReaderAt, size int64) (entries []entry, start int64, err
 	return entries, offset, nil
 }
 
-// findEnd finds the end record: the one whose comment ends where the archive does. There may be only one such.
+// findEnd finds the end record: the one whose comment ends where the archive does. There may be only one such, and nothing in its
+// comment that others, who look for the last of all, would take for one.
 func findEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 	tail := make([]byte, min(size, endSize+maxComment))
 	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
@@ -98,6 +100,9 @@ func findEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 	if end == nil {
 		return nil, 0, errors.New("no end record at the end")
 	}
+	if bytes.Contains(end[endSize:], little.AppendUint32(nil, endSignature)) {
+		return nil, 0, errors.New("two ends")
+	}
 	return end, at, nil
 }
 
@@ -114,6 +119,7 @@ func (e *entry) read(directory []byte) (rest []byte, err error) {
 	*e = entry{
 		name:   string(d[centralSize : centralSize+nameLength]),
 		mode:   little.Uint32(d[38:]) >> 16,
+		dos:    d[38],
 		flags:  little.Uint16(d[8:]),
 		method: little.Uint16(d[10:]),
 		crc:    little.Uint32(d[16:]),
