@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,9 +25,6 @@ const (
 	manifests = "manifests" // <digits of the digest>.json
 	incoming  = "incoming"  // what is being written
 )
-
-// abandoned is how old something in incoming must be to be what a process that died left there.
-const abandoned = time.Hour
 
 // Store is a folder of blobs and manifests. Bytes come into it through an Intake. Several processes may share it.
 type Store struct {
@@ -72,22 +68,32 @@ func Open(path string) (s *Store, err error) {
 	}
 	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
 	// What an earlier process named but didn't sync counts as there from now on, so it must be.
-	if err := errors.Join(s.sweepIncoming(), unix.Syncfs(int(dir.Fd())), s.load(false)); err != nil {
+	if err := errors.Join(s.tidy(), unix.Syncfs(int(dir.Fd())), s.load(false)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// sweepIncoming removes what is too old to be another replica's.
+// tidy removes what processes that died were writing, unless something is being written: then the next collection does.
+func (s *Store) tidy() error {
+	held, err := s.hold(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	return s.sweepIncoming()
+}
+
+// sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there.
 func (s *Store) sweepIncoming() error {
 	entries, err := fs.ReadDir(s.root.FS(), incoming)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandoned {
-			continue
-		}
 		if err := s.root.Remove(incoming + "/" + e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -221,25 +220,46 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 			t.Errorf("torn bundle %d: %d blobs", i, got)
 		}
 	}
-	for _, name := range []string{"half", "another replica's"} {
-		if err := os.WriteFile(dir+"/incoming/"+name, []byte("x"), 0o640); err != nil {
-			t.Fatal(err)
-		}
-	}
-	long := time.Now().Add(-2 * time.Hour)
-	if err := os.Chtimes(dir+"/incoming/half", long, long); err != nil {
-		t.Fatal(err)
-	}
 	s = open(t, dir)
-	if left, err := os.ReadDir(dir + "/incoming"); err != nil || len(left) != 1 || left[0].Name() != "another replica's" {
-		t.Errorf("incoming holds %v, %v", left, err)
-	}
 	m := take(t, s, root, true)
 	check(t, s.Open, m)
 	if removed, err := s.Collect(func() ([]string, []string, error) { return nil, []string{m.Digest()}, nil }); err != nil || removed != 0 || len(bundles(t, dir)) != 1 {
 		t.Errorf("the torn bundle is still there: %v, %v, %v", removed, err, bundles(t, dir))
 	}
 	check(t, s.Open, m)
+}
+
+// What a process that died was writing is nobody's as soon as no intake is under way, in whatever process.
+func TestWhatACrashLeftHalfWrittenIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	half := dir + "/incoming/half"
+	leave := func() {
+		if err := os.WriteFile(half, []byte("x"), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() bool {
+		_, err := os.Stat(half)
+		return err == nil
+	}
+	in, err := s.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	replica := open(t, dir)
+	if !there() {
+		t.Error("a replica that starts removes what is being written")
+	}
+	in.End()
+	if removed, err := replica.Collect(func() ([]string, []string, error) { return nil, nil, nil }); err != nil || removed != 0 || there() {
+		t.Errorf("a collection left it: %d, %v", removed, err)
+	}
+	leave()
+	if open(t, dir); there() {
+		t.Error("the next start left it")
+	}
 }
 
 func flip(data []byte, at int) []byte {

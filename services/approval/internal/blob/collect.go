@@ -11,15 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Collect removes every manifest that is not among the digests that listed gives, and every blob that none of whole,
-// some of those, needs. It gives the number of manifests and blobs removed. A digest in whole whose manifest is missing is
-// an error, and nothing is removed.
+// Collect removes every manifest that is not among the digests that listed gives, every blob that none of whole, some of those,
+// needs, and what processes that died were writing. It gives the number of manifests and blobs removed. A digest in whole whose
+// manifest is missing is an error, and no manifest or blob is removed.
 func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
 	held, err := s.hold(unix.LOCK_EX)
 	if err != nil {
 		return 0, fmt.Errorf("collect blobs: %w", err)
 	}
 	defer held.Close()
+	if err := s.sweepIncoming(); err != nil {
+		return 0, fmt.Errorf("collect blobs: %w", err)
+	}
 	listed, whole, err := named()
 	if err != nil {
 		return 0, err
