@@ -6,6 +6,10 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -168,8 +172,22 @@ type decided struct {
 }
 
 type approveRequest struct {
-	PackID string  `json:"-" path:"pack_id"`
-	Digest *string `json:"digest"` // of what was reviewed; without it what lies there is approved
+	PackID string         `json:"-" path:"pack_id"`
+	Digest jsontext.Value `json:"digest"` // of what was reviewed; without it what lies there is approved
+}
+
+// reviewed is the digest that a decision is bound to, "" for none. An empty one and null are mistakes of the caller's, who
+// wanted to bind the decision: they must not approve whatever lies there.
+func (r approveRequest) reviewed() (string, error) {
+	if r.Digest == nil {
+		return "", nil
+	}
+	var digest *string
+	if err := json.Unmarshal(r.Digest, &digest); err != nil || digest == nil {
+		return "", fault.Invalid("Invalid value for field 'digest': want a string").With("invalid_field").Because(err)
+	}
+	_, err := tree.ParseDigest(*digest)
+	return *digest, err
 }
 
 func (h routes) approve(ctx context.Context, req approveRequest) (decided, error) {
@@ -177,13 +195,9 @@ func (h routes) approve(ctx context.Context, req approveRequest) (decided, error
 	if err != nil {
 		return decided{}, err
 	}
-	var reviewed string
-	if req.Digest != nil {
-		// An empty one is a mistake of the caller's, who wanted to bind the decision: it must not approve whatever lies there.
-		if _, err := tree.ParseDigest(*req.Digest); err != nil {
-			return decided{}, err
-		}
-		reviewed = *req.Digest
+	reviewed, err := req.reviewed()
+	if err != nil {
+		return decided{}, err
 	}
 	r, err := h.service.Approve(ctx, id, reviewed)
 	if err != nil {
