@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -205,6 +207,9 @@ func unfit(id pack.ID, d pack.Descriptor) string {
 func unreadable(id pack.ID, err error) error {
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
 		return fault.Conflict("Cannot read pack '%s': %s", id, refused).With("pack_refused")
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // what was there is gone: an apply, or whoever else
+		return fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fault.Conflict("Cannot read pack '%s': run `chmod -R g+rwX ecosystem/%s` and try again", id, id).With("pack_unreadable").Because(err)
