@@ -3,6 +3,7 @@ package pending
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -126,19 +128,40 @@ func section[T any](ctx context.Context, log *slog.Logger, source func(context.C
 	return counts
 }
 
-// write replaces the file: a reader sees the old one or the new one, whole.
-func (e *Export) write(s summary) error {
+// write replaces the file: a reader sees the old one or the new one, whole, also after a crash of the machine.
+func (e *Export) write(s summary) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write summary: %w", err)
+		}
+	}()
 	s.TS = time.Now().UTC()
 	data, err := json.Marshal(s, jsontext.WithIndent("  "))
 	if err != nil {
-		return fmt.Errorf("write summary: %w", err)
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(e.path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// Replicas have the same name for what is not whole yet, so that a crash leaves one at most; they write in turns.
+	for {
+		if err = unix.Flock(int(dir.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return os.NewSyscallError("flock", err)
 	}
 	temp := e.path + ".new"
-	if err := os.WriteFile(temp, append(data, '\n'), 0o640); err != nil {
-		return fmt.Errorf("write summary: %w", err)
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
 	}
-	if err := os.Rename(temp, e.path); err != nil {
-		return fmt.Errorf("write summary: %w", err)
+	_, err = f.Write(append(data, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
 	}
-	return nil
+	return os.Rename(temp, e.path)
 }

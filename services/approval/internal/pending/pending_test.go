@@ -6,10 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -70,4 +73,49 @@ func TestSummaryFollowsWhatItCounts(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// Replicas write the same file; whoever reads it meanwhile reads all of what one of them wrote.
+func TestReplicasWriteOneAfterTheOther(t *testing.T) {
+	dir := t.TempDir()
+	var writers, reader sync.WaitGroup
+	stop := make(chan struct{})
+	for replica := range 4 {
+		export := New(dir, Sources{}, slog.New(slog.DiscardHandler))
+		packs := Packs{PendingIDs: make([]string, 1+2000*replica)}
+		writers.Go(func() {
+			for range 25 {
+				if err := export.write(summary{Packs: packs}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	reader.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			text, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+			if os.IsNotExist(err) {
+				continue // not yet
+			}
+			var s map[string]any
+			if err == nil {
+				err = json.Unmarshal(text, &s)
+			}
+			if err != nil {
+				t.Errorf("%d bytes were read: %v", len(text), err)
+				return
+			}
+		}
+	})
+	writers.Wait()
+	close(stop)
+	reader.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }
