@@ -108,14 +108,24 @@ func write(w http.ResponseWriter, status int, body envelope) error {
 	if err != nil {
 		return fault.Of(err)
 	}
+	return send(w, status, data)
+}
+
+// send writes an answer that is whole.
+func send(w http.ResponseWriter, status int, data []byte) error {
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	head(w, status)
+	_, err := w.Write(data)
+	return err
+}
+
+// head begins an answer.
+func head(w http.ResponseWriter, status int) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(data)))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, err = w.Write(data)
-	return err
 }
 
 // trackingWriter knows whether an answer has begun.

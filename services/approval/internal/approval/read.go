@@ -24,8 +24,6 @@ func (s *Service) MayRun(id pack.ID) bool { return s.gates.of(id).Open }
 type Dossier struct {
 	Record  *record.Record
 	History []record.Event
-	// Hashes are the files ("sha256:…" by path) of every tree that the record or its history names by digest.
-	Hashes map[string]map[string]string
 }
 
 // Dossier collects it; an unknown pack is a not-found fault.
@@ -35,25 +33,18 @@ func (s *Service) Dossier(ctx context.Context, id pack.ID) (Dossier, error) {
 		return Dossier{}, err
 	}
 	history, err := s.Records.History(ctx, string(id))
-	if err != nil {
-		return Dossier{}, err
+	return Dossier{Record: r, History: history}, err
+}
+
+// Manifest is that of a tree that a record or its history names by digest. One that the store has lost is empty: what else is
+// known of the pack must still be told.
+func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, error) {
+	m, err := s.Blobs.Manifest(digest)
+	if fault.Is(err, fault.KindNotFound) {
+		s.Log.WarnContext(ctx, "a tree that was approved is not kept", "digest", digest)
+		return tree.Manifest{}, nil
 	}
-	d := Dossier{Record: r, History: history, Hashes: map[string]map[string]string{}}
-	digests := []string{r.Digest}
-	for _, e := range history {
-		digests = append(digests, e.Digest)
-	}
-	for _, digest := range digests {
-		if digest == "" || d.Hashes[digest] != nil {
-			continue
-		}
-		manifest, err := s.Blobs.Manifest(digest)
-		if err != nil {
-			return Dossier{}, err
-		}
-		d.Hashes[digest] = manifest.FileHashes()
-	}
-	return d, nil
+	return m, err
 }
 
 // Review shows what an approval of the pack as it lies there now would be about. An unknown pack is a not-found fault, a

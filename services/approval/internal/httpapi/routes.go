@@ -36,7 +36,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	h := routes{service, export}
 	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
 	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
-	mux.Route("GET /api/packs/{pack_id}/status", rpc.Handle(h.status), gateway)
+	mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(h.status), gateway)
 	mux.Route("GET /api/packs/{pack_id}/review", rpc.Handle(h.review), gateway)
 	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
@@ -112,8 +112,55 @@ type dossier struct {
 	VersionHist []event          `json:"version_history"`
 }
 
-// fileHashes maps a path to "sha256:…".
-type fileHashes map[string]string
+// fileHashes maps a path to "sha256:…", for all files of the tree with a digest; the zero value is of none. A history names many
+// trees, so they are fetched one after the other while the answer is written.
+type fileHashes struct {
+	digest string
+	of     *manifests
+}
+
+// MarshalJSONTo implements json.MarshalerTo.
+func (f fileHashes) MarshalJSONTo(enc *jsontext.Encoder) error {
+	if err := enc.WriteToken(jsontext.BeginObject); err != nil {
+		return err
+	}
+	if f.digest != "" {
+		m, err := f.of.get(f.digest)
+		if err != nil {
+			return err
+		}
+		for _, e := range m.Entries {
+			if e.Kind != tree.File {
+				continue
+			}
+			if err := enc.WriteToken(jsontext.String(e.Path)); err != nil {
+				return err
+			}
+			if err := enc.WriteToken(jsontext.String("sha256:" + e.SHA256)); err != nil {
+				return err
+			}
+		}
+	}
+	return enc.WriteToken(jsontext.EndObject)
+}
+
+// manifests fetches manifests and keeps the last: who approves a pack again and again mostly approves the same.
+type manifests struct {
+	fetch  func(digest string) (tree.Manifest, error)
+	digest string
+	last   tree.Manifest
+}
+
+func (m *manifests) get(digest string) (tree.Manifest, error) {
+	if digest != m.digest {
+		fetched, err := m.fetch(digest)
+		if err != nil {
+			return tree.Manifest{}, err
+		}
+		m.digest, m.last = digest, fetched
+	}
+	return m.last, nil
+}
 
 type event struct {
 	Version    string     `json:"version"`
@@ -131,28 +178,34 @@ type statusResponse struct {
 	Approval dossier `json:"approval"`
 }
 
-func (h routes) status(ctx context.Context, req packRequest) (statusResponse, error) {
+func (h routes) status(w http.ResponseWriter, r *http.Request) error {
+	req, err := rpc.Decode[packRequest](r)
+	if err != nil {
+		return err
+	}
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
-		return statusResponse{}, err
+		return err
 	}
+	ctx := r.Context()
 	d, err := h.service.Dossier(ctx, id)
 	if err != nil {
-		return statusResponse{}, err
+		return err
 	}
-	r := d.Record
+	kept := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
+	of := d.Record
 	answer := dossier{
-		PackID: r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(id), CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest),
-		FileHashes: d.Hashes[r.Digest], Requested: r.Requested, Rejection: orNull(r.RejectionReason), LastError: orNull(r.LastError),
-		Version: r.Version, VersionHist: make([]event, len(d.History)),
+		PackID: of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
+		FileHashes: fileHashes{of.Digest, kept}, Requested: of.Requested, Rejection: orNull(of.RejectionReason), LastError: orNull(of.LastError),
+		Version: of.Version, VersionHist: make([]event, len(d.History)),
 	}
 	for i, e := range d.History {
 		answer.VersionHist[i] = event{
 			Version: e.Version, Timestamp: e.Timestamp, Action: e.Action, Actor: e.Actor, Digest: orNull(e.Digest), Reason: orNull(e.Reason),
-			FileHashes: d.Hashes[e.Digest],
+			FileHashes: fileHashes{e.Digest, kept},
 		}
 	}
-	return statusResponse{r.PackID, string(r.Status), answer}, nil
+	return rpc.StreamData(w, statusResponse{of.PackID, string(of.Status), answer})
 }
 
 func (h routes) review(ctx context.Context, req packRequest) (*review.Review, error) {
