@@ -165,7 +165,7 @@ func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir str
 	if problem := unfit(id, descriptor); problem != "" {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %s", id, problem).With("pack_invalid")
 	}
-	return manifest, descriptor, in.Keep(manifest)
+	return manifest, descriptor, roomless(in.Keep(manifest))
 }
 
 // descriptorIn reads a descriptor out of what was taken in.
@@ -205,6 +205,9 @@ func unfit(id pack.ID, d pack.Descriptor) string {
 
 // unreadable turns an error of reading a pack's folder into what the operator is told.
 func unreadable(id pack.ID, err error) error {
+	if full := roomless(err); full != err {
+		return full
+	}
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
 		return fault.Conflict("Cannot read pack '%s': %s", id, refused).With("pack_refused")
 	}
@@ -213,6 +216,14 @@ func unreadable(id pack.ID, err error) error {
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fault.Conflict("Cannot read pack '%s': run `chmod -R g+rwX ecosystem/%s` and try again", id, id).With("pack_unreadable").Because(err)
+	}
+	return err
+}
+
+// roomless makes a fault of a full disk, since bytes are kept while they are read.
+func roomless(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fault.Unavailable("No space left for approvals").Because(err)
 	}
 	return err
 }

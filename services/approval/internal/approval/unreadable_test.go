@@ -43,3 +43,16 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 		t.Error("what is no change is one, too")
 	}
 }
+
+// A pack that there is no room for can be approved when there is some.
+func TestAFullDiskIsUnavailable(t *testing.T) {
+	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		f := fault.Of(unreadable("p", &fs.PathError{Op: "write", Err: errno}))
+		if f.Kind != fault.KindUnavailable || f.Message != "No space left for approvals" || !errors.Is(f, errno) {
+			t.Errorf("%v: %+v", errno, f)
+		}
+	}
+	if roomless(nil) != nil {
+		t.Error("nothing is a full disk")
+	}
+}
