@@ -17,7 +17,6 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
-	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
 const (
@@ -31,13 +30,16 @@ const (
 // defaultReason is that of a rejection without one.
 const defaultReason = "User rejected"
 
+// atOnce is how many reviews are under way at a time: a hostile pack's can take 100 MB.
+const atOnce = 2
+
 // Routes adds the endpoints to mux.
 func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
-	h := routes{service, export}
+	h := routes{service, export, make(chan struct{}, atOnce)}
 	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
 	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
 	mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(h.status), gateway)
-	mux.Route("GET /api/packs/{pack_id}/review", rpc.Handle(h.review), gateway)
+	mux.Route("GET /api/packs/{pack_id}/review", rpc.Raw(h.review), gateway)
 	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
 
@@ -52,6 +54,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 type routes struct {
 	service *approval.Service
 	export  *pending.Export
+	reviews chan struct{} // holds a token for each that is under way
 }
 
 type listed struct {
@@ -208,12 +211,27 @@ func (h routes) status(w http.ResponseWriter, r *http.Request) error {
 	return rpc.StreamData(w, statusResponse{of.PackID, string(of.Status), answer})
 }
 
-func (h routes) review(ctx context.Context, req packRequest) (*review.Review, error) {
+func (h routes) review(w http.ResponseWriter, r *http.Request) error {
+	req, err := rpc.Decode[packRequest](r)
+	if err != nil {
+		return err
+	}
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return h.service.Review(ctx, id)
+	ctx := r.Context()
+	select {
+	case h.reviews <- struct{}{}:
+		defer func() { <-h.reviews }()
+	case <-ctx.Done():
+		return fault.Unavailable("Other reviews are under way").Because(ctx.Err())
+	}
+	found, err := h.service.Review(ctx, id)
+	if err != nil {
+		return err
+	}
+	return rpc.StreamData(w, found)
 }
 
 type decided struct {

@@ -1,0 +1,25 @@
+package httpapi
+
+import (
+	"context"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// A review waits for those under way, since each takes memory as its pack likes, but not for longer than its caller does.
+func TestReviewsTakeTurns(t *testing.T) {
+	h := routes{reviews: make(chan struct{}, 1)}
+	h.reviews <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, "GET", "/api/packs/demo/review", nil)
+	r.SetPathValue("pack_id", "demo")
+	if err := h.review(httptest.NewRecorder(), r); !fault.Is(err, fault.KindUnavailable) {
+		t.Errorf("a review did not wait for its turn: %v", err)
+	}
+	if len(h.reviews) != 1 {
+		t.Error("it gave back a turn that it did not have")
+	}
+}
