@@ -13,13 +13,11 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/go-kit/kit/circuitbreaker"
 	"github.com/go-kit/kit/endpoint"
 	"github.com/go-kit/kit/sd"
 	"github.com/go-kit/kit/sd/lb"
 	kitlog "github.com/go-kit/log"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sony/gobreaker"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -31,8 +29,6 @@ const (
 
 	connectTimeout   = time.Second     // to find and reach an instance
 	handshakeTimeout = 3 * time.Second // with one that was reached: a hundred at once take a busy machine more than a second
-	breakerThreshold = 5               // failures in a row that open an instance's breaker
-	breakerCooldown  = time.Second     // for which it stays open
 	maxAttempts      = 2               // of an idempotent request
 	maxAnswer        = 64 << 20        // bytes of a unary answer
 )
@@ -69,16 +65,6 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 	tracer := cfg.Tracing.Tracer(tracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
 		direct := newDirect(instance, secured)
-		breaker := gobreaker.NewCircuitBreaker(gobreaker.Settings{
-			Name:        name + "@" + instance,
-			Timeout:     breakerCooldown,
-			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerThreshold },
-			// A caller that gave up says nothing about the instance.
-			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, context.Canceled) },
-			OnStateChange: func(instance string, from, to gobreaker.State) {
-				cfg.Log.Warn("changed a circuit breaker", "instance", instance, "from", from.String(), "to", to.String())
-			},
-		})
 		exchange := func(ctx context.Context, request any) (any, error) {
 			r := request.(*http.Request).WithContext(ctx)
 			address := *r.URL
@@ -89,7 +75,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			}
 			return traced(tracer, name, transport, r)
 		}
-		return circuitbreaker.Gobreaker(breaker)(exchange), direct, nil
+		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
 	}
 	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
 	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
