@@ -229,7 +229,7 @@ func TestDataLimit(t *testing.T) {
 	w.approve("p")
 	w.must("POST", "/api/containers/p/start", nil)
 	w.eventually("its end", func() bool { return w.info("p")["exit_code"] == 0.0 })
-	if a := w.api("POST", "/api/containers/p/start", nil); a.code != 409 || a.error != "Pack can't be started: its data folder holds 3 MiB, more than the 1 MiB that it may" {
+	if a := w.api("POST", "/api/containers/p/start", nil); a.code != 409 || a.error != "Pack can't be started: its data folder holds 3 MiB in 2 files and folders, more than the 1 MiB that it may" {
 		t.Errorf("start: %d %s", a.code, a.error)
 	}
 }

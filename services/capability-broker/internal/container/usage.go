@@ -21,13 +21,17 @@ const measureEvery = time.Minute
 
 // Usage is what a pack's data folder holds.
 type Usage struct {
-	Bytes int64 // on the disk
+	Bytes int64 // on the disk, nameBytes at least for each of Files
 	Files int64 // folders included
 }
 
 const (
 	namesAtOnce = 256 // of a folder that is measured: a pack may put any number of files into one
 	deepest     = 256 // folders in each other; each holds a descriptor while what is in it is measured
+
+	// nameBytes is what a name counts for that takes less on the disk. An empty file takes an inode and no block; where no
+	// inode is left, nobody on the host makes a file any more.
+	nameBytes = 4096
 )
 
 // usage measures a folder, following no link, also where the pack puts one in a folder's place meanwhile. What vanishes
@@ -54,7 +58,7 @@ func (u *Usage) measure(ctx context.Context, parent int, name string, depth int)
 		return err
 	}
 	u.Files++
-	u.Bytes += is.Blocks * 512 // what the file system says it takes; a hole takes nothing
+	u.Bytes += max(is.Blocks*512, nameBytes) // what the file system says it takes; a hole takes nothing
 	if is.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
@@ -110,7 +114,7 @@ func (m *Manager) over(ctx context.Context, dir string) string {
 	case err != nil:
 		return "data folder can't be measured"
 	case u.Bytes > m.DataMax:
-		return fmt.Sprintf("data folder holds %d MiB, more than the %d MiB that it may", u.Bytes>>20, m.DataMax>>20)
+		return fmt.Sprintf("data folder holds %d MiB in %d files and folders, more than the %d MiB that it may", u.Bytes>>20, u.Files, m.DataMax>>20)
 	}
 	return ""
 }

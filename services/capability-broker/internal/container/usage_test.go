@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // looking is a context that looks around now and then while it is asked whether it has ended.
@@ -99,5 +101,46 @@ func TestFoldersTooDeepToMeasure(t *testing.T) {
 	}
 	if u, err := usage(t.Context(), filepath.Join(dir, "missing")); err != nil || u != (Usage{}) {
 		t.Errorf("a folder that isn't there: %+v, %v", u, err)
+	}
+}
+
+// Empty files take no blocks, but inodes, of which the host has only so many.
+func TestEveryNameCounts(t *testing.T) {
+	const files = 100
+	dir := t.TempDir()
+	for i := range files / 2 {
+		name := filepath.Join(dir, fmt.Sprint(i))
+		if err := errors.Join(os.WriteFile(name, nil, 0o644), os.Symlink("nowhere", name+".link")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u, err := usage(t.Context(), dir)
+	if want := int64(files+1) * nameBytes; err != nil || u.Files != files+1 || u.Bytes < want || u.Bytes > 2*want {
+		t.Fatalf("usage = %+v, %v; want %d names and some %d bytes", u, err, files+1, want)
+	}
+	m := &Manager{Config: Config{DataMax: u.Bytes}}
+	if reason := m.over(t.Context(), dir); reason != "" {
+		t.Errorf("at the limit: %s", reason)
+	}
+	m.DataMax--
+	if reason := m.over(t.Context(), dir); !strings.Contains(reason, "in 101 files and folders") {
+		t.Errorf("over the limit: %q", reason)
+	}
+}
+
+// What takes blocks counts for these, not for its name beside them.
+func TestBytesCountOnce(t *testing.T) {
+	const size = 1 << 20
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), make([]byte, size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var is, folder unix.Stat_t
+	if err := errors.Join(unix.Stat(filepath.Join(dir, "f"), &is), unix.Stat(dir, &folder)); err != nil {
+		t.Fatal(err)
+	}
+	want := is.Blocks*512 + max(folder.Blocks*512, nameBytes)
+	if u, err := usage(t.Context(), dir); err != nil || u.Bytes != want {
+		t.Errorf("usage = %+v, %v; want %d bytes", u, err, want)
 	}
 }
