@@ -308,6 +308,27 @@ func TestCallsThatAreNone(t *testing.T) {
 	}
 }
 
+// Python bounds what it reads more narrowly than JSON does. That is no reason to replace the worker: the answer has the call's id.
+func TestArgumentsThatPythonCannotRead(t *testing.T) {
+	s := serve(t)
+	for name, arg := range map[string]string{
+		"digits":  strings.Repeat("9", 5000),
+		"nesting": strings.Repeat("[", 9000) + strings.Repeat("]", 9000),
+	} {
+		s.send(frame(fmt.Appendf(nil, `{"id":"%s","call":"handler.py:echo","args":[%s]}`, name, arg)))
+		a, err := s.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.ID == nil || *a.ID != name || a.OK || a.Kind != "args" || a.Error != "Python can't read them" {
+			t.Errorf("%s: answer %+v", name, a)
+		}
+	}
+	if a := s.call("handler.py:echo", 1); string(a.Output) != "[1]" {
+		t.Errorf("afterwards: %+v", a)
+	}
+}
+
 func TestFramesThatCannotBeFollowed(t *testing.T) {
 	for name, raw := range map[string][]byte{
 		"no length":       {0, 0, 0, 0},

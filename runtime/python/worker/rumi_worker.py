@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -27,6 +28,9 @@ RETIRE_DESCRIPTOR = 256
 
 # Code under test may close whatever descriptors it can name; these lie out of the way of small numbers.
 _FIRST_PRIVATE = 500
+
+# How the broker's calls begin.
+_ID = re.compile(rb'\{"id":"([A-Za-z0-9-]{1,128})"')
 
 
 class Refused(Exception):
@@ -103,6 +107,8 @@ class Worker:
         call_id = None
         self._streams.restore()
         try:
+            if begins := _ID.match(body):
+                call_id = begins[1].decode()
             call = _parse(body)
             call_id = call["id"]
             output = _encode(self._run(call))
@@ -189,6 +195,8 @@ def _parse(body):
     try:
         call = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
+        if _ID.match(body) and not isinstance(error, (UnicodeDecodeError, json.JSONDecodeError)):
+            raise Refused("args", "Python can't read them") from error
         raise Refused("invalid", "call is no JSON") from error
     if not isinstance(call, dict):
         raise Refused("invalid", "call is no object")

@@ -309,6 +309,9 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 		"exception": {func(id string, _ []jsontext.Value) ([]string, bool) {
 			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"exception","error":"ValueError"}`, id)}, true
 		}, func(err error) bool { return Reason(err) == "The handler failed (exception: ValueError)" }, false},
+		"arguments that it can't read": {func(id string, _ []jsontext.Value) ([]string, bool) {
+			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"args","error":"Python can't read them"}`, id)}, true
+		}, func(err error) bool { return Reason(err) == "The handler failed (args: Python can't read them)" }, false},
 		"a telling exception": {func(id string, _ []jsontext.Value) ([]string, bool) {
 			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"exception","error":"sk_SECRET"}`, id)}, true
 		}, func(err error) bool { return Reason(err) == "The handler failed (exception: an error of its own)" }, false},

@@ -38,7 +38,7 @@ var (
 
 // FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
 type FailedError struct {
-	Kind string // load, exception, exit or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
+	Kind string // load, args, exception, exit or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
 	What string // a built-in exception's class or a few fixed words
 }
 
@@ -228,6 +228,8 @@ func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err err
 		return a.Output, s, nil
 	}
 	switch a.Kind {
+	case "args":
+		return nil, s, &FailedError{Kind: a.Kind, What: "Python can't read them"}
 	case "load", "exception", "exit", "value":
 		return nil, s, &FailedError{Kind: a.Kind, What: class(a.Error)}
 	}
