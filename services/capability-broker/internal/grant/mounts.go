@@ -32,6 +32,7 @@ func (m Mount) Place() string {
 const (
 	maxMounts    = 15
 	maxMountPath = 1024 // bytes
+	maxMountName = 255  // bytes of each name in it
 )
 
 // taken are the folders at the top of a container in which nothing is mounted.
@@ -43,11 +44,11 @@ func checkMounts(list []Mount) error {
 	}
 	for i, m := range list {
 		if !cleanPath(m.Source) || !path.IsAbs(m.Source) && !fs.ValidPath(m.Source) || m.Source == "." {
-			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..' and a slash at the end")
+			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..', a slash at the end and names over 255 bytes")
 		}
 		place := m.Place()
 		if !cleanPath(place) || !path.IsAbs(place) || place == "/" {
-			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..' and a slash at the end")
+			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..', a slash at the end and names over 255 bytes")
 		}
 		if top, _, _ := strings.Cut(place[1:], "/"); slices.Contains(taken, top) {
 			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top)
@@ -62,7 +63,15 @@ func checkMounts(list []Mount) error {
 }
 
 func cleanPath(p string) bool {
-	return p != "" && len(p) <= maxMountPath && path.Clean(p) == p && strings.IndexFunc(p, unicode.IsControl) < 0
+	if p == "" || len(p) > maxMountPath || path.Clean(p) != p || strings.IndexFunc(p, unicode.IsControl) >= 0 {
+		return false
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if len(name) > maxMountName {
+			return false
+		}
+	}
+	return true
 }
 
 func inside(p, folder string) bool {

@@ -47,6 +47,9 @@ func TestTerms(t *testing.T) {
 		{"secrets.get", `{"handler": {"pack_id": "q", "slug": "h"}}`, "the broker's own"},
 		{"secrets.get", `{"limits": {"memory_mb": 64}}`, "the broker's own"},
 		{"secrets.get", `{"mounts": [{"source": "/srv"}]}`, "the broker's own"},
+		{"fs.read", `{"mounts": [{"source": "` + strings.Repeat("n", 255) + `"}]}`, ""},
+		{"fs.read", `{"mounts": [{"source": "` + strings.Repeat("n", 256) + `"}]}`, "'source' must be"},
+		{"fs.read", `{"mounts": [{"source": "/srv", "target": "/mnt/` + strings.Repeat("n", 256) + `"}]}`, "'target' must be"},
 		{"secrets.list", `{}`, "Unknown permission_id: 'secrets.list' is none of the broker's own"},
 		{"store.frobnicate", `{}`, "Unknown permission_id"},
 	} {
