@@ -170,7 +170,8 @@ type engine interface {
 func (b *broker) connect(ctx context.Context) (engine, error) {
 	if b.cfg.SecurityMode == permissive {
 		return unconfined.Open(ctx, unconfined.Config{
-			RuntimeDir: b.cfg.RuntimeDir, DockerSocket: b.cfg.DockerSocket, Replica: b.replica.ID, Audit: b.rt.Audit, Log: b.rt.Log,
+			RuntimeDir: b.cfg.RuntimeDir, DockerSocket: b.cfg.DockerSocket, Node: b.node, Replica: b.replica.ID, Alive: b.replica.Alive,
+			Audit: b.rt.Audit, Log: b.rt.Log,
 		})
 	}
 	return sandbox.Connect(ctx, sandbox.Config{

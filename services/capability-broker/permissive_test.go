@@ -32,7 +32,8 @@ func newPermissiveWorld(t testing.TB) *world {
 const unconfinedProgram = `
 import os, subprocess, sys, time, rumi_capability
 child = subprocess.Popen(["sleep", "3600"])
-print("pids", os.getpid(), child.pid)
+daemon = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+print("pids", os.getpid(), child.pid, daemon.pid)
 print("oops", file=sys.stderr)
 open(os.path.join(os.environ["RUMI_DATA_DIR"], "note"), "w").write("kept")
 print("at home", os.path.samefile(os.getcwd(), os.environ["RUMI_PACK_DIR"]), os.path.exists("backend/main.py"))
@@ -88,14 +89,14 @@ func TestPermissivePack(t *testing.T) {
 	}
 
 	// Modified: all of it is ended, what it started, too.
-	var pids [2]int
+	var pids [3]int
 	for line := range strings.Lines(log) {
-		if _, err := fmt.Sscanf(line, "stdout: pids %d %d", &pids[0], &pids[1]); err == nil {
+		if _, err := fmt.Sscanf(line, "stdout: pids %d %d %d", &pids[0], &pids[1], &pids[2]); err == nil {
 			break
 		}
 	}
 	w.gate("p", "modified", digest)
-	w.eventually("the end of its processes", func() bool { return w.status("p") == "exited" && !alive(pids[0]) && !alive(pids[1]) })
+	w.eventually("the end of its processes", func() bool { return w.status("p") == "exited" && !alive(pids[0]) && !alive(pids[1]) && !alive(pids[2]) })
 	if a := w.api("POST", "/api/containers/p/start", nil); a.code != http.StatusForbidden {
 		t.Errorf("start of a modified pack: %d %s", a.code, a.error)
 	}

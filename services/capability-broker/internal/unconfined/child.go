@@ -91,7 +91,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("start process: %w", err)
 	}
 	cmd := &exec.Cmd{
-		Path: c.argv[0], Args: c.argv, Dir: here(c.spec.Mounts, c.spec.Dir), Env: e.environ(c.spec, c.scratch), WaitDelay: drain,
+		Path: c.argv[0], Args: c.argv, Dir: here(c.spec.Mounts, c.spec.Dir), Env: e.environ(c.spec, c.is.ID, c.scratch), WaitDelay: drain,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	if cmd.Path, err = exec.LookPath(c.argv[0]); err != nil {
@@ -132,6 +132,9 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	_ = cmd.Wait() // the state has it
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	if _, err := endMarked(func(mark string) bool { return mark == e.mark(c.is.ID) }); err != nil {
+		e.Log.Error("what a process left behind could not be ended", "pack_id", c.spec.PackID, "error", err)
+	}
 	code := cmd.ProcessState.ExitCode()
 	if how, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && how.Signaled() {
 		code = 128 + int(how.Signal())
@@ -145,7 +148,7 @@ func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	e.tell(sandbox.Event{Action: "die", Container: is, ExitCode: code})
 }
 
-// signal reaches the process and what it started, but for what left its process group. What it gives is closed after the run;
+// signal reaches the process and what it started, but for what left its process group, which wait ends. What it gives is closed after the run;
 // nil where there is none.
 func (c *child) signal(s syscall.Signal) (ended <-chan struct{}) {
 	c.starting.Lock()

@@ -45,7 +45,9 @@ type Audit interface {
 type Config struct {
 	RuntimeDir   string // holds lib/ and worker/ of runtime/python
 	DockerSocket string // only to warn where what is started could use it
+	Node         string // the name of this host among those that share a database
 	Replica      string // of this process, as sandbox.Config has it
+	Alive        func(replica string) bool
 	Audit        Audit
 	Log          *slog.Logger
 }
@@ -91,6 +93,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	err = cfg.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Critical, Action: "permissive_mode", Success: true})
 	if err != nil {
+		return nil, err
+	}
+	if err := e.endOrphans(ctx); err != nil {
 		return nil, err
 	}
 	go e.startAll()
@@ -196,7 +201,7 @@ func here(mounts []sandbox.Mount, path string) string {
 }
 
 // environ is all that a process gets: nothing of the broker's own but where programs lie.
-func (e *Engine) environ(spec sandbox.Spec, scratch string) []string {
+func (e *Engine) environ(spec sandbox.Spec, id, scratch string) []string {
 	vars := map[string]string{
 		"PATH": os.Getenv("PATH"), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8",
 		"PYTHONPATH": filepath.Join(e.RuntimeDir, modules), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
@@ -205,6 +210,7 @@ func (e *Engine) environ(spec sandbox.Spec, scratch string) []string {
 	for name, value := range spec.Env {
 		vars[name] = value
 	}
+	vars[markName] = e.mark(id)
 	list := make([]string, 0, len(vars))
 	for name, value := range vars {
 		list = append(list, name+"="+here(spec.Mounts, value))
@@ -263,7 +269,8 @@ func (e *Engine) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-// Sweep removes those processes of a kind that keep doesn't want (nil wants none).
+// Sweep removes those processes of a kind that keep doesn't want (nil wants none), and ends what brokers that were killed have
+// left, of every kind.
 func (e *Engine) Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox.Container) bool) ([]sandbox.Container, error) {
 	all, err := e.List(ctx, kind)
 	if err != nil {
@@ -279,7 +286,7 @@ func (e *Engine) Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox
 		}
 		removed = append(removed, c)
 	}
-	return removed, nil
+	return removed, e.endOrphans(ctx)
 }
 
 // Events calls on for each event, one at a time, until ctx ends.
