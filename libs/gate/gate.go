@@ -6,7 +6,12 @@
 // happen and a heartbeat at least every HeartbeatInterval.
 package gate
 
-import "time"
+import (
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
 
 const (
 	// Lease is how long what was heard holds without anything new being heard.
@@ -18,10 +23,24 @@ const (
 // State is a pack's gate.
 type State struct {
 	PackID   string `json:"pack_id"`
-	Open     bool   `json:"open"`     // the pack may run and use what it was granted
-	Status   string `json:"status"`   // the pack's state as contract.md names it
-	Digest   string `json:"digest"`   // the approved tree, "sha256:<hex>"; "" for a pack never approved
-	Revision int64  `json:"revision"` // grows with every change of this pack
+	Open     bool   `json:"open"`             // the pack may run and use what it was granted
+	Status   string `json:"status"`           // the pack's state as contract.md names it
+	Digest   string `json:"digest"`           // the approved tree, "sha256:<hex>"; "" for a pack never approved
+	Revision int64  `json:"revision"`         // grows with every change of this pack
+	Retired  bool   `json:"retired,omitzero"` // it is being uninstalled: nothing may be granted to it any more
+}
+
+// UninstallIncomplete is what operators are told of a pack that is retired.
+func UninstallIncomplete(packID string) string {
+	return fmt.Sprintf("its uninstall is incomplete: repeat `DELETE /api/packs/%s`", packID)
+}
+
+// Grantable is nil where something may be granted to the pack, as far as this state tells; the error is a fault: 409.
+func (s State) Grantable() error {
+	if !s.Retired {
+		return nil
+	}
+	return fault.Conflict("Cannot grant anything to pack '%s': %s", s.PackID, UninstallIncomplete(s.PackID)).With("uninstall_incomplete")
 }
 
 // message is a line of the stream. A heartbeat has none of the fields.

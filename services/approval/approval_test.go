@@ -185,6 +185,10 @@ func TestLifeOfAPack(t *testing.T) {
 	w.eventually("the gate is closed", func() bool { s, _ := w.view.Get("demo"); return !s.Open })
 	w.approve("demo") // a blocked pack can be approved
 
+	if _, err := w.client.Remove(t.Context(), "demo"); !fault.Is(err, fault.KindConflict) {
+		t.Fatalf("removed what is not retired: %v", err)
+	}
+	w.retire("demo", true)
 	removed, err := w.client.Remove(t.Context(), "demo")
 	if err != nil || !removed {
 		t.Fatal(removed, err)
@@ -196,7 +200,7 @@ func TestLifeOfAPack(t *testing.T) {
 	if removed, err := w.client.Remove(t.Context(), "demo"); err != nil || removed {
 		t.Error(removed, err)
 	}
-	want := []string{"pack_registered", "pack_approved", "pack_modified", "pack_approved", "pack_rejected", "pack_approved", "pack_approval_removed"}
+	want := []string{"pack_registered", "pack_approved", "pack_modified", "pack_approved", "pack_rejected", "pack_approved", "pack_retired", "pack_approval_removed"}
 	if got := w.entries("approval", "demo"); !slices.Equal(got, want) {
 		t.Errorf("audited %v, want %v", got, want)
 	}
@@ -545,6 +549,8 @@ func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
 	}
 	w.approve("app")
 	open("app__plugin", true, "approved")
+	w.retire("app", true)
+	open("app__plugin", false, "error")
 	_, err = w.client.Remove(t.Context(), "app")
 	w.check(err)
 	open("app__plugin", false, "parent_missing")

@@ -52,8 +52,10 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })
+	owner := approval.NewClient(rt.Peer(approval.Service))
 	packs, err := ecosystem.Open(ecosystem.Config{
 		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"), Keep: cfg.Backups,
+		Retired: owner.Retired,
 	}, stages, records, rt.Audit, rt.Log)
 	if err != nil {
 		return err
@@ -63,7 +65,6 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 
-	owner := approval.NewClient(rt.Peer(approval.Service))
 	rt.Go("sweeper", stages.SweepHourly)
 	httpapi.Routes(rt.Mux(), httpapi.Packs{
 		Stages: stages, Ecosystem: packs, Approval: owner,
@@ -72,7 +73,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 			Broker:   broker.NewClient(rt.Peer("capability-broker")),
 			Egress:   egress.NewClient(rt.Peer(egress.Service)),
 			Pip:      pip.NewClient(rt.Peer(pip.Service)),
-		}, packs, records, rt.Audit, rt.Log),
+		}, packs, rt.Audit, rt.Log),
 	})
 	return nil
 }

@@ -33,8 +33,11 @@ type suite struct {
 
 	mu    sync.Mutex
 	calls []string        // what was asked of others, in order
-	known map[string]bool // packs that approval knows
+	known map[string]bool // packs that approval knows: whether they are retired
 	down  map[string]bool // services that fail
+
+	refuse int  // of the next removals of approval's that fail
+	anew   bool // while the next uninstall is under way the pack is installed anew
 }
 
 func start(t testing.TB) *suite {
@@ -69,11 +72,32 @@ func (s *suite) standIn(name, removed string) {
 				return nil, fault.Unavailable("%s is down", name)
 			}
 			if name == "approval" {
-				known := s.known[r.PackID]
+				retired, known := s.known[r.PackID]
+				if s.refuse--; s.refuse >= 0 {
+					return nil, fault.Unavailable("approval is down")
+				}
+				if known && !retired {
+					return nil, fault.Conflict("not retired")
+				}
 				delete(s.known, r.PackID)
 				return json.RawMessage(fmt.Sprintf(`{"removed": %v}`, known)), nil
 			}
 			return json.RawMessage(removed), nil
+		}), "pack-registry")
+		if name != "approval" {
+			return nil
+		}
+		mux.Route("PUT /internal/packs/{pack_id}/retired", rpc.Handle(s.retire), "pack-registry")
+		mux.Route("GET /internal/packs/retired", rpc.Handle(func(context.Context, struct{}) (approval.RetiredResponse, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			response := approval.RetiredResponse{}
+			for id, retired := range s.known {
+				if retired {
+					response.PackIDs = append(response.PackIDs, id)
+				}
+			}
+			return response, nil
 		}), "pack-registry")
 		mux.Route("POST /internal/packs/refresh", rpc.Handle(func(_ context.Context, r approval.RefreshRequest) (struct{}, error) {
 			s.mu.Lock()
@@ -90,6 +114,26 @@ func (s *suite) standIn(name, removed string) {
 		}), "pack-registry")
 		return nil
 	}, nil)
+}
+
+type retireRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	approval.RetireRequest
+}
+
+// retire is approval's part of the beginning of an uninstall.
+func (s *suite) retire(_ context.Context, r retireRequest) (approval.RetireResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, "approval retire "+r.PackID)
+	if s.down["approval"] {
+		return approval.RetireResponse{}, fault.Unavailable("approval is down")
+	}
+	if _, known := s.known[r.PackID]; !known && !r.Installed {
+		return approval.RetireResponse{}, nil
+	}
+	s.known[r.PackID] = !s.anew
+	return approval.RetireResponse{Known: true}, nil
 }
 
 // fail makes services fail, and forgets what was called.
@@ -262,7 +306,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("uninstall: %+v", a)
 	}
 	calls := s.called()
-	if len(calls) != 5 || calls[0] != "approval remove p" || calls[4] != "approval remove p" {
+	if len(calls) != 5 || calls[0] != "approval retire p" || calls[4] != "approval remove p" {
 		t.Errorf("uninstall called %v", calls)
 	}
 	if a = s.call("DELETE", "/api/packs/p", ""); a.Status != 404 || a.Error != "Pack not found" {
@@ -279,75 +323,6 @@ func TestLife(t *testing.T) {
 func (s *suite) audited(action string) int {
 	s.t.Helper()
 	return strings.Count(audittest.Text(s.t, s.path("user_data/audit"), "*"), `"action":"`+action+`"`)
-}
-
-// An uninstall that fails in part says so, keeps the files, and can be repeated.
-func TestUninstallInParts(t *testing.T) {
-	for name, c := range map[string]struct {
-		down   []string
-		done   []string // steps
-		calls  int
-		byHand bool // the operator removes the files meanwhile
-	}{
-		"approval down":   {[]string{"approval"}, nil, 1, false},
-		"broker down":     {[]string{"capability-broker"}, []string{"approval_remove"}, 4, false},
-		"egress down":     {[]string{"egress-proxy"}, []string{"approval_remove", "container_stop", "container_remove"}, 4, false},
-		"two down":        {[]string{"egress-proxy", "pip-installer"}, []string{"approval_remove", "container_stop", "container_remove"}, 4, false},
-		"files then gone": {[]string{"pip-installer"}, []string{"approval_remove", "container_stop", "container_remove"}, 4, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := start(t)
-			if err := os.MkdirAll(filepath.Join(s.Ecosystem(), "p"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			descriptor := filepath.Join(s.Ecosystem(), "p", "ecosystem.json")
-			if err := os.WriteFile(descriptor, []byte(`{"pack_id": "p"}`), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			s.fail(c.down...)
-			a := s.call("DELETE", "/api/packs/p", "")
-			steps, _ := a.Data["steps"].(map[string]any)
-			failures, _ := a.Data["errors"].([]any)
-			if a.Status != 503 || a.Success || a.Data["success"] != false || len(failures) != len(c.down) || a.ErrorCode != "uninstall_incomplete" {
-				t.Errorf("got %+v", a)
-			}
-			for step, done := range steps {
-				if done != strings.Contains(strings.Join(c.done, " "), step) {
-					t.Errorf("step %s is %v", step, done)
-				}
-			}
-			if calls := s.called(); len(calls) != c.calls {
-				t.Errorf("called %v", calls)
-			}
-			if _, err := os.Stat(descriptor); err != nil {
-				t.Errorf("the files are gone: %v", err)
-			}
-			if c.byHand {
-				if err := os.RemoveAll(filepath.Join(s.Ecosystem(), "p")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			s.fail()
-			if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 200 || a.Data["success"] != true {
-				t.Errorf("again: %+v", a)
-			}
-			if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 404 {
-				t.Errorf("once more: %+v", a)
-			}
-		})
-	}
-}
-
-func TestUninstallWhatOnlyApprovalKnows(t *testing.T) {
-	s := start(t)
-	s.known["p"] = true
-	if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 200 || a.Data["success"] != true {
-		t.Errorf("got %+v", a)
-	}
-	s.fail("approval")
-	if a := s.call("DELETE", "/api/packs/q", ""); a.Status != 503 {
-		t.Errorf("unknown, and nobody to ask: %+v", a)
-	}
 }
 
 func TestBadRequests(t *testing.T) {

@@ -19,6 +19,21 @@ type RefreshRequest struct {
 	Replaced bool     `json:"replaced,omitzero"` // the named packs have just been put in place
 }
 
+// RetireRequest begins a pack's uninstall.
+type RetireRequest struct {
+	Installed bool `json:"installed"` // it has files, so it is to be known
+}
+
+// RetireResponse says whether there is such a pack.
+type RetireResponse struct {
+	Known bool `json:"known"`
+}
+
+// RetiredResponse lists the packs whose uninstall has begun and not ended.
+type RetiredResponse struct {
+	PackIDs []string `json:"pack_ids"`
+}
+
 // RemoveResponse says whether there was a record to remove.
 type RemoveResponse struct {
 	Removed bool `json:"removed"`
@@ -49,7 +64,21 @@ func (c *Client) Replaced(ctx context.Context, packIDs ...string) error {
 	return err
 }
 
-// Remove forgets a pack; its gate is closed when it returns.
+// Retire begins a pack's uninstall: its gate is closed when it returns, and nothing lets it run or be granted anything until Remove
+// has ended the uninstall. It may be repeated. installed says that the pack has files: then it is made known if it isn't.
+func (c *Client) Retire(ctx context.Context, packID string, installed bool) (known bool, err error) {
+	response, err := rpc.Call[RetireResponse](ctx, c.peer, http.MethodPut, "/internal/packs/"+url.PathEscape(packID)+"/retired", RetireRequest{installed})
+	return response.Known, err
+}
+
+// Retired are the packs that Retire was called for, and Remove not yet.
+func (c *Client) Retired(ctx context.Context) ([]string, error) {
+	response, err := rpc.Call[RetiredResponse](ctx, c.peer, http.MethodGet, "/internal/packs/retired", nil)
+	return response.PackIDs, err
+}
+
+// Remove forgets a retired pack of which nothing else is left. removed is false for one that is not known; one that is not retired
+// is a conflict.
 func (c *Client) Remove(ctx context.Context, packID string) (removed bool, err error) {
 	response, err := rpc.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
 	return response.Removed, err

@@ -89,7 +89,11 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		return nil, err
 	}
 	defer in.End()
-	if _, err := s.Records.Get(ctx, string(id)); err != nil {
+	last, err := s.Records.Get(ctx, string(id))
+	if err == nil {
+		err = last.Forbid("approve")
+	}
+	if err != nil {
 		return nil, err
 	}
 	found, err := s.descriptors.Find(s.Ecosystem, id)
@@ -266,26 +270,6 @@ func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) erro
 	return err
 }
 
-// Remove forgets a pack: its gate is closed, its record and history are gone. The audit log keeps what happened.
-func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err error) {
-	defer s.lock(id)()
-	s.Watcher.Forget(string(id))
-	entry := audit.Entry{Category: audit.Approval, Severity: audit.Info, Action: "pack_approval_removed", Success: true, OwnerPack: string(id)}
-	if _, err := s.Records.Get(ctx, string(id)); fault.Is(err, fault.KindNotFound) {
-		return false, nil
-	}
-	if err := s.Audit.Write(ctx, entry); err != nil {
-		return false, err
-	}
-	if removed, err = s.Records.Remove(ctx, string(id)); err != nil {
-		return false, err
-	}
-	s.gates.remove(id)
-	s.forget(id)
-	s.Changed()
-	return removed, nil
-}
-
 // decision is what is said of a change: in the history and the audit log under pack_<action>. Without an action it is
 // said nowhere.
 type decision struct {
@@ -306,11 +290,19 @@ func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *r
 // change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
 // change, or what to say. The gates follow when all is on the disk.
 func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
+	return s.changeOr(ctx, id, func(time.Time) *record.Record { return nil }, decide)
+}
+
+// changeOr is change; where there is no record, decide gets the one that absent makes.
+func (s *Service) changeOr(ctx context.Context, id pack.ID, absent func(now time.Time) *record.Record, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
 	var changed *record.Record
 	var said *decision
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	err := s.Records.Change(ctx, string(id), func(r *record.Record) (*record.Record, *record.Event, error) {
 		changed, said = nil, nil
+		if r == nil {
+			r = absent(now)
+		}
 		d, err := decide(r, now)
 		if err != nil || d == nil {
 			return nil, nil, err

@@ -90,6 +90,10 @@ func TestCrashing(t *testing.T) {
 		_, err = s.Approve(context.Background(), "p", "")
 	case "reject":
 		_, err = s.Reject(context.Background(), "p", "no")
+	case "retire":
+		_, err = s.Retire(context.Background(), "p", true)
+	case "remove":
+		_, err = s.Remove(context.Background(), "p")
 	}
 	check(t, err)
 }

@@ -51,6 +51,9 @@ func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, e
 // folder that can't be a pack's tree a conflict.
 func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error) {
 	r, err := s.Records.Get(ctx, string(id))
+	if err == nil {
+		err = r.Forbid("review")
+	}
 	if err != nil {
 		return nil, err
 	}

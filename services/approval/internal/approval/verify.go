@@ -216,6 +216,10 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 	if newer := s.gates.newest(id); newer != nil && newer.Revision > r.Revision {
 		r = newer
 	}
+	if r.Retired { // what lies there makes no difference
+		s.Watcher.Forget(string(id))
+		return nil
+	}
 	look := s.Watcher.Begin(string(id), r.Status.Executable())
 	right, whole, err := s.compare(ctx, id, r, look)
 	s.endLook(id, look, right, whole && err == nil)
@@ -334,7 +338,7 @@ func (s *Service) note(ctx context.Context, id pack.ID, last *record.Record, now
 		return last, err // as it mostly is: nothing to write
 	}
 	return s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
-		if r == nil || r.Status.Executable() {
+		if r == nil || r.Status.Executable() || r.Retired {
 			return nil, nil // another replica was faster
 		}
 		return amend(r, now, at)

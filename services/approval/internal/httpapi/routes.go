@@ -44,6 +44,8 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
 
 	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
+	mux.Route("PUT /internal/packs/{pack_id}/retired", rpc.Handle(h.retire), registry)
+	mux.Route("GET /internal/packs/retired", rpc.Handle(h.retired), registry)
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(h.remove), registry)
 	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(h.running), broker)
 	service.Gates().Routes(mux, egress, broker, pip)
@@ -310,6 +312,25 @@ func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, 
 		return struct{}{}, h.service.Replaced(ctx, ids...)
 	}
 	return struct{}{}, h.service.Refresh(ctx, ids...)
+}
+
+type retireRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	api.RetireRequest
+}
+
+func (h routes) retire(ctx context.Context, req retireRequest) (api.RetireResponse, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return api.RetireResponse{}, err
+	}
+	known, err := h.service.Retire(ctx, id, req.Installed)
+	return api.RetireResponse{Known: known}, err
+}
+
+func (h routes) retired(ctx context.Context, _ struct{}) (api.RetiredResponse, error) {
+	ids, err := h.service.Retired(ctx)
+	return api.RetiredResponse{PackIDs: ids}, err
 }
 
 func (h routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse, error) {

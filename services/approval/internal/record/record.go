@@ -18,8 +18,11 @@ const (
 	Running  Status = "running"  // may run, and its container does
 	Modified Status = "modified" // was approved; what lies on disk is something else
 	Blocked  Status = "blocked"  // a person said no
-	Error    Status = "error"    // what lies on disk can't be a pack; Record.LastError says why
+	Error    Status = "error"    // what lies on disk can't be a pack, or it is retired; Record.LastError says which and why
 )
+
+// retired is the row of a retired pack in the table, whose state is Error: nothing leads out of it but that its record is removed.
+const retired Status = "retired"
 
 // Executable says whether a pack in this state may run.
 func (s Status) Executable() bool { return s == Approved || s == Running }
@@ -39,17 +42,20 @@ const (
 	Mend    Verb = "mend"    // it can be one again
 	Run     Verb = "run"     // its container started
 	Halt    Verb = "halt"    // its container stopped
+	Retire  Verb = "retire"  // a person wants it gone: its uninstall has begun
 )
 
 // transitions is the state machine: what a verb makes of a state. What it doesn't name changes nothing; approve and
 // reject are decisions, so that where they change nothing they are refused.
 var transitions = map[Status]map[Verb]Status{
-	Pending:  {Approve: Approved, Reject: Blocked, Break: Error},
-	Approved: {Approve: Approved, Reject: Blocked, Change: Modified, Break: Modified, Run: Running},
-	Running:  {Approve: Running, Reject: Blocked, Change: Modified, Break: Modified, Halt: Approved},
-	Modified: {Approve: Approved, Reject: Blocked},
-	Blocked:  {Approve: Approved, Reject: Blocked},
-	Error:    {Reject: Blocked, Mend: Pending},
+	Pending:  {Approve: Approved, Reject: Blocked, Break: Error, Retire: retired},
+	Approved: {Approve: Approved, Reject: Blocked, Change: Modified, Break: Modified, Run: Running, Retire: retired},
+	Running:  {Approve: Running, Reject: Blocked, Change: Modified, Break: Modified, Halt: Approved, Retire: retired},
+	Modified: {Approve: Approved, Reject: Blocked, Retire: retired},
+	Blocked:  {Approve: Approved, Reject: Blocked, Retire: retired},
+	Error:    {Reject: Blocked, Mend: Pending, Retire: retired},
+	// A rejection, too, would only hide from the next who looks what has to be done: repeat the uninstall.
+	retired: {},
 }
 
 // Record is a pack as approval knows it.
@@ -66,6 +72,7 @@ type Record struct {
 	Digest          string    // of the approved tree, "sha256:<hex>"; "" before the first approval
 	RejectionReason string    // of the last rejection, until the next approval
 	LastError       string    // why it is in state error, or what was noticed about a modified one
+	Retired         bool      // its uninstall has begun and not ended; the state is Error
 	Revision        int64     // grows with every change
 }
 
@@ -94,22 +101,40 @@ func New(packID string, now time.Time) *Record {
 // Do applies a verb. changed says whether the state became another or, for a decision, was confirmed. A decision that
 // the state forbids is a conflict.
 func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
-	next, ok := transitions[r.Status][verb]
-	if !ok {
-		if verb == Approve || verb == Reject {
-			return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
-		}
+	row := r.Status
+	if r.Retired {
+		row = retired
+	}
+	next, ok := transitions[row][verb]
+	switch {
+	case ok:
+	case verb != Approve && verb != Reject:
 		return false, nil
+	case r.Retired:
+		return false, r.Forbid(string(verb))
+	default:
+		return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
+	}
+	if next == retired {
+		next, r.Retired, r.LastError = Error, true, gate.UninstallIncomplete(r.PackID)
 	}
 	r.Status, r.UpdatedAt = next, now
 	r.Revision++
 	return true, nil
 }
 
+// Forbid is the conflict of whoever wants to do something with a retired pack; nil for any other.
+func (r *Record) Forbid(doing string) error {
+	if !r.Retired {
+		return nil
+	}
+	return fault.Conflict("Cannot %s pack '%s': %s", doing, r.PackID, r.LastError).With("uninstall_incomplete")
+}
+
 // Gate is what the other services are told. A pack runs only while its parent may: its gate then has the parent's
 // status. parent is the parent's gate, nil for a pack that is no child.
 func (r *Record) Gate(parent *gate.State) gate.State {
-	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision}
+	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision, Retired: r.Retired}
 	if g.Open && parent != nil && !parent.Open {
 		g.Open, g.Status = false, parent.Status
 	}

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -14,17 +15,18 @@ const (
 
 // matrix is written out by hand, so that a change of the table has to be made twice.
 var matrix = map[Status]map[Verb]string{
-	Pending:  {Approve: "approved", Reject: "blocked", Change: same, Break: "error", Mend: same, Run: same, Halt: same},
-	Approved: {Approve: "approved", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: "running", Halt: same},
-	Running:  {Approve: "running", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: same, Halt: "approved"},
-	Modified: {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same},
-	Blocked:  {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same},
-	Error:    {Approve: refused, Reject: "blocked", Change: same, Break: same, Mend: "pending", Run: same, Halt: same},
+	Pending:  {Approve: "approved", Reject: "blocked", Change: same, Break: "error", Mend: same, Run: same, Halt: same, Retire: "retired"},
+	Approved: {Approve: "approved", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: "running", Halt: same, Retire: "retired"},
+	Running:  {Approve: "running", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: same, Halt: "approved", Retire: "retired"},
+	Modified: {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
+	Blocked:  {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
+	Error:    {Approve: refused, Reject: "blocked", Change: same, Break: same, Mend: "pending", Run: same, Halt: same, Retire: "retired"},
+	retired:  {Approve: refused, Reject: refused, Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: same},
 }
 
 func TestEveryStateAndVerb(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	verbs := []Verb{Approve, Reject, Change, Break, Mend, Run, Halt}
+	verbs := []Verb{Approve, Reject, Change, Break, Mend, Run, Halt, Retire}
 	if len(matrix) != len(transitions) {
 		t.Fatalf("%d states in the test, %d in the table", len(matrix), len(transitions))
 	}
@@ -34,24 +36,32 @@ func TestEveryStateAndVerb(t *testing.T) {
 		}
 		for _, verb := range verbs {
 			r := &Record{PackID: "p", Status: state, Revision: 4}
+			if state == retired {
+				r = &Record{PackID: "p", Status: Error, Retired: true, LastError: "why", Revision: 4}
+			}
+			before := *r
 			changed, err := r.Do(verb, now)
 			want := row[verb]
 			switch {
 			case want == refused:
-				if !fault.Is(err, fault.KindConflict) || r.Status != state || r.Revision != 4 {
+				if !fault.Is(err, fault.KindConflict) || changed || !reflect.DeepEqual(*r, before) {
 					t.Errorf("%s %s: %v, %s", state, verb, err, r.Status)
 				}
 			case want == same:
-				if err != nil || changed || r.Status != state || r.Revision != 4 {
+				if err != nil || changed || !reflect.DeepEqual(*r, before) {
 					t.Errorf("%s %s: %v, %s", state, verb, err, r.Status)
+				}
+			case want == string(retired):
+				if err != nil || !changed || r.Status != Error || !r.Retired || r.LastError != "its uninstall is incomplete: repeat `DELETE /api/packs/p`" || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
+					t.Errorf("%s %s: %v, %+v", state, verb, err, r)
 				}
 			default:
 				if err != nil || !changed || string(r.Status) != want || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
 					t.Errorf("%s %s: %v, %s, want %s", state, verb, err, r.Status, want)
 				}
 			}
-			if open := r.Gate(nil).Open; open != (r.Status == Approved || r.Status == Running) {
-				t.Errorf("%s: gate open %v", r.Status, open)
+			if g := r.Gate(nil); g.Open != (r.Status == Approved || r.Status == Running) || g.Retired != r.Retired {
+				t.Errorf("%s: gate %+v", r.Status, g)
 			}
 		}
 	}

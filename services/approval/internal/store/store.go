@@ -33,7 +33,7 @@ type Records struct{ db *store.DB }
 // New stands on a database that has Migrations.
 func New(db *store.DB) *Records { return &Records{db} }
 
-const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision`
+const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired`
 
 // Get is one record; a pack without one is a not-found fault.
 func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error) {
@@ -182,9 +182,36 @@ func (s *Records) Create(ctx context.Context, all []Beginning, confirm func(made
 	})
 }
 
-// Remove deletes a pack's record and history; it says whether there was one.
+// Retired are the packs that are retired, by id.
+func (s *Records) Retired(ctx context.Context) ([]string, error) {
+	var ids []string
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		ids = nil
+		return tx.Each(func(row func(...any) error) error {
+			var id string
+			err := row(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT pack_id FROM records WHERE retired <> 0 ORDER BY pack_id`)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read retired packs: %w", err)
+	}
+	return ids, nil
+}
+
+// Remove deletes a retired pack's record and history; it says whether there was one. The record of a pack that is not retired stays:
+// its uninstall would have to begin first.
 func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err error) {
 	err = s.db.Tx(ctx, func(tx *store.Tx) error {
+		r, err := get(tx, packID)
+		if fault.Is(err, fault.KindNotFound) || err == nil && !r.Retired {
+			removed = false
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		if _, err := tx.Exec(`DELETE FROM events WHERE pack_id = ?`, packID); err != nil {
 			return err
 		}
@@ -206,7 +233,7 @@ func scan(row func(...any) error) (*record.Record, error) {
 	var r record.Record
 	var requested string
 	err := row(&r.PackID, &r.Status, &r.Identity, &r.Version, &r.Description, &requested, store.Time(&r.CreatedAt), store.Time(&r.UpdatedAt),
-		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision)
+		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision, &r.Retired)
 	if err != nil {
 		return nil, err
 	}
@@ -218,11 +245,12 @@ func put(tx *store.Tx, r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (pack_id) DO UPDATE SET status = excluded.status, identity = excluded.identity, version = excluded.version,
 		description = excluded.description, requested = excluded.requested, updated_at = excluded.updated_at, approved_at = excluded.approved_at,
-		digest = excluded.digest, rejection_reason = excluded.rejection_reason, last_error = excluded.last_error, revision = excluded.revision`,
+		digest = excluded.digest, rejection_reason = excluded.rejection_reason, last_error = excluded.last_error, revision = excluded.revision,
+		retired = excluded.retired`,
 		r.PackID, string(r.Status), r.Identity, r.Version, r.Description, string(requested), r.CreatedAt, r.UpdatedAt, r.ApprovedAt,
-		r.Digest, r.RejectionReason, r.LastError, r.Revision)
+		r.Digest, r.RejectionReason, r.LastError, r.Revision, r.Retired)
 	return err
 }

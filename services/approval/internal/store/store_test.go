@@ -72,6 +72,26 @@ func TestRecords(t *testing.T) {
 		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {
 			t.Errorf("%+v, %v", all, err)
 		}
+		if removed, err := records.Remove(ctx, "demo"); err != nil || removed {
+			t.Errorf("removed what is not retired: %v, %v", removed, err)
+		}
+		if history, err := records.History(ctx, "demo"); err != nil || len(history) != 1 {
+			t.Errorf("its history is %+v, %v", history, err)
+		}
+		if ids, err := records.Retired(ctx); err != nil || len(ids) != 0 {
+			t.Errorf("retired are %v, %v", ids, err)
+		}
+		gone := changed
+		gone.Status, gone.Retired, gone.Revision = record.Error, true, 9
+		if err := put(&gone, nil, nothing); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := records.Get(ctx, "demo"); err != nil || !got.Retired {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if ids, err := records.Retired(ctx); err != nil || !slices.Equal(ids, []string{"demo"}) {
+			t.Errorf("retired are %v, %v", ids, err)
+		}
 		for _, want := range []bool{true, false} {
 			if removed, err := records.Remove(ctx, "demo"); err != nil || removed != want {
 				t.Errorf("removed %v, %v", removed, err)

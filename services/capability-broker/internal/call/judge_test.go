@@ -67,6 +67,7 @@ func newReplica(t testing.TB, db *dbstore.DB) *replica {
 }
 
 func (r *replica) Known(context.Context, string) (bool, error) { return true, nil }
+func (r *replica) Grantable(string) error                      { return nil }
 
 func (r *replica) Get(packID string) (gate.State, bool) {
 	return gate.State{PackID: packID, Open: !r.closed[packID], Status: "approved"}, packID != "unknown"

@@ -45,6 +45,8 @@ type Store interface {
 type Packs interface {
 	// Known says whether there is such a pack; an error means that nobody can say.
 	Known(ctx context.Context, packID string) (bool, error)
+	// Grantable is nil for a pack that is known and not being uninstalled, as far as can be told without asking; else a fault.
+	Grantable(packID string) error
 }
 
 // Audit is where decisions are written.
@@ -201,7 +203,7 @@ func (r Request) check() error {
 	return nil
 }
 
-// Grant gives a permission, replacing the grant there is. The pack must be known.
+// Grant gives a permission, replacing the grant there is. The pack must be known, and not be being uninstalled.
 func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err := r.check(); err != nil {
 		return Grant{}, err
@@ -235,6 +237,10 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 		}
 	}
 	err := b.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
+		// Asked once more, so that no grant follows the RemovePrincipal of an uninstall.
+		if err := b.Packs.Grantable(r.PrincipalID); err != nil {
+			return nil, err
+		}
 		return &next, b.Audit.Write(ctx, entry("permission_grant", &next, nil))
 	})
 	if err != nil {

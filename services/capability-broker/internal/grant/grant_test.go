@@ -14,6 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
@@ -80,6 +81,13 @@ func (l *log) Write(_ context.Context, e audit.Entry) error {
 
 type packs map[string]bool
 
+// retired is a pack that is being uninstalled.
+const retired = "retired"
+
+func (p packs) Grantable(id string) error {
+	return gate.State{PackID: id, Retired: id == retired}.Grantable()
+}
+
 func (p packs) Known(_ context.Context, id string) (bool, error) {
 	if p == nil {
 		return false, fault.Unavailable("Service unavailable: approval")
@@ -119,23 +127,25 @@ func book(t *testing.T, s *store.Store, p packs, l *log) *grant.Book {
 
 func TestRequests(t *testing.T) {
 	l := &log{}
-	b := book(t, open(t), packs{"p": true}, l)
+	b := book(t, open(t), packs{"p": true, retired: true}, l)
 	past, future := time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)
 	for name, c := range map[string]struct {
 		request grant.Request
 		kind    fault.Kind // of granting; KindInternal is success
 		text    string
 	}{
-		"plain":              {grant.Request{PrincipalID: "p", PermissionID: "fs.read"}, 0, ""},
-		"config":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a": [1]}`)}, 0, ""},
-		"null config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`null`)}, 0, ""},
-		"expiry":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: &future}, 0, ""},
-		"secrets":            {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A_1"]}`)}, 0, ""},
-		"no principal":       {grant.Request{PermissionID: "fs.read"}, fault.KindInvalid, "Missing principal_id"},
-		"no permission":      {grant.Request{PrincipalID: "p"}, fault.KindInvalid, "Missing permission_id"},
-		"bad principal":      {grant.Request{PrincipalID: "p\n", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
-		"path as principal":  {grant.Request{PrincipalID: "../p", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
-		"bad permission":     {grant.Request{PrincipalID: "p", PermissionID: "FS"}, fault.KindInvalid, "Invalid permission_id"},
+		"plain":             {grant.Request{PrincipalID: "p", PermissionID: "fs.read"}, 0, ""},
+		"config":            {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a": [1]}`)}, 0, ""},
+		"null config":       {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`null`)}, 0, ""},
+		"expiry":            {grant.Request{PrincipalID: "p", PermissionID: "fs.read", ExpiresAt: &future}, 0, ""},
+		"secrets":           {grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A_1"]}`)}, 0, ""},
+		"no principal":      {grant.Request{PermissionID: "fs.read"}, fault.KindInvalid, "Missing principal_id"},
+		"no permission":     {grant.Request{PrincipalID: "p"}, fault.KindInvalid, "Missing permission_id"},
+		"bad principal":     {grant.Request{PrincipalID: "p\n", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
+		"path as principal": {grant.Request{PrincipalID: "../p", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
+		"bad permission":    {grant.Request{PrincipalID: "p", PermissionID: "FS"}, fault.KindInvalid, "Invalid permission_id"},
+		"retired pack": {grant.Request{PrincipalID: retired, PermissionID: "fs.read"}, fault.KindConflict,
+			"Cannot grant anything to pack 'retired': its uninstall is incomplete: repeat `DELETE /api/packs/retired`"},
 		"unknown pack":       {grant.Request{PrincipalID: "q", PermissionID: "fs.read"}, fault.KindNotFound, "Pack not found"},
 		"config is a list":   {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`[]`)}, fault.KindInvalid, "'config' must be an object"},
 		"huge config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a":"` + strings.Repeat("a", 64<<10) + `"}`)}, fault.KindInvalid, "too large"},

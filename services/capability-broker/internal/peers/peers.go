@@ -32,6 +32,15 @@ func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 	return known, nil
 }
 
+// Grantable implements grant.Packs.
+func (p Packs) Grantable(packID string) error {
+	state, known := p.Gates.Get(packID)
+	if !known {
+		return fault.NotFound("Pack not found")
+	}
+	return state.Grantable()
+}
+
 // Secrets implements builtin.Secrets.
 type Secrets struct{ Client *secrets.Client }
 

@@ -45,7 +45,8 @@ func NewService(book *Book, gates Gates, auditor Auditor) *Service {
 	return &Service{book, gates, auditor}
 }
 
-// Grant gives the pack what is wished, in place of what it had. A pack that approval doesn't know is a not-found fault.
+// Grant gives the pack what is wished, in place of what it had. A pack that approval doesn't know is a not-found fault, one that is
+// being uninstalled a conflict.
 func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, error) {
 	now := stamp()
 	if err := w.Check(now); err != nil {
@@ -63,6 +64,14 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 	}
 	var granted Grant
 	err := s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+		// Asked once more, so that no grant follows the Remove of an uninstall.
+		state, known := s.gates.Get(packID)
+		if !known {
+			return nil, fault.NotFound("Pack not found")
+		}
+		if err := state.Grantable(); err != nil {
+			return nil, err
+		}
 		granted = w.Apply(packID, old, now)
 		details := map[string]any{
 			"permission_type": "network", "allowed_domains": w.AllowedDomains, "allowed_ports": w.AllowedPorts,

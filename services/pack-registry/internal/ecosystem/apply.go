@@ -9,6 +9,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
@@ -54,6 +55,7 @@ func message(err error) string {
 }
 
 func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error) {
+	retired := e.uninstalling(ctx)
 	release, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return Applied{}, err
@@ -66,7 +68,7 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error
 	defer payload.Close()
 	op := begin()
 	op.StagingID = st.ID
-	if op.Packs, err = e.plan(st, op, payload); err != nil {
+	if op.Packs, err = e.plan(st, op, payload, retired); err != nil {
 		return Applied{}, err
 	}
 	warnings, err := e.carryOut(ctx, op, payload)
@@ -77,11 +79,11 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error
 }
 
 // plan judges each pack of a staging and says what is to be done.
-func (e *Ecosystem) plan(st store.Staging, op store.Operation, payload *os.Root) ([]store.OperationPack, error) {
+func (e *Ecosystem) plan(st store.Staging, op store.Operation, payload *os.Root, retired map[string]bool) ([]store.OperationPack, error) {
 	var plan []store.OperationPack
 	var refused RefusedError
 	for _, p := range st.Packs {
-		one, err := e.planPack(st, p, op, payload)
+		one, err := e.planPack(st, p, op, payload, retired)
 		if refusal, ok := errors.AsType[*RefusedError](err); ok {
 			refused.Refusals = append(refused.Refusals, refusal.Refusals...)
 			continue
@@ -98,12 +100,12 @@ func (e *Ecosystem) plan(st store.Staging, op store.Operation, payload *os.Root)
 }
 
 // planPack judges one pack of a staging.
-func (e *Ecosystem) planPack(st store.Staging, p store.StagedPack, op store.Operation, payload *os.Root) (store.OperationPack, error) {
+func (e *Ecosystem) planPack(st store.Staging, p store.StagedPack, op store.Operation, payload *os.Root, retired map[string]bool) (store.OperationPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return store.OperationPack{}, fmt.Errorf("open staging: %w", err)
 	}
-	existing, err := e.judge(st, p, declared)
+	existing, err := e.judge(st, p, declared, retired)
 	if err != nil {
 		return store.OperationPack{}, err
 	}
@@ -112,7 +114,7 @@ func (e *Ecosystem) planPack(st store.Staging, p store.StagedPack, op store.Oper
 
 // judge says whether a pack of a staging may be installed, and what it replaces: nil where it is new. What it may not be is a
 // *RefusedError.
-func (e *Ecosystem) judge(st store.Staging, p store.StagedPack, declared pack.Descriptor) (existing *pack.Found, err error) {
+func (e *Ecosystem) judge(st store.Staging, p store.StagedPack, declared pack.Descriptor, retired map[string]bool) (existing *pack.Found, err error) {
 	refuse := refuser(p.Dir)
 	// The folder in the import had a name, and it may be that of an installed pack which is another one.
 	if id, err := pack.ParseID(p.Folder); err == nil && id != declared.PackID {
@@ -126,34 +128,60 @@ func (e *Ecosystem) judge(st store.Staging, p store.StagedPack, declared pack.De
 			return nil, err
 		}
 	}
-	return e.replaced(p.Dir, declared)
+	existing, err = e.standing(p.Dir, declared.PackID, retired)
+	if err == nil && existing != nil {
+		err = differs(p.Dir, *existing, declared)
+	}
+	return existing, err
 }
 
-// replaced is the installed pack in whose place one is put that declares what it is; nil without one. Only a pack of the same
-// identity may replace another; shown names the new one in a *RefusedError.
-func (e *Ecosystem) replaced(shown string, declared pack.Descriptor) (*pack.Found, error) {
+// uninstalling are the packs in whose place nothing may be installed.
+func (e *Ecosystem) uninstalling(ctx context.Context) map[string]bool {
+	ids, err := e.retired(ctx)
+	if err != nil {
+		e.log.WarnContext(ctx, "could not ask which packs are being uninstalled", "error", err)
+	}
+	retired := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		retired[id] = true
+	}
+	return retired
+}
+
+// standing is the installed pack in whose place another is to be put; nil without one. shown names the new one in a *RefusedError
+// where nothing may be put there.
+func (e *Ecosystem) standing(shown string, id pack.ID, retired map[string]bool) (*pack.Found, error) {
 	refuse := refuser(shown)
-	existing, err := pack.Find(e.root, declared.PackID)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := e.root.Lstat(string(declared.PackID)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, refuse("ecosystem/%s is in the way: it is no pack. Move it away and repeat the call.", declared.PackID)
+	if retired[string(id)] {
+		return nil, refuse("Cannot install pack '%s': %s", id, gate.UninstallIncomplete(string(id)))
+	}
+	existing, err := pack.Find(e.root, id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := e.root.Lstat(string(id)); !errors.Is(err, fs.ErrNotExist) {
+			return nil, refuse("ecosystem/%s is in the way: it is no pack. Move it away and repeat the call.", id)
 		}
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
-	}
-	was := existing.Descriptor
-	switch {
 	case errors.Is(existing.Err, fs.ErrPermission):
 		return nil, mend(existing.Dir, existing.Err)
-	case existing.Err == nil && was.PackID != declared.PackID:
-		return nil, refuse("pack_id mismatch: existing='%s', new='%s'", was.PackID, declared.PackID)
-	case was.PackIdentity == "" || was.PackIdentity != declared.PackIdentity:
-		return nil, refuse("pack_identity mismatch: existing pack_identity='%s', new pack_identity='%s' (pack_id='%s'). To replace, manually remove the existing pack first.",
-			was.PackIdentity, declared.PackIdentity, declared.PackID)
 	}
 	return &existing, nil
+}
+
+// differs is the *RefusedError where an installed pack is another one than that which is to be put in its place. An empty identity
+// never matches.
+func differs(shown string, existing pack.Found, declared pack.Descriptor) error {
+	refuse, was := refuser(shown), existing.Descriptor
+	switch {
+	case existing.Err == nil && was.PackID != declared.PackID:
+		return refuse("pack_id mismatch: existing='%s', new='%s'", was.PackID, declared.PackID)
+	case was.PackIdentity == "" || was.PackIdentity != declared.PackIdentity:
+		return refuse("pack_identity mismatch: existing pack_identity='%s', new pack_identity='%s' (pack_id='%s'). To replace, manually remove the existing pack first.",
+			was.PackIdentity, declared.PackIdentity, declared.PackID)
+	}
+	return nil
 }
 
 // refuser makes refusals of one pack.

@@ -51,6 +51,10 @@ type Config struct {
 	Backups string // the folder of backups, made when it is missing
 	Lock    string // a file to lock, made when it is missing; not in Dir, which is watched
 	Keep    int    // backups of each pack, the newest; 0 keeps all
+
+	// Retired lists the packs whose uninstall has begun and not ended. Nothing is installed in their place, since it could not be
+	// approved before the uninstall has taken it away, too. An error hinders nothing: that is approval's to see to.
+	Retired func(context.Context) ([]string, error)
 }
 
 // Ecosystem is the folder of installed packs. It is safe for concurrent use, and for use by several processes.
@@ -59,7 +63,8 @@ type Ecosystem struct {
 	packs   pack.Cache // of the packs in root
 	backups *os.Root
 	lock    *os.File
-	keep    int           // see Config
+	keep    int // see Config, as are those of the same names
+	retired func(context.Context) ([]string, error)
 	inside  chan struct{} // holds one token; the lock among this process's goroutines
 	stages  *staging.Area
 	store   *store.Store
@@ -87,7 +92,7 @@ func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, l
 		return nil, fmt.Errorf("open ecosystem: %w", err)
 	}
 	return &Ecosystem{
-		root: root, backups: backups, lock: lock, keep: cfg.Keep, inside: make(chan struct{}, 1),
+		root: root, backups: backups, lock: lock, keep: cfg.Keep, retired: cfg.Retired, inside: make(chan struct{}, 1),
 		stages: stages, store: st, audit: trail, log: log, step: func(string) {},
 	}, nil
 }

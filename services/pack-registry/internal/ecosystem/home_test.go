@@ -1,6 +1,7 @@
 package ecosystem
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,6 +21,9 @@ type home struct {
 	eco    *Ecosystem
 	stages *staging.Area
 	store  *store.Store
+
+	retired []string // packs that are being uninstalled
+	unasked error    // why nobody can say
 }
 
 // newHome opens a home in dir, as a process does that starts there.
@@ -40,7 +44,8 @@ func newHome(t testing.TB, dir string) *home {
 	h.stages, err = staging.Open(h.path("user_data/pack_staging"), staging.Places{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, trail, log)
 	check(t, err)
 	t.Cleanup(func() { h.stages.Close() })
-	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock")}, h.stages, h.store, trail, log)
+	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
+		Retired: func(context.Context) ([]string, error) { return h.retired, h.unasked }}, h.stages, h.store, trail, log)
 	check(t, err)
 	t.Cleanup(func() { h.eco.Close() })
 	return h

@@ -37,6 +37,7 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	if _, _, ok := parseStamp(name); !ok {
 		return RolledBack{}, missing
 	}
+	retired := e.uninstalling(ctx)
 	release, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return RolledBack{}, err
@@ -57,9 +58,14 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	if declared.PackID != id {
 		return RolledBack{}, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
 	}
-	existing, err := e.replaced(string(id), declared)
+	existing, err := e.standing(string(id), id, retired)
 	if err != nil {
 		return RolledBack{}, err
+	}
+	if existing != nil {
+		if err := differs(string(id), *existing, declared); err != nil {
+			return RolledBack{}, err
+		}
 	}
 	op := begin()
 	op.Packs = append(op.Packs, step(op, id, from, existing))

@@ -44,10 +44,11 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	if err != nil {
 		return Inspected{}, err
 	}
+	retired := e.uninstalling(ctx)
 	defer payload.Close()
 	inspected := Inspected{Staging: st}
 	for _, p := range st.Packs {
-		one, err := e.inspectPack(ctx, st, p, payload)
+		one, err := e.inspectPack(ctx, st, p, payload, retired)
 		if errors.Is(err, fs.ErrNotExist) { // it has been applied or discarded meanwhile
 			return Inspected{}, staging.NotFound(stagingID).Because(err)
 		}
@@ -59,7 +60,7 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	return inspected, nil
 }
 
-func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.StagedPack, payload *os.Root) (InspectedPack, error) {
+func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.StagedPack, payload *os.Root, retired map[string]bool) (InspectedPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return InspectedPack{}, err
@@ -71,7 +72,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.S
 	if err != nil {
 		return InspectedPack{}, err
 	}
-	one.Replaces, err = e.judge(st, p, declared)
+	one.Replaces, err = e.judge(st, p, declared, retired)
 	if _, refused := errors.AsType[*RefusedError](err); refused || fault.Is(err, fault.KindConflict) {
 		one.Refused, err = message(err), nil
 	}

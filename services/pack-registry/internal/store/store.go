@@ -1,4 +1,4 @@
-// Package store keeps what pack-registry must not forget: stagings, the journal of apply, and uninstalls under way.
+// Package store keeps what pack-registry must not forget: stagings and the journal of apply.
 package store
 
 import (
@@ -210,34 +210,6 @@ func (s *Store) Operations(ctx context.Context) ([]Operation, error) {
 		}, `SELECT operation_id, staging_id, started_at, committed, packs FROM apply_operation ORDER BY started_at, operation_id`)
 	})
 	return all, wrap("list operations", err)
-}
-
-// BeginUninstall notes that a pack is being uninstalled, if it isn't noted already.
-func (s *Store) BeginUninstall(ctx context.Context, id pack.ID, now time.Time) error {
-	return wrap("begin uninstall", s.db.Tx(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO uninstall (pack_id, started_at) VALUES (?, ?) ON CONFLICT (pack_id) DO NOTHING`, string(id), now)
-		return err
-	}))
-}
-
-// Uninstalling says whether a pack's uninstall has begun and not ended.
-func (s *Store) Uninstalling(ctx context.Context, id pack.ID) (bool, error) {
-	err := s.db.View(ctx, func(tx *store.Tx) error {
-		var found string
-		return tx.QueryRow(`SELECT pack_id FROM uninstall WHERE pack_id = ?`, string(id)).Scan(&found)
-	})
-	if errors.Is(err, store.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, wrap("find uninstall", err)
-}
-
-// EndUninstall notes that nothing is left of a pack.
-func (s *Store) EndUninstall(ctx context.Context, id pack.ID) error {
-	return wrap("end uninstall", s.db.Tx(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`DELETE FROM uninstall WHERE pack_id = ?`, string(id))
-		return err
-	}))
 }
 
 func wrap(doing string, err error) error {

@@ -61,19 +61,6 @@ func TestStore(t *testing.T) {
 			t.Errorf("a used up staging: %v", err)
 		}
 		check(t, s.RemoveStaging(ctx, st.ID))
-
-		uninstalling := func(want bool) {
-			t.Helper()
-			if got, err := s.Uninstalling(ctx, "p"); err != nil || got != want {
-				t.Errorf("uninstalling is %v, %v", got, err)
-			}
-		}
-		uninstalling(false)
-		check(t, s.BeginUninstall(ctx, "p", now))
-		check(t, s.BeginUninstall(ctx, "p", now.Add(time.Hour)))
-		uninstalling(true)
-		check(t, s.EndUninstall(ctx, "p"))
-		uninstalling(false)
 	})
 }
 

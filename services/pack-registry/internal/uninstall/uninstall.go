@@ -15,15 +15,19 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // timeout bounds a whole uninstall; stopping a container takes the most of it.
 const timeout = 50 * time.Second
 
-// Owners are asked to forget a pack. All of it is idempotent.
+// ending bounds its last step, which is taken also where the caller has gone, or the time was over, meanwhile.
+const ending = 5 * time.Second
+
+// Owners are asked to forget a pack. All of it is idempotent. Approval is asked twice: Retire closes the pack's gate and keeps it
+// closed, whatever is done to the pack, until Remove.
 type Owners struct {
 	Approval interface {
+		Retire(ctx context.Context, packID string, installed bool) (known bool, err error)
 		Remove(ctx context.Context, packID string) (removed bool, err error)
 	}
 	Broker interface {
@@ -41,14 +45,15 @@ type Owners struct {
 type Uninstaller struct {
 	owners    Owners
 	ecosystem *ecosystem.Ecosystem
-	store     *store.Store
 	audit     *audit.Log
 	log       *slog.Logger
+
+	step func(string) // called between the steps of an uninstall; tests end the process there
 }
 
 // New makes an Uninstaller.
-func New(owners Owners, eco *ecosystem.Ecosystem, st *store.Store, trail *audit.Log, log *slog.Logger) *Uninstaller {
-	return &Uninstaller{owners, eco, st, trail, log}
+func New(owners Owners, eco *ecosystem.Ecosystem, trail *audit.Log, log *slog.Logger) *Uninstaller {
+	return &Uninstaller{owners, eco, trail, log, func(string) {}}
 }
 
 // Steps says which parts are done, now or before.
@@ -70,17 +75,26 @@ type Result struct {
 	Warnings []string `json:"warnings,omitzero"`
 }
 
-// Uninstall takes a pack out: first its gate is closed, so that nothing of it runs meanwhile, then container, grants and
-// environment go, then its files, of which a backup is kept. A part that fails keeps the files where they are, and the whole may
-// be repeated; then the error is a fault (503, or 409 where the operator has to mend something) that carries the Result. A pack
-// that nobody knows is 404 "Pack not found".
+// Uninstall takes a pack out: first approval retires it, so that nothing of it runs, is approved or is granted anything meanwhile;
+// then container, grants and environment go, then its files, of which a backup is kept; last approval forgets it. A part that fails
+// keeps what would follow, and the whole may be repeated, also where there is nothing left of the pack but that it is retired. Then
+// the error is a fault (503, or 409 where the operator has to mend something) that carries the Result. A pack that nobody knows is
+// 404 "Pack not found".
 func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	closed, err := u.begin(ctx, id)
+	installed, err := u.ecosystem.Has(id)
 	if err != nil {
 		return Result{}, err
 	}
+	known, err := u.owners.Approval.Retire(ctx, string(id), installed)
+	switch {
+	case err != nil && !installed: // nobody can say whether there is such a pack
+		return Result{}, err
+	case err == nil && !known:
+		return Result{}, fault.NotFound("Pack not found").With("pack_not_found")
+	}
+	u.step("retired")
 	result := Result{PackID: string(id), Errors: []string{}}
 	var problems []error
 	failed := func(step string, err error) {
@@ -88,53 +102,44 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 		problems = append(problems, err)
 		result.Errors = append(result.Errors, step+": "+fault.Of(err).Message)
 	}
-	if !closed {
-		if _, err := u.owners.Approval.Remove(ctx, string(id)); err != nil {
-			failed("approval_remove", err)
-		}
-	}
-	if len(problems) == 0 {
-		result.Steps.ApprovalRemove = true
+	if err != nil {
+		failed("approval_remove", err)
+	} else {
 		u.revoke(ctx, id, &result.Steps, failed)
 	}
 	if len(problems) == 0 {
+		u.step("revoked")
 		u.removeFiles(ctx, id, &result, failed)
 	}
-	result.Success = len(problems) == 0
 	// What was decided is written down even when the caller has gone.
 	ctx = context.WithoutCancel(ctx)
+	if len(problems) == 0 {
+		u.step("files removed")
+		// The entry comes first: after this last step nobody would come back to write it.
+		result.Success, result.Steps.ApprovalRemove = true, true
+		if err := u.audit.Write(ctx, entry(result)); err != nil {
+			return Result{}, err
+		}
+		u.step("audited")
+		err := u.end(ctx, id)
+		if err == nil {
+			return result, nil
+		}
+		result.Success, result.Steps.ApprovalRemove = false, false
+		failed("approval_remove", err)
+	}
 	if err := u.audit.Write(ctx, entry(result)); err != nil {
 		return Result{}, err
 	}
-	if !result.Success {
-		return Result{}, incomplete(result, problems)
-	}
-	return result, u.store.EndUninstall(ctx, id)
+	return Result{}, incomplete(result, problems)
 }
 
-// begin finds out whether there is anything to uninstall and notes that it has begun. closed says that approval has forgotten the
-// pack in the course of it.
-func (u *Uninstaller) begin(ctx context.Context, id pack.ID) (closed bool, err error) {
-	known, err := u.ecosystem.Has(id)
-	if err != nil {
-		return false, err
-	}
-	if !known {
-		if known, err = u.store.Uninstalling(ctx, id); err != nil {
-			return false, err
-		}
-	}
-	if !known {
-		// Its files may have been removed by hand.
-		if known, err = u.owners.Approval.Remove(ctx, string(id)); err != nil {
-			return false, err
-		}
-		closed = known
-	}
-	if !known {
-		return false, fault.NotFound("Pack not found").With("pack_not_found")
-	}
-	return closed, u.store.BeginUninstall(ctx, id, time.Now())
+// end has approval forget a pack of which nothing else is left.
+func (u *Uninstaller) end(ctx context.Context, id pack.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, ending)
+	defer cancel()
+	_, err := u.owners.Approval.Remove(ctx, string(id))
+	return err
 }
 
 // revoke has container, grants and environment removed, all at once.
@@ -166,11 +171,6 @@ func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Resul
 		return
 	}
 	result.Steps.FilesRemove = true
-	// As long as the files were there, approval may have seen a new pack in them.
-	if _, err := u.owners.Approval.Remove(ctx, string(id)); err != nil {
-		result.Steps.ApprovalRemove = false
-		failed("approval_remove", err)
-	}
 }
 
 func entry(result Result) audit.Entry {

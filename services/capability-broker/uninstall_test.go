@@ -1,0 +1,35 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/gate"
+)
+
+// While a pack is being uninstalled nothing is granted to it, or what an uninstall has taken would be there again when the same pack
+// is installed anew.
+func TestNoGrantDuringAnUninstall(t *testing.T) {
+	w := newWorld(t)
+	w.env["RUMI_DOCKER_SOCKET"] = filepath.Join(w.run, "none.sock")
+	w.start()
+	w.gate("p", "approved", "")
+	wish := map[string]any{"principal_id": "p", "permission_id": "test.echo"}
+	w.must("POST", "/api/capability/grants/grant", wish)
+	w.mu.Lock()
+	w.revision++
+	retired := gate.State{PackID: "p", Status: "error", Revision: w.revision, Retired: true}
+	w.mu.Unlock()
+	w.gates.Set(retired)
+	w.eventually("grants are refused", func() bool { return w.api("POST", "/api/capability/grants/grant", wish).code == 409 })
+	w.as("pack-registry", "DELETE", "/internal/packs/p", nil) // without Docker not all of it succeeds
+	if a := w.api("POST", "/api/capability/grants/grant", wish); a.code != 409 {
+		t.Errorf("grant after the revocation: %v", a)
+	}
+	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
+		t.Errorf("grants: %v", list)
+	}
+	w.gates.Remove("p")
+	w.gate("p", "approved", "") // installed anew
+	w.eventually("it can be granted again", func() bool { return w.api("POST", "/api/capability/grants/grant", wish).code == 200 })
+}
