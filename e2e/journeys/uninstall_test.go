@@ -89,3 +89,44 @@ func TestUninstallIncomplete(t *testing.T) {
 	a, err = suite.api.Delete(t.Context(), "/api/packs/"+id)
 	must(t, a, err)
 }
+
+// A pack whose ecosystem.json was spoilt is put right by a rollback, and waits for a decision.
+func TestRollbackOfASpoiltPack(t *testing.T) {
+	const id = "spoilt"
+	archive := filepath.Join(suite.home, "user_data/import/spoilt.zip")
+	if err := os.WriteFile(archive, plainPack(id).zip(t, id), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		staged := field(t, string(post(t, "/api/packs/import", map[string]any{"path": "user_data/import/spoilt.zip"}).Data), "staging_id")
+		post(t, "/api/packs/apply", map[string]any{"staging_id": staged})
+	}
+	post(t, "/api/packs/"+id+"/approve", nil)
+	// Both are the operator's doing: what is below ecosystem/ is theirs to edit.
+	descriptor := filepath.Join(suite.home, "ecosystem", id, "ecosystem.json")
+	if err := os.Remove(descriptor); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(descriptor, []byte("{"), 0o664); err != nil {
+		t.Fatal(err)
+	}
+	post(t, "/api/packs/scan", nil)
+	if s := status(t, id); s != "modified" {
+		t.Errorf("spoilt, it is %s", s)
+	}
+	var all struct {
+		Backups []struct {
+			Backup string `json:"backup"`
+		} `json:"backups"`
+	}
+	if err := get(t, "/api/packs/"+id+"/backups").Into(&all); err != nil || len(all.Backups) != 1 {
+		t.Fatalf("backups are %+v, %v", all, err)
+	}
+	post(t, "/api/packs/"+id+"/rollback", map[string]any{"backup": all.Backups[0].Backup})
+	if s := status(t, id); s != "modified" {
+		t.Errorf("rolled back, it is %s", s)
+	}
+	post(t, "/api/packs/"+id+"/approve", nil)
+	a, err := suite.api.Delete(t.Context(), "/api/packs/"+id)
+	must(t, a, err)
+}

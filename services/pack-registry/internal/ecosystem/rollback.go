@@ -20,7 +20,8 @@ type RolledBack struct {
 
 // Rollback installs a pack as it was when the named backup was made, links and all. What is installed is backed up first, and it
 // is as atomic as Apply. The name is one of Backups, whole; errors are faults, 404 "Backup not found: NAME" for another one, or a
-// *RefusedError where the installed pack is another one than the backup.
+// *RefusedError where the installed pack is another one than the backup. One whose descriptor can't be read, or has no identity, can
+// be rolled back.
 func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
@@ -62,7 +63,7 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	if err != nil {
 		return RolledBack{}, err
 	}
-	if existing != nil {
+	if existing != nil && !unidentified(*existing) {
 		if err := differs(string(id), *existing, declared); err != nil {
 			return RolledBack{}, err
 		}
@@ -74,4 +75,13 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 		return RolledBack{}, err
 	}
 	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
+}
+
+// unidentified says whether an installed pack is broken so that nobody can say any more which one it is: what a rollback is there to
+// mend. The name of the backup says what is wanted, and whatever is put back waits for a decision.
+func unidentified(existing pack.Found) bool {
+	if existing.Err != nil {
+		return true
+	}
+	return existing.Descriptor.PackIdentity == "" && existing.Descriptor.PackID == existing.ID
 }

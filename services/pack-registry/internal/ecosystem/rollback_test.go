@@ -117,7 +117,7 @@ func TestRollbackRefuses(t *testing.T) {
 		"declares another":  {descriptor("q", "i"), nil, good, "pack_id mismatch: existing='p', new='q'"},
 		"other identity":    {descriptor("p", "j"), nil, good, "pack_identity mismatch: existing pack_identity='i', new pack_identity='j' (pack_id='p')."},
 		"no identity":       {descriptor("p", ""), nil, good, "pack_identity mismatch: existing pack_identity='i', new pack_identity=''"},
-		"broken one there":  {descriptor("p", "i"), func(t *testing.T, h *home) { h.write(t, "ecosystem/p/ecosystem.json", "{") }, good, "pack_identity mismatch: existing pack_identity=''"},
+		"says another id":   {descriptor("p", "i"), func(t *testing.T, h *home) { h.write(t, "ecosystem/p/ecosystem.json", descriptor("q", "")) }, good, "pack_id mismatch: existing='q', new='p'"},
 		"no pack is in way": {descriptor("p", "i"), func(t *testing.T, h *home) { check(t, os.Remove(h.path("ecosystem/p/ecosystem.json"))) }, good, "ecosystem/p is in the way"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -146,6 +146,57 @@ func TestRollbackRefuses(t *testing.T) {
 				t.Errorf("lists %+v, %v", all, err)
 			}
 		})
+	}
+}
+
+// A pack that is broken so that nobody can say which one it is, is what rollbacks are there for. What lies there is kept.
+func TestRollbackOfABrokenPack(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, h *home, at string){
+		"no JSON":           func(t *testing.T, h *home, at string) { h.write(t, at, "{") },
+		"empty":             func(t *testing.T, h *home, at string) { h.write(t, at, "") },
+		"no id":             func(t *testing.T, h *home, at string) { h.write(t, at, `{"pack_identity": "i"}`) },
+		"no identity":       func(t *testing.T, h *home, at string) { h.write(t, at, `{"pack_id": "p"}`) },
+		"an empty identity": func(t *testing.T, h *home, at string) { h.write(t, at, descriptor("p", "")) },
+		"a duplicate key": func(t *testing.T, h *home, at string) {
+			h.write(t, at, `{"pack_id": "p", "pack_id": "p", "pack_identity": "i"}`)
+		},
+		"a wrong type": func(t *testing.T, h *home, at string) { h.write(t, at, `{"pack_id": "p", "pack_identity": 1}`) },
+		"too large":    func(t *testing.T, h *home, at string) { h.write(t, at, strings.Repeat(" ", 2<<20)) },
+		"a folder":     func(t *testing.T, h *home, at string) { check(t, os.Remove(h.path(at))); h.write(t, at+"/x", "") },
+		"a link": func(t *testing.T, h *home, at string) {
+			check(t, os.Remove(h.path(at)))
+			check(t, os.Symlink("x", h.path(at)))
+		},
+		"a link to nowhere": func(t *testing.T, h *home, at string) {
+			check(t, os.Remove(h.path(at)))
+			check(t, os.Symlink("nowhere", h.path(at)))
+		},
+	} {
+		for _, place := range []string{"ecosystem/p", "ecosystem/packs/p"} {
+			t.Run(name+" in "+place, func(t *testing.T) {
+				h := newHome(t, t.TempDir())
+				h.write(t, place+"/ecosystem.json", descriptor("p", "i"))
+				h.write(t, place+"/x", "")
+				good := h.files(t, place)
+				removed, err := h.eco.Remove(t.Context(), "p")
+				check(t, err)
+				h.write(t, place+"/ecosystem.json", descriptor("p", "i"))
+				h.write(t, place+"/mine", "1")
+				spoil(t, h, place+"/ecosystem.json")
+				broken := h.files(t, place)
+				rolled, err := h.eco.Rollback(t.Context(), "p", path.Base(removed.Backup))
+				check(t, err)
+				if got := h.files(t, "ecosystem/p"); !reflect.DeepEqual(got, good) {
+					t.Errorf("the pack is %v, want %v", got, good)
+				}
+				if got := h.files(t, rolled.Backup); !reflect.DeepEqual(got, broken) {
+					t.Errorf("what was there is kept as %v, want %v", got, broken)
+				}
+				if all, err := h.eco.Backups(t.Context(), "p"); err != nil || len(all) != 2 || all[0].Reason != ForRollback {
+					t.Errorf("backups are %+v, %v", all, err)
+				}
+			})
+		}
 	}
 }
 
