@@ -35,6 +35,9 @@ const (
 // ErrNone is in the error of ReadDescriptor for a folder that has no descriptor, so is no pack.
 var ErrNone = errors.New("no " + File)
 
+// Anonymous is what operators are told of a pack whose descriptor can be read and has no pack_identity, which contract.md requires.
+const Anonymous = "its " + File + " has no pack_identity: it can't be approved before it has"
+
 // Descriptor is what a pack says about itself. Nothing of it grants anything.
 type Descriptor struct {
 	PackID          ID             `json:"pack_id"`

@@ -141,5 +141,8 @@ func at(ecosystem *os.Root, place string, id ID) (Found, error) {
 	if found.Err == nil && found.Descriptor.PackID != id {
 		found.Warnings = append(found.Warnings, fmt.Sprintf("pack_id mismatch: the folder is %q, %s declares %q", id, File, found.Descriptor.PackID))
 	}
+	if found.Err == nil && found.Descriptor.PackIdentity == "" {
+		found.Warnings = append(found.Warnings, Anonymous)
+	}
 	return found, nil
 }

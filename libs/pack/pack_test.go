@@ -185,13 +185,14 @@ func TestReadDescriptor(t *testing.T) {
 
 func TestInstalled(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, "b/ecosystem.json", `{"pack_id": "b"}`)
-	write(t, dir, "a/backend/ecosystem.json", `{"pack_id": "a"}`)
-	write(t, dir, "other/ecosystem.json", `{"pack_id": "declared"}`)
+	write(t, dir, "b/ecosystem.json", `{"pack_id": "b", "pack_identity": "i"}`)
+	write(t, dir, "anonymous/ecosystem.json", `{"pack_id": "anonymous"}`)
+	write(t, dir, "a/backend/ecosystem.json", `{"pack_id": "a", "pack_identity": "i"}`)
+	write(t, dir, "other/ecosystem.json", `{"pack_id": "declared", "pack_identity": "i"}`)
 	write(t, dir, "broken/ecosystem.json", `{`)
 	write(t, dir, "no_pack/readme", "")
 	write(t, dir, ".hidden/ecosystem.json", `{"pack_id": "hidden"}`)
-	write(t, dir, "packs/old/ecosystem.json", `{"pack_id": "old"}`)
+	write(t, dir, "packs/old/ecosystem.json", `{"pack_id": "old", "pack_identity": "i"}`)
 	write(t, dir, "packs/b/ecosystem.json", `{"pack_id": "b"}`)
 	write(t, dir, "packs/ecosystem.json", `{"pack_id": "packs"}`)
 	if err := os.Symlink("a", filepath.Join(dir, "link")); err != nil {
@@ -215,7 +216,7 @@ func TestInstalled(t *testing.T) {
 			t.Errorf("Find(%s) = %+v, %v", f.ID, again, err)
 		}
 	}
-	want := []seen{{"a", "a", false, 0}, {"b", "b", false, 1}, {"broken", "broken", true, 0}, {"old", "packs/old", false, 1}, {"other", "other", false, 1}}
+	want := []seen{{"a", "a", false, 0}, {"anonymous", "anonymous", false, 1}, {"b", "b", false, 1}, {"broken", "broken", true, 0}, {"old", "packs/old", false, 1}, {"other", "other", false, 1}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}

@@ -204,3 +204,31 @@ func TestNothingIsInstalledDuringAnUninstall(t *testing.T) {
 		t.Errorf("apply after it: %+v", a)
 	}
 }
+
+// A pack without an identity can be taken in, as contract.md has it; that it can't be approved is said from the first on.
+func TestAPackWithoutIdentity(t *testing.T) {
+	s := start(t)
+	const text = "its ecosystem.json has no pack_identity: it can't be approved before it has"
+	archive := zipped(t, map[string]string{"main/ecosystem.json": `{"pack_id": "p"}`})
+	a := s.upload([3]string{"file", "p.zip", archive})
+	id, _ := a.Data["staging_id"].(string)
+	if meta, _ := a.Data["meta"].(map[string]any); a.Status != 200 || !reflect.DeepEqual(meta["warnings"], []any{"p: " + text}) {
+		t.Errorf("import: %+v", a)
+	}
+	a = s.call("GET", "/api/packs/staging/"+id, "")
+	if one := a.Data["packs"].([]any)[0].(map[string]any); !reflect.DeepEqual(one["warnings"], []any{text}) || !reflect.DeepEqual(one["apply"], map[string]any{"action": "new"}) {
+		t.Errorf("inspect: %+v", one)
+	}
+	for doing, a := range map[string]answer{
+		"apply": s.call("POST", "/api/packs/apply", `{"staging_id": "`+id+`"}`),
+		"scan":  s.call("POST", "/api/packs/scan", ""),
+	} {
+		if a.Status != 200 || !reflect.DeepEqual(a.Data["warnings"], []any{"p: " + text}) {
+			t.Errorf("%s: %+v", doing, a)
+		}
+	}
+	a = s.call("GET", "/api/packs/staging/"+s.stage("1"), "")
+	if one := a.Data["packs"].([]any)[0].(map[string]any); one["warnings"] != nil {
+		t.Errorf("one with an identity: %+v", one)
+	}
+}

@@ -75,6 +75,11 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error
 	if err != nil {
 		return Applied{}, err
 	}
+	for _, p := range st.Packs {
+		if p.Identity == "" {
+			warnings = append(warnings, p.Dir+": "+pack.Anonymous)
+		}
+	}
 	return Applied{PackIDs: ids(op), Backups: backupPaths(op), Warnings: warnings}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 func TestApply(t *testing.T) {
@@ -182,10 +183,10 @@ func TestRemove(t *testing.T) {
 
 func TestScan(t *testing.T) {
 	h := newHome(t, t.TempDir())
-	h.write(t, "ecosystem/b/ecosystem.json", descriptor("b", ""))
+	h.write(t, "ecosystem/b/ecosystem.json", descriptor("b", "i"))
 	h.write(t, "ecosystem/a/backend/ecosystem.json", descriptor("a", ""))
 	h.write(t, "ecosystem/broken/ecosystem.json", "{")
-	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", ""))
+	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", "i"))
 	h.write(t, "ecosystem/.rumi-old-x/ecosystem.json", descriptor("x", ""))
 	warnings, err := h.eco.Tidy(t.Context())
 	if err != nil || len(warnings) != 0 {
@@ -193,7 +194,7 @@ func TestScan(t *testing.T) {
 	}
 	found, err := h.eco.Scan()
 	check(t, err)
-	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 1 {
+	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 2 || found.Warnings[0] != "a: "+pack.Anonymous {
 		t.Errorf("got %+v", found)
 	}
 	if got := h.names(t, "ecosystem"); strings.Contains(got, ".rumi") {

@@ -74,6 +74,9 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	if err != nil {
 		return RolledBack{}, err
 	}
+	if declared.PackIdentity == "" {
+		warnings = append(warnings, pack.Anonymous)
+	}
 	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
@@ -45,6 +46,7 @@ type importMeta struct {
 	Actor     string       `json:"actor"`
 	Notes     string       `json:"notes"`
 	Packs     []importPack `json:"packs"`
+	Warnings  []string     `json:"warnings,omitzero"` // what will keep packs from being approved
 }
 
 type importPack struct {
@@ -75,6 +77,9 @@ func imported(st store.Staging) importResponse {
 	meta := importMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
 	for _, one := range st.Packs {
 		meta.Packs = append(meta.Packs, importPack{string(one.Declared), one.Identity, one.Version})
+		if one.Identity == "" {
+			meta.Warnings = append(meta.Warnings, one.Dir+": "+pack.Anonymous)
+		}
 	}
 	return importResponse{
 		Success: true, StagingID: st.ID, StagingDir: stagingDir(st.ID), InputType: st.InputType, SourcePath: st.SourcePath,

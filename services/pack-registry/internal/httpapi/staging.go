@@ -57,6 +57,7 @@ type stagedPack struct {
 	Descriptor pack.Descriptor `json:"descriptor"`
 	Files      []stagedFile    `json:"files"`
 	Apply      outcome         `json:"apply"`
+	Warnings   []string        `json:"warnings,omitzero"` // what will keep it from being approved
 }
 
 type stagedFile struct {
@@ -86,6 +87,9 @@ func (p Packs) inspectStaging(ctx context.Context, stagingID string) (stagingRes
 	files, bytes := 0, int64(0)
 	for i, one := range st.Details {
 		shown := stagedPack{PackID: st.Packs[i].Dir, Descriptor: one.Descriptor, Apply: outcomeOf(one)}
+		if one.Descriptor.PackIdentity == "" {
+			shown.Warnings = []string{pack.Anonymous}
+		}
 		for _, f := range one.Files {
 			shown.Files = append(shown.Files, stagedFile{f.Path, f.Size, fmt.Sprintf("%04o", f.Mode)})
 			files++
