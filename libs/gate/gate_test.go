@@ -263,6 +263,49 @@ func TestSnapshotOfTenThousandPacksFits(t *testing.T) {
 	}
 }
 
+// Who undoes what was let through by a gate as it was before waits for the news of its change.
+func TestCatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Open: true, Status: "approved", Revision: 1}})
+		v, w, _ := follow(t, p)
+		synctest.Wait()
+		if err := v.CatchUp(t.Context(), "a"); !fault.Is(err, fault.KindUnavailable) {
+			t.Errorf("nobody to ask: %v", err)
+		}
+		var decided State
+		var failed error
+		ask := asking(func(context.Context, string) (State, error) { return decided, failed })
+		v.ask.Store(&ask)
+		takes := func(want time.Duration, kind fault.Kind) {
+			t.Helper()
+			began := time.Now()
+			err := v.CatchUp(t.Context(), "a")
+			if took := time.Since(began); took < want || took > want+2*catchUpPoll || (err == nil) != (kind == 0) || err != nil && !fault.Is(err, kind) {
+				t.Errorf("%v after %v, want %v", err, took, want)
+			}
+		}
+		decided = State{PackID: "a", Open: true, Status: "approved", Revision: 1}
+		takes(0, 0)
+		decided = State{PackID: "a", Status: "error", Revision: 2, Retired: true}
+		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
+		takes(30*time.Millisecond, 0)
+		if s, _ := v.Get("a"); !s.Retired {
+			t.Errorf("it is %+v", s)
+		}
+		takes(0, 0)
+		decided.Revision = 3 // and the stream never says so
+		takes(catchUp, fault.KindUnavailable)
+		decided.Revision = 1 // the stream is ahead
+		takes(0, 0)
+		failed = errors.New("no route")
+		takes(0, fault.KindUnavailable)
+		failed = fault.NotFound("Pack not found")
+		go func() { time.Sleep(30 * time.Millisecond); p.Remove("a") }()
+		takes(30*time.Millisecond, 0)
+		w.set(true, false)
+	})
+}
+
 // Who acts on an answer sees what it said, though the stream tells it later; and nobody is let through but by the stream.
 func TestNowWaitsForWhatWasDecided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -103,6 +103,34 @@ func (v *View) Now(ctx context.Context, packID string) (s State, known bool) {
 	return s, known
 }
 
+// CatchUp returns once Get tells at least what approval has decided of a pack by now, so that nobody acts on what was before. Where
+// approval can't be asked, or the stream doesn't tell for a second, the error is a fault: 503.
+func (v *View) CatchUp(ctx context.Context, packID string) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	behind := fault.Unavailable("Can't tell what was decided about pack '%s': approval does not answer", packID)
+	ask := v.ask.Load()
+	if ask == nil {
+		return behind
+	}
+	decided, err := (*ask)(ctx, packID)
+	gone := fault.Is(err, fault.KindNotFound)
+	if err != nil && !gone {
+		return behind.Because(err)
+	}
+	for {
+		s, known := v.Get(packID)
+		if gone && !known || !gone && known && (s.Revision > decided.Revision || s == decided) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return behind
+		case <-time.After(catchUpPoll):
+		}
+	}
+}
+
 // All are the gates of all packs, as Get would tell them.
 func (v *View) All() []State {
 	fresh := v.Fresh()

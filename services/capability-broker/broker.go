@@ -257,10 +257,11 @@ func (b *broker) Remove(ctx context.Context, packID string) (api.Removal, error)
 	var done api.Removal
 	b.listeners.Remove(packID)
 	b.pool.End(func(ofPack, _, principal string) bool { return ofPack == packID || principal == packID })
+	behind := b.gates.CatchUp(ctx, packID) // from now on no grant is made to a retired pack
 	grants, grantsErr := b.grants.RemovePrincipal(ctx, packID)
 	trusted, trustErr := b.handlers.RemovePack(ctx, packID)
 	done.GrantsRemoved = grants > 0 || trusted
 	removed, running, containerErr := b.containers.Remove(ctx, packID)
 	done.ContainerRemoved, done.ContainerStopped = removed, running
-	return done, errors.Join(grantsErr, trustErr, b.logs.RemovePack(packID), containerErr)
+	return done, errors.Join(grantsErr, trustErr, b.logs.RemovePack(packID), containerErr, behind)
 }

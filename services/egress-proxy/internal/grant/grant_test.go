@@ -86,7 +86,8 @@ func (gates) All() []gate.State {
 	return []gate.State{{PackID: "p", Open: true, Status: "approved"}, {PackID: "q", Status: "pending"}, {PackID: "m", Status: "modified"}}
 }
 
-func (g gates) Fresh() bool { return !g.stale }
+func (g gates) Fresh() bool                         { return !g.stale }
+func (gates) CatchUp(context.Context, string) error { return nil }
 
 type entries struct {
 	list []audit.Entry

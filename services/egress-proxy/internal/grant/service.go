@@ -23,6 +23,7 @@ var errUnchanged = errors.New("unchanged")
 type Gates interface {
 	Get(packID string) (gate.State, bool)
 	Now(ctx context.Context, packID string) (gate.State, bool)
+	CatchUp(ctx context.Context, packID string) error
 	All() []gate.State
 	Fresh() bool
 }
@@ -115,8 +116,10 @@ func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bo
 	return revoked, err
 }
 
-// Remove takes the pack's grant and its record away. revoked says whether there was a grant in force.
+// Remove takes the pack's grant and its record away. revoked says whether there was a grant in force. What is taken stays away where
+// approval has retired the pack before: Grant knows that by the time. Where it may not the error is a fault, 503.
 func (s *Service) Remove(ctx context.Context, packID string) (revoked bool, err error) {
+	behind := s.gates.CatchUp(ctx, packID)
 	now := stamp()
 	err = s.change(ctx, packID, func(old *Grant) (*Grant, error) {
 		if old == nil {
@@ -127,7 +130,7 @@ func (s *Service) Remove(ctx context.Context, packID string) (revoked bool, err 
 		}
 		return nil, s.auditRevoke(ctx, packID, "pack removed")
 	})
-	return revoked, err
+	return revoked, errors.Join(err, behind)
 }
 
 func (s *Service) auditRevoke(ctx context.Context, packID, reason string) error {
