@@ -32,14 +32,14 @@ type Pending interface {
 // begin begins the first request and those behind it that have arrived whole, and answers them in order. It says whether
 // to go on.
 func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
-	pending := append(b.pending[:0], h.Begin(c.server.ctx, b.request))
+	pending := append(b.pending[:0], h.Begin(c.ctx, b.request))
 	for pending[len(pending)-1].Decided() && len(pending) < maxBegun && c.sound(in) {
 		request, err := AppendFrame(b.request[:0], in, c.server.limits.Request)
 		if err != nil {
 			return false
 		}
 		b.request = request
-		pending = append(pending, h.Begin(c.server.ctx, request))
+		pending = append(pending, h.Begin(c.ctx, request))
 	}
 	b.pending = pending
 	out := b.response[:0]

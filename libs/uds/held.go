@@ -31,8 +31,9 @@ func (c *conn) hold(n int) bool {
 	return true
 }
 
-// drop gives back what hold took.
+// drop gives back what the request and its answer held.
 func (c *conn) drop() {
+	c.room.drop()
 	if c.holds > 0 {
 		c.server.held.Release(int64(c.holds))
 		c.holds = 0

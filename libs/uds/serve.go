@@ -33,6 +33,7 @@ type Limits struct {
 	Request int           // longest request frame, in bytes; 1 MiB
 	Conns   int           // connections at once; 1024. Over it the connection idle for longest is closed
 	Held    int           // bytes of requests over 16 KiB at once, from their first byte to their answer; 16 MiB, 4 requests at least. Over it the next one waits
+	Answers int           // bytes of answers for which Room is taken at once; 32 MiB
 	Frame   time.Duration // from a frame's first byte to its last; 10 s
 	Write   time.Duration // a client must have read an answer within one to two of these; 30 s
 	Drain   time.Duration // how long running requests may still take when the socket is closed; 2 s
@@ -54,6 +55,9 @@ func (l Limits) withDefaults() Limits {
 		l.Held = 16 << 20
 	}
 	l.Held = max(l.Held, 4*l.Request)
+	if l.Answers == 0 {
+		l.Answers = 32 << 20
+	}
 	def(&l.Frame, 10*time.Second)
 	def(&l.Write, 30*time.Second)
 	def(&l.Drain, 2*time.Second)
@@ -95,6 +99,7 @@ type server struct {
 	open     context.Context // ends when no more requests are read
 	shut     context.CancelFunc
 	held     *semaphore.Weighted // bytes of Limits.Held
+	answers  *semaphore.Weighted // bytes of Limits.Answers
 	stopping atomic.Bool
 	turn     atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
 	waiting  atomic.Bool   // somebody waits in admit
@@ -111,6 +116,7 @@ func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server 
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.open, s.shut = context.WithCancel(s.ctx)
 	s.held = semaphore.NewWeighted(int64(s.limits.Held))
+	s.answers = semaphore.NewWeighted(int64(s.limits.Answers))
 	return s
 }
 
@@ -133,7 +139,8 @@ func (s *server) accept() error {
 			continue
 		}
 		delay = 0
-		c := &conn{server: s, UnixConn: uc}
+		c := &conn{server: s, UnixConn: uc, room: Room{of: s.answers, all: int64(s.limits.Answers)}}
+		c.ctx = context.WithValue(s.ctx, roomKey{}, &c.room)
 		c.used.Store(s.turn.Add(1))
 		if !s.admit(c) {
 			uc.Close()
@@ -231,8 +238,10 @@ type conn struct {
 	server     *server
 	state      atomic.Int32
 	used       atomic.Uint64
-	writeUntil time.Time // the write deadline in force
-	holds      int       // bytes of Limits.Held
+	writeUntil time.Time       // the write deadline in force
+	ctx        context.Context // of the handler, for requests of this connection
+	holds      int             // bytes of Limits.Held
+	room       Room
 	waits      atomic.Pointer[context.CancelFunc]
 }
 
@@ -309,7 +318,7 @@ func (c *conn) exchange(in *reader) bool {
 			return false
 		}
 	} else {
-		b.response = s.handler.Answer(s.ctx, request, append(b.response[:0], make([]byte, headerSize)...))
+		b.response = s.handler.Answer(c.ctx, request, append(b.response[:0], make([]byte, headerSize)...))
 		if !c.write(b.response) {
 			return false
 		}

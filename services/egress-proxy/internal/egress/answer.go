@@ -21,6 +21,9 @@ const bodyEncoding = "X-Proxy-Body-Encoding"
 func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
 	start := len(dst)
 	r.latency = time.Since(began)
+	if r.failure == nil && overflows(r.response.Body) {
+		r.failure = errTooLarge
+	}
 	if r.failure == nil {
 		dst = appendAnswer(dst, r)
 		if len(dst)-start > MaxResponse {
@@ -37,6 +40,23 @@ func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
 		dst = appendFailure(dst[:start], r)
 	}
 	return dst
+}
+
+// overflows says of a long body whether it alone is over the limit when it is quoted, which may make it six times as long.
+func overflows(body []byte) bool {
+	if len(body) <= MaxResponse/6 || !utf8.Valid(body) {
+		return false
+	}
+	n := len(body)
+	for _, c := range body {
+		switch {
+		case c == '"', c == '\\', c == '\b', c == '\f', c == '\n', c == '\r', c == '\t':
+			n++
+		case c < ' ':
+			n += 5
+		}
+	}
+	return n > MaxResponse
 }
 
 func appendAnswer(dst []byte, r *result) []byte {

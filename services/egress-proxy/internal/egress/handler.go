@@ -51,7 +51,10 @@ type result struct {
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-const keepBody = 64 << 10 // larger buffers are left to the garbage collector
+const (
+	keepBody    = 64 << 10 // larger buffers are left to the garbage collector
+	smallAnswer = 64 << 10 // bytes for which no room is taken: what any connection may cost
+)
 
 // Answer implements uds.Handler.
 func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
@@ -61,10 +64,12 @@ func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
 // exchange is a request under way; it implements uds.Pending.
 type exchange struct {
 	result
+	ctx     context.Context // of the request's connection
 	pack    *pack
 	began   time.Time
 	access  *access
 	target  *upstream.Target // of the first hop, as far as it could be told without waiting
+	roomy   bool             // room was taken for the answer
 	written func() error     // waits for the entries of what was refused at once; nil for what was not
 }
 
@@ -74,7 +79,7 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	k := h.pack(ctx)
 	e := exchanges.Get().(*exchange)
-	e.pack, e.began = k, time.Now()
+	e.pack, e.ctx, e.began = k, ctx, time.Now()
 	e.call, e.failure = parse(request)
 	e.place = e.call.url
 	if e.failure == nil {
@@ -109,12 +114,33 @@ func (e *exchange) finish(dst []byte) []byte {
 	}
 	body := bodies.Get().(*[]byte)
 	e.pack.run(e, *body)
+	start := len(dst)
 	dst = e.pack.conclude(&e.result, e.began, dst)
+	if e.roomy {
+		uds.RoomOf(e.ctx).Keep(len(dst) - start)
+	}
 	if e.response != nil && cap(e.response.Body) > cap(*body) && cap(e.response.Body) <= keepBody {
 		*body = e.response.Body[:0]
 	}
 	bodies.Put(body)
 	return dst
+}
+
+// Make implements upstream.Room. The response is in memory together with the answer that is made of it, in which a byte may take six,
+// and each field is there twice.
+func (e *exchange) Make(fields []upstream.Field, body int) error {
+	head := 0
+	for _, f := range fields {
+		head += len(f.Name) + len(f.Value)
+	}
+	need := head + body + min(12*head+6*body, MaxResponse)
+	if need <= smallAnswer {
+		return nil
+	}
+	e.roomy = true
+	ctx, cancel := context.WithDeadline(e.access.ctx, e.began.Add(e.call.total))
+	defer cancel()
+	return uds.RoomOf(e.ctx).Take(ctx, need)
 }
 
 // Refuse implements uds.Handler.
@@ -160,18 +186,23 @@ func (k *pack) run(r *exchange, buf []byte) {
 		r.sent += int64(len(body))
 		response, err := a.pool.Do(a.ctx, target, &upstream.Request{
 			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
-			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse,
+			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse, Room: r,
 		}, buf[:0])
-		<-k.slots
 		if err != nil {
+			<-k.slots
 			r.failure = k.upstreamFailure(err)
 			return
 		}
 		location := redirect(r.call.method, response)
 		if location == "" {
-			r.response = response
+			// A short body, too, may be a long answer.
+			if r.response = response; r.Make(response.Fields, len(response.Body)) != nil {
+				r.failure = k.late(a)
+			}
+			<-k.slots // not before: what has no room yet is bounded by these
 			return
 		}
+		<-k.slots
 		next, f := r.place.follow(location)
 		if r.hops++; r.hops > maxRedirects {
 			f = &failure{kind: "too_many_redirects", text: "Too many redirects: 4 > 3"}
@@ -199,6 +230,14 @@ func (k *pack) upstreamFailure(err error) *failure {
 	f := *upstreamFailure(err)
 	f.detail = err.Error()
 	return &f
+}
+
+// late is why a request is over that waited until its deadline or the end of the pack's access.
+func (k *pack) late(a *access) *failure {
+	if a.ctx.Err() != nil {
+		return k.ended()
+	}
+	return errTimeout
 }
 
 // enter waits for one of the pack's places at servers.

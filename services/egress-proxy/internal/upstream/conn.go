@@ -186,9 +186,9 @@ func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, 
 	case r.Method == "HEAD", h.status == 204, h.status == 304:
 		return buf, true, nil
 	case h.chunked:
-		body, err := readAll(buf, httputil.NewChunkedReader(c.in), -1, r.MaxBody)
+		body, err := readAll(buf, httputil.NewChunkedReader(c.in), -1, r, h.fields)
 		if err != nil {
-			if err != ErrTooLarge && !isNetwork(err) {
+			if err != ErrTooLarge && !isNetwork(err) && err != errNoRoom {
 				err = broken("Server sent an invalid chunk")
 			}
 			return nil, false, err
@@ -198,10 +198,10 @@ func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, 
 		if h.length > int64(r.MaxBody) {
 			return nil, false, ErrTooLarge
 		}
-		body, err := readAll(buf, c.in, int(h.length), r.MaxBody)
+		body, err := readAll(buf, c.in, int(h.length), r, h.fields)
 		return body, true, err
 	default:
-		body, err := readAll(buf, c.in, -1, r.MaxBody)
+		body, err := readAll(buf, c.in, -1, r, h.fields)
 		return body, false, err
 	}
 }
@@ -233,14 +233,20 @@ func (c *conn) skipTrailer() error {
 	return broken("Server's trailer is too long")
 }
 
-// readAll appends length bytes of r to buf, or all there are for -1. More than limit are ErrTooLarge.
-func readAll(buf []byte, r io.Reader, length, limit int) ([]byte, error) {
-	start := len(buf)
+// readAll appends length bytes of in to buf, or all there are for -1, as r bounds them; fields are those of the answer.
+func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) ([]byte, error) {
+	start, limit := len(buf), r.MaxBody
+	roomy := r.Room == nil
 	if length >= 0 {
 		for left := length; left > 0; {
 			n := min(left, max(firstBody, len(buf)-start)) // grown as it arrives: a length is only a claim
+			if !roomy && len(buf)-start+n > SmallBody {
+				if roomy = true; r.Room.Make(fields, length) != nil {
+					return nil, errNoRoom
+				}
+			}
 			buf = slices.Grow(buf, n)
-			m, err := io.ReadFull(r, buf[len(buf):len(buf)+n])
+			m, err := io.ReadFull(in, buf[len(buf):len(buf)+n])
 			buf, left = buf[:len(buf)+m], left-m
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
@@ -252,8 +258,14 @@ func readAll(buf []byte, r io.Reader, length, limit int) ([]byte, error) {
 		return buf, nil
 	}
 	for {
-		buf = slices.Grow(buf, max(firstBody, (len(buf)-start)/4))
-		n, err := r.Read(buf[len(buf):min(cap(buf), start+limit+1)])
+		n := max(firstBody, (len(buf)-start)/4)
+		if !roomy && len(buf)-start+n > SmallBody {
+			if roomy = true; r.Room.Make(fields, limit) != nil {
+				return nil, errNoRoom
+			}
+		}
+		buf = slices.Grow(buf, n)
+		n, err := in.Read(buf[len(buf):min(cap(buf), start+limit+1)])
 		buf = buf[:len(buf)+n]
 		if len(buf)-start > limit {
 			return nil, ErrTooLarge

@@ -261,7 +261,7 @@ func receiveShared(answer *http.Response, r *Request, buf []byte, wire *Allowanc
 	case answer.ContentLength > int64(r.MaxBody):
 		return nil, ErrTooLarge
 	}
-	body, err := readAll(buf, granted{answer.Body, wire}, int(answer.ContentLength), r.MaxBody)
+	body, err := readAll(buf, granted{answer.Body, wire}, int(answer.ContentLength), r, response.Fields)
 	if err != nil {
 		return nil, err
 	}

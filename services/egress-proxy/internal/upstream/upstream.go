@@ -44,7 +44,20 @@ type Request struct {
 	Deadline time.Time     // of the whole exchange
 	Connect  time.Duration // for a connection to be made, handshake included; 0 for no bound but the deadline
 	MaxBody  int           // longest body of an answer, in bytes; none is read of an answer to HEAD
+	Room     Room          // asked before a body over SmallBody is read; nil for no bound
 }
+
+// SmallBody is the longest body that is read without asking for room.
+const SmallBody = 64 << 10
+
+// Room is memory for answers.
+type Room interface {
+	// Make waits until there is room for an answer with such fields and so long a body, until the request's deadline at most.
+	Make(fields []Field, body int) error
+}
+
+// errNoRoom is a body for which there was no room before the request's deadline.
+var errNoRoom = &Error{Kind: KindTimeout, Text: "Request timed out"}
 
 // Response is an answer. Body lies in the buffer that Do was given, or in a larger one.
 type Response struct {

@@ -1,0 +1,106 @@
+package egress
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// A pack that asks for much over many connections and reads none of it has its own further answers wait, and the process hold little.
+func TestUnreadAnswersHoldLittle(t *testing.T) {
+	const clients = 40
+	field, letters, octets, zeros := strings.Repeat("x", 60<<10), bytes.Repeat([]byte("x"), 3<<20), bytes.Repeat([]byte{0xff}, 3<<19), make([]byte, 3<<20)
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for _, test := range []struct {
+		name   string
+		serve  http.HandlerFunc
+		length int // of the body that the pack gets, -1 for a failure
+	}{
+		{"long bodies", func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Length", fmt.Sprint(3<<20))
+			rw.Write(letters)
+		}, 3 << 20},
+		{"long bodies of unknown length", func(rw http.ResponseWriter, _ *http.Request) {
+			rw.(http.Flusher).Flush()
+			rw.Write(octets)
+		}, 2 << 20},
+		{"bodies that quotes make long", func(rw http.ResponseWriter, _ *http.Request) { rw.Write(zeros[:600<<10]) }, 600 << 10},
+		{"bodies that quotes make too long", func(rw http.ResponseWriter, _ *http.Request) { rw.Write(zeros) }, -1},
+		{"long fields", func(rw http.ResponseWriter, _ *http.Request) {
+			for i := range 3 {
+				rw.Header().Set(fmt.Sprintf("X-Long-%d", i), field)
+			}
+		}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.site("big.example", "93.184.216.34", false, test.serve)
+			path, before := w.socket(), heap()
+			var conns []net.Conn
+			for range clients {
+				c, err := net.Dial("unix", path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(time.Minute))
+				if err := uds.WriteFrame(c, []byte(`{"url":"http://big.example/","timeout_seconds":60}`)); err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, c)
+			}
+			most := int64(0)
+			for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+				most = max(most, heap())
+			}
+			if most > before+96<<20 {
+				t.Errorf("%d answers that nobody reads hold %d MiB", clients, (most-before)>>20)
+			}
+			// Once they are read, all come.
+			var reading errgroup.Group
+			for i, c := range conns {
+				reading.Go(func() error {
+					defer c.Close()
+					data, err := uds.ReadFrame(c, MaxResponse)
+					if err != nil {
+						return fmt.Errorf("answer %d: %w", i, err)
+					}
+					got := decode(t, data)
+					if test.length < 0 && got.errorType() != "response_too_large" || test.length >= 0 && (got.Body == nil || len(*got.Body) != test.length) {
+						return fmt.Errorf("answer %d: %.200s", i, data)
+					}
+					return nil
+				})
+			}
+			if err := reading.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestOverflowsIsRight(t *testing.T) {
+	for _, unit := range []string{"x", "\x00", "\n", "\"", "\\", "\x1f", "é", "\u2028", "</script>", "\x7f"} {
+		for _, extra := range []int{-2, 0, 2} {
+			quoted := len(appendQuote(nil, unit)) - 2
+			body := []byte(strings.Repeat(unit, max(MaxResponse/quoted+extra, 0)))
+			if got, want := overflows(body), len(appendQuote(nil, body))-2 > MaxResponse; got != want {
+				t.Errorf("%q, %d: %v, want %v", unit, len(body), got, want)
+			}
+		}
+	}
+}
