@@ -35,6 +35,7 @@ var (
 	errDNS         = &failure{kind: "dns_error", text: "Name could not be resolved"}
 	errStreams     = &failure{kind: "rate_limited", text: "Too many requests under way", reason: "too_many_streams"}
 	errClientGone  = &failure{kind: "client_closed", text: "Client closed the connection"}
+	errBadBody     = &failure{kind: "protocol_error", text: "Request body is not well-formed"}
 	errInternal    = &failure{kind: "internal_error", text: "Internal error"}
 )
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -111,5 +112,43 @@ func TestHTTPAnswerWithoutEnd(t *testing.T) {
 	<-left
 	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// Whose fault it is that a body doesn't come to its end: who sends nonsense is told so, who leaves is not.
+func TestHTTPBodiesThatBreak(t *testing.T) {
+	w := newWorld(t)
+	read := func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
+	w.site("x.example", "93.184.216.34", false, read)
+	w.site2("y.example", "93.184.216.35", read)
+	path := w.socket()
+	for body, want := range map[string]string{
+		"3\r\nabc\r\nzz\r\nabc\r\n0\r\n\r\n":          "400 protocol_error Request body is not well-formed",
+		"3\r\nabcdef\r\n0\r\n\r\n":                    "400 protocol_error Request body is not well-formed",
+		"fffffffffffffffff\r\nabc\r\n":                "400 protocol_error Request body is not well-formed",
+		strings.Repeat("3", 10<<10) + "\r\nabc\r\n":   "400 protocol_error Request body is not well-formed",
+		"3\r\nabc\r\n0\r\nX-A: 1\r\nno field\r\n\r\n": "400 protocol_error Request body is not well-formed",
+		"3\r\nab":      "502 client_closed Client closed the connection",
+		"3\r\nabc\r\n": "502 client_closed Client closed the connection",
+	} {
+		for _, url := range []string{"http://x.example", "https://y.example"} {
+			c := dialSocket(t, path)
+			fmt.Fprintf(c, "POST %s/ HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n%s", url, strings.Split(url, "/")[2], body)
+			if strings.HasPrefix(want, "502") {
+				c.(*net.UnixConn).CloseWrite()
+			}
+			r, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Errorf("%.40q to %s: %v", body, url, err)
+				continue
+			}
+			f := readRefusal(t, r)
+			if got := fmt.Sprint(r.StatusCode, " ", f.ErrorType, " ", f.Error); got != want || !r.Close {
+				t.Errorf("%.40q to %s: %s, closes %v", body, url, got, r.Close)
+			}
+			if e := w.settled(1)[0]; e.Success || e.Details["error_type"] != f.ErrorType {
+				t.Errorf("%.40q to %s: %+v", body, url, e)
+			}
+		}
 	}
 }

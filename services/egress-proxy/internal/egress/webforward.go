@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -123,8 +125,10 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 			r.failure = c.pack.ended()
 		case body.overspent():
 			r.failure, c.closes = errBudget, true
-		case left, body.failed() != nil:
+		case left:
 			r.failure, c.closes = errClientGone, true
+		case body.failed() != nil:
+			r.failure, c.closes = clientFailure(body.failed()), true
 		default:
 			r.failure = c.pack.upstreamFailure(upstream.Failure(err))
 		}
@@ -175,6 +179,19 @@ func (u *upload) failed() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.err
+}
+
+// clientFailure is why a body can't be read: what is wrong with it, or that nobody sends it any more.
+func clientFailure(err error) *failure {
+	var op *net.OpError
+	var call *os.SyscallError
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.As(err, &op), errors.As(err, &call):
+		return errClientGone
+	}
+	f := *errBadBody
+	f.detail = err.Error()
+	return &f
 }
 
 // decline is refuse for a request whose body is still to come, or partly.
