@@ -68,16 +68,23 @@ func next(d *jsontext.Decoder, maxDepth int, n *int) (any, error) {
 	return nil, nil
 }
 
-// number keeps a number as it is written, if exact arithmetic can be done with it in no time.
+// number keeps a number as it is written, if exact arithmetic can be done with it in no time and it is the same number, nearly, to
+// handlers: where Python reads a float64, what is too large would be infinite there and what is too small zero, whatever was checked here.
 func number(s string) (any, error) {
-	exponent := 0
+	mantissa, exponent, written := s, 0, strings.ContainsAny(s, ".eE")
 	if i := strings.IndexAny(s, "eE"); i >= 0 {
 		var err error
 		if exponent, err = strconv.Atoi(s[i+1:]); err != nil {
 			exponent = maxExponent + 1
 		}
+		mantissa = s[:i]
 	}
-	if len(s) > maxNumber || exponent > maxExponent || exponent < -maxExponent {
+	far := len(s) > maxNumber || exponent > maxExponent || exponent < -maxExponent
+	if !far && written {
+		f, err := strconv.ParseFloat(s, 64)
+		far = err != nil || f == 0 && strings.ContainsAny(mantissa, "123456789")
+	}
+	if far {
 		return nil, errors.New("a number in it is too long or too far from 1")
 	}
 	return json.Number(s), nil

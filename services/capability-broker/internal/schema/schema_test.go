@@ -117,19 +117,22 @@ func TestHostileValues(t *testing.T) {
 	many := func(n int, item string) string { return `{"a":[` + strings.Repeat(item+",", n) + item + `]}` }
 	heavy := `{"properties":{"a":{"items":{"allOf":[` + strings.Repeat(`{"type":"string"},`, 300) + `true]}}}}`
 	for name, c := range map[string]struct{ schema, value, want string }{
-		"too many":      {`{}`, many(200_000, "0"), "too many"},
-		"too deep":      {`{}`, `{"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, "too deeply"},
-		"deeper still":  {`{}`, `{"a":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}`, "too deeply"},
-		"many checks":   {heavy, many(50_000, "0"), "too much in it to check"},
-		"huge exponent": {`{"properties":{"a":{"multipleOf":0.1}}}`, `{"a":1e999999}`, "a number"},
-		"tiny exponent": {`{"properties":{"a":{"maximum":1}}}`, `{"a":1e-999999}`, "a number"},
-		"no exponent":   {`{"properties":{"a":{"maximum":1}}}`, `{"a":1e99999999999999999999}`, "a number"},
-		"many digits":   {`{"properties":{"a":{"maximum":1}}}`, `{"a":0.` + strings.Repeat("1", 1<<20) + `}`, "a number"},
-		"heavy matches": {`{"properties":{"a":{"items":{"pattern":"(a?){200}a{200}"}}}}`, many(20_000, `"`+strings.Repeat("a", 100)+`"`), "too much in it to match"},
-		"inverted":      {`{"properties":{"a":{"items":{"not":{"pattern":"(b?){200}b{200}"}}}}}`, many(20_000, `"`+strings.Repeat("a", 100)+`"`), "too much in it to match"},
-		"long string":   {`{"properties":{"a":{"pattern":"^[a-z]+$"}}}`, `{"a":"` + strings.Repeat("a", 3<<20) + `"}`, ""},
-		"same hashes":   {`{"properties":{"a":{"uniqueItems":true}}}`, many(40_000, "[]"), "uniqueItems"},
-		"many names":    {`{"patternProperties":{"(a|b)*c$":{}},"additionalProperties":false}`, `{"` + strings.Repeat("ab", 1<<20) + `":1}`, "additionalProperties"},
+		"too many":       {`{}`, many(200_000, "0"), "too many"},
+		"too deep":       {`{}`, `{"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, "too deeply"},
+		"deeper still":   {`{}`, `{"a":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}`, "too deeply"},
+		"many checks":    {heavy, many(50_000, "0"), "too much in it to check"},
+		"huge exponent":  {`{"properties":{"a":{"multipleOf":0.1}}}`, `{"a":1e999999}`, "a number"},
+		"tiny exponent":  {`{"properties":{"a":{"maximum":1}}}`, `{"a":1e-999999}`, "a number"},
+		"minus infinity": {`{"properties":{"a":{"type":"integer","maximum":10}}}`, `{"a":-1e400}`, "a number"},
+		"infinity":       {`{"properties":{"a":{"type":"number"}}}`, `{"a":1.8e308}`, "a number"},
+		"nothing":        {`{"properties":{"a":{"exclusiveMinimum":0}}}`, `{"a":1e-390}`, "a number"},
+		"no exponent":    {`{"properties":{"a":{"maximum":1}}}`, `{"a":1e99999999999999999999}`, "a number"},
+		"many digits":    {`{"properties":{"a":{"maximum":1}}}`, `{"a":0.` + strings.Repeat("1", 1<<20) + `}`, "a number"},
+		"heavy matches":  {`{"properties":{"a":{"items":{"pattern":"(a?){200}a{200}"}}}}`, many(20_000, `"`+strings.Repeat("a", 100)+`"`), "too much in it to match"},
+		"inverted":       {`{"properties":{"a":{"items":{"not":{"pattern":"(b?){200}b{200}"}}}}}`, many(20_000, `"`+strings.Repeat("a", 100)+`"`), "too much in it to match"},
+		"long string":    {`{"properties":{"a":{"pattern":"^[a-z]+$"}}}`, `{"a":"` + strings.Repeat("a", 3<<20) + `"}`, ""},
+		"same hashes":    {`{"properties":{"a":{"uniqueItems":true}}}`, many(40_000, "[]"), "uniqueItems"},
+		"many names":     {`{"patternProperties":{"(a|b)*c$":{}},"additionalProperties":false}`, `{"` + strings.Repeat("ab", 1<<20) + `":1}`, "additionalProperties"},
 	} {
 		s, err := schema.Compile(jsontext.Value(c.schema))
 		if err != nil {
