@@ -122,7 +122,7 @@ func TestHTTP2IsShared(t *testing.T) {
 		}
 		mu.Lock()
 		waiting++
-		if most = max(most, waiting); waiting == 20 {
+		if most = max(most, waiting); waiting == 15 {
 			close(all)
 		}
 		mu.Unlock()
@@ -145,7 +145,7 @@ func TestHTTP2IsShared(t *testing.T) {
 	}
 	get(1, "https://x.example/")
 	var asking sync.WaitGroup
-	for range 20 {
+	for range 15 {
 		asking.Go(func() {
 			if r := w.ask("GET", "https://x.example/wait"); !r.Success {
 				t.Error(r.errorText())

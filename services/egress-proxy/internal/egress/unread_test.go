@@ -93,6 +93,43 @@ func TestUnreadAnswersHoldLittle(t *testing.T) {
 	}
 }
 
+// Answers that wait for room share a connection with those that have it, which must come to their end.
+func TestLongAnswersOverHTTP2InTurn(t *testing.T) {
+	w := newWorld(t)
+	letters := bytes.Repeat([]byte("x"), 1<<20)
+	w.site2("big.example", "93.184.216.34", func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/long" {
+			rw.Header().Set("Content-Length", fmt.Sprint(len(letters)))
+			rw.Write(letters)
+		}
+	})
+	path := w.socket()
+	if got := w.ask("GET", "https://big.example/"); !got.Success { // a connection for all
+		t.Fatal(got.errorText())
+	}
+	var asking errgroup.Group
+	for i := range maxInFlight {
+		c := dialSocket(t, path)
+		c.SetDeadline(time.Now().Add(2 * time.Minute))
+		asking.Go(func() error {
+			if err := uds.WriteFrame(c, []byte(`{"url":"https://big.example/long","timeout_seconds":120}`)); err != nil {
+				return err
+			}
+			data, err := uds.ReadFrame(c, MaxResponse)
+			if err != nil {
+				return fmt.Errorf("answer %d: %w", i, err)
+			}
+			if got := decode(t, data); got.Body == nil || len(*got.Body) != len(letters) {
+				return fmt.Errorf("answer %d: %.200s", i, data)
+			}
+			return nil
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOverflowsIsRight(t *testing.T) {
 	for _, unit := range []string{"x", "\x00", "\n", "\"", "\\", "\x1f", "é", "\u2028", "</script>", "\x7f"} {
 		for _, extra := range []int{-2, 0, 2} {

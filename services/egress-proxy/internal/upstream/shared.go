@@ -25,6 +25,7 @@ import (
 const (
 	maxShared   = 64        // connections of one pool
 	streamAhead = 256 << 10 // bytes of an answer that a server may send before they are read
+	connAhead   = 4<<20 - 1 // the same of all answers of a connection; net/http knows no more
 	resting     = 512 << 10 // bytes a minute that a server may send unasked: settings, pings, what was under way
 
 	// Overhead is what a server may need beside an answer's body, in bytes: its head, its frames, and what it sends before
@@ -32,6 +33,10 @@ const (
 	Overhead = 1 << 20
 	// FrameRatio is how many bytes may come for each byte of a body: a server that streams text may send it letter by letter.
 	FrameRatio = 32
+
+	// maxTogether is how many exchanges share a connection: so few that answers which wait for Request.Room, unread, don't keep
+	// the server from sending those that have it, and give it back when they are whole.
+	maxTogether = connAhead / streamAhead
 
 	hoard       = 256 << 20 // bytes that may be granted ahead
 	pingAfter   = 15 * time.Second
@@ -117,7 +122,7 @@ func newTransport() *http.Transport {
 		},
 		DisableCompression: true, MaxResponseHeaderBytes: maxHead, Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream: streamAhead, MaxReceiveBufferPerConnection: 4<<20 - 1,
+			MaxReceiveBufferPerStream: streamAhead, MaxReceiveBufferPerConnection: connAhead,
 			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeStalls,
 		},
 	}
@@ -139,7 +144,7 @@ func (c *Config) share(ctx context.Context, conn *tls.Conn, wire *Allowance) (*s
 
 // join makes an exchange one of the connection's, where it takes another one. The pool's mutex must be held.
 func (s *shared) join() bool {
-	if s.spent || s.cc.Reserve() != nil {
+	if s.spent || s.users >= maxTogether || s.cc.Reserve() != nil {
 		return false
 	}
 	s.used++
