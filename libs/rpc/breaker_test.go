@@ -3,7 +3,9 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,18 +15,30 @@ import (
 
 // An instance that answers a caller's request as mode says.
 type instance struct {
-	mode   string // answers, refuses, hangs
-	called int
+	mode   string // answers, refuses, hangs, works (for an hour), has a bad caller (whose body fails), has one that panics
+	called atomic.Int32
 }
 
+// badBody fails as the gateway's uploads do.
+type badBody struct{ error }
+
+func (badBody) Is(target error) bool { return target == context.Canceled }
+
 func (i *instance) exchange(ctx context.Context, _ any) (any, error) {
-	i.called++
+	i.called.Add(1)
 	switch i.mode {
 	case "answers":
 		return "answer", nil
 	case "hangs":
 		<-ctx.Done()
 		return nil, ctx.Err()
+	case "works":
+		time.Sleep(time.Hour)
+		return "answer", nil
+	case "has a bad caller":
+		return nil, fmt.Errorf("send request: %w", badBody{errors.New("malformed chunk")})
+	case "has one that panics":
+		panic("caller")
 	default:
 		return nil, errors.New("connection refused")
 	}
@@ -90,9 +104,9 @@ func TestBreaker(t *testing.T) {
 				t.Fatal("called a dead instance")
 			}
 		}
-		i.called = 0
-		if err := within(CallTimeout, call); err == nil || i.called > 0 {
-			t.Errorf("called %d times: %v", i.called, err)
+		i.called.Store(0)
+		if err := within(CallTimeout, call); err == nil || i.called.Load() > 0 {
+			t.Errorf("called %d times: %v", i.called.Load(), err)
 		}
 	})
 	run("who gives up proves nothing when one is tried again", func(t *testing.T, i *instance, call endpoint.Endpoint) {
@@ -104,10 +118,10 @@ func TestBreaker(t *testing.T) {
 		for range 3 {
 			_ = gone(call)
 		}
-		i.called = 0
+		i.called.Store(0)
 		_ = within(CallTimeout, call)
-		if _ = within(CallTimeout, call); i.called != 1 {
-			t.Errorf("called %d times, not once", i.called)
+		if _ = within(CallTimeout, call); i.called.Load() != 1 {
+			t.Errorf("called %d times, not once", i.called.Load())
 		}
 		time.Sleep(breakerCooldown + time.Millisecond)
 		i.mode = "answers"
@@ -115,6 +129,79 @@ func TestBreaker(t *testing.T) {
 			if err := within(CallTimeout, call); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+	run("nor do those whose requests can't be read", func(t *testing.T, i *instance, call endpoint.Endpoint) {
+		i.mode = "has a bad caller"
+		for range 2 * breakerThreshold {
+			if err := within(CallTimeout, call); !errors.As(err, new(badBody)) {
+				t.Fatal(err)
+			}
+		}
+		i.mode = "answers"
+		if err := within(CallTimeout, call); err != nil {
+			t.Error(err)
+		}
+	})
+	// reopened is the moment at which an instance that was dead is tried again.
+	reopened := func(i *instance, call endpoint.Endpoint) {
+		i.mode = "refuses"
+		for range breakerThreshold {
+			_ = within(CallTimeout, call)
+		}
+		time.Sleep(breakerCooldown + time.Millisecond)
+		i.called.Store(0)
+	}
+	run("a call that takes its time is no reason for others to wait", func(t *testing.T, i *instance, call endpoint.Endpoint) {
+		reopened(i, call)
+		i.mode = "works"
+		go func() { _ = within(2*time.Hour, call) }()
+		synctest.Wait()
+		time.Sleep(patience + time.Millisecond)
+		i.mode = "answers"
+		for range 2 {
+			if err := within(CallTimeout, call); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(2 * time.Hour) // what the slow one says now is nothing new
+		if err := within(CallTimeout, call); err != nil {
+			t.Error(err)
+		}
+	})
+	run("few are tried on one that hangs still", func(t *testing.T, i *instance, call endpoint.Endpoint) {
+		reopened(i, call)
+		i.mode = "hangs"
+		const lasts = time.Minute
+		for began := time.Now(); time.Since(began) < lasts; time.Sleep(10 * time.Millisecond) {
+			go func() { _ = within(CallTimeout, call) }()
+		}
+		synctest.Wait()
+		if most := int32(lasts/patience) + 1; i.called.Load() > most {
+			t.Errorf("called %d times in %v, want %d at most", i.called.Load(), lasts, most)
+		}
+		time.Sleep(CallTimeout)
+		i.mode = "answers"
+		if err := within(CallTimeout, call); err != nil {
+			t.Error(err)
+		}
+	})
+	run("who panics is not waited for", func(t *testing.T, i *instance, call endpoint.Endpoint) {
+		reopened(i, call)
+		i.mode = "has one that panics"
+		for range 2 {
+			func() {
+				defer func() {
+					if p := recover(); p != "caller" {
+						t.Errorf("panicked with %v", p)
+					}
+				}()
+				_ = within(CallTimeout, call)
+			}()
+		}
+		i.mode = "answers"
+		if err := within(CallTimeout, call); err != nil {
+			t.Error(err)
 		}
 	})
 }

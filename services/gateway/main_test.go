@@ -357,6 +357,13 @@ func TestUploads(t *testing.T) {
 	if got := w.do(t, "DELETE", "/api/packs/x", nil, nil); got.status != 200 {
 		t.Errorf("clients' broken uploads closed the way to the owner: %d %s", got.status, got.raw)
 	}
+	for range 6 { // from clients that stay, so that only the body says whose fault it was
+		garbled := append(head("POST /api/packs/import", "Content-Type: multipart/form-data; boundary=x", "Transfer-Encoding: chunked"), "no chunk\r\n"...)
+		wantFailure(t, w.raw(t, "POST", garbled), 400, "Request body could not be read")
+	}
+	if got := w.do(t, "DELETE", "/api/packs/x", nil, nil); got.status != 200 {
+		t.Errorf("clients' garbled uploads closed the way to the owner: %d %s", got.status, got.raw)
+	}
 }
 
 // breakOff sends an upload that ends too early.
