@@ -3,9 +3,11 @@ package rpc
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/rumi-ai/rumi/libs/identity"
@@ -17,6 +19,7 @@ const (
 	record   = 16 << 10
 	bulkSize = 8 * record
 	overhead = 22 // of a record: its header, type and tag (RFC 8446, section 5.2)
+	header   = 5  // of these, the last two the length of what follows
 )
 
 // bulkBuffer holds so many records.
@@ -32,6 +35,8 @@ type bulkConn struct {
 	// Of the one goroutine that reads (crypto/tls sees to that).
 	ahead    *bulkBuffer // nil as long as little comes
 	from, to int         // what of it is read and not taken
+	records  framing     // of what was taken
+	dry      bool        // nothing is to be had from below
 
 	mu   sync.Mutex
 	held []byte // records that wait; nil where they needn't
@@ -39,7 +44,16 @@ type bulkConn struct {
 
 // Read implements net.Conn.
 func (c *bulkConn) Read(p []byte) (int, error) {
+	n, err := c.take(p)
+	c.records.follow(p[:n])
+	return n, err
+}
+
+func (c *bulkConn) take(p []byte) (int, error) {
 	if c.from == c.to {
+		if c.dry {
+			return 0, os.ErrDeadlineExceeded // crypto/tls goes on after it
+		}
 		if c.ahead == nil {
 			n, err := c.Conn.Read(p)
 			if n == len(p) && n >= record {
@@ -60,6 +74,31 @@ func (c *bulkConn) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// framing knows where in a record a stream of them is.
+type framing struct {
+	begun [header]byte // of the record's header
+	have  int          // of these bytes
+	rest  int          // bytes that are still to come of the record
+}
+
+func (f *framing) follow(p []byte) {
+	for len(p) > 0 {
+		if f.rest > 0 {
+			n := min(f.rest, len(p))
+			f.rest, p = f.rest-n, p[n:]
+			continue
+		}
+		n := copy(f.begun[f.have:], p)
+		f.have, p = f.have+n, p[n:]
+		if f.have == header {
+			f.have, f.rest = 0, int(f.begun[header-2])<<8|int(f.begun[header-1])
+		}
+	}
+}
+
+// between says whether the stream is at the end of a record.
+func (f *framing) between() bool { return f.have == 0 && f.rest == 0 }
 
 // Write implements net.Conn.
 func (c *bulkConn) Write(p []byte) (int, error) {
@@ -108,6 +147,16 @@ type peerConn struct {
 	below *bulkConn
 }
 
+// spent says whether all that was received has been read: crypto/tls keeps records that came along with the one that was asked for.
+// It is for who would read otherwise.
+func (c *peerConn) spent() bool {
+	c.below.dry = true
+	defer func() { c.below.dry = false }()
+	var one [1]byte
+	_, err := c.Conn.Read(one[:])
+	return errors.Is(err, os.ErrDeadlineExceeded) && c.below.records.between()
+}
+
 // ReadFrom implements io.ReaderFrom, by which http.Transport sends a body.
 func (c *peerConn) ReadFrom(r io.Reader) (sent int64, err error) {
 	buffer, records := bulkBuffers.Get().(*bulkBuffer), bulkBuffers.Get().(*bulkBuffer)
@@ -136,7 +185,7 @@ func (c *peerConn) ReadFrom(r io.Reader) (sent int64, err error) {
 }
 
 // secure makes an open connection one to the service that cfg names, or closes it.
-func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (net.Conn, error) {
+func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*peerConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	below := &bulkConn{Conn: raw}

@@ -124,7 +124,7 @@ func TestRecordsGoTogether(t *testing.T) {
 	below.writes = nil
 	data := make([]byte, 256<<10)
 	rand.Read(data)
-	if n, err := conn.(io.ReaderFrom).ReadFrom(bytes.NewReader(data)); n != int64(len(data)) || err != nil {
+	if n, err := conn.ReadFrom(bytes.NewReader(data)); n != int64(len(data)) || err != nil {
 		t.Fatal(n, err)
 	}
 	if len(below.writes) != 2 { // of eight records each

@@ -39,14 +39,14 @@ type direct struct {
 
 // directConn is a connection. It is used by one request at a time.
 type directConn struct {
-	net.Conn // with TLS
-	raw      net.Conn
-	probe    syscall.RawConn // of raw
-	in       *bufio.Reader
-	out      *bufio.Writer
-	left     int       // how many bytes of a header may still come; negative while a body is read
-	used     bool      // an answer was read from it
-	since    time.Time // when it became idle
+	*peerConn
+	raw   net.Conn
+	probe syscall.RawConn // of raw
+	in    *bufio.Reader
+	out   *bufio.Writer
+	left  int       // how many bytes of a header may still come; negative while a body is read
+	used  bool      // an answer was read from it
+	since time.Time // when it became idle
 }
 
 // Read counts what header there is.
@@ -54,7 +54,7 @@ func (c *directConn) Read(p []byte) (int, error) {
 	if c.left == 0 {
 		return 0, fmt.Errorf("header is longer than %d bytes", maxHeader)
 	}
-	n, err := c.Conn.Read(p)
+	n, err := c.peerConn.Read(p)
 	if c.left > 0 {
 		c.left = max(0, c.left-n)
 	}
@@ -162,9 +162,12 @@ func (d *direct) get(ctx context.Context) (*directConn, error) {
 	}
 }
 
-// quiet says whether nothing has come over an idle connection: neither its end nor anything else, which could only be
-// what comes before its end.
+// quiet says whether nothing has come over an idle connection: neither its end nor anything else, which is what comes before its
+// end or what a broken peer sent after its answer; the next request would take that for its own.
 func (c *directConn) quiet() bool {
+	if !c.spent() {
+		return false
+	}
 	quiet := false
 	err := c.probe.Read(func(fd uintptr) bool {
 		var one [1]byte
@@ -198,7 +201,7 @@ func (d *direct) connect(ctx context.Context) (*directConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &directConn{Conn: secured, raw: dialed, probe: probe}
+	c := &directConn{peerConn: secured, raw: dialed, probe: probe}
 	c.in, c.out = bufio.NewReaderSize(c, connBuffer), bufio.NewWriterSize(secured, connBuffer)
 	return c, nil
 }

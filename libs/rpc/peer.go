@@ -53,7 +53,11 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			if err != nil {
 				return nil, err
 			}
-			return secure(ctx, conn, secured)
+			peer, err := secure(ctx, conn, secured)
+			if err != nil {
+				return nil, err
+			}
+			return peer, nil
 		},
 		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       idleTimeout,

@@ -1,0 +1,126 @@
+package rpc_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// joining is a connection whose writes may be made one.
+type joining struct {
+	net.Conn
+	held *bytes.Buffer // nil where they are not
+}
+
+func (c *joining) Write(p []byte) (int, error) {
+	if c.held != nil {
+		return c.held.Write(p)
+	}
+	return c.Conn.Write(p)
+}
+
+// broken serves as "approval", and not as the library would: what answer gives for the request with that number on its connection is sent
+// as it is, each piece in a record of its own and all records in one write.
+func (w *world) broken(answer func(n int, r *http.Request) []string) string {
+	w.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { l.Close() })
+	cfg := w.config("approval").Identity.Server()
+	serve := func(raw net.Conn) {
+		defer raw.Close()
+		below := &joining{Conn: raw}
+		conn := tls.Server(below, cfg)
+		in := bufio.NewReader(conn)
+		for n := 0; ; n++ {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			below.held = new(bytes.Buffer)
+			for _, piece := range answer(n, r) {
+				_, _ = io.WriteString(conn, piece)
+			}
+			all := below.held.Bytes()
+			if below.held = nil; len(all) == 0 {
+				return
+			}
+			if _, err := raw.Write(all); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			raw, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(raw)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func answered(n int) string {
+	body := fmt.Sprintf(`{"success":true,"data":{"n":%d},"error":null}`, n)
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// What comes after an answer is nobody's answer.
+func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
+	w := newWorld(t)
+	stray := answered(666)
+	for name, c := range map[string]struct {
+		method string
+		pieces []string
+	}{
+		"a second answer":                  {"GET", []string{answered(1), stray}},
+		"in the same record":               {"GET", []string{answered(1) + stray}},
+		"half of one":                      {"GET", []string{answered(1), stray[:10]}},
+		"one after a body in chunks":       {"GET", []string{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", stray}},
+		"a body of a HEAD":                 {"HEAD", []string{"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", stray}},
+		"one of a 204":                     {"GET", []string{"HTTP/1.1 204 No Content\r\nContent-Length: 100\r\n\r\n", stray}},
+		"one of a 304":                     {"GET", []string{"HTTP/1.1 304 Not Modified\r\n\r\n", stray}},
+		"more than the length":             {"GET", []string{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", stray}},
+		"one after an answer without body": {"GET", []string{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", stray}},
+		"many":                             {"GET", append([]string{answered(1)}, strings.SplitAfter(strings.Repeat(stray, 500), "}}")...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			peer := w.peer("gateway", w.broken(func(n int, r *http.Request) []string {
+				if r.URL.Path == "/own" {
+					return []string{answered(7)}
+				}
+				return c.pieces
+			}))
+			for range 3 {
+				r, err := http.NewRequestWithContext(t.Context(), c.method, "https://approval/odd", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				response, err := peer.RoundTrip(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				for range 2 {
+					if got, err := rpc.Call[number](t.Context(), peer, "POST", "/own", number{7}); err != nil || got.N != 7 {
+						t.Errorf("answered %d, %v", got.N, err)
+					}
+				}
+			}
+		})
+	}
+}
