@@ -3,13 +3,17 @@ package rpc_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
@@ -122,5 +126,106 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An answer that isn't one of a success is no success, whatever its status.
+func TestNonsenseIsNoSuccess(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		status, body, want string // of the error
+	}{
+		{"200 OK", `{}`, "status 200 without success"},
+		{"200 OK", `{"success":false,"data":{"n":1},"error":null}`, "status 200 without success"},
+		{"200 OK", `{"success":false,"data":null,"error":"Broken"}`, "status 200 without success"},
+		{"200 OK", `{"success":true,"data":[],"error":null}`, "unmarshal JSON array"},
+		{"200 OK", `{"success":true,"data":{"n":1},"error":null}{}`, "read answer"},
+		{"200 OK", `null`, "status 200 without success"},
+		{"200 OK", ``, "read answer"},
+		{"204 No Content", ``, "read answer"},
+		{"302 Found", ``, "status 302 without a readable answer"},
+		{"400 Bad Request", `{"success":false}`, "status 400 without a readable answer"},
+		{"500 Oh", `<html>`, "status 500 without a readable answer"},
+		{"599 Oh", `{"success":true,"data":{"n":1},"error":null}`, "status 599 without a readable answer"},
+		{"999 Oh", `{"success":true,"data":{"n":1},"error":null}`, "status 999 without a readable answer"},
+	} {
+		peer := w.peer("gateway", w.broken(func(int, *http.Request) []string {
+			return []string{fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", c.status, len(c.body), c.body)}
+		}))
+		got, err := rpc.Call[number](t.Context(), peer, "GET", "/x", nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "%!") {
+			t.Errorf("%s %s: %v, %v", c.status, c.body, got, err)
+		}
+	}
+}
+
+// noted is a body that knows whether it was closed.
+type noted struct {
+	io.Reader
+	closed atomic.Bool
+}
+
+func (n *noted) Close() error { n.closed.Store(true); return nil }
+
+// A body is closed however the call ends: who writes to its other end would wait for ever.
+func TestBodiesAreClosed(t *testing.T) {
+	w := newWorld(t)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	dead := w.peer("gateway", l.Addr().String())
+	for name, c := range map[string]struct {
+		ctx   context.Context
+		peer  *rpc.Peer
+		calls int
+	}{
+		"a dead one, and a breaker": {t.Context(), dead, 7},
+		"nobody waits":              {over, w.peer("gateway", w.broken(func(int, *http.Request) []string { return []string{answered(1)} })), 1},
+		"an answer":                 {t.Context(), w.peer("gateway", w.broken(func(int, *http.Request) []string { return []string{answered(1)} })), 1},
+	} {
+		for i := range c.calls {
+			body := &noted{Reader: strings.NewReader("{}")}
+			_, _ = rpc.Call[number](c.ctx, c.peer, "POST", "/x", body)
+			for range 1000 { // http.Transport may close it a little later
+				if body.closed.Load() {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if !body.closed.Load() {
+				t.Errorf("%s: the body of call %d was not closed", name, i)
+			}
+		}
+	}
+}
+
+// What nobody waits for isn't begun, and costs no connection.
+func TestWhoHasGoneIsNotServed(t *testing.T) {
+	w := newWorld(t)
+	var asked atomic.Int32
+	s := w.counting(mux(w, map[string]http.Handler{"POST /double": rpc.Handle(func(_ context.Context, n number) (number, error) {
+		asked.Add(1)
+		return n, nil
+	})}), "")
+	peer := w.peer("gateway", s.address())
+	if _, err := rpc.Call[number](t.Context(), peer, "POST", "/double", number{1}); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if _, err := rpc.Call[number](over, peer, "POST", "/double", number{1}); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rpc.Call[number](t.Context(), peer, "POST", "/double", number{1}); err != nil {
+		t.Fatal(err)
+	}
+	if asked.Load() != 2 || s.made.Load() != 1 {
+		t.Errorf("asked %d times over %d connections, want twice over one", asked.Load(), s.made.Load())
 	}
 }

@@ -104,6 +104,9 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if repeatable(r) {
 		attempts = maxAttempts
 	}
+	if ctx.Err() != nil { // a connection would be spent on it
+		attempts = 0
+	}
 	var last error
 	for range attempts {
 		instance, err := p.balancer.Endpoint()
@@ -121,6 +124,7 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		last = err
 	}
+	closeBody(r) // there may have been nobody to send it to
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		p.requests.WithLabelValues(p.name, "cancelled").Inc()
 		return nil, err
@@ -152,6 +156,9 @@ func Call[Resp any](ctx context.Context, p *Peer, method, path string, body any)
 	answer, err := readEnvelope(response)
 	if err != nil {
 		return data, fmt.Errorf("call %s %s: %w", p.name, path, err)
+	}
+	if !answer.Success {
+		return data, fmt.Errorf("call %s %s: status %d without success", p.name, path, response.StatusCode)
 	}
 	if len(answer.Data) == 0 || answer.Data.Kind() == 'n' {
 		return data, nil
@@ -203,7 +210,10 @@ func (p *Peer) Stream(ctx context.Context, method, path string, body any) (*http
 // failure turns an answered failure back into the fault that the peer meant.
 func (p *Peer) failure(response *http.Response) error {
 	answer, err := readEnvelope(response)
-	if err != nil || answer.Error == nil {
+	if err == nil && answer.Error == nil {
+		err = errors.New("no error in it")
+	}
+	if err != nil {
 		return fmt.Errorf("call %s: status %d without a readable answer: %w", p.name, response.StatusCode, err)
 	}
 	kind := fault.KindOf(response.StatusCode)
