@@ -129,7 +129,7 @@ func (d *direct) exchange(c *directConn, r *http.Request) (response *http.Respon
 		if response.StatusCode == http.StatusSwitchingProtocols {
 			return nil, true, errors.New("read answer: nobody asked for another protocol")
 		}
-		if response.StatusCode >= 200 { // there may be others before it
+		if response.StatusCode/100 != 1 { // there may be others before it
 			break
 		}
 	}

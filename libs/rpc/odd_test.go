@@ -32,7 +32,7 @@ func (c *joining) Write(p []byte) (int, error) {
 }
 
 // broken serves as "approval", and not as the library would: what answer gives for the request with that number on its connection is sent
-// as it is, each piece in a record of its own and all records in one write.
+// as it is, each piece in a record of its own and all records in one write. After an empty piece the connection ends.
 func (w *world) broken(answer func(n int, r *http.Request) []string) string {
 	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,14 +53,14 @@ func (w *world) broken(answer func(n int, r *http.Request) []string) string {
 			}
 			_, _ = io.Copy(io.Discard, r.Body)
 			below.held = new(bytes.Buffer)
+			ends := false
 			for _, piece := range answer(n, r) {
 				_, _ = io.WriteString(conn, piece)
+				ends = piece == ""
 			}
 			all := below.held.Bytes()
-			if below.held = nil; len(all) == 0 {
-				return
-			}
-			if _, err := raw.Write(all); err != nil {
+			below.held = nil
+			if _, err := raw.Write(all); err != nil || ends {
 				return
 			}
 		}
@@ -227,5 +227,96 @@ func TestWhoHasGoneIsNotServed(t *testing.T) {
 	}
 	if asked.Load() != 2 || s.made.Load() != 1 {
 		t.Errorf("asked %d times over %d connections, want twice over one", asked.Load(), s.made.Load())
+	}
+}
+
+// Odd answers are read as http.Transport reads them, and so is what comes next.
+func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
+	w := newWorld(t)
+	const ok = "HTTP/1.1 200 OK\r\n"
+	for name, answer := range map[string]string{
+		"plain":                      ok + "Content-Length: 2\r\n\r\nok",
+		"HTTP/1.0":                   "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.0, kept":             "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.0, no length":        "HTTP/1.0 200 OK\r\n\r\nok",
+		"HTTP/1.0, chunked":          "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"HTTP/2":                     "HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/9":                     "HTTP/9.9 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"no protocol":                "200 OK\r\n\r\n",
+		"no reason":                  "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok",
+		"status of two digits":       "HTTP/1.1 20 OK\r\n\r\n",
+		"status of four":             "HTTP/1.1 2000 OK\r\n\r\n",
+		"status 0":                   "HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\nok",
+		"negative status":            "HTTP/1.1 -20 OK\r\nContent-Length: 2\r\n\r\nok",
+		"status 999":                 "HTTP/1.1 999 OK\r\nContent-Length: 2\r\n\r\nok",
+		"line feeds alone":           "HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+		"no end of line":             "HTTP/1.1 200 OK",
+		"close":                      ok + "Connection: close\r\nContent-Length: 2\r\n\r\nok",
+		"close and keep":             ok + "Connection: keep-alive, close\r\nContent-Length: 2\r\n\r\nok",
+		"two lengths":                ok + "Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+		"one length twice":           ok + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+		"two in one":                 ok + "Content-Length: 2, 2\r\n\r\nok",
+		"negative length":            ok + "Content-Length: -1\r\n\r\nok",
+		"signed length":              ok + "Content-Length: +2\r\n\r\nok",
+		"hexadecimal length":         ok + "Content-Length: 0x2\r\n\r\nok",
+		"huge length":                ok + "Content-Length: 99999999999999999999\r\n\r\nok",
+		"empty length":               ok + "Content-Length: \r\n\r\nok",
+		"length and chunks":          ok + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"chunks twice":               ok + "Transfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"identity":                   ok + "Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
+		"gzip, chunked":              ok + "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"bad size of a chunk":        ok + "Transfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n",
+		"size of a chunk too large":  ok + "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nok",
+		"extension of a chunk":       ok + "Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\n\r\n",
+		"extensions without end":     ok + "Transfer-Encoding: chunked\r\n\r\n2;" + strings.Repeat("a", 1<<20) + "\r\nok\r\n0\r\n\r\n",
+		"chunk longer than its size": ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n",
+		"trailers":                   ok + "Transfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nok\r\n0\r\nX-T: v\r\n\r\n",
+		"trailers nobody announced":  ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 7\r\n\r\n",
+		"trailers without end":       ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + strings.Repeat("X-T: v\r\n", 200_000) + "\r\n",
+		"garbled trailers":           ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nno trailer\r\n\r\n",
+		"no last chunk":              ok + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+		"folded header":              ok + "X-A: b\r\n c\r\nContent-Length: 2\r\n\r\nok",
+		"header that is folded":      ok + " X-A: b\r\nContent-Length: 2\r\n\r\nok",
+		"header without colon":       ok + "X-A\r\nContent-Length: 2\r\n\r\nok",
+		"header without name":        ok + ": b\r\nContent-Length: 2\r\n\r\nok",
+		"space before the colon":     ok + "Content-Length : 2\r\n\r\nok",
+		"NUL in a header":            ok + "X-A: \x00\r\nContent-Length: 2\r\n\r\nok",
+		"100 first":                  "HTTP/1.1 100 Continue\r\n\r\n" + ok + "Content-Length: 2\r\n\r\nok",
+		"103 with a length":          "HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\n" + ok + "Content-Length: 2\r\n\r\nok",
+		"103 with a body":            "HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\nok" + ok + "Content-Length: 2\r\n\r\nok",
+		"many 103":                   strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 5) + ok + "Content-Length: 2\r\n\r\nok",
+		"103 without end":            strings.Repeat("HTTP/1.1 103 Early Hints\r\nX-A: "+strings.Repeat("x", 1000)+"\r\n\r\n", 20_000),
+		"103 only":                   "HTTP/1.1 103 Early Hints\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			peer := w.peer("gateway", w.broken(func(n int, r *http.Request) []string {
+				if r.URL.Path == "/own" {
+					return []string{answered(7)}
+				}
+				return []string{answer, ""}
+			}))
+			read := func(body io.Reader) string {
+				r, err := http.NewRequestWithContext(t.Context(), "POST", "https://approval/odd", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				response, err := peer.RoundTrip(r)
+				if err != nil {
+					return "refused"
+				}
+				data, err := io.ReadAll(response.Body)
+				response.Body.Close()
+				return fmt.Sprint(response.Proto, response.StatusCode, response.Header, response.ContentLength, response.Close, response.TransferEncoding, response.Trailer, string(data), err)
+			}
+			got, want := read(strings.NewReader("{}")), read(io.MultiReader(strings.NewReader("{}")))
+			if got != want {
+				t.Errorf("read %.300s, want %.300s", got, want)
+			}
+			for range 2 {
+				if got, err := rpc.Call[number](t.Context(), peer, "GET", "/own", nil); err != nil || got.N != 7 {
+					t.Errorf("answered %d, %v", got.N, err)
+				}
+			}
+		})
 	}
 }
