@@ -85,7 +85,7 @@ func fieldName(p jsontext.Pointer) string {
 		}
 	}
 	if b.Len() > 100 {
-		return b.String()[:100] + "…"
+		return strings.ToValidUTF8(b.String()[:100], "") + "…"
 	}
 	return b.String()
 }

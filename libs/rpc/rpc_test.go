@@ -100,6 +100,8 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 		{"white space", "/packs/a", " \r\n\t", 200, `"id":"a"`},
 		{"empty lists are lists", "/packs/a", `{}`, 200, `"ports":[]`},
 		{"unknown field", "/packs/a", `{"nmae":1}`, 400, `"error":"Unknown field 'nmae'","error_code":"unknown_field"`},
+		{"long unknown field", "/packs/a", `{"` + strings.Repeat("é", 80) + `":1}`, 400, "'" + strings.Repeat("é", 50) + "…'"},
+		{"the same, off by one", "/packs/a", `{"x` + strings.Repeat("é", 80) + `":1}`, 400, "'x" + strings.Repeat("é", 49) + "…'"},
 		{"other case", "/packs/a", `{"Name":"x"}`, 400, `Unknown field 'Name'`},
 		{"path field in the body", "/packs/a", `{"pack_id":"b"}`, 400, `Unknown field 'pack_id'`},
 		{"string for a number", "/packs/a", `{"ports":["443"]}`, 400, `Invalid value for field 'ports[0]': want a whole number in range`},
