@@ -3,6 +3,8 @@ package uds
 import (
 	"context"
 	"errors"
+	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,4 +91,54 @@ func TestRoom(t *testing.T) {
 		}
 		r.Keep(1)
 	})
+}
+
+// long answers with a mebibyte, for which it takes room.
+type long struct{ *echo }
+
+func (long) Answer(ctx context.Context, request, dst []byte) []byte {
+	if string(request) == "short" {
+		return append(dst, request...)
+	}
+	if RoomOf(ctx).Take(ctx, mebi) != nil {
+		return dst
+	}
+	return append(dst, strings.Repeat("x", mebi)...)
+}
+
+// Who reads nothing, or next to nothing, loses its connection, and what it held goes to those that wait; what takes no room passes by.
+func TestUnreadAnswersLoseTheirRoom(t *testing.T) {
+	path, _ := serve(t, long{newEcho("")}, Limits{Answers: 2 * mebi, Write: 2 * time.Second})
+	for range 2 {
+		c := dial(t, path)
+		if err := WriteFrame(c, []byte("long")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // it has its room
+			t.Fatal(err)
+		}
+		go func() {
+			for range 100 { // with the rest it takes its time
+				if _, err := c.Read(make([]byte, 1)); err != nil {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+	}
+	short := dial(t, path)
+	began := time.Now()
+	if got, err := ask(short, "short"); err != nil || got != "short" {
+		t.Errorf("a short answer: %q, %v", got, err)
+	}
+	took := time.Since(began)
+	for range 4 {
+		got, err := ask(dial(t, path), "long")
+		if err != nil || len(got) != mebi {
+			t.Errorf("a long answer: %d bytes, %v", len(got), err)
+		}
+	}
+	if all := time.Since(began); all < time.Second || took > all {
+		t.Errorf("the long ones were answered after %v, the short one after %v", all, took)
+	}
 }

@@ -35,7 +35,7 @@ type Limits struct {
 	Held    int           // bytes of requests over 16 KiB at once, from their first byte to their answer; 16 MiB, 4 requests at least. Over it the next one waits
 	Answers int           // bytes of answers for which Room is taken at once; 32 MiB
 	Frame   time.Duration // from a frame's first byte to its last; 10 s
-	Write   time.Duration // a client must have read an answer within one to two of these; 30 s
+	Write   time.Duration // a client must have read an answer within one to two of these, within one where Room was taken; 30 s
 	Drain   time.Duration // how long running requests may still take when the socket is closed; 2 s
 }
 
@@ -399,8 +399,11 @@ func (c *conn) send(frames []byte) bool {
 	}
 	c.used.Store(c.server.turn.Add(1)) // before anybody can know that it is answered
 	now, limit := time.Now(), c.server.limits.Write
-	if c.writeUntil.Sub(now) < limit {
+	if c.room.taken > 0 || c.writeUntil.Sub(now) < limit {
 		c.writeUntil = now.Add(2 * limit)
+		if c.room.taken > 0 { // others may wait for it
+			c.writeUntil = now.Add(limit)
+		}
 		if err := c.SetWriteDeadline(c.writeUntil); err != nil {
 			return false
 		}

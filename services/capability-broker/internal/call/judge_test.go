@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,8 +44,9 @@ type replica struct {
 
 	mu      sync.Mutex
 	entries []audit.Entry
-	busy    bool   // the runner has no room
-	waiting func() // what happens while a call waits for a worker
+	busy    bool           // the runner has no room
+	waiting func()         // what happens while a call waits for a worker
+	output  jsontext.Value // "done" for nil
 	started atomic.Int64
 	last    worker.Job
 }
@@ -108,9 +110,17 @@ func (r *replica) Run(ctx context.Context, job worker.Job) (jsontext.Value, erro
 		return nil, err
 	}
 	r.started.Add(1)
+	if r.output != nil {
+		if err := job.Room(ctx, len(r.output)); err != nil {
+			return nil, err
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last = job
+	if r.output != nil {
+		return slices.Clone(r.output), nil
+	}
 	return jsontext.Value(`"done"`), nil
 }
 

@@ -143,6 +143,9 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 		output, refused = k.do(ctx, req, began)
 	}
 	took := time.Since(began)
+	start := len(dst)
+	dst = encode(dst, req.id, output, refused, took)
+	uds.RoomOf(ctx).Keep(len(dst) - start)
 	result := "ok"
 	if refused != nil {
 		result = string(refused.kind)
@@ -150,8 +153,16 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	span.SetAttributes(attribute.String("rumi.result", result))
 	k.calls.WithLabelValues(result).Inc()
 	k.duration.Observe(took.Seconds())
-	return encode(dst, req.id, output, refused, took)
+	return dst
 }
+
+const (
+	longOutput = 64 << 10 // bytes of an output over which room is taken for it
+	copies     = 4        // of an output are in memory at once: as it comes, read, encoded, and in the answer's frame
+)
+
+// makeRoom waits for room for what an output of n bytes takes until it was sent.
+func makeRoom(ctx context.Context, n int) error { return uds.RoomOf(ctx).Take(ctx, copies*n) }
 
 // record is what one call leaves in the audit log.
 type record struct {
@@ -319,6 +330,9 @@ func (k socket) judgeOwn(own *builtin.Permission, p grant.Permit, req request, r
 			return nil, refused
 		}
 		output, no := do(ctx)
+		if n := len(output); n > longOutput && makeRoom(ctx, n) != nil {
+			return nil, &refusal{kind: timedOut, reason: "There was no room for the answer in time"}
+		}
 		return output, refusedBy(no)
 	}, nil
 }
@@ -354,7 +368,7 @@ func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *re
 		var unstarted *refusal
 		output, err := k.Runner.Run(ctx, worker.Job{
 			Order:     worker.Order{Trust: t, Principal: k.principal, Limits: p.Limits, Mounts: p.Mounts},
-			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args,
+			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Room: makeRoom,
 			Begin: func(ctx context.Context) error {
 				if unstarted = k.begin(ctx, p); unstarted != nil {
 					return errUnstarted

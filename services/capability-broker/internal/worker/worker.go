@@ -24,6 +24,7 @@ import (
 const (
 	maxOutput = 1 << 20
 	maxAnswer = maxOutput + 4<<10
+	unheld    = 64 << 10 // the longest answer that is read without Job.Room
 )
 
 // Errors of Run, beside the context's own.
@@ -67,6 +68,10 @@ type Job struct {
 
 	// Begin is asked when a worker is ready, just before it gets the job; nil for nobody to ask. Its error is Run's.
 	Begin func(ctx context.Context) error
+
+	// Room is asked before a long answer of so many bytes is read, which waits in the worker meanwhile; nil for nobody to ask.
+	// Where it has an error there is no answer, and the worker is lost.
+	Room func(ctx context.Context, n int) error
 }
 
 // handlerContext is a handler's first argument.
@@ -130,7 +135,10 @@ type Process interface {
 // conn is one worker. Calls of it follow one after the other.
 type conn struct {
 	process Process
-	open    atomic.Bool // a call waits for its answer
+	open    atomic.Bool       // a call waits for its answer
+	room    func(n int) error // of the open call
+	life    context.Context   // ends with end
+	die     context.CancelFunc
 	taken   atomic.Bool // it is ended because nobody may use it any more
 	answers chan []byte
 	gone    chan struct{} // closed when nothing more will be read
@@ -142,6 +150,7 @@ type conn struct {
 
 func newConn(p Process) *conn {
 	c := &conn{process: p, answers: make(chan []byte, 1), gone: make(chan struct{}), killed: make(chan struct{})}
+	c.life, c.die = context.WithCancel(context.Background())
 	go c.read()
 	return c
 }
@@ -150,7 +159,7 @@ func newConn(p Process) *conn {
 func (c *conn) read() {
 	defer close(c.gone)
 	for {
-		frame, err := uds.ReadFrame(c.process, maxAnswer)
+		frame, err := c.readFrame()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			c.reason = "the worker ended"
@@ -166,6 +175,20 @@ func (c *conn) read() {
 	}
 }
 
+// readFrame reads an answer when there is room for it.
+func (c *conn) readFrame() ([]byte, error) {
+	header := make([]byte, 4)
+	if _, err := io.ReadFull(c.process, header); err != nil {
+		return nil, err
+	}
+	if n := binary.BigEndian.Uint32(header); n > unheld && n <= maxAnswer && c.open.Load() {
+		if err := c.room(int(n)); err != nil {
+			return nil, err
+		}
+	}
+	return uds.ReadFrame(io.MultiReader(bytes.NewReader(header), c.process), maxAnswer)
+}
+
 // call does one job.
 func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s state, err error) {
 	id, frame, err := job.frame()
@@ -174,8 +197,19 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	}
 	stop := context.AfterFunc(ctx, c.end) // frees the Write of a worker that doesn't read
 	defer stop()
+	c.room = func(n int) error {
+		if job.Room == nil {
+			return nil
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(c.life, cancel)()
+		return job.Room(ctx, n)
+	}
 	c.open.Store(true)
 	if _, err := c.process.Write(frame); err != nil {
+		c.end()
+		<-c.gone // nobody asks for room any more
 		return nil, broken, c.lost(ctx)
 	}
 	select {
@@ -196,6 +230,7 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	return output, s, err
 }
 
+// lost is why a worker that is gone gave no answer.
 func (c *conn) lost(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -203,12 +238,7 @@ func (c *conn) lost(ctx context.Context) error {
 	if c.taken.Load() {
 		return errTaken
 	}
-	select {
-	case <-c.gone:
-		return &FailedError{Kind: "lost", What: c.reason}
-	default:
-		return &FailedError{Kind: "lost", What: "the worker's pipe broke"}
-	}
+	return &FailedError{Kind: "lost", What: c.reason}
 }
 
 func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err error) {
@@ -266,6 +296,7 @@ func class(name string) string {
 // end kills the worker. It returns at once; gone and killed are closed soon after.
 func (c *conn) end() {
 	c.ending.Do(func() {
+		c.die()
 		go func() {
 			defer close(c.killed)
 			c.process.Kill()
