@@ -124,6 +124,7 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 		{"over the limit", "/packs/a", `{"name":"` + long + `"}`, 413, `Request body too large`},
 		{"unknown path", "/pack", ``, 404, `"data":null,"error":"Not found","error_code":"not_found"`},
 		{"path that needs cleaning", "/packs//a", ``, 404, `Not found`},
+		{"one that does once it is unescaped", "/packs/%2e%2e", ``, 404, `Not found`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			response, err := client.Post("https://approval"+c.path, "application/json", strings.NewReader(c.body))
