@@ -20,7 +20,7 @@ up: ## Build and start the suite in the background.
 down: ## Stop the suite; its state stays.
 	docker compose down
 
-demo: ## Take two packs through their whole life against the running suite.
+demo: ## Take two packs through their whole life in a suite of its own, which is removed at the end.
 	@deploy/demo/run
 
 images: ## Build the two images that packs and dependency builds run in.

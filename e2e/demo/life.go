@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,17 +32,14 @@ const (
 )
 
 // life takes both packs from their archives to their removal.
-func (w *walk) life(ctx context.Context) (err error) {
+func (w *walk) life(ctx context.Context) error {
 	began := time.Now()
 	if err := w.awaitSuite(ctx); err != nil {
 		return err
 	}
-	if err := w.removeLeftovers(ctx); err != nil {
+	if err := w.nothingOfOthers(ctx); err != nil {
 		return err
 	}
-	// Whatever happens, nothing of the demo stays.
-	defer func() { err = errors.Join(err, w.removeLeftovers(context.WithoutCancel(ctx))) }()
-
 	key := "demo-" + rand.Text()
 	for _, part := range []func(context.Context) error{
 		w.strangers,
@@ -92,19 +88,33 @@ func (w *walk) awaitSuite(ctx context.Context) error {
 	}
 }
 
-// removeLeftovers takes away what an earlier run may have left when it was interrupted.
-func (w *walk) removeLeftovers(ctx context.Context) error {
+// nothingOfOthers refuses a suite in which a pack or a secret has a name that the demo uses: it would replace and remove what
+// an operator made. deploy/demo/run brings up a suite of its own, which has none.
+func (w *walk) nothingOfOthers(ctx context.Context) error {
 	for _, pack := range []string{useful, hostile} {
-		a, err := w.api.Delete(ctx, "/api/packs/"+pack)
+		a, err := w.api.Get(ctx, "/api/packs/"+pack+"/status")
 		if err != nil {
 			return err
 		}
-		if a.Status != 200 && a.Status != 404 {
-			return fmt.Errorf("remove %s: answered %v", pack, a)
+		if a.Status != 404 {
+			return fmt.Errorf("pack %q is known to this suite (answered %v): the demo would remove it; run `make demo`, which brings up a suite of its own", pack, a)
 		}
 	}
-	_, err := w.api.Post(ctx, "/api/secrets/delete", map[string]any{"key": secret})
-	return err
+	var secrets struct {
+		Keys []struct {
+			Key string `json:"key"`
+		} `json:"keys"`
+	}
+	a, err := w.api.Get(ctx, "/api/secrets")
+	if _, err := succeeded("GET /api/secrets", a, err, &secrets); err != nil {
+		return err
+	}
+	for _, k := range secrets.Keys {
+		if k.Key == secret {
+			return fmt.Errorf("secret %s is set in this suite: the demo would replace it; run `make demo`, which brings up a suite of its own", secret)
+		}
+	}
+	return nil
 }
 
 // strangers are turned away.

@@ -1,5 +1,5 @@
-// Command demo takes two packs through their whole life against a running suite: a useful one that needs a domain and a
-// secret, and a hostile one that tries every way out. deploy/demo/compose.yml says how its parts are started.
+// Command demo takes two packs through their whole life: a useful one that needs a domain and a secret, and a hostile one
+// that tries every way out. deploy/demo/run brings up the suite of its own that it runs against.
 package main
 
 import (

@@ -195,7 +195,7 @@ func (s *installation) ask(ctx context.Context, name string) (api.Answer, error)
 // remove takes everything away: containers, networks, volumes and the folder.
 func (s *installation) remove() error {
 	ctx := context.Background()
-	_, err := s.compose(ctx, "--profile", "demo", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+	_, err := s.compose(ctx, "down", "--volumes", "--remove-orphans", "--timeout", "5")
 	ids, listErr := s.command(ctx, commandWait, "docker", "ps", "--all", "--quiet", "--filter", "label=io.rumi.instance="+s.project)
 	for id := range strings.FieldsSeq(ids) {
 		_, removeErr := s.command(ctx, commandWait, "docker", "rm", "--force", "--volumes", id)
