@@ -1,0 +1,128 @@
+// Package diskusage is how a service tells what it keeps on the disk, how much room that takes, and how each of it is removed.
+//
+// Every service that keeps files in the Rumi home serves one report of its own at Path, and the gateway puts the reports
+// together for GET /api/storage.
+package diskusage
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// Path is where a service serves its report, for the gateway only.
+const Path = "/internal/storage"
+
+// MaxItems bounds the items of one report: the largest are named, the others counted.
+const MaxItems = 1000
+
+// Item is one thing that takes room and is removed as a whole.
+type Item struct {
+	Path      string    `json:"path"`                // relative to the Rumi home: "user_data/pack_backups/x/20260102T…"
+	Kind      string    `json:"kind"`                // snake_case, one of its service's: "backup", "staging", "leftover"
+	PackID    string    `json:"pack_id,omitzero"`    // the pack that it belongs or belonged to
+	Bytes     int64     `json:"bytes"`               // of its files, as far as they could be read
+	Files     int       `json:"files"`               // regular files, as far as they could be counted
+	MadeAt    time.Time `json:"made_at,omitzero"`    // UTC
+	Removable bool      `json:"removable"`           // nothing needs it: removing it loses only what it holds
+	Remove    string    `json:"remove,omitzero"`     // the API call or the command that removes it: "DELETE /api/packs/x/backups/…"
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // when it is removed without anybody's doing; zero for never
+	Error     string    `json:"error,omitzero"`      // why Bytes and Files are less than they are
+}
+
+// Report is what a service keeps, the largest first.
+type Report struct {
+	Items        []Item `json:"items"`
+	Omitted      int    `json:"omitted,omitzero"`       // items beyond MaxItems
+	OmittedBytes int64  `json:"omitted_bytes,omitzero"` // of these
+}
+
+// NewReport sorts items, the largest first, and keeps the first MaxItems.
+func NewReport(items []Item) Report {
+	slices.SortStableFunc(items, func(a, b Item) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Path, b.Path))
+	})
+	report := Report{Items: items}
+	if len(items) > MaxItems {
+		for _, left := range items[MaxItems:] {
+			report.OmittedBytes += left.Bytes
+		}
+		report.Omitted, report.Items = len(items)-MaxItems, items[:MaxItems]
+	}
+	if report.Items == nil {
+		report.Items = []Item{}
+	}
+	return report
+}
+
+// Route serves what list finds at Path, for the gateway. An error of list is answered as by rpc.Handle; what can't be read of
+// one item belongs into that item's Error instead.
+func Route(mux *rpc.Mux, list func(context.Context) ([]Item, error)) {
+	mux.Route("GET "+Path, rpc.Handle(func(ctx context.Context, _ struct{}) (Report, error) {
+		items, err := list(ctx)
+		if err != nil {
+			return Report{}, err
+		}
+		return NewReport(items), nil
+	}), "gateway")
+}
+
+// Ask gets the report of the service behind peer.
+func Ask(ctx context.Context, peer *rpc.Peer) (Report, error) {
+	return rpc.Call[Report](ctx, peer, http.MethodGet, Path, nil)
+}
+
+// Measure fills in Bytes, Files and, where some of it can't be read, Error of what lies at name in root: a file, or a folder with
+// everything in it. Links are not followed, and a file with several names in the folder is counted once. What is not there has no
+// bytes and is no error.
+func (i *Item) Measure(ctx context.Context, root *os.Root, name string) {
+	type file struct{ device, inode uint64 }
+	counted := map[file]bool{}
+	var unread int
+	var first error
+	err := fs.WalkDir(root.FS(), name, func(path string, entry fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var info fs.FileInfo
+		if err == nil && entry.Type().IsRegular() {
+			info, err = entry.Info()
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
+			return nil
+		case err != nil:
+			if unread++; first == nil {
+				first = err
+			}
+			return nil // the rest is counted all the same
+		case info == nil:
+			return nil
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+			key := file{uint64(st.Dev), st.Ino}
+			if counted[key] {
+				return nil
+			}
+			counted[key] = true
+		}
+		i.Files++
+		i.Bytes += info.Size()
+		return nil
+	})
+	switch {
+	case err != nil:
+		i.Error = err.Error()
+	case unread > 0:
+		i.Error = fmt.Sprintf("%d of its names can't be read: %v", unread, first)
+	}
+}
