@@ -10,17 +10,22 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 const (
-	// MaxValue bounds a value, in bytes of UTF-8.
-	MaxValue = 1 << 20
+	// MaxValue bounds a value, in bytes of the JSON string that it is sent as, quotes included. The answer of secrets.get
+	// has 1 MiB of JSON in all; 1 KiB of it is for what stands beside the value, so that each value that can be set can
+	// also be read.
+	MaxValue = 1<<20 - 1<<10
 
-	// maxFile bounds the file of a secret: base64 of the largest sealed value and room for the rest.
-	maxFile = MaxValue*4/3 + 8<<10
+	// maxFile bounds the file of a secret, in bytes: base64 of 1 MiB, which earlier versions accepted as a value, and room
+	// for the rest.
+	maxFile = (1<<20)*4/3 + 8<<10
 
 	formatVersion = 1
 )
@@ -47,6 +52,18 @@ func fileName(key string) string { return key + ".json" }
 // tempName is where its next version is written. Writers exclude each other, so one name a key is enough, and what a
 // killed writer left is overwritten by the next or removed at the next start.
 func tempName(key string) string { return "." + key + ".new" }
+
+// checkSize refuses a value that could be set and never be read. The value itself is in no error.
+func checkSize(value api.Value) error {
+	text := value.Reveal()
+	if len(text) > 1<<20 {
+		return fault.Invalid("Value too large (max 1 MB)").With("value_too_large")
+	}
+	if quoted, err := jsontext.AppendQuote(nil, text); err != nil || len(quoted) > MaxValue {
+		return fault.Invalid("Value too large (max 1 MB): the JSON string that secrets.get answers with must not be over %d bytes", MaxValue).With("value_too_large")
+	}
+	return nil
+}
 
 func encodeFile(f file) ([]byte, error) {
 	data, err := json.Marshal(f)

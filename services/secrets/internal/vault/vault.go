@@ -166,8 +166,8 @@ func (v *Vault) Set(ctx context.Context, key string, value api.Value) (created b
 	if key, err = ParseKey(key); err != nil {
 		return false, err
 	}
-	if len(value.Reveal()) > MaxValue {
-		return false, fault.Invalid("Value too large (max 1 MB)").With("value_too_large")
+	if err := checkSize(value); err != nil {
+		return false, err
 	}
 	sealed, err := seal(v.cipher, key, value)
 	if err != nil {
