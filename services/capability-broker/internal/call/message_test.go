@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -147,6 +148,46 @@ func TestWindow(t *testing.T) {
 		now = now.Add(c.after)
 		if got := w.take(now, c.quotas...); got != c.want {
 			t.Errorf("event %d at %v: %v", i, now.Format(time.TimeOnly), got)
+		}
+	}
+}
+
+// The largest value that secrets accepts, a JSON string of 1 MiB less 1 KiB, fits in an answer, whatever the request's id.
+func TestTheLargestSecretFitsInAnAnswer(t *testing.T) {
+	output := `{"success":true,"value":"` + strings.Repeat("x", 1<<20-1<<10-2) + `"}`
+	var answer response
+	raw := encode(nil, strings.Repeat("r", 128), jsontext.Value(output), nil, 119*time.Second)
+	if err := json.Unmarshal(raw, &answer); err != nil || !answer.Success || len(raw) > MaxResponse {
+		t.Errorf("an answer of %d bytes, success %t, %v; want success in %d bytes", len(raw), answer.Success, err, MaxResponse)
+	}
+}
+
+// setClock is t as read after somebody set the clock by so much: its wall clock jumps, its monotonic clock doesn't.
+func setClock(t time.Time, by time.Duration) time.Time {
+	// The first word of a Time that has both is a flag, 33 bits of seconds and 30 bits of nanoseconds (package time, Time).
+	*(*uint64)(unsafe.Pointer(&t)) += uint64(by/time.Second) << 30
+	return t
+}
+
+// A clock that is set back or ahead neither starves a principal nor lets it make more calls than its rate.
+func TestWindowUnderAClockThatIsSet(t *testing.T) {
+	for _, by := range []time.Duration{-365 * 24 * time.Hour, -24 * time.Hour, -time.Hour, time.Hour, 365 * 24 * time.Hour} {
+		w, q := newWindow(), quota{"a", "p.q", 2}
+		now := time.Now()
+		if got := setClock(now, by); got.Sub(now) != 0 || got.Unix()-now.Unix() != int64(by/time.Second) {
+			t.Fatalf("setting the clock by %v gave %v from %v", by, got, now)
+		}
+		for i, c := range []struct {
+			after time.Duration
+			want  bool
+		}{{0, true}, {time.Second, true}, {2 * time.Second, false}, {59 * time.Second, false}, {60 * time.Second, true}, {61 * time.Second, true}, {62 * time.Second, false}} {
+			at := now.Add(c.after)
+			if i > 1 {
+				at = setClock(at, by)
+			}
+			if got := w.take(at, q); got != c.want {
+				t.Errorf("the clock set by %v: event at +%v: %v, want %v", by, c.after, got, c.want)
+			}
 		}
 	}
 }

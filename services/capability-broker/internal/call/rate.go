@@ -8,8 +8,9 @@ import (
 // window counts what was done within the last minute, exactly: a token bucket would let nearly twice the limit through
 // in the first minute.
 type window struct {
-	mu   sync.Mutex
-	past map[quotaKey]*ring
+	began time.Time // all other times are counted from here, by the monotonic clock: setting the clock lets nobody through and keeps nobody out
+	mu    sync.Mutex
+	past  map[quotaKey]*ring
 }
 
 // quota is how many calls of a permission a minute count for a principal.
@@ -20,28 +21,29 @@ type quota struct {
 
 type quotaKey struct{ principal, permission string }
 
-// ring holds the times of the last events, in Unix nanoseconds, as many as the limit is.
+// ring holds the times of the last events, since the window began, as many as the limit is.
 type ring struct {
 	limit int
-	at    []int64
+	at    []time.Duration
 	next  int // where the oldest is, once the ring is full
 }
 
-func newWindow() *window { return &window{past: make(map[quotaKey]*ring)} }
+func newWindow() *window { return &window{began: time.Now(), past: make(map[quotaKey]*ring)} }
 
 // take counts one event of every quota and says whether all are within their limits. One that isn't is not counted in
 // any, so that a caller who goes on trying is let through again as soon as the window has room. Quotas of one principal
 // and permission with another limit than last time start anew.
 func (w *window) take(now time.Time, quotas ...quota) bool {
+	at := now.Sub(w.began)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range quotas {
-		if !w.ring(q).room(now) {
+		if !w.ring(q).room(at) {
 			return false
 		}
 	}
 	for _, q := range quotas {
-		w.ring(q).add(now)
+		w.ring(q).add(at)
 	}
 	return true
 }
@@ -56,15 +58,15 @@ func (w *window) ring(q quota) *ring {
 	return r
 }
 
-func (r *ring) room(now time.Time) bool {
-	return len(r.at) < r.limit || now.UnixNano()-r.at[r.next] >= int64(time.Minute)
+func (r *ring) room(at time.Duration) bool {
+	return len(r.at) < r.limit || at-r.at[r.next] >= time.Minute
 }
 
-func (r *ring) add(now time.Time) {
+func (r *ring) add(at time.Duration) {
 	if len(r.at) < r.limit {
-		r.at = append(r.at, now.UnixNano())
+		r.at = append(r.at, at)
 		return
 	}
-	r.at[r.next] = now.UnixNano()
+	r.at[r.next] = at
 	r.next = (r.next + 1) % len(r.at)
 }
