@@ -12,6 +12,7 @@
 """
 
 import os
+import sys
 
 import rumi_socket
 
@@ -32,30 +33,49 @@ _caller = rumi_socket.Caller(MAX_REQUEST_SIZE, MAX_RESPONSE_SIZE)
 
 
 def call(permission_id, args=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=None, request_id=None):
-    """Calls what permission_id stands for: a dict of success, output, error, error_type, latency_ms. Raises nothing."""
+    """Calls the permission's handler: a dict of success, output, error, error_type, latency_ms. Raises nothing."""
     path = socket_path or SOCKET_PATH
     try:
-        timeout = min(float(timeout_seconds), MAX_TIMEOUT)
+        bounds, timeout = rumi_socket.times(timeout_seconds, DEFAULT_TIMEOUT, MAX_TIMEOUT)
+        if "read_timeout_seconds" in bounds:
+            raise rumi_socket.Misuse("timeout_seconds must be a number of seconds: it bounds all of the call")
         asked = {"permission_id": permission_id, "args": args or {}, "timeout_seconds": timeout}
         if request_id:
             asked["request_id"] = request_id
         return _caller.call(path, asked, timeout + _GRACE)
     except Exception as error:
         kind = rumi_socket.error_type(error, "capability_error")
-        text = {
-            "socket_not_found": "Capability proxy socket not found: %s" % path,
-            "permission_denied": "Permission denied to capability proxy socket: %s" % path,
-            "connection_refused": "Connection refused to capability proxy: %s" % path,
-            "timeout": "Request timed out after %ss" % timeout_seconds,
-        }.get(kind)
-        return {"success": False, "output": None, "error": text or str(error), "error_type": kind, "latency_ms": 0}
+        if kind == "socket_not_found":
+            text = "Capability proxy socket not found: %s" % (path,)
+        elif kind == "permission_denied":
+            text = "Permission denied to capability proxy socket: %s" % (path,)
+        elif kind == "connection_refused":
+            text = "Connection refused to capability proxy: %s" % (path,)
+        elif kind == "timeout":
+            text = "Request timed out after %ss (%g at most)" % (timeout_seconds, MAX_TIMEOUT)
+        else:
+            text = str(error)
+        return {"success": False, "output": None, "error": text, "error_type": kind, "latency_ms": 0}
+
+
+_told = False
 
 
 def get_secret(key):
     """The value of a secret, a string; None where it may not be read or isn't there, which look the same."""
     result = call("secrets.get", {"key": key})
+    if result.get("error_type") == "socket_not_found":
+        _tell("rumi: no capability socket at %s: is this running as a pack? get_secret gives None" % (SOCKET_PATH,))
     output = result.get("output")
     if not result.get("success") or not isinstance(output, dict) or not output.get("success"):
         return None
     value = output.get("value")
     return value if isinstance(value, str) else None
+
+
+def _tell(text):
+    """Says once why no secret can be read: None alone looks like a secret that isn't set."""
+    global _told
+    if not _told:
+        _told = True
+        print(text, file=sys.stderr)

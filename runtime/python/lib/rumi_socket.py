@@ -37,11 +37,52 @@ class TooLarge(Exception):
     """The request is over the bound of the other side. Nothing was sent."""
 
 
+class Misuse(Exception):
+    """An argument that can't be sent. Its text says which one, and what to write instead. Nothing was sent."""
+
+
+def times(timeout_seconds, default, most):
+    """The fields of a request that bound its time, and how many seconds all of it may take.
+
+    timeout_seconds is a number, None for the default, or (connect, read) as requests has it: the second bounds each wait
+    for the next byte, so that all of it may take as long as the other side lets it, most. A number over most counts as most.
+    """
+    if timeout_seconds is None:
+        timeout_seconds = default
+    if isinstance(timeout_seconds, (tuple, list)):
+        if len(timeout_seconds) != 2:
+            raise Misuse("timeout_seconds must be a number of seconds, or two: (connect, read)")
+        connect, read = (most if part is None else min(_seconds(part), most) for part in timeout_seconds)
+        return {"connect_timeout_seconds": connect, "read_timeout_seconds": read, "timeout_seconds": most}, most
+    total = min(_seconds(timeout_seconds), most)
+    return {"timeout_seconds": total}, total
+
+
+def _seconds(value):
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Misuse("timeout_seconds must be a number of seconds, not %s" % type(value).__name__) from None
+    if seconds != seconds:
+        raise Misuse("timeout_seconds must be a number of seconds, not NaN")
+    return seconds
+
+
+def json_text(data):
+    """data as JSON, or Misuse with the reason."""
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise Misuse("data is nested too deeply for JSON") from None
+    except (TypeError, ValueError) as error:
+        raise Misuse("data can't be written as JSON: %s" % (error,)) from None
+
+
 def error_type(error, broken):
     """The error_type of an exception that Caller.call raised; broken is what Broken is called."""
     if isinstance(error, Broken):
         return broken
-    if isinstance(error, TooLarge):
+    if isinstance(error, (TooLarge, Misuse)):
         return "validation_error"
     for kind, name in _KNOWN:
         if isinstance(error, kind):

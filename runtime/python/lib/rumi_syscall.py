@@ -11,10 +11,13 @@
 Every function returns a dict and raises nothing: success, status_code, headers, body, error, error_type, latency_ms,
 redirect_hops, bytes_read, final_url. An answer of any status is a success. A body that is no text is base64, and the
 header X-Proxy-Body-Encoding says so.
+
+A request may have 1 MiB, an answer 4 MiB. requests, httpx, urllib and curl have no such bounds, send bytes and stream: they
+find the same proxy by HTTP_PROXY and HTTPS_PROXY, which are set in a pack's container.
 """
 
-import json
 import os
+import urllib.parse
 
 import rumi_socket
 
@@ -49,70 +52,135 @@ def _failure(error, kind):
     }
 
 
-def http_request(method, url, headers=None, body=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=None):
-    """One request: GET, HEAD, POST, PUT, DELETE or PATCH; body is text; timeout_seconds (120 at most) bounds all of it."""
+def http_request(method, url, headers=None, body=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=None, params=None, json=None):
+    """One request: GET, HEAD, POST, PUT, DELETE or PATCH.
+
+    body is text, or bytes that are UTF-8 text. json is data to send as JSON instead. params is a dict or a list of pairs
+    that is added to the URL as its query. headers is a dict of texts. timeout_seconds bounds all of the request, 120 at
+    most; (connect, read) bounds the connection and each wait for the next byte.
+    """
     path = socket_path or SOCKET_PATH
     try:
-        timeout = min(float(timeout_seconds), MAX_TIMEOUT)
-        asked = {
-            "method": method.upper(),
-            "url": url,
-            "headers": headers or {},
-            "body": body,
-            "timeout_seconds": timeout,
-        }
+        bounds, timeout = rumi_socket.times(timeout_seconds, DEFAULT_TIMEOUT, MAX_TIMEOUT)
+        headers = _headers(headers)
+        if json is not None:
+            body, headers = _json_body(body, json, headers)
+        asked = {"method": _text("method", method).upper(), "url": _url(url, params), "headers": headers, "body": _body(body)}
+        asked.update(bounds)
         return _caller.call(path, asked, timeout + _GRACE)
     except Exception as error:
-        kind = rumi_socket.error_type(error, "syscall_error")
-        text = {
-            "socket_not_found": "Egress proxy socket not found: %s" % path,
-            "permission_denied": "Permission denied to egress proxy socket: %s" % path,
-            "connection_refused": "Connection refused to egress proxy: %s" % path,
-            "timeout": "Request timed out after %ss" % timeout_seconds,
-        }.get(kind)
-        return _failure(text or str(error), kind)
+        return _explain(error, path, timeout_seconds)
+
+
+def _explain(error, path, timeout_seconds):
+    kind = rumi_socket.error_type(error, "syscall_error")
+    if kind == "socket_not_found":
+        return _failure("Egress proxy socket not found: %s" % (path,), kind)
+    if kind == "permission_denied":
+        return _failure("Permission denied to egress proxy socket: %s" % (path,), kind)
+    if kind == "connection_refused":
+        return _failure("Connection refused to egress proxy: %s" % (path,), kind)
+    if kind == "timeout":
+        return _failure("Request timed out after %ss (%g at most)" % (timeout_seconds, MAX_TIMEOUT), kind)
+    if isinstance(error, rumi_socket.TooLarge):
+        return _failure("%s; send larger bodies with requests or urllib, which use HTTP_PROXY" % (error,), kind)
+    return _failure(str(error), kind)
+
+
+def _text(name, value):
+    if not isinstance(value, str):
+        raise rumi_socket.Misuse("%s must be text, not %s" % (name, type(value).__name__))
+    return value
+
+
+def _url(url, params):
+    url = _text("url", url)
+    if not params:
+        return url
+    try:
+        query = urllib.parse.urlencode(params, doseq=True)
+    except (TypeError, ValueError):
+        raise rumi_socket.Misuse("params must be a dict or a list of pairs") from None
+    head, mark, fragment = url.partition("#")
+    return head + ("&" if "?" in head else "?") + query + mark + fragment
+
+
+def _headers(headers):
+    if headers is None:
+        return {}
+    if not isinstance(headers, dict):
+        raise rumi_socket.Misuse("headers must be a dict of texts, not %s" % type(headers).__name__)
+    for name, value in headers.items():
+        _text("the name of a header", name)
+        _text("header %r" % (name,), value)
+    return headers
+
+
+def _body(body):
+    if body is None or isinstance(body, str):
+        return body
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(body).decode("utf-8")
+        except UnicodeDecodeError:
+            raise rumi_socket.Misuse(
+                "body must be text; send bytes with requests or urllib, which use HTTP_PROXY"
+            ) from None
+    raise rumi_socket.Misuse("body must be text, not %s; post_json and json= send data as JSON" % type(body).__name__)
+
+
+def _json_body(body, data, headers):
+    if body is not None:
+        raise rumi_socket.Misuse("give body or json, not both")
+    # One Content-Type only: a header in two spellings is refused.
+    named = {name: value for name, value in headers.items() if name.lower() != "content-type"}
+    named["Content-Type"] = "application/json"
+    return rumi_socket.json_text(data), named
 
 
 request = http_request
 
 
-def get(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
+def get(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
     """A GET request."""
-    return http_request("GET", url, headers=headers, timeout_seconds=timeout_seconds)
+    return http_request("GET", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
-def head(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
+def head(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
     """A HEAD request."""
-    return http_request("HEAD", url, headers=headers, timeout_seconds=timeout_seconds)
+    return http_request("HEAD", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
-def delete(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
+def delete(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
     """A DELETE request."""
-    return http_request("DELETE", url, headers=headers, timeout_seconds=timeout_seconds)
+    return http_request("DELETE", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
-def post(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
-    """A POST request with a text as its body."""
-    return http_request("POST", url, headers=headers, body=body, timeout_seconds=timeout_seconds)
+def post(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
+    """A POST request with a text as its body, or with json as JSON."""
+    return http_request(
+        "POST", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
+    )
 
 
-def put(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
-    """A PUT request with a text as its body."""
-    return http_request("PUT", url, headers=headers, body=body, timeout_seconds=timeout_seconds)
+def put(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
+    """A PUT request with a text as its body, or with json as JSON."""
+    return http_request(
+        "PUT", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
+    )
 
 
-def patch(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
-    """A PATCH request with a text as its body."""
-    return http_request("PATCH", url, headers=headers, body=body, timeout_seconds=timeout_seconds)
+def patch(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
+    """A PATCH request with a text as its body, or with json as JSON."""
+    return http_request(
+        "PATCH", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
+    )
 
 
 def post_json(url, data, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
-    """A POST request with data as JSON."""
+    """A POST request with data as JSON, None as null."""
     try:
-        # One Content-Type only: a header in two spellings is refused.
-        named = {name: value for name, value in (headers or {}).items() if str(name).lower() != "content-type"}
-        named["Content-Type"] = "application/json"
-        body = json.dumps(data, ensure_ascii=False)
-    except Exception as error:
-        return _failure(str(error), type(error).__name__)
+        body, named = _json_body(None, data, _headers(headers))
+    except rumi_socket.Misuse as error:
+        return _explain(error, SOCKET_PATH, timeout_seconds)
     return post(url, body=body, headers=named, timeout_seconds=timeout_seconds)

@@ -1,5 +1,7 @@
 """The two client modules against a real server on a Unix socket."""
 
+import contextlib
+import io
 import json
 import os
 import select
@@ -156,8 +158,76 @@ class Syscall(Case):
         rumi_syscall.post_json("https://x/", {"ä": [1, None]}, headers={"content-type": "text/plain", "A": "b"})
         self.assertEqual(server.requests[-1]["headers"], {"A": "b", "Content-Type": "application/json"})
         self.assertEqual(json.loads(server.requests[-1]["body"]), {"ä": [1, None]})
-        self.failed(rumi_syscall.post_json("https://x/", object()), "TypeError")
-        self.failed(rumi_syscall.post_json("https://x/", {}, headers=3), "AttributeError")
+        self.failed(rumi_syscall.post_json("https://x/", object()), "validation_error")
+        self.failed(rumi_syscall.post_json("https://x/", {}, headers=3), "validation_error")
+        rumi_syscall.post_json("https://x/", None)
+        self.assertEqual(server.requests[-1]["body"], "null")
+
+    def test_json_and_params(self):
+        server = self.serve(lambda request: {"success": True})
+        for call in (rumi_syscall.post, rumi_syscall.put, rumi_syscall.patch):
+            call("https://x/a?b=c#d", json={"ä": 1}, params={"e": ["f g", 2]}, headers={"CONTENT-TYPE": "x"})
+            self.assertEqual(server.requests[-1]["url"], "https://x/a?b=c&e=f+g&e=2#d")
+            self.assertEqual(server.requests[-1]["headers"], {"Content-Type": "application/json"})
+            self.assertEqual(json.loads(server.requests[-1]["body"]), {"ä": 1})
+        rumi_syscall.get("https://x/", params=[("a", "ü"), ("a", "&")])
+        self.assertEqual(server.requests[-1]["url"], "https://x/?a=%C3%BC&a=%26")
+
+    def test_bytes_that_are_text(self):
+        server = self.serve(lambda request: {"success": True})
+        for body in ("bödy".encode(), bytearray("bödy".encode()), memoryview("bödy".encode())):
+            rumi_syscall.post("https://x/", body)
+            self.assertEqual(server.requests[-1]["body"], "bödy")
+
+    def test_times(self):
+        server = self.serve(lambda request: {"success": True})
+        for given, sent in (
+            (None, {"timeout_seconds": 30.0}),
+            ("7", {"timeout_seconds": 7.0}),
+            (float("inf"), {"timeout_seconds": 120.0}),
+            ((5, 30), {"connect_timeout_seconds": 5.0, "read_timeout_seconds": 30.0, "timeout_seconds": 120.0}),
+            ([None, 1000], {"connect_timeout_seconds": 120.0, "read_timeout_seconds": 120.0, "timeout_seconds": 120.0}),
+        ):
+            with self.subTest(given=given):
+                self.assertTrue(rumi_syscall.get("https://x/", timeout_seconds=given)["success"])
+                request = server.requests[-1]
+                self.assertEqual({name: request[name] for name in request if "timeout" in name}, sent)
+
+    def test_every_failure_names_what_to_write(self):
+        """Each way of asking wrongly, also where a text is made of the odd value itself."""
+        self.serve(lambda request: {"success": True})
+        for kwargs, text in (
+            ({"timeout_seconds": ()}, "two: (connect, read)"),
+            ({"timeout_seconds": (1, 2, 3)}, "two: (connect, read)"),
+            ({"timeout_seconds": (1, "soon")}, "must be a number of seconds, not str"),
+            ({"timeout_seconds": 10**400}, "must be a number of seconds, not int"),
+            ({"headers": {"X-N": 5}}, "header 'X-N' must be text, not int"),
+            ({"headers": {"X-N": None}}, "header 'X-N' must be text, not NoneType"),
+            ({"headers": {5: "x"}}, "name of a header must be text"),
+            ({"headers": [("a", "b")]}, "headers must be a dict"),
+            ({"body": {"a": 1}}, "post_json and json= send data as JSON"),
+            ({"body": b"\xff"}, "send bytes with requests or urllib"),
+            ({"body": "x" * (1 << 20)}, "use HTTP_PROXY"),
+            ({"json": {"a": {1, 2}}}, "can't be written as JSON"),
+            ({"json": float("nan")}, "can't be written as JSON"),
+            ({"json": {}, "body": "x"}, "not both"),
+            ({"params": 5}, "params must be a dict"),
+        ):
+            with self.subTest(**{k: str(v)[:20] for k, v in kwargs.items()}):
+                answer = rumi_syscall.http_request("POST", "https://x/", **kwargs)
+                self.failed(answer, "validation_error")
+                self.assertIn(text, answer["error"])
+
+    def test_a_time_out_of_two_numbers_is_told(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
+        self.serve(lambda request: release.wait() and None)
+        was = rumi_syscall.MAX_TIMEOUT, rumi_syscall._GRACE
+        rumi_syscall.MAX_TIMEOUT, rumi_syscall._GRACE = 0.05, 0.05
+        self.addCleanup(lambda: setattr(rumi_syscall, "MAX_TIMEOUT", was[0]) or setattr(rumi_syscall, "_GRACE", was[1]))
+        answer = rumi_syscall.get("https://x/", timeout_seconds=(5, 30))
+        self.failed(answer, "timeout")
+        self.assertEqual(answer["error"], "Request timed out after (5, 30)s (0.05 at most)")
 
     def test_answer_of_the_whole_limit(self):
         body = "x" * (rumi_syscall.MAX_RESPONSE_SIZE - len('{"body": ""}'))
@@ -183,13 +253,13 @@ class Syscall(Case):
     def test_what_is_asked_wrongly(self):
         self.serve(lambda request: {"success": True})
         for kwargs, error_type in (
-            ({"method": None, "url": "https://x/"}, "AttributeError"),
-            ({"method": "GET", "url": object()}, "TypeError"),
-            ({"method": "GET", "url": "https://x/", "timeout_seconds": "soon"}, "ValueError"),
-            ({"method": "GET", "url": "https://x/", "timeout_seconds": float("nan")}, "ValueError"),
+            ({"method": None, "url": "https://x/"}, "validation_error"),
+            ({"method": "GET", "url": object()}, "validation_error"),
+            ({"method": "GET", "url": "https://x/", "timeout_seconds": "soon"}, "validation_error"),
+            ({"method": "GET", "url": "https://x/", "timeout_seconds": float("nan")}, "validation_error"),
             ({"method": "GET", "url": "https://x/", "timeout_seconds": -10}, "timeout"),
             ({"method": "GET", "url": "https://x/\udc80"}, "UnicodeEncodeError"),
-            ({"method": "POST", "url": "https://x/", "body": b"bytes"}, "TypeError"),
+            ({"method": "POST", "url": "https://x/", "body": b"\xff"}, "validation_error"),
             ({"method": "POST", "url": "https://x/", "body": "x" * (1 << 20)}, "validation_error"),
             ({"method": "GET", "url": "https://x/", "socket_path": "x" * 200}, "OSError"),
         ):
@@ -387,8 +457,28 @@ class Capability(Case):
         self.failed(rumi_capability.call("fs.read", {"x": object()}), "TypeError")
         self.failed(rumi_capability.call("fs.read", {"x": "x" * (4 << 20)}), "validation_error")
 
+    def test_a_missing_socket_is_told_once(self):
+        """None alone looks like a secret that isn't set."""
+        was, rumi_capability._told = rumi_capability._told, False
+        self.addCleanup(setattr, rumi_capability, "_told", was)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            for _ in range(2):
+                self.assertIsNone(rumi_capability.get_secret("KEY"))
+        self.assertEqual(
+            said.getvalue(), "rumi: no capability socket at %s: is this running as a pack? get_secret gives None\n" % self.path
+        )
+
+    def test_times(self):
+        server = self.serve(lambda request: {"success": True})
+        rumi_capability.call("fs.read", timeout_seconds=None)
+        self.assertEqual(server.requests[-1]["timeout_seconds"], 30.0)
+        for odd in ((1, 2), "soon", (), float("nan")):
+            with self.subTest(odd=odd):
+                self.failed(rumi_capability.call("fs.read", timeout_seconds=odd), "validation_error")
+
     def test_get_secret(self):
-        self.assertIsNone(rumi_capability.get_secret("KEY"))
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertIsNone(rumi_capability.get_secret("KEY"))
         good = {"success": True, "output": {"success": True, "value": "välue"}}
         answers = {
             json.dumps(answer): (answer, value)
