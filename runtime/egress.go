@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -22,7 +23,9 @@ const (
 	// in a pack's container may have. egress-proxy says so when a pack has too many requests under way, and does before.
 	maxRelayed  = 448
 	relayBuffer = 32 << 10
-	afterEnd    = 30 * time.Second // how long one direction may still take when the other has ended
+	// afterEnd is how long one direction may stay silent when the other has ended. Packs' clients hardly ever end one
+	// direction alone: it is for those that are gone.
+	afterEnd = 30 * time.Second
 	// takeover is how long a socket may be away: another replica takes a second to serve what one that died has served,
 	// a proxy that is started anew a few.
 	takeover     = 5 * time.Second
@@ -48,16 +51,21 @@ func withProxy(environ []string, socket string) ([]string, error) {
 	if err != nil {
 		return environ, fmt.Errorf("offer a proxy on loopback: %w", err)
 	}
-	go relay{socket, takeover}.all(l)
+	go relay{socket, takeover, afterEnd}.all(l)
 	return proxyEnviron(environ), nil
 }
 
 // proxyEnviron is environ with the proxy's variables in place of any that are there.
 func proxyEnviron(environ []string) []string {
-	const proxy, direct = "http://" + proxyAddress, "localhost,127.0.0.1,::1"
+	const proxy = "http://" + proxyAddress
+	direct := "localhost,127.0.0.1,::1"
+	if name, err := os.Hostname(); err == nil && name != "" {
+		direct += "," + name // servers that a pack runs for itself
+	}
 	return setAll(environ,
 		"HTTP_PROXY="+proxy, "HTTPS_PROXY="+proxy, "ALL_PROXY="+proxy, "NO_PROXY="+direct,
 		"http_proxy="+proxy, "https_proxy="+proxy, "all_proxy="+proxy, "no_proxy="+direct, // curl knows HTTP_PROXY so only
+		"WS_PROXY="+proxy, "WSS_PROXY="+proxy, "ws_proxy="+proxy, "wss_proxy="+proxy, // aiohttp's, for WebSockets
 		"NODE_USE_ENV_PROXY=1", // Node looks at the others only then
 	)
 }
@@ -74,6 +82,11 @@ func withAuthorities(environ []string, bundle string) []string {
 		"CURL_CA_BUNDLE="+bundle,      // curl
 		"GIT_SSL_CAINFO="+bundle,      // git
 		"NODE_EXTRA_CA_CERTS="+bundle, // Node
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH="+bundle,
+		"AWS_CA_BUNDLE="+bundle, // the AWS command line
+		"PIP_CERT="+bundle,      // pip, where its own setting hides REQUESTS_CA_BUNDLE
+		"CARGO_HTTP_CAINFO="+bundle,
+		"DENO_CERT="+bundle,
 	)
 }
 
@@ -90,6 +103,7 @@ func setAll(environ []string, variables ...string) []string {
 type relay struct {
 	socket   string
 	patience time.Duration // with a socket that is away
+	silence  time.Duration // of one direction, once the other has ended
 }
 
 // all passes every connection of l on, for as long as the process lives.
@@ -126,7 +140,7 @@ func (r relay) one(client net.Conn) {
 		if err != nil {
 			break
 		}
-		if join(client, proxy, buffer[:n]) {
+		if r.join(client, proxy, buffer[:n]) {
 			return
 		}
 	}
@@ -136,16 +150,17 @@ func (r relay) one(client net.Conn) {
 // join passes what client has said first, then everything each way. It says false where the proxy is gone without having
 // read of that, so that another may be told: a process that is killed closes what it serves before it stops to listen, and
 // those who connect in between are never served.
-func join(client, proxy net.Conn, first []byte) bool {
+func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	defer proxy.Close()
 	if _, err := proxy.Write(first); err != nil {
 		return false
 	}
-	up := upload{Conn: proxy}
+	up, down := upload{Conn: proxy}, download{Conn: proxy, silence: r.silence}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		pass(&up, client)
+		down.bound()
 	}()
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
 	n, err := proxy.Read(buffer[:])
@@ -162,10 +177,32 @@ func join(client, proxy net.Conn, first []byte) bool {
 	if err != nil {
 		client.Close()
 	}
-	pass(client, proxy)
-	client.SetReadDeadline(time.Now().Add(afterEnd))
+	pass(client, &down)
+	client.SetReadDeadline(time.Now().Add(r.silence))
 	<-done
 	return true
+}
+
+// download is a connection to the proxy. Once the client has ended, each wait for the next bytes is bounded: a client that
+// is gone looks like one that has only said all it had to say, and a server that stays silent would hold the connection, one
+// of a bounded number, for ever.
+type download struct {
+	net.Conn
+	silence     time.Duration
+	clientEnded atomic.Bool
+}
+
+// bound starts the bound, also for a wait under way.
+func (d *download) bound() {
+	d.clientEnded.Store(true)
+	d.SetReadDeadline(time.Now().Add(d.silence))
+}
+
+func (d *download) Read(p []byte) (int, error) {
+	if d.clientEnded.Load() {
+		d.SetReadDeadline(time.Now().Add(d.silence))
+	}
+	return d.Conn.Read(p)
 }
 
 // upload is a connection to the proxy that notes whether more than the first of what a client said was passed on.

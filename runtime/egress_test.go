@@ -101,7 +101,7 @@ func TestUnawareCodeReachesTheProxy(t *testing.T) {
 	})
 	got := inContainer(t, dir, "unaware.py", "http://api.example/x", "https://api.example/y")
 	want := []string{
-		"proxies ['http://127.0.0.1:3128', 'localhost,127.0.0.1,::1']",
+		"proxies ['http://127.0.0.1:3128', 'localhost,127.0.0.1,::1,pack']",
 		"http://api.example/x 200 asked for http://api.example/x",
 		"https://api.example/y Tunnel connection failed: 403 Forbidden",
 	}
@@ -120,7 +120,7 @@ func TestNoProxyWithoutSocket(t *testing.T) {
 
 func TestProxyEnviron(t *testing.T) {
 	got := proxyEnviron([]string{"A=1", "HTTP_PROXY=http://elsewhere", "no_proxy=*", "HTTP_PROXY_X=2", "B=3"})
-	if len(got) != 12 || !slices.Equal(got[:3], []string{"A=1", "HTTP_PROXY_X=2", "B=3"}) || !slices.Contains(got, "HTTP_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "no_proxy=localhost,127.0.0.1,::1") || !slices.Contains(got, "all_proxy=http://127.0.0.1:3128") {
+	if len(got) != 16 || !slices.Equal(got[:3], []string{"A=1", "HTTP_PROXY_X=2", "B=3"}) || !slices.Contains(got, "HTTP_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "no_proxy="+direct(t)) || !slices.Contains(got, "WSS_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "ws_proxy=http://127.0.0.1:3128") || !slices.Contains(got, "all_proxy=http://127.0.0.1:3128") {
 		t.Errorf("%q", got)
 	}
 	if got, err := withProxy([]string{"A=1"}, ""); err != nil || !slices.Equal(got, []string{"A=1"}) {
@@ -128,10 +128,21 @@ func TestProxyEnviron(t *testing.T) {
 	}
 }
 
+// direct lists the names that no proxy is for: loopback and the machine's own.
+func direct(t *testing.T) string {
+	t.Helper()
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "localhost,127.0.0.1,::1," + name
+}
+
 func TestAuthorities(t *testing.T) {
 	got := withAuthorities([]string{"A=1", "SSL_CERT_FILE=/image/s", "SSL_CERT_FILE_X=2"}, "/ca.pem")
 	want := []string{"A=1", "SSL_CERT_FILE_X=2", "SSL_CERT_FILE=/ca.pem", "REQUESTS_CA_BUNDLE=/ca.pem", "CURL_CA_BUNDLE=/ca.pem",
-		"GIT_SSL_CAINFO=/ca.pem", "NODE_EXTRA_CA_CERTS=/ca.pem"}
+		"GIT_SSL_CAINFO=/ca.pem", "NODE_EXTRA_CA_CERTS=/ca.pem", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=/ca.pem", "AWS_CA_BUNDLE=/ca.pem",
+		"PIP_CERT=/ca.pem", "CARGO_HTTP_CAINFO=/ca.pem", "DENO_CERT=/ca.pem"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
@@ -206,7 +217,7 @@ func TestRelay(t *testing.T) {
 	t.Run("the client ends first", func(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "s")
 		listen(t, socket, count)
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		c.Write(make([]byte, 1<<20))
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "1048576 bytes" {
@@ -222,7 +233,7 @@ func TestRelay(t *testing.T) {
 			all, _ := io.ReadAll(c)
 			said <- string(all)
 		})
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		io.WriteString(c, "hello")
 		if got, err := io.ReadAll(c); string(got) != "all I have" {
 			t.Errorf("%q, %v", got, err)
@@ -240,7 +251,7 @@ func TestRelay(t *testing.T) {
 			asked <- struct{}{}
 			c.Read(make([]byte, 10)) // all of it, so that it may have been acted upon
 		})
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		io.WriteString(c, "xyz")
 		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 1 {
 			t.Errorf("%q, %v, asked %d times", got, err, len(asked))
@@ -254,7 +265,7 @@ func TestRelay(t *testing.T) {
 			asked <- struct{}{}
 			c.Read(make([]byte, 1)) // and more than that is unread: the socket is reset
 		})
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		io.WriteString(c, "head")
 		<-asked
 		io.WriteString(c, "body")
@@ -272,11 +283,26 @@ func TestRelay(t *testing.T) {
 			}
 			count(c)
 		})
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		io.WriteString(c, "early")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "5 bytes" {
 			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("the client has ended and the proxy says nothing", func(t *testing.T) {
+		socket, release := filepath.Join(t.TempDir(), "s"), make(chan struct{})
+		defer close(release)
+		listen(t, socket, func(c *net.UnixConn) {
+			io.Copy(io.Discard, c) // to the client's end
+			io.WriteString(c, "one thing")
+			<-release
+		})
+		c := connect(t, relayed(t, relay{socket, takeover, 50 * time.Millisecond}))
+		io.WriteString(c, "hello")
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "one thing" || err != nil {
+			t.Errorf("got %q, %v; want the one thing, then the end", got, err)
 		}
 	})
 	t.Run("the client breaks", func(t *testing.T) {
@@ -289,7 +315,7 @@ func TestRelay(t *testing.T) {
 				}
 			}
 		})
-		c := connect(t, relayed(t, relay{socket, takeover}))
+		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
 		io.WriteString(c, "hello")
 		io.ReadFull(c, make([]byte, 1))
 		c.SetLinger(0)
@@ -314,7 +340,7 @@ func waitReadable(c *net.UnixConn) {
 func TestRelayToAProxyThatIsAway(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	listen(t, socket, count).Close() // which takes the socket away
-	address := relayed(t, relay{socket, time.Hour})
+	address := relayed(t, relay{socket, time.Hour, afterEnd})
 	c := connect(t, address)
 	io.WriteString(c, "early")
 	c.CloseWrite()
@@ -334,7 +360,7 @@ func TestRelayToAProxyThatIsAway(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 
-	nobody := relay{filepath.Join(t.TempDir(), "s"), 0}
+	nobody := relay{filepath.Join(t.TempDir(), "s"), 0, afterEnd}
 	response, err := (&http.Client{Transport: &http.Transport{
 		Proxy:             http.ProxyURL(&url.URL{Scheme: "http", Host: relayed(t, nobody)}),
 		DisableKeepAlives: true,
@@ -397,7 +423,7 @@ func BenchmarkRelay(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			socket := filepath.Join(b.TempDir(), "s")
 			listen(b, socket, func(conn *net.UnixConn) { c.proxy(conn) })
-			address := relayed(b, relay{socket, takeover})
+			address := relayed(b, relay{socket, takeover, afterEnd})
 			b.SetBytes(size)
 			for b.Loop() {
 				conn := connect(b, address)
