@@ -21,6 +21,8 @@ func (c *conn) hold(n int) bool {
 	defer cancel()
 	c.waits.Store(&cancel)
 	defer c.waits.Store(nil)
+	c.watch()
+	defer context.AfterFunc(c.client, cancel)()
 	if c.state.Load() == gone { // before anybody could tell it here
 		return false
 	}

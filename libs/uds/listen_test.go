@@ -11,11 +11,11 @@ import (
 	"testing"
 )
 
-func config(t *testing.T) Config {
+func config(t testing.TB) Config {
 	return Config{Dir: filepath.Join(t.TempDir(), "packs"), Name: DirName("my_pack"), GID: -1}
 }
 
-func mustListen(t *testing.T, cfg Config) *Listener {
+func mustListen(t testing.TB, cfg Config) *Listener {
 	t.Helper()
 	l, err := Listen(cfg)
 	if err != nil {

@@ -14,13 +14,13 @@ type Room struct {
 	taken int64
 }
 
-type roomKey struct{}
-
 // RoomOf is the room of the connection whose request a Handler was given ctx with; nil, which takes nothing, where ctx is not from
 // there.
 func RoomOf(ctx context.Context) *Room {
-	r, _ := ctx.Value(roomKey{}).(*Room)
-	return r
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		return &c.room
+	}
+	return nil
 }
 
 // Take makes n bytes, or all there are if these are fewer, of what it took before, if that is less. For them it waits, in turn with

@@ -20,7 +20,9 @@ import (
 // so that buffers can be kept from one request to the next; returning dst as it came closes the connection.
 type Handler interface {
 	// Answer answers one request. The slice request is the handler's until it returns, not after. It is called
-	// for requests of several connections at once; ctx ends when the socket is taken away.
+	// for requests of several connections at once. ctx is the connection's: it ends when the socket is taken away, and when
+	// the client has closed the connection, with ErrGone as its cause. A client that says nothing more but still reads is
+	// answered.
 	Answer(ctx context.Context, request, dst []byte) []byte
 
 	// Refuse answers a frame that could not be read, before the connection is closed: err is ErrEmpty, a
@@ -140,7 +142,6 @@ func (s *server) accept() error {
 		}
 		delay = 0
 		c := &conn{server: s, UnixConn: uc, room: Room{of: s.answers, all: int64(s.limits.Answers)}}
-		c.ctx = context.WithValue(s.ctx, roomKey{}, &c.room)
 		c.used.Store(s.turn.Add(1))
 		if !s.admit(c) {
 			uc.Close()
@@ -238,11 +239,12 @@ type conn struct {
 	server     *server
 	state      atomic.Int32
 	used       atomic.Uint64
-	writeUntil time.Time       // the write deadline in force
-	ctx        context.Context // of the handler, for requests of this connection
-	holds      int             // bytes of Limits.Held
-	room       Room
-	waits      atomic.Pointer[context.CancelFunc]
+	writeUntil time.Time // the write deadline in force
+	lifetime
+	ctx   context.Context // of the handler, for requests of this connection: client, by which RoomOf and SocketOf find the connection
+	holds int             // bytes of Limits.Held
+	room  Room
+	waits atomic.Pointer[context.CancelFunc]
 }
 
 func (c *conn) closeIdle() {
@@ -276,6 +278,7 @@ func (c *conn) serve() {
 		if cause := recover(); cause != nil {
 			s.log.Error("panic while a request was answered; its connection is closed", "panic", cause, "stack", string(debug.Stack()))
 		}
+		c.unwatch()
 		c.Close()
 		s.mu.Lock()
 		delete(s.conns, c)
@@ -313,6 +316,7 @@ func (c *conn) exchange(in *reader) bool {
 	if !c.state.CompareAndSwap(idle, busy) {
 		return false
 	}
+	c.watch()
 	if h, ok := s.handler.(Beginner); ok {
 		if !c.begin(h, in, b) {
 			return false

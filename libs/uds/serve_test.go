@@ -55,7 +55,7 @@ func (e *echo) Answer(ctx context.Context, request, dst []byte) []byte {
 
 func (e *echo) Refuse(err error, dst []byte) []byte { return append(dst, "refused: "+err.Error()...) }
 
-func serve(t *testing.T, h Handler, limits Limits) (path string, stop func()) {
+func serve(t testing.TB, h Handler, limits Limits) (path string, stop func()) {
 	t.Helper()
 	l := mustListen(t, config(t))
 	ctx, cancel := context.WithCancel(context.Background())

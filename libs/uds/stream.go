@@ -10,7 +10,7 @@ type Streamer interface {
 	Handler
 
 	// Stream serves a connection that begins with an ASCII letter, which no frame below 1 GiB does, and returns when
-	// it is done with it; the connection is closed then. ctx ends when the socket is taken away.
+	// it is done with it; the connection is closed then. ctx ends as that of Handler.Answer does.
 	Stream(ctx context.Context, s *Stream)
 }
 
@@ -23,6 +23,10 @@ type Stream struct {
 
 // Read reads what was received.
 func (s *Stream) Read(p []byte) (int, error) { return s.in.Read(p) }
+
+// Sends gives a context that ends when the client says nothing more, whatever of it is still unread: it has closed the
+// connection or its own direction of it (ErrHalfClosed).
+func (s *Stream) Sends() context.Context { return s.conn.sends }
 
 // Rest waits for the client's next byte, which stays unread, as an idle connection: one that may be closed to make room
 // for another or because the server stops. False means that the connection is at its end.
@@ -61,7 +65,8 @@ func (c *conn) stream(in *reader) bool {
 		return false
 	}
 	if c.state.CompareAndSwap(idle, busy) {
-		streamer.Stream(c.server.ctx, &Stream{UnixConn: c.UnixConn, in: in, conn: c})
+		c.watch()
+		streamer.Stream(c.ctx, &Stream{UnixConn: c.UnixConn, in: in, conn: c})
 	}
 	return true
 }

@@ -22,12 +22,12 @@ type handler struct {
 	known *pack
 }
 
-// pack is what the proxy keeps of the pack, from its first request on: most sockets are asked nothing for long. ctx ends
-// with the socket.
+// pack is what the proxy keeps of the pack, from its first request on: most sockets are asked nothing for long. ctx is that
+// of a request; what the proxy keeps is cut when its socket ends.
 func (h *handler) pack(ctx context.Context) *pack {
 	h.once.Do(func() {
 		h.known = h.proxy.pack(h.id)
-		context.AfterFunc(ctx, h.known.cut)
+		context.AfterFunc(uds.SocketOf(ctx), h.known.cut)
 	})
 	return h.known
 }
