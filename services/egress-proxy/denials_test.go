@@ -70,15 +70,26 @@ func TestFromDenialToGrant(t *testing.T) {
 
 	// 127.0.0.0/8 is opened in this rig, nothing else internal is.
 	proposal := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p", ""))
-	if want := fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1","x.localhost"],"allowed_ports":[%s]}`, port); proposal != want {
+	granted, left, _ := strings.Cut(proposal, `,"left_out":`)
+	if want := fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1","x.localhost"],"allowed_ports":[%s]`, port); granted != want {
 		t.Fatalf("%s, want %s", proposal, want)
+	}
+	for _, want := range []string{
+		`"host":"gateway","port":8080,"method":"GET","why":"one of Rumi's own services: never reached"}`,
+		`"host":"169.254.169.254","port":80,"method":"GET","why":"an address that is never reached (metadata)"}`,
+		`"host":"10.0.0.1","port":80,"method":"GET","why":"an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS","setting":"RUMI_EGRESS_ALLOW_CIDRS"}`,
+		`"host":"numeric form of 127.0.0.1","port":80,"method":"GET","why":"not a host that a grant can name"}`,
+	} {
+		if !strings.Contains(left, want) {
+			t.Errorf("left out %s, want %s in it", left, want)
+		}
 	}
 	r.mustCall("POST", "/api/network/grant", proposal)
 	if a := r.ask(c, url); !a.Success {
 		t.Errorf("%+v", a)
 	}
 	later := time.Now().Add(time.Second).UTC().Format(time.RFC3339)
-	if got := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p&since="+later, "")); got != proposal {
+	if got := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p&since="+later, "")); got != granted+"}" {
 		t.Errorf("with nothing refused since: %s, want what is granted", got)
 	}
 
@@ -99,6 +110,20 @@ func TestFromDenialToGrant(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 
+	// A segment that looks like a credential is told nowhere, and stands in no proposal.
+	const token = "bot123456789:AAH-canary-Zx81kQ"
+	if a := r.ask(c, url+"/"+token+"/send"); a.ErrorType != "grant_denied" {
+		t.Errorf("%+v", a)
+	}
+	for _, path := range []string{"denials", "proposal?pack_id=p"} {
+		if answer := r.mustCall("GET", "/api/network/"+path, ""); strings.Contains(answer, "canary") {
+			t.Errorf("%s shows the token: %s", path, answer)
+		}
+	}
+	if answer := r.mustCall("GET", "/api/network/denials", ""); !strings.Contains(answer, `"path":"/***/send"`) {
+		t.Errorf("got %s, want the path without the token", answer)
+	}
+
 	// A restart forgets nothing; a removal does.
 	r.ask(c, "http://last.example.com/")
 	if err := r.proxy.Stop(); err != nil {
@@ -106,7 +131,7 @@ func TestFromDenialToGrant(t *testing.T) {
 	}
 	r.start()
 	r.dial("p")
-	if answer := r.mustCall("GET", "/api/network/denials?pack_id=p", ""); !strings.Contains(answer, `"count":10`) || !strings.Contains(answer, "last.example.com") {
+	if answer := r.mustCall("GET", "/api/network/denials?pack_id=p", ""); !strings.Contains(answer, `"count":11`) || !strings.Contains(answer, "last.example.com") {
 		t.Errorf("after a restart %s", answer)
 	}
 	if _, err := api.NewClient(r.suite.Peer("pack-registry", "egress-proxy")).Remove(t.Context(), "p"); err != nil {

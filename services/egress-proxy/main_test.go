@@ -19,6 +19,23 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 )
 
+// A grant that comes to something else than its lists may promise is made, and said to.
+func TestGrantsWarn(t *testing.T) {
+	r := newRig(t, nil)
+	r.pack("q", "approved")
+	r.dial("q") // approval's news have come
+	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.1"]}`); !strings.Contains(got, `"warnings":["no port is named: nothing is allowed (allowed_ports)"]`) {
+		t.Errorf("grant without a port: %s", got)
+	}
+	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.2"],"allowed_ports":[443]}`); !strings.Contains(got, `"replaced":{"removed":{"allowed_domains":["10.0.0.1"],"allowed_ports":[],"rules":[],"tunnels":false}}`) ||
+		!strings.Contains(got, `"10.0.0.2 is an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS","no longer granted: 10.0.0.1"`) {
+		t.Errorf("grant of another host: %s", got)
+	}
+	if got := r.mustCall("POST", "/api/network/check", `{"pack_id":"q","domain":"10.0.0.2","port":443}`); !strings.Contains(got, `"allowed":true`) || !strings.Contains(got, `"warnings":["10.0.0.2 is an internal address (private)`) {
+		t.Errorf("check of a host that isn't reached nevertheless: %s", got)
+	}
+}
+
 func TestLifeOfAGrant(t *testing.T) {
 	r := newRig(t, nil)
 	url, port := upstreamServer(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, "hello from ", q.URL.Path) })

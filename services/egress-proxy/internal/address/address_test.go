@@ -138,29 +138,33 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
-func TestCanOpen(t *testing.T) {
+func TestObstacle(t *testing.T) {
 	public := NewPolicy(nil)
 	opened, err := ParseOpened("10.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16")
 	if err != nil {
 		t.Fatal(err)
 	}
 	lan := NewPolicy(opened)
-	for _, tt := range []struct {
-		host           string
-		public, opened bool
-	}{
-		{"api.example.com", true, true}, {"8.8.8.8", true, true}, {"2620:fe::fe", true, true},
-		{"10.1.2.3", false, true}, {"192.168.0.1", false, false}, {"127.0.0.1", false, true}, {"localhost", false, true}, {"x.localhost", false, true},
-		{"169.254.169.254", false, false}, {"fd00:ec2::254", false, false}, {"metadata.google.internal", false, false}, {"metadata", false, false},
-		{"gateway", false, false}, {"secrets", false, false}, {"tasks.approval", false, false}, {"x.service.consul", false, false}, {"host.docker.internal", false, false},
-		{"printer", false, true}, {"nas.local", false, true}, {"db.internal", false, true}, {"model.lan", false, true}, {"x.home.arpa", false, true},
+	lan.SetOwn(Own{Listeners: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.3:443")}})
+	const never, set, none = "never reached", AllowCIDRs, ""
+	for _, tt := range []struct{ host, public, opened string }{
+		{"api.example.com", none, none}, {"8.8.8.8", none, none}, {"2620:fe::fe", none, none},
+		{"10.1.2.3", set, none}, {"192.168.0.1", set, set}, {"127.0.0.1", set, none}, {"localhost", set, none}, {"x.localhost", set, none},
+		{"127.0.0.3", set, never}, {"::ffff:10.1.2.3", set, set}, {"::ffff:169.254.169.254", never, never},
+		{"169.254.169.254", never, never}, {"fd00:ec2::254", never, never}, {"metadata.google.internal", never, never}, {"metadata", never, never},
+		{"gateway", never, never}, {"secrets", never, never}, {"tasks.approval", never, never}, {"x.service.consul", never, never}, {"host.docker.internal", never, never},
+		{"printer", set, none}, {"nas.local", set, none}, {"db.internal", set, none}, {"model.lan", set, none}, {"x.home.arpa", set, none},
 	} {
 		addr, _ := netip.ParseAddr(tt.host)
-		if got := public.CanOpen(tt.host, addr, 443); got != tt.public {
-			t.Errorf("%s without opened ranges: %v", tt.host, got)
-		}
-		if got := lan.CanOpen(tt.host, addr, 443); got != tt.opened {
-			t.Errorf("%s with opened ranges: %v", tt.host, got)
+		for _, c := range []struct {
+			name   string
+			policy *Policy
+			want   string
+		}{{"no opened range", public, tt.public}, {"opened ranges", lan, tt.opened}} {
+			why, setting := c.policy.Obstacle(tt.host, addr, 443)
+			if (why == "") != (c.want == none) || !strings.Contains(why, c.want) || (setting != "") != (c.want == set) {
+				t.Errorf("%s with %s: got %q, %q; want %q in it", tt.host, c.name, why, setting, c.want)
+			}
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package address
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // suite are the names under which a compose or Swarm network resolves our own services and those that come with them.
 var suite = []string{
@@ -27,6 +30,11 @@ var denied = func() map[string]bool {
 	}
 	return m
 }()
+
+// suiteName says whether a name is one of the suite's own, or of its replicas.
+func suiteName(name string) bool {
+	return slices.Contains(suite, strings.TrimPrefix(name, "tasks."))
+}
 
 // Suite are the suite's own names, whose addresses stay closed.
 func Suite() []string { return append([]string(nil), suite...) }

@@ -109,17 +109,48 @@ func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 	return "", true
 }
 
-// CanOpen says whether any grant could let a pack reach a host, as far as can be told without looking it up. name is in
-// hostname's one form; addr is valid for an address.
-func (p *Policy) CanOpen(name string, addr netip.Addr, port uint16) bool {
+// AllowCIDRs is the setting that opens internal ranges.
+const AllowCIDRs = "RUMI_EGRESS_ALLOW_CIDRS"
+
+// Obstacle says why no grant lets a pack reach a host, "" where none is known; nothing is looked up. setting is what an operator
+// can set to change that, "" where nothing can. name is in hostname's one form; addr is valid for an address.
+func (p *Policy) Obstacle(name string, addr netip.Addr, port uint16) (why, setting string) {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
-	if addr.IsValid() {
-		_, ok := p.Judge(netip.AddrPortFrom(addr, port))
-		return ok
+	switch {
+	case addr.IsValid():
+		return p.obstacleAt(addr, port)
+	case suiteName(name):
+		return "one of Rumi's own services: never reached", ""
+	case DeniedName(name):
+		return "a name of this machine or of a service that hands out credentials: never reached", ""
+	case !p.Opens() && PrivateName(name):
+		return "an internal name, and no internal range is open: name its addresses in " + AllowCIDRs, AllowCIDRs
 	}
-	return !DeniedName(name) && (p.Opens() || !PrivateName(name))
+	return "", ""
+}
+
+func (p *Policy) obstacleAt(addr netip.Addr, port uint16) (why, setting string) {
+	class, ok := p.Judge(netip.AddrPortFrom(addr, port))
+	if ok {
+		return "", ""
+	}
+	c := classOf(addr)
+	for c != nil && c.inner != nil && !c.sealed {
+		carried := classOf(c.inner(addr))
+		if carried == nil || !carried.sealed {
+			break
+		}
+		c, class = carried, carried.name // which opening the outer range wouldn't change
+	}
+	switch {
+	case class == "own_service":
+		return "a listener of Rumi's own: never reached", ""
+	case c == nil || c.sealed:
+		return "an address that is never reached (" + class + ")", ""
+	}
+	return "an internal address (" + class + "): name it in " + AllowCIDRs, AllowCIDRs
 }
 
 func (p *Policy) isOpened(addr netip.Addr) bool {

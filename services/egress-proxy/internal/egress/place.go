@@ -169,10 +169,11 @@ func (p place) String() string {
 	return p.scheme() + "://" + p.hostPort() + p.path
 }
 
-// logged is the URL for the audit log: without query.
+// logged is the URL for the audit log: without query, and without segments that look like credentials.
 func (p place) logged() string {
 	const limit = 2 << 10
-	s, _, _ := strings.Cut(p.String(), "?")
+	path, _, _ := strings.Cut(p.path, "?")
+	s := p.scheme() + "://" + p.hostPort() + urlpath.Mask(path)
 	if len(s) > limit {
 		s = s[:limit] + "…"
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
 // meter counts requests. Labels are of fixed sets: no host and no pack is among them.
@@ -150,7 +151,8 @@ func (r *result) denial() ledger.Key {
 		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
 	}
 	if key.Reason == grant.RuleDenied {
-		key.Path, _, _ = strings.Cut(r.place.path, "?")
+		path, _, _ := strings.Cut(r.place.path, "?")
+		key.Path = urlpath.Mask(path) // operators read denials, and proposals are made of them
 	}
 	return key
 }

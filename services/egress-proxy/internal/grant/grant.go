@@ -4,7 +4,9 @@
 package grant
 
 import (
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -63,7 +65,7 @@ func (w Wish) Check(now time.Time) error {
 	}
 	for _, domain := range w.AllowedDomains {
 		if _, err := hostname.ParsePattern(domain); err != nil {
-			return fault.Invalid("Invalid domain in allowed_domains: %.300q (want a name such as api.example.com, *.example.com, an address or *)", domain)
+			return invalidDomain("allowed_domains", domain)
 		}
 	}
 	for _, port := range w.AllowedPorts {
@@ -72,6 +74,31 @@ func (w Wish) Check(now time.Time) error {
 		}
 	}
 	return checkRules(w.Rules)
+}
+
+// invalidDomain says what is wrong with an entry, and what to write instead where that can be told.
+func invalidDomain(field, domain string) *fault.Fault {
+	want := "a name such as api.example.com, *.example.com, an address or *"
+	if name := nameIn(domain); name != "" {
+		want = "the name alone: " + name + "; ports go to allowed_ports, paths to rules"
+	}
+	return fault.Invalid("Invalid domain in %s: %.300q (want %s)", field, domain, want)
+}
+
+// nameIn is the host in a URL or in host:port, "" where there is none.
+func nameIn(text string) string {
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		text = rest
+	}
+	u, err := url.Parse("http://" + text)
+	if err != nil || u.User != nil {
+		return ""
+	}
+	p, err := hostname.ParsePattern(u.Hostname())
+	if err != nil {
+		return ""
+	}
+	return p.String()
 }
 
 // Wide says whether the wish opens every domain or every port.

@@ -53,7 +53,7 @@ func (r Rule) check(field string) error {
 	}
 	for _, domain := range r.Domains {
 		if _, err := hostname.ParsePattern(domain); err != nil {
-			return fault.Invalid("Invalid domain in %s.domains: %.300q (want a name such as api.example.com, *.example.com, an address or *)", field, domain)
+			return invalidDomain(field+".domains", domain)
 		}
 	}
 	for _, method := range r.Methods {

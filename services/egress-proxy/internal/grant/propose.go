@@ -2,6 +2,7 @@ package grant
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,10 +19,17 @@ type Refusal struct {
 	Reason string // Denied or RuleDenied
 }
 
-// propose makes the smallest wish that keeps what old grants, nil or not in force for nothing, and would have allowed
-// what was refused. What no grant can open (canOpen), what needs a path on whose meaning servers differ, and what is over
-// a grant's bounds is left out. A grant joins each of its domains with each of its ports, and so does the wish.
-func propose(old *Grant, refused []Refusal, canOpen func(hostname.Host, uint16) bool, now time.Time) (Wish, error) {
+// LeftOut is a refusal that a proposal doesn't mend.
+type LeftOut struct {
+	Refusal
+	Why     string
+	Setting string // what an operator can set to change that, "" for nothing
+}
+
+// propose makes the smallest wish that keeps what old grants, nil or not in force for nothing, and would have allowed what was
+// refused. Left out are hosts that no grant opens (obstacle), paths on whose meaning servers differ, and what is over a
+// grant's bounds. A grant joins each of its domains with each of its ports, and so does the wish.
+func propose(old *Grant, refused []Refusal, obstacle Obstacle, now time.Time) (Wish, []LeftOut, error) {
 	w := Wish{AllowedDomains: []string{}, AllowedPorts: []int{}}
 	have := Grant{}
 	if old != nil && old.InForce(now) {
@@ -33,7 +41,7 @@ func propose(old *Grant, refused []Refusal, canOpen func(hostname.Host, uint16) 
 	}
 	r, err := compile(have)
 	if err != nil {
-		return Wish{}, err
+		return Wish{}, nil, err
 	}
 	refused = slices.Clone(refused)
 	slices.SortFunc(refused, func(a, b Refusal) int {
@@ -42,74 +50,101 @@ func propose(old *Grant, refused []Refusal, canOpen func(hostname.Host, uint16) 
 	})
 	p := proposal{wish: w, rule: r, added: make(map[Refusal]int)}
 	for _, refusal := range refused {
-		host, err := hostname.Parse(refusal.Host)
-		if err != nil { // an address of IPv6, as Host.Name has it
-			host, err = hostname.Parse("[" + refusal.Host + "]")
-		}
-		if err == nil && !host.Numeric && canOpen(host, refusal.Port) {
-			p.open(host, refusal)
-		}
+		p.add(refusal, obstacle)
 	}
-	return p.wish, nil
+	return p.wish, p.leftOut, nil
 }
 
 // proposal is a wish that grows, with what it comes to.
 type proposal struct {
-	wish  Wish
-	rule  *rule
-	added map[Refusal]int // of host and method, the wish's rule for them
+	wish    Wish
+	leftOut []LeftOut
+	rule    *rule
+	added   map[Refusal]int // of host and method, the wish's rule for them
 }
 
-func (p *proposal) open(host hostname.Host, refusal Refusal) {
-	if len(p.wish.Rules) > 0 && !p.openRules(host, refusal) {
-		return
+// add makes the wish prevent the refusal, or notes why it can't.
+func (p *proposal) add(refusal Refusal, obstacle Obstacle) {
+	host, ok := parseHost(refusal.Host)
+	why, setting := "not a host that a grant can name", ""
+	if ok && !host.Numeric {
+		why, setting = obstacle(host, refusal.Port)
 	}
-	if !p.rule.allowsHost(host) && len(p.wish.AllowedDomains) < MaxEntries {
+	if why == "" {
+		why = p.open(host, refusal)
+	}
+	if why != "" {
+		p.leftOut = append(p.leftOut, LeftOut{refusal, why, setting})
+	}
+}
+
+// open makes the wish cover the refusal. why says why it can't, "" where it does.
+func (p *proposal) open(host hostname.Host, refusal Refusal) (why string) {
+	newHost := !p.rule.allowsHost(host)
+	newPort := !p.rule.everyPort && !p.rule.ports[refusal.Port]
+	switch {
+	case newHost && len(p.wish.AllowedDomains) == MaxEntries:
+		return fmt.Sprintf("a grant has at most %d domains", MaxEntries)
+	case newPort && len(p.wish.AllowedPorts) == MaxEntries:
+		return fmt.Sprintf("a grant has at most %d ports", MaxEntries)
+	}
+	if len(p.wish.Rules) > 0 {
+		if why := p.openRules(host, refusal); why != "" {
+			return why
+		}
+	}
+	if newHost {
 		p.wish.AllowedDomains = append(p.wish.AllowedDomains, host.Name)
 		p.rule.exact[host.Name] = true
 	}
-	if !p.rule.everyPort && !p.rule.ports[refusal.Port] && len(p.wish.AllowedPorts) < MaxEntries {
+	if newPort {
 		p.wish.AllowedPorts = append(p.wish.AllowedPorts, int(refusal.Port))
 		p.rule.ports[refusal.Port] = true
 	}
+	return ""
 }
 
-// openRules makes the wish's rules cover the refusal. It says whether they can.
-func (p *proposal) openRules(host hostname.Host, refusal Refusal) bool {
+// openRules makes the wish's rules cover the refusal. why says why they can't, "" where they do.
+func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 	if refusal.Method == "CONNECT" {
 		p.wish.AllowTunnel = true
-		return true
+		return ""
 	}
+	// A segment that looked like a credential was not kept; a rule can name what is before it.
+	refusal.Path = urlpath.BeforeMasked(refusal.Path)
 	if refusal.Reason == RuleDenied {
 		if _, err := urlpath.ParsePrefix(refusal.Path); err != nil {
-			return false
+			return "servers read this path differently: no rule covers it"
 		}
 	}
 	if p.covered(host, refusal) {
-		return true
+		return ""
 	}
 	if !slices.Contains(Methods, refusal.Method) {
-		return false
+		return "no rule may name the method " + refusal.Method
 	}
 	key := Refusal{Host: host.Name, Method: refusal.Method}
 	i, ok := p.added[key]
 	switch {
 	case !ok && len(p.wish.Rules) == MaxRules:
-		return false
+		return fmt.Sprintf("a grant has at most %d rules", MaxRules)
 	case !ok:
 		i = len(p.wish.Rules)
 		p.added[key] = i
 		p.wish.Rules = append(p.wish.Rules, Rule{Domains: []string{host.Name}, Methods: []string{refusal.Method}, PathPrefixes: []string{}})
 		p.rule.rules = append(p.rule.rules, narrowing{})
 	case len(p.wish.Rules[i].PathPrefixes) == MaxPrefixes:
-		return false
+		return fmt.Sprintf("a rule has at most %d path_prefixes", MaxPrefixes)
 	}
 	if refusal.Path != "" {
 		p.wish.Rules[i].PathPrefixes = append(p.wish.Rules[i].PathPrefixes, refusal.Path)
 	}
 	n, err := compileRule(p.wish.Rules[i])
 	p.rule.rules[i] = n
-	return err == nil
+	if err != nil {
+		return "no rule can name its path"
+	}
+	return ""
 }
 
 // covered says whether the rules cover the refusal; where its path isn't known, whether they cover any path.

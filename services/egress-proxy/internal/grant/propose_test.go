@@ -81,9 +81,14 @@ func TestPropose(t *testing.T) {
 		{"a method that no rule may name", "TRACE y.com:443", "x.com", "443", granted("x.com", "443", get), []Rule{get}, false},
 		{"rules went", "GET x.com:443/v2", "x.com", "443", granted("x.com", "443"), nil, false},
 	}
-	canOpen := func(h hostname.Host, _ uint16) bool { return h.Name != "closed.com" }
+	obstacle := func(h hostname.Host, _ uint16) (string, string) {
+		if h.Name == "closed.com" {
+			return "closed", "RUMI_OPEN"
+		}
+		return "", ""
+	}
 	for _, tt := range tests {
-		w, err := propose(tt.old, refusals(t, tt.refused), canOpen, now)
+		w, _, err := propose(tt.old, refusals(t, tt.refused), obstacle, now)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
@@ -99,9 +104,12 @@ func TestPropose(t *testing.T) {
 		}
 	}
 	for _, refused := range []string{many, prefixes} {
-		w, err := propose(granted("x.com", "443", get), refusals(t, refused), canOpen, now)
+		w, leftOut, err := propose(granted("x.com", "443", get), refusals(t, refused), obstacle, now)
 		if err != nil || w.Check(now) != nil {
 			t.Errorf("%d domains, %d rules: %v, %v", len(w.AllowedDomains), len(w.Rules), err, w.Check(now))
+		}
+		if len(leftOut) == 0 || !strings.Contains(leftOut[0].Why, "at most") {
+			t.Errorf("left out %v, want those over a bound, with the bound", leftOut)
 		}
 	}
 }
@@ -113,15 +121,54 @@ func TestProposeKeepsTheRest(t *testing.T) {
 	if _, err := o.Grant(t.Context(), "p", w); err != nil {
 		t.Fatal(err)
 	}
-	all := func(hostname.Host, uint16) bool { return true }
-	got, err := o.Propose(t.Context(), "p", refusals(t, "GET y.com:80"), all)
+	all := func(hostname.Host, uint16) (string, string) { return "", "" }
+	got, _, err := o.Propose(t.Context(), "p", refusals(t, "GET y.com:80"), all)
 	if want := (Wish{AllowedDomains: []string{"x.com", "y.com"}, AllowedPorts: []int{443, 80}, Notes: "why", ExpiresAt: w.ExpiresAt}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if g, _ := o.book.Get("p"); len(g.AllowedDomains) != 1 {
 		t.Errorf("a proposal changed the grant: %+v", g)
 	}
-	if _, err := o.Propose(t.Context(), "never", nil, all); err == nil || !strings.Contains(err.Error(), "Pack not found") {
+	if _, _, err := o.Propose(t.Context(), "never", nil, all); err == nil || !strings.Contains(err.Error(), "Pack not found") {
 		t.Errorf("of an unknown pack: %v", err)
+	}
+}
+
+// Whatever a proposal doesn't mend is told, with the reason and the setting that changes it.
+func TestProposeTellsWhatItLeavesOut(t *testing.T) {
+	obstacle := func(h hostname.Host, _ uint16) (string, string) {
+		if h.Name == "nas.lan" {
+			return "internal", "RUMI_EGRESS_ALLOW_CIDRS"
+		}
+		return "", ""
+	}
+	get := Rule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
+	old := &Grant{PackID: "p", Enabled: true, AllowedDomains: []string{"x.com"}, AllowedPorts: []int{443}, Rules: []Rule{get}}
+	refused := refusals(t, "GET nas.lan:80 GET 0x7f.1:80 TRACE x.com:443 GET x.com:443//v2 POST x.com:443/a/***/b GET x.com:443/v1/***")
+	w, leftOut, err := propose(old, refused, obstacle, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := map[string]string{}
+	for _, l := range leftOut {
+		why[l.Method+" "+l.Host+l.Path] = l.Why + " " + l.Setting
+	}
+	for what, want := range map[string]string{
+		"GET nas.lan":   "internal RUMI_EGRESS_ALLOW_CIDRS",
+		"GET 0x7f.1":    "not a host that a grant can name ",
+		"TRACE x.com":   "no rule may name the method TRACE ",
+		"GET x.com//v2": "servers read this path differently: no rule covers it ",
+	} {
+		if why[what] != want {
+			t.Errorf("%s is left out because %q, want %q", what, why[what], want)
+		}
+	}
+	if len(leftOut) != 4 {
+		t.Errorf("left out %v, want four", leftOut)
+	}
+	// A segment that looked like a credential isn't known, and stands in no rule.
+	want := []Rule{get, {Domains: []string{"x.com"}, Methods: []string{"POST"}, PathPrefixes: []string{"/a/"}}}
+	if !reflect.DeepEqual(w.Rules, want) {
+		t.Errorf("rules %v, want %v", w.Rules, want)
 	}
 }

@@ -46,15 +46,21 @@ func NewService(book *Book, gates Gates, auditor Auditor) *Service {
 	return &Service{book, gates, auditor}
 }
 
+// Granted is a grant that was made, and what the one before granted and it doesn't.
+type Granted struct {
+	Grant
+	Removed Removed
+}
+
 // Grant gives the pack what is wished, in place of what it had. A pack that approval doesn't know is a not-found fault, one that is
 // being uninstalled a conflict.
-func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, error) {
+func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Granted, error) {
 	now := stamp()
 	if err := w.Check(now); err != nil {
-		return Grant{}, err
+		return Granted{}, err
 	}
 	if err := s.mustKnow(ctx, packID); err != nil {
-		return Grant{}, err
+		return Granted{}, err
 	}
 	if w.GrantedBy == "" {
 		w.GrantedBy = origin.Of(ctx).Actor
@@ -63,7 +69,7 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 	if w.Wide() {
 		severity = audit.Warning
 	}
-	var granted Grant
+	var granted Granted
 	err := s.change(ctx, packID, func(old *Grant) (*Grant, error) {
 		// Asked once more, so that no grant follows the Remove of an uninstall.
 		state, known := s.gates.Get(packID)
@@ -73,7 +79,10 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 		if err := state.Grantable(); err != nil {
 			return nil, err
 		}
-		granted = w.Apply(packID, old, now)
+		granted = Granted{Grant: w.Apply(packID, old, now)}
+		if old != nil && old.InForce(now) {
+			granted.Removed = granted.removed(old)
+		}
 		details := map[string]any{
 			"permission_type": "network", "allowed_domains": w.AllowedDomains, "allowed_ports": w.AllowedPorts,
 			"granted_by": w.GrantedBy, "notes": w.Notes, "wildcard": w.Wide(),
@@ -87,7 +96,7 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Grant, erro
 		if w.AllowTunnel {
 			details["allow_tunnel"] = true
 		}
-		return &granted, s.audit.Write(ctx, audit.Entry{
+		return &granted.Grant, s.audit.Write(ctx, audit.Entry{
 			Category: audit.Permission, Severity: severity, Action: "permission_grant", Success: true, OwnerPack: packID, Details: details,
 		})
 	})
@@ -199,17 +208,17 @@ func (s *Service) decide(packID, domain string, port uint16) Decision {
 	return s.book.Check(packID, host, domain, port)
 }
 
-// Propose makes the smallest wish that keeps what the pack is granted and would have allowed what was refused to it. What
-// canOpen denies is left out. A pack that approval doesn't know is a not-found fault.
-func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, canOpen func(hostname.Host, uint16) bool) (Wish, error) {
+// Propose makes the smallest wish that keeps what the pack is granted and would have allowed what was refused to it. Refusals
+// that no grant prevents are left out, each with the reason. A pack that approval doesn't know is a not-found fault.
+func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, obstacle Obstacle) (Wish, []LeftOut, error) {
 	if err := s.mustKnow(ctx, packID); err != nil {
-		return Wish{}, err
+		return Wish{}, nil, err
 	}
 	var old *Grant
 	if g, ok := s.book.Get(packID); ok {
 		old = &g
 	}
-	return propose(old, refused, canOpen, time.Now())
+	return propose(old, refused, obstacle, time.Now())
 }
 
 // mustKnow refuses packs that approval doesn't know.

@@ -65,6 +65,17 @@ type proposalResponse struct {
 	ExpiresAt      *time.Time   `json:"expires_at,omitempty"`
 	Rules          []grant.Rule `json:"rules,omitempty"`
 	AllowTunnel    bool         `json:"allow_tunnel,omitzero"`
+
+	LeftOut []leftOutView `json:"left_out,omitempty"` // refusals that no grant prevents
+}
+
+type leftOutView struct {
+	Host    string `json:"host"`
+	Port    int    `json:"port"`
+	Method  string `json:"method"`
+	Path    string `json:"path,omitempty"`
+	Why     string `json:"why"`
+	Setting string `json:"setting,omitempty"` // to set where its being left out is not what is wanted
 }
 
 func (r *routes) proposal(ctx context.Context, req proposalRequest) (proposalResponse, error) {
@@ -88,9 +99,7 @@ func (r *routes) proposal(ctx context.Context, req proposalRequest) (proposalRes
 			refused = append(refused, grant.Refusal{Host: d.Host, Port: d.Port, Method: d.Method, Path: d.Path, Reason: d.Reason})
 		}
 	}
-	w, err := r.grants.Propose(ctx, req.PackID, refused, func(host hostname.Host, port uint16) bool {
-		return r.addresses.CanOpen(host.Name, host.Addr, port)
-	})
+	w, leftOut, err := r.grants.Propose(ctx, req.PackID, refused, r.obstacle)
 	if err != nil {
 		return proposalResponse{}, err
 	}
@@ -101,5 +110,13 @@ func (r *routes) proposal(ctx context.Context, req proposalRequest) (proposalRes
 	if !w.ExpiresAt.IsZero() {
 		proposal.ExpiresAt = &w.ExpiresAt
 	}
+	for _, l := range leftOut {
+		proposal.LeftOut = append(proposal.LeftOut, leftOutView{l.Host, int(l.Port), l.Method, l.Path, l.Why, l.Setting})
+	}
 	return proposal, nil
+}
+
+// obstacle says why no grant lets a pack reach a host.
+func (r *routes) obstacle(host hostname.Host, port uint16) (why, setting string) {
+	return r.addresses.Obstacle(host.Name, host.Addr, port)
 }

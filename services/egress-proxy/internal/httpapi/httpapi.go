@@ -3,6 +3,7 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -11,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
@@ -43,12 +45,28 @@ type grantRequest struct {
 
 	Rules       []grant.Rule `json:"rules"`
 	AllowTunnel bool         `json:"allow_tunnel"`
+
+	LeftOut []leftOutView `json:"left_out"` // read and not used, so that a proposal can be posted as it is
 }
 
 type grantResponse struct {
-	Success bool      `json:"success"`
-	PackID  string    `json:"pack_id"`
-	Grant   grantView `json:"grant"`
+	Success  bool        `json:"success"`
+	PackID   string      `json:"pack_id"`
+	Grant    grantView   `json:"grant"`
+	Replaced *replacedBy `json:"replaced"` // null where nothing was granted that isn't any more
+	Warnings []string    `json:"warnings"`
+}
+
+// replacedBy is what the grant before granted and this one doesn't.
+type replacedBy struct {
+	Removed removedView `json:"removed"`
+}
+
+type removedView struct {
+	AllowedDomains []string     `json:"allowed_domains"`
+	AllowedPorts   []int        `json:"allowed_ports"`
+	Rules          []grant.Rule `json:"rules"`
+	Tunnels        bool         `json:"tunnels"`
 }
 
 // grantView is a grant as operators see it.
@@ -97,7 +115,15 @@ func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, er
 	if err != nil {
 		return grantResponse{}, err
 	}
-	return grantResponse{Success: true, PackID: req.PackID, Grant: view(g)}, nil
+	response := grantResponse{Success: true, PackID: req.PackID, Grant: view(g.Grant), Warnings: append([]string{}, g.Warnings(r.obstacle)...)}
+	if g.Removed.Any() {
+		response.Warnings = append(response.Warnings, g.Removed.Warning())
+		response.Replaced = &replacedBy{removedView{
+			AllowedDomains: append([]string{}, g.Removed.AllowedDomains...), AllowedPorts: append([]int{}, g.Removed.AllowedPorts...),
+			Rules: append([]grant.Rule{}, g.Removed.Rules...), Tunnels: g.Removed.Tunnels,
+		}}
+	}
+	return response, nil
 }
 
 type revokeRequest struct {
@@ -131,6 +157,8 @@ type checkResponse struct {
 	PackID  string `json:"pack_id"`
 	Domain  string `json:"domain"`
 	Port    int    `json:"port"`
+
+	Warnings []string `json:"warnings,omitempty"` // why an allowed host is not reached nevertheless
 }
 
 func (r *routes) check(ctx context.Context, req checkRequest) (checkResponse, error) {
@@ -146,7 +174,13 @@ func (r *routes) check(ctx context.Context, req checkRequest) (checkResponse, er
 		return checkResponse{}, fault.Invalid("Invalid port: %d", *req.Port)
 	}
 	d, err := r.grants.Check(ctx, req.PackID, req.Domain, uint16(*req.Port))
-	return checkResponse{Allowed: d.Allowed, Reason: d.Reason, PackID: req.PackID, Domain: req.Domain, Port: *req.Port}, err
+	response := checkResponse{Allowed: d.Allowed, Reason: d.Reason, PackID: req.PackID, Domain: req.Domain, Port: *req.Port}
+	if host, parseErr := hostname.Parse(req.Domain); parseErr == nil && d.Allowed {
+		if why, _ := r.obstacle(host, uint16(*req.Port)); why != "" {
+			response.Warnings = append(response.Warnings, fmt.Sprintf("%.300s is %s", req.Domain, why))
+		}
+	}
+	return response, err
 }
 
 type listResponse struct {

@@ -1,0 +1,209 @@
+package grant
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+)
+
+// Obstacle says why no grant lets a pack reach a host at a port, "" where no reason is known. setting is what an operator can
+// set to change that, "" where nothing can. It looks nothing up.
+type Obstacle func(host hostname.Host, port uint16) (why, setting string)
+
+// Removed is what a grant replaced and doesn't grant any more.
+type Removed struct {
+	AllowedDomains []string
+	AllowedPorts   []int
+	Rules          []Rule
+	Tunnels        bool
+}
+
+// Any says whether anything was removed.
+func (r Removed) Any() bool {
+	return len(r.AllowedDomains) > 0 || len(r.AllowedPorts) > 0 || len(r.Rules) > 0 || r.Tunnels
+}
+
+// removed compares a grant with the one in force that it replaces.
+func (g *Grant) removed(old *Grant) Removed {
+	r := Removed{Tunnels: old.tunnels() && !g.tunnels()}
+	if !slices.Contains(g.AllowedDomains, "*") {
+		r.AllowedDomains = without(old.AllowedDomains, g.AllowedDomains)
+	}
+	if !slices.Contains(g.AllowedPorts, 0) {
+		r.AllowedPorts = without(old.AllowedPorts, g.AllowedPorts)
+	}
+	if len(g.Rules) > 0 { // no rules cover everything
+		for _, rule := range old.Rules {
+			if !slices.ContainsFunc(g.Rules, rule.equal) {
+				r.Rules = append(r.Rules, rule)
+			}
+		}
+	}
+	return r
+}
+
+func (g *Grant) tunnels() bool { return len(g.Rules) == 0 || g.AllowTunnel }
+
+func without[T comparable](all, some []T) (rest []T) {
+	for _, v := range all {
+		if !slices.Contains(some, v) {
+			rest = append(rest, v)
+		}
+	}
+	return rest
+}
+
+// maxWarnings bounds the warnings of each kind, so that a grant of a thousand internal names is answered by a page.
+const maxWarnings = 20
+
+// Warnings say in what a grant comes to something else than its lists may promise: nothing, less, or everything. They judge by
+// what is known without looking a name up.
+func (g *Grant) Warnings(obstacle Obstacle) []string {
+	var all []string
+	if len(g.AllowedPorts) == 0 {
+		all = append(all, "no port is named: nothing is allowed (allowed_ports)")
+	}
+	if len(g.AllowedDomains) == 0 {
+		all = append(all, "no domain is named: nothing is allowed (allowed_domains)")
+	}
+	everyHost, everyPort := slices.Contains(g.AllowedDomains, "*"), slices.Contains(g.AllowedPorts, 0)
+	switch {
+	case everyHost && everyPort:
+		all = append(all, "every host and port is allowed")
+	case everyHost:
+		all = append(all, "every host is allowed")
+	case everyPort:
+		all = append(all, "every port is allowed")
+	}
+	all = append(all, bounded(g.unreachable(obstacle))...)
+	return append(all, bounded(g.idleRules())...)
+}
+
+// unreachable names the domains that no port of the grant reaches.
+func (g *Grant) unreachable(obstacle Obstacle) (all []string) {
+	for _, domain := range g.AllowedDomains {
+		host, ok := example(domain)
+		if !ok {
+			continue
+		}
+		blocked := ""
+		for _, port := range g.AllowedPorts {
+			if port == 0 {
+				port = 443 // one of many: an address is closed with all of its ports but for a listener of Rumi's own
+			}
+			why, _ := obstacle(host, uint16(port))
+			if blocked = why; why == "" {
+				break
+			}
+		}
+		if blocked != "" {
+			all = append(all, domain+" is "+blocked)
+		}
+	}
+	return all
+}
+
+// example is a host that an entry of allowed_domains covers; ok is false for "*", which covers all.
+func example(domain string) (host hostname.Host, ok bool) {
+	p, err := hostname.ParsePattern(domain)
+	if err != nil || p.Any() {
+		return hostname.Host{}, false
+	}
+	name := p.String()
+	if p.Wildcard() {
+		name = "x" + strings.TrimPrefix(name, "*")
+	}
+	return parseHost(name)
+}
+
+// parseHost reads a host in hostname's one form, in which an address of IPv6 has no brackets.
+func parseHost(name string) (hostname.Host, bool) {
+	host, err := hostname.Parse(name)
+	if err != nil {
+		host, err = hostname.Parse("[" + name + "]")
+	}
+	return host, err == nil
+}
+
+// idleRules names rules that cover no domain of the grant, and domains that no rule covers: each request to those is refused.
+func (g *Grant) idleRules() (all []string) {
+	if len(g.Rules) == 0 {
+		return nil
+	}
+	for i, rule := range g.Rules {
+		if len(rule.Domains) > 0 && !slices.ContainsFunc(rule.Domains, g.opens) {
+			all = append(all, fmt.Sprintf("rules[%d] covers no domain of allowed_domains: it allows nothing", i))
+		}
+	}
+	for _, domain := range g.AllowedDomains {
+		if _, ok := example(domain); ok && !g.hasRuleFor(domain) {
+			what := "every request to it is refused"
+			if g.AllowTunnel {
+				what = "only tunnels to it are allowed"
+			}
+			all = append(all, domain+" is covered by no rule: "+what)
+		}
+	}
+	return all
+}
+
+// opens says whether the grant opens something that a rule's entry covers.
+func (g *Grant) opens(entry string) bool {
+	return slices.ContainsFunc(g.AllowedDomains, func(domain string) bool { return overlap(entry, domain) })
+}
+
+func (g *Grant) hasRuleFor(domain string) bool {
+	return slices.ContainsFunc(g.Rules, func(rule Rule) bool {
+		return len(rule.Domains) == 0 || slices.ContainsFunc(rule.Domains, func(entry string) bool { return overlap(entry, domain) })
+	})
+}
+
+// overlap says whether two entries cover a host in common.
+func overlap(a, b string) bool {
+	p, err := hostname.ParsePattern(a)
+	q, err2 := hostname.ParsePattern(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	if p.Any() || q.Any() || p == q {
+		return true
+	}
+	hostA, okA := example(a)
+	hostB, okB := example(b)
+	return okA && q.Match(hostA) || okB && p.Match(hostB)
+}
+
+func bounded(all []string) []string {
+	if len(all) <= maxWarnings {
+		return all
+	}
+	return append(all[:maxWarnings:maxWarnings], "and "+strconv.Itoa(len(all)-maxWarnings)+" more of this kind")
+}
+
+// Warning says what was removed, "" for nothing.
+func (r Removed) Warning() string {
+	if !r.Any() {
+		return ""
+	}
+	parts := slices.Clone(r.AllowedDomains)
+	for _, port := range r.AllowedPorts {
+		parts = append(parts, "port "+strconv.Itoa(port))
+	}
+	switch n := len(r.Rules); n {
+	case 0:
+	case 1:
+		parts = append(parts, "a rule")
+	default:
+		parts = append(parts, strconv.Itoa(n)+" rules")
+	}
+	if r.Tunnels {
+		parts = append(parts, "tunnels")
+	}
+	if len(parts) > maxWarnings {
+		parts = append(parts[:maxWarnings:maxWarnings], "…")
+	}
+	return "no longer granted: " + strings.Join(parts, ", ")
+}
