@@ -122,7 +122,7 @@ func receive(r io.Reader, digest, dir string) error {
 	if err := syncAll(temp, m); err != nil {
 		return err
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE); err != nil {
+	if err := RenameNew(unix.AT_FDCWD, temp, dir); err != nil {
 		return &os.LinkError{Op: "rename", Old: temp, New: dir, Err: err}
 	}
 	return syncPath(filepath.Dir(dir))
