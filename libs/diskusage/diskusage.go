@@ -85,44 +85,86 @@ func Ask(ctx context.Context, peer *rpc.Peer) (Report, error) {
 // everything in it. Links are not followed, and a file with several names in the folder is counted once. What is not there has no
 // bytes and is no error.
 func (i *Item) Measure(ctx context.Context, root *os.Root, name string) {
-	type file struct{ device, inode uint64 }
-	counted := map[file]bool{}
-	var unread int
-	var first error
-	err := fs.WalkDir(root.FS(), name, func(path string, entry fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var info fs.FileInfo
-		if err == nil && entry.Type().IsRegular() {
-			info, err = entry.Info()
-		}
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
-			return nil
-		case err != nil:
-			if unread++; first == nil {
-				first = err
-			}
-			return nil // the rest is counted all the same
-		case info == nil:
-			return nil
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
-			key := file{uint64(st.Dev), st.Ino}
-			if counted[key] {
-				return nil
-			}
-			counted[key] = true
-		}
-		i.Files++
-		i.Bytes += info.Size()
-		return nil
-	})
+	m := measuring{ctx: ctx, item: i, counted: map[file]bool{}}
+	m.count(root, name, 0)
+	switch {
+	case ctx.Err() != nil:
+		i.Error = ctx.Err().Error()
+	case m.unread > 0:
+		i.Error = fmt.Sprintf("%d of its names can't be read: %v", m.unread, m.first)
+	}
+}
+
+// maxDepth bounds folders within folders; what lies deeper counts as not read.
+const maxDepth = 128
+
+type file struct{ device, inode uint64 }
+
+type measuring struct {
+	ctx     context.Context
+	item    *Item
+	counted map[file]bool // those with several names
+	unread  int
+	first   error // why the first of these can't be read
+}
+
+func (m *measuring) fail(err error) {
+	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+		return
+	}
+	if m.unread++; m.first == nil {
+		m.first = err
+	}
+}
+
+func (m *measuring) count(root *os.Root, name string, depth int) {
+	if m.ctx.Err() != nil {
+		return
+	}
+	info, err := root.Lstat(name)
 	switch {
 	case err != nil:
-		i.Error = err.Error()
-	case unread > 0:
-		i.Error = fmt.Sprintf("%d of its names can't be read: %v", unread, first)
+		m.fail(err)
+	case info.IsDir() && depth == maxDepth:
+		m.fail(fmt.Errorf("%s is more than %d folders deep", name, maxDepth))
+	case info.IsDir():
+		m.folder(root, name, depth)
+	case info.Mode().IsRegular():
+		m.file(info)
 	}
+}
+
+// folder counts what is in one. It reads names only: with types or more, the first that can't be looked at would end the list.
+func (m *measuring) folder(root *os.Root, name string, depth int) {
+	inner, err := root.OpenRoot(name)
+	if err != nil {
+		m.fail(err)
+		return
+	}
+	defer inner.Close()
+	dir, err := inner.OpenFile(".", os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		m.fail(err)
+		return
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		m.fail(err)
+	}
+	for _, name := range names {
+		m.count(inner, name, depth+1)
+	}
+}
+
+func (m *measuring) file(info fs.FileInfo) {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		key := file{uint64(st.Dev), st.Ino}
+		if m.counted[key] {
+			return
+		}
+		m.counted[key] = true
+	}
+	m.item.Files++
+	m.item.Bytes += info.Size()
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/rumi-ai/rumi/libs/pack/packtest"
 )
 
 func TestMeasure(t *testing.T) {
@@ -64,22 +66,24 @@ func TestReportIsBounded(t *testing.T) {
 
 // What can't be read of an item is said in it, and the rest is counted.
 func TestMeasureCountsAroundWhatCannotBeRead(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root reads everything; the folder of a dead mount is tested where packs are listed")
-	}
 	dir := t.TempDir()
-	check(t, os.MkdirAll(filepath.Join(dir, "x/closed"), 0o755))
-	check(t, os.WriteFile(filepath.Join(dir, "x/z"), []byte("z"), 0o644))
-	check(t, os.Chmod(filepath.Join(dir, "x/closed"), 0))
-	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "x/closed"), 0o755) })
+	for _, readable := range []string{dir, filepath.Dir(dir)} {
+		check(t, os.Chmod(readable, 0o755))
+	}
+	packtest.Write(t, filepath.Join(dir, "x/z"), "z")
+	packtest.Obstacles["closed folder"](t, filepath.Join(dir, "x/closed"))
+	if packtest.CanMount() {
+		packtest.DeadMount(t, filepath.Join(dir, "x/dead"))
+	}
 	root, err := os.OpenRoot(dir)
 	check(t, err)
 	defer root.Close()
-	var got Item
-	got.Measure(t.Context(), root, "x")
-	if got.Bytes != 1 || !strings.Contains(got.Error, "closed") {
-		t.Errorf("got %+v, want 1 byte and an error that names closed", got)
-	}
+	packtest.AsNobody(t, func() {
+		var got Item
+		if got.Measure(t.Context(), root, "x"); got.Bytes != 1 || got.Files != 1 || !strings.Contains(got.Error, "can't be read") {
+			t.Errorf("got %+v, want 1 byte and an error", got)
+		}
+	})
 }
 
 func check(t *testing.T, err error) {
