@@ -1,6 +1,8 @@
 package pack
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -37,24 +39,24 @@ type stamp struct {
 	modified, changed    unix.Timespec
 }
 
-// Installed is Installed.
-func (c *Cache) Installed(ecosystem *os.Root) ([]Found, error) {
+// Installed is like the function Installed, but reads a descriptor again only where the pack's folder or the descriptor has changed.
+func (c *Cache) Installed(ecosystem *os.Root) ([]Found, []Unread) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
-		return nil, err
+		return nil, []Unread{{".", err}}
 	}
 	defer dir.Close()
 	return installed(ecosystem, func(place string, id ID) (Found, error) { return c.at(ecosystem, dir, place, id) })
 }
 
-// Find is Find.
+// Find is like the function Find, but reads a descriptor again only where the pack's folder or the descriptor has changed.
 func (c *Cache) Find(ecosystem *os.Root, id ID) (Found, error) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
-		return Found{}, err
+		return Found{}, fmt.Errorf("find pack %s: %w: the ecosystem folder %w: %w", id, fs.ErrNotExist, ErrUnread, err)
 	}
 	defer dir.Close()
-	return find(id, func(place string, id ID) (Found, error) { return c.at(ecosystem, dir, place, id) })
+	return find(ecosystem, id, func(place string, id ID) (Found, error) { return c.at(ecosystem, dir, place, id) })
 }
 
 func (c *Cache) at(ecosystem *os.Root, dir *os.File, place string, id ID) (Found, error) {

@@ -63,14 +63,21 @@ func TestACacheFindsWhatIsThere(t *testing.T) {
 					}
 					move("r", "p")
 				},
+				func() { write("packs/p/ecosystem.json", descriptor("6")); move("p", "q2") },
+				func() { // a link at the old place is not followed, also to what was found there before
+					move("packs", "elsewhere")
+					if err := os.Symlink("elsewhere", filepath.Join(dir, "packs")); err != nil {
+						t.Fatal(err)
+					}
+				},
 			} {
 				step()
 				for range 3 {
 					time.Sleep(rest)
-					want, wantErr := pack.Installed(root)
-					got, err := cache.Installed(root)
-					if err != nil || wantErr != nil || !reflect.DeepEqual(got, want) {
-						t.Fatalf("step %d: %+v, %v, want %+v, %v", i, got, err, want, wantErr)
+					want, wantUnread := pack.Installed(root)
+					got, unread := cache.Installed(root)
+					if !reflect.DeepEqual(unread, wantUnread) || !reflect.DeepEqual(got, want) {
+						t.Fatalf("step %d: %+v, %v, want %+v, %v", i, got, unread, want, wantUnread)
 					}
 					one, wantErr := pack.Find(root, "p")
 					found, err := cache.Find(root, "p")

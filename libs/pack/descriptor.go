@@ -99,7 +99,11 @@ func (e Entrypoint) MarshalJSONTo(enc *jsontext.Encoder) error {
 func ReadDescriptor(root *os.Root) (Descriptor, error) {
 	for _, base := range []string{"", "backend"} {
 		if base != "" {
-			if info, err := root.Lstat(base); err != nil || !info.IsDir() {
+			info, err := root.Lstat(base)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // a mount that died, say: the descriptor may well be in it
+				return Descriptor{}, fmt.Errorf("read %s: %w", base, err)
+			}
+			if err != nil || !info.IsDir() {
 				continue
 			}
 		}

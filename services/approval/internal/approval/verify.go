@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path"
 	"reflect"
 	"slices"
 	"time"
@@ -47,11 +48,7 @@ func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) erro
 		records[r.PackID] = r
 	}
 	if len(ids) == 0 {
-		var err error
-		if ids, err = s.known(all); err != nil {
-			return errors.Join(unread, err)
-		}
-		if ids = s.unsettled(ctx, ids, records); len(ids) == 0 {
+		if ids = s.unsettled(ctx, s.known(ctx, all), records); len(ids) == 0 {
 			return unread
 		}
 	}
@@ -103,17 +100,18 @@ func (s *Service) replaced(ctx context.Context, id pack.ID) error {
 	return err
 }
 
-// known are the packs that may have a folder or have a record.
-func (s *Service) known(records []*record.Record) ([]pack.ID, error) {
-	ids, err := pack.Names(s.Ecosystem)
-	if err != nil {
-		return nil, err
+// known are the packs that may have a folder or have a record. Where packs may lie and nothing can be read, those that have no
+// record yet stay unknown; the others are looked at all the same.
+func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID {
+	ids, unread := pack.Names(s.Ecosystem)
+	for _, u := range unread {
+		s.Log.WarnContext(ctx, "cannot look for packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
 	}
 	for _, r := range records {
 		ids = append(ids, pack.ID(r.PackID))
 	}
 	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	return slices.Compact(ids)
 }
 
 // unsettled are those of the packs that have to be looked at.
@@ -279,6 +277,8 @@ func (s *Service) look(ctx context.Context, id pack.ID, look *watch.Look) (state
 		now.found, err = s.descriptors.Find(s.Ecosystem, id)
 	}
 	switch {
+	case errors.Is(err, pack.ErrUnread): // it may be there all the same: what can't be seen isn't what was approved
+		return state{gone: true, problem: err.Error()}, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return state{gone: true, problem: "its folder is gone"}, nil
 	case err != nil:

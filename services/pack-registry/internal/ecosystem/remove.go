@@ -3,7 +3,7 @@ package ecosystem
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"path"
 	"time"
 
@@ -17,13 +17,10 @@ type Removed struct {
 	Warnings []string
 }
 
-// Has says whether a pack is installed.
-func (e *Ecosystem) Has(id pack.ID) (bool, error) {
+// Has says whether a pack is installed, as far as its files can be seen.
+func (e *Ecosystem) Has(id pack.ID) bool {
 	_, err := pack.Find(e.root, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+	return err == nil
 }
 
 // Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
@@ -38,14 +35,14 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	var made []string
 	for {
 		found, err := pack.Find(e.root, id)
-		if errors.Is(err, fs.ErrNotExist) {
+		if err != nil { // fs.ErrNotExist
+			if errors.Is(err, pack.ErrUnread) {
+				removed.Warnings = append(removed.Warnings, fmt.Sprintf("Whether a pack '%s' lies in the old place too isn't known: %v", id, err))
+			}
 			if len(made) > 0 {
 				e.prune(ctx, id, made...)
 			}
 			return removed, nil
-		}
-		if err != nil {
-			return removed, err
 		}
 		operation := store.NewID()
 		to := stamp(id, time.Now(), operation, ForUninstall)

@@ -4,25 +4,28 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"path"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // Found is what a scan finds.
 type Found struct {
 	PackIDs  []string
-	Broken   []Refusal // folders that would be packs if their descriptors could be read
+	Broken   []Refusal // what would be packs, or would hold some, if it could be read
 	Warnings []string
 }
 
 // Scan lists the installed packs and whatever the operator should know about the folder they lie in.
-func (e *Ecosystem) Scan() (Found, error) {
-	all, err := e.packs.Installed(e.root)
-	if err != nil {
-		return Found{}, err
-	}
+func (e *Ecosystem) Scan() Found {
+	all, unread := e.packs.Installed(e.root)
 	found := Found{PackIDs: make([]string, 0, len(all))}
+	for _, u := range unread {
+		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), told(u.Path, u.Err)})
+	}
 	for _, p := range all {
 		for _, warning := range p.Warnings {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
@@ -33,10 +36,23 @@ func (e *Ecosystem) Scan() (Found, error) {
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
 	}
+	found.Warnings = append(found.Warnings, e.ignored()...)
 	if err := e.writable(); err != nil {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed. "+mendCommand("."))
 	}
-	return found, nil
+	return found
+}
+
+// ignored are the warnings about what lies in the ecosystem folder and is no pack.
+func (e *Ecosystem) ignored() (warnings []string) {
+	all, more := pack.ListIgnored(e.root)
+	for _, one := range all {
+		warnings = append(warnings, fmt.Sprintf("%s %s", path.Join("ecosystem", one.Path), one.Reason))
+	}
+	if more > 0 {
+		warnings = append(warnings, fmt.Sprintf("ecosystem/ has %d more entries that are no packs", more))
+	}
+	return warnings
 }
 
 // Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way

@@ -34,9 +34,9 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 	if err != nil {
 		return nil, err
 	}
-	all, err := e.packs.Installed(e.root)
-	if err != nil {
-		return nil, err
+	all, unread := e.packs.Installed(e.root)
+	for _, u := range unread {
+		e.log.WarnContext(ctx, "cannot look for packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
 	}
 	packs := make([]api.Pack, 0, len(all))
 	left := int64(api.MaxTotal)

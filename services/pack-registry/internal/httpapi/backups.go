@@ -34,12 +34,8 @@ func (p Packs) backups(ctx context.Context, packID string) (backupsResponse, err
 	if err != nil {
 		return backupsResponse{}, err
 	}
-	if len(all) == 0 {
-		if known, err := p.Ecosystem.Has(id); err != nil {
-			return backupsResponse{}, err
-		} else if !known {
-			return backupsResponse{}, fault.NotFound("Pack not found").With("pack_not_found")
-		}
+	if len(all) == 0 && !p.Ecosystem.Has(id) {
+		return backupsResponse{}, fault.NotFound("Pack not found").With("pack_not_found")
 	}
 	response := backupsResponse{PackID: string(id), Backups: make([]backup, 0, len(all))}
 	for _, b := range all {

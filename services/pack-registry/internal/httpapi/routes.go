@@ -3,7 +3,6 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"path"
 	"sync"
 
@@ -79,10 +78,10 @@ func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
 	var refreshed sync.WaitGroup
 	var notTold error
 	refreshed.Go(func() { notTold = p.Approval.Refresh(ctx) })
-	found, err := p.Ecosystem.Scan()
+	found := p.Ecosystem.Scan()
 	refreshed.Wait()
-	if err := errors.Join(err, notTold); err != nil {
-		return scanResponse{}, err
+	if notTold != nil {
+		return scanResponse{}, notTold
 	}
 	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(append(found.Warnings, warnings...))}, nil
 }

@@ -83,10 +83,7 @@ type Result struct {
 func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	installed, err := u.ecosystem.Has(id)
-	if err != nil {
-		return Result{}, err
-	}
+	installed := u.ecosystem.Has(id)
 	known, err := u.owners.Approval.Retire(ctx, string(id), installed)
 	switch {
 	case err != nil && !installed: // nobody can say whether there is such a pack

@@ -1,0 +1,137 @@
+package pack
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+)
+
+// Ignored is an entry of an ecosystem folder that is not read as a pack, though somebody may have meant it as one.
+type Ignored struct {
+	Path   string // relative to the ecosystem folder: "my pack", "packs/nested"
+	Reason string // why, and what to do, in words meant for the operator
+}
+
+// Bounds of ListIgnored.
+const (
+	MaxIgnored   = 100 // entries that are listed
+	maxLookedFor = 200 // names in a folder that are looked through for a descriptor
+)
+
+// ListIgnored lists the folders and links of an ecosystem folder that are no packs, each with the reason; more says how many there
+// are beyond MaxIgnored. Hidden names and plain files are nobody's packs and are left out, but for a file or a link in the place of
+// a folder that packs lie in.
+func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
+	add := func(name, format string, args ...any) {
+		if len(ignored) == MaxIgnored {
+			more++
+			return
+		}
+		ignored = append(ignored, Ignored{name, fmt.Sprintf(format, args...)})
+	}
+	for _, place := range []string{".", OldPlace} {
+		if there, err := isPlace(ecosystem, place); err != nil || !there {
+			continue // Unread says why
+		}
+		// What can't be listed is Unread, too.
+		_ = entries(ecosystem, place, func(name string, kind fs.FileMode) {
+			if reason := ignoredFor(ecosystem, place, name, kind); reason != "" {
+				add(path.Join(place, name), "%s", reason)
+			}
+		})
+	}
+	return ignored, more
+}
+
+// ignoredFor says why an entry is no pack; "" for one that is, and for one that nobody takes for one.
+func ignoredFor(ecosystem *os.Root, place, name string, kind fs.FileMode) string {
+	switch {
+	case strings.HasPrefix(name, "."):
+		return ""
+	case place == "." && name == OldPlace:
+		return notThePlace(kind)
+	case kind&fs.ModeSymlink != 0:
+		return "is a link, and links are never followed: put the pack's folder itself there"
+	case kind.IsRegular() && name == File:
+		return "is the descriptor of no pack: a pack is a folder of its own, named by its pack_id"
+	case !kind.IsDir():
+		return ""
+	case !valid(name):
+		return "is no pack: its name is no pack_id (1 to 64 of a-z, A-Z, 0-9, _ and -). Rename the folder to the pack_id that its " + File + " declares"
+	}
+	return whyNone(ecosystem, path.Join(place, name))
+}
+
+// notThePlace says why no packs are looked for in what has the old place's name; "" where they are.
+func notThePlace(kind fs.FileMode) string {
+	switch {
+	case kind.IsDir():
+		return ""
+	case kind&fs.ModeSymlink != 0:
+		return "is a link, and links are never followed: move the packs that it leads to into the ecosystem folder"
+	default:
+		return "is not a folder: no packs are looked for in it"
+	}
+}
+
+// whyNone says why a folder whose name is an id has no descriptor; "" where it has one.
+func whyNone(ecosystem *os.Root, dir string) string {
+	root, err := ecosystem.OpenRoot(dir)
+	if err != nil {
+		return "" // a pack with an Err
+	}
+	defer root.Close()
+	if _, err := ReadDescriptor(root); !errors.Is(err, ErrNone) {
+		return ""
+	}
+	const none = "is no pack: it has no " + File + ", nor has its folder backend"
+	f, err := openDir(root, ".")
+	if err != nil {
+		return none
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(maxLookedFor)
+	if err != nil && err != io.EOF {
+		return none
+	}
+	for _, name := range names {
+		switch {
+		case strings.EqualFold(name, File), strings.EqualFold(name, File+".txt"):
+			return fmt.Sprintf("is no pack: it has %q; rename it to %s", name, File)
+		case name == "backend":
+			if other := misspelt(root, name); other != "" {
+				return fmt.Sprintf("is no pack: it has %q; rename it to %s", path.Join(name, other), path.Join(name, File))
+			}
+		case has(root, path.Join(name, File)) && strings.EqualFold(name, "backend"):
+			return fmt.Sprintf("is no pack: its folder %q must be called backend", name)
+		case has(root, path.Join(name, File)), has(root, path.Join(name, "backend", File)):
+			return fmt.Sprintf("is no pack: the pack lies one folder deeper. Move %q to the ecosystem folder", path.Join(dir, name))
+		}
+	}
+	return none
+}
+
+// misspelt is the name of a descriptor in a folder whose letters have the wrong case; "" for none.
+func misspelt(root *os.Root, dir string) string {
+	f, err := openDir(root, dir)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(maxLookedFor)
+	for _, name := range names {
+		if strings.EqualFold(name, File) {
+			return name
+		}
+	}
+	return ""
+}
+
+func has(root *os.Root, name string) bool {
+	info, err := root.Lstat(name)
+	return err == nil && info.Mode().IsRegular()
+}
