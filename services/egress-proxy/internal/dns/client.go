@@ -14,6 +14,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -24,15 +26,23 @@ const (
 	timeout    = 8 * time.Second // of a lookup in all
 	rounds     = 2               // in which each server is asked once
 	grace      = time.Second     // for one family when the other has addresses
-	maxServers = 6
-	maxForeign = 16  // datagrams that answer another question; then TCP, into which nobody can throw answers
-	maxLookups = 256 // at the same time; each holds two sockets
+	// hurriedGrace is grace for a family that the servers didn't answer the last time (RFC 8305, section 3: resolution delay).
+	// Some home routers and forwarders drop every question for IPv6 addresses.
+	hurriedGrace = 50 * time.Millisecond
+	// lateTimeout is for a family after its grace: one more message to the same server. Meanwhile the lookup keeps its sockets.
+	lateTimeout = tryTimeout + time.Second
+	maxServers  = 6
+	maxForeign  = 16  // datagrams that answer another question; then TCP, into which nobody can throw answers
+	maxLookups  = 256 // at the same time; each holds two sockets
 )
 
 // Answer is what a name resolved to.
 type Answer struct {
 	Addrs []netip.Addr  // at least one
 	TTL   time.Duration // how long that holds, as its records say
+	// Late is nil where both families were answered. Otherwise it gives the whole answer once the other family is answered, too,
+	// and is closed, in any case, within the time of a lookup. An internal address in it forbids all of them.
+	Late <-chan Answer
 }
 
 // NotFoundError says that a name doesn't exist, or has no addresses.
@@ -48,6 +58,7 @@ type Client struct {
 	servers func() ([]string, error) // host:port
 	hosts   func(name string) []netip.Addr
 	slots   chan struct{}
+	silent  [len(kinds)]atomic.Bool // of each kind, whether the servers left the last question unanswered
 }
 
 // New makes a client of servers, each host:port, asked in that order. A host that is a name is looked up by the system.
@@ -75,51 +86,116 @@ func (c *Client) Lookup(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("look up: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	bound, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	select {
 	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return Answer{}, fmt.Errorf("look up: %w", ctx.Err())
+	case <-bound.Done():
+		return Answer{}, fmt.Errorf("look up: %w", bound.Err())
 	}
-	return both(ctx, servers, full)
+	// The questions outlive the caller by up to their own time: an answer that comes late is still worth knowing.
+	asking, end := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	l := &lookup{client: c, servers: servers, name: full, asking: asking, end: end}
+	return l.both(bound)
 }
+
+// kinds are the two questions that a name is looked up with.
+var kinds = [2]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA}
 
 // family is what came of one of a name's two questions.
 type family struct {
+	kind  int // of kinds
 	addrs []netip.Addr
 	ttl   time.Duration
 	err   error
 }
 
-// both asks for IPv6 and IPv4 addresses. It waits for either, since an internal address of the one forbids the other; but
-// not for long where a server doesn't answer one of them.
-func both(ctx context.Context, servers []string, name dnsmessage.Name) (Answer, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	results := make(chan family, 2)
-	for _, kind := range []dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
+// lookup is one name's two questions. It holds one of the client's slots until release.
+type lookup struct {
+	client  *Client
+	servers []string
+	name    dnsmessage.Name
+	asking  context.Context // of the questions
+	end     context.CancelFunc
+}
+
+func (l *lookup) release() {
+	l.end()
+	<-l.client.slots
+}
+
+// both asks for IPv6 and IPv4 addresses. It waits for either, since an internal address of the one forbids the other; but not
+// for long where a server doesn't answer one of them: then the answer has Late. The caller waits until ctx ends.
+func (l *lookup) both(ctx context.Context) (Answer, error) {
+	c, results := l.client, make(chan family, len(kinds))
+	for i, kind := range kinds {
 		go func() {
-			var f family
-			f.addrs, f.ttl, f.err = ask(ctx, servers, question{name, kind})
+			f := family{kind: i}
+			f.addrs, f.ttl, f.err = ask(l.asking, l.servers, question{l.name, kind})
 			results <- f
 		}()
 	}
-	first := <-results
+	first, err := await(ctx, results, nil)
+	if err != nil {
+		l.release()
+		return Answer{}, err
+	}
+	c.silent[first.kind].Store(false)
 	var late <-chan time.Time
 	if len(first.addrs) > 0 {
-		timer := time.NewTimer(grace)
+		wait := grace
+		if c.silent[1-first.kind].Load() {
+			wait = hurriedGrace
+		}
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		late = timer.C
 	}
-	var second family
-	select {
-	case second = <-results:
-	case <-late:
-		second.err = context.DeadlineExceeded
+	second, err := await(ctx, results, late)
+	switch {
+	case err == nil:
+		l.release()
+		c.silent[second.kind].Store(false)
+		return merge(l.name, first, second)
+	case !errors.Is(err, errLate):
+		l.release()
+		return Answer{}, err
 	}
-	found := append(first.addrs, second.addrs...)
+	c.silent[1-first.kind].Store(true)
+	whole := make(chan Answer, 1)
+	go func() {
+		defer l.release()
+		defer close(whole)
+		defer time.AfterFunc(lateTimeout, l.end).Stop()
+		second := <-results
+		if second.err != nil {
+			return
+		}
+		c.silent[second.kind].Store(false)
+		if answer, err := merge(l.name, first, second); err == nil {
+			whole <- answer
+		}
+	}()
+	return Answer{Addrs: first.addrs, TTL: first.ttl, Late: whole}, nil
+}
+
+// errLate says that a family was not answered within its grace.
+var errLate = errors.New("look up: no answer yet")
+
+func await(ctx context.Context, results <-chan family, late <-chan time.Time) (family, error) {
+	select {
+	case f := <-results:
+		return f, nil
+	case <-late:
+		return family{}, errLate
+	case <-ctx.Done():
+		return family{}, fmt.Errorf("look up: %w", ctx.Err())
+	}
+}
+
+// merge is the answer that two families make.
+func merge(name dnsmessage.Name, first, second family) (Answer, error) {
+	found := append(slices.Clip(first.addrs), second.addrs...)
 	switch {
 	case len(found) == 0 && first.err != nil:
 		return Answer{}, first.err
@@ -130,11 +206,11 @@ func both(ctx context.Context, servers []string, name dnsmessage.Name) (Answer, 
 	case first.err != nil || second.err != nil:
 		return Answer{Addrs: found}, nil // half an answer is asked for again soon
 	case len(first.addrs) == 0:
-		return Answer{found, second.ttl}, nil
+		return Answer{Addrs: found, TTL: second.ttl}, nil
 	case len(second.addrs) == 0:
-		return Answer{found, first.ttl}, nil
+		return Answer{Addrs: found, TTL: first.ttl}, nil
 	}
-	return Answer{found, min(first.ttl, second.ttl)}, nil
+	return Answer{Addrs: found, TTL: min(first.ttl, second.ttl)}, nil
 }
 
 // ask asks one server after the other, until one knows.

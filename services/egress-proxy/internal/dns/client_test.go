@@ -358,6 +358,49 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// A server that drops questions for IPv6 addresses costs the grace once: then the answer comes at once, holds as its records
+// say, and the other family is still asked for and told when it is answered after all.
+func TestOneFamilyIsNotAnswered(t *testing.T) {
+	release := make(chan struct{})
+	s := newServer(t, func(_ string, q dnsmessage.Question, m *dnsmessage.Message) {
+		if q.Type == dnsmessage.TypeAAAA {
+			select {
+			case <-release:
+			default:
+				m.ID = 0
+				return
+			}
+		}
+		m.Answers = of(q, address(q.Name.String(), "192.0.2.1", 60), address(q.Name.String(), "2001:db8::1", 300))
+	})
+	c := New([]string{s.addr})
+	var took [3]time.Duration
+	var last Answer
+	for i, name := range []string{"x.example", "y.example", "z.example"} {
+		began := time.Now()
+		a, err := c.Lookup(t.Context(), name)
+		took[i], last = time.Since(began), a
+		if err != nil || texts(a.Addrs) != "192.0.2.1" || a.TTL != time.Minute || a.Late == nil {
+			t.Fatalf("%s: got %v %v, late %v, %v; want the IPv4 address for a minute, the rest late", name, a.Addrs, a.TTL, a.Late, err)
+		}
+	}
+	if took[0] < grace || took[1] > grace/2 || took[2] > grace/2 {
+		t.Errorf("took %v; want the grace of %v once, then %v", took, grace, hurriedGrace)
+	}
+	close(release) // the next try is answered
+	select {
+	case whole := <-last.Late:
+		if texts(whole.Addrs) != "192.0.2.1 2001:db8::1" {
+			t.Errorf("late %v, want both families", whole.Addrs)
+		}
+	case <-time.After(timeout + time.Second):
+		t.Error("the late family was never told")
+	}
+	if a, err := c.Lookup(t.Context(), "v.example"); err != nil || a.Late != nil {
+		t.Errorf("once it answers again: late %v, %v; want both at once", a.Late, err)
+	}
+}
+
 func TestBadNames(t *testing.T) {
 	s := newServer(t, func(string, dnsmessage.Question, *dnsmessage.Message) {})
 	for _, name := range []string{strings.Repeat("a.", 130), strings.Repeat("a", 64) + ".example", "a..example"} {

@@ -161,15 +161,33 @@ func (n *names) start(s *share, name string) *flight {
 		if err == nil && len(found.Addrs) == 0 {
 			err = errors.New("look up: no address")
 		}
-		f.answer = &answer{addrs: found.Addrs, id: setID(found.Addrs), err: err, until: time.Now().Add(remember(found, err))}
+		f.answer = newAnswer(found, err)
 		n.mu.Lock()
 		delete(n.flights, name)
 		n.keep(&remembered{name, s, *f.answer})
 		n.mu.Unlock()
-		<-s.slots
 		close(f.done)
+		if found.Late != nil {
+			n.complete(name, s, found.Late)
+		}
+		<-s.slots
 	}()
 	return f
+}
+
+func newAnswer(found dns.Answer, err error) *answer {
+	return &answer{addrs: found.Addrs, id: setID(found.Addrs), err: err, until: time.Now().Add(remember(found, err))}
+}
+
+// complete remembers the whole answer when one family was answered late: it is judged from then on, and may forbid the name.
+func (n *names) complete(name string, s *share, late <-chan dns.Answer) {
+	whole, ok := <-late
+	if !ok {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.keep(&remembered{name, s, *newAnswer(whole, nil)})
 }
 
 // remember is how long an answer is kept.

@@ -100,6 +100,39 @@ func TestAnswersAreRememberedForAsLongAsTheyHold(t *testing.T) {
 	}
 }
 
+// A family that is answered late is judged from then on: until it comes, the other is used for as long as its records hold.
+func TestLateFamily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := make(chan dns.Answer, 1)
+		public, internal := netip.MustParseAddr("93.184.216.34"), netip.MustParseAddr("fd00::1")
+		s := newSlow(func(string) (dns.Answer, error) {
+			return dns.Answer{Addrs: []netip.Addr{public}, TTL: time.Minute, Late: late}, nil
+		})
+		n := newNames(s)
+		addrs := func() []netip.Addr {
+			t.Helper()
+			a, err := n.lookup(t.Context(), "p", "x.example", time.Now().Add(time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a.addrs
+		}
+		if got := addrs(); len(got) != 1 || got[0] != public {
+			t.Errorf("at first %v, want %v", got, public)
+		}
+		time.Sleep(30 * time.Second)
+		if got := addrs(); len(got) != 1 || s.times("x.example") != 1 {
+			t.Errorf("half a minute later %v, asked %d times; want the one, asked once", got, s.times("x.example"))
+		}
+		late <- dns.Answer{Addrs: []netip.Addr{public, internal}, TTL: time.Minute}
+		close(late)
+		synctest.Wait()
+		if got := addrs(); len(got) != 2 || s.times("x.example") != 1 {
+			t.Errorf("once the other family was answered %v, asked %d times; want both, asked once", got, s.times("x.example"))
+		}
+	})
+}
+
 func TestAskedOnceForAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlow(someAddress)
