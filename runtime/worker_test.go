@@ -62,6 +62,7 @@ type answer struct {
 	Output json.RawMessage
 	Kind   string
 	Error  string
+	Retire bool
 }
 
 func (s *serving) send(raw []byte) {
@@ -173,6 +174,7 @@ func TestCalls(t *testing.T) {
 		{"handler.py:forks_and_ends", []any{nil, nil}, `"parent"`},
 		{"handler.py:leaves_a_thread", []any{nil, nil}, `"left"`},
 		{"handler.py:descriptors", []any{nil, nil}, `["",""]`},
+		{"handler.py:asynchronous", []any{nil, nil}, "coroutine the function is async"},
 		{"handler.py:missing", nil, "load no such function"},
 		{"handler.py:not_callable", nil, "load no such function"},
 		{"missing.py:execute", nil, "load no such file"},
@@ -239,6 +241,103 @@ func TestImports(t *testing.T) {
 	}
 	if !strings.Contains(got["json"], "/lib/python3") {
 		t.Errorf("import json = %s", got["json"])
+	}
+}
+
+// What one call leaves behind is not there for the next: it is put back, or the worker asks to be replaced.
+func TestWhatACallLeavesBehind(t *testing.T) {
+	first := serve(t)
+	clean := string(first.call("leftovers.py:finds", nil, nil).Output)
+	var names []string
+	if err := json.Unmarshal(first.call("leftovers.py:messes", nil, nil).Output, &names); err != nil || len(names) < 40 {
+		t.Fatalf("%d messes: %v", len(names), err)
+	}
+	// These can't be undone from within the process.
+	replaced := map[string]bool{"hard limit": true, "priority": true, "thread": true, "child": true, "ended child": true,
+		"os.urandom": true, "os.getcwd": true, "os.write": true, "json.loads": true}
+	s := first
+	for _, name := range names {
+		done := s.call("leftovers.py:mess", nil, name)
+		if !done.OK || done.Retire != replaced[name] {
+			t.Errorf("%s: answer %+v, want retire %t", name, done, replaced[name])
+		}
+		if done.Retire {
+			if s = serve(t); string(s.call("leftovers.py:finds", nil, nil).Output) != clean {
+				t.Fatal("two new workers differ")
+			}
+			continue
+		}
+		if found := s.call("leftovers.py:finds", nil, nil); string(found.Output) != clean || found.Retire {
+			t.Errorf("after %s a call finds %s %s, want %s", name, found.Output, found.Error, clean)
+			s = serve(t)
+			s.call("leftovers.py:finds", nil, nil)
+		}
+	}
+}
+
+// A wrapper that is collected closes what it wraps, and a library may put other functions in the place of json's.
+func TestStreamsAndJSONAreEachCallsOwn(t *testing.T) {
+	s := serve(t)
+	for _, call := range []string{"handler.py:wraps_stdout", "handler.py:closes_standard", "handler.py:breaks_streams", "handler.py:swaps_json"} {
+		if a := s.call(call, nil, nil); !a.OK {
+			t.Errorf("%s: %+v", call, a)
+		}
+		if a := s.call("handler.py:prints_line", nil, call); !a.OK {
+			t.Errorf("after %s: %+v; it printed %q", call, a, s.printed())
+		}
+	}
+	if err := s.stream.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	s.ended()
+	for _, line := range []string{"through a wrapper\n", "line of handler.py:wraps_stdout\n", "line of handler.py:closes_standard\n", "line of handler.py:breaks_streams\n"} {
+		if !strings.Contains(s.printed(), line) {
+			t.Errorf("stderr lacks %q: %q", line, s.printed())
+		}
+	}
+}
+
+// Files that calls leave in /tmp or /dev/shm have the worker replaced while there is a quarter left.
+func TestScratchThatFillsUp(t *testing.T) {
+	for name, args := range map[string][]any{
+		"blocks of /tmp": {"/tmp", 1, 1 << 20}, "inodes of /tmp": {"/tmp", 1000, 0}, "blocks of /dev/shm": {"/dev/shm", 1, 1 << 20},
+	} {
+		s, calls := serve(t), 0
+		for calls = 1; calls <= 64; calls++ {
+			a := s.call("handler.py:fills", nil, args)
+			if !a.OK {
+				t.Fatalf("%s: call %d: %+v", name, calls, a)
+			}
+			if a.Retire {
+				break
+			}
+		}
+		want := map[string]int{"blocks of /tmp": 48, "inodes of /tmp": 13, "blocks of /dev/shm": 12}[name]
+		if calls != want {
+			t.Errorf("%s: retired at call %d, want %d", name, calls, want)
+		}
+	}
+}
+
+// The noise says whose it is: where a call begins and ends, and to which stream it was written.
+func TestNoiseIsMarked(t *testing.T) {
+	s := serve(t)
+	for _, id := range []string{"one", "two"} {
+		s.send(frame(fmt.Appendf(nil, `{"id":%q,"call":"handler.py:prints_line","args":[null,%q]}`, id, id)))
+		if a, err := s.receive(); err != nil || !a.OK {
+			t.Fatalf("%+v, %v", a, err)
+		}
+	}
+	if err := s.stream.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	s.ended()
+	want := ""
+	for _, id := range []string{"one", "two"} {
+		want += strings.ReplaceAll("\x1eID begin\x1fline of ID\n\x1eID stderr\x1ferror of ID\n\x1eID end\x1f", "ID", id)
+	}
+	if got := s.printed(); got != want {
+		t.Errorf("noise %q, want %q", got, want)
 	}
 }
 

@@ -1,8 +1,11 @@
 """What handlers do, and what they should not."""
 
+import io
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 calls = 0
@@ -135,3 +138,33 @@ def descriptors(context, args):
 
 
 not_callable = 3
+
+
+async def asynchronous(context, args):
+    return "never seen"
+
+
+def wraps_stdout(context, args):
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+    print("through a wrapper")
+    return "wrapped"
+
+
+def prints_line(context, args):
+    print("line of", args)
+    print("error of", args, file=sys.stderr)
+    return "printed"
+
+
+def swaps_json(context, args):
+    json.loads = json.dumps = json.JSONDecoder.decode = json.JSONEncoder.encode = None
+    return "swapped"
+
+
+def fills(context, args):
+    """Leaves so many files of so many bytes in a folder."""
+    folder, files, size = args
+    for _ in range(files):
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(b"x" * size)
+    return "filled"
