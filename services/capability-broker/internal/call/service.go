@@ -399,6 +399,8 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 		return &refusal{kind: trustDenied, reason: reason}
 	case errors.Is(err, worker.ErrBusy):
 		return &refusal{kind: rateLimited, reason: "Too many calls wait for this handler"}
+	case errors.Is(err, worker.ErrPaused):
+		return &refusal{kind: rateLimited, reason: "The handler's workers end too often; the next one starts within a minute"}
 	case errors.Is(err, worker.ErrTooLarge):
 		return &refusal{kind: responseTooLarge, reason: "The handler's answer is too large"}
 	case errors.Is(err, context.DeadlineExceeded):

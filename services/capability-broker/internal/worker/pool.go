@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -41,6 +42,7 @@ type Pool struct {
 	mu     sync.Mutex
 	closed bool
 	groups map[key]*group
+	paces  map[paceKey]*pace
 	total  int // workers that run or start
 	ending sync.WaitGroup
 }
@@ -57,8 +59,9 @@ type group struct {
 
 type member struct {
 	*conn
-	used  time.Time
-	group *group
+	used   time.Time
+	group  *group
+	failed int // calls in a row; of the one that has the worker
 }
 
 type outcome struct {
@@ -68,7 +71,7 @@ type outcome struct {
 
 // NewPool makes a pool without workers. Close ends it.
 func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Registerer) *Pool {
-	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), starts: prometheus.NewCounterVec(
+	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), paces: make(map[paceKey]*pace), starts: prometheus.NewCounterVec(
 		prometheus.CounterOpts{Name: "rumi_capability_worker_starts_total", Help: "Starts of handler containers, by result (ok, failed)."},
 		[]string{"result"})}
 	metrics.MustRegister(p.starts, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -77,24 +80,51 @@ func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Reg
 	return p
 }
 
+// leastTime is what a call must have left when a worker is ready for it. One with less would only cost the worker.
+const leastTime = time.Millisecond
+
 // Run does a job in a worker, starting one where none is free. It ends with ctx at the latest; the container of a call
-// that ran out of time is killed.
+// that ran out of time is killed. A call whose time is over before it began costs no worker.
 func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	m, err := p.acquire(ctx, job)
 	if err != nil {
 		return nil, err
 	}
-	if job.Begin != nil {
-		if err := job.Begin(ctx); err != nil {
-			p.release(m, usable)
-			return nil, err
+	if err = over(ctx); err == nil && job.Begin != nil {
+		if err = job.Begin(ctx); err == nil {
+			err = over(ctx) // it may have taken long
 		}
+	}
+	if err != nil {
+		p.release(m, usable)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.limits.Ceiling.timeout(job.Limits))
 	defer cancel()
 	output, state, err := m.call(ctx, job)
-	p.release(m, state)
+	p.release(m, m.judge(state, err))
 	return output, err
+}
+
+// over says that there is no time for a call to begin.
+func over(ctx context.Context) error {
+	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < leastTime {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
+}
+
+// judge looks at what a worker answers, whatever it says of itself: one whose calls fail one after the other may be the reason.
+func (m *member) judge(s state, err error) state {
+	if _, failed := errors.AsType[*FailedError](err); !failed {
+		m.failed = 0
+		return s
+	}
+	if m.failed++; m.failed < suspectAfter || s != usable {
+		return s
+	}
+	m.failed = 0
+	return suspect
 }
 
 func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
@@ -110,10 +140,14 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return m, nil
 	}
-	if len(g.waiters) >= p.limits.Queue || !p.grow(g, len(g.waiters)+1) {
+	err := ErrBusy
+	if len(g.waiters) < p.limits.Queue {
+		err = p.grow(g, len(g.waiters)+1)
+	}
+	if err != nil {
 		p.drop(g)
 		p.mu.Unlock()
-		return nil, ErrBusy
+		return nil, err
 	}
 	wait := make(chan outcome, 1)
 	g.waiters = append(g.waiters, wait)
@@ -154,16 +188,24 @@ func (p *Pool) group(o Order) *group {
 }
 
 // grow sees to it that a worker will come free for each of so many that wait, by starting one where that is allowed and
-// those that start already are not enough. It is false where none will.
-func (p *Pool) grow(g *group, waiting int) bool {
+// those that start already are not enough. The error is why none will.
+func (p *Pool) grow(g *group, waiting int) error {
 	if g.starting >= waiting || g.workers >= p.limits.PerHandler {
-		return true
+		return nil
 	}
-	if p.held(g.key.principal) >= p.share() && !p.evict(g.key.principal) || p.total >= p.limits.Total && !p.evict("") {
-		return g.workers > 0
+	err := error(nil)
+	switch {
+	case !p.mayStart(g):
+		err = ErrPaused
+	case p.held(g.key.principal) >= p.share() && !p.evict(g.key.principal), p.total >= p.limits.Total && !p.evict(""):
+		err = ErrBusy
+	default:
+		p.add(g)
 	}
-	p.add(g)
-	return true
+	if g.workers > 0 {
+		return nil
+	}
+	return err
 }
 
 func (p *Pool) add(g *group) {
@@ -261,24 +303,37 @@ func (p *Pool) release(m *member, s state) {
 		s = broken
 	default:
 	}
+	if s == worn || s == suspect {
+		// A successor that may not start yet would be worse than none: this one answers, at least.
+		if p.spend(m.group, map[state]float64{worn: recycleCost, suspect: 1}[s]); !p.mayStart(m.group) {
+			s = usable
+		}
+	}
 	if s == usable {
 		p.give(m)
 		return
 	}
+	if s == broken {
+		p.spend(m.group, 1)
+	}
 	p.discard(m)
 	p.replace(m.group)
-	if s == worn {
+	if s != broken {
 		p.warm(m.group.order) // its next caller shall not wait for what it left behind
 	}
 }
 
 // replace starts a worker for those who wait for one that is gone.
 func (p *Pool) replace(g *group) {
-	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g || p.grow(g, len(g.waiters)) {
+	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g {
+		return
+	}
+	err := p.grow(g, len(g.waiters))
+	if err == nil {
 		return
 	}
 	for _, w := range g.waiters {
-		w <- outcome{err: ErrBusy}
+		w <- outcome{err: err}
 	}
 	g.waiters = nil
 	p.drop(g)
@@ -293,6 +348,7 @@ func (p *Pool) bury(m *member) {
 		if other == m {
 			m.group.idle = append(m.group.idle[:i], m.group.idle[i+1:]...)
 			p.log.Warn("a handler's worker ended by itself", "pack_id", m.group.key.packID, "slug", m.group.key.slug, "reason", m.reason)
+			p.spend(m.group, 1)
 			p.discard(m)
 			return
 		}
@@ -366,9 +422,11 @@ func (p *Pool) warm(o Order) {
 	if p.closed || p.total > p.limits.Total/2 || p.held(o.Principal) >= p.share() {
 		return
 	}
-	if g := p.group(o); g.workers == 0 {
+	g := p.group(o)
+	if g.workers == 0 && p.mayStart(g) {
 		p.add(g)
 	}
+	p.drop(g)
 }
 
 // Tend ends workers that nobody used for Limits.Idle, until ctx ends.
@@ -388,6 +446,7 @@ func (p *Pool) Tend(ctx context.Context) error {
 					p.discard(m)
 				}
 			}
+			p.forgetPaces(now)
 			p.mu.Unlock()
 		}
 	}

@@ -310,6 +310,17 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 		"exception": {func(id string, _ []jsontext.Value) ([]string, bool) {
 			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"exception","error":"ValueError"}`, id)}, true
 		}, func(err error) bool { return Reason(err) == "The handler failed (exception: ValueError)" }, false},
+		"understands nothing": {func(id string, _ []jsontext.Value) ([]string, bool) {
+			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"invalid","error":"call is no JSON"}`, id)}, true
+		}, lost, true},
+		"a kind that there is none of": {func(id string, _ []jsontext.Value) ([]string, bool) {
+			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"other"}`, id)}, true
+		}, lost, true},
+		"async": {func(id string, _ []jsontext.Value) ([]string, bool) {
+			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"coroutine","error":"x"}`, id)}, true
+		}, func(err error) bool {
+			return Reason(err) == "The handler failed (coroutine: the function is async; it must be a def)"
+		}, false},
 		"arguments that it can't read": {func(id string, _ []jsontext.Value) ([]string, bool) {
 			return []string{fmt.Sprintf(`{"id":%q,"ok":false,"kind":"args","error":"Python can't read them"}`, id)}, true
 		}, func(err error) bool { return Reason(err) == "The handler failed (args: Python can't read them)" }, false},

@@ -31,6 +31,8 @@ const (
 var (
 	// ErrBusy: as many calls wait as may, or as many workers run as may.
 	ErrBusy = errors.New("run handler: too many calls wait")
+	// ErrPaused: its workers had to be replaced so often of late that the next one isn't started yet.
+	ErrPaused = errors.New("run handler: its workers end too often")
 	// ErrTooLarge: what the handler returned is over 1 MiB.
 	ErrTooLarge = errors.New("run handler: its answer is too large")
 	// ErrMount: a folder that is granted isn't there, or may not be seen.
@@ -39,7 +41,7 @@ var (
 
 // FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
 type FailedError struct {
-	Kind string // load, args, exception, exit or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
+	Kind string // load, args, exception, exit, coroutine or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
 	What string // a built-in exception's class or a few fixed words
 }
 
@@ -103,9 +105,10 @@ type wireAnswer struct {
 type state int
 
 const (
-	usable state = iota
-	worn         // it answered, and wants to be replaced
-	broken       // it has ended or has to
+	usable  state = iota
+	worn          // it answered, and wants to be replaced
+	suspect       // it answered, and its last calls have all failed
+	broken        // it has ended or has to
 )
 
 // frame encodes a job, length first, under an id that its worker can't know before.
@@ -162,7 +165,7 @@ func (c *conn) read() {
 		frame, err := c.readFrame()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.reason = "the worker ended"
+			c.reason = "the worker ended (os._exit, a crash or out of memory)"
 			return
 		case err != nil:
 			c.reason = "the worker broke the protocol or its pipe"
@@ -260,10 +263,13 @@ func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err err
 	switch a.Kind {
 	case "args":
 		return nil, s, &FailedError{Kind: a.Kind, What: "Python can't read them"}
+	case "coroutine":
+		return nil, s, &FailedError{Kind: a.Kind, What: "the function is async; it must be a def"}
 	case "load", "exception", "exit", "value":
 		return nil, s, &FailedError{Kind: a.Kind, What: class(a.Error)}
 	}
-	return nil, s, &FailedError{Kind: "lost", What: "the worker understood nothing"}
+	// The call was right, so that a worker which can't read it has been changed by an earlier one.
+	return nil, broken, &FailedError{Kind: "lost", What: "the worker understood nothing"}
 }
 
 // exceptions are Python's own (3.11, "Built-in Exceptions", without warnings and aliases).
