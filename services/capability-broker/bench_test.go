@@ -92,7 +92,7 @@ func BenchmarkColdHandlerCall(b *testing.B) {
 		cold = append(cold, time.Since(began))
 		gone()
 		began = time.Now()
-		if out, err := exec.Command("docker", "run", "--name="+w.instance, "--network=none", "rumi-pack:local", "run", "--", "python3", "-c", "print(1)").CombinedOutput(); err != nil {
+		if out, err := exec.Command("docker", "run", "--name="+w.instance, "--network=none", packImage, "run", "--", "python3", "-c", "print(1)").CombinedOutput(); err != nil {
 			b.Fatalf("docker run: %v: %s", err, out)
 		}
 		run = append(run, time.Since(began))

@@ -210,7 +210,7 @@ func TestRestartKeepsWhatMayRun(t *testing.T) {
 		w.approve(id)
 		w.must("POST", "/api/containers/"+id+"/start", nil)
 	}
-	orphan, err := w.engine().Create(t.Context(), sandbox.Spec{Kind: sandbox.Handler, Name: "orphan", Image: "rumi-pack:local",
+	orphan, err := w.engine().Create(t.Context(), sandbox.Spec{Kind: sandbox.Handler, Name: "orphan", Image: packImage,
 		Command: []string{"rumi-runtime", "serve"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)

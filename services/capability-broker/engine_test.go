@@ -252,7 +252,7 @@ func TestContainersAreAsHardenedAsTheProfile(t *testing.T) {
 	}
 	engine := w.engine()
 	defer engine.Close()
-	image, err := engine.Image(t.Context(), "rumi-pack:local")
+	image, err := engine.Image(t.Context(), packImage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestContainersAreAsHardenedAsTheProfile(t *testing.T) {
 		if found.Image != image {
 			t.Errorf("%s is made of %s, want %s", kind, found.Image, image)
 		}
-		for label, want := range map[string]string{"kind": kind, "pack_id": "p", "principal": "p", "instance": w.instance, "image": "rumi-pack:local"} {
+		for label, want := range map[string]string{"kind": kind, "pack_id": "p", "principal": "p", "instance": w.instance, "image": packImage} {
 			if got := found.Labels["io.rumi."+label]; got != want {
 				t.Errorf("%s has label %s = %q, want %q", kind, label, got, want)
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -52,6 +53,9 @@ type world struct {
 	clients   map[string]*http.Client // by caller
 }
 
+// packImage is what the tests run packs and handlers in.
+var packImage = cmp.Or(os.Getenv("RUMI_TEST_PACK_IMAGE"), "rumi-pack:local")
+
 type approvedTree struct {
 	manifest tree.Manifest
 	files    map[string][]byte
@@ -79,6 +83,7 @@ func newWorld(t testing.TB) *world {
 	w.env = map[string]string{
 		"RUMI_CAPABILITY_SOCK_DIR": filepath.Join(run, "c"), "RUMI_EGRESS_SOCK_DIR": filepath.Join(run, "e"),
 		"RUMI_CAPABILITY_SOCKET_GID": strconv.Itoa(socketGID()), "RUMI_INSTANCE": w.instance, "RUMI_SECRET_GET_RATE_LIMIT": "100000",
+		"RUMI_PACK_IMAGE": packImage,
 	}
 	t.Cleanup(w.removeContainers)
 	return w

@@ -86,10 +86,19 @@ func (b *broker) reviewWorkers(ctx context.Context) error {
 	}
 }
 
-// stands says whether the grants that an order was given by are still the same.
+// stands says whether the very grants and the very trust that an order was given by still hold.
 func (b *broker) stands(o worker.Order) bool {
+	t := b.handlers.Registry.Of(o.Trust.PackID, o.Trust.Slug)
+	if t == nil {
+		return false
+	}
 	p, reason := b.grants.Chain(o.Principal, o.Trust.PermissionID).Stands(time.Now())
-	return reason == grant.Allowed && o.Same(worker.Order{Trust: o.Trust, Principal: o.Principal, Limits: p.Limits, Mounts: p.Mounts})
+	return reason == grant.Allowed && o.Same(order(t, o.Principal, p))
+}
+
+// order is what the workers of a handler for a principal are to be under a permit.
+func order(t *handler.Trust, principal string, p grant.Permit) worker.Order {
+	return worker.Order{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
 }
 
 // warm starts a worker for each grant whose call would find none, where the grant or the trust in its handler is new.
@@ -100,14 +109,18 @@ func (b *broker) warm(now time.Time) {
 			return
 		}
 		t, _ := handler.Choose(b.handlers.Registry.For(g.PermissionID), p.Handler)
-		if t == nil || now.Sub(t.InstalledAt) > freshFor && now.Sub(g.GrantedAt) > freshFor {
+		if t == nil || !fresh(t.InstalledAt, now) && !fresh(g.GrantedAt, now) {
 			return
 		}
 		if b.open(t.PackID) && t.CheckConfig(g.Config) == "" {
-			b.pool.Warm(worker.Order{Trust: t, Principal: g.PrincipalID, Limits: p.Limits, Mounts: p.Mounts})
+			b.pool.Warm(order(t, g.PrincipalID, p))
 		}
 	})
 }
+
+// fresh says whether something was decided a moment ago. What lies ahead by more than that was decided by a clock that has been set
+// back since.
+func fresh(at, now time.Time) bool { return now.Sub(at).Abs() <= freshFor }
 
 func (b *broker) open(packID string) bool {
 	state, known := b.gates.Get(packID)

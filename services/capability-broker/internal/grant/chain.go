@@ -2,6 +2,8 @@ package grant
 
 import (
 	"bytes"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -38,6 +40,16 @@ func (b *Book) Chain(principal, permission string) Chain {
 		c = append(c, find(string(id)))
 	}
 	return c
+}
+
+// Identity names the very grants of the chain. A grant that replaces another has another identity, even where it says the same and
+// however fast it followed: comparing what grants say would take one that was revoked and granted again for the one before.
+func (c Chain) Identity() string {
+	var b strings.Builder
+	for _, g := range c {
+		fmt.Fprintf(&b, "%s %d %d\n", g.PrincipalID, g.GrantedAt.UnixNano(), g.UpdatedAt.UnixNano())
+	}
+	return b.String()
 }
 
 // Judge says what the chain allows at the time now, or why it allows nothing.

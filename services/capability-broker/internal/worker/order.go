@@ -15,15 +15,19 @@ import (
 type Order struct {
 	Trust     *handler.Trust
 	Principal string
+	Grants    string       // names the grants that it is given by, not only what they allow: see grant.Chain.Identity
 	Limits    grant.Limits // as granted; the operator's ceiling is put on them when a worker starts
 	Mounts    []grant.Mount
 }
 
-// key tells groups of workers apart. The digest is in it, so that a handler approved anew gets new workers.
-type key struct{ packID, slug, digest, principal, box string }
+// key tells groups of workers apart. What decisions are named by is in it, and not what they came to: a handler that is approved
+// anew, and a permission that is granted anew or revoked and granted again, gets new workers, in which nothing is left of what
+// was allowed before.
+type key struct{ packID, slug, digest, principal, grants, box string }
 
 func (o Order) key() key {
-	k := key{packID: o.Trust.PackID, slug: o.Trust.Slug, digest: o.Trust.FolderDigest, principal: o.Principal}
+	k := key{packID: o.Trust.PackID, slug: o.Trust.Slug, principal: o.Principal, grants: o.Grants}
+	k.digest = o.Trust.FolderDigest + o.Trust.InstalledAt.UTC().Format(" "+time.RFC3339Nano)
 	if l := o.Limits; l.MemoryMB != nil || l.CPUs != nil || l.PIDs != nil {
 		k.box = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
 	}

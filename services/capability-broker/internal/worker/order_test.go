@@ -21,14 +21,16 @@ func TestOrdersThatShareWorkers(t *testing.T) {
 	with := func(change func(*Order)) Order { o := plain; change(&o); return o }
 	orders := map[string]Order{
 		"plain": plain, "another principal": job("b", "{}").Order,
-		"less memory": with(func(o *Order) { o.Limits.MemoryMB = ptr[int64](64) }),
-		"less CPU":    with(func(o *Order) { o.Limits.CPUs = ptr(0.5) }),
-		"fewer":       with(func(o *Order) { o.Limits.PIDs = ptr[int64](64) }),
-		"a mount":     with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}} }),
-		"elsewhere":   with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/data"}} }),
-		"writable":    with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", ReadOnly: ptr(false)}} }),
-		"two mounts":  with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}, {Source: "b"}} }),
-		"odd names":   with(func(o *Order) { o.Mounts = []grant.Mount{{Source: `a" "/mnt/a" false "b`}} }),
+		"granted again":  with(func(o *Order) { o.Grants = "p 1 1" }),
+		"approved again": with(func(o *Order) { trust := *o.Trust; trust.InstalledAt = time.Unix(1, 0); o.Trust = &trust }),
+		"less memory":    with(func(o *Order) { o.Limits.MemoryMB = ptr[int64](64) }),
+		"less CPU":       with(func(o *Order) { o.Limits.CPUs = ptr(0.5) }),
+		"fewer":          with(func(o *Order) { o.Limits.PIDs = ptr[int64](64) }),
+		"a mount":        with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}} }),
+		"elsewhere":      with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/data"}} }),
+		"writable":       with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", ReadOnly: ptr(false)}} }),
+		"two mounts":     with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}, {Source: "b"}} }),
+		"odd names":      with(func(o *Order) { o.Mounts = []grant.Mount{{Source: `a" "/mnt/a" false "b`}} }),
 	}
 	for one, a := range orders {
 		for other, b := range orders {
