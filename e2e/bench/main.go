@@ -127,7 +127,7 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 		// Limits are on, as in production, and never reached.
 		"gateway":      {"RUMI_API_RATE_LIMIT": "1000000000", "RUMI_API_RATE_WINDOW": "1"},
 		"egress-proxy": {"RUMI_EGRESS_RATE_LIMIT": "1000000000", "RUMI_AUDIT_REFUSALS": "0", "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8"},
-		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": cfg.image,
+		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_CAPABILITY_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": cfg.image,
 			"RUMI_CAPABILITY_WORKERS_PER_HANDLER": "1", "RUMI_CAPABILITY_WORKER_IDLE": "1s"},
 	}})
 	if b.suite != nil {

@@ -122,6 +122,7 @@ func install(ctx context.Context) (*installation, error) {
 		"RUMI_RUN_DIR="+filepath.Join(top, "run"),
 		"RUMI_PORT="+strconv.Itoa(port),
 		"RUMI_API_RATE_LIMIT=1000000",
+		"RUMI_CAPABILITY_RATE_LIMIT=0",
 		// Nothing may leave the machine: an index that answers nobody.
 		"RUMI_PIP_INDEX_URLS=https://127.0.0.1:9/simple/",
 		"RUMI_PIP_ALLOW_CIDRS=127.0.0.0/8",

@@ -111,6 +111,7 @@ func BenchmarkColdHandlerCall(b *testing.B) {
 func BenchmarkSecretsGet(b *testing.B) {
 	w := newWorld(b)
 	w.env["RUMI_SECRET_GET_RATE_LIMIT"] = "0"
+	w.env["RUMI_CAPABILITY_RATE_LIMIT"] = "1000000000"
 	w.start()
 	w.secrets["KEY"] = "value"
 	w.write("p", handlerPack(nil))

@@ -59,6 +59,8 @@ func (c config) check() error {
 		return errors.New("RUMI_STORE_MAX_BYTES: must be at least 1")
 	case c.Refusals < 0:
 		return errors.New("RUMI_AUDIT_REFUSALS: must not be negative")
+	case c.CallRate < 0:
+		return errors.New("RUMI_CAPABILITY_RATE_LIMIT: must not be negative")
 	case c.SecretRate < 0:
 		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
@@ -224,6 +226,7 @@ func (b *broker) sockets(ctx context.Context) error {
 	calls := call.New(call.Config{
 		Gates: b.gates, Grants: b.grants, Handlers: b.handlers.Registry, Runner: b.pool, Builtins: b.builtins,
 		Audit: b.rt.Audit, Log: b.rt.Log, Tracer: b.rt.Tracer, Metrics: b.rt.Metrics, Refusals: b.cfg.Refusals,
+		Rate: b.cfg.CallRate,
 	})
 	b.listeners = call.NewSockets(uds.SetConfig{
 		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,

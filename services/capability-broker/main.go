@@ -23,9 +23,10 @@ type config struct {
 	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
 	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project
 	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
-	Refusals      int    `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"`    // with entries of their own, a day and principal; 0 is any number
-	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"` // a minute and principal; 0 is off
-	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"` // of one store_id's keys and values
+	Refusals      int    `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"`     // with entries of their own, a day and principal; 0 is any number
+	CallRate      int    `env:"RUMI_CAPABILITY_RATE_LIMIT" envDefault:"600"` // calls a minute and principal that no other rate bounds; 0 is off
+	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // a minute and principal; 0 is off
+	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // of one store_id's keys and values
 
 	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`               // of every container, by the name Docker knows it; default: Docker's own
 	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"` // MiB of a pack's /data; 0 is off

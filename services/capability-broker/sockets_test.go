@@ -118,6 +118,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"RUMI_SECURITY_MODE":          func(c *config) { c.SecurityMode = "lax" },
 		"RUMI_AUDIT_REFUSALS":         func(c *config) { c.Refusals = -1 },
 		"RUMI_SECRET_GET_RATE_LIMIT":  func(c *config) { c.SecretRate = -1 },
+		"RUMI_CAPABILITY_RATE_LIMIT":  func(c *config) { c.CallRate = -1 },
 		"RUMI_CAPABILITY_WORKER":      func(c *config) { c.Workers.Total = 0 },
 		"RUMI_STORE_MAX_BYTES":        func(c *config) { c.StoreMax = 0 },
 		"RUMI_CAPABILITY_MAX_TIMEOUT": func(c *config) { c.MaxTimeout = 121 * time.Second },

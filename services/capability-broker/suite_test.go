@@ -83,7 +83,7 @@ func newWorld(t testing.TB) *world {
 	w.env = map[string]string{
 		"RUMI_CAPABILITY_SOCK_DIR": filepath.Join(run, "c"), "RUMI_EGRESS_SOCK_DIR": filepath.Join(run, "e"),
 		"RUMI_CAPABILITY_SOCKET_GID": strconv.Itoa(socketGID()), "RUMI_INSTANCE": w.instance, "RUMI_SECRET_GET_RATE_LIMIT": "100000",
-		"RUMI_PACK_IMAGE": packImage,
+		"RUMI_PACK_IMAGE": packImage, "RUMI_CAPABILITY_RATE_LIMIT": "0",
 	}
 	t.Cleanup(w.removeContainers)
 	return w

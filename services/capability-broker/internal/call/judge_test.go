@@ -45,6 +45,7 @@ type replica struct {
 	mu      sync.Mutex
 	entries []audit.Entry
 	busy    bool           // the runner has no room
+	failing error          // of the runner
 	waiting func()         // what happens while a call waits for a worker
 	output  jsontext.Value // "done" for nil
 	started atomic.Int64
@@ -102,6 +103,9 @@ func (r *replica) Value(_ context.Context, key string, _ func()) (string, error)
 func (r *replica) Run(ctx context.Context, job worker.Job) (jsontext.Value, error) {
 	if r.busy {
 		return nil, worker.ErrBusy
+	}
+	if r.failing != nil {
+		return nil, r.failing
 	}
 	if r.waiting != nil {
 		r.waiting()
@@ -519,6 +523,78 @@ func TestClaimsAreCounted(t *testing.T) {
 	}
 	if last := r.entries[6]; last.Action != "principal_id_overridden" || last.OwnerPack != "p" || last.Details["count"] != int64(94) {
 		t.Errorf("the count: %+v", last)
+	}
+}
+
+// A pack that is granted something can't fill the disk: beyond a bound what doesn't succeed is counted, as refusals are, and all
+// that succeeds has a rate.
+func TestEntriesOfOnePackAreBounded(t *testing.T) {
+	for name, failing := range map[string]error{
+		"timeout": context.DeadlineExceeded, "execution_error": &worker.FailedError{Kind: "exception", What: "OSError"},
+		"response_too_large": worker.ErrTooLarge, "rate_limited": worker.ErrPaused,
+	} {
+		r := newReplica(t, sqlite(t))
+		r.install("x", "")
+		r.grant("p", "fs.read", `{}`)
+		r.entries, r.failing = nil, failing
+		calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Refusals: 5})
+		for range 100 {
+			calls.Socket("p").Answer(t.Context(), []byte(`{"permission_id": "fs.read"}`), nil)
+		}
+		if err := calls.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := 7 // five, the first beyond, and the count
+		if name == "rate_limited" {
+			want = 14 // a denial has two
+		}
+		if n := len(r.entries); n != want {
+			t.Fatalf("%s: %d entries of 100 calls, want %d", name, n, want)
+		}
+		last := r.entries[want-1]
+		if reasons, _ := last.Details["by_reason"].(map[string]int64); last.Action != "permission_execute" || last.Success || last.Details["count"] != int64(94) || reasons[name] != 94 {
+			t.Errorf("%s: the count: %+v", name, last)
+		}
+	}
+}
+
+func TestUsualRate(t *testing.T) {
+	r := newReplica(t, sqlite(t))
+	r.install("x", "")
+	r.grant("p", "fs.read", `{}`)
+	r.grant("q", "fs.read", `{"rate_limit": 50}`)
+	r.grant("q__c", "fs.read", `{}`)
+	calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Rate: 6})
+	for _, c := range []struct {
+		principal string
+		want      int
+		reason    string
+	}{
+		{"p", 6, "Rate of the principal's calls exceeded (RUMI_CAPABILITY_RATE_LIMIT)"},
+		{"q__c", 20, ""}, // in its parent's rate
+		{"q", 30, "Rate of the grant exceeded"},
+	} {
+		done, kinds, n := 0, map[string]int{}, max(20, c.want+1)
+		if c.reason == "" {
+			n = c.want
+		}
+		for range n {
+			var got struct {
+				Success   bool   `json:"success"`
+				ErrorType string `json:"error_type"`
+			}
+			if err := json.Unmarshal(calls.Socket(c.principal).Answer(t.Context(), []byte(`{"permission_id": "fs.read"}`), nil), &got); err != nil {
+				t.Fatal(err)
+			}
+			if kinds[got.ErrorType]++; got.Success {
+				done++
+			}
+		}
+		if done != c.want || kinds["rate_limited"] != n-c.want || c.reason != "" && r.reason() != c.reason {
+			t.Errorf("%s: %d of %d calls done, %v, %q; want %d, %q", c.principal, done, n, kinds, r.reason(), c.want, c.reason)
+		}
 	}
 }
 

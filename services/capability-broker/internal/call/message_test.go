@@ -169,6 +169,26 @@ func setClock(t time.Time, by time.Duration) time.Time {
 	return t
 }
 
+func TestUsualRefillsByTheMonotonicClock(t *testing.T) {
+	for _, by := range []time.Duration{0, -365 * 24 * time.Hour, time.Hour} {
+		u, now := newUsual(600), time.Now()
+		count := func(after time.Duration) (n int) {
+			for range 1000 {
+				if u.take("p", setClock(now.Add(after), by)) {
+					n++
+				}
+			}
+			return n
+		}
+		if got := [4]int{count(0), count(0), count(3 * time.Second), count(time.Minute)}; got != [4]int{100, 0, 30, 100} {
+			t.Errorf("the clock set by %v: %v calls at +0, +0, +3 s, +1 min, want 100, 0, 30, 100", by, got)
+		}
+		if !u.take("q", now) {
+			t.Error("one principal's calls use up another's")
+		}
+	}
+}
+
 // A clock that is set back or ahead neither starves a principal nor lets it make more calls than its rate.
 func TestWindowUnderAClockThatIsSet(t *testing.T) {
 	for _, by := range []time.Duration{-365 * 24 * time.Hour, -24 * time.Hour, -time.Hour, time.Hour, 365 * 24 * time.Hour} {

@@ -3,6 +3,8 @@ package call
 import (
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // window counts what was done within the last minute, exactly: a token bucket would let nearly twice the limit through
@@ -69,4 +71,36 @@ func (r *ring) add(at time.Duration) {
 	}
 	r.at[r.next] = at
 	r.next = (r.next + 1) % len(r.at)
+}
+
+// usualBurst is how many calls of a principal may follow each other at once, a minute's at most.
+const usualBurst = 100
+
+// usual bounds the calls of a principal that no other rate bounds: each leaves an entry in the audit log, and what a pack may
+// write there must have a bound.
+type usual struct {
+	limit rate.Limit // a second; 0 for no bound
+	burst int
+
+	mu   sync.Mutex
+	past map[string]*rate.Limiter // by principal
+}
+
+func newUsual(perMinute int) *usual {
+	return &usual{limit: rate.Limit(float64(perMinute) / 60), burst: min(usualBurst, perMinute), past: make(map[string]*rate.Limiter)}
+}
+
+// take counts a call and says whether it is within the bound.
+func (u *usual) take(principal string, now time.Time) bool {
+	if u.limit == 0 {
+		return true
+	}
+	u.mu.Lock()
+	l := u.past[principal]
+	if l == nil {
+		l = rate.NewLimiter(u.limit, u.burst)
+		u.past[principal] = l
+	}
+	u.mu.Unlock()
+	return l.AllowN(now, 1)
 }

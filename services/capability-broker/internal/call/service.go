@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -64,7 +65,8 @@ type Config struct {
 	Tracer   trace.Tracer
 	Metrics  prometheus.Registerer
 
-	Refusals int // that leave entries of their own, a day and pack; 0 for any number
+	Refusals int // that leave entries of their own, a day and pack; 0 for any number. As many failures do beside them
+	Rate     int // calls of a principal a minute that neither their grant nor their permission bounds; 0 for any number
 }
 
 // Service judges calls and has them carried out.
@@ -72,7 +74,9 @@ type Service struct {
 	Config
 	ownRates *window // of the broker's own permissions
 	rates    *window // of grants
+	usual    *usual  // of all calls that have no rate of their own
 	refusals *audit.Refusals
+	failures *audit.Refusals // calls that were allowed and did not succeed
 	claims   *audit.Refusals // of being somebody else: any call may make one, whatever is granted
 	calls    *prometheus.CounterVec
 	duration prometheus.Histogram
@@ -84,7 +88,9 @@ func New(cfg Config) *Service {
 		Config:   cfg,
 		ownRates: newWindow(),
 		rates:    newWindow(),
+		usual:    newUsual(cfg.Rate),
 		refusals: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		claims:   audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
@@ -205,7 +211,8 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	rec.details["error_type"] = string(refused.kind)
 	if !refused.denied() {
 		e.Error = refused.reason
-		return k.Audit.Write(ctx, e)
+		written, _ := k.failures.Submit(ctx, k.principal, string(refused.kind), e)
+		return written()
 	}
 	e.RejectionReason = refused.reason
 	denial := e
@@ -214,17 +221,18 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	return written()
 }
 
-// Count writes down, each second until ctx ends, how many refusals and claims have no entries of their own.
+// Count writes down, each second until ctx ends, how many refusals, failures and claims have no entries of their own.
 func (s *Service) Count(ctx context.Context) error {
-	var both errgroup.Group
-	both.Go(func() error { return s.refusals.Follow(ctx) })
-	both.Go(func() error { return s.claims.Follow(ctx) })
-	return both.Wait()
+	var all errgroup.Group
+	all.Go(func() error { return s.refusals.Follow(ctx) })
+	all.Go(func() error { return s.failures.Follow(ctx) })
+	all.Go(func() error { return s.claims.Follow(ctx) })
+	return all.Wait()
 }
 
 // Flush is Count once more, for when nobody calls any more.
 func (s *Service) Flush(ctx context.Context) error {
-	return errors.Join(s.refusals.Flush(ctx), s.claims.Flush(ctx))
+	return errors.Join(s.refusals.Flush(ctx), s.failures.Flush(ctx), s.claims.Flush(ctx))
 }
 
 // act carries out what was judged.
@@ -278,6 +286,8 @@ func (k socket) judge(req request, rec *record) (act, *refusal) {
 		return nil, refused
 	case !within:
 		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded"}
+	case !bounded(own, p.Chain) && !k.usual.take(k.principal, now):
+		return nil, &refusal{kind: rateLimited, reason: "Rate of the principal's calls exceeded (RUMI_CAPABILITY_RATE_LIMIT)"}
 	case !k.rates.take(now, quotas(p.Chain)...):
 		return nil, &refusal{kind: rateLimited, reason: "Rate of the grant exceeded"}
 	}
@@ -288,6 +298,11 @@ func (k socket) judge(req request, rec *record) (act, *refusal) {
 		return k.judgeOwn(own, p, req, rec)
 	}
 	return k.judgeHandler(p, req, rec)
+}
+
+// bounded says whether an operator has set a rate for just such calls.
+func bounded(own *builtin.Permission, c grant.Chain) bool {
+	return own != nil && own.Rate > 0 || slices.ContainsFunc(c, func(g *grant.Grant) bool { return g.Terms.RateLimit != nil })
 }
 
 // quotas are the rates that a chain's grants allow: a child's calls count in its parents', too.
