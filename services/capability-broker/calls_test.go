@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
+	"github.com/rumi-ai/rumi/libs/uds"
 )
 
 func sum(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
@@ -105,6 +108,72 @@ func TestCallFromScanToAnswer(t *testing.T) {
 	w.approve("owner")
 	w.must("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "user", "permission_id": "test.echo"})
 	refused("grant_denied")
+}
+
+// A call whose client has gone is cancelled: its handler works for nobody no longer, its worker is replaced, and the log says why. A
+// client that only ends what it sends gets its answer.
+func TestCallsOfClientsThatLeave(t *testing.T) {
+	w := newWorld(t)
+	w.env["RUMI_CAPABILITY_WORKERS_PER_HANDLER"] = "1"
+	w.start()
+	w.write("p", handlerPack(map[string]string{"slow": `
+import time
+def execute(c, a):
+    print("began", c["request_id"])
+    time.sleep(a.get("seconds", 0))
+    return "done"
+`}))
+	w.approve("p")
+	w.install("p")
+	call := func(id string, seconds float64) map[string]any {
+		return map[string]any{"permission_id": "test.slow", "request_id": id, "timeout_seconds": 100, "args": map[string]any{"seconds": seconds}}
+	}
+	if got := w.dial("p").ask(call("first", 0)); got["output"] != "done" {
+		t.Fatal(got)
+	}
+	log := func() string {
+		raw, _ := os.ReadFile(filepath.Join(w.UserData(), "capabilities/logs/p/slow.log"))
+		return string(raw)
+	}
+	leaver := w.dial("p")
+	raw, err := json.Marshal(call("leaver", 90))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := uds.WriteFrame(leaver, raw); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the handler at work", func() bool { return strings.Contains(log(), "began leaver") })
+	leaver.Close()
+	w.eventually("entry of the call whose client has gone", func() bool {
+		for _, e := range w.audited("permission", "permission_execute") {
+			if e["request_id"] == "leaver" {
+				if e["success"] != false || e["error"] != "The client closed the connection before the call had ended" {
+					t.Fatalf("entry %v", e)
+				}
+				return true
+			}
+		}
+		return false
+	})
+	began := time.Now()
+	half := w.dial("p")
+	if raw, err = json.Marshal(call("half", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := uds.WriteFrame(half, raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := half.Conn.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := uds.ReadFrame(half, 1<<20)
+	if err != nil || !strings.Contains(string(frame), `"done"`) {
+		t.Errorf("a client that ended what it sends: %s, %v", frame, err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the next call took %v, want no wait for one whose client has gone", took)
+	}
 }
 
 // hostile are handlers that break every rule, and what their callers are told: error_type, or "" for success. Each is

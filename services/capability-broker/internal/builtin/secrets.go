@@ -112,6 +112,8 @@ func secret(ctx context.Context, secrets Secrets, key string, asked func(), log 
 		return nil, withheld("No such secret")
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, &Refusal{Kind: TimedOut, Reason: "secrets did not answer in time"}
+	case errors.Is(err, context.Canceled):
+		return nil, &Refusal{Kind: Failed, Reason: "The call was cancelled"}
 	case err != nil:
 		log.ErrorContext(ctx, "a secret could not be fetched", "key", key, "error", err)
 		return nil, &Refusal{Kind: Failed, Reason: "secrets did not answer"}

@@ -239,6 +239,8 @@ func stored(err error) *Refusal {
 		return &Refusal{Kind: Full, Reason: "The store is full", Output: says(Full, "The store is full", nil)}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Refusal{Kind: TimedOut, Reason: "The store did not answer in time"}
+	case errors.Is(err, context.Canceled):
+		return &Refusal{Kind: Failed, Reason: "The call was cancelled"}
 	}
 	return &Refusal{Kind: Failed, Reason: "The store could not be used", err: err}
 }

@@ -190,6 +190,10 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 	defer cancel()
 
 	output, refused := k.carryOut(ctx, req, &rec)
+	if refused != nil && !refused.denied() && errors.Is(context.Cause(ctx), uds.ErrGone) {
+		// Whatever was going on has failed for want of somebody to answer.
+		refused = &refusal{kind: executionError, reason: "The client closed the connection before the call had ended"}
+	}
 	rec.details["latency_ms"] = float64(time.Since(began).Microseconds()) / 1000
 	if err := k.write(ctx, rec, refused); err != nil {
 		return nil, &refusal{kind: executionError, reason: err.Error()}
@@ -238,6 +242,9 @@ func (s *Service) Flush(ctx context.Context) error {
 // act carries out what was judged.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
 
+// canceled is of a call whose client, or whose socket, is there no more.
+const canceled = "The call was cancelled"
+
 // rejudge is how often a call is judged whose grant changes between its judging and its start.
 const rejudge = 3
 
@@ -266,6 +273,8 @@ func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &refusal{kind: timedOut, reason: "The use could not be counted in time"}
+	case errors.Is(err, context.Canceled):
+		return &refusal{kind: executionError, reason: canceled}
 	case err != nil:
 		k.Log.ErrorContext(ctx, "a use could not be counted", "error", err)
 		return &refusal{kind: executionError, reason: "The use could not be counted"}
@@ -420,6 +429,8 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 		return &refusal{kind: responseTooLarge, reason: "The handler's answer is too large"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &refusal{kind: timedOut, reason: "The handler did not answer in time"}
+	case errors.Is(err, context.Canceled):
+		return &refusal{kind: executionError, reason: canceled}
 	}
 	level := slog.LevelError
 	if _, ok := errors.AsType[*worker.FailedError](err); ok {
