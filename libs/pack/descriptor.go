@@ -11,11 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // File is the name of a pack's descriptor; it lies in the pack's folder or in its folder "backend".
@@ -183,8 +184,8 @@ func (d *Descriptor) check() error {
 		return fmt.Errorf("%w: %q", err, cut(string(d.PackID)))
 	}
 	return errors.Join(
-		text("pack_identity", d.PackIdentity, maxIdentity),
-		text("version", d.Version, maxVersion),
+		line("pack_identity", d.PackIdentity, maxIdentity),
+		line("version", d.Version, maxVersion),
 		prose("description", d.Description, maxDescription),
 		list("required_secrets", d.RequiredSecrets),
 		list("required_network.allowed_domains", d.RequiredNetwork.AllowedDomains),
@@ -200,7 +201,7 @@ func (e Entrypoint) check() error {
 		if e.File != path.Clean(e.File) || !filepath.IsLocal(e.File) || e.File == "." || strings.ContainsAny(e.File, "\\\x00") || len(e.File) > maxArgument {
 			return errors.New("\"entrypoint\" must be the path of a file in the pack")
 		}
-		return text("entrypoint", e.File, maxArgument)
+		return line("entrypoint", e.File, maxArgument)
 	}
 	if len(e.Argv) > 0 && e.Argv[0] == "" {
 		return errors.New("\"entrypoint\" must name a command")
@@ -222,27 +223,35 @@ func count(field string, n int) error {
 
 func list(field string, values []string) error {
 	for _, v := range values {
-		if err := text(field, v, maxName); err != nil {
+		if err := line(field, v, maxName); err != nil {
 			return err
 		}
 	}
 	return count(field, len(values))
 }
 
-// text wants one printable line.
-func text(field, value string, limit int) error {
+// line wants one printable line.
+func line(field, value string, limit int) error {
 	if len(value) > limit {
 		return fmt.Errorf("%q is longer than %d bytes", field, limit)
 	}
-	if strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return fmt.Errorf("%q contains characters that can't be printed", field)
-	}
-	return nil
+	return printable(field, value, "")
 }
 
 // prose may have several lines.
 func prose(field, value string, limit int) error {
-	return text(field, strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(value), limit)
+	if len(value) > limit {
+		return fmt.Errorf("%q is longer than %d bytes", field, limit)
+	}
+	return printable(field, value, "\n\r\t")
+}
+
+// printable wants a text in which nothing hides but what is allowed.
+func printable(field, value, allowed string) error {
+	if c, hidden := text.FirstHidden(value, allowed); hidden {
+		return fmt.Errorf("%q contains characters that can't be printed: %v is character %d of it", field, c, utf8.RuneCountInString(value[:c.Offset])+1)
+	}
+	return nil
 }
 
 // cut keeps a stranger's string short enough for a message.

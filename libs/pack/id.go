@@ -5,8 +5,6 @@ package pack
 
 import (
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
@@ -53,15 +51,4 @@ func Parent(id ID) (parent ID, ok bool) {
 		return "", false
 	}
 	return id[:i], true
-}
-
-// PrintableName says whether a file's name can be shown as it is: valid UTF-8 without control characters and without those
-// that make a name look like another (bidirectional marks, zero widths, line separators).
-func PrintableName(name string) bool {
-	if !utf8.ValidString(name) {
-		return false
-	}
-	return !strings.ContainsFunc(name, func(r rune) bool {
-		return r != ' ' && !unicode.IsGraphic(r) || unicode.In(r, unicode.Zl, unicode.Zp)
-	})
 }

@@ -252,14 +252,3 @@ func write(t *testing.T, dir, name, content string) {
 		t.Fatal(err)
 	}
 }
-
-func TestPrintableName(t *testing.T) {
-	for name, want := range map[string]bool{
-		"main.py": true, "a b": true, "日本語": true, "e\u0301": true, "": true,
-		"a\nb": false, "\x1b[2J": false, "\x7f": false, "a\x00": false, "\xff": false, "\u202eb": false, "a\u200bb": false, "\u2028": false, "\u0085": false,
-	} {
-		if got := pack.PrintableName(name); got != want {
-			t.Errorf("PrintableName(%q) = %v", name, got)
-		}
-	}
-}

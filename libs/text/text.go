@@ -10,6 +10,7 @@ package text
 import (
 	"fmt"
 	"iter"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -99,7 +100,7 @@ func IsLine(s string) bool {
 	return !hidden
 }
 
-// Escape writes what hides in s the way Go does ("\u200b", "\x00"), and leaves everything else as it is. What it gives is a line
+// Escape writes what hides in s the way Go does ("\u200b", "\n", "\x00"), and leaves everything else as it is. What it gives is a line
 // in which nothing hides.
 func Escape(s string) string {
 	if IsLine(s) {
@@ -109,16 +110,13 @@ func Escape(s string) string {
 	done := 0
 	for c := range Hidden(s) {
 		b.WriteString(s[done:c.Offset])
-		switch {
-		case c.Rune < utf8.RuneSelf, c.Kind == Invalid:
+		if c.Kind == Invalid {
 			fmt.Fprintf(&b, `\x%02x`, c.Byte)
 			done = c.Offset + 1
 			continue
-		case c.Rune > 0xffff:
-			fmt.Fprintf(&b, `\U%08x`, c.Rune)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, c.Rune)
 		}
+		quoted := strconv.QuoteRuneToASCII(c.Rune)
+		b.WriteString(quoted[1 : len(quoted)-1])
 		done = c.Offset + utf8.RuneLen(c.Rune)
 	}
 	b.WriteString(s[done:])

@@ -148,6 +148,7 @@ func TestFirstHiddenAllows(t *testing.T) {
 
 func TestEscape(t *testing.T) {
 	for s, want := range map[string]string{
+		"a\n\tb\x1b":           `a\n\tb\x1b`,
 		"天気\u200b.py":          `天気\u200b.py`,
 		"a\x00\xffé":           `a\x00\xffé`,
 		"x\U000e0100":          `x\U000e0100`,

@@ -10,11 +10,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // Bounds of an archive's contents (contract.md, "Packs").
@@ -141,10 +140,10 @@ func show(name string) string {
 	if len(name) > 200 {
 		name = strings.ToValidUTF8(name[:200], "") + "…"
 	}
-	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsRune(name, unicode.ReplacementChar) {
-		return strconv.QuoteToASCII(name)
+	if text.IsLine(name) {
+		return name
 	}
-	return name
+	return `"` + text.Escape(name) + `"`
 }
 
 // entry is one entry of the central directory.

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
@@ -94,7 +94,7 @@ func judgeName(name string) error {
 	}
 	clean := strings.TrimSuffix(name, "/")
 	bad := clean == "" || len(clean) > maxPath || strings.Count(clean, "/") >= maxDepth ||
-		strings.ContainsRune(clean, '\\') || !pack.PrintableName(clean)
+		strings.ContainsRune(clean, '\\') || !text.IsLine(clean)
 	for part := range strings.SplitSeq(clean, "/") {
 		bad = bad || part == "" || part == "." || len(part) > maxName
 	}

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
 
-	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // Modes are what a copy is made with; the umask, or the default access control list of where it is made, takes from them.
@@ -138,8 +138,8 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 			}
 			folded[key] = e.Name()
 		}
-		if !c.Lenient && !pack.PrintableName(e.Name()) {
-			return &RefusedError{Path: inner, Reason: "not a name that can be shown"}
+		if !c.Lenient && !text.IsLine(e.Name()) {
+			return &RefusedError{Path: inner, Reason: notShown(e.Name())}
 		}
 		info, err := in.Lstat(e.Name())
 		if err != nil {
@@ -169,6 +169,12 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 		}
 	}
 	return nil
+}
+
+// notShown says why a name can't be shown.
+func notShown(name string) string {
+	c, _ := text.FirstHidden(name, "")
+	return fmt.Sprintf("not a name that can be shown: it has %v", c)
 }
 
 func copyLink(in, out *os.Root, name string) error {

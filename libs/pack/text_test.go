@@ -1,0 +1,43 @@
+package pack_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+)
+
+// TestTextOfDescriptors has ordinary text of people who don't write English, and text that hides something.
+func TestTextOfDescriptors(t *testing.T) {
+	parse := func(field, value string) error {
+		data, err := json.Marshal(map[string]string{"pack_id": "p", field: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = pack.ParseDescriptor(data)
+		return err
+	}
+	for _, value := range []string{
+		"天気\u3000予報を取得する", "Prévisions\u00a0: météo", "👨\u200d👩\u200d👧 家族", "⚠\ufe0f 注意", "می\u200cخواهم", "1\u202f000",
+	} {
+		for _, field := range []string{"description", "version", "pack_identity", "entrypoint"} {
+			if err := parse(field, value); err != nil {
+				t.Errorf("%s %q is refused: %v", field, value, err)
+			}
+		}
+	}
+	for _, c := range []struct{ field, value, want string }{
+		{"pack_identity", "github:a/b\U000e0100", `"pack_identity" contains characters that can't be printed: U+E0100 (variation selector) is character 11 of it`},
+		{"version", "1\u200b.0", `"version" contains characters that can't be printed: U+200B (invisible character) is character 2 of it`},
+		{"version", "1\n", `"version" contains characters that can't be printed: U+000A (control character) is character 2 of it`},
+		{"description", "天気\ue000", `"description" contains characters that can't be printed: U+E000 (private use character) is character 3 of it`},
+		{"description", "a\n\u202eb", `"description" contains characters that can't be printed: U+202E (bidirectional control) is character 3 of it`},
+		{"description", "a\x00", `"description" contains characters that can't be printed: U+0000 (control character) is character 2 of it`},
+		{"entrypoint", "ma\u3164in.py", `"entrypoint" contains characters that can't be printed: U+3164 (invisible character) is character 3 of it`},
+	} {
+		if err := parse(c.field, c.value); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %+q: %v, want %s", c.field, c.value, err, c.want)
+		}
+	}
+}
