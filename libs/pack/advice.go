@@ -1,0 +1,143 @@
+package pack
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// Advise turns what the file system said about something in the ecosystem folder into a fault (409) that says what is wrong there
+// and, where there is one, names the command that mends it. dir is relative to that folder: what was read, renamed or removed, or "."
+// where something was to be made in it. Any other error, and nil, stay as they are.
+//
+//	ecosystem/x belongs to somebody else (permission denied). Run in the Rumi home: …
+func Advise(ecosystem *os.Root, dir string, err error) error {
+	if fault.Is(err, fault.KindConflict) {
+		return err
+	}
+	name := path.Join("ecosystem", dir)
+	advice := func(code, format string, args ...any) error {
+		return fault.Conflict("%s %s", name, fmt.Sprintf(format, args...)).With(code).Because(err)
+	}
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return advice("mount_point", "is a mount point, or in use as one (device or resource busy): it can't be replaced or removed. Change what is mounted there, or unmount it: sudo umount %s", name)
+	case errors.Is(err, unix.EXDEV):
+		return advice("other_file_system", "can't be moved within its folder (invalid cross-device link): it comes from a lower layer of an overlay, or is mounted there. Put a copy of it in its place")
+	case errors.Is(err, unix.EROFS):
+		return advice("read_only", "can't be changed (read-only file system). Mount it writable")
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EHOSTDOWN), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EIO):
+		return advice("mount_dead", "can't be reached (%v). If something is mounted there, mount it again, or unmount it: sudo umount --lazy %s", errno(err), name)
+	case errors.Is(err, fs.ErrPermission):
+		return adviseRights(ecosystem, dir, err, advice)
+	}
+	return err
+}
+
+// adviseRights finds out which right is missing.
+func adviseRights(ecosystem *os.Root, dir string, err error, advice func(code, format string, args ...any) error) error {
+	parent := path.Dir(dir)
+	for _, one := range []string{dir, parent} {
+		if locked(ecosystem, one) {
+			name := path.Join("ecosystem", one)
+			return advice("immutable", "can't be changed (%v): %s has the attribute immutable or append-only. Run in the Rumi home: sudo chattr -ia %s", errno(err), name, name)
+		}
+	}
+	if errors.Is(err, unix.EPERM) && sticky(ecosystem, dir) {
+		name := path.Join("ecosystem", parent)
+		return advice("sticky", "can't be replaced or removed (%v): %s has the sticky bit, which lets only owners do that. Run in the Rumi home: sudo chmod -t %s", errno(err), name, name)
+	}
+	if dir == "." && errors.Is(err, unix.EPERM) && Writable(ecosystem, ".") == nil {
+		return advice("permission_denied", "can't be changed (%v), though its mode and owner allow it. Look for a security module or an attribute that forbids it", errno(err))
+	}
+	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir))
+}
+
+// errno is the bare reason of a system call's error.
+func errno(err error) error {
+	if e, ok := errors.AsType[unix.Errno](err); ok {
+		return e
+	}
+	return err
+}
+
+// GrantCommand is what the operator runs so that a folder may be read and changed by this process's group. dir is relative to the
+// ecosystem folder; all that is in it is meant, but for ".".
+func GrantCommand(ecosystem *os.Root, dir string) string {
+	name, recursive, mode := path.Join("ecosystem", dir), "-R ", "g+rwX"
+	if dir == "." {
+		recursive, mode = "", "g+rwxs"
+	}
+	if info, err := ecosystem.Lstat(dir); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Gid) == os.Getegid() {
+			return fmt.Sprintf("Run in the Rumi home: chmod %s%s %s (with sudo if that is refused)", recursive, mode, name)
+		}
+	}
+	return fmt.Sprintf("Run in the Rumi home: sudo chgrp %s%d %s && sudo chmod %s%s %s", recursive, os.Getegid(), name, recursive, mode, name)
+}
+
+// Writable says whether names in a folder may be made and removed by this process; the error says why not.
+func Writable(root *os.Root, dir string) error {
+	f, err := openDir(root, dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Faccessat(int(f.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return &fs.PathError{Op: "access", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Movable says whether a folder in the ecosystem folder can be renamed, as far as that can be told without trying; the error is one
+// that Advise knows.
+func Movable(ecosystem *os.Root, dir string) error {
+	st, err := statx(ecosystem, dir)
+	if err != nil {
+		return err
+	}
+	failed := func(err error) error { return &fs.PathError{Op: "rename", Path: dir, Err: err} }
+	switch {
+	case st.Attributes&st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		return failed(unix.EBUSY)
+	case locked(ecosystem, dir), locked(ecosystem, path.Dir(dir)), sticky(ecosystem, dir):
+		return failed(unix.EPERM)
+	}
+	return nil
+}
+
+// locked says whether an entry has an attribute that forbids to rename and remove it, or what is in it.
+func locked(ecosystem *os.Root, dir string) bool {
+	st, err := statx(ecosystem, dir)
+	return err == nil && st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0
+}
+
+// sticky says whether the sticky bit of the folder that an entry is in keeps this process from renaming it.
+func sticky(ecosystem *os.Root, dir string) bool {
+	parent, err := statx(ecosystem, path.Dir(dir))
+	if err != nil || dir == "." || parent.Mode&unix.S_ISVTX == 0 {
+		return false
+	}
+	own, err := statx(ecosystem, dir)
+	me := uint32(os.Geteuid())
+	return err == nil && me != 0 && own.Uid != me && parent.Uid != me
+}
+
+func statx(ecosystem *os.Root, name string) (st unix.Statx_t, err error) {
+	dir, err := ecosystem.Open(".")
+	if err != nil {
+		return st, err
+	}
+	defer dir.Close()
+	if err := unix.Statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st); err != nil {
+		return st, &fs.PathError{Op: "statx", Path: name, Err: err}
+	}
+	return st, nil
+}
