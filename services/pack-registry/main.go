@@ -55,15 +55,13 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	owner := approval.NewClient(rt.Peer(approval.Service))
 	packs, err := ecosystem.Open(ecosystem.Config{
 		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"), Keep: cfg.Backups,
-		Retired: owner.Retired,
+		Retired: owner.Retired, Approved: owner.Approved,
 	}, stages, records, rt.Audit, rt.Log)
 	if err != nil {
 		return err
 	}
 	rt.OnStop("ecosystem", func(context.Context) error { return packs.Close() })
-	if err := packs.Recover(ctx); err != nil {
-		return err
-	}
+	packs.Recover(ctx)
 
 	rt.Go("sweeper", stages.SweepHourly)
 	httpapi.Routes(rt.Mux(), httpapi.Packs{

@@ -34,6 +34,11 @@ type RetiredResponse struct {
 	PackIDs []string `json:"pack_ids"`
 }
 
+// ApprovedResponse says whether a pack was ever approved since it became known.
+type ApprovedResponse struct {
+	Approved bool `json:"approved"`
+}
+
 // RemoveResponse says whether there was a record to remove.
 type RemoveResponse struct {
 	Removed bool `json:"removed"`
@@ -75,6 +80,12 @@ func (c *Client) Retire(ctx context.Context, packID string, installed bool) (kno
 func (c *Client) Retired(ctx context.Context) ([]string, error) {
 	response, err := rpc.Call[RetiredResponse](ctx, c.peer, http.MethodGet, "/internal/packs/retired", nil)
 	return response.PackIDs, err
+}
+
+// Approved says whether a pack was ever approved since it became known, whatever its state is now. One that isn't known was not.
+func (c *Client) Approved(ctx context.Context, packID string) (bool, error) {
+	response, err := rpc.Call[ApprovedResponse](ctx, c.peer, http.MethodGet, "/internal/packs/"+url.PathEscape(packID)+"/approved", nil)
+	return response.Approved, err
 }
 
 // Remove forgets a retired pack of which nothing else is left. removed is false for one that is not known; one that is not retired

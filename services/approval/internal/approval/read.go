@@ -20,6 +20,15 @@ func (s *Service) List(ctx context.Context) ([]*record.Record, error) { return s
 // MayRun says whether a pack's gate is open: it is approved, and so is every pack above it.
 func (s *Service) MayRun(id pack.ID) bool { return s.gates.of(id).Open }
 
+// EverApproved says whether a pack was approved since it became known, whatever it is now. One that isn't known was not.
+func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
+	r, err := s.Records.Get(ctx, string(id))
+	if fault.Is(err, fault.KindNotFound) {
+		return false, nil
+	}
+	return err == nil && r.Digest != "", err
+}
+
 // Dossier is all that is known of a pack.
 type Dossier struct {
 	Record  *record.Record

@@ -46,6 +46,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
 	mux.Route("PUT /internal/packs/{pack_id}/retired", rpc.Handle(h.retire), registry)
 	mux.Route("GET /internal/packs/retired", rpc.Handle(h.retired), registry)
+	mux.Route("GET /internal/packs/{pack_id}/approved", rpc.Handle(h.everApproved), registry)
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(h.remove), registry)
 	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(h.running), broker)
 	service.Gates().Routes(mux, egress, broker, pip)
@@ -331,6 +332,15 @@ func (h routes) retire(ctx context.Context, req retireRequest) (api.RetireRespon
 func (h routes) retired(ctx context.Context, _ struct{}) (api.RetiredResponse, error) {
 	ids, err := h.service.Retired(ctx)
 	return api.RetiredResponse{PackIDs: ids}, err
+}
+
+func (h routes) everApproved(ctx context.Context, req packRequest) (api.ApprovedResponse, error) {
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return api.ApprovedResponse{}, err
+	}
+	approved, err := h.service.EverApproved(ctx, id)
+	return api.ApprovedResponse{Approved: approved}, err
 }
 
 func (h routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse, error) {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 
-	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -38,13 +38,14 @@ func (e *RefusedError) Error() string { return e.Refusals[0].Error }
 func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error) {
 	applied, err := e.apply(ctx, stagingID)
 	if err != nil {
-		return Applied{}, errors.Join(err, e.audit.Write(ctx, audit.Entry{
-			Category: audit.System, Severity: audit.Warning, Action: "pack_apply_failed", Success: false,
-			Details: map[string]any{"staging_id": stagingID}, Error: message(err),
-		}))
+		entry := failed(store.Operation{StagingID: stagingID}, err)
+		return Applied{}, errors.Join(err, e.writeEach(context.WithoutCancel(ctx), entry, applied.PackIDs))
 	}
 	return applied, nil
 }
+
+// internal is what message says of an error that is no fault.
+const internal = "Internal server error"
 
 // message is what the operator is told of an error.
 func message(err error) string {
@@ -54,26 +55,31 @@ func message(err error) string {
 	return fault.Of(err).Message
 }
 
-func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error) {
-	retired := e.uninstalling(ctx)
-	release, err := e.enter(ctx, lockWait)
+// apply does so. After an error only PackIDs is set, as far as it is known which packs the staging has.
+func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applied, err error) {
+	bars := e.uninstalling(ctx)
+	release, interrupted, err := e.enter(ctx, lockWait)
 	if err != nil {
-		return Applied{}, err
+		return applied, err
 	}
 	defer release()
+	maps.Copy(bars, interrupted)
 	st, payload, err := e.stages.FindPayload(ctx, stagingID)
 	if err != nil {
-		return Applied{}, err
+		return applied, err
 	}
 	defer payload.Close()
+	for _, p := range st.Packs {
+		applied.PackIDs = append(applied.PackIDs, string(p.Declared))
+	}
 	op := begin()
 	op.StagingID = st.ID
-	if op.Packs, err = e.plan(st, op, payload, retired); err != nil {
-		return Applied{}, err
+	if op.Packs, err = e.plan(ctx, st, op, payload, bars); err != nil {
+		return applied, err
 	}
 	warnings, err := e.carryOut(ctx, op, payload)
 	if err != nil {
-		return Applied{}, err
+		return applied, err
 	}
 	for _, p := range st.Packs {
 		if p.Identity == "" {
@@ -84,11 +90,11 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (Applied, error
 }
 
 // plan judges each pack of a staging and says what is to be done.
-func (e *Ecosystem) plan(st store.Staging, op store.Operation, payload *os.Root, retired map[string]bool) ([]store.OperationPack, error) {
+func (e *Ecosystem) plan(ctx context.Context, st store.Staging, op store.Operation, payload *os.Root, bars barred) ([]store.OperationPack, error) {
 	var plan []store.OperationPack
 	var refused RefusedError
 	for _, p := range st.Packs {
-		one, err := e.planPack(st, p, op, payload, retired)
+		one, err := e.planPack(ctx, st, p, op, payload, bars)
 		if refusal, ok := errors.AsType[*RefusedError](err); ok {
 			refused.Refusals = append(refused.Refusals, refusal.Refusals...)
 			continue
@@ -105,21 +111,21 @@ func (e *Ecosystem) plan(st store.Staging, op store.Operation, payload *os.Root,
 }
 
 // planPack judges one pack of a staging.
-func (e *Ecosystem) planPack(st store.Staging, p store.StagedPack, op store.Operation, payload *os.Root, retired map[string]bool) (store.OperationPack, error) {
+func (e *Ecosystem) planPack(ctx context.Context, st store.Staging, p store.StagedPack, op store.Operation, payload *os.Root, bars barred) (store.OperationPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return store.OperationPack{}, fmt.Errorf("open staging: %w", err)
 	}
-	existing, err := e.judge(st, p, declared, retired)
+	existing, err := e.judge(ctx, st, p, declared, bars)
 	if err != nil {
 		return store.OperationPack{}, err
 	}
-	return step(op, declared.PackID, p.Dir, existing), nil
+	return e.replacement(op, declared.PackID, p.Dir, existing)
 }
 
 // judge says whether a pack of a staging may be installed, and what it replaces: nil where it is new. What it may not be is a
 // *RefusedError.
-func (e *Ecosystem) judge(st store.Staging, p store.StagedPack, declared pack.Descriptor, retired map[string]bool) (existing *pack.Found, err error) {
+func (e *Ecosystem) judge(ctx context.Context, st store.Staging, p store.StagedPack, declared pack.Descriptor, bars barred) (existing *pack.Found, err error) {
 	refuse := refuser(p.Dir)
 	// The folder in the import had a name, and it may be that of an installed pack which is another one.
 	if id, err := pack.ParseID(p.Folder); err == nil && id != declared.PackID {
@@ -129,36 +135,48 @@ func (e *Ecosystem) judge(st store.Staging, p store.StagedPack, declared pack.De
 			return nil, refuse("pack_id mismatch: existing='%s', new='%s'", existing.Descriptor.PackID, declared.PackID)
 		case st.Multi, err == nil && existing.Err != nil:
 			return nil, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return nil, err
 		}
 	}
-	existing, err = e.standing(p.Dir, declared.PackID, retired)
-	if err == nil && existing != nil {
+	existing, err = e.standing(p.Dir, declared.PackID, bars)
+	if err == nil && existing != nil && (declared.PackIdentity == "" || !e.nameless(ctx, *existing)) {
 		err = differs(p.Dir, *existing, declared)
 	}
 	return existing, err
 }
 
-// uninstalling are the packs in whose place nothing may be installed.
-func (e *Ecosystem) uninstalling(ctx context.Context) map[string]bool {
+// nameless says whether an installed pack has no identity and never had one that was approved: whoever wrote it put that right, and
+// it may be replaced by the pack with the identity. One that was approved has something to lose. Where nobody can say it is not.
+func (e *Ecosystem) nameless(ctx context.Context, existing pack.Found) bool {
+	if existing.Err != nil || existing.Descriptor.PackIdentity != "" || existing.Descriptor.PackID != existing.ID {
+		return false
+	}
+	approved, err := e.approved(ctx, string(existing.ID))
+	if err != nil {
+		e.log.WarnContext(ctx, "could not ask whether a pack was ever approved", "pack_id", existing.ID, "error", err)
+		return false
+	}
+	return !approved
+}
+
+// uninstalling are the packs in whose place nothing may be installed because their uninstall has begun and not ended.
+func (e *Ecosystem) uninstalling(ctx context.Context) barred {
 	ids, err := e.retired(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not ask which packs are being uninstalled", "error", err)
 	}
-	retired := make(map[string]bool, len(ids))
+	bars := make(barred, len(ids))
 	for _, id := range ids {
-		retired[id] = true
+		bars[pack.ID(id)] = gate.UninstallIncomplete(id)
 	}
-	return retired
+	return bars
 }
 
 // standing is the installed pack in whose place another is to be put; nil without one. shown names the new one in a *RefusedError
 // where nothing may be put there.
-func (e *Ecosystem) standing(shown string, id pack.ID, retired map[string]bool) (*pack.Found, error) {
+func (e *Ecosystem) standing(shown string, id pack.ID, bars barred) (*pack.Found, error) {
 	refuse := refuser(shown)
-	if retired[string(id)] {
-		return nil, refuse("Cannot install pack '%s': %s", id, gate.UninstallIncomplete(string(id)))
+	if reason, ok := bars[id]; ok {
+		return nil, refuse("Cannot install pack '%s': %s", id, reason)
 	}
 	existing, err := pack.Find(e.root, id)
 	switch {
@@ -169,8 +187,11 @@ func (e *Ecosystem) standing(shown string, id pack.ID, retired map[string]bool) 
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case errors.Is(existing.Err, fs.ErrPermission):
-		return nil, mend(existing.Dir, existing.Err)
+	case existing.Err != nil:
+		// One whose folder can't be read can't be backed up either; a descriptor that is wrong is no hindrance.
+		if advised := pack.Advise(e.root, existing.Dir, existing.Err); fault.Is(advised, fault.KindConflict) {
+			return nil, advised
+		}
 	}
 	return &existing, nil
 }

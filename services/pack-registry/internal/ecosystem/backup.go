@@ -1,16 +1,24 @@
 package ecosystem
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
@@ -27,119 +35,271 @@ const (
 
 // Backup is what a pack was before something happened to it.
 type Backup struct {
-	Name      string // of its folder; what Rollback takes
-	CreatedAt time.Time
-	Reason    string // ForApply, ForUninstall or ForRollback
-	Path      string // relative to the Rumi home
-	Bytes     int64  // of its files
+	Name      string    // of its folder; what Rollback takes
+	CreatedAt time.Time // by the clock of that time
+	Reason    string    // ForApply, ForUninstall or ForRollback
+	Path      string    // relative to the Rumi home
+	Bytes     int64     // of its files
 
 	Version  string
 	Identity string
-	Error    string // why the two can't be told
+	Error    string // why one of these can't be told
 }
 
 // makingPrefix begins the name of a backup that is being made.
 const makingPrefix = ".making-"
 
-// A backup's name says when and why it was made, so that nothing else has to be kept, or can be lost.
+// A backup's name says when, why and as the how-many-th it was made, so that nothing else has to be kept, or can be lost. What was
+// made later is told by the number, since clocks are set back. Backups of earlier versions of Rumi have none.
 const stampTime = "20060102T150405.000000000Z"
 
-var stampPattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)$`)
+var stampPattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)(?:-([0-9]{6,18}))?$`)
 
-// stamp names a new backup of a pack: "<id>/<UTC time>-<operation>-<reason>", unique also within one instant.
-func stamp(id pack.ID, now time.Time, operation, reason string) string {
-	return path.Join(string(id), now.UTC().Format(stampTime)+"-"+operation[:8]+"-"+reason)
+// stamp is a backup's name.
+type stamp struct {
+	name    string
+	created time.Time
+	reason  string
+	number  int64 // 0 where the name has none: then modes weren't kept either
 }
 
-// parseStamp reads the last element of what stamp made; ok is false for any other name.
-func parseStamp(name string) (created time.Time, reason string, ok bool) {
+// parseStamp reads a backup's name; ok is false for any other name.
+func parseStamp(name string) (s stamp, ok bool) {
 	parts := stampPattern.FindStringSubmatch(name)
 	if parts == nil {
-		return time.Time{}, "", false
+		return stamp{}, false
 	}
 	created, err := time.Parse(stampTime, parts[1])
-	return created, parts[2], err == nil
+	if err != nil {
+		return stamp{}, false
+	}
+	s = stamp{name: name, created: created, reason: parts[2]}
+	if parts[3] != "" {
+		s.number, err = strconv.ParseInt(parts[3], 10, 64)
+	}
+	return s, err == nil
 }
 
-// Backups lists the backups of a pack, the newest first. The pack need not be installed, nor have ever been.
-func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
-	entries, err := fs.ReadDir(e.backups.FS(), string(id))
+// older orders backups by when they were made.
+func older(a, b stamp) int {
+	return cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.name, b.name))
+}
+
+// area is the folder of backups. Whatever is wrong with it, the service runs: who needs it is told.
+type area struct {
+	path string
+	mu   sync.Mutex
+	root *os.Root
+}
+
+// open opens the folder, which is made when it is missing, or anew where it was removed or replaced meanwhile. The error is a fault.
+func (a *area) open() (*os.Root, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.root != nil {
+		known, err := a.root.Stat(".")
+		now, nowErr := os.Stat(a.path)
+		if err == nil && nowErr == nil && os.SameFile(known, now) {
+			return a.root, nil
+		}
+		a.root.Close()
+		a.root = nil
+	}
+	err := os.MkdirAll(a.path, 0o750)
+	if err == nil {
+		a.root, err = os.OpenRoot(a.path)
+	}
+	if err != nil {
+		return nil, spaceFault(unusable(BackupFolder, err))
+	}
+	return a.root, nil
+}
+
+func (a *area) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.root == nil {
+		return nil
+	}
+	return a.root.Close()
+}
+
+// unusable is the fault of a folder in user_data/ that can't be used as one.
+func unusable(name string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	what := fmt.Sprintf("%s can't be used (%v). ", name, bare(err))
+	if errors.Is(err, fs.ErrPermission) {
+		what += fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), name)
+	} else {
+		what += "It must be a folder: move away what is in its place"
+	}
+	return fault.Conflict("%s", what).With("folder_unusable").Because(err)
+}
+
+// stamps lists the backups of a pack, the oldest first.
+func (e *Ecosystem) stamps(id pack.ID) ([]stamp, error) {
+	backups, err := e.backups.open()
+	if err != nil {
+		return nil, err
+	}
+	names, err := folder.Names(backups, string(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, unusable(path.Join(BackupFolder, string(id)), err)
+	}
+	var all []stamp
+	for _, name := range names {
+		s, ok := parseStamp(name)
+		if !ok {
+			continue
+		}
+		if info, err := backups.Lstat(path.Join(string(id), name)); err == nil && !info.IsDir() || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, older)
+	return all, nil
+}
+
+// newBackup names a new backup of a pack: "<id>/<UTC time>-<operation>-<reason>-<number>". The lock is held.
+func (e *Ecosystem) newBackup(id pack.ID, now time.Time, operation, reason string) (string, error) {
+	all, err := e.stamps(id)
+	if err != nil {
+		return "", err
+	}
+	number := int64(1)
+	if len(all) > 0 {
+		number = all[len(all)-1].number + 1
+	}
+	return path.Join(string(id), fmt.Sprintf("%s-%s-%s-%06d", now.UTC().Format(stampTime), operation[:8], reason, number)), nil
+}
+
+// Backups lists the backups of a pack, the one made last first. The pack need not be installed, nor have ever been.
+func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
+	stamps, err := e.stamps(id)
+	if err != nil {
+		return nil, err
+	}
+	backups, err := e.backups.open()
+	if err != nil {
+		return nil, err
 	}
 	var all []Backup
-	for _, entry := range entries {
-		created, reason, ok := parseStamp(entry.Name())
-		if !ok || !entry.IsDir() {
-			continue
+	for _, s := range slices.Backward(stamps) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		b := Backup{Name: entry.Name(), CreatedAt: created, Reason: reason}
-		dir := path.Join(string(id), b.Name)
-		b.Path = path.Join(BackupFolder, dir)
-		err := folder.Each(ctx, e.backups, dir, func(_ string, info fs.FileInfo) { b.Bytes += info.Size() })
-		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list backups: %w", err)
-		}
-		if d, err := describe(e.backups, dir); err != nil {
+		dir := path.Join(string(id), s.name)
+		b := Backup{Name: s.name, CreatedAt: s.created, Reason: s.reason, Path: path.Join(BackupFolder, dir)}
+		var size diskusage.Item
+		size.Measure(ctx, backups, dir)
+		b.Bytes, b.Error = size.Bytes, size.Error
+		if d, err := describe(backups, dir); err != nil {
 			b.Error = err.Error()
 		} else {
 			b.Version, b.Identity = d.Version, d.PackIdentity
 		}
 		all = append(all, b)
 	}
-	slices.SortFunc(all, func(a, b Backup) int { return strings.Compare(b.Name, a.Name) })
 	return all, nil
 }
 
-// backup copies the folder of a pack, relative to the ecosystem folder, to a backup that stamp made.
+// RemoveBackup removes a backup of a pack. The name is one of Backups, whole; the error is a fault, 404 for another one.
+func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) error {
+	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
+	if _, ok := parseStamp(name); !ok {
+		return missing
+	}
+	release, err := e.acquire(ctx, lockWait)
+	if err != nil {
+		return err
+	}
+	defer release()
+	stamps, err := e.stamps(id)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(stamps, func(s stamp) bool { return s.name == name }) {
+		return missing
+	}
+	return e.removeBackups(context.WithoutCancel(ctx), id, []string{name}, audit.Entry{
+		Category: audit.System, Action: "pack_backup_removed", Success: true, OwnerPack: string(id),
+		Details: map[string]any{"pack_id": id, "backup": name},
+	})
+}
+
+// restoring are the options with which a rollback copies a backup.
+func (e *Ecosystem) restoring(from string) folder.Options {
+	options := folder.Options{Modes: installModes, Limits: treeLimits, Lenient: true}
+	if s, ok := parseStamp(path.Base(from)); ok && s.number > 0 {
+		options.KeepModes = true
+	}
+	return options
+}
+
+// backup copies the folder of a pack, relative to the ecosystem folder, to a backup that newBackup named.
 func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
+	backups, err := e.backups.open()
+	if err != nil {
+		return err
+	}
 	parent := path.Dir(to)
-	if err := e.backups.Mkdir(parent, backupModes.Folder); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make backup: %w", err)
+	if err := backups.Mkdir(parent, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make backup: %w", unusable(BackupFolder, err))
 	}
 	temp := path.Join(parent, makingPrefix+path.Base(to))
-	err := folder.Copy(ctx, e.root, dir, e.backups, temp, folder.Options{Modes: backupModes, Limits: treeLimits, Lenient: true})
-	if err == nil {
-		err = folder.SyncAll(e.backups, temp)
+	if err := folder.Copy(ctx, e.root, dir, backups, temp, folder.Options{KeepModes: true, Limits: treeLimits, Lenient: true}); err != nil {
+		return errors.Join(fmt.Errorf("make backup: %w", pack.Advise(e.root, dir, err)), e.dropBackup(temp))
 	}
+	err = folder.SyncAll(backups, temp)
 	if err == nil {
 		e.step("backup copied")
-		err = e.backups.Rename(temp, to)
+		err = backups.Rename(temp, to)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make backup: %w", mend(dir, err)), e.dropBackup(temp))
+		return errors.Join(fmt.Errorf("make backup: %w", err), e.dropBackup(temp))
 	}
-	inner, err := e.backups.OpenRoot(parent)
+	inner, err := backups.OpenRoot(parent)
 	if err != nil {
 		return fmt.Errorf("make backup: %w", err)
 	}
 	defer inner.Close()
-	return errors.Join(folder.Sync(inner), folder.Sync(e.backups))
+	return errors.Join(folder.Sync(inner), folder.Sync(backups))
 }
 
 // dropBackup removes a backup, and the folder of the pack's backups when it was the only one.
 func (e *Ecosystem) dropBackup(name string) error {
-	err := folder.Remove(e.backups, name)
-	_ = e.backups.Remove(path.Dir(name)) // fails while there are others
+	backups, err := e.backups.open()
+	if err != nil {
+		return err
+	}
+	err = folder.Remove(backups, name)
+	_ = backups.Remove(path.Dir(name)) // fails while there are others
 	return err
 }
 
 // clearUnfinishedBackups removes the backups that processes were making or removing when they were killed; none may be under way.
 func (e *Ecosystem) clearUnfinishedBackups() error {
-	var problems []error
-	for _, prefix := range []string{makingPrefix, removingPrefix} {
-		unfinished, err := fs.Glob(e.backups.FS(), "*/"+prefix+"*")
+	backups, err := e.backups.open()
+	if err != nil {
+		return err
+	}
+	packs, err := folder.Names(backups, ".")
+	problems := []error{err}
+	for _, id := range packs {
+		names, err := folder.Names(backups, id)
 		if err != nil {
-			return fmt.Errorf("list backups: %w", err)
+			continue // no folder of backups
 		}
-		for _, name := range unfinished {
-			problems = append(problems, e.dropBackup(name))
+		for _, name := range names {
+			if strings.HasPrefix(name, makingPrefix) || strings.HasPrefix(name, removingPrefix) {
+				problems = append(problems, e.dropBackup(path.Join(id, name)))
+			}
 		}
 	}
 	return errors.Join(problems...)

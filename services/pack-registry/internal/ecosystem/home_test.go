@@ -22,8 +22,9 @@ type home struct {
 	stages *staging.Area
 	store  *store.Store
 
-	retired []string // packs that are being uninstalled
-	unasked error    // why nobody can say
+	retired  []string // packs that are being uninstalled
+	approved []string // packs that were approved once
+	unasked  error    // why nobody can say
 }
 
 // newHome opens a home in dir, as a process does that starts there.
@@ -45,7 +46,8 @@ func newHome(t testing.TB, dir string) *home {
 	check(t, err)
 	t.Cleanup(func() { h.stages.Close() })
 	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
-		Retired: func(context.Context) ([]string, error) { return h.retired, h.unasked }}, h.stages, h.store, trail, log)
+		Retired:  func(context.Context) ([]string, error) { return h.retired, h.unasked },
+		Approved: func(_ context.Context, id string) (bool, error) { return slices.Contains(h.approved, id), h.unasked }}, h.stages, h.store, trail, log)
 	check(t, err)
 	t.Cleanup(func() { h.eco.Close() })
 	return h

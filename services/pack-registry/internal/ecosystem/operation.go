@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -27,21 +25,29 @@ func begin() store.Operation {
 // rollback says whether an operation puts a backup back; otherwise it applies a staging.
 func rollback(op store.Operation) bool { return op.StagingID == "" }
 
-// step is what op does to a pack: what lies in the folder from replaces existing, or nothing where that is nil.
-func step(op store.Operation, id pack.ID, from string, existing *pack.Found) store.OperationPack {
+// replacement is what op does to a pack: what lies in the folder from replaces existing, or nothing where that is nil.
+func (e *Ecosystem) replacement(op store.Operation, id pack.ID, from string, existing *pack.Found) (store.OperationPack, error) {
 	one := store.OperationPack{ID: id, From: from, New: newPrefix + op.ID + "-" + string(id)}
 	if existing == nil {
-		return one
+		return one, nil
 	}
 	reason := ForApply
 	if rollback(op) {
 		reason = ForRollback
 	}
-	one.Backup = stamp(id, op.StartedAt, op.ID, reason)
+	var err error
+	if one.Backup, err = e.newBackup(id, op.StartedAt, op.ID, reason); err != nil {
+		return one, err
+	}
+	if one.OldInode, one.OldBorn, err = identify(e.root, existing.Dir); err != nil {
+		return one, fmt.Errorf("install pack: %w", pack.Advise(e.root, existing.Dir, err))
+	}
 	if existing.Dir != string(id) {
 		one.Old = existing.Dir
+	} else if err := pack.Movable(e.root, existing.Dir); err != nil {
+		return one, fmt.Errorf("install pack: %w", e.adviseRename(existing.Dir, err))
 	}
-	return one
+	return one, nil
 }
 
 func ids(op store.Operation) []string {
@@ -72,8 +78,8 @@ func completed(op store.Operation) audit.Entry {
 	}
 	p := op.Packs[0]
 	entry := audit.Entry{
-		Category: audit.System, Action: "pack_rollback_completed", Success: true, OwnerPack: string(p.ID),
-		Details: map[string]any{"pack_id": p.ID, "backup": path.Base(p.From)},
+		Category: audit.System, Action: "pack_rollback_completed", Success: true,
+		Details: map[string]any{"backup": path.Base(p.From)},
 	}
 	if replaced := backupPaths(op)[string(p.ID)]; replaced != "" {
 		entry.Details["backup_path"] = replaced
@@ -81,7 +87,36 @@ func completed(op store.Operation) audit.Entry {
 	return entry
 }
 
-// carryOut does what was planned. from holds the folders that are installed.
+// failed is the audit entry of an operation of which nothing is left.
+func failed(op store.Operation, err error) audit.Entry {
+	entry := audit.Entry{Category: audit.System, Severity: audit.Warning, Action: "pack_apply_failed", Details: map[string]any{"staging_id": op.StagingID}, Error: message(err)}
+	if rollback(op) {
+		entry.Action, entry.Details = "pack_rollback_failed", map[string]any{}
+		if len(op.Packs) > 0 {
+			entry.Details["backup"] = path.Base(op.Packs[0].From)
+		}
+	}
+	return entry
+}
+
+// writeEach writes an audit entry for each of the packs, so that the entries of a pack are found by it. Where nobody knows which
+// packs it is about, there is one.
+func (e *Ecosystem) writeEach(ctx context.Context, entry audit.Entry, packIDs []string) error {
+	if len(packIDs) == 0 {
+		return e.audit.Write(ctx, entry)
+	}
+	for _, id := range packIDs {
+		one := entry
+		one.OwnerPack, one.Details = id, maps.Clone(entry.Details)
+		one.Details["pack_id"] = id
+		if err := e.audit.Write(ctx, one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// carryOut does what was planned: all of it, or nothing where the error isn't nil. from holds the folders that are installed.
 func (e *Ecosystem) carryOut(ctx context.Context, op store.Operation, from *os.Root) (warnings []string, err error) {
 	if err := e.store.SaveOperation(ctx, op); err != nil {
 		return nil, err
@@ -89,22 +124,24 @@ func (e *Ecosystem) carryOut(ctx context.Context, op store.Operation, from *os.R
 	e.step("begun")
 	err = e.prepare(ctx, &op, from)
 	if err == nil {
-		op.Committed = true
+		op.State = store.Committed
 		err = e.store.SaveOperation(ctx, op)
 	}
 	// From here on it is not the caller's any more: it is undone or it is finished.
 	ctx = context.WithoutCancel(ctx)
 	if err != nil {
-		op.Committed = false
 		return nil, errors.Join(err, e.undo(ctx, op))
 	}
 	e.step("committed")
 	return e.finish(ctx, op)
 }
 
-// prepare makes everything that can fail: the new folders under hidden names, and the backups.
+// prepare makes everything that can fail and is seen by nobody: the new folders under hidden names, and the backups.
 func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.Root) error {
-	options := folder.Options{Modes: installModes, Limits: treeLimits, Lenient: rollback(*op)}
+	options := folder.Options{Modes: installModes, Limits: treeLimits}
+	if rollback(*op) {
+		options = e.restoring(op.Packs[0].From)
+	}
 	for i := range op.Packs {
 		p := &op.Packs[i]
 		err := folder.Copy(ctx, from, p.From, e.root, p.New, options)
@@ -112,13 +149,11 @@ func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.R
 			err = folder.SyncAll(e.root, p.New)
 		}
 		if err != nil {
-			return spaceFault(fmt.Errorf("install pack: %w", mend(".", err)))
+			return spaceFault(fmt.Errorf("install pack: %w", pack.Advise(e.root, ".", err)))
 		}
-		info, err := e.root.Lstat(p.New)
-		if err != nil {
+		if p.Inode, p.Born, err = identify(e.root, p.New); err != nil {
 			return fmt.Errorf("install pack: %w", err)
 		}
-		p.Inode = inode(info)
 		e.step("copied")
 		if p.Backup != "" {
 			dir := string(p.ID)
@@ -136,39 +171,45 @@ func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.R
 
 func spaceFault(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Unavailable("No space left for packs").Because(err)
+		return fault.Unavailable("No space left for packs").With("no_space").Because(err)
 	}
 	return err
 }
 
-// finish makes the renames of a committed operation, those that have not been made yet, and cleans up.
+// finish puts the packs of a committed operation in place and removes what they replace. Where one can't be put in place, or that
+// can't be audited, none is: what was in their places is there again, and the error says why.
 func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []string, err error) {
-	for _, p := range op.Packs {
-		if err := e.place(p); err != nil {
-			return nil, fmt.Errorf("install pack: %w", mend(".", err))
+	if op.State != store.Placed {
+		err := e.placeAll(op)
+		if err == nil {
+			err = e.writeEach(ctx, completed(op), ids(op))
 		}
-		e.step("placed")
+		if err != nil {
+			return nil, errors.Join(err, e.undo(ctx, op))
+		}
+		op.State = store.Placed
+		if err := e.store.SaveOperation(ctx, op); err != nil {
+			e.log.WarnContext(ctx, "could not note that packs are in place; whoever ends the installation finds them there", "operation", op.ID, "error", err)
+		}
+		e.step("audited")
 	}
-	if err := folder.Sync(e.root); err != nil {
-		return nil, fmt.Errorf("install pack: %w", err)
-	}
+	var left []leftover
 	for _, p := range op.Packs {
-		warning := e.clear(p.New) // what was there before, if anything
-		if warning == "" && p.Old != "" {
-			if warning, err = e.takeOut(p.Old, op.ID); err != nil {
-				warning = message(err) // the new place goes before the old one
-			}
+		left = append(left, e.clear(p.New)...) // what was there before, if anything
+		left = append(left, e.clear(aside(op, p))...)
+		if p.Old == "" {
+			continue
 		}
-		if warning != "" {
-			warnings = append(warnings, warning)
+		more, err := e.takeOut(p.Old, op.ID)
+		if err != nil {
+			warnings = append(warnings, message(err)) // the new place goes before the old one
 		}
+		left = append(left, more...)
 	}
 	e.step("cleaned")
-	if err := e.audit.Write(ctx, completed(op)); err != nil {
-		return nil, err
-	}
 	if err := e.store.EndOperation(ctx, op); err != nil {
-		return nil, err
+		e.log.WarnContext(ctx, "could not end an installation in the journal; the next change does that", "operation", op.ID, "error", err)
+		return append(warnings, e.leftovers(left)...), nil
 	}
 	e.step("ended")
 	for _, p := range op.Packs {
@@ -177,104 +218,59 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		}
 	}
 	if rollback(op) {
-		return warnings, nil
+		return append(warnings, e.leftovers(left)...), nil
 	}
 	if err := e.stages.Discard(ctx, op.StagingID); err != nil {
 		e.log.WarnContext(ctx, "could not remove a used up staging", "staging_id", op.StagingID, "error", err)
 	}
-	return warnings, nil
+	return append(warnings, e.leftovers(left)...), nil
 }
 
-// place puts a prepared folder where it belongs, in one step. Which folder is where is told by the inode, so it may be called
-// again, and a folder that somebody else has put there meanwhile stays.
-func (e *Ecosystem) place(p store.OperationPack) error {
-	prepared, err := e.root.Lstat(p.New)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && inode(prepared) != p.Inode {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := e.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	fd, name := int(dir.Fd()), string(p.ID)
-	err = unix.Renameat2(fd, p.New, fd, name, unix.RENAME_NOREPLACE)
-	if errors.Is(err, fs.ErrExist) {
-		err = unix.Renameat2(fd, p.New, fd, name, unix.RENAME_EXCHANGE)
-	}
-	return err
-}
+// stuckError is in the error of undo where an operation could not be undone and stays in the journal.
+type stuckError struct{ error }
 
-// undo removes what an operation has prepared that was not committed.
+func (e stuckError) Unwrap() error { return e.error }
+
+// undo takes back whatever an operation did. The journal says first that it is to be undone, so that nobody finishes later what was
+// answered as failed. Nobody misses what can't be removed of the prepared folders and the backups: it is left over.
 func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
-	var problems []error
-	for _, p := range op.Packs {
-		problems = append(problems, folder.Remove(e.root, p.New))
-		if p.Backup != "" {
-			making := path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup))
-			problems = append(problems, e.dropBackup(making), e.dropBackup(p.Backup))
+	if op.State != store.Undoing {
+		op.State = store.Undoing
+		if err := e.store.SaveOperation(ctx, op); err != nil {
+			e.log.ErrorContext(ctx, "could not note that an installation has failed", "operation", op.ID, "error", err)
 		}
+		e.step("failed")
 	}
-	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("undo installation: %w", err)
+	if err := e.takeBackAll(op); err != nil {
+		return stuckError{fmt.Errorf("undo installation: %w", err)}
 	}
-	return e.store.EndOperation(ctx, op)
-}
-
-// Recover ends what a process that was killed has begun: what is committed is finished, the rest undone. Approval, which watches
-// the folder, sees what that changes.
-func (e *Ecosystem) Recover(ctx context.Context) error {
-	release, err := e.enter(ctx, lockWait)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := e.clearUnfinishedBackups(); err != nil {
-		e.log.WarnContext(ctx, "could not remove backups that were not finished", "error", err)
-	}
-	_, err = e.clearLeftovers()
-	return err
-}
-
-// enter acquires the lock and ends what others have begun and not ended: who holds the lock knows that nobody is still at it.
-func (e *Ecosystem) enter(ctx context.Context, wait time.Duration) (release func(), err error) {
-	release, err = e.acquire(ctx, wait)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.endOperations(ctx); err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
-}
-
-func (e *Ecosystem) endOperations(ctx context.Context) error {
-	operations, err := e.store.Operations(ctx)
-	if err != nil {
-		return err
-	}
-	for _, op := range operations {
-		e.log.WarnContext(ctx, "ending an installation that was interrupted", "staging_id", op.StagingID, "pack_ids", ids(op), "committed", op.Committed)
-		if op.Committed {
-			_, err = e.finish(ctx, op)
-		} else {
-			err = e.undo(ctx, op)
+	for _, p := range op.Packs {
+		e.clear(p.New)
+		e.clear(aside(op, p))
+		if p.Backup == "" {
+			continue
+		}
+		err := e.dropBackup(path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup)))
+		if e.stands(p) { // else the backup may be all that there is of it
+			err = errors.Join(err, e.dropBackup(p.Backup))
 		}
 		if err != nil {
-			return err
+			e.log.WarnContext(ctx, "could not remove the backup of an installation that failed", "backup", p.Backup, "error", err)
 		}
+	}
+	e.step("undone")
+	if err := e.store.EndOperation(ctx, op); err != nil {
+		return stuckError{fmt.Errorf("undo installation: %w", err)}
 	}
 	return nil
 }
 
-// inode identifies a folder as long as it exists.
-func inode(info fs.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Ino
+// stands says whether the folder that was to be replaced is where it was.
+func (e *Ecosystem) stands(p store.OperationPack) bool {
+	dir := string(p.ID)
+	if p.Old != "" {
+		dir = p.Old
 	}
-	return 0
+	same, err := isFolder(e.root, dir, p.OldInode, p.OldBorn)
+	return err == nil && same
 }

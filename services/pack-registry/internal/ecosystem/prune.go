@@ -17,8 +17,8 @@ import (
 // removingPrefix begins the name of a backup that is being removed.
 const removingPrefix = ".removing-"
 
-// prune removes the oldest backups of a pack beyond those that are to be kept; spared ones, the new one and what was put
-// back among them, stay however old they are. The change that made the new one is done by now, so what fails is logged, and
+// prune removes the backups of a pack that were made first, beyond those that are to be kept; spared ones, the new one and what was
+// put back among them, stay however old they are. The change that made the new one is done by now, so what fails is logged, and
 // tried again when the next one is made. The lock is held.
 func (e *Ecosystem) prune(ctx context.Context, id pack.ID, spared ...string) {
 	if err := e.pruneBackups(ctx, id, spared); err != nil {
@@ -30,49 +30,55 @@ func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, spared []strin
 	if e.keep == 0 {
 		return nil
 	}
-	entries, err := fs.ReadDir(e.backups.FS(), string(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	stamps, err := e.stamps(id)
 	if err != nil {
-		return fmt.Errorf("list backups: %w", err)
+		return err
 	}
-	var names []string // the oldest first: they begin with the time
-	var doomed []string
-	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), removingPrefix) {
-			doomed = append(doomed, entry.Name()) // its removal failed before
-		} else if _, _, ok := parseStamp(entry.Name()); ok && entry.IsDir() {
-			names = append(names, entry.Name())
-		}
-	}
-	slices.Sort(names)
-	left := len(names)
+	left := len(stamps)
 	var old []string
-	for _, name := range names {
+	for _, s := range stamps {
 		if left <= e.keep {
 			break
 		}
-		if slices.Contains(spared, name) {
-			continue
+		if !slices.Contains(spared, s.name) {
+			old = append(old, s.name)
+			left--
 		}
-		// Renamed first, so that no half of one is ever a backup.
-		if err := e.backups.Rename(path.Join(string(id), name), path.Join(string(id), removingPrefix+name)); err != nil {
-			return fmt.Errorf("remove backup: %w", err)
+	}
+	return e.removeBackups(ctx, id, old, audit.Entry{
+		Category: audit.System, Action: "pack_backups_pruned", Success: true, OwnerPack: string(id),
+		Details: map[string]any{"pack_id": id, "backups": old, "kept": left},
+	})
+}
+
+// removeBackups removes backups of a pack, and those whose removal failed before. entry is what the audit log says of it, before
+// anything is removed: what it can't say isn't done.
+func (e *Ecosystem) removeBackups(ctx context.Context, id pack.ID, names []string, entry audit.Entry) error {
+	backups, err := e.backups.open()
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		if err := e.audit.Write(ctx, entry); err != nil {
+			return err
 		}
-		old, doomed = append(old, name), append(doomed, removingPrefix+name)
-		left--
+		e.step("pruned")
 	}
 	var problems []error
-	if len(old) > 0 {
-		e.step("pruned")
-		problems = append(problems, e.audit.Write(ctx, audit.Entry{
-			Category: audit.System, Action: "pack_backups_pruned", Success: true, OwnerPack: string(id),
-			Details: map[string]any{"pack_id": id, "backups": old, "kept": left},
-		}))
+	for _, name := range names {
+		// Renamed first, so that no half of one is ever a backup.
+		if err := backups.Rename(path.Join(string(id), name), path.Join(string(id), removingPrefix+name)); err != nil {
+			problems = append(problems, fmt.Errorf("remove backup: %w", err))
+		}
 	}
-	for _, name := range doomed {
-		problems = append(problems, folder.Remove(e.backups, path.Join(string(id), name)))
+	all, err := folder.Names(backups, string(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		problems = append(problems, fmt.Errorf("remove backup: %w", err))
+	}
+	for _, name := range all {
+		if strings.HasPrefix(name, removingPrefix) {
+			problems = append(problems, e.dropBackup(path.Join(string(id), name)))
+		}
 	}
 	return errors.Join(problems...)
 }

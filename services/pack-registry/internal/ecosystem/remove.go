@@ -26,13 +26,17 @@ func (e *Ecosystem) Has(id pack.ID) bool {
 // Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
 // repeated when it was interrupted: the files are whole until they are gone.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
-	release, err := e.enter(ctx, lockWait)
+	release, bars, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return Removed{}, err
 	}
 	defer release()
+	if err := bars.bar(id); err != nil {
+		return Removed{}, err
+	}
 	var removed Removed
 	var made []string
+	var left []leftover
 	for {
 		found, err := pack.Find(e.root, id)
 		if err != nil { // fs.ErrNotExist
@@ -42,24 +46,38 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 			if len(made) > 0 {
 				e.prune(ctx, id, made...)
 			}
+			removed.Warnings = append(removed.Warnings, e.leftovers(left)...)
 			return removed, nil
 		}
 		operation := store.NewID()
-		to := stamp(id, time.Now(), operation, ForUninstall)
-		if err := e.backup(ctx, found.Dir, to); err != nil {
-			return removed, spaceFault(err)
-		}
-		made = append(made, path.Base(to))
-		e.step("backed up")
-		warning, err := e.takeOut(found.Dir, operation)
+		backup, more, err := e.removeFrom(ctx, found, operation)
 		if err != nil {
 			return removed, err
 		}
+		made, left = append(made, path.Base(backup)), append(left, more...)
 		if removed.Backup == "" { // that of the place that counted
-			removed.Backup = path.Join(BackupFolder, to)
-		}
-		if warning != "" {
-			removed.Warnings = append(removed.Warnings, warning)
+			removed.Backup = path.Join(BackupFolder, backup)
 		}
 	}
+}
+
+// removeFrom takes a pack out of one of its places. After an error it is there still, and no backup is left of the attempt.
+func (e *Ecosystem) removeFrom(ctx context.Context, found pack.Found, operation string) (backup string, left []leftover, err error) {
+	if err := pack.Movable(e.root, found.Dir); err != nil {
+		return "", nil, fmt.Errorf("take out pack: %w", e.adviseRename(found.Dir, err))
+	}
+	if backup, err = e.newBackup(found.ID, time.Now(), operation, ForUninstall); err != nil {
+		return "", nil, err
+	}
+	if err := e.backup(ctx, found.Dir, backup); err != nil {
+		return "", nil, spaceFault(err)
+	}
+	e.step("backed up")
+	if left, err = e.takeOut(found.Dir, operation); err != nil {
+		if _, gone := e.root.Lstat(found.Dir); gone != nil {
+			return "", nil, err // the backup may be all that there is
+		}
+		return "", nil, errors.Join(err, e.dropBackup(backup))
+	}
+	return backup, left, nil
 }

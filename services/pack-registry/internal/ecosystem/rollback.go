@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"path"
 
-	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // RolledBack says what a rollback did.
@@ -25,41 +26,44 @@ type RolledBack struct {
 func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
-		return RolledBack{}, errors.Join(err, e.audit.Write(context.WithoutCancel(ctx), audit.Entry{
-			Category: audit.System, Severity: audit.Warning, Action: "pack_rollback_failed", Success: false, OwnerPack: string(id),
-			Details: map[string]any{"pack_id": id, "backup": name}, Error: message(err),
-		}))
+		entry := failed(store.Operation{Packs: []store.OperationPack{{ID: id, From: name}}}, err)
+		return RolledBack{}, errors.Join(err, e.writeEach(context.WithoutCancel(ctx), entry, []string{string(id)}))
 	}
 	return rolled, nil
 }
 
 func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
-	if _, _, ok := parseStamp(name); !ok {
+	if _, ok := parseStamp(name); !ok {
 		return RolledBack{}, missing
 	}
-	retired := e.uninstalling(ctx)
-	release, err := e.enter(ctx, lockWait)
+	bars := e.uninstalling(ctx)
+	release, interrupted, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	defer release()
+	maps.Copy(bars, interrupted)
+	backups, err := e.backups.open()
+	if err != nil {
+		return RolledBack{}, err
+	}
 	from := path.Join(string(id), name)
-	switch info, err := e.backups.Lstat(from); {
+	switch info, err := backups.Lstat(from); {
 	case errors.Is(err, fs.ErrNotExist), err == nil && !info.IsDir():
 		return RolledBack{}, missing
 	case err != nil:
 		return RolledBack{}, err
 	}
 	refuse := refuser(string(id))
-	declared, err := describe(e.backups, from)
+	declared, err := describe(backups, from)
 	if err != nil {
 		return RolledBack{}, refuse("Backup can't be restored: %v", err)
 	}
 	if declared.PackID != id {
 		return RolledBack{}, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
 	}
-	existing, err := e.standing(string(id), id, retired)
+	existing, err := e.standing(string(id), id, bars)
 	if err != nil {
 		return RolledBack{}, err
 	}
@@ -69,8 +73,12 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 		}
 	}
 	op := begin()
-	op.Packs = append(op.Packs, step(op, id, from, existing))
-	warnings, err := e.carryOut(ctx, op, e.backups)
+	one, err := e.replacement(op, id, from, existing)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	op.Packs = append(op.Packs, one)
+	warnings, err := e.carryOut(ctx, op, backups)
 	if err != nil {
 		return RolledBack{}, err
 	}

@@ -3,11 +3,10 @@ package ecosystem
 import (
 	"context"
 	"fmt"
-	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/pack"
 )
@@ -24,21 +23,21 @@ func (e *Ecosystem) Scan() Found {
 	all, unread := e.packs.Installed(e.root)
 	found := Found{PackIDs: make([]string, 0, len(all))}
 	for _, u := range unread {
-		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), told(u.Path, u.Err)})
+		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), e.told(u.Path, u.Err)})
 	}
 	for _, p := range all {
 		for _, warning := range p.Warnings {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
 		}
 		if p.Err != nil {
-			found.Broken = append(found.Broken, Refusal{string(p.ID), told(p.Dir, p.Err)})
+			found.Broken = append(found.Broken, Refusal{string(p.ID), e.told(p.Dir, p.Err)})
 			continue
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
 	}
 	found.Warnings = append(found.Warnings, e.ignored()...)
-	if err := e.writable(); err != nil {
-		found.Warnings = append(found.Warnings, "Packs can't be installed or removed. "+mendCommand("."))
+	if err := pack.Writable(e.root, "."); err != nil {
+		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.told(".", err))
 	}
 	return found
 }
@@ -57,29 +56,19 @@ func (e *Ecosystem) ignored() (warnings []string) {
 
 // Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way
 // it does nothing: the hidden folders are in use, and a later call sees what is left over.
-func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string, err error) {
+func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string) {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {
-		return nil, nil
+		return nil
 	}
 	defer release()
-	if err := e.endOperations(ctx); err != nil {
-		// The folders that it has prepared are still needed.
-		e.log.WarnContext(ctx, "could not end an interrupted installation", "error", err)
-		return []string{"An interrupted installation could not be ended: " + message(err)}, nil
-	}
-	return e.clearLeftovers()
-}
-
-// writable says whether packs can be put into the ecosystem folder and taken out.
-func (e *Ecosystem) writable() error {
-	dir, err := e.root.Open(".")
+	bars, err := e.endOperations(ctx)
 	if err != nil {
-		return err
+		e.log.WarnContext(ctx, "could not end interrupted installations", "error", err)
+		return []string{"Interrupted installations could not be looked for: " + message(err)}
 	}
-	defer dir.Close()
-	if err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return &fs.PathError{Op: "access", Path: dir.Name(), Err: err}
+	for _, id := range slices.Sorted(maps.Keys(bars)) {
+		warnings = append(warnings, fmt.Sprintf("%s: %s", id, bars[id]))
 	}
-	return nil
+	return append(warnings, e.clearLeftovers(ctx)...)
 }

@@ -46,9 +46,9 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 		}
 		one := api.Pack{PackID: string(found.ID), Base: found.Descriptor.Base, Files: []api.File{}}
 		if found.Err != nil {
-			one.Error = told(found.Dir, found.Err)
+			one.Error = e.told(found.Dir, found.Err)
 		} else if err := e.selectFrom(found, split, &one, &left); err != nil {
-			one.Error = told(found.Dir, err)
+			one.Error = e.told(found.Dir, err)
 		}
 		packs = append(packs, one)
 	}

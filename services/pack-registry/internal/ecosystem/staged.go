@@ -44,11 +44,11 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	if err != nil {
 		return Inspected{}, err
 	}
-	retired := e.uninstalling(ctx)
+	bars := e.uninstalling(ctx)
 	defer payload.Close()
 	inspected := Inspected{Staging: st}
 	for _, p := range st.Packs {
-		one, err := e.inspectPack(ctx, st, p, payload, retired)
+		one, err := e.inspectPack(ctx, st, p, payload, bars)
 		if errors.Is(err, fs.ErrNotExist) { // it has been applied or discarded meanwhile
 			return Inspected{}, staging.NotFound(stagingID).Because(err)
 		}
@@ -60,7 +60,7 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	return inspected, nil
 }
 
-func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.StagedPack, payload *os.Root, retired map[string]bool) (InspectedPack, error) {
+func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.StagedPack, payload *os.Root, bars barred) (InspectedPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return InspectedPack{}, err
@@ -72,7 +72,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.S
 	if err != nil {
 		return InspectedPack{}, err
 	}
-	one.Replaces, err = e.judge(st, p, declared, retired)
+	one.Replaces, err = e.judge(ctx, st, p, declared, bars)
 	if _, refused := errors.AsType[*RefusedError](err); refused || fault.Is(err, fault.KindConflict) {
 		one.Refused, err = message(err), nil
 	}
@@ -81,7 +81,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.S
 
 // Discard removes a staging, once no apply of it is under way. Without one the error is a fault, 404.
 func (e *Ecosystem) Discard(ctx context.Context, stagingID string) error {
-	release, err := e.enter(ctx, lockWait)
+	release, _, err := e.enter(ctx, lockWait)
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,12 @@ type Options struct {
 	Limits
 
 	// Lenient is for a backup of what is there already: links are copied as links, never followed, any name is taken,
-	// and what is neither file nor folder nor link is left out.
+	// and what is neither file nor folder nor link, or is a mount that died, is left out.
 	Lenient bool
+
+	// KeepModes gives folders and files exactly the modes that they have in the source, whatever Modes and the umask are; but
+	// never set-user-id and set-group-id to a file.
+	KeepModes bool
 }
 
 // Limits bound a copy.
@@ -114,7 +118,11 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 		return err
 	}
 	defer in.Close()
-	if err := to.Mkdir(name, c.Modes.Folder); err != nil {
+	mode := c.Modes.Folder
+	if c.KeepModes {
+		mode = 0o700 // until everything is in it
+	}
+	if err := to.Mkdir(name, mode); err != nil {
 		return err
 	}
 	out, err := to.OpenRoot(name)
@@ -122,51 +130,32 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 		return err
 	}
 	defer out.Close()
-	entries, err := list(in)
+	names, err := Names(in, ".")
 	if err != nil {
 		return err
 	}
-	folded := make(map[string]string, len(entries))
-	for _, e := range entries {
-		inner := path.Join(shown, e.Name())
+	folded := make(map[string]string, len(names))
+	for _, name := range names {
+		inner := path.Join(shown, name)
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if key := Folded(e.Name()); !c.Lenient {
-			if other, taken := folded[key]; taken {
-				return &RefusedError{Path: inner, Reason: fmt.Sprintf("beside %q, which differs by case or Unicode form only", other)}
-			}
-			folded[key] = e.Name()
-		}
-		if !c.Lenient && !text.IsLine(e.Name()) {
-			return &RefusedError{Path: inner, Reason: notShown(e.Name())}
-		}
-		info, err := in.Lstat(e.Name())
-		if err != nil {
+		if err := c.admit(folded, name, inner); err != nil {
 			return err
 		}
-		switch {
-		case info.IsDir():
-			if c.folders++; c.folders > c.Limits.Folders {
-				return &LimitError{Folders, int64(c.folders), int64(c.Limits.Folders)}
-			}
-			err = c.folder(in, e.Name(), out, e.Name(), inner, depth+1)
-		case info.Mode().IsRegular():
-			if c.files++; c.files > c.Limits.Files {
-				return &LimitError{Files, int64(c.files), int64(c.Limits.Files)}
-			}
-			err = c.file(in, out, e.Name(), inner, info)
-		case info.Mode()&fs.ModeSymlink != 0 && c.Lenient:
-			err = copyLink(in, out, e.Name())
-		case c.Lenient:
-		case info.Mode()&fs.ModeSymlink != 0:
-			err = &RefusedError{Path: inner, Reason: "a symbolic link", Link: true}
-		default:
-			err = &RefusedError{Path: inner, Reason: Special}
+		info, err := in.Lstat(name)
+		if c.Lenient && dead(err) {
+			continue
+		}
+		if err == nil {
+			err = c.entry(in, out, name, inner, info, depth)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if c.KeepModes {
+		return keepMode(in, out)
 	}
 	return nil
 }
@@ -175,6 +164,60 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 func notShown(name string) string {
 	c, _ := text.FirstHidden(name, "")
 	return fmt.Sprintf("not a name that can be shown: it has %v", c)
+}
+
+// admit refuses names that a pack may not have; folded holds those that were admitted in the same folder.
+func (c *copier) admit(folded map[string]string, name, shown string) error {
+	if c.Lenient {
+		return nil
+	}
+	key := Folded(name)
+	if other, taken := folded[key]; taken {
+		return &RefusedError{Path: shown, Reason: fmt.Sprintf("beside %q, which differs by case or Unicode form only", other)}
+	}
+	folded[key] = name
+	if !text.IsLine(name) {
+		return &RefusedError{Path: shown, Reason: notShown(name)}
+	}
+	return nil
+}
+
+// entry copies what has a name in a folder.
+func (c *copier) entry(in, out *os.Root, name, shown string, info fs.FileInfo, depth int) error {
+	switch {
+	case info.IsDir():
+		if c.folders++; c.folders > c.Limits.Folders {
+			return &LimitError{Folders, int64(c.folders), int64(c.Limits.Folders)}
+		}
+		return c.folder(in, name, out, name, shown, depth+1)
+	case info.Mode().IsRegular():
+		if c.files++; c.files > c.Limits.Files {
+			return &LimitError{Files, int64(c.files), int64(c.Limits.Files)}
+		}
+		return c.file(in, out, name, shown, info)
+	case info.Mode()&fs.ModeSymlink != 0 && c.Lenient:
+		return copyLink(in, out, name)
+	case c.Lenient:
+		return nil
+	case info.Mode()&fs.ModeSymlink != 0:
+		return &RefusedError{Path: shown, Reason: "a symbolic link", Link: true}
+	default:
+		return &RefusedError{Path: shown, Reason: Special}
+	}
+}
+
+// dead says whether an error is that of a mount whose other end is gone.
+func dead(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE)
+}
+
+// keepMode gives a copied folder the mode of its source.
+func keepMode(in, out *os.Root) error {
+	info, err := in.Stat(".")
+	if err != nil {
+		return err
+	}
+	return out.Chmod(".", info.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky))
 }
 
 func copyLink(in, out *os.Root, name string) error {
@@ -209,13 +252,14 @@ func enter(root *os.Root, name, shown string) (*os.Root, error) {
 	return inner, nil
 }
 
-func list(root *os.Root) ([]fs.DirEntry, error) {
-	dir, err := root.Open(".")
+// Names lists the names in a folder, in no order. It looks at none of them: one that can't be looked at is named like the others.
+func Names(root *os.Root, name string) ([]string, error) {
+	dir, err := root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	return dir.ReadDir(-1)
+	return dir.Readdirnames(-1)
 }
 
 func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) error {
@@ -233,7 +277,9 @@ func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) 
 		return &RefusedError{Path: shown, Reason: "being replaced"}
 	}
 	mode := c.Modes.File
-	if info.Mode()&0o111 != 0 {
+	if c.KeepModes {
+		mode = 0o600
+	} else if info.Mode()&0o111 != 0 {
 		mode = c.Modes.Executable
 	}
 	target, err := out.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
@@ -248,6 +294,11 @@ func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) 
 	}
 	if err != nil {
 		return err
+	}
+	if c.KeepModes {
+		if err := target.Chmod(info.Mode() & (fs.ModePerm | fs.ModeSticky)); err != nil {
+			return err
+		}
 	}
 	StartWriting(target)
 	return target.Close()
@@ -345,11 +396,35 @@ func Each(ctx context.Context, root *os.Root, name string, each func(path string
 }
 
 // Remove removes a folder with everything in it. One that is not there is removed already. The error is the first; what
-// could be removed is.
+// could be removed is. Folders of this process's user are opened up first where they forbid it.
 func Remove(root *os.Root, name string) error {
 	err := root.RemoveAll(name)
+	if errors.Is(err, fs.ErrPermission) {
+		openUp(root, name)
+		err = root.RemoveAll(name)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	return nil
+}
+
+// openUp lets this process change what is in a folder and all below it, as far as they belong to its user.
+func openUp(root *os.Root, name string) {
+	info, err := root.Lstat(name)
+	if err != nil || !info.IsDir() {
+		return
+	}
+	if info.Mode()&0o700 != 0o700 {
+		_ = root.Chmod(name, info.Mode().Perm()|0o700) // else removing it says why
+	}
+	inner, err := root.OpenRoot(name)
+	if err != nil {
+		return
+	}
+	defer inner.Close()
+	names, _ := Names(inner, ".")
+	for _, name := range names {
+		openUp(inner, name)
+	}
 }

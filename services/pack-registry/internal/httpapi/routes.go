@@ -71,10 +71,7 @@ type scanResponse struct {
 }
 
 func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
-	warnings, err := p.Ecosystem.Tidy(ctx)
-	if err != nil {
-		return scanResponse{}, err
-	}
+	warnings := p.Ecosystem.Tidy(ctx)
 	var refreshed sync.WaitGroup
 	var notTold error
 	refreshed.Go(func() { notTold = p.Approval.Refresh(ctx) })

@@ -71,9 +71,20 @@ type Operation struct {
 	ID        string // 16 hexadecimal digits
 	StagingID string // what is applied; "" for a rollback, which puts backups back
 	StartedAt time.Time
-	Committed bool // it is going to be finished; before, it is going to be undone
+	State     State
 	Packs     []OperationPack
+	Err       error // why Packs can't be read; then nothing is known of them
 }
+
+// State says how far an operation is, and so what whoever finds it interrupted does with it.
+type State int64
+
+// The states of operations.
+const (
+	Undoing   State = 0 // nothing of it counts: it is being prepared, or has failed. It is undone
+	Committed State = 1 // everything is prepared. It is finished, or undone where that is impossible
+	Placed    State = 2 // all of it is in place, and that is audited. What it has left is removed
+)
 
 // OperationPack is what an operation does to one pack.
 type OperationPack struct {
@@ -83,6 +94,11 @@ type OperationPack struct {
 	Backup string  `json:"backup"` // its backup, relative to the folder of backups; "" where it is not installed
 	Old    string  `json:"old"`    // where it is installed in the old place, relative to ecosystem/; else ""
 	Inode  uint64  `json:"inode"`  // of the new folder, by which it is known wherever it is; set when committed
+	Born   int64   `json:"born"`   // when that inode was made, in ns, since numbers are used again; 0 where the file system doesn't say
+
+	// The same of the folder that is replaced; 0 where there is none.
+	OldInode uint64 `json:"old_inode"`
+	OldBorn  int64  `json:"old_born"`
 }
 
 // AddStaging keeps a new staging.
@@ -174,7 +190,7 @@ func (s *Store) SaveOperation(ctx context.Context, op Operation) error {
 	return wrap("save operation", s.db.Tx(ctx, func(tx *store.Tx) error {
 		_, err := tx.Exec(`INSERT INTO apply_operation (operation_id, staging_id, started_at, committed, packs) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (operation_id) DO UPDATE SET committed = excluded.committed, packs = excluded.packs`,
-			op.ID, op.StagingID, op.StartedAt, op.Committed, string(packs))
+			op.ID, op.StagingID, op.StartedAt, int64(op.State), string(packs))
 		return err
 	}))
 }
@@ -182,7 +198,7 @@ func (s *Store) SaveOperation(ctx context.Context, op Operation) error {
 // EndOperation forgets an operation, and the staging that it used up.
 func (s *Store) EndOperation(ctx context.Context, op Operation) error {
 	return wrap("end operation", s.db.Tx(ctx, func(tx *store.Tx) error {
-		if op.Committed {
+		if op.State != Undoing {
 			if _, err := tx.Exec(`DELETE FROM staging WHERE staging_id = ?`, op.StagingID); err != nil {
 				return err
 			}
@@ -192,21 +208,22 @@ func (s *Store) EndOperation(ctx context.Context, op Operation) error {
 	}))
 }
 
-// Operations lists the operations that have not ended, the oldest first.
+// Operations lists the operations that have not ended, the oldest first. One that can't be read is listed with its Err.
 func (s *Store) Operations(ctx context.Context) ([]Operation, error) {
 	var all []Operation
 	err := s.db.View(ctx, func(tx *store.Tx) error {
 		all = nil
 		return tx.Each(func(scan func(...any) error) error {
 			var op Operation
-			var committed int64
+			var state int64
 			var packs string
-			if err := scan(&op.ID, &op.StagingID, store.Time(&op.StartedAt), &committed, &packs); err != nil {
+			if err := scan(&op.ID, &op.StagingID, store.Time(&op.StartedAt), &state, &packs); err != nil {
 				return err
 			}
-			op.Committed = committed != 0
+			op.State = State(state)
+			op.Err = json.Unmarshal([]byte(packs), &op.Packs)
 			all = append(all, op)
-			return json.Unmarshal([]byte(packs), &all[len(all)-1].Packs)
+			return nil
 		}, `SELECT operation_id, staging_id, started_at, committed, packs FROM apply_operation ORDER BY started_at, operation_id`)
 	})
 	return all, wrap("list operations", err)

@@ -51,7 +51,7 @@ func TestStore(t *testing.T) {
 		if _, err := s.Staging(ctx, st.ID); err != nil {
 			t.Errorf("an operation that was undone has used up its staging: %v", err)
 		}
-		op.Committed = true
+		op.State = store.Committed
 		check(t, s.SaveOperation(ctx, op))
 		check(t, s.EndOperation(ctx, op))
 		if all, err := s.Operations(ctx); err != nil || len(all) != 0 {

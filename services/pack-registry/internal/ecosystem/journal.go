@@ -1,0 +1,96 @@
+package ecosystem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+// barred are packs that nothing may be done to, each with the reason.
+type barred map[pack.ID]string
+
+// Recover ends what a process that was killed has begun: what is committed is finished, the rest undone. Approval, which watches
+// the folder, sees what that changes. What can't be ended bars its own packs; the log says why, and each later change tries again.
+func (e *Ecosystem) Recover(ctx context.Context) {
+	release, _, err := e.enter(ctx, lockWait)
+	if err != nil {
+		e.log.ErrorContext(ctx, "could not end interrupted installations; the next change of the packs does that", "error", err)
+		return
+	}
+	defer release()
+	if err := e.clearUnfinishedBackups(); err != nil {
+		e.log.WarnContext(ctx, "could not remove backups that were not finished", "error", err)
+	}
+	e.clearLeftovers(ctx)
+}
+
+// enter acquires the lock and ends what others have begun and not ended: who holds the lock knows that nobody is still at it. What
+// can't be ended bars its packs.
+func (e *Ecosystem) enter(ctx context.Context, wait time.Duration) (release func(), bars barred, err error) {
+	release, err = e.acquire(ctx, wait)
+	if err != nil {
+		return nil, nil, err
+	}
+	bars, err = e.endOperations(ctx)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return release, bars, nil
+}
+
+// endOperations ends the operations in the journal, each for itself. The error is that of a journal that can't be read.
+func (e *Ecosystem) endOperations(ctx context.Context) (barred, error) {
+	operations, err := e.store.Operations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bars := barred{}
+	for _, op := range operations {
+		if op.Err != nil {
+			e.log.ErrorContext(ctx, "an entry of the journal can't be read and is left alone", "operation", op.ID, "error", op.Err)
+			continue
+		}
+		e.log.WarnContext(ctx, "ending an installation that was interrupted", "staging_id", op.StagingID, "pack_ids", ids(op), "state", op.State)
+		if err := e.endOperation(context.WithoutCancel(ctx), op); err != nil {
+			e.log.ErrorContext(ctx, "could not end an interrupted installation", "operation", op.ID, "pack_ids", ids(op), "error", err)
+			for _, p := range op.Packs {
+				bars[p.ID] = fmt.Sprintf("an installation of it was interrupted and can't be ended: %s", message(err))
+			}
+		}
+	}
+	return bars, nil
+}
+
+// endOperation finishes an operation, or undoes it where that is impossible or it was not committed. The error says why it stays in
+// the journal.
+func (e *Ecosystem) endOperation(ctx context.Context, op store.Operation) error {
+	if op.State == store.Undoing {
+		return e.undo(ctx, op)
+	}
+	_, err := e.finish(ctx, op)
+	if err == nil {
+		return nil
+	}
+	if stuck, ok := errors.AsType[stuckError](err); ok {
+		return stuck
+	}
+	e.log.WarnContext(ctx, "an interrupted installation can't be finished and was undone", "operation", op.ID, "error", err)
+	if err := e.writeEach(ctx, failed(op, err), ids(op)); err != nil {
+		e.log.ErrorContext(ctx, "could not audit that an installation failed", "operation", op.ID, "error", err)
+	}
+	return nil
+}
+
+// bar is the fault of who wants to change a barred pack; nil for any other.
+func (b barred) bar(id pack.ID) error {
+	if reason, ok := b[id]; ok {
+		return fault.Conflict("Pack '%s' can't be changed: %s", id, reason).With("pack_barred")
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package ecosystem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
+)
+
+// leftover is a hidden folder in the ecosystem folder that could not be removed.
+type leftover struct {
+	path string // relative to the ecosystem folder
+	err  error
+}
+
+// maxLeftovers bounds how many leftovers a warning names.
+const maxLeftovers = 20
+
+// clear removes a hidden folder, if there is one; it tells of one that could not be removed whole.
+func (e *Ecosystem) clear(hidden string) []leftover {
+	err := folder.Remove(e.root, hidden)
+	if err == nil {
+		return nil
+	}
+	e.log.Warn("could not remove what a pack has left", "folder", hidden, "error", err)
+	return []leftover{{hidden, err}}
+}
+
+// hidden lists the hidden folders that changes make and leave in the ecosystem folder, but for those of operations in the journal,
+// which still need them.
+func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
+	operations, err := e.store.Operations(ctx)
+	if err != nil {
+		e.log.WarnContext(ctx, "could not see which hidden folders are in use", "error", err)
+		return nil
+	}
+	for _, place := range []string{".", pack.OldPlace} {
+		names, err := folder.Names(e.root, place)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			e.log.WarnContext(ctx, "could not look for what packs have left", "folder", path.Join("ecosystem", place), "error", err)
+		}
+		for _, name := range names {
+			id, ok := strings.CutPrefix(name, newPrefix)
+			if !ok {
+				id, ok = strings.CutPrefix(name, oldPrefix)
+			}
+			for _, op := range operations {
+				ok = ok && !strings.HasPrefix(id, op.ID)
+			}
+			if ok {
+				all = append(all, path.Join(place, name))
+			}
+		}
+	}
+	return all
+}
+
+// clearLeftovers removes the hidden folders that no operation needs; nobody else may be changing the folder. The warning is of those
+// that stay.
+func (e *Ecosystem) clearLeftovers(ctx context.Context) (warnings []string) {
+	var left []leftover
+	for _, hidden := range e.hidden(ctx) {
+		left = append(left, e.clear(hidden)...)
+	}
+	return e.leftovers(left)
+}
+
+// leftovers is the warning about what could not be removed: one, with one command.
+func (e *Ecosystem) leftovers(left []leftover) []string {
+	if len(left) == 0 {
+		return nil
+	}
+	first := left[0].err
+	for _, one := range left { // what needs more than rm goes first
+		if !errors.Is(one.err, fs.ErrPermission) {
+			first = one.err
+			break
+		}
+	}
+	command := "rm -rf"
+	for _, one := range left[:min(len(left), maxLeftovers)] {
+		command += " " + path.Join("ecosystem", one.path)
+	}
+	warning := fmt.Sprintf("What is left of a pack could not be removed (%v). Run in the Rumi home: %s (with sudo if that is refused)", bare(first), command)
+	if more := len(left) - maxLeftovers; more > 0 {
+		warning += fmt.Sprintf("; then scan again, there are %d more", more)
+	}
+	if errors.Is(first, unix.EBUSY) {
+		warning += ". Unmount first what is mounted in it"
+	}
+	return []string{warning}
+}
+
+// bare is the reason of a system call's error without the path, which is named already.
+func bare(err error) error {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		return errno
+	}
+	return err
+}
+
+// told is what the operator is told of an error about a folder of the ecosystem.
+func (e *Ecosystem) told(dir string, err error) string {
+	err = pack.Advise(e.root, dir, err)
+	if reason := message(err); reason != internal {
+		return reason
+	}
+	return err.Error()
+}

@@ -1,0 +1,183 @@
+package ecosystem
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+)
+
+// errLost is the error of place where the prepared folder is neither prepared nor in place: somebody took it away.
+var errLost = errors.New("the folder that was prepared for it is gone")
+
+// aside is the hidden name that a replaced folder has for a moment on file systems that can't swap two.
+func aside(op store.Operation, p store.OperationPack) string {
+	return oldPrefix + op.ID + "-" + string(p.ID)
+}
+
+// placing makes the renames of one pack of an operation. Which folder is where is told by the inode, so each step may be taken again
+// by another process, and a folder that somebody else has put in the pack's place meanwhile stays.
+type placing struct {
+	root  *os.Root
+	dir   int // open on root's folder
+	pack  store.OperationPack
+	aside string
+}
+
+// placing begins with what a process that was killed between two renames has left: whatever is aside is put back where a whole swap
+// would have it.
+func (e *Ecosystem) placing(op store.Operation, p store.OperationPack, do func(placing) error) error {
+	dir, err := e.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	one := placing{e.root, int(dir.Fd()), p, aside(op, p)}
+	if err := one.restoreAside(); err != nil {
+		return err
+	}
+	return do(one)
+}
+
+// restoreAside gives what is aside the name that is free: the pack's, before the new folder has it, or the prepared folder's.
+func (p placing) restoreAside() error {
+	if _, err := p.root.Lstat(p.aside); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, free := range []string{string(p.pack.ID), p.pack.New} {
+		if err := tree.RenameNew(p.dir, p.aside, free); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil // a leftover: both names are taken
+}
+
+// isNew says whether the folder with a name is the prepared one.
+func (p placing) isNew(name string) (bool, error) {
+	return isFolder(p.root, name, p.pack.Inode, p.pack.Born)
+}
+
+// place puts the prepared folder in the pack's place, in one step where the file system can. One that is there already stays; errLost
+// where it is nowhere.
+func (p placing) place() error {
+	placed, err := p.isNew(string(p.pack.ID))
+	if err != nil || placed {
+		return err
+	}
+	switch prepared, err := p.isNew(p.pack.New); {
+	case err != nil:
+		return err
+	case !prepared:
+		return errLost
+	}
+	err = tree.RenameNew(p.dir, p.pack.New, string(p.pack.ID))
+	if errors.Is(err, fs.ErrExist) {
+		err = tree.Exchange(p.dir, p.pack.New, string(p.pack.ID), p.aside)
+	}
+	return err
+}
+
+// takeBack undoes place: what was in the pack's place is there again, and the new folder under its hidden name.
+func (p placing) takeBack() error {
+	placed, err := p.isNew(string(p.pack.ID))
+	if err != nil || !placed {
+		return err
+	}
+	err = tree.RenameNew(p.dir, string(p.pack.ID), p.pack.New)
+	if errors.Is(err, fs.ErrExist) {
+		err = tree.Exchange(p.dir, p.pack.New, string(p.pack.ID), p.aside)
+	}
+	return err
+}
+
+// isFolder says whether a name is that of the folder that identify told. A mount that died is no folder of ours.
+func isFolder(root *os.Root, name string, inode uint64, born int64) (bool, error) {
+	nowInode, nowBorn, err := identify(root, name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE) {
+		return false, nil
+	}
+	return nowInode == inode && (nowBorn == born || nowBorn == 0 || born == 0), err
+}
+
+// identify tells which folder has a name now: its inode, and when that was made, 0 where the file system doesn't say.
+func identify(root *os.Root, name string) (inode uint64, born int64, err error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer dir.Close()
+	var st unix.Statx_t
+	err = unix.Statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st)
+	if err != nil {
+		return 0, 0, &fs.PathError{Op: "statx", Path: name, Err: err}
+	}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return st.Ino, born, nil
+}
+
+// placeAll puts every pack of an operation in its place.
+func (e *Ecosystem) placeAll(op store.Operation) error {
+	for _, p := range op.Packs {
+		err := e.placing(op, p, placing.place)
+		if errors.Is(err, errLost) {
+			err = fault.Conflict("Pack '%s' was not installed: %v", p.ID, errLost).With("prepared_folder_gone")
+		}
+		if err != nil {
+			return fmt.Errorf("install pack %s: %w", p.ID, e.adviseRename(string(p.ID), err))
+		}
+		e.step("placed")
+	}
+	return folder.Sync(e.root)
+}
+
+// takeBackAll takes every pack of an operation out of its place again.
+func (e *Ecosystem) takeBackAll(op store.Operation) error {
+	var problems []error
+	for _, p := range op.Packs {
+		if err := e.placing(op, p, placing.takeBack); err != nil {
+			problems = append(problems, fmt.Errorf("take back pack %s: %w", p.ID, e.adviseRename(string(p.ID), err)))
+		}
+		e.step("taken back")
+	}
+	return errors.Join(append(problems, folder.Sync(e.root))...)
+}
+
+// takeOut removes a folder from the ecosystem folder: it is renamed, so that it is no pack at once, and then removed. What can't
+// be removed stays under its hidden name, and clear says so.
+func (e *Ecosystem) takeOut(dir, operation string) (left []leftover, err error) {
+	hidden := path.Join(path.Dir(dir), oldPrefix+operation+"-"+path.Base(dir))
+	if err := e.root.Rename(dir, hidden); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("take out pack: %w", e.adviseRename(dir, err))
+	}
+	if err := folder.Sync(e.root); err != nil {
+		return nil, fmt.Errorf("take out pack: %w", err)
+	}
+	e.step("taken out")
+	return e.clear(hidden), nil
+}
+
+// adviseRename says why a folder can't be renamed: because of itself, or of the folder that it is in.
+func (e *Ecosystem) adviseRename(dir string, err error) error {
+	if errors.Is(err, syscall.EACCES) {
+		return pack.Advise(e.root, path.Dir(dir), err)
+	}
+	return pack.Advise(e.root, dir, err)
+}
