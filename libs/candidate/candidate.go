@@ -36,7 +36,7 @@ func ParseState(s string) (State, error) {
 			return state, nil
 		}
 	}
-	return "", fault.Invalid("Invalid status: %q", s)
+	return "", fault.Invalid("Invalid status: %q", s).With("invalid_status")
 }
 
 const (

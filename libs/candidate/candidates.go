@@ -213,7 +213,7 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 			}
 			return nil
 		}
-		return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State)
+		return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State).With("candidate_changed")
 	})
 	switch {
 	case recordErr == nil && verb == Fail:
@@ -237,7 +237,7 @@ func (c *Candidates[P]) Unblock(ctx context.Context, key, reason string) (Item[P
 
 func (c *Candidates[P]) decideFor(ctx context.Context, verb Verb, key, reason string) (Item[P], error) {
 	if len(reason) > MaxText {
-		return Item[P]{}, fault.Invalid("'reason' is too long (max %d bytes)", MaxText)
+		return Item[P]{}, fault.TooLong("reason", MaxText)
 	}
 	return c.decide(ctx, verb, key, func(item *Item[P]) error {
 		item.Reason = reason

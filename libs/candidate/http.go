@@ -11,6 +11,7 @@ import (
 // Wire is how an owner's candidates look from outside.
 type Wire[P any] struct {
 	Prefix   string                 // "/api/pip"
+	KeyForm  string                 // of candidate keys, as fault.InvalidCandidateKey names it
 	ValidKey func(string) bool      // a key that isn't valid is answered 400, one that isn't there 404
 	View     func(item Item[P]) any // an item of the list, with json tags
 }
@@ -25,9 +26,6 @@ func Routes[P any](mux *rpc.Mux, c *Candidates[P], wire Wire[P]) {
 	mux.Route("POST "+wire.Prefix+"/blocked/{candidate_key}/unblock", rpc.Handle(h.unblock), "gateway")
 	mux.Route("GET /internal/candidates/counts", rpc.Handle(h.counts), "approval")
 }
-
-// ErrInvalidKey is the answer to a key that can't be one.
-func ErrInvalidKey() error { return fault.Invalid("Invalid candidate_key") }
 
 type handlers[P any] struct {
 	candidates *Candidates[P]
@@ -77,7 +75,7 @@ type rejectResponse struct {
 
 func (h handlers[P]) reject(ctx context.Context, req decisionRequest) (rejectResponse, error) {
 	if !h.wire.ValidKey(req.Key) {
-		return rejectResponse{}, ErrInvalidKey()
+		return rejectResponse{}, fault.InvalidCandidateKey(h.wire.KeyForm)
 	}
 	item, err := h.candidates.Reject(ctx, req.Key, req.Reason)
 	if err != nil {
@@ -125,7 +123,7 @@ type unblockResponse struct {
 
 func (h handlers[P]) unblock(ctx context.Context, req decisionRequest) (unblockResponse, error) {
 	if !h.wire.ValidKey(req.Key) {
-		return unblockResponse{}, ErrInvalidKey()
+		return unblockResponse{}, fault.InvalidCandidateKey(h.wire.KeyForm)
 	}
 	item, err := h.candidates.Unblock(ctx, req.Key, req.Reason)
 	if err != nil {

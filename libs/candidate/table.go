@@ -31,7 +31,7 @@ func load[P any](tx *store.Tx, key string) (Item[P], error) {
 func get[P any](tx *store.Tx, key string) (Item[P], error) {
 	item, err := load[P](tx, key)
 	if errors.Is(err, store.ErrNoRows) {
-		return item, fault.NotFound("Candidate not found")
+		return item, fault.NotFound("Candidate not found").With("candidate_not_found")
 	}
 	return item, err
 }

@@ -26,10 +26,10 @@ type rule func(s Standing, now time.Time) (Standing, *fault.Fault)
 // packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
 var transitions = map[State]map[Verb]rule{
 	Pending:   {Scan: stays, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Installed: {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("Candidate is already installed"), Reject: refused("Cannot reject installed candidate"), Unblock: notBlocked},
+	Installed: {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked},
 	Rejected:  {Scan: comesBack, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
 	Failed:    {Scan: goesTo(Pending), Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Blocked:   {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("Candidate is already blocked"), Unblock: isUnblocked},
+	Blocked:   {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked},
 }
 
 // Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.
@@ -68,12 +68,14 @@ func isUnblocked(Standing, time.Time) (Standing, *fault.Fault) {
 	return Standing{State: Pending}, nil
 }
 
-func refused(text string) rule {
-	return func(s Standing, _ time.Time) (Standing, *fault.Fault) { return s, fault.Conflict("%s", text) }
+func refused(code, text string) rule {
+	return func(s Standing, _ time.Time) (Standing, *fault.Fault) {
+		return s, fault.Conflict("%s", text).With(code)
+	}
 }
 
-var isBlocked = refused("Candidate is blocked. Unblock first.")
+var isBlocked = refused("candidate_blocked", "Candidate is blocked. Unblock first.")
 
 func notBlocked(s Standing, _ time.Time) (Standing, *fault.Fault) {
-	return s, fault.NotFound("Candidate not found in blocked list")
+	return s, fault.NotFound("Candidate not found in blocked list").With("candidate_not_blocked")
 }

@@ -65,7 +65,7 @@ func (p *Publisher) one(_ context.Context, req struct {
 	defer p.mu.Unlock()
 	s, known := p.states[req.PackID]
 	if !known {
-		return State{}, fault.NotFound("Pack not found")
+		return State{}, fault.PackNotFound()
 	}
 	return s, nil
 }

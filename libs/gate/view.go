@@ -108,7 +108,7 @@ func (v *View) Now(ctx context.Context, packID string) (s State, known bool) {
 func (v *View) CatchUp(ctx context.Context, packID string) error {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	behind := fault.Unavailable("Can't tell what was decided about pack '%s': approval does not answer", packID)
+	behind := fault.Unavailable("Can't tell what was decided about pack '%s': approval does not answer", packID).With("service_unavailable")
 	ask := v.ask.Load()
 	if ask == nil {
 		return behind

@@ -18,25 +18,23 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/jsonpos"
 )
 
 // MaxBody bounds a JSON body, in bytes (contract.md, "HTTP").
 const MaxBody = 10 << 20
 
-// errInvalidJSON is what a body that can't be read gets.
-const errInvalidJSON = "Invalid JSON in request body"
-
 // Decode reads a request strictly: JSON members into fields by their json tags (an unknown one, a duplicate, a wrong
 // type and invalid UTF-8 are refused, naming the field), path values and query parameters into the fields tagged
-// path:"name" and query:"name" (an unknown parameter is refused like an unknown field). An absent body is an empty object. Req is a struct.
+// path:"name" and query:"name" (an unknown parameter, one that stands twice and a query that can't be parsed are refused, too). An absent body is an empty object. Req is a struct.
 func Decode[Req any](r *http.Request) (Req, error) {
 	var req Req
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, MaxBody))
 	if err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			return req, fault.TooLarge("Request body too large")
+			return req, fault.BodyTooLarge()
 		}
-		return req, fault.Invalid("Request body could not be read").Because(err)
+		return req, fault.BodyUnreadable().Because(err)
 	}
 	if err := decodeBody(body, &req); err != nil {
 		return req, err
@@ -45,12 +43,12 @@ func Decode[Req any](r *http.Request) (Req, error) {
 }
 
 func decodeBody(body []byte, into any) error {
-	body = bytes.TrimLeft(body, " \t\r\n")
-	if len(body) == 0 {
+	trimmed := bytes.TrimLeft(body, " \t\r\n")
+	if len(trimmed) == 0 {
 		return nil
 	}
-	if body[0] != '{' {
-		return fault.Invalid(errInvalidJSON)
+	if trimmed[0] != '{' && json.Unmarshal(body, new(jsontext.Value)) == nil {
+		return invalidJSON(`want an object, such as {"name": "value"}`)
 	}
 	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true))
 	if err == nil {
@@ -61,12 +59,42 @@ func decodeBody(body []byte, into any) error {
 		switch {
 		case field == "":
 		case errors.Is(err, json.ErrUnknownName):
-			return fault.Invalid("Unknown field '%s'", field).With("unknown_field")
+			return fault.UnknownField(field, members(semantic.GoType))
 		case semantic.GoType != nil:
-			return fault.Invalid("Invalid value for field '%s': want %s", field, jsonType(semantic.GoType)).With("invalid_field").Because(err)
+			return fault.InvalidField(field, jsonType(semantic.GoType)).Because(err)
 		}
 	}
-	return fault.Invalid(errInvalidJSON).Because(err)
+	return invalidJSON(jsonpos.Describe(body, err)).Because(err)
+}
+
+// invalidJSON is the answer to a body that can't be read. why has nothing of the body.
+func invalidJSON(why string) *fault.Fault {
+	return fault.Invalid("Invalid JSON in request body: %s", why).With("invalid_json")
+}
+
+// members are the names of the members that t, a struct or a pointer to one, is read from; none where it has methods for that.
+func members(t reflect.Type) []string {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
+	var names []string
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !field.IsExported() && !field.Anonymous:
+		case name == "" && field.Anonymous:
+			names = append(names, members(field.Type)...)
+		case name == "":
+			names = append(names, field.Name)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // fieldName turns /allowed_ports/0 into allowed_ports[0]. Names come from outside, so they are cut and kept printable.
@@ -104,15 +132,31 @@ func jsonType(t reflect.Type) string {
 	case reflect.Float32, reflect.Float64:
 		return "a number"
 	case reflect.Slice, reflect.Array:
-		return "an array"
+		return arrayOf(t.Elem())
 	case reflect.Struct:
 		if t.PkgPath() == "time" && t.Name() == "Time" {
-			return "an RFC 3339 time"
+			return "a time such as 2027-01-01T00:00:00Z"
 		}
 		return "an object"
 	default:
 		return "an object"
 	}
+}
+
+// arrayOf is an array with elements of type t, by an example.
+func arrayOf(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch jsonType(t) {
+	case "a string":
+		return `an array such as ["a", "b"]`
+	case "a whole number in range", "a number":
+		return "an array such as [1, 2]"
+	case "an object":
+		return `an array of objects such as [{"name": "value"}]`
+	}
+	return "an array"
 }
 
 // binding is a field that comes from the path or the query.
@@ -145,19 +189,39 @@ func bindingsOf(t reflect.Type) []binding {
 
 func queryValue(r *http.Request, name string) string { return r.URL.Query().Get(name) }
 
+// ParseQuery reads a query strictly. What net/url drops without a word (parameters with a semicolon or a bad escape) is refused: a
+// filter that vanishes answers with everything.
+func ParseQuery(raw string) (url.Values, error) {
+	query, err := url.ParseQuery(raw)
+	if err == nil {
+		return query, nil
+	}
+	why := "a percent sign is no escape; write it as %25"
+	if strings.Contains(raw, ";") {
+		why = "a semicolon joins no parameters; join them by & or write it as %3B"
+	}
+	return nil, fault.Invalid("Invalid query: %s", why).With("invalid_query").Because(err)
+}
+
 // checkQuery refuses parameters that nobody would look at: a misspelt filter must not answer as if there were none.
 func checkQuery(r *http.Request, known []binding) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
+	query, err := ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return fault.Invalid("Invalid query").Because(err)
+		return err
+	}
+	var names []string
+	for _, b := range known {
+		if b.query {
+			names = append(names, b.name)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		shown := fieldName(jsontext.Pointer("").AppendToken(name))
-		if !slices.ContainsFunc(known, func(b binding) bool { return b.query && b.name == name }) {
-			return fault.Invalid("Unknown field '%s'", shown).With("unknown_field")
+		if !slices.Contains(names, name) {
+			return fault.UnknownParameter(shown, names)
 		}
 		if len(query[name]) > 1 {
 			return fault.Invalid("Field '%s' stands twice in the query", shown).With("invalid_field")
@@ -183,13 +247,13 @@ func bind(r *http.Request, into reflect.Value) error {
 		case reflect.Int, reflect.Int64:
 			n, err := strconv.ParseInt(value, 10, 64)
 			if err != nil {
-				return fault.Invalid("Invalid value for '%s': want a whole number", b.name)
+				return fault.InvalidField(b.name, "a whole number")
 			}
 			field.SetInt(n)
 		case reflect.Bool:
 			v, err := strconv.ParseBool(value)
 			if err != nil {
-				return fault.Invalid("Invalid value for '%s': want true or false", b.name)
+				return fault.InvalidField(b.name, "true or false")
 			}
 			field.SetBool(v)
 		default:

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"path"
@@ -61,7 +62,7 @@ func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
 			if m.cfg.Refused != nil {
 				m.cfg.Refused(r.Context(), caller, pattern)
 			}
-			WriteError(r.Context(), w, fault.Denied("Caller not allowed"))
+			WriteError(r.Context(), w, fault.Denied("Caller not allowed").With("caller_not_allowed"))
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -97,7 +98,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if status.wrote {
 				p = http.ErrAbortHandler
 			} else {
-				WriteError(ctx, status, fault.New(fault.KindInternal, "panic"))
+				WriteError(ctx, status, errors.New("panic"))
 				p = nil
 			}
 		}
@@ -111,7 +112,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !clean(r.URL.Path) { // http.ServeMux would redirect to the path that it takes this one for
-		WriteError(ctx, status, fault.NotFound("Not found"))
+		WriteError(ctx, status, fault.NoRoute())
 		return
 	}
 	m.mux.ServeHTTP(status, r)
@@ -125,9 +126,9 @@ func unrouted(h http.Handler, r *http.Request) error {
 	answer := &discardWriter{header: http.Header{}}
 	h.ServeHTTP(answer, r)
 	if answer.code == http.StatusMethodNotAllowed {
-		return fault.New(fault.KindMethod, "Method not allowed")
+		return fault.MethodNotAllowed()
 	}
-	return fault.NotFound("Not found")
+	return fault.NoRoute()
 }
 
 type discardWriter struct {

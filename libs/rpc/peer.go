@@ -132,7 +132,7 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		last = err
 	}
 	p.requests.WithLabelValues(p.name, "unavailable").Inc()
-	return nil, fault.Unavailable("Service unavailable: %s", p.name).Because(last)
+	return nil, fault.ServiceUnavailable(p.name).Because(last)
 }
 
 func repeatable(r *http.Request) bool {
@@ -217,10 +217,7 @@ func (p *Peer) failure(response *http.Response) error {
 		return fmt.Errorf("call %s: status %d without a readable answer: %w", p.name, response.StatusCode, err)
 	}
 	kind := fault.KindOf(response.StatusCode)
-	f := fault.New(kind, "%s", *answer.Error)
-	if answer.ErrorCode != kind.String() {
-		f.Code = answer.ErrorCode
-	}
+	f := fault.Answered(kind, answer.ErrorCode, *answer.Error)
 	if len(answer.Data) > 0 && answer.Data.Kind() != 'n' {
 		f.Data = answer.Data
 	}

@@ -261,7 +261,7 @@ func (e *Engine) HostPath(ctx context.Context, name string) (string, error) {
 // failed turns an error of the Docker client into ours: an engine that can't be reached is unavailable, all else is kept.
 func failed(what string, err error) error {
 	if client.IsErrConnectionFailed(err) {
-		return fault.Unavailable("Docker is required but not available").With("docker_unavailable").
+		return fault.DockerUnavailable().
 			Because(fmt.Errorf("%s: %w", what, err))
 	}
 	return fmt.Errorf("%s: %w", what, err)

@@ -40,7 +40,7 @@ func (rt *Runtime) checkReady(ctx context.Context) error {
 	rt.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(checks)) {
 		if err := checks[name](ctx); err != nil {
-			return fault.Unavailable("Not ready: %s", name).Because(err)
+			return fault.Unavailable("Not ready: %s", name).With("not_ready").Because(err)
 		}
 	}
 	return nil

@@ -145,7 +145,7 @@ func (db *DB) classify(err error) error {
 		return err
 	}
 	if db.dialect.retryable(err) || db.dialect.unavailable(err) {
-		return fault.Unavailable("Store is not available").Because(err).After(time.Second)
+		return fault.Unavailable("Store is not available").With("store_unavailable").Because(err).After(time.Second)
 	}
 	return err
 }

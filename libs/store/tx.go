@@ -82,7 +82,7 @@ func portable(args []any) ([]any, error) {
 		switch arg := arg.(type) {
 		case string:
 			if strings.IndexByte(arg, 0) >= 0 || !utf8.ValidString(arg) {
-				return nil, fault.Invalid("Text must be UTF-8 without NUL characters")
+				return nil, fault.Invalid("Text must be UTF-8 without NUL characters").With("invalid_text")
 			}
 			continue
 		case bool:

@@ -102,7 +102,7 @@ func (m Manifest) Bytes() int64 {
 func ParseDigest(digest string) (string, error) {
 	digits, ok := strings.CutPrefix(digest, "sha256:")
 	if !ok || !isHex(digits) {
-		return "", fault.Invalid("Invalid digest")
+		return "", fault.Invalid("Invalid digest").With("invalid_digest")
 	}
 	return digits, nil
 }

@@ -373,7 +373,7 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/api/packs/known%0A/status", "", 400, "Invalid pack_id"},
 		{"GET", "/api/packs/" + strings.Repeat("a", 65) + "/status", "", 400, "Invalid pack_id"},
 		{"POST", "/api/packs/known/reject", `{"reason":1}`, 400, "Invalid value for field 'reason': want a string"},
-		{"POST", "/api/packs/known/reject", `{"raeson":"x"}`, 400, "Unknown field 'raeson'"},
+		{"POST", "/api/packs/known/reject", `{"raeson":"x"}`, 400, "Unknown field 'raeson' (known: reason)"},
 		{"GET", "/internal/trees/sha256:x", "", 403, "Caller not allowed"},
 	} {
 		r, err := http.NewRequest(c.method, "https://approval"+c.path, strings.NewReader(c.body))

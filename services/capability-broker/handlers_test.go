@@ -41,7 +41,7 @@ const one = "def execute(context, args):\n    return 1\n"
 
 func keyOf(code string) string { return "p:h:h_handler:" + sum([]byte(code)) }
 
-const mismatch = "SHA-256 mismatch: handler.py content changed since scan (TOCTOU)"
+const mismatch = "SHA-256 mismatch: handler.py content changed since scan (TOCTOU). Scan again: POST /api/capability/candidates/scan"
 
 func TestApproveIsForWhatWasScannedAndApproved(t *testing.T) {
 	two := strings.Replace(one, "1", "2", 1)
@@ -319,7 +319,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 	key := keyOf(one)
 	for _, bad := range []string{"x", "p:h:h_handler", key + "\n", "a/p" + key[1:], key + "0", strings.ToUpper(key), "p:h:h h:" + sum(nil)} {
 		for _, verb := range []string{"approve", "reject", "unblock"} {
-			if a := w.decide(bad, verb, nil); a.code != 400 || a.error != "Invalid candidate_key" {
+			if a := w.decide(bad, verb, nil); a.code != 400 || a.error != "Invalid candidate_key (want PACK:SLUG:HANDLER_ID:SHA256, URL-encoded, as GET …/requests lists it)" {
 				t.Errorf("%s %q: %v", verb, bad, a)
 			}
 		}
@@ -332,7 +332,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 		return a.data
 	}
 	expect(w.decide(keyOf("other"), "approve", nil), 404, "Candidate not found")
-	expect(w.decide(key, "approve", `{"note": "x"}`), 400, "Unknown field 'note'")
+	expect(w.decide(key, "approve", `{"note": "x"}`), 400, "Unknown field 'note' (known: notes)")
 	expect(w.api("GET", "/api/capability/requests?status=nonsense", nil), 400, `Invalid status: "nonsense"`)
 	for i := 1; i <= 3; i++ {
 		got := expect(w.decide(key, "reject", map[string]any{"reason": "no\nno"}), 200, "")
@@ -395,16 +395,16 @@ func TestGrantsOverHTTP(t *testing.T) {
 	for body, text := range map[string]string{
 		`{"principal_id": "p"}`:  "Missing permission_id",
 		`{"permission_id": "a"}`: "Missing principal_id",
-		`{"principal_id": "p", "permission_id": "a", "expire_at": "2099-01-01"}`: "Unknown field 'expire_at'",
+		`{"principal_id": "p", "permission_id": "a", "expire_at": "2099-01-01"}`: "Unknown field 'expire_at' (known: principal_id, permission_id, config, expires_at, max_uses, rate_limit, args_schema, handler, limits, mounts)",
 		`{"principal_id": 7, "permission_id": "a"}`:                              "Invalid value for field 'principal_id': want a string",
 		`{"principal_id": "p", "permission_id": "a", "config": []}`:              "'config' must be an object",
-		`{"principal_id": "p", "permission_id": "a", "permission_id": "b"}`:      "Invalid JSON in request body",
-		`[]`: "Invalid JSON in request body",
+		`{"principal_id": "p", "permission_id": "a", "permission_id": "b"}`:      "Invalid JSON in request body: line 1, column 45: a name stands twice in one object",
+		`[]`: "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`,
 		`{"principal_id": "p", "permission_id": "a", "expires_at": "2001-01-01T00:00:00Z"}`:                   "Invalid expires_at: it is in the past",
 		`{"principal_id": "p", "permission_id": "a", "max_uses": 0}`:                                          "Invalid max_uses: must be an integer of 1 or more",
 		`{"principal_id": "p", "permission_id": "a", "max_uses": 1.5}`:                                        "Invalid value for field 'max_uses': want a whole number in range",
 		`{"principal_id": "p", "permission_id": "a", "rate_limit": "5"}`:                                      "Invalid value for field 'rate_limit': want a whole number in range",
-		`{"principal_id": "p", "permission_id": "a", "limits": {"memory": 5}}`:                                "Unknown field 'limits.memory'",
+		`{"principal_id": "p", "permission_id": "a", "limits": {"memory": 5}}`:                                "Unknown field 'limits.memory' (known: memory_mb, cpus, pids, timeout_seconds)",
 		`{"principal_id": "p", "permission_id": "a", "args_schema": {"properties": {"x": {"type": "text"}}}}`: "Invalid args_schema: at '/properties/x/type': value must be one of 'array', 'boolean', 'integer', 'null', 'number', 'object', 'string'",
 		`{"principal_id": "p", "permission_id": "secrets.get", "config": {"allowed": []}}`:                    "Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known",
 	} {

@@ -32,13 +32,13 @@ func TestHTTPTable(t *testing.T) {
 		status                     int
 		message                    string
 	}{
-		{"body no JSON", "POST", "/api/packs/x/reject", "{", nil, 400, "Invalid JSON in request body"},
-		{"body not UTF-8", "POST", "/api/packs/x/reject", "{\"reason\":\"\xff\"}", nil, 400, "Invalid JSON in request body"},
-		{"array", "POST", "/api/packs/x/reject", "[]", nil, 400, "Invalid JSON in request body"},
-		{"null", "POST", "/api/packs/x/reject", "null", nil, 400, "Invalid JSON in request body"},
-		{"duplicate keys", "POST", "/api/packs/x/reject", `{"reason":"a","reason":"b"}`, nil, 400, "Invalid JSON in request body"},
+		{"body no JSON", "POST", "/api/packs/x/reject", "{", nil, 400, "Invalid JSON in request body: line 1, column 2: it ends too early"},
+		{"body not UTF-8", "POST", "/api/packs/x/reject", "{\"reason\":\"\xff\"}", nil, 400, "Invalid JSON in request body: line 1, column 12: not UTF-8"},
+		{"array", "POST", "/api/packs/x/reject", "[]", nil, 400, "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`},
+		{"null", "POST", "/api/packs/x/reject", "null", nil, 400, "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`},
+		{"duplicate keys", "POST", "/api/packs/x/reject", `{"reason":"a","reason":"b"}`, nil, 400, "Invalid JSON in request body: line 1, column 15: a name stands twice in one object"},
 		{"wrong type", "POST", "/api/packs/x/reject", `{"port":"443"}`, nil, 400, "Invalid value for field 'port': want a whole number in range"},
-		{"unknown field", "POST", "/api/packs/x/reject", `{"reasn":"x"}`, nil, 400, "Unknown field 'reasn'"},
+		{"unknown field", "POST", "/api/packs/x/reject", `{"reasn":"x"}`, nil, 400, "Unknown field 'reasn' (known: reason, port)"},
 		{"unknown path", "GET", "/api/nothing", "", nil, 404, "Not found"},
 		{"unknown path, with a body", "POST", "/api/nothing", "{}", nil, 404, "Not found"},
 		{"internal path", "POST", "/internal/secrets/value", `{"key":"X"}`, nil, 404, "Not found"},

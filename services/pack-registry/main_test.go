@@ -336,8 +336,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/api/packs/import", `{}`, 400, "Missing 'path'"},
 		{"POST", "/api/packs/import", ``, 400, "Missing 'path'"},
 		{"POST", "/api/packs/import", `{"path": 1}`, 400, "Invalid value for field 'path': want a string"},
-		{"POST", "/api/packs/import", `{"path": "ecosystem/x", "note": ""}`, 400, "Unknown field 'note'"},
-		{"POST", "/api/packs/import", `[]`, 400, "Invalid JSON in request body"},
+		{"POST", "/api/packs/import", `{"path": "ecosystem/x", "note": ""}`, 400, "Unknown field 'note' (known: path, notes)"},
+		{"POST", "/api/packs/import", `[]`, 400, "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`},
 		{"POST", "/api/packs/import", `{"path": "ecosystem/none"}`, 400, "Source not found: ecosystem/none"},
 		{"POST", "/api/packs/import", `{"path": "/etc"}`, 400, "Path must be within ecosystem, user_data/import"},
 		{"POST", "/api/packs/apply", `{}`, 400, "Missing 'staging_id'"},
@@ -345,7 +345,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/api/packs/apply", `{"staging_id": "../../../../x"}`, 400, "Invalid staging_id"},
 		{"POST", "/api/packs/apply", `{"staging_id": "` + missing + `"}`, 404, "Staging not found: " + missing},
 		{"POST", "/api/packs/apply", `{"staging_id": "` + missing + `", "mode": "merge"}`, 400, "Unsupported mode: merge"},
-		{"POST", "/api/packs/scan", `{"x": 1}`, 400, "Unknown field 'x'"},
+		{"POST", "/api/packs/scan", `{"x": 1}`, 400, "Unknown field 'x' (known: none)"},
 		{"DELETE", "/api/packs/a.b", ``, 400, "Invalid pack_id"},
 		{"DELETE", "/api/packs/a%2fb", ``, 400, "Invalid pack_id"},
 		{"DELETE", "/api/packs/p%0a", ``, 400, "Invalid pack_id"},
@@ -365,7 +365,7 @@ func TestBadRequests(t *testing.T) {
 		message string
 	}{
 		"no file":       {[][3]string{{"notes", "", "x"}}, "Missing 'file'"},
-		"unknown field": {[][3]string{{"path", "", "x"}, file}, "Unknown field 'path'"},
+		"unknown field": {[][3]string{{"path", "", "x"}, file}, "Unknown field 'path' (known: file, notes)"},
 		"two files":     {[][3]string{file, file}, "More than one 'file'"},
 		"kind":          {[][3]string{{"file", "p.tar.gz", "x"}}, "Unsupported input: p.tar.gz"},
 		"no file name":  {[][3]string{{"file", "", "x"}}, "Unsupported input: "},

@@ -140,7 +140,7 @@ func TestRejectionsAndUnblock(t *testing.T) {
 }
 
 func TestChangedSinceScan(t *testing.T) {
-	const mismatch = "SHA-256 mismatch: requirements.lock content changed since scan (TOCTOU)"
+	const mismatch = "SHA-256 mismatch: requirements.lock content changed since scan (TOCTOU). Scan again: POST /api/pip/candidates/scan"
 	for name, change := range map[string]func(w *world){
 		"on disk, pack not approved": func(w *world) { w.write("weather", "requirements.lock", lockText+"evil==1\n") },
 		"on disk, after approval": func(w *world) {
@@ -245,14 +245,14 @@ func TestBadRequests(t *testing.T) {
 		text       string
 	}{
 		{request(unknown, "approve"), `{}`, 404, "Candidate not found"},
-		{request("weather:requirements.lock:"+sum(lockText)+"\n", "approve"), `{}`, 400, "Invalid candidate_key"},
-		{request("weather:requirements.lock:"+strings.ToUpper(sum(lockText)), "approve"), `{}`, 400, "Invalid candidate_key"},
-		{request("weather:other.lock:"+sum(lockText), "approve"), `{}`, 400, "Invalid candidate_key"},
-		{request("a b:requirements.lock:"+sum(lockText), "approve"), `{}`, 400, "Invalid candidate_key"},
-		{request("x", "reject"), `{}`, 400, "Invalid candidate_key"},
+		{request("weather:requirements.lock:"+sum(lockText)+"\n", "approve"), `{}`, 400, "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"},
+		{request("weather:requirements.lock:"+strings.ToUpper(sum(lockText)), "approve"), `{}`, 400, "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"},
+		{request("weather:other.lock:"+sum(lockText), "approve"), `{}`, 400, "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"},
+		{request("a b:requirements.lock:"+sum(lockText), "approve"), `{}`, 400, "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"},
+		{request("x", "reject"), `{}`, 400, "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"},
 		{request(key, "approve"), `{"allow_sdist": "yes"}`, 400, "Invalid value for field 'allow_sdist'"},
-		{request(key, "approve"), `{"alow_sdist": true}`, 400, "Unknown field 'alow_sdist'"},
-		{request(key, "approve"), `[]`, 400, "Invalid JSON in request body"},
+		{request(key, "approve"), `{"alow_sdist": true}`, 400, "Unknown field 'alow_sdist' (known: allow_sdist, index_url, notes)"},
+		{request(key, "approve"), `[]`, 400, "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`},
 		{request(key, "approve"), `{"notes": "` + strings.Repeat("x", 5000) + `"}`, 400, "'notes' is too long"},
 		{request(key, "approve"), `{"index_url": "http://index.example/simple"}`, 400, "it must begin with https://"},
 		{request(key, "approve"), `{"index_url": "https://evil.example/simple"}`, 400, "index_url is not allowed"},
@@ -261,7 +261,7 @@ func TestBadRequests(t *testing.T) {
 		{request(key, "approve"), `{"index_url": "https://127.0.0.1/simple"}`, 400, "index_url is not allowed"},
 		{request(key, "approve"), `{"index_url": "https://2130706433/simple"}`, 400, "index_url is not allowed"},
 		{request(key, "approve"), `{"index_url": 1}`, 400, "Invalid value for field 'index_url'"},
-		{"/api/pip/candidates/scan", `{"x": 1}`, 400, "Unknown field 'x'"},
+		{"/api/pip/candidates/scan", `{"x": 1}`, 400, "Unknown field 'x' (known: none)"},
 	} {
 		if got := w.call("POST", c.path, c.body); got.status != c.status || !strings.Contains(got.Error, c.text) {
 			t.Errorf("%s %.100s: %d %q, want %d %q", c.path, c.body, got.status, got.Error, c.status, c.text)

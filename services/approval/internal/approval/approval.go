@@ -134,7 +134,7 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 	}
 	return s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
-			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+			return nil, fault.PackNotFound()
 		}
 		// A pack whose folder could not be a pack when it was last looked at can be one now: this was a look.
 		if _, err := r.Do(record.Mend, now); err != nil {
@@ -227,7 +227,7 @@ func unreadable(id pack.ID, err error) error {
 // roomless makes a fault of a full disk, since bytes are kept while they are read.
 func roomless(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fault.Unavailable("No space left for approvals").Because(err)
+		return fault.NoSpace("approvals").Because(err)
 	}
 	return err
 }
@@ -237,7 +237,7 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 	defer s.lock(id)()
 	r, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
-			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+			return nil, fault.PackNotFound()
 		}
 		if _, err := r.Do(record.Reject, now); err != nil {
 			return nil, err
@@ -260,7 +260,7 @@ func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) erro
 	}
 	_, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
-			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+			return nil, fault.PackNotFound()
 		}
 		if changed, err := r.Do(verb, now); err != nil || !changed {
 			return nil, err

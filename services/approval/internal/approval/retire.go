@@ -24,7 +24,7 @@ func (s *Service) Retire(ctx context.Context, id pack.ID, installed bool) (known
 	}
 	_, err = s.changeOr(ctx, id, absent, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
-			return nil, fault.NotFound("Pack not found").With("pack_not_found")
+			return nil, fault.PackNotFound()
 		}
 		was := r.Status
 		if changed, err := r.Do(record.Retire, now); err != nil || !changed {

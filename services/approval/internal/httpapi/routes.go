@@ -228,7 +228,7 @@ func (h routes) review(w http.ResponseWriter, r *http.Request) error {
 	case h.reviews <- struct{}{}:
 		defer func() { <-h.reviews }()
 	case <-ctx.Done():
-		return fault.Unavailable("Other reviews are under way").Because(ctx.Err())
+		return fault.Unavailable("Other reviews are under way").With("busy").Because(ctx.Err())
 	}
 	found, err := h.service.Review(ctx, id)
 	if err != nil {
@@ -258,7 +258,7 @@ func (r approveRequest) reviewed() (string, error) {
 	}
 	var digest *string
 	if err := json.Unmarshal(r.Digest, &digest); err != nil || digest == nil {
-		return "", fault.Invalid("Invalid value for field 'digest': want a string").With("invalid_field").Because(err)
+		return "", fault.InvalidField("digest", "a string").Because(err)
 	}
 	_, err := tree.ParseDigest(*digest)
 	return *digest, err

@@ -48,7 +48,7 @@ func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error
 func get(tx *store.Tx, packID string) (*record.Record, error) {
 	r, err := scan(tx.QueryRow(`SELECT `+columns+` FROM records WHERE pack_id = ?`, packID).Scan)
 	if errors.Is(err, store.ErrNoRows) {
-		return nil, fault.NotFound("Pack not found").With("pack_not_found")
+		return nil, fault.PackNotFound()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read record of %s: %w", packID, err)

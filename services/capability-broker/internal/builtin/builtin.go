@@ -92,7 +92,7 @@ func (t Table) Parse(permission string, config jsontext.Value) (grant.Settings, 
 		return p.Parse(config)
 	}
 	if grant.Reserved(permission) {
-		return nil, fault.Invalid("Unknown permission_id: '%s' is none of the broker's own", permission)
+		return nil, fault.Invalid("Unknown permission_id: '%s' is none of the broker's own", permission).With("unknown_permission_id")
 	}
 	return nil, nil
 }

@@ -37,12 +37,12 @@ func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
 		AllowedKeys []string `json:"allowed_keys"`
 	}
 	if err := json.Unmarshal(config, &c, json.RejectUnknownMembers(true)); err != nil {
-		return nil, fault.Invalid("Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known").Because(err)
+		return nil, fault.Invalid("Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known").With("invalid_config").Because(err)
 	}
 	keys := make(secretKeys, len(c.AllowedKeys))
 	for _, key := range c.AllowedKeys {
 		if !secretKey.MatchString(key) {
-			return nil, fault.Invalid("Invalid config for secrets.get: every key in 'allowed_keys' must match ^[A-Z0-9_]{1,64}$")
+			return nil, fault.Invalid("Invalid config for secrets.get: every key in 'allowed_keys' must match ^[A-Z0-9_]{1,64}$").With("invalid_config")
 		}
 		keys[key] = true
 	}

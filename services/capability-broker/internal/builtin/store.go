@@ -62,15 +62,15 @@ func parseStoreTerms(permission string) func(jsontext.Value) (grant.Settings, er
 			MaxValueBytes   int      `json:"max_value_bytes"`
 		}{MaxValueBytes: maxValueBytes}
 		if err := json.Unmarshal(config, &c, json.RejectUnknownMembers(true)); err != nil {
-			return nil, fault.Invalid("Invalid config for %s: only 'allowed_store_ids', a list of strings, and 'max_value_bytes', an integer, are known", permission).Because(err)
+			return nil, fault.Invalid("Invalid config for %s: only 'allowed_store_ids', a list of strings, and 'max_value_bytes', an integer, are known", permission).With("invalid_config").Because(err)
 		}
 		if c.MaxValueBytes < 1 || c.MaxValueBytes > maxValueBytes {
-			return nil, fault.Invalid("Invalid config for %s: 'max_value_bytes' must be from 1 to %d", permission, maxValueBytes)
+			return nil, fault.Invalid("Invalid config for %s: 'max_value_bytes' must be from 1 to %d", permission, maxValueBytes).With("invalid_config")
 		}
 		terms := storeTerms{stores: make(map[string]bool, len(c.AllowedStoreIDs)), maxValue: min(c.MaxValueBytes, maxValueBytes-answerRoom)}
 		for _, id := range c.AllowedStoreIDs {
 			if !storeID.MatchString(id) {
-				return nil, fault.Invalid("Invalid config for %s: every id in 'allowed_store_ids' must match ^[a-zA-Z0-9_.:-]{1,128}$", permission)
+				return nil, fault.Invalid("Invalid config for %s: every id in 'allowed_store_ids' must match ^[a-zA-Z0-9_.:-]{1,128}$", permission).With("invalid_config")
 			}
 			terms.stores[id] = true
 		}

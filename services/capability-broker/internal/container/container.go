@@ -225,7 +225,7 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 		if err := m.end(ctx, r, 0, "gate closed", false); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
-		return Started{}, fault.Denied("Pack not approved: %s", now.Status)
+		return Started{}, fault.Denied("Pack not approved: %s", now.Status).With("pack_not_approved")
 	}
 	return Started{made.ID, made.ImageID, state.Digest, r.Warnings}, nil
 }
@@ -237,17 +237,17 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	case known && state.Open:
 		return state, nil
 	case !m.Gates.Fresh():
-		return state, fault.Unavailable("Service unavailable: approval")
+		return state, fault.ServiceUnavailable("approval")
 	case !known:
-		return state, fault.NotFound("Pack not found")
+		return state, fault.PackNotFound()
 	}
-	reason := "Pack not approved: " + state.Status
+	denied := fault.Denied("Pack not approved: %s", state.Status).With("pack_not_approved")
 	err := m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
-		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: reason})
+		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: denied.Message})
 	if err != nil {
 		return state, err
 	}
-	return state, fault.Denied("%s", reason)
+	return state, denied
 }
 
 // launch starts a container for a pack that is held, the one that is there where it was made of the same Spec, else a new
@@ -436,9 +436,9 @@ func (m *Manager) find(ctx context.Context, packID string) (*sandbox.Container, 
 		return nil, nil
 	}
 	if !m.Gates.Fresh() {
-		return nil, fault.Unavailable("Service unavailable: approval")
+		return nil, fault.ServiceUnavailable("approval")
 	}
-	return nil, fault.NotFound("Pack not found")
+	return nil, fault.PackNotFound()
 }
 
 // Remove takes the container of a pack that is uninstalled and puts its data aside.

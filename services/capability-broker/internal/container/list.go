@@ -111,14 +111,14 @@ func (m *Manager) Stats(ctx context.Context, packID string) (Stats, error) {
 		return Stats{}, err
 	}
 	if c == nil {
-		return Stats{}, fault.NotFound("Container not found")
+		return Stats{}, fault.NotFound("Container not found").With("container_not_found")
 	}
 	s, err := m.Engine.Stats(ctx, c.ID)
 	switch {
 	case errors.Is(err, sandbox.ErrNotRunning):
-		return Stats{}, fault.Conflict("Container is not running").Because(err)
+		return Stats{}, fault.Conflict("Container is not running").With("container_not_running").Because(err)
 	case errors.Is(err, sandbox.ErrNotFound):
-		return Stats{}, fault.NotFound("Container not found").Because(err)
+		return Stats{}, fault.NotFound("Container not found").With("container_not_found").Because(err)
 	case err != nil:
 		return Stats{}, err
 	}
@@ -138,7 +138,7 @@ func (m *Manager) Logs(ctx context.Context, packID string, opts sandbox.LogOptio
 		return nil, err
 	}
 	if c == nil {
-		return nil, fault.NotFound("Container not found")
+		return nil, fault.NotFound("Container not found").With("container_not_found")
 	}
 	return m.Engine.Logs(ctx, c.ID, opts), nil
 }

@@ -41,7 +41,7 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 	capability := filepath.Join(m.CapabilityDir, uds.DirName(r.PackID))
 	for _, wait := range []struct{ dir, owner string }{{capability, "capability-broker"}, {egress, "egress-proxy"}} {
 		if err := present(ctx, wait.dir); err != nil {
-			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).Because(err)
+			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).With("service_unavailable").Because(err)
 		}
 	}
 	mounts := []sandbox.Mount{
@@ -81,7 +81,7 @@ func descriptor(code string) (pack.Descriptor, error) {
 	defer root.Close()
 	d, err := pack.ReadDescriptor(root)
 	if err != nil {
-		return d, fault.Conflict("Pack can't be started: %v", err)
+		return d, fault.Conflict("Pack can't be started: %v", err).With("pack_not_startable")
 	}
 	return d, nil
 }

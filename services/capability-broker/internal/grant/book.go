@@ -191,14 +191,14 @@ type Request struct {
 func (r Request) check() error {
 	switch {
 	case r.PrincipalID == "":
-		return fault.Invalid("Missing principal_id")
+		return fault.Missing("principal_id")
 	case r.PermissionID == "":
-		return fault.Invalid("Missing permission_id")
+		return fault.Missing("permission_id")
 	case !ValidPermission(r.PermissionID):
-		return fault.Invalid("Invalid permission_id")
+		return fault.Invalid("Invalid permission_id").With("invalid_permission_id")
 	}
 	if _, err := pack.ParseID(r.PrincipalID); err != nil {
-		return fault.Invalid("Invalid principal_id").Because(err)
+		return fault.InvalidPrincipal().Because(err)
 	}
 	return nil
 }
@@ -220,16 +220,16 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 	if r.ExpiresAt != nil {
 		at, err := time.Parse(time.RFC3339, *r.ExpiresAt)
 		if err != nil {
-			return Grant{}, fault.Invalid("Invalid expires_at: must be an RFC 3339 time such as 2027-01-31T12:00:00Z")
+			return Grant{}, fault.Invalid("Invalid expires_at: must be an RFC 3339 time such as 2027-01-31T12:00:00Z").With("invalid_expires_at")
 		}
 		if next.ExpiresAt = at.UTC(); !at.After(now) { // year 1, too, which is never elsewhere
-			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past")
+			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past").With("invalid_expires_at")
 		}
 	}
 	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return Grant{}, err
 	} else if !known {
-		return Grant{}, fault.NotFound("Pack not found")
+		return Grant{}, fault.PackNotFound()
 	}
 	for _, check := range b.Checks {
 		if err := check(ctx, &next); err != nil {
@@ -274,7 +274,7 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return false, err
 	} else if !known {
-		return false, fault.NotFound("Pack not found")
+		return false, fault.PackNotFound()
 	}
 	return false, nil
 }

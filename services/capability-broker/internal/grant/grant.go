@@ -146,7 +146,7 @@ func (g *Grant) prepare(own Permissions, compile func(jsontext.Value) (*schema.S
 		return err
 	}
 	if g.args, err = compile(g.Terms.ArgsSchema); err != nil {
-		return fault.Invalid("Invalid args_schema: %v", err)
+		return fault.Invalid("Invalid args_schema: %v", err).With("invalid_args_schema")
 	}
 	return nil
 }
@@ -157,18 +157,18 @@ func object(field string, raw jsontext.Value, limit int) (compact, sorted jsonte
 		raw = jsontext.Value("{}")
 	}
 	if raw.Kind() != '{' {
-		return nil, nil, fault.Invalid("'%s' must be an object", field)
+		return nil, nil, fault.Invalid("'%s' must be an object", field).With("invalid_field")
 	}
 	if len(raw) > limit {
-		return nil, nil, fault.Invalid("Grant %s too large (max: %d bytes)", field, limit)
+		return nil, nil, fault.Invalid("Grant %s too large (max: %d bytes)", field, limit).With("grant_too_large")
 	}
 	compact = raw.Clone()
 	if err := compact.Compact(); err != nil {
-		return nil, nil, fault.Invalid("'%s' must be an object", field).Because(err)
+		return nil, nil, fault.Invalid("'%s' must be an object", field).With("invalid_field").Because(err)
 	}
 	sorted = compact.Clone()
 	if err := sorted.Format(jsontext.ReorderRawObjects(true)); err != nil {
-		return nil, nil, fault.Invalid("'%s' must be an object", field).Because(err)
+		return nil, nil, fault.Invalid("'%s' must be an object", field).With("invalid_field").Because(err)
 	}
 	return compact, sorted, nil
 }

@@ -22,7 +22,7 @@ func (l *Limits) check() error {
 		{"pids", l.PIDs == nil || *l.PIDs > 0}, {"timeout_seconds", l.TimeoutSeconds == nil || *l.TimeoutSeconds > 0},
 	} {
 		if !bound.ok {
-			return fault.Invalid("Invalid limits: '%s' must be positive", bound.name)
+			return fault.Invalid("Invalid limits: '%s' must be positive", bound.name).With("invalid_limits")
 		}
 	}
 	return nil

@@ -40,22 +40,22 @@ var taken = strings.Fields("bin boot dev etc lib lib32 lib64 libx32 opt pack pro
 
 func checkMounts(list []Mount) error {
 	if len(list) > maxMounts {
-		return fault.Invalid("Invalid mounts: more than %d", maxMounts)
+		return fault.Invalid("Invalid mounts: more than %d", maxMounts).With("invalid_mounts")
 	}
 	for i, m := range list {
 		if !cleanPath(m.Source) || !path.IsAbs(m.Source) && !fs.ValidPath(m.Source) || m.Source == "." {
-			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..', a slash at the end and names over 255 bytes")
+			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..', a slash at the end and names over 255 bytes").With("invalid_mounts")
 		}
 		place := m.Place()
 		if !cleanPath(place) || !path.IsAbs(place) || place == "/" {
-			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..', a slash at the end and names over 255 bytes")
+			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..', a slash at the end and names over 255 bytes").With("invalid_mounts")
 		}
 		if top, _, _ := strings.Cut(place[1:], "/"); slices.Contains(taken, top) {
-			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top)
+			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top).With("invalid_mounts")
 		}
 		for _, other := range list[:i] {
 			if inside(place, other.Place()) || inside(other.Place(), place) {
-				return fault.Invalid("Invalid mounts: two lie in one another at %s", place)
+				return fault.Invalid("Invalid mounts: two lie in one another at %s", place).With("invalid_mounts")
 			}
 		}
 	}

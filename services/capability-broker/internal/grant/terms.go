@@ -36,17 +36,17 @@ func (r HandlerRef) String() string { return r.PackID + "/" + r.Slug }
 func (t *Terms) check(permission string) error {
 	switch {
 	case t.MaxUses != nil && (*t.MaxUses < 1 || *t.MaxUses > maxUses):
-		return fault.Invalid("Invalid max_uses: must be an integer of 1 or more")
+		return fault.Invalid("Invalid max_uses: must be an integer of 1 or more").With("invalid_max_uses")
 	case t.RateLimit != nil && (*t.RateLimit < 1 || *t.RateLimit > maxRate):
-		return fault.Invalid("Invalid rate_limit: must be an integer from 1 to %d, in calls a minute", maxRate)
+		return fault.Invalid("Invalid rate_limit: must be an integer from 1 to %d, in calls a minute", maxRate).With("invalid_rate_limit")
 	}
 	if t.Handler != nil {
 		if _, err := pack.ParseID(t.Handler.PackID); err != nil || !slug.MatchString(t.Handler.Slug) {
-			return fault.Invalid("Invalid handler: must have the 'pack_id' and the 'slug' of a handler")
+			return fault.Invalid("Invalid handler: must have the 'pack_id' and the 'slug' of a handler").With("invalid_handler")
 		}
 	}
 	if Reserved(permission) && (t.Handler != nil || t.Limits != nil || len(t.Mounts) > 0) {
-		return fault.Invalid("Invalid grant: handler, limits and mounts are for permissions that handlers serve, '%s' is the broker's own", permission)
+		return fault.Invalid("Invalid grant: handler, limits and mounts are for permissions that handlers serve, '%s' is the broker's own", permission).With("invalid_grant")
 	}
 	if err := t.Limits.check(); err != nil {
 		return err

@@ -20,9 +20,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-// changedText is what contract.md has for bytes that are not those of the scan.
-const changedText = "SHA-256 mismatch: handler.py content changed since scan (TOCTOU)"
-
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
@@ -161,7 +158,7 @@ func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
 // bytes by now.
 func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error) {
 	if len(notes) > candidate.MaxText {
-		return Trust{}, fault.Invalid("'notes' is too long (max %d bytes)", candidate.MaxText)
+		return Trust{}, fault.TooLong("notes", candidate.MaxText)
 	}
 	s.approving.Lock()
 	defer s.approving.Unlock()
@@ -216,7 +213,7 @@ func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (*T
 
 // prepare makes the copy of what was scanned out of what was approved, if both are the same.
 func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
-	changed := candidate.InstallFailed(fault.Conflict(changedText))
+	changed := candidate.InstallFailed(fault.ContentChanged("handler.py", "/api/capability/candidates/scan"))
 	packs, err := s.Sources.Select(ctx, patterns(c.Slug)...)
 	if err != nil {
 		return Trust{}, err
@@ -228,11 +225,11 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	switch {
 	case known && state.Open:
 	case !s.Gates.Fresh():
-		return Trust{}, fault.Unavailable("Service unavailable: approval")
+		return Trust{}, fault.ServiceUnavailable("approval")
 	case !known:
-		return Trust{}, fault.Conflict("Pack '%s' is not approved (status: unknown)", c.PackID)
+		return Trust{}, fault.PackNotApproved(c.PackID, "unknown")
 	default:
-		return Trust{}, fault.Conflict("Pack '%s' is not approved (status: %s)", c.PackID, state.Status)
+		return Trust{}, fault.PackNotApproved(c.PackID, state.Status)
 	}
 	code, err := s.Trees.Get(ctx, state.Digest)
 	if err != nil {

@@ -112,7 +112,7 @@ func (r *Registry) CheckGrant(_ context.Context, g *grant.Grant) error {
 		return nil
 	}
 	if problem := t.CheckConfig(g.Config); problem != "" {
-		return fault.Invalid("Invalid config for %s: %s", g.PermissionID, problem)
+		return fault.Invalid("Invalid config for %s: %s", g.PermissionID, problem).With("invalid_config")
 	}
 	return nil
 }

@@ -31,7 +31,8 @@ func Capability(mux *rpc.Mux, grants *grant.Book, handlers *handler.Service) {
 	mux.Route("POST /api/capability/candidates/scan", rpc.Handle(c.scan), "gateway")
 	mux.Route("POST /api/capability/requests/{candidate_key}/approve", rpc.Handle(c.approve), "gateway")
 	candidate.Routes(mux, handlers.Candidates(), candidate.Wire[handler.Candidate]{
-		Prefix: "/api/capability", ValidKey: handler.ValidKey, View: c.view,
+		KeyForm: fault.HandlerKeyForm,
+		Prefix:  "/api/capability", ValidKey: handler.ValidKey, View: c.view,
 	})
 }
 
@@ -136,7 +137,7 @@ func (c capability) warnings(g *grant.Grant) []string {
 func (c capability) list(ctx context.Context, req listRequest) (listResponse, error) {
 	if req.PrincipalID != "" {
 		if _, err := pack.ParseID(req.PrincipalID); err != nil {
-			return listResponse{}, fault.Invalid("Invalid principal_id")
+			return listResponse{}, fault.InvalidPrincipal()
 		}
 	}
 	grants, err := c.grants.List(ctx, req.PrincipalID)
@@ -202,7 +203,7 @@ type approveResponse struct {
 
 func (c capability) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
 	if !handler.ValidKey(req.Key) {
-		return approveResponse{}, candidate.ErrInvalidKey()
+		return approveResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
 	}
 	t, err := c.handlers.Approve(ctx, req.Key, req.Notes)
 	if err != nil {

@@ -120,7 +120,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 		req.Tail = defaultTail
 	}
 	if req.Tail < 1 || req.Tail > maxTail {
-		return fault.Invalid("Invalid value for 'tail': want a whole number from 1 to %d", maxTail)
+		return fault.InvalidField("tail", fmt.Sprintf("a whole number from 1 to %d", maxTail))
 	}
 	lines, err := c.Logs(r.Context(), req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
 	if err != nil {
@@ -145,7 +145,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 
 func gone(err error) error {
 	if errors.Is(err, sandbox.ErrNotFound) {
-		return fault.NotFound("Container not found").Because(err)
+		return fault.NotFound("Container not found").With("container_not_found").Because(err)
 	}
 	return err
 }

@@ -137,9 +137,9 @@ func (f *Folders) find(ctx context.Context, m grant.Mount) (*Found, error) {
 	folder, err := open(root, rest, own)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fault.Invalid("Invalid mounts: there is no folder %s", m.Source).Because(err)
+		return nil, fault.Invalid("Invalid mounts: there is no folder %s", m.Source).With("invalid_mounts").Because(err)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
-		return nil, fault.Invalid("Invalid mounts: %s is no folder, or a link leads there", m.Source).Because(err)
+		return nil, fault.Invalid("Invalid mounts: %s is no folder, or a link leads there", m.Source).With("invalid_mounts").Because(err)
 	case errors.Is(err, errOwn):
 		return nil, private(m.Source)
 	case err != nil:
@@ -154,7 +154,7 @@ func (f *Folders) find(ctx context.Context, m grant.Mount) (*Found, error) {
 }
 
 func private(source string) error {
-	return fault.Invalid("Invalid mounts: %s holds or lies in what is Rumi's own or the system's", source)
+	return fault.Invalid("Invalid mounts: %s holds or lies in what is Rumi's own or the system's", source).With("invalid_mounts")
 }
 
 // root is the innermost of the roots that a path lies in, and the rest of the path.
@@ -165,7 +165,7 @@ func (f *Folders) root(source string) (root, rest string, err error) {
 		}
 	}
 	if root == "" {
-		return "", "", fault.Invalid("Invalid mounts: %s lies in none of the folders that %s names; a name without a slash in front is a folder of user_data/shared", source, Setting)
+		return "", "", fault.Invalid("Invalid mounts: %s lies in none of the folders that %s names; a name without a slash in front is a folder of user_data/shared", source, Setting).With("invalid_mounts")
 	}
 	return root, strings.TrimPrefix(strings.TrimPrefix(source, root), "/"), nil
 }
@@ -199,7 +199,7 @@ func unmounted(source string, err error) error {
 	if _, ok := errors.AsType[*fault.Fault](err); ok {
 		return err
 	}
-	return fault.Invalid("Invalid mounts: capability-broker doesn't see %s; mount it there at its own path", source).Because(err)
+	return fault.Invalid("Invalid mounts: capability-broker doesn't see %s; mount it there at its own path", source).With("invalid_mounts").Because(err)
 }
 
 // share makes a folder that packs share, unless it is there. Whatever a handler makes in it, this process and the group of

@@ -27,7 +27,7 @@ func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 		_, known = p.Gates.Now(ctx, packID)
 	}
 	if !known && !p.Gates.Fresh() {
-		return false, fault.Unavailable("Service unavailable: approval")
+		return false, fault.ServiceUnavailable("approval")
 	}
 	return known, nil
 }
@@ -36,7 +36,7 @@ func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 func (p Packs) Grantable(packID string) error {
 	state, known := p.Gates.Get(packID)
 	if !known {
-		return fault.NotFound("Pack not found")
+		return fault.PackNotFound()
 	}
 	return state.Grantable()
 }

@@ -63,17 +63,17 @@ func (c Ceiling) CheckGrant(_ context.Context, g *grant.Grant) error {
 	const over = "Invalid limits: '%s' is over the operator's %v (%s)"
 	switch {
 	case l.MemoryMB != nil && *l.MemoryMB > c.Memory>>20:
-		return fault.Invalid(over, "memory_mb", c.Memory>>20, "RUMI_CONTAINER_MAX_MEMORY_MB")
+		return fault.Invalid(over, "memory_mb", c.Memory>>20, "RUMI_CONTAINER_MAX_MEMORY_MB").With("invalid_limits")
 	case l.CPUs != nil && *l.CPUs > c.CPUs:
-		return fault.Invalid(over, "cpus", c.CPUs, "RUMI_CONTAINER_MAX_CPUS")
+		return fault.Invalid(over, "cpus", c.CPUs, "RUMI_CONTAINER_MAX_CPUS").With("invalid_limits")
 	case l.PIDs != nil && *l.PIDs > c.PIDs:
-		return fault.Invalid(over, "pids", c.PIDs, "RUMI_CONTAINER_MAX_PIDS")
+		return fault.Invalid(over, "pids", c.PIDs, "RUMI_CONTAINER_MAX_PIDS").With("invalid_limits")
 	case l.TimeoutSeconds != nil && *l.TimeoutSeconds > c.Timeout.Seconds():
-		return fault.Invalid(over, "timeout_seconds", c.Timeout.Seconds(), "RUMI_CAPABILITY_MAX_TIMEOUT")
+		return fault.Invalid(over, "timeout_seconds", c.Timeout.Seconds(), "RUMI_CAPABILITY_MAX_TIMEOUT").With("invalid_limits")
 	}
 	if c.of(*l).Check() != nil {
 		least := sandbox.MinLimits
-		return fault.Invalid("Invalid limits: the least is memory_mb %d, cpus %g, pids %d", least.Memory>>20, least.CPUs, least.PIDs)
+		return fault.Invalid("Invalid limits: the least is memory_mb %d, cpus %g, pids %d", least.Memory>>20, least.CPUs, least.PIDs).With("invalid_limits")
 	}
 	return nil
 }

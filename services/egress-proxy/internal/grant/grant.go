@@ -51,17 +51,17 @@ type Wish struct {
 func (w Wish) Check(now time.Time) error {
 	switch {
 	case len(w.AllowedDomains) == 0 && len(w.AllowedPorts) == 0:
-		return fault.Invalid("Must specify allowed_domains or allowed_ports")
+		return fault.Invalid("Must specify allowed_domains or allowed_ports").With("grant_empty")
 	case len(w.AllowedDomains) > MaxEntries:
-		return fault.Invalid("Too many allowed_domains: %d > %d", len(w.AllowedDomains), MaxEntries)
+		return fault.Invalid("Too many allowed_domains: %d > %d", len(w.AllowedDomains), MaxEntries).With("too_many_entries")
 	case len(w.AllowedPorts) > MaxEntries:
-		return fault.Invalid("Too many allowed_ports: %d > %d", len(w.AllowedPorts), MaxEntries)
+		return fault.Invalid("Too many allowed_ports: %d > %d", len(w.AllowedPorts), MaxEntries).With("too_many_entries")
 	case len(w.Notes) > MaxNotes:
-		return fault.Invalid("notes is too long: %d > %d bytes", len(w.Notes), MaxNotes)
+		return fault.Invalid("notes is too long: %d > %d bytes", len(w.Notes), MaxNotes).With("value_too_long")
 	case len(w.GrantedBy) > MaxGrantedBy:
-		return fault.Invalid("granted_by is too long: %d > %d bytes", len(w.GrantedBy), MaxGrantedBy)
+		return fault.Invalid("granted_by is too long: %d > %d bytes", len(w.GrantedBy), MaxGrantedBy).With("value_too_long")
 	case !w.ExpiresAt.IsZero() && !w.ExpiresAt.After(now):
-		return fault.Invalid("expires_at must lie in the future")
+		return fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
 	}
 	for _, domain := range w.AllowedDomains {
 		if _, err := hostname.ParsePattern(domain); err != nil {
@@ -70,7 +70,7 @@ func (w Wish) Check(now time.Time) error {
 	}
 	for _, port := range w.AllowedPorts {
 		if port < 0 || port > 65535 {
-			return fault.Invalid("Invalid port in allowed_ports: %d (want 1 to 65535, or 0 for all)", port)
+			return fault.Invalid("Invalid port in allowed_ports: %d (want 1 to 65535, or 0 for all)", port).With("invalid_port")
 		}
 	}
 	return checkRules(w.Rules)
@@ -82,7 +82,7 @@ func invalidDomain(field, domain string) *fault.Fault {
 	if name := nameIn(domain); name != "" {
 		want = "the name alone: " + name + "; ports go to allowed_ports, paths to rules"
 	}
-	return fault.Invalid("Invalid domain in %s: %.300q (want %s)", field, domain, want)
+	return fault.Invalid("Invalid domain in %s: %.300q (want %s)", field, domain, want).With("invalid_domain")
 }
 
 // nameIn is the host in a URL or in host:port, "" where there is none.

@@ -29,7 +29,7 @@ type Rule struct {
 
 func checkRules(rules []Rule) error {
 	if len(rules) > MaxRules {
-		return fault.Invalid("Too many rules: %d > %d", len(rules), MaxRules)
+		return fault.Invalid("Too many rules: %d > %d", len(rules), MaxRules).With("too_many_entries")
 	}
 	for i, rule := range rules {
 		if err := rule.check(fmt.Sprintf("rules[%d]", i)); err != nil {
@@ -43,13 +43,13 @@ func checkRules(rules []Rule) error {
 func (r Rule) check(field string) error {
 	switch {
 	case len(r.Domains) == 0 && len(r.Methods) == 0 && len(r.PathPrefixes) == 0:
-		return fault.Invalid("%s must specify domains, methods or path_prefixes", field)
+		return fault.Invalid("%s must specify domains, methods or path_prefixes", field).With("invalid_rule")
 	case len(r.Domains) > MaxEntries:
-		return fault.Invalid("Too many %s.domains: %d > %d", field, len(r.Domains), MaxEntries)
+		return fault.Invalid("Too many %s.domains: %d > %d", field, len(r.Domains), MaxEntries).With("too_many_entries")
 	case len(r.Methods) > len(Methods):
-		return fault.Invalid("Too many %s.methods: %d > %d", field, len(r.Methods), len(Methods))
+		return fault.Invalid("Too many %s.methods: %d > %d", field, len(r.Methods), len(Methods)).With("too_many_entries")
 	case len(r.PathPrefixes) > MaxPrefixes:
-		return fault.Invalid("Too many %s.path_prefixes: %d > %d", field, len(r.PathPrefixes), MaxPrefixes)
+		return fault.Invalid("Too many %s.path_prefixes: %d > %d", field, len(r.PathPrefixes), MaxPrefixes).With("too_many_entries")
 	}
 	for _, domain := range r.Domains {
 		if _, err := hostname.ParsePattern(domain); err != nil {
@@ -58,12 +58,12 @@ func (r Rule) check(field string) error {
 	}
 	for _, method := range r.Methods {
 		if !slices.Contains(Methods, method) {
-			return fault.Invalid("Invalid method in %s.methods: %.50q (want %s)", field, method, strings.Join(Methods, ", "))
+			return fault.Invalid("Invalid method in %s.methods: %.50q (want %s)", field, method, strings.Join(Methods, ", ")).With("invalid_method")
 		}
 	}
 	for _, prefix := range r.PathPrefixes {
 		if _, err := urlpath.ParsePrefix(prefix); err != nil {
-			return fault.Invalid("Invalid path in %s.path_prefixes: %.300q (want a path such as /v1/models, without dot segments, empty segments, escaped slashes or a query)", field, prefix)
+			return fault.Invalid("Invalid path in %s.path_prefixes: %.300q (want a path such as /v1/models, without dot segments, empty segments, escaped slashes or a query)", field, prefix).With("invalid_path")
 		}
 	}
 	return nil

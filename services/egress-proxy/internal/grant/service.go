@@ -74,7 +74,7 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Granted, er
 		// Asked once more, so that no grant follows the Remove of an uninstall.
 		state, known := s.gates.Get(packID)
 		if !known {
-			return nil, fault.NotFound("Pack not found")
+			return nil, fault.PackNotFound()
 		}
 		if err := state.Grantable(); err != nil {
 			return nil, err
@@ -107,7 +107,7 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Granted, er
 // nobody ever knew is a not-found fault.
 func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bool, err error) {
 	if len(reason) > MaxNotes {
-		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes)
+		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes).With("value_too_long")
 	}
 	if _, ok := s.book.Get(packID); !ok {
 		if err := s.mustKnow(ctx, packID); err != nil {
@@ -230,9 +230,9 @@ func (s *Service) mustKnow(ctx context.Context, packID string) error {
 		return nil
 	}
 	if !s.gates.Fresh() {
-		return fault.Unavailable("Can't tell whether the pack exists: approval does not answer")
+		return fault.Unavailable("Can't tell whether the pack exists: approval does not answer").With("service_unavailable")
 	}
-	return fault.NotFound("Pack not found")
+	return fault.PackNotFound()
 }
 
 // stamp is now as the store keeps it.

@@ -86,7 +86,7 @@ func (r *routes) proposal(ctx context.Context, req proposalRequest) (proposalRes
 	if req.Since != "" {
 		var err error
 		if since, err = time.Parse(time.RFC3339, req.Since); err != nil {
-			return proposalResponse{}, fault.Invalid("Invalid since: %.50q (want a time such as 2026-01-02T03:04:05Z)", req.Since)
+			return proposalResponse{}, fault.Invalid("Invalid since: %.50q (want a time such as 2026-01-02T03:04:05Z)", req.Since).With("invalid_since")
 		}
 	}
 	denials, err := r.ledger.Denials(ctx, req.PackID)

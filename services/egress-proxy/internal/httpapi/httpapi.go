@@ -107,7 +107,7 @@ func (r *routes) grant(ctx context.Context, req grantRequest) (grantResponse, er
 	}
 	if req.ExpiresAt != nil {
 		if req.ExpiresAt.IsZero() { // which means never where it is kept
-			return grantResponse{}, fault.Invalid("expires_at must lie in the future")
+			return grantResponse{}, fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
 		}
 		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
@@ -167,11 +167,11 @@ func (r *routes) check(ctx context.Context, req checkRequest) (checkResponse, er
 	}
 	switch {
 	case req.Domain == "":
-		return checkResponse{}, fault.Invalid("Missing domain")
+		return checkResponse{}, fault.Missing("domain")
 	case req.Port == nil:
-		return checkResponse{}, fault.Invalid("Missing port")
+		return checkResponse{}, fault.Missing("port")
 	case *req.Port < 1 || *req.Port > 65535:
-		return checkResponse{}, fault.Invalid("Invalid port: %d", *req.Port)
+		return checkResponse{}, fault.Invalid("Invalid port: %d", *req.Port).With("invalid_port")
 	}
 	d, err := r.grants.Check(ctx, req.PackID, req.Domain, uint16(*req.Port))
 	response := checkResponse{Allowed: d.Allowed, Reason: d.Reason, PackID: req.PackID, Domain: req.Domain, Port: *req.Port}
@@ -217,7 +217,7 @@ func (r *routes) remove(ctx context.Context, req removeRequest) (api.RemoveRespo
 
 func checkID(packID string) error {
 	if packID == "" {
-		return fault.Invalid("Missing pack_id")
+		return fault.Missing("pack_id")
 	}
 	_, err := pack.ParseID(packID)
 	return err

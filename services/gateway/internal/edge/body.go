@@ -35,7 +35,7 @@ func takeBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop
 	}
 	if r.ContentLength > limit {
 		raw.Header().Set("Connection", "close")
-		return stop, fault.TooLarge("Request body too large")
+		return stop, fault.BodyTooLarge()
 	}
 	bounded := http.MaxBytesReader(raw, r.Body, limit)
 	deadline := http.NewResponseController(raw)
@@ -68,12 +68,12 @@ func isMultipart(r *http.Request) bool {
 
 func bodyFault(err error) *fault.Fault {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return fault.TooLarge("Request body too large")
+		return fault.BodyTooLarge()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fault.Invalid("Request body was not received in time").With("body_timeout")
 	}
-	return fault.Invalid("Request body could not be read").Because(err)
+	return fault.BodyUnreadable().Because(err)
 }
 
 // upload is a body on its way through. Each piece of it must arrive within stallTimeout.

@@ -6,6 +6,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -123,7 +124,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 			if w.wrote {
 				p = http.ErrAbortHandler
 			} else {
-				rpc.WriteError(ctx, w, fault.New(fault.KindInternal, "panic"))
+				rpc.WriteError(ctx, w, errors.New("panic"))
 				p = nil
 			}
 		}
@@ -153,11 +154,11 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 // public answers what needs no token.
 func (e *Edge) public(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path != "/healthz" {
-		return fault.NotFound("Not found")
+		return fault.NoRoute()
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", http.MethodGet)
-		return fault.New(fault.KindMethod, "Method not allowed")
+		return fault.MethodNotAllowed()
 	}
 	return rpc.WriteData(w, struct {
 		Status string `json:"status"`
@@ -177,20 +178,20 @@ func (e *Edge) refuse(w http.ResponseWriter, r *http.Request) error {
 	if within {
 		e.write(r.Context(), entry)
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		return fault.Unauthenticated("Unauthorized")
+		return fault.Unauthenticated("Unauthorized").With("unauthorized")
 	}
 	if first, _ := e.told.Allow(address); first {
 		entry.RejectionReason = "too many failed authentications; further ones are not audited for a minute"
 		e.write(r.Context(), entry)
 	}
-	return fault.Limited("Too many failed authentications").After(wait)
+	return fault.Limited("Too many failed authentications").With("too_many_failures").After(wait)
 }
 
 // serve answers a request of the operator.
 func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 	if e.cfg.Rate != nil {
 		if ok, wait := e.cfg.Rate.Allow(parseAddress(r.RemoteAddr)); !ok {
-			return fault.Limited("Rate limit exceeded").After(wait)
+			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
 		}
 	}
 	found, allow, err := e.table.Find(r)

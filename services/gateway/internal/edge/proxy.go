@@ -104,7 +104,7 @@ func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Connection", "close")
 		err = bodyFault(u.failure())
 	} else if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		err = fault.Unavailable("Service unavailable: %s", p.service).Because(err)
+		err = fault.ServiceUnavailable(p.service).Because(err)
 	}
 	rpc.WriteError(r.Context(), w, err)
 }

@@ -83,7 +83,7 @@ func (t *Table) Find(r *http.Request) (found *Route, allow []string, err error) 
 	}
 	depth := strings.Count(path, "/")
 	if depth >= len(t.byDepth) {
-		return nil, nil, fault.NotFound("Not found")
+		return nil, nil, fault.NoRoute()
 	}
 	for i := range t.byDepth[depth] {
 		candidate := &t.byDepth[depth][i]
@@ -96,9 +96,9 @@ func (t *Table) Find(r *http.Request) (found *Route, allow []string, err error) 
 		allow = append(allow, candidate.Method)
 	}
 	if allow != nil {
-		return nil, allow, fault.New(fault.KindMethod, "Method not allowed")
+		return nil, allow, fault.MethodNotAllowed()
 	}
-	return nil, nil, fault.NotFound("Not found")
+	return nil, nil, fault.NoRoute()
 }
 
 // fits says whether path, which has as many slashes as the route has segments, is one of its paths.

@@ -103,7 +103,7 @@ func (e *Ecosystem) Close() error {
 func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	busy := fault.Unavailable("Another change of the installed packs is under way").After(5 * time.Second)
+	busy := fault.Unavailable("Another change of the installed packs is under way").With("busy").After(5 * time.Second)
 	select {
 	case e.inside <- struct{}{}:
 	case <-ctx.Done():

@@ -171,7 +171,7 @@ func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.R
 
 func spaceFault(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Unavailable("No space left for packs").With("no_space").Because(err)
+		return fault.NoSpace("packs").Because(err)
 	}
 	return err
 }

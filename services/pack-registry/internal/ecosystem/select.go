@@ -57,12 +57,12 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 
 func splitPatterns(patterns []string) ([][]string, error) {
 	if len(patterns) == 0 || len(patterns) > maxPatterns {
-		return nil, fault.Invalid("Invalid value for field 'patterns': want 1 to %d", maxPatterns)
+		return nil, fault.Invalid("Invalid value for field 'patterns': want 1 to %d", maxPatterns).With("invalid_field")
 	}
 	var split [][]string
 	for _, p := range patterns {
 		if _, err := path.Match(p, ""); err != nil || p != path.Clean(p) || !fs.ValidPath(p) || strings.Count(p, "/") >= maxDepth {
-			return nil, fault.Invalid("Invalid value for field 'patterns': %q", p)
+			return nil, fault.Invalid("Invalid value for field 'patterns': %q", p).With("invalid_field")
 		}
 		split = append(split, strings.Split(p, "/"))
 	}

@@ -35,7 +35,7 @@ func (p Packs) backups(ctx context.Context, packID string) (backupsResponse, err
 		return backupsResponse{}, err
 	}
 	if len(all) == 0 && !p.Ecosystem.Has(id) {
-		return backupsResponse{}, fault.NotFound("Pack not found").With("pack_not_found")
+		return backupsResponse{}, fault.PackNotFound()
 	}
 	response := backupsResponse{PackID: string(id), Backups: make([]backup, 0, len(all))}
 	for _, b := range all {

@@ -136,7 +136,7 @@ func next(form *multipart.Reader, already int) (notes string, file *multipart.Pa
 			}
 			notes = string(value)
 		default:
-			return "", nil, fault.Invalid("Unknown field '%s'", name).With("unknown_field")
+			return "", nil, fault.UnknownField(name, []string{"file", "notes"})
 		}
 	}
 	return "", nil, fault.Invalid("Too many fields").With("invalid_form")
@@ -155,7 +155,7 @@ func (f formReader) Read(p []byte) (int, error) {
 
 func formFault(err error) error {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return fault.TooLarge("Request body too large")
+		return fault.BodyTooLarge()
 	}
 	return fault.Invalid("Invalid form in request body").With("invalid_form").Because(err)
 }

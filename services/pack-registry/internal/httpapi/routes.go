@@ -59,7 +59,7 @@ func (p Packs) part(ctx context.Context, r partRequest) (any, error) {
 	case r.PackID == "staging":
 		return p.inspectStaging(ctx, r.Part)
 	default:
-		return nil, fault.NotFound("Not found")
+		return nil, fault.NoRoute()
 	}
 }
 

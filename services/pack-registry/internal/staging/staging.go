@@ -118,7 +118,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 			return "", err
 		}
 		if n > MaxUpload {
-			return "", fault.TooLarge("Request body too large")
+			return "", fault.BodyTooLarge()
 		}
 		if st.Notes, err = notes(); err != nil {
 			return "", err
@@ -147,7 +147,7 @@ func (a *Area) importing(ctx context.Context, st store.Staging, fill func(contex
 	st.ID, st.CreatedAt, st.Actor = store.NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
 	err := a.build(ctx, &st, fill)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = fault.Unavailable("No space left for imports").Because(err)
+		err = fault.NoSpace("imports").Because(err)
 	}
 	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
 		"source_path": st.SourcePath, "input_type": st.InputType,

@@ -89,7 +89,7 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 	case err != nil && !installed: // nobody can say whether there is such a pack
 		return Result{}, err
 	case err == nil && !known:
-		return Result{}, fault.NotFound("Pack not found").With("pack_not_found")
+		return Result{}, fault.PackNotFound()
 	}
 	u.step("retired")
 	result := Result{PackID: string(id), Errors: []string{}}

@@ -253,7 +253,7 @@ func printable(s string) string {
 // Check says whether builds can be made.
 func (b *Builder) Check(ctx context.Context) error {
 	if status := b.cfg.Engine.Status(ctx); !status.Available {
-		return fault.Unavailable("Docker is required but not available").With("docker_unavailable").Because(errors.New(status.Error))
+		return fault.DockerUnavailable().Because(errors.New(status.Error))
 	}
 	_, err := b.cfg.Engine.Image(ctx, b.cfg.Image)
 	return err

@@ -33,7 +33,7 @@ func NewStore(dir string) *Store {
 	return &Store{dir: dir, cache: tree.NewCache(dir, missing)}
 }
 
-func errMissing() error { return fault.NotFound("Environment not found") }
+func errMissing() error { return fault.NotFound("Environment not found").With("environment_not_found") }
 
 // Path is where the environment of a digest lies.
 func (s *Store) Path(digest string) (string, error) {

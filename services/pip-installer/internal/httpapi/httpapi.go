@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -22,7 +23,7 @@ type routes struct{ installer *installer.Installer }
 // Routes serves i on mux.
 func Routes(mux *rpc.Mux, i *installer.Installer) {
 	r := routes{i}
-	candidate.Routes(mux, i.Candidates, candidate.Wire[installer.Lock]{Prefix: "/api/pip", ValidKey: installer.ValidKey, View: view})
+	candidate.Routes(mux, i.Candidates, candidate.Wire[installer.Lock]{Prefix: "/api/pip", KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: view})
 	mux.Route("POST /api/pip/candidates/scan", rpc.Handle(r.scan), "gateway")
 	mux.Route("POST /api/pip/requests/{candidate_key}/approve", rpc.Handle(r.approve), "gateway")
 	mux.Route("GET /internal/environments/{pack_id}", rpc.Handle(r.environment), "capability-broker")
@@ -88,7 +89,7 @@ type approveResponse struct {
 
 func (r routes) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
 	if !installer.ValidKey(req.Key) {
-		return approveResponse{}, candidate.ErrInvalidKey()
+		return approveResponse{}, fault.InvalidCandidateKey(fault.LockKeyForm)
 	}
 	i, err := r.installer.Approve(ctx, req.Key, installer.Decision{AllowSdist: req.AllowSdist, IndexURL: req.IndexURL, Notes: req.Notes})
 	if err != nil {

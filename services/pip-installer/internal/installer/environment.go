@@ -20,7 +20,7 @@ func (i *Installer) Environment(ctx context.Context, packID string) (api.Environ
 		return api.Environment{}, err
 	}
 	if len(installed) == 0 {
-		return api.Environment{}, fault.NotFound("Environment not found")
+		return api.Environment{}, fault.NotFound("Environment not found").With("environment_not_found")
 	}
 	last := installed[0]
 	for _, item := range installed[1:] {
@@ -49,7 +49,7 @@ func (i *Installer) Send(ctx context.Context, w io.Writer, packID, digest string
 			return i.cfg.Environments.Send(ctx, w, digest)
 		}
 	}
-	return fault.NotFound("Environment not found")
+	return fault.NotFound("Environment not found").With("environment_not_found")
 }
 
 // Remove forgets a pack and removes what was installed for it, unless another pack has the same.

@@ -40,10 +40,10 @@ func (i Indexes) Choose(asked string) (string, error) {
 	}
 	u, err := canonicalIndex(asked)
 	if err != nil {
-		return "", fault.Invalid("Invalid index_url: %s", err)
+		return "", fault.Invalid("Invalid index_url: %s", err).With("invalid_index_url")
 	}
 	if !slices.Contains(i.urls, u) {
-		return "", fault.Invalid("index_url is not allowed; RUMI_PIP_INDEX_URLS lists those that are")
+		return "", fault.Invalid("index_url is not allowed; RUMI_PIP_INDEX_URLS lists those that are").With("index_not_allowed")
 	}
 	return u, nil
 }

@@ -105,7 +105,7 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 		return Item{}, err
 	}
 	if len(decision.Notes) > candidate.MaxText {
-		return Item{}, fault.Invalid("'notes' is too long (max %d bytes)", candidate.MaxText)
+		return Item{}, fault.TooLong("notes", candidate.MaxText)
 	}
 	keeping := false
 	defer func() {
@@ -151,7 +151,7 @@ func (i *Installer) unchanged(ctx context.Context, item *Item) error {
 }
 
 func (i *Installer) mismatch(ctx context.Context, item *Item) error {
-	refusal := fault.Conflict("SHA-256 mismatch: %s content changed since scan (TOCTOU)", filepath.Base(item.Payload.Relpath)).With("hash_mismatch")
+	refusal := fault.ContentChanged(filepath.Base(item.Payload.Relpath), "/api/pip/candidates/scan")
 	err := i.cfg.Audit.Write(ctx, audit.Entry{
 		Category: audit.Security, Severity: audit.Error, Action: "hash_mismatch", OwnerPack: item.PackID,
 		Details: map[string]any{"candidate_key": item.Key, "relpath": item.Payload.Relpath}, RejectionReason: refusal.Message,
@@ -165,14 +165,14 @@ func (i *Installer) mismatch(ctx context.Context, item *Item) error {
 // approvedLock reads the lock out of the tree that was approved, which is all that may be acted on.
 func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requirement, error) {
 	if !i.cfg.Gates.Fresh() {
-		return nil, fault.Unavailable("Service unavailable: approval")
+		return nil, fault.ServiceUnavailable("approval")
 	}
 	state, known := i.cfg.Gates.Now(ctx, item.PackID)
 	if !known {
 		state.Status = "unknown"
 	}
 	if !state.Open {
-		refusal := fault.Conflict("Pack '%s' is not approved (status: %s)", item.PackID, state.Status).With("pack_not_approved")
+		refusal := fault.PackNotApproved(item.PackID, state.Status)
 		err := i.cfg.Audit.Write(ctx, audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "pip_denied", OwnerPack: item.PackID,
 			Details: map[string]any{"candidate_key": item.Key}, RejectionReason: refusal.Message,
@@ -200,7 +200,7 @@ func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requir
 	}
 	requirements, err := lock.Parse(content)
 	if err != nil {
-		return nil, candidate.InstallFailed(fault.Conflict("Invalid requirements.lock: %s", err))
+		return nil, candidate.InstallFailed(fault.Conflict("Invalid requirements.lock: %s", err).With("invalid_lock"))
 	}
 	return requirements, nil
 }

@@ -351,4 +351,6 @@ func (v *Vault) step(name string) {
 	}
 }
 
-func notFound(key string) error { return fault.NotFound("Secret not found: %s", key) }
+func notFound(key string) error {
+	return fault.NotFound("Secret not found: %s", key).With("secret_not_found")
+}
