@@ -9,6 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,11 +26,13 @@ const (
 
 // Authority issues the certificates of an installation.
 type Authority struct {
+	Home string // the id of the Rumi home it issues for; LoadAuthority leaves it empty
+
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes a certificate authority with a key of its own (ECDSA P-256), good for ten years.
+// NewAuthority makes a certificate authority with a key of its own (ECDSA P-256), good for ten years, for a new home.
 func NewAuthority(now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -51,7 +55,7 @@ func NewAuthority(now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
 	}
-	return &Authority{cert: cert, key: key}, nil
+	return &Authority{Home: NewHome(), cert: cert, key: key}, nil
 }
 
 // LoadAuthority reads what Save wrote; errors.Is(err, fs.ErrNotExist) where there is none.
@@ -89,14 +93,17 @@ func (a *Authority) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save authority: %w", err)
 	}
-	return writeFiles(dir, map[string][]byte{KeyFile: keyPEM, CAFile: encodeCertificate(a.cert.Raw)})
+	return writeFiles(dir, []file{{KeyFile, keyPEM}, {CAFile, encodeCertificate(a.cert.Raw)}})
 }
 
-// Issue makes a certificate for the named service, good for two years, and writes the identity (ca.pem, cert.pem and
-// key.pem, 0600) to dir, which must exist.
+// Issue makes a certificate for the named service, good for two years, and writes the identity (ca.pem, cert.pem, key.pem
+// and home_id, 0600) to dir, which must exist.
 func (a *Authority) Issue(service, dir string, now time.Time) error {
 	if service == "" {
 		return errors.New("issue certificate: a service needs a name")
+	}
+	if !ValidHome(a.Home) {
+		return fmt.Errorf("issue certificate: %q is no home id", a.Home)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -105,6 +112,7 @@ func (a *Authority) Issue(service, dir string, now time.Time) error {
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: service},
 		DNSNames:    []string{service},
+		URIs:        []*url.URL{homeURI(a.Home)},
 		NotBefore:   now.Add(-clockSkew),
 		NotAfter:    now.Add(leafLife),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
@@ -118,18 +126,19 @@ func (a *Authority) Issue(service, dir string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("issue certificate: %w", err)
 	}
-	return writeFiles(dir, map[string][]byte{
-		KeyFile:  keyPEM,
-		CertFile: encodeCertificate(der),
-		CAFile:   encodeCertificate(a.cert.Raw),
+	return writeFiles(dir, []file{
+		{KeyFile, keyPEM},
+		{CertFile, encodeCertificate(der)},
+		{CAFile, encodeCertificate(a.cert.Raw)},
+		{HomeFile, []byte(a.Home + "\n")},
 	})
 }
 
-// Current says whether dir holds an identity of the named service that this authority issued and that is good for
-// RenewBefore at least.
+// Current says whether dir holds an identity of the named service that this authority issued for its home and that is good
+// for RenewBefore at least.
 func (a *Authority) Current(service, dir string, now time.Time) bool {
 	id, err := Load(dir)
-	if err != nil || id.Name != service {
+	if err != nil || id.Name != service || id.Home != a.Home {
 		return false
 	}
 	leaf := id.cert.Leaf
@@ -156,17 +165,47 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// writeFiles writes each file whole or not at all.
-func writeFiles(dir string, files map[string][]byte) error {
-	for name, data := range files {
-		path := filepath.Join(dir, name)
-		temp := path + ".new"
-		if err := os.WriteFile(temp, data, 0o600); err != nil {
-			return fmt.Errorf("write identity: %w", err)
-		}
-		if err := os.Rename(temp, path); err != nil {
+// file is the name and the content of a file.
+type file struct {
+	name string
+	data []byte
+}
+
+// writeFiles writes the files in the order given, each whole or not at all. When it returns they are on the disk, their
+// names too: a crash must not leave a certificate without its key, or an empty one.
+func writeFiles(dir string, files []file) error {
+	for _, f := range files {
+		if err := writeFile(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("write identity: %w", err)
 		}
 	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
 	return nil
+}
+
+func writeFile(path string, data []byte) error {
+	temp := path + ".new"
+	// What a crash left under the name is removed, so that a link there is never written through.
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	out, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := out.Write(data); err != nil {
+		return err
+	}
+	if err := out.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
 }

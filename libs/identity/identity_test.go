@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,6 +94,18 @@ func TestServicesKnowEachOther(t *testing.T) {
 			t.Fatal("admitted")
 		}
 	})
+	t.Run("a certificate of another home is refused, though its authority is the same", func(t *testing.T) {
+		elsewhere := *a
+		elsewhere.Home = identity.NewHome()
+		stranger := issue(t, &elsewhere, "gateway", now)
+		if _, serverErr, _ := handshake(t, approval.Server(), stranger.Client("approval")); serverErr == nil {
+			t.Error("admitted a caller of another home")
+		}
+		other := issue(t, &elsewhere, "approval", now)
+		if _, _, clientErr := handshake(t, other.Server(), gateway.Client("approval")); clientErr == nil {
+			t.Error("trusted a server of another home")
+		}
+	})
 	t.Run("a server of another name is refused", func(t *testing.T) {
 		if _, _, clientErr := handshake(t, approval.Server(), gateway.Client("secrets")); clientErr == nil {
 			t.Fatal("trusted")
@@ -112,6 +126,7 @@ func TestAuthorityIsKeptAndRenews(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	again.Home = a.Home
 	now := time.Now()
 	service := t.TempDir()
 	if err := a.Issue("secrets", service, now); err != nil {
@@ -140,5 +155,67 @@ func TestAuthorityIsKeptAndRenews(t *testing.T) {
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Fatalf("key mode %v, %v", info.Mode(), err)
 		}
+	}
+}
+
+func TestHomeIsNeverMadeUp(t *testing.T) {
+	a := authority(t)
+	dir := t.TempDir()
+	if err := a.Issue("secrets", dir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.Load(dir)
+	if err != nil || id.Home != a.Home || !identity.ValidHome(id.Home) {
+		t.Fatalf("home %q, %v, want %q", id.Home, err, a.Home)
+	}
+	path := filepath.Join(dir, identity.HomeFile)
+	for name, c := range map[string]struct{ content, want string }{
+		"another home":   {identity.NewHome() + "\n", "was issued in home"},
+		"empty":          {"", "holds no home id"},
+		"too long":       {a.Home + "0\n", "holds no home id"},
+		"two lines":      {a.Home + "\n\n", "holds no home id"},
+		"capitals":       {strings.Repeat("A", 32), "holds no home id"},
+		"spaces":         {strings.Repeat(" ", 32), "holds no home id"},
+		"no file at all": {"-", "docker compose up --detach"},
+	} {
+		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c.content == "-" {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if id, err := identity.Load(dir); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %+v, %v, want an error with %q", name, id, err, c.want)
+		}
+		if a.Current("secrets", dir, time.Now()) {
+			t.Errorf("%s: the identity passes for current, so that init wouldn't mend it", name)
+		}
+	}
+}
+
+func TestIssueWantsAHome(t *testing.T) {
+	a := authority(t)
+	a.Home = ""
+	if err := a.Issue("secrets", t.TempDir(), time.Now()); err == nil {
+		t.Error("issued a certificate of no home")
+	}
+}
+
+// A name under which a crash left a link is not written through.
+func TestIssueFollowsNoLink(t *testing.T) {
+	a, dir, target := authority(t), t.TempDir(), filepath.Join(t.TempDir(), "target")
+	if err := os.WriteFile(target, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, filepath.Join(dir, "key.pem.new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Issue("secrets", dir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(target); err != nil || string(got) != "kept" {
+		t.Errorf("the link's target holds %.20q, %v, want it untouched", got, err)
 	}
 }

@@ -1,5 +1,5 @@
-// Package setup prepares a Rumi home: its folders with their owners and modes, the API token, the key of the secrets, and
-// the certificates by which services know each other.
+// Package setup prepares a Rumi home: its folders with their owners and modes, the API token, the key of the secrets, the
+// home id, and the certificates by which services know each other.
 //
 // It may run on a live home at any time: what is there stays as it is, but for the owners and modes of the folders
 // themselves and for certificates that near their end.
@@ -69,7 +69,11 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err := cfg.secretsKey(filepath.Join(settings, "secrets_key"), log); err != nil {
 		return err
 	}
-	return cfg.identities(filepath.Join(settings, "identity"), log)
+	id, err := cfg.homeID(settings, int(operator.Gid), log)
+	if err != nil {
+		return err
+	}
+	return cfg.identities(filepath.Join(settings, "identity"), id, log)
 }
 
 // homeFolders lists the folders of the home, parents first.
@@ -173,7 +177,7 @@ func (cfg Config) secretsKey(path string, log *slog.Logger) error {
 
 // identities makes the authority and each service's certificate, and renews those that near their end. The authority's
 // key stays in a folder that no service mounts.
-func (cfg Config) identities(dir string, log *slog.Logger) error {
+func (cfg Config) identities(dir, home string, log *slog.Logger) error {
 	authorityDir := filepath.Join(dir, "authority")
 	authority, err := identity.LoadAuthority(authorityDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -187,6 +191,7 @@ func (cfg Config) identities(dir string, log *slog.Logger) error {
 	} else if err != nil {
 		return err
 	}
+	authority.Home = home
 	for _, name := range Services {
 		own := filepath.Join(dir, name)
 		if !authority.Current(name, own, cfg.Now) {
@@ -195,7 +200,7 @@ func (cfg Config) identities(dir string, log *slog.Logger) error {
 			}
 			log.Info("certificate issued", "service", name)
 		}
-		for _, file := range []string{identity.CAFile, identity.CertFile, identity.KeyFile} {
+		for _, file := range []string{identity.CAFile, identity.CertFile, identity.KeyFile, identity.HomeFile} {
 			if err := give(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
 				return err
 			}
@@ -224,7 +229,15 @@ func writeWhole(path string, data []byte, mode fs.FileMode, uid, gid int) error 
 	if err := temp.Sync(); err != nil {
 		return err
 	}
-	return os.Link(temp.Name(), path) // unlike a rename it never replaces
+	if err := os.Link(temp.Name(), path); err != nil { // unlike a rename it never replaces
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // give changes the owner of a file that a library made as root, unless it is right: an earlier run may have ended between

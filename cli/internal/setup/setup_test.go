@@ -153,6 +153,10 @@ func TestKeysWork(t *testing.T) {
 		id, err := identity.Load(filepath.Join(settings, "identity", name))
 		if err != nil || id.Name != name {
 			t.Errorf("identity of %s: %v, %v", name, id, err)
+			continue
+		}
+		if home, err := identity.ReadHome(filepath.Join(settings, "home_id")); err != nil || id.Home != home {
+			t.Errorf("home of %s is %q, the home's own %q, %v", name, id.Home, home, err)
 		}
 	}
 }
