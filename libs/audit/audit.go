@@ -83,6 +83,7 @@ type Entry struct {
 	Action          string // stable name, such as "pack_approved"; must not be empty
 	Success         bool
 	OwnerPack       string // the pack it is about, "" for none
+	Phase           string // of what leaves several entries with one request_id: begin, progress, end; "" for what leaves one
 	Details         map[string]any
 	Attrs           []slog.Attr // more details, in order, no name twice: for those who write ten thousands of entries a second, to whom a map costs too much
 	Error           string      // what failed
@@ -185,7 +186,7 @@ func (l *Log) submit(from source, e *Entry) (ticket, error) {
 	}
 	rest := line{
 		Category: e.Category.String(), Severity: e.Severity.String(), Action: e.Action, Success: e.Success,
-		OwnerPack: e.OwnerPack, Details: e.Details, attrs: e.Attrs, Error: e.Error, RejectionReason: e.RejectionReason,
+		OwnerPack: e.OwnerPack, Phase: e.Phase, Details: e.Details, attrs: e.Attrs, Error: e.Error, RejectionReason: e.RejectionReason,
 		RequestID: from.RequestID, TraceID: from.traceID, Actor: from.Actor, Service: l.service,
 	}
 	buf := bodies.Get().(*[]byte)

@@ -23,6 +23,7 @@ func (l *line) append(dst []byte) ([]byte, error) {
 	dst = appendString(append(dst, `,"action":`...), l.Action)
 	dst = strconv.AppendBool(append(dst, `,"success":`...), l.Success)
 	dst = appendOptional(dst, `,"owner_pack":`, l.OwnerPack)
+	dst = appendOptional(dst, `,"phase":`, l.Phase)
 	dst, err := appendMap(append(dst, `,"details":`...), l.Details, 0)
 	if err == nil && len(l.attrs) > 0 {
 		dst, err = appendAttrs(dst[:len(dst)-1], l.attrs)

@@ -96,7 +96,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add("\u2028\xff", "", "\x00", "日本", []byte{})
 	f.Fuzz(func(t *testing.T, action, pack, reason, actor string, raw []byte) {
 		details, _ := value(&raw, 0).(map[string]any)
-		compare(t, line{Category: "security", Severity: "warning", Action: action, Success: len(raw)%2 == 0, OwnerPack: pack, Details: details,
+		compare(t, line{Category: "security", Severity: "warning", Action: action, Success: len(raw)%2 == 0, OwnerPack: pack, Phase: pack, Details: details,
 			Error: reason, RejectionReason: actor, RequestID: pack, TraceID: action, Actor: actor, Service: reason})
 	})
 }

@@ -25,6 +25,7 @@ type line struct {
 	Action          string         `json:"action"`
 	Success         bool           `json:"success"`
 	OwnerPack       string         `json:"owner_pack,omitempty"`
+	Phase           string         `json:"phase,omitempty"`
 	Details         map[string]any `json:"details"`
 	Error           string         `json:"error,omitempty"`
 	RejectionReason string         `json:"rejection_reason,omitempty"`
