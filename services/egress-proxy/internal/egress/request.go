@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -40,7 +41,8 @@ type call struct {
 	fields  []upstream.Field // what the pack set, less what is the proxy's to say
 	body    []byte
 	total   time.Duration // of the whole request
-	connect time.Duration // of each connection; 0 for no bound of its own
+	connect time.Duration // for a name to be looked up and a connection to be made, of each hop; 0 for no bound of its own
+	read    time.Duration // for the next byte of an answer; 0 for no bound of its own
 }
 
 // message is a request as it comes. Fields that nobody knows are ignored.
@@ -146,31 +148,28 @@ func unreadable(frame []byte, err error) *failure {
 	return &failure{kind: "protocol_error", text: "Request is not a JSON object"}
 }
 
-// setTimes takes the timeouts over. timeout_seconds bounds the whole request; without it the sum of the two others does.
+// setTimes takes the timeouts over. Each bounds what it is called after, whichever others there are; what isn't given has its
+// default, but for the whole of a request of which a part is bounded: that may take as long as any.
 func (c *call) setTimes(m message) (f *failure) {
-	if m.Timeout != nil {
-		if c.total, f = duration(*m.Timeout); f != nil {
+	for _, t := range []struct {
+		given *float64
+		to    *time.Duration
+	}{{m.Timeout, &c.total}, {m.Connect, &c.connect}, {m.Read, &c.read}} {
+		if t.given == nil {
+			continue
+		}
+		if *t.to, f = duration(*t.given); f != nil {
 			return f
 		}
 	}
-	connect, read := defaultConnect, defaultTimeout
-	if m.Connect != nil {
-		if connect, f = duration(*m.Connect); f != nil {
-			return f
-		}
-		c.connect = connect
-	}
-	if m.Read != nil {
-		if read, f = duration(*m.Read); f != nil {
-			return f
-		}
-	}
+	parts := m.Connect != nil || m.Read != nil
 	switch {
 	case m.Timeout != nil:
-	case m.Connect == nil && m.Read == nil:
-		c.total = defaultTimeout
+	case parts:
+		c.total = maxTimeout
+		c.connect, c.read = cmp.Or(c.connect, defaultConnect), cmp.Or(c.read, defaultTimeout)
 	default:
-		c.connect, c.total = connect, min(connect+read, maxTimeout)
+		c.total = defaultTimeout
 	}
 	return nil
 }

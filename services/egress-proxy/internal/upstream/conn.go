@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http/httputil"
+	"os"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -16,7 +18,6 @@ import (
 const (
 	readBuffer  = 4 << 10
 	maxHead     = 256 << 10 // bytes of an answer's status line and fields
-	maxInterim  = 8         // 1xx answers before the answer
 	oneWrite    = 16 << 10  // a body up to this goes out together with its header
 	besideReads = 64 << 10  // a longer body is written while the answer is read: some servers answer, and close, early
 	firstBody   = 8 << 10   // allocated for a body whose length nobody knows
@@ -32,14 +33,46 @@ type conn struct {
 	used      int  // exchanges begun
 	answered  bool // in the current exchange, something of an answer came
 	idleSince time.Time
+
+	// Of the current exchange, where its request bounds each wait for the server.
+	wait     time.Duration // 0 for no bound but the deadline
+	deadline time.Time
+	ended    atomic.Bool // somebody took the access away: no more waiting
 }
 
 func newConn(c, tcp net.Conn) *conn {
-	n := &conn{Conn: c, in: bufio.NewReaderSize(c, readBuffer)}
+	n := &conn{Conn: c}
+	n.in = bufio.NewReaderSize(waiting{n}, readBuffer)
 	if sc, ok := tcp.(syscall.Conn); ok {
 		n.raw, _ = sc.SyscallConn()
 	}
 	return n
+}
+
+// waiting reads from a connection's server, each time within what its request bounds a wait to.
+type waiting struct{ c *conn }
+
+func (w waiting) Read(p []byte) (int, error) {
+	c := w.c
+	if c.wait > 0 {
+		until := time.Now().Add(c.wait)
+		if c.deadline.Before(until) {
+			until = c.deadline
+		}
+		if err := c.SetReadDeadline(until); err != nil {
+			return 0, err
+		}
+		if c.ended.Load() { // before that deadline was set, or it will be set anew after it
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	return c.Conn.Read(p)
+}
+
+// end ends what is under way.
+func (c *conn) end() {
+	c.ended.Store(true)
+	c.SetDeadline(time.Unix(1, 0))
 }
 
 // alive says whether an idle connection can be used: the server has neither closed it nor sent what nobody asked for.
@@ -58,10 +91,11 @@ func (c *conn) alive() bool {
 }
 
 // roundTrip sends r and reads the answer, under the deadline that the connection has. reusable says whether another exchange may follow.
-func (c *conn) roundTrip(r *Request, buf []byte) (_ *Response, reusable bool, err error) {
+func (c *conn) roundTrip(r *Request, close bool, buf []byte) (_ *Response, reusable bool, err error) {
 	c.used++
 	c.answered = false
-	c.out = appendHead(c.out[:0], r)
+	c.wait, c.deadline = r.Read, r.Deadline
+	c.out = appendHead(c.out[:0], r, close)
 	if len(r.Body) <= oneWrite {
 		c.out = append(c.out, r.Body...)
 		_, err = c.Write(c.out)
@@ -85,7 +119,7 @@ func (c *conn) roundTrip(r *Request, buf []byte) (_ *Response, reusable bool, er
 	go func() { _, err := c.Write(r.Body); written <- err }()
 	response, reusable, err := c.receive(r, buf)
 	if err != nil {
-		c.SetDeadline(time.Unix(1, 0))
+		c.end()
 		<-written
 		return nil, false, err
 	}
@@ -93,13 +127,13 @@ func (c *conn) roundTrip(r *Request, buf []byte) (_ *Response, reusable bool, er
 	case werr := <-written:
 		return response, reusable && werr == nil, nil
 	default: // answered before it had read everything
-		c.SetDeadline(time.Unix(1, 0))
+		c.end()
 		<-written
 		return response, false, nil
 	}
 }
 
-func appendHead(out []byte, r *Request) []byte {
+func appendHead(out []byte, r *Request, close bool) []byte {
 	out = append(out, r.Method...)
 	out = append(out, ' ')
 	out = append(out, r.Path...)
@@ -111,6 +145,9 @@ func appendHead(out []byte, r *Request) []byte {
 		out = append(out, ": "...)
 		out = append(out, f.Value...)
 	}
+	if close {
+		out = append(out, "\r\nConnection: close"...)
+	}
 	if len(r.Body) > 0 || r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH" {
 		out = append(out, "\r\nContent-Length: "...)
 		out = strconv.AppendInt(out, int64(len(r.Body)), 10)
@@ -118,9 +155,9 @@ func appendHead(out []byte, r *Request) []byte {
 	return append(out, "\r\n\r\n"...)
 }
 
-// receive reads one answer.
+// receive reads one answer, behind any number of interim ones as long as they are no longer than a head may be.
 func (c *conn) receive(r *Request, buf []byte) (*Response, bool, error) {
-	for range maxInterim {
+	for interim := 0; ; {
 		text, err := c.readHead()
 		if err != nil {
 			return nil, false, err
@@ -133,6 +170,9 @@ func (c *conn) receive(r *Request, buf []byte) (*Response, bool, error) {
 			return nil, false, broken("Server switched to a protocol that nobody asked for")
 		}
 		if h.status < 200 {
+			if interim += len(text); interim > maxHead {
+				return nil, false, broken("Server sent too many interim answers")
+			}
 			continue
 		}
 		body, ended, err := c.readBody(r, h, buf)
@@ -142,7 +182,6 @@ func (c *conn) receive(r *Request, buf []byte) (*Response, bool, error) {
 		reusable := ended && h.keepAlive && !h.closes && c.in.Buffered() == 0
 		return &Response{Status: h.status, Fields: h.fields, Body: body}, reusable, nil
 	}
-	return nil, false, broken("Server sent too many interim answers")
 }
 
 // readHead reads up to and with the empty line, which it leaves out.

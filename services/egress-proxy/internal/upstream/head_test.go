@@ -37,7 +37,7 @@ func FuzzReceive(f *testing.F) {
 		conn := replay{bytes.NewReader(in)}
 		c := newConn(conn, conn)
 		const limit = 1000
-		response, reusable, err := c.roundTrip(&Request{Method: method, Path: "/", Host: "x", MaxBody: limit}, nil)
+		response, reusable, err := c.roundTrip(&Request{Method: method, Path: "/", Host: "x", MaxBody: limit}, false, nil)
 		if err != nil {
 			_ = exchangeError(err).Text
 			return

@@ -164,7 +164,7 @@ func (p *Pool) put(k key, c *conn) {
 func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Response, error) {
 	k, c, s := p.take(t, r)
 	if c != nil || s != nil {
-		response, err, again := p.exchangeOver(ctx, k, c, s, r, buf)
+		response, err, again := p.exchangeOver(ctx, k, c, s, t.Close, r, buf)
 		if !again {
 			return response, err
 		}
@@ -179,22 +179,22 @@ func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Resp
 		}
 		return nil, exchangeError(err)
 	}
-	response, err, _ := p.exchangeOver(ctx, k, c, s, r, buf)
+	response, err, _ := p.exchangeOver(ctx, k, c, s, t.Close, r, buf)
 	return response, err
 }
 
-func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *shared, r *Request, buf []byte) (_ *Response, err error, again bool) {
+func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *shared, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
 	if s != nil {
 		return p.exchangeShared(ctx, k, s, r, buf)
 	}
-	return p.exchange(ctx, k, c, r, buf)
+	return p.exchange(ctx, k, c, close, r, buf)
 }
 
 // exchange uses one connection and gives it back or closes it. again says that the server had closed it before it saw
-// the request, as far as can be told, and that the request does no harm twice.
-func (p *Pool) exchange(ctx context.Context, k key, c *conn, r *Request, buf []byte) (_ *Response, err error, again bool) {
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	response, reusable, err := c.roundTrip(r, buf)
+// the request, as far as can be told, and that the request does no harm twice. close has the exchange be the connection's last.
+func (p *Pool) exchange(ctx context.Context, k key, c *conn, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
+	stop := context.AfterFunc(ctx, c.end)
+	response, reusable, err := c.roundTrip(r, close, buf)
 	if !stop() {
 		c.Close()
 		return nil, &Error{KindEnded, "Access was taken away", context.Cause(ctx)}, false
@@ -204,7 +204,7 @@ func (p *Pool) exchange(ctx context.Context, k key, c *conn, r *Request, buf []b
 		failure := exchangeError(err)
 		return nil, failure, c.used > 1 && !c.answered && failure.Kind == KindBroken && idempotent(r.Method)
 	}
-	if !reusable {
+	if !reusable || close {
 		c.Close()
 		return response, nil, false
 	}

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
 	"slices"
@@ -94,12 +95,49 @@ func (a *Allowance) Read(p []byte) (int, error) {
 type granted struct {
 	io.Reader
 	wire *Allowance
+	idle *idle
 }
 
 func (g granted) Read(p []byte) (int, error) {
 	n, err := g.Reader.Read(p)
 	g.wire.Grant(FrameRatio * n)
+	g.idle.again()
 	return n, err
+}
+
+// idle cancels an exchange whose server says nothing for long once it has the request.
+type idle struct {
+	after time.Duration
+	timer *time.Timer // nil for no bound
+}
+
+func newIdle(after time.Duration, cancel func()) *idle {
+	i := &idle{after: after}
+	if after > 0 {
+		i.timer = time.AfterFunc(math.MaxInt64, cancel)
+	}
+	return i
+}
+
+// trace begins the first wait when the request was sent.
+func (i *idle) trace(ctx context.Context) context.Context {
+	if i.timer == nil {
+		return ctx
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { i.again() }})
+}
+
+// again begins a new wait.
+func (i *idle) again() {
+	if i.timer != nil {
+		i.timer.Reset(i.after)
+	}
+}
+
+func (i *idle) stop() {
+	if i.timer != nil {
+		i.timer.Stop()
+	}
 }
 
 // shared is a connection that many exchanges use at once. Its fields below cc belong to the pool's mutex.
@@ -192,11 +230,14 @@ func (p *Pool) exchangeShared(ctx context.Context, k key, s *shared, r *Request,
 	p.mu.Unlock()
 	bound, cancel := context.WithDeadline(ctx, r.Deadline)
 	defer cancel()
-	answer, err := s.cc.RoundTrip(r.shared(bound, k))
+	idle := newIdle(r.Read, cancel)
+	defer idle.stop()
+	answer, err := s.cc.RoundTrip(r.shared(idle.trace(bound), k))
 	begun := err == nil
 	var response *Response
 	if begun {
-		response, err = receiveShared(answer, r, buf, s.wire)
+		idle.again()
+		response, err = receiveShared(answer, r, buf, s.wire, idle)
 	}
 	refused := isRefused(err)
 	p.leave(k, s, err == nil || err == ErrTooLarge || refused)
@@ -222,7 +263,7 @@ func isRefused(err error) bool {
 // shared is the request for net/http.
 func (r *Request) shared(ctx context.Context, k key) *http.Request {
 	q := &http.Request{
-		Method: r.Method, URL: requestURL(k.host, r.Path), Host: r.Host, Header: make(http.Header, len(r.Fields)+1),
+		Method: r.Method, URL: RequestURL("https", k.host, r.Path), Host: r.Host, Header: make(http.Header, len(r.Fields)+1),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(r.Body)),
 	}
 	for _, f := range r.Fields {
@@ -235,11 +276,12 @@ func (r *Request) shared(ctx context.Context, k key) *http.Request {
 	return q.WithContext(ctx)
 }
 
-// requestURL is a URL whose request target is exactly path.
-func requestURL(host, path string) *url.URL {
-	u := &url.URL{Scheme: "https", Host: host, Opaque: path}
+// RequestURL is a URL for net/http whose request target is exactly path, which begins with / or is *. A path of two slashes must
+// be as net/url writes it.
+func RequestURL(scheme, host, path string) *url.URL {
+	u := &url.URL{Scheme: scheme, Host: host, Opaque: path}
 	if strings.HasPrefix(path, "//") { // which would be read as a host
-		u.Opaque, u.RawPath = "", path
+		u.Opaque = ""
 		u.RawPath, u.RawQuery, u.ForceQuery = strings.Cut(path, "?")
 		u.ForceQuery = u.ForceQuery && u.RawQuery == ""
 		u.Path, _ = url.PathUnescape(u.RawPath)
@@ -249,7 +291,7 @@ func requestURL(host, path string) *url.URL {
 
 // receiveShared reads an answer. HTTP/2 has no spelling of names, and net/http no order: names come in the usual spelling,
 // sorted; the values of one name in the server's order.
-func receiveShared(answer *http.Response, r *Request, buf []byte, wire *Allowance) (*Response, error) {
+func receiveShared(answer *http.Response, r *Request, buf []byte, wire *Allowance, idle *idle) (*Response, error) {
 	defer answer.Body.Close()
 	response := &Response{Status: answer.StatusCode, Body: buf, Shared: true}
 	for _, name := range slices.Sorted(maps.Keys(answer.Header)) {
@@ -266,7 +308,7 @@ func receiveShared(answer *http.Response, r *Request, buf []byte, wire *Allowanc
 	case answer.ContentLength > int64(r.MaxBody):
 		return nil, ErrTooLarge
 	}
-	body, err := readAll(buf, granted{answer.Body, wire}, int(answer.ContentLength), r, response.Fields)
+	body, err := readAll(buf, granted{answer.Body, wire, idle}, int(answer.ContentLength), r, response.Fields)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,8 @@ type Target struct {
 	Addrs []netip.Addr
 	// ID names Addrs as a set.
 	ID string
+	// Close says that a connection over HTTP/1.1 must carry nothing after the request.
+	Close bool
 }
 
 // Field is one header field.
@@ -43,6 +45,7 @@ type Request struct {
 	Body     []byte
 	Deadline time.Time     // of the whole exchange
 	Connect  time.Duration // for a connection to be made, handshake included; 0 for no bound but the deadline
+	Read     time.Duration // longest wait for the next byte of the answer, once the request is sent; 0 for no bound but the deadline
 	MaxBody  int           // longest body of an answer, in bytes; none is read of an answer to HEAD
 	Room     Room          // asked before a body over SmallBody is read; nil for no bound
 }
