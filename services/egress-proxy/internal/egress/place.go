@@ -6,30 +6,73 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 const maxURL = 16 << 10 // bytes
 
 // place is where a request goes.
 type place struct {
-	tls  bool
-	host hostname.Host
-	port uint16
-	path string // path and query, as sent
-	base *url.URL
+	tls    bool
+	host   hostname.Host
+	port   uint16
+	path   string // path and query, as sent: as asked, but for bytes that can't stand in a request (RFC 9110, section 7.7)
+	rooted bool   // the URL had a path, if only /
 }
 
-// parsePlace reads a URL. What is sent, judged and shown is what was understood of it, never its text.
+// parsePlace reads a URL. Its host is brought to one form, its path is left as it is.
 func parsePlace(text string) (place, *failure) {
 	if len(text) > maxURL {
 		return place{}, invalid("URL too long: %d > %d", len(text), maxURL)
 	}
-	u, err := url.Parse(text)
-	if err != nil {
+	head, path, rooted := cutPath(text)
+	u, err := url.Parse(head)
+	if err != nil || strings.ContainsFunc(path, isControl) {
 		return place{}, invalid("Invalid URL")
 	}
-	return placeOf(u, text)
+	p, f := placeOf(u, head)
+	if f != nil {
+		return p, f
+	}
+	p.rooted = rooted
+	if p.path, err = requestTarget(path); err != nil {
+		return p, invalid("Invalid path in URL")
+	}
+	return p, nil
+}
+
+// cutPath cuts a URL with an authority before its path or query, and drops its fragment. Any other is given whole: it can't be
+// requested.
+func cutPath(text string) (head, path string, rooted bool) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok || strings.ContainsAny(scheme, "/?#") {
+		return text, "", false
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		return text, "", false
+	}
+	path, _, _ = strings.Cut(rest[end:], "#")
+	return text[:len(scheme)+len("://")+end], path, strings.HasPrefix(path, "/")
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// requestTarget is a path and query as they are sent.
+func requestTarget(path string) (string, error) {
+	path = escapeTarget(path)
+	switch {
+	case !strings.HasPrefix(path, "/"): // empty, or a query only
+		return "/" + path, nil
+	case !strings.HasPrefix(path, "//"):
+		return path, nil
+	}
+	// net/http writes such a path from its parts, in the form that net/url gives it.
+	u := upstream.RequestURL("https", "host", path)
+	if _, err := url.PathUnescape(u.RawPath); err != nil {
+		return "", err
+	}
+	return u.RequestURI(), nil
 }
 
 // follow resolves a Location against the place it was sent from.
@@ -37,11 +80,21 @@ func (p place) follow(location string) (place, *failure) {
 	if len(location) > maxURL {
 		return place{}, invalid("Redirect to a URL that is too long")
 	}
+	if head, _, _ := cutPath(location); head != location || strings.Contains(location, "://") && !strings.ContainsAny(location, "/?#") {
+		return parsePlace(location) // absolute
+	}
 	u, err := url.Parse(location)
 	if err != nil {
 		return place{}, invalid("Redirect to an invalid URL")
 	}
-	return placeOf(p.base.ResolveReference(u), location)
+	if strings.Contains(authority(location), "%") {
+		return place{}, invalid("Invalid hostname in URL")
+	}
+	base, err := url.Parse(p.String())
+	if err != nil { // its path was sent as the pack wrote it
+		base = &url.URL{Scheme: p.scheme(), Host: p.hostPort(), Path: "/"}
+	}
+	return parsePlace(base.ResolveReference(u).String())
 }
 
 func placeOf(u *url.URL, text string) (p place, f *failure) {
@@ -72,14 +125,6 @@ func placeOf(u *url.URL, text string) (p place, f *failure) {
 		p.port = uint16(n)
 	}
 	p.host = host
-	p.path = urlpath.Normalize(u.EscapedPath())
-	if p.path == "" {
-		p.path = "/"
-	}
-	if u.ForceQuery || u.RawQuery != "" {
-		p.path += "?" + escapeQuery(u.RawQuery)
-	}
-	p.base = u
 	return p, nil
 }
 
@@ -104,20 +149,20 @@ func authority(text string) string {
 	return rest
 }
 
-// escapeQuery escapes what must not stand in a request line; url.Parse leaves spaces and other scripts as they are.
-func escapeQuery(q string) string {
+// escapeTarget escapes what can't stand in a request line: spaces and other scripts.
+func escapeTarget(target string) string {
 	safe := true
-	for i := range len(q) {
-		if q[i] <= ' ' || q[i] >= 0x7f {
+	for i := range len(target) {
+		if target[i] <= ' ' || target[i] >= 0x7f {
 			safe = false
 			break
 		}
 	}
 	if safe {
-		return q
+		return target
 	}
 	var b strings.Builder
-	for _, c := range []byte(q) {
+	for _, c := range []byte(target) {
 		if c <= ' ' || c >= 0x7f {
 			const hex = "0123456789ABCDEF"
 			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
@@ -166,7 +211,7 @@ func (p place) isHost(field string) bool {
 
 // String is the URL for the pack: whole, but for a fragment.
 func (p place) String() string {
-	return p.scheme() + "://" + p.hostPort() + p.path
+	return p.scheme() + "://" + p.hostPort() + strings.TrimPrefix(p.path, "*") // of OPTIONS
 }
 
 // logged is the URL for the audit log: without query, and without segments that look like credentials.

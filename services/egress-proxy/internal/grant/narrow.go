@@ -16,8 +16,14 @@ const (
 	MaxPrefixes = 100 // path_prefixes of one rule
 )
 
-// Methods are those that a rule may name.
-var Methods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
+// Methods are those that a rule may name and a request over HTTP may have: those registered with IANA (RFC 9110, section 16.1.1) but
+// for CONNECT, TRACE and PRI, and two in wide use.
+var Methods = []string{
+	"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY", "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY",
+	"LABEL", "LINK", "LIST", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH",
+	"PROPFIND", "PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE",
+	"UPDATEREDIRECTREF", "VERSION-CONTROL",
+}
 
 // Rule covers some of the requests to what a grant opens. Of a grant with rules, a request that the proxy can read needs
 // one that covers it. An empty list covers everything.
@@ -95,7 +101,8 @@ func compileRule(r Rule) (n narrowing, err error) {
 	return n, nil
 }
 
-// covers says whether the rule covers a request. A path on whose meaning servers differ is under no prefix.
+// covers says whether the rule covers a request. A path that isn't in its one form, or on whose meaning servers differ, is under
+// no prefix: it is sent as it is.
 func (n narrowing) covers(host hostname.Host, method, path string) bool {
 	if len(n.domains) > 0 && !slices.ContainsFunc(n.domains, func(p hostname.Pattern) bool { return p.Match(host) }) {
 		return false
@@ -106,13 +113,14 @@ func (n narrowing) covers(host hostname.Host, method, path string) bool {
 	if len(n.prefixes) == 0 {
 		return true
 	}
-	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Plain(path)
+	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Exact(path)
 }
 
-// What denials are called in the audit log (blocked_reason): those that another grant would have prevented, and one that none would.
+// What denials are called in the audit log (blocked_reason): those that another grant would have prevented, and two that none would.
 const (
 	Denied         = "grant_denied"
 	RuleDenied     = "rule_denied"
+	BodyDenied     = "body_denied"
 	ModifiedDenied = "pack_modified"
 )
 
@@ -122,7 +130,7 @@ const (
 	ReasonTunnel = "Grant with rules does not allow tunnels"
 )
 
-// Request narrows an allowed decision to one request by the grant's rules. path is in urlpath's one form; a query is
+// Request narrows an allowed decision to one request by the grant's rules. path is as it is sent; a query is
 // ignored. A decision that doesn't allow stays as it is.
 func (d Decision) Request(method, path string) Decision {
 	if !d.Allowed || d.rule == nil {
@@ -134,6 +142,9 @@ func (d Decision) Request(method, path string) Decision {
 	}
 	return Decision{Reason: ReasonRules}
 }
+
+// Narrowed says whether rules narrow the grant that allows.
+func (d Decision) Narrowed() bool { return d.rule != nil }
 
 // Tunnel narrows an allowed decision to a tunnel, in which no request can be read: a grant with rules must say that it
 // allows them. A decision that doesn't allow stays as it is.

@@ -112,10 +112,8 @@ func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 	}
 	// A segment that looked like a credential was not kept; a rule can name what is before it.
 	refusal.Path = urlpath.BeforeMasked(refusal.Path)
-	if refusal.Reason == RuleDenied {
-		if _, err := urlpath.ParsePrefix(refusal.Path); err != nil {
-			return "servers read this path differently: no rule covers it"
-		}
+	if refusal.Reason == RuleDenied && !urlpath.Exact(refusal.Path) {
+		return "servers read this path differently: no rule covers it"
 	}
 	if p.covered(host, refusal) {
 		return ""

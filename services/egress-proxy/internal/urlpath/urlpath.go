@@ -1,5 +1,5 @@
-// Package urlpath gives the path of a URL one form, so that what is compared with a grant's rules is what is sent, and
-// tells the paths on whose meaning servers differ.
+// Package urlpath gives the path of a URL one form, in which it is compared with a grant's rules, and tells the paths on whose
+// meaning servers differ.
 package urlpath
 
 import (
@@ -69,6 +69,13 @@ func removeDots(path string) string {
 	return "/" + strings.Join(kept, "/")
 }
 
+// Exact says whether a path, as it is sent, is in its one form and every server takes it for the same: only of such a path a
+// prefix says what is asked for.
+func Exact(path string) bool { return Plain(path) && Normalize(path) == path }
+
+// unclear are characters that stand in no path (RFC 3986, section 3.3) but are sent in some: servers escape, refuse or cut there.
+const unclear = "\"<>[]^`{|}\\"
+
 // Plain says whether every server takes a normalised path for the same. Those are not plain that a server may decode
 // twice, collapse or cut before it looks: empty segments, escaped slashes and escapes, backslashes, control characters,
 // bytes that are no UTF-8, segments of dots and spaces, with parameters too ("..;x").
@@ -79,6 +86,9 @@ func Plain(path string) bool {
 	}
 	for i := range len(path) {
 		if path[i] != '%' {
+			if strings.IndexByte(unclear, path[i]) >= 0 {
+				return false
+			}
 			continue
 		}
 		c, ok := escapeAt(path, i)
