@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -40,12 +41,13 @@ type result struct {
 	response *upstream.Response
 	failure  *failure
 	latency  time.Duration
-	status   int     // of the answer; 0 for none
-	received int64   // bytes from the server: of the body, or of a tunnel
-	sent     int64   // bytes to the server: of bodies, and all in a tunnel
-	streamed bool    // came as HTTP
-	lineage  lineage // of what did
-	endless  bool    // a tunnel or an upgraded connection: its end is the pack's choice
+	status   int       // of the answer; 0 for none
+	received int64     // bytes from the server: of the body, or of a tunnel
+	sent     int64     // bytes to the server: of bodies, and all in a tunnel
+	streamed bool      // came as HTTP
+	lineage  lineage   // of what did
+	endless  bool      // a tunnel or an upgraded connection: its end is the pack's choice
+	transfer *transfer // nil for what was not allowed
 	notes    notes
 }
 
@@ -64,7 +66,9 @@ func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
 // exchange is a request under way; it implements uds.Pending.
 type exchange struct {
 	result
+	under   transfer
 	ctx     context.Context // of the request's connection
+	bound   context.Context // ends with ctx and with access
 	pack    *pack
 	began   time.Time
 	access  *access
@@ -85,7 +89,7 @@ func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	if e.failure == nil {
 		// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by decide.
 		e.access = k.access.Load()
-		e.target, e.failure = k.decide(e.call.method, e.place)
+		e.target, e.failure = k.decide(e.call.method, e.place, len(e.call.body) > 0)
 	}
 	if e.failure != nil {
 		e.latency = time.Since(e.began)
@@ -112,6 +116,13 @@ func (e *exchange) finish(dst []byte) []byte {
 		}
 		return appendFailure(dst, &e.result)
 	}
+	t := &e.under
+	t.pack, t.kind, t.method, t.to, t.began = e.pack, kindFrame, e.call.method, e.place, e.began
+	e.transfer = t
+	e.pack.proxy.start(t)
+	var release func()
+	e.bound, release = during(e.access, e.ctx)
+	defer release()
 	body := bodies.Get().(*[]byte)
 	e.pack.run(e, *body)
 	start := len(dst)
@@ -138,7 +149,7 @@ func (e *exchange) Make(fields []upstream.Field, body int) error {
 		return nil
 	}
 	e.roomy = true
-	ctx, cancel := context.WithDeadline(e.access.ctx, e.began.Add(e.call.total))
+	ctx, cancel := context.WithDeadline(e.bound, e.began.Add(e.call.total))
 	defer cancel()
 	return uds.RoomOf(e.ctx).Take(ctx, need)
 }
@@ -163,18 +174,12 @@ func (k *pack) run(r *exchange, buf []byte) {
 	a, deadline := r.access, r.began.Add(r.call.total)
 	fields, body := r.call.fields, r.call.body
 	for target := r.target; ; target = nil {
-		var f *failure
-		switch {
-		case target == nil:
-			target, f = k.judge(a, r.call.method, r.place, deadline)
-		case target.Addrs == nil:
-			target, f = k.resolve(a, target, r.place, deadline)
-		}
+		target, connect, f := k.locate(r, target, len(body) > 0, deadline)
 		if f != nil {
 			r.failure = f
 			return
 		}
-		if f := k.enter(a, deadline); f != nil {
+		if f := k.enter(r.bound, a, deadline); f != nil {
 			r.failure = f
 			return
 		}
@@ -184,20 +189,20 @@ func (k *pack) run(r *exchange, buf []byte) {
 			return
 		}
 		r.sent += int64(len(body))
-		response, err := a.pool.Do(a.ctx, target, &upstream.Request{
+		response, err := a.pool.Do(r.bound, target, &upstream.Request{
 			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
-			Deadline: deadline, Connect: r.call.connect, MaxBody: MaxResponse, Room: r,
+			Deadline: deadline, Connect: connect, Read: r.call.read, MaxBody: MaxResponse, Room: r,
 		}, buf[:0])
 		if err != nil {
 			<-k.slots
-			r.failure = k.upstreamFailure(err)
+			r.failure = k.upstreamFailure(a, err)
 			return
 		}
 		location := redirect(r.call.method, response)
 		if location == "" {
 			// A short body, too, may be a long answer.
 			if r.response = response; r.Make(response.Fields, len(response.Body)) != nil {
-				r.failure = k.late(a)
+				r.failure = k.late(r.bound, a)
 			}
 			<-k.slots // not before: what has no room yet is bounded by these
 			return
@@ -222,26 +227,55 @@ func (k *pack) run(r *exchange, buf []byte) {
 	}
 }
 
-func (k *pack) upstreamFailure(err error) *failure {
+// locate judges a hop, as far as it isn't, and finds its addresses. connect is what is left then for a connection to be made.
+func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadline time.Time) (_ *upstream.Target, connect time.Duration, f *failure) {
+	connect = r.call.connect
+	if target != nil && target.Addrs != nil {
+		return target, connect, nil
+	}
+	began := time.Now()
+	if connect > 0 && began.Add(connect).Before(deadline) {
+		deadline = began.Add(connect)
+	}
+	if target == nil {
+		target, f = k.judge(r.bound, r.access, r.call, r.place, hasBody, deadline)
+	} else {
+		target, f = k.resolve(r.bound, r.access, target, r.place, deadline)
+	}
+	if connect > 0 {
+		connect = max(connect-time.Since(began), 1)
+	}
+	return target, connect, f
+}
+
+func (k *pack) upstreamFailure(a *access, err error) *failure {
 	var e *upstream.Error
 	if errors.As(err, &e) && e.Kind == upstream.KindEnded {
-		return k.ended()
+		return k.cutOff(a)
 	}
 	f := *upstreamFailure(err)
 	f.detail = err.Error()
 	return &f
 }
 
-// late is why a request is over that waited until its deadline or the end of the pack's access.
-func (k *pack) late(a *access) *failure {
-	if a.ctx.Err() != nil {
-		return k.ended()
+// late is why a request is over that waited until its deadline or the end of ctx, which is of during.
+func (k *pack) late(ctx context.Context, a *access) *failure {
+	if ctx.Err() != nil {
+		return k.cutOff(a)
 	}
 	return errTimeout
 }
 
+// cutOff is why a request is over whose context of during has ended.
+func (k *pack) cutOff(a *access) *failure {
+	if a.ctx.Err() != nil {
+		return k.ended()
+	}
+	return errClientGone
+}
+
 // enter waits for one of the pack's places at servers.
-func (k *pack) enter(a *access, deadline time.Time) *failure {
+func (k *pack) enter(ctx context.Context, a *access, deadline time.Time) *failure {
 	select {
 	case k.slots <- struct{}{}:
 		return nil
@@ -252,8 +286,8 @@ func (k *pack) enter(a *access, deadline time.Time) *failure {
 	select {
 	case k.slots <- struct{}{}:
 		return nil
-	case <-a.ctx.Done():
-		return k.ended()
+	case <-ctx.Done():
+		return k.cutOff(a)
 	case <-timer.C:
 		return errTimeout
 	}
@@ -300,7 +334,7 @@ func withoutBody(fields []upstream.Field) []upstream.Field {
 	return kept
 }
 
-// withOrigin marks what follows as the pack's doing.
-func (k *pack) withOrigin() context.Context {
-	return origin.With(context.Background(), origin.Origin{RequestID: origin.NewRequestID(), Actor: "pack:" + k.id})
+// withOrigin marks what follows as the pack's doing, in a request of its own where requestID is "".
+func (k *pack) withOrigin(requestID string) context.Context {
+	return origin.With(context.Background(), origin.Origin{RequestID: cmp.Or(requestID, origin.NewRequestID()), Actor: "pack:" + k.id})
 }

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"time"
@@ -11,17 +12,17 @@ import (
 )
 
 // judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
-// up before all that can be said without looking up was said.
-func (k *pack) judge(a *access, method string, to place, deadline time.Time) (*upstream.Target, *failure) {
-	target, f := k.decide(method, to)
+// up before all that can be said without looking up was said. ctx is of during.
+func (k *pack) judge(ctx context.Context, a *access, c call, to place, hasBody bool, deadline time.Time) (*upstream.Target, *failure) {
+	target, f := k.decide(c.method, to, hasBody)
 	if f != nil || target.Addrs != nil {
 		return target, f
 	}
-	return k.resolve(a, target, to, deadline)
+	return k.resolve(ctx, a, target, to, deadline)
 }
 
 // decide is the part of judge that waits for nothing. A target without addresses is one that has yet to be resolved.
-func (k *pack) decide(method string, to place) (*upstream.Target, *failure) {
+func (k *pack) decide(method string, to place, hasBody bool) (*upstream.Target, *failure) {
 	p := k.proxy
 	if f := k.gate(); f != nil {
 		return nil, f
@@ -38,10 +39,13 @@ func (k *pack) decide(method string, to place) (*upstream.Target, *failure) {
 	if !d.Allowed {
 		return nil, grantDenied(grant.RuleDenied, d.Reason)
 	}
+	if hasBody && d.Narrowed() && !mayHaveBody(method) {
+		return nil, grantDenied(grant.BodyDenied, "Grant with rules does not allow a body with "+method)
+	}
 	if k.tokens != nil && !k.tokens.Allow() {
 		return nil, errRateLimited
 	}
-	target := &upstream.Target{TLS: to.tls, Host: to.host.Name, Port: to.port}
+	target := &upstream.Target{TLS: to.tls, Host: to.host.Name, Port: to.port, Close: hasBody && d.Narrowed()}
 	switch {
 	case to.host.Numeric:
 		return nil, blocked("internal_ip_blocked", "numeric form of "+to.host.Name)
@@ -57,13 +61,23 @@ func (k *pack) decide(method string, to place) (*upstream.Target, *failure) {
 	return target, nil
 }
 
+// mayHaveBody says whether a body means anything with a method. With these it has no generally defined semantics (RFC 9110,
+// sections 9.3.1, 9.3.2 and 9.3.5): a server may leave it unread, and take it for another request, which no rule has seen.
+func mayHaveBody(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete:
+		return false
+	}
+	return true
+}
+
 // resolve finds the target's addresses and judges them.
-func (k *pack) resolve(a *access, target *upstream.Target, to place, deadline time.Time) (*upstream.Target, *failure) {
+func (k *pack) resolve(ctx context.Context, a *access, target *upstream.Target, to place, deadline time.Time) (*upstream.Target, *failure) {
 	p := k.proxy
-	found, err := p.names.lookup(a.ctx, k.id, to.host.Name, deadline)
+	found, err := p.names.lookup(ctx, k.id, to.host.Name, deadline)
 	if err != nil {
-		if a.ctx.Err() != nil {
-			return nil, k.ended()
+		if ctx.Err() != nil {
+			return nil, k.cutOff(a)
 		}
 		f := *lookupFailure(err)
 		f.detail = err.Error()

@@ -64,6 +64,8 @@ type Proxy struct {
 	pools upstream.Config
 	meter meter
 
+	transfers transfers
+
 	denials, failures *audit.Refusals
 
 	mu    sync.Mutex
@@ -74,7 +76,7 @@ type Proxy struct {
 func New(cfg Config) *Proxy {
 	return &Proxy{
 		cfg: cfg, names: newNames(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
-		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack),
+		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack), transfers: transfers{all: make(map[*transfer]struct{})},
 		denials: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log), failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 	}
 }
@@ -85,11 +87,12 @@ func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", to.String())
 }
 
-// Count writes down, each second until ctx ends, how much was refused that has no entries of its own.
+// Count writes down, each second until ctx ends, how much was refused that has no entries of its own, and what is under way.
 func (p *Proxy) Count(ctx context.Context) error {
 	both, ctx := errgroup.WithContext(ctx)
 	both.Go(func() error { return p.denials.Follow(ctx) })
 	both.Go(func() error { return p.failures.Follow(ctx) })
+	both.Go(func() error { return p.observeAll(ctx) })
 	return both.Wait()
 }
 

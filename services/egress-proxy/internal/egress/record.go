@@ -20,6 +20,7 @@ type meter struct {
 	duration prometheus.Histogram
 	received prometheus.Counter
 	sent     prometheus.Counter
+	streams  map[string]prometheus.Gauge // by kind
 }
 
 func newMeter(registry prometheus.Registerer) meter {
@@ -35,14 +36,22 @@ func newMeter(registry prometheus.Registerer) meter {
 		}),
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rumi_egress_received_bytes_total",
-			Help: "Bytes that servers sent to packs: of bodies, and all in tunnels.",
+			Help: "Bytes that servers sent to packs: of bodies, and all in tunnels; of what lasts as they come.",
 		}),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rumi_egress_sent_bytes_total",
 			Help: "Bytes that packs sent to servers: of bodies, and all in tunnels; what RUMI_EGRESS_DAILY_BYTES bounds.",
 		}),
 	}
-	registry.MustRegister(m.requests, m.duration, m.received, m.sent)
+	streams := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "rumi_egress_streams",
+		Help: "Allowed requests under way, by how they came: frame, http, tunnel, websocket.",
+	}, []string{"kind"})
+	m.streams = make(map[string]prometheus.Gauge)
+	for _, kind := range []string{kindFrame, kindHTTP, kindTunnel, kindWebSocket} {
+		m.streams[kind] = streams.WithLabelValues(kind)
+	}
+	registry.MustRegister(m.requests, m.duration, m.received, m.sent, streams)
 	return m
 }
 
@@ -65,6 +74,10 @@ func (k *pack) record(r *result) (wait func() error) {
 	}
 	entry := &r.notes.entries[1]
 	*entry = audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id}
+	requestID := r.close(p)
+	if requestID != "" {
+		entry.Phase = "end"
+	}
 	var because slog.Attr
 	cause := ""
 	switch f := r.failure; {
@@ -107,10 +120,14 @@ func (k *pack) record(r *result) (wait func() error) {
 	if !r.endless {
 		p.meter.duration.Observe(r.latency.Seconds())
 	}
-	p.meter.received.Add(float64(r.received))
-	p.meter.sent.Add(float64(r.sent))
+	if r.transfer == nil {
+		p.meter.received.Add(float64(r.received))
+		p.meter.sent.Add(float64(r.sent))
+	} else {
+		p.meterBytes(r.transfer, r.sent, r.received)
+	}
 
-	ctx, span := k.span(k.withOrigin(), r)
+	ctx, span := k.span(k.withOrigin(requestID), r)
 	defer r.end(span, k.id, outcome, reason)
 	alone := true
 	switch outcome {
@@ -118,7 +135,7 @@ func (k *pack) record(r *result) (wait func() error) {
 		wait = p.cfg.Audit.Submit(ctx, *entry)
 	case "denied":
 		r.notes.entries[0] = *entry
-		r.notes.entries[0].Category, r.notes.entries[0].Action = audit.Security, "network_denied"
+		r.notes.entries[0].Category, r.notes.entries[0].Action, r.notes.entries[0].Phase = audit.Security, "network_denied", ""
 		wait, alone = p.denials.Submit(ctx, k.id, reason, r.notes.entries[:]...)
 	default:
 		wait, alone = p.failures.Submit(ctx, k.id, reason, *entry)
@@ -127,6 +144,15 @@ func (k *pack) record(r *result) (wait func() error) {
 		k.log(ctx, r, outcome, reason)
 	}
 	return wait
+}
+
+// close ends what the request was as a transfer, and gives the request_id of the entries that it has left already; "" for none.
+func (r *result) close(p *Proxy) (requestID string) {
+	if r.transfer == nil {
+		return ""
+	}
+	p.end(r.transfer)
+	return r.transfer.requestID
 }
 
 // log writes the canonical line of a request. The record is made by hand, without the place in the code, which nobody is

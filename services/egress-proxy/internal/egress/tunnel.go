@@ -7,103 +7,168 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"strings"
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-const (
-	helloTimeout = 10 * time.Second // from the tunnel's announcement to a whole ClientHello
-	afterEnd     = 30 * time.Second // how long a client may go on sending to a server that has ended
-)
+const helloTimeout = 10 * time.Second // from the tunnel's announcement to a whole ClientHello
 
-// Alerts that a tunnel ends with before it begins (RFC 8446, section 6), so that the client's error says something.
-var (
-	alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
-	alertInternalError    = []byte{21, 3, 1, 0, 2, 2, 80}
-)
+// alertUnrecognizedName is what a tunnel ends with whose ClientHello is for another name (RFC 8446, section 6), so that the
+// client's error says something.
+var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 
-// tunnel serves a CONNECT request: it announces the tunnel once its place is judged, reads what TLS begins with, and dials
-// only when that is for the same name.
-func (c *client) tunnel(r *result, began time.Time) {
-	k := c.pack
-	a := k.access.Load() // before anything is judged, as in run
-	target, f := k.judge(a, r.call.method, r.place, began.Add(defaultTimeout))
+// tunnel serves a CONNECT request. It is announced when its place is judged and its server reached, so that a client is told
+// what is wrong with either (RFC 9110, section 9.3.6). Nothing goes to the server before what the client begins with is
+// judged, too: TLS for the same name, or HTTP/1.1, whose requests are then judged one by one. It says whether the
+// connection goes on, with such requests.
+func (c *client) tunnel(r *result, began time.Time) (again bool) {
+	a := c.pack.access.Load() // before anything is judged, as in run
+	ctx, release := during(a, c.stream.Sends())
+	target, f := c.pack.judge(ctx, a, r.call, r.place, false, began.Add(defaultTimeout))
+	var server net.Conn
+	if f == nil {
+		r.allowed(c.pack, kindTunnel, began)
+		server, f = c.reach(ctx, a, r, target)
+	}
+	release()
 	if f != nil {
 		r.failure, c.closes = f, true
 		c.refuse(r, began)
 		c.linger()
-		return
+		return false
 	}
+	defer server.Close()
 	r.endless = true
-	stop := context.AfterFunc(a.ctx, func() { c.stream.Close() })
+	stop := context.AfterFunc(a.ctx, func() { c.stream.Close(); server.Close() }) // from here on a client may half close
 	defer stop()
 	c.out.WriteString("HTTP/1.1 200 Connection established\r\n\r\n")
 	if c.flush() != nil {
 		r.failure = errClientGone
 		c.finish(r, began)
-		return
+		return false
 	}
-	hello, f := c.hello(r.place)
-	if f != nil {
+	hello, plain, f := c.hello(r.place)
+	switch {
+	case f != nil:
 		c.end(a, r, f, began)
-		return
+		return false
+	case plain:
+		inside := r.place
+		inside.tls = false
+		c.inside = &inside
+		return c.finish(r, began) == nil
 	}
-	server, _, err := k.proxy.pools.Reach(a.ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
-	if err != nil {
-		c.end(a, r, k.upstreamFailure(err), began)
-		return
+	c.carry(a, r, server, hello)
+	c.finish(r, began)
+	return false
+}
+
+// reach connects a tunnel to its server, once it is written down.
+func (c *client) reach(ctx context.Context, a *access, r *result, target *upstream.Target) (net.Conn, *failure) {
+	if c.pack.proxy.begin(r.transfer) != nil {
+		return nil, errInternal
 	}
-	defer server.Close()
-	undo := context.AfterFunc(a.ctx, func() { server.Close() })
-	defer undo()
+	server, _, err := c.pack.proxy.pools.Reach(ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
+	switch {
+	case err == nil:
+		return server, nil
+	case ctx.Err() != nil:
+		return nil, c.pack.cutOff(a)
+	default:
+		return nil, c.pack.upstreamFailure(a, err)
+	}
+}
+
+// carry joins the client to its server and says in r what came of it.
+func (c *client) carry(a *access, r *result, server net.Conn, hello []byte) {
 	pending, _ := c.in.Peek(c.in.Buffered())
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
-	bound := &metered{Conn: server, pack: k}
-	if k.proxy.cfg.Ledger.Bounded() {
+	bound := &metered{Conn: server, pack: c.pack}
+	if c.pack.proxy.cfg.Ledger.Bounded() {
 		server = bound // otherwise bytes need not pass through this process
 	}
-	if _, err := server.Write(early); err != nil {
-		f := k.upstreamFailure(err)
-		if bound.spent.Load() {
-			f = errBudget
-		}
-		c.end(a, r, f, began)
-		return
+	server, moved := counting(server)
+	c.pack.proxy.count(r.transfer, moved)
+	_, err := server.Write(early)
+	if err == nil {
+		sent, received := join(c.ctx, conn, server, moved)
+		r.sent, r.received = sent+int64(len(early)), received
 	}
-	sent, received := join(conn, server)
-	r.sent, r.received = sent+int64(len(early)), received
 	switch {
 	case a.ctx.Err() != nil:
-		r.failure = k.ended()
+		r.failure = c.pack.ended()
 	case bound.spent.Load():
 		r.failure = errBudget
+	case err != nil:
+		r.failure = c.pack.upstreamFailure(a, err)
 	}
-	c.finish(r, began)
 }
 
-// hello reads the ClientHello and judges it.
-func (c *client) hello(to place) ([]byte, *failure) {
+// hello reads what a tunnel begins with and judges it. plain says that it is the head of an HTTP/1.1 request, which stays
+// unread; otherwise it is a ClientHello.
+func (c *client) hello(to place) (records []byte, plain bool, f *failure) {
 	c.stream.SetReadDeadline(time.Now().Add(helloTimeout))
-	records, name, err := clienthello.Read(c.in)
-	c.stream.SetReadDeadline(time.Time{})
+	defer c.stream.SetReadDeadline(time.Time{})
+	first, err := c.in.Peek(1)
+	if err == nil && isLetter(first[0]) {
+		return nil, true, c.plainHello()
+	}
+	var name string
+	if err == nil {
+		records, name, err = clienthello.Read(c.in)
+	}
 	switch {
-	case err == io.EOF:
-		return nil, errClientGone
+	case err == io.EOF, errors.Is(err, net.ErrClosed):
+		return nil, false, errClientGone
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, blocked("tls_required", "no ClientHello in time")
+		return nil, false, notTLS("no ClientHello in time")
 	case err != nil:
-		return nil, blocked("tls_required", err.Error())
+		return nil, false, notTLS(err.Error())
 	case name == "":
-		return nil, blocked("sni_mismatch", "no server name for "+to.host.Name)
+		return nil, false, blocked("sni_mismatch", "no server name for "+to.host.Name)
+	case strings.HasSuffix(name, "."): // RFC 6066, section 3: servers may take it for another one
+		return nil, false, blocked("sni_mismatch", "server name "+shorten(name)+" ends with a dot")
 	}
 	if host, err := hostname.Parse(name); err != nil || host.Addr.IsValid() || host.Name != to.host.Name {
-		return nil, blocked("sni_mismatch", "server name "+shorten(name)+" for "+to.host.Name)
+		return nil, false, blocked("sni_mismatch", "server name "+shorten(name)+" for "+to.host.Name)
 	}
-	return records, nil
+	return records, false, nil
+}
+
+// plainHello looks at the first line of what begins with a letter and says what is wrong with it as a tunnel's beginning. What is
+// wrong with it as a request is told later.
+func (c *client) plainHello() *failure {
+	for seen := 0; seen < c.in.Size(); {
+		_, err := c.in.Peek(seen + 1)
+		have, _ := c.in.Peek(c.in.Buffered())
+		line, _, whole := strings.Cut(string(have), "\r\n")
+		switch {
+		case whole && (strings.HasSuffix(line, " HTTP/1.1") || strings.HasSuffix(line, " HTTP/1.0")):
+			return nil
+		case whole || strings.Contains(line, "\n"):
+			return notTLS("neither TLS nor HTTP/1.1")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return notTLS("no whole line in time")
+		case err != nil:
+			return errClientGone
+		}
+		seen = len(have)
+	}
+	return notTLS("neither TLS nor HTTP/1.1")
+}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+
+// notTLS is a tunnel in which something else was said. Its client is told so: the words are about what it sent itself.
+func notTLS(detail string) *failure {
+	f := blocked("tls_required", detail)
+	f.text += ": a tunnel must carry TLS or HTTP/1.1"
+	return f
 }
 
 // end ends a tunnel that nothing was joined by.
@@ -111,22 +176,23 @@ func (c *client) end(a *access, r *result, f *failure, began time.Time) {
 	if a.ctx.Err() != nil {
 		f = c.pack.ended()
 	}
-	r.failure = f
-	if c.finish(r, began) != nil || f == errClientGone {
-		return
-	}
-	switch f.reason {
-	case "tls_required":
-	case "sni_mismatch":
-		c.stream.Write(alertUnrecognizedName)
+	switch r.failure = f; {
+	case f.reason == "sni_mismatch":
+		if c.finish(r, began) == nil {
+			c.stream.Write(alertUnrecognizedName)
+		}
+	case f.reason == "tls_required":
+		c.closes = true
+		c.refuse(r, began)
 	default:
-		c.stream.Write(alertInternalError)
+		c.finish(r, began)
+		return
 	}
 	c.linger()
 }
 
 // upgrade joins a client to a server that agreed to WebSocket.
-func (c *client) upgrade(r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
+func (c *client) upgrade(a *access, r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
 	c.closes = true
 	server, ok := response.Body.(io.ReadWriteCloser)
 	if !ok || !isWebSocket(out.Header) || !isWebSocket(response.Header) || !body.stop() {
@@ -136,90 +202,53 @@ func (c *client) upgrade(r *result, out *http.Request, response *http.Response, 
 		return
 	}
 	r.endless = true
+	c.pack.proxy.become(r.transfer, kindWebSocket)
 	strip(response.Header)
 	c.begin()
-	c.statusLine(response.StatusCode)
+	c.statusLine(response)
 	c.out.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")
 	response.Header.Write(c.out)
 	c.out.WriteString("\r\n")
+	upgraded := &upgradedServer{ReadWriteCloser: server, transfer: r.transfer}
 	if c.flush() == nil {
-		sent := make(chan int64, 1)
-		go func() {
-			n, err := io.Copy(spender{server, c.pack}, c.in)
-			if errors.Is(err, errSpent) {
-				r.failure = errBudget
-			}
-			server.Close()
-			sent <- n
-		}()
-		r.received, _ = io.Copy(c.stream.UnixConn, server)
-		c.stream.Close()
-		r.sent = <-sent
+		r.sent, r.received = join(c.ctx, upgradedClient{c.in, c.stream.UnixConn}, upgraded, r.transfer.bytes)
 	}
-	if out.Context().Err() != nil {
+	switch {
+	case a.ctx.Err() != nil:
 		r.failure = c.pack.ended()
+	case upgraded.spent:
+		r.failure = errBudget
 	}
 	c.finish(r, began)
 }
 
-// errSpent ends a stream to a server when the day's bytes are used up.
-var errSpent = errors.New("write to server: the pack's daily bytes are used up")
-
-// metered is what a pack sends to a server in a tunnel, taken from what it may send today.
-type metered struct {
-	net.Conn
-	pack  *pack
-	spent atomic.Bool // nothing was left for what came next
+// upgradedClient is a connection of which something was read ahead.
+type upgradedClient struct {
+	io.Reader
+	*net.UnixConn
 }
 
-func (m *metered) Write(p []byte) (int, error) {
-	n, err := spender{m.Conn, m.pack}.Write(p)
-	if errors.Is(err, errSpent) {
-		m.spent.Store(true)
-	}
+func (u upgradedClient) Read(p []byte) (int, error) { return u.Reader.Read(p) }
+
+// upgradedServer counts what goes to a server and comes from it, and takes what goes from what the pack may send today.
+type upgradedServer struct {
+	io.ReadWriteCloser
+	transfer *transfer
+	spent    bool // of the writer, until join returns
+}
+
+func (u *upgradedServer) Read(p []byte) (int, error) {
+	n, err := u.ReadWriteCloser.Read(p)
+	u.transfer.received.Add(int64(n))
 	return n, err
 }
 
-// CloseWrite passes on the end of what the pack sends.
-func (m *metered) CloseWrite() error {
-	if half, ok := m.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return m.Conn.Close()
-}
-
-// spender writes what a pack sends, taken from what it may send today.
-type spender struct {
-	to   io.Writer
-	pack *pack
-}
-
-func (s spender) Write(p []byte) (int, error) {
-	if s.pack.spend(len(p)) != nil {
+func (u *upgradedServer) Write(p []byte) (int, error) {
+	if u.transfer.pack.spend(len(p)) != nil {
+		u.spent = true
 		return 0, errSpent
 	}
-	return s.to.Write(p)
-}
-
-// join copies both ways until both have ended, and gives the bytes of each. On Linux they don't pass through the process.
-func join(client, server net.Conn) (sent, received int64) {
-	done := make(chan int64, 1)
-	go func() {
-		n, err := io.Copy(server, client)
-		closeWrite(server, err)
-		done <- n
-	}()
-	received, err := io.Copy(client, server)
-	closeWrite(client, err)
-	client.SetReadDeadline(time.Now().Add(afterEnd))
-	return <-done, received
-}
-
-// closeWrite passes the end of one side on to the other. A connection that broke is closed altogether.
-func closeWrite(c net.Conn, err error) {
-	if half, ok := c.(interface{ CloseWrite() error }); ok && err == nil {
-		half.CloseWrite()
-		return
-	}
-	c.Close()
+	n, err := u.ReadWriteCloser.Write(p)
+	u.transfer.sent.Add(int64(n))
+	return n, err
 }

@@ -145,7 +145,7 @@ func plainRelay(b *testing.B, network, address string) string {
 				c.Close()
 				continue
 			}
-			go join(c, s)
+			go join(context.Background(), c.(*net.TCPConn), s, func() (int64, int64) { return 0, 0 })
 		}
 	}()
 	return l.Addr().String()

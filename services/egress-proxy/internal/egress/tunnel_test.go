@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
 )
 
 func TestTunnel(t *testing.T) {
@@ -54,15 +55,49 @@ func connect(t *testing.T, path, to string) net.Conn {
 	return c // the proxy says nothing more before the client does
 }
 
-// Nothing is dialled before the ClientHello has shown that the tunnel goes where it was granted to go.
+// quietSite takes connections and gives what it is sent on each until its end.
+func (w *world) quietSite(name, addr, port string) <-chan string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { l.Close() })
+	got := make(chan string, 100)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				all, _ := io.ReadAll(c)
+				got <- string(all)
+			}()
+		}
+	}()
+	w.at(name, addr, port, l.Addr().String())
+	return got
+}
+
+// No byte goes to a server before the ClientHello has shown that the tunnel goes where it was granted to go.
 func TestTunnelIsForItsNameOnly(t *testing.T) {
 	w := newWorld(t)
 	w.site("x.example", "93.184.216.34", true, func(http.ResponseWriter, *http.Request) {})
+	real := w.sites["93.184.216.34:443"]
+	reached := w.quietSite("x.example", "93.184.216.34", "443")
 	path := w.socket()
 	hello := func(name string) func(net.Conn) {
 		return func(c net.Conn) {
 			go tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
 		}
+	}
+	dotted := func(c net.Conn) { // which crypto/tls never sends
+		near, far := net.Pipe()
+		defer near.Close()
+		go tls.Client(far, &tls.Config{ServerName: "x.example0"}).Handshake()
+		records, _, _ := clienthello.Read(near)
+		c.Write(bytes.Replace(records, []byte("x.example0"), []byte("x.example."), 1))
 	}
 	write := func(text string) func(net.Conn) { return func(c net.Conn) { io.WriteString(c, text) } }
 	for name, c := range map[string]struct {
@@ -75,7 +110,8 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 		"no name":          {"x.example:443", hello(""), "sni_mismatch"},
 		"an address":       {"93.184.216.34:443", hello("93.184.216.34"), "sni_mismatch"},
 		"name for address": {"93.184.216.34:443", hello("x.example"), "sni_mismatch"},
-		"HTTP":             {"x.example:443", write("GET / HTTP/1.1\r\nHost: x.example\r\n\r\n"), "tls_required"},
+		"name with a dot":  {"x.example:443", dotted, "sni_mismatch"},
+		"HTTP/2":           {"x.example:443", write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "tls_required"},
 		"SSH":              {"x.example:443", write("SSH-2.0-OpenSSH_9.6\r\n"), "tls_required"},
 		"broken TLS":       {"x.example:443", write("\x16\x03\x01\x00\x04\x02\x00\x00\x00"), "tls_required"},
 		"huge hello":       {"x.example:443", write("\x16\x03\x01\x00\x04\x01\xff\xff\xff"), "tls_required"},
@@ -91,10 +127,11 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 			t.Errorf("%s: %+v", name, entries)
 		}
 		conn.Close()
-		if _, dialled := w.contacts(); dialled != nil {
-			t.Errorf("%s: dialled %v", name, dialled)
+		if got := <-reached; got != "" {
+			t.Errorf("%s: the server was sent %q", name, got)
 		}
 	}
+	w.at("x.example", "93.184.216.34", "443", real)
 	// The client's own error says what was wrong.
 	conn := connect(t, path, "x.example:443")
 	if err := tls.Client(conn, &tls.Config{ServerName: "evil.example"}).Handshake(); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
@@ -146,13 +183,18 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	}
 }
 
+// What is wrong with a server is told before there is a tunnel, in the words of any other request.
 func TestTunnelToNowhere(t *testing.T) {
 	w := newWorld(t)
 	w.at("x.example", "93.184.216.34", "443", "127.0.0.1:1")
-	conn := connect(t, w.socket(), "x.example:443")
-	err := tls.Client(conn, &tls.Config{ServerName: "x.example"}).Handshake()
-	if err == nil || !strings.Contains(err.Error(), "internal error") {
-		t.Errorf("the client sees %v", err)
+	c := dialSocket(t, w.socket())
+	io.WriteString(c, "CONNECT x.example:443 HTTP/1.1\r\nHost: x.example:443\r\n\r\n")
+	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "GET"}) // ReadResponse reads no body for CONNECT
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readRefusal(t, r); r.Status != "502 Rumi: Connection refused" || got.ErrorType != "connection_refused" {
+		t.Errorf("%s %+v", r.Status, got)
 	}
 	if e := w.settled(1)[0]; e.Details["error_type"] != "connection_refused" {
 		t.Errorf("%+v", e)

@@ -124,8 +124,8 @@ func TestTimeoutBoundsEverything(t *testing.T) {
 			t.Errorf("%s: %s after %v", url, r.errorType(), took)
 		}
 	}
-	if r := w.ask("GET", "http://drip.example/", "connect_timeout_seconds", 0.1, "read_timeout_seconds", 0.1); r.errorType() != "timeout" {
-		t.Errorf("connect and read: %s", r.errorType())
+	if r := w.ask("GET", "http://drip.example/", "timeout_seconds", 0.15, "connect_timeout_seconds", 0.1, "read_timeout_seconds", 0.1); r.errorType() != "timeout" {
+		t.Errorf("all three: %s", r.errorType())
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +18,8 @@ import (
 )
 
 const (
-	firstAnswer  = 120 * time.Second // a server must begin its answer within
 	webIdle      = 60 * time.Second
+	writeStalls  = time.Minute // for a server to take the next 16 KiB of a request
 	webIdleConns = 64
 	streamAhead  = 256 << 10 // bytes of an answer over HTTP/2 that are there before the pack reads them
 )
@@ -61,7 +60,7 @@ func (w *web) roundTrip(r *http.Request) (*http.Response, error) {
 func (w *web) newTransport() *http.Transport {
 	t := &http.Transport{
 		DialContext: w.dial, DialTLSContext: w.dialTLS,
-		DisableCompression: true, ResponseHeaderTimeout: firstAnswer, ExpectContinueTimeout: time.Second,
+		DisableCompression: true, ExpectContinueTimeout: time.Second,
 		IdleConnTimeout: webIdle, MaxIdleConns: webIdleConns, MaxIdleConnsPerHost: webIdleConns / 2,
 		MaxResponseHeaderBytes: 256 << 10, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
 		Protocols: new(http.Protocols),
@@ -79,6 +78,15 @@ func (w *web) newTransport() *http.Transport {
 type lent struct {
 	*upstream.Allowance
 	stop func() bool
+}
+
+// Write implements net.Conn. A server that takes nothing of a request for long is given up: the client may have left, which
+// shows behind what it had sent only. HTTP/2 has such a bound of its own.
+func (l *lent) Write(p []byte) (int, error) {
+	if err := l.SetWriteDeadline(time.Now().Add(writeStalls)); err != nil {
+		return 0, err
+	}
+	return l.Allowance.Write(p)
 }
 
 func (l *lent) Close() error {
@@ -154,17 +162,5 @@ func (w *web) close() {
 // webURL is a place for the transport.
 func webURL(to place, t *upstream.Target) *url.URL {
 	digest := sha256.Sum256([]byte(t.Host + "\n" + t.ID))
-	escaped, query, asked := strings.Cut(to.path, "?")
-	decoded, err := url.PathUnescape(escaped)
-	if err != nil {
-		decoded = escaped // which the caller sees, since it is then escaped anew
-	}
-	u := &url.URL{
-		Scheme: "http", Host: hex.EncodeToString(digest[:16]) + ":" + strconv.Itoa(int(to.port)),
-		Path: decoded, RawPath: escaped, RawQuery: query, ForceQuery: asked && query == "",
-	}
-	if to.tls {
-		u.Scheme = "https"
-	}
-	return u
+	return upstream.RequestURL(to.scheme(), hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(to.port)), to.path)
 }

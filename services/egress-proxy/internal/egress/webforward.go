@@ -1,20 +1,28 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-const copyBuffer = 32 << 10
+const (
+	copyBuffer = 32 << 10
+	maxInterim = 256 << 10 // bytes of the interim answers before one answer
+)
 
 // upload is a request's body on its way to the server.
 type upload struct {
@@ -24,10 +32,11 @@ type upload struct {
 	grant   func(n int)
 	trailer http.Header // is complete when the body came to its end
 
+	transfer *transfer // whose bytes it counts; nil for a request that was refused
+
 	mu    sync.Mutex
 	over  bool
 	ended bool  // came to its end
-	count int64 // bytes
 	err   error // the client's
 	spent bool  // the pack may send no more today
 }
@@ -51,7 +60,7 @@ func (u *upload) Read(p []byte) (int, error) {
 		u.spent = true
 		return 0, errSpent
 	}
-	u.count += int64(n)
+	u.transfer.sent.Add(int64(n))
 	u.grant(n) // the server says now and then that it may go on
 	switch {
 	case err == io.EOF:
@@ -83,32 +92,33 @@ func (u *upload) stop() bool {
 	return ended
 }
 
-// forward sends a request to its server and streams the answer back.
+// forward sends a request to its server and streams the answer back. A client that closes its connection, or ends what it
+// sends, before it has the answer is taken to have left (as net/http's server has it): the server is told by its own
+// connection.
 func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	a := c.pack.access.Load() // before anything is judged, as in run
-	target, f := c.pack.judge(a, r.call.method, r.place, began.Add(defaultTimeout))
+	ctx, cancel := context.WithCancel(a.ctx)
+	defer cancel()
+	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
+	defer unwatch()
+	target, f := c.pack.judge(ctx, a, r.call, r.place, in.ContentLength != 0, began.Add(defaultTimeout))
 	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0, grant: func(int) {}}
+	if f == nil {
+		f = c.decided(r, in, began)
+	}
 	if f != nil {
 		r.failure = f
 		c.decline(r, body, began)
 		return
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(a.ctx, judgedKey{}, judged{target, a, isWebSocket(in.Header)}))
-	defer cancel()
-	var gone sync.Once
-	left := false
-	leave := func() { gone.Do(func() { left = true; cancel() }) }
-	unwatch := func() {}
-	if body.ended {
-		unwatch = sync.OnceFunc(c.watch(leave))
-		defer unwatch()
-	}
+	body.transfer = r.transfer
+	ctx = context.WithValue(ctx, judgedKey{}, judged{target, a, isWebSocket(in.Header)})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
 	if target.TLS {
 		ctx, body.grant = granting(ctx)
 	}
 	out := outgoing(ctx, in, r.place, target, body)
 	if out.URL.RequestURI() != r.place.path { // what is sent must be what was judged
-		unwatch()
 		r.failure = invalid("Invalid path in URL")
 		c.decline(r, body, began)
 		return
@@ -118,20 +128,14 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		response.Body.Close()
 		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
 	}
+	if err == nil && isEvents(response) && c.pack.proxy.begin(r.transfer) != nil {
+		response.Body.Close()
+		r.failure, c.closes = errInternal, true
+		c.decline(r, body, began)
+		return
+	}
 	if err != nil {
-		unwatch()
-		switch {
-		case a.ctx.Err() != nil:
-			r.failure = c.pack.ended()
-		case body.overspent():
-			r.failure, c.closes = errBudget, true
-		case left:
-			r.failure, c.closes = errClientGone, true
-		case body.failed() != nil:
-			r.failure, c.closes = clientFailure(body.failed()), true
-		default:
-			r.failure = c.pack.upstreamFailure(upstream.Failure(err))
-		}
+		r.failure = c.unanswered(ctx, a, body, err)
 		c.decline(r, body, began)
 		return
 	}
@@ -141,23 +145,22 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	stop := context.AfterFunc(a.ctx, func() { c.stream.Close() })
 	defer stop()
 	if response.StatusCode == http.StatusSwitchingProtocols {
-		unwatch()
-		c.upgrade(r, out, response, body, began)
+		unwatch() // it may half close now
+		c.upgrade(a, r, out, response, body, began)
 		return
 	}
 	err = c.answer(r, response, in, body.grant)
-	unwatch()
 	ended := body.stop()
-	r.sent = body.count
+	r.sent, r.received = r.transfer.bytes()
 	switch {
 	case a.ctx.Err() != nil:
 		r.failure = c.pack.ended()
 	case body.overspent():
 		r.failure = errBudget
-	case errors.Is(err, errClient), left:
+	case errors.Is(err, errClient), err != nil && ctx.Err() != nil:
 		r.failure = errClientGone
 	case err != nil:
-		r.failure = c.pack.upstreamFailure(upstream.Failure(err))
+		r.failure = c.pack.upstreamFailure(a, upstream.Failure(err))
 	}
 	if r.failure != nil {
 		c.closes = true
@@ -166,6 +169,69 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	if r.failure == nil && !ended {
 		c.closes = true
 		c.linger()
+	}
+}
+
+// decided makes an allowed request a transfer, and writes down at once what is known to be no ordinary one.
+func (c *client) decided(r *result, in *http.Request, began time.Time) *failure {
+	r.allowed(c.pack, kindHTTP, began)
+	if in.ContentLength >= 0 && in.ContentLength <= longBody && !isWebSocket(in.Header) {
+		return nil
+	}
+	if c.pack.proxy.begin(r.transfer) != nil {
+		return errInternal
+	}
+	return nil
+}
+
+// isEvents says whether an answer is a stream of server-sent events.
+func isEvents(response *http.Response) bool {
+	kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
+}
+
+// unanswered is why a request got no answer.
+func (c *client) unanswered(ctx context.Context, a *access, body *upload, err error) *failure {
+	switch {
+	case a.ctx.Err() != nil:
+		return c.pack.ended()
+	case body.overspent():
+		c.closes = true
+		return errBudget
+	case ctx.Err() != nil:
+		c.closes = true
+		return errClientGone
+	case body.failed() != nil:
+		c.closes = true
+		return clientFailure(body.failed())
+	}
+	return c.pack.upstreamFailure(a, upstream.Failure(err))
+}
+
+// interim passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which is this proxy's to
+// say. It is called for one after the other, before the answer.
+func (c *client) interim(in *http.Request) func(code int, header textproto.MIMEHeader) error {
+	left := maxInterim
+	return func(code int, header textproto.MIMEHeader) error {
+		fields := http.Header(header).Clone()
+		strip(fields)
+		var b bytes.Buffer
+		fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", code, http.StatusText(code))
+		fields.Write(&b)
+		b.WriteString("\r\n")
+		if left -= b.Len(); left < 0 {
+			return &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent too many interim answers"}
+		}
+		if code == http.StatusContinue || code == http.StatusSwitchingProtocols || !in.ProtoAtLeast(1, 1) {
+			return nil
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.answering {
+			return nil
+		}
+		_, err := c.stream.Write(b.Bytes())
+		return err
 	}
 }
 
@@ -197,7 +263,9 @@ func clientFailure(err error) *failure {
 // decline is refuse for a request whose body is still to come, or partly.
 func (c *client) decline(r *result, body *upload, began time.Time) {
 	ended := body.stop()
-	r.sent = body.count
+	if r.transfer != nil {
+		r.sent, _ = r.transfer.bytes()
+	}
 	if !ended && !body.expects && body.failed() == nil {
 		c.stream.SetReadDeadline(time.Now().Add(lingerTime))
 		_, err := io.CopyN(io.Discard, body.body, drainBytes)
@@ -230,7 +298,7 @@ func outgoing(ctx context.Context, in *http.Request, to place, t *upstream.Targe
 	}
 	out := &http.Request{
 		Method: in.Method, URL: webURL(to, t), Host: to.hostPort(), Header: in.Header, Trailer: in.Trailer,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: in.ContentLength,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: in.ContentLength, Close: t.Close,
 	}
 	if in.ContentLength != 0 {
 		out.Body = body
@@ -243,22 +311,25 @@ var errClient = errors.New("write answer")
 
 // answer streams a server's answer to the client. The error is errClient or the server's.
 func (c *client) answer(r *result, response *http.Response, in *http.Request, grant func(int)) error {
+	bodiless, length := bodiless(in.Method, response)
 	strip(response.Header)
-	bodiless := in.Method == http.MethodHead || response.StatusCode == http.StatusNoContent || response.StatusCode == http.StatusNotModified
 	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
 	chunked := !bodiless && (response.ContentLength < 0 || len(response.Trailer) > 0) && in.ProtoAtLeast(1, 1)
 	c.begin()
-	c.statusLine(response.StatusCode)
+	c.statusLine(response)
 	response.Header.Write(c.out)
 	switch {
+	case bodiless && length != "":
+		c.out.WriteString("Content-Length: " + length + "\r\n")
+	case bodiless:
 	case chunked:
 		c.out.WriteString("Transfer-Encoding: chunked\r\n")
 		for name := range response.Trailer {
 			c.out.WriteString("Trailer: " + name + "\r\n")
 		}
-	case response.ContentLength >= 0 && response.StatusCode != http.StatusNoContent:
+	case response.ContentLength >= 0:
 		c.out.WriteString("Content-Length: " + strconv.FormatInt(response.ContentLength, 10) + "\r\n")
-	case !bodiless:
+	default:
 		c.closes = true // the body's end is the connection's
 	}
 	if c.closes {
@@ -278,7 +349,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, gr
 	defer copyBuffers.Put(buf)
 	for {
 		n, err := response.Body.Read(buf[:])
-		r.received += int64(n)
+		r.transfer.received.Add(int64(n))
 		if n > 0 {
 			grant(n)
 			if chunked {
@@ -309,6 +380,21 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, gr
 		c.out.WriteString("\r\n")
 	}
 	return c.flush()
+}
+
+// bodiless says whether an answer has no body, and if so gives the length that the server says another answer's would have:
+// that of 304 (Not Modified) to a GET, or of HEAD to the same (RFC 9110, section 8.6).
+func bodiless(method string, response *http.Response) (bodiless bool, length string) {
+	if response.StatusCode == http.StatusNoContent {
+		return true, ""
+	}
+	if method != http.MethodHead && response.StatusCode != http.StatusNotModified {
+		return false, ""
+	}
+	if given := response.Header["Content-Length"]; len(given) == 1 {
+		length = given[0]
+	}
+	return true, length
 }
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}

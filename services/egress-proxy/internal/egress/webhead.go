@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
@@ -73,8 +73,8 @@ func headEnd(b []byte) int {
 
 // checkHead reads what a request's head says. It takes one reading of it only: what two parsers may understand
 // differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2 and 6.3). method and to are filled in as far as they
-// could be read.
-func checkHead(head []byte) (method string, to place, f *failure) {
+// could be read. inside is where a tunnel goes in which the request came; nil for none.
+func checkHead(head []byte, inside *place) (method string, to place, f *failure) {
 	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
 	method, rest, _ := strings.Cut(lines[0], " ")
 	target, version, ok := strings.Cut(rest, " ")
@@ -82,21 +82,51 @@ func checkHead(head []byte) (method string, to place, f *failure) {
 		return "", to, errNotHTTP
 	}
 	switch {
-	case method == http.MethodConnect:
+	case method == http.MethodConnect && inside == nil:
 		to, f = parseAuthority(target)
-	case !allowedMethod(method):
+	case !slices.Contains(grant.Methods, method):
 		return "", to, invalid("Method not allowed: %s", shorten(method))
-	case strings.HasPrefix(target, "/"):
-		f = invalid("URL must have a hostname")
 	default:
-		to, f = parsePlace(target)
+		to, f = parseTarget(method, target, inside)
 	}
 	if f != nil {
 		return method, to, f
 	}
-	fields := lines[1:]
+	return method, to, checkFields(lines[1:], method, version, to)
+}
+
+// parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
+// the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
+func parseTarget(method, target string, inside *place) (to place, f *failure) {
+	asterisk := method == http.MethodOptions && target == "*"
+	switch {
+	case inside == nil && strings.HasPrefix(target, "/"):
+		return to, invalid("URL must have a hostname")
+	case inside != nil && (asterisk || strings.HasPrefix(target, "/")):
+		target = "http://" + inside.hostPort() + strings.TrimPrefix(target, "*")
+	}
+	for ours, theirs := range map[string]string{"http": "ws", "https": "wss"} {
+		if scheme, rest, ok := strings.Cut(target, "://"); ok && strings.EqualFold(scheme, theirs) {
+			target = ours + "://" + rest
+			break
+		}
+	}
+	if to, f = parsePlace(target); f != nil {
+		return to, f
+	}
+	if inside != nil && (to.tls || to.host != inside.host || to.port != inside.port) {
+		return to, invalid("URL is not of the tunnel's host")
+	}
+	if method == http.MethodOptions && !to.rooted && !strings.Contains(to.path, "?") {
+		to.path = "*" // RFC 9112, section 3.2.4
+	}
+	return to, nil
+}
+
+// checkFields says what is wrong with the lines of a head after the first.
+func checkFields(fields []string, method, version string, to place) *failure {
 	if len(fields) > maxHeaders {
-		return method, to, invalid("Too many headers: %d > %d", len(fields), maxHeaders)
+		return invalid("Too many headers: %d > %d", len(fields), maxHeaders)
 	}
 	seen := make(map[string]string, len(fields)) // the spelling of each name
 	for _, line := range fields {
@@ -106,23 +136,23 @@ func checkHead(head []byte) (method string, to place, f *failure) {
 		before, again := seen[lower]
 		switch {
 		case len(name) > maxHeaderName:
-			return method, to, invalid("Header name too long: %d > %d", len(name), maxHeaderName)
+			return invalid("Header name too long: %d > %d", len(name), maxHeaderName)
 		case !ok || !httpguts.ValidHeaderFieldName(name):
-			return method, to, invalid("Invalid header name: %s", shorten(name))
+			return invalid("Invalid header name: %s", shorten(name))
 		case len(value) > maxHeaderValue:
-			return method, to, invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
+			return invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
 		case !httpguts.ValidHeaderFieldValue(value):
-			return method, to, invalid("Invalid value of header: %s", shorten(name))
+			return invalid("Invalid value of header: %s", shorten(name))
 		case again && before != name:
-			return method, to, invalid("Header in two spellings: %s", shorten(name))
+			return invalid("Header in two spellings: %s", shorten(name))
 		case again && (lower == "host" || lower == "content-length" || lower == "transfer-encoding"):
-			return method, to, invalid("Header given twice: %s", shorten(name))
+			return invalid("Header given twice: %s", shorten(name))
 		case lower == "host" && !to.isHost(value):
-			return method, to, invalid("Host header does not equal the URL's host")
+			return invalid("Host header does not equal the URL's host")
 		case lower == "transfer-encoding" && (!strings.EqualFold(value, "chunked") || version != "HTTP/1.1" || method == http.MethodConnect):
-			return method, to, invalid("Unsupported Transfer-Encoding")
+			return invalid("Unsupported Transfer-Encoding")
 		case lower == "expect" && !strings.EqualFold(value, "100-continue"):
-			return method, to, invalid("Unsupported Expect header")
+			return invalid("Unsupported Expect header")
 		}
 		seen[lower] = name
 	}
@@ -131,13 +161,13 @@ func checkHead(head []byte) (method string, to place, f *failure) {
 	_, hosted := seen["host"]
 	switch {
 	case chunked && sized:
-		return method, to, invalid("Both Content-Length and Transfer-Encoding")
+		return invalid("Both Content-Length and Transfer-Encoding")
 	case sized && method == http.MethodConnect:
-		return method, to, invalid("Header not allowed: %s", length)
+		return invalid("Header not allowed: %s", length)
 	case !hosted && version == "HTTP/1.1":
-		return method, to, invalid("Host header is missing")
+		return invalid("Host header is missing")
 	}
-	return method, to, nil
+	return nil
 }
 
 // parseAuthority reads where a CONNECT request wants a tunnel to.
@@ -151,7 +181,7 @@ func parseAuthority(text string) (place, *failure) {
 	if err != nil {
 		return place{}, invalid("Invalid hostname in URL")
 	}
-	return place{tls: true, host: host, port: uint16(n), base: &url.URL{}}, nil
+	return place{tls: true, host: host, port: uint16(n)}, nil
 }
 
 // isWebSocket says whether a head asks for that upgrade, or agrees to it. No other is passed on: what follows it could be

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,9 @@ var past = time.Unix(1, 0)
 // client is a connection that speaks HTTP/1.1 to its proxy (RFC 9110, section 3.7; RFC 9112, sections 3.2.2 and 3.2.3).
 type client struct {
 	pack   *pack
+	ctx    context.Context // ends when the client is gone, and with its socket
 	stream *uds.Stream
+	inside *place // of a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
 	in     *bufio.Reader
 	out    *bufio.Writer
 	closes bool // after the answer
@@ -49,7 +52,7 @@ var webPool = sync.Pool{New: func() any {
 
 // Stream implements uds.Streamer.
 func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
-	c := &client{pack: h.pack(ctx), stream: s}
+	c := &client{pack: h.pack(ctx), ctx: ctx, stream: s}
 	for {
 		b := webPool.Get().(*webBuffers)
 		b.in.Reset(s)
@@ -82,7 +85,7 @@ func (c *client) exchange() bool {
 	case err != nil:
 		return false
 	default:
-		r.call.method, r.place, r.failure = checkHead(head)
+		r.call.method, r.place, r.failure = checkHead(head, c.inside)
 	}
 	if r.failure != nil { // where it ends is anybody's guess
 		c.closes = true
@@ -111,8 +114,7 @@ func (c *client) exchange() bool {
 		return false
 	}
 	if request.Method == http.MethodConnect {
-		c.tunnel(r, began)
-		return false
+		return c.tunnel(r, began)
 	}
 	c.forward(r, request, began)
 	return !c.closes
@@ -124,54 +126,13 @@ func (c *client) finish(r *result, began time.Time) error {
 	return c.pack.record(r)()
 }
 
-// refuse writes down why a request gets no answer from its server, and says so.
-func (c *client) refuse(r *result, began time.Time) {
-	if err := c.finish(r, began); err != nil {
-		r.failure = errInternal
-	}
-	status := httpStatus(r.failure)
-	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.text)
-	body = append(body, `,"error_type":`...)
-	body = append(appendQuote(body, r.failure.kind), "}\n"...)
-	c.begin()
-	c.statusLine(status)
-	c.out.WriteString("Content-Type: application/json; charset=utf-8\r\nContent-Length: ")
-	c.out.WriteString(strconv.Itoa(len(body)))
-	if c.closes {
-		c.out.WriteString("\r\nConnection: close")
-	}
-	c.out.WriteString("\r\n\r\n")
-	if r.call.method != http.MethodHead {
-		c.out.Write(body)
-	}
-	if c.out.Flush() != nil {
-		c.closes = true
-	}
-}
-
-// httpStatus is how a failure is called in HTTP: 403 for what was refused.
-func httpStatus(f *failure) int {
-	switch f.kind {
-	case "validation_error", "protocol_error":
-		return http.StatusBadRequest
-	case "rate_limited":
-		return http.StatusTooManyRequests
-	case "timeout":
-		return http.StatusGatewayTimeout
-	case "internal_error":
-		return http.StatusInternalServerError
-	}
-	if f.denied() {
-		return http.StatusForbidden
-	}
-	return http.StatusBadGateway
-}
-
-func (c *client) statusLine(status int) {
+// statusLine is the server's, with its own reason phrase.
+func (c *client) statusLine(response *http.Response) {
 	c.out.WriteString("HTTP/1.1 ")
-	c.out.WriteString(strconv.Itoa(status))
+	c.out.WriteString(strconv.Itoa(response.StatusCode))
 	c.out.WriteByte(' ')
-	c.out.WriteString(http.StatusText(status))
+	_, reason, _ := strings.Cut(response.Status, " ")
+	c.out.WriteString(printable(reason))
 	c.out.WriteString("\r\n")
 }
 
@@ -198,20 +159,4 @@ func (c *client) linger() {
 	c.stream.CloseWrite()
 	c.stream.SetReadDeadline(time.Now().Add(lingerTime))
 	io.CopyN(io.Discard, c.in, lingerBytes)
-}
-
-// watch calls gone when the client closes the connection, until stop is called. Nothing else may read meanwhile.
-func (c *client) watch(gone func()) (stop func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if _, err := c.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			gone()
-		}
-	}()
-	return func() {
-		c.stream.SetReadDeadline(past)
-		<-done
-		c.stream.SetReadDeadline(time.Time{})
-	}
 }

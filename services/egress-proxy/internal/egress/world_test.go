@@ -26,6 +26,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
@@ -51,7 +52,8 @@ type world struct {
 	resolved []string
 	dialled  []string
 	entries  []audit.Entry
-	traces   []string // of each entry that was to be written
+	early    []audit.Entry // of what was still under way
+	traces   []string      // of each entry that was to be written
 	auditErr error
 	logs     bytes.Buffer
 	roots    *x509.CertPool
@@ -137,8 +139,13 @@ func (w *world) Submit(ctx context.Context, entries ...audit.Entry) func() error
 		for _, a := range e.Attrs { // the caller's as soon as this returns
 			details[a.Key] = a.Value.Any()
 		}
+		details["request_id"] = origin.Of(ctx).RequestID
 		e.Details, e.Attrs = details, nil
-		w.entries = append(w.entries, e)
+		if e.Phase == "begin" || e.Phase == "progress" {
+			w.early = append(w.early, e)
+		} else {
+			w.entries = append(w.entries, e)
+		}
 	}
 	return func() error { return err }
 }
@@ -239,7 +246,16 @@ func (w *world) contacts() (resolved, dialled []string) {
 	return resolved, dialled
 }
 
-// audited takes the entries since the last call.
+// begun takes the entries of what was still under way when they were written.
+func (w *world) begun() []audit.Entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	entries := w.early
+	w.early = nil
+	return entries
+}
+
+// audited takes the entries since the last call, but for those of begun.
 func (w *world) audited() []audit.Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()

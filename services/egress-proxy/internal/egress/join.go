@@ -1,0 +1,164 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// afterEnd is how long one direction may go on without a byte when the other has ended: its receiver may be gone, which
+	// nobody would ever say.
+	afterEnd = 30 * time.Second
+	// afterEndPoll is how often it is looked at.
+	afterEndPoll = 5 * time.Second
+)
+
+// join copies both ways until both have ended, and gives the bytes of each. When one direction has ended, the other ends,
+// too: at once if it was by an error, afterEnd after the last byte otherwise. When the client is gone, what it had sent still
+// goes to the server, within the same time, and nothing else happens. moved counts the bytes that went to the server and came
+// from it so far. Whoever closes both ends from elsewhere ends it at once.
+func join(gone context.Context, client, server io.ReadWriteCloser, moved func() (sent, received int64)) (sent, received int64) {
+	shut := func() { client.Close(); server.Close() }
+	pass := func(to, from io.ReadWriteCloser, n *int64) chan struct{} {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			var err error
+			if *n, err = io.Copy(to, from); err != nil {
+				shut()
+			} else {
+				closeWrite(to)
+			}
+		}()
+		return ended
+	}
+	up, down := pass(server, client, &sent), pass(client, server, &received)
+	left := gone.Done()
+	select { // nothing bounds a connection of which both ends are there
+	case <-up:
+		up = nil
+	case <-down:
+		down = nil
+	case <-left:
+		left = nil
+	}
+	tick := time.NewTicker(afterEndPoll)
+	defer tick.Stop()
+	last, since := total(moved()), time.Now()
+	for up != nil || down != nil {
+		if up == nil && left == nil {
+			shut()
+		}
+		select {
+		case <-up:
+			up = nil
+		case <-down:
+			down = nil
+		case <-left:
+			left = nil
+		case now := <-tick.C:
+			if n := total(moved()); n != last {
+				last, since = n, now
+			} else if now.Sub(since) >= afterEnd {
+				shut()
+			}
+		}
+	}
+	return sent, received
+}
+
+func total(sent, received int64) int64 { return sent + received }
+
+// closeWrite passes an end on. What can't be half closed is closed.
+func closeWrite(c io.Closer) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+		return
+	}
+	c.Close()
+}
+
+// counting gives a function that tells how many bytes went over a connection to a server so far. What is counted is the
+// connection that it gives: TCP itself, in which the kernel counts, so that bytes need not pass through the process, or one
+// around what it was given.
+func counting(conn net.Conn) (net.Conn, func() (sent, received int64)) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		c := &counted{Conn: conn}
+		return c, c.moved
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		c := &counted{Conn: conn}
+		return c, c.moved
+	}
+	var mu sync.Mutex
+	var sent, received int64
+	return conn, func() (int64, int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = raw.Control(func(fd uintptr) { // of a closed connection the last known counts
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				sent, received = int64(info.Bytes_sent-info.Bytes_retrans), int64(info.Bytes_received)
+			}
+		})
+		return sent, received
+	}
+}
+
+// counted is a connection that counts what goes over it.
+type counted struct {
+	net.Conn
+	sent, received atomic.Int64
+}
+
+func (c *counted) moved() (sent, received int64) { return c.sent.Load(), c.received.Load() }
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received.Add(int64(n))
+	return n, err
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent.Add(int64(n))
+	return n, err
+}
+
+// CloseWrite passes an end on.
+func (c *counted) CloseWrite() error {
+	closeWrite(c.Conn)
+	return nil
+}
+
+// errSpent ends a stream to a server when the day's bytes are used up.
+var errSpent = errors.New("write to server: the pack's daily bytes are used up")
+
+// metered is what a pack sends to a server, taken from what it may send today.
+type metered struct {
+	net.Conn
+	pack  *pack
+	spent atomic.Bool // nothing was left for what came next
+}
+
+func (m *metered) Write(p []byte) (int, error) {
+	if m.pack.spend(len(p)) != nil {
+		m.spent.Store(true)
+		return 0, errSpent
+	}
+	return m.Conn.Write(p)
+}
+
+// CloseWrite passes an end on.
+func (m *metered) CloseWrite() error {
+	closeWrite(m.Conn)
+	return nil
+}

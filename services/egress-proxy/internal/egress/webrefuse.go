@@ -1,0 +1,119 @@
+package egress
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// refuse writes down why a request gets no answer from its server, and says so.
+func (c *client) refuse(r *result, began time.Time) {
+	if err := c.finish(r, began); err != nil {
+		r.failure = errInternal
+	}
+	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.text)
+	body = append(body, `,"error_type":`...)
+	body = append(appendQuote(body, r.failure.kind), "}\n"...)
+	c.begin()
+	c.refusalHead(r)
+	c.out.WriteString("Content-Type: application/json; charset=utf-8\r\nContent-Length: ")
+	c.out.WriteString(strconv.Itoa(len(body)))
+	if c.closes {
+		c.out.WriteString("\r\nConnection: close")
+	}
+	c.out.WriteString("\r\n\r\n")
+	if r.call.method != http.MethodHead {
+		c.out.Write(body)
+	}
+	if c.out.Flush() != nil {
+		c.closes = true
+	}
+}
+
+// httpStatus is how a failure is called in HTTP: 403 for what was refused.
+func httpStatus(f *failure) int {
+	switch f.kind {
+	case "validation_error", "protocol_error":
+		return http.StatusBadRequest
+	case "rate_limited":
+		return http.StatusTooManyRequests
+	case "timeout":
+		return http.StatusGatewayTimeout
+	case "internal_error":
+		return http.StatusInternalServerError
+	}
+	if f.denied() {
+		return http.StatusForbidden
+	}
+	return http.StatusBadGateway
+}
+
+// refusalHead writes what says that it is the proxy that answers, and not the server: Proxy-Status (RFC 9209), which no server's
+// answer may have.
+func (c *client) refusalHead(r *result) {
+	status := httpStatus(r.failure)
+	reason := http.StatusText(status)
+	if r.call.method == http.MethodConnect { // of which most clients show nothing else
+		reason = "Rumi: " + printable(strings.TrimPrefix(r.failure.text, "Network access denied: "))
+	}
+	c.out.WriteString("HTTP/1.1 " + strconv.Itoa(status) + " " + reason + "\r\nProxy-Status: rumi; error=" + proxyError(r.failure) + "\r\n")
+	if wait := c.pack.retryAfter(r.failure, time.Now()); wait > 0 {
+		c.out.WriteString("Retry-After: " + strconv.Itoa(int(math.Ceil(wait.Seconds()))) + "\r\n")
+	}
+}
+
+// printable is a text as a reason phrase may have it: one line of ASCII, of which a reader sees all.
+func printable(text string) string {
+	const limit = 200
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
+	return clean[:min(len(clean), limit)]
+}
+
+// proxyError is a failure in the words of RFC 9209, section 2.3. What an address or a name stands for is not told there either.
+func proxyError(f *failure) string {
+	switch {
+	case f == errStreams:
+		return "connection_limit_reached"
+	case f.denied():
+		return "http_request_denied"
+	}
+	switch f.kind {
+	case "validation_error", "protocol_error", "client_closed":
+		return "http_request_error"
+	case "timeout":
+		if strings.HasPrefix(f.text, "Request") {
+			return "http_response_timeout"
+		}
+		return "connection_timeout"
+	case "connection_refused", "dns_error":
+		return f.kind
+	case "ssl_error":
+		if strings.HasPrefix(f.text, "TLS certificate") {
+			return "tls_certificate_error"
+		}
+		return "tls_protocol_error"
+	case "upstream_error":
+		return "http_response_incomplete"
+	}
+	return "proxy_internal_error"
+}
+
+// retryAfter is how long a client should wait that was told that there is too much of something; 0 for other failures.
+func (k *pack) retryAfter(f *failure, now time.Time) time.Duration {
+	switch f {
+	case errStreams:
+		return time.Second
+	case errBudget:
+		return now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
+	case errRateLimited:
+		return time.Duration((1 - k.tokens.TokensAt(now)) / float64(k.tokens.Limit()) * float64(time.Second))
+	}
+	return 0
+}
