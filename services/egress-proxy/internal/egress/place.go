@@ -7,6 +7,7 @@ import (
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
 const maxURL = 16 << 10 // bytes
