@@ -3,7 +3,7 @@
 // An archive is judged whole, from its central directory and its local headers, before anything of it is written, and what
 // was promised is enforced again while it is unpacked. Where two readers could see two different archives (names twice, two
 // directories that disagree, data between or after what is listed) it is refused. The format is PKWARE's APPNOTE.TXT 6.3.10;
-// of it only what packs need is accepted: one file, no encryption, no ZIP64 directory, stored and deflated data.
+// of it only what packs need is accepted: one file, no encryption, nothing of 4 GiB or more, stored and deflated data.
 package archive
 
 import (
@@ -28,6 +28,8 @@ type Archive struct {
 	Top   string // the name of the one top-level folder
 	Files int    // regular files in it
 	Bytes int64  // their size, unpacked
+
+	Warnings []string // what the archive has beside that folder and is left out, in words meant for the operator
 
 	r       io.ReaderAt
 	entries []entry
@@ -59,16 +61,23 @@ func notValid(name string, reason error) error {
 
 // judge looks at what is in the archive: names, kinds, counts, sizes, and that all lies in one folder.
 func (a *Archive) judge() error {
-	names := newNames()
+	for i := range a.entries {
+		if err := judgeKind(&a.entries[i]); err != nil {
+			return err
+		}
+	}
+	a.leaveOut()
+	names, leftOut := newNames(), newNames()
 	for i := range a.entries {
 		e := &a.entries[i]
-		if err := judgeKind(e); err != nil {
+		among := names
+		if e.leftOut {
+			among = leftOut
+		}
+		if err := among.add(e); err != nil {
 			return err
 		}
-		if err := names.add(e); err != nil {
-			return err
-		}
-		if !e.folder {
+		if !e.folder && !e.leftOut {
 			a.Files++
 			a.Bytes += e.size // each below 4 GiB, at most 65,535 of them
 		}
@@ -137,19 +146,29 @@ func judgeKind(e *entry) error {
 
 // show makes a stranger's name fit for a message: short, and without anything that a terminal or a log would act on.
 func show(name string) string {
-	if len(name) > 200 {
-		name = strings.ToValidUTF8(name[:200], "") + "…"
-	}
+	name = shorten(name)
 	if text.IsLine(name) {
 		return name
 	}
-	return `"` + text.Escape(name) + `"`
+	return `"` + text.Escape(strings.ReplaceAll(name, `\`, `\\`)) + `"`
+}
+
+// shorten keeps a stranger's name short.
+func shorten(name string) string {
+	if len(name) > 200 {
+		return strings.ToValidUTF8(name[:200], "") + "…"
+	}
+	return name
 }
 
 // entry is one entry of the central directory.
 type entry struct {
-	name   string // as it is written; a folder's ends in "/"
+	raw    string // the name as both headers have it
+	name   string // the same in UTF-8, where an extra field says that; a folder's ends in "/"
 	folder bool
+
+	leftOut bool // not part of what is unpacked
+
 	mode   uint32 // Unix mode, 0 where the archive has none
 	dos    byte   // MS-DOS attributes
 	flags  uint16

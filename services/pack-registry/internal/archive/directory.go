@@ -41,34 +41,25 @@ const (
 	extraUnicodePath = 0x7075 // Info-ZIP's: another name for the same entry
 )
 
-const unknown32 = 1<<32 - 1 // a size that stands in the ZIP64 extra field
-
 var little = binary.LittleEndian
 
-// readDirectory reads the central directory, which must lie right before the end record, and that at the very end. start is
-// where it begins.
+// readDirectory reads the central directory, which must lie right before the end record or records, and those at the very end.
+// start is where it begins.
 func readDirectory(r io.ReaderAt, size int64) (entries []entry, start int64, err error) {
 	end, at, err := findEnd(r, size)
 	if err != nil {
 		return nil, 0, err
 	}
-	if little.Uint16(end[4:]) != 0 || little.Uint16(end[6:]) != 0 {
-		return nil, 0, errors.New("in several parts")
+	where, err := locate(r, end, at)
+	if err != nil {
+		return nil, 0, err
 	}
-	count, total := int(little.Uint16(end[8:])), int(little.Uint16(end[10:]))
-	length, offset := int64(little.Uint32(end[12:])), int64(little.Uint32(end[16:]))
-	if count != total || offset+length != at {
-		return nil, 0, errors.New("central directory not where the end record says")
-	}
-	if length > maxDirectory {
-		return nil, 0, errors.New("central directory too large")
-	}
-	directory := make([]byte, length)
-	if _, err := r.ReadAt(directory, offset); err != nil {
+	directory := make([]byte, where.length)
+	if _, err := r.ReadAt(directory, where.offset); err != nil {
 		return nil, 0, fmt.Errorf("can't be read: %w", err)
 	}
-	entries = make([]entry, 0, min(count, len(directory)/centralSize))
-	for range count {
+	entries = make([]entry, 0, min(where.count, where.length/centralSize))
+	for range where.count {
 		var e entry
 		if directory, err = e.read(directory); err != nil {
 			return nil, 0, err
@@ -78,7 +69,7 @@ func readDirectory(r io.ReaderAt, size int64) (entries []entry, start int64, err
 	if len(directory) != 0 {
 		return nil, 0, errors.New("central directory longer than its entries")
 	}
-	return entries, offset, nil
+	return entries, where.offset, nil
 }
 
 // findEnd finds the end record: the one whose comment ends where the archive does. There may be only one such, and nothing in its
@@ -116,8 +107,10 @@ func (e *entry) read(directory []byte) (rest []byte, err error) {
 	if len(d) < centralSize+nameLength+extraLength+commentLength {
 		return nil, errors.New("central directory is damaged")
 	}
+	raw := string(d[centralSize : centralSize+nameLength])
 	*e = entry{
-		name:   string(d[centralSize : centralSize+nameLength]),
+		raw:    raw,
+		name:   raw,
 		mode:   little.Uint32(d[38:]) >> 16,
 		dos:    d[38],
 		flags:  little.Uint16(d[8:]),
@@ -127,37 +120,43 @@ func (e *entry) read(directory []byte) (rest []byte, err error) {
 		size:   int64(little.Uint32(d[24:])),
 		header: int64(little.Uint32(d[42:])),
 	}
+	extra := d[centralSize+nameLength : centralSize+nameLength+extraLength]
+	disk, err := e.widen(extra, little.Uint16(d[34:]))
 	switch {
-	case little.Uint16(d[34:]) != 0:
+	case err != nil:
+		return nil, err
+	case disk != 0:
 		return nil, errors.New("in several parts")
 	case e.flags&^(flagOptions|flagDescriptor|flagUTF8) != 0:
 		return nil, fmt.Errorf("%s is encrypted or of a kind that is not supported", show(e.name))
 	case e.method != methodStored && e.method != methodDeflated:
 		return nil, fmt.Errorf("compression method %d of %s is not supported", e.method, show(e.name))
-	case e.packed == unknown32 || e.size == unknown32 || e.header == unknown32:
-		return nil, errors.New("ZIP64 is not supported")
 	case e.method == methodStored && e.packed != e.size:
 		return nil, fmt.Errorf("two sizes of %s", show(e.name))
 	case e.flags&flagUTF8 != 0 && !utf8.ValidString(e.name), strings.ContainsRune(e.name, 0):
 		return nil, fmt.Errorf("name %s", show(e.name))
 	}
-	extra := d[centralSize+nameLength : centralSize+nameLength+extraLength]
-	if err := e.checkExtra(extra); err != nil {
+	if e.name, err = e.nameBy(extra); err != nil {
 		return nil, err
 	}
 	return d[centralSize+nameLength+extraLength+commentLength:], nil
 }
 
-// checkExtra refuses a second name that some readers would take for the first.
-func (e *entry) checkExtra(extra []byte) error {
+// nameBy is the entry's name by the extra fields of one of its headers: the one in that header unless a field has it in UTF-8. A
+// second name, which some readers would take for the first, is refused.
+func (e *entry) nameBy(extra []byte) (string, error) {
 	field, err := extraField(extra, extraUnicodePath)
 	if err != nil {
-		return fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+		return "", fmt.Errorf("extra fields of %s: %w", show(e.name), err)
 	}
-	if field != nil && (len(field) < 5 || string(field[5:]) != e.name) {
-		return fmt.Errorf("two names of %s", show(e.name))
+	if field == nil {
+		return e.name, nil
 	}
-	return nil
+	name, ok := unicodeName(field, e.raw)
+	if !ok || e.name != e.raw && name != e.name {
+		return "", fmt.Errorf("two names of %s", show(e.name))
+	}
+	return name, nil
 }
 
 // extraField finds the field of a kind; nil when there is none. Some writers pad extra fields with a few zeros.

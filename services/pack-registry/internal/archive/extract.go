@@ -54,6 +54,9 @@ func (a *Archive) Consume(ctx context.Context, root *os.Root, truncate func(size
 func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, done func(int) error) error {
 	made := map[string]bool{".": true}
 	for _, e := range entries {
+		if e.leftOut {
+			continue
+		}
 		within := e.path()
 		if !e.folder {
 			within = path.Dir(within)
@@ -120,9 +123,9 @@ func (c *cutter) cut(i int) error {
 // unpackers is how many files are unpacked at once; each takes 400 KiB of memory.
 const unpackers = 4
 
-// entry writes a file; for a folder it does nothing.
+// entry writes a file; for a folder, and for what is left out, it does nothing.
 func (u *unpacker) entry(ctx context.Context, root *os.Root, e *entry) error {
-	if e.folder {
+	if e.folder || e.leftOut {
 		return nil
 	}
 	err := u.file(ctx, root, e.path(), e)

@@ -19,8 +19,7 @@ func checkLocalHeaders(r io.ReaderAt, end int64, entries []entry) error {
 		if next = end; i+1 < len(sorted) {
 			next = sorted[i+1].header
 		}
-		wide, err := e.readLocal(r, end)
-		if err != nil {
+		if err := e.readLocal(r, end); err != nil {
 			return err
 		}
 		trailer := next - e.data - e.packed
@@ -31,7 +30,7 @@ func checkLocalHeaders(r io.ReaderAt, end int64, entries []entry) error {
 			if trailer != 0 {
 				return errors.New("entries overlap, or something lies between them")
 			}
-		} else if err := e.checkDescriptor(r, trailer, wide); err != nil {
+		} else if err := e.checkDescriptor(r, trailer); err != nil {
 			return err
 		}
 	}
@@ -41,68 +40,71 @@ func checkLocalHeaders(r io.ReaderAt, end int64, entries []entry) error {
 	return nil
 }
 
-// readLocal compares an entry's local header. wide says that its sizes have 8 bytes, so those behind the data too.
-func (e *entry) readLocal(r io.ReaderAt, end int64) (wide bool, err error) {
+// readLocal compares an entry's local header with the central directory, and finds its data.
+func (e *entry) readLocal(r io.ReaderAt, end int64) error {
 	var fixed [localSize]byte
 	if e.header+localSize > end {
-		return false, errors.New("entries overlap, or something lies between them")
+		return errors.New("entries overlap, or something lies between them")
 	}
 	if _, err := r.ReadAt(fixed[:], e.header); err != nil {
-		return false, fmt.Errorf("can't be read: %w", err)
+		return fmt.Errorf("can't be read: %w", err)
 	}
 	if little.Uint32(fixed[:]) != localSignature {
-		return false, fmt.Errorf("no local header of %s", show(e.name))
+		return fmt.Errorf("no local header of %s", show(e.name))
 	}
 	nameLength, extraLength := int(little.Uint16(fixed[26:])), int(little.Uint16(fixed[28:]))
 	e.data = e.header + localSize + int64(nameLength+extraLength)
 	if e.data+e.packed > end {
-		return false, errors.New("entries overlap, or something lies between them")
+		return errors.New("entries overlap, or something lies between them")
 	}
 	variable := make([]byte, nameLength+extraLength)
 	if _, err := r.ReadAt(variable, e.header+localSize); err != nil {
-		return false, fmt.Errorf("can't be read: %w", err)
+		return fmt.Errorf("can't be read: %w", err)
 	}
+	var err error
 	name, extra := string(variable[:nameLength]), variable[nameLength:]
 	switch {
-	case name != e.name:
-		return false, disagree(e, "name")
+	case name != e.raw:
+		return disagree(e, "name")
 	case little.Uint16(fixed[6:]) != e.flags:
-		return false, disagree(e, "flags")
+		return disagree(e, "flags")
 	case little.Uint16(fixed[8:]) != e.method:
-		return false, disagree(e, "method")
+		return disagree(e, "method")
 	}
-	if err := e.checkExtra(extra); err != nil {
-		return false, err
+	if name, err = e.nameBy(extra); err != nil {
+		return err
+	}
+	if name != e.name {
+		return disagree(e, "name")
 	}
 	crc, packed, size := little.Uint32(fixed[14:]), int64(little.Uint32(fixed[18:])), int64(little.Uint32(fixed[22:]))
 	sizes64, err := extraField(extra, extraZIP64)
 	if err != nil {
-		return false, fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+		return fmt.Errorf("extra fields of %s: %w", show(e.name), err)
 	}
-	wide = sizes64 != nil
-	if wide && packed == unknown32 && size == unknown32 {
+	if sizes64 != nil && packed == unknown32 && size == unknown32 {
 		if len(sizes64) != 16 {
-			return false, disagree(e, "size")
+			return disagree(e, "size")
 		}
 		size, packed = int64(little.Uint64(sizes64)), int64(little.Uint64(sizes64[8:]))
 	}
-	if e.flags&flagDescriptor != 0 && crc == 0 && packed == 0 && size == 0 {
-		return wide, nil // all three stand behind the data
+	// Where they stand behind the data the header may say nothing. Writers fill in what they know beforehand, each by itself.
+	later := e.flags&flagDescriptor != 0
+	agree := func(here int64, central int64) bool { return here == central || later && here == 0 }
+	if !agree(int64(crc), int64(e.crc)) || !agree(packed, e.packed) || !agree(size, e.size) {
+		return disagree(e, "size or checksum")
 	}
-	if crc != e.crc || packed != e.packed || size != e.size {
-		return false, disagree(e, "size or checksum")
-	}
-	return wide, nil
+	return nil
 }
 
 // checkDescriptor compares what stands behind an entry's data: a checksum and two sizes of 4 or 8 bytes, with or without a
-// signature.
-func (e *entry) checkDescriptor(r io.ReaderAt, length int64, wide bool) error {
-	want := map[int64]bool{12: !wide, 16: !wide, 20: wide, 24: wide}
-	if !want[length] {
+// signature. Its length tells which; that the sizes should have 8 bytes exactly where the local header has a ZIP64 field not all
+// writers heed, and nothing can be hidden in either, since each of its bytes is known beforehand.
+func (e *entry) checkDescriptor(r io.ReaderAt, length int64) error {
+	var buf [24]byte
+	if length != 12 && length != 16 && length != 20 && length != 24 {
 		return disagree(e, "size")
 	}
-	var buf [24]byte
 	d := buf[:length]
 	if _, err := r.ReadAt(d, e.data+e.packed); err != nil {
 		return fmt.Errorf("can't be read: %w", err)
@@ -114,7 +116,7 @@ func (e *entry) checkDescriptor(r io.ReaderAt, length int64, wide bool) error {
 		d = d[4:]
 	}
 	crc, packed, size := little.Uint32(d), int64(0), int64(0)
-	if wide {
+	if length >= 20 {
 		packed, size = int64(little.Uint64(d[4:])), int64(little.Uint64(d[12:]))
 	} else {
 		packed, size = int64(little.Uint32(d[4:])), int64(little.Uint32(d[8:]))

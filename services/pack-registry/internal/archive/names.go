@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/text"
@@ -91,6 +92,9 @@ func judgeName(name string) error {
 		return fault.Invalid("Path traversal detected in archive: %s", show(name)).With("archive_path_traversal")
 	case strings.HasPrefix(name, "/"), strings.HasPrefix(name, `\`), len(name) > 1 && name[1] == ':':
 		return fault.Invalid("Absolute path in archive: %s", show(name)).With("archive_absolute_path")
+	}
+	if !utf8.ValidString(name) {
+		return notUTF8(name)
 	}
 	clean := strings.TrimSuffix(name, "/")
 	bad := clean == "" || len(clean) > maxPath || strings.Count(clean, "/") >= maxDepth ||

@@ -1,0 +1,156 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// The records of ZIP64, and what stands in the place of a number that they hold.
+const (
+	end64Signature   = 0x06064b50
+	locatorSignature = 0x07064b50
+	end64Size        = 56 // without extensible data
+	end64Fields      = 44 // what the record says of its own size
+	locatorSize      = 20
+	unknown16        = 1<<16 - 1
+	unknown32        = 1<<32 - 1
+	zip64NoDisk      = 24 // bytes of an extra field with both sizes and the offset
+	zip64Whole       = 28
+)
+
+// location is where the central directory lies and how many entries it has.
+type location struct{ count, length, offset int64 }
+
+// locate reads from the end record, which lies at at, where the directory lies. It must lie right before the end record, or before
+// the records of ZIP64 where those are between: whether a reader heeds them or not it finds the same directory.
+func locate(r io.ReaderAt, end []byte, at int64) (location, error) {
+	disk, diskOfDirectory := little.Uint16(end[4:]), little.Uint16(end[6:])
+	count, total := int64(little.Uint16(end[8:])), int64(little.Uint16(end[10:]))
+	where := location{count, int64(little.Uint32(end[12:])), int64(little.Uint32(end[16:]))}
+	where64, found, err := locate64(r, at)
+	if err != nil {
+		return location{}, err
+	}
+	if found {
+		at -= locatorSize + end64Size
+		if !allOf(unknown16, where64.count, count, total) || !allOf(unknown32, where64.length, where.length) || !allOf(unknown32, where64.offset, where.offset) {
+			return location{}, errors.New("end record and ZIP64 end record disagree")
+		}
+		where, total = where64, where64.count
+		disk, diskOfDirectory = known(disk), known(diskOfDirectory)
+	}
+	switch {
+	case disk != 0 || diskOfDirectory != 0:
+		return location{}, errors.New("in several parts")
+	case !found && (where.length == unknown32 || where.offset == unknown32):
+		return location{}, errors.New("the ZIP64 end record is missing")
+	case where.count != total || where.offset+where.length != at:
+		return location{}, errors.New("central directory not where the end record says")
+	case where.length > maxDirectory:
+		return location{}, errors.New("central directory too large")
+	}
+	return where, nil
+}
+
+// allOf says whether each value is what ZIP64 says, or says that ZIP64 says it.
+func allOf(unknown, want int64, values ...int64) bool {
+	for _, value := range values {
+		if value != want && value != unknown {
+			return false
+		}
+	}
+	return true
+}
+
+// known is a disk's number that the records of ZIP64 don't have to tell: it was checked there.
+func known(disk uint16) uint16 {
+	if disk == unknown16 {
+		return 0
+	}
+	return disk
+}
+
+// locate64 reads the records of ZIP64 before an end record at at, where they are: the record, at once behind it its locator. Readers
+// look for the locator there and nowhere else.
+func locate64(r io.ReaderAt, at int64) (where location, found bool, err error) {
+	if at < locatorSize {
+		return location{}, false, nil
+	}
+	var locator [locatorSize]byte
+	if _, err := r.ReadAt(locator[:], at-locatorSize); err != nil {
+		return location{}, false, fmt.Errorf("can't be read: %w", err)
+	}
+	if little.Uint32(locator[:]) != locatorSignature {
+		return location{}, false, nil
+	}
+	begin := at - locatorSize - end64Size
+	if begin < 0 || little.Uint64(locator[8:]) != uint64(begin) {
+		return location{}, false, errors.New("ZIP64 end record not where its locator says, or longer than usual")
+	}
+	if little.Uint32(locator[4:]) != 0 || little.Uint32(locator[16:]) > 1 {
+		return location{}, false, errors.New("in several parts")
+	}
+	var record [end64Size]byte
+	if _, err := r.ReadAt(record[:], begin); err != nil {
+		return location{}, false, fmt.Errorf("can't be read: %w", err)
+	}
+	count, total := little.Uint64(record[24:]), little.Uint64(record[32:])
+	length, offset := little.Uint64(record[40:]), little.Uint64(record[48:])
+	switch {
+	case little.Uint32(record[:]) != end64Signature || little.Uint64(record[4:]) != end64Fields:
+		return location{}, false, errors.New("ZIP64 end record is damaged or of a kind that is not supported")
+	case little.Uint32(record[16:]) != 0 || little.Uint32(record[20:]) != 0:
+		return location{}, false, errors.New("in several parts")
+	case count != total || count > maxDirectory || length > uint64(begin) || offset > uint64(begin):
+		return location{}, false, errors.New("central directory not where the ZIP64 end record says")
+	}
+	return location{int64(count), int64(length), int64(offset)}, true, nil
+}
+
+// widen replaces those numbers of an entry that stand in its ZIP64 field. disk is the part that it begins in. The field has exactly
+// those that are needed, or all of them; others would be read differently by readers that expect the one and by those that expect the other.
+func (e *entry) widen(extra []byte, disk uint16) (uint16, error) {
+	numbers := []*int64{&e.size, &e.packed, &e.header}
+	var missing []*int64
+	for _, n := range numbers {
+		if *n == unknown32 {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) == 0 && disk != unknown16 {
+		return disk, nil
+	}
+	field, err := extraField(extra, extraZIP64)
+	if err != nil {
+		return 0, fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+	}
+	need := 8 * len(missing)
+	if disk == unknown16 {
+		need += 4
+	}
+	switch {
+	case len(field) == need:
+	case len(field) == zip64NoDisk && disk != unknown16, len(field) == zip64Whole:
+		missing = numbers
+	default:
+		return 0, fmt.Errorf("ZIP64 field of %s has not the numbers that it needs", show(e.name))
+	}
+	for _, n := range missing {
+		value := little.Uint64(field)
+		if *n != unknown32 && uint64(*n) != value {
+			return 0, fmt.Errorf("two sizes of %s", show(e.name))
+		}
+		if value >= unknown32 {
+			return 0, fmt.Errorf("%s has 4 GiB or more, or lies behind them", show(e.name))
+		}
+		*n, field = int64(value), field[8:]
+	}
+	if len(field) < 4 {
+		return disk, nil
+	}
+	if little.Uint32(field) != 0 {
+		return 0, errors.New("in several parts")
+	}
+	return known(disk), nil
+}
