@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/go-json-experiment/json"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 )
@@ -25,6 +26,16 @@ func NewContainers(db *store.DB, node string) *Containers {
 	return &Containers{db: db, node: node, changes: db.Changes()}
 }
 
+// Claim gives this host the records of all others. A database in a file is of one host; records of another name are this
+// host's own, brought here with the home while its name was not.
+func (c *Containers) Claim(ctx context.Context) error {
+	return c.db.Tx(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE capability_containers SET node = ? WHERE node <> ?
+			AND pack_id NOT IN (SELECT pack_id FROM capability_containers WHERE node = ?)`, c.node, c.node, c.node)
+		return err
+	})
+}
+
 // Records implements container.Records.
 func (c *Containers) Records(ctx context.Context) (list []container.Record, changed bool, err error) {
 	c.mu.Lock()
@@ -32,27 +43,34 @@ func (c *Containers) Records(ctx context.Context) (list []container.Record, chan
 	if !c.changes.Pending() {
 		return nil, false, nil
 	}
+	var unread []error
 	err = c.db.View(ctx, func(tx *store.Tx) error {
-		list = nil
+		list, unread = nil, nil
 		return tx.Each(func(scan func(...any) error) error {
-			var text string
-			if err := scan(&text); err != nil {
+			var id, text string
+			if err := scan(&id, &text); err != nil {
 				return err
 			}
-			r, err := decodeRecord(text)
-			list = append(list, r)
-			return err
-		}, `SELECT record FROM capability_containers WHERE node = ? ORDER BY pack_id`, c.node)
+			if r, err := decodeRecord(id, text); err != nil {
+				unread = append(unread, err)
+			} else {
+				list = append(list, r)
+			}
+			return nil
+		}, `SELECT pack_id, record FROM capability_containers WHERE node = ? ORDER BY pack_id`, c.node)
 	})
 	if err != nil {
 		c.changes.Again()
+		return nil, false, err
 	}
-	return list, true, err
+	return list, true, errors.Join(unread...)
 }
 
-func decodeRecord(text string) (r container.Record, err error) {
+// decodeRecord reads a record. One that can't be read is that pack's trouble alone.
+func decodeRecord(packID, text string) (r container.Record, err error) {
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return r, fmt.Errorf("read record of a container: %w", err)
+		return container.Record{PackID: packID}, fault.Conflict("What is recorded of the container of pack '%s' can't be read. Run: DELETE /api/containers/%s", packID, packID).
+			With("record_unreadable").Because(err)
 	}
 	return r, nil
 }
@@ -67,7 +85,7 @@ func (c *Containers) Record(ctx context.Context, packID string) (container.Recor
 			return nil
 		}
 		if err == nil {
-			r, err = decodeRecord(text)
+			r, err = decodeRecord(packID, text)
 		}
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
@@ -54,6 +55,57 @@ func TestContainers(t *testing.T) {
 		}
 		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 0 {
 			t.Errorf("after: %v, %v, %v", list, changed, err)
+		}
+	})
+}
+
+// A record that can't be read is its pack's trouble: the others are there, and it can be removed.
+func TestRecordThatCanNotBeRead(t *testing.T) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		ctx, db := t.Context(), open()
+		c := store.NewContainers(db, "here")
+		if err := c.PutRecord(ctx, container.Record{PackID: "q"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Tx(ctx, func(tx *dbstore.Tx) error {
+			_, err := tx.Exec(`INSERT INTO capability_containers (node, pack_id, record) VALUES ('here', 'p', '{"pack_id":')`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		list, changed, err := c.Records(ctx)
+		if fault.Of(err).Code != "record_unreadable" || !changed || len(list) != 1 || list[0].PackID != "q" {
+			t.Errorf("read %+v, %v, %v, want q and an error of p", list, changed, err)
+		}
+		if r, err := c.Record(ctx, "p"); !fault.Is(err, fault.KindConflict) || r.PackID != "p" {
+			t.Errorf("p's is %+v, %v", r, err)
+		}
+		if err := c.RemoveRecord(ctx, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Record(ctx, "p"); err != nil {
+			t.Errorf("after its removal: %v", err)
+		}
+	})
+}
+
+// Records that came with the home, and not its host's name, are this host's.
+func TestClaimOfRecords(t *testing.T) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		ctx, db := t.Context(), open()
+		before, now := store.NewContainers(db, "before"), store.NewContainers(db, "now")
+		for _, err := range []error{
+			before.PutRecord(ctx, container.Record{PackID: "p", Wanted: true}), before.PutRecord(ctx, container.Record{PackID: "q", Wanted: true}),
+			now.PutRecord(ctx, container.Record{PackID: "q"}), now.Claim(ctx),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id, want := range map[string]bool{"p": true, "q": false} {
+			if r, err := now.Record(ctx, id); err != nil || r.Wanted != want {
+				t.Errorf("%s: %+v, %v, want wanted %v", id, r, err, want)
+			}
 		}
 	})
 }
