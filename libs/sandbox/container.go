@@ -2,11 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +27,7 @@ const (
 	labelPrincipal = "io.rumi.principal"
 	labelDigest    = "io.rumi.digest"
 	labelPackages  = "io.rumi.packages"
+	labelHome      = "io.rumi.home"
 	labelInstance  = "io.rumi.instance"
 	labelImage     = "io.rumi.image"
 	labelReplica   = "io.rumi.replica"
@@ -56,31 +59,75 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	if err != nil {
 		return Container{}, err
 	}
-	imageID, err := e.resolve(ctx, spec.Image)
+	image, err := e.resolve(ctx, spec.Image)
 	if err != nil {
 		return Container{}, err
 	}
 	cfg, host := e.profile(spec, instance, calls, binds, cpus)
-	cfg.Image = imageID // not the name: it may lead elsewhere by now
+	cfg.Image = image.id // not the name: it may lead elsewhere by now
 	name := containerName(instance, spec.Kind, spec.Name)
-	made, err := e.api.ContainerCreate(ctx, cfg, host, nil, nil, name)
-	switch {
-	case cerrdefs.IsConflict(err):
-		return Container{}, fmt.Errorf("create container %s: %w", name, ErrExists)
-	case err != nil && e.runtime != "" && strings.Contains(strings.ToLower(err.Error()), "runtime"):
-		// 20.10: "Unknown runtime specified x"; later: "unknown or invalid runtime name: x".
-		return Container{}, fault.Unavailable("Docker knows no container runtime %q (RUMI_CONTAINER_RUNTIME)", e.runtime).
-			With("runtime_unknown").Because(err)
-	case err != nil:
-		return Container{}, failed("create container "+name, err)
+	for label := range image.labels {
+		if strings.HasPrefix(label, composeLabels) {
+			cfg.Labels[label] = ""
+		}
+	}
+	if _, inherited := cfg.Labels[composeProject]; inherited {
+		cfg.Labels[composeProject], cfg.Labels[composeService] = prefix(instance)+"-sandboxes", string(spec.Kind)+"-"+spec.Name
+	}
+	id, err := e.create(ctx, cfg, host, name, spec)
+	if err != nil {
+		return Container{}, err
 	}
 	c := labelled(cfg.Labels)
-	c.ID, c.ImageID, c.Status, c.Created = made.ID, imageID, "created", time.Now()
+	c.ID, c.ImageID, c.Status, c.Created = id, image.id, "created", time.Now()
 	return c, nil
 }
 
+// Labels that docker compose puts on the images it builds. A container inherits them, and tools would take it for a
+// service of the project that built the image.
+const (
+	composeLabels  = "com.docker.compose."
+	composeProject = composeLabels + "project"
+	composeService = composeLabels + "service"
+)
+
+// create makes the container under that name, or, where a container that isn't ours has the name, under a longer one: a
+// name decides nothing.
+func (e *Engine) create(ctx context.Context, cfg *container.Config, host *container.HostConfig, name string, spec Spec) (id string, err error) {
+	ctx, cancel := bounded(ctx, changeWait)
+	defer cancel()
+	made, err := e.api.ContainerCreate(ctx, cfg, host, nil, nil, name)
+	if cerrdefs.IsConflict(err) {
+		same, findErr := e.Find(ctx, spec.Kind, spec.Name)
+		if findErr != nil {
+			return "", findErr
+		}
+		if len(same) > 0 {
+			return "", fmt.Errorf("create container %s: %w", name, ErrExists)
+		}
+		made, err = e.api.ContainerCreate(ctx, cfg, host, nil, nil, name+"-"+strings.ToLower(rand.Text()[:8]))
+	}
+	switch {
+	case err != nil && e.runtime != "" && strings.Contains(strings.ToLower(err.Error()), "runtime"):
+		// 20.10: "Unknown runtime specified x"; later: "unknown or invalid runtime name: x".
+		return "", fault.Unavailable("Docker knows no container runtime %q (RUMI_CONTAINER_RUNTIME)", e.runtime).
+			With("runtime_unknown").Because(err)
+	case err != nil:
+		return "", failed(ctx, "create container "+name, err)
+	}
+	return made.ID, nil
+}
+
+// prefix is what the names of an instance's containers begin with.
+func prefix(instance string) string {
+	if instance == "rumi" || strings.HasPrefix(instance, "rumi-") {
+		return instance
+	}
+	return "rumi-" + instance
+}
+
 func containerName(instance string, kind Kind, name string) string {
-	return "rumi-" + instance + "-" + string(kind) + "-" + name
+	return prefix(instance) + "-" + string(kind) + "-" + name
 }
 
 // Fingerprint tells containers apart that were made of different Specs.
@@ -98,22 +145,54 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if _, err := e.Inspect(ctx, id); err != nil {
 		return err
 	}
+	ctx, cancel := bounded(ctx, changeWait)
+	defer cancel()
 	if err := e.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		return failed("start container", err)
+		return failed(ctx, "start container", err)
 	}
 	return nil
 }
 
-// Stop sends SIGTERM and, after grace (rounded up to seconds), SIGKILL. One that doesn't run is no error.
+// Stop sends SIGTERM and, after grace (rounded up to seconds), SIGKILL; without grace, and to a paused container, SIGKILL
+// at once: the engine resumes a paused one to end it, and no code of its may run again. One that isn't alive is no error;
+// one that is still alive afterwards is.
 func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error {
-	if _, err := e.Inspect(ctx, id); err != nil {
+	c, err := e.Inspect(ctx, id)
+	if err != nil || !c.Alive() {
 		return err
 	}
 	seconds := int((grace + time.Second - 1) / time.Second)
-	if err := e.api.ContainerStop(ctx, id, container.StopOptions{Timeout: &seconds}); err != nil {
-		return failed("stop container", err)
+	bound, cancel := bounded(ctx, time.Duration(max(seconds, 0))*time.Second+changeWait)
+	defer cancel()
+	if seconds <= 0 || c.Status == "paused" {
+		err = e.kill(bound, id)
+	} else {
+		err = e.api.ContainerStop(bound, id, container.StopOptions{Timeout: &seconds})
 	}
-	return nil
+	if err != nil && !cerrdefs.IsNotFound(err) {
+		return failed(bound, "stop container", err)
+	}
+	switch c, err = e.Inspect(ctx, id); {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err == nil && c.Alive():
+		return fmt.Errorf("stop container %.12s: the engine says it has stopped it, and it is %s", id, c.Status)
+	}
+	return err
+}
+
+// kill ends a container by SIGKILL and waits for its end.
+func (e *Engine) kill(ctx context.Context, id string) error {
+	ended, failure := e.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
+	if err := e.api.ContainerKill(ctx, id, "SIGKILL"); err != nil && !cerrdefs.IsConflict(err) { // conflict: it has ended
+		return err
+	}
+	select {
+	case <-ended:
+		return nil
+	case err := <-failure:
+		return err
+	}
 }
 
 // Remove kills a container and forgets it. One that is gone is no error.
@@ -125,6 +204,8 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := bounded(ctx, changeWait)
+	defer cancel()
 	err = e.api.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 	switch {
 	case err == nil, cerrdefs.IsNotFound(err):
@@ -132,7 +213,7 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	case cerrdefs.IsConflict(err): // somebody else removes it at this moment
 		return e.gone(ctx, id)
 	}
-	return failed("remove container", err)
+	return failed(ctx, "remove container", err)
 }
 
 // gone waits until a container that is being removed is.
@@ -145,24 +226,30 @@ func (e *Engine) gone(ctx context.Context, id string) error {
 		if cerrdefs.IsNotFound(err) {
 			return nil
 		}
-		return failed("wait for container's removal", err)
+		return failed(ctx, "wait for container's removal", err)
 	}
 }
 
 // Inspect is the container as it is now.
 func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
-	instance, err := e.Instance(ctx)
+	mine, err := e.ownership(ctx)
 	if err != nil {
 		return Container{}, err
 	}
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
 	raw, err := e.api.ContainerInspect(ctx, id)
 	if cerrdefs.IsNotFound(err) {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return Container{}, failed("inspect container", err)
+		return Container{}, failed(ctx, "inspect container", err)
 	}
-	if raw.Config == nil || raw.Config.Labels[labelInstance] != instance {
+	if raw.Config == nil {
+		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
+	}
+	owned, outdated := mine.owns(raw.Config.Labels, raw.Mounts)
+	if !owned {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
 	}
 	created, err := time.Parse(time.RFC3339Nano, raw.Created)
@@ -170,7 +257,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 		return Container{}, fmt.Errorf("read container's age: %w", err)
 	}
 	c := labelled(raw.Config.Labels)
-	c.ID, c.ImageID, c.Status, c.Created = raw.ID, raw.Image, raw.State.Status, created
+	c.ID, c.ImageID, c.Status, c.Created, c.Outdated = raw.ID, raw.Image, raw.State.Status, created, outdated
 	// Docker's time before the first start or end is year 1.
 	if at, err := time.Parse(time.RFC3339Nano, raw.State.StartedAt); err == nil && at.Year() > 1 {
 		c.Started = at
@@ -188,43 +275,54 @@ func labelled(labels map[string]string) Container {
 		Image: labels[labelImage], Replica: labels[labelReplica], Made: labels[labelMade]}
 }
 
-// Find gives the container of that kind and name; ErrNotFound where there is none.
-func (e *Engine) Find(ctx context.Context, kind Kind, name string) (Container, error) {
-	if !validName.MatchString(name) {
-		return Container{}, fmt.Errorf("find %s container %q: %w", kind, name, ErrNotFound)
-	}
-	instance, err := e.Instance(ctx)
-	if err != nil {
-		return Container{}, err
-	}
-	c, err := e.Inspect(ctx, containerName(instance, kind, name))
-	if err != nil {
-		return Container{}, err
-	}
-	if c.Kind != kind || c.Name != name {
-		return Container{}, fmt.Errorf("find %s container %q: %w", kind, name, ErrNotFound)
-	}
-	return c, nil
-}
-
-// List gives the containers of this instance, running or not, of one kind or, with "", of all.
-func (e *Engine) List(ctx context.Context, kind Kind) ([]Container, error) {
-	instance, err := e.Instance(ctx)
+// Find gives the containers of that kind and name, the oldest first, whatever Docker calls them: it goes by labels. There
+// is one at most, unless somebody else made containers with our labels.
+func (e *Engine) Find(ctx context.Context, kind Kind, name string) ([]Container, error) {
+	found, err := e.list(ctx, filters.Arg("label", labelKind+"="+string(kind)), filters.Arg("label", labelName+"="+name))
 	if err != nil {
 		return nil, err
 	}
-	wanted := filters.NewArgs(filters.Arg("label", labelInstance+"="+instance))
-	if kind != "" {
-		wanted.Add("label", labelKind+"="+string(kind))
+	whole := make([]Container, 0, len(found))
+	for _, c := range found {
+		switch c, err := e.Inspect(ctx, c.ID); {
+		case errors.Is(err, ErrNotFound): // removed since
+		case err != nil:
+			return nil, err
+		default:
+			whole = append(whole, c)
+		}
 	}
-	raw, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: wanted})
+	slices.SortFunc(whole, func(a, b Container) int { return a.Created.Compare(b.Created) })
+	return whole, nil
+}
+
+// List gives the containers of this home, running or not, of one kind or, with "", of all.
+func (e *Engine) List(ctx context.Context, kind Kind) ([]Container, error) {
+	if kind == "" {
+		return e.list(ctx, filters.Arg("label", labelKind))
+	}
+	return e.list(ctx, filters.Arg("label", labelKind+"="+string(kind)))
+}
+
+func (e *Engine) list(ctx context.Context, wanted ...filters.KeyValuePair) ([]Container, error) {
+	mine, err := e.ownership(ctx)
 	if err != nil {
-		return nil, failed("list containers", err)
+		return nil, err
+	}
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
+	raw, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(wanted...)})
+	if err != nil {
+		return nil, failed(ctx, "list containers", err)
 	}
 	list := make([]Container, 0, len(raw))
 	for _, r := range raw {
+		owned, outdated := mine.owns(r.Labels, r.Mounts)
+		if !owned {
+			continue
+		}
 		c := labelled(r.Labels)
-		c.ID, c.ImageID, c.Status, c.Created = r.ID, r.ImageID, r.State, time.Unix(r.Created, 0).UTC()
+		c.ID, c.ImageID, c.Status, c.Created, c.Outdated = r.ID, r.ImageID, r.State, time.Unix(r.Created, 0).UTC(), outdated
 		list = append(list, c)
 	}
 	return list, nil
@@ -279,6 +377,6 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 		if cerrdefs.IsNotFound(err) {
 			return Exit{}, fmt.Errorf("wait for container %.12s: %w", id, ErrNotFound)
 		}
-		return Exit{}, failed("wait for container", err)
+		return Exit{}, failed(ctx, "wait for container", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // Event is something that happened to a container of this instance.
 type Event struct {
-	// Action is Docker's word: start, die, oom or destroy; or Resync, when events may have been missed (at the beginning, too)
+	// Action is Docker's word: start, die, oom, destroy, pause, unpause or rename; or Resync, when events may have been missed (at the beginning, too)
 	// and List alone tells what is so; or Lost, when the engine went away.
 	Action    string
 	Container Container // ID, and what labels tell; empty for Resync and Lost
@@ -41,22 +41,27 @@ func (e *Engine) Events(ctx context.Context, on func(Event)) {
 
 // events goes on until the stream of events breaks.
 func (e *Engine) events(ctx context.Context, on func(Event)) {
-	instance, err := e.Instance(ctx)
+	mine, err := e.ownership(ctx)
 	if err != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wanted := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("label", labelInstance+"="+instance))
-	for _, action := range []events.Action{events.ActionStart, events.ActionDie, events.ActionOOM, events.ActionDestroy} {
+	wanted := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("label", labelKind))
+	for _, action := range []events.Action{
+		events.ActionStart, events.ActionDie, events.ActionOOM, events.ActionDestroy, events.ActionPause, events.ActionUnPause, events.ActionRename,
+	} {
 		wanted.Add("event", string(action))
 	}
 	// The engine may take up the request for events after it has answered the List that follows Resync: what happens in
 	// between is told too, since the engine keeps its last events and is asked for those from now on, by its own clock.
-	info, err := e.api.Info(ctx)
+	info, err := e.info(ctx)
 	if err != nil {
 		return
 	}
+	e.mu.Lock()
+	e.engineID = info.ID
+	e.mu.Unlock()
 	messages, failure := e.api.Events(ctx, events.ListOptions{Filters: wanted, Since: info.SystemTime})
 	on(Event{Action: Resync})
 	for {
@@ -65,6 +70,12 @@ func (e *Engine) events(ctx context.Context, on func(Event)) {
 			on(Event{Action: Lost})
 			return
 		case m := <-messages:
+			// An event names no mounts: who hears of a container without a home looks whether it is ours.
+			if home, labelled := m.Actor.Attributes[labelHome]; mine.home != "" && labelled && home != mine.home {
+				continue
+			} else if mine.home == "" && (labelled || m.Actor.Attributes[labelInstance] != mine.instance) {
+				continue
+			}
 			event := Event{Action: string(m.Action), Container: labelled(m.Actor.Attributes)}
 			event.Container.ID = m.Actor.ID
 			event.ExitCode, _ = strconv.Atoi(m.Actor.Attributes["exitCode"]) // only die has one

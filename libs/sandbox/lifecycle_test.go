@@ -23,10 +23,11 @@ func TestLife(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	found, err := engine.Find(t.Context(), Pack, spec.Name)
-	if err != nil || !found.Running() {
-		t.Fatalf("%+v, %v", found, err)
+	all, err := engine.Find(t.Context(), Pack, spec.Name)
+	if err != nil || len(all) != 1 || !all[0].Running() {
+		t.Fatalf("%+v, %v", all, err)
 	}
+	found := all[0]
 	if found.Started.IsZero() || !found.Finished.IsZero() {
 		t.Errorf("started at %v, finished at %v", found.Started, found.Finished)
 	}
@@ -60,8 +61,8 @@ func TestLife(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := engine.Find(t.Context(), Pack, spec.Name); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a removed one: %v", err)
+	if all, err := engine.Find(t.Context(), Pack, spec.Name); err != nil || len(all) > 0 {
+		t.Errorf("a removed one: %v, %v", all, err)
 	}
 }
 

@@ -64,9 +64,9 @@ func (e *Engine) nanoCPUs(ctx context.Context, cpus float64) (int64, error) {
 		have := e.cpus
 		e.mu.Unlock()
 		if have == 0 {
-			info, err := e.api.Info(ctx)
+			info, err := e.info(ctx)
 			if err != nil {
-				return 0, failed("ask the engine for its processors", err)
+				return 0, err
 			}
 			have = info.NCPU
 			e.mu.Lock()

@@ -61,7 +61,7 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 			err = errors.Join(stdout.flush(), stderr.flush())
 		}
 		if err != nil && !errors.Is(err, errEnough) {
-			yield(Line{}, failed("read container's log", err))
+			yield(Line{}, failed(ctx, "read container's log", err))
 		}
 	}
 }

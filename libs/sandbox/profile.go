@@ -99,7 +99,7 @@ func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, na
 	}
 	labels := map[string]string{labelKind: string(s.Kind), labelName: s.Name, labelInstance: instance, labelImage: s.Image, labelMade: s.Fingerprint()}
 	for label, value := range map[string]string{labelPackID: s.PackID, labelPrincipal: s.Principal, labelDigest: s.Digest,
-		labelPackages: s.Packages, labelReplica: e.replica} {
+		labelPackages: s.Packages, labelReplica: e.replica, labelHome: e.home} {
 		if value != "" {
 			labels[label] = value
 		}

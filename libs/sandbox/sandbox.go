@@ -15,6 +15,7 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -77,6 +78,7 @@ type Container struct {
 	Made      string // Fingerprint of the Spec it was made of
 	Status    string // Docker's word: created, running, paused, restarting, removing, exited, dead
 	Created   time.Time
+	Outdated  bool // made by a version that labelled containers otherwise: to be ended, not to be started
 
 	// Of Inspect and Find only.
 	Started  time.Time // last; zero before
@@ -86,6 +88,15 @@ type Container struct {
 
 // Running says whether code runs in it.
 func (c Container) Running() bool { return c.Status == "running" }
+
+// Alive says whether there are processes in it, which run or may run again without a start.
+func (c Container) Alive() bool {
+	switch c.Status {
+	case "running", "paused", "restarting":
+		return true
+	}
+	return false
+}
 
 var (
 	// ErrNotFound: no such container of this instance. A container of anybody else is answered the same.
@@ -100,8 +111,14 @@ var (
 type Config struct {
 	// Host is the engine's address; "" means DOCKER_HOST or Docker's usual socket.
 	Host string
-	// Instance keeps suites on one engine apart, ^[a-z0-9][a-z0-9_-]{0,62}$. "" means the compose project of the container
-	// this process runs in, or "local" outside one.
+	// Home is the identity of the home whose containers these are, 32 hexadecimal digits. It alone decides what is ours.
+	// A process without one ("") owns the containers without one that have its Instance.
+	Home string
+	// Own are folders of this process that nothing but containers of this home may have mounted. A container without a
+	// home that has one of them, or something in it, is an older version's and ours.
+	Own []string
+	// Instance is in the names of containers and in a label, for people, ^[a-z0-9][a-z0-9_-]{0,62}$. "" means the compose
+	// project of the container this process runs in, or "local" outside one.
 	Instance string
 	// BuilderNetwork is the Docker network that builders join; "" means "bridge".
 	BuilderNetwork string
@@ -121,6 +138,8 @@ type Engine struct {
 	network string
 	proc    string // where procfs is
 
+	home       string
+	own        []string
 	configured string // Config.Instance
 	runtime    string
 	replica    string
@@ -130,14 +149,17 @@ type Engine struct {
 	negotiating chan struct{} // has a token while somebody asks which version of its API the engine speaks
 	negotiated  atomic.Bool
 
-	mu     sync.Mutex
-	self   *self // found once, kept
-	cpus   int   // of the engine's machine; 0 until it matters
-	images map[string]string
+	mu       sync.Mutex
+	away     away
+	self     *self  // found once, kept
+	cpus     int    // of the engine's machine; 0 until it matters
+	engineID string // "" until it matters
+	images   map[string]string
 }
 
 var (
 	validInstance = regexp.MustCompile(`\A[a-z0-9][a-z0-9_-]{0,62}\z`)
+	validHome     = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
 	validName     = regexp.MustCompile(`\A[a-zA-Z0-9_.-]{1,128}\z`)
 	validEnv      = regexp.MustCompile(`\A[a-zA-Z_][a-zA-Z0-9_]*\z`)
 )
@@ -147,6 +169,9 @@ var (
 func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if cfg.Instance != "" && !validInstance.MatchString(cfg.Instance) {
 		return nil, fmt.Errorf("connect to Docker: instance %q is not %s", cfg.Instance, validInstance)
+	}
+	if cfg.Home != "" && !validHome.MatchString(cfg.Home) {
+		return nil, fmt.Errorf("connect to Docker: home %q is not %s", cfg.Home, validHome)
 	}
 	for what, name := range map[string]string{"runtime": cfg.Runtime, "replica": cfg.Replica} {
 		if name != "" && !validName.MatchString(name) {
@@ -171,7 +196,7 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if !path.IsAbs(socket) {
 		socket = ""
 	}
-	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", configured: cfg.Instance, runtime: cfg.Runtime,
+	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", home: cfg.Home, own: cfg.Own, configured: cfg.Instance, runtime: cfg.Runtime,
 		replica: cfg.Replica, socket: socket, moved: cfg.ImageMoved, images: make(map[string]string), negotiating: make(chan struct{}, 1)}, nil
 }
 
@@ -193,9 +218,11 @@ func (e *Engine) negotiate(ctx context.Context) error {
 	if e.negotiated.Load() {
 		return nil
 	}
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
 	ping, err := e.api.Ping(ctx)
 	if err != nil {
-		return failed("ask the engine for its version", err)
+		return failed(ctx, "ask the engine for its version", err)
 	}
 	e.api.NegotiateAPIVersionPing(ping)
 	e.negotiated.Store(true)
@@ -204,32 +231,81 @@ func (e *Engine) negotiate(ctx context.Context) error {
 
 // Image gives the id ("sha256:…") of an image that is here. One that isn't is a fault of kind unavailable.
 func (e *Engine) Image(ctx context.Context, name string) (id string, err error) {
-	if err := e.negotiate(ctx); err != nil {
-		return "", err
-	}
-	image, err := e.api.ImageInspect(ctx, name)
-	if cerrdefs.IsNotFound(err) {
-		return "", fault.Unavailable("Image %s is missing; build it with: docker compose build", name).With("image_missing").Because(err)
-	}
-	if err != nil {
-		return "", failed("inspect image "+name, err)
-	}
-	return image.ID, nil
+	found, err := e.inspectImage(ctx, name)
+	return found.id, err
 }
 
-// resolve is Image for a container that is going to be made.
-func (e *Engine) resolve(ctx context.Context, name string) (id string, err error) {
-	if id, err = e.Image(ctx, name); err != nil {
-		return "", err
+// localImage is an image that is here.
+type localImage struct {
+	id     string
+	labels map[string]string
+}
+
+func (e *Engine) inspectImage(ctx context.Context, name string) (localImage, error) {
+	if err := e.negotiate(ctx); err != nil {
+		return localImage{}, err
+	}
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
+	image, err := e.api.ImageInspect(ctx, name)
+	if cerrdefs.IsNotFound(err) {
+		return localImage{}, fault.Unavailable("Image %s is missing; build it with: docker compose build", name).With("image_missing").Because(err)
+	}
+	if err != nil {
+		return localImage{}, failed(ctx, "inspect image "+name, err)
+	}
+	found := localImage{id: image.ID}
+	if image.Config != nil {
+		found.labels = image.Config.Labels
+	}
+	return found, nil
+}
+
+// resolve is inspectImage for a container that is going to be made.
+func (e *Engine) resolve(ctx context.Context, name string) (localImage, error) {
+	found, err := e.inspectImage(ctx, name)
+	if err != nil {
+		return localImage{}, err
 	}
 	e.mu.Lock()
 	before := e.images[name]
-	e.images[name] = id
+	e.images[name] = found.id
 	e.mu.Unlock()
-	if before != "" && before != id && e.moved != nil {
-		e.moved(ctx, name, before, id)
+	if before != "" && before != found.id && e.moved != nil {
+		e.moved(ctx, name, before, found.id)
 	}
-	return id, nil
+	return found, nil
+}
+
+// ID is the engine's own, which it keeps: another one is another engine.
+func (e *Engine) ID(ctx context.Context) (string, error) {
+	e.mu.Lock()
+	id := e.engineID
+	e.mu.Unlock()
+	if id != "" {
+		return id, nil
+	}
+	if err := e.negotiate(ctx); err != nil {
+		return "", err
+	}
+	info, err := e.info(ctx)
+	if err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.engineID = info.ID
+	return info.ID, nil
+}
+
+func (e *Engine) info(ctx context.Context) (system.Info, error) {
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
+	info, err := e.api.Info(ctx)
+	if err != nil {
+		return system.Info{}, failed(ctx, "ask the engine what it is", err)
+	}
+	return info, nil
 }
 
 // Instance is the name that this process's containers go by.
@@ -258,11 +334,29 @@ func (e *Engine) HostPath(ctx context.Context, name string) (string, error) {
 	return host, err
 }
 
-// failed turns an error of the Docker client into ours: an engine that can't be reached is unavailable, all else is kept.
-func failed(what string, err error) error {
-	if client.IsErrConnectionFailed(err) {
-		return fault.DockerUnavailable().
-			Because(fmt.Errorf("%s: %w", what, err))
+// How long an engine may take. One that takes longer hangs, and is as good as absent.
+const (
+	answerWait = 7 * time.Second // to answer a question
+	changeWait = time.Minute     // to make, start, end or remove a container
+)
+
+// errHung is the cause of a context that ended because the engine did not answer in time.
+var errHung = errors.New("the engine does not answer")
+
+// bounded is ctx for one call of the engine.
+func bounded(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, bound, errHung)
+}
+
+// failed turns an error of the Docker client into ours: an engine that can't be reached or hangs is unavailable, all else is
+// kept. ctx is what the client was called with.
+func failed(ctx context.Context, what string, err error) error {
+	because := fmt.Errorf("%s: %w", what, err)
+	switch {
+	case errors.Is(context.Cause(ctx), errHung):
+		return fault.Unavailable("Docker is required but not available: %v", errHung).With("docker_unavailable").Because(because)
+	case client.IsErrConnectionFailed(err):
+		return fault.DockerUnavailable().Because(because)
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return because
 }

@@ -46,12 +46,14 @@ func (e *Engine) findSelf(ctx context.Context) (*self, error) {
 	}
 	found := &self{instance: "local"}
 	if id != "" {
+		ctx, cancel := bounded(ctx, answerWait)
+		defer cancel()
 		raw, err := e.api.ContainerInspect(ctx, id)
 		if cerrdefs.IsNotFound(err) {
 			return nil, fmt.Errorf("find own container: the engine doesn't know %.12s, which this process runs in; give it the socket of its own engine", id)
 		}
 		if err != nil {
-			return nil, failed("find own container", err)
+			return nil, failed(ctx, "find own container", err)
 		}
 		found = selfFrom(raw)
 	}

@@ -162,11 +162,11 @@ func TestSelfInAContainer(t *testing.T) {
 		}
 	}
 	// What it made has the host's path in it.
-	c, err := inner.Find(ctx, Pack, "inner-create")
-	if err != nil {
-		t.Fatal(err)
+	inside, err := inner.Find(ctx, Pack, "inner-create")
+	if err != nil || len(inside) != 1 {
+		t.Fatalf("made %+v, %v", inside, err)
 	}
-	seen, err := engine.api.ContainerInspect(ctx, c.ID)
+	seen, err := engine.api.ContainerInspect(ctx, inside[0].ID)
 	if err != nil || seen.HostConfig.Mounts[0].Source != tree+"/pack" {
 		t.Errorf("mounts = %+v, %v", seen.HostConfig.Mounts, err)
 	}

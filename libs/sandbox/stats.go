@@ -34,12 +34,14 @@ func (e *Engine) Stats(ctx context.Context, id string) (Stats, error) {
 	} else if !c.Running() {
 		return Stats{}, fmt.Errorf("read statistics of container %.12s: %w", id, ErrNotRunning)
 	}
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
 	answer, err := e.api.ContainerStatsOneShot(ctx, id)
 	if cerrdefs.IsNotFound(err) {
 		return Stats{}, fmt.Errorf("read statistics of container %.12s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return Stats{}, failed("read statistics", err)
+		return Stats{}, failed(ctx, "read statistics", err)
 	}
 	defer answer.Body.Close()
 	var raw container.StatsResponse

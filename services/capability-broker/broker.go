@@ -150,8 +150,14 @@ func (b *broker) runners(ctx context.Context) (err error) {
 			return fmt.Errorf("RUMI_EGRESS_CA_FILE: %w", err)
 		}
 	}
+	records := store.NewContainers(b.db, b.node)
+	if b.rt.Store().URL == "" {
+		if err := records.Claim(ctx); err != nil {
+			return err
+		}
+	}
 	b.containers = container.New(container.Config{
-		Engine: b.engine, Records: store.NewContainers(b.db, b.node), Gates: b.gates, Trees: b.trees,
+		Engine: b.engine, Records: records, Gates: b.gates, Trees: b.trees,
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
@@ -176,9 +182,16 @@ func (b *broker) connect(ctx context.Context) (engine, error) {
 			Audit: b.rt.Audit, Log: b.rt.Log,
 		})
 	}
-	return sandbox.Connect(ctx, sandbox.Config{
+	docker, err := sandbox.Connect(ctx, sandbox.Config{
 		Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance, Runtime: b.cfg.Runtime, Replica: b.replica.ID, ImageMoved: b.imageMoved,
+		Own: []string{b.dir("capabilities"), b.dir("packs"), b.cfg.SockDir},
 	})
+	if err != nil {
+		return nil, err
+	}
+	b.rt.Go("docker", docker.Watch)
+	b.rt.ReadyWhen("docker", docker.Ready)
+	return docker, nil
 }
 
 // decisions opens grants and trust.

@@ -209,7 +209,7 @@ func TestReplicas(t *testing.T) {
 	pushed := time.Now()
 	w.eventually("stop of a modified pack", func() bool {
 		c, err := engine.Find(t.Context(), sandbox.Pack, "closes")
-		return err == nil && !c.Running()
+		return err == nil && len(c) == 1 && !c[0].Alive()
 	})
 	t.Logf("a pack that the dead had started was stopped %v after its gate closed", time.Since(pushed))
 	w.eventually("both ends are audited", func() bool { return len(w.audited("system", "container_stopped")) == 2 })

@@ -45,6 +45,8 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.OnStop("docker", func(context.Context) error { return engine.Close() })
+	rt.Go("docker", engine.Watch)
+	rt.ReadyWhen("docker", engine.Ready)
 	cidrs, err := installer.ParseCIDRs(cfg.AllowCIDRs)
 	if err != nil {
 		return err

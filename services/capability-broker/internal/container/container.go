@@ -45,12 +45,13 @@ type Engine interface {
 	Start(ctx context.Context, id string) error
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	Remove(ctx context.Context, id string) error
-	Find(ctx context.Context, kind sandbox.Kind, name string) (sandbox.Container, error)
+	Find(ctx context.Context, kind sandbox.Kind, name string) ([]sandbox.Container, error)
 	List(ctx context.Context, kind sandbox.Kind) ([]sandbox.Container, error)
 	Stats(ctx context.Context, id string) (sandbox.Stats, error)
 	Logs(ctx context.Context, id string, opts sandbox.LogOptions) iter.Seq2[sandbox.Line, error]
 	Events(ctx context.Context, on func(sandbox.Event))
 	Status(ctx context.Context) sandbox.Status
+	ID(ctx context.Context) (string, error) // the engine's own; "" where it has none
 }
 
 // Gates tells from memory which packs may run.
@@ -130,6 +131,7 @@ type Manager struct {
 	// starved has the containers in which the kernel killed something for their memory: an engine may tell that after it has
 	// told, and kept, an end that knows nothing of it.
 	starved map[string]bool
+	watched map[string]bool // containers that this process has seen alive: their ends are not missed ones
 }
 
 // lock serialises what is done to one pack's container in this process.
@@ -140,7 +142,7 @@ type lock struct {
 
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), heard: time.Now()}
+	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), watched: make(map[string]bool), heard: time.Now()}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -199,18 +201,18 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	if err != nil {
 		return Started{}, err
 	}
-	r, err := m.Records.Record(ctx, packID)
-	if err != nil {
+	found, err := m.survey(ctx, packID)
+	if err = errors.Join(err, found.recordErr); err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
-	there, err := m.Engine.Find(ctx, sandbox.Pack, packID)
-	switch {
-	case errors.Is(err, sandbox.ErrNotFound):
-	case err != nil:
+	r := found.record
+	if err := m.reap(ctx, &r, found.strays); err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
-	case there.Running() && there.Digest == state.Digest:
-		return Started{there.ID, there.ImageID, there.Digest, r.Warnings}, nil
-	default:
+	}
+	if there := found.own; there != nil {
+		if there.Running() && there.Digest == state.Digest {
+			return Started{there.ID, there.ImageID, there.Digest, r.Warnings}, nil
+		}
 		if err := m.Engine.Remove(ctx, there.ID); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
@@ -277,6 +279,11 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 		there, undo = &made, m.Engine.Remove
 	}
 	r.ContainerID, r.Wanted, r.Running, r.StartedAt, r.RestartAt = there.ID, true, true, time.Now().UTC(), time.Time{}
+	if r.EngineID, err = m.Engine.ID(ctx); err != nil {
+		return *there, errors.Join(err, undo(after, there.ID))
+	}
+	r.Before = there.Started
+	m.watch(there.ID)
 	if err := m.put(ctx, *r); err != nil {
 		return *there, errors.Join(err, undo(after, there.ID))
 	}
@@ -336,8 +343,12 @@ func (m *Manager) end(ctx context.Context, r Record, grace time.Duration, reason
 		return errors.Join(err, wanted)
 	}
 	r.Running, r.FinishedAt, r.Reason = false, time.Now().UTC(), reason
-	if c, err := m.Engine.Find(ctx, sandbox.Pack, r.PackID); err == nil && c.ID == r.ContainerID && !c.Finished.IsZero() {
-		r.FinishedAt, r.Exit = c.Finished, &c.Exit
+	if list, err := m.Engine.Find(ctx, sandbox.Pack, r.PackID); err == nil {
+		for _, c := range list {
+			if c.ID == r.ContainerID && !c.Finished.IsZero() {
+				r.FinishedAt, r.Exit = c.Finished, &c.Exit
+			}
+		}
 	}
 	if resume {
 		r.RestartAt = time.Now().UTC()
@@ -356,31 +367,37 @@ func (m *Manager) Stop(ctx context.Context, packID string) (bool, error) {
 		return false, fmt.Errorf("stop %s: %w", packID, err)
 	}
 	defer release()
-	c, err := m.find(ctx, packID)
+	found, err := m.survey(ctx, packID)
+	if err == nil {
+		err = m.knows(packID, found)
+	}
 	if err != nil {
 		return false, err
 	}
+	stopped := found.alive()
+	r := found.record
+	err = m.reap(ctx, nil, found.strays)
+	c := found.own
 	if c == nil {
-		return false, m.giveUp(ctx, packID)
+		if err = errors.Join(err, m.giveUp(ctx, packID)); err != nil {
+			return false, fmt.Errorf("stop %s: %w", packID, err)
+		}
+		return stopped, nil
 	}
-	r, err := m.Records.Record(ctx, packID)
+	r.ContainerID, r.Digest = c.ID, c.Digest
+	switch {
+	case c.Alive(): // also where the record can't be read
+		err = errors.Join(err, m.end(ctx, r, stopGrace, "stopped by "+actor(ctx), false))
+	case found.recordErr != nil:
+		err = errors.Join(err, found.recordErr)
+	case r.Wanted:
+		r.Wanted, r.RestartAt = false, time.Time{}
+		err = errors.Join(err, m.put(ctx, r))
+	}
 	if err != nil {
 		return false, fmt.Errorf("stop %s: %w", packID, err)
 	}
-	r.ContainerID, r.Digest = c.ID, c.Digest
-	if r.Wanted {
-		r.Wanted, r.RestartAt = false, time.Time{}
-		if err := m.put(ctx, r); err != nil {
-			return false, fmt.Errorf("stop %s: %w", packID, err)
-		}
-	}
-	if !c.Running() {
-		return false, nil
-	}
-	if err := m.end(ctx, r, stopGrace, "stopped by "+actor(ctx), false); err != nil {
-		return false, fmt.Errorf("stop %s: %w", packID, err)
-	}
-	return true, nil
+	return stopped, nil
 }
 
 // Delete removes a pack's container with its log and says whether there was one, and whether it was running.
@@ -393,17 +410,26 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 		return false, false, fmt.Errorf("delete container of %s: %w", packID, err)
 	}
 	defer release()
-	c, err := m.find(ctx, packID)
+	found, err := m.survey(ctx, packID)
+	if err == nil {
+		err = m.knows(packID, found)
+	}
 	if err != nil {
 		return false, false, err
 	}
-	if c == nil {
-		return false, false, m.giveUp(ctx, packID)
-	}
-	if err := m.delete(ctx, packID, c.ID); err != nil {
+	if err := m.deleteAll(ctx, packID, found); err != nil {
 		return false, false, fmt.Errorf("delete container of %s: %w", packID, err)
 	}
-	return true, c.Running(), nil
+	return found.any(), found.alive(), nil
+}
+
+// deleteAll removes whatever containers a pack has, or ends its waiting for a restart where it has none.
+func (m *Manager) deleteAll(ctx context.Context, packID string, found survey) error {
+	err := m.reap(ctx, nil, found.strays)
+	if found.own == nil {
+		return errors.Join(err, m.giveUp(ctx, packID))
+	}
+	return errors.Join(err, m.delete(ctx, packID, found.own.ID))
 }
 
 // delete removes a container. Its record goes first: without one nothing is started again.
@@ -425,41 +451,42 @@ func (m *Manager) giveUp(ctx context.Context, packID string) error {
 
 // find is the container of a pack, nil where a pack that is known has none.
 func (m *Manager) find(ctx context.Context, packID string) (*sandbox.Container, error) {
-	c, err := m.Engine.Find(ctx, sandbox.Pack, packID)
-	if err == nil {
-		return &c, nil
+	found, err := m.survey(ctx, packID)
+	if err != nil {
+		return nil, err
 	}
-	if !errors.Is(err, sandbox.ErrNotFound) {
-		return nil, fmt.Errorf("find container of %s: %w", packID, err)
-	}
-	if _, known := m.Gates.Get(packID); known {
-		return nil, nil
-	}
-	if !m.Gates.Fresh() {
-		return nil, fault.ServiceUnavailable("approval")
-	}
-	return nil, fault.PackNotFound()
+	return found.own, m.knows(packID, found)
 }
 
-// Remove takes the container of a pack that is uninstalled and puts its data aside.
+// knows is an error where a pack has no container and isn't known either.
+func (m *Manager) knows(packID string, found survey) error {
+	if found.any() {
+		return nil
+	}
+	if _, known := m.Gates.Get(packID); known {
+		return nil
+	}
+	if !m.Gates.Fresh() {
+		return fault.ServiceUnavailable("approval")
+	}
+	return fault.PackNotFound()
+}
+
+// Remove takes the containers of a pack that is uninstalled and puts its data aside.
 func (m *Manager) Remove(ctx context.Context, packID string) (removed, running bool, err error) {
 	release, err := m.hold(ctx, packID)
 	if err != nil {
 		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
 	defer release()
-	c, err := m.Engine.Find(ctx, sandbox.Pack, packID)
-	switch {
-	case errors.Is(err, sandbox.ErrNotFound):
-		err = m.forget(ctx, packID)
-	case err == nil:
-		if err = m.delete(ctx, packID, c.ID); err == nil {
-			removed, running = true, c.Running()
-		}
+	found, err := m.survey(ctx, packID)
+	if err == nil {
+		err = m.deleteAll(ctx, packID, found)
 	}
 	if err != nil {
 		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
+	removed, running = found.any(), found.alive()
 	to, err := retireData(m.DataDir, packID, time.Now())
 	if err != nil {
 		return removed, running, err

@@ -236,7 +236,7 @@ func TestLateWordOfMemory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.docker.events <- sandbox.Event{Action: "oom", Container: c}
+			r.docker.events <- sandbox.Event{Action: "oom", Container: c[0]}
 			synctest.Wait()
 			if got := r.info(t); got.OOMKilled != want || (got.Reason == "out of memory") != want {
 				t.Errorf("exit status %d: %+v", code, got)

@@ -23,14 +23,16 @@ type docker struct {
 	containers map[string]*sandbox.Container
 	events     chan sandbox.Event
 	made       int
+	id         string // of the engine
 	down       bool
 	refusing   bool   // to create
 	onStart    func() // while the container starts
 	stopped    []time.Duration
+	stuck      map[string]error // to remove, by id
 }
 
 func newDocker() *docker {
-	return &docker{containers: make(map[string]*sandbox.Container), events: make(chan sandbox.Event, 100)}
+	return &docker{containers: make(map[string]*sandbox.Container), id: "engine-1", events: make(chan sandbox.Event, 100)}
 }
 
 var errDown = fault.Unavailable("Docker is required but not available")
@@ -84,6 +86,32 @@ func (d *docker) exits(packID string, exit sandbox.Exit) {
 	}
 }
 
+func (d *docker) ID(context.Context) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id, nil
+}
+
+// stranger puts a container beside those that were made by the rig: with labels that somebody copied, or of an older version.
+func (d *docker) stranger(c sandbox.Container) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.Kind = sandbox.Pack
+	if c.Name == "" {
+		c.Name = c.PackID
+	}
+	d.containers[c.ID] = &c
+	d.tell(sandbox.Event{Action: "start", Container: c})
+}
+
+// turns gives a container another status and tells it.
+func (d *docker) turns(id, status, action string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.containers[id].Status = status
+	d.tell(sandbox.Event{Action: action, Container: *d.containers[id]})
+}
+
 // goes has the engine go away, with all containers or without.
 func (d *docker) goes(exit *sandbox.Exit) {
 	d.mu.Lock()
@@ -130,15 +158,18 @@ func (d *docker) Start(_ context.Context, id string) error {
 func (d *docker) Stop(_ context.Context, id string, grace time.Duration) error {
 	return d.with(id, func(c *sandbox.Container) {
 		d.stopped = append(d.stopped, grace)
-		if c.Status == "running" {
+		if c.Alive() {
 			d.die(c, sandbox.Exit{Code: 143})
 		}
 	})
 }
 
 func (d *docker) Remove(_ context.Context, id string) error {
+	if err := d.stuck[id]; err != nil {
+		return err
+	}
 	err := d.with(id, func(c *sandbox.Container) {
-		if c.Status == "running" {
+		if c.Alive() {
 			d.die(c, sandbox.Exit{Code: 137})
 		}
 		delete(d.containers, id)
@@ -161,17 +192,14 @@ func (d *docker) List(context.Context, sandbox.Kind) (list []sandbox.Container, 
 	return list, nil
 }
 
-func (d *docker) Find(ctx context.Context, kind sandbox.Kind, name string) (sandbox.Container, error) {
+func (d *docker) Find(ctx context.Context, kind sandbox.Kind, name string) (found []sandbox.Container, err error) {
 	list, err := d.List(ctx, kind)
-	if err != nil {
-		return sandbox.Container{}, err
-	}
 	for _, c := range list {
 		if c.Name == name {
-			return c, nil
+			found = append(found, c)
 		}
 	}
-	return sandbox.Container{}, sandbox.ErrNotFound
+	return found, err
 }
 
 func (d *docker) Stats(context.Context, string) (sandbox.Stats, error) { return sandbox.Stats{}, nil }
@@ -180,7 +208,9 @@ func (d *docker) Logs(context.Context, string, sandbox.LogOptions) iter.Seq2[san
 	return nil
 }
 
-func (d *docker) Status(context.Context) sandbox.Status { return sandbox.Status{Available: !d.down} }
+func (d *docker) Status(context.Context) sandbox.Status {
+	return sandbox.Status{Available: !d.down}
+}
 
 func (d *docker) Events(ctx context.Context, on func(sandbox.Event)) {
 	on(sandbox.Event{Action: sandbox.Resync})

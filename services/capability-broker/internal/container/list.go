@@ -81,7 +81,7 @@ func shown(c sandbox.Container, r Record) Info {
 	if r.Exit != nil {
 		info.LastExit = &LastExit{r.Exit.Code, r.Exit.OOMKilled, r.FinishedAt, r.Reason}
 	}
-	if !c.Running() && !r.Running {
+	if !c.Alive() && !r.Running {
 		info.Reason, info.FinishedAt = r.Reason, at(r.FinishedAt)
 		if r.Exit != nil {
 			info.ExitCode, info.OOMKilled = &r.Exit.Code, r.Exit.OOMKilled

@@ -26,6 +26,15 @@ type Record struct {
 	Restarts    int            `json:"restarts"`             // since an operator started it
 	Failures    int            `json:"failures"`             // ends in a row after short runs: what the pause grows with
 	RestartAt   time.Time      `json:"restart_at,omitzero"`  // when it is due to be started again; zero for not
+	EngineID    string         `json:"engine_id,omitempty"`  // of the engine that has the container
+	Before      time.Time      `json:"before,omitzero"`      // the engine's time of the start before the last one; zero for none
+}
+
+// due says whether a container is to be started again now. No pause is longer than a minute: what is due later was written
+// by a clock that has been set back since.
+func (r *Record) due(now time.Time) bool {
+	wait := r.RestartAt.Sub(now)
+	return r.Wanted && !r.RestartAt.IsZero() && (wait <= 0 || wait > longestWait)
 }
 
 // Bounds of the pause before a restart, which doubles with each run that was short.
@@ -49,7 +58,7 @@ func (r *Record) again(exit sandbox.Exit) bool {
 	case pack.RestartAlways:
 		return true
 	case pack.RestartOnFailure:
-		return exit.Code != 0 || exit.OOMKilled
+		return exit.Code != 0
 	}
 	return false
 }

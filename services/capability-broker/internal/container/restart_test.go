@@ -27,10 +27,10 @@ func (r *rig) info(t *testing.T) Info {
 }
 
 func TestPolicies(t *testing.T) {
-	for policy, again := range map[pack.Restart][3]bool{ // after exit 0, exit 1, and the end of memory with exit 0
-		"": {}, "no": {}, "on-failure": {false, true, true}, "always": {true, true, true},
+	for policy, again := range map[pack.Restart][4]bool{ // after exit 0, exit 1, the end of memory, and that of a child's whose loss was handled
+		"": {}, "no": {}, "on-failure": {false, true, true, false}, "always": {true, true, true, true},
 	} {
-		for i, exit := range []sandbox.Exit{{}, {Code: 1}, {OOMKilled: true}} {
+		for i, exit := range []sandbox.Exit{{}, {Code: 1}, {Code: 137, OOMKilled: true}, {OOMKilled: true}} {
 			run(t, func(t *testing.T, r *rig) {
 				r.describe(t, describing(string(policy)))
 				r.started(t, "p", "d1")
@@ -216,7 +216,7 @@ func (r *rig) again(t *testing.T, meanwhile func()) *rig {
 	r.stop()
 	meanwhile()
 	next := *r
-	next.docker = &docker{containers: r.docker.containers, made: r.docker.made, events: make(chan sandbox.Event, 100)}
+	next.docker = &docker{containers: r.docker.containers, made: r.docker.made, id: r.docker.id, events: make(chan sandbox.Event, 100)}
 	next.config.Engine = next.docker
 	next.records.changed = true
 	next.Manager = New(next.config)

@@ -11,6 +11,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
+// now is the time as records have it.
+func now() time.Time { return time.Now().UTC() }
+
 // kicked is a pack that is being looked at, or whose last look failed.
 type kicked struct {
 	working, again bool
@@ -93,14 +96,24 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 		return err
 	}
 	defer release()
-	c, findErr := m.Engine.Find(ctx, sandbox.Pack, packID)
-	there := findErr == nil
-	if !there && !errors.Is(findErr, sandbox.ErrNotFound) {
-		return findErr
+	found, err := m.survey(ctx, packID)
+	if err != nil {
+		return err
 	}
-	r, recordErr := m.Records.Record(ctx, packID)
-	if there && c.Running() {
-		r.PackID, r.ContainerID, r.Digest = packID, c.ID, c.Digest // also where the record can't be read
+	r, recordErr := found.record, found.recordErr
+	reapErr := m.reap(ctx, &r, found.strays)
+	c, there := sandbox.Container{}, found.own != nil
+	if there {
+		c = *found.own
+	}
+	return errors.Join(reapErr, m.reconcile(ctx, r, recordErr, c, there))
+}
+
+// reconcile does what is to be done about the container c, where there is one.
+func (m *Manager) reconcile(ctx context.Context, r Record, recordErr error, c sandbox.Container, there bool) (err error) {
+	packID := r.PackID
+	if there && c.Alive() {
+		m.watch(c.ID)
 		// At once: whoever closed a gate does not wait for the pack to agree.
 		switch reason, passing := m.objection(packID, c.Digest); {
 		case reason == uninstalled: // nobody will ever ask for its log
@@ -113,7 +126,7 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 		return recordErr
 	}
 	switch {
-	case there && c.Running():
+	case there && c.Alive():
 		return m.adopt(ctx, r, c)
 	case r.Running:
 		err = m.ended(ctx, &r, c, there)
@@ -123,10 +136,10 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 		r.Exit = &exit
 		err = m.put(ctx, r)
 	case there && r.Wanted && r.RestartAt.IsZero() && m.inOutage(r.FinishedAt): // its end was told before the engine's was
-		r.RestartAt, r.Reason = time.Now().UTC(), withEngine
+		r.RestartAt, r.Reason = now(), withEngine
 		err = m.put(ctx, r)
 	}
-	if err != nil || !r.Wanted || r.RestartAt.IsZero() || time.Now().Before(r.RestartAt) {
+	if err != nil || !r.due(time.Now()) {
 		return err
 	}
 	return m.restart(ctx, r, c, there)
@@ -134,7 +147,7 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 
 // adopt takes note of a container that runs and may.
 func (m *Manager) adopt(ctx context.Context, r Record, c sandbox.Container) error {
-	if r.Running && r.Wanted && r.StartedAt.Equal(c.Started) {
+	if r.Running && r.Wanted && r.StartedAt.Equal(c.Started) && r.RestartAt.IsZero() {
 		m.mu.Lock()
 		_, known := m.known[r.PackID]
 		m.mu.Unlock()
@@ -168,6 +181,13 @@ func (m *Manager) inOutage(at time.Time) bool {
 	return !m.outage.from.IsZero() && at.After(m.outage.from) && !at.After(m.outage.to)
 }
 
+// watch notes that this process sees a container alive.
+func (m *Manager) watch(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watched[id] = true
+}
+
 // blameless says whether a container ended because its engine or host did. Where nobody was watching, an end by a signal
 // counts as that, since packs end by an exit.
 func (m *Manager) blameless(c sandbox.Container) bool {
@@ -176,32 +196,52 @@ func (m *Manager) blameless(c sandbox.Container) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return c.Finished.Before(m.began) && c.Exit.Code >= 128 && !c.Exit.OOMKilled
+	return !m.watched[c.ID] && c.Exit.Code >= 128 && !c.Exit.OOMKilled
+}
+
+const (
+	moved       = "moved to another container engine"
+	interrupted = "its start was interrupted"
+)
+
+// gone takes note of a container that the engine doesn't have any more. One of another engine, which was brought here with
+// the home, is due to be made anew; any other was removed with Docker's own tools.
+func (m *Manager) gone(ctx context.Context, r *Record) error {
+	id, err := m.Engine.ID(ctx)
+	if err != nil {
+		return fmt.Errorf("look for the container of %s: %w", r.PackID, err)
+	}
+	if r.EngineID != "" && r.EngineID != id {
+		r.Running, r.Reason, r.RestartAt = false, moved, now()
+		return errors.Join(m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": moved}), m.put(ctx, *r))
+	}
+	r.Wanted = false
+	return errors.Join(m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": "removed from outside"}),
+		m.forget(ctx, r.PackID))
 }
 
 // ended takes note of a container that ran when it was last looked at and that nobody here has stopped.
 func (m *Manager) ended(ctx context.Context, r *Record, c sandbox.Container, there bool) error {
-	if !there || c.ID != r.ContainerID {
-		err := m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": "removed from outside"})
-		r.Wanted = false
-		return errors.Join(err, m.forget(ctx, r.PackID))
+	if !there {
+		return m.gone(ctx, r)
 	}
 	r.Running = false
-	if c.Finished.IsZero() || c.Finished.Before(r.StartedAt.Add(-time.Second)) { // made, or stopped long ago, and its start was cut short
-		r.RestartAt, r.Reason = time.Now().UTC(), "its start was interrupted"
+	if c.Started.Equal(r.Before) { // by the engine's own word: it has not been started since
+		r.RestartAt, r.Reason = now(), interrupted
 		return m.put(ctx, *r)
 	}
 	exit := c.Exit
+	r.StartedAt = c.Started
 	exit.OOMKilled = exit.OOMKilled || m.outOfMemory(c.ID, exit)
 	r.FinishedAt, r.Exit, r.Reason, r.RestartAt = c.Finished, &exit, "exited", time.Time{}
-	if exit.OOMKilled {
+	if exit.OOMKilled && exit.Code != 0 { // with 0 it lost a child, and could go on without
 		r.Reason = outOfMemory
 	}
 	switch {
 	case m.blameless(c):
-		r.Reason, r.RestartAt = withEngine, time.Now().UTC()
+		r.Reason, r.RestartAt = withEngine, now()
 	case r.Wanted && r.again(exit):
-		r.RestartAt = time.Now().UTC().Add(r.pause())
+		r.RestartAt = now().Add(r.pause())
 	}
 	details := map[string]any{"reason": "exited", "exit_code": exit.Code, "oom_killed": exit.OOMKilled}
 	if r.Reason == withEngine {
@@ -231,7 +271,7 @@ func (m *Manager) restart(ctx context.Context, r Record, c sandbox.Container, th
 	next := r
 	next.Restarts++
 	if _, err := m.launch(ctx, &next, before); err != nil {
-		r.RestartAt = time.Now().UTC().Add(r.pause())
+		r.RestartAt = now().Add(r.pause())
 		return errors.Join(fmt.Errorf("start %s again: %w", r.PackID, err), m.put(context.WithoutCancel(ctx), r))
 	}
 	return nil

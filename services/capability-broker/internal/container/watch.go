@@ -81,7 +81,6 @@ func (m *Manager) refresh(ctx context.Context) {
 	list, changed, err := m.Records.Records(ctx)
 	if err != nil {
 		m.Log.ErrorContext(ctx, "reading what is known of containers failed", "error", err)
-		return
 	}
 	if !changed {
 		return
@@ -98,7 +97,7 @@ func (m *Manager) refresh(ctx context.Context) {
 // tend has those packs looked at whose container should not run, or should again.
 func (m *Manager) tend(now time.Time) {
 	for _, r := range m.all() {
-		due := r.Wanted && !r.RestartAt.IsZero() && !now.Before(r.RestartAt)
+		due := r.due(now)
 		if r.Running {
 			reason, _ := m.objection(r.PackID, r.Digest)
 			due = due || reason != ""
@@ -125,20 +124,16 @@ func (m *Manager) look(ctx context.Context) {
 	if err != nil {
 		return // Events tells when the engine is back
 	}
-	running := make(map[string]bool, len(list))
-	for _, c := range list {
-		running[c.PackID] = c.Running()
-	}
+	packs := m.packsOf(ctx, list)
 	for _, r := range m.all() {
-		if r.Running != running[r.PackID] {
+		all := packs[r.PackID]
+		if own := len(all) == 1 && all[0].ID == r.ContainerID && !all[0].Outdated; !own && (len(all) > 0 || r.Running) || own && r.Running != all[0].Alive() {
 			m.kick(r.PackID)
 		}
-		delete(running, r.PackID)
+		delete(packs, r.PackID)
 	}
-	for packID, is := range running {
-		if is {
-			m.kick(packID)
-		}
+	for packID := range packs { // nothing is recorded of them
+		m.kick(packID)
 	}
 }
 
@@ -216,13 +211,17 @@ func (m *Manager) event(ctx context.Context, e sandbox.Event) {
 		m.mu.Unlock()
 	case e.Action == sandbox.Resync:
 		m.resync(ctx)
-	case e.Container.Kind == sandbox.Pack:
+	case e.Container.Kind != sandbox.Pack || e.Action == "destroy" && !ofAPack(e.Container):
+	case !ofAPack(e.Container): // somebody copied our labels: a look finds it
+		m.working.Go(func() { m.look(m.base) })
+	default:
 		m.mu.Lock()
 		switch e.Action {
 		case "oom":
 			m.starved[e.Container.ID] = true
 		case "destroy":
 			delete(m.starved, e.Container.ID)
+			delete(m.watched, e.Container.ID)
 		}
 		m.mu.Unlock()
 		m.kick(e.Container.PackID)
@@ -246,12 +245,9 @@ func (m *Manager) resync(ctx context.Context) {
 		m.began = now
 	}
 	m.mu.Unlock()
-	packs := make(map[string]bool)
-	for _, c := range list {
-		packs[c.PackID] = true
-	}
+	packs := m.packsOf(ctx, list)
 	for _, r := range m.all() {
-		packs[r.PackID] = true
+		packs[r.PackID] = nil
 	}
 	for id := range packs {
 		m.kick(id)

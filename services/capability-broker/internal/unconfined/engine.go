@@ -132,6 +132,9 @@ func (e *Engine) Close() error {
 // Status is that of a Docker that nobody asks, with warnings.
 func (e *Engine) Status(context.Context) sandbox.Status { return sandbox.Status{Warnings: e.warnings} }
 
+// ID is none: there is no engine.
+func (e *Engine) ID(context.Context) (string, error) { return "", nil }
+
 // Create notes what Start will run. A name that is taken is sandbox.ErrExists.
 func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container, error) {
 	argv, err := e.command(spec)
@@ -228,16 +231,16 @@ func (e *Engine) child(id string) (*child, error) {
 	return nil, fmt.Errorf("find process %.12s: %w", id, sandbox.ErrNotFound)
 }
 
-// Find gives the process of that kind and name; sandbox.ErrNotFound where there is none.
-func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) (sandbox.Container, error) {
+// Find gives the processes of that kind and name: one, or none.
+func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) ([]sandbox.Container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range e.children {
 		if c.is.Kind == kind && c.is.Name == name {
-			return c.is, nil
+			return []sandbox.Container{c.is}, nil
 		}
 	}
-	return sandbox.Container{}, fmt.Errorf("find %s process %q: %w", kind, name, sandbox.ErrNotFound)
+	return nil, nil
 }
 
 // List gives the processes, running or not, of one kind or, with "", of all.

@@ -1,0 +1,89 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+// away is since when the engine has not answered, and with which error; zero while it does.
+type away struct {
+	since time.Time
+	err   error
+}
+
+const (
+	pingEvery = time.Second
+	awayBound = 30 * time.Second // how long an engine may be away, restarting, before Ready says so
+)
+
+// ErrSocketReplaced: the file that this process has as the engine's socket has no name any more. It was mounted by itself,
+// and the engine has made another one in its place, which this process will never see.
+var ErrSocketReplaced = errors.New("the engine's socket was replaced, and this process sees the old one; a restart of its container mounts the new one")
+
+// Watch asks the engine each second whether it answers, until ctx ends. It returns ErrSocketReplaced as soon as the
+// engine can't be reached and never will be again: the process must end then, to be restarted by the engine.
+func (e *Engine) Watch(ctx context.Context) error {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		if err := e.look(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// look asks once.
+func (e *Engine) look(ctx context.Context) error {
+	bound, cancel := bounded(ctx, answerWait)
+	defer cancel()
+	_, err := e.api.Ping(bound)
+	if ctx.Err() != nil {
+		return nil
+	}
+	e.mu.Lock()
+	switch {
+	case err == nil:
+		e.away = away{}
+	case e.away.since.IsZero():
+		e.away = away{time.Now(), err}
+	default:
+		e.away.err = err
+	}
+	e.mu.Unlock()
+	if err != nil && e.replaced() {
+		return fmt.Errorf("watch %s: %w", e.socket, ErrSocketReplaced)
+	}
+	return nil
+}
+
+// replaced says whether the engine's socket has lost its name.
+func (e *Engine) replaced() bool {
+	if e.socket == "" {
+		return false
+	}
+	file, err := os.Stat(e.socket)
+	if err != nil {
+		return errors.Is(err, syscall.ESTALE)
+	}
+	is, ok := file.Sys().(*syscall.Stat_t)
+	return ok && is.Nlink == 0
+}
+
+// Ready is an error where the engine has not answered Watch for 30 s. It asks nothing.
+func (e *Engine) Ready(context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.away.since.IsZero() || time.Since(e.away.since) < awayBound {
+		return nil
+	}
+	return fmt.Errorf("Docker has not answered for %v: %w", time.Since(e.away.since).Round(time.Second), e.away.err)
+}

@@ -1,0 +1,188 @@
+package container
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/sandbox"
+)
+
+// A container is a pack's own by its id. What bears its labels and was made by somebody else never serves as one.
+func TestStraysAreRemoved(t *testing.T) {
+	for name, stray := range map[string]sandbox.Container{
+		"a second one":     {ID: "x", PackID: "p", Digest: "d1", Status: "running"},
+		"a paused one":     {ID: "x", PackID: "p", Digest: "d1", Status: "paused"},
+		"one that ended":   {ID: "x", PackID: "p", Digest: "d1", Status: "exited"},
+		"an outdated one":  {ID: "x", PackID: "p", Digest: "d1", Status: "running", Outdated: true},
+		"of no pack":       {ID: "x", PackID: "../../p", Digest: "d1", Status: "running"},
+		"without a pack":   {ID: "x", Name: "p", Digest: "d1", Status: "running"},
+		"of another name":  {ID: "x", Name: "q", PackID: "p", Digest: "d1", Status: "running"},
+		"of a pack unseen": {ID: "x", PackID: "q", Digest: "d1", Status: "running"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.gates.set("q", "approved", "d1")
+				r.started(t, "p", "d1")
+				r.want(t, "before", "p=running", "container_started p <nil>")
+				r.docker.stranger(stray)
+				reason := notOurs
+				if stray.Outdated {
+					reason = outdated
+				}
+				owner := " " + stray.PackID + " "
+				if stray.PackID == "" {
+					owner = "  "
+				}
+				r.want(t, "at once", "p=running", "stray_container_removed"+owner+reason)
+				time.Sleep(time.Hour)
+				r.want(t, "and no more", "p=running")
+			})
+		})
+	}
+}
+
+// A stop, a removal and an uninstall reach whatever bears the pack's labels, and say that they ended something.
+func TestStopReachesStrays(t *testing.T) {
+	for name, end := range map[string]func(r *rig) (ended bool, err error){
+		"stop": func(r *rig) (bool, error) { return r.Stop(r.base, "p") },
+		"delete": func(r *rig) (bool, error) {
+			removed, running, err := r.Delete(r.base, "p")
+			return removed && running, err
+		},
+		"uninstall": func(r *rig) (bool, error) {
+			removed, running, err := r.Remove(r.base, "p")
+			return removed && running, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.gates.set("p", "approved", "d1")
+				r.docker.mu.Lock()
+				r.docker.containers["x"] = &sandbox.Container{ID: "x", Kind: sandbox.Pack, Name: "p", PackID: "p", Digest: "d1", Status: "paused"}
+				r.docker.mu.Unlock()
+				if ended, err := end(r); err != nil || !ended {
+					t.Errorf("ended: %v, %v, want true", ended, err)
+				}
+				r.want(t, "afterwards", "", "stray_container_removed p "+notOurs)
+			})
+		})
+	}
+}
+
+// A paused container is stopped like one that runs, by whomever, and is wanted no more.
+func TestPausedContainers(t *testing.T) {
+	for name, c := range map[string]struct {
+		end    func(t *testing.T, r *rig)
+		reason string
+	}{
+		"stop": {func(t *testing.T, r *rig) {
+			if stopped, err := r.Stop(r.base, "p"); err != nil || !stopped {
+				t.Errorf("stopped: %v, %v, want true", stopped, err)
+			}
+		}, "stopped by system"},
+		"gate": {func(_ *testing.T, r *rig) { r.GateChanged(r.gates.set("p", "blocked", "d1")) }, "gate closed: the pack is blocked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.started(t, "p", "d1")
+				r.docker.turns("c1", "paused", "pause")
+				r.want(t, "paused", "p=paused", "container_started p <nil>")
+				if got := r.info(t); got.Status != "paused" || got.Reason != "" || got.RestartAt != nil {
+					t.Errorf("shown as %+v", got)
+				}
+				c.end(t, r)
+				r.want(t, "at once", "p=exited", "container_stopped p "+c.reason)
+				time.Sleep(time.Hour)
+				r.want(t, "and no more", "p=exited")
+			})
+		})
+	}
+}
+
+// A gate that closes while nobody looks at a paused container ends it when it runs on.
+func TestUnpauseBehindAClosedGate(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.docker.turns("c1", "exited", "")
+		r.gates.set("p", "blocked", "d1")
+		r.docker.turns("c1", "running", "unpause")
+		r.want(t, "at once", "p=exited", "container_started p <nil>", "container_stopped p gate closed: the pack is blocked")
+	})
+}
+
+// What an earlier version made ends, and what was wanted of it is done by a container that is as it should be.
+func TestOutdatedContainersAreReplaced(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		next := r.again(t, func() { r.docker.containers["c1"].Outdated = true })
+		time.Sleep(time.Second)
+		next.want(t, "replaced", "p=running", "container_started p <nil>", "stray_container_removed p "+outdated, "container_started p <nil>")
+		if got := next.info(t); got.ID != "c2" {
+			t.Errorf("runs in %s, want c2", got.ID)
+		}
+		next.stop()
+	})
+}
+
+// A home that was brought to another machine runs there what it ran.
+func TestWhatRanOnAnotherEngineIsWantedHere(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.want(t, "before", "p=running", "container_started p <nil>")
+		next := r.again(t, func() { clear(r.docker.containers); r.docker.id = "engine-2" })
+		time.Sleep(time.Second)
+		next.want(t, "there", "p=running", "container_stopped p "+moved, "container_started p <nil>")
+		next.stop()
+	})
+}
+
+// The engine says whether a container was started. Two clocks that differ say nothing.
+func TestClockThatIsSetBack(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.docker.mu.Lock()
+		c := r.docker.containers["c1"]
+		c.Started = c.Started.Add(-time.Hour)
+		c.Status, c.Finished, c.Exit = "exited", c.Started.Add(time.Second), sandbox.Exit{Code: 137}
+		r.docker.tell(sandbox.Event{Action: "die", Container: *c, ExitCode: 137})
+		r.docker.mu.Unlock()
+		r.want(t, "its end", "p=exited", "container_started p <nil>", "container_stopped p exited")
+		time.Sleep(time.Hour)
+		r.want(t, "left alone", "p=exited")
+	})
+}
+
+// No pause is longer than a minute: a restart that is due later is due by a clock that was ahead.
+func TestRestartThatAClockAheadPutOff(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.describe(t, describing("always"))
+		r.started(t, "p", "d1")
+		r.docker.exits("p", sandbox.Exit{Code: 1})
+		synctest.Wait()
+		record, err := r.records.Record(t.Context(), "p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		record.RestartAt = time.Now().Add(24 * time.Hour)
+		if err := r.records.PutRecord(t.Context(), record); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * tendEvery)
+		r.want(t, "soon", "p=running", "container_started p <nil>", "container_stopped p exited", "container_started p <nil>")
+	})
+}
+
+// One stray that can't be removed keeps neither the others nor the pack's own from being looked after.
+func TestStrayThatCanNotBeRemoved(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.docker.stuck = map[string]error{"x": errors.New("device busy")}
+		r.docker.stranger(sandbox.Container{ID: "x", PackID: "p", Status: "dead"})
+		r.docker.stranger(sandbox.Container{ID: "y", PackID: "p", Status: "running"})
+		r.GateChanged(r.gates.set("p", "blocked", "d1"))
+		r.want(t, "all but one", "p=dead p=exited", "container_started p <nil>", "stray_container_removed p "+notOurs,
+			"container_stopped p gate closed: the pack is blocked")
+	})
+}
