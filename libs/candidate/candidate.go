@@ -21,10 +21,13 @@ const (
 	Rejected  State = "rejected"  // scans skip it until its cooldown ends
 	Failed    State = "failed"    // approved, but installing it failed
 	Blocked   State = "blocked"   // rejected BlockedAfter times: only Unblock brings it back
+	// Superseded is not of contract.md: the pack has no longer the bytes that it is about, or others are in use in its
+	// place. It waits for nobody.
+	Superseded State = "superseded"
 )
 
 // States are all states, in the order in which they are listed.
-var States = []State{Pending, Installed, Rejected, Failed, Blocked}
+var States = []State{Pending, Installed, Rejected, Failed, Blocked, Superseded}
 
 // ParseState reads a ?status= of a request; "" and "all" are any state.
 func ParseState(s string) (State, error) {
@@ -46,6 +49,9 @@ const (
 	BlockedAfter = 3
 	// MaxText bounds a reason or notes, in bytes.
 	MaxText = 4096
+	// keptSuperseded is how many superseded candidates of a pack are kept, the latest. Ones that were rejected stay
+	// beyond that: a pack that brings the same bytes again must not have shaken off its rejections.
+	keptSuperseded = 20
 )
 
 // Standing is what the rules are about.
@@ -67,10 +73,11 @@ type Item[P any] struct {
 	LastError string    // why it is failed
 	Payload   P         // the owner's, kept as JSON
 
-	revision int64 // grows with every change; tells whether it changed while it was being installed
+	announced bool  // an operator's scan has told of it
+	revision  int64 // grows with every change; tells whether it changed while it was being installed
 }
 
-// Counts is how many candidates are in each state, as pending/summary.json has them.
+// Counts is how many candidates are in each state, as pending/summary.json has them. Superseded ones are not counted.
 type Counts struct {
 	Pending   int `json:"pending_count"`
 	Rejected  int `json:"rejected_count"`

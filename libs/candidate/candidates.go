@@ -29,6 +29,9 @@ type Config[P any] struct {
 	// Differs, which may be nil, says whether what a scan sees is not what was installed under the same key. Such a
 	// candidate is to be decided about again; what it was installed for is the owner's to keep or take.
 	Differs func(installed, seen P) bool
+	// InUse, which may be nil, says whether an installed candidate is what its pack uses. nil: it is, unless another one of its
+	// pack was installed after it.
+	InUse func(tx *store.Tx, item Item[P]) (bool, error)
 	// Changed is told that counts have changed, after the commit. It must not block.
 	Changed func(ctx context.Context)
 	// Now is the clock; nil is time.Now.
@@ -48,69 +51,10 @@ func New[P any](db *store.DB, cfg Config[P]) *Candidates[P] {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.InUse == nil {
+		cfg.InUse = lastInstalled[P]
+	}
 	return &Candidates[P]{db: db, cfg: cfg}
-}
-
-// Scan takes note of what a scan saw: new ones become pending, and so do failed ones and rejected ones whose cooldown
-// is over, and installed ones under whose key Config.Differs sees another thing. A pending one gets the payload that was
-// seen now.
-func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
-	now := c.cfg.Now()
-	var result ScanResult
-	err := c.db.Tx(ctx, func(tx *store.Tx) error {
-		result = ScanResult{Scanned: len(found) + len(problems), Errors: append([]ScanError{}, problems...)}
-		for _, f := range found {
-			if err := c.saw(tx, f, now, &result); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return ScanResult{}, fmt.Errorf("scan candidates: %w", err)
-	}
-	if result.PendingCreated > 0 {
-		c.changed(ctx)
-	}
-	return result, nil
-}
-
-func (c *Candidates[P]) saw(tx *store.Tx, f Found[P], now time.Time, result *ScanResult) error {
-	item, err := load[P](tx, f.Key)
-	if errors.Is(err, store.ErrNoRows) {
-		result.PendingCreated++
-		return insert(tx, Item[P]{
-			Key: f.Key, PackID: f.PackID, Standing: Standing{State: Pending}, CreatedAt: now, UpdatedAt: now, Payload: f.Payload,
-		})
-	}
-	if err != nil {
-		return err
-	}
-	before, verb := item.State, Scan
-	if before == Installed && c.cfg.Differs != nil && c.cfg.Differs(item.Payload, f.Payload) {
-		verb = Renew
-	}
-	if item.Standing, err = item.Apply(verb, now); err != nil {
-		return err
-	}
-	switch {
-	case item.State != before:
-		result.PendingCreated++
-		item.UpdatedAt, item.LastError = now, ""
-	case before == Pending:
-		result.SkippedPending++
-	case before == Installed:
-		result.SkippedInstalled++
-	case before == Rejected:
-		result.SkippedCooldown++
-	case before == Blocked:
-		result.SkippedBlocked++
-	}
-	if item.State != Pending {
-		return nil
-	}
-	item.Payload = f.Payload
-	return update(tx, item)
 }
 
 // Get gives the candidate, or a fault "Candidate not found".
@@ -147,8 +91,10 @@ func (c *Candidates[P]) list(ctx context.Context, where string, args ...any) (it
 func (c *Candidates[P]) Counts(ctx context.Context) (Counts, error) {
 	var counts Counts
 	err := c.db.View(ctx, func(tx *store.Tx) error {
+		superseded := 0
 		into := map[State]*int{
-			Pending: &counts.Pending, Installed: &counts.Installed, Rejected: &counts.Rejected,
+			Superseded: &superseded,
+			Pending:    &counts.Pending, Installed: &counts.Installed, Rejected: &counts.Rejected,
 			Failed: &counts.Failed, Blocked: &counts.Blocked,
 		}
 		return tx.Each(func(scan func(...any) error) error {
@@ -157,7 +103,9 @@ func (c *Candidates[P]) Counts(ctx context.Context) (Counts, error) {
 			if err := scan(&state, &n); err != nil {
 				return err
 			}
-			*into[state] = n
+			if count := into[state]; count != nil { // nil: a state of another version
+				*count = n
+			}
 			return nil
 		}, `SELECT state, COUNT(*) FROM candidates GROUP BY state`)
 	})
@@ -206,7 +154,8 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 	}
 	// The work is done: a caller who has gone away must not leave it half recorded.
 	installed, recordErr := c.decide(context.WithoutCancel(ctx), verb, key, func(stored *Item[P]) error {
-		if stored.revision == item.revision {
+		// A failure stands also where a scan has found meanwhile that the bytes are gone: that is what it failed by.
+		if stored.revision == item.revision || verb == Fail && stored.State == Superseded {
 			stored.Payload, stored.LastError = item.Payload, item.LastError
 			if verb == Install {
 				stored.LastError = ""
@@ -228,6 +177,12 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 // Reject turns a candidate down; the BlockedAfter-th time blocks it.
 func (c *Candidates[P]) Reject(ctx context.Context, key, reason string) (Item[P], error) {
 	return c.decideFor(ctx, Reject, key, reason)
+}
+
+// Withdraw takes the approval of an installed candidate back, and counts as a rejection. What was installed is the owner's to
+// take away: Config.Store in the same transaction, the rest afterwards.
+func (c *Candidates[P]) Withdraw(ctx context.Context, key, reason string) (Item[P], error) {
+	return c.decideFor(ctx, Withdraw, key, reason)
 }
 
 // Unblock makes a blocked candidate pending, with no rejections counted.

@@ -197,7 +197,7 @@ func TestAnotherThingUnderTheSameKey(t *testing.T) {
 			_, err = o.Reject(operator(t), "p:c", "")
 			must(t, err)
 		}
-		if got := o.scan(t, "p:a"); got.SkippedInstalled != 1 || got.PendingCreated != 0 {
+		if got := o.scan(t, "p:a", "p:b"); got.SkippedInstalled != 1 || got.PendingCreated != 0 {
 			t.Errorf("the same again: %+v", got)
 		}
 		pings := o.pings
@@ -335,7 +335,7 @@ func TestListing(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
 		o.scan(t, "b:1", "a:2")
 		o.now = o.now.Add(time.Second)
-		o.scan(t, "a:1")
+		o.scan(t, "b:1", "a:2", "a:1")
 		_, err := o.Reject(t.Context(), "b:1", "")
 		must(t, err)
 		keys := func(items []item, err error) string {

@@ -11,7 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-const columns = `candidate_key, pack_id, state, reject_count, cooldown_until, created_at, updated_at, actor, reason, last_error, payload, revision`
+const columns = `candidate_key, pack_id, state, reject_count, cooldown_until, created_at, updated_at, actor, reason, last_error, payload, announced, revision`
 
 func query[P any](tx *store.Tx, where string, args ...any) ([]Item[P], error) {
 	items := []Item[P]{}
@@ -39,13 +39,17 @@ func get[P any](tx *store.Tx, key string) (Item[P], error) {
 func read[P any](scan func(...any) error) (Item[P], error) {
 	var item Item[P]
 	var payload string
+	var announced int
 	err := scan(&item.Key, &item.PackID, &item.State, &item.RejectCount, store.Time(&item.CooldownUntil), store.Time(&item.CreatedAt),
-		store.Time(&item.UpdatedAt), &item.Actor, &item.Reason, &item.LastError, &payload, &item.revision)
+		store.Time(&item.UpdatedAt), &item.Actor, &item.Reason, &item.LastError, &payload, &announced, &item.revision)
 	if err != nil {
 		return item, err
 	}
+	item.announced = announced != 0
 	if err := json.Unmarshal([]byte(payload), &item.Payload); err != nil {
-		return item, fmt.Errorf("read payload of %s: %w", item.Key, err)
+		// One row that another version wrote, or that is damaged, is no reason to show none: it says so itself.
+		item.Payload = *new(P)
+		item.LastError = "What is stored of this candidate can't be read. Scan again."
 	}
 	return item, nil
 }
@@ -55,9 +59,9 @@ func insert[P any](tx *store.Tx, item Item[P]) error {
 	if err != nil {
 		return fmt.Errorf("write payload of %s: %w", item.Key, err)
 	}
-	_, err = tx.Exec(`INSERT INTO candidates (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = tx.Exec(`INSERT INTO candidates (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		item.Key, item.PackID, string(item.State), item.RejectCount, item.CooldownUntil, item.CreatedAt, item.UpdatedAt,
-		item.Actor, item.Reason, item.LastError, string(payload), 1)
+		item.Actor, item.Reason, item.LastError, string(payload), number(item.announced), 1)
 	return err
 }
 
@@ -67,10 +71,18 @@ func update[P any](tx *store.Tx, item Item[P]) error {
 		return fmt.Errorf("write payload of %s: %w", item.Key, err)
 	}
 	_, err = tx.Exec(`UPDATE candidates SET state = ?, reject_count = ?, cooldown_until = ?, updated_at = ?, actor = ?, reason = ?,
-		last_error = ?, payload = ?, revision = revision + 1 WHERE candidate_key = ?`,
+		last_error = ?, payload = ?, announced = ?, revision = revision + 1 WHERE candidate_key = ?`,
 		string(item.State), item.RejectCount, item.CooldownUntil, item.UpdatedAt, item.Actor, item.Reason,
-		item.LastError, string(payload), item.Key)
+		item.LastError, string(payload), number(item.announced), item.Key)
 	return err
+}
+
+// number is a truth value as both databases keep it.
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // cutText keeps what MaxText has room for, as valid UTF-8 that every database can hold.

@@ -17,6 +17,10 @@ const (
 	Fail    Verb = "fail"
 	Reject  Verb = "reject"
 	Unblock Verb = "unblock"
+	// Supersede is a scan that doesn't see the candidate's bytes any more, or sees that others are in use in its place.
+	Supersede Verb = "supersede"
+	// Withdraw takes an approval back. It counts as a rejection.
+	Withdraw Verb = "withdraw"
 )
 
 // rule says what a verb makes of a standing, or why it may not.
@@ -25,11 +29,12 @@ type rule func(s Standing, now time.Time) (Standing, *fault.Fault)
 // transitions is the whole state machine. An operator's approval is good in any state but blocked: the cooldown keeps
 // packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
 var transitions = map[State]map[Verb]rule{
-	Pending:   {Scan: stays, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Installed: {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked},
-	Rejected:  {Scan: comesBack, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Failed:    {Scan: goesTo(Pending), Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked},
-	Blocked:   {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked},
+	Pending:    {Scan: stays, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Installed:  {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked, Supersede: isSuperseded, Withdraw: isRejected},
+	Rejected:   {Scan: comesBack, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Failed:     {Scan: goesTo(Pending), Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Blocked:    {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked, Supersede: stays, Withdraw: notInstalled},
+	Superseded: {Scan: isSeenAgain, Renew: isSeenAgain, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: stays, Withdraw: notInstalled},
 }
 
 // Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.
@@ -64,6 +69,20 @@ func comesBack(s Standing, now time.Time) (Standing, *fault.Fault) {
 	return Standing{State: Pending, RejectCount: s.RejectCount}, nil
 }
 
+// isSuperseded keeps a cooldown, which counts again when the bytes come back.
+func isSuperseded(s Standing, _ time.Time) (Standing, *fault.Fault) {
+	s.State = Superseded
+	return s, nil
+}
+
+func isSeenAgain(s Standing, now time.Time) (Standing, *fault.Fault) {
+	if now.Before(s.CooldownUntil) {
+		s.State = Rejected
+		return s, nil
+	}
+	return Standing{State: Pending, RejectCount: s.RejectCount}, nil
+}
+
 func isUnblocked(Standing, time.Time) (Standing, *fault.Fault) {
 	return Standing{State: Pending}, nil
 }
@@ -74,7 +93,10 @@ func refused(code, text string) rule {
 	}
 }
 
-var isBlocked = refused("candidate_blocked", "Candidate is blocked. Unblock first.")
+var (
+	isBlocked    = refused("candidate_blocked", "Candidate is blocked. Unblock first.")
+	notInstalled = refused("candidate_not_installed", "Candidate is not installed")
+)
 
 func notBlocked(s Standing, _ time.Time) (Standing, *fault.Fault) {
 	return s, fault.NotFound("Candidate not found in blocked list").With("candidate_not_blocked")

@@ -17,10 +17,11 @@ func TestTransitions(t *testing.T) {
 		alreadyBlocked = "Candidate is already blocked"
 		unblockFirst   = "Candidate is blocked. Unblock first."
 		notInList      = "Candidate not found in blocked list"
+		notInstalled   = "Candidate is not installed"
 	)
 	pending, done, failed := Standing{Pending, 0, time.Time{}}, Standing{Installed, 0, time.Time{}}, Standing{Failed, 0, time.Time{}}
 	cooling, cooled := Standing{Rejected, 1, now.Add(time.Nanosecond)}, Standing{Rejected, 1, now}
-	blocked := Standing{Blocked, 3, time.Time{}}
+	blocked, gone := Standing{Blocked, 3, time.Time{}}, Standing{Superseded, 0, time.Time{}}
 	cases := []struct {
 		name string
 		from Standing
@@ -68,6 +69,30 @@ func TestTransitions(t *testing.T) {
 		{"blocked", blocked, Fail, blocked, unblockFirst, fault.KindConflict},
 		{"blocked", blocked, Reject, blocked, alreadyBlocked, fault.KindConflict},
 		{"blocked", blocked, Unblock, pending, "", 0},
+
+		{"pending", pending, Supersede, gone, "", 0},
+		{"pending again", Standing{Pending, 2, time.Time{}}, Supersede, Standing{Superseded, 2, time.Time{}}, "", 0},
+		{"installed", done, Supersede, gone, "", 0},
+		{"cooling", cooling, Supersede, Standing{Superseded, 1, cooling.CooldownUntil}, "", 0},
+		{"failed", failed, Supersede, gone, "", 0},
+		{"blocked", blocked, Supersede, blocked, "", 0},
+		{"superseded", gone, Supersede, gone, "", 0},
+		{"superseded", gone, Scan, pending, "", 0},
+		{"superseded", gone, Renew, pending, "", 0},
+		{"superseded, cooling", Standing{Superseded, 1, cooling.CooldownUntil}, Scan, cooling, "", 0},
+		{"superseded, cooled", Standing{Superseded, 1, now}, Scan, Standing{Pending, 1, time.Time{}}, "", 0},
+		{"superseded", gone, Install, done, "", 0},
+		{"superseded", gone, Fail, failed, "", 0},
+		{"superseded", gone, Reject, Standing{Rejected, 1, later}, "", 0},
+		{"superseded", gone, Unblock, gone, notInList, fault.KindNotFound},
+
+		{"pending", pending, Withdraw, pending, notInstalled, fault.KindConflict},
+		{"installed", done, Withdraw, Standing{Rejected, 1, later}, "", 0},
+		{"installed at last", Standing{Installed, 2, time.Time{}}, Withdraw, blocked, "", 0},
+		{"cooling", cooling, Withdraw, cooling, notInstalled, fault.KindConflict},
+		{"failed", failed, Withdraw, failed, notInstalled, fault.KindConflict},
+		{"blocked", blocked, Withdraw, blocked, notInstalled, fault.KindConflict},
+		{"superseded", gone, Withdraw, gone, notInstalled, fault.KindConflict},
 	}
 	seen := map[State]map[Verb]bool{}
 	for _, c := range cases {
@@ -86,12 +111,12 @@ func TestTransitions(t *testing.T) {
 		seen[c.from.State][c.verb] = true
 	}
 	for _, state := range States {
-		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock} {
+		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock, Supersede, Withdraw} {
 			if !seen[state][verb] {
 				t.Errorf("no case for %s × %s", state, verb)
 			}
 		}
-		if len(transitions[state]) != 6 {
+		if len(transitions[state]) != 8 {
 			t.Errorf("%s has %d verbs", state, len(transitions[state]))
 		}
 	}

@@ -200,11 +200,11 @@ func (b *broker) decisions(ctx context.Context) (err error) {
 		builtin.Stores(kv.New(b.db, b.cfg.StoreMax), b.rt.Log),
 		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(b.rt.Peer("secrets"))}, b.cfg.SecretRate, b.rt.Log),
 	)...)
-	notifier := handler.NewNotifier()
+	notify := candidate.NewTask("telling approval of candidates", approval.NewClient(b.rt.Peer(approval.Service)).RefreshPending)
 	b.handlers, err = handler.New(ctx, handler.Config{
 		DB: b.db, Store: b.rows, Folders: b.folders, Gates: b.gates, Trees: b.trees, Audit: b.rt.Audit, Log: b.rt.Log,
 		Sources: peers.Sources{Client: registry.NewClient(b.rt.Peer(registry.Service))},
-		Changed: notifier.Changed,
+		Changed: func(context.Context) { notify.Due() },
 		Retired: func(packID, slug string) {
 			b.pool.End(func(ofPack, ofSlug, _ string) bool { return ofPack == packID && (slug == "" || ofSlug == slug) })
 		},
@@ -215,16 +215,20 @@ func (b *broker) decisions(ctx context.Context) (err error) {
 	b.rt.Go("trust", func(ctx context.Context) error { return b.handlers.Registry.Follow(ctx, b.rt.Log) })
 	if b.grants, err = grant.Open(ctx, grant.Config{
 		Store: b.rows, Packs: peers.Packs{Gates: b.gates}, Permissions: b.builtins, Audit: b.rt.Audit, Log: b.rt.Log,
+		Pin: b.handlers.Registry.Pin,
 		Checks: []func(context.Context, *grant.Grant) error{
 			b.handlers.Registry.CheckGrant, b.cfg.callCeiling().CheckGrant, b.mounts.CheckGrant,
 		},
 	}); err != nil {
 		return err
 	}
+	b.handlers.Grants = b.grants
 	b.rt.Go("grants", b.grants.Follow)
-	b.rt.Go("notifier", func(ctx context.Context) error {
-		return notifier.Run(ctx, approval.NewClient(b.rt.Peer(approval.Service)).RefreshPending, b.rt.Log)
-	})
+	b.rt.Go("notifier", func(ctx context.Context) error { return notify.Run(ctx, b.rt.Log) })
+	// What packs bring along waits from when they bring it, not from when somebody thinks of a scan.
+	notice := candidate.NewTask("looking for handlers of packs", b.handlers.Notice)
+	b.gates.OnChange(func(gate.Change) { notice.Due() })
+	b.rt.Go("handlers of packs", func(ctx context.Context) error { return notice.Run(ctx, b.rt.Log) })
 	return nil
 }
 

@@ -53,7 +53,7 @@ func TestApproveIsForWhatWasScannedAndApproved(t *testing.T) {
 		state   string
 	}{
 		"the pack is pending":                            {func(w *world) { w.gate("p", "pending", "") }, 409, "Pack 'p' is not approved (status: pending)", "pending"},
-		"the pack is modified":                           {func(w *world) { d := w.approve("p"); w.gate("p", "modified", d) }, 409, "Pack 'p' is not approved (status: modified)", "pending"},
+		"the pack is modified":                           {func(w *world) { w.gate("p", "modified", "sha256:"+strings.Repeat("0", 64)) }, 409, "Pack 'p' is not approved (status: modified)", "pending"},
 		"nobody knows the pack":                          {func(w *world) {}, 409, "Pack 'p' is not approved (status: unknown)", "pending"},
 		"changed since the scan":                         {func(w *world) { w.approve("p"); w.write("p", map[string]string{script: two}) }, 409, mismatch, "failed"},
 		"changed, then approved":                         {func(w *world) { w.write("p", map[string]string{script: two}); w.approve("p") }, 409, mismatch, "failed"},
@@ -250,24 +250,32 @@ func TestTwinHandlers(t *testing.T) {
 	if got := ask(); got["output"] != 1.0 {
 		t.Errorf("one: %v", got)
 	}
-	if a := w.decide("q"+keyOf(one)[1:], "approve", nil); a.code != 200 {
-		t.Fatal(a)
-	}
-	if got := ask(); got["error_type"] != "trust_denied" {
-		t.Errorf("two: %v", got)
-	}
-	const ambiguous = "Several handlers are trusted for this permission: p/h, q/h"
-	entries := w.audited("security", "capability_denied")
-	if reason := entries[len(entries)-1]["rejection_reason"]; reason != ambiguous {
-		t.Errorf("reason %q", reason)
-	}
 	held := func() map[string]any {
 		p := w.must("GET", "/api/capability/grants", nil)["grants"].(map[string]any)["p"].(map[string]any)
 		return p["permissions"].(map[string]any)["test.h"].(map[string]any)
 	}
-	if got := held()["warnings"]; !reflect.DeepEqual(got, []any{ambiguous}) {
-		t.Errorf("the operator sees %v", got)
+	if got := held()["handler"]; got != nil {
+		t.Errorf("granted before any handler was trusted, it names %v", got)
 	}
+	twin := "q" + keyOf(one)[1:]
+	const served = "test.h is served by p/h and q/h then: a new grant of it must name one of them (handler)"
+	if got := w.candidate(twin)["effects"]; !reflect.DeepEqual(got, []any{served}) {
+		t.Errorf("before the second is approved the operator is told %v, want %q", got, served)
+	}
+	// A decision about q takes nothing away that was decided about p.
+	if a := w.decide(twin, "approve", nil); a.code != 200 || !reflect.DeepEqual(a.data["warnings"], []any{served}) {
+		t.Fatalf("got %v, want the warning %q", a, served)
+	}
+	if got := ask(); got["output"] != 1.0 {
+		t.Errorf("with a second handler: %v", got)
+	}
+	if got := held(); !reflect.DeepEqual(got["handler"], map[string]any{"pack_id": "p", "slug": "h"}) || len(got["warnings"].([]any)) != 0 {
+		t.Errorf("the grant is %v, want it to name p/h without a warning", got)
+	}
+	if got := len(w.audited("permission", "permission_pinned")); got != 1 {
+		t.Errorf("%d entries permission_pinned, want 1", got)
+	}
+	const ambiguous = "Several handlers are trusted for this permission: p/h, q/h"
 	grant := map[string]any{"principal_id": "p", "permission_id": "test.h"}
 	if got := w.must("POST", "/api/capability/grants/grant", grant)["warnings"]; !reflect.DeepEqual(got, []any{ambiguous}) {
 		t.Errorf("warnings %v", got)
@@ -287,6 +295,82 @@ func TestTwinHandlers(t *testing.T) {
 	}
 	if got := held(); len(got["warnings"].([]any)) != 0 || got["handler"].(map[string]any)["pack_id"] != "p" {
 		t.Errorf("list: %v", got)
+	}
+
+	// Trust can be taken back: the handler's workers end, its copy goes, and what that leaves without an answer is told.
+	a := w.decide(keyOf(one), "revoke", map[string]any{"reason": "mistake"})
+	const refused = "no trusted handler serves these grants of test.h any more, and they are refused: p"
+	if a.code != 200 || a.data["status"] != "rejected" || a.data["reject_count"] != 1.0 || !reflect.DeepEqual(a.data["warnings"], []any{refused}) {
+		t.Errorf("revoke: %v, want the warning %q", a, refused)
+	}
+	if got := ask(); got["error_type"] != "trust_denied" {
+		t.Errorf("after the revoke: %v", got)
+	}
+	if _, err := os.Stat(filepath.Join(w.UserData(), "capabilities/handlers/p/h")); !os.IsNotExist(err) {
+		t.Errorf("the copy is still there: %v", err)
+	}
+	if got := len(w.audited("security", "capability_handler_withdrawn")); got != 1 {
+		t.Errorf("%d entries capability_handler_withdrawn, want 1", got)
+	}
+	if a := w.decide(keyOf(one), "revoke", nil); a.code != 409 || a.error != "Candidate is not installed" {
+		t.Errorf("again: %v", a)
+	}
+}
+
+// What a pack brings along waits from when it brings it, without a scan; what it has no longer waits for nobody.
+func TestHandlersAreNoticed(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"h": one}))
+	w.approve("p")
+	counts := func() (pending float64) {
+		return w.as("approval", "GET", "/internal/candidates/counts", nil).data["pending_count"].(float64)
+	}
+	w.eventually("the handler to be noticed", func() bool { return counts() == 1 })
+	two := strings.Replace(one, "1", "2", 1)
+	w.write("p", map[string]string{"share/capability_handlers/h/handler.py": two})
+	w.approve("p")
+	w.eventually("the new version to take its place", func() bool {
+		items := w.must("GET", "/api/capability/requests", nil)["items"].([]any)
+		status := map[string]any{}
+		for _, i := range items {
+			status[i.(map[string]any)["candidate_key"].(string)] = i.(map[string]any)["status"]
+		}
+		return len(status) == 2 && status[keyOf(one)] == "superseded" && status[keyOf(two)] == "pending"
+	})
+	if got := counts(); got != 1 {
+		t.Errorf("%v wait, want 1", got)
+	}
+	if got := w.scan(); got["pending_created"] != 1.0 {
+		t.Errorf("the first scan says %v, want the new version as new", got)
+	}
+}
+
+// A grant that can allow nothing is made, and said to.
+func TestGrantsWarn(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(nil))
+	w.approve("p")
+	grant := func(permission string, config map[string]any) any {
+		return w.must("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": permission, "config": config})["warnings"]
+	}
+	for _, c := range []struct {
+		permission string
+		config     map[string]any
+		want       []any
+	}{
+		{"secrets.get", nil, []any{"config names no allowed_keys: every call is refused"}},
+		{"store.get", map[string]any{"allowed_store_ids": []string{}}, []any{"config names no allowed_store_ids: every call is refused"}},
+		{"secrets.get", map[string]any{"allowed_keys": []string{"A", "B"}}, []any{}},
+		{"secrets.get", map[string]any{"allowed_keys": []string{"B", "C"}}, []any{"no longer granted: A"}},
+		{"fs.reed", nil, []any{"No trusted handler for fs.reed yet"}},
+	} {
+		if got := grant(c.permission, c.config); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s %v: got %v, want %v", c.permission, c.config, got, c.want)
+		}
+	}
+	const unknown = "Unknown permission_id: 'secrets.read' is none of the broker's own (secrets.get, store.batch_get, store.cas, store.delete, store.get, store.list, store.set)"
+	if a := w.api("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "secrets.read"}); a.code != 400 || a.error != unknown {
+		t.Errorf("got %d %q, want %q", a.code, a.error, unknown)
 	}
 }
 

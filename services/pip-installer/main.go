@@ -105,20 +105,20 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	}
 	gatekeeper := approval.NewClient(rt.Peer(approval.Service))
 	approved := tree.NewCache(trees, func(ctx context.Context, digest string) (io.ReadCloser, error) { return gatekeeper.Tree(ctx, digest) })
-	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })
-	changed := make(chan struct{}, 1)
-	rt.Go("pending counts", func(ctx context.Context) error { return tell(ctx, changed, gatekeeper) })
+	notify := candidate.NewTask("telling approval of candidates", gatekeeper.RefreshPending)
+	notify.Due() // what changed while it or this service was away must be told, too
+	rt.Go("pending counts", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
 		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Audit: rt.Audit, Log: rt.Log,
-		Changed: func(context.Context) {
-			select {
-			case changed <- struct{}{}:
-			default: // it is going to be told anyway
-			}
-		},
+		Changed: func(context.Context) { notify.Due() },
 	})
+	// A lock waits from when its pack brings it, not from when somebody thinks of a scan.
+	notice := candidate.NewTask("looking for locks of packs", i.NoticeLocks)
+	gates.OnChange(func(gate.Change) { notice.Due() })
+	rt.Go("locks of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
+	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })
 	rt.Go("sweep of trees", func(ctx context.Context) error {
 		return every(ctx, time.Hour, func() {
 			if err := i.SweepAll(ctx); err != nil {
@@ -163,24 +163,6 @@ func every(ctx context.Context, interval time.Duration, f func()) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-		}
-	}
-}
-
-// tell lets approval write pending/summary.json again after each change, and when we start: what changed while it or we
-// were away must be told too.
-func tell(ctx context.Context, changed <-chan struct{}, gatekeeper *approval.Client) error {
-	const retryAfter = 2 * time.Second
-	for {
-		retry := time.After(retryAfter)
-		if gatekeeper.RefreshPending(ctx) == nil {
-			retry = nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		case <-retry:
 		}
 	}
 }

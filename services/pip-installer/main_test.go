@@ -227,7 +227,7 @@ func TestScanErrors(t *testing.T) {
 	w.expect(scan, 200, "")
 	got, err := json.Marshal(scan.Data["errors"])
 	w.check(err)
-	const want = `[{"error":"Invalid requirements.lock: line 2: \"-e .\" is not NAME==VERSION","pack_id":"bad","path":"requirements.lock"},` +
+	const want = `[{"error":"Invalid requirements.lock: line 2: \"-e .\" is not NAME==VERSION (pin it: pip freeze, or uv pip compile --no-annotate --no-emit-index-url)","pack_id":"bad","path":"requirements.lock"},` +
 		`{"error":"Invalid requirements.lock: lists no package","pack_id":"bad","path":"backend/requirements.lock"},` +
 		`{"error":"unreadable","pack_id":"odd","path":"requirements.lock"}]`
 	if string(got) != want || scan.Data["pending_created"] != 1.0 || scan.Data["scanned_count"] != 4.0 {

@@ -6,6 +6,9 @@ package builtin
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -92,7 +95,8 @@ func (t Table) Parse(permission string, config jsontext.Value) (grant.Settings, 
 		return p.Parse(config)
 	}
 	if grant.Reserved(permission) {
-		return nil, fault.Invalid("Unknown permission_id: '%s' is none of the broker's own", permission).With("unknown_permission_id")
+		known := strings.Join(slices.Sorted(maps.Keys(t)), ", ")
+		return nil, fault.Invalid("Unknown permission_id: '%s' is none of the broker's own (%s)", permission, known).With("unknown_permission_id")
 	}
 	return nil, nil
 }

@@ -32,6 +32,14 @@ func (k secretKeys) Details() map[string]any {
 	return map[string]any{"allowed_keys": slices.Sorted(maps.Keys(k))}
 }
 
+// Warning implements grant.Settings.
+func (k secretKeys) Warning() string {
+	if len(k) == 0 {
+		return "config names no allowed_keys: every call is refused"
+	}
+	return ""
+}
+
 func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
 	var c struct {
 		AllowedKeys []string `json:"allowed_keys"`

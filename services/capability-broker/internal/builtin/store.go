@@ -50,6 +50,14 @@ type storeTerms struct {
 	maxValue int // bytes
 }
 
+// Warning implements grant.Settings.
+func (t storeTerms) Warning() string {
+	if len(t.stores) == 0 {
+		return "config names no allowed_store_ids: every call is refused"
+	}
+	return ""
+}
+
 // Details implements grant.Settings.
 func (t storeTerms) Details() map[string]any {
 	return map[string]any{"allowed_store_ids": slices.Sorted(maps.Keys(t.stores)), "max_value_bytes": t.maxValue}

@@ -81,6 +81,8 @@ type Config struct {
 	Audit       Audit
 	Log         *slog.Logger
 
+	// Pin, which may be nil, makes a new grant say what it means as things are: which handler serves it.
+	Pin func(g *Grant)
 	// Checks judge a new grant, its config and terms being well-formed, by what is not in it: the operator's ceilings,
 	// what a handler asks for. Their errors are faults of KindInvalid.
 	Checks []func(ctx context.Context, g *Grant) error
@@ -231,6 +233,9 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 	} else if !known {
 		return Grant{}, fault.PackNotFound()
 	}
+	if b.Config.Pin != nil {
+		b.Config.Pin(&next)
+	}
 	for _, check := range b.Checks {
 		if err := check(ctx, &next); err != nil {
 			return Grant{}, err
@@ -247,6 +252,36 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 		return Grant{}, fmt.Errorf("grant %s to %s: %w", r.PermissionID, r.PrincipalID, err)
 	}
 	return next, b.reload(ctx)
+}
+
+// Pin makes the grants of a permission that name no handler name this one, each with an audit entry. Nothing else of them
+// changes.
+func (b *Book) Pin(ctx context.Context, permission string, to HandlerRef) error {
+	list, _, err := b.Store.Grants(ctx)
+	if err != nil {
+		return fmt.Errorf("pin grants of %s: %w", permission, err)
+	}
+	pinned := false
+	for i := range list {
+		if list[i].PermissionID != permission || list[i].Terms.Handler != nil {
+			continue
+		}
+		err := b.Store.Change(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
+			if g == nil || g.Terms.Handler != nil || g.broken != Allowed {
+				return nil, nil
+			}
+			g.Terms.Handler = &to
+			return g, b.Audit.Write(ctx, entry("permission_pinned", g, nil))
+		})
+		if err != nil {
+			return fmt.Errorf("pin the grant of %s to %s: %w", permission, list[i].PrincipalID, err)
+		}
+		pinned = true
+	}
+	if !pinned {
+		return nil
+	}
+	return b.reload(ctx)
 }
 
 // Revoke takes a permission away and says whether there was one to take. A pack that was never known is not found.

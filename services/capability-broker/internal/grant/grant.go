@@ -70,6 +70,8 @@ type Permissions interface {
 type Settings interface {
 	// Details is what an audit entry of the grant says of it.
 	Details() map[string]any
+	// Warning says why every call is refused, "" where that isn't so.
+	Warning() string
 }
 
 // Settings are nil for a permission that handlers serve.

@@ -155,6 +155,16 @@ func (f *Folders) removePack(packID string) error {
 	return nil
 }
 
+// remove removes one copy.
+func (f *Folders) remove(packID, slug string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := tree.RemoveAll(f.path(packID, slug)); err != nil {
+		return fmt.Errorf("remove handler %s/%s: %w", packID, slug, err)
+	}
+	return nil
+}
+
 // sweep removes staged copies that nobody came for.
 func (f *Folders) sweep(now time.Time) error {
 	dir := filepath.Join(f.dir, stagedName)

@@ -99,12 +99,27 @@ func patterns(slug string) (list []string) {
 // Scan looks at every installed pack, in whatever state, and takes note of its handlers. One that is trusted is to be decided
 // about again when its pack was approved with another folder of it since, even if handler.py is the same.
 func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
+	found, problems, err := s.look(ctx)
+	if err != nil {
+		return candidate.ScanResult{}, err
+	}
+	return s.candidates.Scan(ctx, found, problems)
+}
+
+// Notice is Scan without an operator who asked for it: see candidate.Candidates.Notice.
+func (s *Service) Notice(ctx context.Context) error {
+	found, problems, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	return s.candidates.Notice(ctx, found, problems)
+}
+
+func (s *Service) look(ctx context.Context) (found []candidate.Found[Candidate], problems []candidate.ScanError, err error) {
 	packs, err := s.Sources.Select(ctx, patterns("*")...)
 	if err != nil {
-		return candidate.ScanResult{}, fmt.Errorf("scan handlers: %w", err)
+		return nil, nil, fmt.Errorf("scan handlers: %w", err)
 	}
-	var found []candidate.Found[Candidate]
-	var problems []candidate.ScanError
 	for _, p := range packs {
 		if p.Error != "" {
 			problems = append(problems, candidate.ScanError{PackID: p.PackID, Error: p.Error})
@@ -122,5 +137,5 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 			found = append(found, candidate.Found[Candidate]{Key: c.Key(), PackID: c.PackID, Payload: c})
 		}
 	}
-	return s.candidates.Scan(ctx, found, problems)
+	return found, problems, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
 // Gates tells from memory which packs may run.
@@ -44,8 +45,20 @@ type Store interface {
 	PutTrust(tx *store.Tx, t Trust) error
 	// ReplaceTrust stores after commit returned no error.
 	ReplaceTrust(ctx context.Context, t Trust, commit func() error) error
+	// TrustedKey is the candidate key that is trusted under a pack and slug, "" for none.
+	TrustedKey(tx *store.Tx, packID, slug string) (string, error)
+	// DropTrust deletes trust in a candidate in a transaction that is under way, if it is there.
+	DropTrust(tx *store.Tx, key string) error
 	// RemoveTrust deletes all trust of a pack, after commit has been told of it and returned no error.
 	RemoveTrust(ctx context.Context, packID string, commit func(removed []Trust) error) error
+}
+
+// Grants are the capability grants, which name handlers.
+type Grants interface {
+	// Pin makes the grants of a permission that name no handler name this one.
+	Pin(ctx context.Context, permission string, to grant.HandlerRef) error
+	// Each calls fn for every grant. The grants must not be changed.
+	Each(fn func(*grant.Grant))
 }
 
 // Config is what a Service needs.
@@ -58,6 +71,7 @@ type Config struct {
 	Trees   Trees
 	Audit   Audit
 	Log     *slog.Logger
+	Grants  Grants // to be set before the first decision: grants ask the Registry, too
 
 	Changed func(ctx context.Context) // told that counts of candidates have changed; must not block
 	Retired func(packID, slug string) // told that what runs for a handler is out of date; "" for all slugs
@@ -78,7 +92,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{Config: cfg, Registry: registry}
-	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed,
+	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed, InUse: s.inUse,
 		Differs: func(installed, seen Candidate) bool { return seen.outdated || !same(installed, seen) }})
 	return s, s.recover(ctx)
 }
@@ -128,6 +142,9 @@ func (s *Service) record(ctx context.Context, c candidate.Change[Candidate]) err
 	switch c.Verb {
 	case candidate.Fail:
 		e.Severity, e.RejectionReason = audit.Error, c.Item.LastError
+	case candidate.Withdraw:
+		e.Action, e.Severity = "capability_handler_withdrawn", audit.Warning
+		e.Details["reason"], e.Details["reject_count"], e.Details["status"] = c.Item.Reason, c.Item.RejectCount, c.Item.State
 	case candidate.Reject, candidate.Unblock:
 		e.Details["reason"], e.Details["reject_count"] = c.Item.Reason, c.Item.RejectCount
 	case candidate.Install:
@@ -145,12 +162,21 @@ func details(t Trust) map[string]any {
 
 // keep stores trust together with the state that means it.
 func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
-	if c.Verb != candidate.Install {
-		return nil
+	switch c.Verb {
+	case candidate.Install:
+		t := c.Item.Payload.trust()
+		t.InstalledAt, t.InstalledBy = c.Item.UpdatedAt, c.Item.Actor
+		return s.Store.PutTrust(tx, t)
+	case candidate.Withdraw:
+		return s.Store.DropTrust(tx, c.Item.Key)
 	}
-	t := c.Item.Payload.trust()
-	t.InstalledAt, t.InstalledBy = c.Item.UpdatedAt, c.Item.Actor
-	return s.Store.PutTrust(tx, t)
+	return nil
+}
+
+// inUse says whether an installed candidate is what is trusted: a newer version takes the place of the one before.
+func (s *Service) inUse(tx *store.Tx, item candidate.Item[Candidate]) (bool, error) {
+	key, err := s.Store.TrustedKey(tx, item.Payload.PackID, item.Payload.Slug)
+	return key == item.Key, err
 }
 
 // Approve trusts a candidate's handler and puts its copy in place; it replaces what was trusted under the same pack and
@@ -169,6 +195,9 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 			return err
 		}
 		staged = &t
+		if err := s.pin(ctx, t); err != nil {
+			return err
+		}
 		item.Payload.FolderDigest, item.Payload.Notes = t.FolderDigest, notes
 		return nil
 	})
@@ -202,6 +231,9 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (*Trust, error) {
 	t, err := s.prepare(ctx, item.Payload)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.pin(ctx, t); err != nil {
 		return nil, err
 	}
 	t.InstalledAt, t.InstalledBy = time.Now().UTC(), origin.Of(ctx).Actor

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -115,6 +117,23 @@ func (r *Registry) CheckGrant(_ context.Context, g *grant.Grant) error {
 		return fault.Invalid("Invalid config for %s: %s", g.PermissionID, problem).With("invalid_config")
 	}
 	return nil
+}
+
+// Pin makes a new grant that names no handler name the only one there is, so that it goes on to mean it when a second one is
+// trusted.
+func (r *Registry) Pin(g *grant.Grant) {
+	if g.Terms.Handler != nil || grant.Reserved(g.PermissionID) {
+		return
+	}
+	if serving := r.For(g.PermissionID); len(serving) == 1 {
+		ref := serving[0].Ref()
+		g.Terms.Handler = &ref
+	}
+}
+
+// Permissions are those that trusted handlers serve, sorted.
+func (r *Registry) Permissions() []string {
+	return slices.Sorted(maps.Keys(r.now.Load().byPermission))
 }
 
 // Of gives what is trusted under a pack and slug, nil for nothing. It must not be changed.

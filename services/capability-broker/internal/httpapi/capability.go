@@ -3,6 +3,8 @@ package httpapi
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -30,6 +32,7 @@ func Capability(mux *rpc.Mux, grants *grant.Book, handlers *handler.Service) {
 	mux.Route("POST /api/capability/grants/revoke", rpc.Handle(c.revoke), "gateway")
 	mux.Route("POST /api/capability/candidates/scan", rpc.Handle(c.scan), "gateway")
 	mux.Route("POST /api/capability/requests/{candidate_key}/approve", rpc.Handle(c.approve), "gateway")
+	mux.Route("POST /api/capability/requests/{candidate_key}/revoke", rpc.Handle(c.withdraw), "gateway")
 	candidate.Routes(mux, handlers.Candidates(), candidate.Wire[handler.Candidate]{
 		KeyForm: fault.HandlerKeyForm,
 		Prefix:  "/api/capability", ValidKey: handler.ValidKey, View: c.view,
@@ -56,11 +59,35 @@ type grantResponse struct {
 }
 
 func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse, error) {
+	before := c.grants.Chain(req.PrincipalID, req.PermissionID)[0]
 	g, err := c.grants.Grant(ctx, grant.Request(req))
 	if err != nil {
 		return grantResponse{}, err
 	}
-	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), c.warnings(&g), g.Terms}, nil
+	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), append(c.warnings(&g), removed(before, &g)...), g.Terms}, nil
+}
+
+// removed says what a grant named that the one in its place doesn't: posting a grant replaces the one before.
+func removed(before, now *grant.Grant) []string {
+	if before.Judge(time.Now()) != grant.Allowed || before.Settings() == nil || now.Settings() == nil {
+		return nil
+	}
+	var gone []string
+	kept := now.Settings().Details()
+	for name, value := range before.Settings().Details() {
+		had, _ := value.([]string)
+		has, _ := kept[name].([]string)
+		for _, entry := range had {
+			if !slices.Contains(has, entry) {
+				gone = append(gone, entry)
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	slices.Sort(gone)
+	return []string{"no longer granted: " + strings.Join(gone, ", ")}
 }
 
 // revokeRequest has the fields of a grant, since callers may send what they granted; only the names count.
@@ -120,18 +147,37 @@ type permission struct {
 func (c capability) warnings(g *grant.Grant) []string {
 	list := []string{}
 	if !grant.Reserved(g.PermissionID) {
-		t, reason := handler.Choose(c.handlers.Registry.For(g.PermissionID), g.Terms.Handler)
+		serving := c.handlers.Registry.For(g.PermissionID)
+		t, reason := handler.Choose(serving, g.Terms.Handler)
 		if t != nil {
 			reason = t.CheckConfig(g.Config)
+		} else if len(serving) == 0 {
+			reason = c.noHandler(g.PermissionID)
 		}
 		if reason != "" {
 			list = append(list, reason)
 		}
 	}
+	if settings := g.Settings(); settings != nil && settings.Warning() != "" {
+		list = append(list, settings.Warning())
+	}
 	if _, reason := c.grants.Chain(g.PrincipalID, g.PermissionID).Judge(time.Now()); reason != grant.Allowed {
 		list = append(list, string(reason))
 	}
 	return list
+}
+
+// noHandler names the permissions that are served, for whoever misspelt one.
+func (c capability) noHandler(permission string) string {
+	const most = 20
+	served := c.handlers.Registry.Permissions()
+	if len(served) == 0 {
+		return "No trusted handler for " + permission + " yet"
+	}
+	if len(served) > most {
+		served = append(served[:most], "…")
+	}
+	return "No trusted handler for " + permission + " yet (trusted: " + strings.Join(served, ", ") + ")"
 }
 
 func (c capability) list(ctx context.Context, req listRequest) (listResponse, error) {
@@ -198,7 +244,8 @@ type approveResponse struct {
 	HandlerID   string          `json:"handler_id"`
 	Permission  string          `json:"permission_id"`
 	SHA256      string          `json:"sha256"`
-	Digest      string          `json:"digest"` // of the whole folder
+	Digest      string          `json:"digest"`   // of the whole folder
+	Warnings    []string        `json:"warnings"` // what it did to grants
 }
 
 func (c capability) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
@@ -209,7 +256,39 @@ func (c capability) approve(ctx context.Context, req approveRequest) (approveRes
 	if err != nil {
 		return approveResponse{}, err
 	}
-	return approveResponse{true, candidate.Installed, t.InstalledTo(), t.HandlerID, t.PermissionID, t.ScriptSHA256, t.FolderDigest}, nil
+	effects := []string{}
+	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
+		effects = c.handlers.Effects(item.Payload)
+	}
+	return approveResponse{true, candidate.Installed, t.InstalledTo(), t.HandlerID, t.PermissionID, t.ScriptSHA256, t.FolderDigest, effects}, nil
+}
+
+type withdrawRequest struct {
+	Key    string `path:"candidate_key" json:"-"`
+	Reason string `json:"reason"`
+}
+
+type withdrawResponse struct {
+	Success       bool            `json:"success"`
+	Status        candidate.State `json:"status"`
+	RejectCount   int             `json:"reject_count"`
+	CooldownUntil *time.Time      `json:"cooldown_until"`
+	Warnings      []string        `json:"warnings"` // which grants are refused now
+}
+
+func (c capability) withdraw(ctx context.Context, req withdrawRequest) (withdrawResponse, error) {
+	if !handler.ValidKey(req.Key) {
+		return withdrawResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
+	}
+	effects := []string{} // told by what is trusted before
+	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
+		effects = c.handlers.Withdrawn(item.Payload)
+	}
+	item, err := c.handlers.Withdraw(ctx, req.Key, req.Reason)
+	if err != nil {
+		return withdrawResponse{}, err
+	}
+	return withdrawResponse{true, item.State, item.RejectCount, item.CoolsUntil(), effects}, nil
 }
 
 type itemView struct {
@@ -222,6 +301,7 @@ type itemView struct {
 	Candidate     handler.Candidate `json:"candidate"`
 	InstalledTo   *string           `json:"installed_to"` // null also for one that another version has replaced
 	LastError     *string           `json:"last_error"`
+	Effects       []string          `json:"effects,omitempty"` // of one that waits: what approving it does to grants
 }
 
 func (c capability) view(item candidate.Item[handler.Candidate]) any {
@@ -233,6 +313,9 @@ func (c capability) view(item candidate.Item[handler.Candidate]) any {
 	}
 	if item.LastError != "" {
 		v.LastError = &item.LastError
+	}
+	if item.State == candidate.Pending {
+		v.Effects = c.handlers.Effects(item.Payload)
 	}
 	return v
 }

@@ -249,6 +249,23 @@ func (s *Store) PutTrust(tx *store.Tx, t handler.Trust) error {
 	return raise(tx, trust)
 }
 
+// TrustedKey implements handler.Store.
+func (s *Store) TrustedKey(tx *store.Tx, packID, slug string) (key string, err error) {
+	err = tx.QueryRow(`SELECT candidate_key FROM capability_trust WHERE pack_id = ? AND slug = ?`, packID, slug).Scan(&key)
+	if errors.Is(err, store.ErrNoRows) {
+		return "", nil
+	}
+	return key, err
+}
+
+// DropTrust implements handler.Store.
+func (s *Store) DropTrust(tx *store.Tx, key string) error {
+	if _, err := tx.Exec(`DELETE FROM capability_trust WHERE candidate_key = ?`, key); err != nil {
+		return err
+	}
+	return raise(tx, trust)
+}
+
 // ReplaceTrust implements handler.Store.
 func (s *Store) ReplaceTrust(ctx context.Context, t handler.Trust, commit func() error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {

@@ -52,6 +52,7 @@ var Routes = []Route{
 	{"GET", "/api/capability/requests", broker, quick},
 	{"POST", "/api/capability/requests/{candidate_key}/approve", broker, slow},
 	{"POST", "/api/capability/requests/{candidate_key}/reject", broker, quick},
+	{"POST", "/api/capability/requests/{candidate_key}/revoke", broker, quick},
 	{"GET", "/api/capability/blocked", broker, quick},
 	{"POST", "/api/capability/blocked/{candidate_key}/unblock", broker, quick},
 	{"GET", "/api/capability/grants", broker, quick},

@@ -63,12 +63,27 @@ func New(cfg Config) *Installer {
 
 // ScanLocks asks what locks lie in packs and takes note of them.
 func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error) {
+	found, problems, err := i.look(ctx)
+	if err != nil {
+		return candidate.ScanResult{}, err
+	}
+	return i.Scan(ctx, found, problems)
+}
+
+// NoticeLocks is ScanLocks without an operator who asked for it: see candidate.Candidates.Notice.
+func (i *Installer) NoticeLocks(ctx context.Context) error {
+	found, problems, err := i.look(ctx)
+	if err != nil {
+		return err
+	}
+	return i.Notice(ctx, found, problems)
+}
+
+func (i *Installer) look(ctx context.Context) (found []candidate.Found[Lock], problems []candidate.ScanError, err error) {
 	packs, err := i.cfg.Registry.Select(ctx, places...)
 	if err != nil {
-		return candidate.ScanResult{}, fmt.Errorf("scan locks: %w", err)
+		return nil, nil, fmt.Errorf("scan locks: %w", err)
 	}
-	var found []candidate.Found[Lock]
-	var problems []candidate.ScanError
 	for _, p := range packs {
 		if p.Error != "" {
 			problems = append(problems, candidate.ScanError{PackID: p.PackID, Error: p.Error})
@@ -88,7 +103,7 @@ func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error)
 			problems = append(problems, problem)
 		}
 	}
-	return i.Scan(ctx, found, problems)
+	return found, problems, nil
 }
 
 // Decision is what an operator says beside yes.

@@ -99,7 +99,10 @@ func parseLine(line string, n int) (r Requirement, ok bool, err error) {
 	}
 	m := requirement.FindStringSubmatch(code)
 	if m == nil {
-		return r, false, fmt.Errorf("%q is not NAME==VERSION", quoted(code))
+		if strings.Contains(code, "--hash") {
+			return r, false, fmt.Errorf("%q is not NAME==VERSION: hashes are not read yet (uv pip compile --no-generate-hashes)", quoted(code))
+		}
+		return r, false, fmt.Errorf("%q is not NAME==VERSION (pin it: pip freeze, or uv pip compile --no-annotate --no-emit-index-url)", quoted(code))
 	}
 	r = Requirement{Name: m[1], Version: m[3]}
 	if _, valid := ParseVersion(r.Version); !valid {
@@ -151,7 +154,7 @@ func checkCharacters(line string) error {
 
 func quoted(s string) string {
 	if len(s) > maxQuoted {
-		return s[:maxQuoted] + "…"
+		return strings.ToValidUTF8(s[:maxQuoted], "") + "…" // not cut inside a character
 	}
 	return s
 }

@@ -103,7 +103,8 @@ var pythonLineBreaks = []rune{'\r', '\v', '\f', '\x1c', '\x1d', '\x1e', '\u0085'
 
 func TestErrorsNameTheLine(t *testing.T) {
 	for text, want := range map[string]string{
-		"idna==3.10\n\n-e .":       `line 3: "-e ." is not NAME==VERSION`,
+		"idna==3.10\n\n-e .":       `line 3: "-e ." is not NAME==VERSION (pin it: pip freeze, or uv pip compile --no-annotate --no-emit-index-url)`,
+		"a==1 --hash=sha256:0":     `line 1: "a==1 --hash=sha256:0" is not NAME==VERSION: hashes are not read yet (uv pip compile --no-generate-hashes)`,
 		"idna==3.10\nIdna==3.9":    `line 2: Idna is listed in line 1 already`,
 		"a==1 # \u2028":            `line 1: character U+2028 is not allowed`,
 		"a==x":                     `line 1: "x" is not a version (PEP 440)`,

@@ -1,0 +1,189 @@
+package candidate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/store"
+)
+
+// Scan takes note of what a scan saw that an operator asked for: new ones become pending, and so do failed ones and rejected
+// ones whose cooldown is over, and installed ones under whose key Config.Differs sees another thing. A pending one gets the
+// payload that was seen now. Candidates whose bytes were not seen are superseded, but for those of packs with problems: nobody
+// can say what those have.
+func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
+	return c.scan(ctx, found, problems, true)
+}
+
+// Notice is Scan for what is seen without anybody having asked: candidates that wait, failed or were rejected stay as they are
+// while their bytes are there, and the next Scan tells of new ones as new.
+func (c *Candidates[P]) Notice(ctx context.Context, found []Found[P], problems []ScanError) error {
+	_, err := c.scan(ctx, found, problems, false)
+	return err
+}
+
+// scanning is one scan in its transaction.
+type scanning[P any] struct {
+	*Candidates[P]
+	tx      *store.Tx
+	now     time.Time
+	asked   bool // by an operator
+	result  ScanResult
+	changed bool // counts are others than before
+}
+
+func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []ScanError, asked bool) (ScanResult, error) {
+	var s *scanning[P]
+	err := c.db.Tx(ctx, func(tx *store.Tx) error {
+		s = &scanning[P]{Candidates: c, tx: tx, now: c.cfg.Now(), asked: asked}
+		s.result = ScanResult{Scanned: len(found) + len(problems), Errors: append([]ScanError{}, problems...)}
+		seen := make(map[string]bool, len(found))
+		for _, f := range found {
+			seen[f.Key] = true
+			if err := s.saw(f); err != nil {
+				return err
+			}
+		}
+		unsure := make(map[string]bool, len(problems))
+		for _, p := range problems {
+			unsure[p.PackID] = true
+		}
+		return s.gone(seen, unsure)
+	})
+	if err != nil {
+		return ScanResult{}, fmt.Errorf("scan candidates: %w", err)
+	}
+	if s.changed {
+		c.changed(ctx)
+	}
+	return s.result, nil
+}
+
+// saw takes note of one candidate that is there.
+func (s *scanning[P]) saw(f Found[P]) error {
+	item, err := load[P](s.tx, f.Key)
+	if errors.Is(err, store.ErrNoRows) {
+		s.result.PendingCreated++
+		s.changed = true
+		return insert(s.tx, Item[P]{
+			Key: f.Key, PackID: f.PackID, Standing: Standing{State: Pending}, CreatedAt: s.now, UpdatedAt: s.now, Payload: f.Payload, announced: s.asked,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	before := item.State
+	if !s.asked && (waitsForOperator(before) || before == Pending) {
+		// An operator may have seen what a pending one was: an approval of it must not be one of something else.
+		return nil
+	}
+	verb, err := s.verb(item, f)
+	if err != nil {
+		return err
+	}
+	if item.Standing, err = item.Apply(verb, s.now); err != nil {
+		return err
+	}
+	told := item.announced
+	s.count(before, item.State, told)
+	if item.State != before {
+		s.changed = true
+		item.UpdatedAt, item.LastError = s.now, ""
+	}
+	if item.State != Pending && item.State == before {
+		return nil
+	}
+	if item.State == Pending {
+		item.Payload, item.LastError = f.Payload, ""
+		item.announced = s.asked || told && before == Pending
+	}
+	return update(s.tx, item)
+}
+
+// verb is what it means to see a candidate: something else than is installed under its key, or the same as always.
+func (s *scanning[P]) verb(item Item[P], f Found[P]) (Verb, error) {
+	if item.State != Installed {
+		return Scan, nil
+	}
+	inUse, err := s.cfg.InUse(s.tx, item)
+	if err != nil {
+		return "", err
+	}
+	if !inUse || s.cfg.Differs != nil && s.cfg.Differs(item.Payload, f.Payload) {
+		return Renew, nil
+	}
+	return Scan, nil
+}
+
+// waitsForOperator says whether the next step is an operator's, or that of a scan that an operator asks for.
+func waitsForOperator(state State) bool { return state == Failed || state == Rejected }
+
+func (s *scanning[P]) count(before, after State, told bool) {
+	switch {
+	case after == Pending && (before != Pending || !told):
+		s.result.PendingCreated++
+	case after == Pending:
+		s.result.SkippedPending++
+	case after == Installed:
+		s.result.SkippedInstalled++
+	case after == Rejected:
+		s.result.SkippedCooldown++
+	case after == Blocked:
+		s.result.SkippedBlocked++
+	}
+}
+
+// gone supersedes the candidates that were not seen, but for those of packs about which nobody can be sure and for what is in
+// use.
+func (s *scanning[P]) gone(seen, unsure map[string]bool) error {
+	items, err := query[P](s.tx, `state NOT IN (?, ?)`, string(Blocked), string(Superseded))
+	if err != nil {
+		return err
+	}
+	packs := map[string]bool{}
+	for _, item := range items {
+		if seen[item.Key] || unsure[item.PackID] || !s.asked && waitsForOperator(item.State) {
+			continue
+		}
+		if item.State == Installed {
+			if inUse, err := s.cfg.InUse(s.tx, item); err != nil {
+				return err
+			} else if inUse {
+				continue
+			}
+		}
+		if item.Standing, err = item.Apply(Supersede, s.now); err != nil {
+			return err
+		}
+		item.UpdatedAt, item.LastError = s.now, ""
+		if err := update(s.tx, item); err != nil {
+			return err
+		}
+		s.changed, packs[item.PackID] = true, true
+	}
+	for packID := range packs {
+		if err := forgetSuperseded(s.tx, packID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetSuperseded keeps the latest superseded candidates of a pack: each edit of a handler makes one.
+func forgetSuperseded(tx *store.Tx, packID string) error {
+	_, err := tx.Exec(`DELETE FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0 AND candidate_key NOT IN (
+		SELECT candidate_key FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0
+		ORDER BY updated_at DESC, candidate_key LIMIT ?)`,
+		packID, string(Superseded), packID, string(Superseded), keptSuperseded)
+	return err
+}
+
+// lastInstalled says whether no candidate of the same pack was installed after item.
+func lastInstalled[P any](tx *store.Tx, item Item[P]) (bool, error) {
+	var later int
+	err := tx.QueryRow(`SELECT COUNT(*) FROM candidates WHERE pack_id = ? AND state = ? AND updated_at > ?`,
+		item.PackID, string(Installed), item.UpdatedAt).Scan(&later)
+	return later == 0, err
+}
