@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -79,6 +80,14 @@ func Route(mux *rpc.Mux, list func(context.Context) ([]Item, error)) {
 // Ask gets the report of the service behind peer.
 func Ask(ctx context.Context, peer *rpc.Peer) (Report, error) {
 	return rpc.Call[Report](ctx, peer, http.MethodGet, Path, nil)
+}
+
+// RemoveCommand is what an operator runs in the Rumi home to remove what lies at a path, which somebody else may have named.
+func RemoveCommand(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") != "" {
+		path = "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return "rm -rf -- " + path
 }
 
 // Measure fills in Bytes, Files and, where some of it can't be read, Error of what lies at name in root: a file, or a folder with

@@ -86,6 +86,18 @@ func TestMeasureCountsAroundWhatCannotBeRead(t *testing.T) {
 	})
 }
 
+func TestRemoveCommand(t *testing.T) {
+	for path, want := range map[string]string{
+		"user_data/import/a-1.zip": "rm -rf -- user_data/import/a-1.zip",
+		"user_data/import/a; b":    "rm -rf -- 'user_data/import/a; b'",
+		"user_data/import/it's":    `rm -rf -- 'user_data/import/it'\''s'`,
+	} {
+		if got := RemoveCommand(path); got != want {
+			t.Errorf("RemoveCommand(%q) = %s, want %s", path, got, want)
+		}
+	}
+}
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -32,7 +32,7 @@ type State struct {
 
 // UninstallIncomplete is what operators are told of a pack that is retired.
 func UninstallIncomplete(packID string) string {
-	return fmt.Sprintf("its uninstall is incomplete: repeat `DELETE /api/packs/%s`", packID)
+	return fmt.Sprintf("its uninstall is incomplete: repeat `DELETE /api/packs/%s`, unless another call is still at it", packID)
 }
 
 // Grantable is nil where something may be granted to the pack, as far as this state tells; the error is a fault: 409.

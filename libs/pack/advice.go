@@ -57,7 +57,7 @@ func adviseRights(ecosystem *os.Root, dir string, err error, advice func(code, f
 	if dir == "." && errors.Is(err, unix.EPERM) && Writable(ecosystem, ".") == nil {
 		return advice("permission_denied", "can't be changed (%v), though its mode and owner allow it. Look for a security module or an attribute that forbids it", errno(err))
 	}
-	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir))
+	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir, dir))
 }
 
 // errno is the bare reason of a system call's error.
@@ -69,13 +69,13 @@ func errno(err error) error {
 }
 
 // GrantCommand is what the operator runs so that a folder may be read and changed by this process's group. dir is relative to the
-// ecosystem folder; all that is in it is meant, but for ".".
-func GrantCommand(ecosystem *os.Root, dir string) string {
+// ecosystem folder; all that is in it is meant, but for ".". of is the entry, in it or itself, that this process lacks rights to.
+func GrantCommand(ecosystem *os.Root, dir, of string) string {
 	name, recursive, mode := path.Join("ecosystem", dir), "-R ", "g+rwX"
 	if dir == "." {
 		recursive, mode = "", "g+rwxs"
 	}
-	if info, err := ecosystem.Lstat(dir); err == nil {
+	if info, err := ecosystem.Lstat(of); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Gid) == os.Getegid() {
 			return fmt.Sprintf("Run in the Rumi home: chmod %s%s %s (with sudo if that is refused)", recursive, mode, name)
 		}

@@ -21,7 +21,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	const grant = `{"pack_id":"p","allowed_domains":["b.test"],"allowed_ports":[443]}`
-	const refused = "Cannot grant anything to pack 'p': its uninstall is incomplete: repeat `DELETE /api/packs/p`"
+	const refused = "Cannot grant anything to pack 'p': its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it"
 	if status, answer := r.call("POST", "/api/network/grant", grant); status != 409 || !strings.Contains(answer, refused) || !strings.Contains(answer, `"uninstall_incomplete"`) {
 		t.Errorf("grant after the revocation: %d %s", status, answer)
 	}

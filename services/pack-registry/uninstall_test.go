@@ -180,7 +180,7 @@ func TestNothingIsInstalledDuringAnUninstall(t *testing.T) {
 	if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 503 {
 		t.Fatalf("uninstall: %+v", a)
 	}
-	const text = "Cannot install pack 'p': its uninstall is incomplete: repeat `DELETE /api/packs/p`"
+	const text = "Cannot install pack 'p': its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it"
 	for _, c := range [][2]string{
 		{"/api/packs/apply", `{"staging_id": "` + staged + `"}`},
 		{"/api/packs/p/rollback", fmt.Sprintf(`{"backup": %q}`, backup)},

@@ -145,7 +145,7 @@ func TestRequests(t *testing.T) {
 		"path as principal": {grant.Request{PrincipalID: "../p", PermissionID: "fs.read"}, fault.KindInvalid, "Invalid principal_id"},
 		"bad permission":    {grant.Request{PrincipalID: "p", PermissionID: "FS"}, fault.KindInvalid, "Invalid permission_id"},
 		"retired pack": {grant.Request{PrincipalID: retired, PermissionID: "fs.read"}, fault.KindConflict,
-			"Cannot grant anything to pack 'retired': its uninstall is incomplete: repeat `DELETE /api/packs/retired`"},
+			"Cannot grant anything to pack 'retired': its uninstall is incomplete: repeat `DELETE /api/packs/retired`, unless another call is still at it"},
 		"unknown pack":       {grant.Request{PrincipalID: "q", PermissionID: "fs.read"}, fault.KindNotFound, "Pack not found"},
 		"config is a list":   {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`[]`)}, fault.KindInvalid, "'config' must be an object"},
 		"huge config":        {grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"a":"` + strings.Repeat("a", 64<<10) + `"}`)}, fault.KindInvalid, "too large"},

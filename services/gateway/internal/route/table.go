@@ -36,6 +36,7 @@ var Routes = []Route{
 	{"POST", "/api/packs/apply", registry, slow},
 	{"DELETE", "/api/packs/{pack_id}", registry, slow},
 	{"GET", "/api/packs/{pack_id}/backups", registry, slow},
+	{"DELETE", "/api/packs/{pack_id}/backups/{backup}", registry, slow},
 	{"POST", "/api/packs/{pack_id}/rollback", registry, slow},
 	{"GET", "/api/packs/staging", registry, slow},
 	{"GET", "/api/packs/staging/{staging_id}", registry, slow}, // behind those of a pack, which may be called staging

@@ -146,7 +146,9 @@ func (e *Ecosystem) stamps(id pack.ID) ([]stamp, error) {
 	}
 	names, err := folder.Names(backups, string(id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		if _, err := backups.Lstat(string(id)); errors.Is(err, fs.ErrNotExist) { // else it is a link to nothing
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, unusable(path.Join(BackupFolder, string(id)), err)

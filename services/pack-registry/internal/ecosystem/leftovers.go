@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
@@ -84,11 +85,11 @@ func (e *Ecosystem) leftovers(left []leftover) []string {
 			break
 		}
 	}
-	command := "rm -rf"
+	var commands []string
 	for _, one := range left[:min(len(left), maxLeftovers)] {
-		command += " " + path.Join("ecosystem", one.path)
+		commands = append(commands, diskusage.RemoveCommand(path.Join("ecosystem", one.path)))
 	}
-	warning := fmt.Sprintf("What is left of a pack could not be removed (%v). Run in the Rumi home: %s (with sudo if that is refused)", bare(first), command)
+	warning := fmt.Sprintf("What is left of a pack could not be removed (%v). Run in the Rumi home: %s (with sudo if that is refused)", bare(first), strings.Join(commands, "; "))
 	if more := len(left) - maxLeftovers; more > 0 {
 		warning += fmt.Sprintf("; then scan again, there are %d more", more)
 	}

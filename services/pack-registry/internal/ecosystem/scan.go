@@ -35,6 +35,7 @@ func (e *Ecosystem) Scan() Found {
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
 	}
+	found.Warnings = append(found.Warnings, e.missingRights(all)...)
 	found.Warnings = append(found.Warnings, e.ignored()...)
 	if err := pack.Writable(e.root, "."); err != nil {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.told(".", err))
@@ -69,6 +70,9 @@ func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(bars)) {
 		warnings = append(warnings, fmt.Sprintf("%s: %s", id, bars[id]))
+	}
+	if err := e.clearUnfinishedBackups(); err != nil {
+		warnings = append(warnings, "What was left of backups could not be removed: "+message(err))
 	}
 	return append(warnings, e.clearLeftovers(ctx)...)
 }

@@ -44,6 +44,25 @@ func (p Packs) backups(ctx context.Context, packID string) (backupsResponse, err
 	return response, nil
 }
 
+type backupRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Backup string `json:"-" path:"backup"`
+}
+
+type backupResponse struct {
+	Success bool   `json:"success"`
+	PackID  string `json:"pack_id"`
+	Backup  string `json:"backup"`
+}
+
+func (p Packs) removeBackup(ctx context.Context, r backupRequest) (backupResponse, error) {
+	id, err := pack.ParseID(r.PackID)
+	if err != nil {
+		return backupResponse{}, err
+	}
+	return backupResponse{Success: true, PackID: string(id), Backup: r.Backup}, p.Ecosystem.RemoveBackup(ctx, id, r.Backup)
+}
+
 type rollbackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 	Backup string `json:"backup"`

@@ -6,6 +6,7 @@ import (
 	"path"
 	"sync"
 
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -41,7 +42,9 @@ func Routes(mux *rpc.Mux, p Packs) {
 	mux.Route("DELETE /api/packs/staging/{staging_id}", rpc.Handle(p.discardStaging), gateway)
 	mux.Route("GET /api/packs/{pack_id}/{part}", rpc.Handle(p.part), gateway)
 	mux.Route("POST /api/packs/{pack_id}/rollback", rpc.Handle(p.rollback), gateway)
+	mux.Route("DELETE /api/packs/{pack_id}/backups/{backup}", rpc.Handle(p.removeBackup), gateway)
 	mux.Route("DELETE /api/packs/{pack_id}", rpc.Handle(p.remove), gateway)
+	diskusage.Route(mux, p.usage)
 	mux.Route("POST "+api.SelectPath, rpc.Handle(p.selectFiles), "approval", "capability-broker", "pip-installer")
 }
 
@@ -135,6 +138,11 @@ func (p Packs) remove(ctx context.Context, r removeRequest) (uninstall.Result, e
 func (p Packs) selectFiles(ctx context.Context, r api.SelectRequest) (api.SelectResponse, error) {
 	packs, err := p.Ecosystem.Select(ctx, r.Patterns)
 	return api.SelectResponse{Packs: packs}, err
+}
+
+// usage lists what pack-registry keeps on the disk.
+func (p Packs) usage(ctx context.Context) ([]diskusage.Item, error) {
+	return append(p.Stages.Usage(ctx), p.Ecosystem.Usage(ctx)...), ctx.Err()
 }
 
 // orEmpty makes [] of what would be null.
