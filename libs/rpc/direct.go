@@ -136,7 +136,8 @@ func (d *direct) exchange(c *directConn, r *http.Request) (response *http.Respon
 	c.left, c.used = -1, true
 	body := &directBody{owner: d, conn: c, ctx: ctx, forget: forget, body: response.Body, keep: !response.Close}
 	if response.Body == http.NoBody {
-		body.end(true)
+		// The answer to HEAD is whole with its head, whatever its handler still does: the next request would wait for that.
+		body.end(r.Method != http.MethodHead)
 	} else {
 		response.Body = body
 	}

@@ -56,7 +56,8 @@ func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Han
 }
 
 // Raw makes an endpoint of a function that reads or writes bodies itself: streams and uploads. An error before the
-// first byte is answered as by Handle; after it the connection is cut, so that nobody takes a part for the whole.
+// first byte is answered as by Handle; after it the connection is cut, so that nobody takes a part for the whole. For HEAD the
+// request's context ends, and writes fail, once the head of a stream is written (see statusWriter).
 func Raw(fn func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tracked := &trackingWriter{ResponseWriter: w}
@@ -67,6 +68,9 @@ func Raw(fn func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 		if !tracked.wrote {
 			WriteError(r.Context(), w, err)
 			return
+		}
+		if r.Method == http.MethodHead {
+			return // the head was the whole answer
 		}
 		if r.Context().Err() == nil {
 			logger(r.Context()).ErrorContext(r.Context(), "cut an answer short", "path", r.URL.Path, "error", err)
@@ -142,6 +146,12 @@ func (w *trackingWriter) WriteHeader(status int) {
 func (w *trackingWriter) Write(p []byte) (int, error) {
 	w.wrote = true
 	return w.ResponseWriter.Write(p)
+}
+
+// FlushError implements what http.ResponseController looks for: an answer that was flushed has begun.
+func (w *trackingWriter) FlushError() error {
+	w.wrote = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // Unwrap lets http.ResponseController reach the connection.

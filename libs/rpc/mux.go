@@ -90,6 +90,11 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(RequestIDHeader, from.RequestID)
 
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
+	if r.Method == http.MethodHead { // which http.ServeMux hands to the handlers of GET
+		ended, end := context.WithCancel(ctx)
+		defer end()
+		r, status.headOnly = r.WithContext(ended), end
+	}
 	h, pattern := m.mux.Handler(r)
 	defer func() {
 		p := recover()
@@ -140,20 +145,54 @@ func (w *discardWriter) Header() http.Header         { return w.header }
 func (w *discardWriter) WriteHeader(code int)        { w.code = code }
 func (w *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
+// statusWriter knows how an answer began. The answer to HEAD ends with its head: a handler that streams would go on for nobody, and
+// its client, who takes the answer for whole, would wait for it with the next request of the connection.
 type statusWriter struct {
 	http.ResponseWriter
-	code  int
-	wrote bool
+	code     int
+	wrote    bool
+	headOnly context.CancelFunc // ends the context of a HEAD request; nil for other methods
 }
 
+// errHeadOnly ends handlers that stream.
+var errHeadOnly = errors.New("the answer to HEAD has no body")
+
 func (w *statusWriter) WriteHeader(code int) {
+	first := !w.wrote && code >= 200
 	if !w.wrote {
 		w.code, w.wrote = code, true
 	}
 	w.ResponseWriter.WriteHeader(code)
+	if first && w.headOnly != nil && w.streams() {
+		_ = http.NewResponseController(w.ResponseWriter).Flush()
+		w.headOnly()
+	}
 }
 
-func (w *statusWriter) Write(p []byte) (int, error) { w.wrote = true; return w.ResponseWriter.Write(p) }
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if w.headOnly == nil {
+		w.wrote = true
+		return w.ResponseWriter.Write(p)
+	}
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.streams() {
+		return 0, errHeadOnly
+	}
+	return len(p), nil
+}
+
+// streams says whether an answer has no length: what has one is written and done with.
+func (w *statusWriter) streams() bool { return w.Header().Get("Content-Length") == "" }
+
+// FlushError implements what http.ResponseController looks for: a handler that flushes has begun its answer.
+func (w *statusWriter) FlushError() error {
+	if w.headOnly != nil && !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

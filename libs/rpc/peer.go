@@ -77,6 +77,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			if takes(r) {
 				return traced(tracer, name, direct, r)
 			}
+			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
 			return traced(tracer, name, transport, r)
 		}
 		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
