@@ -227,6 +227,7 @@ func readTable(t *testing.T) map[string]documented {
 var dynamic = []string{
 	"internal", "missing_pack_id", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
 	"candidate_blocked", "candidate_installed",
+	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version",
 }
 
 func TestCodesAreThoseOfTheTable(t *testing.T) {

@@ -227,7 +227,7 @@ func (rt *Runtime) serve(api, admin net.Listener) error {
 	rt.listen("admin", rt.adminHandler(), admin)
 	switch {
 	case rt.public != nil:
-		rt.listen("api", rt.public, api)
+		rt.listen("api", rt.public, rpc.EnvelopeRefusals(api, rt.Log))
 	case rt.mux != nil:
 		rt.listen("api", rt.mux, newTLSListener(api, rt.Identity))
 	default:

@@ -42,7 +42,6 @@ func TestHTTPTable(t *testing.T) {
 		{"unknown path", "GET", "/api/nothing", "", nil, 404, "Not found"},
 		{"unknown path, with a body", "POST", "/api/nothing", "{}", nil, 404, "Not found"},
 		{"internal path", "POST", "/internal/secrets/value", `{"key":"X"}`, nil, 404, "Not found"},
-		{"root", "GET", "/", "", nil, 404, "Not found"},
 		{"method", "PUT", "/api/packs", "{}", nil, 405, "Method not allowed"},
 		{"method made up", "FOO", "/api/packs", "", nil, 405, "Method not allowed"},
 		{"owner that is down", "GET", "/api/secrets", "", nil, 503, "Service unavailable: secrets"},
@@ -50,8 +49,8 @@ func TestHTTPTable(t *testing.T) {
 		{"owner's own fault", "GET", "/api/containers", "", nil, 503, "Docker is required but not available"},
 		{"unforeseen", "POST", "/api/packs/x/approve", "", nil, 500, "Internal server error"},
 		{"answer without an envelope", "GET", "/api/packs/pending", "", nil, 500, "Internal server error"},
-		{"foreign origin", "POST", "/api/packs/x/reject", "{}", map[string]string{"Origin": "https://evil.example", "Content-Type": "text/plain"}, 403, "Origin not allowed"},
-		{"unknown host", "POST", "/api/packs/x/reject", "{}", map[string]string{"Host": "evil.example"}, 403, "Host not allowed"},
+		{"foreign origin", "POST", "/api/packs/x/reject", "{}", map[string]string{"Origin": "https://evil.example", "Content-Type": "text/plain"}, 403, "Origin not allowed: https://evil.example; name it in RUMI_ALLOWED_ORIGINS"},
+		{"unknown host", "POST", "/api/packs/x/reject", "{}", map[string]string{"Host": "evil.example"}, 403, "Host not allowed: evil.example; name it in RUMI_ALLOWED_HOSTS, or call localhost (reads are answered under any name, changes aren't)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			began := time.Now()
@@ -86,7 +85,10 @@ func TestOpenPaths(t *testing.T) {
 		t.Errorf("/healthz answered %d %s", got.status, got.raw)
 	}
 	wantFailure(t, w.do(t, "POST", "/healthz", nil, none), 405, "Method not allowed")
-	wantFailure(t, w.do(t, "GET", "/", nil, none), 404, "Not found")
+	if got := w.do(t, "GET", "/", nil, none); got.status != 200 || !strings.Contains(got.raw, "docs/api.md") {
+		t.Errorf("/ answered %d %s", got.status, got.raw)
+	}
+	wantFailure(t, w.do(t, "GET", "/console", nil, none), 404, "Not found")
 	wantFailure(t, w.do(t, "GET", "/API/packs", nil, none), 404, "Not found")
 	wantFailure(t, w.do(t, "GET", "/api/health", nil, none), 401, "Unauthorized")
 	got := w.do(t, "GET", "/api/health", nil, nil)
@@ -129,6 +131,9 @@ func TestAuthentication(t *testing.T) {
 	}
 	if got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "bearer " + apiToken}); got.status != 200 {
 		t.Errorf("the scheme's name in small letters: %d (RFC 9110, 11.1)", got.status)
+	}
+	if got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "Bearer   " + apiToken}); got.status != 200 {
+		t.Errorf("several spaces behind the scheme: %d (RFC 9110, 11.4: 1*SP)", got.status)
 	}
 	entries := w.audit("security")
 	if n := strings.Count(entries, `"authentication_failed"`); n != 11 {

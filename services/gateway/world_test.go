@@ -276,3 +276,24 @@ func wantFailure(t testing.TB, got *reply, status int, message string) {
 		t.Errorf("answered %d %s, want %d %q", got.status, got.raw, status, message)
 	}
 }
+
+// status sends a request with the token whose answer has no body.
+func (w *world) status(t testing.TB, method, target string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+w.address+target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+apiToken)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, target, err)
+	}
+	response.Body.Close()
+	if response.Header.Get("X-Request-Id") == "" {
+		t.Errorf("%s %s: no X-Request-Id", method, target)
+	}
+	return response.StatusCode
+}

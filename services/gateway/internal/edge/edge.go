@@ -151,14 +151,28 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// welcome is what a browser finds at the root. It says nothing of the installation.
+var welcome = struct {
+	Name string `json:"name"`
+	Use  string `json:"use"`
+	Docs string `json:"docs"`
+}{
+	Name: "Rumi",
+	Use:  "the API is under /api/, with the header Authorization: Bearer TOKEN; begin with GET /api/health",
+	Docs: "README.md and docs/api.md in the folder that Rumi was installed from",
+}
+
 // public answers what needs no token.
 func (e *Edge) public(w http.ResponseWriter, r *http.Request) error {
-	if r.URL.Path != "/healthz" {
+	if r.URL.Path != "/healthz" && r.URL.Path != "/" {
 		return fault.NoRoute()
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", http.MethodGet)
 		return fault.MethodNotAllowed()
+	}
+	if r.URL.Path == "/" {
+		return rpc.WriteData(w, welcome)
 	}
 	return rpc.WriteData(w, struct {
 		Status string `json:"status"`
@@ -177,7 +191,7 @@ func (e *Edge) refuse(w http.ResponseWriter, r *http.Request) error {
 	}
 	if within {
 		e.write(r.Context(), entry)
-		w.Header().Set("WWW-Authenticate", "Bearer")
+		w.Header().Set("WWW-Authenticate", challenge(r.Header))
 		return fault.Unauthenticated("Unauthorized").With("unauthorized")
 	}
 	if first, _ := e.told.Allow(address); first {
@@ -215,6 +229,11 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 		})
 		return err
 	}
+	if r.URL.RawQuery != "" { // or the proxy would drop what it can't parse, and a filter with it
+		if _, err := rpc.ParseQuery(r.URL.RawQuery); err != nil {
+			return err
+		}
+	}
 	stop, err := takeBody(w.ResponseWriter, r, found.Class)
 	defer stop()
 	if err != nil {
@@ -227,14 +246,29 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 // write audits a refusal; it stands whether that succeeds or not, and audit logs its own failures.
 func (e *Edge) write(ctx context.Context, entry audit.Entry) { _ = e.cfg.Audit.Write(ctx, entry) }
 
-// bearer is the token of the one Authorization header, "" for any other scheme or number of them.
+// bearer is the token of the one Authorization header, "" for any other scheme or number of them. Between the scheme and the token
+// are one or more spaces (RFC 9110, section 11.4).
 func bearer(h http.Header) string {
-	const scheme = "Bearer "
 	values := h["Authorization"]
-	if len(values) != 1 || len(values[0]) <= len(scheme) || !strings.EqualFold(values[0][:len(scheme)], scheme) {
+	if len(values) != 1 {
 		return ""
 	}
-	return values[0][len(scheme):]
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimLeft(token, " ")
+}
+
+// challenge says in WWW-Authenticate what a request without the right token lacks (RFC 6750, section 3).
+func challenge(h http.Header) string {
+	switch values := h["Authorization"]; {
+	case len(values) == 0:
+		return "Bearer"
+	case bearer(h) == "":
+		return `Bearer error="invalid_request", error_description="want: Authorization: Bearer TOKEN"`
+	}
+	return `Bearer error="invalid_token", error_description="the token is not the one in user_data/settings"`
 }
 
 // hostOf is the connection's other end without its port. What headers say of the client's address is not believed.

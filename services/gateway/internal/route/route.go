@@ -124,11 +124,21 @@ func (c *compiled) check(path string) error {
 		var segment string
 		segment, rest, _ = strings.Cut(rest, "/")
 		if named(want) && !safe(segment) {
-			name := strings.Trim(want, "{}")
-			return fault.Invalid("Invalid %s", name).With("invalid_" + name)
+			return invalid(c.Pattern, strings.Trim(want, "{}"))
 		}
 	}
 	return nil
+}
+
+// invalid is the answer to a value that can't be what the pattern's segment names, as its owner would give it.
+func invalid(pattern, name string) error {
+	switch {
+	case name == "candidate_key" && strings.HasPrefix(pattern, "/api/pip/"):
+		return fault.InvalidCandidateKey(fault.LockKeyForm)
+	case name == "candidate_key":
+		return fault.InvalidCandidateKey(fault.HandlerKeyForm)
+	}
+	return fault.Invalid("Invalid %s", name).With("invalid_" + name)
 }
 
 // maxValue bounds a value in a path, in bytes: the longest candidate key is well under it.

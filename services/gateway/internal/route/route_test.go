@@ -130,6 +130,12 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
+// What is answered to candidate keys, as their owners do.
+const (
+	lockKey    = "Invalid candidate_key (want PACK:PATH:SHA256, URL-encoded, as GET …/requests lists it)"
+	handlerKey = "Invalid candidate_key (want PACK:SLUG:HANDLER_ID:SHA256, URL-encoded, as GET …/requests lists it)"
+)
+
 // TestIdsAsPaths is conformance.md's class of that name, as far as a router can tell.
 func TestIdsAsPaths(t *testing.T) {
 	for _, id := range []string{
@@ -139,10 +145,10 @@ func TestIdsAsPaths(t *testing.T) {
 		for pattern, want := range map[string]string{
 			"/api/packs/ID/status":                   "Invalid pack_id",
 			"/api/containers/ID/logs":                "Invalid pack_id",
-			"/api/pip/requests/ID/approve":           "Invalid candidate_key",
-			"/api/capability/blocked/ID/unblock":     "Invalid candidate_key",
-			"/api/capability/requests/ID/reject":     "Invalid candidate_key",
-			"/api/capability/requests/ID/approve?x=": "Invalid candidate_key",
+			"/api/pip/requests/ID/approve":           lockKey,
+			"/api/capability/blocked/ID/unblock":     handlerKey,
+			"/api/capability/requests/ID/reject":     handlerKey,
+			"/api/capability/requests/ID/approve?x=": handlerKey,
 		} {
 			method := "POST"
 			if strings.Contains(pattern, "status") || strings.Contains(pattern, "logs") {

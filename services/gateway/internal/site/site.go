@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -26,13 +27,13 @@ func New(hosts, origins []string) (*Policy, error) {
 	for _, h := range append(loopback, hosts...) {
 		h = strings.TrimSpace(h)
 		if h == "" || strings.ContainsAny(h, "/ *?#@") {
-			return nil, fmt.Errorf("read allowed hosts: %q is not a host or host:port", h)
+			return nil, fmt.Errorf("RUMI_ALLOWED_HOSTS: %q: want a host or host:port, such as rumi.example.com or rumi.example.com:8443", h)
 		}
 		p.hosts[normal(h)] = true
 	}
 	for _, o := range origins {
 		if err := p.origin.AddTrustedOrigin(strings.TrimSpace(o)); err != nil {
-			return nil, fmt.Errorf("read allowed origins: %w", err)
+			return nil, fmt.Errorf("RUMI_ALLOWED_ORIGINS: %q: want scheme://host or scheme://host:port, such as https://rumi.example.com: %w", o, err)
 		}
 	}
 	return p, nil
@@ -46,12 +47,29 @@ func (p *Policy) Check(r *http.Request) error {
 		return nil
 	}
 	if !p.known(r.Host) {
-		return fault.Denied("Host not allowed").With("origin_refused")
+		return fault.Denied("Host not allowed: %s; name it in RUMI_ALLOWED_HOSTS, or call localhost (reads are answered under any name, changes aren't)", shown(r.Host)).With("origin_refused")
 	}
 	if err := p.origin.Check(r); err != nil {
-		return fault.Denied("Origin not allowed").With("origin_refused").Because(err)
+		return fault.Denied("Origin not allowed: %s; name it in RUMI_ALLOWED_ORIGINS", shown(source(r))).With("origin_refused").Because(err)
 	}
 	return nil
+}
+
+// source is whom a refused request comes from, as far as its browser says.
+func source(r *http.Request) string {
+	if o := r.Header.Get("Origin"); o != "" {
+		return o
+	}
+	return "a page of another site"
+}
+
+// shown is what a client sent as an answer may repeat it.
+func shown(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Trim(strconv.Quote(s), `"`)
 }
 
 func (p *Policy) known(host string) bool {
