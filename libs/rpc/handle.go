@@ -18,7 +18,6 @@ import (
 	httptransport "github.com/go-kit/kit/transport/http"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/origin"
 )
 
 // RequestIDHeader names the header that every answer has.
@@ -88,7 +87,7 @@ func WriteData(w http.ResponseWriter, data any) error {
 func WriteError(ctx context.Context, w http.ResponseWriter, err error) {
 	f := fault.Of(err)
 	if f.Kind == fault.KindInternal {
-		logger(ctx).ErrorContext(ctx, "failed unexpectedly", "error", err, "request_id", origin.Of(ctx).RequestID)
+		logger(ctx).ErrorContext(ctx, "failed unexpectedly", "error", err)
 	}
 	after := f.RetryAfter
 	if after <= 0 && (f.Kind == fault.KindUnavailable || f.Kind == fault.KindLimited) {

@@ -99,7 +99,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		p := recover()
 		if p != nil && p != http.ErrAbortHandler {
-			m.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()), "request_id", from.RequestID)
+			m.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
 			if status.wrote {
 				p = http.ErrAbortHandler
 			} else {

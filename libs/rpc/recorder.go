@@ -69,9 +69,24 @@ func (rec *Recorder) End(ctx context.Context, span trace.Span, r *http.Request, 
 	}
 	if rec.log.Enabled(ctx, level) {
 		from := origin.Of(ctx)
-		rec.log.LogAttrs(ctx, level, "answered", slog.String("route", route), slog.String("method", method), slog.Int("status", code),
-			slog.Duration("took", took), slog.String("caller", from.Caller), slog.String("address", from.Address), slog.String("request_id", from.RequestID))
+		where := slog.String("route", route)
+		if route == "" { // what was asked for is nowhere else then
+			where = slog.String("path", clip(r.URL.EscapedPath()))
+		}
+		rec.log.LogAttrs(ctx, level, "answered", where, slog.String("method", method), slog.Int("status", code),
+			slog.Float64("duration_seconds", took.Seconds()), slog.String("caller", from.Caller), slog.String("address", from.Address))
 	}
+}
+
+// maxPath is how many bytes of a path that nobody serves are logged.
+const maxPath = 128
+
+// clip cuts an escaped path, which is ASCII.
+func clip(path string) string {
+	if len(path) <= maxPath {
+		return path
+	}
+	return path[:maxPath] + "…"
 }
 
 // knownMethod keeps methods that clients make up out of metrics.

@@ -4,37 +4,73 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/origin"
 )
 
-// newLogger writes JSON lines that name the service and, where the context has them, trace and request.
+// newLogger writes JSON lines that name the service, its version and, where the context has them, trace and request. No
+// name is twice in a line, whatever callers add: a reader of JSON may refuse such a line or believe either.
 func newLogger(w io.Writer, service string, level slog.Level) *slog.Logger {
 	handler := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
-	return slog.New(correlating{handler}).With("service", service)
+	unique := correlating{Handler: handler, used: []string{slog.TimeKey, slog.LevelKey, slog.MessageKey}}
+	return slog.New(unique).With("service", service, "version", Version())
 }
 
-type correlating struct{ slog.Handler }
+// correlating adds the ids of the context to a record and gives attributes whose name is taken another one.
+type correlating struct {
+	slog.Handler
+	used []string // names that are in each line already
+}
 
 func (h correlating) Handle(ctx context.Context, record slog.Record) error {
-	var ids [3]slog.Attr
-	known := ids[:0]
+	var room [16]slog.Attr
+	attrs := room[:0]
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		known = append(known, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
 	}
 	if id := origin.Of(ctx).RequestID; id != "" {
-		known = append(known, slog.String("request_id", id))
+		attrs = append(attrs, slog.String("request_id", id))
 	}
-	record.AddAttrs(known...)
-	return h.Handler.Handle(ctx, record)
+	record.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs, a)
+		return true
+	})
+	line := slog.NewRecord(record.Time, record.Level, record.Message, record.PC)
+	line.AddAttrs(unique(attrs, h.used)...)
+	return h.Handler.Handle(ctx, line)
+}
+
+// unique renames an attribute whose name is in used or belongs to one before it: x becomes x_2. One that says the same
+// again is dropped.
+func unique(attrs []slog.Attr, used []string) []slog.Attr {
+	kept := attrs[:0]
+	for _, a := range attrs {
+		same := slices.ContainsFunc(kept, func(b slog.Attr) bool { return b.Equal(a) })
+		if same {
+			continue
+		}
+		key := a.Key
+		for n := 2; slices.Contains(used, a.Key) || slices.ContainsFunc(kept, func(b slog.Attr) bool { return b.Key == a.Key }); n++ {
+			a.Key = key + "_" + strconv.Itoa(n)
+		}
+		kept = append(kept, a)
+	}
+	return kept
 }
 
 func (h correlating) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return correlating{h.Handler.WithAttrs(attrs)}
+	attrs = unique(slices.Clone(attrs), h.used)
+	used := slices.Clone(h.used)
+	for _, a := range attrs {
+		used = append(used, a.Key)
+	}
+	return correlating{h.Handler.WithAttrs(attrs), used}
 }
 
 func (h correlating) WithGroup(name string) slog.Handler {
-	return correlating{h.Handler.WithGroup(name)}
+	return correlating{h.Handler.WithGroup(name), nil}
 }

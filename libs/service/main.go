@@ -3,6 +3,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,7 +12,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
+
+	"github.com/go-json-experiment/json"
 )
 
 // Build makes a service out of its configuration C, a struct with caarlos0/env tags. What it starts, it starts through
@@ -25,7 +27,7 @@ const fileMask = 0o027
 // "healthcheck" it asks the running service of the same container whether it is ready and exits 0 or 1.
 func Main[C any](name string, build Build[C]) {
 	if len(os.Args) == 2 && os.Args[1] == "healthcheck" {
-		os.Exit(healthcheck(os.Environ()))
+		os.Exit(healthcheck(os.Environ(), os.Stdout))
 	}
 	if len(os.Args) != 1 {
 		fatal(fmt.Errorf("run %s: unknown argument %q (settings come from the environment)", name, os.Args[1]))
@@ -74,7 +76,8 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	return running.Wait(ctx)
 }
 
-func healthcheck(environ []string) int {
+// healthcheck is 0 where the running service is ready. Otherwise it says why on out, which `docker inspect` shows.
+func healthcheck(environ []string, out io.Writer) int {
 	var none struct{}
 	address := ":9090"
 	if common, err := parse("healthcheck", commonOnly(environ), &none); err == nil {
@@ -82,18 +85,30 @@ func healthcheck(environ []string) int {
 	}
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
+		fmt.Fprintf(out, "RUMI_ADMIN_LISTEN=%q: want host:port, such as :9090\n", address)
 		return 1
 	}
-	client := http.Client{Timeout: 3 * time.Second}
+	client := http.Client{Timeout: 2 * checkTimeout}
 	response, err := client.Get("http://127.0.0.1:" + port + "/readyz")
 	if err != nil {
+		fmt.Fprintln(out, "not ready:", err)
 		return 1
 	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusOK {
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusOK {
+		return 0
+	}
+	var answer Readiness
+	if err := json.UnmarshalRead(io.LimitReader(response.Body, 1<<20), &answer); err != nil {
+		fmt.Fprintln(out, "not ready:", response.Status)
 		return 1
 	}
-	return 0
+	for _, check := range answer.Checks {
+		if !check.OK {
+			fmt.Fprintf(out, "not ready: %s: %s (%s)\n", check.Name, check.Detail, cmp.Or(check.Fix, "see the log"))
+		}
+	}
+	return 1
 }
 
 // commonOnly keeps the one variable that a health check needs, so that a service's own settings don't trouble it.

@@ -50,10 +50,11 @@ type Runtime struct {
 	public  http.Handler
 	calls   *prometheus.CounterVec
 	failed  chan error
+	began   time.Time
 
 	mu    sync.Mutex
 	peers map[string]*rpc.Peer
-	ready map[string]func(context.Context) error
+	ready []*condition
 	stops []stop
 }
 
@@ -77,8 +78,8 @@ func (rt *Runtime) Mux() *rpc.Mux {
 			}
 		}
 		rt.mux = rpc.NewMux(cfg)
-		rt.mux.Route("GET /internal/ready", rpc.Handle(func(ctx context.Context, _ struct{}) (struct{}, error) {
-			return struct{}{}, rt.checkReady(ctx)
+		rt.mux.Route("GET /internal/ready", rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
+			return rt.Readiness(ctx), nil
 		}), "gateway")
 	}
 	return rt.mux
@@ -144,13 +145,6 @@ func (rt *Runtime) OnStop(name string, do func(context.Context) error) {
 	rt.stops = append(rt.stops, stop{name, do})
 }
 
-// ReadyWhen adds a condition without which /readyz answers 503. It must answer fast and not depend on other services.
-func (rt *Runtime) ReadyWhen(name string, check func(context.Context) error) {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	rt.ready[name] = check
-}
-
 func (rt *Runtime) fail(err error) {
 	select {
 	case rt.failed <- err:
@@ -168,14 +162,13 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		common:   common,
 		failed:   make(chan error, 1),
 		peers:    map[string]*rpc.Peer{},
-		ready:    map[string]func(context.Context) error{},
+		began:    time.Now(),
 	}
 	for _, l := range []net.Listener{api, admin} {
 		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
 			rt.listens = append(rt.listens, tcp.AddrPort())
 		}
 	}
-	began := time.Now()
 	err := rt.assemble(ctx)
 	if err == nil {
 		err = build(ctx, rt, cfg)
@@ -188,7 +181,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		admin.Close()
 		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), rt.Stop())
 	}
-	rt.Log.Info("started", "address", api.Addr().String(), "admin", admin.Addr().String(), "took", time.Since(began))
+	rt.Log.Info("started", "address", api.Addr().String(), "admin", admin.Addr().String(), "duration_seconds", time.Since(rt.began).Seconds())
 	return rt, nil
 }
 
@@ -211,6 +204,7 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 	if rt.Audit, err = audit.Open(filepath.Join(rt.UserData, "audit"), rt.Name, rt.Log); err != nil {
 		return err
 	}
+	rt.ReadyWhen("audit log", WritableFolder(filepath.Join(rt.UserData, "audit")))
 	rt.OnStop("audit log", func(context.Context) error { return rt.Audit.Close() })
 	if err := rt.auditLife(ctx, "service_started"); err != nil {
 		return err
@@ -259,7 +253,7 @@ func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
 		err := server.Shutdown(bound)
 		cancel()
 		if err != nil {
-			rt.Log.Warn("cut connections that did not end", "listener", name, "after", drainTimeout)
+			rt.Log.Warn("cut connections that did not end", "listener", name, "after_seconds", drainTimeout.Seconds())
 			return server.Close()
 		}
 		return nil

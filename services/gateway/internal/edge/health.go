@@ -3,11 +3,13 @@ package edge
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 )
 
@@ -34,8 +36,12 @@ func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) err
 	for name, peer := range e.peers {
 		wg.Go(func() {
 			state := readiness{Ready: true}
-			if _, err := rpc.Call[struct{}](ctx, peer, http.MethodGet, "/internal/ready", nil); err != nil {
+			answered, err := rpc.Call[service.Readiness](ctx, peer, http.MethodGet, "/internal/ready", nil)
+			switch {
+			case err != nil:
 				state = readiness{Error: fault.Of(err).Message}
+			case !answered.Ready:
+				state = readiness{Error: "Not ready: " + failing(answered.Checks)}
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -47,4 +53,15 @@ func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) err
 	}
 	wg.Wait()
 	return rpc.WriteData(w, answer)
+}
+
+// failing names the checks that aren't ok.
+func failing(checks []service.Check) string {
+	var names []string
+	for _, c := range checks {
+		if !c.OK {
+			names = append(names, c.Name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
