@@ -267,6 +267,7 @@ func (b *broker) sockets(ctx context.Context) error {
 func (b *broker) routes(context.Context) error {
 	mux := b.rt.Mux()
 	httpapi.Capability(mux, b.grants, b.handlers)
+	httpapi.Handlers(mux, b.handlers.Registry, b.logs)
 	httpapi.Containers(mux, b.containers)
 	httpapi.Internal(mux, b)
 	return nil

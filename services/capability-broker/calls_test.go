@@ -4,10 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -173,6 +175,72 @@ def execute(c, a):
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("the next call took %v, want no wait for one whose client has gone", took)
+	}
+}
+
+// The author of a handler finds why a call failed by the request id of its answer.
+func TestHandlerLogs(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{
+		"h": "import os, sys\ndef execute(c, a):\n    print('doing', a['n'])\n    if a['n'] == 1:\n        raise KeyError('why')\n    if a['n'] == 2:\n        os._exit(1)\n    return a['n']",
+		"a": "async def execute(c, a):\n    return 1", "quiet": one,
+	}))
+	w.approve("p")
+	w.install("p")
+	p := w.dial("p")
+	for n := range 3 {
+		p.ask(map[string]any{"permission_id": "test.h", "request_id": fmt.Sprint("r", n), "timeout_seconds": 30, "args": map[string]any{"n": n}})
+	}
+	if got := p.ask(map[string]any{"permission_id": "test.a", "timeout_seconds": 30}); got["error_type"] != "execution_error" {
+		t.Errorf("async: %v", got)
+	}
+	if all := w.audited("permission", "permission_execute"); all[len(all)-1]["error"] != "The handler failed (coroutine: the function is async; it must be a def)" {
+		t.Errorf("async: entry %v", all[len(all)-1])
+	}
+	list := w.must("GET", "/api/capability/handlers?pack_id=p", nil)
+	first := list["handlers"].([]any)[0].(map[string]any)
+	if list["count"] != 3.0 || first["slug"] != "a" || first["permission_id"] != "test.a" || first["installed_to"] != "user_data/capabilities/handlers/p/a" || first["installed_at"] == nil {
+		t.Errorf("handlers: %v", list)
+	}
+	if got := w.must("GET", "/api/capability/handlers?pack_id=q", nil); got["count"] != 0.0 {
+		t.Errorf("another pack's handlers: %v", got)
+	}
+	read := func(path string) (lines []string) {
+		for _, raw := range w.must("GET", path, nil)["lines"].([]any) {
+			line := raw.(map[string]any)
+			if ts, err := time.Parse(time.RFC3339Nano, line["ts"].(string)); err != nil || time.Since(ts).Abs() > time.Minute {
+				t.Errorf("line %v: %v", line, err)
+			}
+			lines = append(lines, fmt.Sprint(line["request_id"], "/", line["stream"], "/", line["text"]))
+		}
+		return lines
+	}
+	const path = "/api/capability/handlers/p/h/logs"
+	want := []string{"r0/stdout/doing 0", "r1/stdout/doing 1", "r1/stderr/KeyError: 'why'", "r2/stdout/doing 2",
+		"r2/stderr/rumi: the worker ended (os._exit, a crash or out of memory)"}
+	w.eventually("all lines", func() bool {
+		lines := read(path)
+		for _, line := range want {
+			if !slices.Contains(lines, line) {
+				return false
+			}
+		}
+		return true
+	})
+	if lines := read(path + "?tail=1"); len(lines) != 1 {
+		t.Errorf("the last line: %q", lines)
+	}
+	if lines := read("/api/capability/handlers/p/quiet/logs"); len(lines) != 0 {
+		t.Errorf("a handler that printed nothing: %q", lines)
+	}
+	for path, code := range map[string]int{
+		"/api/capability/handlers/p/none/logs": 404, "/api/capability/handlers/q/h/logs": 404, "/api/capability/handlers/p/a.b/logs": 400,
+		"/api/capability/handlers/p/h/logs?tail=0": 400, "/api/capability/handlers/p/h/logs?tail=x": 400, "/api/capability/handlers/p/h/logs?since=1": 400,
+		"/api/capability/handlers?pack_id=a.b": 400,
+	} {
+		if got := w.api("GET", path, nil); got.code != code {
+			t.Errorf("%s: %d %s, want %d", path, got.code, got.error, code)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func (b *Book) Chain(principal, permission string) Chain {
 func (c Chain) Identity() string {
 	var b strings.Builder
 	for _, g := range c {
-		fmt.Fprintf(&b, "%s %d %d\n", g.PrincipalID, g.GrantedAt.UnixNano(), g.UpdatedAt.UnixNano())
+		fmt.Fprintf(&b, "%s %d\n", g.PrincipalID, g.GrantedAt.UnixNano())
 	}
 	return b.String()
 }

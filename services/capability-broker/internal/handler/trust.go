@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -105,6 +106,13 @@ func (r *Registry) Revision() int64 { return r.now.Load().revision }
 
 // For gives the handlers that are trusted to serve a permission. They must not be changed.
 func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermission[permission] }
+
+// All gives everything that is trusted, by pack and slug. It must not be changed.
+func (r *Registry) All() []*Trust {
+	return slices.SortedFunc(maps.Values(r.now.Load().bySlug), func(a, b *Trust) int {
+		return cmp.Or(cmp.Compare(a.PackID, b.PackID), cmp.Compare(a.Slug, b.Slug))
+	})
+}
 
 // CheckGrant refuses a new grant whose config isn't what its handler asks for. One that no handler serves as yet may be
 // made; its config is judged when it is used.

@@ -3,27 +3,14 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
-	"iter"
 	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
-)
-
-// Bounds of a log answer.
-const (
-	defaultTail = 100     // lines
-	maxTail     = 10_000  // lines
-	maxLogBytes = 8 << 20 // of text; the last lines that fit are given
-
-	heartbeat = 15 * time.Second // between comments in a stream that has nothing to say
 )
 
 type containers struct{ *container.Manager }
@@ -116,18 +103,15 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 	if _, err := pack.ParseID(req.PackID); err != nil {
 		return err
 	}
-	if r.URL.Query().Get("tail") == "" {
-		req.Tail = defaultTail
-	}
-	if req.Tail < 1 || req.Tail > maxTail {
-		return fault.InvalidField("tail", fmt.Sprintf("a whole number from 1 to %d", maxTail))
+	if err := checkTail(r, &req.Tail); err != nil {
+		return err
 	}
 	lines, err := c.Logs(r.Context(), req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
 	if err != nil {
 		return err
 	}
 	if req.Follow {
-		return follow(w, r, lines)
+		return follow(w, r, lines, shown)
 	}
 	answer := logsResponse{PackID: req.PackID, Lines: []logLine{}}
 	size := 0
@@ -148,65 +132,4 @@ func gone(err error) error {
 		return fault.NotFound("Container not found").With("container_not_found").Because(err)
 	}
 	return err
-}
-
-// follow sends lines as server-sent events (WHATWG HTML, section 9.2) until the container ends, which is an event "end",
-// or the client goes.
-func follow(w http.ResponseWriter, r *http.Request, lines iter.Seq2[sandbox.Line, error]) error {
-	type next struct {
-		line sandbox.Line
-		err  error
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	feed := make(chan next)
-	go func() {
-		defer close(feed)
-		for line, err := range lines {
-			select {
-			case feed <- next{line, err}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no")
-	control := http.NewResponseController(w)
-	send := func(format string, args ...any) error {
-		if _, err := fmt.Fprintf(w, format, args...); err != nil {
-			return err
-		}
-		return control.Flush()
-	}
-	if err := send(": %s\n\n", "log"); err != nil {
-		return err
-	}
-	tick := time.NewTicker(heartbeat)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := send(": %s\n\n", "still here"); err != nil {
-				return err
-			}
-		case n, more := <-feed:
-			if !more {
-				return send("event: end\ndata: {}\n\n")
-			}
-			if n.err != nil {
-				return gone(n.err)
-			}
-			data, err := json.Marshal(shown(n.line), jsontext.AllowInvalidUTF8(true))
-			if err != nil {
-				return err
-			}
-			if err := send("data: %s\n\n", data); err != nil {
-				return err
-			}
-		}
-	}
 }

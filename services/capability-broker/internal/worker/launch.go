@@ -109,7 +109,7 @@ func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
 			f.Close()
 		}
 	}()
-	p := &process{owner: c, name: c.name()}
+	p := &process{owner: c, name: c.name(), noise: newNoise(c.Logs.of(o.Trust.PackID, o.Trust.Slug))}
 	err = c.Folders.Use(ctx, *o.Trust, func(path string) error {
 		limits := c.Ceiling.of(o.Limits)
 		spec := sandbox.Spec{
@@ -126,7 +126,7 @@ func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
 			return err
 		}
 		p.id = made.ID
-		if p.Stream, err = c.Engine.Attach(ctx, made.ID, c.Logs.For(o.Trust.PackID, o.Trust.Slug)); err != nil {
+		if p.Stream, err = c.Engine.Attach(ctx, made.ID, p.noise); err != nil {
 			return err
 		}
 		return c.Engine.Start(ctx, made.ID)
@@ -181,12 +181,20 @@ type process struct {
 	owner *Containers
 	name  string
 	id    string // "" where none could be made
+	noise *noise
 	once  sync.Once
 }
+
+// Announce implements Announcer.
+func (p *process) Announce(call, request string) { p.noise.announce(call, request) }
+
+// Note implements Announcer.
+func (p *process) Note(request, text string) { p.noise.note(request, text) }
 
 // Kill implements Process.
 func (p *process) Kill() {
 	p.once.Do(func() {
+		defer p.noise.Close()
 		if p.Stream != nil {
 			_ = p.Stream.Close() // never fails
 		}

@@ -3,25 +3,34 @@ package worker
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/time/rate"
 )
 
 // Bounds of a handler's log.
 const (
-	maxLog     = 1 << 20  // bytes of the file, after which it becomes the old one
-	logPerSec  = 64 << 10 // bytes a second; what is more is dropped
-	logAtOnce  = 1 << 20  // bytes
-	logSuffix  = ".log"
-	oldSuffix  = ".log.1"
-	droppedNow = "\n[output dropped: too much at once]\n"
+	maxLog    = 1 << 20   // bytes of the file, after which it becomes the old one
+	logPerSec = 64 << 10  // bytes a second; what is more is dropped
+	logAtOnce = 1 << 20   // bytes
+	logStep   = 128 << 10 // bytes that are written at once
+	logSuffix = ".log"
+	oldSuffix = ".log.1"
 )
+
+// LogLine is a line of a handler's log, and with an end of a line as JSON in its file.
+type LogLine struct {
+	TS        time.Time `json:"ts,omitzero"` // when it was read; zero for what an earlier version wrote, whose lines had none
+	RequestID string    `json:"request_id"`  // of the call that printed it; "" for what was printed between calls
+	Stream    string    `json:"stream"`      // stdout or stderr
+	Text      string    `json:"text"`
+}
 
 // Logs keeps what handlers print, in <dir>/<pack_id>/<slug>.log and the file before it. None of it goes to the
 // service's own log: a handler may print what it was given.
@@ -40,8 +49,8 @@ func NewLogs(dir string, log *slog.Logger) (*Logs, error) {
 	return &Logs{dir: dir, log: log, open: make(map[string]*logFile)}, nil
 }
 
-// For is where a handler's output goes. Its Write never fails and never waits for long.
-func (l *Logs) For(packID, slug string) io.Writer {
+// of is the log of a handler.
+func (l *Logs) of(packID, slug string) *logFile {
 	path := filepath.Join(l.dir, packID, slug)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,27 +103,38 @@ type logFile struct {
 	failed   bool
 }
 
-func (f *logFile) Write(p []byte) (int, error) {
+// admit says whether there is room for so many bytes, and whether these are the first for which there is none.
+func (f *logFile) admit(bytes int) (admitted, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	text := p
-	if !f.bucket.AllowN(time.Now(), len(p)) {
-		if f.dropping {
-			return len(p), nil
-		}
-		text = []byte(droppedNow)
-		f.dropping = true
-	} else {
-		f.dropping = false
+	admitted = f.bucket.AllowN(time.Now(), bytes)
+	first = !admitted && !f.dropping
+	f.dropping = !admitted
+	return admitted, first
+}
+
+// write appends lines. It says in the service's log where that fails, and once only.
+func (f *logFile) write(lines []byte) {
+	if len(lines) == 0 {
+		return
 	}
-	err := f.append(text)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.append(lines)
 	if failed := err != nil; failed != f.failed {
 		f.failed = failed
 		if failed {
 			f.log.Error("a handler's log can't be written", "path", f.path+logSuffix, "error", err)
 		}
 	}
-	return len(p), nil
+}
+
+func encodeLine(line LogLine) []byte {
+	raw, err := json.Marshal(line, jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		panic(fmt.Sprintf("encode a line of text: %v", err)) // it has nothing that JSON lacks
+	}
+	return append(raw, '\n')
 }
 
 func (f *logFile) append(text []byte) (err error) {

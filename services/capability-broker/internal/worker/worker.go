@@ -135,6 +135,14 @@ type Process interface {
 	Kill()
 }
 
+// Announcer is a Process whose output somebody reads.
+type Announcer interface {
+	// Announce says which request a call is for, before the worker is given it. call is the id on the wire.
+	Announce(call, request string)
+	// Note adds a line of the broker's own to what was printed for a request.
+	Note(request, text string)
+}
+
 // conn is one worker. Calls of it follow one after the other.
 type conn struct {
 	process Process
@@ -208,6 +216,16 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 		defer cancel()
 		defer context.AfterFunc(c.life, cancel)()
 		return job.Room(ctx, n)
+	}
+	if a, ok := c.process.(Announcer); ok {
+		a.Announce(id, job.RequestID)
+		defer func() { // for the handler's author, who sees no audit log
+			if f, failed := errors.AsType[*FailedError](err); failed && f.Kind == "lost" {
+				a.Note(job.RequestID, f.What)
+			} else if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
+				a.Note(job.RequestID, "the call was ended before it had an answer: "+cause.Error())
+			}
+		}()
 	}
 	c.open.Store(true)
 	if _, err := c.process.Write(frame); err != nil {

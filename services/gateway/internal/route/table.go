@@ -59,6 +59,8 @@ var Routes = []Route{
 	{"GET", "/api/capability/grants", broker, quick},
 	{"POST", "/api/capability/grants/grant", broker, quick},
 	{"POST", "/api/capability/grants/revoke", broker, quick},
+	{"GET", "/api/capability/handlers", broker, quick},
+	{"GET", "/api/capability/handlers/{pack_id}/{slug}/logs", broker, logs},
 	{"GET", "/api/docker/status", broker, quick},
 	{"GET", "/api/containers", broker, quick},
 	{"GET", "/api/containers/{pack_id}/logs", broker, logs},

@@ -1,0 +1,181 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// lookEvery is how often a followed log is looked at: it may be another replica that writes it.
+const lookEvery = 200 * time.Millisecond
+
+// ErrNoLog is a handler that has printed nothing yet, or is unknown.
+var ErrNoLog = errors.New("handler log: there is none")
+
+// Tail gives the last lines of a handler's log, tail at most. ErrNoLog where there is no file.
+func (l *Logs) Tail(packID, slug string, tail int) ([]LogLine, error) {
+	r := l.reader(packID, slug)
+	defer r.close()
+	lines, err := r.begin(tail)
+	if err == nil && r.file == nil {
+		err = ErrNoLog
+	}
+	return lines, err
+}
+
+// Follow gives the last lines of a handler's log, tail at most, and then those that are added, until ctx ends or still is false.
+// A file that isn't there yet is waited for.
+func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, still func() bool) iter.Seq2[LogLine, error] {
+	return func(yield func(LogLine, error) bool) {
+		r := l.reader(packID, slug)
+		defer r.close()
+		lines, err := r.begin(tail)
+		tick := time.NewTicker(lookEvery)
+		defer tick.Stop()
+		for {
+			for _, line := range lines {
+				if !yield(line, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(LogLine{}, err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if !still() {
+				return
+			}
+			lines, err = r.more()
+		}
+	}
+}
+
+// logReader reads a handler's log from file to file.
+type logReader struct {
+	path string
+	file *os.File // nil while there is none
+	half []byte   // a line that has no end yet
+}
+
+func (l *Logs) reader(packID, slug string) *logReader {
+	return &logReader{path: filepath.Join(l.dir, packID, slug)}
+}
+
+func (r *logReader) close() {
+	if r.file != nil {
+		_ = r.file.Close() // it was only read
+	}
+}
+
+// begin reads what is there.
+func (r *logReader) begin(tail int) ([]LogLine, error) {
+	// In this order: what becomes the old file meanwhile is read twice rather than missed, which the end of this file tells.
+	if err := r.open(); err != nil || r.file == nil {
+		return nil, err
+	}
+	before, err := os.ReadFile(r.path + oldSuffix)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read handler log: %w", err)
+	}
+	if moved, err := r.moved(); err != nil || moved {
+		before = nil // it is the one that was opened
+	}
+	earlier := (&logReader{half: before}).lines()
+	lines, err := r.rest()
+	lines = append(earlier, lines...)
+	return lines[max(0, len(lines)-tail):], err
+}
+
+func (r *logReader) open() error {
+	f, err := os.Open(r.path + logSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open handler log: %w", err)
+	}
+	r.file, r.half = f, nil
+	return nil
+}
+
+// moved says whether another file is the log by now.
+func (r *logReader) moved() (bool, error) {
+	here, err := r.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at handler log: %w", err)
+	}
+	there, err := os.Stat(r.path + logSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // nobody has written since it was moved
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at handler log: %w", err)
+	}
+	return !os.SameFile(here, there), nil
+}
+
+// more reads what was added, in the file that is open and in the one that has taken its place.
+func (r *logReader) more() ([]LogLine, error) {
+	if r.file == nil {
+		if err := r.open(); err != nil || r.file == nil {
+			return nil, err
+		}
+		return r.rest()
+	}
+	moved, err := r.moved()
+	if err != nil {
+		return nil, err
+	}
+	lines, err := r.rest() // all of it, if it was moved before
+	if err != nil || !moved {
+		return lines, err
+	}
+	r.close()
+	r.file = nil
+	if err := r.open(); err != nil || r.file == nil {
+		return lines, err
+	}
+	added, err := r.rest()
+	return append(lines, added...), err
+}
+
+// rest reads to the end of the open file.
+func (r *logReader) rest() ([]LogLine, error) {
+	raw, err := io.ReadAll(io.LimitReader(r.file, 2*maxLog))
+	r.half = append(r.half, raw...)
+	if err != nil {
+		return nil, fmt.Errorf("read handler log: %w", err)
+	}
+	return r.lines(), nil
+}
+
+// lines takes the lines that have an end.
+func (r *logReader) lines() (list []LogLine) {
+	for {
+		text, rest, whole := bytes.Cut(r.half, []byte("\n"))
+		if !whole {
+			r.half = bytes.Clone(r.half)
+			return list
+		}
+		var line LogLine
+		if err := json.Unmarshal(text, &line, json.RejectUnknownMembers(true)); err != nil || line.Stream == "" {
+			line = LogLine{Stream: stderr, Text: string(text)} // of an earlier version
+		}
+		list = append(list, line)
+		r.half = rest
+	}
+}
