@@ -1,0 +1,198 @@
+package egress
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// eventually waits for what another goroutine does.
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for began := time.Now(); !is(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			w.t.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+// metric is the sum of a metric's values, of those with a label's value where that isn't "".
+func (w *world) metric(name, label string) (sum float64) {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func (w *world) streams(kind string) float64 { return w.metric("rumi_egress_streams", kind) }
+
+// moved is what the metrics say of bytes, both ways.
+func (w *world) moved() float64 {
+	return w.metric("rumi_egress_sent_bytes_total", "") + w.metric("rumi_egress_received_bytes_total", "")
+}
+
+// What lasts is in the audit log from its decision on, so that a crash loses nothing of that, and its bytes are as they move.
+func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	serve := func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			echoUpgrade("websocket")(rw, r)
+			return
+		}
+		if r.URL.Path == "/events" {
+			rw.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+			io.WriteString(rw, "data: 1\n\n")
+			rw.(http.Flusher).Flush()
+		}
+		io.Copy(io.Discard, r.Body)
+		<-release
+	}
+	w.site("x.example", "93.184.216.34", false, serve)
+	w.site("x.example", "93.184.216.34", true, serve)
+	path := w.socket()
+	open := func(text string) io.Closer {
+		c := dialSocket(t, path)
+		io.WriteString(c, strings.ReplaceAll(text, "\n", "\r\n"))
+		return c
+	}
+	for _, test := range []struct {
+		kind, method string
+		open         func() io.Closer
+	}{
+		{kindTunnel, "CONNECT", func() io.Closer {
+			c := tls.Client(connect(t, path, "x.example:443"), &tls.Config{ServerName: "x.example", RootCAs: w.roots})
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}},
+		{kindWebSocket, "GET", func() io.Closer {
+			return open("GET ws://x.example/ws HTTP/1.1\nHost: x.example\nConnection: Upgrade\nUpgrade: websocket\n\nhello")
+		}},
+		{kindHTTP, "GET", func() io.Closer { return open("GET http://x.example/events HTTP/1.1\nHost: x.example\n\n") }},
+		{kindHTTP, "POST", func() io.Closer {
+			return open("POST http://x.example/upload HTTP/1.1\nHost: x.example\nTransfer-Encoding: chunked\n\n5\nhello\n")
+		}},
+		{kindHTTP, "PUT", func() io.Closer {
+			return open("PUT http://x.example/upload HTTP/1.1\nHost: x.example\nContent-Length: 70000\n\nhello")
+		}},
+	} {
+		before := w.moved()
+		c := test.open()
+		var begin string
+		w.eventually(test.method+": an entry at its beginning", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return len(w.early) == 1
+		})
+		e := w.begun()[0]
+		begin, _ = e.Details["request_id"].(string)
+		if e.Phase != "begin" || e.Details["method"] != test.method || e.Details["domain"] != "x.example" || e.Details["allowed"] != true || begin == "" {
+			t.Errorf("%s: %+v", test.method, e)
+		}
+		w.eventually(test.method+": the gauge and the bytes", func() bool {
+			w.proxy.observe(time.Now())
+			return w.streams(test.kind) == 1 && w.moved() > before
+		})
+		if all := w.begun(); len(all) != 0 {
+			t.Errorf("%s: a second entry within minutes: %+v", test.method, all)
+		}
+		w.proxy.observe(time.Now().Add(progressEvery))
+		all := w.begun()
+		if len(all) != 1 || all[0].Phase != "progress" || all[0].Details["request_id"] != begin || all[0].Details["bytes"].(int64)+all[0].Details["bytes_sent"].(int64) <= 0 {
+			t.Errorf("%s: after some minutes: %+v", test.method, all)
+		}
+		c.Close()
+		last := w.settled(1)[0]
+		if last.Phase != "end" || last.Details["request_id"] != begin {
+			t.Errorf("%s: at the end: %+v, want request_id %s", test.method, last, begin)
+		}
+		if n := w.streams(test.kind); n != 0 {
+			t.Errorf("%s: %v are under way at the end", test.method, n)
+		}
+	}
+	close(release)
+}
+
+// An ordinary request leaves one entry, unless it takes long.
+func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
+	w := newWorld(t)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			arrived <- struct{}{}
+			<-release
+		}
+		rw.(http.Flusher).Flush() // of unknown length
+		io.WriteString(rw, "hello")
+	})
+	c := w.browser()
+	for _, ask := range []func(path string){
+		func(path string) { w.ask("GET", "http://x.example"+path) },
+		func(path string) { w.ask("POST", "http://x.example"+path, "body", strings.Repeat("x", 1<<20-1000)) },
+		func(path string) {
+			if r, err := c.Post("http://x.example"+path, "text/plain", strings.NewReader("body")); err == nil {
+				io.Copy(io.Discard, r.Body)
+			}
+		},
+	} {
+		ask("/")
+		if e := w.settled(1)[0]; e.Phase != "" || len(w.begun()) != 0 {
+			t.Errorf("%+v", e)
+		}
+		go ask("/slow")
+		<-arrived
+		w.proxy.observe(time.Now())
+		if all := w.begun(); len(all) != 0 {
+			t.Errorf("at once: %+v", all)
+		}
+		w.proxy.observe(time.Now().Add(beginAfter))
+		all := w.begun()
+		release <- struct{}{}
+		e := w.settled(1)[0]
+		if len(all) != 1 || all[0].Phase != "begin" || e.Phase != "end" || all[0].Details["request_id"] != e.Details["request_id"] {
+			t.Errorf("after a second: %+v, at the end: %+v", all, e)
+		}
+	}
+}
+
+// What can't be written down doesn't happen.
+func TestNothingLastsThatIsNotWrittenDown(t *testing.T) {
+	w := newWorld(t)
+	got := w.quietSite("x.example", "93.184.216.34", "443")
+	w.at("x.example", "93.184.216.34", "80", w.sites["93.184.216.34:443"])
+	w.auditErr = fmt.Errorf("no space left")
+	path := w.socket()
+	for _, request := range []string{
+		"CONNECT x.example:443 HTTP/1.1\r\nHost: x.example:443\r\n\r\n",
+		"POST http://x.example/ HTTP/1.1\r\nHost: x.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	} {
+		c := dialSocket(t, path)
+		io.WriteString(c, request)
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readRefusal(t, r); r.StatusCode != 500 || got.ErrorType != "internal_error" {
+			t.Errorf("%.20q: %d %+v", request, r.StatusCode, got)
+		}
+	}
+	if _, dialled := w.contacts(); dialled != nil {
+		t.Errorf("dialled %v, sent %d times", dialled, len(got))
+	}
+}
