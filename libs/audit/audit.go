@@ -7,14 +7,17 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sys/unix"
 )
 
 // Category is which file an entry goes to. The zero value is none, and Write refuses it.
@@ -156,6 +159,9 @@ func (l *Log) failure(ctx context.Context, category Category, action string, err
 		return nil
 	}
 	err = fmt.Errorf("write audit entry: %w", err)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = fault.NoSpace("audit entries").Because(err)
+	}
 	l.log.ErrorContext(ctx, "write audit entry failed", "category", category.String(), "action", action, "error", err)
 	return err
 }

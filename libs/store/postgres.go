@@ -120,6 +120,12 @@ func (postgresDialect) unavailable(err error) bool {
 	return ok || pgconn.SafeToRetry(err)
 }
 
+// full knows disk_full.
+func (postgresDialect) full(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "53100"
+}
+
 // writeOptions give what SQLite's single writer gives: as if one ran after the other.
 func (postgresDialect) writeOptions() *sql.TxOptions {
 	return &sql.TxOptions{Isolation: sql.LevelSerializable}

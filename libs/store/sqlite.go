@@ -115,6 +115,11 @@ func (sqliteDialect) retryable(err error) bool {
 
 func (sqliteDialect) unavailable(error) bool { return false }
 
+func (sqliteDialect) full(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
 func (sqliteDialect) writeOptions() *sql.TxOptions { return nil }
 
 func (sqliteDialect) readOptions() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }

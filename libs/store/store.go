@@ -41,6 +41,7 @@ type dialect interface {
 	rebind(query string) string
 	retryable(err error) bool   // another transaction was in the way: the same one again may succeed
 	unavailable(err error) bool // the database doesn't answer
+	full(err error) bool        // there is no space left for what the transaction writes
 	writeOptions() *sql.TxOptions
 	readOptions() *sql.TxOptions
 }
@@ -143,6 +144,9 @@ func (db *DB) once(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn fu
 func (db *DB) classify(err error) error {
 	if _, ok := errors.AsType[*fault.Fault](err); ok {
 		return err
+	}
+	if db.dialect.full(err) {
+		return fault.NoSpace("records").Because(err)
 	}
 	if db.dialect.retryable(err) || db.dialect.unavailable(err) {
 		return fault.Unavailable("Store is not available").With("store_unavailable").Because(err).After(time.Second)

@@ -64,11 +64,12 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	packs.Recover(ctx)
 
 	rt.Go("sweeper", stages.SweepHourly)
+	runner := broker.NewClient(rt.Peer(broker.Service))
 	httpapi.Routes(rt.Mux(), httpapi.Packs{
-		Stages: stages, Ecosystem: packs, Approval: owner,
+		Stages: stages, Ecosystem: packs, Approval: owner, Data: runner,
 		Uninstall: uninstall.New(uninstall.Owners{
 			Approval: owner,
-			Broker:   broker.NewClient(rt.Peer("capability-broker")),
+			Broker:   runner,
 			Egress:   egress.NewClient(rt.Peer(egress.Service)),
 			Pip:      pip.NewClient(rt.Peer(pip.Service)),
 		}, packs, rt.Audit, rt.Log),

@@ -22,8 +22,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	approval "github.com/rumi-ai/rumi/services/approval/api"
+	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/api"
 )
+
+// keptData is where the broker's stand-in has put the data of a pack aside.
+const keptData = "user_data/packs/.uninstalled/p/20260101T000000.000000000Z"
 
 // suite is pack-registry with stand-ins for the services that it calls.
 type suite struct {
@@ -36,6 +40,8 @@ type suite struct {
 	known map[string]bool // packs that approval knows: whether they are retired
 	down  map[string]bool // services that fail
 
+	restored []string // packs that got their data back
+
 	refuse int  // of the next removals of approval's that fail
 	anew   bool // while the next uninstall is under way the pack is installed anew
 }
@@ -47,7 +53,7 @@ func start(t testing.TB) *suite {
 		t.Fatal(err)
 	}
 	s.standIn("approval", `{"removed": true}`)
-	s.standIn("capability-broker", `{"container_stopped": true, "container_removed": true, "grants_removed": true}`)
+	s.standIn("capability-broker", `{"container_stopped": true, "container_removed": true, "grants_removed": true, "data_path": "`+keptData+`"}`)
 	s.standIn("egress-proxy", `{"revoked": true}`)
 	s.standIn("pip-installer", `{"removed": false}`)
 	servicetest.Start(s.Suite, "pack-registry", build, map[string]string{"RUMI_ECOSYSTEM": s.Ecosystem()})
@@ -84,6 +90,17 @@ func (s *suite) standIn(name, removed string) {
 			}
 			return json.RawMessage(removed), nil
 		}), "pack-registry")
+		if name == "capability-broker" {
+			mux.Route("POST /internal/packs/{pack_id}/data", rpc.Handle(func(_ context.Context, r removeRequest) (broker.RestoredData, error) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if len(s.restored) > 0 {
+					return broker.RestoredData{}, fault.NotFound("No data is kept").With("data_not_found")
+				}
+				s.restored = append(s.restored, r.PackID)
+				return broker.RestoredData{Path: keptData}, nil
+			}), "pack-registry")
+		}
 		if name != "approval" {
 			return nil
 		}

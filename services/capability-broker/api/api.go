@@ -17,6 +17,15 @@ type Removal struct {
 	ContainerStopped bool `json:"container_stopped"` // a container was running
 	ContainerRemoved bool `json:"container_removed"` // a container, running or not, is gone
 	GrantsRemoved    bool `json:"grants_removed"`    // a grant, a trust or an installed handler is gone
+
+	// DataPath is where what the pack kept in /data was put aside, relative to the Rumi home: "user_data/packs/.uninstalled/x/…"; ""
+	// where it kept nothing.
+	DataPath string `json:"data_path,omitzero"`
+}
+
+// RestoredData says from where the data of a pack was put back.
+type RestoredData struct {
+	Path string `json:"path"` // relative to the Rumi home; nothing is there any more
 }
 
 // Client calls the capability broker.
@@ -29,6 +38,12 @@ func NewClient(peer *rpc.Peer) *Client { return &Client{peer: peer} }
 // candidates. The pack's data is kept aside under user_data/packs/.uninstalled. It is idempotent.
 func (c *Client) Remove(ctx context.Context, packID string) (Removal, error) {
 	return rpc.Call[Removal](ctx, c.peer, "DELETE", "/internal/packs/"+packID, nil)
+}
+
+// RestoreData gives a pack the data again that its last uninstall put aside. Errors are faults: 404 where none is kept, 409 where the
+// pack has data already.
+func (c *Client) RestoreData(ctx context.Context, packID string) (RestoredData, error) {
+	return rpc.Call[RestoredData](ctx, c.peer, "POST", "/internal/packs/"+packID+"/data", nil)
 }
 
 // Counts tells how many handler candidates are in each state.

@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
@@ -39,7 +40,7 @@ func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error
 	applied, err := e.apply(ctx, stagingID)
 	if err != nil {
 		entry := failed(store.Operation{StagingID: stagingID}, err)
-		return Applied{}, errors.Join(err, e.writeEach(context.WithoutCancel(ctx), entry, applied.PackIDs))
+		return Applied{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, applied.PackIDs))
 	}
 	return applied, nil
 }
@@ -69,9 +70,7 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 		return applied, err
 	}
 	defer payload.Close()
-	for _, p := range st.Packs {
-		applied.PackIDs = append(applied.PackIDs, string(p.Declared))
-	}
+	applied.PackIDs = staging.Declared(st)
 	op := begin()
 	op.StagingID = st.ID
 	if op.Packs, err = e.plan(ctx, st, op, payload, bars); err != nil {

@@ -81,7 +81,7 @@ func (e *Ecosystem) endOperation(ctx context.Context, op store.Operation) error 
 		return stuck
 	}
 	e.log.WarnContext(ctx, "an interrupted installation can't be finished and was undone", "operation", op.ID, "error", err)
-	if err := e.writeEach(ctx, failed(op, err), ids(op)); err != nil {
+	if err := e.audit.WriteEach(ctx, failed(op, err), ids(op)); err != nil {
 		e.log.ErrorContext(ctx, "could not audit that an installation failed", "operation", op.ID, "error", err)
 	}
 	return nil

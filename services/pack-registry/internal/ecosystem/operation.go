@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path"
 	"syscall"
@@ -99,23 +98,6 @@ func failed(op store.Operation, err error) audit.Entry {
 	return entry
 }
 
-// writeEach writes an audit entry for each of the packs, so that the entries of a pack are found by it. Where nobody knows which
-// packs it is about, there is one.
-func (e *Ecosystem) writeEach(ctx context.Context, entry audit.Entry, packIDs []string) error {
-	if len(packIDs) == 0 {
-		return e.audit.Write(ctx, entry)
-	}
-	for _, id := range packIDs {
-		one := entry
-		one.OwnerPack, one.Details = id, maps.Clone(entry.Details)
-		one.Details["pack_id"] = id
-		if err := e.audit.Write(ctx, one); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // carryOut does what was planned: all of it, or nothing where the error isn't nil. from holds the folders that are installed.
 func (e *Ecosystem) carryOut(ctx context.Context, op store.Operation, from *os.Root) (warnings []string, err error) {
 	if err := e.store.SaveOperation(ctx, op); err != nil {
@@ -182,7 +164,7 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 	if op.State != store.Placed {
 		err := e.placeAll(op)
 		if err == nil {
-			err = e.writeEach(ctx, completed(op), ids(op))
+			err = e.audit.WriteEach(ctx, completed(op), ids(op))
 		}
 		if err != nil {
 			return nil, errors.Join(err, e.undo(ctx, op))

@@ -27,7 +27,7 @@ func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (Roll
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
 		entry := failed(store.Operation{Packs: []store.OperationPack{{ID: id, From: name}}}, err)
-		return RolledBack{}, errors.Join(err, e.writeEach(context.WithoutCancel(ctx), entry, []string{string(id)}))
+		return RolledBack{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, []string{string(id)}))
 	}
 	return rolled, nil
 }

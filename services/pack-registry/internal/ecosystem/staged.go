@@ -94,8 +94,8 @@ func (e *Ecosystem) Discard(ctx context.Context, stagingID string) error {
 	if err := e.stages.Discard(ctx, stagingID); err != nil {
 		return err
 	}
-	return e.audit.Write(context.WithoutCancel(ctx), audit.Entry{
+	return e.audit.WriteEach(context.WithoutCancel(ctx), audit.Entry{
 		Category: audit.System, Action: "pack_staging_discarded", Success: true,
 		Details: map[string]any{"staging_id": st.ID, "pack_ids": staging.PackIDs(st), "source_path": st.SourcePath},
-	})
+	}, staging.Declared(st))
 }

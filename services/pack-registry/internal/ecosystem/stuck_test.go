@@ -322,8 +322,8 @@ func TestWhatCannotBeAuditedIsNotDone(t *testing.T) {
 	for err == nil { // what is left of the log's last page
 		err = h.eco.audit.Write(t.Context(), audit.Entry{Category: audit.System, Action: "x"})
 	}
-	if _, err := h.eco.Apply(t.Context(), id); err == nil {
-		t.Error("an apply that can't be audited succeeds")
+	if _, err := h.eco.Apply(t.Context(), id); !fault.Is(err, fault.KindUnavailable) || fault.Of(err).Code != "no_space" {
+		t.Errorf("an apply that can't be audited: %v, want 503 no_space", err)
 	}
 	if got := h.version(t, "p"); got != "3" {
 		t.Errorf("p has version %s, want 3", got)

@@ -66,14 +66,16 @@ func (p Packs) removeBackup(ctx context.Context, r backupRequest) (backupRespons
 type rollbackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 	Backup string `json:"backup"`
+	Data   bool   `json:"data"` // put back what the pack kept in /data when it was last uninstalled, too
 }
 
 type rollbackResponse struct {
 	Success    bool     `json:"success"`
 	PackID     string   `json:"pack_id"`
-	Backup     string   `json:"backup"`      // what is installed now
-	Version    string   `json:"version"`     // of it
-	BackupPath *string  `json:"backup_path"` // of what was installed before, relative to the Rumi home; null where nothing was
+	Backup     string   `json:"backup"`             // what is installed now
+	Version    string   `json:"version"`            // of it
+	BackupPath *string  `json:"backup_path"`        // of what was installed before, relative to the Rumi home; null where nothing was
+	DataPath   string   `json:"data_path,omitzero"` // where the data lay that was put back, relative to the Rumi home; only where it was asked for
 	Warnings   []string `json:"warnings,omitzero"`
 }
 
@@ -97,6 +99,14 @@ func (p Packs) rollback(ctx context.Context, r rollbackRequest) (rollbackRespons
 		response.BackupPath = &rolled.Backup
 	}
 	response.Warnings = append(response.Warnings, p.tellApproval(ctx, string(id))...)
+	if r.Data {
+		// After the pack, so that no other one ever gets the data. The pack waits for a decision and doesn't run meanwhile.
+		restored, err := p.Data.RestoreData(context.WithoutCancel(ctx), string(id))
+		if err != nil {
+			response.Warnings = append(response.Warnings, "its data was not put back: "+fault.Of(err).Message)
+		}
+		response.DataPath = restored.Path
+	}
 	return response, nil
 }
 

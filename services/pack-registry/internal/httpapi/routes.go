@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
@@ -25,12 +26,18 @@ type Refresher interface {
 	Replaced(ctx context.Context, packIDs ...string) error
 }
 
+// Restorer has the capability broker give a pack the data again that its last uninstall put aside.
+type Restorer interface {
+	RestoreData(ctx context.Context, packID string) (broker.RestoredData, error)
+}
+
 // Packs is what the routes serve.
 type Packs struct {
 	Stages    *staging.Area
 	Ecosystem *ecosystem.Ecosystem
 	Uninstall *uninstall.Uninstaller
 	Approval  Refresher
+	Data      Restorer
 }
 
 // Routes serves p.

@@ -157,10 +157,18 @@ func (a *Area) importing(ctx context.Context, st store.Staging, fill func(contex
 		return store.Staging{}, errors.Join(err, a.audit.Write(ctx, entry))
 	}
 	entry.Details["staging_id"], entry.Details["pack_ids"] = st.ID, PackIDs(st)
-	if err := a.audit.Write(ctx, entry); err != nil {
+	if err := a.audit.WriteEach(ctx, entry, Declared(st)); err != nil {
 		return store.Staging{}, errors.Join(err, a.Discard(context.WithoutCancel(ctx), st.ID))
 	}
 	return st, nil
+}
+
+// Declared lists the packs of a staging by the ids that they declare.
+func Declared(st store.Staging) (ids []string) {
+	for _, p := range st.Packs {
+		ids = append(ids, string(p.Declared))
+	}
+	return ids
 }
 
 func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.Context, *os.Root, *store.Staging) (string, error)) error {

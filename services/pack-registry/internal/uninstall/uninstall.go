@@ -72,6 +72,7 @@ type Result struct {
 	Steps    Steps    `json:"steps"`
 	Errors   []string `json:"errors"`
 	Backup   string   `json:"backup_path,omitzero"` // relative to the Rumi home
+	DataPath string   `json:"data_path,omitzero"`   // of what the pack kept in /data, relative to the Rumi home
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -102,7 +103,7 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 	if err != nil {
 		failed("approval_remove", err)
 	} else {
-		u.revoke(ctx, id, &result.Steps, failed)
+		u.revoke(ctx, id, &result, failed)
 	}
 	if len(problems) == 0 {
 		u.step("revoked")
@@ -140,10 +141,15 @@ func (u *Uninstaller) end(ctx context.Context, id pack.ID) error {
 }
 
 // revoke has container, grants and environment removed, all at once.
-func (u *Uninstaller) revoke(ctx context.Context, id pack.ID, steps *Steps, failed func(step string, err error)) {
+func (u *Uninstaller) revoke(ctx context.Context, id pack.ID, result *Result, failed func(step string, err error)) {
+	steps := &result.Steps
 	var wait sync.WaitGroup
 	var brokerErr, egressErr, pipErr error
-	wait.Go(func() { _, brokerErr = u.owners.Broker.Remove(ctx, string(id)) })
+	wait.Go(func() {
+		var removal broker.Removal
+		removal, brokerErr = u.owners.Broker.Remove(ctx, string(id))
+		result.DataPath = removal.DataPath
+	})
 	wait.Go(func() { _, egressErr = u.owners.Egress.Remove(ctx, string(id)) })
 	wait.Go(func() { _, pipErr = u.owners.Pip.Remove(ctx, string(id)) })
 	wait.Wait()
@@ -177,6 +183,9 @@ func entry(result Result) audit.Entry {
 	}
 	if result.Backup != "" {
 		e.Details["backup_path"] = result.Backup
+	}
+	if result.DataPath != "" {
+		e.Details["data_path"] = result.DataPath
 	}
 	if !result.Success {
 		e.Severity, e.Error = audit.Warning, strings.Join(result.Errors, "; ")
