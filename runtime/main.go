@@ -7,6 +7,9 @@
 // HTTPS_PROXY and NO_PROXY set accordingly, so that code which knows nothing of Rumi reaches what the pack was granted.
 // Where RUMI_EGRESS_CA_FILE names a bundle of certificate authorities, SSL_CERT_FILE and its like name it, too.
 //
+// Where RUMI_CAPABILITY_SOCKET names a socket that nobody has served for a minute, it ends the program and the container,
+// with status 143.
+//
 // The program inherits stdin, stdout, stderr, environment and folder. Signals are passed on to it, orphans are reaped, and
 // its end is the container's, with its exit status, or 128+n for signal n. Status 64 is wrong usage, 126 a program that
 // can't be run, 127 one that isn't there.
@@ -44,7 +47,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 	}
 	environ = withAuthorities(environ, os.Getenv("RUMI_EGRESS_CA_FILE"))
-	status, err := supervise(argv, environ)
+	status, err := supervise(argv, environ, abandoned(os.Getenv("RUMI_CAPABILITY_SOCKET"), lookEvery, looksInVain))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 		status = exitCannotRun

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // passedOn are the signals that mean something to the program. SIGKILL and SIGSTOP can't be caught, the rest are about a
@@ -15,11 +15,15 @@ var passedOn = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
 }
 
+// exitAbandoned says that it was not the program's own end.
+const exitAbandoned = exitSignalBase + int(syscall.SIGTERM)
+
 // supervise runs argv with that environment until it ends and gives its exit status; an error means that it never ran.
+// When abandoned is closed it gets SIGTERM and a grace, and the status is that of SIGTERM whatever its own is.
 //
 // os/exec is not used to run it: that waits for its own child by itself, and PID 1 must wait for every process that lost
 // its parent, with one wait for all.
-func supervise(argv, environ []string) (int, error) {
+func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", argv[0], err)
@@ -33,17 +37,28 @@ func supervise(argv, environ []string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", path, err)
 	}
-	for s := range signals {
-		if s != syscall.SIGCHLD {
-			// It may have ended since; its SIGCHLD is on its way then.
-			_ = syscall.Kill(child, s.(syscall.Signal))
-			continue
-		}
-		if status, ended := reap(child); ended {
-			return status, nil
+	var patience <-chan time.Time
+	for {
+		select {
+		case <-abandoned:
+			fmt.Fprintln(os.Stderr, "rumi-runtime: nobody has served the capability socket for a minute: the pack ends")
+			abandoned, patience = nil, time.After(lastingGrace)
+			_ = syscall.Kill(child, syscall.SIGTERM)
+		case <-patience: // the end of PID 1 is that of all
+			return exitAbandoned, nil
+		case s := <-signals:
+			if s != syscall.SIGCHLD {
+				// It may have ended since; its SIGCHLD is on its way then.
+				_ = syscall.Kill(child, s.(syscall.Signal))
+				continue
+			}
+			if status, ended := reap(child); ended && patience != nil {
+				return exitAbandoned, nil
+			} else if ended {
+				return status, nil
+			}
 		}
 	}
-	return 0, errors.New("wait for signals: channel closed")
 }
 
 // reap waits for every process that has ended, and says whether child was one of them, and how it ended.

@@ -34,6 +34,7 @@ type View struct {
 	log    *slog.Logger
 	states atomic.Pointer[map[string]State]
 	heard  atomic.Pointer[time.Time] // the last message; its monotonic reading counts
+	joined atomic.Bool               // a stream is open
 	ask    atomic.Pointer[asking]    // once the view follows approval
 
 	mu        sync.Mutex // serialises changes and the calls of listeners
@@ -149,6 +150,10 @@ func (v *View) Fresh() bool {
 	return heard != nil && time.Since(*heard) < Lease
 }
 
+// Connected says whether approval's stream is open now. Unlike Fresh it tells at once that approval has gone, which may be
+// for a moment.
+func (v *View) Connected() bool { return v.joined.Load() }
+
 // OnChange has f called for every pack that changes, that goes, or whose gate closes or opens with the lease. Call it
 // before Follow. f must not block for long: it holds up the stream.
 func (v *View) OnChange(f func(Change)) {
@@ -205,6 +210,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 		return fmt.Errorf("follow gates: %w", err)
 	}
 	defer body.Close()
+	defer v.joined.Store(false)
 	defer context.AfterFunc(ctx, func() { body.Close() })()
 	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 64<<10), maxLine)
@@ -218,6 +224,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 		}
 		silent.Reset(Lease)
 		v.apply(m)
+		v.joined.Store(true)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("follow gates: %w", err)

@@ -184,7 +184,7 @@ func (b *broker) connect(ctx context.Context) (engine, error) {
 	}
 	docker, err := sandbox.Connect(ctx, sandbox.Config{
 		Host: "unix://" + b.cfg.DockerSocket, Instance: b.cfg.Instance, Runtime: b.cfg.Runtime, Replica: b.replica.ID, ImageMoved: b.imageMoved,
-		Own: []string{b.dir("capabilities"), b.dir("packs"), b.cfg.SockDir},
+		Home: b.rt.Identity.Home, Own: []string{b.dir("capabilities"), b.dir("packs"), b.cfg.SockDir},
 	})
 	if err != nil {
 		return nil, err
@@ -270,7 +270,26 @@ func (b *broker) routes(context.Context) error {
 	httpapi.Handlers(mux, b.handlers.Registry, b.logs)
 	httpapi.Containers(mux, b.containers)
 	httpapi.Internal(mux, b)
+	b.rt.OnStop("packs", b.stopPacks) // the last: while it waits, sockets are served
 	return nil
+}
+
+// suiteWait is how long a broker that stops looks whether approval stops, too. A service that stops ends its streams
+// within a second.
+const suiteWait = 2500 * time.Millisecond
+
+// stopPacks stops the packs where the whole suite stops: an operator who says `docker compose down` means them, too, and
+// nobody would watch their gates. SIGTERM alone doesn't tell that from a restart of the broker, which packs outlive; that
+// approval goes at the same time does. Where this look is wrong, or the broker gets no SIGTERM, PID 1 in a pack's container
+// ends it after a minute without a broker. What is stopped here is wanted, and started again with the suite.
+func (b *broker) stopPacks(ctx context.Context) error {
+	b.containers.Hold()
+	for began := time.Now(); b.gates.Connected(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(began) > suiteWait || ctx.Err() != nil {
+			return nil
+		}
+	}
+	return b.containers.StopAll(ctx, "the suite stops")
 }
 
 // Remove implements httpapi.Remover. Each step is taken whatever became of those before, and can be taken again.

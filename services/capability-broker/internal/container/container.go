@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -118,6 +119,8 @@ type Manager struct {
 	working sync.WaitGroup
 
 	writing sync.Mutex // held while records are written or read, so that known never goes back
+
+	held atomic.Bool // nothing is started any more
 
 	mu     sync.Mutex
 	known  map[string]Record // by pack, as last read

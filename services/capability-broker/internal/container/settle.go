@@ -257,7 +257,7 @@ func (m *Manager) ended(ctx context.Context, r *Record, c sandbox.Container, the
 
 // restart starts a container again that is due, if its gate still lets it.
 func (m *Manager) restart(ctx context.Context, r Record, c sandbox.Container, there bool) error {
-	if !m.Gates.Fresh() {
+	if !m.Gates.Fresh() || m.held.Load() {
 		return nil // the next tick asks again
 	}
 	if reason, _ := m.objection(r.PackID, r.Digest); reason != "" {

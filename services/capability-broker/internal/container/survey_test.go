@@ -186,3 +186,25 @@ func TestStrayThatCanNotBeRemoved(t *testing.T) {
 			"container_stopped p gate closed: the pack is blocked")
 	})
 }
+
+// What the end of the suite stops is started by the next broker; what an operator had stopped isn't. Meanwhile nothing is.
+func TestSuiteStops(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		r.started(t, "q", "d1")
+		if _, err := r.Stop(t.Context(), "q"); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "before", "p=running q=exited", "container_started p <nil>", "container_started q <nil>", "container_stopped q stopped by system")
+		r.Hold()
+		if err := r.StopAll(t.Context(), "the suite stops"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		r.want(t, "stopped", "p=exited q=exited", "container_stopped p the suite stops")
+		next := r.again(t, func() {})
+		time.Sleep(time.Second)
+		next.want(t, "with the next suite", "p=running q=exited", "container_started p <nil>")
+		next.stop()
+	})
+}

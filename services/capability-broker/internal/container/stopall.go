@@ -1,0 +1,57 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	suiteGrace = 3 * time.Second // between SIGTERM and SIGKILL where the suite stops; compose kills the broker after 20 s
+	stopAtOnce = 16              // containers
+)
+
+// Hold has nothing started again from now on: this process stops.
+func (m *Manager) Hold() { m.held.Store(true) }
+
+// StopAll stops all packs' containers, for a reason that isn't the packs'. They are due to be started again, by a broker
+// that isn't held. One that can't be stopped keeps none of the others.
+func (m *Manager) StopAll(ctx context.Context, reason string) error {
+	var stopping sync.WaitGroup
+	var failures []error
+	var mu sync.Mutex
+	slots := make(chan struct{}, stopAtOnce)
+	for _, r := range m.all() {
+		if !r.Running {
+			continue
+		}
+		slots <- struct{}{}
+		stopping.Go(func() {
+			defer func() { <-slots }()
+			if err := m.suspend(ctx, r.PackID, reason); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failures = append(failures, fmt.Errorf("stop %s: %w", r.PackID, err))
+			}
+		})
+	}
+	stopping.Wait()
+	return errors.Join(failures...)
+}
+
+// suspend stops one pack's container, to be started again if it was wanted.
+func (m *Manager) suspend(ctx context.Context, packID, reason string) error {
+	release, err := m.hold(ctx, packID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	found, err := m.survey(ctx, packID)
+	if err != nil || found.own == nil || !found.own.Alive() {
+		return err
+	}
+	r := found.record
+	return m.end(ctx, r, suiteGrace, reason, r.Wanted)
+}
