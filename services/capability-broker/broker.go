@@ -283,7 +283,9 @@ const suiteWait = 2500 * time.Millisecond
 // approval goes at the same time does. Where this look is wrong, or the broker gets no SIGTERM, PID 1 in a pack's container
 // ends it after a minute without a broker. What is stopped here is wanted, and started again with the suite.
 func (b *broker) stopPacks(ctx context.Context) error {
-	b.containers.Hold()
+	if b.cfg.SecurityMode == permissive || !b.containers.Hold() {
+		return nil // processes end with the broker
+	}
 	for began := time.Now(); b.gates.Connected(); time.Sleep(50 * time.Millisecond) {
 		if time.Since(began) > suiteWait || ctx.Err() != nil {
 			return nil

@@ -37,6 +37,7 @@ type world struct {
 	*servicetest.Suite
 	t        testing.TB
 	broker   *servicetest.Server
+	gatesBy  *servicetest.Server // approval
 	env      map[string]string
 	instance string
 	run      string // the folder of sockets
@@ -76,7 +77,7 @@ func newWorld(t testing.TB) *world {
 		clients:  make(map[string]*http.Client),
 		instance: "test" + strings.ToLower(filepath.Base(run)),
 	}
-	servicetest.Start(w.Suite, "approval", w.approval, nil)
+	w.gatesBy = servicetest.Start(w.Suite, "approval", w.approval, nil)
 	servicetest.Start(w.Suite, "pack-registry", w.registry, nil)
 	servicetest.Start(w.Suite, "secrets", w.secretsService, nil)
 	servicetest.Start(w.Suite, "pip-installer", w.pip, nil)
@@ -102,8 +103,19 @@ func (w *world) start() *world {
 	return w
 }
 
+// restartApproval starts approval anew, with the gates that it had.
+func (w *world) restartApproval() {
+	w.gates = gate.NewPublisher(nil)
+	w.mu.Lock()
+	for _, s := range w.states {
+		w.gates.Set(s)
+	}
+	w.mu.Unlock()
+	w.gatesBy = servicetest.Start(w.Suite, "approval", w.approval, nil)
+}
+
 func (w *world) engine() *sandbox.Engine {
-	e, err := sandbox.Connect(context.Background(), sandbox.Config{Host: "unix:///var/run/docker.sock", Instance: w.instance})
+	e, err := sandbox.Connect(context.Background(), sandbox.Config{Host: "unix:///var/run/docker.sock", Home: w.Identity("capability-broker").Home})
 	if err != nil {
 		w.t.Fatal(err)
 	}

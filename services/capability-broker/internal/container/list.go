@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,13 +53,18 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	m.refresh(ctx)
-	out := make([]Info, 0, len(list))
+	infos := make(map[string]Info, len(list))
 	for _, c := range list {
 		m.mu.Lock()
 		r := m.known[c.PackID]
 		m.mu.Unlock()
-		out = append(out, shown(c, r))
+		// A stray is on its way out; where it is all there is of a pack, it is shown.
+		if _, there := infos[c.PackID]; there && c.ID != r.ContainerID {
+			continue
+		}
+		infos[c.PackID] = shown(c, r)
 	}
+	out := slices.AppendSeq(make([]Info, 0, len(infos)), maps.Values(infos))
 	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.PackID, b.PackID) })
 	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,8 +14,11 @@ const (
 	stopAtOnce = 16              // containers
 )
 
-// Hold has nothing started again from now on: this process stops.
-func (m *Manager) Hold() { m.held.Store(true) }
+// Hold has nothing started again from now on, since this process stops, and says whether a container runs.
+func (m *Manager) Hold() (running bool) {
+	m.held.Store(true)
+	return slices.ContainsFunc(m.all(), func(r Record) bool { return r.Running })
+}
 
 // StopAll stops all packs' containers, for a reason that isn't the packs'. They are due to be started again, by a broker
 // that isn't held. One that can't be stopped keeps none of the others.
