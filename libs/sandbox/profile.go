@@ -20,7 +20,7 @@ const (
 	shmSize      = 16 << 20 // bytes of /dev/shm
 	oomScore     = 500      // the host's kernel kills packs before services
 	stopSeconds  = 10
-	maxMounts    = 16
+	maxMounts    = 17       // a handler has its code, what is installed for its pack and 15 that a grant may name
 	maxEnvLength = 32 << 10 // bytes of one value
 )
 

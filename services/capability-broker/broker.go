@@ -35,7 +35,6 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/unconfined"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
 	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
@@ -89,23 +88,25 @@ type broker struct {
 	rt  *service.Runtime
 	cfg config
 
-	db         *dbstore.DB
-	rows       *store.Store
-	gates      *gate.View
-	trees      *tree.Cache
-	replica    *replica.Replica
-	node       string // this host, for what is kept of it in the database
-	engine     engine
-	folders    *handler.Folders
-	logs       *worker.Logs
-	mounts     *mount.Folders
-	workers    *worker.Containers
-	pool       *worker.Pool
-	containers *container.Manager
-	builtins   builtin.Table
-	grants     *grant.Book
-	handlers   *handler.Service
-	listeners  *call.Sockets
+	db      *dbstore.DB
+	rows    *store.Store
+	gates   *gate.View
+	trees   *tree.Cache
+	replica *replica.Replica
+	node    string // this host, for what is kept of it in the database
+	engine  engine
+	folders *handler.Folders
+	logs    *worker.Logs
+
+	environments *peers.Handlers
+	mounts       *mount.Folders
+	workers      *worker.Containers
+	pool         *worker.Pool
+	containers   *container.Manager
+	builtins     builtin.Table
+	grants       *grant.Book
+	handlers     *handler.Service
+	listeners    *call.Sockets
 }
 
 func (b *broker) dir(elem ...string) string {
@@ -160,7 +161,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		Engine: b.engine, Records: records, Gates: b.gates, Trees: b.trees,
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
-		Environments: peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")),
+		Environments: b.environments.Environments,
 		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})
 	b.rt.Go("containers", b.containers.Watch)

@@ -52,6 +52,8 @@ type world struct {
 	states    map[string]gate.State
 	refreshes int
 	clients   map[string]*http.Client // by caller
+
+	installed map[string]approvedTree // what pip-installer has, by pack
 }
 
 // packImage is what the tests run packs and handlers in.
@@ -198,10 +200,66 @@ func (w *world) secretsService(_ context.Context, rt *service.Runtime, _ nothing
 }
 
 func (w *world) pip(_ context.Context, rt *service.Runtime, _ nothing) error {
-	rt.Mux().Route("GET /internal/environments/{pack_id}", rpc.Handle(func(context.Context, struct{}) (pip.Environment, error) {
-		return pip.Environment{}, fault.NotFound("Environment not found")
+	of := func(packID string) (approvedTree, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if found, ok := w.installed[packID]; ok {
+			return found, nil
+		}
+		return approvedTree{}, fault.NotFound("Environment not found")
+	}
+	rt.Mux().Route("GET /internal/environments/{pack_id}", rpc.Handle(func(_ context.Context, req struct {
+		PackID string `path:"pack_id" json:"-"`
+	}) (pip.Environment, error) {
+		found, err := of(req.PackID)
+		if err != nil {
+			return pip.Environment{}, err
+		}
+		return pip.Environment{Digest: found.manifest.Digest()}, nil
+	}), "capability-broker")
+	rt.Mux().Route("GET /internal/environments/{pack_id}/tree", rpc.Raw(func(rw http.ResponseWriter, r *http.Request) error {
+		found, err := of(r.PathValue("pack_id"))
+		if err != nil || found.manifest.Digest() != r.URL.Query().Get("digest") {
+			return fault.NotFound("Environment not found")
+		}
+		return tree.Send(rw, found.manifest, func(e tree.Entry) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(found.files[e.Path])), nil
+		})
 	}), "capability-broker")
 	return nil
+}
+
+// pipInstall has pip-installer give these files as what is installed for a pack; nil for nothing.
+func (w *world) pipInstall(packID string, files map[string]string) {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer root.Close()
+	m, err := tree.Scan(context.Background(), root, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.installed == nil {
+		w.installed = make(map[string]approvedTree)
+	}
+	delete(w.installed, packID)
+	if files != nil {
+		w.installed[packID] = approvedTree{m, readFiles(w.t, dir)}
+	}
 }
 
 // write puts a pack's files under ecosystem/.

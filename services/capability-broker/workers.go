@@ -5,10 +5,13 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
+	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
 )
 
 // workers bound handlers' containers.
@@ -21,6 +24,7 @@ type workers struct {
 
 const (
 	reviewEvery = 100 * time.Millisecond // between two looks whether workers may still be what they are
+	renewEvery  = 2 * time.Second        // between two looks whether their packages are still those of their packs
 	freshFor    = time.Minute            // how long a decision is a reason to start a worker before its first call
 )
 
@@ -45,9 +49,11 @@ func (b *broker) handlerPool() (err error) {
 	}); err != nil {
 		return err
 	}
+	b.environments = peers.NewEnvironments(pip.NewClient(b.rt.Peer(pip.Service)), b.dir("capabilities", "environments")).
+		ForHandlers(container.TreesLock(b.dir("capabilities", "locks")))
 	ceiling := b.cfg.callCeiling()
 	b.workers = &worker.Containers{
-		Engine: b.engine, Folders: b.folders, Mounts: b.mounts, Ceiling: ceiling, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log,
+		Engine: b.engine, Folders: b.folders, Environments: b.environments, Mounts: b.mounts, Ceiling: ceiling, Logs: b.logs, Image: b.cfg.Image, Log: b.rt.Log,
 	}
 	w := b.cfg.Workers
 	b.pool = worker.NewPool(b.workers, worker.Limits{
@@ -55,7 +61,30 @@ func (b *broker) handlerPool() (err error) {
 	}, b.rt.Log, b.rt.Metrics)
 	b.rt.OnStop("handlers", b.pool.Close)
 	b.rt.Go("idle handlers", b.pool.Tend)
+	b.rt.Go("packages of handlers", b.renewWorkers)
 	return nil
+}
+
+// renewWorkers replaces, until ctx ends, the workers of packs whose installed packages are others by now. Where pip-installer can't be
+// asked they stay.
+func (b *broker) renewWorkers(ctx context.Context) error {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, packID := range b.pool.Packs() {
+			asking, cancel := context.WithTimeout(ctx, renewEvery)
+			digest, err := b.environments.Current(asking, packID)
+			cancel()
+			if err == nil {
+				b.pool.Renew(packID, digest)
+			}
+		}
+	}
 }
 
 // hostPath is where the host has a path; without containers there is nowhere else.

@@ -276,3 +276,58 @@ func TestSpoiltWorkersServeNobodyElse(t *testing.T) {
 		}
 	}
 }
+
+// Handlers have what was installed for their own pack, behind everything of Python's and read-only; when it changes they get that.
+func TestHandlersHaveThePackagesOfTheirPack(t *testing.T) {
+	w := newWorld(t)
+	w.env["RUMI_CAPABILITY_WORKERS_PER_HANDLER"] = "1"
+	w.start()
+	const code = `
+import json, sys
+def execute(c, a):
+    try:
+        import greeter
+        version = greeter.version
+    except ImportError as error:
+        version = type(error).__name__
+    try:
+        open("/site-packages/new", "w")
+        version += " written"
+    except OSError:
+        pass
+    return [version, "site-packages" in json.__file__, sys.path[-1]]
+`
+	w.write("p", handlerPack(map[string]string{"h": code}))
+	w.write("q", handlerPack(map[string]string{"other": code}))
+	w.approve("p")
+	w.approve("q")
+	w.install("p")
+	call := func(permission string) string {
+		got := w.dial("p").ask(map[string]any{"permission_id": permission, "timeout_seconds": 30})
+		return fmt.Sprint(got["output"], got["error_type"])
+	}
+	const none, one, two = "[ModuleNotFoundError false /site-packages] <nil>", "[1 false /site-packages] <nil>", "[2 false /site-packages] <nil>"
+	if got := call("test.h"); got != none {
+		t.Errorf("nothing installed: %s", got)
+	}
+	for _, c := range []struct {
+		files map[string]string
+		want  string
+	}{
+		{map[string]string{"greeter/__init__.py": "version = '1'", "json.py": "raise RuntimeError", "sitecustomize.py": "raise RuntimeError"}, one},
+		{map[string]string{"greeter/__init__.py": "version = '2'"}, two},
+		{nil, none},
+	} {
+		w.pipInstall("p", c.files)
+		w.eventually("calls that get "+c.want, func() bool { return call("test.h") == c.want })
+	}
+	w.pipInstall("p", map[string]string{"greeter/__init__.py": "version = '1'"})
+	if got := call("test.other"); got != none {
+		t.Errorf("another pack's handler: %s", got)
+	}
+	for _, c := range w.handlerContainers() {
+		if c.PackID == "q" && c.Packages != "" {
+			t.Errorf("the container of another pack's handler has the packages %s", c.Packages)
+		}
+	}
+}

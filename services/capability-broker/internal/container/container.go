@@ -178,8 +178,9 @@ func (m *Manager) hold(ctx context.Context, packID string) (release func(), err 
 	return release, nil
 }
 
-// treesLock says who uses copies of trees (shared) and who sweeps them (alone).
-func (m *Manager) treesLock() string { return filepath.Join(m.LockDir, ".trees.lock") } // no pack's id begins with a dot
+// TreesLock is the file whose lock says who uses copies of trees and environments (shared) and who sweeps them (alone), in the folder
+// of locks.
+func TreesLock(lockDir string) string { return filepath.Join(lockDir, ".trees.lock") } // no pack's id begins with a dot
 
 // Started is a running container.
 type Started struct {
@@ -258,7 +259,7 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 // launch starts a container for a pack that is held, the one that is there where it was made of the same Spec, else a new
 // one. r, which names pack and digest, becomes what is so.
 func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Container) (sandbox.Container, error) {
-	trees := flock.NewShared(m.treesLock())
+	trees := flock.NewShared(TreesLock(m.LockDir))
 	if err := trees.Lock(ctx); err != nil {
 		return sandbox.Container{}, err
 	}

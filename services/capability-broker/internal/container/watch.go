@@ -167,10 +167,10 @@ func (m *Manager) report(ctx context.Context, gates []gate.State) {
 }
 
 // sweep removes the copies of trees that no pack is approved with and no container runs, those of dependencies that no
-// container has, and records of packs that are gone. It is false while a container is being made, here or by another
+// container of a pack or handler has, and records of packs that are gone. It is false while a container is being made, here or by another
 // replica: a fetch may take minutes, and nobody waits behind it for this.
 func (m *Manager) sweep(ctx context.Context) bool {
-	alone := flock.New(m.treesLock())
+	alone := flock.New(TreesLock(m.LockDir))
 	if err := alone.Try(); err != nil {
 		return false
 	}
@@ -179,9 +179,16 @@ func (m *Manager) sweep(ctx context.Context) bool {
 	if err != nil {
 		return false // what is mounted isn't known
 	}
+	handlers, err := m.Engine.List(ctx, sandbox.Handler)
+	if err != nil {
+		return false
+	}
 	trees, packages, there := make(map[string]bool), make(map[string]bool), make(map[string]bool)
 	for _, c := range list {
 		trees[c.Digest], packages[c.Packages], there[c.PackID] = true, true, true
+	}
+	for _, c := range handlers {
+		packages[c.Packages] = true
 	}
 	for _, state := range m.Gates.All() {
 		trees[state.Digest] = true

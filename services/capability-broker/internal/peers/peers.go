@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -82,6 +83,54 @@ func (e *Environments) For(ctx context.Context, packID string) (path, digest str
 	e.owners.Store(env.Digest, packID)
 	path, err = e.cache.Get(ctx, env.Digest)
 	return path, env.Digest, err
+}
+
+// Handlers are the environments as handlers use them.
+type Handlers struct {
+	*Environments
+	lock string // container.TreesLock
+	last sync.Map
+}
+
+// ForHandlers lets handlers use what their packs have installed. lock is container.TreesLock.
+func (e *Environments) ForHandlers(lock string) *Handlers {
+	return &Handlers{Environments: e, lock: lock}
+}
+
+// Use implements worker.Environments.
+func (h *Handlers) Use(ctx context.Context, packID string, fn func(path, digest string) error) error {
+	held := flock.NewShared(h.lock)
+	if err := held.Lock(ctx); err != nil {
+		return err
+	}
+	defer held.Close()
+	digest, err := h.Current(ctx, packID)
+	if known, ok := h.last.Load(packID); err != nil && ok {
+		digest, err = known.(string), nil // pip-installer being away stops no handler
+	}
+	if err != nil {
+		return fmt.Errorf("find a handler's packages: %w", err)
+	}
+	path := ""
+	if digest != "" {
+		if path, err = h.cache.Get(ctx, digest); err != nil {
+			return fmt.Errorf("find a handler's packages: %w", err)
+		}
+	}
+	return fn(path, digest)
+}
+
+// Current implements worker.Environments.
+func (h *Handlers) Current(ctx context.Context, packID string) (string, error) {
+	env, err := h.client.Environment(ctx, packID)
+	if err != nil && !fault.Is(err, fault.KindNotFound) {
+		return "", err
+	}
+	if env.Digest != "" {
+		h.owners.Store(env.Digest, packID)
+	}
+	h.last.Store(packID, env.Digest)
+	return env.Digest, nil
 }
 
 // Sweep implements container.Environments.

@@ -31,6 +31,18 @@ type Engine interface {
 	Remove(ctx context.Context, id string) error
 }
 
+// Environments gives what is installed for packs by their requirements.lock.
+type Environments interface {
+	// Use calls fn with the folder of what is installed for a pack and its digest, both "" where nothing is. The folder stays until fn
+	// returns; what is mounted by then stays with its container.
+	Use(ctx context.Context, packID string, fn func(path, digest string) error) error
+	// Current is the digest of what is installed for a pack now, "" for nothing.
+	Current(ctx context.Context, packID string) (digest string, err error)
+}
+
+// sitePackages is where a container has what is installed for its pack. Python looks there last (runtime/python/lib).
+const sitePackages = "/site-packages"
+
 // The worker's own call, and when it wants to be replaced: see runtime/PROTOCOL.md.
 const (
 	statCall      = ":stat"
@@ -44,16 +56,17 @@ func environ(l sandbox.Limits) map[string]string {
 	}
 }
 
-// Containers launches workers in containers: the handler's copy at /pack, the folders that are granted, no socket, no
-// network.
+// Containers launches workers in containers: the handler's copy at /pack, what is installed for its pack at /site-packages, the
+// folders that are granted, no socket, no network.
 type Containers struct {
-	Engine  Engine
-	Folders *handler.Folders
-	Mounts  *mount.Folders
-	Ceiling Ceiling
-	Logs    *Logs
-	Image   string
-	Log     *slog.Logger
+	Engine       Engine
+	Folders      *handler.Folders
+	Environments Environments // nil for none
+	Mounts       *mount.Folders
+	Ceiling      Ceiling
+	Logs         *Logs
+	Image        string
+	Log          *slog.Logger
 
 	mu     sync.Mutex
 	named  map[string]bool // containers that run, start or are being removed, by name
@@ -110,26 +123,24 @@ func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
 		}
 	}()
 	p := &process{owner: c, name: c.name(), noise: newNoise(c.Logs.of(o.Trust.PackID, o.Trust.Slug))}
-	err = c.Folders.Use(ctx, *o.Trust, func(path string) error {
-		limits := c.Ceiling.of(o.Limits)
-		spec := sandbox.Spec{
-			Kind: sandbox.Handler, Name: p.name, PackID: o.Trust.PackID, Principal: o.Principal, Digest: o.Trust.FolderDigest,
-			Image: c.Image, Command: []string{"rumi-runtime", "serve"}, Dir: "/pack", Stdin: true, Limits: limits,
-			Env: environ(limits), Mounts: []sandbox.Mount{{Source: path, Target: "/pack"}},
+	limits := c.Ceiling.of(o.Limits)
+	spec := sandbox.Spec{
+		Kind: sandbox.Handler, Name: p.name, PackID: o.Trust.PackID, Principal: o.Principal, Digest: o.Trust.FolderDigest,
+		Image: c.Image, Command: []string{"rumi-runtime", "serve"}, Dir: "/pack", Stdin: true, Limits: limits, Env: environ(limits),
+	}
+	for i, f := range folders {
+		spec.Mounts = append(spec.Mounts, f.Mount)
+		spec.Env[mountVariable+strconv.Itoa(i)] = f.Target
+	}
+	err = c.environment(ctx, o.Trust.PackID, func(installed, digest string) error {
+		if p.packages = digest; installed != "" {
+			spec.Packages = digest
+			spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: installed, Target: sitePackages})
 		}
-		for i, f := range folders {
-			spec.Mounts = append(spec.Mounts, f.Mount)
-			spec.Env[mountVariable+strconv.Itoa(i)] = f.Target
-		}
-		made, err := c.Engine.Create(ctx, spec)
-		if err != nil {
-			return err
-		}
-		p.id = made.ID
-		if p.Stream, err = c.Engine.Attach(ctx, made.ID, p.noise); err != nil {
-			return err
-		}
-		return c.Engine.Start(ctx, made.ID)
+		return c.Folders.Use(ctx, *o.Trust, func(path string) error {
+			spec.Mounts = append([]sandbox.Mount{{Source: path, Target: "/pack"}}, spec.Mounts...)
+			return p.start(ctx, spec)
+		})
 	})
 	if err == nil && len(folders) > 0 {
 		if err = p.compare(ctx, folders); err != nil {
@@ -141,6 +152,27 @@ func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
 		return nil, fmt.Errorf("launch handler: %w", err)
 	}
 	return p, nil
+}
+
+// environment calls fn with what is installed for a pack.
+func (c *Containers) environment(ctx context.Context, packID string, fn func(path, digest string) error) error {
+	if c.Environments == nil {
+		return fn("", "")
+	}
+	return c.Environments.Use(ctx, packID, fn)
+}
+
+// start makes and starts the container. What is mounted may go once it has returned.
+func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
+	made, err := p.owner.Engine.Create(ctx, spec)
+	if err != nil {
+		return err
+	}
+	p.id = made.ID
+	if p.Stream, err = p.owner.Engine.Attach(ctx, made.ID, p.noise); err != nil {
+		return err
+	}
+	return p.owner.Engine.Start(ctx, made.ID)
 }
 
 // compare asks the worker, which has loaded nothing of the handler yet, what it sees at the places of its mounts.
@@ -183,7 +215,12 @@ type process struct {
 	id    string // "" where none could be made
 	noise *noise
 	once  sync.Once
+
+	packages string // the digest of what is installed for its pack; "" for nothing
 }
+
+// Packages implements Packaged.
+func (p *process) Packages() string { return p.packages }
 
 // Announce implements Announcer.
 func (p *process) Announce(call, request string) { p.noise.announce(call, request) }

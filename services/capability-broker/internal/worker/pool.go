@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,7 +63,8 @@ type member struct {
 	*conn
 	used   time.Time
 	group  *group
-	failed int // calls in a row; of the one that has the worker
+	failed int  // calls in a row; of the one that has the worker
+	stale  bool // what is installed for its pack is something else by now
 }
 
 type outcome struct {
@@ -309,6 +312,9 @@ func (p *Pool) release(m *member, s state) {
 			s = usable
 		}
 	}
+	if m.stale && s == usable {
+		s = worn
+	}
 	if s == usable {
 		p.give(m)
 		return
@@ -406,6 +412,46 @@ func (p *Pool) Review(stands func(Order) bool) {
 	for _, g := range p.groups {
 		if !stands(g.order) {
 			p.endGroup(g)
+		}
+	}
+}
+
+// Packs are those of whose handlers workers run.
+func (p *Pool) Packs() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	packs := make(map[string]bool)
+	for k := range p.groups {
+		packs[k.packID] = true
+	}
+	return slices.Collect(maps.Keys(packs))
+}
+
+// Renew replaces the workers of a pack's handlers that have other packages than those of that digest: idle ones now, others after
+// their call.
+func (p *Pool) Renew(packID, digest string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, g := range p.groups {
+		if k.packID != packID {
+			continue
+		}
+		for m := range g.members {
+			if of, ok := m.process.(Packaged); ok && of.Packages() != digest {
+				m.stale = true
+			}
+		}
+		var kept, ended []*member
+		for _, m := range g.idle {
+			if m.stale {
+				ended = append(ended, m)
+			} else {
+				kept = append(kept, m)
+			}
+		}
+		g.idle = kept
+		for _, m := range ended {
+			p.discard(m)
 		}
 	}
 }

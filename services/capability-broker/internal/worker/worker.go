@@ -143,6 +143,9 @@ type Announcer interface {
 	Note(request, text string)
 }
 
+// Packaged is a Process that has the installed packages of its pack.
+type Packaged interface{ Packages() (digest string) }
+
 // conn is one worker. Calls of it follow one after the other.
 type conn struct {
 	process Process
