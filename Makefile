@@ -30,8 +30,9 @@ test: images ## Vet and test every module, with the race detector, a PostgreSQL 
 	go vet $(patterns)
 	deploy/test/with-postgres go test -race $(packages)
 
-e2e: ## Bring up a suite of its own and take the journeys.
+e2e: ## Take the journeys over a suite of their own; then again beside a second suite, in a home of odd entries, renamed and rebooted.
 	go test -count=1 -v -timeout=25m $(journeys)
+	RUMI_E2E_CONDITIONS=rough go test -count=1 -v -timeout=25m $(journeys)
 
 bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy, nginx and bsdtar: one table at the end. As root.
 	e2e/bench/tools.sh

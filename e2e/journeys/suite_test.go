@@ -79,6 +79,14 @@ func run(m *testing.M) (code int) {
 	}
 	fmt.Printf("the suite was built and ready in %v\n", time.Since(began).Round(time.Second))
 	suite = s
+	defer func() {
+		if neighbour != nil {
+			if err := neighbour.remove(); err != nil {
+				fmt.Fprintln(os.Stderr, "remove the neighbour:", err)
+				code = 1
+			}
+		}
+	}()
 	if code = m.Run(); code != 0 {
 		s.explain()
 	}
@@ -87,6 +95,22 @@ func run(m *testing.M) (code int) {
 
 // install builds the suite and brings it up. It gives what there is to remove also when it fails.
 func install(ctx context.Context) (*installation, error) {
+	s, err := newInstallation(os.Getenv("COMPOSE_PROJECT_NAME"))
+	if err != nil {
+		return s, err
+	}
+	if _, err := s.command(ctx, buildWait, "docker", "compose", "--progress", "quiet", "build"); err != nil {
+		return s, err
+	}
+	if err := s.up(ctx); err != nil {
+		s.explain()
+		return s, err
+	}
+	return s, nil
+}
+
+// newInstallation prepares a home, folders and a port that nothing else uses, under a project of that name ("" for any).
+func newInstallation(project string) (*installation, error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		return nil, err
@@ -99,15 +123,15 @@ func install(ctx context.Context) (*installation, error) {
 	if err != nil {
 		return nil, err
 	}
+	if project == "" {
+		project = "rumi-e2e-" + strings.ToLower(rand.Text()[:8])
+	}
 	s := &installation{
 		root:    root,
 		top:     top,
 		home:    filepath.Join(top, "home"),
 		base:    fmt.Sprintf("http://localhost:%d", port),
-		project: os.Getenv("COMPOSE_PROJECT_NAME"),
-	}
-	if s.project == "" {
-		s.project = "rumi-e2e-" + strings.ToLower(rand.Text()[:8])
+		project: project,
 	}
 	if err := os.Mkdir(s.home, 0o755); err != nil {
 		return s, err
@@ -122,19 +146,11 @@ func install(ctx context.Context) (*installation, error) {
 		"RUMI_RUN_DIR="+filepath.Join(top, "run"),
 		"RUMI_PORT="+strconv.Itoa(port),
 		"RUMI_API_RATE_LIMIT=1000000",
-		"RUMI_CAPABILITY_RATE_LIMIT=0",
 		// Nothing may leave the machine: an index that answers nobody.
 		"RUMI_PIP_INDEX_URLS=https://127.0.0.1:9/simple/",
 		"RUMI_PIP_ALLOW_CIDRS=127.0.0.0/8",
 		"TZ=UTC",
 	)
-	if _, err := s.command(ctx, buildWait, "docker", "compose", "--progress", "quiet", "build"); err != nil {
-		return s, err
-	}
-	if err := s.up(ctx); err != nil {
-		s.explain()
-		return s, err
-	}
 	return s, nil
 }
 
@@ -197,14 +213,24 @@ func (s *installation) ask(ctx context.Context, name string) (api.Answer, error)
 func (s *installation) remove() error {
 	ctx := context.Background()
 	_, err := s.compose(ctx, "down", "--volumes", "--remove-orphans", "--timeout", "5")
-	ids, listErr := s.command(ctx, commandWait, "docker", "ps", "--all", "--quiet", "--filter", "label=io.rumi.instance="+s.project)
-	for id := range strings.FieldsSeq(ids) {
+	ids, listErr := s.ofHome(ctx)
+	for _, id := range ids {
 		_, removeErr := s.command(ctx, commandWait, "docker", "rm", "--force", "--volumes", id)
 		err = errors.Join(err, removeErr)
 	}
 	// Much of it belongs to the user of the services.
 	_, sweepErr := s.asRoot(ctx, []string{"--volume", s.top + ":/top"}, "rm -rf /top/home /top/run")
 	return errors.Join(err, listErr, sweepErr, os.RemoveAll(s.top))
+}
+
+// ofHome lists the containers of packs, handlers and builders that bear the home's id, whatever they are called.
+func (s *installation) ofHome(ctx context.Context) ([]string, error) {
+	id, err := os.ReadFile(filepath.Join(s.home, "user_data/settings/home_id"))
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.command(ctx, commandWait, "docker", "ps", "--all", "--quiet", "--filter", "label=io.rumi.home="+strings.TrimSpace(string(id)))
+	return strings.Fields(out), err
 }
 
 // explain shows what the services logged last that isn't everyday.
