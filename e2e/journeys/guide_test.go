@@ -243,7 +243,7 @@ func (g *guide) rest(t *testing.T) {
 		// What the guide sets by hand is what everybody has.
 		{`export RUMI_EGRESS_SOCKET_GID=1099
    export RUMI_CAPABILITY_SOCKET_GID=1099
-   docker inspect --format '{{.HostConfig.GroupAdd}}' rumi-` + suite.project + `-pack-my_pack`, 0, "[1099]"},
+   docker inspect --format '{{.HostConfig.GroupAdd}}' ` + suite.project + `-pack-my_pack`, 0, "[1099]"},
 		{`export RUMI_SECURITY_MODE=strict
    docker compose --project-directory ` + suite.root + ` config`, 0, "RUMI_SECURITY_MODE: strict"},
 		{`ls -la ` + filepath.Join(suite.top, "run/egress/packs/"), 0, "drwxr-x---"},
