@@ -12,11 +12,13 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -83,8 +85,29 @@ func New(cfg Config) *Proxy {
 
 // Dial is Config.Dial for the real world.
 func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: 30 * time.Second}
+	dialer := net.Dialer{KeepAlive: 30 * time.Second, Control: boundUnsent}
 	return dialer.DialContext(ctx, "tcp", to.String())
+}
+
+const (
+	// unsentMax is how many bytes the kernel takes for a server beyond those that are on their way. Without a bound it is up to
+	// 4 MB for each upload to a server that doesn't read, which no limit on a container counts everywhere (cgroup v1), and 256 of
+	// them are a pack's. A connection needs no more than a few segments ahead to be kept busy.
+	unsentMax = 256 << 10
+	// unackedMax is how long a server may take nothing of what is sent to it.
+	unackedMax = 2 * time.Minute
+)
+
+// boundUnsent bounds what a connection holds that its server doesn't take. It is net.Dialer's Control.
+func boundUnsent(_, _ string, conn syscall.RawConn) error {
+	var err error
+	controlErr := conn.Control(func(fd uintptr) {
+		err = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentMax),
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedMax.Milliseconds())),
+		)
+	})
+	return errors.Join(controlErr, err)
 }
 
 // Count writes down, each second until ctx ends, how much was refused that has no entries of its own, and what is under way.
