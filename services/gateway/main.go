@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
@@ -43,6 +44,7 @@ func build(_ context.Context, rt *service.Runtime, cfg config) error {
 	handler, err := edge.New(edge.Config{
 		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: rpc.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
+		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 	})
 	if err != nil {
 		return err

@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 )
 
@@ -92,19 +94,65 @@ func TestOpenPaths(t *testing.T) {
 	wantFailure(t, w.do(t, "GET", "/API/packs", nil, none), 404, "Not found")
 	wantFailure(t, w.do(t, "GET", "/api/health", nil, none), 401, "Unauthorized")
 	got := w.do(t, "GET", "/api/health", nil, nil)
-	var health struct {
-		Status   string `json:"status"`
-		Services map[string]struct {
-			Ready bool   `json:"ready"`
-			Error string `json:"error"`
-		} `json:"services"`
-	}
+	var health healthAnswer
 	if err := json.Unmarshal(got.Data, &health); err != nil || got.status != 200 {
 		t.Fatalf("%d %s: %v", got.status, got.raw, err)
 	}
 	if health.Status != "degraded" || len(health.Services) != 7 || !health.Services["gateway"].Ready || !health.Services["approval"].Ready ||
-		health.Services["secrets"].Ready || health.Services["secrets"].Error != "Service unavailable: secrets" {
+		health.Services["secrets"].Ready {
 		t.Errorf("health: %s", got.raw)
+	}
+	if down := health.Services["secrets"].Error; !strings.HasPrefix(down, "Service unavailable: secrets: it has not answered since the gateway started ") ||
+		!strings.HasSuffix(down, "; see docker compose logs secrets") {
+		t.Errorf("a service that is down: %q", down)
+	}
+	if g := health.Services["gateway"]; len(g.Checks) == 0 || g.Version == "" || g.Uptime <= 0 {
+		t.Errorf("the gateway's own: %+v", g)
+	}
+}
+
+type healthAnswer struct {
+	Status   string `json:"status"`
+	Services map[string]struct {
+		Ready   bool            `json:"ready"`
+		Error   string          `json:"error"`
+		Version string          `json:"version"`
+		Uptime  float64         `json:"uptime_seconds"`
+		Checks  []service.Check `json:"checks"`
+	} `json:"services"`
+}
+
+func (w *world) health(t *testing.T) (healthAnswer, string) {
+	t.Helper()
+	got := w.do(t, "GET", "/api/health", nil, nil)
+	var health healthAnswer
+	if err := json.Unmarshal(got.Data, &health); err != nil || got.status != 200 {
+		t.Fatalf("%d %s: %v", got.status, got.raw, err)
+	}
+	return health, got.raw
+}
+
+// A service that answers and lacks what it is for is not ready, and health says what and how to mend it.
+func TestHealthIsNotOKWhileACheckFails(t *testing.T) {
+	w := newWorld(t, nil)
+	sick.Store(true)
+	t.Cleanup(func() { sick.Store(false) })
+	health, raw := w.health(t)
+	a := health.Services["approval"]
+	i := slices.IndexFunc(a.Checks, func(c service.Check) bool { return c.Name == "sockets" })
+	if health.Status != "degraded" || a.Ready || a.Error != "Not ready: sockets" || a.Version == "" || i < 0 {
+		t.Fatalf("health: %s", raw)
+	}
+	if c := a.Checks[i]; c.OK || c.Detail != "/run/rumi can't be written" || c.Fix != "run: docker compose up --detach" {
+		t.Errorf("the check: %+v", c)
+	}
+	if err := w.servers["approval"].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	health, raw = w.health(t)
+	if got := health.Services["approval"].Error; !strings.HasPrefix(got, "Service unavailable: approval: it has not answered for ") ||
+		!strings.HasSuffix(got, "s; see docker compose logs approval") {
+		t.Errorf("a service that went away: %s", raw)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,10 +64,19 @@ func echo(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+// sick has approval fail one of its checks.
+var sick atomic.Bool
+
 // owners are the small real services behind the gateway.
 var owners = map[string]service.Build[struct{}]{
 	"approval": func(_ context.Context, rt *service.Runtime, _ struct{}) error {
 		mux := rt.Mux()
+		rt.ReadyWhen("sockets", func(context.Context) error {
+			if sick.Load() {
+				return service.WithFix(errors.New("/run/rumi can't be written"), "run: docker compose up --detach")
+			}
+			return nil
+		})
 		mux.Route("GET /api/packs", rpc.Raw(echo), "gateway")
 		mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(echo), "gateway")
 		mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(func(context.Context, packRequest) (struct{}, error) {

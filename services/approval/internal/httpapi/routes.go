@@ -43,6 +43,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
 
+	mux.Route("GET /internal/packs/overview", rpc.Handle(h.overview), gateway)
 	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
 	mux.Route("PUT /internal/packs/{pack_id}/retired", rpc.Handle(h.retire), registry)
 	mux.Route("GET /internal/packs/retired", rpc.Handle(h.retired), registry)

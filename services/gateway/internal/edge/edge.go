@@ -7,6 +7,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,7 +20,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
@@ -37,23 +40,26 @@ const (
 
 // Config is what an Edge is made of.
 type Config struct {
-	Token    *token.File
-	Rate     *limit.Window // of authenticated requests; nil for no limit
-	Site     *site.Policy
-	Peer     func(service string) *rpc.Peer
-	Audit    *audit.Log
-	Log      *slog.Logger
-	Recorder *rpc.Recorder
+	Token     *token.File
+	Rate      *limit.Window // of authenticated requests; nil for no limit
+	Site      *site.Policy
+	Peer      func(service string) *rpc.Peer
+	Audit     *audit.Log
+	Log       *slog.Logger
+	Recorder  *rpc.Recorder
+	Views     *overview.Views
+	Readiness func(context.Context) service.Readiness // the gateway's own
 }
 
 // Edge is the public http.Handler.
 type Edge struct {
-	cfg     Config
-	table   *route.Table
-	targets map[*route.Route]target
-	peers   map[string]*rpc.Peer // all services that own a path
-	failed  *limit.Window        // authentications
-	told    *limit.Window        // audit entries that say an address is over failed
+	cfg      Config
+	table    *route.Table
+	targets  map[*route.Route]target
+	peers    map[string]*rpc.Peer // all services that own a path
+	contacts map[string]*contact  // of these
+	failed   *limit.Window        // authentications
+	told     *limit.Window        // audit entries that say an address is over failed
 }
 
 // target is where a route leads.
@@ -69,23 +75,27 @@ func New(cfg Config) (*Edge, error) {
 		return nil, err
 	}
 	e := &Edge{
-		cfg:     cfg,
-		table:   table,
-		targets: map[*route.Route]target{},
-		peers:   map[string]*rpc.Peer{},
-		failed:  limit.New(failures, failuresWindow),
-		told:    limit.New(1, failuresWindow),
+		cfg:      cfg,
+		table:    table,
+		targets:  map[*route.Route]target{},
+		peers:    map[string]*rpc.Peer{},
+		contacts: map[string]*contact{},
+		failed:   limit.New(failures, failuresWindow),
+		told:     limit.New(1, failuresWindow),
 	}
-	proxies := map[string]*proxy{}
+	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
 		r := &route.Routes[i]
-		to := target{name: r.Method + " " + r.Pattern, handler: e.health}
+		to := target{name: r.Method + " " + r.Pattern, handler: own[r.Pattern]}
 		if r.Service != "" {
 			if proxies[r.Service] == nil {
-				e.peers[r.Service] = cfg.Peer(r.Service)
-				proxies[r.Service] = newProxy(r.Service, e.peers[r.Service], cfg.Log)
+				e.peers[r.Service], e.contacts[r.Service] = cfg.Peer(r.Service), newContact()
+				proxies[r.Service] = newProxy(r.Service, e.peers[r.Service], e.contacts[r.Service], cfg.Log)
 			}
 			to.handler = proxies[r.Service].serve
+		}
+		if to.handler == nil {
+			return nil, fmt.Errorf("make routes: nobody answers %s", to.name)
 		}
 		e.targets[r] = to
 	}

@@ -2,9 +2,11 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -22,46 +24,85 @@ type healthResponse struct {
 }
 
 type readiness struct {
-	Ready bool   `json:"ready"`
-	Error string `json:"error,omitzero"`
+	Ready   bool            `json:"ready"`          // it answers, and every check is ok
+	Error   string          `json:"error,omitzero"` // why it isn't
+	Version string          `json:"version"`        // "" where it does not answer, as the next two
+	Uptime  float64         `json:"uptime_seconds"`
+	Checks  []service.Check `json:"checks"`
+}
+
+// contact knows when a service answered last.
+type contact struct {
+	began time.Time
+	last  atomic.Int64 // ns after began; 0 for never
+}
+
+func newContact() *contact { return &contact{began: time.Now()} }
+
+func (c *contact) answered() { c.last.Store(max(int64(time.Since(c.began)), 1)) }
+
+// silence says for how long there was no answer.
+func (c *contact) silence() string {
+	last := time.Duration(c.last.Load())
+	silent := (time.Since(c.began) - last).Round(time.Second)
+	if last == 0 {
+		return fmt.Sprintf("it has not answered since the gateway started %v ago", silent)
+	}
+	return fmt.Sprintf("it has not answered for %v", silent)
 }
 
 // health asks every service whether it is ready.
 func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) error {
 	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
 	defer cancel()
-	answer := healthResponse{Status: "ok", Services: map[string]readiness{"gateway": {Ready: true}}}
+	answer := healthResponse{Status: "ok", Services: map[string]readiness{}}
 	var mu sync.Mutex
+	keep := func(name string, state readiness) {
+		mu.Lock()
+		defer mu.Unlock()
+		answer.Services[name] = state
+		if !state.Ready {
+			answer.Status = "degraded"
+		}
+	}
 	var wg sync.WaitGroup
 	for name, peer := range e.peers {
 		wg.Go(func() {
-			state := readiness{Ready: true}
 			answered, err := rpc.Call[service.Readiness](ctx, peer, http.MethodGet, "/internal/ready", nil)
-			switch {
-			case err != nil:
-				state = readiness{Error: fault.Of(err).Message}
-			case !answered.Ready:
-				state = readiness{Error: "Not ready: " + failing(answered.Checks)}
+			if err != nil {
+				keep(name, readiness{Error: e.unanswered(name, err), Checks: []service.Check{}})
+				return
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			answer.Services[name] = state
-			if !state.Ready {
-				answer.Status = "degraded"
-			}
+			e.contacts[name].answered()
+			keep(name, shown(answered))
 		})
 	}
+	wg.Go(func() { keep("gateway", shown(e.cfg.Readiness(ctx))) })
 	wg.Wait()
 	return rpc.WriteData(w, answer)
 }
 
-// failing names the checks that aren't ok.
-func failing(checks []service.Check) string {
-	var names []string
-	for _, c := range checks {
+// unanswered says what is known of a service that doesn't say whether it is ready.
+func (e *Edge) unanswered(name string, err error) string {
+	if f := fault.Of(err); f.Kind != fault.KindUnavailable && f.Kind != fault.KindInternal {
+		return f.Message // it did answer
+	}
+	return fmt.Sprintf("Service unavailable: %s: %s; see docker compose logs %s", name, e.contacts[name].silence(), name)
+}
+
+func shown(of service.Readiness) readiness {
+	state := readiness{Ready: of.Ready, Version: of.Version, Uptime: of.Uptime, Checks: of.Checks}
+	if state.Checks == nil {
+		state.Checks = []service.Check{}
+	}
+	var failing []string
+	for _, c := range of.Checks {
 		if !c.OK {
-			names = append(names, c.Name)
+			failing = append(failing, c.Name)
 		}
 	}
-	return strings.Join(names, ", ")
+	if !of.Ready {
+		state.Error = "Not ready: " + strings.Join(failing, ", ")
+	}
+	return state
 }

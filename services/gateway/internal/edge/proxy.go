@@ -22,11 +22,12 @@ import (
 // proxy hands requests to one service.
 type proxy struct {
 	service string
+	contact *contact
 	reverse *httputil.ReverseProxy
 }
 
-func newProxy(service string, peer http.RoundTripper, log *slog.Logger) *proxy {
-	p := &proxy{service: service}
+func newProxy(service string, peer http.RoundTripper, contact *contact, log *slog.Logger) *proxy {
+	p := &proxy{service: service, contact: contact}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
 		Transport:      peer,
@@ -88,6 +89,7 @@ func (p *proxy) received(answer *http.Response) error {
 	if timer, ok := answer.Request.Context().Value(beginning{}).(*time.Timer); ok {
 		timer.Stop()
 	}
+	p.contact.answered()
 	answer.Header.Del(rpc.RequestIDHeader) // ours is set
 	if answer.StatusCode >= 300 {
 		kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))

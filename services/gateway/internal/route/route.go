@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type Table struct {
 type compiled struct {
 	*Route
 	segments []string // without the leading slash; those that begin with { are names
+	names    bool     // some are
 }
 
 // NewTable makes a table. Where two routes of one method fit the same path, the earlier one has it: "/packs/{id}/status" before
@@ -45,7 +47,8 @@ func NewTable(routes []Route) (*Table, error) {
 		if !ok {
 			return nil, fmt.Errorf("make routes: %q does not begin with a slash", routes[i].Pattern)
 		}
-		next := compiled{&routes[i], strings.Split(path, "/")}
+		segments := strings.Split(path, "/")
+		next := compiled{&routes[i], segments, slices.ContainsFunc(segments, named)}
 		depth := len(next.segments)
 		for len(t.byDepth) <= depth {
 			t.byDepth = append(t.byDepth, nil)
@@ -81,6 +84,7 @@ func (t *Table) Find(r *http.Request) (found *Route, allow []string, err error) 
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
+	word := false // the path is a word of the API, such as /api/packs/scan, that is read by no method: no GET takes it for a name
 	depth := strings.Count(path, "/")
 	if depth >= len(t.byDepth) {
 		return nil, nil, fault.NoRoute()
@@ -90,10 +94,13 @@ func (t *Table) Find(r *http.Request) (found *Route, allow []string, err error) 
 		if !candidate.fits(path) {
 			continue
 		}
-		if candidate.Method == method {
+		if candidate.Method == method && !(method == http.MethodGet && word) {
 			return candidate.Route, nil, candidate.check(path)
 		}
-		allow = append(allow, candidate.Method)
+		word = word || !candidate.names
+		if candidate.Method != method {
+			allow = append(allow, candidate.Method)
+		}
 	}
 	if allow != nil {
 		return nil, allow, fault.MethodNotAllowed()

@@ -102,7 +102,7 @@ func TestUnknown(t *testing.T) {
 		{"GET", "/api", fault.KindNotFound, nil},
 		{"GET", "/api/", fault.KindNotFound, nil},
 		{"GET", "/api/nothing", fault.KindNotFound, nil},
-		{"GET", "/api/packs/", fault.KindMethod, []string{"DELETE"}}, // an id that is empty
+		{"GET", "/api/packs/", fault.KindInvalid, nil}, // an id that is empty
 		{"GET", "//api/packs", fault.KindNotFound, nil},
 		{"GET", "/api//packs", fault.KindNotFound, nil},
 		{"GET", "/api/packs/a/b/status", fault.KindNotFound, nil},

@@ -23,7 +23,10 @@ var (
 
 // Routes are the public paths and their owners (design.md, "Processes").
 var Routes = []Route{
-	{Method: "GET", Pattern: "/api/health"}, // the gateway's own
+	// The gateway's own.
+	{Method: "GET", Pattern: "/api/health"},
+	{Method: "GET", Pattern: "/api/pending"},
+	{Method: "GET", Pattern: "/api/storage"},
 
 	{"GET", "/api/packs", approval, quick},
 	{"GET", "/api/packs/pending", approval, quick},
@@ -39,6 +42,7 @@ var Routes = []Route{
 	{"DELETE", "/api/packs/{pack_id}/backups/{backup}", registry, slow},
 	{"POST", "/api/packs/{pack_id}/rollback", registry, slow},
 	{"GET", "/api/packs/staging", registry, slow},
+	{Method: "GET", Pattern: "/api/packs/{pack_id}"},           // the gateway's own, behind the words that stand in its place
 	{"GET", "/api/packs/staging/{staging_id}", registry, slow}, // behind those of a pack, which may be called staging
 	{"DELETE", "/api/packs/staging/{staging_id}", registry, slow},
 

@@ -1,0 +1,100 @@
+// Package overview puts together what several services know: what waits for a person, all about one pack, what takes room on the
+// disk. It decides nothing. It asks the owners at once and within a bound; what an owner doesn't answer is missing in the
+// answer, and named in its errors.
+package overview
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+// The owners that are asked.
+const (
+	registry = "pack-registry"
+	approval = "approval"
+	egress   = "egress-proxy"
+	broker   = "capability-broker"
+	pip      = "pip-installer"
+	secrets  = "secrets"
+)
+
+// timeout bounds a view: well within the gateway's own for a quick call.
+const timeout = 8 * time.Second
+
+// Views answers the aggregated endpoints.
+type Views struct {
+	Peer func(service string) *rpc.Peer
+
+	UserData string // the gateway's own folder user_data, of which it counts the audit log
+}
+
+// sections are the parts of one answer, fetched at once. The functions of add run concurrently.
+type sections struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	errors map[string]string // by section, what its owner answered
+}
+
+func begin(ctx context.Context) *sections {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	return &sections{ctx: ctx, cancel: cancel, errors: map[string]string{}}
+}
+
+// add runs f, whose error becomes that of the section.
+func (s *sections) add(section string, f func(context.Context) error) {
+	s.wg.Go(func() {
+		if err := f(s.ctx); err != nil {
+			s.fail(section, err)
+		}
+	})
+}
+
+func (s *sections) fail(section string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil && fault.Of(err).Kind == fault.KindInternal {
+		s.errors[section] = "it did not answer in time"
+		return
+	}
+	s.errors[section] = fault.Of(err).Message
+}
+
+// end waits for all.
+func (s *sections) end() map[string]string {
+	s.wg.Wait()
+	s.cancel()
+	return s.errors
+}
+
+// get asks a service.
+func get[T any](ctx context.Context, v *Views, service, path string) (T, error) {
+	return rpc.Call[T](ctx, v.Peer(service), http.MethodGet, path, nil)
+}
+
+// fetch adds a section that is one question.
+func fetch[T any](s *sections, v *Views, section, service, path string, into *T) {
+	s.add(section, func(ctx context.Context) error {
+		answer, err := get[T](ctx, v, service, path)
+		if err == nil {
+			*into = answer
+		}
+		return err
+	})
+}
+
+// Call is a call of this API that does something.
+type Call struct {
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	Body   any    `json:"body,omitzero"` // to be completed where a field is null
+}
+
+func post(path string, body any) Call { return Call{http.MethodPost, path, body} }
