@@ -47,6 +47,7 @@ type Service struct {
 	Parts
 	gates       *gates
 	descriptors pack.Cache
+	shown       shown
 
 	mu       sync.Mutex
 	packs    map[string]*sync.Mutex // serialise what is done to one pack

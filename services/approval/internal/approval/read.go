@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -56,9 +57,9 @@ func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, e
 	return m, err
 }
 
-// Review shows what an approval of the pack as it lies there now would be about. An unknown pack is a not-found fault, a
-// folder that can't be a pack's tree a conflict.
-func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error) {
+// Review shows what an approval of the pack as it lies there now would be about; only is the one kind of warnings that is listed, ""
+// for all. An unknown pack is a not-found fault, a folder that can't be a pack's tree a conflict.
+func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.Review, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err == nil {
 		err = r.Forbid("review")
@@ -71,6 +72,34 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 		return nil, err
 	}
 	defer in.End()
+	root, err := s.folder(id)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	// What is shown is what is kept, so that names, sizes and differences are of one moment.
+	now, err := tree.Scan(ctx, root, in)
+	if err != nil {
+		return nil, unreadable(id, err)
+	}
+	input := review.Input{Now: now, Open: in.Open, Only: only}
+	if r.Digest != "" {
+		approved, err := s.Blobs.Manifest(r.Digest)
+		switch {
+		case err == nil:
+			input.Approved = &approved
+		case fault.Is(err, fault.KindNotFound): // without it a person can decide still, and a decision brings it back
+			s.Log.WarnContext(ctx, "a tree that was approved is not kept", "pack_id", string(id), "digest", r.Digest)
+			input.Lost = r.Digest
+		default:
+			return nil, err
+		}
+	}
+	return review.Of(input)
+}
+
+// folder opens a pack's folder to show it.
+func (s *Service) folder(id pack.ID) (*os.Root, error) {
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
@@ -82,21 +111,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID) (*review.Review, error
 	if err != nil {
 		return nil, unreadable(id, err)
 	}
-	defer root.Close()
-	// What is shown is what is kept, so that names, sizes and differences are of one moment.
-	now, err := tree.Scan(ctx, root, in)
-	if err != nil {
-		return nil, unreadable(id, err)
-	}
-	var approved *tree.Manifest
-	if r.Digest != "" {
-		m, err := s.Blobs.Manifest(r.Digest)
-		if err != nil {
-			return nil, err
-		}
-		approved = &m
-	}
-	return review.Of(now, approved, in.Open)
+	return root, nil
 }
 
 // Waiting is the packs' section of the pending export.

@@ -303,31 +303,37 @@ func (s *Service) stamp(ctx context.Context, dir string, look *watch.Look) (seen
 		return seen{}, err
 	}
 	defer root.Close()
-	visitor := &newest{Look: look}
+	visitor := &newest{next: look}
 	began := time.Now()
 	stamp, err := tree.StampWith(ctx, root, visitor)
-	return seen{stamp, visitor.changed.Before(began.Add(-granularity))}, err
+	return seen{stamp, visitor.at.Before(began.Add(-granularity))}, err
 }
 
-// newest is a look that remembers when the last change was.
+// newest is a tree.Visitor that remembers when the last change was. next, if not nil, sees the same.
 type newest struct {
-	*watch.Look
-	changed time.Time
+	next tree.Visitor
+	at   time.Time
 }
 
 func (n *newest) Folder(fd int, st *unix.Stat_t) error {
 	n.note(st)
-	return n.Look.Folder(fd, st)
+	if n.next == nil {
+		return nil
+	}
+	return n.next.Folder(fd, st)
 }
 
 func (n *newest) File(parent int, name string, st *unix.Stat_t) error {
 	n.note(st)
-	return n.Look.File(parent, name, st)
+	if n.next == nil {
+		return nil
+	}
+	return n.next.File(parent, name, st)
 }
 
 func (n *newest) note(st *unix.Stat_t) {
-	if at := time.Unix(st.Ctim.Unix()); at.After(n.changed) {
-		n.changed = at
+	if at := time.Unix(st.Ctim.Unix()); at.After(n.at) {
+		n.at = at
 	}
 }
 

@@ -226,7 +226,7 @@ func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 	}
 	f, err := s.root.Open(manifestPath(digits))
 	if errors.Is(err, fs.ErrNotExist) {
-		return tree.Manifest{}, fault.NotFound("Tree not found: %s", digest).With("tree_not_found")
+		return tree.Manifest{}, fault.NotFound("Tree not found: %s. What was approved is not kept any more: GET /api/packs lists which pack has this digest. Approve the pack again", digest).With("tree_not_found")
 	}
 	if err != nil {
 		return tree.Manifest{}, fmt.Errorf("read manifest: %w", err)

@@ -2,8 +2,11 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -17,6 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
 const (
@@ -40,6 +44,7 @@ func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
 	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
 	mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(h.status), gateway)
 	mux.Route("GET /api/packs/{pack_id}/review", rpc.Raw(h.review), gateway)
+	mux.Route("GET /api/packs/{pack_id}/review/file", rpc.Raw(h.excerpt), gateway)
 	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
 	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
 
@@ -215,8 +220,13 @@ func (h routes) status(w http.ResponseWriter, r *http.Request) error {
 	return rpc.StreamData(w, statusResponse{of.PackID, string(of.Status), answer})
 }
 
+type reviewRequest struct {
+	PackID   string `json:"-" path:"pack_id"`
+	Warnings string `json:"-" query:"warnings"` // the one kind that is listed
+}
+
 func (h routes) review(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[packRequest](r)
+	req, err := rpc.Decode[reviewRequest](r)
 	if err != nil {
 		return err
 	}
@@ -224,18 +234,77 @@ func (h routes) review(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx := r.Context()
-	select {
-	case h.reviews <- struct{}{}:
-		defer func() { <-h.reviews }()
-	case <-ctx.Done():
-		return fault.Unavailable("Other reviews are under way").With("busy").Because(ctx.Err())
+	if req.Warnings != "" && !slices.Contains(review.Kinds(), req.Warnings) {
+		return fault.Invalid("Invalid value for field 'warnings': want one of %s", strings.Join(review.Kinds(), ", ")).With("invalid_field")
 	}
-	found, err := h.service.Review(ctx, id)
+	done, err := h.turn(r.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := h.service.Review(r.Context(), id, req.Warnings)
 	if err != nil {
 		return err
 	}
 	return rpc.StreamData(w, found)
+}
+
+// turn waits until a review may begin; done ends it.
+func (h routes) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case h.reviews <- struct{}{}:
+		return func() { <-h.reviews }, nil
+	case <-ctx.Done():
+		return nil, fault.Unavailable("Other reviews are under way").With("busy").Because(ctx.Err())
+	}
+}
+
+type excerptRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Path   string `json:"-" query:"path"`
+	Tree   string `json:"-" query:"tree"`   // current, the default, or approved
+	Digest string `json:"-" query:"digest"` // what that tree's must be; none for any
+	Offset int64  `json:"-" query:"offset"` // in bytes
+	Limit  int64  `json:"-" query:"limit"`  // in bytes; 0 for review.DefaultExcerpt
+}
+
+func (h routes) excerpt(w http.ResponseWriter, r *http.Request) error {
+	req, err := rpc.Decode[excerptRequest](r)
+	if err != nil {
+		return err
+	}
+	id, err := pack.ParseID(req.PackID)
+	if err != nil {
+		return err
+	}
+	if req.Digest != "" {
+		if _, err := tree.ParseDigest(req.Digest); err != nil {
+			return err
+		}
+	}
+	switch {
+	case req.Path == "":
+		return fault.Invalid("Missing 'path'").With("missing_field")
+	case req.Tree != "" && req.Tree != approval.TreeCurrent && req.Tree != approval.TreeApproved:
+		return fault.Invalid("Invalid value for field 'tree': want %s or %s", approval.TreeCurrent, approval.TreeApproved).With("invalid_field")
+	case req.Offset < 0:
+		return fault.Invalid("Invalid value for field 'offset': want a number of bytes, 0 or more").With("invalid_field")
+	case req.Limit < 0 || req.Limit > review.MaxExcerpt:
+		return fault.Invalid("Invalid value for field 'limit': want a number of bytes from 1 to %d", review.MaxExcerpt).With("invalid_field")
+	}
+	done, err := h.turn(r.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := h.service.Excerpt(r.Context(), id, approval.ExcerptRequest{
+		Tree: cmp.Or(req.Tree, approval.TreeCurrent), Path: req.Path, Digest: req.Digest,
+		Offset: req.Offset, Limit: cmp.Or(req.Limit, review.DefaultExcerpt),
+	})
+	if err != nil {
+		return err
+	}
+	return rpc.WriteData(w, found)
 }
 
 type decided struct {

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -23,6 +24,7 @@ type Requests struct {
 	Handlers    []Handler      `json:"handlers"`
 	Packages    []string       `json:"packages"`    // the lines of its requirements.lock
 	Permissions jsontext.Value `json:"permissions"` // its permissions.json as it is; null for none
+	Unread      []string       `json:"unread"`      // files that are too large to say what they ask for, or can't be understood
 }
 
 // Handler is trusted code that it wants to have run for packs.
@@ -39,12 +41,16 @@ var null = jsontext.Value("null")
 
 func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 	files := map[string]tree.Entry{}
+	r := Requests{Secrets: []string{}, Domains: []string{}, Ports: []uint16{}, Handlers: []Handler{}, Packages: []string{}, Permissions: null, Unread: []string{}}
 	for _, e := range m.Entries {
-		if e.Kind == tree.File && e.Size <= maxRequestFile {
+		switch {
+		case e.Kind != tree.File:
+		case e.Size <= maxRequestFile:
 			files[e.Path] = e
+		case asks(e.Path):
+			r.Unread = append(r.Unread, e.Path)
 		}
 	}
-	r := Requests{Secrets: []string{}, Domains: []string{}, Ports: []uint16{}, Handlers: []Handler{}, Packages: []string{}, Permissions: null}
 	for _, base := range []string{"", "backend"} {
 		e, ok := files[path.Join(base, pack.File)]
 		if !ok {
@@ -72,6 +78,8 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 		}
 		if value := jsontext.Value(data); value.IsValid() {
 			r.Permissions = value
+		} else {
+			r.Unread = append(r.Unread, name)
 		}
 	}
 	for _, e := range m.Entries {
@@ -94,8 +102,8 @@ func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) er
 			return err
 		}
 		for line := range strings.Lines(string(data)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' && isText([]byte(line)) {
-				r.Packages = append(r.Packages, line)
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				r.Packages = append(r.Packages, text.Escape(line))
 			}
 		}
 	case isHandler(e.Path):
@@ -108,12 +116,23 @@ func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) er
 			PermissionID string `json:"permission_id"`
 			Risk         string `json:"risk"`
 		}
-		if json.Unmarshal(data, &h) == nil { // one that can't be read can't be approved either
-			dir := path.Dir(e.Path)
-			r.Handlers = append(r.Handlers, Handler{path.Base(dir), h.HandlerID, h.PermissionID, h.Risk, files[path.Join(dir, "handler.py")].SHA256})
+		if json.Unmarshal(data, &h) != nil { // it can't be approved either
+			r.Unread = append(r.Unread, e.Path)
+			return nil
 		}
+		dir := path.Dir(e.Path)
+		r.Handlers = append(r.Handlers, Handler{path.Base(dir), h.HandlerID, h.PermissionID, h.Risk, files[path.Join(dir, "handler.py")].SHA256})
 	}
 	return nil
+}
+
+// asks says whether a pack asks for something in a file of that name.
+func asks(name string) bool {
+	switch strings.TrimPrefix(name, "backend/") {
+	case pack.File, "permissions.json", "requirements.lock":
+		return true
+	}
+	return isHandler(name)
 }
 
 func isHandler(name string) bool {
@@ -129,7 +148,7 @@ func isHandler(name string) bool {
 func (r Requests) without(old Requests) Requests {
 	more := Requests{
 		Secrets: minus(r.Secrets, old.Secrets), Domains: minus(r.Domains, old.Domains), Ports: minus(r.Ports, old.Ports),
-		Handlers: minus(r.Handlers, old.Handlers), Packages: minus(r.Packages, old.Packages), Permissions: null,
+		Handlers: minus(r.Handlers, old.Handlers), Packages: minus(r.Packages, old.Packages), Permissions: null, Unread: minus(r.Unread, old.Unread),
 	}
 	if string(r.Permissions) != string(old.Permissions) {
 		more.Permissions = r.Permissions

@@ -1,39 +1,48 @@
-// Package review shows a person what a decision about a pack would be about: what it asks for, what changed since the
+// Package review shows a person what a decision about a pack would be about: what it asks for, what is in it, what changed since the
 // last approval, and what deserves a second look.
 package review
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
-	"strconv"
-	"unicode/utf8"
-
-	"github.com/aymanbagabas/go-udiff"
 
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// Bounds of a review, so that a pack can't bury its reader or exhaust us. Sizes are in bytes.
-const (
-	maxDiffFile = 256 << 10 // of each side of a diff
-	maxDiffs    = 2 << 20   // of all diffs together
-	maxLook     = 4 << 20   // of a file that is searched for odd characters
-	maxWarnings = 500
-)
-
-// Review is the whole picture.
+// Review is the whole picture. A person reads it from the top, so what matters most comes first and what is long last.
 type Review struct {
-	Digest         string    `json:"digest"`          // of what lies there now; approve takes it
-	ApprovedDigest *string   `json:"approved_digest"` // null before the first approval
-	Requests       Requests  `json:"requests"`
-	NewRequests    Requests  `json:"new_requests"` // those that the approved version didn't have
-	Added          []File    `json:"added"`
-	Removed        []File    `json:"removed"`
-	Changed        []Change  `json:"changed"`
-	Warnings       []Warning `json:"warnings"`
-	Truncated      bool      `json:"truncated"` // there are more warnings or diffs than are shown
+	Digest         string         `json:"digest"`          // of what lies there now; approve takes it
+	ApprovedDigest *string        `json:"approved_digest"` // null before the first approval
+	ApprovedLost   bool           `json:"approved_lost"`   // what was approved isn't kept any more: nothing is compared with it
+	Notes          []string       `json:"notes"`           // what there is to know about this review
+	Summary        Summary        `json:"summary"`
+	WarningCounts  map[string]int `json:"warning_counts"` // kind → all there are, also those that are not listed
+	Warnings       []Warning      `json:"warnings"`
+	Descriptor     []Field        `json:"descriptor_changes"`
+	Requests       Requests       `json:"requests"`
+	NewRequests    Requests       `json:"new_requests"` // those that the approved version didn't have
+	Changed        []Change       `json:"changed"`
+	Renamed        []Rename       `json:"renamed"`
+	Added          []Addition     `json:"added"`
+	Removed        []File         `json:"removed"`
+	ModeChanges    []ModeChange   `json:"mode_changes"`
+	Truncated      bool           `json:"truncated"` // there are more warnings or diffs than are shown
+	Files          []Listed       `json:"files"`     // every file and folder there is now
+}
+
+// Summary counts files and folders.
+type Summary struct {
+	Entries   int   `json:"entries"` // that there are now
+	Bytes     int64 `json:"bytes"`
+	Added     int   `json:"added"`
+	Removed   int   `json:"removed"`
+	Changed   int   `json:"changed"` // content or kind
+	Renamed   int   `json:"renamed"`
+	ModeOnly  int   `json:"mode_only"` // nothing but the mode changed
+	Unchanged int   `json:"unchanged"`
 }
 
 // File is a file or a folder of one version.
@@ -45,103 +54,273 @@ type File struct {
 	SHA256 string `json:"sha256,omitzero"`
 }
 
-// Change is an entry that both versions have, differently.
+// Listed is an entry of the reviewed tree.
+type Listed struct {
+	File
+	Content    Content `json:"content,omitzero"`     // of a file
+	Change     string  `json:"change"`               // added, changed, renamed, mode, none
+	ModeBefore string  `json:"mode_before,omitzero"` // where it is another
+}
+
+// Addition is an entry that the approved version doesn't have.
+type Addition struct {
+	File
+	Content   Content   `json:"content,omitzero"`
+	Diff      *string   `json:"diff"` // from nothing
+	DiffState DiffState `json:"diff_state"`
+}
+
+// Change is an entry that both versions have, with another content or kind.
 type Change struct {
-	Path   string  `json:"path"`
-	Before File    `json:"before"`
-	After  File    `json:"after"`
-	Diff   *string `json:"diff"` // unified; null for what is no text or too large
+	Path      string    `json:"path"`
+	Before    File      `json:"before"`
+	After     File      `json:"after"`
+	Content   Content   `json:"content,omitzero"` // after the change
+	Diff      *string   `json:"diff"`             // unified; null where DiffState says so
+	DiffState DiffState `json:"diff_state"`
+}
+
+// Rename is a file that has another path and the same content.
+type Rename struct {
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Before File   `json:"before"`
+	After  File   `json:"after"`
+}
+
+// ModeChange is a change of mode that entries have in common whose content is the same. Those of Files with it have the change
+// "mode".
+type ModeChange struct {
+	Before string `json:"before"`
+	After  string `json:"after"`
+	Kind   string `json:"kind"`
+	Count  int    `json:"count"`
+	First  string `json:"first"` // the path of the first
 }
 
 // Open opens the content of a file by its SHA-256.
 type Open func(sha256 string) (io.ReadCloser, error)
 
-// Of reviews the tree now against the one that was approved, nil for none. open serves the contents of both.
-func Of(now tree.Manifest, approved *tree.Manifest, open Open) (*Review, error) {
-	r := &Review{Digest: now.Digest(), Added: []File{}, Removed: []File{}, Changed: []Change{}, Warnings: []Warning{}}
-	before := map[string]tree.Entry{}
-	if approved != nil {
-		digest := approved.Digest()
-		r.ApprovedDigest = &digest
-		for _, e := range approved.Entries {
-			before[e.Path] = e
-		}
-		old, err := requestsOf(*approved, open)
-		if err != nil {
-			return nil, err
-		}
-		if r.Requests, err = requestsOf(now, open); err != nil {
-			return nil, err
-		}
-		r.NewRequests = r.Requests.without(old)
-	} else {
-		var err error
-		if r.Requests, err = requestsOf(now, open); err != nil {
-			return nil, err
-		}
-		r.NewRequests = r.Requests
-	}
-	if err := r.compare(now, before, open); err != nil {
-		return nil, err
-	}
-	return r, r.warn(now, open)
+// Input is what a review is made of.
+type Input struct {
+	Now      tree.Manifest
+	Approved *tree.Manifest // nil for none
+	Lost     string         // the digest of what was approved, where it isn't kept any more
+	Open     Open           // serves the contents of both trees
+	Only     string         // the one kind of warnings that is listed, each by itself; "" for all
 }
 
-func (r *Review) compare(now tree.Manifest, before map[string]tree.Entry, open Open) error {
-	first := len(before) == 0
-	room := maxDiffs
-	for _, e := range now.Entries {
+// Kinds are the kinds of warnings, the worst first.
+func Kinds() []string { return slices.Clone(severity) }
+
+// Of makes a review.
+func Of(in Input) (*Review, error) {
+	r := &Review{
+		Digest: in.Now.Digest(), Notes: []string{},
+		Changed: []Change{}, Renamed: []Rename{}, Added: []Addition{}, Removed: []File{}, ModeChanges: []ModeChange{}, Files: []Listed{},
+	}
+	if in.Approved != nil {
+		digest := in.Approved.Digest()
+		r.ApprovedDigest = &digest
+	} else if in.Lost != "" {
+		r.ApprovedDigest, r.ApprovedLost = &in.Lost, true
+		r.Notes = append(r.Notes, "What was approved ("+in.Lost+") is not kept any more, so nothing can be compared with it. To approve the pack again mends that.")
+	}
+	warned := newWarnings(in.Only)
+	entrypoint, err := r.metadata(in, warned)
+	if err != nil {
+		return nil, err
+	}
+	warned.warnOfNames(in.Now)
+	contents, err := lookThroughAll(in, entrypoint, warned)
+	if err != nil {
+		return nil, err
+	}
+	d := newDiffer(in.Open)
+	if err := r.compare(in, contents, d); err != nil {
+		return nil, err
+	}
+	var more bool
+	r.Warnings, more = warned.list()
+	r.WarningCounts = warned.counts
+	r.Truncated = more || d.cut
+	if more && in.Only == "" {
+		r.Notes = append(r.Notes, "Not all warnings are listed: ask for those of one kind with ?warnings=KIND.")
+	}
+	if d.cut {
+		r.Notes = append(r.Notes, "Not all diffs are shown: fetch the files whose diff_state is omitted with GET /api/packs/{id}/review/file.")
+	}
+	return r, nil
+}
+
+// metadata compares what the pack says of itself and asks for; it gives the file that it runs, "" for none.
+func (r *Review) metadata(in Input, warned *warnings) (entrypoint string, err error) {
+	fields, at, err := descriptorFields(in.Now, in.Open)
+	if err != nil {
+		return "", err
+	}
+	if r.Requests, err = requestsOf(in.Now, in.Open); err != nil {
+		return "", err
+	}
+	if in.Approved == nil {
+		r.NewRequests = r.Requests
+		r.Descriptor = describeChanges(fields, nil, at, "")
+		return stringOf(fields["entrypoint"]), nil
+	}
+	old, err := requestsOf(*in.Approved, in.Open)
+	if err != nil {
+		return "", err
+	}
+	r.NewRequests = r.Requests.without(old)
+	before, was, err := descriptorFields(*in.Approved, in.Open)
+	if err != nil {
+		return "", err
+	}
+	r.Descriptor = describeChanges(fields, before, at, was)
+	for _, f := range r.Descriptor {
+		if f.Name == "entrypoint" || f.Name == "pack_identity" {
+			warned.add(Warning{Path: cmp.Or(at, was), Kind: f.Name, Detail: fmt.Sprintf("was %s, is %s", clip(string(f.Before)), clip(string(f.After))), Count: 1})
+		}
+	}
+	return stringOf(fields["entrypoint"]), nil
+}
+
+// lookThroughAll searches every file; it gives their contents by path.
+func lookThroughAll(in Input, entrypoint string, warned *warnings) (map[string]Content, error) {
+	contents := make(map[string]Content, len(in.Now.Entries))
+	for _, e := range in.Now.Entries {
+		if e.Kind != tree.File {
+			continue
+		}
+		s, source, err := searchFile(e, in.Open, isPython(e.Path) || e.Path == entrypoint)
+		if err != nil {
+			return nil, fmt.Errorf("review %q: %w", e.Path, err)
+		}
+		contents[e.Path] = s.content
+		warned.warnOfContent(e, s, source)
+	}
+	return contents, nil
+}
+
+// searchFile searches one file; source says that it is read as text whatever it is.
+func searchFile(e tree.Entry, open Open, python bool) (s *searched, source bool, err error) {
+	f, err := open(e.SHA256)
+	if err != nil {
+		return nil, false, err
+	}
+	defer f.Close()
+	if s, err = lookThrough(f, python); err != nil {
+		return nil, false, err
+	}
+	if len(s.suspects.words) > 0 {
+		again, err := open(e.SHA256)
+		if err != nil {
+			return nil, false, err
+		}
+		defer again.Close()
+		if err := s.clear(again, s.python); err != nil {
+			return nil, false, err
+		}
+	}
+	return s, s.python || s.script || readAsSource(e), nil
+}
+
+func (r *Review) compare(in Input, contents map[string]Content, d *differ) error {
+	before := map[string]tree.Entry{}
+	if in.Approved != nil {
+		for _, e := range in.Approved.Entries {
+			before[e.Path] = e
+		}
+	}
+	gone := map[string]tree.Entry{}
+	maps.Copy(gone, before)
+	var added []tree.Entry
+	for _, e := range in.Now.Entries {
+		delete(gone, e.Path)
+		if _, ok := before[e.Path]; !ok {
+			added = append(added, e)
+		}
+	}
+	renamed := renames(added, gone)
+	r.Summary.Entries, r.Summary.Bytes = len(in.Now.Entries), in.Now.Bytes()
+	modes := map[[3]string]int{}
+	for _, e := range in.Now.Entries {
 		old, ok := before[e.Path]
-		delete(before, e.Path)
-		switch {
-		case !ok && !first:
-			r.Added = append(r.Added, describe(e))
-		case ok && old != e:
-			change := Change{Path: e.Path, Before: describe(old), After: describe(e)}
-			diff, err := diffOf(old, e, open)
-			if err != nil {
+		line := Listed{File: describe(e), Content: contents[e.Path], Change: "none"}
+		switch from, moved := renamed[e.Path]; {
+		case moved:
+			line.Change = "renamed"
+			r.Renamed = append(r.Renamed, Rename{from.Path, e.Path, describe(from), describe(e)})
+		case !ok:
+			line.Change = "added"
+		case old == e:
+			r.Summary.Unchanged++
+		case old.Kind == e.Kind && old.SHA256 == e.SHA256:
+			line.Change, line.ModeBefore = "mode", describe(old).Mode
+			r.modeChange(modes, describe(old), line.File)
+		default:
+			line.Change = "changed"
+			change := Change{Path: e.Path, Before: describe(old), After: describe(e), Content: contents[e.Path]}
+			var err error
+			if change.Diff, change.DiffState, err = d.changed(old, e, contents[e.Path]); err != nil {
 				return err
-			}
-			if len(diff) > room {
-				r.Truncated = true
-			} else if diff != "" {
-				room -= len(diff)
-				change.Diff = &diff
 			}
 			r.Changed = append(r.Changed, change)
 		}
+		r.Files = append(r.Files, line)
 	}
-	for _, path := range slices.Sorted(maps.Keys(before)) {
-		r.Removed = append(r.Removed, describe(before[path]))
+	for _, e := range added {
+		if _, moved := renamed[e.Path]; moved {
+			continue
+		}
+		one := Addition{File: describe(e), Content: contents[e.Path]}
+		var err error
+		if one.Diff, one.DiffState, err = d.added(e, contents[e.Path]); err != nil {
+			return err
+		}
+		r.Added = append(r.Added, one)
 	}
+	for _, from := range renamed {
+		delete(gone, from.Path)
+	}
+	for _, path := range slices.Sorted(maps.Keys(gone)) {
+		r.Removed = append(r.Removed, describe(gone[path]))
+	}
+	s := &r.Summary
+	s.Added, s.Removed, s.Changed, s.Renamed = len(r.Added), len(r.Removed), len(r.Changed), len(r.Renamed)
 	return nil
 }
 
-// diffOf is "" where a diff says nothing: no text, too large, or nothing but the mode changed.
-func diffOf(old, now tree.Entry, open Open) (string, error) {
-	if old.Kind != tree.File || now.Kind != tree.File || old.SHA256 == now.SHA256 || max(old.Size, now.Size) > maxDiffFile {
-		return "", nil
+// modeChange counts an entry of which only the mode changed; at has the indexes of those that are known.
+func (r *Review) modeChange(at map[[3]string]int, before, after File) {
+	r.Summary.ModeOnly++
+	key := [3]string{before.Mode, after.Mode, after.Kind}
+	i, ok := at[key]
+	if !ok {
+		i = len(r.ModeChanges)
+		at[key] = i
+		r.ModeChanges = append(r.ModeChanges, ModeChange{Before: before.Mode, After: after.Mode, Kind: after.Kind, First: after.Path})
 	}
-	a, err := read(old, open)
-	if err != nil {
-		return "", err
-	}
-	b, err := read(now, open)
-	if err != nil {
-		return "", err
-	}
-	if !isText(a) || !isText(b) {
-		return "", nil
-	}
-	return udiff.Unified(shown("approved/"+old.Path), shown("now/"+now.Path), string(a), string(b)), nil
+	r.ModeChanges[i].Count++
 }
 
-// shown is a path in the head of a diff, quoted where it could pass for something else.
-func shown(path string) string {
-	if len(odd(path, "")) > 0 {
-		return strconv.Quote(path)
+// renames finds the files among added that have the content of one that is gone, by their paths; each that is gone is the origin of
+// one at most. An empty file comes from nowhere.
+func renames(added []tree.Entry, gone map[string]tree.Entry) map[string]tree.Entry {
+	from := map[string][]tree.Entry{}
+	for _, path := range slices.Sorted(maps.Keys(gone)) {
+		if e := gone[path]; e.Kind == tree.File && e.Size > 0 {
+			from[e.SHA256] = append(from[e.SHA256], e)
+		}
 	}
-	return path
+	renamed := map[string]tree.Entry{}
+	for _, e := range added {
+		if candidates := from[e.SHA256]; e.Kind == tree.File && len(candidates) > 0 {
+			renamed[e.Path] = candidates[0]
+			from[e.SHA256] = candidates[1:]
+		}
+	}
+	return renamed
 }
 
 func describe(e tree.Entry) File {
@@ -159,9 +338,4 @@ func read(e tree.Entry, open Open) ([]byte, error) {
 		return nil, fmt.Errorf("review %q: %w", e.Path, err)
 	}
 	return data, nil
-}
-
-// isText says whether a person could read data: UTF-8 without NUL.
-func isText(data []byte) bool {
-	return utf8.Valid(data) && !slices.Contains(data, 0)
 }

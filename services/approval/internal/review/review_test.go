@@ -31,7 +31,7 @@ func (m *memory) open(sha256 string) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(content.([]byte))), nil
 }
 
-func scan(t *testing.T, m *memory, files map[string]string) tree.Manifest {
+func scan(t testing.TB, m *memory, files map[string]string) tree.Manifest {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -79,7 +79,7 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 		handler + "handler.py":      "def execute(context, args): pass\n",
 		"image.bin":                 "\x00\x02",
 	})
-	r, err := review.Of(now, &old, m.open)
+	r, err := review.Of(review.Input{Now: now, Approved: &old, Open: m.open})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,27 +95,28 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 	if len(r.Requests.Secrets) != 2 || len(r.Requests.Packages) != 2 {
 		t.Errorf("requests %+v", r.Requests)
 	}
-	paths := func(files []review.File) (all []string) {
-		for _, f := range files {
-			all = append(all, f.Path)
-		}
-		return all
+	if len(r.Removed) != 1 || r.Removed[0].Path != "gone.txt" {
+		t.Errorf("removed %v, want gone.txt", r.Removed)
 	}
-	if got := paths(r.Removed); !slices.Equal(got, []string{"gone.txt"}) {
-		t.Errorf("removed %v", got)
+	added := map[string]review.Addition{}
+	for _, a := range r.Added {
+		added[a.Path] = a
 	}
-	if got := paths(r.Added); !slices.Contains(got, handler+"handler.py") || !slices.Contains(got, "backend/share") {
-		t.Errorf("added %v", got)
+	if _, ok := added["backend/share"]; !ok {
+		t.Errorf("added %v, want backend/share among them", r.Added)
 	}
-	diffs := map[string]*string{}
+	if a := added[handler+"handler.py"]; a.Diff == nil || *a.Diff != "--- /dev/null\n+++ now/"+handler+"handler.py\n@@ -0,0 +1 @@\n+def execute(context, args): pass\n" {
+		t.Errorf("added handler.py %+v, want its text", a)
+	}
+	changed := map[string]review.Change{}
 	for _, c := range r.Changed {
-		diffs[c.Path] = c.Diff
+		changed[c.Path] = c
 	}
-	if d := diffs["backend/main.py"]; d == nil || !strings.Contains(*d, "-two\n+2\n") {
-		t.Errorf("diff of main.py %v", d)
+	if c := changed["backend/main.py"]; c.Diff == nil || c.DiffState != review.DiffShown || !strings.Contains(*c.Diff, "-two\n+2\n") {
+		t.Errorf("diff of main.py %+v, want the changed line", c)
 	}
-	if d, ok := diffs["image.bin"]; !ok || d != nil {
-		t.Error("a diff of what is no text")
+	if c, ok := changed["image.bin"]; !ok || c.Diff != nil || c.DiffState != review.DiffBinary {
+		t.Errorf("image.bin %+v, want it binary and without a diff", c)
 	}
 }
 
@@ -124,7 +125,7 @@ func TestNamesInDiffs(t *testing.T) {
 	m := &memory{}
 	const name = "a\n+++ now/b\x1b[2K.py"
 	old, now := scan(t, m, map[string]string{name: "1\n"}), scan(t, m, map[string]string{name: "2\n"})
-	r, err := review.Of(now, &old, m.open)
+	r, err := review.Of(review.Input{Now: now, Approved: &old, Open: m.open})
 	if err != nil || len(r.Changed) != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -134,11 +135,24 @@ func TestNamesInDiffs(t *testing.T) {
 	}
 }
 
-func TestFirstReviewComparesWithNothing(t *testing.T) {
+// A first review compares with nothing, so everything is new, and its text is there.
+func TestFirstReviewListsEveryFile(t *testing.T) {
 	m := &memory{}
-	r, err := review.Of(scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`}), nil, m.open)
-	if err != nil || r.ApprovedDigest != nil || len(r.Added)+len(r.Changed)+len(r.Removed) != 0 || !slices.Equal(r.NewRequests.Secrets, []string{"A"}) {
+	r, err := review.Of(review.Input{Now: scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`, "sub/a.py": "x = 1\n", "b.bin": "\x00"}), Open: m.open})
+	if err != nil || r.ApprovedDigest != nil || len(r.Changed)+len(r.Removed) != 0 || !slices.Equal(r.NewRequests.Secrets, []string{"A"}) {
 		t.Errorf("%+v, %v", r, err)
+	}
+	var listed []string
+	for _, f := range r.Files {
+		listed = append(listed, f.Path+" "+string(f.Content)+" "+f.Change)
+	}
+	want := []string{".  added", "b.bin binary added", "ecosystem.json text added", "sub  added", "sub/a.py text added"}
+	if !slices.Equal(listed, want) {
+		t.Errorf("files %q, want %q", listed, want)
+	}
+	i := slices.IndexFunc(r.Added, func(a review.Addition) bool { return a.Path == "sub/a.py" })
+	if i < 0 || r.Added[i].Diff == nil || !strings.HasSuffix(*r.Added[i].Diff, "+x = 1\n") {
+		t.Errorf("added %+v, want the text of sub/a.py", r.Added)
 	}
 }
 
@@ -173,10 +187,11 @@ func TestWarnings(t *testing.T) {
 		{"new\nline.py", "text", "control"},
 		{"ta\tb.py", "text", "control"},
 		{"pаypal.py", "text", "look_alike"}, // Cyrillic а
+		{"a\U000e0100.py", "text", "invisible"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := &memory{}
-			r, err := review.Of(scan(t, m, map[string]string{c.name: c.text}), nil, m.open)
+			r, err := review.Of(review.Input{Now: scan(t, m, map[string]string{c.name: c.text}), Open: m.open})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,23 +207,13 @@ func TestWarnings(t *testing.T) {
 	t.Run("names that look alike", func(t *testing.T) {
 		for _, pair := range [][2]string{{"util.py", "utiI.py"}, {"model.py", "mode1.py"}, {"A.py", "a.py"}, {"com.py", "corn.py"}, {"é.py", "e\u0301.py"}} {
 			m := &memory{}
-			r, err := review.Of(scan(t, m, map[string]string{pair[0]: "x", pair[1]: "x"}), nil, m.open)
+			r, err := review.Of(review.Input{Now: scan(t, m, map[string]string{pair[0]: "x", pair[1]: "x"}), Open: m.open})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !slices.ContainsFunc(r.Warnings, func(w review.Warning) bool { return w.Kind == "look_alike" && strings.Contains(w.Detail, "looks like") }) {
 				t.Errorf("%q: %+v", pair, r.Warnings)
 			}
-		}
-	})
-	t.Run("a flood is cut and says so", func(t *testing.T) {
-		m, files := &memory{}, map[string]string{}
-		for i := range 600 {
-			files[strings.Repeat("x", 1+i/26)+string(rune('a'+i%26))+".pyc"] = ""
-		}
-		r, err := review.Of(scan(t, m, files), nil, m.open)
-		if err != nil || len(r.Warnings) != 500 || !r.Truncated {
-			t.Errorf("%d warnings, truncated %v, %v", len(r.Warnings), r.Truncated, err)
 		}
 	})
 }

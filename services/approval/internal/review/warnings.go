@@ -1,166 +1,198 @@
 package review
 
 import (
-	"bytes"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
-	"golang.org/x/text/unicode/norm"
-
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// maxLine is the length of a line, in bytes, that nobody reads to its end.
-const maxLine = 2000
+// maxWarnings is how many warnings are listed.
+const maxWarnings = 500
 
-// Warning is something that a reviewer wants to be told of.
+// Warning is something that a reviewer wants to be told of. Where Count is more than 1 it is about several files: all under the
+// folder Path, or all findings in the file Path.
 type Warning struct {
 	Path   string `json:"path"`
-	Kind   string `json:"kind"` // binary, bytecode, hidden, executable, special_mode, long_line, bidirectional, invisible, control, look_alike
+	Kind   string `json:"kind"`
 	Detail string `json:"detail"`
+	Line   int    `json:"line,omitzero"` // of the first finding in a file, from 1
+	Count  int    `json:"count"`         // of findings, or of files under a folder
 }
 
-// warn looks at every name and at the content of every file that is not too large.
-func (r *Review) warn(m tree.Manifest, open Open) error {
-	say := func(e tree.Entry, kind, format string, args ...any) {
-		if len(r.Warnings) == maxWarnings {
-			r.Truncated = true
-			return
-		}
-		r.Warnings = append(r.Warnings, Warning{e.Path, kind, fmt.Sprintf(format, args...)})
+// severity are the kinds of warnings, the worst first. What a person can't see comes before what one can.
+var severity = []string{
+	"entrypoint",    // what a started container runs is something else
+	"pack_identity", // it calls itself another pack
+	"bidirectional", // shows text in another order than it has
+	"encoding",      // is read in another encoding than it is shown in
+	"invisible",
+	"private_use",
+	"unassigned",
+	"look_alike", // letters or names that may be taken for others
+	"control",    // a terminal that shows it may do what it says
+	"far_right",  // text far behind blanks
+	"far_down",   // text far below blank lines
+	"special_mode",
+	"bytecode",
+	"long_line",
+	"executable",
+	"binary", // is no UTF-8 text
+	"hidden", // a name that begins with a dot
+}
+
+// bulk are the kinds of which packs have many for good reasons: those in one folder are one warning.
+var bulk = map[string]bool{"bytecode": true, "long_line": true, "executable": true, "binary": true, "hidden": true}
+
+// warnings collects warnings. Every one is counted; of each kind as many are kept as can be listed.
+type warnings struct {
+	only    string // the one kind that is listed; "" for all
+	counts  map[string]int
+	kept    map[string][]Warning
+	folders map[[2]string]int // kind and folder → index in kept
+	more    bool
+}
+
+func newWarnings(only string) *warnings {
+	return &warnings{only: only, counts: map[string]int{}, kept: map[string][]Warning{}, folders: map[[2]string]int{}}
+}
+
+func (w *warnings) add(one Warning) {
+	w.counts[one.Kind]++
+	if w.only != "" && w.only != one.Kind {
+		return
 	}
+	key := [2]string{one.Kind, foldingFolder(one.Path)}
+	fold := bulk[one.Kind] && w.only == ""
+	if i, ok := w.folders[key]; fold && ok {
+		folder := &w.kept[one.Kind][i]
+		if folder.Count == 1 {
+			folder.Detail = fmt.Sprintf("several files in this folder, the first is %s: %s", clip(folder.Path), folder.Detail)
+			folder.Path, folder.Line = key[1], 0
+		}
+		folder.Count++
+		return
+	}
+	if len(w.kept[one.Kind]) == maxWarnings {
+		w.more = true
+		return
+	}
+	if fold {
+		w.folders[key] = len(w.kept[one.Kind])
+		one.Count = 1
+	}
+	w.kept[one.Kind] = append(w.kept[one.Kind], one)
+}
+
+// foldingFolder is the folder that a file's warnings of bulk are told of: the outermost hidden or cache folder that it is in, or else
+// its own.
+func foldingFolder(name string) string {
+	dir := path.Dir(name)
+	at := 0
+	for part := range strings.SplitSeq(dir, "/") {
+		at += len(part)
+		if strings.HasPrefix(part, ".") && part != "." || part == "__pycache__" || part == "node_modules" {
+			return dir[:at]
+		}
+		at++
+	}
+	return dir
+}
+
+// list gives the warnings, the worst first, and whether there are more.
+func (w *warnings) list() (all []Warning, truncated bool) {
+	all = []Warning{}
+	for _, kind := range severity {
+		all = append(all, w.kept[kind]...)
+	}
+	if len(all) > maxWarnings {
+		return all[:maxWarnings], true
+	}
+	return all, w.more
+}
+
+// warnOfNames looks at the names and the modes of a tree.
+func (w *warnings) warnOfNames(m tree.Manifest) {
 	alike := map[string]string{} // folder and skeleton → the first name with it
 	for _, e := range m.Entries {
 		if e.Path == "." {
 			continue
 		}
+		say := func(kind, format string, args ...any) {
+			w.add(Warning{Path: e.Path, Kind: kind, Detail: fmt.Sprintf(format, args...), Count: 1})
+		}
 		name := path.Base(e.Path)
 		if strings.HasPrefix(name, ".") {
-			say(e, "hidden", "its name begins with a dot")
+			say("hidden", "its name begins with a dot")
 		}
-		if script := mixed(name); script != "" {
-			say(e, "look_alike", "its name mixes Latin and %s letters", script)
+		if disguised(name) || mixed(name) {
+			say("look_alike", "its name has letters of several scripts: %s", ascii(name))
 		}
 		key := path.Dir(e.Path) + "/" + skeleton(name)
 		if other, ok := alike[key]; ok {
-			say(e, "look_alike", "its name looks like that of %q", other)
+			say("look_alike", "its name looks like that of %s", ascii(other))
 		} else {
 			alike[key] = name
 		}
-		for _, f := range odd(name, "") {
-			say(e, f.kind, "its name contains such a character")
-		}
-		if e.Mode&0o7000 != 0 && e.Kind == tree.File {
-			say(e, "special_mode", "mode %04o", e.Mode)
+		told := map[string]bool{}
+		for c := range text.Hidden(name) {
+			if kind := kindOf(c.Kind); kind != "" && !told[kind] {
+				told[kind] = true
+				say(kind, "its name contains %v", c)
+			}
 		}
 		if e.Kind != tree.File {
 			continue
 		}
+		if e.Mode&0o7000 != 0 {
+			say("special_mode", "mode %04o", e.Mode)
+		}
 		if e.Mode&0o111 != 0 {
-			say(e, "executable", "mode %04o", e.Mode)
+			say("executable", "mode %04o", e.Mode)
 		}
 		if slices.Contains([]string{".pyc", ".pyo", ".pyd", ".so", ".class"}, strings.ToLower(path.Ext(name))) {
-			say(e, "bytecode", "compiled code can't be reviewed")
-		}
-		if e.Size > maxLook {
-			say(e, "binary", "%d bytes are too many to look at", e.Size)
-			continue
-		}
-		data, err := read(e, open)
-		if err != nil {
-			return err
-		}
-		if !isText(data) {
-			say(e, "binary", "%d bytes that are no text", e.Size)
-			continue
-		}
-		number := 0
-		for line := range bytes.Lines(data) {
-			number++
-			if len(line) > maxLine {
-				say(e, "long_line", "line %d has %d bytes", number, len(line))
-				break
-			}
-		}
-		for _, f := range odd(string(bytes.TrimPrefix(data, []byte("\ufeff"))), "\t\n\f") {
-			say(e, f.kind, "line %d", f.line)
+			say("bytecode", "compiled code can't be reviewed")
 		}
 	}
-	return nil
 }
 
-// finding is where a kind of odd characters begins.
-type finding struct {
-	kind string
-	line int // from 1
+// ascii is a name in which nothing can be taken for something else.
+func ascii(name string) string { return clip(fmt.Sprintf("%+q", name)) }
+
+// warnOfContent says what a search of a file found.
+func (w *warnings) warnOfContent(e tree.Entry, s *searched, source bool) {
+	switch s.content {
+	case Binary:
+		w.add(Warning{Path: e.Path, Kind: "binary", Detail: fmt.Sprintf("%d bytes that are no text", e.Size), Count: 1})
+	case Undecodable:
+		w.add(Warning{Path: e.Path, Kind: "binary", Detail: fmt.Sprintf("%d bytes that are not UTF-8: another encoding, or compressed", e.Size), Count: 1})
+	}
+	for _, f := range s.findings {
+		if s.content != Text && !source && f.kind != "encoding" {
+			continue // in what is no text such characters are what chance makes of it
+		}
+		detail := fmt.Sprintf("line %d", f.line)
+		if f.detail != "" {
+			detail += ": " + f.detail
+		}
+		if f.count > 1 {
+			detail += fmt.Sprintf("; %d in all", f.count)
+		}
+		w.add(Warning{Path: e.Path, Kind: f.kind, Detail: detail, Line: f.line, Count: f.count})
+	}
 }
 
-// odd finds characters that show something else than they are, the first of each kind: one that many texts have must not
-// hide another. Those in plain, and a carriage return at the end of a line where lines may end, are what they are.
-func odd(text, plain string) (found []finding) {
-	line := 1
-	for i, r := range text {
-		if r == '\n' {
-			line++
-		}
-		kind := oddRune(r)
-		if kind == "" || strings.ContainsRune(plain, r) || plain != "" && strings.HasPrefix(text[i:], "\r\n") {
-			continue
-		}
-		if !slices.ContainsFunc(found, func(f finding) bool { return f.kind == kind }) {
-			found = append(found, finding{kind, line})
-		}
+// readAsSource says whether something runs a file, or reads it as text, though not all of it is text.
+func readAsSource(e tree.Entry) bool {
+	if e.Mode&0o111 != 0 {
+		return true
 	}
-	return found
-}
-
-func oddRune(r rune) string {
-	switch {
-	case r < ' ', r >= 0x7f && r <= 0x9f:
-		return "control" // a terminal that shows it may do what it says
-	case r < 0x7f:
-		return ""
-	case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0x200e, r == 0x200f, r == 0x061c:
-		return "bidirectional" // Unicode's explicit directional formatting, UAX #9
-	case unicode.Is(unicode.Cf, r), r == 0x034f, r == 0x115f, r == 0x1160, r == 0x2028, r == 0x2029, r == 0x3164, r == 0xffa0, r >= 0xfe00 && r <= 0xfe0f:
-		return "invisible"
+	switch strings.TrimPrefix(strings.ToLower(path.Ext(e.Path)), ".") {
+	case "py", "pyw", "pyi", "pth", "sh", "bash", "js", "mjs", "cjs", "ts", "json", "toml", "yaml", "yml", "ini", "cfg", "txt", "md", "rst", "lock", "html", "css", "rb", "pl", "lua", "php":
+		return true
 	}
-	return ""
-}
-
-// mixed is the script, other than Latin, of which a name with Latin letters has some: "" if there is none.
-func mixed(name string) string {
-	latin, other := false, ""
-	for _, r := range name {
-		if unicode.Is(unicode.Latin, r) {
-			latin = true
-		}
-		for script, table := range map[string]*unicode.RangeTable{"Cyrillic": unicode.Cyrillic, "Greek": unicode.Greek, "Armenian": unicode.Armenian, "Cherokee": unicode.Cherokee} {
-			if unicode.Is(table, r) {
-				other = script
-			}
-		}
-	}
-	if latin {
-		return other
-	}
-	return ""
-}
-
-// twins are letters that many fonts draw alike.
-var twins = strings.NewReplacer(
-	"0", "o", "1", "l", "i", "l", "|", "l", "5", "s", "rn", "m", "vv", "w",
-	"а", "a", "е", "e", "о", "o", "р", "p", "с", "c", "х", "x", "у", "y", "ѕ", "s", "і", "l", "ј", "j", "ԁ", "d", "ɡ", "g", "ո", "n", "ο", "o", "α", "a",
-)
-
-// skeleton is equal for names that a reader may take for each other: compatibility forms, case and twins don't count.
-func skeleton(name string) string {
-	if !utf8.ValidString(name) {
-		return name
-	}
-	return twins.Replace(strings.ToLower(norm.NFKC.String(name)))
+	return false
 }

@@ -32,6 +32,7 @@ var Routes = []Route{
 	{"GET", "/api/packs/pending", approval, quick},
 	{"GET", "/api/packs/{pack_id}/status", approval, quick},
 	{"GET", "/api/packs/{pack_id}/review", approval, slow},
+	{"GET", "/api/packs/{pack_id}/review/file", approval, slow},
 	{"POST", "/api/packs/{pack_id}/approve", approval, slow},
 	{"POST", "/api/packs/{pack_id}/reject", approval, slow},
 	{"POST", "/api/packs/scan", registry, slow},

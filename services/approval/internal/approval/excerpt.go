@@ -1,0 +1,177 @@
+package approval
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/services/approval/internal/review"
+)
+
+// The trees of a pack that files can be read of.
+const (
+	TreeCurrent  = "current"  // what lies in its folder
+	TreeApproved = "approved" // what was approved last
+)
+
+// ExcerptRequest names a part of a file.
+type ExcerptRequest struct {
+	Tree          string // TreeCurrent or TreeApproved
+	Path          string // relative to the pack
+	Digest        string // what the tree's must be; "" for any
+	Offset, Limit int64  // bytes
+}
+
+// Excerpt reads a part of a file of a pack. Where the tree has another digest than the request's, that is a conflict that carries the
+// tree's; an unknown pack and a file that isn't there are not-found faults.
+func (s *Service) Excerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
+	r, err := s.Records.Get(ctx, string(id))
+	if err == nil {
+		err = r.Forbid("review")
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found *review.Excerpt
+	if req.Tree == TreeApproved {
+		found, err = s.approvedExcerpt(r, req)
+	} else {
+		found, err = s.currentExcerpt(ctx, id, req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	found.PackID, found.Tree = string(id), req.Tree
+	return found, nil
+}
+
+func (s *Service) approvedExcerpt(r *record.Record, req ExcerptRequest) (*review.Excerpt, error) {
+	if r.Digest == "" {
+		return nil, fault.NotFound("Pack '%s' was never approved", r.PackID).With("never_approved")
+	}
+	manifest, err := s.Blobs.Manifest(r.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return excerpt(r.PackID, manifest, r.Digest, req, func(e tree.Entry) (io.ReadCloser, error) { return s.Blobs.Open(e.SHA256) })
+}
+
+func (s *Service) currentExcerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
+	root, err := s.folder(id)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	manifest, digest, err := s.shown.manifest(ctx, id, root)
+	if err != nil {
+		return nil, unreadable(id, err)
+	}
+	found, err := excerpt(string(id), manifest, digest, req, func(e tree.Entry) (io.ReadCloser, error) {
+		return root.OpenFile(e.Path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	})
+	if err != nil && !fault.Is(err, fault.KindConflict) && !fault.Is(err, fault.KindNotFound) && !fault.Is(err, fault.KindInvalid) {
+		s.shown.forget(id)
+		if errors.Is(err, review.ErrChanged) {
+			return nil, fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
+		}
+		return nil, unreadable(id, err)
+	}
+	return found, err
+}
+
+// excerpt reads a part of a file of the tree that a manifest describes.
+func excerpt(packID string, m tree.Manifest, digest string, req ExcerptRequest, open func(tree.Entry) (io.ReadCloser, error)) (*review.Excerpt, error) {
+	if req.Digest != "" && req.Digest != digest {
+		return nil, fault.Conflict("Pack '%s' changed since it was reviewed", packID).With("digest_mismatch").Carrying(map[string]string{"digest": digest})
+	}
+	i, ok := slices.BinarySearchFunc(m.Entries, req.Path, func(e tree.Entry, path string) int { return strings.Compare(e.Path, path) })
+	if !ok {
+		return nil, fault.NotFound("No such file in the %s tree of pack '%s': %q", req.Tree, packID, req.Path).With("file_not_found")
+	}
+	e := m.Entries[i]
+	if e.Kind != tree.File {
+		return nil, fault.Invalid("Invalid path: %q is a folder", req.Path).With("not_a_file")
+	}
+	if req.Offset > e.Size {
+		return nil, fault.Invalid("Invalid value for field 'offset': the file has %d bytes", e.Size).With("invalid_field")
+	}
+	f, err := open(e)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	found, err := review.ExcerptOf(e, f, req.Offset, req.Limit)
+	if err != nil {
+		return nil, err
+	}
+	found.Digest = digest
+	return found, nil
+}
+
+// shown remembers what the packs whose files were read last are, so that a pack need not be read whole for each part of a file. What
+// is read of a file is compared with it all the same.
+type shown struct {
+	mu   sync.Mutex
+	last []described // the newest first
+}
+
+type described struct {
+	id       pack.ID
+	stamp    tree.Stamp
+	manifest tree.Manifest
+	digest   string
+}
+
+// Bounds of shown.
+const (
+	maxShown        = 4     // packs
+	maxShownEntries = 10000 // of one
+)
+
+func (s *shown) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
+	began := time.Now()
+	changed := &newest{}
+	stamp, err := tree.StampWith(ctx, root, changed)
+	if err != nil {
+		return tree.Manifest{}, "", err
+	}
+	s.mu.Lock()
+	i := slices.IndexFunc(s.last, func(d described) bool { return d.id == id && d.stamp == stamp })
+	if i >= 0 {
+		defer s.mu.Unlock()
+		return s.last[i].manifest, s.last[i].digest, nil
+	}
+	s.mu.Unlock()
+	manifest, err := tree.Scan(ctx, root, nil)
+	if err != nil {
+		return tree.Manifest{}, "", err
+	}
+	digest := manifest.Digest()
+	s.forget(id)
+	// What changed so recently that its times may not tell the next change is not remembered, nor what changed since.
+	after, err := tree.StampOf(ctx, root)
+	if err == nil && after == stamp && changed.at.Before(began.Add(-granularity)) && len(manifest.Entries) <= maxShownEntries {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.last = slices.Insert(s.last, 0, described{id, stamp, manifest, digest})
+		s.last = s.last[:min(len(s.last), maxShown)]
+	}
+	return manifest, digest, nil
+}
+
+func (s *shown) forget(id pack.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = slices.DeleteFunc(s.last, func(d described) bool { return d.id == id })
+}

@@ -1,0 +1,127 @@
+package review
+
+import (
+	"cmp"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/tree"
+)
+
+// maxValue is how much of a value of a descriptor is shown, in bytes.
+const maxValue = 16 << 10
+
+// Field is a member of ecosystem.json that the approved version has otherwise, or not; all of them at a first review. Members of
+// objects are fields of their own: "resources.memory_mb".
+type Field struct {
+	Name   string         `json:"field"`
+	Before jsontext.Value `json:"before"` // null for none
+	After  jsontext.Value `json:"after"`  // null for none
+}
+
+// descriptorFields are the members of the descriptor in a tree, and its path; there are none where it is no JSON object, which the
+// pack's state says.
+func descriptorFields(m tree.Manifest, open Open) (fields map[string]jsontext.Value, at string, err error) {
+	for _, base := range []string{"", "backend"} {
+		name := path.Join(base, pack.File)
+		i := slices.IndexFunc(m.Entries, func(e tree.Entry) bool { return e.Path == name && e.Kind == tree.File })
+		if i < 0 {
+			continue
+		}
+		if m.Entries[i].Size > pack.MaxDescriptor {
+			return nil, name, nil
+		}
+		data, err := read(m.Entries[i], open)
+		if err != nil {
+			return nil, "", err
+		}
+		fields = map[string]jsontext.Value{}
+		var members map[string]jsontext.Value
+		if json.Unmarshal(data, &members) != nil {
+			return nil, name, nil
+		}
+		for member, value := range members {
+			flatten(fields, member, value)
+		}
+		return fields, name, nil
+	}
+	return nil, "", nil
+}
+
+// flatten adds a member, or those of an object that it is.
+func flatten(fields map[string]jsontext.Value, name string, value jsontext.Value) {
+	var members map[string]jsontext.Value
+	if value.Kind() == '{' && json.Unmarshal(value, &members) == nil && len(members) > 0 {
+		for member, one := range members {
+			canonical(fields, name+"."+member, one)
+		}
+		return
+	}
+	canonical(fields, name, value)
+}
+
+// canonical adds a value in its canonical form, so that only what it says is compared.
+func canonical(fields map[string]jsontext.Value, name string, value jsontext.Value) {
+	value = value.Clone()
+	if value.Canonicalize() == nil {
+		fields[name] = value
+	}
+}
+
+// describeChanges compares two descriptors.
+func describeChanges(now, before map[string]jsontext.Value, at, was string) []Field {
+	changes := []Field{}
+	if at != was && was != "" {
+		after, _ := json.Marshal(at)
+		old, _ := json.Marshal(was)
+		changes = append(changes, Field{"(its file)", old, after})
+	}
+	names := map[string]bool{}
+	for name := range now {
+		names[name] = true
+	}
+	for name := range before {
+		names[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if string(now[name]) != string(before[name]) {
+			changes = append(changes, Field{name, shownValue(before[name]), shownValue(now[name])})
+		}
+	}
+	slices.SortStableFunc(changes, func(a, b Field) int { return cmp.Compare(rank(a.Name), rank(b.Name)) })
+	return changes
+}
+
+// rank puts first what decides about what runs.
+func rank(field string) int {
+	if i := slices.Index([]string{"entrypoint", "pack_identity", "pack_id"}, field); i >= 0 {
+		return i
+	}
+	return 3
+}
+
+// shownValue is a value as it is shown: one that is too long as the text of its beginning.
+func shownValue(value jsontext.Value) jsontext.Value {
+	switch {
+	case value == nil:
+		return null
+	case len(value) > maxValue:
+		short, _ := jsontext.AppendQuote(nil, strings.ToValidUTF8(string(value[:maxValue]), "")+"…")
+		return short
+	}
+	return value
+}
+
+// stringOf is a value that is a string; "" for any other.
+func stringOf(value jsontext.Value) (s string) {
+	if json.Unmarshal(value, &s) != nil {
+		return ""
+	}
+	return s
+}

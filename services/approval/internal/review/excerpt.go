@@ -1,0 +1,94 @@
+package review
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/rumi-ai/rumi/libs/tree"
+)
+
+// Bounds of an excerpt, in bytes.
+const (
+	DefaultExcerpt = 64 << 10
+	MaxExcerpt     = 1 << 20
+)
+
+// ErrChanged is in the error of ExcerptOf where the file is no longer what its entry says.
+var ErrChanged = errors.New("the file changed while it was read")
+
+// Excerpt is a part of a file of one tree.
+type Excerpt struct {
+	PackID string `json:"pack_id"`
+	Tree   string `json:"tree"`   // current or approved
+	Digest string `json:"digest"` // of that tree
+	File
+	Content  Content `json:"content"`     // of the whole file
+	Encoding string  `json:"encoding"`    // of Data: utf-8 or base64
+	Offset   int64   `json:"offset"`      // of Data in the file, in bytes
+	Length   int     `json:"length"`      // of Data in the file, in bytes
+	Next     *int64  `json:"next_offset"` // of what follows; null at the end
+	Data     string  `json:"data"`
+}
+
+// ExcerptOf reads a file whole and gives up to limit bytes of it from offset on. A character that is cut at the end is left to what
+// follows.
+func ExcerptOf(e tree.Entry, r io.Reader, offset, limit int64) (*Excerpt, error) {
+	limit = min(limit, MaxExcerpt)
+	hash := sha256.New()
+	part := &portion{from: offset, to: offset + limit}
+	s, err := lookThrough(io.TeeReader(r, io.MultiWriter(hash, part)), false)
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", e.Path, err)
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != e.SHA256 {
+		return nil, fmt.Errorf("read %q: %w", e.Path, ErrChanged)
+	}
+	data := part.data.Bytes()
+	if s.content == Text && offset+int64(len(data)) < e.Size {
+		data = wholeCharacters(data)
+	}
+	x := &Excerpt{File: describe(e), Content: s.content, Offset: offset, Length: len(data), Encoding: "utf-8", Data: string(data)}
+	if next := offset + int64(len(data)); next < e.Size {
+		x.Next = &next
+	}
+	if s.content != Text || !utf8.Valid(data) { // also where offset is within a character
+		x.Encoding, x.Data = "base64", base64.StdEncoding.EncodeToString(data)
+	}
+	return x, nil
+}
+
+// wholeCharacters leaves out a character at the end that is not whole, unless nothing else is there.
+func wholeCharacters(data []byte) []byte {
+	for n := 1; n < min(utf8.UTFMax, len(data)); n++ {
+		end := data[len(data)-n:]
+		if !utf8.RuneStart(end[0]) {
+			continue
+		}
+		if !utf8.FullRune(end) {
+			return data[:len(data)-n]
+		}
+		break
+	}
+	return data
+}
+
+// portion keeps what is written to it between two offsets.
+type portion struct {
+	from, to, at int64
+	data         bytes.Buffer
+}
+
+func (p *portion) Write(b []byte) (int, error) {
+	from, to := max(p.from-p.at, 0), min(p.to-p.at, int64(len(b)))
+	if from < to {
+		p.data.Write(b[from:to])
+	}
+	p.at += int64(len(b))
+	return len(b), nil
+}

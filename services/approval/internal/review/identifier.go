@@ -1,0 +1,384 @@
+package review
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// Bounds of identifiers that are looked at.
+const (
+	maxWord     = 256  // bytes; a longer one is looked at in parts
+	maxSuspects = 1000 // of one file
+	leastAlike  = 3    // bytes of an ASCII identifier that another may be taken for: words of one letter exist in many languages
+)
+
+// suspects are what the identifiers of a file that are not ASCII look like, for those that can be cleared only by a second look: by
+// where they stand, and by whether what they look like is in the file, too.
+type suspects struct {
+	words map[string]bool
+}
+
+func (s *suspects) add(word string) {
+	if s.words == nil {
+		s.words = map[string]bool{}
+	}
+	if len(s.words) < maxSuspects {
+		s.words[strings.Clone(word)] = true
+	}
+}
+
+// addWord goes on with the identifier that ends here by a letter of the class c.
+func (s *search) addWord(one []byte, c class) {
+	if len(s.word)+len(one) > maxWord {
+		s.endWord()
+	}
+	if !s.foreign {
+		s.passes, s.any, s.scripts = true, 0, 0
+	}
+	s.word = append(s.word, one...)
+	s.foreign = true
+	s.passes = s.passes && c&(alike|compatible) != 0
+	s.any |= c
+	s.scripts |= 1 << min(c.script(), 63)
+}
+
+// words takes a run of visible ASCII characters: only where it begins and where it ends can it be part of an identifier that has
+// other letters, too.
+func (s *search) words(run []byte) {
+	if s.foreign {
+		n := 0
+		for n < len(run) && n < maxWord && isWord(run[n]) {
+			n++
+		}
+		s.word = append(s.word, run[:n]...)
+		if n == len(run) {
+			return
+		}
+		s.endWord()
+	}
+	n := len(run)
+	for n > 0 && len(run)-n < maxWord && isWord(run[n-1]) {
+		n--
+	}
+	if n > 0 {
+		s.word = s.word[:0]
+	}
+	s.word = append(s.word, run[n:]...)
+	if len(s.word) > maxWord {
+		s.word = slices.Delete(s.word, 0, len(s.word)-maxWord)
+	}
+}
+
+func isWord(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+// endWord judges the identifier that ends here.
+func (s *search) endWord() {
+	if !s.foreign {
+		s.word = s.word[:0]
+		return
+	}
+	word := s.word
+	s.word, s.foreign = s.word[:0], false
+	switch f := s.of("look_alike"); {
+	case f != nil && f.count >= maxPerKind: // there is nothing to be learnt from one more
+	case s.any&alike != 0 && disguised(string(word)):
+		s.found("look_alike", quoteWord(string(word))+" mixes letters of several scripts that look alike")
+	case s.suspects.words[string(word)]:
+	case s.passes && (s.python || s.any&compatible == 0), s.python && s.scripts&^(1<<noScript|1<<latinScript|1<<cjkScript) != 0 && mixed(string(word)):
+		s.suspects.add(string(word))
+	}
+}
+
+// disguised says whether letters of other scripts stand among the Latin ones of a word as if they were Latin, too.
+func disguised(word string) bool {
+	for part := range parts(word) {
+		latin, foreign, greek := 0, 0, false
+		passes := true
+		for _, r := range part {
+			switch script := scriptOf(r); script {
+			case latinScript:
+				latin++
+			case noScript:
+			default:
+				foreign++
+				greek = greek || script == greekScript
+				_, alike := lookAlikes()[r]
+				passes = passes && alike && script != cjkScript
+			}
+		}
+		// One Latin letter beside a Greek one is a formula: "νx".
+		if foreign > 0 && passes && (latin > 1 || latin == 1 && !greek) {
+			return true
+		}
+	}
+	return false
+}
+
+// mixed says whether a part of a word has letters of scripts that are not written together. Greek letters beside Latin ones are
+// formulas, and Japanese, Chinese and Korean are written with Latin ones.
+func mixed(word string) bool {
+	for part := range parts(word) {
+		var seen []script
+		for _, r := range part {
+			if of := scriptOf(r); of != noScript && !slices.Contains(seen, of) {
+				seen = append(seen, of)
+			}
+		}
+		if len(seen) > 2 || len(seen) == 2 && !(slices.Contains(seen, latinScript) && (slices.Contains(seen, cjkScript) || slices.Contains(seen, greekScript))) {
+			return true
+		}
+	}
+	return false
+}
+
+// parts are the runs of letters and marks in an identifier.
+func parts(word string) func(yield func(string) bool) {
+	return strings.FieldsFuncSeq(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsMark(r) })
+}
+
+// script is a number for each script; letters of the Chinese, Japanese and Korean ones share one.
+type script int
+
+const (
+	noScript script = iota // common to several, or inherited from the letter before
+	latinScript
+	greekScript
+	cjkScript
+	cyrillicScript
+	otherScript // and so on, one for each
+)
+
+// usual are the scripts that are looked for first.
+var usual = []struct {
+	script script
+	tables []*unicode.RangeTable
+}{
+	{cjkScript, []*unicode.RangeTable{unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul, unicode.Bopomofo}},
+	{noScript, []*unicode.RangeTable{unicode.Common, unicode.Inherited}},
+	{cyrillicScript, []*unicode.RangeTable{unicode.Cyrillic}},
+	{greekScript, []*unicode.RangeTable{unicode.Greek}},
+	{latinScript, []*unicode.RangeTable{unicode.Latin}},
+}
+
+// scriptNames has the other scripts.
+var scriptNames = func() []string {
+	var names []string
+	for name := range unicode.Scripts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}()
+
+func scriptOf(r rune) script {
+	if r < utf8.RuneSelf {
+		if isWord(byte(r)) && r > '9' && r != '_' {
+			return latinScript
+		}
+		return noScript
+	}
+	for _, one := range usual {
+		if unicode.In(r, one.tables...) {
+			return one.script
+		}
+	}
+	for i, name := range scriptNames {
+		if unicode.Is(unicode.Scripts[name], r) {
+			return otherScript + script(i)
+		}
+	}
+	return noScript
+}
+
+// clear looks at a file for a second time, for its suspects: whether Python takes one for an ASCII identifier, whether one has letters
+// of several scripts in code, and whether there is an ASCII identifier that one looks like.
+func (s *searched) clear(r io.Reader, python bool) error {
+	if len(s.suspects.words) == 0 {
+		return nil
+	}
+	type suspect struct {
+		line int
+		code bool
+	}
+	seen := map[string]suspect{} // the suspects that are there
+	looks := map[string]bool{}   // what suspects look like
+	for word := range s.suspects.words {
+		if ascii, ok := asASCII(word); ok && len(ascii) >= leastAlike {
+			looks[ascii] = true
+		}
+	}
+	there := map[string]bool{} // those of looks that are there
+	source := newSource(r, python)
+	for {
+		word, line, code, err := source.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if s.suspects.words[string(word)] {
+			if last, ok := seen[string(word)]; !ok || code && !last.code {
+				seen[string(word)] = suspect{line, code}
+			}
+		} else if looks[string(word)] {
+			there[string(word)] = true
+		}
+	}
+	for _, word := range slices.Sorted(maps.Keys(seen)) {
+		at := seen[word]
+		normal := norm.NFKC.String(word)
+		twin, _ := asASCII(word)
+		switch {
+		case python && at.code && normal != word && isASCII(normal):
+			s.add("look_alike", at.line, quoteWord(word)+" is "+normal+" to Python")
+		case python && at.code && mixed(word):
+			s.add("look_alike", at.line, quoteWord(word)+" has letters of several scripts")
+		case there[twin]:
+			s.add("look_alike", at.line, quoteWord(word)+" looks like "+twin+", which is there too")
+		}
+	}
+	return nil
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// source reads the identifiers of a file one after the other. Of Python it tells code from comments and strings; in an f-string what
+// stands in braces is code.
+type source struct {
+	r      *bufio.Reader
+	python bool
+	line   int
+	word   []byte
+
+	comment bool
+	quote   byte // that ends the string; 0 outside of strings
+	triple  bool
+	format  bool // an f-string
+	depth   int  // of braces in an f-string
+}
+
+func newSource(r io.Reader, python bool) *source {
+	return &source{r: bufio.NewReaderSize(r, window), python: python, line: 1}
+}
+
+// next is the next identifier, until the next call; code says that it stands neither in a comment nor in a string. The error is
+// io.EOF at the end.
+func (s *source) next() (word []byte, line int, code bool, err error) {
+	s.word = s.word[:0]
+	for {
+		c, err := s.r.ReadByte()
+		switch {
+		case err == io.EOF && len(s.word) > 0:
+			return s.word, line, code, nil
+		case err != nil:
+			return nil, 0, false, err
+		case c >= utf8.RuneSelf:
+			if !s.letter() {
+				c = ' '
+				break
+			}
+			if line == 0 {
+				line, code = s.line, s.code()
+			}
+			continue
+		case isWord(c) && len(s.word) < maxWord:
+			s.word = append(s.word, c)
+			if line == 0 {
+				line, code = s.line, s.code()
+			}
+			continue
+		}
+		if s.python {
+			s.step(c)
+		}
+		if c == '\n' {
+			s.line++
+		}
+		if len(s.word) > 0 {
+			return s.word, line, code, nil
+		}
+	}
+}
+
+// letter goes on with a character that is not ASCII; it says whether the identifier may go on behind it.
+func (s *source) letter() bool {
+	_ = s.r.UnreadByte()
+	r, size, err := s.r.ReadRune()
+	if err != nil || r == utf8.RuneError && size == 1 {
+		return false
+	}
+	switch c := classOf(r); {
+	case c.kind() != 0:
+		return true
+	case c&letter == 0 || len(s.word)+size > maxWord:
+		return false
+	}
+	s.word = utf8.AppendRune(s.word, r)
+	return true
+}
+
+func (s *source) code() bool {
+	return !s.comment && (s.quote == 0 || s.format && s.depth > 0)
+}
+
+// step takes a character that is part of no identifier; s.word is the one right before it.
+func (s *source) step(r byte) {
+	switch {
+	case s.comment:
+		s.comment = r != '\n' && r != '\r'
+	case s.quote != 0:
+		s.inString(r)
+	case r == '#':
+		s.comment = true
+	case r == '"' || r == '\'':
+		s.begin(r)
+	}
+}
+
+// begin begins a string; the quotes that follow say whether it has three.
+func (s *source) begin(r byte) {
+	s.quote, s.depth = r, 0
+	s.format = len(s.word) <= 2 && bytes.ContainsAny(s.word, "fF")
+	next, _ := s.r.Peek(2)
+	s.triple = len(next) == 2 && next[0] == r && next[1] == r
+	if s.triple {
+		_, _ = s.r.Discard(2)
+	}
+}
+
+func (s *source) inString(r byte) {
+	switch {
+	case r == '\\':
+		if next, _ := s.r.Peek(1); len(next) == 1 && next[0] != '\n' { // also in a raw string: the quote behind it ends nothing
+			_, _ = s.r.Discard(1)
+		}
+	case r == s.quote && s.triple:
+		if next, _ := s.r.Peek(2); len(next) == 2 && next[0] == r && next[1] == r {
+			_, _ = s.r.Discard(2)
+			s.quote = 0
+		}
+	case r == s.quote, r == '\n' && !s.triple:
+		s.quote = 0
+	case r == '{' && s.format:
+		if next, _ := s.r.Peek(1); s.depth == 0 && len(next) == 1 && next[0] == '{' {
+			_, _ = s.r.Discard(1)
+			return
+		}
+		s.depth++
+	case r == '}' && s.format && s.depth > 0:
+		s.depth--
+	}
+}
