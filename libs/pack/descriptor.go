@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/jsonpos"
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
@@ -36,6 +37,22 @@ const (
 // ErrNone is in the error of ReadDescriptor for a folder that has no descriptor, so is no pack.
 var ErrNone = errors.New("no " + File)
 
+// InvalidError is a descriptor's that can be read and is wrong.
+type InvalidError struct {
+	Name string // of the file, relative to the pack's folder
+	Err  error  // what is wrong, and in which line and column if it is about one place: "line 3, column 27: a comma before }"
+}
+
+func (e *InvalidError) Error() string {
+	if strings.HasPrefix(e.Err.Error(), "line ") {
+		return e.Name + " " + e.Err.Error()
+	}
+	return e.Name + ": " + e.Err.Error()
+}
+
+// Unwrap gives what is wrong.
+func (e *InvalidError) Unwrap() error { return e.Err }
+
 // Anonymous is what operators are told of a pack whose descriptor can be read and has no pack_identity, which contract.md requires.
 const Anonymous = "its " + File + " has no pack_identity: it can't be approved before it has"
 
@@ -54,6 +71,9 @@ type Descriptor struct {
 
 	// Base is where the descriptor lies: "" for the pack's folder, "backend" for the folder in it. Handlers lie beside it.
 	Base string `json:"-"`
+
+	// Unknown are the members that nobody reads, in order: most often misspelt. Warnings says so.
+	Unknown []string `json:"-"`
 }
 
 // Network is what a pack says it wants to reach.
@@ -118,7 +138,7 @@ func ReadDescriptor(root *os.Root) (Descriptor, error) {
 		}
 		d, err := ParseDescriptor(data)
 		if err != nil {
-			return Descriptor{}, fmt.Errorf("read %s: %w", name, err)
+			return Descriptor{}, &InvalidError{name, err}
 		}
 		d.Base = base
 		return d, nil
@@ -157,26 +177,74 @@ func readRegular(root *os.Root, name string) ([]byte, error) {
 	return data, nil
 }
 
-// ParseDescriptor reads a descriptor from its bytes. Unknown members are allowed; a duplicate name, invalid UTF-8, a wrong
-// type and a value out of bounds are not.
+// ParseDescriptor reads a descriptor from its bytes. Unknown members are allowed, as is a byte order mark at the beginning, which some
+// editors write; a duplicate name, invalid UTF-8, a wrong type and a value out of bounds are not. The error says in which line and
+// column, as far as it is about one place.
 func ParseDescriptor(data []byte) (Descriptor, error) {
 	if len(data) > MaxDescriptor {
 		return Descriptor{}, fmt.Errorf("larger than %d bytes", MaxDescriptor)
 	}
-	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if encoding := otherEncoding(data); encoding != "" {
+		return Descriptor{}, fmt.Errorf("it is in %s; save it as UTF-8", encoding)
+	}
+	switch trimmed := bytes.TrimLeft(data, " \t\r\n"); {
+	case len(trimmed) == 0:
+		return Descriptor{}, errors.New("it is empty; a JSON object is needed")
+	case trimmed[0] == '[' || trimmed[0] == '"' || bytes.Equal(bytes.TrimRight(trimmed, " \t\r\n"), []byte("null")):
 		return Descriptor{}, errors.New("not a JSON object")
 	}
 	var d Descriptor
 	if err := json.Unmarshal(data, &d); err != nil {
 		if semantic, ok := errors.AsType[*json.SemanticError](err); ok && semantic.JSONPointer != "" {
-			if errors.Is(err, json.ErrUnknownName) {
-				return Descriptor{}, fmt.Errorf("%q is unknown", string(semantic.JSONPointer))
-			}
-			return Descriptor{}, fmt.Errorf("%q has the wrong type", string(semantic.JSONPointer))
+			return Descriptor{}, misfit(data, semantic)
 		}
-		return Descriptor{}, fmt.Errorf("not valid JSON: %w", err)
+		return Descriptor{}, errors.New(jsonpos.Describe(data, err))
 	}
+	d.Unknown = UnknownMembers(data, knownMembers)
 	return d, d.check()
+}
+
+// otherEncoding names the encoding of a text whose beginning shows that it is not UTF-8; "" otherwise.
+func otherEncoding(data []byte) string {
+	switch {
+	case len(data) < 2:
+		return ""
+	case data[0] == 0xff && data[1] == 0xfe, data[0] != 0 && data[1] == 0:
+		return "UTF-16 (little endian)"
+	case data[0] == 0xfe && data[1] == 0xff, data[0] == 0 && data[1] != 0:
+		return "UTF-16 (big endian)"
+	}
+	return ""
+}
+
+// misfit says of a member that its value has the wrong type, or that it is unknown where none may be.
+func misfit(data []byte, err *json.SemanticError) error {
+	field := strings.ReplaceAll(strings.TrimPrefix(string(err.JSONPointer), "/"), "/", ".")
+	line, column := jsonpos.At(data, err.ByteOffset)
+	where := fmt.Sprintf("line %d, column %d: %q", line, column, cut(field))
+	if errors.Is(err, json.ErrUnknownName) {
+		return fmt.Errorf("%s is unknown", where)
+	}
+	return fmt.Errorf("%s has the wrong type%s", where, wanted(field))
+}
+
+// wanted says what a member's value must be.
+func wanted(field string) string {
+	name, _, _ := strings.Cut(field, ".")
+	switch name {
+	case "pack_id", "pack_identity", "version", "description", "restart":
+		return `: want a text, such as "1.0"`
+	case "required_secrets":
+		return `: want a list of keys, such as ["OPENAI_API_KEY"]`
+	case "required_network":
+		return `: want {"allowed_domains": ["api.example.com"], "allowed_ports": [443]}`
+	case "entrypoint":
+		return `: want a file, such as "main.py", or a command, such as ["python3", "main.py"]`
+	case "resources":
+		return `: want numbers, such as {"memory_mb": 256, "cpus": 0.5, "pids": 64}`
+	}
+	return ""
 }
 
 func (d *Descriptor) check() error {

@@ -58,6 +58,7 @@ func TestParseDescriptor(t *testing.T) {
 		Entrypoint:      pack.Entrypoint{File: "backend/main.py"},
 		Resources:       pack.Resources{MemoryMB: 256, CPUs: 0.5},
 		Restart:         pack.RestartOnFailure,
+		Unknown:         []string{"vocabulary"},
 	}
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got %+v", d)

@@ -89,10 +89,10 @@ func TestStagings(t *testing.T) {
 		{"GET", first, 404, "Staging not found: " + first},
 		{"GET", second, 404, "Staging not found: " + second},
 		{"DELETE", second, 404, "Staging not found: " + second},
-		{"GET", "abc", 400, "Invalid staging_id"},
-		{"DELETE", "%252e%252e", 400, "Invalid staging_id"},
-		{"DELETE", strings.ToUpper(second[:15]) + "G", 400, "Invalid staging_id"},
-		{"DELETE", second + "%0a", 400, "Invalid staging_id"},
+		{"GET", "abc", 400, "Invalid staging_id (16 hex digits, as import answers)"},
+		{"DELETE", "%252e%252e", 400, "Invalid staging_id (16 hex digits, as import answers)"},
+		{"DELETE", strings.ToUpper(second[:15]) + "G", 400, "Invalid staging_id (16 hex digits, as import answers)"},
+		{"DELETE", second + "%0a", 400, "Invalid staging_id (16 hex digits, as import answers)"},
 	} {
 		if a := s.call(c.method, "/api/packs/staging/"+c.id, ""); a.Status != c.status || a.Error != c.message {
 			t.Errorf("%s %s: %+v", c.method, c.id, a)

@@ -356,10 +356,10 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/api/packs/import", `{"path": "ecosystem/x", "note": ""}`, 400, "Unknown field 'note' (known: path, notes)"},
 		{"POST", "/api/packs/import", `[]`, 400, "Invalid JSON in request body" + `: want an object, such as {"name": "value"}`},
 		{"POST", "/api/packs/import", `{"path": "ecosystem/none"}`, 400, "Source not found: ecosystem/none"},
-		{"POST", "/api/packs/import", `{"path": "/etc"}`, 400, "Path must be within ecosystem, user_data/import"},
+		{"POST", "/api/packs/import", `{"path": "/etc"}`, 400, `Path must be within ecosystem, user_data/import: copy it to user_data/import and name it "user_data/import/etc", or upload an archive (curl -F file=@etc)`},
 		{"POST", "/api/packs/apply", `{}`, 400, "Missing 'staging_id'"},
-		{"POST", "/api/packs/apply", `{"staging_id": "abc123"}`, 400, "Invalid staging_id"},
-		{"POST", "/api/packs/apply", `{"staging_id": "../../../../x"}`, 400, "Invalid staging_id"},
+		{"POST", "/api/packs/apply", `{"staging_id": "abc123"}`, 400, "Invalid staging_id (16 hex digits, as import answers)"},
+		{"POST", "/api/packs/apply", `{"staging_id": "../../../../x"}`, 400, "Invalid staging_id (16 hex digits, as import answers)"},
 		{"POST", "/api/packs/apply", `{"staging_id": "` + missing + `"}`, 404, "Staging not found: " + missing},
 		{"POST", "/api/packs/apply", `{"staging_id": "` + missing + `", "mode": "merge"}`, 400, "Unsupported mode: merge"},
 		{"POST", "/api/packs/scan", `{"x": 1}`, 400, "Unknown field 'x' (known: none)"},
@@ -381,16 +381,25 @@ func TestBadRequests(t *testing.T) {
 		fields  [][3]string
 		message string
 	}{
-		"no file":       {[][3]string{{"notes", "", "x"}}, "Missing 'file'"},
+		"no file":       {[][3]string{{"notes", "", "x"}}, "Missing 'file' (curl -F file=@my_pack.zip)"},
 		"unknown field": {[][3]string{{"path", "", "x"}, file}, "Unknown field 'path' (known: file, notes)"},
 		"two files":     {[][3]string{file, file}, "More than one 'file'"},
-		"kind":          {[][3]string{{"file", "p.tar.gz", "x"}}, "Unsupported input: p.tar.gz"},
-		"no file name":  {[][3]string{{"file", "", "x"}}, "Unsupported input: "},
+		"kind":          {[][3]string{{"file", "p.tar.gz", "x"}}, "Unsupported input: p.tar.gz (want a folder, .zip or .rumipack)"},
+		"no file name":  {[][3]string{{"file", "", "x"}}, "Unsupported input: a file without a name that is no zip archive (want a folder, .zip or .rumipack)"},
 		"no archive":    {[][3]string{{"file", "p.zip", "x"}}, "Not a valid zip archive: p.zip (no end record at the end)"},
 	} {
 		if a := s.upload(c.fields...); a.Status != 400 || a.Error != c.message {
 			t.Errorf("%s: %+v", name, a)
 		}
+	}
+	for kind, begins := range map[string]string{"application/zip": "x", "application/octet-stream": "", "application/x-www-form-urlencoded": "PK\x03\x04", "": "PK\x05\x06"} {
+		const want = "Invalid JSON in request body: an archive is sent as the field 'file' of a form (curl -F file=@my_pack.zip)"
+		if a := s.send("POST", "/api/packs/import", kind, strings.NewReader(begins)); a.Status != 400 || a.Error != want {
+			t.Errorf("an archive as the whole body, type %q: %+v", kind, a)
+		}
+	}
+	if a := s.send("POST", "/api/packs/import", "multipart/form-data", strings.NewReader("x")); a.Status != 400 || !strings.Contains(a.Error, "names no boundary") {
+		t.Errorf("a form without a boundary: %+v", a)
 	}
 	if a := s.send("POST", "/api/packs/import", "multipart/form-data; boundary=x", strings.NewReader("--x\r\nno form")); a.Status != 400 {
 		t.Errorf("broken form: %+v", a)

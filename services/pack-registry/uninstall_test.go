@@ -209,7 +209,7 @@ func TestNothingIsInstalledDuringAnUninstall(t *testing.T) {
 func TestAPackWithoutIdentity(t *testing.T) {
 	s := start(t)
 	const text = "its ecosystem.json has no pack_identity: it can't be approved before it has"
-	archive := zipped(t, map[string]string{"main/ecosystem.json": `{"pack_id": "p"}`})
+	archive := zipped(t, map[string]string{"main/ecosystem.json": `{"pack_id": "p", "entrypoint": "main.py"}`, "main/main.py": ""})
 	a := s.upload([3]string{"file", "p.zip", archive})
 	id, _ := a.Data["staging_id"].(string)
 	if meta, _ := a.Data["meta"].(map[string]any); a.Status != 200 || !reflect.DeepEqual(meta["warnings"], []any{"p: " + text}) {
@@ -228,7 +228,7 @@ func TestAPackWithoutIdentity(t *testing.T) {
 		}
 	}
 	a = s.call("GET", "/api/packs/staging/"+s.stage("1"), "")
-	if one := a.Data["packs"].([]any)[0].(map[string]any); one["warnings"] != nil {
+	if one := a.Data["packs"].([]any)[0].(map[string]any); !reflect.DeepEqual(one["warnings"], []any{"no entrypoint: a container of it will idle"}) {
 		t.Errorf("one with an identity: %+v", one)
 	}
 }

@@ -191,8 +191,13 @@ func TestScan(t *testing.T) {
 		t.Errorf("tidy: %v", warnings)
 	}
 	found := h.eco.Scan()
-	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 2 || found.Warnings[0] != "a: "+pack.Anonymous {
+	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 5 || found.Warnings[0] != "a: "+pack.Anonymous {
 		t.Errorf("got %+v", found)
+	}
+	for i, id := range map[int]string{1: "a", 2: "b", 4: "old"} {
+		if want := id + ": no entrypoint: a container of it will idle"; found.Warnings[i] != want {
+			t.Errorf("warning %d: got %s, want %s", i, found.Warnings[i], want)
+		}
 	}
 	if got := h.names(t, "ecosystem"); strings.Contains(got, ".rumi") {
 		t.Errorf("ecosystem holds %s", got)

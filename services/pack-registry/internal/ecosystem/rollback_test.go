@@ -113,7 +113,7 @@ func TestRollbackRefuses(t *testing.T) {
 		"file":              {"", func(t *testing.T, h *home) { h.write(t, "user_data/pack_backups/p/"+good, "") }, good, "Backup not found: "},
 		"link":              {"", func(t *testing.T, h *home) { h.link(t, "user_data/pack_backups/p/"+good) }, good, "Backup not found: "},
 		"of another pack":   {"", func(t *testing.T, h *home) { h.write(t, "user_data/pack_backups/q/"+good+"/x", "") }, good, "Backup not found: "},
-		"broken":            {"{", nil, good, "Backup can't be restored: read ecosystem.json: "},
+		"broken":            {"{", nil, good, "Backup can't be restored: ecosystem.json line 1, column 2: it ends too early"},
 		"declares another":  {descriptor("q", "i"), nil, good, "pack_id mismatch: existing='p', new='q'"},
 		"other identity":    {descriptor("p", "j"), nil, good, "pack_identity mismatch: existing pack_identity='i', new pack_identity='j' (pack_id='p')."},
 		"no identity":       {descriptor("p", ""), nil, good, "pack_identity mismatch: existing pack_identity='i', new pack_identity=''"},

@@ -34,6 +34,9 @@ func (e *Ecosystem) Scan() Found {
 			continue
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
+		for _, warning := range e.contents(p) {
+			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
+		}
 	}
 	found.Warnings = append(found.Warnings, e.missingRights(all)...)
 	found.Warnings = append(found.Warnings, e.ignored()...)
@@ -41,6 +44,16 @@ func (e *Ecosystem) Scan() Found {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.told(".", err))
 	}
 	return found
+}
+
+// contents are the warnings about what a pack says and has.
+func (e *Ecosystem) contents(p pack.Found) []string {
+	root, err := e.root.OpenRoot(p.Dir)
+	if err != nil {
+		return nil // gone or changed since it was found; the next scan tells
+	}
+	defer root.Close()
+	return pack.Warnings(p.Descriptor, root.FS())
 }
 
 // ignored are the warnings about what lies in the ecosystem folder and is no pack.

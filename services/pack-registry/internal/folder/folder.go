@@ -82,6 +82,28 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("%q is %s", e.Path, e.Reason) }
 
+// EntryError says at which entry of a folder a copy failed.
+type EntryError struct {
+	Path string // relative to the copied folder
+	Err  error
+}
+
+func (e *EntryError) Error() string { return fmt.Sprintf("%s: %v", e.Path, e.Err) }
+
+// Unwrap gives what failed.
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// atEntry adds the entry to an error that names none.
+func atEntry(shown string, err error) error {
+	_, named := errors.AsType[*EntryError](err)
+	_, refused := errors.AsType[*RefusedError](err)
+	_, limit := errors.AsType[*LimitError](err)
+	if named || refused || limit {
+		return err
+	}
+	return &EntryError{shown, err}
+}
+
 // Folded is the same for names that a file system which heeds neither case nor Unicode form takes for one.
 func Folded(name string) string {
 	return norm.NFC.String(caser.String(norm.NFC.String(name)))
@@ -151,7 +173,7 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 			err = c.entry(in, out, name, inner, info, depth)
 		}
 		if err != nil {
-			return err
+			return atEntry(inner, err)
 		}
 	}
 	if c.KeepModes {

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
@@ -46,7 +46,7 @@ type importMeta struct {
 	Actor     string       `json:"actor"`
 	Notes     string       `json:"notes"`
 	Packs     []importPack `json:"packs"`
-	Warnings  []string     `json:"warnings,omitzero"` // what will keep packs from being approved
+	Warnings  []string     `json:"warnings,omitzero"` // what will keep packs from being approved or doing what is meant, and what was left out
 }
 
 type importPack struct {
@@ -61,7 +61,7 @@ func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
 	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && kind == "multipart/form-data" {
 		st, err = p.importUpload(w, r, parameters["boundary"])
-	} else {
+	} else if err = notBare(r, kind); err == nil {
 		var request importRequest
 		if request, err = rpc.Decode[importRequest](r); err == nil {
 			st, err = p.Stages.ImportPath(r.Context(), request.Path, request.Notes)
@@ -73,14 +73,34 @@ func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
 	return rpc.WriteData(w, imported(st))
 }
 
+// notBare refuses an archive that is the whole body (curl --data-binary), by the type that the sender says it has or by how it begins.
+func notBare(r *http.Request, kind string) error {
+	body := bufio.NewReader(r.Body)
+	begins, err := body.Peek(len("PK"))
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, r.Body}
+	if archiveTypes[kind] || err == nil && string(begins) == "PK" {
+		return fault.Invalid("Invalid JSON in request body: an archive is sent as the field 'file' of a form (curl -F file=@my_pack.zip)").With("invalid_json")
+	}
+	return nil
+}
+
+// archiveTypes are media types of bodies that are an archive, or a file of any kind.
+var archiveTypes = map[string]bool{
+	"application/zip": true, "application/x-zip-compressed": true, "application/x-zip": true, "application/octet-stream": true, "application/gzip": true, "application/x-tar": true,
+}
+
 func imported(st store.Staging) importResponse {
 	meta := importMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
 	for _, one := range st.Packs {
 		meta.Packs = append(meta.Packs, importPack{string(one.Declared), one.Identity, one.Version})
-		if one.Identity == "" {
-			meta.Warnings = append(meta.Warnings, one.Dir+": "+pack.Anonymous)
+		for _, warning := range one.Warnings {
+			meta.Warnings = append(meta.Warnings, one.Dir+": "+warning)
 		}
 	}
+	meta.Warnings = append(meta.Warnings, st.Warnings...)
 	return importResponse{
 		Success: true, StagingID: st.ID, StagingDir: stagingDir(st.ID), InputType: st.InputType, SourcePath: st.SourcePath,
 		DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi, Meta: meta,
@@ -89,6 +109,9 @@ func imported(st store.Staging) importResponse {
 
 // importUpload streams the file to the disk while it arrives. "notes" may stand before or behind it.
 func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary string) (store.Staging, error) {
+	if boundary == "" {
+		return store.Staging{}, fault.Invalid("Invalid form in request body: its Content-Type names no boundary; leave that header to the client").With("invalid_form")
+	}
 	body := &arriving{
 		from:     http.MaxBytesReader(w, r.Body, staging.MaxUpload+maxOverhead),
 		deadline: http.NewResponseController(w).SetReadDeadline,
@@ -99,7 +122,7 @@ func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary str
 		return store.Staging{}, err
 	}
 	if file == nil {
-		return store.Staging{}, fault.Invalid("Missing 'file'").With("missing_file")
+		return store.Staging{}, fault.Invalid("Missing 'file' (curl -F file=@my_pack.zip)").With("missing_file")
 	}
 	return p.Stages.ImportUpload(r.Context(), file.FileName(), formReader{file}, func() (string, error) {
 		after, second, err := next(form, len(notes))
@@ -136,7 +159,7 @@ func next(form *multipart.Reader, already int) (notes string, file *multipart.Pa
 			}
 			notes = string(value)
 		default:
-			return "", nil, fault.UnknownField(name, []string{"file", "notes"})
+			return "", nil, fault.UnknownField(text.Escape(name), []string{"file", "notes"})
 		}
 	}
 	return "", nil, fault.Invalid("Too many fields").With("invalid_form")

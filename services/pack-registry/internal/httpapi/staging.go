@@ -24,14 +24,15 @@ type stagingSummary struct {
 	Notes           string    `json:"notes"`
 	Actor           string    `json:"actor"`
 	Files           int       `json:"files"`
-	Bytes           int64     `json:"bytes"` // of the files
+	Bytes           int64     `json:"bytes"`             // of the files
+	Warnings        []string  `json:"warnings,omitzero"` // what the import left out
 }
 
 func summary(st store.Staging, files int, bytes int64) stagingSummary {
 	return stagingSummary{
 		StagingID: st.ID, StagingDir: stagingDir(st.ID), CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime),
 		InputType: st.InputType, SourcePath: st.SourcePath, DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi,
-		Notes: st.Notes, Actor: st.Actor, Files: files, Bytes: bytes,
+		Notes: st.Notes, Actor: st.Actor, Files: files, Bytes: bytes, Warnings: st.Warnings,
 	}
 }
 
@@ -57,7 +58,7 @@ type stagedPack struct {
 	Descriptor pack.Descriptor `json:"descriptor"`
 	Files      []stagedFile    `json:"files"`
 	Apply      outcome         `json:"apply"`
-	Warnings   []string        `json:"warnings,omitzero"` // what will keep it from being approved
+	Warnings   []string        `json:"warnings,omitzero"` // what will keep it from being approved or doing what is meant
 }
 
 type stagedFile struct {
@@ -86,10 +87,7 @@ func (p Packs) inspectStaging(ctx context.Context, stagingID string) (stagingRes
 	var response stagingResponse
 	files, bytes := 0, int64(0)
 	for i, one := range st.Details {
-		shown := stagedPack{PackID: st.Packs[i].Dir, Descriptor: one.Descriptor, Apply: outcomeOf(one)}
-		if one.Descriptor.PackIdentity == "" {
-			shown.Warnings = []string{pack.Anonymous}
-		}
+		shown := stagedPack{PackID: st.Packs[i].Dir, Descriptor: one.Descriptor, Apply: outcomeOf(one), Warnings: st.Packs[i].Warnings}
 		for _, f := range one.Files {
 			shown.Files = append(shown.Files, stagedFile{f.Path, f.Size, fmt.Sprintf("%04o", f.Mode)})
 			files++

@@ -11,99 +11,205 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // several is the folder in an import that holds several packs.
 const several = "packs"
 
+// arranged is what arrange finds.
+type arranged struct {
+	packs    []store.StagedPack
+	multi    bool     // several packs in packs/
+	warnings []string // what is left out
+}
+
 // arrange finds the packs in the folder incoming, which was called name in the import, and moves each to a folder of its own in
-// the folder payload, which it makes. Either incoming is a pack, or packs/ in it holds some; what else lies there is left.
-func arrange(root *os.Root, incoming, name, payload string) (packs []store.StagedPack, multi bool, err error) {
+// the folder payload, which it makes. Either incoming is a pack, or packs/ in it holds some; what else lies there is left, and told.
+func arrange(root *os.Root, incoming, name, payload string) (arranged, error) {
 	if err := root.Mkdir(payload, 0o750); err != nil {
-		return nil, false, err
+		return arranged{}, err
 	}
-	d, err := describe(root, incoming)
+	one, err := describe(root, incoming, name)
 	switch {
 	case err == nil:
-		one := staged(string(d.PackID), name, d)
-		return []store.StagedPack{one}, false, root.Rename(incoming, path.Join(payload, one.Dir))
+		one.Dir = string(one.Declared)
+		return arranged{packs: []store.StagedPack{one}}, root.Rename(incoming, path.Join(payload, one.Dir))
 	case !errors.Is(err, pack.ErrNone):
-		return nil, false, invalidDescriptor(name, err)
+		return arranged{}, invalidDescriptor(name, err)
 	}
 	folders, err := subfolders(root, path.Join(incoming, several))
 	if err != nil {
-		return nil, true, err
+		return arranged{}, err
 	}
 	if len(folders) == 0 {
-		return nil, false, noDescriptor(name)
+		return arranged{}, noDescriptor(name, hint(root, incoming, name))
 	}
+	found := arranged{multi: true}
 	for _, folder := range folders {
-		shown := path.Join(several, folder)
-		id, err := pack.ParseID(folder)
+		one, err := arrangeOne(root, path.Join(incoming, several, folder), folder, payload)
 		if err != nil {
-			return nil, true, err
+			return arranged{}, err
 		}
-		from := path.Join(incoming, several, folder)
-		d, err := describe(root, from)
-		if errors.Is(err, pack.ErrNone) {
-			return nil, true, noDescriptor(shown)
-		}
-		if err != nil {
-			return nil, true, invalidDescriptor(shown, err)
-		}
-		packs = append(packs, staged(string(id), folder, d))
-		if err := root.Rename(from, path.Join(payload, string(id))); err != nil {
-			return nil, true, err
+		found.packs = append(found.packs, one)
+	}
+	found.warnings, err = besides(root, incoming)
+	return found, err
+}
+
+// arrangeOne moves one of several packs.
+func arrangeOne(root *os.Root, from, folder, payload string) (store.StagedPack, error) {
+	shown := path.Join(several, folder)
+	id, err := pack.ParseID(folder)
+	if err != nil {
+		return store.StagedPack{}, fault.Invalid("Invalid pack_id: the folder '%s' must be named by the pack_id of its pack (1 to 64 of a-z, A-Z, 0-9, _ and -)", text.Escape(shown)).
+			With("invalid_pack_id")
+	}
+	one, err := describe(root, from, folder)
+	if errors.Is(err, pack.ErrNone) {
+		return store.StagedPack{}, noDescriptor(shown, hint(root, from, shown))
+	}
+	if err != nil {
+		return store.StagedPack{}, invalidDescriptor(shown, err)
+	}
+	one.Dir = string(id)
+	return one, root.Rename(from, path.Join(payload, one.Dir))
+}
+
+// maxNamed is how many names a message has.
+const maxNamed = 10
+
+// besides warns of what lies beside packs/, most of all of packs: an archive of ecosystem/ itself may hold some in both places.
+func besides(root *os.Root, incoming string) (warnings []string, err error) {
+	names, err := list(root, incoming)
+	if err != nil {
+		return nil, err
+	}
+	var packs, others []string
+	for _, name := range names {
+		switch {
+		case name == several:
+		case isPack(root, path.Join(incoming, name)):
+			packs = append(packs, name)
+		default:
+			others = append(others, name)
 		}
 	}
-	return packs, true, nil
+	if len(packs) > 0 {
+		warnings = append(warnings, fmt.Sprintf("left out: %d packs beside %s/: %s. Move them into %s/, or import each by itself", len(packs), several, named(packs), several))
+	}
+	if len(others) > 0 {
+		warnings = append(warnings, fmt.Sprintf("left out: what lies beside %s/ and is no pack: %s", several, named(others)))
+	}
+	return warnings, nil
 }
 
-func staged(dir, folder string, d pack.Descriptor) store.StagedPack {
-	return store.StagedPack{Dir: dir, Folder: folder, Declared: d.PackID, Identity: d.PackIdentity, Version: d.Version}
-}
-
-func describe(root *os.Root, name string) (pack.Descriptor, error) {
-	inner, err := root.OpenRoot(name)
+// hint says what to do about a folder that has no descriptor, as far as what is in it tells.
+func hint(root *os.Root, incoming, name string) string {
+	names, err := list(root, incoming)
 	if err != nil {
-		return pack.Descriptor{}, err
+		return ""
+	}
+	var packs []string
+	for _, inner := range names {
+		switch {
+		case strings.EqualFold(inner, pack.File) || strings.EqualFold(inner, pack.File+".txt"):
+			return fmt.Sprintf(": it has '%s'; rename that to %s", text.Escape(inner), pack.File)
+		case strings.EqualFold(inner, "backend") && inner != "backend" && isPack(root, path.Join(incoming, inner)):
+			return fmt.Sprintf(": its folder '%s' must be called backend", text.Escape(inner))
+		case isPack(root, path.Join(incoming, inner)):
+			packs = append(packs, inner)
+		}
+	}
+	switch len(packs) {
+	case 0:
+		return ": it must lie in that folder, or in its folder backend"
+	case 1:
+		return fmt.Sprintf(": the pack lies one folder deeper, in %s. Import that folder", named(packs))
+	default:
+		return fmt.Sprintf(": %d folders in it are packs: %s. Move them into a folder %s/%s, or import each by itself", len(packs), named(packs), text.Escape(name), several)
+	}
+}
+
+// named lists names for a message.
+func named(names []string) string {
+	shown := make([]string, 0, maxNamed+1)
+	for _, name := range names {
+		if len(shown) == maxNamed {
+			shown = append(shown, fmt.Sprintf("and %d more", len(names)-maxNamed))
+			break
+		}
+		shown = append(shown, "'"+text.Escape(name)+"'")
+	}
+	return strings.Join(shown, ", ")
+}
+
+// isPack says whether a folder has a descriptor, right or wrong.
+func isPack(root *os.Root, dir string) bool {
+	for _, name := range []string{path.Join(dir, pack.File), path.Join(dir, "backend", pack.File)} {
+		if info, err := root.Lstat(name); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
+// describe reads the descriptor of a pack in a folder that was called name, and what is to be told of the pack.
+func describe(root *os.Root, dir, name string) (store.StagedPack, error) {
+	inner, err := root.OpenRoot(dir)
+	if err != nil {
+		return store.StagedPack{}, err
 	}
 	defer inner.Close()
-	return pack.ReadDescriptor(inner)
+	d, err := pack.ReadDescriptor(inner)
+	if err != nil {
+		return store.StagedPack{}, err
+	}
+	one := store.StagedPack{Folder: name, Declared: d.PackID, Identity: d.PackIdentity, Version: d.Version}
+	if one.Identity == "" {
+		one.Warnings = []string{pack.Anonymous}
+	}
+	one.Warnings = append(one.Warnings, pack.Warnings(d, inner.FS())...)
+	return one, nil
 }
 
-func noDescriptor(name string) error {
-	return fault.Invalid("No %s found in payload %s", pack.File, name).With("no_descriptor")
+func noDescriptor(name, hint string) error {
+	return fault.Invalid("No %s found in payload %s%s", pack.File, text.Escape(name), hint).With("no_descriptor")
 }
 
 func invalidDescriptor(name string, err error) error {
+	if invalid, ok := errors.AsType[*pack.InvalidError](err); ok {
+		return fault.Invalid("Invalid %s in payload %s: %v", invalid.Name, name, invalid.Err).With("invalid_descriptor")
+	}
 	return fault.Invalid("Invalid %s in payload %s: %v", pack.File, name, err).With("invalid_descriptor")
 }
 
 // subfolders lists the folders in a folder, sorted; none where there is no such folder.
-func subfolders(root *os.Root, name string) ([]string, error) {
-	dir, err := root.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
+func subfolders(root *os.Root, name string) (names []string, err error) {
+	info, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return nil, nil
 	}
+	all, err := list(root, name)
+	for _, inner := range all {
+		if info, err := root.Lstat(path.Join(name, inner)); err == nil && info.IsDir() && !strings.HasPrefix(inner, ".") {
+			names = append(names, inner)
+		}
+	}
+	return names, err
+}
+
+// list lists the names in a folder, sorted.
+func list(root *os.Root, name string) ([]string, error) {
+	dir, err := root.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", name, err)
 	}
 	defer dir.Close()
-	info, err := dir.Stat()
-	if err != nil || !info.IsDir() {
-		return nil, err
-	}
-	entries, err := dir.ReadDir(-1)
+	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", name, err)
-	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
-			names = append(names, e.Name())
-		}
 	}
 	slices.Sort(names)
 	return names, nil

@@ -2,13 +2,17 @@ package staging
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // Kinds of import.
@@ -47,7 +51,7 @@ func (p Places) find(given string) (root, rest string, err error) {
 			return filepath.Join(p.Home, allowed), rest, nil
 		}
 	}
-	return "", "", p.outside()
+	return "", "", p.outside(given)
 }
 
 // inside gives the path of name in a folder; ok is false for a name that lies elsewhere, or is that folder.
@@ -56,9 +60,19 @@ func inside(name, folder string) (rest string, ok bool) {
 	return rest, err == nil && rest != "." && filepath.IsLocal(rest)
 }
 
-func (p Places) outside() *fault.Fault {
-	return fault.Invalid("Path must be within %s", strings.Join(append(append([]string{}, p.Inside...), p.Absolute...), ", ")).With("path_outside")
+// outside refuses a path, and says how to import what it names.
+func (p Places) outside(given string) *fault.Fault {
+	name := path.Base(path.Clean(given))
+	if name == "." || name == "/" || name == ".." || len(name) > 100 || !text.IsLine(name) || p.names(given) {
+		name = "my_pack.zip"
+	}
+	to := p.Inside[len(p.Inside)-1]
+	return fault.Invalid("Path must be within %s: copy it to %s and name it %q, or upload an archive (curl -F file=@%s)",
+		strings.Join(append(append([]string{}, p.Inside...), p.Absolute...), ", "), to, path.Join(to, name), name).With("path_outside")
 }
+
+// names says whether a path is that of one of the places themselves.
+func (p Places) names(given string) bool { return slices.Contains(p.Inside, path.Clean(given)) }
 
 // source is what an import by path names, found and open.
 type source struct {
@@ -83,17 +97,46 @@ func (p Places) open(given string) (*source, error) {
 		return nil, p.failed(given, err)
 	}
 	s := &source{root: root, rest: rest}
-	switch kind := archiveKind(rest); {
+	switch {
 	case info.IsDir():
 		s.kind = Folder
-	case info.Mode().IsRegular() && kind != "":
-		s.kind = kind
-	default:
+	case info.Mode().IsRegular():
+		s.kind, err = s.archiveKind()
+	}
+	switch {
+	case err != nil:
+		root.Close()
+		return nil, p.failed(given, err)
+	case s.kind == "":
 		root.Close()
 		return nil, unsupported(given)
 	}
 	return s, nil
 }
+
+// archiveKind is the kind of archive that a file is by its name, or else by its content.
+func (s *source) archiveKind() (string, error) {
+	if kind := archiveKind(s.rest); kind != "" {
+		return kind, nil
+	}
+	f, err := s.root.OpenFile(s.rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var first [len(zipBegins)]byte
+	if _, err := f.ReadAt(first[:], 0); err != nil && err != io.EOF {
+		return "", err
+	}
+	if string(first[:]) == zipBegins {
+		return Zip, nil
+	}
+	return "", nil
+}
+
+// zipBegins is what a zip archive that is not empty begins with. Archives come without a name that says so: GitHub's end in
+// "zipball" or in the name of a branch.
+const zipBegins = "PK\x03\x04"
 
 func (s *source) Close() error { return s.root.Close() }
 
@@ -101,16 +144,26 @@ func (s *source) Close() error { return s.root.Close() }
 func (p Places) failed(given string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fault.Invalid("Source not found: %s", given).With("source_not_found")
+		return fault.Invalid("Source not found: %s", text.Escape(given)).With("source_not_found")
 	case errors.Is(err, fs.ErrPermission):
-		return fault.Invalid("Source can't be read: %s (permission denied; it must be readable by group %d)", given, os.Getgid()).With("source_unreadable").Because(err)
+		return unreadable(given, err)
 	default: // it leads out of the allowed folder, or is no path at all
-		return p.outside().Because(err)
+		return p.outside(given).Because(err)
 	}
 }
 
+// unreadable says what may not be read, and how to mend that. given is a path as the operator gives it.
+func unreadable(given string, err error) error {
+	shown := text.Escape(given)
+	return fault.Invalid("Source can't be read: %s (permission denied; it must be readable by group %d: sudo chgrp -R %[2]d %[1]s && sudo chmod -R g+rX %[1]s)", shown, os.Getgid()).
+		With("source_unreadable").Because(err)
+}
+
 func unsupported(name string) error {
-	return fault.Invalid("Unsupported input: %s", name).With("unsupported_input")
+	if name == "" {
+		return fault.Invalid("Unsupported input: a file without a name that is no zip archive (want a folder, .zip or .rumipack)").With("unsupported_input")
+	}
+	return fault.Invalid("Unsupported input: %s (want a folder, .zip or .rumipack)", text.Escape(name)).With("unsupported_input")
 }
 
 // archiveKind is the kind of archive that a file's name says it is; "" for none.

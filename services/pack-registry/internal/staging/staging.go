@@ -17,11 +17,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/archive"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
@@ -72,7 +71,7 @@ func (a *Area) Close() error { return a.root.Close() }
 // ParseID checks a staging's id from outside: 16 hexadecimal digits. The error is a fault: 400 "Invalid staging_id".
 func ParseID(s string) (string, error) {
 	if len(s) != 16 || strings.Trim(s, "0123456789abcdef") != "" {
-		return "", fault.Invalid("Invalid staging_id").With("invalid_staging_id")
+		return "", fault.Invalid("Invalid staging_id (16 hex digits, as import answers)").With("invalid_staging_id")
 	}
 	return s, nil
 }
@@ -90,14 +89,14 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Stagi
 		}
 		defer src.Close()
 		if st.InputType = src.kind; src.kind == Folder {
-			return filepath.Base(src.rest), a.copyFolder(ctx, src, to)
+			return filepath.Base(src.rest), a.copyFolder(ctx, src, given, to)
 		}
 		f, err := src.root.OpenFile(src.rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return "", a.places.failed(given, err)
 		}
 		defer f.Close()
-		return unpack(ctx, f, given, to, (*archive.Archive).Extract)
+		return unpack(ctx, f, given, to, st, (*archive.Archive).Extract)
 	})
 }
 
@@ -105,15 +104,23 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Stagi
 // read. notes is asked when content has been read.
 func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (store.Staging, error) {
 	return a.importing(ctx, store.Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+		arriving := bufio.NewReader(content)
 		if st.InputType = archiveKind(filename); st.InputType == "" {
-			return "", unsupported(filename)
+			begins, err := arriving.Peek(len(zipBegins))
+			if err != nil && err != io.EOF {
+				return "", err
+			}
+			if string(begins) != zipBegins {
+				return "", unsupported(filename)
+			}
+			st.InputType = Zip
 		}
 		f, err := to.OpenFile(uploaded, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
 		if err != nil {
 			return "", err
 		}
 		defer f.Close()
-		n, err := save(f, io.LimitReader(content, MaxUpload+1))
+		n, err := save(f, io.LimitReader(arriving, MaxUpload+1))
 		if err != nil {
 			return "", err
 		}
@@ -123,7 +130,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 		if st.Notes, err = notes(); err != nil {
 			return "", err
 		}
-		top, err := unpack(ctx, f, filename, to, func(in *archive.Archive, ctx context.Context, inside *os.Root) error {
+		top, err := unpack(ctx, f, filename, to, st, func(in *archive.Archive, ctx context.Context, inside *os.Root) error {
 			return in.Consume(ctx, inside, f.Truncate)
 		})
 		if err != nil {
@@ -145,10 +152,8 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
 func (a *Area) importing(ctx context.Context, st store.Staging, fill func(context.Context, *os.Root, *store.Staging) (name string, err error)) (store.Staging, error) {
 	st.ID, st.CreatedAt, st.Actor = store.NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
-	err := a.build(ctx, &st, fill)
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = fault.NoSpace("imports").Because(err)
-	}
+	a.sweepKilled(ctx)
+	err := a.noSpace(ctx, a.build(ctx, &st, fill))
 	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
 		"source_path": st.SourcePath, "input_type": st.InputType,
 	}}
@@ -176,23 +181,16 @@ func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.C
 		return tooManyNotes()
 	}
 	temp := tempPrefix + st.ID
-	if err := a.root.Mkdir(temp, 0o750); err != nil {
-		return fmt.Errorf("make staging: %w", err)
-	}
+	to, release, err := a.makeTemp(temp)
 	defer func() {
 		if err := folder.Remove(a.root, temp); err != nil {
 			a.log.ErrorContext(ctx, "could not clean up after an import", "error", err)
 		}
 	}()
-	to, err := a.root.OpenRoot(temp)
 	if err != nil {
 		return fmt.Errorf("make staging: %w", err)
 	}
 	defer to.Close()
-	release, err := hold(to)
-	if err != nil {
-		return fmt.Errorf("make staging: %w", err)
-	}
 	defer release()
 
 	name, err := fill(ctx, to, st)
@@ -202,9 +200,11 @@ func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.C
 	if len(st.Notes) > maxNotes {
 		return tooManyNotes()
 	}
-	if st.Packs, st.Multi, err = arrange(to, incoming, name, Payload); err != nil {
+	found, err := arrange(to, incoming, name, Payload)
+	if err != nil {
 		return err
 	}
+	st.Packs, st.Multi, st.Warnings = found.packs, found.multi, append(st.Warnings, found.warnings...)
 	if err := folder.Remove(to, incoming); err != nil { // what lay beside packs/
 		return err
 	}
@@ -225,7 +225,7 @@ func tooManyNotes() error {
 }
 
 // copyFolder takes in a folder by the rules for archives.
-func (a *Area) copyFolder(ctx context.Context, src *source, to *os.Root) error {
+func (a *Area) copyFolder(ctx context.Context, src *source, given string, to *os.Root) error {
 	err := folder.Copy(ctx, src.root, src.rest, to, incoming, folder.Options{
 		Modes:  folder.Modes{Folder: archive.FolderMode, File: archive.FileMode, Executable: archive.ExecutableMode},
 		Limits: folder.Limits{Files: archive.MaxFiles, Folders: archive.MaxFolders, Bytes: archive.MaxBytes},
@@ -241,19 +241,33 @@ func (a *Area) copyFolder(ctx context.Context, src *source, to *os.Root) error {
 		}
 	}
 	if limit, ok := errors.AsType[*folder.LimitError](err); ok {
-		if limit.What == folder.Bytes {
-			return fault.Invalid("Archive is too large: %d bytes > %d", limit.Reached, limit.Limit).With("archive_too_large")
+		return tooMuch(src, given, limit)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		if at, ok := errors.AsType[*folder.EntryError](err); ok {
+			return unreadable(path.Join(given, at.Path), err)
 		}
-		return fault.Invalid("Archive contains too many %s: %d > %d", limit.What, limit.Reached, limit.Limit).With("archive_too_many_files")
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return a.places.failed(src.rest, err)
+		return a.places.failed(given, err)
 	}
 	return err
 }
 
-// unpack takes in an archive and tells the name of its top folder. extract writes what is in it.
-func unpack(ctx context.Context, f *os.File, name string, to *os.Root, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
+// tooMuch says that a folder is over a limit of archives, which are its limits, too.
+func tooMuch(src *source, given string, limit *folder.LimitError) error {
+	where := fmt.Sprintf(" (in the folder %s", text.Escape(given))
+	if info, err := src.root.Lstat(path.Join(src.rest, ".git")); err == nil && info.IsDir() {
+		where += "; its .git counts, too. Import an archive without it: git archive --prefix=pack/ -o my_pack.zip HEAD"
+	}
+	if limit.What == folder.Bytes {
+		return fault.Invalid("Archive is too large: %d bytes > %d%s)", limit.Reached, limit.Limit, where).With("archive_too_large")
+	}
+	return fault.Invalid("Archive contains too many %s: %d > %d%s)", limit.What, limit.Reached, limit.Limit, where).With("archive_too_many_files")
+}
+
+// unpack takes in an archive and tells the name of its top folder, and st what is left out. extract writes what is in it.
+func unpack(ctx context.Context, f *os.File, name string, to *os.Root, st *store.Staging, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -273,6 +287,7 @@ func unpack(ctx context.Context, f *os.File, name string, to *os.Root, extract f
 		return "", err
 	}
 	defer inside.Close()
+	st.Warnings = append(st.Warnings, in.Warnings...)
 	return in.Top, extract(in, ctx, inside)
 }
 
@@ -338,99 +353,6 @@ func (a *Area) Discard(ctx context.Context, id string) error {
 		return err
 	}
 	return folder.Remove(a.root, id)
-}
-
-// Sweep removes the stagings whose time has been over for a while, and what imports that were killed have left.
-func (a *Area) Sweep(ctx context.Context) error {
-	entries, err := a.list()
-	if err != nil {
-		return fmt.Errorf("sweep stagings: %w", err)
-	}
-	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime-grace))
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, id := range current {
-		known[id] = true
-	}
-	var problems []error
-	for _, id := range expired {
-		problems = append(problems, a.Discard(ctx, id))
-	}
-	for _, e := range entries {
-		name := e.Name()
-		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < young {
-			continue
-		}
-		_, notID := ParseID(name)
-		switch {
-		case strings.HasPrefix(name, tempPrefix):
-			problems = append(problems, a.sweepTemp(name))
-		case notID == nil && !known[name]:
-			problems = append(problems, folder.Remove(a.root, name))
-		}
-	}
-	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("sweep stagings: %w", err)
-	}
-	return nil
-}
-
-// SweepHourly sweeps until ctx ends.
-func (a *Area) SweepHourly(ctx context.Context) error {
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
-	for {
-		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
-		}
-		select {
-		case <-hourly.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// sweepTemp removes the folder of an import unless somebody is still at it.
-func (a *Area) sweepTemp(name string) error {
-	dir, err := a.root.OpenRoot(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	release, err := hold(dir)
-	if err != nil {
-		return nil // held by the import
-	}
-	defer release()
-	return folder.Remove(a.root, name)
-}
-
-func (a *Area) list() ([]fs.DirEntry, error) {
-	dir, err := a.root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	return dir.ReadDir(-1)
-}
-
-// hold locks a folder until release; a process that dies lets go of it. It fails at once where another has it.
-func hold(dir *os.Root) (release func(), err error) {
-	f, err := dir.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
 }
 
 // PackIDs lists the packs of a staging as the API names them: by what a single one declares, or by the folder of each of several.

@@ -176,6 +176,15 @@ func TestImportPathRefuses(t *testing.T) {
 	for i := range 2000 {
 		h.write(t, "user_data/import/many/"+strconv.Itoa(i), "")
 	}
+	check(t, os.Mkdir(h.path("user_data/import/many/.git"), 0o755))
+	h.write(t, "user_data/import/case/Ecosystem.json", descriptor("p"))
+	h.write(t, "user_data/import/txt/ecosystem.json.txt", descriptor("p"))
+	h.write(t, "user_data/import/Back/Backend/ecosystem.json", descriptor("p"))
+	h.write(t, "user_data/import/deeper/p/backend/ecosystem.json", descriptor("p"))
+	h.write(t, "user_data/import/core/a/ecosystem.json", descriptor("a"))
+	h.write(t, "user_data/import/core/b/ecosystem.json", descriptor("b"))
+	h.write(t, "user_data/import/comma/backend/ecosystem.json", "{\n  \"pack_id\": \"comma\",\n}")
+	h.write(t, "user_data/import/utf16/ecosystem.json", "\xff\xfe{\x00}\x00")
 	h.write(t, "user_data/import/huge/ecosystem.json", descriptor("p"))
 	h.write(t, "user_data/import/huge/x", "")
 	check(t, os.Truncate(h.path("user_data/import/huge/x"), 500<<20))
@@ -185,38 +194,46 @@ func TestImportPathRefuses(t *testing.T) {
 
 	const within = "Path must be within ecosystem, user_data/import"
 	for path, want := range map[string]string{
-		"":                            "Missing 'path'",
-		".":                           within,
-		"ecosystem":                   within,
-		"user_data/import":            within,
-		"user_data/import/":           within,
-		"user_data/secrets/s.zip":     within,
-		"user_data/import/../secrets": within,
-		"../x":                        within,
-		"ecosystem/../../x":           within,
-		"/etc/passwd":                 within,
-		"/":                           within,
-		"ecosystemx/p":                within,
-		"user_data/import/a\x00b":     within,
-		"user_data/import/out/passwd": within,
-		"user_data/import/nothing":    "Source not found: user_data/import/nothing",
-		"user_data/import/p.txt":      "Unsupported input: user_data/import/p.txt",
-		"user_data/import/pipe.zip":   "Unsupported input: user_data/import/pipe.zip",
-		"user_data/import/empty.zip":  "Not a valid zip archive: user_data/import/empty.zip",
-		"user_data/import/climbs.zip": "Path traversal detected in archive: ../x",
-		"user_data/import/none":       "No ecosystem.json found in payload none",
-		"user_data/import/several":    "No ecosystem.json found in payload packs/b",
-		"user_data/import/badname":    "Invalid pack_id",
-		"user_data/import/json":       "Invalid ecosystem.json in payload json",
-		"user_data/import/id":         "Invalid ecosystem.json in payload id",
-		"user_data/import/twice":      "Invalid ecosystem.json in payload twice",
-		"user_data/import/large":      "Invalid ecosystem.json in payload large",
-		"user_data/import/folder":     "Invalid ecosystem.json in payload folder",
-		"user_data/import/link":       "Symbolic link in archive rejected: passwd",
-		"user_data/import/fifo":       "Special file in archive rejected: f",
-		"user_data/import/name":       "Source refused",
-		"user_data/import/many":       "Archive contains too many files: 2001 > 2000",
-		"user_data/import/huge":       "Archive is too large: ",
+		"":                                             "Missing 'path'",
+		".":                                            within,
+		"ecosystem":                                    within,
+		"user_data/import":                             within,
+		"user_data/import/":                            within,
+		"user_data/secrets/s.zip":                      within,
+		"user_data/import/../secrets":                  within,
+		"../x":                                         within,
+		"ecosystem/../../x":                            within,
+		"/etc/passwd":                                  within + ": copy it to user_data/import and name it \"user_data/import/passwd\", or upload an archive (curl -F file=@passwd)",
+		"/":                                            within,
+		"ecosystemx/p":                                 within,
+		"user_data/import/a\x00b":                      within,
+		"user_data/import/out/passwd":                  within,
+		"user_data/import/nothing":                     "Source not found: user_data/import/nothing",
+		"user_data/import/p.txt":                       "Unsupported input: user_data/import/p.txt (want a folder, .zip or .rumipack)",
+		"user_data/import/pipe.zip":                    "Unsupported input: user_data/import/pipe.zip",
+		"user_data/import/empty.zip":                   "Not a valid zip archive: user_data/import/empty.zip",
+		"user_data/import/climbs.zip":                  "Path traversal detected in archive: ../x",
+		"user_data/import/none":                        "No ecosystem.json found in payload none: it must lie in that folder, or in its folder backend",
+		"user_data/import/several":                     "No ecosystem.json found in payload packs/b",
+		"user_data/import/badname":                     "Invalid pack_id: the folder 'packs/a b' must be named by the pack_id of its pack",
+		"user_data/import/json":                        "Invalid ecosystem.json in payload json: line 1, column 2: it ends too early",
+		"user_data/import/id":                          "Invalid ecosystem.json in payload id",
+		"user_data/import/twice":                       "Invalid ecosystem.json in payload twice: line 1, column 18: a name stands twice in one object",
+		"user_data/import/large":                       "Invalid ecosystem.json in payload large",
+		"user_data/import/folder":                      "Invalid ecosystem.json in payload folder",
+		"user_data/import/link":                        "Symbolic link in archive rejected: passwd",
+		"user_data/import/fifo":                        "Special file in archive rejected: f",
+		"user_data/import/name":                        "Source refused",
+		"user_data/import/many":                        "Archive contains too many files: 2001 > 2000 (in the folder user_data/import/many; its .git counts, too. Import an archive without it: ",
+		"user_data/import/huge":                        "Archive is too large: ",
+		"user_data/import/case":                        "No ecosystem.json found in payload case: it has 'Ecosystem.json'; rename that to ecosystem.json",
+		"user_data/import/txt":                         "No ecosystem.json found in payload txt: it has 'ecosystem.json.txt'; rename that to ecosystem.json",
+		"user_data/import/Back":                        "No ecosystem.json found in payload Back: its folder 'Backend' must be called backend",
+		"user_data/import/deeper":                      "No ecosystem.json found in payload deeper: the pack lies one folder deeper, in 'p'. Import that folder",
+		"user_data/import/core":                        "No ecosystem.json found in payload core: 2 folders in it are packs: 'a', 'b'. Move them into a folder core/packs, or import each by itself",
+		"user_data/import/comma":                       "Invalid backend/ecosystem.json in payload comma: line 2, column 21: a comma before }",
+		"user_data/import/utf16":                       "Invalid ecosystem.json in payload utf16: it is in UTF-16 (little endian); save it as UTF-8",
+		"user_data/import/a\u200bb":                    "Source not found: user_data/import/a\\u200bb",
 		"user_data/import/" + strings.Repeat("x", 300): within,
 	} {
 		t.Run(path, func(t *testing.T) {
@@ -402,7 +419,7 @@ func TestList(t *testing.T) {
 
 func TestParseID(t *testing.T) {
 	for _, bad := range []string{"", "abc123", "0123456789abcdeF", "0123456789abcde\n", "0123456789abcdef0", "../../../../../x", "0123456789abcd/f"} {
-		if _, err := staging.ParseID(bad); fault.Of(err).Message != "Invalid staging_id" {
+		if _, err := staging.ParseID(bad); fault.Of(err).Message != "Invalid staging_id (16 hex digits, as import answers)" {
 			t.Errorf("ParseID(%q): %v", bad, err)
 		}
 	}

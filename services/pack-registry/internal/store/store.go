@@ -55,6 +55,7 @@ type Staging struct {
 	Actor      string
 	Multi      bool // several packs in packs/
 	Packs      []StagedPack
+	Warnings   []string // what the import left out, for the operator
 }
 
 // StagedPack is one pack of a staging.
@@ -64,6 +65,8 @@ type StagedPack struct {
 	Declared pack.ID `json:"declared"`
 	Identity string  `json:"identity"`
 	Version  string  `json:"version"`
+
+	Warnings []string `json:"warnings,omitempty"` // what the operator should be told of it
 }
 
 // Operation is an apply or a rollback that has begun and not ended.
@@ -107,24 +110,34 @@ func (s *Store) AddStaging(ctx context.Context, st Staging) error {
 	if err != nil {
 		return fmt.Errorf("add staging: %w", err)
 	}
+	warnings, err := json.Marshal(st.Warnings)
+	if err != nil {
+		return fmt.Errorf("add staging: %w", err)
+	}
 	err = s.db.Tx(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO staging (staging_id, created_at, input_type, source_path, notes, actor, multi, packs) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			st.ID, st.CreatedAt, st.InputType, st.SourcePath, st.Notes, st.Actor, st.Multi, string(packs))
+		_, err := tx.Exec(`INSERT INTO staging (`+stagingColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			st.ID, st.CreatedAt, st.InputType, st.SourcePath, st.Notes, st.Actor, st.Multi, string(packs), string(warnings))
 		return err
 	})
 	return wrap("add staging", err)
 }
 
-const stagingColumns = `staging_id, created_at, input_type, source_path, notes, actor, multi, packs`
+const stagingColumns = `staging_id, created_at, input_type, source_path, notes, actor, multi, packs, warnings`
 
 func scanStaging(scan func(...any) error) (Staging, error) {
 	var st Staging
-	var packs string
+	var packs, warnings string
 	var multi int64
-	if err := scan(&st.ID, store.Time(&st.CreatedAt), &st.InputType, &st.SourcePath, &st.Notes, &st.Actor, &multi, &packs); err != nil {
+	if err := scan(&st.ID, store.Time(&st.CreatedAt), &st.InputType, &st.SourcePath, &st.Notes, &st.Actor, &multi, &packs, &warnings); err != nil {
 		return Staging{}, err
 	}
 	st.Multi = multi != 0
+	if err := json.Unmarshal([]byte(warnings), &st.Warnings); err != nil {
+		return Staging{}, err
+	}
+	if len(st.Warnings) == 0 {
+		st.Warnings = nil
+	}
 	return st, json.Unmarshal([]byte(packs), &st.Packs)
 }
 

@@ -1,0 +1,223 @@
+package pack
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/rumi-ai/rumi/libs/text"
+)
+
+// MaxWarnings bounds what Warnings says of one pack.
+const MaxWarnings = 30
+
+// handlersDir is where a pack has its capability handlers, relative to the folder of its descriptor.
+const handlersDir = "share/capability_handlers"
+
+// Warnings says in words meant for the operator and the author what in a pack will most likely not do what they think: members that
+// nobody reads, files that are named and not there, files that are there and not read. d is the pack's descriptor; files is its folder
+// (os.Root.FS), or a tree that it was approved with. It reads no file's content. A pack with warnings can be installed and approved; Anonymous,
+// which keeps it from being approved, is not among them.
+func Warnings(d Descriptor, files fs.FS) []string {
+	w := warner{d: d, files: files}
+	name := path.Join(d.Base, File)
+	for _, member := range d.Unknown {
+		w.add("%s: %s", name, UnknownMember(member, knownMembers))
+	}
+	w.entrypoint()
+	w.required()
+	for _, dir := range []string{"", "backend"} {
+		if list := path.Join(dir, "requirements.txt"); w.has(list) && !w.has(path.Join(dir, "requirements.lock")) {
+			w.add("%s is not read; write exact versions to %s", list, path.Join(dir, "requirements.lock"))
+		}
+	}
+	if more := len(w.all) - MaxWarnings; more > 0 {
+		return append(w.all[:MaxWarnings], fmt.Sprintf("%d more", more))
+	}
+	return w.all
+}
+
+type warner struct {
+	d     Descriptor
+	files fs.FS
+	all   []string
+}
+
+func (w *warner) add(format string, args ...any) { w.all = append(w.all, fmt.Sprintf(format, args...)) }
+
+// has says whether something lies at a path; what can't be told counts as there.
+func (w *warner) has(name string) bool {
+	_, err := fs.Stat(w.files, name)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func (w *warner) entrypoint() {
+	e := w.d.Entrypoint
+	switch {
+	case e.File != "":
+		w.script("entrypoint", e.File)
+	case len(e.Argv) > 0:
+		i := slices.IndexFunc(e.Argv[1:], func(a string) bool { return strings.HasSuffix(a, ".py") })
+		if i < 0 {
+			return
+		}
+		// The command runs in the pack's folder; what leads out of it is its own affair.
+		if script := path.Clean(e.Argv[1+i]); fs.ValidPath(script) {
+			w.script("entrypoint's "+cut(e.Argv[0]), script)
+		}
+	case !w.has(path.Join(w.d.Base, handlersDir)):
+		w.add("no entrypoint: a container of it will idle")
+	}
+}
+
+// script warns of a file that is to be run and is not there.
+func (w *warner) script(what, name string) {
+	info, err := fs.Stat(w.files, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		w.add("%s %s is not in the pack%s", what, shown(name), w.similar(name))
+	case err == nil && info.IsDir():
+		w.add("%s %s is a folder", what, shown(name))
+	}
+}
+
+// similar names a file that may be meant: beside the place, one whose name differs by case or Unicode form only; or the same name in
+// the folder of the descriptor.
+func (w *warner) similar(name string) string {
+	entries, _ := fs.ReadDir(w.files, path.Dir(name))
+	for _, e := range entries {
+		switch base := path.Base(name); {
+		case norm.NFC.String(e.Name()) == norm.NFC.String(base):
+			return " (a file of that name in another Unicode form is)"
+		case strings.EqualFold(e.Name(), base):
+			return fmt.Sprintf(" (%s?)", shown(path.Join(path.Dir(name), e.Name())))
+		}
+	}
+	if other := path.Join("backend", name); w.d.Base == "backend" && w.has(other) {
+		return fmt.Sprintf(" (%s? It is relative to the pack's folder)", shown(other))
+	}
+	return ""
+}
+
+var (
+	secretKey  = regexp.MustCompile(`\A[A-Z0-9_]{1,64}\z`)
+	domainName = regexp.MustCompile(`\A(\*|(\*\.)?[^\s/:@?#*]+)\z`)
+)
+
+// required warns of what is asked for and can't be had by that name.
+func (w *warner) required() {
+	for _, key := range w.d.RequiredSecrets {
+		if !secretKey.MatchString(key) {
+			w.add("required_secrets: '%s' can't be the key of a secret (1 to 64 of A-Z, 0-9 and _)", shown(key))
+		}
+	}
+	for _, domain := range w.d.RequiredNetwork.AllowedDomains {
+		if !domainName.MatchString(domain) {
+			w.add("required_network: '%s' is no domain (want the name alone, such as api.example.com; ports go to allowed_ports)", shown(domain))
+		}
+	}
+	n := w.d.RequiredNetwork
+	switch {
+	case len(n.AllowedDomains) > 0 && len(n.AllowedPorts) == 0:
+		w.add("required_network names domains and no allowed_ports (443 for https)")
+	case len(n.AllowedDomains) == 0 && len(n.AllowedPorts) > 0:
+		w.add("required_network names ports and no allowed_domains")
+	}
+}
+
+// shown makes a stranger's string fit for a message.
+func shown(s string) string { return text.Escape(cut(s)) }
+
+// UnknownMember says that a member of a JSON object is not known, and which of the known ones may be meant: "'entry_point' is not
+// known (entrypoint?)". In the path of a member inside another a dot stands between the names.
+func UnknownMember(member string, known []string) string {
+	best, least := "", 3 // changes of a letter that a slip may be
+	for _, k := range known {
+		if d := distance(plainName(member), plainName(k)); d < least && d < len(k)/2 {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return fmt.Sprintf("'%s' is not known", shown(member))
+	}
+	return fmt.Sprintf("'%s' is not known (%s?)", shown(member), best)
+}
+
+// plainName is a member's name without what spellings differ in.
+func plainName(s string) string {
+	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(cut(s)))
+}
+
+// distance is how many letters have to be put in, taken out or replaced to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal, row[j+1] = row[j+1], min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// knownMembers are the members of a descriptor, and of the objects in it whose members are known.
+var knownMembers = append(Members(reflect.TypeFor[Descriptor](), ""), Members(reflect.TypeFor[Network](), "required_network.")...)
+
+// Members lists the names that a struct's fields have in JSON, each behind a prefix.
+func Members(t reflect.Type, prefix string) (names []string) {
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			names = append(names, prefix+name)
+		}
+	}
+	return names
+}
+
+// UnknownMembers lists the members of a valid JSON object that are not known, in order, and those of the objects in it that the known
+// ones look into: "a.b" is the member b of the object that is the member a.
+func UnknownMembers(object []byte, known []string) []string {
+	return unknownMembers(object, "", known)
+}
+
+func unknownMembers(object []byte, prefix string, known []string) (unknown []string) {
+	dec := jsontext.NewDecoder(bytes.NewReader(object))
+	if open, err := dec.ReadToken(); err != nil || open.Kind() != '{' {
+		return nil
+	}
+	for dec.PeekKind() == '"' {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return unknown
+		}
+		name := prefix + token.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return unknown
+		}
+		inside := slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(k, name+".") })
+		switch {
+		case !slices.Contains(known, name):
+			unknown = append(unknown, name)
+		case inside:
+			unknown = append(unknown, unknownMembers(value, name+".", known)...)
+		}
+	}
+	return unknown
+}

@@ -1,0 +1,178 @@
+package staging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
+)
+
+// Sweep removes the stagings whose time has been over for a while, and what imports that were killed have left.
+func (a *Area) Sweep(ctx context.Context) error {
+	entries, err := a.list()
+	if err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
+	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime-grace))
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, id := range current {
+		known[id] = true
+	}
+	var problems []error
+	for _, id := range expired {
+		problems = append(problems, a.Discard(ctx, id))
+	}
+	for _, e := range entries {
+		name := e.Name()
+		_, notID := ParseID(name)
+		switch {
+		case strings.HasPrefix(name, tempPrefix):
+			problems = append(problems, a.sweepTemp(name))
+		case notID == nil && !known[name]:
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) >= young {
+				problems = append(problems, folder.Remove(a.root, name))
+			}
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
+	return nil
+}
+
+// SweepHourly sweeps until ctx ends.
+func (a *Area) SweepHourly(ctx context.Context) error {
+	hourly := time.NewTicker(time.Hour)
+	defer hourly.Stop()
+	for {
+		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
+		}
+		select {
+		case <-hourly.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sweepKilled removes at once what imports that were killed have left: an import that is repeated needs the space.
+func (a *Area) sweepKilled(ctx context.Context) {
+	entries, err := a.list()
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
+			err = errors.Join(err, a.sweepTemp(e.Name()))
+		}
+	}
+	if err != nil {
+		a.log.WarnContext(ctx, "could not clear what killed imports have left", "error", err)
+	}
+}
+
+// sweepTemp removes the folder of an import unless somebody is still at it.
+func (a *Area) sweepTemp(name string) error {
+	// An import makes its folder and locks it while it has the area's lock: none is seen between the two.
+	leave, err := hold(a.root, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return nil // an import begins; the next sweep is soon enough
+	}
+	defer leave()
+	dir, err := a.root.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	release, err := hold(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return nil // held by the import
+	}
+	defer release()
+	return folder.Remove(a.root, name)
+}
+
+// makeTemp makes the folder of an import and locks it until release.
+func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
+	leave, err := hold(a.root, unix.LOCK_SH)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer leave()
+	if err := a.root.Mkdir(name, 0o750); err != nil {
+		return nil, nil, err
+	}
+	dir, err = a.root.OpenRoot(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	release, err = hold(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		dir.Close()
+		return nil, nil, err
+	}
+	return dir, release, nil
+}
+
+func (a *Area) list() ([]fs.DirEntry, error) {
+	dir, err := a.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.ReadDir(-1)
+}
+
+// hold locks a folder in a mode of flock until release; a process that dies lets go of it. With LOCK_NB it fails at once where
+// another has it.
+func hold(dir *os.Root, mode int) (release func(), err error) {
+	f, err := dir.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), mode); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// noSpace says what takes the room, where err is that there is none.
+func (a *Area) noSpace(ctx context.Context, err error) error {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	f := fault.NoSpace("imports").Because(err)
+	all, unlisted := a.List(context.WithoutCancel(ctx))
+	var bytes int64
+	for _, one := range all {
+		bytes += one.Bytes
+	}
+	switch {
+	case unlisted != nil:
+	case len(all) == 0:
+		f.Message += ": no staging takes any; make room on the disk of user_data/pack_staging"
+	default:
+		f.Message += fmt.Sprintf(": %d stagings take %d MiB. See GET /api/packs/staging, and DELETE /api/packs/staging/STAGING_ID those that aren't needed",
+			len(all), (bytes+1<<20-1)>>20)
+	}
+	return f
+}
