@@ -24,6 +24,8 @@ type Package struct {
 type Environment struct {
 	Digest   string    `json:"digest"` // of the folder's tree, "sha256:<hex>"
 	Packages []Package `json:"packages"`
+	// CandidateKey is the lock that it was installed of: pack_id:relpath:sha256.
+	CandidateKey string `json:"candidate_key,omitzero"`
 }
 
 // RemoveResponse says whether there was anything of the pack.

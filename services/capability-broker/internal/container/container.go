@@ -70,9 +70,16 @@ type Trees interface {
 	Sweep(keep func(digest string) bool) error
 }
 
-// Environments gives the folder of a pack's installed dependencies and its digest, "" where it has none.
+// Packages are a pack's installed dependencies; the zero value is none.
+type Packages struct {
+	Dir    string // on this host, read-only
+	Digest string
+	Lock   string // the key of the lock that they were installed of: pack_id:relpath:sha256
+}
+
+// Environments gives what is installed of a pack's dependencies.
 type Environments interface {
-	For(ctx context.Context, packID string) (path, digest string, err error)
+	For(ctx context.Context, packID string) (Packages, error)
 	// Sweep removes copies that keep doesn't want.
 	Sweep(keep func(digest string) bool) error
 }

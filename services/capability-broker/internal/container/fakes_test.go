@@ -301,7 +301,9 @@ func (s *shelf) Sweep(keep func(string) bool) error {
 // packages are copies of dependencies.
 type packages struct{ shelf }
 
-func (p *packages) For(context.Context, string) (string, string, error) { return p.dir, "e1", nil }
+func (p *packages) For(context.Context, string) (Packages, error) {
+	return Packages{Dir: p.dir, Digest: "e1"}, nil
+}
 
 // records are kept in memory, for one replica.
 type records struct {

@@ -50,12 +50,16 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 		{Source: egress, Target: "/run/rumi/egress"},
 		{Source: capability, Target: "/run/rumi/capability"},
 	}
-	environment, packages, err := m.Environments.For(ctx, r.PackID)
+	packages, err := m.Environments.For(ctx, r.PackID)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	if environment != "" {
-		mounts = append(mounts, sandbox.Mount{Source: environment, Target: "/site-packages"})
+	if packages.Dir != "" {
+		mounts = append(mounts, sandbox.Mount{Source: packages.Dir, Target: "/site-packages"})
+	}
+	if text := lockWarning(code, r.PackID, packages.Lock); text != "" {
+		r.Warnings = append(r.Warnings, text)
+		m.Log.WarnContext(ctx, "a pack starts without the packages that it lists", "pack_id", r.PackID, "warning", text)
 	}
 	variables := map[string]string{
 		"RUMI_PACK_ID":           r.PackID,
@@ -68,7 +72,7 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 tells the program, in the names that tools know
 	}
 	return sandbox.Spec{
-		Kind: sandbox.Pack, Name: r.PackID, PackID: r.PackID, Principal: r.PackID, Digest: r.Digest, Packages: packages, Image: m.Image,
+		Kind: sandbox.Pack, Name: r.PackID, PackID: r.PackID, Principal: r.PackID, Digest: r.Digest, Packages: packages.Digest, Image: m.Image,
 		Command: command(d), Dir: "/pack", Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables, Limits: limits,
 	}, nil
 }

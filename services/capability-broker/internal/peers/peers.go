@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
 	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
@@ -72,17 +73,17 @@ func NewEnvironments(client *pip.Client, dir string) *Environments {
 }
 
 // For implements container.Environments.
-func (e *Environments) For(ctx context.Context, packID string) (path, digest string, err error) {
+func (e *Environments) For(ctx context.Context, packID string) (container.Packages, error) {
 	env, err := e.client.Environment(ctx, packID)
 	if fault.Is(err, fault.KindNotFound) {
-		return "", "", nil
+		return container.Packages{}, nil
 	}
 	if err != nil {
-		return "", "", err
+		return container.Packages{}, err
 	}
 	e.owners.Store(env.Digest, packID)
-	path, err = e.cache.Get(ctx, env.Digest)
-	return path, env.Digest, err
+	dir, err := e.cache.Get(ctx, env.Digest)
+	return container.Packages{Dir: dir, Digest: env.Digest, Lock: env.CandidateKey}, err
 }
 
 // Handlers are the environments as handlers use them.

@@ -28,7 +28,9 @@ func (i *Installer) Environment(ctx context.Context, packID string) (api.Environ
 			last = item
 		}
 	}
-	return last.Payload.Environment, nil
+	env := last.Payload.Environment
+	env.CandidateKey = last.Key
+	return env, nil
 }
 
 // Send writes an environment of a pack; digest names which, "" the present one.
