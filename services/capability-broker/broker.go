@@ -52,6 +52,8 @@ func (c config) check() error {
 		return fmt.Errorf("RUMI_SECURITY_MODE: %q is neither %s nor %s", c.SecurityMode, strict, permissive)
 	case c.DataMaxMB < 0:
 		return errors.New("RUMI_PACK_DATA_MAX_MB: must not be negative")
+	case c.DataKept < 0:
+		return errors.New("RUMI_PACK_DATA_BACKUPS: must not be negative")
 	case c.Ceiling.limits().Check() != nil:
 		return fmt.Errorf("RUMI_CONTAINER_MAX_MEMORY_MB, RUMI_CONTAINER_MAX_CPUS, RUMI_CONTAINER_MAX_PIDS: %w", c.Ceiling.limits().Check())
 	case c.StoreMax < 1:
@@ -162,7 +164,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: b.environments.Environments,
-		DataDir:      b.dir("packs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
+		DataDir:      b.dir("packs"), DataKept: b.cfg.DataKept, EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})
 	b.rt.Go("containers", b.containers.Watch)
 	return nil
@@ -295,6 +297,12 @@ func (b *broker) stopPacks(ctx context.Context) error {
 	return b.containers.StopAll(ctx, "the suite stops")
 }
 
+// RestoreData implements httpapi.Remover.
+func (b *broker) RestoreData(ctx context.Context, packID string) (api.RestoredData, error) {
+	from, err := b.containers.RestoreData(ctx, packID)
+	return api.RestoredData{Path: from}, err
+}
+
 // Remove implements httpapi.Remover. Each step is taken whatever became of those before, and can be taken again.
 func (b *broker) Remove(ctx context.Context, packID string) (api.Removal, error) {
 	var done api.Removal
@@ -304,7 +312,7 @@ func (b *broker) Remove(ctx context.Context, packID string) (api.Removal, error)
 	grants, grantsErr := b.grants.RemovePrincipal(ctx, packID)
 	trusted, trustErr := b.handlers.RemovePack(ctx, packID)
 	done.GrantsRemoved = grants > 0 || trusted
-	removed, running, containerErr := b.containers.Remove(ctx, packID)
-	done.ContainerRemoved, done.ContainerStopped = removed, running
+	removed, containerErr := b.containers.Remove(ctx, packID)
+	done.ContainerRemoved, done.ContainerStopped, done.DataPath = removed.Container, removed.Running, removed.Data
 	return done, errors.Join(grantsErr, trustErr, b.logs.RemovePack(packID), containerErr, behind)
 }

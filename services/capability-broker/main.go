@@ -28,8 +28,9 @@ type config struct {
 	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // a minute and principal; 0 is off
 	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // of one store_id's keys and values
 
-	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`               // of every container, by the name Docker knows it; default: Docker's own
-	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"` // MiB of a pack's /data; 0 is off
+	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`                // of every container, by the name Docker knows it; default: Docker's own
+	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"`  // MiB of a pack's /data; 0 is off
+	DataKept  int    `env:"RUMI_PACK_DATA_BACKUPS" envDefault:"5"` // folders of a pack's /data that uninstalls put aside
 
 	MountRoots []string      `env:"RUMI_CAPABILITY_MOUNT_ROOTS"`                 // folders beside user_data/shared in which handlers may see some, separated by commas
 	MaxTimeout time.Duration `env:"RUMI_CAPABILITY_MAX_TIMEOUT" envDefault:"2m"` // of a handler's call

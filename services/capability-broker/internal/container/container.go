@@ -110,6 +110,7 @@ type Config struct {
 	Ceiling       sandbox.Limits // that no pack gets more than; 0 is the profile's
 	DataDir       string         // holds a folder a pack, mounted as /data
 	DataMax       int64          // bytes that it may hold; 0 for no limit
+	DataKept      int            // folders of a pack's data that uninstalls put aside
 	LockDir       string         // holds a lock file a pack; on this host, and the same for all replicas on it
 	EgressDir     string         // holds the packs' egress sockets, as uds.Config.Dir
 	CapabilityDir string         // holds their capability sockets
@@ -126,6 +127,8 @@ type Manager struct {
 	working sync.WaitGroup
 
 	writing sync.Mutex // held while records are written or read, so that known never goes back
+
+	toldStopped map[string]bool // of Watch alone: the packs with closed gates of which approval was told that they stopped
 
 	held atomic.Bool // nothing is started any more
 
@@ -152,7 +155,7 @@ type lock struct {
 
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), watched: make(map[string]bool), heard: time.Now()}
+	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), watched: make(map[string]bool), toldStopped: make(map[string]bool), heard: time.Now()}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -254,13 +257,28 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	case !known:
 		return state, fault.PackNotFound()
 	}
-	denied := fault.Denied("Pack not approved: %s", state.Status).With("pack_not_approved")
+	denied := fault.Denied("Pack not approved: %s%s", state.Status, m.forParent(packID)).With("pack_not_approved")
 	err := m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
 		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: denied.Message})
 	if err != nil {
 		return state, err
 	}
 	return state, denied
+}
+
+// forParent says that a closed gate is the parent's, "" where it is the pack's own.
+func (m *Manager) forParent(packID string) string {
+	parent, child := pack.Parent(pack.ID(packID))
+	if !child {
+		return ""
+	}
+	switch state, known := m.Gates.Get(string(parent)); {
+	case !known:
+		return fmt.Sprintf(" (its parent '%s' is not installed)", parent)
+	case !state.Open:
+		return fmt.Sprintf(" (its parent '%s' is %s)", parent, state.Status)
+	}
+	return ""
 }
 
 // launch starts a container for a pack that is held, the one that is there where it was made of the same Spec, else a new
@@ -483,11 +501,18 @@ func (m *Manager) knows(packID string, found survey) error {
 	return fault.PackNotFound()
 }
 
+// Removed says what Remove has found of a pack.
+type Removed struct {
+	Container bool   // there was one
+	Running   bool   // it was alive
+	Data      string // where its data was put, relative to the Rumi home; "" where it had none
+}
+
 // Remove takes the containers of a pack that is uninstalled and puts its data aside.
-func (m *Manager) Remove(ctx context.Context, packID string) (removed, running bool, err error) {
+func (m *Manager) Remove(ctx context.Context, packID string) (Removed, error) {
 	release, err := m.hold(ctx, packID)
 	if err != nil {
-		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
+		return Removed{}, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
 	defer release()
 	found, err := m.survey(ctx, packID)
@@ -495,15 +520,9 @@ func (m *Manager) Remove(ctx context.Context, packID string) (removed, running b
 		err = m.deleteAll(ctx, packID, found)
 	}
 	if err != nil {
-		return false, false, fmt.Errorf("remove container of %s: %w", packID, err)
+		return Removed{}, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
-	removed, running = found.any(), found.alive()
-	to, err := retireData(m.DataDir, packID, time.Now())
-	if err != nil {
-		return removed, running, err
-	}
-	if to != "" {
-		m.Log.InfoContext(ctx, "kept the data of an uninstalled pack", "pack_id", packID, "folder", to)
-	}
-	return removed, running, nil
+	done := Removed{Container: found.any(), Running: found.alive()}
+	done.Data, err = m.retire(ctx, packID)
+	return done, err
 }

@@ -6,16 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"golang.org/x/sys/unix"
 )
-
-// uninstalledName is the folder, beside those of the packs, that keeps the data of packs that are gone. No pack id
-// begins with a dot.
-const uninstalledName = ".uninstalled"
 
 // prepareData makes the folder that a pack's container sees as /data: it belongs to this process, the pack (uid 65534)
 // may write in it, and the group of root, the operator's, may read. That takes an ACL; on a file system without them
@@ -55,25 +50,4 @@ func share(folder *os.File) error {
 		return folder.Chmod(0o777)
 	}
 	return err
-}
-
-// retireData moves the data of a pack that is uninstalled out of the way of a later pack of the same name. It says
-// where to, "" where there was none.
-func retireData(root, packID string, now time.Time) (string, error) {
-	dir := filepath.Join(root, packID)
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err := os.Remove(dir); err == nil {
-		return "", nil // it was empty
-	}
-	parent := filepath.Join(root, uninstalledName, packID)
-	if err := os.MkdirAll(parent, 0o750); err != nil {
-		return "", fmt.Errorf("keep data of %s: %w", packID, err)
-	}
-	to := filepath.Join(parent, now.UTC().Format("20060102T150405.000000000Z"))
-	if err := os.Rename(dir, to); err != nil {
-		return "", fmt.Errorf("keep data of %s: %w", packID, err)
-	}
-	return to, nil
 }

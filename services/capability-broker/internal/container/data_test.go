@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -67,21 +69,29 @@ func TestDataFolder(t *testing.T) {
 	}
 }
 
+// keep gives a pack data and has it put aside.
+func keep(t *testing.T, root string, now time.Time) string {
+	t.Helper()
+	dir := filepath.Join(root, "p")
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "f"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	to, err := retireData(root, "p", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, below := strings.CutPrefix(to, "user_data/packs/.uninstalled/p/")
+	if _, err := os.Stat(filepath.Join(root, uninstalledName, "p", name, "f")); err != nil || !below {
+		t.Errorf("kept in %s, %v", to, err)
+	}
+	return name
+}
+
 func TestRetiredDataNeverCollides(t *testing.T) {
 	root := t.TempDir()
 	now := time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC)
-	for i := range 2 {
-		dir := filepath.Join(root, "p")
-		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "f"), nil, 0o644)); err != nil {
-			t.Fatal(err)
-		}
-		to, err := retireData(root, "p", now.Add(time.Duration(i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.Stat(filepath.Join(to, "f")); err != nil {
-			t.Error(err)
-		}
+	for range 2 {
+		keep(t, root, now)
 	}
 	if to, err := retireData(root, "p", now); err != nil || to != "" {
 		t.Errorf("nothing to retire: %q, %v", to, err)
@@ -92,4 +102,48 @@ func TestRetiredDataNeverCollides(t *testing.T) {
 	if to, err := retireData(root, "p", now); err != nil || to != "" {
 		t.Errorf("an empty folder: %q, %v", to, err)
 	}
+}
+
+// The newest is what was put aside last, whatever the clock said then.
+func TestOldRetiredDataIsPruned(t *testing.T) {
+	root := t.TempDir()
+	now := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+	if err := os.MkdirAll(filepath.Join(root, uninstalledName, "p", "20290102T030405.000000000Z"), 0o755); err != nil { // an earlier version's
+		t.Fatal(err)
+	}
+	keep(t, root, now.AddDate(2, 0, 0)) // by a clock that was ahead
+	second, third := keep(t, root, now), keep(t, root, now.AddDate(-1, 0, 0))
+	if pruned, err := pruneRetired(root, "p", 2); err != nil || len(pruned) != 2 {
+		t.Errorf("pruned %v, %v, want two", pruned, err)
+	}
+	kept, err := listRetired(root, "p")
+	if err != nil || len(kept) != 2 || kept[0].name != second || kept[1].name != third {
+		t.Errorf("kept %v, %v, want %s and %s", kept, err, second, third)
+	}
+}
+
+// A pack gets the newest again, and nothing in the place of what it has or uses.
+func TestDataIsRestored(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		restore := func(what, want, from string) {
+			t.Helper()
+			got, err := r.RestoreData(t.Context(), "p")
+			if code := fault.Of(err).Code; (want == "") != (err == nil) || want != "" && code != want || got != from {
+				t.Errorf("%s: %q, %v, want %q, code %q", what, got, err, from, want)
+			}
+		}
+		restore("nothing", "no_data_kept", "")
+		keep(t, r.DataDir, time.Now())
+		newest := keep(t, r.DataDir, time.Now())
+		r.started(t, "p", "d1")
+		restore("while it runs", "pack_running", "")
+		if _, err := r.Stop(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		restore("empty", "", "user_data/packs/.uninstalled/p/"+newest)
+		if _, err := os.Stat(filepath.Join(r.DataDir, "p", "f")); err != nil {
+			t.Error(err)
+		}
+		restore("again", "data_exists", "")
+	}, func(c *Config) { c.DataKept = 5 })
 }

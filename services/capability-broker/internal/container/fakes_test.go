@@ -361,14 +361,17 @@ func (a *approval) SetRunning(_ context.Context, id string, running bool) error 
 	if a.failing != nil {
 		return a.failing
 	}
-	s := a.states[id]
-	if s.Status = "approved"; running {
-		s.Status = "running"
+	if s := a.states[id]; s.Open {
+		if s.Status = "approved"; running {
+			s.Status = "running"
+		}
+		a.states[id] = s
 	}
-	a.states[id] = s
 	a.reports++
 	return nil
 }
+
+func (a *approval) reported() int { a.mu.Lock(); defer a.mu.Unlock(); return a.reports }
 
 type auditLog struct {
 	mu      sync.Mutex

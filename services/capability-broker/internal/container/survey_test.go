@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -52,8 +53,8 @@ func TestStopReachesStrays(t *testing.T) {
 			return removed && running, err
 		},
 		"uninstall": func(r *rig) (bool, error) {
-			removed, running, err := r.Remove(r.base, "p")
-			return removed && running, err
+			removed, err := r.Remove(r.base, "p")
+			return removed.Container && removed.Running, err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -206,5 +207,37 @@ func TestSuiteStops(t *testing.T) {
 		time.Sleep(time.Second)
 		next.want(t, "with the next suite", "p=running q=exited", "container_started p <nil>")
 		next.stop()
+	})
+}
+
+// What approval says of a child whose parent was stopped becomes what is, though its gate tells its parent's status.
+func TestStoppedChildIsReported(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		r.started(t, "p", "d1")
+		time.Sleep(2 * tendEvery)
+		before := r.gates.reported()
+		r.GateChanged(r.gates.set("p", "modified", "d1")) // as its parent is
+		time.Sleep(time.Minute)
+		if told := r.gates.reported(); told != before+1 {
+			t.Errorf("told %d times that it has stopped, want once", told-before)
+		}
+	})
+}
+
+// A refusal of a child names the parent that it is for.
+func TestRefusalNamesTheParent(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		for status, want := range map[string]string{
+			"modified": "Pack not approved: modified (its parent 'fam' is modified)", "": "Pack not approved: modified (its parent 'fam' is not installed)",
+		} {
+			if r.gates.set("fam__kid", "modified", "d1"); status != "" {
+				r.gates.set("fam", status, "d1")
+			} else {
+				r.gates.remove("fam")
+			}
+			if _, err := r.Start(t.Context(), "fam__kid"); fault.Of(err).Message != want {
+				t.Errorf("told %q, want %q", fault.Of(err).Message, want)
+			}
+		}
 	})
 }

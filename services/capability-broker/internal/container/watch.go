@@ -156,12 +156,21 @@ func (m *Manager) report(ctx context.Context, gates []gate.State) {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
 	for _, state := range gates {
-		if !state.Open || running[state.PackID] == (state.Status == statusRunning) {
+		// A closed gate of a child tells its parent's status, not the child's own: that it has stopped is told once.
+		is, recorded := running[state.PackID]
+		switch {
+		case state.Open && is == (state.Status == statusRunning):
+			delete(m.toldStopped, state.PackID)
+			continue
+		case !state.Open && (is || !recorded || m.toldStopped[state.PackID]):
 			continue
 		}
 		if err := m.Reporter.SetRunning(ctx, state.PackID, running[state.PackID]); err != nil && !fault.Is(err, fault.KindNotFound) {
 			m.Log.WarnContext(ctx, "approval could not be told whether a container runs; trying again", "pack_id", state.PackID, "error", err)
 			return
+		}
+		if !state.Open {
+			m.toldStopped[state.PackID] = true
 		}
 	}
 }

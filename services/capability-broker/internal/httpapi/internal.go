@@ -8,9 +8,10 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/api"
 )
 
-// Remover takes everything there is of a pack.
+// Remover takes everything there is of a pack, and gives its data back.
 type Remover interface {
 	Remove(ctx context.Context, packID string) (api.Removal, error)
+	RestoreData(ctx context.Context, packID string) (api.RestoredData, error)
 }
 
 // Internal serves what other services ask.
@@ -20,5 +21,11 @@ func Internal(mux *rpc.Mux, r Remover) {
 			return api.Removal{}, err
 		}
 		return r.Remove(ctx, req.PackID)
+	}), "pack-registry")
+	mux.Route("POST /internal/packs/{pack_id}/data", rpc.Handle(func(ctx context.Context, req packRequest) (api.RestoredData, error) {
+		if _, err := pack.ParseID(req.PackID); err != nil {
+			return api.RestoredData{}, err
+		}
+		return r.RestoreData(ctx, req.PackID)
 	}), "pack-registry")
 }
