@@ -219,7 +219,7 @@ func (p place) String() string {
 func (p place) logged() string {
 	const limit = 2 << 10
 	path, _, _ := strings.Cut(p.path, "?")
-	s := p.scheme() + "://" + p.hostPort() + urlpath.Mask(path)
+	s := p.scheme() + "://" + p.hostPort() + urlpath.Mask(strings.TrimPrefix(path, "*"))
 	if len(s) > limit {
 		s = s[:limit] + "…"
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"sync"
 	"testing"
@@ -64,4 +65,36 @@ func converse(c net.Conn, answer func(string) string, over chan struct{}) {
 		}
 		c.Write([]byte(text))
 	}
+}
+
+// scriptLine is a server that answers each request with what answer gives for its first line, whatever that is.
+func scriptLine(t testing.TB, answer func(line string) string) (address string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				in := textproto.NewReader(bufio.NewReader(c))
+				for {
+					line, err := in.ReadLine()
+					if err != nil {
+						return
+					}
+					if _, err := in.ReadMIMEHeader(); err != nil {
+						return
+					}
+					c.Write([]byte(answer(line)))
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
 }

@@ -54,6 +54,7 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 	hello, plain, f := c.hello(r.place)
 	switch {
 	case f != nil:
+		server.Close()
 		c.end(a, r, f, began)
 		return false
 	case plain:

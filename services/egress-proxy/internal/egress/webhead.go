@@ -95,6 +95,17 @@ func checkHead(head []byte, inside *place) (method string, to place, f *failure)
 	return method, to, checkFields(lines[1:], method, version, to)
 }
 
+// hidePercents overwrites the escapes in a head's request target, where it lies. checkHead has read it, and net/http, which reads the
+// rest, refuses targets that servers accept.
+func hidePercents(head []byte) {
+	line, _, _ := bytes.Cut(head, []byte("\r\n"))
+	for i := range line {
+		if line[i] == '%' {
+			line[i] = '_'
+		}
+	}
+}
+
 // parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
 // the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
 func parseTarget(method, target string, inside *place) (to place, f *failure) {

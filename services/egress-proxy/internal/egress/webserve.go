@@ -93,6 +93,7 @@ func (c *client) exchange() bool {
 		c.linger()
 		return false
 	}
+	hidePercents(head)
 	request, err := http.ReadRequest(c.in)
 	if err != nil {
 		r.failure = errNotHTTP
