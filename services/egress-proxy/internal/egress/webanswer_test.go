@@ -184,9 +184,13 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 		"bad request":        {request: request("GET", "ftp://x.example/"), starts: "HTTP/1.1 400 Bad Request\r\n", has: "Proxy-Status: rumi; error=http_request_error\r\n"},
 		"too many":           {request: tunnel("x.example:443"), starts: "HTTP/1.1 429 Rumi: Too many requests under way\r\n", has: "Proxy-Status: rumi; error=connection_limit_reached\r\nRetry-After: 1\r\n", with: full},
 		"status of a pack": {request: tunnel("x.example:443"), starts: "HTTP/1.1 403 Rumi: Pack is not approved (status: bad?  status)\r\n", has: "", with: func() func() {
-			old := w.gates["p"]
-			w.gates["p"] = gate.State{PackID: "p", Status: "bad\n  status"}
-			return func() { w.gates["p"] = old }
+			set := func(s gate.State) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.gates["p"] = s
+			}
+			set(gate.State{PackID: "p", Status: "bad\n  status"})
+			return func() { set(gate.State{PackID: "p", Open: true, Status: "approved"}) }
 		}},
 	} {
 		undo := func() {}
