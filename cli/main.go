@@ -2,8 +2,11 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -13,10 +16,12 @@ import (
 
 // commands are what `rumi` can do, a field each.
 type commands struct {
-	Init initCommand `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
+	Init      initCommand      `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
+	Reconcile reconcileCommand `cmd:"" help:"Keep right what changes while the suite runs: the folders of sockets, as after a reboot, and the API token that the gateway sees. Needs root. Runs until it is stopped."`
 }
 
-type initCommand struct {
+// homeFlags say which home it is and whom it is prepared for.
+type homeFlags struct {
 	Home              string `help:"The Rumi home: the folder that holds ecosystem/ and user_data/." default:"/rumi" type:"path"`
 	EgressSockets     string `help:"Folder of the egress sockets." default:"/run/rumi/egress/packs" type:"path"`
 	CapabilitySockets string `help:"Folder of the capability sockets." default:"/run/rumi/capability/principals" type:"path"`
@@ -24,10 +29,11 @@ type initCommand struct {
 	GID               int    `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
 	EgressGID         int    `help:"Group of the egress sockets." name:"egress-gid" default:"1099" env:"RUMI_EGRESS_SOCKET_GID"`
 	CapabilityGID     int    `help:"Group of the capability sockets." name:"capability-gid" default:"1099" env:"RUMI_CAPABILITY_SOCKET_GID"`
+	RunDir            string `help:"How the operator names the folder above both folders of sockets, for messages." default:"/run/rumi" env:"RUMI_RUN_DIR"`
 }
 
-func (c *initCommand) Run(log *slog.Logger) error {
-	return setup.Run(setup.Config{
+func (c *homeFlags) config() setup.Config {
+	return setup.Config{
 		Home:              c.Home,
 		EgressSockets:     c.EgressSockets,
 		CapabilitySockets: c.CapabilitySockets,
@@ -35,8 +41,21 @@ func (c *initCommand) Run(log *slog.Logger) error {
 		GID:               c.GID,
 		EgressGID:         c.EgressGID,
 		CapabilityGID:     c.CapabilityGID,
+		RunDir:            c.RunDir,
 		Now:               time.Now(),
-	}, log)
+	}
+}
+
+type initCommand struct{ homeFlags }
+
+func (c *initCommand) Run(log *slog.Logger) error { return setup.Run(c.config(), log) }
+
+type reconcileCommand struct{ homeFlags }
+
+func (c *reconcileCommand) Run(log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	return setup.Reconcile(ctx, c.config(), log)
 }
 
 func main() {

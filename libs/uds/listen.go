@@ -236,6 +236,15 @@ func (l *Listener) Close() error {
 	return l.closed
 }
 
+// abandon is Close for a folder that is no longer ours: nothing in it is removed.
+func (l *Listener) abandon() error {
+	l.once.Do(func() {
+		l.closed = l.UnixListener.Close()
+		l.lock.close()
+	})
+	return l.closed
+}
+
 // Remove is Close for a pack that is gone: directory and lock file go too. What else lies in the directory stays,
 // and the directory with it.
 func (l *Listener) Remove() error {

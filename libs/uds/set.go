@@ -2,8 +2,10 @@ package uds
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 )
@@ -14,6 +16,7 @@ const retryEvery = 250 * time.Millisecond
 // SetConfig configures the sockets of a Set.
 type SetConfig struct {
 	Dir     string // holds one directory a socket, named DirName(id)
+	Home    string // id of the Rumi home that Dir must belong to; "" for a folder that bears no mark
 	Mode    fs.FileMode
 	GID     int
 	Handler func(id string) Handler // the handler of one id's socket
@@ -24,11 +27,13 @@ type SetConfig struct {
 // Set keeps one socket open for each id that is wanted. A socket that can't be had now, since another replica serves
 // it or the file system refuses, is tried for again until it is no longer wanted.
 type Set struct {
-	cfg  SetConfig
-	stop chan struct{}
-	done chan struct{}
+	cfg   SetConfig
+	owner *Owner // nil without SetConfig.Home
+	stop  chan struct{}
+	done  chan struct{}
 
 	mu      sync.Mutex
+	foreign string // why no socket is served, as it was logged last; "" while the folder is ours
 	closed  bool
 	members map[string]*member
 	ending  sync.WaitGroup
@@ -39,11 +44,16 @@ type member struct {
 	lock   *lock
 	server *server // nil while it waits
 	failed string  // the last error that was logged, so that it is logged once
+
+	elsewhere bool // another replica serves it
 }
 
 // NewSet makes an empty set. Close ends it.
 func NewSet(cfg SetConfig) *Set {
 	s := &Set{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{}), members: make(map[string]*member)}
+	if cfg.Home != "" {
+		s.owner = NewOwner(cfg.Dir, cfg.Home)
+	}
 	go s.retry()
 	return s
 }
@@ -58,7 +68,68 @@ func (s *Set) Ensure(id string) {
 	}
 	m := &member{id: id}
 	s.members[id] = m
-	s.try(m)
+	if s.owned() == nil {
+		s.try(m)
+	}
+}
+
+// Ready is nil where every wanted socket is served, by this process or by another replica.
+func (s *Set) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.owned(); err != nil {
+		return err
+	}
+	for _, m := range s.members {
+		if m.server == nil && m.failed != "" && !m.elsewhere {
+			return fmt.Errorf("the socket of %s can't be made: %s", m.id, m.failed)
+		}
+	}
+	return nil
+}
+
+// owned is nil while the folder belongs to our home. Where it does not, sockets stop being served at once: a stranger's
+// packs may have the folders mounted. Nothing is removed, since what lies there is not ours.
+func (s *Set) owned() error {
+	if s.owner == nil {
+		return nil
+	}
+	term := s.owner.Term()
+	err := os.MkdirAll(s.cfg.Dir, 0o751)
+	if err == nil {
+		err = s.owner.Check()
+	}
+	text, before := "", s.foreign
+	if err != nil {
+		text = err.Error()
+	}
+	if text != before {
+		s.foreign = text
+		if err != nil {
+			s.cfg.Log.Error("the folder of the sockets is not ours; no socket is served until it is", "error", err)
+		} else {
+			s.cfg.Log.Info("the folder of the sockets is ours again", "dir", s.cfg.Dir)
+		}
+	}
+	if err != nil && before == "" || s.owner.Term() != term {
+		s.abandon()
+	}
+	return err
+}
+
+// abandon stops serving every socket without removing it, and leaves the members waiting.
+func (s *Set) abandon() {
+	for _, m := range s.members {
+		if m.server != nil {
+			if err := m.server.listener.abandon(); err != nil {
+				s.cfg.Log.Warn("closing a socket failed", "id", m.id, "error", err)
+			}
+			s.end(&member{server: m.server}, 0)
+		} else {
+			m.drop()
+		}
+		m.server, m.lock = nil, nil
+	}
 }
 
 // Remove takes id's socket and its directory away. Requests under way end with their context. Of an id that is
@@ -71,7 +142,7 @@ func (s *Set) Remove(id string) {
 		return
 	}
 	delete(s.members, id)
-	if m.server == nil {
+	if s.owned() != nil || m.server == nil {
 		m.drop()
 		return
 	}
@@ -97,6 +168,7 @@ func (s *Set) Close() {
 		s.mu.Unlock()
 		return
 	}
+	_ = s.owned() // what lies in a stranger's folder is not removed
 	s.closed = true
 	close(s.stop)
 	for id, m := range s.members {
@@ -113,6 +185,9 @@ func (s *Set) Close() {
 	s.mu.Unlock()
 	<-s.done
 	s.ending.Wait()
+	if s.owner != nil {
+		s.owner.Close()
+	}
 }
 
 func (s *Set) end(m *member, drain time.Duration) {
@@ -123,6 +198,7 @@ func (s *Set) end(m *member, drain time.Duration) {
 func (s *Set) try(m *member) {
 	cfg := Config{Dir: s.cfg.Dir, Name: DirName(m.id), Mode: s.cfg.Mode, GID: s.cfg.GID}
 	l, err := m.listen(cfg)
+	m.elsewhere = errors.Is(err, ErrLocked)
 	if err != nil {
 		if text := err.Error(); text != m.failed {
 			m.failed = text
@@ -165,9 +241,11 @@ func (s *Set) retry() {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		for _, m := range s.members {
-			if m.server == nil && !s.closed {
-				s.try(m)
+		if !s.closed && s.owned() == nil {
+			for _, m := range s.members {
+				if m.server == nil {
+					s.try(m)
+				}
 			}
 		}
 		s.mu.Unlock()

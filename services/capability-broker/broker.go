@@ -122,6 +122,17 @@ func (b *broker) state(ctx context.Context) (err error) {
 	}
 	b.rt.OnStop("store", func(context.Context) error { return b.db.Close() })
 	b.rt.ReadyWhen("store", b.db.Ping)
+	b.rt.ReadyWhen("state folder", service.WritableFolder(b.dir("state")))
+	b.rt.ReadyWhen("packs' data", service.WritableFolder(b.dir("packs")))
+	b.rt.ReadyWhen("docker", func(ctx context.Context) error {
+		if b.cfg.SecurityMode == permissive {
+			return nil
+		}
+		if status := b.engine.Status(ctx); !status.Available {
+			return service.WithFix(errors.New("Docker is required but not available"), "start Docker; if it runs: docker compose restart capability-broker")
+		}
+		return nil
+	})
 	b.rows = store.New(b.db)
 	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("capabilities", "locks"), b.dir("packs"), b.dir("shared")} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -159,8 +170,12 @@ func (b *broker) runners(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	egressSockets := uds.NewOwner(b.cfg.EgressSockDir, b.rt.Identity.Home)
+	capabilitySockets := uds.NewOwner(b.cfg.SockDir, b.rt.Identity.Home)
+	b.rt.OnStop("socket folders", func(context.Context) error { egressSockets.Close(); capabilitySockets.Close(); return nil })
 	b.containers = container.New(container.Config{
-		Engine: b.engine, Records: records, Gates: b.gates, Trees: b.trees,
+		SocketsOwned: func() error { return errors.Join(egressSockets.Check(), capabilitySockets.Check()) },
+		Engine:       b.engine, Records: records, Gates: b.gates, Trees: b.trees,
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: b.environments.Environments,
@@ -249,8 +264,11 @@ func (b *broker) sockets(ctx context.Context) error {
 		Rate: b.cfg.CallRate,
 	})
 	b.listeners = call.NewSockets(uds.SetConfig{
-		Dir: b.cfg.SockDir, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,
+		Dir: b.cfg.SockDir, Home: b.rt.Identity.Home, Mode: b.cfg.socketMode(), GID: b.cfg.SocketGID, Handler: calls.Socket,
 		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: b.rt.Log,
+	})
+	b.rt.ReadyWhen("sockets", func(context.Context) error {
+		return service.WithFix(b.listeners.Ready(), "run: docker compose up --detach")
 	})
 	b.rt.OnStop("refusals", calls.Flush)
 	b.rt.Go("refusals", calls.Count)

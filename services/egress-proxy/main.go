@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"path/filepath"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -50,6 +51,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		}
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		rt.ReadyWhen("store", db.Ping)
+		rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
 		book, err := grant.NewBook(ctx, grantstore.New(db), rt.Log)
 		if err != nil {
 			return err
@@ -76,8 +78,9 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
 			return err
 		}
-		set := sockets.New(sockets.Config{Dir: cfg.SockDir, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID}, proxy, rt.Log)
+		set := sockets.New(sockets.Config{Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID}, proxy, rt.Log)
 		rt.OnStop("sockets", func(context.Context) error { set.Close(); return nil })
+		rt.ReadyWhen("sockets", func(context.Context) error { return service.WithFix(set.Ready(), "run: docker compose up --detach") })
 
 		book.OnShrink(proxy.Cut)
 		rt.Go("grants", book.Follow)

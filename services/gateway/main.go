@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
@@ -28,7 +29,7 @@ type config struct {
 // SpareHeap lets less garbage lie than in other services, so that an upload stays under 32 MiB whatever was asked before it.
 func (config) SpareHeap() int { return 8 << 20 }
 
-func build(_ context.Context, rt *service.Runtime, cfg config) error {
+func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if cfg.RateLimit < 0 || cfg.RateWindow < 1 {
 		return errors.New("read configuration: RUMI_API_RATE_LIMIT is at least 0, RUMI_API_RATE_WINDOW at least 1")
 	}
@@ -36,7 +37,14 @@ func build(_ context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
-	key, err := token.Open(filepath.Join(rt.UserData, "settings", "api_token"), rt.Log)
+	key, err := token.Open(filepath.Join(rt.UserData, "settings", "gateway", "api_token"), rt.Log, func() {
+		err := rt.Audit.Write(context.WithoutCancel(ctx), audit.Entry{
+			Category: audit.Security, Severity: audit.Warning, Action: "api_token_changed", Success: true,
+		})
+		if err != nil {
+			rt.Log.Error("a change of the API token could not be audited", "error", err)
+		}
+	})
 	if err != nil {
 		return err
 	}

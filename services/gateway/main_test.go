@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +192,9 @@ func TestAuthentication(t *testing.T) {
 	w.setToken("another-token-0123456789")
 	if got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": "Bearer another-token-0123456789"}); got.status != 200 {
 		t.Errorf("a new token is not good at once: %d", got.status)
+	}
+	if entries := w.audit("security"); strings.Count(entries, `"api_token_changed"`) != 1 || strings.Contains(entries, "another-token") {
+		t.Errorf("want one entry api_token_changed without the token in\n%s", entries)
 	}
 	wantFailure(t, w.do(t, "GET", "/api/packs", nil, nil), 429, "Too many failed authentications")
 }
@@ -509,9 +510,7 @@ func TestOwnerComesBack(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	suite := servicetest.New(t, "gateway")
-	if err := os.WriteFile(filepath.Join(suite.UserData(), "settings", "api_token"), []byte(apiToken), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	suite.SetToken(apiToken)
 	server := servicetest.Start(suite, "gateway", build, map[string]string{"RUMI_ALLOWED_HOSTS": "rumi.example", "RUMI_ALLOWED_ORIGINS": "https://console.example"})
 	w := &world{Suite: suite, t: t, address: server.Address}
 	got := w.do(t, "POST", "/api/secrets/set", strings.NewReader("{}"), map[string]string{"Host": "rumi.example:8765", "Origin": "https://console.example"})

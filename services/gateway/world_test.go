@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -161,12 +160,7 @@ func newWorld(t testing.TB, env map[string]string) *world {
 	return w
 }
 
-func (w *world) setToken(token string) {
-	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(w.UserData(), "settings", "api_token"), []byte(token+"\n"), 0o640); err != nil {
-		w.t.Fatal(err)
-	}
-}
+func (w *world) setToken(token string) { w.SetToken(token) }
 
 // audit joins the entries of a category.
 func (w *world) audit(category string) string {

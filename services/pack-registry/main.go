@@ -42,6 +42,11 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.OnStop("store", func(context.Context) error { return db.Close() })
+	rt.ReadyWhen("store", db.Ping)
+	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
+	rt.ReadyWhen("ecosystem", service.WritableFolder(cfg.Ecosystem))
+	rt.ReadyWhen("pack staging", service.WritableFolder(filepath.Join(rt.UserData, "pack_staging")))
+	rt.ReadyWhen("pack backups", service.WritableFolder(filepath.Join(rt.UserData, "pack_backups")))
 	records := store.New(db)
 
 	stagingDir := filepath.Join(rt.UserData, "pack_staging")

@@ -26,6 +26,7 @@ func build(ctx context.Context, rt *service.Runtime, _ config) error {
 		return err
 	}
 	rt.OnStop("vault", func(context.Context) error { return v.Close() })
+	rt.ReadyWhen("secrets", service.WritableFolder(filepath.Join(rt.UserData, "secrets")))
 	httpapi.Routes(rt.Mux(), v)
 	return nil
 }

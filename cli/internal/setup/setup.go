@@ -6,8 +6,6 @@
 package setup
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,6 +38,7 @@ type Config struct {
 	UID, GID          int    // what the services run as
 	EgressGID         int    // the group of the egress sockets
 	CapabilityGID     int    // the group of the capability sockets
+	RunDir            string // how the operator names the folder above both socket folders, for messages
 	Now               time.Time
 }
 
@@ -59,11 +58,8 @@ func Run(cfg Config, log *slog.Logger) error {
 			return err
 		}
 	}
-	if err := cfg.socketFolders(log); err != nil {
-		return err
-	}
 	settings := filepath.Join(cfg.Home, "user_data/settings")
-	if err := cfg.token(filepath.Join(settings, "api_token"), int(operator.Gid), log); err != nil {
+	if err := cfg.token(settings, int(operator.Gid), log); err != nil {
 		return err
 	}
 	if err := cfg.secretsKey(filepath.Join(settings, "secrets_key"), log); err != nil {
@@ -73,7 +69,10 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return cfg.identities(filepath.Join(settings, "identity"), id, log)
+	if err := cfg.identities(filepath.Join(settings, "identity"), id, log); err != nil {
+		return err
+	}
+	return cfg.socketFolders(id, log)
 }
 
 // homeFolders lists the folders of the home, parents first.
@@ -112,6 +111,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		own("/pip"),
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
 		own("/settings"),
+		own("/settings/gateway"), // all of the settings that the gateway sees, beside its identity
 		own("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
@@ -124,45 +124,6 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		all = append(all, own("/state/"+name))
 	}
 	return all
-}
-
-// socketFolders prepares the two folders that hold a folder a pack. Anyone may list them, as the guide does; what lies
-// in them is open to the sockets' group only.
-func (cfg Config) socketFolders(log *slog.Logger) error {
-	for _, d := range []folder{
-		{path: cfg.EgressSockets, uid: cfg.UID, gid: cfg.EgressGID, mode: 0o755},
-		{path: cfg.CapabilitySockets, uid: cfg.UID, gid: cfg.CapabilityGID, mode: 0o755},
-	} {
-		parent, name := filepath.Split(filepath.Clean(d.path))
-		if err := os.MkdirAll(parent, 0o755); err != nil {
-			return fmt.Errorf("make folder: %w", err)
-		}
-		root, err := os.OpenRoot(parent)
-		if err != nil {
-			return fmt.Errorf("open folder: %w", err)
-		}
-		d.path = name
-		err = d.ensure(root, log)
-		_ = root.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// token makes the API token, 256 random bits in hexadecimal, readable by the operator's group.
-func (cfg Config) token(path string, gid int, log *slog.Logger) error {
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	}
-	secret := make([]byte, 32)
-	_, _ = rand.Read(secret) // it never fails
-	if err := writeWhole(path, []byte(hex.EncodeToString(secret)), 0o640, cfg.UID, gid); err != nil {
-		return fmt.Errorf("make API token: %w", err)
-	}
-	log.Info("API token made", "path", path)
-	return nil
 }
 
 func (cfg Config) secretsKey(path string, log *slog.Logger) error {

@@ -61,6 +61,18 @@ func New(t testing.TB, running ...string) *Suite {
 	return s
 }
 
+// SetToken replaces the API token, as init and its reconciler leave it: one file with two names.
+func (s *Suite) SetToken(token string) {
+	s.t.Helper()
+	settings := filepath.Join(s.UserData(), "settings")
+	path, shared := filepath.Join(settings, "api_token"), filepath.Join(settings, "gateway", "api_token")
+	must(s.t, os.MkdirAll(filepath.Dir(shared), 0o750))
+	must(s.t, os.WriteFile(path+".new", []byte(token+"\n"), 0o640))
+	must(s.t, os.Rename(path+".new", path))
+	must(s.t, os.RemoveAll(shared))
+	must(s.t, os.Link(path, shared))
+}
+
 // UserData is the suite's user_data folder.
 func (s *Suite) UserData() string { return filepath.Join(s.Home, "user_data") }
 

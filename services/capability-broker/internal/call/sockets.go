@@ -46,6 +46,9 @@ func (s *Sockets) Remove(packID string) {
 	s.set.Remove(packID)
 }
 
+// Ready is nil where every socket that is to be there is served.
+func (s *Sockets) Ready() error { return s.set.Ready() }
+
 // Serving says whether it is this process that answers the socket of a pack.
 func (s *Sockets) Serving(packID string) bool { return s.set.Serving(packID) }
 

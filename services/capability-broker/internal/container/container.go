@@ -114,6 +114,7 @@ type Config struct {
 	LockDir       string         // holds a lock file a pack; on this host, and the same for all replicas on it
 	EgressDir     string         // holds the packs' egress sockets, as uds.Config.Dir
 	CapabilityDir string         // holds their capability sockets
+	SocketsOwned  func() error   // nil while both belong to this Rumi home; nothing of them is mounted otherwise
 	Groups        []int          // that a container joins to use them
 	Authorities   string         // a file that WriteAuthorities made; "" where the image's own do
 }

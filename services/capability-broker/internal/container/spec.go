@@ -44,6 +44,9 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).With("service_unavailable").Because(err)
 		}
 	}
+	if err := m.SocketsOwned(); err != nil { // sockets of another home's pack of the same id may lie there
+		return sandbox.Spec{}, fault.Unavailable("Service unavailable: the folder of the sockets is not this Rumi home's").With("service_unavailable").Because(err)
+	}
 	mounts := []sandbox.Mount{
 		{Source: code, Target: "/pack"},
 		{Source: data, Target: "/data", Writable: true},

@@ -13,6 +13,7 @@ import (
 // Config says where the sockets lie and who may connect.
 type Config struct {
 	Dir  string
+	Home string // id of the Rumi home that Dir must belong to
 	Mode fs.FileMode
 	GID  int // negative for the process's own
 }
@@ -26,7 +27,7 @@ type Sockets struct {
 // New makes sockets that the proxy answers on. There is none until Change asks for it.
 func New(cfg Config, proxy *egress.Proxy, log *slog.Logger) *Sockets {
 	return &Sockets{proxy: proxy, set: uds.NewSet(uds.SetConfig{
-		Dir: cfg.Dir, Mode: cfg.Mode, GID: cfg.GID, Handler: proxy.Handler, Limits: uds.Limits{Request: egress.MaxRequest}, Log: log,
+		Dir: cfg.Dir, Home: cfg.Home, Mode: cfg.Mode, GID: cfg.GID, Handler: proxy.Handler, Limits: uds.Limits{Request: egress.MaxRequest}, Log: log,
 	})}
 }
 
@@ -52,6 +53,9 @@ func (s *Sockets) Remove(packID string) {
 	s.set.Remove(packID)
 	s.proxy.Forget(packID)
 }
+
+// Ready is nil where every socket that is to be there is served.
+func (s *Sockets) Ready() error { return s.set.Ready() }
 
 // Close closes all sockets and lets answers that are under way out.
 func (s *Sockets) Close() { s.set.Close() }

@@ -62,8 +62,11 @@ func newEdge(t *testing.T) *Edge {
 	if err := os.WriteFile(path, []byte("right-token"), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Link(path, path+".gateway"); err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.DiscardHandler)
-	key, err := token.Open(path, log)
+	key, err := token.Open(path+".gateway", log, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

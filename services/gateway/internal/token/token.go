@@ -1,4 +1,8 @@
 // Package token checks the API token against the file it lies in.
+//
+// The file has two names (hard links): the operator's, user_data/settings/api_token, and the gateway's, in a folder that
+// holds nothing else. While the operator writes into the file, both are the same. Once the operator's name is another file
+// or gone, the gateway's is the only name left of a token that was replaced; such a file is not believed.
 package token
 
 import (
@@ -6,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -24,8 +30,9 @@ const (
 
 // File is a token in a file. It is safe for concurrent use.
 type File struct {
-	path string
-	log  *slog.Logger
+	path    string
+	log     *slog.Logger
+	changed func() // told of each token that takes another's place
 
 	current atomic.Pointer[reading]
 	mu      sync.Mutex // of reading the file
@@ -34,20 +41,29 @@ type File struct {
 // reading is what the file held at a time.
 type reading struct {
 	token string // "" admits nobody
+	last  string // the token, or where there is none the one before
 	at    time.Time
 	err   error
 }
 
-// Open reads the token at path, surrounding white space aside.
-func Open(path string, log *slog.Logger) (*File, error) {
-	f := &File{path: path, log: log}
+// Open reads the token at path, surrounding white space aside. changed is called whenever another token has taken its
+// place, even after a time without one.
+func Open(path string, log *slog.Logger, changed func()) (*File, error) {
+	f := &File{path: path, log: log, changed: changed}
 	token, err := read(path)
-	if err != nil {
-		return nil, fmt.Errorf("read API token: %w (has `rumi init` run?)", err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("read API token: %w (run init: docker compose up --detach)", err)
+	case err != nil && !errors.Is(err, errReplaced):
+		return nil, fmt.Errorf("read API token: %w", err)
 	}
-	f.current.Store(&reading{token: token, at: time.Now()})
+	f.current.Store(&reading{token: token, last: token, at: time.Now(), err: err})
 	return f, nil
 }
+
+// errReplaced is a file whose operator's name is gone: its token was replaced or removed.
+var errReplaced = errors.New("user_data/settings/api_token was replaced or removed, and the new one is not known yet; " +
+	"if this stays, run: docker compose up --detach")
 
 // Check says whether presented is the token. It takes the same time wherever a wrong one differs. While the file can't
 // be read or holds no token, nothing is.
@@ -82,15 +98,21 @@ func (f *File) refresh(seen *reading) *reading {
 	if known != seen {
 		return known
 	}
-	next := &reading{at: time.Now()}
-	next.token, next.err = read(f.path)
+	next := &reading{at: time.Now(), last: known.last}
+	if next.token, next.err = read(f.path); next.err == nil {
+		next.last = next.token
+	}
 	switch {
 	case next.err != nil && known.err == nil:
 		f.log.Error("could not read the API token; nobody is admitted until it can be", "error", next.err)
-	case next.err == nil && next.token != known.token:
-		f.log.Info("read a new API token")
+	case next.err == nil && known.err != nil:
+		f.log.Info("the API token can be read again")
 	}
 	f.current.Store(next)
+	if next.err == nil && next.last != known.last {
+		f.log.Warn("the API token has changed; the old one is no longer good")
+		f.changed()
+	}
 	return next
 }
 
@@ -108,14 +130,28 @@ func equal(presented, token string) bool {
 
 // read never quotes the file in its errors.
 func read(path string) (string, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold requests up
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(file, maxLen+64))
 	if err != nil {
 		return "", err
+	}
+	// After the read: what was read of a file that is replaced meanwhile doesn't count.
+	if info, err = file.Stat(); err != nil {
+		return "", err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink < 2 {
+		return "", errReplaced
 	}
 	token := strings.TrimSpace(string(data))
 	switch {

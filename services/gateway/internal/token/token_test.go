@@ -1,10 +1,13 @@
 package token_test
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,23 +15,32 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
 
+// write leaves text in the file at path, which has two names, as init leaves it.
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Link(path, operators(path)); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
 }
+
+// operators is the operator's name of the file at path.
+func operators(path string) string { return path + ".operator" }
 
 func open(t testing.TB, text string) (*token.File, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "api_token")
 	write(t, path, text)
-	f, err := token.Open(path, slog.New(slog.DiscardHandler))
+	f, err := token.Open(path, slog.New(slog.DiscardHandler), func() { changes.Add(1) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f, path
 }
+
+var changes atomic.Int32 // of the token of the test that runs
 
 func TestCheck(t *testing.T) {
 	const right = "0123456789abcdef"
@@ -55,11 +67,11 @@ func TestOpenRefuses(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "blank": " \n", "two words": "hunter2 b", "long": strings.Repeat("a", 513), "not ASCII": "hunter2é", "NUL": "hunter2\x00"} {
 		path := filepath.Join(t.TempDir(), "api_token")
 		write(t, path, text)
-		if _, err := token.Open(path, slog.New(slog.DiscardHandler)); err == nil || strings.Contains(err.Error(), "hunter2") {
+		if _, err := token.Open(path, slog.New(slog.DiscardHandler), nil); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := token.Open(filepath.Join(t.TempDir(), "api_token"), nil); err == nil || !strings.Contains(err.Error(), "rumi init") {
+	if _, err := token.Open(filepath.Join(t.TempDir(), "api_token"), nil, nil); err == nil || !strings.Contains(err.Error(), "docker compose up --detach") {
 		t.Errorf("missing: %v", err)
 	}
 }
@@ -82,7 +94,7 @@ func TestReplacedTokens(t *testing.T) {
 
 		for name, spoil := range map[string]func() error{
 			"emptied": func() error { return os.WriteFile(path, nil, 0o640) },
-			"removed": func() error { return os.Remove(path) },
+			"removed": func() error { return errors.Join(os.Remove(path), os.Remove(operators(path))) },
 		} {
 			if err := spoil(); err != nil {
 				t.Fatal(err)
@@ -104,4 +116,40 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { f.Check("0123456789abcdef0123456789abcdef0123456789abcdef") }); n != 0 {
 		t.Fatalf("%v allocations", n)
 	}
+}
+
+// An operator replaces the token with an editor, with mv or with rm: the gateway's name still leads to the old file.
+func TestReplacedFilesAreNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, replace := range map[string]func(path string) error{
+			"mv or sed -i": func(path string) error {
+				return errors.Join(os.WriteFile(path+".new", []byte("new-token"), 0o640), os.Rename(path+".new", operators(path)))
+			},
+			"rm": func(path string) error { return os.Remove(operators(path)) },
+		} {
+			changes.Store(0)
+			f, path := open(t, "old-token")
+			if err := replace(path); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(token.Refresh)
+			if f.Check("old-token") || f.Check("new-token") || f.Ready() == nil {
+				t.Errorf("%s: old token %v, new token %v, ready %v, want nobody admitted", name, f.Check("old-token"), f.Check("new-token"), f.Ready())
+			}
+			if changes.Load() != 0 {
+				t.Errorf("%s: a token that isn't known passes for changed", name)
+			}
+			// The reconciler gives the gateway the operator's file.
+			if err := errors.Join(os.RemoveAll(operators(path)), os.Remove(path)); err != nil {
+				t.Fatal(err)
+			}
+			write(t, path, "new-token")
+			if !f.Check("new-token") || f.Check("old-token") || f.Ready() != nil {
+				t.Errorf("%s: new token %v, old token %v, ready %v, want the new one alone", name, f.Check("new-token"), f.Check("old-token"), f.Ready())
+			}
+			if changes.Load() != 1 {
+				t.Errorf("%s: told of %d changes, want 1", name, changes.Load())
+			}
+		}
+	})
 }

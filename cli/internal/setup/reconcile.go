@@ -1,0 +1,71 @@
+package setup
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// reconcileEvery is how soon a change is answered: a replaced API token is good after a second at most.
+const reconcileEvery = 500 * time.Millisecond
+
+// Reconcile keeps right, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and
+// the engine makes anew as root's, and the gateway's name of the API token. It makes nothing that Run would have to make
+// first, and holds the socket folders' marks, so that no other home takes them over. What can't be mended is logged once
+// and tried again.
+func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
+	settings := filepath.Join(cfg.Home, "user_data/settings")
+	var st unix.Stat_t // its group is the operator's
+	if err := unix.Stat(settings, &st); err != nil {
+		return fmt.Errorf("inspect the settings: %w", err)
+	}
+	home, err := identity.ReadHome(filepath.Join(settings, identity.HomeFile))
+	if err != nil {
+		return fmt.Errorf("read home id: %w (run init: docker compose up --detach)", err)
+	}
+	owners := []*uds.Owner{uds.NewOwner(cfg.EgressSockets, home), uds.NewOwner(cfg.CapabilitySockets, home)}
+	steps := map[string]func() error{
+		"socket folders": func() error {
+			if err := cfg.socketFolders(home, log); err != nil {
+				return err
+			}
+			for _, o := range owners {
+				if err := o.Check(); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"API token": func() error { return cfg.shareToken(settings, int(st.Gid), log) },
+	}
+	failed := map[string]string{}
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		for name, step := range steps {
+			text := ""
+			if err := step(); err != nil {
+				text = err.Error()
+			}
+			if text != "" && text != failed[name] {
+				log.Error("could not reconcile; trying again", "what", name, "error", text)
+			}
+			failed[name] = text
+		}
+		select {
+		case <-ctx.Done():
+			for _, o := range owners {
+				o.Close()
+			}
+			return nil
+		case <-tick.C:
+		}
+	}
+}

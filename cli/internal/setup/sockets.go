@@ -1,0 +1,132 @@
+package setup
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/uds"
+)
+
+// asidePrefix and a home id name the folder in which a home's sockets lie while another home has the socket folder.
+const asidePrefix = ".home-"
+
+// socketFolders prepares the two folders that hold a folder a pack, and marks them as the home's. Anyone may list them, as
+// the guide does; what lies in them is open to the sockets' group only.
+func (cfg Config) socketFolders(home string, log *slog.Logger) error {
+	for _, d := range []folder{
+		{path: cfg.EgressSockets, uid: cfg.UID, gid: cfg.EgressGID, mode: 0o755},
+		{path: cfg.CapabilitySockets, uid: cfg.UID, gid: cfg.CapabilityGID, mode: 0o755},
+	} {
+		parent, name := filepath.Split(filepath.Clean(d.path))
+		if err := os.MkdirAll(parent, 0o755); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+		// Whose folder it is comes first: the owner and mode of another home's are left alone.
+		if info, err := os.Lstat(d.path); err == nil && info.IsDir() {
+			if err := cfg.claim(d.path, home, log); err != nil {
+				return err
+			}
+		}
+		root, err := os.OpenRoot(parent)
+		if err != nil {
+			return fmt.Errorf("open folder: %w", err)
+		}
+		dir := d.path
+		d.path = name
+		err = d.ensure(root, log)
+		_ = root.Close()
+		if err != nil {
+			return err
+		}
+		if err := cfg.claim(dir, home, log); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim marks dir as the home's. Another home's folder is taken over only while no suite uses it; what lies in it is put
+// aside, not removed, since containers of that home may still have it mounted, and comes back with that home.
+func (cfg Config) claim(dir, home string, log *slog.Logger) error {
+	inits, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open socket folder: %w", err)
+	}
+	defer inits.Close()
+	if err := unix.Flock(int(inits.Fd()), unix.LOCK_EX); err != nil { // one init at a time
+		return fmt.Errorf("lock socket folder: %w", err)
+	}
+	owner, err := uds.ReadMark(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return uds.WriteMark(dir, home)
+	case err != nil:
+		return fmt.Errorf("%w; if no other suite uses the folder, remove %s in it", err, uds.MarkName)
+	case owner == home:
+		return nil
+	}
+	lock, err := uds.Vacate(dir)
+	if errors.Is(err, uds.ErrLocked) {
+		return fmt.Errorf("%s belongs to another Rumi home (%s), whose suite is running: two suites can't share a run folder. "+
+			"Give this home one of its own: write RUMI_RUN_DIR=%s-%s to .env, then run: docker compose up --detach",
+			dir, owner, cmp.Or(cfg.RunDir, "/run/rumi"), home[:8])
+	} else if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := swap(dir, owner, home); err != nil {
+		return fmt.Errorf("put another home's sockets aside: %w", err)
+	}
+	if err := os.Remove(filepath.Join(dir, uds.MarkName)); err != nil {
+		return fmt.Errorf("put another home's sockets aside: %w", err)
+	}
+	log.Warn("socket folder taken over from another Rumi home, whose suite doesn't run", "path", dir, "from", owner)
+	return uds.WriteMark(dir, home)
+}
+
+// swap puts aside what owner has in dir and brings back what home had. It can be repeated where it ended in the middle.
+func swap(dir, owner, home string) error {
+	if filepath.Base(owner) != owner {
+		return fmt.Errorf("%q is no home id", owner)
+	}
+	aside := filepath.Join(dir, asidePrefix+owner)
+	if err := os.Mkdir(aside, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := moveAll(dir, aside); err != nil {
+		return err
+	}
+	own := filepath.Join(dir, asidePrefix+home)
+	if _, err := os.Lstat(own); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := moveAll(own, dir); err != nil {
+		return err
+	}
+	return os.Remove(own)
+}
+
+// moveAll moves the pack folders and locks of one folder to another; hidden names stay.
+func moveAll(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
