@@ -16,6 +16,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 )
 
@@ -241,7 +242,10 @@ func TestSocketsFollowTheGate(t *testing.T) {
 	if err != nil || !info.IsDir() {
 		t.Error(err)
 	}
-	r.eventually("nothing is left", func() bool { left, err := os.ReadDir(r.dir); return err == nil && len(left) == 0 })
+	r.eventually("nothing but the owner's mark is left", func() bool {
+		left, err := os.ReadDir(r.dir)
+		return err == nil && len(left) == 1 && left[0].Name() == uds.MarkName
+	})
 	found := false
 	for _, e := range r.entries("security") {
 		found = found || e["action"] == "socket_mode_relaxed"
