@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -186,10 +187,28 @@ func DeadMount(t testing.TB, path string) {
 	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	check(t, err)
 	defer server.Close()
-	if err := unix.Mount("dead", path, "fuse", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", server.Fd())); err != nil {
+	source := fmt.Sprintf("dead-%d-%d", os.Getpid(), mounts.Add(1))
+	if err := unix.Mount(source, path, "fuse", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", server.Fd())); err != nil {
 		t.Skipf("can't mount here: %v", err)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	t.Cleanup(func() { unmount(t, source) })
+}
+
+// mounts counts those that DeadMount made.
+var mounts atomic.Int64
+
+// unmount unmounts what was mounted from a source, wherever that is by now: a folder that holds a mount point can be renamed.
+func unmount(t testing.TB, source string) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	check(t, err)
+	for line := range strings.Lines(string(table)) {
+		// The fifth field is the mount point, the second after the dash the source (proc_pid_mountinfo(5)).
+		before, after, _ := strings.Cut(line, " - ")
+		if fields, tail := strings.Fields(before), strings.Fields(after); len(fields) > 4 && len(tail) > 1 && tail[1] == source {
+			_ = unix.Unmount(strings.ReplaceAll(fields[4], `\040`, " "), unix.MNT_DETACH)
+		}
+	}
 }
 
 // MountPoint makes path a mount point, by mounting it over itself. It needs root.

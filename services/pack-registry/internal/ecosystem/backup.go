@@ -133,7 +133,7 @@ func unusable(name string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		what += fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), name)
 	} else {
-		what += "It must be a folder: move away what is in its place"
+		what += "Move away what is in its place"
 	}
 	return fault.Conflict("%s", what).With("folder_unusable").Because(err)
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,8 +62,9 @@ type Ecosystem struct {
 	root     *os.Root
 	packs    pack.Cache // of the packs in root
 	backups  area
-	lock     *os.File
-	keep     int // see Config, as are those of the same names
+	lockAt   string
+	lock     *os.File // open on it; nil before the first change
+	keep     int      // see Config, as are those of the same names
 	retired  func(context.Context) ([]string, error)
 	approved func(ctx context.Context, packID string) (bool, error)
 	inside   chan struct{} // holds one token; the lock among this process's goroutines
@@ -80,12 +82,8 @@ func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, l
 	if err != nil {
 		return nil, fmt.Errorf("open ecosystem: %w", err)
 	}
-	lock, err := os.OpenFile(cfg.Lock, os.O_RDWR|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, fmt.Errorf("open ecosystem: %w", err)
-	}
 	e := &Ecosystem{
-		root: root, backups: area{path: cfg.Backups}, lock: lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, inside: make(chan struct{}, 1),
+		root: root, backups: area{path: cfg.Backups}, lockAt: cfg.Lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, inside: make(chan struct{}, 1),
 		stages: stages, store: st, audit: trail, log: log, step: func(string) {},
 	}
 	if _, err := e.backups.open(); err != nil {
@@ -96,7 +94,11 @@ func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, l
 
 // Close closes the folder.
 func (e *Ecosystem) Close() error {
-	return errors.Join(e.root.Close(), e.backups.close(), e.lock.Close())
+	err := errors.Join(e.root.Close(), e.backups.close())
+	if e.lock != nil {
+		err = errors.Join(err, e.lock.Close())
+	}
+	return err
 }
 
 // acquire waits until no other change is under way, but not longer than wait: then it is a fault, 503.
@@ -110,7 +112,14 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 		return nil, busy.Because(ctx.Err())
 	}
 	for {
+		if err := e.openLock(); err != nil {
+			<-e.inside
+			return nil, err
+		}
 		err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && !e.lockStands() { // replaced between the two: nobody else would wait for it
+			continue
+		}
 		if err == nil {
 			return func() {
 				_ = unix.Flock(int(e.lock.Fd()), unix.LOCK_UN)
@@ -128,4 +137,31 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 			return nil, busy.Because(ctx.Err())
 		}
 	}
+}
+
+// openLock opens the lock file, anew where it was removed or replaced meanwhile. The error is a fault.
+func (e *Ecosystem) openLock() error {
+	if e.lock != nil && e.lockStands() {
+		return nil
+	}
+	if e.lock != nil {
+		e.lock.Close()
+		e.lock = nil
+	}
+	lock, err := os.OpenFile(e.lockAt, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return spaceFault(unusable("user_data/pack_staging/"+filepath.Base(e.lockAt), err))
+	}
+	e.lock = lock
+	return nil
+}
+
+// lockStands says whether the lock file that is open is the one at its path.
+func (e *Ecosystem) lockStands() bool {
+	mine, err := e.lock.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Lstat(e.lockAt)
+	return err == nil && os.SameFile(mine, now)
 }

@@ -350,3 +350,51 @@ func TestAnOddHome(t *testing.T) {
 		})
 	}
 }
+
+// One entry in a pack that can't be looked into is an error of its own among the files that others ask for.
+func TestSelectAroundWhatCannotBeRead(t *testing.T) {
+	if !packtest.CanMount() {
+		t.Skip("only root can mount")
+	}
+	h := newHome(t, t.TempDir())
+	h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
+	h.write(t, "ecosystem/p/share/good/handler.json", "{}")
+	packtest.DeadMount(t, h.path("ecosystem/p/share/dead"))
+	all, err := h.eco.Select(t.Context(), []string{"share/*/handler.json"})
+	check(t, err)
+	if len(all) != 1 || all[0].Error != "" || len(all[0].Files) != 2 {
+		t.Fatalf("selected %+v, want one pack with two files", all)
+	}
+	if dead, good := all[0].Files[0], all[0].Files[1]; dead.Path != "share/dead" && dead.Path != "share/dead/handler.json" || dead.Error == "" || good.Error != "" || string(good.Content) != "{}" {
+		t.Errorf("selected %+v", all[0].Files)
+	}
+	removed, err := h.eco.Remove(t.Context(), "p") // with a warning about what can't be removed
+	check(t, err)
+	if len(removed.Warnings) != 1 || !strings.Contains(removed.Warnings[0], "nmount") {
+		t.Errorf("warnings are %q", removed.Warnings)
+	}
+}
+
+// Whatever stands in the lock's place, the service starts and says why nothing can be changed; a lock that is removed while the
+// service runs is made anew.
+func TestSomethingElseInThePlaceOfTheLock(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.MkdirAll(filepath.Join(dir, "user_data/pack_staging/.lock"), 0o755))
+	h := newHome(t, dir)
+	h.eco.Recover(t.Context())
+	h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
+	if _, err := h.eco.Remove(t.Context(), "p"); !fault.Is(err, fault.KindConflict) || !strings.Contains(err.Error(), "user_data/pack_staging/.lock") {
+		t.Errorf("got %v, want a conflict that names the lock", err)
+	}
+	check(t, os.Remove(h.path("user_data/pack_staging/.lock")))
+	h.update(t, 2)
+	check(t, os.Remove(h.path("user_data/pack_staging/.lock")))
+	h.update(t, 3)
+	other := newHome(t, dir) // another process excludes this one
+	release, _, err := other.eco.enter(t.Context(), lockWait)
+	check(t, err)
+	defer release()
+	if _, err := h.eco.acquire(t.Context(), 50*time.Millisecond); !fault.Is(err, fault.KindUnavailable) {
+		t.Errorf("both have the lock: %v", err)
+	}
+}

@@ -93,7 +93,7 @@ func (e *Ecosystem) leftovers(left []leftover) []string {
 	if more := len(left) - maxLeftovers; more > 0 {
 		warning += fmt.Sprintf("; then scan again, there are %d more", more)
 	}
-	if errors.Is(first, unix.EBUSY) {
+	if errors.Is(first, unix.EBUSY) || errors.Is(first, unix.ENOTCONN) || errors.Is(first, unix.ESTALE) {
 		warning += ". Unmount first what is mounted in it"
 	}
 	return []string{warning}

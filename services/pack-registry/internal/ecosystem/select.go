@@ -76,47 +76,66 @@ func (e *Ecosystem) selectFrom(found pack.Found, patterns [][]string, into *api.
 		return err
 	}
 	defer root.Close()
-	var paths []string
+	matched := matches{root: root, unread: map[string]error{}}
 	for _, pattern := range patterns {
-		if paths, err = match(root, ".", pattern, paths); err != nil {
+		if err := matched.match(".", pattern); err != nil {
 			return err
 		}
 	}
-	slices.Sort(paths)
-	for _, p := range slices.Compact(paths) {
-		file := read(root, p, left)
-		into.Files = append(into.Files, file)
+	slices.Sort(matched.paths)
+	for _, p := range slices.Compact(matched.paths) {
+		if err := matched.unread[p]; err != nil {
+			into.Files = append(into.Files, api.File{Path: p, Error: fmt.Sprintf("can't be read: %v", err)})
+			continue
+		}
+		into.Files = append(into.Files, read(root, p, left))
 	}
 	return nil
 }
 
-// match adds the paths of what is no folder and fits the pattern's components below dir.
-func match(root *os.Root, dir string, pattern []string, paths []string) ([]string, error) {
-	names, err := candidates(root, dir, pattern[0])
+// matches are the paths in a pack that fit patterns: files, and what may be one or hold some and can't be looked into.
+type matches struct {
+	root   *os.Root
+	paths  []string
+	unread map[string]error
+}
+
+func (m *matches) add(p string) error {
+	if m.paths = append(m.paths, p); len(m.paths) > maxMatches {
+		return fmt.Errorf("more than %d files match", maxMatches)
+	}
+	return nil
+}
+
+// match adds the paths of what is no folder and fits the pattern's components below dir. The error is about all of the pack; one
+// entry that can't be looked into is one that has matched.
+func (m *matches) match(dir string, pattern []string) error {
+	names, err := candidates(m.root, dir, pattern[0])
+	if _, unread := errors.AsType[*fs.PathError](err); unread && dir != "." {
+		m.unread[dir] = err
+		return m.add(dir)
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range names {
 		p := path.Join(dir, name)
-		info, err := root.Lstat(p)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
+		info, err := m.root.Lstat(p)
 		switch last := len(pattern) == 1; {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			m.unread[p] = err
+			err = m.add(p)
 		case last && !info.IsDir():
-			if paths = append(paths, p); len(paths) > maxMatches {
-				return nil, fmt.Errorf("more than %d files match", maxMatches)
-			}
+			err = m.add(p)
 		case !last && info.IsDir():
-			if paths, err = match(root, p, pattern[1:], paths); err != nil {
-				return nil, err
-			}
+			err = m.match(p, pattern[1:])
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	return paths, nil
+	return nil
 }
 
 // candidates lists the names in a folder that fit one component of a pattern.

@@ -87,10 +87,15 @@ func (e *Ecosystem) Discard(ctx context.Context, stagingID string) error {
 	}
 	defer release()
 	st, payload, err := e.stages.FindPayload(ctx, stagingID)
-	if err != nil {
+	switch {
+	case err == nil:
+		payload.Close()
+	case fault.Is(err, fault.KindNotFound):
 		return err
+	default: // what can't be read can be discarded all the same
+		e.log.WarnContext(ctx, "discarding a staging that can't be read", "staging_id", stagingID, "error", err)
+		st.ID = stagingID
 	}
-	payload.Close()
 	if err := e.stages.Discard(ctx, stagingID); err != nil {
 		return err
 	}

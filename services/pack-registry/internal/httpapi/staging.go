@@ -26,14 +26,19 @@ type stagingSummary struct {
 	Files           int       `json:"files"`
 	Bytes           int64     `json:"bytes"`             // of the files
 	Warnings        []string  `json:"warnings,omitzero"` // what the import left out
+	Error           string    `json:"error,omitzero"`    // why its packs can't be told; discard it and import them again
 }
 
 func summary(st store.Staging, files int, bytes int64) stagingSummary {
-	return stagingSummary{
+	s := stagingSummary{
 		StagingID: st.ID, StagingDir: stagingDir(st.ID), CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime),
 		InputType: st.InputType, SourcePath: st.SourcePath, DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi,
 		Notes: st.Notes, Actor: st.Actor, Files: files, Bytes: bytes, Warnings: st.Warnings,
 	}
+	if st.Err != nil {
+		s.Error = "The record of this import can't be read. Discard it and import again"
+	}
+	return s
 }
 
 func (p Packs) listStagings(ctx context.Context, _ struct{}) ([]stagingSummary, error) {

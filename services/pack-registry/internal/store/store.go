@@ -56,6 +56,7 @@ type Staging struct {
 	Multi      bool // several packs in packs/
 	Packs      []StagedPack
 	Warnings   []string // what the import left out, for the operator
+	Err        error    // why Packs can't be read; only Stagings sets it
 }
 
 // StagedPack is one pack of a staging.
@@ -132,13 +133,13 @@ func scanStaging(scan func(...any) error) (Staging, error) {
 		return Staging{}, err
 	}
 	st.Multi = multi != 0
-	if err := json.Unmarshal([]byte(warnings), &st.Warnings); err != nil {
-		return Staging{}, err
+	if err := errors.Join(json.Unmarshal([]byte(packs), &st.Packs), json.Unmarshal([]byte(warnings), &st.Warnings)); err != nil {
+		return st, fmt.Errorf("packs of staging %s: %w", st.ID, err)
 	}
 	if len(st.Warnings) == 0 {
 		st.Warnings = nil
 	}
-	return st, json.Unmarshal([]byte(packs), &st.Packs)
+	return st, nil
 }
 
 // Staging is the staging of an id; ErrNone without one.
@@ -151,13 +152,16 @@ func (s *Store) Staging(ctx context.Context, id string) (Staging, error) {
 	return st, wrap("find staging", err)
 }
 
-// Stagings lists the stagings made at a time or after it, the newest first.
+// Stagings lists the stagings made at a time or after it, the newest first. One that can't be read is listed with its Err.
 func (s *Store) Stagings(ctx context.Context, since time.Time) ([]Staging, error) {
 	var all []Staging
 	err := s.db.View(ctx, func(tx *store.Tx) error {
 		all = nil
 		return tx.Each(func(scan func(...any) error) error {
 			st, err := scanStaging(scan)
+			if st.ID != "" { // else the row could not be had at all
+				st.Err, err = err, nil
+			}
 			all = append(all, st)
 			return err
 		}, `SELECT `+stagingColumns+` FROM staging WHERE created_at >= ? ORDER BY created_at DESC, staging_id`, since)
