@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,11 +154,12 @@ func TestFollow(t *testing.T) {
 		l, path := openLogs(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		open, got := true, make(chan string, 10_000)
+		var gone atomic.Bool
+		got := make(chan string, 10_000)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for line, err := range l.Follow(ctx, "o", "s", 2, func() bool { return open }) {
+			for line, err := range l.Follow(ctx, "o", "s", 2, func() bool { return !gone.Load() }) {
 				if err != nil {
 					t.Error(err)
 				}
@@ -185,7 +187,7 @@ func TestFollow(t *testing.T) {
 				t.Fatalf("line %d: got %.20q", i, text)
 			}
 		}
-		open = false
+		gone.Store(true)
 		<-done
 	})
 }
