@@ -6,20 +6,40 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
-// lookupTimeout is how long finding a service's address may take. Who knows services (the resolver of a compose network,
-// Consul, a hosts file) answers from memory. That of a Docker network passes a name that it doesn't know, as that of a
-// service that is down, on to others and may answer late or never; that service must be known to be down at once.
-const lookupTimeout = 400 * time.Millisecond
+const (
+	// lookupTimeout is how long finding a service's address may take. Who knows services (the resolver of a compose network,
+	// Consul, a hosts file) answers from memory. That of a Docker network passes a name that it doesn't know, as that of a
+	// service that is down, on to others and may answer late or never; that service must be known to be down at once.
+	lookupTimeout = 400 * time.Millisecond
 
-// dial connects to an instance of a service, within connectTimeout.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	host, service, err := net.SplitHostPort(address)
+	lookupAge = 2 * time.Second // after which the addresses of a name are looked up again: replicas come and go
+)
+
+// lookupIP resolves the name of a host.
+var lookupIP = net.DefaultResolver.LookupNetIP
+
+// host is an instance of a service by name or address. A name may stand for several: the replicas of a service in a compose or Swarm
+// network. They take turns.
+type host struct {
+	name string
+	port uint16
+
+	mu        sync.Mutex
+	found     []netip.AddrPort // sorted; nil before the first lookup
+	at        time.Time        // of the last lookup
+	looking   bool             // one is under way
+	permanent bool             // name is an address itself
+	turn      int
+}
+
+func newHost(address string) (*host, error) {
+	name, service, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -27,20 +47,102 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: port of %s: %w", address, err)
 	}
-	lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	found, err := net.DefaultResolver.LookupNetIP(lookup, "ip", host)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+	h := &host{name: name, port: uint16(port)}
+	if ip, err := netip.ParseAddr(name); err == nil {
+		h.found, h.permanent = []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), h.port)}, true
 	}
+	return h, nil
+}
+
+// inTurn are the addresses of the host, the one whose turn it is first.
+func (h *host) inTurn(ctx context.Context) ([]netip.AddrPort, error) {
+	h.mu.Lock()
+	stale := !h.permanent && (h.found == nil || time.Since(h.at) >= lookupAge)
+	if stale && h.found != nil && h.looking {
+		stale = false // what was found before will do meanwhile
+	}
+	h.looking = h.looking || stale
+	h.mu.Unlock()
+	if stale {
+		if err := h.lookup(ctx); err != nil {
+			return nil, err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch len(h.found) {
+	case 0: // another call has found out meanwhile that nothing answers there
+		return nil, errors.New("connect: nothing answers at the addresses of " + h.name)
+	case 1:
+		return h.found, nil
+	}
+	h.turn = (h.turn + 1) % len(h.found)
+	return slices.Concat(h.found[h.turn:], h.found[:h.turn]), nil
+}
+
+// lookup brings found up to date. Where that fails, what was found before stays.
+func (h *host) lookup(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	ips, err := lookupIP(ctx, "ip", h.name)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.looking = false
+	if err == nil && len(ips) == 0 {
+		err = errors.New("the name has no address")
+	}
+	if err != nil {
+		if h.found != nil {
+			return nil
+		}
+		return fmt.Errorf("connect: %w", err)
+	}
+	h.found, h.at = make([]netip.AddrPort, len(ips)), time.Now()
+	for i, ip := range ips {
+		h.found[i] = netip.AddrPortFrom(ip.Unmap(), h.port)
+	}
+	slices.SortFunc(h.found, netip.AddrPort.Compare)
+	h.found = slices.Compact(h.found)
+	return nil
+}
+
+// forget has the next call look the name up again: nothing answers at what was found.
+func (h *host) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.permanent {
+		h.found, h.turn = nil, 0
+	}
+}
+
+// dial connects to the first of addresses that can be reached, and says which that is. Where none can, the name may stand for others by
+// now: it is looked up again, once.
+func (h *host) dial(ctx context.Context, addresses []netip.AddrPort) (net.Conn, netip.AddrPort, error) {
+	conn, to, err := dialFirst(ctx, addresses)
+	if err == nil || h.permanent || ctx.Err() != nil {
+		return conn, to, err
+	}
+	h.mu.Lock()
+	h.found = nil
+	h.mu.Unlock()
+	now, lookup := h.inTurn(ctx)
+	if lookup != nil || !slices.ContainsFunc(now, func(a netip.AddrPort) bool { return !slices.Contains(addresses, a) }) {
+		return nil, netip.AddrPort{}, err
+	}
+	return dialFirst(ctx, now)
+}
+
+func dialFirst(ctx context.Context, addresses []netip.AddrPort) (net.Conn, netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	var dialer net.Dialer
 	var problems []error
-	for _, ip := range found {
-		conn, err := dialer.DialContext(ctx, network, netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
+	for _, address := range addresses {
+		conn, err := dialer.DialContext(ctx, "tcp", address.String())
 		if err == nil {
-			return conn, nil
+			return conn, address, nil
 		}
 		problems = append(problems, err)
 	}
-	return nil, fmt.Errorf("connect: %w", errors.Join(problems...))
+	return nil, netip.AddrPort{}, fmt.Errorf("connect: %w", errors.Join(problems...))
 }

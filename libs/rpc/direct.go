@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -28,8 +30,8 @@ const (
 // slower than their answer, upgrades. Where a request is in memory the hand-overs to them and back are for nothing: they
 // were a tenth of the gateway's processor time and a fifth of what secrets.get took.
 type direct struct {
-	address string
-	tls     *tls.Config
+	host *host
+	tls  *tls.Config
 
 	mu     sync.Mutex
 	idle   []*directConn // the one used last is the last
@@ -40,6 +42,7 @@ type direct struct {
 // directConn is a connection. It is used by one request at a time.
 type directConn struct {
 	*peerConn
+	to    netip.AddrPort
 	raw   net.Conn
 	probe syscall.RawConn // of raw
 	in    *bufio.Reader
@@ -61,7 +64,7 @@ func (c *directConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newDirect(address string, cfg *tls.Config) *direct { return &direct{address: address, tls: cfg} }
+func newDirect(to *host, cfg *tls.Config) *direct { return &direct{host: to, tls: cfg} }
 
 // takes says whether r can be sent by direct: it is in memory and small enough for the buffers on its way, so that it is
 // sent whole whether or not the other side reads it, and its answer is an answer.
@@ -144,23 +147,36 @@ func (d *direct) exchange(c *directConn, r *http.Request) (response *http.Respon
 	return response, true, nil
 }
 
-// get gives a connection: the one used last, since the others may become idle for long enough to be closed, or a new one.
+// get gives a connection to the address whose turn it is: the one used last, since the others may become idle for long enough to be
+// closed, or a new one.
 func (d *direct) get(ctx context.Context) (*directConn, error) {
+	addresses, err := d.host.inTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for {
-		d.mu.Lock()
-		n := len(d.idle)
-		if n == 0 {
-			d.mu.Unlock()
-			return d.connect(ctx)
+		c := d.take(addresses)
+		if c == nil {
+			return d.connect(ctx, addresses)
 		}
-		c := d.idle[n-1]
-		d.idle[n-1], d.idle = nil, d.idle[:n-1]
-		d.mu.Unlock()
 		if time.Since(c.since) < idleTimeout && c.quiet() {
 			return c, nil
 		}
 		c.raw.Close()
 	}
+}
+
+// take gives the idle connection to the first of addresses that was used last, nil for none.
+func (d *direct) take(addresses []netip.AddrPort) *directConn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := len(d.idle) - 1; i >= 0; i-- {
+		if c := d.idle[i]; len(addresses) == 1 || c.to == addresses[0] {
+			d.idle = slices.Delete(d.idle, i, i+1)
+			return c
+		}
+	}
+	return nil
 }
 
 // quiet says whether nothing has come over an idle connection: neither its end nor anything else, which is what comes before its
@@ -183,8 +199,8 @@ func (c *directConn) quiet() bool {
 	return err == nil && quiet
 }
 
-func (d *direct) connect(ctx context.Context) (*directConn, error) {
-	dialed, err := dial(ctx, "tcp", d.address)
+func (d *direct) connect(ctx context.Context, addresses []netip.AddrPort) (*directConn, error) {
+	dialed, to, err := d.host.dial(ctx, addresses)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +218,7 @@ func (d *direct) connect(ctx context.Context) (*directConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &directConn{peerConn: secured, raw: dialed, probe: probe}
+	c := &directConn{peerConn: secured, to: to, raw: dialed, probe: probe}
 	c.in, c.out = bufio.NewReaderSize(c, connBuffer), bufio.NewWriterSize(secured, connBuffer)
 	return c, nil
 }

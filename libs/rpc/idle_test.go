@@ -32,7 +32,7 @@ func kept(d *direct) int {
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect("", nil)
+		d := newDirect(nil, nil)
 		first := parked(d)
 		time.Sleep(idleTimeout / 2)
 		second := parked(d)
@@ -54,7 +54,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 func TestConnectionsToAnInstanceThatHasGoneAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect("", nil)
+		d := newDirect(nil, nil)
 		idle := parked(d)
 		d.Close()
 		busy := parked(d) // its answer came later
@@ -66,7 +66,7 @@ func TestConnectionsToAnInstanceThatHasGoneAreClosed(t *testing.T) {
 
 func TestIdleConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect("", nil)
+		d := newDirect(nil, nil)
 		for range maxIdle {
 			parked(d)
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -47,9 +48,19 @@ type Peer struct {
 // Register returns is there at the first call only if it tells it as discovery.Static does.
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
 	secured := cfg.Identity.Client(name)
+	var hosts sync.Map // *host by instance
 	transport := &http.Transport{
-		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dial(ctx, network, address)
+		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			known, ok := hosts.Load(address)
+			if !ok {
+				return nil, fmt.Errorf("connect: %s is no instance of %s", address, name)
+			}
+			to := known.(*host)
+			addresses, err := to.inTurn(ctx)
+			if err != nil {
+				return nil, err
+			}
+			conn, _, err := to.dial(ctx, addresses)
 			if err != nil {
 				return nil, err
 			}
@@ -68,7 +79,12 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 	}
 	tracer := cfg.Tracing.Tracer(tracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
-		direct := newDirect(instance, secured)
+		to, err := newHost(instance)
+		if err != nil {
+			return nil, nil, err
+		}
+		hosts.Store(instance, to)
+		direct := newDirect(to, secured)
 		exchange := func(ctx context.Context, request any) (any, error) {
 			r := request.(*http.Request).WithContext(ctx)
 			address := *r.URL

@@ -55,7 +55,13 @@ var answers = map[string]map[string]string{
 // viewsWorld is a gateway before all owners but those that are down.
 func viewsWorld(t *testing.T, down ...string) *world {
 	t.Helper()
-	suite := servicetest.New(t, append([]string{"gateway"}, slices.Collect(keysOf(answers))...)...)
+	up := []string{"gateway"}
+	for name := range answers {
+		if !slices.Contains(down, name) {
+			up = append(up, name)
+		}
+	}
+	suite := servicetest.New(t, up...)
 	w := &world{Suite: suite, t: t, servers: map[string]*servicetest.Server{}}
 	w.setToken(apiToken)
 	env := map[string]string{"RUMI_LOG_LEVEL": "error"}
@@ -76,16 +82,6 @@ func viewsWorld(t *testing.T, down ...string) *world {
 	w.servers["gateway"] = servicetest.Start(suite, "gateway", build, map[string]string{"RUMI_API_RATE_LIMIT": "0", "RUMI_LOG_LEVEL": "error"})
 	w.address = w.servers["gateway"].Address
 	return w
-}
-
-func keysOf(m map[string]map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // answer answers data, of the pack that the query names where it names one.
