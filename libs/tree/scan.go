@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -46,7 +47,7 @@ type Blob interface {
 
 // Scan reads every file under root once and describes the whole. Where sink is not nil it is given what was read. A link, a
 // device, a FIFO, a socket, a name that is not UTF-8 and anything beyond the bounds is a *RefusedError; a file that changes
-// while it is read is described as it was read.
+// while it is read is described as it was read. The error of what can't be read has an *fs.PathError whose path is relative to root.
 //
 // Nothing is opened by a path: each name is opened in its folder, without following links.
 func Scan(ctx context.Context, root *os.Root, sink Sink) (Manifest, error) {
@@ -209,7 +210,7 @@ func (s *scan) read(r *reader, fd int, path string, size int64) (read content, e
 	for {
 		n, err := retry(func() (int, error) { return unix.Read(fd, r.buf[:]) })
 		if err != nil {
-			return content{}, fmt.Errorf("read %q: %w", path, err)
+			return content{}, &fs.PathError{Op: "read", Path: path, Err: err}
 		}
 		if n == 0 {
 			break
@@ -287,7 +288,7 @@ func list(fd int, path string) ([]string, error) {
 	for {
 		n, err := retry(func() (int, error) { return unix.ReadDirent(fd, buf) })
 		if err != nil {
-			return nil, fmt.Errorf("list %q: %w", path, err)
+			return nil, &fs.PathError{Op: "list", Path: path, Err: err}
 		}
 		if n == 0 {
 			return names, nil
@@ -310,7 +311,7 @@ func unopened(parent int, name, path string, err error) error {
 	if errors.Is(err, unix.ELOOP) {
 		return &RefusedError{path, "symbolic link"}
 	}
-	return fmt.Errorf("open %q: %w", path, err)
+	return &fs.PathError{Op: "open", Path: path, Err: err}
 }
 
 func special(mode uint32) string {

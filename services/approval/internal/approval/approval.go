@@ -118,7 +118,7 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, look *watch.Look) (*record.Record, error) {
 	seen, err := s.stamp(ctx, dir, look)
 	if err != nil {
-		return nil, unreadable(id, err)
+		return nil, s.unreadable(id, dir, err)
 	}
 	manifest, descriptor, err := s.keep(ctx, in, id, dir)
 	if err != nil {
@@ -156,12 +156,12 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
-		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
+		return tree.Manifest{}, pack.Descriptor{}, s.unreadable(id, dir, err)
 	}
 	defer root.Close()
 	manifest, err := tree.Scan(ctx, root, in)
 	if err != nil {
-		return tree.Manifest{}, pack.Descriptor{}, unreadable(id, err)
+		return tree.Manifest{}, pack.Descriptor{}, s.unreadable(id, dir, err)
 	}
 	descriptor, err := descriptorIn(manifest, in)
 	if err != nil {
@@ -208,8 +208,8 @@ func unfit(id pack.ID, d pack.Descriptor) string {
 	return ""
 }
 
-// unreadable turns an error of reading a pack's folder into what the operator is told.
-func unreadable(id pack.ID, err error) error {
+// unreadable turns an error of reading the folder dir of a pack into what the operator is told: which file it is, and what mends it.
+func (s *Service) unreadable(id pack.ID, dir string, err error) error {
 	if full := roomless(err); full != err {
 		return full
 	}
@@ -219,10 +219,16 @@ func unreadable(id pack.ID, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // what was there is gone: an apply, or whoever else
 		return fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 	}
-	if errors.Is(err, fs.ErrPermission) {
-		return fault.Conflict("Cannot read pack '%s': run `chmod -R g+rwX ecosystem/%s` and try again", id, id).With("pack_unreadable").Because(err)
+	// The whole pack is what is mended: where one file can't be read others mostly can't either.
+	advised := pack.Advise(s.Ecosystem, dir, err)
+	if !fault.Is(advised, fault.KindConflict) {
+		return err
 	}
-	return err
+	which := ""
+	if at, ok := errors.AsType[*fs.PathError](err); ok && at.Path != "" && at.Path != "." && at.Path != dir {
+		which = path.Join("ecosystem", dir, at.Path) + " can't be read: "
+	}
+	return fault.Conflict("Cannot read pack '%s': %s%s", id, which, fault.Of(advised).Message).With("pack_unreadable").Because(err)
 }
 
 // roomless makes a fault of a full disk, since bytes are kept while they are read.
@@ -350,10 +356,18 @@ func (s *Service) say(ctx context.Context, id pack.ID, d *decision) error {
 		mismatch := entry
 		mismatch.Category, mismatch.Action = audit.Security, "hash_mismatch"
 		if err := s.Audit.Write(ctx, mismatch); err != nil {
-			return err
+			return unwritten(err)
 		}
 	}
-	return s.Audit.Write(ctx, entry)
+	return unwritten(s.Audit.Write(ctx, entry))
+}
+
+// unwritten makes a fault of a full disk of the audit log: without an entry nothing is decided.
+func unwritten(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fault.NoSpace("the audit log: nothing can be decided before there is some").Because(err)
+	}
+	return err
 }
 
 // lock serialises what is done to one pack; the result unlocks.

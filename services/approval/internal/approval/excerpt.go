@@ -68,14 +68,14 @@ func (s *Service) approvedExcerpt(r *record.Record, req ExcerptRequest) (*review
 }
 
 func (s *Service) currentExcerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
-	root, err := s.folder(id)
+	root, dir, err := s.folder(id)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
 	manifest, digest, err := s.shown.manifest(ctx, id, root)
 	if err != nil {
-		return nil, unreadable(id, err)
+		return nil, s.unreadable(id, dir, err)
 	}
 	found, err := excerpt(string(id), manifest, digest, req, func(e tree.Entry) (io.ReadCloser, error) {
 		return root.OpenFile(e.Path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
@@ -85,7 +85,7 @@ func (s *Service) currentExcerpt(ctx context.Context, id pack.ID, req ExcerptReq
 		if errors.Is(err, review.ErrChanged) {
 			return nil, fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 		}
-		return nil, unreadable(id, err)
+		return nil, s.unreadable(id, dir, err)
 	}
 	return found, err
 }

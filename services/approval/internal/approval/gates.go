@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -139,4 +140,22 @@ func (g *gates) state(id pack.ID) gate.State {
 		state.Open, state.Status = false, string(record.Modified)
 	}
 	return state
+}
+
+// above says which pack above a pack keeps its gate closed, and why; "" where none does.
+func (g *gates) above(id pack.ID) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for parent, child := pack.Parent(id); child; parent, child = pack.Parent(parent) {
+		r, known := g.records[parent]
+		switch {
+		case !known:
+			return fmt.Sprintf("its parent '%s' is not installed", parent)
+		case g.held[parent] != "":
+			return fmt.Sprintf("its parent '%s' is held closed: %s", parent, g.held[parent])
+		case !r.Status.Executable():
+			return fmt.Sprintf("its parent '%s' is %s: it runs only while that is approved", parent, r.Status)
+		}
+	}
+	return ""
 }

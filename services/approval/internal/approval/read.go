@@ -3,6 +3,7 @@ package approval
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -28,6 +29,22 @@ func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
 		return false, nil
 	}
 	return err == nil && r.Digest != "", err
+}
+
+// Trouble says why a pack's gate is closed though its record lets it run, or that the folder of one that may not run is gone and what
+// can be done then; "" where its record says all. missing says that the folder isn't there.
+func (s *Service) Trouble(r *record.Record) (trouble string, missing bool) {
+	id := pack.ID(r.PackID)
+	if r.Status.Executable() {
+		if trouble = s.gates.holds(id); trouble != "" {
+			return "it is held closed, and that could not be recorded: " + trouble, false
+		}
+		return s.gates.above(id), false
+	}
+	if _, err := s.descriptors.Find(s.Ecosystem, id); errors.Is(err, fs.ErrNotExist) && !errors.Is(err, pack.ErrUnread) && !r.Retired {
+		return fmt.Sprintf("its folder is gone: put it back and scan, or remove the pack with `DELETE /api/packs/%s`", id), true
+	}
+	return "", false
 }
 
 // Dossier is all that is known of a pack.
@@ -72,7 +89,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 		return nil, err
 	}
 	defer in.End()
-	root, err := s.folder(id)
+	root, dir, err := s.folder(id)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +97,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 	// What is shown is what is kept, so that names, sizes and differences are of one moment.
 	now, err := tree.Scan(ctx, root, in)
 	if err != nil {
-		return nil, unreadable(id, err)
+		return nil, s.unreadable(id, dir, err)
 	}
 	input := review.Input{Now: now, Open: in.Open, Only: only}
 	if r.Digest != "" {
@@ -98,20 +115,20 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 	return review.Of(input)
 }
 
-// folder opens a pack's folder to show it.
-func (s *Service) folder(id pack.ID) (*os.Root, error) {
+// folder opens a pack's folder, which is dir in the ecosystem folder, to show it.
+func (s *Service) folder(id pack.ID) (root *os.Root, dir string, err error) {
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
+		return nil, "", fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	root, err := s.Ecosystem.OpenRoot(found.Dir)
+	root, err = s.Ecosystem.OpenRoot(found.Dir)
 	if err != nil {
-		return nil, unreadable(id, err)
+		return nil, "", s.unreadable(id, found.Dir, err)
 	}
-	return root, nil
+	return root, found.Dir, nil
 }
 
 // Waiting is the packs' section of the pending export.

@@ -62,7 +62,7 @@ func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err err
 	}
 	entry := audit.Entry{Category: audit.Approval, Severity: audit.Info, Action: "pack_approval_removed", Success: true, OwnerPack: string(id)}
 	if err := s.Audit.Write(ctx, entry); err != nil {
-		return false, err
+		return false, unwritten(err)
 	}
 	s.step("audited")
 	if removed, err = s.Records.Remove(ctx, string(id)); err != nil {

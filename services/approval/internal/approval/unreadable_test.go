@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -34,12 +36,12 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 	_, begun := tree.Scan(t.Context(), root, vanishing{t, dir})
 	_, gone := tree.Scan(t.Context(), root, nil)
 	for _, err := range []error{begun, gone, fmt.Errorf("inspect: %w", syscall.ENOENT), &fs.PathError{Op: "open", Err: syscall.ESTALE}} {
-		f := fault.Of(unreadable("p", err))
+		f := fault.Of(new(Service).unreadable("p", "p", err))
 		if err == nil || f.Kind != fault.KindConflict || f.Code != "pack_changing" || f.Message != "Cannot read pack 'p': it changed while it was read; try again" {
 			t.Errorf("%v: %+v", err, f)
 		}
 	}
-	if other := errors.New("disk failure"); !errors.Is(unreadable("p", other), other) || fault.Is(unreadable("p", other), fault.KindConflict) {
+	if other := errors.New("disk failure"); !errors.Is(new(Service).unreadable("p", "p", other), other) || fault.Is(new(Service).unreadable("p", "p", other), fault.KindConflict) {
 		t.Error("what is no change is one, too")
 	}
 }
@@ -47,12 +49,52 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 // A pack that there is no room for can be approved when there is some.
 func TestAFullDiskIsUnavailable(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		f := fault.Of(unreadable("p", &fs.PathError{Op: "write", Err: errno}))
+		f := fault.Of(new(Service).unreadable("p", "p", &fs.PathError{Op: "write", Err: errno}))
 		if f.Kind != fault.KindUnavailable || f.Message != "No space left for approvals" || !errors.Is(f, errno) {
 			t.Errorf("%v: %+v", errno, f)
 		}
 	}
 	if roomless(nil) != nil {
 		t.Error("nothing is a full disk")
+	}
+}
+
+// What can't be read is named, with what mends it, wherever the pack lies.
+func TestUnreadableNamesTheFileAndWhatMendsIt(t *testing.T) {
+	ecosystem, err := os.OpenRoot(t.TempDir())
+	check(t, err)
+	defer ecosystem.Close()
+	check(t, ecosystem.MkdirAll("packs/x/sub", 0o755))
+	s := &Service{Parts: Parts{Ecosystem: ecosystem}}
+	f := fault.Of(s.unreadable("x", "packs/x", fmt.Errorf("scan tree: %w", &fs.PathError{Op: "open", Path: "sub/a.py", Err: syscall.EACCES})))
+	if f.Kind != fault.KindConflict || f.Code != "pack_unreadable" ||
+		!strings.HasPrefix(f.Message, "Cannot read pack 'x': ecosystem/packs/x/sub/a.py can't be read: ecosystem/packs/x ") ||
+		!strings.HasSuffix(f.Message, fault.Of(pack.Advise(ecosystem, "packs/x", syscall.EACCES)).Message[len("ecosystem/packs/x "):]) {
+		t.Errorf("got %s (%s), want the file and the advice of package pack", f.Message, f.Code)
+	}
+}
+
+// A pack whose file can't be opened says which.
+func TestScanNamesWhatCannotBeRead(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root reads everything")
+	}
+	dir := t.TempDir()
+	check(t, os.MkdirAll(dir+"/sub", 0o755))
+	check(t, os.WriteFile(dir+"/sub/a.py", nil, 0))
+	root, err := os.OpenRoot(dir)
+	check(t, err)
+	defer root.Close()
+	_, err = tree.Scan(t.Context(), root, nil)
+	if at, ok := errors.AsType[*fs.PathError](err); !ok || at.Path != "sub/a.py" {
+		t.Errorf("got %v, want an error of sub/a.py", err)
+	}
+}
+
+// Without room for its entry nothing is decided, and that is said.
+func TestAFullAuditLogIsUnavailable(t *testing.T) {
+	f := fault.Of(unwritten(&fs.PathError{Op: "write", Err: syscall.ENOSPC}))
+	if f.Kind != fault.KindUnavailable || f.Code != "no_space" || !strings.HasPrefix(f.Message, "No space left for the audit log") {
+		t.Errorf("got %v %s, want no_space", f.Kind, f)
 	}
 }

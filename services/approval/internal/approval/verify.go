@@ -271,7 +271,7 @@ func (s *Service) look(ctx context.Context, id pack.ID, look *watch.Look) (state
 			return state{}, ctx.Err()
 		}
 		if err != nil {
-			now.problem = fault.Of(unreadable(id, err)).Message
+			now.problem = fault.Of(s.unreadable(id, found.Dir, err)).Message
 		}
 		// Once more: only now is it certain that a later change of the descriptor is not missed.
 		now.found, err = s.descriptors.Find(s.Ecosystem, id)
@@ -390,7 +390,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err != nil:
-			problem = fault.Of(unreadable(id, err)).Message
+			problem = fault.Of(s.unreadable(id, now.found.Dir, err)).Message
 		case digest == approved:
 			return last, nil
 		default:

@@ -77,6 +77,7 @@ type listed struct {
 	ApprovedAt   *time.Time `json:"approved_at"`
 	Digest       *string    `json:"digest"`
 	Error        *string    `json:"error"`
+	Missing      bool       `json:"missing"` // its folder is gone
 }
 
 func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
@@ -86,9 +87,11 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
 	}
 	all := make([]listed, len(records))
 	for i, r := range records {
+		trouble, missing := h.service.Trouble(r)
 		all[i] = listed{
-			PackID: r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
-			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(r.LastError),
+			Missing: missing,
+			PackID:  r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
+			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(trouble, r.LastError)),
 		}
 	}
 	return all, nil
@@ -120,6 +123,7 @@ type dossier struct {
 	Requested   record.Requested `json:"permissions_requested"`
 	Rejection   *string          `json:"rejection_reason"`
 	LastError   *string          `json:"last_error"`
+	Missing     bool             `json:"missing"`
 	Version     string           `json:"version"`
 	VersionHist []event          `json:"version_history"`
 }
@@ -206,9 +210,11 @@ func (h routes) status(w http.ResponseWriter, r *http.Request) error {
 	}
 	kept := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
 	of := d.Record
+	trouble, missing := h.service.Trouble(of)
 	answer := dossier{
-		PackID: of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
-		FileHashes: fileHashes{of.Digest, kept}, Requested: of.Requested, Rejection: orNull(of.RejectionReason), LastError: orNull(of.LastError),
+		Missing: missing,
+		PackID:  of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
+		FileHashes: fileHashes{of.Digest, kept}, Requested: of.Requested, Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(trouble, of.LastError)),
 		Version: of.Version, VersionHist: make([]event, len(d.History)),
 	}
 	for i, e := range d.History {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -21,7 +22,7 @@ import (
 const (
 	version  = "1.0"
 	settle   = 50 * time.Millisecond // changes in a burst make one file
-	interval = 30 * time.Second      // at which owners are asked again, should a hint of theirs have been lost
+	interval = 10 * time.Second      // at which owners are asked again, should a hint of theirs have been lost, and the file is looked at
 	patience = 2 * time.Second       // for an owner's answer
 )
 
@@ -61,6 +62,7 @@ type Export struct {
 	sources Sources
 	log     *slog.Logger
 	changed chan struct{}
+	written []byte // last
 }
 
 // New makes the export of a file in dir, which must exist.
@@ -87,7 +89,7 @@ func (e *Export) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := fmt.Sprintf("%+v", [...]any{s.Packs, s.Capability, s.Pip})
-		if now != last {
+		if now != last || !e.standing() {
 			if err := e.write(s); err != nil {
 				e.log.ErrorContext(ctx, "could not export what is pending", "error", err)
 			} else {
@@ -128,6 +130,29 @@ func section[T any](ctx context.Context, log *slog.Logger, source func(context.C
 	return counts
 }
 
+// standing says whether the file is still the one that was written. Replicas write the same, each for itself; whoever else removed,
+// emptied or replaced it has told operators' tools something that isn't so.
+func (e *Export) standing() bool {
+	// Neither what blocks nor what is large is read: it is not ours.
+	info, err := os.Lstat(e.path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > int64(len(e.written))+1024 {
+		return false
+	}
+	data, err := os.ReadFile(e.path)
+	return err == nil && sameSections(data, e.written)
+}
+
+// sameSections compares two summaries but for the time that they were written at.
+func sameSections(a, b []byte) bool {
+	var one, other map[string]jsontext.Value
+	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
+		return false
+	}
+	delete(one, "ts")
+	delete(other, "ts")
+	return reflect.DeepEqual(one, other)
+}
+
 // write replaces the file: a reader sees the old one or the new one, whole, also after a crash of the machine.
 func (e *Export) write(s summary) (err error) {
 	defer func() {
@@ -163,5 +188,9 @@ func (e *Export) write(s summary) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(temp, e.path)
+	if err := os.Rename(temp, e.path); err != nil {
+		return err
+	}
+	e.written = data
+	return nil
 }

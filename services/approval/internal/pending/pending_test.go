@@ -2,6 +2,7 @@ package pending
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -118,4 +120,43 @@ func TestReplicasWriteOneAfterTheOther(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+// A summary that somebody removed, emptied or replaced is written again, though nothing that it counts has changed.
+func TestSummaryIsWrittenAgain(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "summary.json")
+	synctest.Test(t, func(t *testing.T) {
+		counts := func(context.Context) (candidate.Counts, error) { return candidate.Counts{Pending: 2}, nil }
+		export := New(dir, Sources{
+			Packs:      func(context.Context) (Packs, error) { return Packs{PendingCount: 1, PendingIDs: []string{"a"}}, nil },
+			Capability: counts, Pip: counts,
+		}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- export.Run(ctx) }()
+		synctest.Wait()
+		for name, spoil := range map[string]func() error{
+			"removed": func() error { return os.Remove(path) },
+			"emptied": func() error { return os.Truncate(path, 0) },
+			"overwritten": func() error {
+				return os.WriteFile(path, []byte(`{"version":"1.0","packs":{"pending_count":0}}`), 0o640)
+			},
+			"a FIFO": func() error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o640)) },
+		} {
+			if err := spoil(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(interval)
+			synctest.Wait()
+			if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+				t.Fatalf("%s: %v, %v, want the summary", name, info, err)
+			}
+			if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), `"a"`) {
+				t.Errorf("%s: the summary is %q, %v, want it written again", name, text, err)
+			}
+		}
+		cancel()
+		<-done
+	})
 }

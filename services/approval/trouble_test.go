@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/rpc"
+)
+
+type listedPack struct {
+	PackID  string `json:"pack_id"`
+	Status  string `json:"status"`
+	MayRun  bool   `json:"may_run"`
+	Error   string `json:"error"`
+	Missing bool   `json:"missing"`
+}
+
+// listed is how the list tells of a pack.
+func (w *world) listed(id string) listedPack {
+	w.t.Helper()
+	all, err := rpc.Call[[]map[string]any](w.t.Context(), w.gateway, "GET", "/api/packs", nil)
+	w.check(err)
+	for _, one := range all {
+		if one["pack_id"] == id {
+			var p listedPack
+			data, err := json.Marshal(one)
+			w.check(err)
+			w.check(json.Unmarshal(data, &p))
+			return p
+		}
+	}
+	w.t.Fatalf("%s is not listed", id)
+	return listedPack{}
+}
+
+// A pack whose folder is gone says so, with what can be done.
+func TestAMissingPackSaysSo(t *testing.T) {
+	w := start(t)
+	dir := w.pack("demo")
+	w.approve("demo")
+	w.check(os.RemoveAll(dir))
+	w.check(w.client.Refresh(t.Context(), "demo"))
+	if got := w.listed("demo"); !got.Missing || got.Status != "modified" || !strings.Contains(got.Error, "DELETE /api/packs/demo") {
+		t.Errorf("got %+v, want it missing with what can be done", got)
+	}
+	w.pack("demo")
+	if got := w.listed("demo"); got.Missing || strings.Contains(got.Error, "DELETE") {
+		t.Errorf("after it was put back: %+v, want it not missing", got)
+	}
+}
+
+// A child that may not run because of its parent names it.
+func TestAChildNamesItsParentsTrouble(t *testing.T) {
+	w := start(t)
+	w.pack("fam__kid")
+	_, err := w.call("POST", "/api/packs/fam__kid/approve", nil)
+	w.check(err)
+	if got := w.listed("fam__kid"); got.MayRun || !strings.Contains(got.Error, "parent 'fam' is not installed") {
+		t.Errorf("without its parent: %+v", got)
+	}
+	dir := w.pack("fam")
+	w.approve("fam")
+	if got := w.listed("fam__kid"); !got.MayRun || got.Error != "" {
+		t.Errorf("with its parent: %+v, want it open", got)
+	}
+	w.write(filepath.Join(dir, "backend/main.py"), "changed\n")
+	w.check(w.client.Refresh(t.Context(), "fam"))
+	if got := w.listed("fam__kid"); got.MayRun || !strings.Contains(got.Error, "parent 'fam' is modified") {
+		t.Errorf("with its parent modified: %+v", got)
+	}
+}
