@@ -359,3 +359,26 @@ func TestAJournalEntryThatCannotBeRead(t *testing.T) {
 		t.Errorf("ecosystem holds %s: what the entry is about is gone", got)
 	}
 }
+
+// A staging whose record can't be read is listed with that, hides no other, and can be discarded.
+func TestAStagingThatCannotBeRead(t *testing.T) {
+	h, id := several(t)
+	db, err := libstore.Open(t.Context(), libstore.Config{Dir: h.path("user_data/state"), Service: "pack-registry"}, store.Migrations())
+	check(t, err)
+	check(t, db.Tx(t.Context(), func(tx *libstore.Tx) error {
+		_, err := tx.Exec(`UPDATE staging SET packs = '{' WHERE staging_id = ?`, id)
+		return err
+	}))
+	check(t, db.Close())
+	h.write(t, "user_data/import/other/ecosystem.json", versioned("other", "i", "2"))
+	readable := h.stage(t, "other")
+	all, err := h.stages.List(t.Context())
+	check(t, err)
+	if len(all) != 2 || (all[0].Err == nil) == (all[1].Err == nil) {
+		t.Fatalf("listed are %+v, want two, one of them with an error", all)
+	}
+	check(t, h.eco.Discard(t.Context(), id))
+	if all, err = h.stages.List(t.Context()); err != nil || len(all) != 1 || all[0].ID != readable {
+		t.Errorf("listed are %+v, %v, want %s", all, err, readable)
+	}
+}
