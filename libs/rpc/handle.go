@@ -60,12 +60,17 @@ func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Han
 func Raw(fn func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tracked := &trackingWriter{ResponseWriter: w}
+		body := TrackBody(r)
 		err := fn(tracked, r)
 		if err == nil {
 			return
 		}
 		if !tracked.wrote {
+			if body.Unread() {
+				w.Header().Set("Connection", "close")
+			}
 			WriteError(r.Context(), w, err)
+			body.Linger(w)
 			return
 		}
 		if r.Method == http.MethodHead {

@@ -142,14 +142,18 @@ func (e *bodyError) Is(target error) bool { return target == context.Canceled }
 // answerWriter knows how an answer began, and gives up on a client that doesn't take it.
 type answerWriter struct {
 	http.ResponseWriter
-	code   int
-	wrote  bool
-	unread bool // a body is coming that nobody has read
+	code  int
+	wrote bool
+	body  *rpc.Body // of the request; nil where it has none
 }
 
 func (w *answerWriter) WriteHeader(code int) {
 	if code >= 200 && !w.wrote {
 		w.code, w.wrote = code, true
+		if w.body.Unread() {
+			// Or the server would read what is left of the body, however slowly it comes, before it answers.
+			w.Header().Set("Connection", "close")
+		}
 	}
 	w.extend()
 	w.ResponseWriter.WriteHeader(code)

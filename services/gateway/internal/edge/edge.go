@@ -106,8 +106,7 @@ func New(cfg Config) (*Edge, error) {
 func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	w := &answerWriter{ResponseWriter: raw, code: http.StatusOK}
-	if r.Body != http.NoBody {
-		w.unread = true
+	if w.body = rpc.TrackBody(r); w.body != nil {
 		_ = http.NewResponseController(raw).SetReadDeadline(began.Add(bodyTimeout))
 	}
 	public := !strings.HasPrefix(r.URL.Path, "/api/")
@@ -142,6 +141,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		if p != nil {
 			panic(p)
 		}
+		w.body.Linger(raw)
 	}()
 	var err error
 	switch {
@@ -153,10 +153,6 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		err = e.serve(w, r, &to)
 	}
 	if err != nil {
-		if w.unread {
-			// Or the server would read what is left of the body, however slowly it comes, before it says no.
-			w.Header().Set("Connection", "close")
-		}
 		rpc.WriteError(ctx, w, err)
 	}
 }
@@ -249,7 +245,6 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 	if err != nil {
 		return err
 	}
-	w.unread = false
 	return to.handler(w, r, found.Class)
 }
 
