@@ -25,7 +25,7 @@ type File struct {
 	file *os.File // open while the lock is held or waited for
 }
 
-// New names a lock file, which Try makes (0600, its folder must be there).
+// New names a lock file, which Try makes (0640, its folder must be there).
 func New(path string) *File { return &File{path: path, how: unix.LOCK_EX} }
 
 // NewShared is New for a lock that any number may hold who share it, while nobody holds it alone.
@@ -35,7 +35,7 @@ func NewShared(path string) *File { return &File{path: path, how: unix.LOCK_SH} 
 func (f *File) Try() error {
 	for {
 		if f.file == nil {
-			fd, err := unix.Open(f.path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+			fd, err := unix.Open(f.path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
 			if err != nil {
 				return fmt.Errorf("open lock file %s: %w", f.path, err)
 			}

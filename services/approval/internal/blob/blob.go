@@ -131,7 +131,7 @@ func (s *Store) hold(how int) (*os.File, error) {
 // so a plain call relative to it does for what os.Root would take several for.
 func (s *Store) create(access int) (temp string, f *os.File, err error) {
 	temp = incoming + "/" + rand.Text()
-	fd, err := unix.Openat(int(s.dir.Fd()), temp, access|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(s.dir.Fd()), temp, access|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
 	if err != nil {
 		return "", nil, &fs.PathError{Op: "create", Path: temp, Err: err}
 	}
