@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,30 +31,31 @@ func Main[C any](name string, build Build[C]) {
 		os.Exit(healthcheck(os.Environ(), os.Stdout))
 	}
 	if len(os.Args) != 1 {
-		fatal(fmt.Errorf("run %s: unknown argument %q (settings come from the environment)", name, os.Args[1]))
+		fatal(name, fmt.Errorf("run %s: unknown argument %q (settings come from the environment)", name, os.Args[1]))
 	}
 	var cfg C
 	common, err := parse(name, os.Environ(), &cfg)
 	if err != nil {
-		fatal(err)
+		fatal(name, err)
 	}
 	docker := common.DockerHost
 	if c, ok := any(cfg).(interface{ UsesDocker() bool }); ok && !c.UsesDocker() {
 		docker = "" // what it starts must not be able to, either
 	}
 	if err := dropPrivileges(common.UID, common.GID, docker); err != nil {
-		fatal(err)
+		fatal(name, err)
 	}
 	syscall.Umask(fileMask)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if err := run(ctx, name, common, cfg, build); err != nil {
-		fatal(err)
+		fatal(name, err)
 	}
 }
 
-func fatal(err error) {
-	fmt.Fprintln(os.Stderr, err)
+// fatal ends the process with a log line like all others, so that whoever collects them can read this one, too.
+func fatal(name string, err error) {
+	newLogger(os.Stderr, name, slog.LevelInfo).Error("could not run", "error", err.Error())
 	os.Exit(1)
 }
 

@@ -115,10 +115,10 @@ func TestServiceLife(t *testing.T) {
 func TestBadConfigurationIsFatalAndNamed(t *testing.T) {
 	build := func(context.Context, *service.Runtime, config) error { return nil }
 	for name, c := range map[string]struct{ entry, want string }{
-		"a name that nobody knows": {"RUMI_API_RATE_LIMT=1", "RUMI_API_RATE_LIMT"},
+		"a name that nobody knows": {"RUMI_API_RATE_LIMT=1", "RUMI_API_RATE_LIMT: secrets knows no such setting (RUMI_API_RATE_LIMIT?)"},
 		"another service's":        {"RUMI_EGRESS_RATE_LIMIT=1", "RUMI_EGRESS_RATE_LIMIT"},
-		"a word for a number":      {"RUMI_API_RATE_LIMIT=many", "Rate"},
-		"a level that is none":     {"RUMI_LOG_LEVEL=loud", "LogLevel"},
+		"a word for a number":      {"RUMI_API_RATE_LIMIT=many", `RUMI_API_RATE_LIMIT="many": want a whole number`},
+		"a level that is none":     {"RUMI_LOG_LEVEL=loud", `RUMI_LOG_LEVEL="loud": want debug, info, warn or error`},
 		"peers that are none":      {"RUMI_PEERS=approval", "RUMI_PEERS"},
 	} {
 		t.Run(name, func(t *testing.T) {

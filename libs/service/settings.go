@@ -1,6 +1,7 @@
 package service
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -47,13 +49,13 @@ func parse(service string, environ []string, own any) (settings, error) {
 	var problems []error
 	for name := range vars {
 		if strings.HasPrefix(name, prefix) && !slices.Contains(known, name) {
-			problems = append(problems, fmt.Errorf("%s: %s knows no such setting", name, service))
+			problems = append(problems, fmt.Errorf("%s: %s knows no such setting%s", name, service, nearest(name, known)))
 		}
 	}
 	options := env.Options{Environment: vars}
 	for _, into := range []any{&common, own} {
 		if err := env.ParseWithOptions(into, options); err != nil {
-			problems = append(problems, err)
+			problems = append(problems, readable(err, reflect.TypeOf(into).Elem(), vars)...)
 		}
 	}
 	directory, err := discovery.ParseStatic(common.Peers)
@@ -68,6 +70,95 @@ func parse(service string, environ []string, own any) (settings, error) {
 		common.IdentityDir = filepath.Join(common.UserData, "settings", "identity", service)
 	}
 	return common, nil
+}
+
+// readable says of each value that can't be read which variable has it and what is wanted instead. The parser's own errors
+// name Go's fields and types.
+func readable(err error, config reflect.Type, vars map[string]string) []error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	var problems []error
+	for _, one := range all.Errors {
+		var bad env.ParseError
+		if !errors.As(one, &bad) {
+			problems = append(problems, one)
+			continue
+		}
+		name := variable(config, bad.Name)
+		problems = append(problems, fmt.Errorf("%s=%q: %s", name, vars[name], wanted(bad)))
+	}
+	return problems
+}
+
+// variable is the environment's name of a field.
+func variable(t reflect.Type, field string) string {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("env"), ",")
+		if f.Name == field && name != "" {
+			return name
+		}
+		if name == "" && f.Type.Kind() == reflect.Struct {
+			if name := variable(f.Type, field); name != "" {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// wanted describes values of a field's type. A type that reads its text itself says in its error what it wants.
+func wanted(bad env.ParseError) string {
+	switch {
+	case bad.Type == reflect.TypeFor[time.Duration]():
+		return "want a time such as 30s or 5m"
+	case bad.Type == reflect.TypeFor[slog.Level]():
+		return "want debug, info, warn or error"
+	case reflect.PointerTo(bad.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return bad.Err.Error()
+	case bad.Type.Kind() == reflect.Bool:
+		return "want true or false"
+	case bad.Type.Kind() == reflect.Float32, bad.Type.Kind() == reflect.Float64:
+		return "want a number such as 1 or 0.5"
+	}
+	return "want a whole number such as 100"
+}
+
+// nearest suggests the known name that a misspelt one is likely to be.
+func nearest(name string, known []string) string {
+	best, least := "", 4 // mistakes at most
+	for _, k := range known {
+		if n := distance(name, k); n < least {
+			best, least = k, n
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return " (" + best + "?)"
+}
+
+// distance is how many letters have to be put in, left out or changed to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			changed := diagonal
+			if a[i] != b[j] {
+				changed++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(changed, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // names lists the variables that a configuration struct reads, those of embedded structs included.

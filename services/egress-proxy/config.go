@@ -50,7 +50,7 @@ type rateLimit int
 func (l *rateLimit) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 10, 31)
 	if err != nil {
-		return fmt.Errorf("rate limit %q is not a number of requests a minute", text)
+		return errors.New("want requests a minute, such as 600 (0 is off)")
 	}
 	*l = rateLimit(n)
 	return nil
