@@ -9,7 +9,13 @@ packages = $(filter-out $(journeys),$(shell go list $(patterns)))
 # How long `make fuzz` tries each target.
 FUZZTIME ?= 10s
 
-.PHONY: build up down demo test e2e bench lint fuzz images
+.PHONY: help build up down demo test e2e bench lint fuzz images
+
+help: ## List what can be made.
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+
+# What binaries, logs and /readyz call the version.
+export RUMI_VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 build: ## Build every image.
 	docker compose build
