@@ -179,7 +179,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: b.environments.Environments,
-		DataDir:      b.dir("packs"), DataKept: b.cfg.DataKept, EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
+		DataDir:      b.dir("packs"), DataKept: b.cfg.DataKept, RunsDir: b.dir("capabilities", "runs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
 	})
 	b.rt.Go("containers", b.containers.Watch)
 	return nil

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -110,6 +111,7 @@ type Config struct {
 	Ceiling       sandbox.Limits // that no pack gets more than; 0 is the profile's
 	DataDir       string         // holds a folder a pack, mounted as /data
 	DataMax       int64          // bytes that it may hold; 0 for no limit
+	RunsDir       string         // holds a folder a pack, with the output of its earlier runs
 	DataKept      int            // folders of a pack's data that uninstalls put aside
 	LockDir       string         // holds a lock file a pack; on this host, and the same for all replicas on it
 	EgressDir     string         // holds the packs' egress sockets, as uds.Config.Dir
@@ -228,6 +230,7 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 		if there.Running() && there.Digest == state.Digest {
 			return Started{there.ID, there.ImageID, there.Digest, r.Warnings}, nil
 		}
+		m.keepRun(ctx, *there)
 		if err := m.Engine.Remove(ctx, there.ID); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
@@ -298,6 +301,7 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 	undo := func(context.Context, string) error { return nil }
 	if there == nil || there.Made != spec.Fingerprint() {
 		if there != nil {
+			m.keepRun(ctx, *there)
 			if err := m.Engine.Remove(ctx, there.ID); err != nil {
 				return *there, err
 			}
@@ -525,5 +529,5 @@ func (m *Manager) Remove(ctx context.Context, packID string) (Removed, error) {
 	}
 	done := Removed{Container: found.any(), Running: found.alive()}
 	done.Data, err = m.retire(ctx, packID)
-	return done, err
+	return done, errors.Join(err, os.RemoveAll(m.runsOf(packID)))
 }

@@ -2,6 +2,9 @@ package container
 
 import (
 	"errors"
+	"fmt"
+	"iter"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,6 +241,48 @@ func TestRefusalNamesTheParent(t *testing.T) {
 			if _, err := r.Start(t.Context(), "fam__kid"); fault.Of(err).Message != want {
 				t.Errorf("told %q, want %q", fault.Of(err).Message, want)
 			}
+		}
+	})
+}
+
+// What a pack printed outlives its container, for the last runs, and goes with the pack.
+func TestOutputOutlivesAnApproval(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		for i := range RunsKept + 2 {
+			r.started(t, "p", fmt.Sprint("d", i+1))
+			time.Sleep(time.Second)
+		}
+		read := func(lines iter.Seq2[sandbox.Line, error], err error) string {
+			t.Helper()
+			var texts []string
+			if err == nil {
+				for line, failure := range lines {
+					texts, err = append(texts, line.Stream+": "+line.Text), errors.Join(err, failure)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Join(texts, ", ")
+		}
+		if got, want := read(r.RunLogs("p", -1)), "run: started d6, stdout: by c6 \uFFFD"; got != want {
+			t.Errorf("the run before: %q, want %q", got, want)
+		}
+		if got, want := read(r.RunLogs("p", -RunsKept)), "run: started d2, stdout: by c2 \uFFFD"; got != want {
+			t.Errorf("the oldest run: %q, want %q", got, want)
+		}
+		if _, err := r.RunLogs("p", -RunsKept-1); !fault.Is(err, fault.KindNotFound) {
+			t.Errorf("one that isn't kept: %v", err)
+		}
+		if got, want := read(r.LogsSince(t.Context(), "p", time.Now().Add(-2*time.Second))),
+			"run: started d6, stdout: by c6 \uFFFD, run: started d7, stdout: by c7 \xff"; got != want {
+			t.Errorf("of two seconds: %q, want %q", got, want)
+		}
+		if _, err := r.Remove(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.RunLogs("p", -1); !fault.Is(err, fault.KindNotFound) {
+			t.Errorf("after the uninstall: %v", err)
 		}
 	})
 }

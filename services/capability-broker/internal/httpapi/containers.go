@@ -3,6 +3,8 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
+	"iter"
 	"net/http"
 	"time"
 
@@ -80,6 +82,27 @@ type logsRequest struct {
 	PackID string `path:"pack_id" json:"-"`
 	Tail   int    `query:"tail" json:"-"`
 	Follow bool   `query:"follow" json:"-"`
+	Run    int    `query:"run" json:"-"`
+	Since  string `query:"since" json:"-"`
+}
+
+// lines are those that a request asks for; all that is wrong with it is a fault.
+func (c containers) lines(ctx context.Context, req logsRequest) (iter.Seq2[sandbox.Line, error], error) {
+	switch {
+	case req.Run > 0 || req.Run < -container.RunsKept:
+		return nil, fault.InvalidField("run", fmt.Sprintf("a whole number from %d to 0", -container.RunsKept))
+	case req.Follow && (req.Run != 0 || req.Since != ""), req.Run != 0 && req.Since != "":
+		return nil, fault.Invalid("'follow', 'run' and 'since' can't be combined").With("invalid_field")
+	case req.Run != 0:
+		return c.RunLogs(req.PackID, req.Run)
+	case req.Since != "":
+		since, err := time.Parse(time.RFC3339, req.Since)
+		if err != nil {
+			return nil, fault.InvalidField("since", "a time such as 2026-01-02T15:04:05Z")
+		}
+		return c.LogsSince(ctx, req.PackID, since)
+	}
+	return c.Logs(ctx, req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
 }
 
 type logLine struct {
@@ -106,7 +129,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 	if err := checkTail(r, &req.Tail); err != nil {
 		return err
 	}
-	lines, err := c.Logs(r.Context(), req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
+	lines, err := c.lines(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -120,7 +143,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 			return gone(err)
 		}
 		answer.Lines = append(answer.Lines, shown(line))
-		for size += len(line.Text); size > maxLogBytes; answer.Lines = answer.Lines[1:] {
+		for size += len(line.Text); size > maxLogBytes || len(answer.Lines) > req.Tail; answer.Lines = answer.Lines[1:] {
 			size -= len(answer.Lines[0].Text)
 		}
 	}
