@@ -110,4 +110,5 @@ type ScanResult struct {
 	SkippedPending   int         `json:"skipped_pending"`
 	SkippedFailed    int         `json:"skipped_failed"` // always 0: a scan makes a failed one pending
 	Errors           []ScanError `json:"errors"`
+	Warnings         []ScanError `json:"warnings,omitzero"` // what was found and will most likely not do what is meant
 }

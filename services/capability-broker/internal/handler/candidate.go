@@ -31,6 +31,8 @@ type Candidate struct {
 	FolderDigest string `json:"folder_digest,omitzero"` // set by approval
 	Notes        string `json:"notes,omitzero"`         // of whoever approved
 
+	warnings []string // about its handler.json, seen by a scan
+
 	outdated bool // seen by a scan: something else is trusted under its key than what its pack was approved with since
 }
 

@@ -4,11 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/jsonpos"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
@@ -38,6 +41,19 @@ type Descriptor struct {
 
 	// ConfigSchema is the JSON Schema of what a grant's config must be; absent where any object will do.
 	ConfigSchema jsontext.Value `json:"config_schema,omitzero"`
+
+	unknown []string // members that nobody reads, in order
+}
+
+// knownMembers are the members of a handler.json.
+var knownMembers = pack.Members(reflect.TypeFor[Descriptor](), "")
+
+// warnings are about the members that nobody reads.
+func (d Descriptor) warnings() (all []string) {
+	for _, member := range d.unknown[:min(len(d.unknown), pack.MaxWarnings)] {
+		all = append(all, descriptorFile+": "+pack.UnknownMember(member, knownMembers))
+	}
+	return all
 }
 
 // parseDescriptor reads a handler.json strictly: a name twice, invalid UTF-8, an id out of its alphabet or a
@@ -45,8 +61,9 @@ type Descriptor struct {
 func parseDescriptor(raw []byte) (Descriptor, error) {
 	var d Descriptor
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return Descriptor{}, fmt.Errorf("parse %s: %w", descriptorFile, err)
+		return Descriptor{}, fmt.Errorf("parse %s: %s", descriptorFile, jsonpos.Describe(raw, err))
 	}
+	d.unknown = pack.UnknownMembers(raw, knownMembers)
 	if d.Entrypoint == "" {
 		d.Entrypoint = scriptFile + ":execute"
 	}

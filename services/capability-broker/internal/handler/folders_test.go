@@ -39,7 +39,7 @@ func TestParseDescriptor(t *testing.T) {
 		``:                                     "parse handler.json",
 		`[]`:                                   "parse handler.json",
 		`{"handler_id":1,"permission_id":"a"}`: "parse handler.json",
-		`{"handler_id":"a","handler_id":"b"}`:  "duplicate",
+		`{"handler_id":"a","handler_id":"b"}`:  "line 1, column 19: a name stands twice in one object",
 		"{\"handler_id\":\"\xff\"}":            "UTF-8",
 		`{"permission_id":"a"}`:                "handler_id",
 		`{"handler_id":"..","permission_id":"a"}`:                                                  "handler_id",
@@ -269,5 +269,21 @@ func TestStagedCopiesDoNotStayForEver(t *testing.T) {
 		if _, err := os.Stat(f.staged(trust)); (err == nil) != c.there {
 			t.Errorf("after %v: %v", c.after, err)
 		}
+	}
+}
+
+func TestUnknownMembersOfDescriptors(t *testing.T) {
+	const known = `"handler_id": "x", "permission_id": "a.b", "entrypoint": "handler.py:execute"`
+	for text, want := range map[string][]string{
+		`{` + known + `}`: nil,
+		`{` + known + `, "config_schem": {}, "timeout": 3}`: {"handler.json: 'config_schem' is not known (config_schema?)", "handler.json: 'timeout' is not known"},
+	} {
+		d, err := parseDescriptor([]byte(text))
+		if got := d.warnings(); err != nil || strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Errorf("%s: got %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, err := parseDescriptor([]byte("{\n\"handler_id\": \"x\",\n}")); err == nil || err.Error() != "parse handler.json: line 2, column 18: a comma before }" {
+		t.Errorf("got %v, want the line and the column", err)
 	}
 }

@@ -82,7 +82,7 @@ func (s Source) candidate(slug string) (Candidate, error) {
 	return Candidate{
 		PackID: s.PackID, Slug: slug, HandlerID: d.HandlerID, PermissionID: d.PermissionID, Entrypoint: d.Entrypoint,
 		SourceDir: dir, ScriptSHA256: script.SHA256, Description: d.Description, Risk: d.Risk,
-		ConfigSchema: d.ConfigSchema,
+		ConfigSchema: d.ConfigSchema, warnings: d.warnings(),
 	}, nil
 }
 
@@ -103,7 +103,13 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 	if err != nil {
 		return candidate.ScanResult{}, err
 	}
-	return s.candidates.Scan(ctx, found, problems)
+	result, err := s.candidates.Scan(ctx, found, problems)
+	for _, f := range found {
+		for _, warning := range f.Payload.warnings {
+			result.Warnings = append(result.Warnings, candidate.ScanError{PackID: f.PackID, Path: f.Payload.SourceDir, Error: warning})
+		}
+	}
+	return result, err
 }
 
 // Notice is Scan without an operator who asked for it: see candidate.Candidates.Notice.
