@@ -46,9 +46,19 @@ func (c *homeFlags) config() setup.Config {
 	}
 }
 
-type initCommand struct{ homeFlags }
+type initCommand struct {
+	homeFlags
+	Settings string `help:"Compose file whose settings are known; others in the environment are refused. Empty: no check." type:"path" optional:""`
+}
 
-func (c *initCommand) Run(log *slog.Logger) error { return setup.Run(c.config(), log) }
+func (c *initCommand) Run(log *slog.Logger) error {
+	if c.Settings != "" {
+		if err := setup.CheckSettings(c.Settings, os.Environ()); err != nil {
+			return err
+		}
+	}
+	return setup.Run(c.config(), log)
+}
 
 type reconcileCommand struct{ homeFlags }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"github.com/rumi-ai/rumi/libs/discovery"
+	"github.com/rumi-ai/rumi/libs/spelling"
 )
 
 // settings are what every service knows. Beside them the OTEL_* variables of OpenTelemetry apply.
@@ -49,7 +50,7 @@ func parse(service string, environ []string, own any) (settings, error) {
 	var problems []error
 	for name := range vars {
 		if strings.HasPrefix(name, prefix) && !slices.Contains(known, name) {
-			problems = append(problems, fmt.Errorf("%s: %s knows no such setting%s", name, service, nearest(name, known)))
+			problems = append(problems, fmt.Errorf("%s: %s knows no such setting%s", name, service, spelling.Hint(name, known)))
 		}
 	}
 	options := env.Options{Environment: vars}
@@ -124,41 +125,6 @@ func wanted(bad env.ParseError) string {
 		return "want a number such as 1 or 0.5"
 	}
 	return "want a whole number such as 100"
-}
-
-// nearest suggests the known name that a misspelt one is likely to be.
-func nearest(name string, known []string) string {
-	best, least := "", 4 // mistakes at most
-	for _, k := range known {
-		if n := distance(name, k); n < least {
-			best, least = k, n
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return " (" + best + "?)"
-}
-
-// distance is how many letters have to be put in, left out or changed to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			changed := diagonal
-			if a[i] != b[j] {
-				changed++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(changed, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // names lists the variables that a configuration struct reads, those of embedded structs included.
