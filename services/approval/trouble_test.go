@@ -73,3 +73,22 @@ func TestAChildNamesItsParentsTrouble(t *testing.T) {
 		t.Errorf("with its parent modified: %+v", got)
 	}
 }
+
+// A child was approved as part of one parent: under another it needs another decision, which the old one doesn't stand for.
+func TestAChildOfAnotherParentNeedsADecision(t *testing.T) {
+	w := start(t)
+	dir := w.pack("fam")
+	w.approve("fam")
+	w.pack("fam__kid")
+	w.approve("fam__kid")
+	w.write(filepath.Join(dir, "ecosystem.json"), `{"pack_id":"fam","pack_identity":"github:other/fam"}`)
+	w.check(w.client.Refresh(t.Context(), "fam"))
+	w.approve("fam")
+	if got := w.listed("fam__kid"); got.MayRun || !strings.Contains(got.Error, "approve it again") {
+		t.Errorf("under another parent: %+v, want it closed until it is approved", got)
+	}
+	w.approve("fam__kid")
+	if got := w.listed("fam__kid"); !got.MayRun {
+		t.Errorf("approved again: %+v, want it open", got)
+	}
+}

@@ -74,7 +74,7 @@ func Open(ctx context.Context, parts Parts) (*Service, error) {
 		return nil, err
 	}
 	s.gates.set(records...)
-	return s, nil
+	return s, s.pinParents(ctx, records)
 }
 
 // Gates is the stream that the other services follow.
@@ -84,7 +84,8 @@ func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 // is approved. reviewed, if not "", is the digest that the decision is about: bytes with another are a conflict that
 // carries theirs. An unknown pack is a not-found fault, one that can't be a pack a conflict.
 func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
-	defer s.lock(id)()
+	unlock := sync.OnceFunc(s.lock(id))
+	defer unlock()
 	in, err := s.Blobs.Begin()
 	if err != nil {
 		return nil, err
@@ -111,7 +112,37 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		s.gates.release(id)
 	}
 	s.endLook(id, look, r, err == nil)
+	unlock()
+	if err == nil { // children that were approved without a parent have this one from now on
+		if problem := s.pinParents(ctx, s.gates.executable()); problem != nil {
+			s.Log.ErrorContext(ctx, "could not record the parents of packs", "error", problem)
+		}
+	}
 	return r, err
+}
+
+// pinParents records the identity of the parent that approved children run under where that isn't known yet: under another they need
+// another decision.
+func (s *Service) pinParents(ctx context.Context, records []*record.Record) error {
+	var problems []error
+	for _, r := range records {
+		id := pack.ID(r.PackID)
+		if !r.Status.Executable() || r.ParentIdentity != "" || !s.gates.of(id).Open || s.gates.parentIdentity(id) == "" {
+			continue
+		}
+		unlock := s.lock(id)
+		_, err := s.change(ctx, id, func(r *record.Record, _ time.Time) (*decision, error) {
+			if r == nil || !r.Status.Executable() || r.ParentIdentity != "" {
+				return nil, nil
+			}
+			r.ParentIdentity = s.gates.parentIdentity(id)
+			r.Revision++
+			return &decision{}, nil
+		})
+		unlock()
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
 // approve decides about what lies in a folder.
@@ -145,6 +176,7 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 			return nil, err
 		}
 		describe(r, descriptor)
+		r.ParentIdentity = s.gates.parentIdentity(id)
 		r.Digest, r.ApprovedAt, r.RejectionReason, r.LastError = digest, now, "", ""
 		return &decision{action: "approved", digest: digest, details: map[string]any{
 			"digest": digest, "files": len(manifest.FileHashes()), "bytes": manifest.Bytes(), "version": descriptor.Version,

@@ -124,6 +124,31 @@ func (g *gates) of(id pack.ID) gate.State {
 // parentMissing is the status of a gate whose pack is the child of one that nobody installed.
 const parentMissing = "parent_missing"
 
+// parentReplaced is the status of a gate whose pack was approved under a parent with another pack_identity.
+const parentReplaced = "parent_replaced"
+
+// replaced says whether the parent of a pack is another than it was approved under.
+func (g *gates) replaced(id pack.ID, r *record.Record) bool {
+	parent, child := pack.Parent(id)
+	if !child || r.ParentIdentity == "" {
+		return false
+	}
+	p, known := g.records[parent]
+	return known && p.Identity != r.ParentIdentity
+}
+
+// parentIdentity is the pack_identity of the parent of a pack; "" for one that is no child or whose parent isn't known.
+func (g *gates) parentIdentity(id pack.ID) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if parent, child := pack.Parent(id); child {
+		if p, known := g.records[parent]; known {
+			return p.Identity
+		}
+	}
+	return ""
+}
+
 // state is a pack's gate. A parent that is not known lets nothing run.
 func (g *gates) state(id pack.ID) gate.State {
 	r, ok := g.records[id]
@@ -136,6 +161,9 @@ func (g *gates) state(id pack.ID) gate.State {
 		above = &a
 	}
 	state := r.Gate(above)
+	if state.Open && g.replaced(id, r) {
+		state.Open, state.Status = false, parentReplaced
+	}
 	if _, held := g.held[id]; held && r.Status.Executable() {
 		state.Open, state.Status = false, string(record.Modified)
 	}
@@ -146,6 +174,9 @@ func (g *gates) state(id pack.ID) gate.State {
 func (g *gates) above(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if r, known := g.records[id]; known && g.replaced(id, r) {
+		return fmt.Sprintf("it was approved under a parent with the pack_identity '%s', and its parent is another pack now: approve it again", r.ParentIdentity)
+	}
 	for parent, child := pack.Parent(id); child; parent, child = pack.Parent(parent) {
 		r, known := g.records[parent]
 		switch {

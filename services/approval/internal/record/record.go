@@ -27,6 +27,12 @@ const retired Status = "retired"
 // Executable says whether a pack in this state may run.
 func (s Status) Executable() bool { return s == Approved || s == Running }
 
+// Known says whether there is such a state.
+func (s Status) Known() bool {
+	_, ok := transitions[s]
+	return ok && s != retired
+}
+
 // Undecided says whether a pack in this state waits for a person.
 func (s Status) Undecided() bool { return s == Pending || s == Modified }
 
@@ -70,6 +76,7 @@ type Record struct {
 	UpdatedAt       time.Time
 	ApprovedAt      time.Time // zero before the first approval
 	Digest          string    // of the approved tree, "sha256:<hex>"; "" before the first approval
+	ParentIdentity  string    // of a child: what its parent's Identity was when it was approved; "" for none or unknown
 	RejectionReason string    // of the last rejection, until the next approval
 	LastError       string    // why it is in state error, or what was noticed about a modified one
 	Retired         bool      // its uninstall has begun and not ended; the state is Error

@@ -4,13 +4,14 @@ package store
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 )
@@ -33,7 +34,7 @@ type Records struct{ db *store.DB }
 // New stands on a database that has Migrations.
 func New(db *store.DB) *Records { return &Records{db} }
 
-const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired`
+const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired, parent_identity`
 
 // Get is one record; a pack without one is a not-found fault.
 func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error) {
@@ -46,12 +47,17 @@ func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error
 }
 
 func get(tx *store.Tx, packID string) (*record.Record, error) {
-	r, err := scan(tx.QueryRow(`SELECT `+columns+` FROM records WHERE pack_id = ?`, packID).Scan)
-	if errors.Is(err, store.ErrNoRows) {
-		return nil, fault.PackNotFound()
-	}
-	if err != nil {
+	var r *record.Record
+	// Not QueryRow, whose row can be scanned once only.
+	err := tx.Each(func(row func(...any) error) (err error) {
+		r, err = scan(row)
+		return err
+	}, `SELECT `+columns+` FROM records WHERE pack_id = ?`, packID)
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read record of %s: %w", packID, err)
+	case r == nil:
+		return nil, fault.PackNotFound()
 	}
 	return r, nil
 }
@@ -229,15 +235,51 @@ func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err 
 	return removed, nil
 }
 
+// scan reads a row. One that can't be read is the record of a pack in state error, whose gate is closed: it keeps no other from being
+// read. The next look at the pack writes it anew.
 func scan(row func(...any) error) (*record.Record, error) {
 	var r record.Record
 	var requested string
 	err := row(&r.PackID, &r.Status, &r.Identity, &r.Version, &r.Description, &requested, store.Time(&r.CreatedAt), store.Time(&r.UpdatedAt),
-		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision, &r.Retired)
-	if err != nil {
+		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision, &r.Retired, &r.ParentIdentity)
+	if err == nil {
+		err = json.Unmarshal([]byte(requested), &r.Requested)
+	}
+	if err == nil && !r.Status.Known() {
+		err = fmt.Errorf("unknown state %q", string(r.Status))
+	}
+	if err == nil {
+		return &r, nil
+	}
+	return unreadable(row, err)
+}
+
+// unreadable makes what can be made of a row that scan could not read.
+func unreadable(row func(...any) error, problem error) (*record.Record, error) {
+	var values [15]any
+	into := make([]any, len(values))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	if err := row(into...); err != nil {
 		return nil, err
 	}
-	return &r, json.Unmarshal([]byte(requested), &r.Requested)
+	revision, ok := values[12].(int64)
+	if !ok {
+		revision = 1 << 40 // beyond those of its history
+	}
+	retired, ok := values[13].(int64)
+	r := &record.Record{
+		PackID: fmt.Sprint(values[0]), Status: record.Error, Revision: revision, Retired: !ok || retired != 0,
+		LastError: fmt.Sprintf("its record can't be read (%v): scan, and decide about it anew", problem),
+	}
+	if created, ok := values[6].(int64); ok {
+		r.CreatedAt = time.UnixMicro(created).UTC()
+	}
+	if r.Retired {
+		r.LastError = gate.UninstallIncomplete(r.PackID)
+	}
+	return r, nil
 }
 
 func put(tx *store.Tx, r *record.Record) error {
@@ -245,12 +287,12 @@ func put(tx *store.Tx, r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (pack_id) DO UPDATE SET status = excluded.status, identity = excluded.identity, version = excluded.version,
-		description = excluded.description, requested = excluded.requested, updated_at = excluded.updated_at, approved_at = excluded.approved_at,
+		description = excluded.description, requested = excluded.requested, created_at = excluded.created_at, updated_at = excluded.updated_at, approved_at = excluded.approved_at,
 		digest = excluded.digest, rejection_reason = excluded.rejection_reason, last_error = excluded.last_error, revision = excluded.revision,
-		retired = excluded.retired`,
+		retired = excluded.retired, parent_identity = excluded.parent_identity`,
 		r.PackID, string(r.Status), r.Identity, r.Version, r.Description, string(requested), r.CreatedAt, r.UpdatedAt, r.ApprovedAt,
-		r.Digest, r.RejectionReason, r.LastError, r.Revision, r.Retired)
+		r.Digest, r.RejectionReason, r.LastError, r.Revision, r.Retired, r.ParentIdentity)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestRecords(t *testing.T) {
 		want := &record.Record{
 			PackID: "demo", Status: record.Blocked, Identity: "github:a/b", Version: "1", Description: "行\nzwei", CreatedAt: at, UpdatedAt: at.Add(time.Hour),
 			Requested: record.Requested{Secrets: []string{"K"}, Domains: []string{"x.test"}, Ports: []uint16{443}},
-			Digest:    "sha256:00", RejectionReason: "no", LastError: "why", Revision: 7,
+			Digest:    "sha256:00", RejectionReason: "no", LastError: "why", Revision: 7, ParentIdentity: "github:a/parent",
 		}
 		event := record.Event{Version: "1", Timestamp: at, Action: "rejected", Digest: "d", Actor: "operator", Reason: "no"}
 
@@ -133,4 +134,43 @@ func TestChangesOfOneRecordFollowEachOther(t *testing.T) {
 			t.Errorf("revision %d, %v", r.Revision, err)
 		}
 	})
+}
+
+// A row that can't be read is its pack's error, and nobody else's.
+func TestARowThatCannotBeRead(t *testing.T) {
+	for name, spoil := range map[string]string{
+		"what it asks for": `UPDATE records SET requested = '{' WHERE pack_id = 'b'`,
+		"its state":        `UPDATE records SET status = 'strange' WHERE pack_id = 'b'`,
+		"the inner one":    `UPDATE records SET status = 'retired' WHERE pack_id = 'b'`,
+	} {
+		storetest.Run(t, store.Migrations, func(t *testing.T, open func() *libstore.DB) {
+			db := open()
+			records := store.New(db)
+			at := time.Date(2026, 11, 22, 1, 2, 3, 4000, time.UTC)
+			for _, id := range []string{"a", "b", "c"} {
+				r := record.New(id, at)
+				r.Status = record.Approved
+				if err := records.Change(t.Context(), id, func(*record.Record) (*record.Record, *record.Event, error) { return r, nil, nil }, nothing); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := db.Tx(t.Context(), func(tx *libstore.Tx) error { _, err := tx.Exec(spoil); return err }); err != nil {
+				t.Fatal(err)
+			}
+			all, err := records.All(t.Context())
+			if err != nil || len(all) != 3 || all[0].Status != record.Approved || all[2].Status != record.Approved {
+				t.Fatalf("%s: %d records, %v, want the others as they are", name, len(all), err)
+			}
+			if b := all[1]; b.PackID != "b" || b.Status != record.Error || b.Revision != 1 || !b.CreatedAt.Equal(at) || !strings.Contains(b.LastError, "can't be read") {
+				t.Errorf("%s: %+v, want its pack in error", name, b)
+			}
+			err = records.Change(t.Context(), "b", func(r *record.Record) (*record.Record, *record.Event, error) {
+				_, err := r.Do(record.Mend, at)
+				return r, nil, err
+			}, nothing)
+			if b, _ := records.Get(t.Context(), "b"); err != nil || b.Status != record.Pending {
+				t.Errorf("%s: %+v, %v, want it to wait for a decision once it was looked at", name, b, err)
+			}
+		})
+	}
 }
