@@ -187,7 +187,7 @@ type documented struct {
 }
 
 var (
-	row    = regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([0-9, ]+) \\| (.*?) \\| (.+?) \\| (.+?) \\|$")
+	row    = regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([0-9, ]+) \\|(?: (.*?))? \\| (.+?) \\| (.+?) \\|$")
 	quoted = regexp.MustCompile("`([^`]+)`")
 )
 
@@ -226,7 +226,7 @@ func readTable(t *testing.T) map[string]documented {
 // dynamic are the codes that no constructor has beside it: those of a table, and those that a field's name is part of.
 var dynamic = []string{
 	"internal", "missing_pack_id", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
-	"candidate_blocked", "candidate_installed",
+	"candidate_blocked", "candidate_installed", "candidate_not_installed",
 	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version",
 }
 

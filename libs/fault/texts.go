@@ -35,6 +35,9 @@ func TooLong(field string, limit int) *Fault {
 // Missing is the answer to a field that must be there.
 func Missing(field string) *Fault { return Invalid("Missing %s", field).With("missing_" + field) }
 
+// MissingPath is the answer where the path of a file is needed.
+func MissingPath() *Fault { return Invalid("Missing 'path'").With("missing_path") }
+
 // PackNotFound is the answer to a pack_id that no pack has.
 func PackNotFound() *Fault { return NotFound("Pack not found").With("pack_not_found") }
 

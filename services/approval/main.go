@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/service"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/approval/api"
@@ -90,6 +91,9 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		}
 	}))
 	httpapi.Routes(rt.Mux(), packs, export)
+	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
+		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "approved", Depth: 1, Kind: "approved_trees"}) // what nothing needs of them, Collect removes
+	})
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -291,6 +292,7 @@ func (b *broker) routes(context.Context) error {
 	httpapi.Handlers(mux, b.handlers.Registry, b.logs)
 	httpapi.Containers(mux, b.containers)
 	httpapi.Internal(mux, b)
+	diskusage.Route(mux, b.usage)
 	b.rt.OnStop("packs", b.stopPacks) // the last: while it waits, sockets are served
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -129,6 +130,10 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 		})
 	})
 	httpapi.Routes(rt.Mux(), i)
+	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
+		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "pip/environments", Depth: 1, Kind: "environment"},
+			diskusage.Folder{Path: "pip/trees", Kind: "approved_trees"}, diskusage.Folder{Path: "pip/work", Depth: 1, Kind: "build"})
+	})
 	return nil
 }
 

@@ -290,7 +290,7 @@ func (h routes) excerpt(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case req.Path == "":
-		return fault.Invalid("Missing 'path'").With("missing_field")
+		return fault.MissingPath()
 	case req.Tree != "" && req.Tree != approval.TreeCurrent && req.Tree != approval.TreeApproved:
 		return fault.Invalid("Invalid value for field 'tree': want %s or %s", approval.TreeCurrent, approval.TreeApproved).With("invalid_field")
 	case req.Offset < 0:

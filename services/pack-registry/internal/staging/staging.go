@@ -81,7 +81,7 @@ func ParseID(s string) (string, error) {
 func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Staging, error) {
 	return a.importing(ctx, store.Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
 		if given == "" {
-			return "", fault.Invalid("Missing 'path'").With("missing_path")
+			return "", fault.MissingPath()
 		}
 		src, err := a.places.open(given)
 		if err != nil {
