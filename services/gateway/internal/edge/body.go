@@ -35,7 +35,11 @@ func takeBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop
 	}
 	if r.ContentLength > limit {
 		raw.Header().Set("Connection", "close")
-		return stop, fault.BodyTooLarge()
+		f := fault.BodyTooLarge()
+		if class.Upload > 0 && !uploading {
+			f.Message += ": an archive is sent as the field 'file' of a form (curl -F file=@my_pack.zip)"
+		}
+		return stop, f
 	}
 	bounded := http.MaxBytesReader(raw, r.Body, limit)
 	deadline := http.NewResponseController(raw)

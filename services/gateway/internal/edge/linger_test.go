@@ -62,6 +62,9 @@ func TestEarlyAnswersReachTheClient(t *testing.T) {
 			if err != nil {
 				t.Fatalf("no answer: %v", err)
 			}
+			if body, _ := io.ReadAll(response.Body); name == "too large" && !strings.Contains(string(body), "Request body too large: an archive is sent as the field 'file' of a form") {
+				t.Errorf("got %s, want how to send it", body)
+			}
 			if response.StatusCode != c.want || !response.Close {
 				t.Errorf("got %d, close %v, want %d and the end of the connection", response.StatusCode, response.Close, c.want)
 			}
