@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/rumi-ai/rumi/libs/service"
@@ -49,9 +50,18 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.ReadyWhen("pack backups", service.WritableFolder(filepath.Join(rt.UserData, "pack_backups")))
 	records := store.New(db)
 
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("look at mounts: %w", err)
+	}
+	alias := homeAlias(cfg.HomePath, cfg.Ecosystem, string(mounts))
+	if alias == "" && cfg.HomePath != "" {
+		rt.Log.Warn("RUMI_HOME_PATH is not the folder that is mounted; absolute paths in the Rumi home are refused", "path", cfg.HomePath)
+	}
+
 	stagingDir := filepath.Join(rt.UserData, "pack_staging")
 	stages, err := staging.Open(stagingDir, staging.Places{
-		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: cfg.HomePath, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
+		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: alias, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
 	}, records, rt.Audit, rt.Log)
 	if err != nil {
 		return err
