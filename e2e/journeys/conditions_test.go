@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/e2e/internal/api"
 	"github.com/rumi-ai/rumi/libs/pack/packtest"
 )
 
@@ -161,9 +162,16 @@ func (s *installation) runningPacks(t *testing.T) []string {
 	return strings.Fields(out)
 }
 
+// removePack uninstalls a pack. Services that were started anew a moment ago are 503 until they have heard from each other, and
+// an uninstall says itself that it is to be repeated then.
 func removePack(t *testing.T, id string) {
 	t.Helper()
-	a, err := suite.api.Delete(context.WithoutCancel(t.Context()), "/api/packs/"+id)
+	var a api.Answer
+	var err error
+	eventually(t, "the uninstall of "+id, func() bool {
+		a, err = suite.api.Delete(context.WithoutCancel(t.Context()), "/api/packs/"+id)
+		return err == nil && a.Status != 503
+	})
 	must(t, a, err)
 }
 
