@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -107,9 +108,17 @@ func Open(dir, service string, log *slog.Logger) (*Log, error) {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	l := &Log{service: service, log: log}
+	var prefixes []string
 	for i, c := range categories {
 		l.streams[i].prefix, l.streams[i].synced = filepath.Join(dir, c.name)+"_", c.synced
+		if c.name != "" {
+			prefixes = append(prefixes, l.streams[i].prefix)
+		}
 	}
+	for i := range l.streams {
+		l.streams[i].all = prefixes
+	}
+	makeFiles(prefixes, time.Now().Unix()/secondsADay)
 	return l, nil
 }
 

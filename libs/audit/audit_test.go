@@ -145,7 +145,7 @@ func TestFilesAreReadableByTheGroupOnly(t *testing.T) {
 	}
 }
 
-func TestRefusedEntriesLeaveNoFile(t *testing.T) {
+func TestRefusedEntriesLeaveNoTrace(t *testing.T) {
 	dir := t.TempDir()
 	log := open(t, dir)
 	for name, entry := range map[string]audit.Entry{
@@ -158,8 +158,68 @@ func TestRefusedEntriesLeaveNoFile(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 0 {
-		t.Errorf("files: %v", left)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if content, err := os.ReadFile(filepath.Join(dir, f.Name())); err != nil || len(content) > 0 {
+			t.Errorf("%s has %q, %v; want nothing", f.Name(), content, err)
+		}
+	}
+}
+
+// Each category has a file of the day, written to or not: the commands of the operations guide read any of them at any time.
+func TestEveryCategoryHasAFileOfTheDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		log := open(t, dir)
+		all := func(day string) {
+			t.Helper()
+			for _, category := range []string{"flow_execution", "modifier_application", "python_file_call", "approval", "permission", "network", "security", "system"} {
+				if st, err := os.Stat(filepath.Join(dir, category+"_"+day+".jsonl")); err != nil || st.Mode() != 0o640 {
+					t.Errorf("%s of %s: %v, %v; want a file of mode 0640", category, day, st, err)
+				}
+			}
+		}
+		all("2000-01-01")
+		time.Sleep(24 * time.Hour)
+		if err := log.Write(t.Context(), audit.Entry{Category: audit.System, Action: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		all("2000-01-02")
+	})
+}
+
+// What rotates logs renames the file, compresses it and removes it: an entry after the rename is in a new file of the old name.
+func TestRenamedFileIsLeft(t *testing.T) {
+	dir := t.TempDir()
+	log := open(t, dir)
+	write := func(action string) {
+		t.Helper()
+		if err := log.Write(t.Context(), audit.Entry{Category: audit.Security, Action: action}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := today(dir, "security")
+	for _, action := range []string{"first", "second", "third"} {
+		write(action)
+		if got := lines(t, name); len(got) != 1 || got[0]["action"] != action {
+			t.Errorf("the file has %v, want %s alone", got, action)
+		}
+		if err := os.Rename(name, name+"."+action); err != nil {
+			t.Fatal(err)
+		}
+		if action == "second" { // what rotates may make the new file itself
+			if err := os.WriteFile(name, nil, 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, action := range []string{"first", "second", "third"} {
+		if got := lines(t, name+"."+action); len(got) != 1 || got[0]["action"] != action {
+			t.Errorf("the renamed file has %v, want %s alone", got, action)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 type file struct {
 	day      int64 // since 1970, UTC
 	f        *os.File
+	id       fileID
 	torn     bool // it doesn't end with a newline: the next line starts with one
 	syncFile func(*os.File) error
 }
@@ -24,9 +25,11 @@ func openFile(path string, day int64) (*file, error) {
 	const flags = os.O_WRONLY | os.O_APPEND | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	f, err := os.OpenFile(path, flags, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		if f, err = os.OpenFile(path, flags|os.O_CREATE, 0o640); err == nil {
-			err = syncDir(filepath.Dir(path)) // or the name of a synced file could be lost
-		}
+		f, err = os.OpenFile(path, flags|os.O_CREATE, 0o640)
+	}
+	if err == nil {
+		// Or the name of a synced file could be lost: also where another process has made the file a moment ago.
+		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		if f != nil {
@@ -39,7 +42,32 @@ func openFile(path string, day int64) (*file, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &file{day: day, f: f, torn: torn, syncFile: datasync}, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("inspect %s: %w", path, err)
+	}
+	return &file{day: day, f: f, id: idOf(&st), torn: torn, syncFile: datasync}, nil
+}
+
+// fileID tells files apart, whatever they are called.
+type fileID struct{ dev, ino uint64 }
+
+func idOf(st *unix.Stat_t) fileID { return fileID{st.Dev, st.Ino} }
+
+// makeFiles makes the files of a day that nothing was written to as yet: what reads the log of a category, as the operations guide
+// does, finds an empty file rather than none. prefixes are the paths of the categories' files without the day.
+func makeFiles(prefixes []string, day int64) {
+	for _, prefix := range prefixes {
+		f, err := os.OpenFile(prefix+dayName(day), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
+		if err == nil {
+			_ = f.Close()
+		} // else it is there, or whoever writes to it is told why it can't be
+	}
+}
+
+func dayName(day int64) string {
+	return time.Unix(day*secondsADay, 0).UTC().Format(time.DateOnly) + ".jsonl"
 }
 
 // tornAfter is how long a last line must lack its end to count as cut short: a write that is under way takes
@@ -88,10 +116,17 @@ func datasync(f *os.File) error {
 	}
 }
 
-// gone says whether somebody removed the file's name: what is appended then could never be read.
-func (f *file) gone() bool {
+// moved says whether the file's name doesn't lead to it any more: it was removed, or renamed by what rotates logs. What is
+// appended then would be read by nobody who looks for that name, and lost with a file that is compressed and removed.
+func (f *file) moved() bool {
 	var st unix.Stat_t
-	return unix.Fstat(int(f.f.Fd()), &st) == nil && st.Nlink == 0
+	switch err := unix.Lstat(f.f.Name(), &st); {
+	case err == nil:
+		return idOf(&st) != f.id
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return true
+	}
+	return false // nobody can say: what is open goes on being written to
 }
 
 // write appends lines, by one system call as long as there is room. On an error whole says how many bytes of whole

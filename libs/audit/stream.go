@@ -14,7 +14,8 @@ const keepBuffer = 1 << 20
 // so that the number of system calls doesn't grow with the number of writers. Time is read under its lock, so that
 // a file's lines are in the order of their ts (as far as one process writes them).
 type stream struct {
-	prefix string // of the files' paths
+	prefix string   // of the files' paths
+	all    []string // the prefixes of all categories
 	synced bool
 
 	mu         sync.Mutex
@@ -130,11 +131,13 @@ func (s *stream) commit() {
 
 // put brings a batch to the disk.
 func (s *stream) put(b *batch) (kept int, err error) {
-	if s.file == nil || s.file.day != b.day || s.file.gone() {
-		name := s.prefix + time.Unix(b.day*secondsADay, 0).UTC().Format(time.DateOnly) + ".jsonl"
-		f, err := openFile(name, b.day)
+	if s.file == nil || s.file.day != b.day || s.file.moved() {
+		f, err := openFile(s.prefix+dayName(b.day), b.day)
 		if err != nil {
 			return 0, err
+		}
+		if s.file == nil || s.file.day != b.day {
+			makeFiles(s.all, b.day)
 		}
 		if s.file != nil {
 			s.file.close()
