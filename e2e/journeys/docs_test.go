@@ -17,6 +17,17 @@ var (
 	asks       = regexp.MustCompile(`(?m)(^|\$\()api `) // a command of the API, or one whose answer is kept
 )
 
+// keepAnswers defines api by ask, and keeps what is answered. Two may be asked at once, in a pipeline.
+const keepAnswers = `
+api() {
+    local answer
+    answer=$(mktemp -p "$ANSWERS")
+    ask "$@" > "$answer"
+    { cat "$answer"; echo; } >> "$ANSWERS/all"
+    cat "$answer"
+}
+`
+
 // document is docs/api.md together with README's shell function, which its commands stand on.
 type document struct {
 	text     string
@@ -44,9 +55,9 @@ func readDocument(t *testing.T) document {
 	if function == "" || helpers == nil {
 		t.Fatal("the shell functions are not where they were")
 	}
-	d.preamble = "set -eu\ncd " + suite.home + "\nTOKEN=$(cat user_data/settings/api_token)\n" +
+	d.preamble = "set -eu\ncd " + suite.home + "\n" +
 		strings.Replace(function, "api()", "ask()", 1) + // what it answers is kept, wherever it goes
-		"\napi() { ask \"$@\" > \"$ANSWERS/last\"; { cat \"$ANSWERS/last\"; echo; } >> \"$ANSWERS/all\"; cat \"$ANSWERS/last\"; }\n" + helpers[1]
+		keepAnswers + helpers[1]
 	return d
 }
 
