@@ -66,7 +66,7 @@ func Load(path string) (tink.AEAD, error) {
 	data, err := read(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("load keyset: %w (has `rumi init` run?)", err)
+			return nil, fmt.Errorf("load keyset: %w (run init: docker compose up --detach)", err)
 		}
 		return nil, fmt.Errorf("load keyset: %w", err)
 	}

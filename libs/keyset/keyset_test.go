@@ -76,7 +76,7 @@ func TestLoadRefuses(t *testing.T) {
 		make func(path string) error
 		want string
 	}{
-		{"missing", func(string) error { return nil }, "rumi init"},
+		{"missing", func(string) error { return nil }, "docker compose up --detach"},
 		{"readable by the group", func(p string) error { return writeMode(p, key, 0o640) }, "chmod 600"},
 		{"readable by others", func(p string) error { return writeMode(p, key, 0o604) }, "chmod 600"},
 		{"empty", func(p string) error { return writeMode(p, nil, 0o600) }, "no keyset"},

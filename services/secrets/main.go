@@ -17,11 +17,11 @@ func main() { service.Main("secrets", build) }
 type config struct{}
 
 func build(ctx context.Context, rt *service.Runtime, _ config) error {
-	cipher, err := keyset.Load(filepath.Join(rt.UserData, "settings", "secrets_key"))
-	if err != nil {
-		return err
-	}
-	v, err := vault.Open(ctx, filepath.Join(rt.UserData, "secrets"), cipher, rt.Audit, rt.Log)
+	key := keyset.Watch(filepath.Join(rt.UserData, "settings", "secrets", "secrets_key"))
+	rt.ReadyWhen("secrets key", func(context.Context) error {
+		return service.WithFix(key.Ready(), "put user_data/settings/secrets_key back from a backup if it is not there, then run: docker compose up --detach")
+	})
+	v, err := vault.Open(ctx, filepath.Join(rt.UserData, "secrets"), key, rt.Audit, rt.Log)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
+	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/services/secrets/api"
 )
@@ -24,10 +26,19 @@ import (
 func start(t *testing.T) (*servicetest.Suite, *servicetest.Server) {
 	t.Helper()
 	suite := servicetest.New(t, "secrets")
-	if err := keyset.Create(filepath.Join(suite.UserData(), "settings", "secrets_key")); err != nil {
+	makeKey(t, suite)
+	return suite, servicetest.Start(suite, "secrets", build, nil)
+}
+
+// makeKey makes the key with its two names, as init does, and returns the operator's.
+func makeKey(t testing.TB, suite *servicetest.Suite) string {
+	t.Helper()
+	path := filepath.Join(suite.UserData(), "settings", "secrets_key")
+	folder := filepath.Join(suite.UserData(), "settings", "secrets")
+	if err := errors.Join(os.MkdirAll(folder, 0o700), keyset.Create(path), os.Link(path, filepath.Join(folder, "secrets_key"))); err != nil {
 		t.Fatal(err)
 	}
-	return suite, servicetest.Start(suite, "secrets", build, nil)
+	return path
 }
 
 type answer struct {
@@ -225,9 +236,7 @@ func TestDamageKeepsOthersWorking(t *testing.T) {
 // BenchmarkValue measures what is left of the 300 µs that the broker has for secrets.get.
 func BenchmarkValue(b *testing.B) {
 	suite := servicetest.New(b, "secrets")
-	if err := keyset.Create(filepath.Join(suite.UserData(), "settings", "secrets_key")); err != nil {
-		b.Fatal(err)
-	}
+	makeKey(b, suite)
 	servicetest.Start(suite, "secrets", build, map[string]string{"RUMI_LOG_LEVEL": "warn"})
 	r, err := http.NewRequestWithContext(b.Context(), "POST", "https://secrets/api/secrets/set", strings.NewReader(`{"key":"TOKEN","value":"sk-hunter2"}`))
 	if err != nil {
@@ -271,4 +280,38 @@ func read(t *testing.T, suite *servicetest.Suite, pattern string) string {
 		all.Write(data)
 	}
 	return all.String()
+}
+
+// A key that is gone hinders reading and setting, says so, and spoils nothing: no secret counts as damaged for it.
+func TestSecretsWaitForTheirKey(t *testing.T) {
+	suite, server := start(t)
+	key := filepath.Join(suite.UserData(), "settings", "secrets_key")
+	if code, a := call(t, suite, "gateway", "POST", "/api/secrets/set", `{"key":"TOKEN","value":"v"}`); code != 200 {
+		t.Fatal(code, a.Error)
+	}
+	if err := os.Rename(key, key+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(suite.UserData(), "settings", "secrets", "secrets_key")); err != nil {
+		t.Fatal(err)
+	}
+	for path, body := range map[string]string{"/api/secrets/set": `{"key":"TOKEN","value":"w"}`, "/api/secrets/delete": `{"key":"TOKEN"}`} {
+		if code, a := call(t, suite, "gateway", "POST", path, body); code != 503 || a.Code != "secrets_key_unavailable" {
+			t.Errorf("%s without a key: %d %s %s, want 503 secrets_key_unavailable", path, code, a.Code, a.Error)
+		}
+	}
+	ready := server.Runtime.Readiness(t.Context())
+	if i := slices.IndexFunc(ready.Checks, func(c service.Check) bool { return c.Name == "secrets key" }); ready.Ready || i < 0 || ready.Checks[i].OK ||
+		!strings.Contains(ready.Checks[i].Detail, "secrets_key is missing") || !strings.Contains(ready.Checks[i].Fix, "docker compose up") {
+		t.Errorf("readiness without a key: %+v", ready)
+	}
+	if err := errors.Join(os.Rename(key+".away", key), os.Link(key, filepath.Join(suite.UserData(), "settings", "secrets", "secrets_key"))); err != nil {
+		t.Fatal(err)
+	}
+	if code, a := call(t, suite, "gateway", "GET", "/api/secrets", ""); code != 200 || strings.Contains(string(a.Data), "damaged") {
+		t.Errorf("with the key again: %d %s %s", code, a.Data, a.Error)
+	}
+	if got := server.Runtime.Readiness(t.Context()); !got.Ready {
+		t.Errorf("readiness with the key again: %+v", got)
+	}
 }

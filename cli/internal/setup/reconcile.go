@@ -17,7 +17,7 @@ import (
 const reconcileEvery = 500 * time.Millisecond
 
 // Reconcile keeps right, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and
-// the engine makes anew as root's, and the gateway's name of the API token. It makes nothing that Run would have to make
+// the engine makes anew as root's, and the services' names of the API token and of the key of the secrets. It makes nothing that Run would have to make
 // first, and holds the socket folders' marks, so that no other home takes them over. What can't be mended is logged once
 // and tried again.
 func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
@@ -43,7 +43,8 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 			}
 			return nil
 		},
-		"API token": func() error { return cfg.shareToken(settings, int(st.Gid), log) },
+		"API token":          func() error { return cfg.shareToken(settings, int(st.Gid), log) },
+		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
 	}
 	failed := map[string]string{}
 	tick := time.NewTicker(reconcileEvery)

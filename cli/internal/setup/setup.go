@@ -18,7 +18,6 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/identity"
-	"github.com/rumi-ai/rumi/libs/keyset"
 )
 
 // Services are those that get a certificate.
@@ -62,7 +61,7 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err := cfg.token(settings, int(operator.Gid), log); err != nil {
 		return err
 	}
-	if err := cfg.secretsKey(filepath.Join(settings, "secrets_key"), log); err != nil {
+	if err := cfg.secretsKey(settings, log); err != nil {
 		return err
 	}
 	id, err := cfg.homeID(settings, int(operator.Gid), log)
@@ -112,6 +111,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
 		own("/settings"),
 		own("/settings/gateway"), // all of the settings that the gateway sees, beside its identity
+		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // all that the service secrets sees of them, beside its identity
 		own("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
@@ -124,16 +124,6 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		all = append(all, own("/state/"+name))
 	}
 	return all
-}
-
-func (cfg Config) secretsKey(path string, log *slog.Logger) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := keyset.Create(path); err != nil {
-			return err
-		}
-		log.Info("key of the secrets made; without it they can't be read, so keep a copy", "path", path)
-	}
-	return give(path, cfg.UID, cfg.GID)
 }
 
 // identities makes the authority and each service's certificate, and renews those that near their end. The authority's

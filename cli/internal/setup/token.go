@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // tokenName is the API token's file: in the settings, where operators read and replace it, and in the folder of the
@@ -40,37 +38,15 @@ func (cfg Config) token(settings string, gid int, log *slog.Logger) error {
 // gateway believes it no more, and shareToken gives it the new file. A file mounted singly would stay the old one.
 func (cfg Config) shareToken(settings string, gid int, log *slog.Logger) error {
 	path, shared := filepath.Join(settings, tokenName), filepath.Join(settings, gatewayDir, tokenName)
-	var own, there unix.Stat_t
-	switch err := unix.Lstat(path, &own); {
-	case errors.Is(err, unix.ENOENT):
+	if err := cfg.ownFile(path, ownedFile{what: "API token", mode: tokenMode, gid: gid}, log); errors.Is(err, fs.ErrNotExist) {
 		return nil // nobody is admitted until init makes one
-	case err != nil:
-		return fmt.Errorf("inspect API token: %w", err)
-	case own.Mode&unix.S_IFMT != unix.S_IFREG:
-		return fmt.Errorf("%s is no regular file; move it elsewhere, then run: docker compose up --detach", path)
+	} else if err != nil {
+		return err
 	}
-	if int(own.Uid) != cfg.UID || int(own.Gid) != gid || own.Mode&0o7777 != tokenMode {
-		if err := os.Lchown(path, cfg.UID, gid); err != nil {
-			return fmt.Errorf("change owner of API token: %w", err)
-		}
-		if err := os.Chmod(path, tokenMode); err != nil {
-			return fmt.Errorf("change mode of API token: %w", err)
-		}
-		if own.Mode&0o007 != 0 {
-			log.Warn("others could read the API token; now they can't. Replace it if they might have", "path", path)
-		}
-	}
-	if err := unix.Lstat(shared, &there); err == nil && there.Dev == own.Dev && there.Ino == own.Ino {
+	if sameFile(path, shared) {
 		return nil
 	}
-	temp := filepath.Join(settings, gatewayDir, "."+tokenName+".new")
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("share API token: %w", err)
-	}
-	if err := os.Link(path, temp); err != nil {
-		return fmt.Errorf("share API token: %w", err)
-	}
-	if err := os.Rename(temp, shared); err != nil {
+	if err := shareFile(path, shared); err != nil {
 		return fmt.Errorf("share API token: %w", err)
 	}
 	log.Info("API token shared with the gateway", "path", path)

@@ -14,6 +14,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
@@ -92,9 +93,17 @@ func decodeFile(key string, data []byte) (file, error) {
 	return f, nil
 }
 
+// keyUnavailable is the answer while the key of the secrets is missing or being replaced.
+func keyUnavailable(err error) error {
+	return fault.Unavailable("The key of the secrets can't be used (see GET /api/health)").With("secrets_key_unavailable").Because(err)
+}
+
 // seal encrypts value for the key's own file and no other.
 func seal(cipher tink.AEAD, key string, value api.Value) ([]byte, error) {
 	sealed, err := cipher.Encrypt([]byte(value.Reveal()), []byte(key))
+	if errors.Is(err, keyset.ErrUnavailable) {
+		return nil, keyUnavailable(err)
+	}
 	if err != nil {
 		return nil, errors.New("encrypt value: the keyset can't be used")
 	}
@@ -109,6 +118,9 @@ func (v *Vault) load(key string) (file, api.Value, error) {
 		return f, api.Value{}, err
 	}
 	text, err := v.cipher.Decrypt(f.Sealed, []byte(key))
+	if errors.Is(err, keyset.ErrUnavailable) { // which says nothing about the file
+		return file{}, api.Value{}, keyUnavailable(err)
+	}
 	if err != nil {
 		return file{}, api.Value{}, fmt.Errorf("%w: changed, moved from another key, or encrypted with another settings/secrets_key", errDamaged)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/services/secrets/api"
 )
@@ -89,6 +90,10 @@ func Open(ctx context.Context, dir string, cipher tink.AEAD, log *audit.Log, log
 		return nil, errors.Join(fmt.Errorf("open secrets: %w", err), v.Close())
 	}
 	secrets, err := v.List(ctx)
+	if errors.Is(err, keyset.ErrUnavailable) { // it may come back at any time
+		logger.Error("opened secrets that can't be read for now", "dir", dir, "error", err)
+		return v, nil
+	}
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
@@ -303,6 +308,8 @@ func (v *Vault) List(ctx context.Context) ([]Secret, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // taken away since the folder was read
+		case errors.Is(err, keyset.ErrUnavailable):
+			return nil, err
 		case err != nil:
 			v.log.ErrorContext(ctx, "found a secret that can't be used; set it again or restore its file", "key", key, "error", err)
 			secrets = append(secrets, Secret{Key: key, Damaged: true})
