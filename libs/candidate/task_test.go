@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +16,10 @@ import (
 func TestTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		done, failures := 0, 0
+		var done, failures atomic.Int32
 		task := candidate.NewTask("test", func(context.Context) error {
-			done++
-			if failures > 0 {
-				failures--
+			done.Add(1)
+			if failures.Add(-1) >= 0 {
 				return errors.New("away")
 			}
 			time.Sleep(time.Second)
@@ -28,20 +28,21 @@ func TestTask(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- task.Run(ctx, slog.New(slog.DiscardHandler)) }()
 		synctest.Wait()
-		if done != 0 {
-			t.Errorf("done %d times without being due", done)
+		if n := done.Load(); n != 0 {
+			t.Errorf("done %d times without being due", n)
 		}
 		for range 10 {
 			task.Due()
 		}
 		time.Sleep(time.Minute)
-		if done != 1 && done != 2 { // one that comes while it is being done is for the next time
-			t.Errorf("done %d times for ten changes at once, want 1 or 2", done)
+		if n := done.Load(); n != 1 && n != 2 { // one that comes while it is being done is for the next time
+			t.Errorf("done %d times for ten changes at once, want 1 or 2", n)
 		}
-		done, failures = 0, 3
+		done.Store(0)
+		failures.Store(3)
 		task.Due()
 		began := time.Now()
-		for done < 4 {
+		for done.Load() < 4 {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if took := time.Since(began); took < 7*time.Second || took > 8*time.Second {
