@@ -48,7 +48,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
 	rt.ReadyWhen("approved packs", service.WritableFolder(filepath.Join(rt.UserData, "approved")))
 	rt.ReadyWhen("ecosystem", service.ReadableFolder(cfg.Ecosystem))
-	blobs, err := blob.Open(filepath.Join(rt.UserData, "approved"))
+	blobs, err := blob.Open(filepath.Join(rt.UserData, "approved"), rt.Log)
 	if err != nil {
 		return err
 	}

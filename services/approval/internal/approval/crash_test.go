@@ -42,7 +42,7 @@ func open(t *testing.T, home string) *Service {
 	db, err := libstore.Open(t.Context(), libstore.Config{Dir: dir("state"), Service: "approval"}, store.Migrations)
 	check(t, err)
 	t.Cleanup(func() { db.Close() })
-	blobs, err := blob.Open(dir("approved"))
+	blobs, err := blob.Open(dir("approved"), log)
 	check(t, err)
 	t.Cleanup(func() { blobs.Close() })
 	trail, err := audit.Open(dir("audit"), "approval", log)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,8 +40,10 @@ type Store struct {
 	places   map[sum]place   // of small blobs
 }
 
-// Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed.
-func Open(path string) (s *Store, err error) {
+// Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed. A bundle that
+// can't be read, or something that can't be removed, is told in the log: blobs that nobody can read count as missing, and every other
+// one can be read.
+func Open(path string, log *slog.Logger) (s *Store, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open blob store: %w", err)
@@ -68,8 +71,14 @@ func Open(path string) (s *Store, err error) {
 	}
 	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
 	// What an earlier process named but didn't sync counts as there from now on, so it must be.
-	if err := errors.Join(s.tidy(), unix.Syncfs(int(dir.Fd())), s.load(false)); err != nil {
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.tidy(); err != nil {
+		log.Warn("could not remove what was half-written of approved packs", "error", err)
+	}
+	if err := s.load(false); err != nil {
+		log.Warn("could not read the small files of approved packs; an approval keeps them anew", "error", err)
 	}
 	return s, nil
 }
@@ -87,18 +96,18 @@ func (s *Store) tidy() error {
 	return s.sweepIncoming()
 }
 
-// sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there.
+// sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there. What can't be removed
+// keeps nothing else there.
 func (s *Store) sweepIncoming() error {
 	entries, err := fs.ReadDir(s.root.FS(), incoming)
 	if err != nil {
 		return err
 	}
+	var problems []error
 	for _, e := range entries {
-		if err := s.root.Remove(incoming + "/" + e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+		problems = append(problems, s.root.RemoveAll(incoming+"/"+e.Name()))
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // Close closes the store.
@@ -112,7 +121,7 @@ func manifestPath(digits string) string { return manifests + "/" + digits + ".js
 
 // hold locks the store, shared or not, until what it returns is closed, against whoever locks it in whatever process.
 func (s *Store) hold(how int) (*os.File, error) {
-	f, err := s.root.Open(incoming)
+	f, err := s.root.OpenFile(incoming, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +157,7 @@ func (s *Store) sync(path string) error {
 }
 
 // load reads the indexes of the bundles that are not known yet; again forgets those that are gone. One that a crash of the
-// machine left torn holds nothing.
+// machine left torn holds nothing. The error tells of those that can't be read; all others are known after it.
 func (s *Store) load(again bool) error {
 	entries, err := fs.ReadDir(s.root.FS(), bundles)
 	if err != nil {
@@ -169,6 +178,7 @@ func (s *Store) load(again bool) error {
 		// Read once more, as they may have what was known of those that are gone.
 		clear(s.loaded)
 	}
+	var problems []error
 	for _, e := range entries {
 		if s.loaded[e.Name()] {
 			continue
@@ -178,14 +188,31 @@ func (s *Store) load(again bool) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read bundle %s: %w", e.Name(), err)
+			problems = append(problems, fmt.Errorf("read bundle %s: %w", e.Name(), err))
+			continue
 		}
 		s.loaded[e.Name()] = true
 		for name, p := range has {
 			s.places[name] = p
 		}
 	}
-	return nil
+	return errors.Join(problems...)
+}
+
+// openFile opens a file of the store to be read. Whatever else lies there is an error, and opening it doesn't block.
+func (s *Store) openFile(path string) (*os.File, error) {
+	f, err := s.root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("not a regular file")}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // kept says that a bundle has its name and that it and large blobs are on the disk.
@@ -224,7 +251,7 @@ func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 	if err != nil {
 		return tree.Manifest{}, err
 	}
-	f, err := s.root.Open(manifestPath(digits))
+	f, err := s.openFile(manifestPath(digits))
 	if errors.Is(err, fs.ErrNotExist) {
 		return tree.Manifest{}, fault.NotFound("Tree not found: %s. What was approved is not kept any more: GET /api/packs lists which pack has this digest. Approve the pack again", digest).With("tree_not_found")
 	}
@@ -250,10 +277,10 @@ func (s *Store) Open(digits string) (io.ReadCloser, error) {
 	}
 	content, err := s.open(name)
 	if errors.Is(err, fs.ErrNotExist) { // another replica's, or in a bundle that Collect has just written anew
-		if err := s.load(true); err != nil {
-			return nil, fmt.Errorf("open blob: %w", err)
+		unread := s.load(true)
+		if content, err = s.open(name); err != nil {
+			err = errors.Join(err, unread) // it may be in one of those
 		}
-		content, err = s.open(name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open blob: %w", err)
@@ -266,9 +293,9 @@ func (s *Store) open(name sum) (io.ReadCloser, error) {
 	p, ok := s.places[name]
 	s.mu.Unlock()
 	if !ok {
-		return s.root.Open(blobPath(name))
+		return s.openFile(blobPath(name))
 	}
-	f, err := s.root.Open(bundles + "/" + p.bundle)
+	f, err := s.openFile(bundles + "/" + p.bundle)
 	if err != nil {
 		return nil, err
 	}

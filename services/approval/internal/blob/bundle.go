@@ -121,7 +121,7 @@ var errTorn = errors.New("not a whole bundle")
 
 // readIndex reads what is in a bundle.
 func (s *Store) readIndex(name string) (map[sum]place, error) {
-	f, err := s.root.Open(bundles + "/" + name)
+	f, err := s.openFile(bundles + "/" + name)
 	if err != nil {
 		return nil, err
 	}

@@ -13,35 +13,42 @@ import (
 
 // Collect removes every manifest that is not among the digests that listed gives, every blob that none of whole, some of those,
 // needs, and what processes that died were writing. It gives the number of manifests and blobs removed. A digest in whole whose
-// manifest is missing is an error, and no manifest or blob is removed.
+// manifest is missing or can't be read is an *UnreadError, and no manifest or blob is removed: nobody knows which blobs that tree
+// needs, and it is whole again once the operator has put the manifest back. Anything else that can't be read or removed stays, and
+// keeps nothing else.
 func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
 	held, err := s.hold(unix.LOCK_EX)
 	if err != nil {
 		return 0, fmt.Errorf("collect blobs: %w", err)
 	}
 	defer held.Close()
-	if err := s.sweepIncoming(); err != nil {
-		return 0, fmt.Errorf("collect blobs: %w", err)
-	}
+	unswept := s.sweepIncoming()
 	listed, whole, err := named()
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(err, unswept)
 	}
 	needed := map[string]bool{}
+	var unread UnreadError
 	for _, digest := range whole {
 		m, err := s.Manifest(digest)
 		if err != nil {
-			return 0, fmt.Errorf("collect blobs: %w", err)
+			unread.Digests = append(unread.Digests, digest)
+			unread.Errs = append(unread.Errs, err)
+			continue
 		}
 		for _, e := range m.Entries {
 			needed[e.SHA256] = true
 		}
+	}
+	if len(unread.Digests) > 0 {
+		return 0, errors.Join(fmt.Errorf("collect blobs: %w", &unread), unswept)
 	}
 	kept := map[string]bool{}
 	for _, digest := range append(listed, whole...) {
 		kept[strings.TrimPrefix(digest, "sha256:")+".json"] = true
 	}
 	err = errors.Join(
+		unswept,
 		s.sweep(manifests, kept, &removed),
 		s.sweep(blobs, needed, &removed),
 		s.collectBundles(needed, &removed),
@@ -52,11 +59,34 @@ func (s *Store) Collect(named func() (listed, whole []string, err error)) (remov
 	return removed, nil
 }
 
-// sweep removes the files under a folder whose names are not in keep.
+// UnreadError is the error of Collect where manifests that must stay whole can't be read.
+type UnreadError struct {
+	Digests []string // of the trees, in the order in which Collect was told of them
+	Errs    []error  // why each can't be read
+}
+
+// Error implements error.
+func (e *UnreadError) Error() string {
+	return fmt.Sprintf("nothing is removed while the manifests of %d trees can't be read: %v", len(e.Digests), errors.Join(e.Errs...))
+}
+
+// Unwrap gives the error of each manifest.
+func (e *UnreadError) Unwrap() []error { return e.Errs }
+
+// sweep removes the files under a folder whose names are not in keep. What can't be listed or removed keeps nothing else there.
 func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
-	return fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || keep[entry.Name()] {
-			return err
+	var problems []error
+	_ = fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			problems = append(problems, err)
+			return nil
+		}
+		if entry.IsDir() || keep[entry.Name()] {
+			return nil
+		}
+		if err := s.root.Remove(path); err != nil {
+			problems = append(problems, err)
+			return nil
 		}
 		*removed++
 		if name, err := parseSum(entry.Name()); err == nil {
@@ -64,16 +94,15 @@ func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
 			delete(s.unsynced, name)
 			s.mu.Unlock()
 		}
-		return s.root.Remove(path)
+		return nil
 	})
+	return errors.Join(problems...)
 }
 
 // collectBundles removes the bundles that hold nothing that is needed and writes those anew that hold something else, too,
 // or what another holds as well.
 func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
-	if err := s.load(true); err != nil {
-		return err
-	}
+	_ = s.load(true) // the call below fails likewise
 	entries, err := fs.ReadDir(s.root.FS(), bundles)
 	if err != nil {
 		return err
@@ -83,8 +112,7 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 	for _, e := range entries {
 		has, err := s.readIndex(e.Name())
 		if err != nil && !errors.Is(err, errTorn) {
-			problems = append(problems, err)
-			continue
+			continue // load tells of it
 		}
 		live := map[sum]place{}
 		for name, p := range has {
@@ -97,6 +125,9 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 			continue
 		}
 		if err := s.shrink(e.Name(), live); err != nil {
+			for name := range live { // it may be the one that is damaged, so another that has them keeps them
+				delete(taken, name)
+			}
 			problems = append(problems, fmt.Errorf("bundle %s: %w", e.Name(), err))
 			continue
 		}
