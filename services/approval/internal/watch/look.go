@@ -128,11 +128,18 @@ func (w *Watcher) sayLimited(err error) {
 		return
 	}
 	w.limited = true
-	reason := "error"
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, errLimit) {
-		reason = "the limit of watches is reached: raise fs.inotify.max_user_watches"
+	w.Log.Warn("cannot watch every pack; those that are not watched are looked at in turns", "reason", reason(err), "watches", len(w.watches), "error", err)
+}
+
+// reason says why something can't be watched, and what mends it.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, errLimit):
+		return "the limit of watches is reached: raise fs.inotify.max_user_watches"
+	case errors.Is(err, unix.EMFILE):
+		return "the limit of inotify instances is reached: raise fs.inotify.max_user_instances, and restart approval"
 	}
-	w.Log.Warn("cannot watch every pack; those that are not watched are looked at in turns", "reason", reason, "watches", len(w.watches), "error", err)
+	return "error"
 }
 
 // Done ends a look that found what there should be: until something happens the pack is Unchanged, if all of it could be

@@ -22,6 +22,9 @@ type queue struct {
 	file *os.File
 	buf  []byte
 	own  int // a file in memory that is nobody's pack; see mark
+
+	refused error    // why there is no inotify instance: nothing can be watched, and file is a pipe that nobody writes to
+	silent  *os.File // the other end of that pipe
 }
 
 // event is one entry of the queue.
@@ -32,20 +35,37 @@ type event struct {
 }
 
 func newQueue() (*queue, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
-	}
 	own, err := unix.MemfdCreate("rumi-watch", unix.MFD_CLOEXEC)
 	if err != nil {
-		unix.Close(fd)
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	return &queue{file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 64<<10), own: own}, nil
+	q := &queue{buf: make([]byte, 64<<10), own: own}
+	fd, err := inotifyInit(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil { // most often EMFILE: other programs of the user have all instances that the kernel allows
+		q.refused = os.NewSyscallError("inotify_init1", err)
+		if q.file, q.silent, err = os.Pipe(); err != nil {
+			return nil, errors.Join(err, unix.Close(own))
+		}
+		return q, nil
+	}
+	q.file = os.NewFile(uintptr(fd), "inotify")
+	return q, nil
 }
 
+// inotifyInit and inotifyAdd are what tests have fail.
+var (
+	inotifyInit = unix.InotifyInit1
+	inotifyAdd  = unix.InotifyAddWatch
+)
+
 // close ends a read that is under way.
-func (q *queue) close() error { return errors.Join(q.file.Close(), unix.Close(q.own)) }
+func (q *queue) close() error {
+	err := errors.Join(q.file.Close(), unix.Close(q.own))
+	if q.silent != nil {
+		err = errors.Join(err, q.silent.Close())
+	}
+	return err
+}
 
 // control runs call on the instance, unless it is closed.
 func (q *queue) control(call func(fd int) error) error {
@@ -62,8 +82,11 @@ func (q *queue) control(call func(fd int) error) error {
 
 // add watches what an open descriptor is open on: that very folder or file, whatever its name is by now.
 func (q *queue) add(open int, mask uint32) (wd int, err error) {
+	if q.refused != nil {
+		return 0, q.refused
+	}
 	err = q.control(func(fd int) (err error) {
-		wd, err = unix.InotifyAddWatch(fd, fmt.Sprintf("/proc/self/fd/%d", open), mask)
+		wd, err = inotifyAdd(fd, fmt.Sprintf("/proc/self/fd/%d", open), mask)
 		return err
 	})
 	return wd, err

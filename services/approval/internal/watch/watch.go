@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +56,8 @@ type Watcher struct {
 	wake   chan struct{} // something is to be told
 
 	mu      sync.Mutex
-	places  map[int]string // the folders that packs lie in, relative to the root, by watch
+	places  map[int]string  // the folders that packs lie in, relative to the root, by watch
+	blind   map[string]bool // those of them that can't be watched: what comes and goes there is not told
 	packs   map[string]*followed
 	watches map[int]map[*followed]struct{} // whose folder or file a watch is on; two packs can share a file
 	marks   map[int]chan struct{}          // see Fence
@@ -92,15 +95,13 @@ func New(cfg Config) (w *Watcher, err error) {
 	}
 	w = &Watcher{
 		Config: cfg, queue: q, mounts: m, stop: make(chan struct{}), read: make(chan struct{}), wake: make(chan struct{}, 1),
-		places: map[int]string{}, packs: map[string]*followed{}, watches: map[int]map[*followed]struct{}{},
+		places: map[int]string{}, blind: map[string]bool{}, packs: map[string]*followed{}, watches: map[int]map[*followed]struct{}{},
 		marks: map[int]chan struct{}{}, touched: map[string]bool{},
 	}
 	if w.Limit == 0 {
 		w.Limit = kernelLimit()
 	}
-	if err := errors.Join(w.watchPlace("."), w.watchPlace(pack.OldPlace)); err != nil {
-		return nil, errors.Join(err, q.close(), m.close())
-	}
+	w.watchPlaces(".", pack.OldPlace)
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rumi_approval_unwatched_packs",
 		Help: "Packs that may run and are looked at in turns because not all of them can be watched.",
@@ -120,6 +121,26 @@ func kernelLimit() int {
 		return 8192 // the least that a kernel has by default
 	}
 	return limit
+}
+
+// watchPlaces watches folders that packs lie in. While one can't be watched no pack is Unchanged, and all that may run are Unwatched.
+func (w *Watcher) watchPlaces(places ...string) {
+	for _, place := range places {
+		err := w.watchPlace(place)
+		w.mu.Lock()
+		was := w.blind[place]
+		switch {
+		case err == nil && was:
+			delete(w.blind, place)
+			w.loseAll() // nobody knows what happened meanwhile
+			w.Log.Info("a folder of packs can be watched again", "folder", place)
+		case err != nil && !was:
+			w.blind[place] = true
+			w.loseAll()
+			w.Log.Warn("cannot watch a folder of packs; those that may run are looked at in turns", "folder", place, "reason", reason(err), "error", err)
+		}
+		w.mu.Unlock()
+	}
 }
 
 // watchPlace watches a folder that packs lie in. One that isn't there is watched when it appears.
@@ -204,9 +225,7 @@ func (w *Watcher) receive() {
 		}
 		w.mu.Unlock()
 		if again {
-			if err := w.watchPlace(pack.OldPlace); err != nil {
-				w.Log.Warn("cannot watch the old place of packs", "error", err)
-			}
+			w.watchPlaces(pack.OldPlace)
 		}
 	}
 }
@@ -303,8 +322,15 @@ func (w *Watcher) Fence(ctx context.Context) error {
 	}
 }
 
-// LookAtMounts takes account of what was mounted in the ecosystem folder, of which there are no events.
-func (w *Watcher) LookAtMounts() error { return w.lookAtMounts(func() error { return nil }) }
+// LookAtMounts takes account of what was mounted in the ecosystem folder, of which there are no events. It tries again to watch the
+// folders of packs that could not be watched.
+func (w *Watcher) LookAtMounts() error {
+	w.mu.Lock()
+	blind := slices.Collect(maps.Keys(w.blind))
+	w.mu.Unlock()
+	w.watchPlaces(blind...)
+	return w.lookAtMounts(func() error { return nil })
+}
 
 func (w *Watcher) lookAtMounts(then func() error) error {
 	w.mu.Lock()
@@ -322,16 +348,16 @@ func (w *Watcher) Unchanged(packID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, ok := w.packs[packID]
-	return ok && w.failed == nil && p.clean != 0 && p.clean == p.seq
+	return ok && w.failed == nil && len(w.blind) == 0 && p.clean != 0 && p.clean == p.seq
 }
 
-// Unwatched are the packs that may run and have something in them that can't be watched.
+// Unwatched are the packs that may run and have something in them, or above them, that can't be watched.
 func (w *Watcher) Unwatched() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var ids []string
 	for id, p := range w.packs {
-		if p.may && !p.whole {
+		if p.may && (!p.whole || len(w.blind) > 0) {
 			ids = append(ids, id)
 		}
 	}
