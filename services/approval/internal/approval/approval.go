@@ -63,18 +63,21 @@ type verified struct {
 	digest string
 }
 
-// Open makes the service and verifies every pack that may run: none runs on the word of an earlier process.
+// Open makes the service and verifies every pack that may run: none runs on the word of an earlier process. What can't be dealt with of
+// one pack is told in the log and keeps no other closed. The error is that of a store that can't be read at all, or of ctx.
 func Open(ctx context.Context, parts Parts) (*Service, error) {
 	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}, settled: map[string]int64{}, step: func(string) {}}
-	if err := s.Refresh(ctx); err != nil {
-		return nil, fmt.Errorf("verify packs: %w", err)
-	}
+	unverified := s.Refresh(ctx) // those that may run and could not be verified are held
 	records, err := s.Records.All(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || ctx.Err() != nil {
+		return nil, fmt.Errorf("verify packs: %w", errors.Join(err, ctx.Err()))
+	}
+	if unverified != nil {
+		s.Log.ErrorContext(ctx, "could not verify packs", "error", unverified)
 	}
 	s.gates.set(records...)
-	return s, s.pinParents(ctx, records)
+	s.pinParents(ctx, records)
+	return s, nil
 }
 
 // Gates is the stream that the other services follow.
@@ -114,20 +117,17 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	s.endLook(id, look, r, err == nil)
 	unlock()
 	if err == nil { // children that were approved without a parent have this one from now on
-		if problem := s.pinParents(ctx, s.gates.executable()); problem != nil {
-			s.Log.ErrorContext(ctx, "could not record the parents of packs", "error", problem)
-		}
+		s.pinParents(ctx, s.gates.executable())
 	}
 	return r, err
 }
 
 // pinParents records the identity of the parent that approved children run under where that isn't known yet: under another they need
-// another decision.
-func (s *Service) pinParents(ctx context.Context, records []*record.Record) error {
-	var problems []error
+// another decision. Where it can't be recorded the child's gate is closed until it can.
+func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 	for _, r := range records {
 		id := pack.ID(r.PackID)
-		if !r.Status.Executable() || r.ParentIdentity != "" || !s.gates.of(id).Open || s.gates.parentIdentity(id) == "" {
+		if _, ok := s.gates.toPin(id); !ok {
 			continue
 		}
 		unlock := s.lock(id)
@@ -135,14 +135,20 @@ func (s *Service) pinParents(ctx context.Context, records []*record.Record) erro
 			if r == nil || !r.Status.Executable() || r.ParentIdentity != "" {
 				return nil, nil
 			}
-			r.ParentIdentity = s.gates.parentIdentity(id)
+			parent, ok := s.gates.toPin(id)
+			if !ok {
+				return nil, nil
+			}
+			r.ParentIdentity = parent
 			r.Revision++
 			return &decision{}, nil
 		})
 		unlock()
-		problems = append(problems, err)
+		if err != nil && !fault.Is(err, fault.KindNotFound) {
+			s.gates.unpin(id, fault.Of(err).Message)
+			s.Log.ErrorContext(ctx, "could not record the parent of a pack; its gate is closed until that can be done", "pack_id", r.PackID, "error", err)
+		}
 	}
-	return errors.Join(problems...)
 }
 
 // approve decides about what lies in a folder.

@@ -2,6 +2,8 @@ package approval
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -17,10 +19,13 @@ type gates struct {
 	mu      sync.Mutex
 	records map[pack.ID]*record.Record // the newest of each
 	held    map[pack.ID]string         // packs that are not what was approved though their records lack it, and how it was noticed
+
+	// unpinned are children that were approved and whose parent's identity could not be recorded, and why: they may not run until it is.
+	unpinned map[pack.ID]string
 }
 
 func newGates() *gates {
-	return &gates{publisher: gate.NewPublisher(nil), records: map[pack.ID]*record.Record{}, held: map[pack.ID]string{}}
+	return &gates{publisher: gate.NewPublisher(nil), records: map[pack.ID]*record.Record{}, held: map[pack.ID]string{}, unpinned: map[pack.ID]string{}}
 }
 
 // set takes over records. One that is older than what is known changes nothing.
@@ -36,6 +41,9 @@ func (g *gates) set(records ...*record.Record) {
 		g.records[id] = r
 		if !r.Status.Executable() {
 			delete(g.held, id)
+		}
+		if !r.Status.Executable() || r.ParentIdentity != "" {
+			delete(g.unpinned, id)
 		}
 		changed = append(changed, id)
 	}
@@ -59,6 +67,41 @@ func (g *gates) executable() (list []*record.Record) {
 		}
 	}
 	return list
+}
+
+// naming are the records that name one of the digests.
+func (g *gates) naming(digests []string) (list []*record.Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.records {
+		if slices.Contains(digests, r.Digest) {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b *record.Record) int { return strings.Compare(a.PackID, b.PackID) })
+	return list
+}
+
+// unpin closes the gate of a child that was approved, because the identity of its parent could not be recorded: under another parent
+// it would run without a decision. It opens when set is told of a record that has the identity.
+func (g *gates) unpin(id pack.ID, problem string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unpinned[id] = problem
+	g.publish([]pack.ID{id})
+}
+
+// toPin says whether a child may run, but for the missing identity of its parent, which is parent.
+func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, known := g.records[id]
+	above, child := pack.Parent(id)
+	if !known || !child || !r.Status.Executable() || r.ParentIdentity != "" || g.held[id] != "" || !g.state(above).Open {
+		return "", false
+	}
+	parent = g.records[above].Identity
+	return parent, parent != ""
 }
 
 // hold closes the gate of a pack that is no longer what was approved where that can't be recorded: it stays closed until it
@@ -92,6 +135,7 @@ func (g *gates) remove(id pack.ID) {
 	defer g.mu.Unlock()
 	delete(g.records, id)
 	delete(g.held, id)
+	delete(g.unpinned, id)
 	g.publisher.Remove(string(id))
 	g.publish([]pack.ID{id})
 }
@@ -126,6 +170,9 @@ const parentMissing = "parent_missing"
 
 // parentReplaced is the status of a gate whose pack was approved under a parent with another pack_identity.
 const parentReplaced = "parent_replaced"
+
+// parentUnrecorded is the status of a gate whose pack is the child of a parent whose identity could not be recorded.
+const parentUnrecorded = "parent_unrecorded"
 
 // replaced says whether the parent of a pack is another than it was approved under.
 func (g *gates) replaced(id pack.ID, r *record.Record) bool {
@@ -164,6 +211,9 @@ func (g *gates) state(id pack.ID) gate.State {
 	if state.Open && g.replaced(id, r) {
 		state.Open, state.Status = false, parentReplaced
 	}
+	if state.Open && g.unpinned[id] != "" {
+		state.Open, state.Status = false, parentUnrecorded
+	}
 	if _, held := g.held[id]; held && r.Status.Executable() {
 		state.Open, state.Status = false, string(record.Modified)
 	}
@@ -176,6 +226,9 @@ func (g *gates) above(id pack.ID) string {
 	defer g.mu.Unlock()
 	if r, known := g.records[id]; known && g.replaced(id, r) {
 		return fmt.Sprintf("it was approved under a parent with the pack_identity '%s', and its parent is another pack now: approve it again", r.ParentIdentity)
+	}
+	if problem := g.unpinned[id]; problem != "" {
+		return fmt.Sprintf("the identity of its parent could not be recorded; this is tried again, or approve it again: %s", problem)
 	}
 	for parent, child := pack.Parent(id); child; parent, child = pack.Parent(parent) {
 		r, known := g.records[parent]

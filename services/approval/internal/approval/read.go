@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
@@ -167,8 +168,14 @@ func (s *Service) Collect(ctx context.Context) error {
 		whole, listed, err = s.Records.Digests(ctx)
 		return listed, whole, err
 	})
-	if err == nil && removed > 0 {
+	if removed > 0 {
 		s.Log.InfoContext(ctx, "collected what nothing needs", "files", removed)
+	}
+	if unread, ok := errors.AsType[*blob.UnreadError](err); ok {
+		for _, r := range s.gates.naming(unread.Digests) {
+			s.Log.ErrorContext(ctx, "what was approved of a pack can't be read, so nothing is removed of what nobody needs; approve the pack again, or remove it",
+				"pack_id", r.PackID, "digest", r.Digest)
+		}
 	}
 	return err
 }

@@ -2,6 +2,9 @@ package approval
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +18,9 @@ import (
 const (
 	batch    = 500 // packs that are made known in one transaction
 	speakers = 64  // audit entries that are written at once, so that they share a sync
+
+	// splits is how often a call of register divides a batch that failed. One pack that can't be recorded takes nine.
+	splits = 40
 )
 
 // arrival is a pack that is not known yet.
@@ -25,23 +31,35 @@ type arrival struct {
 }
 
 // register makes the records of packs that have none. Their entries and commits would take milliseconds each, so many
-// packs share one.
+// packs share one. The error tells of the packs that could not be made known; they keep no others from it.
 func (s *Service) register(ctx context.Context, ids []pack.ID) error {
-	for len(ids) > 0 {
-		some := ids[:min(batch, len(ids))]
-		ids = ids[len(some):]
+	var problems []error
+	left := splits
+	for some := range slices.Chunk(ids, batch) {
 		arrived, err := s.arrive(ctx, some)
-		var created map[string]*record.Record
-		if err == nil {
-			created, err = s.create(ctx, arrived)
+		problems = append(problems, err, s.admit(ctx, arrived, &left))
+		if ctx.Err() != nil {
+			break
 		}
-		for _, a := range arrived {
-			// Where another replica was faster its record may say anything.
-			s.endLook(a.id, a.look, created[string(a.id)], err == nil && a.now.problem == "")
-		}
-		if err != nil {
-			return err
-		}
+	}
+	return errors.Join(problems...)
+}
+
+// admit makes records of packs and ends the looks at them. Where a batch can't be written it is divided, *left times at most, so that one
+// pack whose record can't be written keeps no other from being known.
+func (s *Service) admit(ctx context.Context, arrived []arrival, left *int) error {
+	created, err := s.create(ctx, arrived)
+	if err != nil && len(arrived) > 1 && *left > 0 && ctx.Err() == nil {
+		*left--
+		half := len(arrived) / 2
+		return errors.Join(s.admit(ctx, arrived[:half], left), s.admit(ctx, arrived[half:], left))
+	}
+	for _, a := range arrived {
+		// Where another replica was faster its record may say anything.
+		s.endLook(a.id, a.look, created[string(a.id)], err == nil && a.now.problem == "")
+	}
+	if err != nil && len(arrived) > 0 {
+		return fmt.Errorf("register %d packs, the first is %s: %w", len(arrived), arrived[0].id, err)
 	}
 	return nil
 }
@@ -49,13 +67,13 @@ func (s *Service) register(ctx context.Context, ids []pack.ID) error {
 // arrive looks at packs; those that have no folder are not among the result, whose looks are the caller's to end.
 func (s *Service) arrive(ctx context.Context, ids []pack.ID) ([]arrival, error) {
 	all := make([]arrival, len(ids))
-	group, looking := errgroup.WithContext(ctx)
+	var group errgroup.Group // without a context: that one pack can't be looked at keeps no other from being known
 	group.SetLimit(parallel)
 	for i, id := range ids {
 		group.Go(func() (err error) {
 			defer s.lock(id)()
 			look := s.Watcher.Begin(string(id), false)
-			now, err := s.look(looking, id, look)
+			now, err := s.look(ctx, id, look)
 			if err != nil || now.gone {
 				look.Drop()
 				s.Watcher.Forget(string(id))

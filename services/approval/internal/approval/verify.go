@@ -3,6 +3,7 @@ package approval
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"reflect"
@@ -62,24 +63,26 @@ func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) erro
 			fresh = append(fresh, id)
 		}
 	}
-	if err := errors.Join(unread, group.Wait()); err != nil || !register {
+	err := errors.Join(unread, group.Wait())
+	if !register {
 		return err
 	}
-	return s.register(ctx, fresh)
+	return errors.Join(err, s.register(ctx, fresh))
 }
 
 // Replaced is Refresh for packs that have just been put in place by apply or rollback: one that may run may no longer,
 // whatever its bytes are now.
 func (s *Service) Replaced(ctx context.Context, ids ...pack.ID) error {
-	for _, id := range ids {
-		if err := s.replaced(ctx, id); err != nil {
-			return err
-		}
-	}
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.Refresh(ctx, ids...)
+	var problems []error
+	for _, id := range ids {
+		if err := s.replaced(ctx, id); err != nil {
+			problems = append(problems, fmt.Errorf("pack %s: %w", id, err))
+		}
+	}
+	return errors.Join(append(problems, s.Refresh(ctx, ids...))...)
 }
 
 func (s *Service) replaced(ctx context.Context, id pack.ID) error {
@@ -96,6 +99,9 @@ func (s *Service) replaced(ctx context.Context, id pack.ID) error {
 	})
 	if fault.Is(err, fault.KindNotFound) { // new: Refresh makes its record
 		return nil
+	}
+	if r := s.gates.newest(id); err != nil && r != nil && r.Status.Executable() {
+		s.gates.hold(id, "it was put in place anew")
 	}
 	return err
 }
@@ -143,10 +149,11 @@ func (s *Service) Verify(ctx context.Context) error {
 			ids = append(ids, pack.ID(r.PackID))
 		}
 	}
-	if len(ids) == 0 {
-		return unread
+	if len(ids) > 0 {
+		unread = s.Refresh(ctx, ids...)
 	}
-	return s.Refresh(ctx, ids...)
+	s.pinParents(ctx, s.gates.executable())
+	return unread
 }
 
 // Touched verifies packs under whose folder something happened; all where the kernel lost count. A pack that was removed
@@ -233,6 +240,9 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 func (s *Service) compare(ctx context.Context, id pack.ID, r *record.Record, look *watch.Look) (right *record.Record, whole bool, err error) {
 	now, err := s.look(ctx, id, look)
 	if err != nil {
+		if ctx.Err() == nil && r.Status.Executable() {
+			s.gates.hold(id, "it could not be looked at: "+fault.Of(err).Message)
+		}
 		return nil, false, err
 	}
 	if r.Status.Executable() {
