@@ -19,6 +19,24 @@ import (
 //
 //	ecosystem/x belongs to somebody else (permission denied). Run in the Rumi home: …
 func Advise(ecosystem *os.Root, dir string, err error) error {
+	return advise(ecosystem, dir, dir, err)
+}
+
+// AdviseFile is Advise for the file or folder at in the pack's folder dir, relative to that: it names it, and the command is that for
+// the whole pack, since where one file can't be read others mostly can't either.
+//
+//	ecosystem/x/sub/a.py can't be read: ecosystem/x belongs to somebody else (permission denied). Run in the Rumi home: …
+func AdviseFile(ecosystem *os.Root, dir, at string, err error) error {
+	of := path.Join(dir, at)
+	f, ok := errors.AsType[*fault.Fault](advise(ecosystem, dir, of, err))
+	if !ok || f.Kind != fault.KindConflict || of == dir {
+		return advise(ecosystem, dir, of, err)
+	}
+	return fault.Conflict("%s can't be read: %s", path.Join("ecosystem", of), f.Message).With(f.Code).Because(err)
+}
+
+// advise is Advise; of is the entry, dir itself or in it, that err is about.
+func advise(ecosystem *os.Root, dir, of string, err error) error {
 	if fault.Is(err, fault.KindConflict) {
 		return err
 	}
@@ -36,13 +54,13 @@ func Advise(ecosystem *os.Root, dir string, err error) error {
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EHOSTDOWN), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EIO):
 		return advice("mount_dead", "can't be reached (%v). If something is mounted there, mount it again, or unmount it: sudo umount --lazy %s", errno(err), name)
 	case errors.Is(err, fs.ErrPermission):
-		return adviseRights(ecosystem, dir, err, advice)
+		return adviseRights(ecosystem, dir, of, err, advice)
 	}
 	return err
 }
 
 // adviseRights finds out which right is missing.
-func adviseRights(ecosystem *os.Root, dir string, err error, advice func(code, format string, args ...any) error) error {
+func adviseRights(ecosystem *os.Root, dir, of string, err error, advice func(code, format string, args ...any) error) error {
 	parent := path.Dir(dir)
 	for _, one := range []string{dir, parent} {
 		if locked(ecosystem, one) {
@@ -57,7 +75,7 @@ func adviseRights(ecosystem *os.Root, dir string, err error, advice func(code, f
 	if dir == "." && errors.Is(err, unix.EPERM) && Writable(ecosystem, ".") == nil {
 		return advice("permission_denied", "can't be changed (%v), though its mode and owner allow it. Look for a security module or an attribute that forbids it", errno(err))
 	}
-	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir, dir))
+	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir, of))
 }
 
 // errno is the bare reason of a system call's error.

@@ -257,16 +257,15 @@ func (s *Service) unreadable(id pack.ID, dir string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // what was there is gone: an apply, or whoever else
 		return fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 	}
-	// The whole pack is what is mended: where one file can't be read others mostly can't either.
-	advised := pack.Advise(s.Ecosystem, dir, err)
+	at := "."
+	if named, ok := errors.AsType[*fs.PathError](err); ok && named.Path != "" && named.Path != dir {
+		at = named.Path
+	}
+	advised := pack.AdviseFile(s.Ecosystem, dir, at, err)
 	if !fault.Is(advised, fault.KindConflict) {
 		return err
 	}
-	which := ""
-	if at, ok := errors.AsType[*fs.PathError](err); ok && at.Path != "" && at.Path != "." && at.Path != dir {
-		which = path.Join("ecosystem", dir, at.Path) + " can't be read: "
-	}
-	return fault.Conflict("Cannot read pack '%s': %s%s", id, which, fault.Of(advised).Message).With("pack_unreadable").Because(err)
+	return fault.Conflict("Cannot read pack '%s': %s", id, fault.Of(advised).Message).With("pack_unreadable").Because(err)
 }
 
 // roomless makes a fault of a full disk, since bytes are kept while they are read.

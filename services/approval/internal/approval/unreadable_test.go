@@ -65,6 +65,7 @@ func TestUnreadableNamesTheFileAndWhatMendsIt(t *testing.T) {
 	check(t, err)
 	defer ecosystem.Close()
 	check(t, ecosystem.MkdirAll("packs/x/sub", 0o755))
+	check(t, ecosystem.WriteFile("packs/x/sub/a.py", nil, 0o600))
 	s := &Service{Parts: Parts{Ecosystem: ecosystem}}
 	f := fault.Of(s.unreadable("x", "packs/x", fmt.Errorf("scan tree: %w", &fs.PathError{Op: "open", Path: "sub/a.py", Err: syscall.EACCES})))
 	if f.Kind != fault.KindConflict || f.Code != "pack_unreadable" ||

@@ -195,15 +195,16 @@ func TestBackupsThatAreReplaced(t *testing.T) {
 	}
 }
 
-// Packs that were copied so that they can't be read, replaced or removed later are told of by a scan, with the command.
+// Packs that were copied so that they can't be read, replaced or removed later are told of by a scan, with the command: what keeps them
+// from being approved as errors that name the file.
 func TestScanTellsOfMissingRights(t *testing.T) {
 	dir := t.TempDir()
 	for _, readable := range []string{dir, filepath.Dir(dir)} {
 		check(t, os.Chmod(readable, 0o755))
 	}
 	h := newHome(t, dir)
-	for _, id := range []string{"fine", "copied", "deep", "closed", "secret"} {
-		h.write(t, "ecosystem/"+id+"/ecosystem.json", versioned(id, "i", "1"))
+	for _, id := range []string{"fine", "copied", "deep", "closed", "secret", "names"} {
+		h.write(t, "ecosystem/"+id+"/ecosystem.json", fmt.Sprintf(`{"pack_id": %q, "pack_identity": "i", "entrypoint": "backend/main.py"}`, id))
 		h.write(t, "ecosystem/"+id+"/backend/main.py", "")
 	}
 	open := func(mode os.FileMode, names ...string) {
@@ -211,7 +212,7 @@ func TestScanTellsOfMissingRights(t *testing.T) {
 			check(t, os.Chmod(h.path("ecosystem/"+name), mode))
 		}
 	}
-	open(0o777, "", "fine", "fine/backend", "deep", "closed", "secret", "secret/backend")
+	open(0o777, "", "fine", "fine/backend", "deep", "closed", "secret", "secret/backend", "names")
 	open(0o700, "closed/backend")
 	open(0o600, "secret/backend/main.py")
 	if os.Getuid() != 0 {
@@ -220,13 +221,28 @@ func TestScanTellsOfMissingRights(t *testing.T) {
 	for _, folder := range []string{"copied", "copied/backend", "deep/backend"} { // the operator's
 		check(t, os.Chown(h.path("ecosystem/"+folder), 4242, 0))
 	}
-	var warnings []string
-	packtest.AsNobody(t, func() { warnings = h.eco.Scan().Warnings })
+	open(0o744, "names/backend")
+	check(t, os.Chown(h.path("ecosystem/secret"), 0, os.Getegid())) // the folder's group is no sign of its files'
+	check(t, os.Chown(h.path("ecosystem/secret/backend/main.py"), 0, 4242))
+	var found Found
+	packtest.AsNobody(t, func() { found = h.eco.Scan() })
+	warnings := found.Warnings
+	broken := map[string]string{
+		"closed": "it can't be approved: ecosystem/closed/backend can't be read: ecosystem/closed belongs to somebody else (permission denied). Run in the Rumi home: ",
+		"secret": "it can't be approved: ecosystem/secret/backend/main.py can't be read: ecosystem/secret belongs to somebody else (permission denied). Run in the Rumi home: sudo chgrp -R ",
+		"names":  "it can't be approved: ecosystem/names/backend can't be read: ecosystem/names belongs to somebody else (permission denied). Run in the Rumi home: ",
+	}
+	if len(found.Broken) != len(broken) {
+		t.Errorf("errors are %+v, want those of %d packs", found.Broken, len(broken))
+	}
+	for _, one := range found.Broken {
+		if want := broken[one.PackID]; want == "" || !strings.HasPrefix(one.Error, want) || !strings.Contains(one.Error, "chmod -R g+rwX ecosystem/"+one.PackID) {
+			t.Errorf("%s: got %q, want %q and the command", one.PackID, one.Error, want)
+		}
+	}
 	want := []string{
-		"closed: ecosystem/closed/backend can't be read by Rumi (1 of its names), so it can't be approved",
 		"copied: ecosystem/copied can't be changed by Rumi (2 of its folders), so uninstall and apply leave its old files behind",
 		"deep: ecosystem/deep/backend can't be changed by Rumi (1 of its folders)",
-		"secret: ecosystem/secret/backend/main.py can't be read by Rumi (1 of its names)",
 	}
 	if len(warnings) != len(want) {
 		t.Errorf("warnings are %q", warnings)

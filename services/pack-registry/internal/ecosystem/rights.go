@@ -1,9 +1,11 @@
 package ecosystem
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +19,10 @@ const (
 	maxRights      = 50     // packs that are told of one by one
 )
 
-// missingRights are the warnings about packs that were copied into the ecosystem folder so that they can't be read, replaced or
-// removed later: copying programs take the source's modes along, and with them cut what the folder's access list would give.
-func (e *Ecosystem) missingRights(all []pack.Found) (warnings []string) {
+// missingRights are about packs that were copied into the ecosystem folder so that they can't be read, and so not approved (errors), or
+// not be replaced or removed later (warnings): copying programs take the source's modes along, and with them cut what the folder's
+// access list would give.
+func (e *Ecosystem) missingRights(all []pack.Found) (unread []Refusal, warnings []string) {
 	left, more := maxRightsNames, 0
 	for _, found := range all {
 		if found.Err != nil {
@@ -30,36 +33,47 @@ func (e *Ecosystem) missingRights(all []pack.Found) (warnings []string) {
 		if r.unread == 0 && r.unchanged == 0 {
 			continue
 		}
-		if len(warnings) == maxRights {
+		if len(unread)+len(warnings) == maxRights {
 			more++
 			continue
 		}
-		var what string
-		switch {
-		case r.unread > 0:
-			what = fmt.Sprintf("%s can't be read by Rumi (%d of its names), so it can't be approved", r.first, r.unread)
-		default:
-			what = fmt.Sprintf("%s can't be changed by Rumi (%d of its folders), so uninstall and apply leave its old files behind", r.first, r.unchanged)
+		if r.unread > 0 {
+			err := pack.AdviseFile(e.root, found.Dir, strings.TrimPrefix(r.first, found.Dir+"/"), r.err)
+			unread = append(unread, Refusal{string(found.ID), "it can't be approved: " + message(err) + others(r.unread-1)})
+			continue
 		}
+		what := fmt.Sprintf("%s can't be changed by Rumi (%d of its folders), so uninstall and apply leave its old files behind", r.first, r.unchanged)
 		warnings = append(warnings, fmt.Sprintf("%s: ecosystem/%s. %s", found.ID, what, pack.GrantCommand(e.root, found.Dir, r.first)))
+	}
+	if left < 0 {
+		warnings = append(warnings, fmt.Sprintf("Only %d files and folders were looked at; whether Rumi may read those of the other packs is told when they are approved", maxRightsNames))
 	}
 	if more > 0 {
 		warnings = append(warnings, fmt.Sprintf("%d more packs can't be read or changed by Rumi in part", more))
 	}
-	return warnings
+	return unread, warnings
+}
+
+// others says how many more names of a pack can't be read.
+func others(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d more)", n)
 }
 
 // rights counts what this process may not do in a pack's folder.
 type rights struct {
 	left      *int // names that may still be looked at
 	first     string
-	unread    int // files and folders
-	unchanged int // folders
+	err       error // why the first can't be read
+	unread    int   // files and folders
+	unchanged int   // folders
 }
 
-func (r *rights) note(count *int, name string) {
+func (r *rights) note(count *int, name string, err error) {
 	if *count++; r.unread+r.unchanged == 1 || count == &r.unread && r.unread == 1 {
-		r.first = name
+		r.first, r.err = name, err
 	}
 }
 
@@ -67,13 +81,19 @@ func (r *rights) note(count *int, name string) {
 func (r *rights) folder(root *os.Root, name string) {
 	dir, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		r.note(&r.unread, name)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) { // or it was removed meanwhile
+			r.note(&r.unread, name, err)
+		}
 		return
 	}
 	defer dir.Close()
 	fd := int(dir.Fd())
-	if !r.may(fd, ".", unix.W_OK|unix.X_OK) && !owned(dir) {
-		r.note(&r.unchanged, name)
+	if err := refused(fd, ".", unix.W_OK|unix.X_OK); err != nil && !owned(dir) {
+		r.note(&r.unchanged, name, err)
+	}
+	if err := refused(fd, ".", unix.X_OK); err != nil { // its names can be read, and nothing behind them
+		r.note(&r.unread, name, err)
+		return
 	}
 	entries, _ := dir.ReadDir(-1) // what can't be looked at at all is the reader's to tell
 	for _, entry := range entries {
@@ -83,16 +103,20 @@ func (r *rights) folder(root *os.Root, name string) {
 		switch {
 		case entry.IsDir():
 			r.folder(root, name+"/"+entry.Name())
-		case entry.Type().IsRegular() && !r.may(fd, entry.Name(), unix.R_OK):
-			r.note(&r.unread, name+"/"+entry.Name())
+		case entry.Type().IsRegular():
+			if err := refused(fd, entry.Name(), unix.R_OK); err != nil {
+				r.note(&r.unread, name+"/"+entry.Name(), err)
+			}
 		}
 	}
 }
 
-// may says whether this process may do something to a name in a folder.
-func (r *rights) may(dir int, name string, mode uint32) bool {
-	err := unix.Faccessat(dir, name, mode, unix.AT_EACCESS)
-	return err != unix.EACCES && err != unix.EPERM
+// refused says why this process may not do something to a name in a folder; nil where it may, or nobody can say.
+func refused(dir int, name string, mode uint32) error {
+	if err := unix.Faccessat(dir, name, mode, unix.AT_EACCESS); errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
 }
 
 // owned says whether a folder belongs to this process's user, which can open it up.

@@ -14,7 +14,7 @@ import (
 // Found is what a scan finds.
 type Found struct {
 	PackIDs  []string
-	Broken   []Refusal // what would be packs, or would hold some, if it could be read
+	Broken   []Refusal // packs that can't be read in whole, and what would be packs, or would hold some, if it could be read
 	Warnings []string
 }
 
@@ -38,7 +38,8 @@ func (e *Ecosystem) Scan() Found {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
 		}
 	}
-	found.Warnings = append(found.Warnings, e.missingRights(all)...)
+	unreadable, warnings := e.missingRights(all)
+	found.Broken, found.Warnings = append(found.Broken, unreadable...), append(found.Warnings, warnings...)
 	found.Warnings = append(found.Warnings, e.ignored()...)
 	if err := pack.Writable(e.root, "."); err != nil {
 		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.told(".", err))
