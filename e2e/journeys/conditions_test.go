@@ -105,7 +105,7 @@ func secondSuite(t *testing.T) {
 		t.Fatalf("the first suite's pack says %q", got)
 	}
 
-	second, err := newInstallation("")
+	second, err := newInstallation(suite.project + "-second")
 	if err != nil {
 		t.Fatal(err)
 	}
