@@ -48,7 +48,9 @@ func (c *homeFlags) config() setup.Config {
 
 type initCommand struct {
 	homeFlags
-	Settings string `help:"Compose file whose settings are known; others in the environment are refused. Empty: no check." type:"path" optional:""`
+	EgressCAFile string `help:"RUMI_EGRESS_CA_FILE, the operator's path of a file that is mounted at /operator/egress-ca." name:"egress-ca" env:"RUMI_EGRESS_CA_FILE" optional:""`
+	PipCAFile    string `help:"RUMI_PIP_CA_FILE, the operator's path of a file that is mounted at /operator/pip-ca." name:"pip-ca" env:"RUMI_PIP_CA_FILE" optional:""`
+	Settings     string `help:"Compose file whose settings are known; others in the environment are refused. Empty: no check." type:"path" optional:""`
 }
 
 func (c *initCommand) Run(log *slog.Logger) error {
@@ -57,7 +59,12 @@ func (c *initCommand) Run(log *slog.Logger) error {
 			return err
 		}
 	}
-	return setup.Run(c.config(), log)
+	cfg := c.config()
+	cfg.Authorities = []setup.Authorities{
+		{Setting: "RUMI_EGRESS_CA_FILE", Given: c.EgressCAFile, File: "/operator/egress-ca", Name: "egress"},
+		{Setting: "RUMI_PIP_CA_FILE", Given: c.PipCAFile, File: "/operator/pip-ca", Name: "pip"},
+	}
+	return setup.Run(cfg, log)
 }
 
 type reconcileCommand struct{ homeFlags }

@@ -39,9 +39,6 @@ import (
 	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
-// systemAuthorities is where Debian, and the image of this service with it, has the public certificate authorities.
-const systemAuthorities = "/etc/ssl/certs/ca-certificates.crt"
-
 func (c config) check() error {
 	switch c.SocketMode {
 	case "0600", "0660", "0666":
@@ -158,12 +155,9 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		return err
 	}
 	b.rt.Go("orphans", b.sweepOrphans)
-	authorities := ""
-	if b.cfg.EgressCAFile != "" {
-		authorities = b.dir("capabilities", "egress-ca.pem")
-		if err := container.WriteAuthorities(authorities, systemAuthorities, b.cfg.EgressCAFile); err != nil {
-			return fmt.Errorf("RUMI_EGRESS_CA_FILE: %w", err)
-		}
+	bundle, err := b.authorities()
+	if err != nil {
+		return err
 	}
 	records := store.NewContainers(b.db, b.node)
 	if b.rt.Store().URL == "" {
@@ -180,7 +174,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		Reporter: approval.NewClient(b.rt.Peer(approval.Service)), Audit: b.rt.Audit, Log: b.rt.Log,
 		Required: b.cfg.SecurityMode == strict, Image: b.cfg.Image, Ceiling: b.cfg.Ceiling.limits(), DataMax: b.cfg.DataMaxMB << 20, LockDir: b.dir("capabilities", "locks"),
 		Environments: b.environments.Environments,
-		DataDir:      b.dir("packs"), DataKept: b.cfg.DataKept, RunsDir: b.dir("capabilities", "runs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: authorities,
+		DataDir:      b.dir("packs"), DataKept: b.cfg.DataKept, RunsDir: b.dir("capabilities", "runs"), EgressDir: b.cfg.EgressSockDir, CapabilityDir: b.cfg.SockDir, Groups: b.cfg.groups(), Authorities: bundle,
 	})
 	b.rt.Go("containers", b.containers.Watch)
 	return nil

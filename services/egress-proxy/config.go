@@ -1,14 +1,11 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 
@@ -125,22 +122,4 @@ func (c config) addresses() *address.Policy {
 		return address.NewPolicy(nil)
 	}
 	return c.AllowCIDRs.policy
-}
-
-// authorities is how servers are verified: by the system's authorities and those of CAFile.
-func (c config) authorities() (*tls.Config, error) {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("read the system's certificate authorities: %w", err)
-	}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read RUMI_EGRESS_CA_FILE: %w", err)
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read RUMI_EGRESS_CA_FILE: %s holds no certificate", c.CAFile)
-		}
-	}
-	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }

@@ -41,7 +41,7 @@ func resolvers(cfg config) (packs, suite egress.Resolver) {
 // builder leaves open who resolves names.
 func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Build[config] {
 	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
-		authorities, err := cfg.authorities()
+		verify, err := newVerification(rt, cfg)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.Go("own addresses", finder.Follow)
 
 		proxy := egress.New(egress.Config{
-			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: authorities,
+			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,
 			Ledger: notes, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
 		rt.OnStop("refusals", proxy.Flush)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/authorities"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -52,7 +52,7 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
-	ca, err := readCA(cfg.CAFile)
+	ca, err := authoritiesOf(rt, cfg)
 	if err != nil {
 		return err
 	}
@@ -146,18 +146,19 @@ func makeDir(rt *service.Runtime, name string) (string, error) {
 	return dir, nil
 }
 
-func readCA(path string) ([]byte, error) {
-	if path == "" {
+// authoritiesOf are the operator's certificate authorities for the next build, nil where the setting is unset.
+func authoritiesOf(rt *service.Runtime, cfg config) (func() []byte, error) {
+	if cfg.CAFile == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(path)
+	file, err := authorities.Open("RUMI_PIP_CA_FILE", cfg.CAFile, rt.Log)
 	if err != nil {
-		return nil, fmt.Errorf("RUMI_PIP_CA_FILE: %w", err)
+		return nil, err
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("RUMI_PIP_CA_FILE: %s has no PEM certificate", path)
-	}
-	return pem, nil
+	rt.ReadyWhen("certificate authorities", func(context.Context) error {
+		return service.WithFix(file.Ready(), "mend the file that RUMI_PIP_CA_FILE names, then run: docker compose up --detach")
+	})
+	return file.PEM, nil
 }
 
 // every calls f now and after each interval until ctx ends.

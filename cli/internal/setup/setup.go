@@ -37,6 +37,7 @@ type Config struct {
 	UID, GID          int    // what the services run as
 	EgressGID         int    // the group of the egress sockets
 	CapabilityGID     int    // the group of the capability sockets
+	Authorities       []Authorities
 	RunDir            string // how the operator names the folder above both socket folders, for messages
 	Now               time.Time
 }
@@ -62,6 +63,9 @@ func Run(cfg Config, log *slog.Logger) error {
 		return err
 	}
 	if err := cfg.secretsKey(settings, log); err != nil {
+		return err
+	}
+	if err := cfg.authorities(settings, log); err != nil {
 		return err
 	}
 	id, err := cfg.homeID(settings, int(operator.Gid), log)
@@ -112,6 +116,9 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		own("/settings"),
 		own("/settings/gateway"), // all of the settings that the gateway sees, beside its identity
 		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // all that the service secrets sees of them, beside its identity
+		own("/settings/" + caDir),
+		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
+		{path: "user_data/settings/" + caDir + "/pip", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		own("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},

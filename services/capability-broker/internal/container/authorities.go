@@ -7,26 +7,26 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"github.com/rumi-ai/rumi/libs/authorities"
 )
 
 // authoritiesTarget is where a pack's container has its bundle of certificate authorities.
 const authoritiesTarget = "/run/rumi/egress-ca.pem"
 
-// WriteAuthorities writes to path one bundle of the system's certificate authorities and the operator's, both PEM files. A
+// WriteAuthorities writes to path one bundle of the system's certificate authorities, a PEM file, and the operator's, PEM. A
 // pack verifies by it the servers that it reaches through a tunnel; most of what it may use for that knows one file only.
 // A container that runs keeps the bundle that it was started with.
-func WriteAuthorities(path, system, operator string) error {
-	var bundle []byte
-	for _, source := range []string{system, operator} {
-		pem, err := os.ReadFile(source)
-		if err != nil {
-			return fmt.Errorf("read certificate authorities: %w", err)
-		}
-		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-			return fmt.Errorf("read certificate authorities: %s holds no certificate", source)
-		}
-		bundle = append(append(bundle, pem...), '\n')
+func WriteAuthorities(path, system string, operator []byte) error {
+	public, err := authorities.Read(system)
+	if err != nil {
+		return fmt.Errorf("read certificate authorities: %w", err)
 	}
+	if !x509.NewCertPool().AppendCertsFromPEM(operator) {
+		return errors.New("read certificate authorities: the operator's file holds no certificate")
+	}
+	bundle := slices.Concat(public, []byte{'\n'}, operator, []byte{'\n'})
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, bundle) {
 		return nil
 	}

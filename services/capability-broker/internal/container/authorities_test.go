@@ -36,19 +36,17 @@ func TestWriteAuthorities(t *testing.T) {
 	}{
 		{"both", one, two, ""},
 		{"no newline at the end", strings.TrimSpace(one), strings.TrimSpace(two), ""},
-		{"an operator's file without a certificate", one, "-----BEGIN NONSENSE-----\n", "operator.pem holds no certificate"},
-		{"an empty one", one, "", "operator.pem holds no certificate"},
+		{"an operator's file without a certificate", one, "-----BEGIN NONSENSE-----\n", "the operator's file holds no certificate"},
+		{"an empty one", one, "", "the operator's file holds no certificate"},
 		{"a system without any", "", two, "system.pem holds no certificate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			system, operator, path := filepath.Join(dir, "system.pem"), filepath.Join(dir, "operator.pem"), filepath.Join(dir, "bundle.pem")
-			for name, content := range map[string]string{system: c.system, operator: c.operator} {
-				if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-					t.Fatal(err)
-				}
+			system, path := filepath.Join(dir, "system.pem"), filepath.Join(dir, "bundle.pem")
+			if err := os.WriteFile(system, []byte(c.system), 0o600); err != nil {
+				t.Fatal(err)
 			}
-			err := WriteAuthorities(path, system, operator)
+			err := WriteAuthorities(path, system, []byte(c.operator))
 			if c.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fails) {
 					t.Errorf("error is %v, want %q", err, c.fails)
@@ -80,13 +78,13 @@ func TestWriteAuthorities(t *testing.T) {
 				t.Errorf("%d certificates, mode %v", count, is.Mode())
 			}
 			// Running containers have that very file; one that is right is left alone.
-			if err := WriteAuthorities(path, system, operator); err != nil {
+			if err := WriteAuthorities(path, system, []byte(c.operator)); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := os.Stat(path); err != nil || !os.SameFile(is, again) {
 				t.Errorf("the same bundle was written again: %v", err)
 			}
-			if err := WriteAuthorities(path, operator, system); err != nil {
+			if err := WriteAuthorities(path, system, []byte(c.system)); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := os.Stat(path); err != nil || os.SameFile(is, again) {
@@ -97,7 +95,7 @@ func TestWriteAuthorities(t *testing.T) {
 			}
 		})
 	}
-	if err := WriteAuthorities(filepath.Join(t.TempDir(), "bundle.pem"), "/nonexistent", "/nonexistent"); err == nil {
+	if err := WriteAuthorities(filepath.Join(t.TempDir(), "bundle.pem"), "/nonexistent", []byte(authority(t))); err == nil {
 		t.Error("files that aren't there are no error")
 	}
 }

@@ -70,8 +70,8 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 		"RUMI_CAPABILITY_SOCKET": "/run/rumi/capability/" + uds.SocketName,
 		"PYTHONUNBUFFERED":       "1",
 	}
-	if m.Authorities != "" {
-		mounts = append(mounts, sandbox.Mount{Source: m.Authorities, Target: authoritiesTarget})
+	if m.Authorities != nil {
+		mounts = append(mounts, sandbox.Mount{Source: m.Authorities(), Target: authoritiesTarget})
 		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 tells the program, in the names that tools know
 	}
 	return sandbox.Spec{

@@ -36,7 +36,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 		b.Cleanup(func() { log.Close() })
 		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
 		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), Dial
-		c.TLS, c.Metrics = &tls.Config{}, prometheus.NewRegistry()
+		c.TLS, c.Metrics = func() *tls.Config { return &tls.Config{} }, prometheus.NewRegistry()
 		c.Tracer = uncollected()
 	})
 	w.grants["p"] = []string{"127.0.0.1", "10.0.0.1"}

@@ -50,9 +50,9 @@ type Config struct {
 	Addresses *address.Policy
 	Resolver  Resolver
 	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
-	TLS       *tls.Config // roots; never its own server name
-	Rate      int         // requests a minute and pack; 0 for any number
-	Refusals  int         // that leave entries of their own, a day and pack; 0 for any number
+	TLS       func() *tls.Config // roots of the next handshake; never its own server name
+	Rate      int                // requests a minute and pack; 0 for any number
+	Refusals  int                // that leave entries of their own, a day and pack; 0 for any number
 	Audit     audit.Submitter
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer

@@ -68,7 +68,7 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 		grants: map[string][]string{"p": {"*"}}, names: map[string][]string{}, sites: map[string]string{},
 	}
 	cfg := Config{
-		Gates: w, Grants: w, Ledger: ledger.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12},
+		Gates: w, Grants: w, Ledger: ledger.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: func() *tls.Config { return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12} },
 		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"),
 	}
 	for _, f := range change {

@@ -43,7 +43,7 @@ func gather(t testing.TB, packs int) *crowd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
-	proxy := egress.New(egress.Config{Gates: gate.NewView(discard), Addresses: address.NewPolicy(nil), TLS: &tls.Config{}, Rate: 600,
+	proxy := egress.New(egress.Config{Gates: gate.NewView(discard), Addresses: address.NewPolicy(nil), TLS: func() *tls.Config { return &tls.Config{} }, Rate: 600,
 		Audit: log, Log: discard, Metrics: prometheus.NewRegistry(), Tracer: noop.NewTracerProvider().Tracer("")})
 	c := &crowd{dir: filepath.Join(base, "packs")}
 	c.sockets = New(Config{Dir: c.dir, Mode: 0o660, GID: -1}, proxy, discard)

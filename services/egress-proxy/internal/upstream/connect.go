@@ -15,7 +15,7 @@ const (
 
 // Secure speaks TLS with the target over a connection to it, which it closes where that fails. Errors are of type *Error.
 func (c *Config) Secure(ctx context.Context, t *Target, raw net.Conn, deadline time.Time, protocols ...string) (*tls.Conn, error) {
-	cfg := c.TLS.Clone()
+	cfg := c.TLS().Clone()
 	cfg.ServerName = t.Host
 	cfg.NextProtos = protocols
 	secured := tls.Client(raw, cfg)

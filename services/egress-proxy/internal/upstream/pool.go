@@ -22,7 +22,7 @@ const (
 type Config struct {
 	// Dial connects to exactly that address.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
-	TLS  *tls.Config // roots and versions; names and protocols are set by the pool
+	TLS  func() *tls.Config // roots and versions of the next handshake; names and protocols are set by the pool
 
 	once      sync.Once
 	transport *http.Transport // of HTTP/2, made when it is first needed

@@ -38,10 +38,10 @@ var script []byte
 // Config says how to build.
 type Config struct {
 	Engine     *sandbox.Engine
-	Image      string   // the builder image
-	Dir        string   // work folders are made in it; it must be there and nobody else's
-	AllowCIDRs []string // internal networks in which an index may lie
-	CA         []byte   // PEM certificates beside the public ones; nil for none
+	Image      string        // the builder image
+	Dir        string        // work folders are made in it; it must be there and nobody else's
+	AllowCIDRs []string      // internal networks in which an index may lie
+	CA         func() []byte // PEM certificates beside the public ones, for the next build; nil for none
 	Log        *slog.Logger
 }
 
@@ -125,7 +125,7 @@ func (b *Builder) prepare(req Request) (*work, error) {
 	}
 	files := map[string][]byte{"request.json": text, "build.py": script}
 	if b.cfg.CA != nil {
-		files["ca.pem"] = b.cfg.CA
+		files["ca.pem"] = b.cfg.CA()
 	}
 	return b.newWork(files)
 }
