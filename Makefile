@@ -45,12 +45,13 @@ bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy
 	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)
 	go run ./e2e/bench
 
-lint: ## Check formatting, the modules' files and the compose files.
+lint: ## Check formatting, the modules' files, the compose files and the documents.
 	@test -z "$$(gofmt -l cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l cli e2e libs runtime services; exit 1; }
 	go vet $(patterns)
 	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
 	docker compose config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
+	go test -count=1 ./e2e/docs ./e2e/deployment # what they read lies outside of their module, where Go's cache doesn't look
 
 fuzz: ## Fuzz each target for FUZZTIME.
 	@for package in $(packages); do \
