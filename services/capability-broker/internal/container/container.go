@@ -140,14 +140,13 @@ type Manager struct {
 	looked bool              // known has what the engine had when it was asked first
 	busy   map[string]*lock
 	kicked map[string]*kicked
-	heard  time.Time // approval, last
-	began  time.Time // the engine was asked first
-	outage struct{ from, to time.Time }
+	heard  time.Time                    // approval, last
+	outage struct{ from, to time.Time } // the last one; to is zero until the engine is back
 
 	// starved has the containers in which the kernel killed something for their memory: an engine may tell that after it has
 	// told, and kept, an end that knows nothing of it.
 	starved map[string]bool
-	watched map[string]bool // containers that this process has seen alive: their ends are not missed ones
+	seen    map[string]sighting // containers that this process has seen alive, by id: their ends are not missed ones
 }
 
 // lock serialises what is done to one pack's container in this process.
@@ -158,7 +157,7 @@ type lock struct {
 
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), watched: make(map[string]bool), toldStopped: make(map[string]bool), heard: time.Now()}
+	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), seen: make(map[string]sighting), toldStopped: make(map[string]bool), heard: time.Now()}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -317,7 +316,7 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 		return *there, errors.Join(err, undo(after, there.ID))
 	}
 	r.Before = there.Started
-	m.watch(there.ID)
+	m.sawAlive(there.ID)
 	if err := m.put(ctx, *r); err != nil {
 		return *there, errors.Join(err, undo(after, there.ID))
 	}

@@ -25,8 +25,9 @@ type docker struct {
 	made       int
 	id         string // of the engine
 	down       bool
-	refusing   bool   // to create
-	onStart    func() // while the container starts
+	refusing   bool          // to create
+	onStart    func()        // while the container starts
+	ahead      time.Duration // of this process's clock is the one that the engine writes times by
 	stopped    []time.Duration
 	stuck      map[string]error // to remove, by id
 }
@@ -71,7 +72,7 @@ func (d *docker) tell(e sandbox.Event) {
 }
 
 func (d *docker) die(c *sandbox.Container, exit sandbox.Exit) {
-	c.Status, c.Finished, c.Exit = "exited", time.Now(), exit
+	c.Status, c.Finished, c.Exit = "exited", time.Now().Add(d.ahead), exit
 	d.tell(sandbox.Event{Action: "die", Container: *c, ExitCode: exit.Code})
 }
 
@@ -103,6 +104,9 @@ func (d *docker) stranger(c sandbox.Container) {
 	d.containers[c.ID] = &c
 	d.tell(sandbox.Event{Action: "start", Container: c})
 }
+
+// setClock sets the clock of the engine's host.
+func (d *docker) setClock(ahead time.Duration) { d.mu.Lock(); defer d.mu.Unlock(); d.ahead = ahead }
 
 // turns gives a container another status and tells it.
 func (d *docker) turns(id, status, action string) {
@@ -150,7 +154,7 @@ func (d *docker) Start(_ context.Context, id string) error {
 		d.onStart()
 	}
 	return d.with(id, func(c *sandbox.Container) {
-		c.Status, c.Started = "running", time.Now()
+		c.Status, c.Started = "running", time.Now().Add(d.ahead)
 		d.tell(sandbox.Event{Action: "start", Container: *c})
 	})
 }

@@ -198,6 +198,60 @@ func TestEngineRestarts(t *testing.T) {
 	}
 }
 
+// To what the clock is set while packs run says nothing about why they end.
+func TestEngineRestartsWhileTheClockIsSet(t *testing.T) {
+	for _, ahead := range []time.Duration{-365 * 24 * time.Hour, -time.Hour, time.Hour, 365 * 24 * time.Hour} {
+		for _, told := range []bool{false, true} { // of the ends, before that of the engine
+			t.Run(fmt.Sprintf("with the engine, clock=%v told=%v", ahead, told), func(t *testing.T) {
+				run(t, func(t *testing.T, r *rig) {
+					r.started(t, "p", "d1")
+					time.Sleep(time.Minute)
+					r.docker.setClock(ahead)
+					stopped := "container_stopped p " + withEngine
+					if told {
+						r.docker.exits("p", sandbox.Exit{Code: 143})
+						synctest.Wait()
+						time.Sleep(time.Second)
+						r.docker.goes(nil)
+						stopped = "container_stopped p exited"
+					} else {
+						r.docker.goes(&sandbox.Exit{Code: 143})
+					}
+					time.Sleep(10 * time.Second)
+					r.docker.comes()
+					r.want(t, "afterwards", "p=running", "container_started p <nil>", stopped, "container_started p <nil>")
+				})
+			})
+		}
+	}
+	// Where the clock was set back or ahead between an end and the outage, the engine wrote a time of the outage beside the end.
+	for _, ahead := range []time.Duration{-time.Hour, time.Hour} {
+		t.Run(fmt.Sprintf("by itself, clock=%v", ahead), func(t *testing.T) {
+			run(t, func(t *testing.T, r *rig) {
+				r.started(t, "p", "d1")
+				ends := func() { r.docker.exits("p", sandbox.Exit{}); synctest.Wait() }
+				if ahead > 0 {
+					r.docker.setClock(ahead + 5*time.Second)
+					ends()
+					time.Sleep(ahead)
+				}
+				r.docker.goes(nil)
+				time.Sleep(10 * time.Second)
+				r.docker.comes()
+				synctest.Wait()
+				if ahead < 0 {
+					time.Sleep(-ahead)
+					r.docker.setClock(ahead - 5*time.Second)
+					ends()
+				}
+				r.want(t, "ended", "p=exited", "container_started p <nil>", "container_stopped p exited")
+				time.Sleep(time.Hour)
+				r.want(t, "left alone", "p=exited")
+			})
+		})
+	}
+}
+
 // An engine with live restore goes and comes, and nothing else happens.
 func TestEngineRestartsWithLiveRestore(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {

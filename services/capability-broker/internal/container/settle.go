@@ -113,7 +113,7 @@ func (m *Manager) settle(ctx context.Context, packID string) error {
 func (m *Manager) reconcile(ctx context.Context, r Record, recordErr error, c sandbox.Container, there bool) (err error) {
 	packID := r.PackID
 	if there && c.Alive() {
-		m.watch(c.ID)
+		m.sawAlive(c.ID)
 		// At once: whoever closed a gate does not wait for the pack to agree.
 		switch reason, passing := m.objection(packID, c.Digest); {
 		case reason == uninstalled: // nobody will ever ask for its log
@@ -135,7 +135,7 @@ func (m *Manager) reconcile(ctx context.Context, r Record, recordErr error, c sa
 		exit.OOMKilled, r.Reason = true, outOfMemory
 		r.Exit = &exit
 		err = m.put(ctx, r)
-	case there && r.Wanted && r.RestartAt.IsZero() && m.inOutage(r.FinishedAt): // its end was told before the engine's was
+	case there && r.Wanted && r.RestartAt.IsZero() && m.inOutage(r.ContainerID): // its end was told before the engine's was
 		r.RestartAt, r.Reason = now(), withEngine
 		err = m.put(ctx, r)
 	}
@@ -174,29 +174,57 @@ func (m *Manager) outOfMemory(id string, exit sandbox.Exit) bool {
 // withEngine is the reason of an end that was not the pack's own doing.
 const withEngine = "ended with the container engine"
 
-// inOutage says whether that was while the engine was away, or stopping containers in order to go.
-func (m *Manager) inOutage(at time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return !m.outage.from.IsZero() && at.After(m.outage.from) && !at.After(m.outage.to)
+// sighting is what this process has seen of a container. Its times are compared with each other and with those of the outage
+// only: all are this process's own and monotonic, so that it doesn't matter to what the host's clock was set meanwhile.
+type sighting struct {
+	alive time.Time // last seen alive
+	died  time.Time // the engine told its end, or it was found ended; zero for neither
 }
 
-// watch notes that this process sees a container alive.
-func (m *Manager) watch(id string) {
+// inOutage says whether a container ended while the engine was away, or stopping containers in order to go. The order in which
+// the engine told things says so, not the time that the engine wrote beside the end: a container was alive before the outage
+// and wasn't after, and its end was told either not at all or shortly before the engine went.
+func (m *Manager) inOutage(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watched[id] = true
+	s, seen := m.seen[id]
+	switch {
+	case !seen, m.outage.from.IsZero(), m.outage.to.IsZero():
+		return false
+	case !s.died.IsZero():
+		return s.died.After(m.outage.from) && !s.died.After(m.outage.to)
+	}
+	return s.alive.Before(m.outage.to)
 }
 
-// blameless says whether a container ended because its engine or host did. Where nobody was watching, an end by a signal
+// sawAlive notes that this process sees a container alive.
+func (m *Manager) sawAlive(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen[id] = sighting{alive: time.Now()}
+}
+
+// sawDead notes that a container has ended, where that isn't noted yet. Of one that this process never saw alive there is
+// nothing to note.
+func (m *Manager) sawDead(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, seen := m.seen[id]; seen && s.died.IsZero() {
+		s.died = time.Now()
+		m.seen[id] = s
+	}
+}
+
+// endedWithEngine says whether a container ended because its engine or host did. Where nobody was watching, an end by a signal
 // counts as that, since packs end by an exit.
-func (m *Manager) blameless(c sandbox.Container) bool {
-	if m.inOutage(c.Finished) {
+func (m *Manager) endedWithEngine(c sandbox.Container) bool {
+	if m.inOutage(c.ID) {
 		return true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.watched[c.ID] && c.Exit.Code >= 128 && !c.Exit.OOMKilled
+	_, seen := m.seen[c.ID]
+	return !seen && c.Exit.Code >= 128 && !c.Exit.OOMKilled
 }
 
 const (
@@ -238,11 +266,12 @@ func (m *Manager) ended(ctx context.Context, r *Record, c sandbox.Container, the
 		r.Reason = outOfMemory
 	}
 	switch {
-	case m.blameless(c):
+	case m.endedWithEngine(c):
 		r.Reason, r.RestartAt = withEngine, now()
 	case r.Wanted && r.again(exit):
 		r.RestartAt = now().Add(r.pause())
 	}
+	m.sawDead(c.ID)
 	details := map[string]any{"reason": "exited", "exit_code": exit.Code, "oom_killed": exit.OOMKilled}
 	if r.Reason == withEngine {
 		details["reason"] = withEngine

@@ -231,13 +231,16 @@ func (m *Manager) event(ctx context.Context, e sandbox.Event) {
 	case !ofAPack(e.Container): // somebody copied our labels: a look finds it
 		m.working.Go(func() { m.look(m.base) })
 	default:
+		if e.Action == "die" {
+			m.sawDead(e.Container.ID)
+		}
 		m.mu.Lock()
 		switch e.Action {
 		case "oom":
 			m.starved[e.Container.ID] = true
 		case "destroy":
 			delete(m.starved, e.Container.ID)
-			delete(m.watched, e.Container.ID)
+			delete(m.seen, e.Container.ID)
 		}
 		m.mu.Unlock()
 		m.kick(e.Container.PackID)
@@ -257,10 +260,12 @@ func (m *Manager) resync(ctx context.Context) {
 	if m.outage.to.IsZero() {
 		m.outage.to = now
 	}
-	if m.began.IsZero() {
-		m.began = now
-	}
 	m.mu.Unlock()
+	for _, c := range list {
+		if c.Alive() { // after the outage: it didn't end in it
+			m.sawAlive(c.ID)
+		}
+	}
 	packs := m.packsOf(ctx, list)
 	for _, r := range m.all() {
 		packs[r.PackID] = nil
