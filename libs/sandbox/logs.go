@@ -23,7 +23,7 @@ type LogOptions struct {
 // Line is one line of a container's output.
 type Line struct {
 	Time   time.Time // when its first byte arrived
-	Stream string    // "stdout" or "stderr"
+	Stream string    // "stdout" or "stderr"; GapStream for a line that Logs itself says
 	Text   string    // without its end; may be no UTF-8; lines over 64 KiB are cut into several
 }
 
@@ -47,13 +47,8 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 		}
 		err := e.readLog(ctx, id, asked, stdout, stderr)
 		if err == nil && opts.Follow {
-			// An engine may end a followed log before the last lines of a container that ended (20.10 does, every other time):
-			// they are read again, from where each stream was left.
-			asked.Follow = false
-			if since := rejoin(stdout, stderr, opts.Tail > 0); !since.IsZero() {
-				asked.Since, asked.Tail = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()), ""
-			}
-			if err = e.readLog(ctx, id, asked, stdout, stderr); cerrdefs.IsNotFound(err) {
+			asked.Follow, asked.Tail = false, ""
+			if err = e.rejoin(ctx, id, asked, stdout, stderr, opts.Tail > 0); cerrdefs.IsNotFound(err) {
 				err = nil // removed in the meantime
 			}
 		}
@@ -76,58 +71,120 @@ func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOpt
 	return err
 }
 
-// rejoin makes both streams skip what they had already, and gives the time from which on to read again, zero for all of it:
-// a stream that had nothing may have lines of any time. With tail it begins where the other did, since nobody asked for more.
-func rejoin(stdout, stderr *lines, tail bool) (since time.Time) {
-	for _, pair := range [][2]*lines{{stdout, stderr}, {stderr, stdout}} {
-		l, other := pair[0], pair[1]
-		if l.first.IsZero() && tail {
-			l.last = other.first
-		}
-		l.again = true
+// GapStream is the stream of a line that says that lines of a followed log are missing, or come late.
+const GapStream = "gap"
+
+const (
+	cameLate = "the engine left out the lines that follow when they were printed"
+	areLost  = "lines are missing here: the engine dropped them before they were read"
+)
+
+// rejoining is the state of a reading that makes up for what a followed log left out. Both streams share it.
+type rejoining struct {
+	tail    bool // what was printed before the first line that was given is not wanted
+	any     bool // any frame was read before
+	aligned bool // one of those was recognised in this reading
+	skipped bool // frames were left out since nothing had been recognised yet
+	lost    bool // nothing was recognised in the reading before: all there is comes after a gap
+}
+
+// rejoin reads a log that was followed to its end once more, and gives what was left out. An engine may end a followed log before
+// the last lines of a container that ended (20.10 does, every other time), and pass over whole files of a log that it rotates. All
+// that it keeps is read, not what is younger than the last line: the clock may have been set back.
+func (e *Engine) rejoin(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *lines, tail bool) error {
+	join := &rejoining{tail: tail, any: stdout.seen.next+stderr.seen.next > 0}
+	stdout.rejoin(join)
+	stderr.rejoin(join)
+	err := e.readLog(ctx, id, asked, stdout, stderr)
+	if err != nil || join.aligned || !join.skipped {
+		return err
 	}
-	if !tail && (stdout.last.IsZero() || stderr.last.IsZero()) {
-		return time.Time{} // that one may have lines of any time
+	// The last line that was given isn't kept any more.
+	join.lost = true
+	last := stdout.last
+	if stderr.last.After(last) {
+		last = stderr.last
 	}
-	if stderr.last.Before(stdout.last) {
-		return stderr.last
+	if err := stdout.gap(last, areLost); err != nil {
+		return err
 	}
-	return stdout.last
+	return e.readLog(ctx, id, asked, stdout, stderr)
 }
 
 // errEnough: who ranges over the lines broke off.
 var errEnough = errors.New("enough lines")
 
 // lines puts the lines of one stream together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and
-// puts the time it stored it in front of each, which never goes back within a stream; StdCopy makes one Write of a frame.
+// puts the time it stored it in front of each; StdCopy makes one Write of a frame.
 type lines struct {
 	stream string
 	yield  func(Line, error) bool
 	since  time.Time // when the first piece of text was stored
 	text   []byte    // of a line that has no end yet
 
-	first, last time.Time // of the frames so far
-	sameTime    int       // how many of them had the time last
-	again       bool      // those come once more, and are skipped
+	history
+	join    *rejoining // nil while the log is read for the first time
+	late    *lines     // puts lines together that were left out, while rejoining
+	missing bool       // the frame before was left out
+	given   bool       // all of this stream was given by the reading that recognised nothing
 }
 
-// fresh says whether a frame of that time wasn't read before.
-func (l *lines) fresh(at time.Time) bool {
-	if l.again {
-		if at.Equal(l.last) && l.sameTime > 0 {
-			l.sameTime--
-			return false
+func (l *lines) rejoin(join *rejoining) {
+	l.join, l.cursor = join, l.seen.next
+	l.late = &lines{stream: l.stream, yield: l.yield}
+}
+
+// gap says in the log that lines are missing there.
+func (l *lines) gap(at time.Time, text string) error {
+	if !l.yield(Line{Time: at, Stream: GapStream, Text: text}, nil) {
+		return errEnough
+	}
+	return nil
+}
+
+// judge says what to do with a frame that comes while rejoining.
+func (l *lines) judge(sum uint64) verdict {
+	if l.join.lost {
+		if l.given {
+			return known
 		}
-		return !at.Before(l.last)
+		return later
 	}
-	if l.first.IsZero() {
-		l.first = at
+	v := l.again(sum, l.join.aligned)
+	if v == before && (!l.join.any || l.seen.next == 0 && !l.join.tail) {
+		l.given = true
+		return later
 	}
-	if !at.Equal(l.last) {
-		l.last, l.sameTime = at, 0
+	l.join.aligned = l.join.aligned || v == known
+	l.join.skipped = l.join.skipped || v == before
+	return v
+}
+
+// part says which lines a frame is a part of; nil for one that is not given.
+func (l *lines) part(at time.Time, sum uint64) (*lines, error) {
+	if l.join == nil {
+		if l.repeated(at, sum) {
+			return nil, nil
+		}
+		return l, nil
 	}
-	l.sameTime++
-	return true
+	v := l.judge(sum)
+	was := l.missing
+	l.missing = v == missed
+	switch {
+	case l.missing && !was:
+		return l.late, l.gap(at, cameLate)
+	case l.missing:
+		return l.late, nil
+	case was:
+		if err := l.late.flush(); err != nil {
+			return nil, err
+		}
+	}
+	if v == later {
+		return l, nil
+	}
+	return nil, nil
 }
 
 func (l *lines) Write(frame []byte) (int, error) {
@@ -136,20 +193,27 @@ func (l *lines) Write(frame []byte) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read time of a line: %w", err)
 	}
-	if !l.fresh(at) {
-		return len(frame), nil
+	to, err := l.part(at, fingerprint(frame))
+	if err == nil && to != nil {
+		err = to.put(at, text)
 	}
+	if err != nil {
+		return 0, err
+	}
+	return len(frame), nil
+}
+
+// put adds a piece to the line that has no end yet.
+func (l *lines) put(at time.Time, text []byte) error {
 	if len(l.text) == 0 {
 		l.since = at
 	}
 	text, whole := bytes.CutSuffix(text, []byte("\n"))
 	l.text = append(l.text, text...)
 	if whole || len(l.text) >= maxLine {
-		if err := l.end(); err != nil {
-			return 0, err
-		}
+		return l.end()
 	}
-	return len(frame), nil
+	return nil
 }
 
 func (l *lines) end() error {
@@ -163,6 +227,11 @@ func (l *lines) end() error {
 
 // flush gives a last line that has no end.
 func (l *lines) flush() error {
+	if l.late != nil {
+		if err := l.late.flush(); err != nil {
+			return err
+		}
+	}
 	if len(l.text) == 0 {
 		return nil
 	}
