@@ -232,3 +232,41 @@ func TestAPackWithoutIdentity(t *testing.T) {
 		t.Errorf("one with an identity: %+v", one)
 	}
 }
+
+// An uninstall tells which packs can't run any more without the one that goes, and no others.
+func TestUninstallNamesChildren(t *testing.T) {
+	s := start(t)
+	for _, id := range []string{"fam", "fam__kid", "fam__kid__toy", "family", "other__fam", "fam_kid"} {
+		dir := filepath.Join(s.Ecosystem(), id)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "ecosystem.json"), fmt.Appendf(nil, `{"pack_id": %q}`, id), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	warned := func(id string) (about []string) {
+		t.Helper()
+		a := s.call("DELETE", "/api/packs/"+id, "")
+		if a.Status != 200 {
+			t.Fatalf("DELETE of %s: %+v, want 200", id, a)
+		}
+		warnings, _ := a.Data["warnings"].([]any)
+		for _, w := range warnings {
+			var below string
+			if n, _ := fmt.Sscanf(w.(string), "Pack '%s can't run any more", &below); n == 1 && strings.Contains(w.(string), "'"+id+"', which it lies below, is not installed") {
+				about = append(about, strings.TrimSuffix(below, "'"))
+			}
+		}
+		return about
+	}
+	if got, want := warned("fam"), []string{"fam__kid", "fam__kid__toy"}; !slices.Equal(got, want) {
+		t.Errorf("warned of %q, want %q", got, want)
+	}
+	if got, want := warned("fam__kid"), []string{"fam__kid__toy"}; !slices.Equal(got, want) {
+		t.Errorf("warned of %q, want %q", got, want)
+	}
+	if got := warned("family"); got != nil {
+		t.Errorf("warned of %q, want none", got)
+	}
+}

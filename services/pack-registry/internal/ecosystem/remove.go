@@ -23,6 +23,20 @@ func (e *Ecosystem) Has(id pack.ID) bool {
 	return err == nil
 }
 
+// Below are the installed packs that are children of a pack, or of its children, by id.
+func (e *Ecosystem) Below(id pack.ID) (below []pack.ID) {
+	all, _ := pack.Installed(e.root)
+	for _, found := range all {
+		for parent, child := pack.Parent(found.ID); child; parent, child = pack.Parent(parent) {
+			if parent == id {
+				below = append(below, found.ID)
+				break
+			}
+		}
+	}
+	return below
+}
+
 // Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
 // repeated when it was interrupted: the files are whole until they are gone.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {

@@ -174,6 +174,10 @@ func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Resul
 		return
 	}
 	result.Steps.FilesRemove = true
+	for _, below := range u.ecosystem.Below(id) {
+		result.Warnings = append(result.Warnings, fmt.Sprintf(
+			"Pack '%s' can't run any more: '%s', which it lies below, is not installed. Uninstall it, too, or install '%s' again and approve it", below, id, id))
+	}
 }
 
 func entry(result Result) audit.Entry {
