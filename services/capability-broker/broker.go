@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -93,7 +94,8 @@ type broker struct {
 	gates   *gate.View
 	trees   *tree.Cache
 	replica *replica.Replica
-	node    string // this host, for what is kept of it in the database
+	strays  atomic.Bool // handlers' containers that are not in use may be there
+	node    string      // this host, for what is kept of it in the database
 	engine  engine
 	folders *handler.Folders
 	logs    *worker.Logs
@@ -155,6 +157,7 @@ func (b *broker) runners(ctx context.Context) (err error) {
 		return err
 	}
 	b.rt.Go("orphans", b.sweepOrphans)
+	b.rt.Go("containers of handlers", b.noticeHandlers)
 	bundle, err := b.authorities()
 	if err != nil {
 		return err

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 
@@ -118,5 +120,51 @@ func TestPacksEndWithTheSuite(t *testing.T) {
 	defer engine.Close()
 	if all, err := engine.List(t.Context(), sandbox.Pack); err != nil || len(all) != 1 {
 		t.Errorf("containers %+v, %v, want one", all, err)
+	}
+}
+
+// A container that somebody made with the labels of a handler's container ends, and the handler's own goes on answering.
+func TestCopiedLabelsOfAHandler(t *testing.T) {
+	w := newWorld(t).start()
+	w.write("p", handlerPack(map[string]string{"echo": echo}))
+	w.approve("p")
+	w.install("p")
+	call := func() {
+		t.Helper()
+		if got := w.dial("p").ask(map[string]any{"permission_id": "test.echo"}); got["success"] != true {
+			t.Fatalf("call: %v, want success", got)
+		}
+	}
+	call()
+	engine := w.engine()
+	defer engine.Close()
+	own, err := engine.List(t.Context(), sandbox.Handler)
+	if err != nil || len(own) != 1 {
+		t.Fatalf("handlers %+v, %v, want one", own, err)
+	}
+	labels, err := exec.CommandContext(t.Context(), "docker", "inspect", "--format", `{{range $name, $text := .Config.Labels}}{{$name}}={{$text}}{{"\n"}}{{end}}`, own[0].ID).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"run", "--detach", "--network", "none", "--entrypoint", "sleep"}
+	for label := range strings.Lines(string(labels)) {
+		if label = strings.TrimSpace(label); label != "" {
+			args = append(args, "--label", label)
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), "docker", append(args, packImage, "600")...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := string(out[:64])
+	t.Cleanup(func() {
+		if err := engine.Remove(context.WithoutCancel(t.Context()), copied); err != nil {
+			t.Error(err)
+		}
+	})
+	w.eventually("the copy's end", func() bool { return !w.alive(copied) })
+	call()
+	if !w.alive(own[0].ID) {
+		t.Error("the handler's own container was ended, want it alive")
 	}
 }

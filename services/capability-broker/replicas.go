@@ -26,8 +26,28 @@ func (b *broker) join() (err error) {
 	return nil
 }
 
+// inUse says whether a handler's container may be there. Each replica judges those that bear its own labels; what a replica that
+// died has left is anybody's to remove.
+func (b *broker) inUse(c sandbox.Container) bool {
+	if c.Replica == b.replica.ID {
+		return b.workers.Owns(c)
+	}
+	return b.replica.Alive(c.Replica)
+}
+
+// noticeHandlers tells sweepOrphans, until ctx ends, of handlers' containers that started and are not in use, such as copies with
+// copied labels, and of times at which some may have been missed.
+func (b *broker) noticeHandlers(ctx context.Context) error {
+	b.engine.Events(ctx, func(e sandbox.Event) {
+		if e.Action == sandbox.Resync || e.Action == "start" && e.Container.Kind == sandbox.Handler && !b.inUse(e.Container) {
+			b.strays.Store(true)
+		}
+	})
+	return nil
+}
+
 // sweepOrphans removes the handlers' containers of replicas that died, whose calls nobody waits for any more, those that
-// could not be removed when they should, and logs of packs that are gone, until ctx ends.
+// could not be removed when they should, those that this process did not make, and logs of packs that are gone, until ctx ends.
 func (b *broker) sweepOrphans(ctx context.Context) error {
 	tick := time.NewTicker(orphansEvery)
 	defer tick.Stop()
@@ -38,12 +58,11 @@ func (b *broker) sweepOrphans(ctx context.Context) error {
 		if err != nil {
 			b.rt.Log.ErrorContext(ctx, "replicas that died can't be told", "error", err)
 		}
-		if due = b.workers.Failed() || due || dead > 0; due {
-			left, err := b.engine.Sweep(ctx, sandbox.Handler, func(c sandbox.Container) bool {
-				return b.replica.Alive(c.Replica) && (c.Replica != b.replica.ID || b.workers.Owns(c.Name))
-			})
+		failed, strays := b.workers.Failed(), b.strays.Swap(false)
+		if due = due || failed || strays || dead > 0; due {
+			left, err := b.engine.Sweep(ctx, sandbox.Handler, b.inUse)
 			if due = err != nil; !due && len(left) > 0 {
-				b.rt.Log.InfoContext(ctx, "removed handlers that another run left behind", "count", len(left))
+				b.rt.Log.InfoContext(ctx, "removed handlers' containers that are not in use", "count", len(left))
 			}
 		}
 		if now := time.Now(); b.gates.Fresh() && now.Sub(logs) >= logsEvery {

@@ -69,15 +69,24 @@ type Containers struct {
 	Log          *slog.Logger
 
 	mu     sync.Mutex
-	named  map[string]bool // containers that run, start or are being removed, by name
-	failed bool            // since Failed was asked
+	named  map[string]string // ids of containers that run, start or are being removed, by name; "" while one is being made
+	failed bool              // since Failed was asked
 }
 
-// Owns says whether a handler's container of this process is one that is in use. Another was left behind.
-func (c *Containers) Owns(name string) bool {
+// Owns says whether a container that bears this process's labels is one that is in use. Another was left behind, or somebody copied
+// the labels: once a container is made its id decides, since a name is in the labels, too.
+func (c *Containers) Owns(made sandbox.Container) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.named[name]
+	id, named := c.named[made.Name]
+	return named && (id == "" || id == made.ID)
+}
+
+// record notes which container has a name.
+func (c *Containers) record(name, id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.named[name] = id
 }
 
 // Failed says whether a container could not be removed since it was asked last.
@@ -95,9 +104,9 @@ func (c *Containers) name() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.named == nil {
-		c.named = make(map[string]bool)
+		c.named = make(map[string]string)
 	}
-	c.named[name] = true
+	c.named[name] = ""
 	return name
 }
 
@@ -169,6 +178,7 @@ func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
 		return err
 	}
 	p.id = made.ID
+	p.owner.record(p.name, p.id)
 	if p.Stream, err = p.owner.Engine.Attach(ctx, made.ID, p.noise); err != nil {
 		return err
 	}
