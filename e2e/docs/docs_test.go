@@ -248,3 +248,31 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+var condition = regexp.MustCompile(`ReadyWhen\("([^"]+)"`)
+
+// docs/operations.md explains every check that GET /api/health may show.
+func TestChecks(t *testing.T) {
+	page, found := read(t, "docs/operations.md"), 0
+	for _, dir := range []string{"libs", "services"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			code, err := os.ReadFile(path)
+			for _, match := range condition.FindAllStringSubmatch(string(code), -1) {
+				found++
+				if !strings.Contains(page, "`"+match[1]+"`") {
+					t.Errorf("docs/operations.md doesn't explain the check %q of %s", match[1], path)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d checks were found", found)
+	}
+}
