@@ -1,8 +1,8 @@
 // Package setup prepares a Rumi home: its folders with their owners and modes, the API token, the key of the secrets, the
 // home id, and the certificates by which services know each other.
 //
-// It may run on a live home at any time: what is there stays as it is, but for the owners and modes of the folders
-// themselves and for certificates that near their end.
+// It may run on a live home at any time: what is there stays as it is, but for owners and modes of the folders themselves,
+// modes in packs and in services' folders that keep out whom they are for, and certificates that near their end.
 package setup
 
 import (
@@ -58,6 +58,7 @@ func Run(cfg Config, log *slog.Logger) error {
 			return err
 		}
 	}
+	cfg.mendModes(home, log)
 	settings := filepath.Join(cfg.Home, "user_data/settings")
 	if err := cfg.token(settings, int(operator.Gid), log); err != nil {
 		return err

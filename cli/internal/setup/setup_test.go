@@ -178,7 +178,8 @@ func TestAgainChangesNothing(t *testing.T) {
 	}
 }
 
-func TestMendsFoldersAndNothingInThem(t *testing.T) {
+// The pack lies there as it was approved: nothing of it changes.
+func TestMendsFoldersAndNoApprovedPack(t *testing.T) {
 	cfg := newHome(t)
 	run(t, cfg)
 	pack := filepath.Join(cfg.Home, "ecosystem/pack")
@@ -188,6 +189,7 @@ func TestMendsFoldersAndNothingInThem(t *testing.T) {
 	if err := os.Chown(pack, 1, 2); err != nil {
 		t.Fatal(err)
 	}
+	approve(t, cfg, pack)
 	inside := snapshot(t, pack)
 	for _, path := range []string{"ecosystem", "user_data/secrets", "user_data/settings"} {
 		if err := os.Chown(filepath.Join(cfg.Home, path), 0, 0); err != nil {
