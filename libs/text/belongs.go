@@ -96,11 +96,14 @@ func tagBelongs(r rune, before, after string) bool {
 	if r < tagFirst || r > tagCancel {
 		return false
 	}
+	// Not more of the text than a flag takes is looked at: a long run of tags would take the square of its length.
+	const run = 4 * len("gbeng") // bytes of tags, without the end
+	before = before[max(0, len(before)-run-len(string(blackFlag))):]
 	at := strings.LastIndex(before, string(blackFlag))
-	if at < 0 || len(before)-at > len(string(blackFlag))+4*len("gbeng") {
+	if at < 0 {
 		return false
 	}
-	whole := before[at+len(string(blackFlag)):] + string(r) + after
+	whole := before[at+len(string(blackFlag)):] + string(r) + after[:min(len(after), run+len(string(rune(tagCancel))))]
 	for _, flag := range flags {
 		if strings.HasPrefix(whole, tags(flag)) {
 			return true

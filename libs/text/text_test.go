@@ -1,7 +1,10 @@
 package text_test
 
 import (
+	"math"
+	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/rumi-ai/rumi/libs/text"
@@ -181,4 +184,26 @@ func FuzzEscape(f *testing.F) {
 			t.Fatalf("Escape(%+q) = %+q, in which something hides still", s, escaped)
 		}
 	})
+}
+
+// A text costs in proportion to its length, whatever it is made of: eight times the text may not take 30 times as long.
+func TestCostIsLinear(t *testing.T) {
+	for name, piece := range map[string]string{
+		"tags behind a flag": "\U000e0067", "tags": "\U000e0041", "blanks of braille": "\u2800", "joiners": "\u200d", "selectors": "\ufe0f", "flags": "\U0001f3f4\U000e0067",
+	} {
+		cost := func(n int) time.Duration {
+			s := "\U0001f3f4" + strings.Repeat(piece, n)
+			least := time.Duration(math.MaxInt64)
+			for range 5 { // another program may have the processor for a while
+				began := time.Now()
+				for range text.Hidden(s) {
+				}
+				least = min(least, time.Since(began))
+			}
+			return least
+		}
+		if short, long := cost(4<<10), cost(32<<10); long > 30*short {
+			t.Errorf("%s: %v for 32 Ki, %v for 4 Ki, want about 8 times as long", name, long, short)
+		}
+	}
 }
