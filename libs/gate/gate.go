@@ -28,7 +28,14 @@ type State struct {
 	Digest   string `json:"digest"`           // the approved tree, "sha256:<hex>"; "" for a pack never approved
 	Revision int64  `json:"revision"`         // grows with every change of this pack
 	Retired  bool   `json:"retired,omitzero"` // it is being uninstalled: nothing may be granted to it any more
+
+	// Reason says in one line of at most MaxReason bytes why a closed gate is closed, and what to call, for operators. It decides nothing, and
+	// may be "": an older approval tells none.
+	Reason string `json:"reason,omitzero"`
 }
+
+// MaxReason bounds State.Reason, in bytes.
+const MaxReason = 240
 
 // UninstallIncomplete is what operators are told of a pack that is retired.
 func UninstallIncomplete(packID string) string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
@@ -91,4 +92,34 @@ func TestAChildOfAnotherParentNeedsADecision(t *testing.T) {
 	if got := w.listed("fam__kid"); !got.MayRun {
 		t.Errorf("approved again: %+v, want it open", got)
 	}
+}
+
+// A closed gate says why, in one bounded line, and what to call.
+func TestAClosedGateSaysWhy(t *testing.T) {
+	w := start(t)
+	reason := func(id, want string) {
+		t.Helper()
+		w.eventually(id+": "+want, func() bool {
+			s, known := w.view.Get(id)
+			return known && !s.Open && s.Reason == want
+		})
+	}
+	dir := w.pack("demo")
+	reason("demo", "GET /api/packs/demo/review")
+	w.approve("demo")
+	if s, _ := w.view.Get("demo"); s.Reason != "" {
+		t.Errorf("an open gate says %q", s.Reason)
+	}
+	w.write(filepath.Join(dir, "backend/main.py"), "changed\n")
+	w.write(filepath.Join(dir, "backend/new.py"), "new\n")
+	w.check(os.Remove(filepath.Join(dir, "backend/other.py")))
+	w.check(w.client.Refresh(t.Context(), "demo"))
+	reason("demo", "its files are not what was approved (3 files changed); GET /api/packs/demo/review")
+	long := strings.Repeat("é", 300)
+	_, err := w.call("POST", "/api/packs/demo/reject", map[string]string{"reason": long + "\n"})
+	w.check(err)
+	w.eventually("the reason of the rejection, cut", func() bool {
+		s, _ := w.view.Get("demo")
+		return strings.HasPrefix(long, strings.TrimSuffix(s.Reason, "…")) && strings.HasSuffix(s.Reason, "…") && len(s.Reason) <= gate.MaxReason
+	})
 }

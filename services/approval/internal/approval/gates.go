@@ -8,6 +8,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 )
 
@@ -217,13 +218,48 @@ func (g *gates) state(id pack.ID) gate.State {
 	if _, held := g.held[id]; held && r.Status.Executable() {
 		state.Open, state.Status = false, string(record.Modified)
 	}
+	if !state.Open {
+		state.Reason = g.reason(id, r, state.Status)
+	}
 	return state
+}
+
+// reason says why a pack's own record, or what is remembered beside it, keeps its gate closed; "" where a pack above it does.
+func (g *gates) reason(id pack.ID, r *record.Record, status string) string {
+	review := fmt.Sprintf("GET /api/packs/%s/review", id)
+	why := ""
+	switch {
+	case status == parentUnrecorded, status == parentReplaced && g.replaced(id, r):
+		why = g.aboveLocked(id)
+	case r.Status.Executable() && g.held[id] != "":
+		why = g.held[id] + "; " + review
+	case r.Status == record.Modified:
+		// The digest of what lies there now helps nobody who reads this.
+		short, _, _ := strings.Cut(r.LastError, ": sha256:")
+		why = strings.TrimPrefix(short+"; "+review, "; ")
+	case r.Status == record.Pending:
+		why = review
+	case r.Status == record.Blocked:
+		why = r.RejectionReason
+	case r.Status == record.Error:
+		why = r.LastError
+	}
+	why = text.Escape(why)
+	if len(why) > gate.MaxReason {
+		why = strings.ToValidUTF8(why[:gate.MaxReason-len("…")], "") + "…"
+	}
+	return why
 }
 
 // above says which pack above a pack keeps its gate closed, and why; "" where none does.
 func (g *gates) above(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.aboveLocked(id)
+}
+
+// aboveLocked is above; mu is held.
+func (g *gates) aboveLocked(id pack.ID) string {
 	if r, known := g.records[id]; known && g.replaced(id, r) {
 		return fmt.Sprintf("it was approved under a parent with the pack_identity '%s', and its parent is another pack now: approve it again", r.ParentIdentity)
 	}

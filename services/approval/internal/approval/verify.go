@@ -395,7 +395,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		problem = s.gates.holds(id) // what was put back is modified all the same
 	}
 	if problem == "" {
-		digest, err := s.digest(ctx, id, now, approved)
+		digest, files, err := s.digest(ctx, id, now, approved)
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
@@ -404,7 +404,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		case digest == approved:
 			return last, nil
 		default:
-			problem = "its files are not what was approved: " + digest
+			problem = "its files are not what was approved" + s.difference(approved, files) + ": " + digest
 		}
 	}
 	s.forget(id)
@@ -428,31 +428,65 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 	return nil, err
 }
 
-// digest is that of a pack's folder now. It is read only if anything about it changed since it was last read.
-func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved string) (string, error) {
+// difference says how many files of a tree are not those of an approved one; "" where that can't be told, or nothing but modes or
+// folders differ.
+func (s *Service) difference(approved string, now tree.Manifest) string {
+	was, err := s.Blobs.Manifest(approved)
+	if err != nil {
+		return ""
+	}
+	before := map[string]string{} // path → SHA-256 of files
+	for _, e := range was.Entries {
+		if e.Kind == tree.File {
+			before[e.Path] = e.SHA256
+		}
+	}
+	changed := 0
+	for _, e := range now.Entries {
+		if e.Kind != tree.File {
+			continue
+		}
+		if before[e.Path] != e.SHA256 {
+			changed++
+		}
+		delete(before, e.Path)
+	}
+	switch changed += len(before); changed {
+	case 0:
+		return ""
+	case 1:
+		return " (1 file changed)"
+	default:
+		return fmt.Sprintf(" (%d files changed)", changed)
+	}
+}
+
+// digest is that of a pack's folder now, with what was read of it. It is read only if anything about it changed since it was last
+// read; where it was not, the digest is approved.
+func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved string) (string, tree.Manifest, error) {
 	s.mu.Lock()
 	last, ok := s.verified[string(id)]
 	s.mu.Unlock()
 	if ok && last.stamp == now.seen.stamp && last.digest == approved {
-		return last.digest, nil
+		return last.digest, tree.Manifest{}, nil
 	}
 	if !now.seen.settled {
 		select {
 		case <-ctx.Done():
-			return "", ctx.Err()
+			return "", tree.Manifest{}, ctx.Err()
 		case <-time.After(granularity):
 		}
 	}
 	root, err := s.Ecosystem.OpenRoot(now.found.Dir)
 	if err != nil {
-		return "", err
+		return "", tree.Manifest{}, err
 	}
 	defer root.Close()
 	manifest, err := tree.Scan(ctx, root, nil)
 	if err != nil {
-		return "", err
+		return "", tree.Manifest{}, err
 	}
 	digest := manifest.Digest()
 	s.remember(id, now.seen.stamp, digest)
-	return digest, nil
+	return digest, manifest, nil
 }

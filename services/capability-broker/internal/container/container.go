@@ -244,7 +244,7 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 		if err := m.end(ctx, r, 0, "gate closed", false); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
-		return Started{}, fault.Denied("Pack not approved: %s", now.Status).With("pack_not_approved")
+		return Started{}, m.denied(packID, now)
 	}
 	return Started{made.ID, made.ImageID, state.Digest, r.Warnings}, nil
 }
@@ -260,13 +260,22 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	case !known:
 		return state, fault.PackNotFound()
 	}
-	denied := fault.Denied("Pack not approved: %s%s", state.Status, m.forParent(packID)).With("pack_not_approved")
+	denied := m.denied(packID, state)
 	err := m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
 		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: denied.Message})
 	if err != nil {
 		return state, err
 	}
 	return state, denied
+}
+
+// denied is the answer to the start of a pack whose gate is closed, with the reason as far as it is known.
+func (m *Manager) denied(packID string, state gate.State) *fault.Fault {
+	why := m.forParent(packID)
+	if why == "" && state.Reason != "" {
+		why = " (" + state.Reason + ")"
+	}
+	return fault.Denied("Pack not approved: %s%s", state.Status, why).With("pack_not_approved")
 }
 
 // forParent says that a closed gate is the parent's, "" where it is the pack's own.

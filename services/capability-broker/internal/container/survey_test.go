@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -241,6 +242,23 @@ func TestRefusalNamesTheParent(t *testing.T) {
 			if _, err := r.Start(t.Context(), "fam__kid"); fault.Of(err).Message != want {
 				t.Errorf("told %q, want %q", fault.Of(err).Message, want)
 			}
+		}
+	})
+}
+
+// A refusal says why the gate is closed, where approval tells.
+func TestRefusalSaysWhy(t *testing.T) {
+	run(t, func(t *testing.T, r *rig) {
+		state := gate.State{PackID: "p", Status: "modified", Reason: "2 files changed; GET /api/packs/p/review"}
+		want := "Pack not approved: modified (2 files changed; GET /api/packs/p/review)"
+		if got := r.denied("p", state).Message; got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+		r.gates.set("fam", "modified", "d1")
+		state.PackID = "fam__kid"
+		want = "Pack not approved: modified (its parent 'fam' is modified)"
+		if got := r.denied("fam__kid", state).Message; got != want {
+			t.Errorf("told %q, want %q", got, want)
 		}
 	})
 }
