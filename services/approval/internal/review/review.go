@@ -159,6 +159,9 @@ func (r *Review) metadata(in Input, warned *warnings) (entrypoint string, err er
 	if err != nil {
 		return "", err
 	}
+	if err := warned.warnOfDescriptor(in.Now, at, in.Open); err != nil {
+		return "", err
+	}
 	if r.Requests, err = requestsOf(in.Now, in.Open); err != nil {
 		return "", err
 	}

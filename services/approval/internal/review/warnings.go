@@ -40,8 +40,9 @@ var severity = []string{
 	"bytecode",
 	"long_line",
 	"executable",
-	"binary", // is no UTF-8 text
-	"hidden", // a name that begins with a dot
+	"binary",     // is no UTF-8 text
+	"hidden",     // a name that begins with a dot
+	"descriptor", // what is declared most likely doesn't do what was meant
 }
 
 // bulk are the kinds of which packs have many for good reasons: those in one folder are one warning.
