@@ -124,15 +124,6 @@ func (b *broker) state(ctx context.Context) (err error) {
 	b.rt.ReadyWhen("store", b.db.Ping)
 	b.rt.ReadyWhen("state folder", service.WritableFolder(b.dir("state")))
 	b.rt.ReadyWhen("packs' data", service.WritableFolder(b.dir("packs")))
-	b.rt.ReadyWhen("docker", func(ctx context.Context) error {
-		if b.cfg.SecurityMode == permissive {
-			return nil
-		}
-		if status := b.engine.Status(ctx); !status.Available {
-			return service.WithFix(errors.New("Docker is required but not available"), "start Docker; if it runs: docker compose restart capability-broker")
-		}
-		return nil
-	})
 	b.rows = store.New(b.db)
 	for _, dir := range []string{b.dir("capabilities", "trees"), b.dir("capabilities", "environments"), b.dir("capabilities", "locks"), b.dir("packs"), b.dir("shared")} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -206,7 +197,12 @@ func (b *broker) connect(ctx context.Context) (engine, error) {
 		return nil, err
 	}
 	b.rt.Go("docker", docker.Watch)
-	b.rt.ReadyWhen("docker", docker.Ready)
+	b.rt.ReadyWhen("docker", func(ctx context.Context) error {
+		if err := docker.Ready(ctx); err != nil {
+			return service.WithFix(err, "start Docker; if it runs: docker compose restart capability-broker")
+		}
+		return nil
+	})
 	return docker, nil
 }
 
