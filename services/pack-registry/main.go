@@ -60,12 +60,9 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 
 	stagingDir := filepath.Join(rt.UserData, "pack_staging")
-	stages, err := staging.Open(stagingDir, staging.Places{
+	stages := staging.Open(stagingDir, staging.Places{
 		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: alias, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
 	}, records, rt.Audit, rt.Log)
-	if err != nil {
-		return err
-	}
 	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })
 	owner := approval.NewClient(rt.Peer(approval.Service))
 	packs, err := ecosystem.Open(ecosystem.Config{

@@ -84,11 +84,6 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 		if p.Identity == "" {
 			warnings = append(warnings, p.Dir+": "+pack.Anonymous)
 		}
-		if found, err := pack.Find(e.root, p.Declared); err == nil && found.Err == nil { // else a scan tells
-			for _, warning := range e.contents(found) {
-				warnings = append(warnings, p.Dir+": "+warning)
-			}
-		}
 	}
 	return Applied{PackIDs: ids(op), Backups: backupPaths(op), Warnings: warnings}, nil
 }

@@ -42,8 +42,7 @@ func newHome(t testing.TB, dir string) *home {
 	check(t, err)
 	t.Cleanup(func() { trail.Close() })
 	h.store = store.New(db)
-	h.stages, err = staging.Open(h.path("user_data/pack_staging"), staging.Places{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, trail, log)
-	check(t, err)
+	h.stages = staging.Open(h.path("user_data/pack_staging"), staging.Places{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, trail, log)
 	t.Cleanup(func() { h.stages.Close() })
 	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
 		Retired:  func(context.Context) ([]string, error) { return h.retired, h.unasked },

@@ -47,6 +47,21 @@ func (e *Ecosystem) Scan() Found {
 	return found
 }
 
+// Declared are the warnings about what installed packs say and have that will most likely not do what was meant. Of a pack that can't be
+// read there are none: a scan tells.
+func (e *Ecosystem) Declared(ids ...string) (warnings []string) {
+	for _, id := range ids {
+		found, err := e.packs.Find(e.root, pack.ID(id))
+		if err != nil || found.Err != nil {
+			continue
+		}
+		for _, warning := range e.contents(found) {
+			warnings = append(warnings, fmt.Sprintf("%s: %s", id, warning))
+		}
+	}
+	return warnings
+}
+
 // contents are the warnings about what a pack says and has.
 func (e *Ecosystem) contents(p pack.Found) []string {
 	root, err := e.root.OpenRoot(p.Dir)

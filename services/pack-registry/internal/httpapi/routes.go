@@ -126,6 +126,7 @@ func (p Packs) apply(ctx context.Context, r applyRequest) (applyResponse, error)
 		return applyResponse{}, err
 	}
 	response := applyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []ecosystem.Refusal{}, Warnings: applied.Warnings}
+	response.Warnings = append(response.Warnings, p.Ecosystem.Declared(applied.PackIDs...)...)
 	response.Warnings = append(response.Warnings, p.tellApproval(ctx, applied.PackIDs...)...)
 	return response, nil
 }

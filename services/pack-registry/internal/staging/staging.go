@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -46,27 +47,66 @@ const (
 
 // Area is the folder of all stagings. It is safe for concurrent use, and for use by several processes.
 type Area struct {
-	root   *os.Root
+	dir    string
+	mu     sync.Mutex // held while root is opened; it never changes after that
+	root   *os.Root   // nil until ready has opened it
 	places Places
 	store  *store.Store
 	audit  *audit.Log
 	log    *slog.Logger
 }
 
-// Open opens the area in dir, which is made when it is missing.
-func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) (*Area, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("open staging area: %w", err)
+// Open opens the area in dir, which is made when it is missing. Where that can't be done the log says so, and every call that needs the
+// area tries again and fails with a fault, 503, as long as it can't.
+func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) *Area {
+	a := &Area{dir: dir, places: places, store: st, audit: trail, log: log}
+	if err := a.ready(); err != nil {
+		log.Error("nothing can be imported or applied before this is mended", "error", err)
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open staging area: %w", err)
+	return a
+}
+
+// ready opens the area's folder, unless that was done before.
+func (a *Area) ready() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.root != nil {
+		return nil
 	}
-	return &Area{root: root, places: places, store: st, audit: trail, log: log}, nil
+	err := os.MkdirAll(a.dir, 0o750) // an error where something else lies there, which opening it could block on
+	var root *os.Root
+	if err == nil {
+		root, err = os.OpenRoot(a.dir)
+	}
+	if err == nil {
+		if _, unsearchable := root.Lstat("."); unsearchable != nil {
+			err = errors.Join(unsearchable, root.Close())
+		}
+	}
+	if err == nil {
+		a.root = root
+		return nil
+	}
+	mend := "Move away what is in its place"
+	if errors.Is(err, fs.ErrPermission) {
+		mend = fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), areaFolder)
+	}
+	why := err
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		why = errno
+	}
+	return fault.Unavailable("%s can't be used (%v). %s", areaFolder, why, mend).With("folder_unusable").Because(err)
 }
 
 // Close closes the area.
-func (a *Area) Close() error { return a.root.Close() }
+func (a *Area) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.root == nil {
+		return nil
+	}
+	return a.root.Close()
+}
 
 // ParseID checks a staging's id from outside: 16 hexadecimal digits. The error is a fault: 400 "Invalid staging_id".
 func ParseID(s string) (string, error) {
@@ -151,6 +191,9 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
 func (a *Area) importing(ctx context.Context, st store.Staging, fill func(context.Context, *os.Root, *store.Staging) (name string, err error)) (store.Staging, error) {
+	if err := a.ready(); err != nil {
+		return store.Staging{}, err
+	}
 	st.ID, st.CreatedAt, st.Actor = store.NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
 	a.sweepKilled(ctx)
 	err := a.noSpace(ctx, a.build(ctx, &st, fill))
@@ -299,6 +342,9 @@ func NotFound(id string) *fault.Fault {
 // FindPayload is the staging of an id together with the folder of its packs, which the caller closes. Without one, or when its
 // time is over, the error is NotFound.
 func (a *Area) FindPayload(ctx context.Context, id string) (store.Staging, *os.Root, error) {
+	if err := a.ready(); err != nil {
+		return store.Staging{}, nil, err
+	}
 	st, err := a.store.Staging(ctx, id)
 	if errors.Is(err, store.ErrNone) || err == nil && time.Since(st.CreatedAt) > Lifetime {
 		return store.Staging{}, nil, NotFound(id)
@@ -325,6 +371,9 @@ type Listed struct {
 
 // List lists the stagings whose time is not over, the newest first.
 func (a *Area) List(ctx context.Context) ([]Listed, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
 	current, err := a.store.Stagings(ctx, time.Now().Add(-Lifetime))
 	if err != nil {
 		return nil, err
@@ -349,6 +398,9 @@ func (a *Area) List(ctx context.Context) ([]Listed, error) {
 
 // Discard removes a staging. One that is not there is removed already.
 func (a *Area) Discard(ctx context.Context, id string) error {
+	if err := a.ready(); err != nil {
+		return err
+	}
 	if err := a.store.RemoveStaging(ctx, id); err != nil {
 		return err
 	}

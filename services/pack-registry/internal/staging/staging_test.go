@@ -47,10 +47,9 @@ func newHome(t *testing.T, more ...string) *home {
 	check(t, err)
 	t.Cleanup(func() { trail.Close() })
 	h.store = store.New(db)
-	h.area, err = staging.Open(h.path("user_data/pack_staging"), staging.Places{
+	h.area = staging.Open(h.path("user_data/pack_staging"), staging.Places{
 		Home: h.dir, HomeAlias: "/home/operator/rumi", Inside: []string{"ecosystem", "user_data/import"}, Absolute: more,
 	}, h.store, trail, log)
-	check(t, err)
 	t.Cleanup(func() { h.area.Close() })
 	return h
 }

@@ -18,6 +18,9 @@ import (
 
 // Sweep removes the stagings whose time has been over for a while, and what imports that were killed have left.
 func (a *Area) Sweep(ctx context.Context) error {
+	if err := a.ready(); err != nil {
+		return fmt.Errorf("sweep stagings: %w", err)
+	}
 	entries, err := a.list()
 	if err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
@@ -23,6 +24,9 @@ const (
 // Usage lists what takes room of stagings, of imports that are under way or were killed, and of what lies there to be imported.
 func (a *Area) Usage(ctx context.Context) (items []diskusage.Item) {
 	items = a.sources(ctx)
+	if err := a.ready(); err != nil {
+		return append(items, diskusage.Item{Path: areaFolder, Kind: "staging", Error: fault.Of(err).Message})
+	}
 	all, err := a.store.Stagings(ctx, time.Time{})
 	if err != nil {
 		a.log.WarnContext(ctx, "could not list stagings", "error", err)
