@@ -84,6 +84,9 @@ func LoadAuthority(dir string) (*Authority, error) {
 	if !ok {
 		return nil, fmt.Errorf("load authority: %s is no ECDSA key", KeyFile)
 	}
+	if !cert.IsCA || !signer.PublicKey.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("load authority: %s is not the certificate of %s", CAFile, KeyFile)
+	}
 	return &Authority{cert: cert, key: signer}, nil
 }
 

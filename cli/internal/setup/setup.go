@@ -137,17 +137,8 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 // identities makes the authority and each service's certificate, and renews those that near their end. The authority's
 // key stays in a folder that no service mounts.
 func (cfg Config) identities(dir, home string, log *slog.Logger) error {
-	authorityDir := filepath.Join(dir, "authority")
-	authority, err := identity.LoadAuthority(authorityDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		if authority, err = identity.NewAuthority(cfg.Now); err != nil {
-			return err
-		}
-		if err := authority.Save(authorityDir); err != nil {
-			return err
-		}
-		log.Info("certificate authority made", "path", authorityDir)
-	} else if err != nil {
+	authority, err := cfg.authority(dir, home, log)
+	if err != nil || authority == nil {
 		return err
 	}
 	authority.Home = home
@@ -163,6 +154,57 @@ func (cfg Config) identities(dir, home string, log *slog.Logger) error {
 			if err := give(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// authority reads the certificate authority, or makes it where there is none. One that can't be read is made anew where no
+// service has a certificate yet, such as after a first start that was cut off. Where all have theirs, these stay good and
+// nothing is issued: authority is nil. Otherwise it is an error, since a second authority would part the services that run.
+func (cfg Config) authority(dir, home string, log *slog.Logger) (*identity.Authority, error) {
+	path := filepath.Join(dir, "authority")
+	authority, err := identity.LoadAuthority(path)
+	if err == nil {
+		return authority, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		certified := 0
+		for _, name := range Services {
+			if id, err := identity.Load(filepath.Join(dir, name)); err == nil && id.Name == name && id.Home == home {
+				certified++
+			}
+		}
+		err = fmt.Errorf("the certificate authority in user_data/settings/identity/authority can't be used: %w. Restore its %s and %s from a backup. "+
+			"Or have a new one made: remove both files, then run: docker compose up --detach --force-recreate", err, identity.CAFile, identity.KeyFile)
+		switch certified {
+		case 0:
+			log.Warn("certificate authority made anew: no service has a certificate of the one that is there", "error", err.Error())
+			if err := setAside(filepath.Join(path, identity.CAFile), filepath.Join(path, identity.KeyFile)); err != nil {
+				return nil, fmt.Errorf("make authority: %w", err)
+			}
+		case len(Services):
+			log.Error("no certificates can be renewed; those that the services have stay good until they end", "error", err.Error())
+			return nil, nil
+		default:
+			return nil, err
+		}
+	}
+	if authority, err = identity.NewAuthority(cfg.Now); err != nil {
+		return nil, err
+	}
+	if err := authority.Save(path); err != nil {
+		return nil, err
+	}
+	log.Info("certificate authority made", "path", path)
+	return authority, nil
+}
+
+// setAside renames files that can't be used, those that are there.
+func setAside(paths ...string) error {
+	for _, path := range paths {
+		if err := os.Rename(path, path+".unreadable"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
