@@ -26,10 +26,10 @@ func ParseStatic(s string) (Static, error) {
 		}
 		name, address, ok := strings.Cut(entry, "=")
 		if !ok || name == "" {
-			return nil, fmt.Errorf("parse peers: %q is not name=host:port", entry)
+			return nil, fmt.Errorf("parse peers: %q: want name=host:port, such as approval=approval.internal:8080", entry)
 		}
 		if _, _, err := net.SplitHostPort(address); err != nil {
-			return nil, fmt.Errorf("parse peers: %q: %w", entry, err)
+			return nil, fmt.Errorf("parse peers: %q: want name=host:port, such as approval=approval.internal:8080: %w", entry, err)
 		}
 		directory[name] = append(directory[name], address)
 	}

@@ -44,29 +44,29 @@ func (c config) check() error {
 	switch c.SocketMode {
 	case "0600", "0660", "0666":
 	default:
-		return fmt.Errorf("RUMI_CAPABILITY_SOCKET_MODE: %q is none of 0600, 0660 and 0666", c.SocketMode)
+		return fmt.Errorf("RUMI_CAPABILITY_SOCKET_MODE: %q: want 0660, 0666 or 0600", c.SocketMode)
 	}
 	switch w := c.Workers; {
 	case c.SecurityMode != strict && c.SecurityMode != permissive:
-		return fmt.Errorf("RUMI_SECURITY_MODE: %q is neither %s nor %s", c.SecurityMode, strict, permissive)
+		return fmt.Errorf("RUMI_SECURITY_MODE: %q: want %s or %s", c.SecurityMode, strict, permissive)
 	case c.DataMaxMB < 0:
-		return errors.New("RUMI_PACK_DATA_MAX_MB: must not be negative")
+		return errors.New("RUMI_PACK_DATA_MAX_MB: want MiB, such as 1024 (0 is off)")
 	case c.DataKept < 0:
-		return errors.New("RUMI_PACK_DATA_BACKUPS: must not be negative")
+		return errors.New("RUMI_PACK_DATA_BACKUPS: want a number of folders, such as 5")
 	case c.Ceiling.limits().Check() != nil:
 		return fmt.Errorf("RUMI_CONTAINER_MAX_MEMORY_MB, RUMI_CONTAINER_MAX_CPUS, RUMI_CONTAINER_MAX_PIDS: %w", c.Ceiling.limits().Check())
 	case c.StoreMax < 1:
-		return errors.New("RUMI_STORE_MAX_BYTES: must be at least 1")
+		return errors.New("RUMI_STORE_MAX_BYTES: want bytes, at least 1, such as 67108864")
 	case c.Refusals < 0:
-		return errors.New("RUMI_AUDIT_REFUSALS: must not be negative")
+		return errors.New("RUMI_AUDIT_REFUSALS: want entries a day, such as 100000 (0 is any number)")
 	case c.CallRate < 0:
-		return errors.New("RUMI_CAPABILITY_RATE_LIMIT: must not be negative")
+		return errors.New("RUMI_CAPABILITY_RATE_LIMIT: want calls a minute, such as 600 (0 is off)")
 	case c.SecretRate < 0:
-		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: must not be negative")
+		return errors.New("RUMI_SECRET_GET_RATE_LIMIT: want calls a minute, such as 60 (0 is off)")
 	case w.PerHandler < 1, w.Total < 1, w.Queue < 1, w.Idle < time.Second:
-		return errors.New("RUMI_CAPABILITY_WORKER*, RUMI_CAPABILITY_QUEUE: must be at least 1, RUMI_CAPABILITY_WORKER_IDLE at least 1s")
+		return errors.New("RUMI_CAPABILITY_WORKER*, RUMI_CAPABILITY_QUEUE: want a number from 1 on; RUMI_CAPABILITY_WORKER_IDLE: want a time from 1s on, such as 5m")
 	case c.MaxTimeout < time.Second, c.MaxTimeout > call.MaxTimeout:
-		return fmt.Errorf("RUMI_CAPABILITY_MAX_TIMEOUT: must be from 1s to %v", call.MaxTimeout)
+		return fmt.Errorf("RUMI_CAPABILITY_MAX_TIMEOUT: want a time from 1s to %v", call.MaxTimeout)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ type socketMode fs.FileMode
 func (m *socketMode) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 8, 32)
 	if err != nil || n != 0o600 && n != 0o660 && n != 0o666 {
-		return fmt.Errorf("socket mode %q is not 0660, 0666 or 0600", text)
+		return errors.New("want 0660, 0666 or 0600")
 	}
 	*m = socketMode(n)
 	return nil
@@ -59,7 +59,7 @@ type refusals int
 func (r *refusals) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 10, 31)
 	if err != nil {
-		return fmt.Errorf("RUMI_AUDIT_REFUSALS: %q is not a number of entries a day", text)
+		return errors.New("want entries a day, such as 100000 (0 is any number)")
 	}
 	*r = refusals(n)
 	return nil
@@ -71,7 +71,7 @@ type dailyBytes int64
 func (b *dailyBytes) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 10, 63)
 	if err != nil {
-		return fmt.Errorf("daily budget %q is not a number of bytes", text)
+		return errors.New("want bytes a day, such as 1000000000 (0 is off)")
 	}
 	*b = dailyBytes(n)
 	return nil
@@ -109,7 +109,7 @@ func (d *dnsServers) UnmarshalText(text []byte) error {
 			}
 		}
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
-			return fmt.Errorf("DNS server %q is not an address or a name, with :port or without", server)
+			return fmt.Errorf("%q: want an address or a name, with :port or without, such as 192.0.2.1 or dns.example.com:53", server)
 		}
 		*d = append(*d, net.JoinHostPort(host, port))
 	}

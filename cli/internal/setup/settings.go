@@ -3,7 +3,9 @@ package setup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,7 +17,8 @@ import (
 // those that are known.
 var setting = regexp.MustCompile(`RUMI_[A-Z0-9_]+`)
 
-// CheckSettings refuses variables of ours ("NAME=value" entries) that the compose file doesn't know. Compose passes on known
+// CheckSettings refuses variables of ours ("NAME=value" entries) that neither the compose file knows nor the operator's files
+// beside it: those that compose reads by itself and those that COMPOSE_FILE in the environment names. Compose passes on known
 // names only: a misspelt limit would silently be no limit.
 func CheckSettings(composeFile string, environ []string) error {
 	compose, err := os.ReadFile(composeFile)
@@ -23,6 +26,13 @@ func CheckSettings(composeFile string, environ []string) error {
 		return fmt.Errorf("read known settings: %w", err)
 	}
 	known := setting.FindAllString(string(compose), -1)
+	for _, path := range overrides(filepath.Dir(composeFile), environ) {
+		file, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("read known settings: %w", err)
+		}
+		known = append(known, setting.FindAllString(string(file), -1)...)
+	}
 	var problems []error
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
@@ -31,4 +41,21 @@ func CheckSettings(composeFile string, environ []string) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// overrides are the files that the operator may have put over the compose file. A path in COMPOSE_FILE that leads out of the
+// folder is left out: it names a place on the host.
+func overrides(dir string, environ []string) (paths []string) {
+	names := []string{"docker-compose.override.yml", "docker-compose.override.yaml", "compose.override.yml", "compose.override.yaml"}
+	for _, entry := range environ {
+		if list, ok := strings.CutPrefix(entry, "COMPOSE_FILE="); ok {
+			names = append(names, strings.Split(list, ":")...)
+		}
+	}
+	for _, name := range names {
+		if filepath.IsLocal(name) {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths
 }

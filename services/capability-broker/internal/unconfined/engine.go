@@ -71,7 +71,7 @@ type Engine struct {
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		return nil, fmt.Errorf("run packs without Docker: python3 is not here (RUMI_SECURITY_MODE=permissive is for services that run on the host): %w", err)
+		return nil, fmt.Errorf("run packs without Docker: python3 is not here (RUMI_SECURITY_MODE=permissive is for services that run on the host; unset RUMI_SECURITY_MODE for docker compose; on a host install python3): %w", err)
 	}
 	for _, needed := range []string{workerFile, modules} {
 		if _, err := os.Stat(filepath.Join(cfg.RuntimeDir, needed)); err != nil {

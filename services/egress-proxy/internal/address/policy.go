@@ -49,7 +49,7 @@ func ParseOpened(s string) ([]netip.Prefix, error) {
 		}
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("read address ranges: %q is neither an address nor a prefix", text)
+			return nil, fmt.Errorf("read address ranges: %q: want an address or a range, such as 10.1.2.3 or 10.1.0.0/16", text)
 		}
 		if prefix != prefix.Masked() {
 			return nil, fmt.Errorf("read address ranges: %q has bits behind its length (did you mean %s?)", text, prefix.Masked())

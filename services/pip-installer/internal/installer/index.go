@@ -84,7 +84,7 @@ func ParseCIDRs(list []string) ([]string, error) {
 	for _, text := range list {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return nil, fmt.Errorf("RUMI_PIP_ALLOW_CIDRS: %w", err)
+			return nil, fmt.Errorf("RUMI_PIP_ALLOW_CIDRS: %q: want a range, such as 10.1.0.0/16: %w", text, err)
 		}
 		found = append(found, prefix.Masked().String())
 	}
