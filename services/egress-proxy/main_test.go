@@ -25,7 +25,7 @@ func TestGrantsWarn(t *testing.T) {
 	r := newRig(t, nil)
 	r.pack("q", "approved")
 	r.dial("q") // approval's news have come
-	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.1"]}`); !strings.Contains(got, `"warnings":["no port is named: nothing is allowed (allowed_ports)"]`) {
+	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.1"]}`); !strings.Contains(got, `"warnings":["no port is named: nothing is allowed (allowed_ports)","10.0.0.1 is an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS"]`) {
 		t.Errorf("grant without a port: %s", got)
 	}
 	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.2"],"allowed_ports":[443]}`); !strings.Contains(got, `"replaced":{"removed":{"allowed_domains":["10.0.0.1"],"allowed_ports":[],"rules":[],"tunnels":false}}`) ||

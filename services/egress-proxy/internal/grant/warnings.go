@@ -84,13 +84,17 @@ func (g *Grant) Warnings(obstacle Obstacle) []string {
 
 // unreachable names the domains that no port of the grant reaches.
 func (g *Grant) unreachable(obstacle Obstacle) (all []string) {
+	ports := g.AllowedPorts
+	if len(ports) == 0 {
+		ports = []int{0} // whichever is going to be named
+	}
 	for _, domain := range g.AllowedDomains {
 		host, ok := example(domain)
 		if !ok {
 			continue
 		}
 		blocked := ""
-		for _, port := range g.AllowedPorts {
+		for _, port := range ports {
 			if port == 0 {
 				port = 443 // one of many: an address is closed with all of its ports but for a listener of Rumi's own
 			}

@@ -28,6 +28,7 @@ func TestWarnings(t *testing.T) {
 	}{
 		{"all is well", "x.com *.y.com 9.9.9.9", []int{443}, nil, false, nil},
 		{"no port", "x.com", nil, nil, false, []string{"no port is named: nothing is allowed (allowed_ports)"}},
+		{"no port and closed", "a.lan", nil, nil, false, []string{"no port is named: nothing is allowed (allowed_ports)", "a.lan is closed"}},
 		{"no domain", "", []int{443}, nil, false, []string{"no domain is named: nothing is allowed (allowed_domains)"}},
 		{"every host", "*", []int{443}, nil, false, []string{"every host is allowed"}},
 		{"every port", "x.com", []int{0}, nil, false, []string{"every port is allowed"}},

@@ -99,7 +99,7 @@ func (v *Views) auditLog(ctx context.Context) ([]diskusage.Item, error) {
 			}
 		}
 		if item.Removable {
-			item.Remove = "rm " + item.Path + " (copy it first where entries must be kept)"
+			item.Remove = "sudo rm " + item.Path + " (copy it first where entries must be kept)"
 		}
 		items = append(items, item)
 	}
