@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -99,15 +100,27 @@ func (s *Store) tidy() error {
 // sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there. What can't be removed
 // keeps nothing else there.
 func (s *Store) sweepIncoming() error {
-	entries, err := fs.ReadDir(s.root.FS(), incoming)
+	names, err := s.entries(incoming)
 	if err != nil {
 		return err
 	}
 	var problems []error
-	for _, e := range entries {
-		problems = append(problems, s.root.RemoveAll(incoming+"/"+e.Name()))
+	for _, name := range names {
+		problems = append(problems, s.root.RemoveAll(incoming+"/"+name))
 	}
 	return errors.Join(problems...)
+}
+
+// entries lists a folder by names alone. fs.ReadDir looks at each of them, and would end at a dead mount.
+func (s *Store) entries(folder string) ([]string, error) {
+	dir, err := s.root.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
 }
 
 // Close closes the store.
@@ -159,7 +172,7 @@ func (s *Store) sync(path string) error {
 // load reads the indexes of the bundles that are not known yet; again forgets those that are gone. One that a crash of the
 // machine left torn holds nothing. The error tells of those that can't be read; all others are known after it.
 func (s *Store) load(again bool) error {
-	entries, err := fs.ReadDir(s.root.FS(), bundles)
+	names, err := s.entries(bundles)
 	if err != nil {
 		return err
 	}
@@ -167,8 +180,8 @@ func (s *Store) load(again bool) error {
 	defer s.mu.Unlock()
 	if again {
 		there := map[string]bool{}
-		for _, e := range entries {
-			there[e.Name()] = true
+		for _, name := range names {
+			there[name] = true
 		}
 		for name, p := range s.places {
 			if !there[p.bundle] {
@@ -179,21 +192,21 @@ func (s *Store) load(again bool) error {
 		clear(s.loaded)
 	}
 	var problems []error
-	for _, e := range entries {
-		if s.loaded[e.Name()] {
+	for _, name := range names {
+		if s.loaded[name] {
 			continue
 		}
-		has, err := s.readIndex(e.Name())
+		has, err := s.readIndex(name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
 			continue
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("read bundle %s: %w", e.Name(), err))
+			problems = append(problems, fmt.Errorf("read bundle %s: %w", name, err))
 			continue
 		}
-		s.loaded[e.Name()] = true
-		for name, p := range has {
-			s.places[name] = p
+		s.loaded[name] = true
+		for blob, p := range has {
+			s.places[blob] = p
 		}
 	}
 	return errors.Join(problems...)

@@ -103,14 +103,14 @@ func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
 // or what another holds as well.
 func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 	_ = s.load(true) // the call below fails likewise
-	entries, err := fs.ReadDir(s.root.FS(), bundles)
+	names, err := s.entries(bundles)
 	if err != nil {
 		return err
 	}
 	var problems []error
 	taken := map[sum]bool{} // by an earlier one
-	for _, e := range entries {
-		has, err := s.readIndex(e.Name())
+	for _, bundle := range names {
+		has, err := s.readIndex(bundle)
 		if err != nil && !errors.Is(err, errTorn) {
 			continue // load tells of it
 		}
@@ -124,11 +124,11 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 		if len(live) == len(has) && len(has) > 0 {
 			continue
 		}
-		if err := s.shrink(e.Name(), live); err != nil {
+		if err := s.shrink(bundle, live); err != nil {
 			for name := range live { // it may be the one that is damaged, so another that has them keeps them
 				delete(taken, name)
 			}
-			problems = append(problems, fmt.Errorf("bundle %s: %w", e.Name(), err))
+			problems = append(problems, fmt.Errorf("bundle %s: %w", bundle, err))
 			continue
 		}
 		*removed += len(has) - len(live)
