@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/jsonpos"
 	"github.com/rumi-ai/rumi/libs/text"
 )
@@ -248,8 +249,9 @@ func wanted(field string) string {
 }
 
 func (d *Descriptor) check() error {
-	if _, err := ParseID(string(d.PackID)); err != nil {
-		return fmt.Errorf("%w: %q", err, cut(string(d.PackID)))
+	if !valid(string(d.PackID)) {
+		return fault.Invalid("Invalid pack_id: %q (%s needs a \"pack_id\" of 1 to 64 of a-z, A-Z, 0-9, _ and -; spelt so, in small letters)",
+			cut(string(d.PackID)), File).With("invalid_pack_id")
 	}
 	return errors.Join(
 		line("pack_identity", d.PackIdentity, maxIdentity),

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
@@ -39,5 +40,15 @@ func TestTextOfDescriptors(t *testing.T) {
 		if err := parse(c.field, c.value); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %+q: %v, want %s", c.field, c.value, err, c.want)
 		}
+	}
+}
+
+// What operators are told of a descriptor without an id names the member that is missing, also where only the fault's own text
+// is shown.
+func TestMissingIDIsNamed(t *testing.T) {
+	_, err := pack.ParseDescriptor([]byte(`{"Pack_id": "p"}`))
+	want := `Invalid pack_id: "" (ecosystem.json needs a "pack_id" of 1 to 64 of a-z, A-Z, 0-9, _ and -; spelt so, in small letters)`
+	if err == nil || fault.Of(err).Message != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
