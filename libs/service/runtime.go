@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,6 +52,8 @@ type Runtime struct {
 	calls   *prometheus.CounterVec
 	failed  chan error
 	began   time.Time
+
+	mountsLost atomic.Bool
 
 	mu    sync.Mutex
 	peers map[string]*rpc.Peer
@@ -202,6 +205,9 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 		return fmt.Errorf("load identity: %s is the identity of %q", rt.common.IdentityDir, rt.Identity.Name)
 	}
 	if rt.Audit, err = audit.Open(filepath.Join(rt.UserData, "audit"), rt.Name, rt.Log); err != nil {
+		return err
+	}
+	if err := rt.watchMounts(); err != nil {
 		return err
 	}
 	rt.ReadyWhen("audit log", WritableFolder(filepath.Join(rt.UserData, "audit")))

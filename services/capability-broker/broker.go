@@ -302,6 +302,9 @@ func (b *broker) stopPacks(ctx context.Context) error {
 	if b.cfg.SecurityMode == permissive || !b.containers.Hold() {
 		return nil // processes end with the broker
 	}
+	if b.rt.MountsLost() { // packs have the old folders mounted, too: their sockets are served no more
+		return b.containers.StopAll(ctx, "a mounted folder was replaced")
+	}
 	for began := time.Now(); b.gates.Connected(); time.Sleep(50 * time.Millisecond) {
 		if time.Since(began) > suiteWait || ctx.Err() != nil {
 			return nil

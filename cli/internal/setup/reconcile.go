@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/mounts"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
@@ -19,7 +20,7 @@ const reconcileEvery = 500 * time.Millisecond
 // Reconcile keeps right, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and
 // the engine makes anew as root's, and the services' names of the API token and of the key of the secrets. It makes nothing that Run would have to make
 // first, and holds the socket folders' marks, so that no other home takes them over. What can't be mended is logged once
-// and tried again.
+// and tried again. It ends with a LostError where a folder was replaced under its mount: a restart mounts the new one.
 func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	settings := filepath.Join(cfg.Home, "user_data/settings")
 	var st unix.Stat_t // its group is the operator's
@@ -29,6 +30,10 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	home, err := identity.ReadHome(filepath.Join(settings, identity.HomeFile))
 	if err != nil {
 		return fmt.Errorf("read home id: %w (run init: docker compose up --detach)", err)
+	}
+	mounted, err := mounts.Read("/proc", cfg.Home, cfg.EgressSockets, cfg.CapabilitySockets)
+	if err != nil {
+		return err
 	}
 	owners := []*uds.Owner{uds.NewOwner(cfg.EgressSockets, home), uds.NewOwner(cfg.CapabilitySockets, home)}
 	steps := map[string]func() error{
@@ -50,6 +55,12 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	for {
+		switch lost, err := mounted.Folders(); {
+		case err != nil:
+			return err
+		case len(lost) > 0:
+			return &mounts.LostError{Folders: lost}
+		}
 		for name, step := range steps {
 			text := ""
 			if err := step(); err != nil {
