@@ -82,6 +82,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.Go("watcher", watcher.Run)
+	rt.Go("decisions of other replicas", packs.Follow)
 	rt.Go("verification of what can't be watched", packs.VerifyUnwatched)
 	rt.Go("pending export", export.Run)
 	rt.Go("verification at intervals", every(cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) }))

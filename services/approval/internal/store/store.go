@@ -79,6 +79,28 @@ func (s *Records) All(ctx context.Context) ([]*record.Record, error) {
 	return all, nil
 }
 
+// Revisions are the revisions of all records by pack id.
+func (s *Records) Revisions(ctx context.Context) (map[string]int64, error) {
+	var all map[string]int64
+	err := s.db.View(ctx, func(tx *store.Tx) error {
+		all = make(map[string]int64)
+		return tx.Each(func(row func(...any) error) error {
+			var id string
+			var revision int64
+			err := row(&id, &revision)
+			all[id] = revision
+			return err
+		}, `SELECT pack_id, revision FROM records`)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read revisions of records: %w", err)
+	}
+	return all, nil
+}
+
+// Changes tells whether anybody may have written to the records.
+func (s *Records) Changes() *store.Changes { return s.db.Changes() }
+
 // History are the events of a pack, the oldest first.
 func (s *Records) History(ctx context.Context, packID string) ([]record.Event, error) {
 	var events []record.Event
