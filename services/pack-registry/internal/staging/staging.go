@@ -48,8 +48,9 @@ const (
 // Area is the folder of all stagings. It is safe for concurrent use, and for use by several processes.
 type Area struct {
 	dir    string
-	mu     sync.Mutex // held while root is opened; it never changes after that
-	root   *os.Root   // nil until ready has opened it
+	mu     sync.Mutex // held while root is opened, which never changes after that, and for ages
+	ages   ages
+	root   *os.Root // nil until ready has opened it
 	places Places
 	store  *store.Store
 	audit  *audit.Log
@@ -59,7 +60,7 @@ type Area struct {
 // Open opens the area in dir, which is made when it is missing. Where that can't be done the log says so, and every call that needs the
 // area tries again and fails with a fault, 503, as long as it can't.
 func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) *Area {
-	a := &Area{dir: dir, places: places, store: st, audit: trail, log: log}
+	a := &Area{dir: dir, ages: ages{}, places: places, store: st, audit: trail, log: log}
 	if err := a.ready(); err != nil {
 		log.Error("nothing can be imported or applied before this is mended", "error", err)
 	}
@@ -257,6 +258,7 @@ func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.C
 	if err := a.root.Rename(temp, st.ID); err != nil {
 		return fmt.Errorf("make staging: %w", err)
 	}
+	a.sight(st.ID, true)
 	if err := errors.Join(folder.Sync(a.root), a.store.AddStaging(ctx, *st)); err != nil {
 		return errors.Join(err, folder.Remove(a.root, st.ID))
 	}
@@ -346,7 +348,7 @@ func (a *Area) FindPayload(ctx context.Context, id string) (store.Staging, *os.R
 		return store.Staging{}, nil, err
 	}
 	st, err := a.store.Staging(ctx, id)
-	if errors.Is(err, store.ErrNone) || err == nil && time.Since(st.CreatedAt) > Lifetime {
+	if errors.Is(err, store.ErrNone) || err == nil && a.over(id, st.CreatedAt, Lifetime) {
 		return store.Staging{}, nil, NotFound(id)
 	}
 	if err != nil {
@@ -374,12 +376,15 @@ func (a *Area) List(ctx context.Context) ([]Listed, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
 	}
-	current, err := a.store.Stagings(ctx, time.Now().Add(-Lifetime))
+	current, err := a.store.Stagings(ctx, time.Time{})
 	if err != nil {
 		return nil, err
 	}
 	all := make([]Listed, 0, len(current))
 	for _, st := range current {
+		if a.over(st.ID, st.CreatedAt, Lifetime) {
+			continue
+		}
 		one := Listed{Staging: st}
 		err := folder.Each(ctx, a.root, path.Join(st.ID, Payload), func(_ string, info fs.FileInfo) {
 			one.Files++

@@ -25,18 +25,20 @@ func (a *Area) Sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
 	}
-	expired, current, err := a.store.StagingIDs(ctx, time.Now().Add(-Lifetime-grace))
+	all, err := a.store.StagingTimes(ctx)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
-	for _, id := range current {
-		known[id] = true
-	}
 	var problems []error
-	for _, id := range expired {
-		problems = append(problems, a.Discard(ctx, id))
+	for id, created := range all {
+		if a.over(id, created, Lifetime+grace) {
+			problems = append(problems, a.Discard(ctx, id))
+		} else {
+			known[id] = true
+		}
 	}
+	a.unsight(known)
 	for _, e := range entries {
 		name := e.Name()
 		_, notID := ParseID(name)
@@ -55,18 +57,22 @@ func (a *Area) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// SweepHourly sweeps until ctx ends.
+// SweepHourly sweeps until ctx ends. At first it removes only what killed imports have left: the clock of a machine that has just
+// started may be ahead until it is set right, and nothing says how old a staging of an earlier process is but that.
 func (a *Area) SweepHourly(ctx context.Context) error {
 	hourly := time.NewTicker(time.Hour)
 	defer hourly.Stop()
+	if a.ready() == nil {
+		a.sweepKilled(ctx)
+	}
 	for {
-		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
-		}
 		select {
 		case <-hourly.C:
 		case <-ctx.Done():
 			return nil
+		}
+		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
 		}
 	}
 }

@@ -169,25 +169,21 @@ func (s *Store) Stagings(ctx context.Context, since time.Time) ([]Staging, error
 	return all, wrap("list stagings", err)
 }
 
-// StagingIDs lists all stagings: those made before a time, and the others.
-func (s *Store) StagingIDs(ctx context.Context, before time.Time) (expired, current []string, err error) {
+// StagingTimes tells when each staging was made, by its id. It reads nothing else of them.
+func (s *Store) StagingTimes(ctx context.Context) (made map[string]time.Time, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
-		expired, current = nil, nil
+		made = map[string]time.Time{}
 		return tx.Each(func(scan func(...any) error) error {
 			var id string
 			var created time.Time
 			if err := scan(&id, store.Time(&created)); err != nil {
 				return err
 			}
-			if created.Before(before) {
-				expired = append(expired, id)
-			} else {
-				current = append(current, id)
-			}
+			made[id] = created
 			return nil
-		}, `SELECT staging_id, created_at FROM staging ORDER BY staging_id`)
+		}, `SELECT staging_id, created_at FROM staging`)
 	})
-	return expired, current, wrap("list stagings", err)
+	return made, wrap("list stagings", err)
 }
 
 // RemoveStaging forgets a staging, if there is one.
