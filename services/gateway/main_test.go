@@ -352,7 +352,8 @@ func TestBodies(t *testing.T) {
 		wantFailure(t, got, 413, "Request body too large")
 	})
 	t.Run("JSON to import has the limit of JSON", func(t *testing.T) {
-		wantFailure(t, w.do(t, "POST", "/api/packs/import", strings.NewReader(fits+" "), nil), 413, "Request body too large")
+		wantFailure(t, w.do(t, "POST", "/api/packs/import", strings.NewReader(fits+" "), nil), 413,
+			"Request body too large: an archive is sent as the field 'file' of a form (curl -F file=@my_pack.zip)")
 	})
 	t.Run("a body that breaks off", func(t *testing.T) {
 		conn, err := net.Dial("tcp", w.address)
