@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -92,6 +93,25 @@ func TestReconcileSharesAReplacedToken(t *testing.T) {
 			got, err := os.ReadFile(shared)
 			return err == nil && string(got) == string(want) && same()
 		})
+	}
+	// Moved aside or made something else: the old file still has two names, and the gateway must not go on with it.
+	for _, command := range []string{
+		"mv user_data/settings/api_token user_data/settings/old",
+		"mv user_data/settings/api_token user_data/settings/old && ln -s old user_data/settings/api_token",
+		"mv user_data/settings/api_token user_data/settings/old && mkdir user_data/settings/api_token",
+		"mv user_data/settings/api_token user_data/settings/old && mkfifo user_data/settings/api_token",
+	} {
+		if out, err := as(0, 0, cfg.Home, command); err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		until(t, command+": the gateway still has the token", func() bool {
+			_, err := os.Lstat(shared)
+			return errors.Is(err, fs.ErrNotExist)
+		})
+		if out, err := as(0, 0, cfg.Home, "rm -rf user_data/settings/api_token && mv user_data/settings/old user_data/settings/api_token"); err != nil {
+			t.Fatalf("putting the token back: %v\n%s", err, out)
+		}
+		until(t, command+": the token that was put back is not the gateway's", same)
 	}
 	// Removed: the gateway's file has one name, which it doesn't believe, until init makes another.
 	stop()

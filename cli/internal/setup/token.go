@@ -35,13 +35,21 @@ func (cfg Config) token(settings string, gid int, log *slog.Logger) error {
 
 // shareToken gives the gateway the API token: a second name (hard link) of the very file, in a folder that the gateway
 // mounts. Written into, the token changes for both. Replaced or removed, the gateway's name is the file's only one: the
-// gateway believes it no more, and shareToken gives it the new file. A file mounted singly would stay the old one.
+// gateway believes it no more, and shareToken gives it the new file. A file mounted singly would stay the old one. Moved
+// aside, the old file keeps its two names: so where no usable file is in the settings, the gateway's name is taken away.
 func (cfg Config) shareToken(settings string, gid int, log *slog.Logger) error {
 	path, shared := filepath.Join(settings, tokenName), filepath.Join(settings, gatewayDir, tokenName)
-	if err := cfg.ownFile(path, ownedFile{what: "API token", mode: tokenMode, gid: gid}, log); errors.Is(err, fs.ErrNotExist) {
-		return nil // nobody is admitted until init makes one
-	} else if err != nil {
-		return err
+	if err := cfg.ownFile(path, ownedFile{what: "API token", mode: tokenMode, gid: gid}, log); err != nil {
+		var removed error
+		if !sameFile(path, shared) { // nobody is admitted until there is a token
+			if removed = os.Remove(shared); errors.Is(removed, fs.ErrNotExist) {
+				removed = nil
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // init makes one
+		}
+		return errors.Join(err, removed)
 	}
 	if sameFile(path, shared) {
 		return nil
