@@ -327,7 +327,7 @@ func TestWhatCannotBeAPackIsInError(t *testing.T) {
 		"another id":          {func(d string) error { return descriptor(d, `{"pack_id":"x","pack_identity":"y"}`) }, "pack_id mismatch"},
 		"no identity":         {func(d string) error { return descriptor(d, `{"pack_id":"`+filepath.Base(d)+`"}`) }, "no pack_identity"},
 		"no JSON":             {func(d string) error { return descriptor(d, `{`) }, "JSON"},
-		"a duplicate key":     {func(d string) error { return descriptor(d, `{"pack_id":"a","pack_id":"b"}`) }, "JSON"},
+		"a duplicate key":     {func(d string) error { return descriptor(d, `{"pack_id":"a","pack_id":"b"}`) }, "a name stands twice"},
 		"a huge ecosystem":    {func(d string) error { return descriptor(d, strings.Repeat(" ", 2<<20)) }, "larger"},
 		"a folder for a file": {func(d string) error { os.Remove(d + "/ecosystem.json"); return os.Mkdir(d+"/ecosystem.json", 0o755) }, "ecosystem.json"},
 	} {

@@ -67,7 +67,7 @@ func TestFilesOfAReviewCanBeFetched(t *testing.T) {
 		{"../../../etc/passwd", "", fault.KindNotFound, "file_not_found"},
 		{"latin.txt", "&tree=approved", fault.KindNotFound, "file_not_found"},
 		{"backend", "", fault.KindInvalid, "not_a_file"},
-		{"", "", fault.KindInvalid, "missing_field"},
+		{"", "", fault.KindInvalid, "missing_path"},
 		{"latin.txt", "&tree=other", fault.KindInvalid, "invalid_field"},
 		{"latin.txt", "&offset=-1", fault.KindInvalid, "invalid_field"},
 		{"latin.txt", "&offset=5", fault.KindInvalid, "invalid_field"},
