@@ -252,7 +252,7 @@ func (s *Service) unreadable(id pack.ID, dir string, err error) error {
 		return full
 	}
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
-		return fault.Conflict("Cannot read pack '%s': %s", id, refused).With("pack_refused")
+		return fault.Conflict("Cannot take pack '%s' as it is: %s", id, refused).With("pack_refused")
 	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // what was there is gone: an apply, or whoever else
 		return fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
