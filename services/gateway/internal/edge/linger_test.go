@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,12 +86,15 @@ func TestLingeringIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				conn := serve(t, newEdge(t))
+				var sending sync.WaitGroup
+				defer sending.Wait() // until it has seen that the connection is closed
+				defer conn.Close()
 				if c.pause > 0 {
-					go func() {
+					sending.Go(func() {
 						for _, err := io.WriteString(conn, request); err == nil; _, err = io.WriteString(conn, "x") {
 							time.Sleep(c.pause)
 						}
-					}()
+					})
 				}
 				first := request
 				if c.pause > 0 {
