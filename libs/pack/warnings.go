@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/rumi-ai/rumi/libs/spelling"
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
@@ -140,12 +141,7 @@ func shown(s string) string { return text.Escape(cut(s)) }
 // UnknownMember says that a member of a JSON object is not known, and which of the known ones may be meant: "'entry_point' is not
 // known (entrypoint?)". In the path of a member inside another a dot stands between the names.
 func UnknownMember(member string, known []string) string {
-	best, least := "", 3 // changes of a letter that a slip may be
-	for _, k := range known {
-		if d := distance(plainName(member), plainName(k)); d < least && d < len(k)/2 {
-			best, least = k, d
-		}
-	}
+	best := spelling.Nearest(member, known, plainName)
 	if best == "" {
 		return fmt.Sprintf("'%s' is not known", shown(member))
 	}
@@ -155,26 +151,6 @@ func UnknownMember(member string, known []string) string {
 // plainName is a member's name without what spellings differ in.
 func plainName(s string) string {
 	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(cut(s)))
-}
-
-// distance is how many letters have to be put in, taken out or replaced to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal, row[j+1] = row[j+1], min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // knownMembers are the members of a descriptor, and of the objects in it whose members are known.

@@ -1,18 +1,27 @@
 // Package spelling finds the name that somebody may have meant.
 package spelling
 
+// maxMistakes are the letters that a slip may have put in, left out or changed.
+const maxMistakes = 2
+
 // Hint suggests the known name that a misspelt one is likely to be: " (RUMI_HOME?)", or "" where none is near.
 func Hint(name string, known []string) string {
-	best, least := "", 4 // mistakes at most
+	if best := Nearest(name, known, func(s string) string { return s }); best != "" {
+		return " (" + best + "?)"
+	}
+	return ""
+}
+
+// Nearest is the known name that a misspelt one is likely to be, "" where none is near: at most two mistakes, and fewer than half
+// of its letters. Names are compared as plain makes them, which takes away what spellings may differ in.
+func Nearest(name string, known []string, plain func(string) string) string {
+	best, least := "", maxMistakes+1
 	for _, k := range known {
-		if n := distance(name, k); n < least {
-			best, least = k, n
+		if d := distance(plain(name), plain(k)); d < least && d < len(k)/2 {
+			best, least = k, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return " (" + best + "?)"
+	return best
 }
 
 // distance is how many letters have to be put in, left out or changed to make b of a.
