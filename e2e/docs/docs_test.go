@@ -202,7 +202,7 @@ var (
 // docs/settings.md has every setting that docker-compose.yml passes on or that a program declares, each in one row, with its
 // default, and no other.
 func TestSettings(t *testing.T) {
-	defaults := map[string]string{} // of what programs declare
+	defaults := map[string]string{} // by setting, from the env tags of the programs' configurations
 	for _, dir := range []string{"libs", "services", "cli"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {

@@ -87,7 +87,7 @@ type Entry struct {
 	Action          string // stable name, such as "pack_approved"; must not be empty
 	Success         bool
 	OwnerPack       string // the pack it is about, "" for none
-	Phase           string // of what leaves several entries with one request_id: begin, progress, end; "" for what leaves one
+	Phase           string // begin, progress or end of a request that leaves several entries with one request_id; "" where it leaves one
 	Details         map[string]any
 	Attrs           []slog.Attr // more details, in order, no name twice: for those who write ten thousands of entries a second, to whom a map costs too much
 	Error           string      // what failed

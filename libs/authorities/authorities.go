@@ -62,7 +62,7 @@ func Read(path string) ([]byte, error) {
 	return data, nil
 }
 
-// after is what follows the last PEM block.
+// after returns the bytes behind the last PEM block.
 func after(data []byte) []byte {
 	for {
 		block, rest := pem.Decode(data)

@@ -29,8 +29,8 @@ type Config[P any] struct {
 	// Differs, which may be nil, says whether what a scan sees is not what was installed under the same key. Such a
 	// candidate is to be decided about again; what it was installed for is the owner's to keep or take.
 	Differs func(installed, seen P) bool
-	// InUse, which may be nil, says whether an installed candidate is what its pack uses. nil: it is, unless another one of its
-	// pack was installed after it.
+	// InUse says whether an installed candidate is the one that its pack uses. The default, for nil: the candidate of a pack that
+	// was installed last is in use.
 	InUse func(tx *store.Tx, item Item[P]) (bool, error)
 	// Changed is told that counts have changed, after the commit. It must not block.
 	Changed func(ctx context.Context)
@@ -154,7 +154,8 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 	}
 	// The work is done: a caller who has gone away must not leave it half recorded.
 	installed, recordErr := c.decide(context.WithoutCancel(ctx), verb, key, func(stored *Item[P]) error {
-		// A failure stands also where a scan has found meanwhile that the bytes are gone: that is what it failed by.
+		// A scan may have superseded the candidate meanwhile because its bytes are gone. The installation failed for the same
+		// reason, so that the failure is recorded all the same.
 		if stored.revision == item.revision || verb == Fail && stored.State == Superseded {
 			stored.Payload, stored.LastError = item.Payload, item.LastError
 			if verb == Install {

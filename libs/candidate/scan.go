@@ -9,16 +9,16 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-// Scan takes note of what a scan saw that an operator asked for: new ones become pending, and so do failed ones and rejected
-// ones whose cooldown is over, and installed ones under whose key Config.Differs sees another thing. A pending one gets the
+// Scan records a scan that an operator asked for. Candidates become pending that are new, that failed, whose cooldown after a
+// rejection is over, and that are installed while Config.Differs says that the pack has another payload under the same key. A pending one gets the
 // payload that was seen now. Candidates whose bytes were not seen are superseded, but for those of packs with problems: nobody
 // can say what those have.
 func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
 	return c.scan(ctx, found, problems, true)
 }
 
-// Notice is Scan for what is seen without anybody having asked: candidates that wait, failed or were rejected stay as they are
-// while their bytes are there, and the next Scan tells of new ones as new.
+// Notice records a scan that nobody asked for. Candidates that wait, failed or were rejected stay as they are while their bytes
+// are there: an operator may have seen them so. The next Scan counts the candidates that Notice added as new.
 func (c *Candidates[P]) Notice(ctx context.Context, found []Found[P], problems []ScanError) error {
 	_, err := c.scan(ctx, found, problems, false)
 	return err

@@ -22,8 +22,8 @@ const maxMended = 200_000
 // errMany ends a walk that has come to its bound.
 var errMany = errors.New("too many files")
 
-// mendModes opens to the groups that they are for what copying programs and earlier versions have closed. What can't be
-// mended is logged; it hinders nothing else.
+// mendModes gives groups back the rights that they need: the services' group on packs which a copying program has closed to it,
+// and the operator's on files that earlier versions of the services wrote. A failure is logged and stops nothing else.
 func (cfg Config) mendModes(home *os.Root, log *slog.Logger) {
 	left := maxMended
 	for _, place := range []string{"ecosystem", path.Join("ecosystem", pack.OldPlace)} {

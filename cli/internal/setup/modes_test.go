@@ -11,7 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// digest is the name of what lies in a folder.
+// digest returns the digest of a folder's manifest, as approval computes it.
 func digest(t *testing.T, dir string) string {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
