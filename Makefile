@@ -46,7 +46,7 @@ bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy
 	go run ./e2e/bench
 
 lint: ## Check formatting, the modules' files, the compose files and the documents.
-	@test -z "$$(gofmt -l cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l cli e2e libs runtime services; exit 1; }
+	@test -z "$$(gofmt -l api cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l api cli e2e libs runtime services; exit 1; }
 	go vet $(patterns)
 	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
 	docker compose config --quiet

@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -25,7 +26,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/approval/api"
 )
 
 // world is approval with a Rumi home, and the other services' ways to it.

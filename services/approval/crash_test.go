@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/approval/api"
 )
 
 // asProcess makes the test binary run approval itself, at the address that it holds.

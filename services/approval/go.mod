@@ -5,8 +5,6 @@ go 1.26.0
 require (
 	github.com/go-json-experiment/json v1.27.2
 	github.com/rumi-ai/rumi/libs v0.0.0
-	github.com/rumi-ai/rumi/services/capability-broker v0.0.0
-	github.com/rumi-ai/rumi/services/pip-installer v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/text v0.43.0
@@ -42,6 +40,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/rumi-ai/rumi/api v0.0.0
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect
@@ -64,9 +63,6 @@ require (
 	modernc.org/sqlite v1.61.1 // indirect
 )
 
-replace (
-	github.com/rumi-ai/rumi/libs => ../../libs
-	github.com/rumi-ai/rumi/services/approval => ../approval
-	github.com/rumi-ai/rumi/services/capability-broker => ../capability-broker
-	github.com/rumi-ai/rumi/services/pip-installer => ../pip-installer
-)
+replace github.com/rumi-ai/rumi/libs => ../../libs
+
+replace github.com/rumi-ai/rumi/api => ../../api

@@ -9,18 +9,18 @@ import (
 	"path/filepath"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/service"
 	libstore "github.com/rumi-ai/rumi/libs/store"
-	"github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/watch"
-	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
 )
 
 func main() { service.Main(api.Service, build) }

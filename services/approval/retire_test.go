@@ -8,9 +8,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/services/approval/api"
 )
 
 // retire begins a pack's uninstall.

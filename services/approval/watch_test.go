@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
-	"github.com/rumi-ai/rumi/services/approval/api"
 )
 
 // A scan sees everything that was done before it was asked for, however little of it there is to read: nothing here waits

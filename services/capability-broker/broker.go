@@ -12,6 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rumi-ai/rumi/api/approval"
+	api "github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/registry"
+	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/diskusage"
@@ -21,8 +25,6 @@ import (
 	dbstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/libs/uds"
-	approval "github.com/rumi-ai/rumi/services/approval/api"
-	"github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/call"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
@@ -36,8 +38,6 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/unconfined"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
-	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
-	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 func (c config) check() error {

@@ -6,10 +6,6 @@ require (
 	github.com/go-json-experiment/json v1.27.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rumi-ai/rumi/libs v0.0.0
-	github.com/rumi-ai/rumi/services/approval v0.0.0
-	github.com/rumi-ai/rumi/services/pack-registry v0.0.0
-	github.com/rumi-ai/rumi/services/pip-installer v0.0.0
-	github.com/rumi-ai/rumi/services/secrets v0.0.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0
@@ -17,6 +13,11 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/text v0.43.0
 	golang.org/x/time v0.16.0
+)
+
+require (
+	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect
+	github.com/moby/sys/sequential v0.7.0 // indirect
 )
 
 require (
@@ -59,6 +60,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/rumi-ai/rumi/api v0.0.0
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sony/gobreaker/v2 v2.4.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
@@ -81,11 +83,6 @@ require (
 	modernc.org/sqlite v1.61.1 // indirect
 )
 
-replace (
-	github.com/rumi-ai/rumi/libs => ../../libs
-	github.com/rumi-ai/rumi/services/approval => ../approval
-	github.com/rumi-ai/rumi/services/egress-proxy => ../egress-proxy
-	github.com/rumi-ai/rumi/services/pack-registry => ../pack-registry
-	github.com/rumi-ai/rumi/services/pip-installer => ../pip-installer
-	github.com/rumi-ai/rumi/services/secrets => ../secrets
-)
+replace github.com/rumi-ai/rumi/libs => ../../libs
+
+replace github.com/rumi-ai/rumi/api => ../../api

@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/registry"
+	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -27,9 +30,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/libs/uds"
-	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
-	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 // world is a broker over real sockets and real Docker, and the answers that other services would give it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
@@ -11,7 +12,6 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/peers"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
 )
 
 // workers bound handlers' containers.

@@ -10,7 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/api"
+	api "github.com/rumi-ai/rumi/api/egress"
 )
 
 // data is what an answer's envelope holds.

@@ -6,7 +6,6 @@ require (
 	github.com/go-json-experiment/json v1.27.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rumi-ai/rumi/libs v0.0.0
-	github.com/rumi-ai/rumi/services/approval v0.0.0-00010101000000-000000000000
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/sdk v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0
@@ -42,6 +41,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/rumi-ai/rumi/api v0.0.0
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sony/gobreaker/v2 v2.4.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
@@ -64,4 +64,4 @@ require (
 
 replace github.com/rumi-ai/rumi/libs => ../../libs
 
-replace github.com/rumi-ai/rumi/services/approval => ../approval
+replace github.com/rumi-ai/rumi/api => ../../api

@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/uds"
-	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 )
 
 // A grant that comes to something else than its lists may promise is made, and said to.

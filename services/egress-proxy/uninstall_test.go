@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 )
 
 // While a pack is being uninstalled nothing is granted to it, or what an uninstall has taken would be there again when the same pack

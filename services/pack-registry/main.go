@@ -7,17 +7,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/egress"
+	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/service"
 	libstore "github.com/rumi-ai/rumi/libs/store"
-	approval "github.com/rumi-ai/rumi/services/approval/api"
-	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
-	egress "github.com/rumi-ai/rumi/services/egress-proxy/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
 )
 
 func main() { service.Main("pack-registry", build) }

@@ -16,14 +16,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/api/broker"
+	api "github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
-	approval "github.com/rumi-ai/rumi/services/approval/api"
-	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
-	"github.com/rumi-ai/rumi/services/pack-registry/api"
 )
 
 // keptData is where the broker's stand-in has put the data of a pack aside.

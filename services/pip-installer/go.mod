@@ -5,8 +5,6 @@ go 1.26.0
 require (
 	github.com/go-json-experiment/json v1.27.2
 	github.com/rumi-ai/rumi/libs v0.0.0
-	github.com/rumi-ai/rumi/services/approval v0.0.0
-	github.com/rumi-ai/rumi/services/pack-registry v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 )
@@ -54,6 +52,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/rumi-ai/rumi/api v0.0.0
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sony/gobreaker/v2 v2.4.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
@@ -79,12 +78,6 @@ require (
 	modernc.org/sqlite v1.61.1 // indirect
 )
 
-replace (
-	github.com/rumi-ai/rumi/libs => ../../libs
-	github.com/rumi-ai/rumi/services/approval => ../approval
-	github.com/rumi-ai/rumi/services/capability-broker => ../capability-broker
-	github.com/rumi-ai/rumi/services/egress-proxy => ../egress-proxy
-	github.com/rumi-ai/rumi/services/pack-registry => ../pack-registry
-	github.com/rumi-ai/rumi/services/pip-installer => ../pip-installer
-	github.com/rumi-ai/rumi/services/secrets => ../secrets
-)
+replace github.com/rumi-ai/rumi/libs => ../../libs
+
+replace github.com/rumi-ai/rumi/api => ../../api

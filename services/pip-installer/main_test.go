@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
 )
 

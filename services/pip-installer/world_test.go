@@ -20,14 +20,14 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/tree"
-	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
 )
 

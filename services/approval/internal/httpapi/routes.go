@@ -12,11 +12,11 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/approval/api"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"

@@ -3,9 +3,9 @@ package httpapi
 import (
 	"context"
 
+	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/services/capability-broker/api"
 )
 
 // Remover takes everything there is of a pack, and gives its data back.

@@ -7,6 +7,9 @@ import (
 	"io"
 	"sync"
 
+	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/registry"
+	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -14,9 +17,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
-	registry "github.com/rumi-ai/rumi/services/pack-registry/api"
-	pip "github.com/rumi-ai/rumi/services/pip-installer/api"
-	secrets "github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 // Packs implements grant.Packs by what approval pushes.

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/services/egress-proxy/api"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"syscall"
 
+	api "github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pack-registry/api"
 )
 
 // Bounds of Select.

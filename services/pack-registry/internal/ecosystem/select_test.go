@@ -8,8 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	api "github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/services/pack-registry/api"
 )
 
 func TestSelect(t *testing.T) {

@@ -13,10 +13,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	libstore "github.com/rumi-ai/rumi/libs/store"
-	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	broker "github.com/rumi-ai/rumi/services/capability-broker/api"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 )
 

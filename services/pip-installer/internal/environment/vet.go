@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 

@@ -8,12 +8,12 @@ import (
 	"path"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/tree"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/installer"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )

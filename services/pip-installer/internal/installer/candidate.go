@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 

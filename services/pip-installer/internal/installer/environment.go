@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/services/pip-installer/api"
 )
 
 // Environment is that of the pack's lock that was installed last.

@@ -8,9 +8,9 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/services/secrets/api"
 	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
 )
 

@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
-	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 // steps are all the places where a change can be cut short.

@@ -13,9 +13,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
-	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 const (

@@ -20,11 +20,11 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
-	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 const (

@@ -20,12 +20,12 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
-	"github.com/rumi-ai/rumi/services/secrets/api"
 )
 
 // home is a folder of secrets and what is beside it.

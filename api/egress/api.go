@@ -1,5 +1,5 @@
-// Package api is how other services ask the egress proxy. The operator's endpoints are in contract.md, "Network grants".
-package api
+// Package egress is how other services ask the egress proxy. The operator's endpoints are in contract.md, "Network grants".
+package egress
 
 import (
 	"context"

@@ -1,5 +1,5 @@
-// Package api is what other services may ask of the capability broker.
-package api
+// Package broker is what other services may ask of the capability broker.
+package broker
 
 import (
 	"context"

@@ -1,5 +1,5 @@
-// Package api is how other services ask pack-registry what lies in packs, in whatever state they are.
-package api
+// Package registry is how other services ask pack-registry what lies in packs, in whatever state they are.
+package registry
 
 import (
 	"context"

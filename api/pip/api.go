@@ -1,5 +1,5 @@
-// Package api is how other services ask pip-installer.
-package api
+// Package pip is how other services ask pip-installer.
+package pip
 
 import (
 	"context"

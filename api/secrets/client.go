@@ -1,5 +1,5 @@
-// Package api is how other services ask for the value of a secret.
-package api
+// Package secrets is how other services ask for the value of a secret.
+package secrets
 
 import (
 	"context"

@@ -1,5 +1,5 @@
-// Package api is how other services ask approval. Gates are followed with libs/gate.
-package api
+// Package approval is how other services ask approval. Gates are followed with libs/gate.
+package approval
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package api_test
+package secrets_test
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
-	"github.com/rumi-ai/rumi/services/secrets/api"
+	api "github.com/rumi-ai/rumi/api/secrets"
 )
 
 const text = "hunter2-sk-0123456789"
