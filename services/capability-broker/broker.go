@@ -106,7 +106,7 @@ type broker struct {
 	pool         *worker.Pool
 	containers   *container.Manager
 	builtins     builtin.Table
-	grants       *grant.Book
+	grants       *grant.Cache
 	handlers     *handler.Service
 	listeners    *call.Sockets
 }

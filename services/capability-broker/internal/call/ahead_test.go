@@ -49,7 +49,7 @@ func TestSecretIsFetchedWhileItsEntryIsWritten(t *testing.T) {
 		}
 		return value, err
 	})
-	m.calls = call.New(call.Config{Gates: m, Grants: m.book, Handlers: m.trust, Runner: m, Builtins: builtin.NewTable(builtin.SecretsGet(secrets, 0, discard)),
+	m.calls = call.New(call.Config{Gates: m, Grants: m.grants, Handlers: m.trust, Runner: m, Builtins: builtin.NewTable(builtin.SecretsGet(secrets, 0, discard)),
 		Audit: m, Log: discard, Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry()})
 	m.grant("p", "secrets.get", `{"config": {"allowed_keys": ["KEY"]}}`)
 	ask := func() reply {

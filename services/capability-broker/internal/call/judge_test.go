@@ -36,7 +36,7 @@ var discard = slog.New(slog.DiscardHandler)
 // who counts.
 type replica struct {
 	t      testing.TB
-	book   *grant.Book
+	grants *grant.Cache
 	rows   *store.Store
 	trust  *handler.Registry
 	calls  *call.Service
@@ -60,11 +60,11 @@ func newReplica(t testing.TB, db *dbstore.DB) *replica {
 	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows); err != nil {
 		t.Fatal(err)
 	}
-	if r.book, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Audit: r, Log: discard,
+	if r.grants, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Audit: r, Log: discard,
 		Checks: []func(context.Context, *grant.Grant) error{r.trust.CheckGrant}}); err != nil {
 		t.Fatal(err)
 	}
-	r.calls = call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Builtins: own, Audit: r, Log: discard,
+	r.calls = call.New(call.Config{Gates: r, Grants: r.grants, Handlers: r.trust, Runner: r, Builtins: own, Audit: r, Log: discard,
 		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry()})
 	return r
 }
@@ -152,7 +152,7 @@ func (r *replica) grant(principal, permission, body string) {
 		r.t.Fatal(err)
 	}
 	request.Config, request.Terms = fields.Config, fields.Terms
-	if _, err := r.book.Grant(r.t.Context(), request); err != nil {
+	if _, err := r.grants.Grant(r.t.Context(), request); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -160,9 +160,9 @@ func (r *replica) grant(principal, permission, body string) {
 // clear removes every grant and all trust.
 func (r *replica) clear() {
 	ctx := context.Background()
-	list, err := r.book.List(ctx, "")
+	list, err := r.grants.List(ctx, "")
 	for principal := range list {
-		_, removing := r.book.RemovePrincipal(ctx, principal)
+		_, removing := r.grants.RemovePrincipal(ctx, principal)
 		err = errors.Join(err, removing)
 	}
 	trusts, _, reading := r.rows.Trusts(ctx)
@@ -206,7 +206,7 @@ func (r *replica) reason() string {
 
 func (r *replica) uses(principal, permission string) int64 {
 	r.t.Helper()
-	list, err := r.book.List(r.t.Context(), principal)
+	list, err := r.grants.List(r.t.Context(), principal)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -326,7 +326,7 @@ func TestSecretsOfChildren(t *testing.T) {
 func TestConfigIsJudgedWhenUsed(t *testing.T) {
 	r := newReplica(t, sqlite(t))
 	r.install("x", `{"properties": {"root": {"type": "string"}}, "additionalProperties": false}`)
-	if _, err := r.book.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"rot": "SECRET"}`)}); !fault.Is(err, fault.KindInvalid) ||
+	if _, err := r.grants.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"rot": "SECRET"}`)}); !fault.Is(err, fault.KindInvalid) ||
 		fault.Of(err).Message != "Invalid config for fs.read: Config does not fit config_schema of the handler x/h: at '' it does not satisfy #/additionalProperties" {
 		t.Errorf("a config that the handler doesn't know: %v", err)
 	}
@@ -451,7 +451,7 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 		if got := b.ask("p", "fs.read", `{}`); !got.Success || string(b.last.Config) != `{"new":true}` || a.uses("p", "fs.read") != 1 {
 			t.Errorf("a new grant: %+v by %s", got, b.last.Config)
 		}
-		if _, err := a.book.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
+		if _, err := a.grants.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "Capability grant is disabled" {
@@ -460,7 +460,7 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 		if n := a.uses("p", "fs.read"); n != 1 {
 			t.Errorf("%d uses", n)
 		}
-		if _, err := a.book.RemovePrincipal(t.Context(), "p"); err != nil {
+		if _, err := a.grants.RemovePrincipal(t.Context(), "p"); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "No capability grant for this permission" {
@@ -481,12 +481,12 @@ func TestChangesWhileACallWaits(t *testing.T) {
 		{func() { r.grant("p", "fs.read", `{"config": {"new": true}}`) }, ""},
 		{func() { r.grant("q", "fs.read", `{}`) }, ""}, // another's
 		{func() {
-			if _, err := r.book.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
+			if _, err := r.grants.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
 				t.Error(err)
 			}
 		}, "Capability grant is disabled"},
 		{func() {
-			if _, err := r.book.RemovePrincipal(t.Context(), "p"); err != nil {
+			if _, err := r.grants.RemovePrincipal(t.Context(), "p"); err != nil {
 				t.Error(err)
 			}
 		}, "No capability grant for this permission"},
@@ -501,7 +501,7 @@ func TestChangesWhileACallWaits(t *testing.T) {
 		if started := r.started.Load() - before; got.Success != (c.reason == "") || got.Success != (started == 1) || !got.Success && r.reason() != c.reason {
 			t.Errorf("want %q: %+v, %q, %d started", c.reason, got, r.reason(), started)
 		}
-		if c.reason == "" && string(r.last.Config) != string(r.book.Chain("p", "fs.read")[0].Config) {
+		if c.reason == "" && string(r.last.Config) != string(r.grants.Chain("p", "fs.read")[0].Config) {
 			t.Errorf("started with %s", r.last.Config)
 		}
 	}
@@ -510,7 +510,7 @@ func TestChangesWhileACallWaits(t *testing.T) {
 // A pack without any grant may say that it is another as often as it likes.
 func TestClaimsAreCounted(t *testing.T) {
 	r := newReplica(t, sqlite(t))
-	calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+	calls := call.New(call.Config{Gates: r, Grants: r.grants, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
 		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Refusals: 5})
 	for range 100 {
 		calls.Socket("p").Answer(t.Context(), []byte(`{"pack_id": "q"}`), nil)
@@ -537,7 +537,7 @@ func TestEntriesOfOnePackAreBounded(t *testing.T) {
 		r.install("x", "")
 		r.grant("p", "fs.read", `{}`)
 		r.entries, r.failing = nil, failing
-		calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+		calls := call.New(call.Config{Gates: r, Grants: r.grants, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
 			Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Refusals: 5})
 		for range 100 {
 			calls.Socket("p").Answer(t.Context(), []byte(`{"permission_id": "fs.read"}`), nil)
@@ -565,7 +565,7 @@ func TestUsualRate(t *testing.T) {
 	r.grant("p", "fs.read", `{}`)
 	r.grant("q", "fs.read", `{"rate_limit": 50}`)
 	r.grant("q__c", "fs.read", `{}`)
-	calls := call.New(call.Config{Gates: r, Grants: r.book, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
+	calls := call.New(call.Config{Gates: r, Grants: r.grants, Handlers: r.trust, Runner: r, Audit: r, Log: discard,
 		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry(), Rate: 6})
 	for _, c := range []struct {
 		principal string

@@ -24,8 +24,8 @@ type Permit struct {
 
 // Chain gives the grants of a principal and its parents for a permission. It takes no lock and touches no disk. The
 // grants must not be changed. While nobody can say whether they still hold, they are ones that allow nothing.
-func (b *Book) Chain(principal, permission string) Chain {
-	all, fresh := b.now.Load().grants, b.follower.Fresh(time.Now())
+func (c *Cache) Chain(principal, permission string) Chain {
+	all, fresh := c.now.Load().grants, c.follower.Fresh(time.Now())
 	find := func(id string) *Grant {
 		if !fresh {
 			return &Grant{PrincipalID: id, PermissionID: permission, broken: Unknown}
@@ -35,11 +35,11 @@ func (b *Book) Chain(principal, permission string) Chain {
 		}
 		return &Grant{PrincipalID: id, PermissionID: permission, broken: None}
 	}
-	c := Chain{find(principal)}
+	chain := Chain{find(principal)}
 	for id, ok := pack.Parent(pack.ID(principal)); ok; id, ok = pack.Parent(id) {
-		c = append(c, find(string(id)))
+		chain = append(chain, find(string(id)))
 	}
-	return c
+	return chain
 }
 
 // Identity names the very grants of the chain. A grant that replaces another has another identity, even where it says the same and

@@ -110,13 +110,13 @@ func config(s grant.Store, p packs, l *log) grant.Config {
 		Permissions: builtin.NewTable(builtin.SecretsGet(nil, 0, discard))}
 }
 
-// judge is what the book says of a principal's own grant now.
-func judge(b *grant.Book, principal, permission string) grant.Reason {
+// judge is what the cache says of a principal's own grant now.
+func judge(b *grant.Cache, principal, permission string) grant.Reason {
 	_, reason := b.Chain(principal, permission).Judge(time.Now())
 	return reason
 }
 
-func book(t *testing.T, s *store.Store, p packs, l *log) *grant.Book {
+func openCache(t *testing.T, s *store.Store, p packs, l *log) *grant.Cache {
 	t.Helper()
 	b, err := grant.Open(t.Context(), config(s, p, l))
 	if err != nil {
@@ -127,7 +127,7 @@ func book(t *testing.T, s *store.Store, p packs, l *log) *grant.Book {
 
 func TestRequests(t *testing.T) {
 	l := &log{}
-	b := book(t, open(t), packs{"p": true, retired: true}, l)
+	b := openCache(t, open(t), packs{"p": true, retired: true}, l)
 	past, future := time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)
 	for name, c := range map[string]struct {
 		request grant.Request
@@ -173,7 +173,7 @@ func TestRequests(t *testing.T) {
 func TestGrantRevokeAndEntries(t *testing.T) {
 	s, l := open(t), &log{}
 	known := packs{"p": true, "q": true}
-	b, other := book(t, s, known, l), book(t, s, nil, l)
+	b, other := openCache(t, s, known, l), openCache(t, s, nil, l)
 	ctx := origin.With(t.Context(), origin.Origin{Actor: "operator"})
 	r := grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A", "B"]}`)}
 	if revoked, err := b.Revoke(ctx, r); err != nil || revoked {

@@ -24,7 +24,7 @@ func request(t *testing.T, permission, terms string) grant.Request {
 
 func TestTerms(t *testing.T) {
 	l := &log{}
-	b := book(t, open(t), packs{"p": true}, l)
+	b := openCache(t, open(t), packs{"p": true}, l)
 	for _, c := range []struct{ permission, terms, want string }{ // want is part of the error, "" for none
 		{"fs.read", `{}`, ""},
 		{"fs.read", `{"max_uses": null, "rate_limit": null, "args_schema": null, "handler": null, "limits": null, "mounts": null}`, ""},
@@ -63,7 +63,7 @@ func TestTerms(t *testing.T) {
 // An entry says what was granted on which terms, and nothing of a schema or a handler's config.
 func TestTermsInEntries(t *testing.T) {
 	l := &log{}
-	b := book(t, open(t), packs{"p": true}, l)
+	b := openCache(t, open(t), packs{"p": true}, l)
 	r := request(t, "fs.read", `{"max_uses": 3, "rate_limit": 5, "args_schema": {"const": "SECRET"}, "handler": {"pack_id": "q", "slug": "h"}}`)
 	r.Config = jsontext.Value(`{"token": "SECRET"}`)
 	if _, err := b.Grant(t.Context(), r); err != nil {
@@ -106,7 +106,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := book(t, s, packs{"p": true}, &log{})
+	b := openCache(t, s, packs{"p": true}, &log{})
 	list, err := b.List(t.Context(), "")
 	if err != nil || len(list["p"]) != 5 {
 		t.Fatalf("%v, %v", list, err)

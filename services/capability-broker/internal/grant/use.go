@@ -28,9 +28,9 @@ func (c Chain) Stays(now Chain, at time.Time) bool {
 // Use counts a call that is about to start, in every grant of the chain that bounds its uses: in all of them or in none.
 // Never are more calls counted than a grant has uses, whatever replicas there are and however they die. The reason says
 // why the call may not start. A chain without bounds costs nothing, others a transaction.
-func (b *Book) Use(ctx context.Context, c Chain) (Reason, error) {
+func (c *Cache) Use(ctx context.Context, chain Chain) (Reason, error) {
 	var bounded []*Grant
-	for _, g := range c {
+	for _, g := range chain {
 		if g.Terms.MaxUses != nil {
 			bounded = append(bounded, g)
 		}
@@ -39,26 +39,26 @@ func (b *Book) Use(ctx context.Context, c Chain) (Reason, error) {
 		return Allowed, nil
 	}
 	select {
-	case b.using <- struct{}{}:
-		defer func() { <-b.using }()
+	case c.using <- struct{}{}:
+		defer func() { <-c.using }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("count a use: %w", ctx.Err())
 	}
-	reason, of, err := b.Store.Use(ctx, bounded)
+	reason, of, err := c.Store.Use(ctx, bounded)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("count a use: %w", err)
 	case reason == Allowed:
 		return Allowed, nil
 	case reason == Changed:
-		if err := b.reload(ctx); err != nil {
+		if err := c.reload(ctx); err != nil {
 			return "", err
 		}
 		return "", ErrChanged
 	case reason == UsedUp:
 		bounded[of].spent.Store(true) // so that the store needn't be asked again
 	}
-	return reason + c.of(slices.Index(c, bounded[of])), nil
+	return reason + chain.of(slices.Index(chain, bounded[of])), nil
 }
 
 // CheckArgs says why the arguments of a call are not what the chain's schemas ask for, Allowed where they are.

@@ -20,12 +20,12 @@ import (
 const grantsVersion = "1.0"
 
 type capability struct {
-	grants   *grant.Book
+	grants   *grant.Cache
 	handlers *handler.Service
 }
 
 // Capability serves grants and handler candidates.
-func Capability(mux *rpc.Mux, grants *grant.Book, handlers *handler.Service) {
+func Capability(mux *rpc.Mux, grants *grant.Cache, handlers *handler.Service) {
 	c := capability{grants, handlers}
 	mux.Route("GET /api/capability/grants", rpc.Handle(c.list), "gateway")
 	mux.Route("POST /api/capability/grants/grant", rpc.Handle(c.grant), "gateway")

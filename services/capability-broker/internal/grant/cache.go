@@ -73,7 +73,7 @@ func (s *snapshot) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error
 	}
 }
 
-// Config is what a Book needs.
+// Config is what a Cache needs.
 type Config struct {
 	Store       Store
 	Packs       Packs
@@ -88,8 +88,8 @@ type Config struct {
 	Checks []func(ctx context.Context, g *Grant) error
 }
 
-// Book holds every grant. It is safe for concurrent use.
-type Book struct {
+// Cache holds every grant. It is safe for concurrent use.
+type Cache struct {
 	Config
 	follower store.Follower
 	now      atomic.Pointer[snapshot]
@@ -98,30 +98,30 @@ type Book struct {
 }
 
 // Open reads every grant.
-func Open(ctx context.Context, cfg Config) (*Book, error) {
-	b := &Book{Config: cfg, using: make(chan struct{}, 1)}
-	b.follower.What, b.follower.Every, b.follower.Look, b.follower.Log = "capability grants", followEvery, b.look, cfg.Log
-	if err := b.reload(ctx); err != nil {
+func Open(ctx context.Context, cfg Config) (*Cache, error) {
+	c := &Cache{Config: cfg, using: make(chan struct{}, 1)}
+	c.follower.What, c.follower.Every, c.follower.Look, c.follower.Log = "capability grants", followEvery, c.look, cfg.Log
+	if err := c.reload(ctx); err != nil {
 		return nil, err
 	}
-	return b, nil
+	return c, nil
 }
 
-func (b *Book) reload(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (c *Cache) reload(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	began := time.Now()
-	list, revision, err := b.Store.Grants(ctx)
+	list, revision, err := c.Store.Grants(ctx)
 	if err != nil {
 		return fmt.Errorf("read grants: %w", err)
 	}
 	next := &snapshot{revision: revision, grants: make(map[string]map[string]*Grant)}
-	before := b.now.Load()
+	before := c.now.Load()
 	for i := range list {
 		g := &list[i]
-		if err := g.prepare(b.Permissions, before.compile(g)); err != nil {
+		if err := g.prepare(c.Permissions, before.compile(g)); err != nil {
 			// Written by another version. It allows nothing; the others are as good as ever.
-			b.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
+			c.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
 			g.broken = Unread
 		}
 		if next.grants[g.PrincipalID] == nil {
@@ -129,26 +129,26 @@ func (b *Book) reload(ctx context.Context) error {
 		}
 		next.grants[g.PrincipalID][g.PermissionID] = g
 	}
-	b.now.Store(next)
-	b.follower.Heard(began)
+	c.now.Store(next)
+	c.follower.Heard(began)
 	return nil
 }
 
 // Follow takes over what other replicas write, until ctx ends. While the store can't be asked the grants in memory hold
 // for store.Lease, then no grant allows anything.
-func (b *Book) Follow(ctx context.Context) error { return b.follower.Follow(ctx) }
+func (c *Cache) Follow(ctx context.Context) error { return c.follower.Follow(ctx) }
 
-func (b *Book) look(ctx context.Context) error {
-	revision, err := b.Store.Revision(ctx)
-	if err == nil && revision != b.now.Load().revision {
-		err = b.reload(ctx)
+func (c *Cache) look(ctx context.Context) error {
+	revision, err := c.Store.Revision(ctx)
+	if err == nil && revision != c.now.Load().revision {
+		err = c.reload(ctx)
 	}
 	return err
 }
 
 // Each calls fn for every grant in memory, revoked ones among them. The grants must not be changed.
-func (b *Book) Each(fn func(*Grant)) {
-	for _, held := range b.now.Load().grants {
+func (c *Cache) Each(fn func(*Grant)) {
+	for _, held := range c.now.Load().grants {
 		for _, g := range held {
 			fn(g)
 		}
@@ -156,27 +156,27 @@ func (b *Book) Each(fn func(*Grant)) {
 }
 
 // Revision is that of the grants in memory; another one may mean other grants.
-func (b *Book) Revision() int64 { return b.now.Load().revision }
+func (c *Cache) Revision() int64 { return c.now.Load().revision }
 
 // List gives the grants by principal, all of them or one principal's, with the uses there have been so far.
-func (b *Book) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
-	list, _, err := b.Store.Grants(ctx)
+func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
+	list, _, err := c.Store.Grants(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list grants: %w", err)
 	}
-	now, out := b.now.Load(), make(map[string][]*Grant)
+	now, out := c.now.Load(), make(map[string][]*Grant)
 	for i := range list {
 		g := &list[i]
 		if principal != "" && g.PrincipalID != principal {
 			continue
 		}
-		if err := g.prepare(b.Permissions, now.compile(g)); err != nil {
+		if err := g.prepare(c.Permissions, now.compile(g)); err != nil {
 			g.broken = Unread
 		}
 		out[g.PrincipalID] = append(out[g.PrincipalID], g)
 	}
 	for _, held := range out {
-		slices.SortFunc(held, func(a, c *Grant) int { return strings.Compare(a.PermissionID, c.PermissionID) })
+		slices.SortFunc(held, func(a, b *Grant) int { return strings.Compare(a.PermissionID, b.PermissionID) })
 	}
 	return out, nil
 }
@@ -206,7 +206,7 @@ func (r Request) check() error {
 }
 
 // Grant gives a permission, replacing the grant there is. The pack must be known, and not be being uninstalled.
-func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
+func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err := r.check(); err != nil {
 		return Grant{}, err
 	}
@@ -216,7 +216,7 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor,
 		Config: r.Config, Terms: r.Terms,
 	}
-	if err := next.prepare(b.Permissions, schema.Compile); err != nil {
+	if err := next.prepare(c.Permissions, schema.Compile); err != nil {
 		return Grant{}, err
 	}
 	if r.ExpiresAt != nil {
@@ -228,36 +228,36 @@ func (b *Book) Grant(ctx context.Context, r Request) (Grant, error) {
 			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past").With("invalid_expires_at")
 		}
 	}
-	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
+	if known, err := c.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return Grant{}, err
 	} else if !known {
 		return Grant{}, fault.PackNotFound()
 	}
-	if b.Config.Pin != nil {
-		b.Config.Pin(&next)
+	if c.Config.Pin != nil {
+		c.Config.Pin(&next)
 	}
-	for _, check := range b.Checks {
+	for _, check := range c.Checks {
 		if err := check(ctx, &next); err != nil {
 			return Grant{}, err
 		}
 	}
-	err := b.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
+	err := c.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
 		// Asked once more, so that no grant follows the RemovePrincipal of an uninstall.
-		if err := b.Packs.Grantable(r.PrincipalID); err != nil {
+		if err := c.Packs.Grantable(r.PrincipalID); err != nil {
 			return nil, err
 		}
-		return &next, b.Audit.Write(ctx, entry("permission_grant", &next, nil))
+		return &next, c.Audit.Write(ctx, entry("permission_grant", &next, nil))
 	})
 	if err != nil {
 		return Grant{}, fmt.Errorf("grant %s to %s: %w", r.PermissionID, r.PrincipalID, err)
 	}
-	return next, b.reload(ctx)
+	return next, c.reload(ctx)
 }
 
 // Pin makes the grants of a permission that name no handler name this one, each with an audit entry. Nothing else of them
 // changes.
-func (b *Book) Pin(ctx context.Context, permission string, to HandlerRef) error {
-	list, _, err := b.Store.Grants(ctx)
+func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error {
+	list, _, err := c.Store.Grants(ctx)
 	if err != nil {
 		return fmt.Errorf("pin grants of %s: %w", permission, err)
 	}
@@ -266,12 +266,12 @@ func (b *Book) Pin(ctx context.Context, permission string, to HandlerRef) error 
 		if list[i].PermissionID != permission || list[i].Terms.Handler != nil {
 			continue
 		}
-		err := b.Store.Change(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
+		err := c.Store.Change(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
 			if g == nil || g.Terms.Handler != nil || g.broken != Allowed {
 				return nil, nil
 			}
 			g.Terms.Handler = &to
-			return g, b.Audit.Write(ctx, entry("permission_pinned", g, nil))
+			return g, c.Audit.Write(ctx, entry("permission_pinned", g, nil))
 		})
 		if err != nil {
 			return fmt.Errorf("pin the grant of %s to %s: %w", permission, list[i].PrincipalID, err)
@@ -281,32 +281,32 @@ func (b *Book) Pin(ctx context.Context, permission string, to HandlerRef) error 
 	if !pinned {
 		return nil
 	}
-	return b.reload(ctx)
+	return c.reload(ctx)
 }
 
 // Revoke takes a permission away and says whether there was one to take. A pack that was never known is not found.
-func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
+func (c *Cache) Revoke(ctx context.Context, r Request) (bool, error) {
 	if err := r.check(); err != nil {
 		return false, err
 	}
 	found, revoked := false, false
-	err := b.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
+	err := c.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
 		found, revoked = g != nil, g != nil && g.Enabled
 		if !revoked {
 			return nil, nil
 		}
 		g.Enabled, g.UpdatedAt = false, time.Now().UTC()
-		return g, b.Audit.Write(ctx, entry("permission_revoke", g, nil))
+		return g, c.Audit.Write(ctx, entry("permission_revoke", g, nil))
 	})
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("revoke %s from %s: %w", r.PermissionID, r.PrincipalID, err)
 	case revoked:
-		return true, b.reload(ctx)
+		return true, c.reload(ctx)
 	case found:
 		return false, nil
 	}
-	if known, err := b.Packs.Known(ctx, r.PrincipalID); err != nil {
+	if known, err := c.Packs.Known(ctx, r.PrincipalID); err != nil {
 		return false, err
 	} else if !known {
 		return false, fault.PackNotFound()
@@ -315,14 +315,14 @@ func (b *Book) Revoke(ctx context.Context, r Request) (bool, error) {
 }
 
 // RemovePrincipal deletes every grant of a pack that is uninstalled and says how many there were.
-func (b *Book) RemovePrincipal(ctx context.Context, principal string) (int, error) {
+func (c *Cache) RemovePrincipal(ctx context.Context, principal string) (int, error) {
 	removed := 0
-	err := b.Store.Remove(ctx, principal, func(n int) error {
+	err := c.Store.Remove(ctx, principal, func(n int) error {
 		if removed = n; n == 0 {
 			return nil
 		}
 		g := Grant{PrincipalID: principal, PermissionID: "*"}
-		return b.Audit.Write(ctx, entry("permission_revoke", &g, map[string]any{"count": n, "reason": "pack uninstalled"}))
+		return c.Audit.Write(ctx, entry("permission_revoke", &g, map[string]any{"count": n, "reason": "pack uninstalled"}))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("remove grants of %s: %w", principal, err)
@@ -330,7 +330,7 @@ func (b *Book) RemovePrincipal(ctx context.Context, principal string) (int, erro
 	if removed == 0 {
 		return 0, nil
 	}
-	return removed, b.reload(ctx)
+	return removed, c.reload(ctx)
 }
 
 // entry is a grant decision's audit entry. Of the config only what the permission itself says of it is written, and of
