@@ -31,9 +31,9 @@ type Store interface {
 	Grants(ctx context.Context) ([]Grant, int64, error)
 	// Revision is that of the last write.
 	Revision(ctx context.Context) (int64, error)
-	// Change hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
+	// Apply hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
 	// error, or a nil grant, leaves the store as it was.
-	Change(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
+	Apply(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
 	// Use counts one use of each of the grants, or of none where one of them can't be used: the answer is why, and which of
 	// them. Uses of several callers, on several replicas, count one after the other.
 	Use(ctx context.Context, grants []*Grant) (reason Reason, of int, err error)
@@ -241,7 +241,7 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 			return Grant{}, err
 		}
 	}
-	err := c.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
+	err := c.Store.Apply(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
 		// Asked once more, so that no grant follows the RemovePrincipal of an uninstall.
 		if err := c.Packs.Grantable(r.PrincipalID); err != nil {
 			return nil, err
@@ -266,7 +266,7 @@ func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error
 		if list[i].PermissionID != permission || list[i].Terms.Handler != nil {
 			continue
 		}
-		err := c.Store.Change(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
+		err := c.Store.Apply(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
 			if g == nil || g.Terms.Handler != nil || g.broken != Allowed {
 				return nil, nil
 			}
@@ -290,7 +290,7 @@ func (c *Cache) Revoke(ctx context.Context, r Request) (bool, error) {
 		return false, err
 	}
 	found, revoked := false, false
-	err := c.Store.Change(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
+	err := c.Store.Apply(ctx, r.PrincipalID, r.PermissionID, func(g *Grant) (*Grant, error) {
 		found, revoked = g != nil, g != nil && g.Enabled
 		if !revoked {
 			return nil, nil

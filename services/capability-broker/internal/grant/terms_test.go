@@ -102,7 +102,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 		if g.Config == nil {
 			g.Config = jsontext.Value(`{}`)
 		}
-		if err := s.Change(t.Context(), "p", permission, func(*grant.Grant) (*grant.Grant, error) { return &g, nil }); err != nil {
+		if err := s.Apply(t.Context(), "p", permission, func(*grant.Grant) (*grant.Grant, error) { return &g, nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

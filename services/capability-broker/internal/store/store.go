@@ -113,8 +113,8 @@ func (s *Store) Grants(ctx context.Context) (list []grant.Grant, revision int64,
 	return list, revision, err
 }
 
-// Change implements grant.Store.
-func (s *Store) Change(ctx context.Context, principal, permission string, change func(*grant.Grant) (*grant.Grant, error)) error {
+// Apply implements grant.Store.
+func (s *Store) Apply(ctx context.Context, principal, permission string, change func(*grant.Grant) (*grant.Grant, error)) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		current, err := scanGrant(tx.QueryRow(`SELECT `+grantColumns+` FROM capability_grants
 			WHERE principal_id = ? AND permission_id = ?`, principal, permission).Scan)

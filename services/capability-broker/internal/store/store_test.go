@@ -36,7 +36,7 @@ func TestGrants(t *testing.T) {
 		g := grant.Grant{PrincipalID: "p", PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{"x":"é"}`),
 			ExpiresAt: at.Add(time.Hour), GrantedAt: at, UpdatedAt: at, GrantedBy: "operator", Terms: terms}
 		put := func(next *grant.Grant, err error) error {
-			return mine.Change(ctx, "p", "a.b", func(*grant.Grant) (*grant.Grant, error) { return next, err })
+			return mine.Apply(ctx, "p", "a.b", func(*grant.Grant) (*grant.Grant, error) { return next, err })
 		}
 		before, err := other.Revision(ctx)
 		if err != nil {
@@ -58,7 +58,7 @@ func TestGrants(t *testing.T) {
 		if err != nil || revision != before+1 || len(list) != 1 || !reflect.DeepEqual(list[0], g) {
 			t.Fatalf("the other replica reads %+v at %d, %v; want %+v", list, revision, err, g)
 		}
-		err = other.Change(ctx, "p", "a.b", func(found *grant.Grant) (*grant.Grant, error) {
+		err = other.Apply(ctx, "p", "a.b", func(found *grant.Grant) (*grant.Grant, error) {
 			if found == nil || !reflect.DeepEqual(*found, g) {
 				t.Errorf("changes %+v", found)
 			}
@@ -95,7 +95,7 @@ func TestUse(t *testing.T) {
 			t.Helper()
 			g := grant.Grant{PrincipalID: principal, PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{}`), GrantedAt: at, UpdatedAt: at,
 				Terms: grant.Terms{MaxUses: &max}}
-			if err := mine.Change(ctx, principal, "a.b", func(*grant.Grant) (*grant.Grant, error) { return &g, nil }); err != nil {
+			if err := mine.Apply(ctx, principal, "a.b", func(*grant.Grant) (*grant.Grant, error) { return &g, nil }); err != nil {
 				t.Fatal(err)
 			}
 			return &g
@@ -138,7 +138,7 @@ func TestUse(t *testing.T) {
 		uses(map[string]int64{"p__c": 1})
 		use(other, grant.Allowed, child, renewed)
 		uses(map[string]int64{"p__c": 2, "p": 1})
-		if err := mine.Change(ctx, "p__c", "a.b", func(g *grant.Grant) (*grant.Grant, error) { g.Enabled = false; return g, nil }); err != nil {
+		if err := mine.Apply(ctx, "p__c", "a.b", func(g *grant.Grant) (*grant.Grant, error) { g.Enabled = false; return g, nil }); err != nil {
 			t.Fatal(err)
 		}
 		use(other, grant.Disabled, child)
