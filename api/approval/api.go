@@ -7,11 +7,12 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // Service is approval's name.
-const Service = "approval"
+const Service = roster.Approval
 
 // RefreshRequest names packs to read again; none means all.
 type RefreshRequest struct {

@@ -5,11 +5,12 @@ import (
 	"context"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // Service is the broker's name.
-const Service = "capability-broker"
+const Service = roster.CapabilityBroker
 
 // Removal says what the broker had of a pack that is being uninstalled. A second removal of the same pack finds
 // nothing and says false everywhere.

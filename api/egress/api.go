@@ -6,11 +6,12 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // Service is the egress proxy's name.
-const Service = "egress-proxy"
+const Service = roster.EgressProxy
 
 // RemoveResponse says what Remove found.
 type RemoveResponse struct {

@@ -8,11 +8,12 @@ import (
 	"net/url"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // Service is pip-installer's name.
-const Service = "pip-installer"
+const Service = roster.PipInstaller
 
 // Package is a Python distribution that is installed.
 type Package struct {

@@ -5,11 +5,12 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // Service is pack-registry's name.
-const Service = "pack-registry"
+const Service = roster.PackRegistry
 
 // SelectPath is where Select is served.
 const SelectPath = "/internal/packs/select"

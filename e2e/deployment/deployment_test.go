@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/roster"
 )
 
 const root = "../.."
@@ -126,7 +128,7 @@ func TestSettings(t *testing.T) {
 
 // Services have what they need and nothing else.
 func TestLeastPrivilege(t *testing.T) {
-	holders := []string{"capability-broker", "pip-installer"} // of the Docker socket
+	holders := roster.Where(func(s roster.Service) bool { return s.DockerSocket })
 	for name, s := range composed(t) {
 		if !s.ReadOnly || s.Privileged || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s is not confined: %+v", name, s)

@@ -18,13 +18,14 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/roster"
 )
 
 // Services are those that get a certificate.
-var Services = []string{"approval", "capability-broker", "egress-proxy", "gateway", "pack-registry", "pip-installer", "secrets"}
+var Services = roster.Names()
 
 // stateful are the services with a database, each in a folder that no other service sees.
-var stateful = []string{"approval", "capability-broker", "egress-proxy", "pack-registry", "pip-installer"}
+var stateful = roster.Where(func(s roster.Service) bool { return s.Stateful })
 
 // handlerUID is what runs in containers: nobody.
 const handlerUID = 65534

@@ -20,15 +20,13 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 )
 
 // closedPort is where services that a suite doesn't run are looked for; nothing listens there.
 const closedPort = "127.0.0.1:1"
-
-// names are the services of Rumi.
-var names = []string{"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets"}
 
 // Suite is a Rumi home and the services that a test runs in it.
 type Suite struct {
@@ -49,7 +47,7 @@ func New(t testing.TB, running ...string) *Suite {
 	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity"} {
 		must(t, os.MkdirAll(filepath.Join(s.Home, dir), 0o750))
 	}
-	for _, name := range names {
+	for _, name := range roster.Names() {
 		s.addresses[name] = closedPort
 	}
 	for _, name := range running {

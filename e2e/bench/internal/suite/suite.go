@@ -21,10 +21,11 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/e2e/internal/api"
+	"github.com/rumi-ai/rumi/libs/roster"
 )
 
 // Services are those of the suite.
-var Services = []string{"approval", "capability-broker", "egress-proxy", "gateway", "pack-registry", "pip-installer", "secrets"}
+var Services = roster.Names()
 
 const (
 	readyWait = time.Minute      // for the services to answer

@@ -3,13 +3,12 @@ package address
 import (
 	"slices"
 	"strings"
+
+	"github.com/rumi-ai/rumi/libs/roster"
 )
 
 // suite are the names under which a compose or Swarm network resolves our own services and those that come with them.
-var suite = []string{
-	"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets",
-	"consul", "prometheus", "grafana", "postgres",
-}
+var suite = append(roster.Names(), "consul", "prometheus", "grafana", "postgres")
 
 // hosts are names of the machine the suite runs on, and of services that hand out credentials.
 var hosts = []string{

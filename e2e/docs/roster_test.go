@@ -1,0 +1,71 @@
+package docs
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/roster"
+)
+
+// Every list of services in a file that can't read the roster has the roster's services, and no other. The first group of a
+// pattern is a name, or names with white space between them; names that the list has beside services are in also.
+func TestRosterLists(t *testing.T) {
+	all := roster.Names()
+	without := func(name string) []string {
+		return roster.Where(func(s roster.Service) bool { return s.Name != name })
+	}
+	for _, c := range []struct {
+		file, list, pattern string
+		want, also          []string
+	}{
+		{file: "docker-compose.yml", list: "services", pattern: `(?m)^    image: rumi-([a-z-]+):`, want: all, also: []string{"init", "pack", "builder"}},
+		{file: "docker-compose.yml", list: "health checks", pattern: `test: \[CMD, /usr/local/bin/([a-z-]+), healthcheck\]`, want: all},
+		{file: "docker-compose.yml", list: "state folders", pattern: `user_data/state/([a-z-]+):`,
+			want: roster.Where(func(s roster.Service) bool { return s.Stateful })},
+		{file: "docker-compose.yml", list: "identities", pattern: `:/rumi/user_data/settings/identity/([a-z-]+):ro`, want: all},
+		{file: "deploy/Dockerfile", list: "binaries", pattern: `\./services/([a-z-]+)`, want: all},
+		{file: "deploy/Dockerfile", list: "images", pattern: `(?m)^FROM .* AS ([a-z-]+)\nCOPY --from=build /out/`, want: all, also: []string{"init", "demo"}},
+		{file: "go.work", list: "modules", pattern: `\./services/([a-z-]+)`, want: all},
+		{file: "README.md", list: "services", pattern: `(?s)\| service \| owns \|\n\|---\|---\|\n(.*?)\n\n`, want: all},
+		{file: "docs/design.md", list: "services", pattern: `(?s)\| service \| owns \| public paths \|\n\|---\|---\|---\|\n(.*?)\n\n`, want: all},
+		{file: "docs/operations.md", list: "Prometheus's targets", pattern: `- ([a-z-]+):9090`, want: all},
+		{file: "CONTRIBUTING.md", list: "the debugger's peers", pattern: `for service in ([a-z -]+); do`, want: without(roster.Gateway)},
+		{file: "e2e/journeys/suite_test.go", list: "services", pattern: `(?m)^\t\{"([a-z-]+)", "/api/`, want: without(roster.Gateway)},
+		{file: "services/egress-proxy/internal/address/address_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", "pack-registry", .*"secrets"), "consul"`, want: all},
+		{file: "services/egress-proxy/internal/egress/policy_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", .*"secrets"),`, want: all,
+			also: []string{"GATEWAY", "gateway."}},
+	} {
+		text, err := os.ReadFile(filepath.Join(root, c.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]bool{}
+		for _, match := range regexp.MustCompile(c.pattern).FindAllStringSubmatch(string(text), -1) {
+			for _, name := range listed(match[1]) {
+				if !slices.Contains(c.also, name) {
+					found[name] = true
+				}
+			}
+		}
+		if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, c.want) {
+			t.Errorf("%s, %s: got %v, want the roster's %v", c.file, c.list, got, c.want)
+		}
+	}
+}
+
+// listed are the names in a part of a file: the first cells of a table's rows, or words, quoted or not.
+func listed(text string) []string {
+	if strings.HasPrefix(text, "|") {
+		var names []string
+		for row := range strings.Lines(text) {
+			names = append(names, strings.TrimSpace(strings.Split(row, "|")[1]))
+		}
+		return names
+	}
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ' ' || c == ',' || c == '"' })
+}
