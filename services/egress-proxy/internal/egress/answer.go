@@ -82,7 +82,7 @@ func appendAnswer(dst []byte, r *result) []byte {
 	dst = append(dst, `,"bytes_read":`...)
 	dst = strconv.AppendInt(dst, int64(len(body)), 10)
 	dst = append(dst, `,"final_url":`...)
-	dst = appendQuote(dst, r.place.String())
+	dst = appendQuote(dst, r.destination.String())
 	return append(dst, '}')
 }
 

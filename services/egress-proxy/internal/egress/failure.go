@@ -28,15 +28,15 @@ func blocked(reason, detail string) *failure {
 }
 
 var (
-	errRateLimited = &failure{kind: "rate_limited", text: "Rate limit exceeded", reason: "rate_limited"}
-	errBudget      = &failure{kind: "rate_limited", text: "Daily egress budget exceeded", reason: "budget_exceeded"}
-	errTooLarge    = &failure{kind: "response_too_large", text: "Response too large (max: 4194304 bytes)"}
-	errTimeout     = &failure{kind: "timeout", text: "Request timed out"}
-	errDNS         = &failure{kind: "dns_error", text: "Name could not be resolved"}
-	errStreams     = &failure{kind: "rate_limited", text: "Too many requests under way", reason: "too_many_streams"}
-	errClientGone  = &failure{kind: "client_closed", text: "Client closed the connection"}
-	errBadBody     = &failure{kind: "protocol_error", text: "Request body is not well-formed"}
-	errInternal    = &failure{kind: "internal_error", text: "Internal error"}
+	errRateLimited    = &failure{kind: "rate_limited", text: "Rate limit exceeded", reason: "rate_limited"}
+	errDailyQuota     = &failure{kind: "rate_limited", text: "Daily egress budget exceeded", reason: "budget_exceeded"}
+	errTooLarge       = &failure{kind: "response_too_large", text: "Response too large (max: 4194304 bytes)"}
+	errTimeout        = &failure{kind: "timeout", text: "Request timed out"}
+	errDNS            = &failure{kind: "dns_error", text: "Name could not be resolved"}
+	errTooManyStreams = &failure{kind: "rate_limited", text: "Too many requests under way", reason: "too_many_streams"}
+	errClientClosed   = &failure{kind: "client_closed", text: "Client closed the connection"}
+	errBadBody        = &failure{kind: "protocol_error", text: "Request body is not well-formed"}
+	errInternal       = &failure{kind: "internal_error", text: "Internal error"}
 )
 
 // upstreamFailure turns an exchange's error into the contract's error types.

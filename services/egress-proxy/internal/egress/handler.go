@@ -35,20 +35,20 @@ func (h *handler) pack(ctx context.Context) *pack {
 
 // result is what came of a request.
 type result struct {
-	call     call
-	place    place // of the last hop
-	hops     int
-	response *upstream.Response
-	failure  *failure
-	latency  time.Duration
-	status   int       // of the answer; 0 for none
-	received int64     // bytes from the server: of the body, or of a tunnel
-	sent     int64     // bytes to the server: of bodies, and all in a tunnel
-	streamed bool      // came as HTTP
-	lineage  lineage   // of what did
-	endless  bool      // a tunnel or an upgraded connection: its end is the pack's choice
-	transfer *transfer // nil for what was not allowed
-	notes    notes
+	call         call
+	destination  destination // of the last hop
+	hops         int
+	response     *upstream.Response
+	failure      *failure
+	latency      time.Duration
+	status       int          // of the answer; 0 for none
+	received     int64        // bytes from the server: of the body, or of a tunnel
+	sent         int64        // bytes to the server: of bodies, and all in a tunnel
+	overHTTP     bool         // came as HTTP
+	traceContext traceContext // of what did
+	unbounded    bool         // a tunnel or an upgraded connection: its end is the pack's choice
+	transfer     *transfer    // nil for what was not allowed
+	scratch      scratch
 }
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
@@ -68,10 +68,10 @@ type exchange struct {
 	result
 	under   transfer
 	ctx     context.Context // of the request's connection
-	bound   context.Context // ends with ctx and with access
+	bound   context.Context // ends with ctx and with the session
 	pack    *pack
 	began   time.Time
-	access  *access
+	session *session
 	target  *upstream.Target // of the first hop, as far as it could be told without waiting
 	roomy   bool             // room was taken for the answer
 	written func() error     // waits for the entries of what was refused at once; nil for what was not
@@ -85,11 +85,11 @@ func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	e := exchanges.Get().(*exchange)
 	e.pack, e.ctx, e.began = k, ctx, time.Now()
 	e.call, e.failure = parse(request)
-	e.place = e.call.url
+	e.destination = e.call.url
 	if e.failure == nil {
 		// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by decide.
-		e.access = k.access.Load()
-		e.target, e.failure = k.decide(e.call.method, e.place, len(e.call.body) > 0)
+		e.session = k.session.Load()
+		e.target, e.failure = k.decide(e.call.method, e.destination, len(e.call.body) > 0)
 	}
 	if e.failure != nil {
 		e.latency = time.Since(e.began)
@@ -117,11 +117,11 @@ func (e *exchange) finish(dst []byte) []byte {
 		return appendFailure(dst, &e.result)
 	}
 	t := &e.under
-	t.pack, t.kind, t.method, t.to, t.began = e.pack, kindFrame, e.call.method, e.place, e.began
+	t.pack, t.kind, t.method, t.to, t.began = e.pack, kindFrame, e.call.method, e.destination, e.began
 	e.transfer = t
 	e.pack.proxy.start(t)
 	var release func()
-	e.bound, release = during(e.access, e.ctx)
+	e.bound, release = sessionContext(e.session, e.ctx)
 	defer release()
 	body := bodies.Get().(*[]byte)
 	e.pack.run(e, *body)
@@ -171,7 +171,7 @@ func (h *handler) Refuse(err error, dst []byte) []byte {
 
 // run sends a call to its server and follows redirects.
 func (k *pack) run(r *exchange, buf []byte) {
-	a, deadline := r.access, r.began.Add(r.call.total)
+	s, deadline := r.session, r.began.Add(r.call.total)
 	fields, body := r.call.fields, r.call.body
 	for target := r.target; ; target = nil {
 		target, connect, f := k.locate(r, target, len(body) > 0, deadline)
@@ -179,7 +179,7 @@ func (k *pack) run(r *exchange, buf []byte) {
 			r.failure = f
 			return
 		}
-		if f := k.enter(r.bound, a, deadline); f != nil {
+		if f := k.acquireSlot(r.bound, s, deadline); f != nil {
 			r.failure = f
 			return
 		}
@@ -189,26 +189,26 @@ func (k *pack) run(r *exchange, buf []byte) {
 			return
 		}
 		r.sent += int64(len(body))
-		response, err := a.pool.Do(r.bound, target, &upstream.Request{
-			Method: r.call.method, Path: r.place.path, Host: r.place.hostPort(), Fields: fields, Body: body,
+		response, err := s.pool.Do(r.bound, target, &upstream.Request{
+			Method: r.call.method, Path: r.destination.path, Host: r.destination.hostPort(), Fields: fields, Body: body,
 			Deadline: deadline, Connect: connect, Read: r.call.read, MaxBody: MaxResponse, Room: r,
 		}, buf[:0])
 		if err != nil {
 			<-k.slots
-			r.failure = k.upstreamFailure(a, err)
+			r.failure = k.upstreamFailure(s, err)
 			return
 		}
 		location := redirect(r.call.method, response)
 		if location == "" {
 			// A short body, too, may be a long answer.
 			if r.response = response; r.Make(response.Fields, len(response.Body)) != nil {
-				r.failure = k.late(r.bound, a)
+				r.failure = k.timedOutFailure(r.bound, s)
 			}
 			<-k.slots // not before: what has no room yet is bounded by these
 			return
 		}
 		<-k.slots
-		next, f := r.place.follow(location)
+		next, f := r.destination.resolve(location)
 		if r.hops++; r.hops > maxRedirects {
 			f = &failure{kind: "too_many_redirects", text: "Too many redirects: 4 > 3"}
 			r.hops = maxRedirects
@@ -217,13 +217,13 @@ func (k *pack) run(r *exchange, buf []byte) {
 			r.failure = f
 			return
 		}
-		if !r.place.trusts(next) {
-			fields, body = harmless(fields), nil
+		if !r.destination.sharesCredentialsWith(next) {
+			fields, body = safeRedirectHeaders(fields), nil
 		}
 		if response.Status <= http.StatusSeeOther {
 			fields, body = withoutBody(fields), nil
 		}
-		r.place = next
+		r.destination = next
 	}
 }
 
@@ -238,9 +238,9 @@ func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadli
 		deadline = began.Add(connect)
 	}
 	if target == nil {
-		target, f = k.judge(r.bound, r.access, r.call, r.place, hasBody, deadline)
+		target, f = k.judge(r.bound, r.session, r.call, r.destination, hasBody, deadline)
 	} else {
-		target, f = k.resolve(r.bound, r.access, target, r.place, deadline)
+		target, f = k.resolve(r.bound, r.session, target, r.destination, deadline)
 	}
 	if connect > 0 {
 		connect = max(connect-time.Since(began), 1)
@@ -248,34 +248,34 @@ func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadli
 	return target, connect, f
 }
 
-func (k *pack) upstreamFailure(a *access, err error) *failure {
+func (k *pack) upstreamFailure(s *session, err error) *failure {
 	var e *upstream.Error
 	if errors.As(err, &e) && e.Kind == upstream.KindEnded {
-		return k.cutOff(a)
+		return k.interruptedFailure(s)
 	}
 	f := *upstreamFailure(err)
 	f.detail = err.Error()
 	return &f
 }
 
-// late is why a request is over that waited until its deadline or the end of ctx, which is of during.
-func (k *pack) late(ctx context.Context, a *access) *failure {
+// timedOutFailure is why a request is over that waited until its deadline or the end of ctx, which is of sessionContext.
+func (k *pack) timedOutFailure(ctx context.Context, s *session) *failure {
 	if ctx.Err() != nil {
-		return k.cutOff(a)
+		return k.interruptedFailure(s)
 	}
 	return errTimeout
 }
 
-// cutOff is why a request is over whose context of during has ended.
-func (k *pack) cutOff(a *access) *failure {
-	if a.ctx.Err() != nil {
-		return k.ended()
+// interruptedFailure is why a request is over whose context of sessionContext has ended.
+func (k *pack) interruptedFailure(s *session) *failure {
+	if s.ctx.Err() != nil {
+		return k.sessionEndedFailure()
 	}
-	return errClientGone
+	return errClientClosed
 }
 
-// enter waits for one of the pack's places at servers.
-func (k *pack) enter(ctx context.Context, a *access, deadline time.Time) *failure {
+// acquireSlot waits for one of the maxInFlight slots of the pack.
+func (k *pack) acquireSlot(ctx context.Context, s *session, deadline time.Time) *failure {
 	select {
 	case k.slots <- struct{}{}:
 		return nil
@@ -287,7 +287,7 @@ func (k *pack) enter(ctx context.Context, a *access, deadline time.Time) *failur
 	case k.slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return k.cutOff(a)
+		return k.interruptedFailure(s)
 	case <-timer.C:
 		return errTimeout
 	}
@@ -311,8 +311,8 @@ func redirect(method string, response *upstream.Response) string {
 	return ""
 }
 
-// harmless keeps the fields that can't be credentials: any other may be, whatever it is called.
-func harmless(fields []upstream.Field) []upstream.Field {
+// safeRedirectHeaders keeps the fields that can't be credentials: any other may be, whatever it is called.
+func safeRedirectHeaders(fields []upstream.Field) []upstream.Field {
 	var kept []upstream.Field
 	for _, f := range fields {
 		switch strings.ToLower(f.Name) {

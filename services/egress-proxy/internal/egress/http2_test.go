@@ -169,7 +169,7 @@ func TestHTTP2IsShared(t *testing.T) {
 	get(3, "https://x.example/")
 	w.proxy.Cut("p")
 	get(4, "https://x.example/") // none is used past a revoke
-	w.proxy.pack("p").access.Load().pool.Sweep(time.Now().Add(time.Hour))
+	w.proxy.pack("p").session.Load().pool.Sweep(time.Now().Add(time.Hour))
 	get(5, "https://x.example/") // idle for long
 	s.CloseClientConnections()
 	get(6, "https://x.example/") // a dead one is noticed

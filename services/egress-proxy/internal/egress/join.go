@@ -139,8 +139,8 @@ func (c *counted) CloseWrite() error {
 	return nil
 }
 
-// errSpent ends a stream to a server when the day's bytes are used up.
-var errSpent = errors.New("write to server: the pack's daily bytes are used up")
+// errQuotaExceeded ends a stream to a server when the day's bytes are used up.
+var errQuotaExceeded = errors.New("write to server: the pack's daily bytes are used up")
 
 // metered is what a pack sends to a server, taken from what it may send today.
 type metered struct {
@@ -152,7 +152,7 @@ type metered struct {
 func (m *metered) Write(p []byte) (int, error) {
 	if m.pack.spend(len(p)) != nil {
 		m.spent.Store(true)
-		return 0, errSpent
+		return 0, errQuotaExceeded
 	}
 	return m.Conn.Write(p)
 }

@@ -11,18 +11,18 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-// judge decides whether the pack may send a request to a place, and to which addresses it then goes. Nothing is looked
-// up before all that can be said without looking up was said. ctx is of during.
-func (k *pack) judge(ctx context.Context, a *access, c call, to place, hasBody bool, deadline time.Time) (*upstream.Target, *failure) {
+// judge decides whether the pack may send a request to a destination, and to which addresses it then goes. Nothing is looked
+// up before all that can be said without looking up was said. ctx is of sessionContext.
+func (k *pack) judge(ctx context.Context, s *session, c call, to destination, hasBody bool, deadline time.Time) (*upstream.Target, *failure) {
 	target, f := k.decide(c.method, to, hasBody)
 	if f != nil || target.Addrs != nil {
 		return target, f
 	}
-	return k.resolve(ctx, a, target, to, deadline)
+	return k.resolve(ctx, s, target, to, deadline)
 }
 
 // decide is the part of judge that waits for nothing. A target without addresses is one that has yet to be resolved.
-func (k *pack) decide(method string, to place, hasBody bool) (*upstream.Target, *failure) {
+func (k *pack) decide(method string, to destination, hasBody bool) (*upstream.Target, *failure) {
 	p := k.proxy
 	if f := k.gate(); f != nil {
 		return nil, f
@@ -39,7 +39,7 @@ func (k *pack) decide(method string, to place, hasBody bool) (*upstream.Target, 
 	if !d.Allowed {
 		return nil, grantDenied(grant.RuleDenied, d.Reason)
 	}
-	if hasBody && d.Narrowed() && !mayHaveBody(method) {
+	if hasBody && d.Narrowed() && !bodyHasMeaning(method) {
 		return nil, grantDenied(grant.BodyDenied, "Grant with rules does not allow a body with "+method)
 	}
 	if k.tokens != nil && !k.tokens.Allow() {
@@ -61,9 +61,9 @@ func (k *pack) decide(method string, to place, hasBody bool) (*upstream.Target, 
 	return target, nil
 }
 
-// mayHaveBody says whether a body means anything with a method. With these it has no generally defined semantics (RFC 9110,
+// bodyHasMeaning says whether a body means anything with a method. With these it has no generally defined semantics (RFC 9110,
 // sections 9.3.1, 9.3.2 and 9.3.5): a server may leave it unread, and take it for another request, which no rule has seen.
-func mayHaveBody(method string) bool {
+func bodyHasMeaning(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodDelete:
 		return false
@@ -72,12 +72,12 @@ func mayHaveBody(method string) bool {
 }
 
 // resolve finds the target's addresses and judges them.
-func (k *pack) resolve(ctx context.Context, a *access, target *upstream.Target, to place, deadline time.Time) (*upstream.Target, *failure) {
+func (k *pack) resolve(ctx context.Context, s *session, target *upstream.Target, to destination, deadline time.Time) (*upstream.Target, *failure) {
 	p := k.proxy
 	found, err := p.names.lookup(ctx, k.id, to.host.Name, deadline)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, k.cutOff(a)
+			return nil, k.interruptedFailure(s)
 		}
 		f := *lookupFailure(err)
 		f.detail = err.Error()
@@ -104,7 +104,7 @@ func (k *pack) resolve(ctx context.Context, a *access, target *upstream.Target, 
 // spend takes n bytes from what the pack may send today.
 func (k *pack) spend(n int) *failure {
 	if !k.proxy.cfg.Ledger.Spend(k.id, n) {
-		return errBudget
+		return errDailyQuota
 	}
 	return nil
 }
@@ -126,8 +126,8 @@ func (k *pack) gate() *failure {
 	}
 }
 
-// ended is the answer to a request that was cut off: what is now in its way, if anything can be told.
-func (k *pack) ended() *failure {
+// sessionEndedFailure is the answer to a request that was cut off: what is now in its way, if anything can be told.
+func (k *pack) sessionEndedFailure() *failure {
 	if f := k.gate(); f != nil {
 		return f
 	}

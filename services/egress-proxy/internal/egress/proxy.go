@@ -131,23 +131,23 @@ type pack struct {
 	tokens  *rate.Limiter // nil for no limit
 	slots   chan struct{}
 	streams chan struct{}
-	access  atomic.Pointer[access]
+	session atomic.Pointer[session]
 }
 
-// access is a stretch of time in which what a pack may do did not shrink. Requests begin in one and end with it, and so
-// do pooled connections.
-type access struct {
+// session lives as long as a pack's permissions only widen. When a grant is narrowed or the gate closes, the session is cancelled, and with it
+// its requests and pooled connections.
+type session struct {
 	ctx  context.Context
 	end  context.CancelFunc
 	pool *upstream.Pool
 	web  web
 }
 
-func (p *Proxy) newAccess() *access {
-	a := &access{pool: upstream.NewPool(&p.pools)}
-	a.web.pools = &p.pools
-	a.ctx, a.end = context.WithCancel(context.Background())
-	return a
+func (p *Proxy) newSession() *session {
+	s := &session{pool: upstream.NewPool(&p.pools)}
+	s.web.pools = &p.pools
+	s.ctx, s.end = context.WithCancel(context.Background())
+	return s
 }
 
 func (p *Proxy) pack(id string) *pack {
@@ -159,7 +159,7 @@ func (p *Proxy) pack(id string) *pack {
 		if p.cfg.Rate > 0 {
 			k.tokens = rate.NewLimiter(rate.Limit(float64(p.cfg.Rate)/60), rateBurst)
 		}
-		k.access.Store(p.newAccess())
+		k.session.Store(p.newSession())
 		p.packs[id] = k
 	}
 	return k
@@ -180,7 +180,7 @@ func (p *Proxy) Cut(id string) {
 }
 
 func (k *pack) cut() {
-	old := k.access.Swap(k.proxy.newAccess())
+	old := k.session.Swap(k.proxy.newSession())
 	old.end()
 	old.pool.Close()
 	old.web.close()
@@ -211,7 +211,7 @@ func (p *Proxy) Sweep(ctx context.Context) error {
 		case now := <-tick.C:
 			p.mu.Lock()
 			for _, k := range p.packs {
-				k.access.Load().pool.Sweep(now)
+				k.session.Load().pool.Sweep(now)
 			}
 			p.mu.Unlock()
 		}

@@ -55,8 +55,8 @@ func newMeter(registry prometheus.Registerer) meter {
 	return m
 }
 
-// notes are what record writes, kept so that a denial makes next to no garbage.
-type notes struct {
+// scratch is memory for what record writes, kept so that a denial makes next to no garbage.
+type scratch struct {
 	details [12]slog.Attr
 	line    [13]slog.Attr
 	entries [2]audit.Entry
@@ -69,10 +69,10 @@ func (k *pack) record(r *result) (wait func() error) {
 	p := k.proxy
 	outcome, reason := "allowed", "ok"
 	allowed, url := true, ""
-	if r.place.host.Name != "" {
-		url = r.place.logged()
+	if r.destination.host.Name != "" {
+		url = r.destination.redacted()
 	}
-	entry := &r.notes.entries[1]
+	entry := &r.scratch.entries[1]
 	*entry = audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id}
 	requestID := r.close(p)
 	if requestID != "" {
@@ -96,8 +96,8 @@ func (k *pack) record(r *result) (wait func() error) {
 		because, cause = slog.String("error_type", f.kind), f.detail
 		entry.Success, entry.Severity, entry.Error = false, audit.Warning, f.text
 	}
-	details := append(r.notes.details[:0],
-		slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)), slog.Bool("allowed", allowed),
+	details := append(r.scratch.details[:0],
+		slog.String("domain", r.destination.host.Name), slog.Int("port", int(r.destination.port)), slog.Bool("allowed", allowed),
 		slog.String("check_type", "proxy_request"), slog.String("method", r.call.method), slog.String("url", url),
 		slog.Float64("latency_ms", milliseconds(r.latency)), slog.Int("redirect_hops", r.hops))
 	if because.Key != "" {
@@ -112,12 +112,12 @@ func (k *pack) record(r *result) (wait func() error) {
 	if r.failure == nil || r.received > 0 || r.sent > 0 {
 		details = append(details, slog.Int64("bytes", r.received))
 	}
-	if r.streamed {
+	if r.overHTTP {
 		details = append(details, slog.Int64("bytes_sent", r.sent))
 	}
 	entry.Attrs = details
 	p.meter.requests.WithLabelValues(outcome, reason).Inc()
-	if !r.endless {
+	if !r.unbounded {
 		p.meter.duration.Observe(r.latency.Seconds())
 	}
 	if r.transfer == nil {
@@ -134,9 +134,9 @@ func (k *pack) record(r *result) (wait func() error) {
 	case "allowed":
 		wait = p.cfg.Audit.Submit(ctx, *entry)
 	case "denied":
-		r.notes.entries[0] = *entry
-		r.notes.entries[0].Category, r.notes.entries[0].Action, r.notes.entries[0].Phase = audit.Security, "network_denied", ""
-		wait, alone = p.denials.Submit(ctx, k.id, reason, r.notes.entries[:]...)
+		r.scratch.entries[0] = *entry
+		r.scratch.entries[0].Category, r.scratch.entries[0].Action, r.scratch.entries[0].Phase = audit.Security, "network_denied", ""
+		wait, alone = p.denials.Submit(ctx, k.id, reason, r.scratch.entries[:]...)
 	default:
 		wait, alone = p.failures.Submit(ctx, k.id, reason, *entry)
 	}
@@ -163,21 +163,21 @@ func (k *pack) log(ctx context.Context, r *result, outcome, reason string) {
 		return
 	}
 	line := slog.NewRecord(time.Now(), slog.LevelInfo, "egress", 0)
-	line.AddAttrs(append(r.notes.line[:0],
+	line.AddAttrs(append(r.scratch.line[:0],
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
-		slog.String("method", r.call.method), slog.String("domain", r.place.host.Name), slog.Int("port", int(r.place.port)),
+		slog.String("method", r.call.method), slog.String("domain", r.destination.host.Name), slog.Int("port", int(r.destination.port)),
 		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))...)
 	_ = h.Handle(ctx, line) // nobody could be told
 }
 
 // denial is how a refused request is remembered.
 func (r *result) denial() ledger.Key {
-	key := ledger.Key{Host: r.place.host.Name, Port: r.place.port, Method: r.call.method, Reason: r.failure.reason}
-	if r.place.host.Numeric {
+	key := ledger.Key{Host: r.destination.host.Name, Port: r.destination.port, Method: r.call.method, Reason: r.failure.reason}
+	if r.destination.host.Numeric {
 		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
 	}
 	if key.Reason == grant.RuleDenied {
-		path, _, _ := strings.Cut(r.place.path, "?")
+		path, _, _ := strings.Cut(r.destination.path, "?")
 		key.Path = urlpath.Mask(path) // operators read denials, and proposals are made of them
 	}
 	return key

@@ -37,7 +37,7 @@ const (
 // call is a request that fits the protocol.
 type call struct {
 	method  string
-	url     place
+	url     destination
 	fields  []upstream.Field // what the pack set, less what is the proxy's to say
 	body    []byte
 	total   time.Duration // of the whole request
@@ -108,7 +108,7 @@ func parse(frame []byte) (c call, f *failure) {
 		c.method = ""
 		return c, invalid("Method not allowed: %s", shorten(m.Method))
 	}
-	if c.url, f = parsePlace(m.URL); f != nil {
+	if c.url, f = parseDestination(m.URL); f != nil {
 		return c, f
 	}
 	if f = c.setTimes(m); f != nil {
@@ -199,7 +199,7 @@ func decimal(v float64) string {
 }
 
 // checkHeaders validates what the pack set and drops what is the proxy's to say.
-func checkHeaders(h headers, to place) ([]upstream.Field, *failure) {
+func checkHeaders(h headers, to destination) ([]upstream.Field, *failure) {
 	if len(h) > maxHeaders {
 		return nil, invalid("Too many headers: %d > %d", len(h), maxHeaders)
 	}
@@ -231,7 +231,7 @@ func checkHeaders(h headers, to place) ([]upstream.Field, *failure) {
 	}
 	fields := make([]upstream.Field, 0, len(h)+2)
 	for _, f := range h {
-		if lower := strings.ToLower(f.Name); !ours(lower) && !contains(named, lower) {
+		if lower := strings.ToLower(f.Name); !proxyControlled(lower) && !contains(named, lower) {
 			fields = append(fields, upstream.Field{Name: f.Name, Value: strings.Trim(f.Value, " \t")})
 		}
 	}
@@ -244,8 +244,8 @@ func checkHeaders(h headers, to place) ([]upstream.Field, *failure) {
 	return fields, nil
 }
 
-// ours are fields that the proxy says itself, or that hold for one connection only.
-func ours(lower string) bool {
+// proxyControlled are fields that the proxy says itself, or that hold for one connection only.
+func proxyControlled(lower string) bool {
 	switch lower {
 	case "host", "content-length", "connection", "keep-alive", "te", "trailer", "upgrade":
 		return true

@@ -386,7 +386,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%q: %+v", frame, field)
 			}
 		}
-		again, failure := parsePlace(c.url.String())
+		again, failure := parseDestination(c.url.String())
 		if failure != nil && !c.url.host.Numeric || failure == nil && (again.host.Name != c.url.host.Name || again.port != c.url.port || again.path != c.url.path || again.tls != c.url.tls) {
 			t.Fatalf("%q: %q is read as %+v, %+v", frame, c.url.String(), again, failure)
 		}

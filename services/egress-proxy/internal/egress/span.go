@@ -13,13 +13,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// lineage is where a pack says that its request belongs: its traceparent and tracestate fields (W3C Trace Context). They go
+// traceContext is where a pack says that its request belongs: its traceparent and tracestate fields (W3C Trace Context). They go
 // to the server as they came, like any other field, and nothing of the suite's own spans does: which server it is that a
 // pack reaches is nobody's to follow from there.
-type lineage struct{ parent, state string }
+type traceContext struct{ parent, state string }
 
 // Get implements propagation.TextMapCarrier.
-func (l lineage) Get(key string) string {
+func (l traceContext) Get(key string) string {
 	switch key {
 	case "traceparent":
 		return l.parent
@@ -30,21 +30,21 @@ func (l lineage) Get(key string) string {
 }
 
 // Set implements propagation.TextMapCarrier; nothing is injected here.
-func (lineage) Set(string, string) {}
+func (traceContext) Set(string, string) {}
 
 // Keys implements propagation.TextMapCarrier.
-func (lineage) Keys() []string { return []string{"traceparent", "tracestate"} }
+func (traceContext) Keys() []string { return []string{"traceparent", "tracestate"} }
 
-// lineageOf reads the fields of a request that came as HTTP. A traceparent given twice is none.
-func lineageOf(h http.Header) (l lineage) {
+// traceContextOf reads the fields of a request that came as HTTP. A traceparent given twice is none.
+func traceContextOf(h http.Header) (l traceContext) {
 	if parents := h["Traceparent"]; len(parents) == 1 {
-		l = lineage{parents[0], strings.Join(h["Tracestate"], ",")}
+		l = traceContext{parents[0], strings.Join(h["Tracestate"], ",")}
 	}
 	return l
 }
 
-// lineage reads the fields of a request that came in a frame, in which no name stands twice.
-func (c *call) lineage() (l lineage) {
+// traceContext reads the fields of a request that came in a frame, in which no name stands twice.
+func (c *call) traceContext() (l traceContext) {
 	for _, f := range c.fields {
 		switch len(f.Name) {
 		case len("traceparent"):
@@ -65,9 +65,9 @@ var asClient = trace.WithSpanKind(trace.SpanKindClient)
 // span begins the span of a request that is over, at the time at which it came, in the trace that the pack named or in one
 // of its own. What is malformed names none.
 func (k *pack) span(ctx context.Context, r *result) (context.Context, trace.Span) {
-	from := r.lineage
-	if !r.streamed {
-		from = r.call.lineage()
+	from := r.traceContext
+	if !r.overHTTP {
+		from = r.call.traceContext()
 	}
 	if from.parent != "" {
 		ctx = propagation.TraceContext{}.Extract(ctx, from)
@@ -82,8 +82,8 @@ func (r *result) end(span trace.Span, pack, outcome, reason string) {
 			attribute.String("rumi.pack_id", pack), attribute.String("rumi.egress.result", outcome), attribute.String("rumi.egress.reason", reason),
 			semconv.HTTPRequestMethodKey.String(r.call.method), semconv.HTTPRequestResendCount(r.hops), semconv.HTTPRequestBodySize(int(r.sent)), semconv.HTTPResponseBodySize(int(r.received)),
 		)
-		if r.place.host.Name != "" {
-			span.SetAttributes(semconv.URLScheme(r.place.scheme()), semconv.ServerAddress(r.place.host.Name), semconv.ServerPort(int(r.place.port)))
+		if r.destination.host.Name != "" {
+			span.SetAttributes(semconv.URLScheme(r.destination.scheme()), semconv.ServerAddress(r.destination.host.Name), semconv.ServerPort(int(r.destination.port)))
 		}
 		if r.response != nil && r.response.Shared {
 			span.SetAttributes(semconv.NetworkProtocolVersion("2"))

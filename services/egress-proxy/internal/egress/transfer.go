@@ -33,7 +33,7 @@ type transfer struct {
 	pack           *pack
 	kind           string
 	method         string
-	to             place // of the first hop
+	to             destination // of the first hop
 	began          time.Time
 	sent, received atomic.Int64                  // bytes so far, where moved is nil
 	moved          func() (sent, received int64) // bytes so far, where somebody else counts them
@@ -52,7 +52,7 @@ type transfers struct {
 
 // allowed makes the request a transfer: it was decided that it may happen.
 func (r *result) allowed(k *pack, kind string, began time.Time) {
-	r.transfer = &transfer{pack: k, kind: kind, method: r.call.method, to: r.place, began: began}
+	r.transfer = &transfer{pack: k, kind: kind, method: r.call.method, to: r.destination, began: began}
 	k.proxy.start(r.transfer)
 }
 
@@ -71,8 +71,8 @@ func (p *Proxy) end(t *transfer) {
 	p.meter.streams[t.kind].Dec()
 }
 
-// become changes what a transfer is counted as.
-func (p *Proxy) become(t *transfer, kind string) {
+// setKind changes what a transfer is counted as.
+func (p *Proxy) setKind(t *transfer, kind string) {
 	p.transfers.mu.Lock()
 	defer p.transfers.mu.Unlock()
 	p.meter.streams[t.kind].Dec()
@@ -114,7 +114,7 @@ func (t *transfer) note(now time.Time) note {
 	t.written = now
 	attrs := []slog.Attr{
 		slog.String("domain", t.to.host.Name), slog.Int("port", int(t.to.port)), slog.Bool("allowed", true),
-		slog.String("check_type", "proxy_request"), slog.String("method", t.method), slog.String("url", t.to.logged()),
+		slog.String("check_type", "proxy_request"), slog.String("method", t.method), slog.String("url", t.to.redacted()),
 	}
 	if phase == "progress" {
 		sent, received := t.bytes()
@@ -175,9 +175,9 @@ func (p *Proxy) observe(now time.Time) {
 	}
 }
 
-// during gives a context that ends with the access and with a client's.
-func during(a *access, client context.Context) (ctx context.Context, release func()) {
-	ctx, cancel := context.WithCancel(a.ctx)
+// sessionContext gives a context that ends with the session and with a client's.
+func sessionContext(s *session, client context.Context) (ctx context.Context, release func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
 	stop := context.AfterFunc(client, cancel)
 	return ctx, func() { stop(); cancel() }
 }

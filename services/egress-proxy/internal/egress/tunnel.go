@@ -21,18 +21,18 @@ const helloTimeout = 10 * time.Second // from the tunnel's announcement to a who
 // client's error says something.
 var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 
-// tunnel serves a CONNECT request. It is announced when its place is judged and its server reached, so that a client is told
+// tunnel serves a CONNECT request. It is announced when its destination is judged and its server reached, so that a client is told
 // what is wrong with either (RFC 9110, section 9.3.6). Nothing goes to the server before what the client begins with is
 // judged, too: TLS for the same name, or HTTP/1.1, whose requests are then judged one by one. It says whether the
 // connection goes on, with such requests.
 func (c *client) tunnel(r *result, began time.Time) (again bool) {
-	a := c.pack.access.Load() // before anything is judged, as in run
-	ctx, release := during(a, c.stream.Sends())
-	target, f := c.pack.judge(ctx, a, r.call, r.place, false, began.Add(defaultTimeout))
+	s := c.pack.session.Load() // before anything is judged, as in run
+	ctx, release := sessionContext(s, c.stream.Sends())
+	target, f := c.pack.judge(ctx, s, r.call, r.destination, false, began.Add(defaultTimeout))
 	var server net.Conn
 	if f == nil {
 		r.allowed(c.pack, kindTunnel, began)
-		server, f = c.reach(ctx, a, r, target)
+		server, f = c.reach(ctx, s, r, target)
 	}
 	release()
 	if f != nil {
@@ -42,34 +42,34 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 		return false
 	}
 	defer server.Close()
-	r.endless = true
-	stop := context.AfterFunc(a.ctx, func() { c.stream.Close(); server.Close() }) // from here on a client may half close
+	r.unbounded = true
+	stop := context.AfterFunc(s.ctx, func() { c.stream.Close(); server.Close() }) // from here on a client may half close
 	defer stop()
 	c.out.WriteString("HTTP/1.1 200 Connection established\r\n\r\n")
 	if c.flush() != nil {
-		r.failure = errClientGone
+		r.failure = errClientClosed
 		c.finish(r, began)
 		return false
 	}
-	hello, plain, f := c.hello(r.place)
+	hello, plain, f := c.hello(r.destination)
 	switch {
 	case f != nil:
 		server.Close()
-		c.end(a, r, f, began)
+		c.end(s, r, f, began)
 		return false
 	case plain:
-		inside := r.place
+		inside := r.destination
 		inside.tls = false
 		c.inside = &inside
 		return c.finish(r, began) == nil
 	}
-	c.carry(a, r, server, hello)
+	c.carry(s, r, server, hello)
 	c.finish(r, began)
 	return false
 }
 
 // reach connects a tunnel to its server, once it is written down.
-func (c *client) reach(ctx context.Context, a *access, r *result, target *upstream.Target) (net.Conn, *failure) {
+func (c *client) reach(ctx context.Context, s *session, r *result, target *upstream.Target) (net.Conn, *failure) {
 	if c.pack.proxy.begin(r.transfer) != nil {
 		return nil, errInternal
 	}
@@ -78,14 +78,14 @@ func (c *client) reach(ctx context.Context, a *access, r *result, target *upstre
 	case err == nil:
 		return server, nil
 	case ctx.Err() != nil:
-		return nil, c.pack.cutOff(a)
+		return nil, c.pack.interruptedFailure(s)
 	default:
-		return nil, c.pack.upstreamFailure(a, err)
+		return nil, c.pack.upstreamFailure(s, err)
 	}
 }
 
 // carry joins the client to its server and says in r what came of it.
-func (c *client) carry(a *access, r *result, server net.Conn, hello []byte) {
+func (c *client) carry(s *session, r *result, server net.Conn, hello []byte) {
 	pending, _ := c.in.Peek(c.in.Buffered())
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
@@ -101,18 +101,18 @@ func (c *client) carry(a *access, r *result, server net.Conn, hello []byte) {
 		r.sent, r.received = sent+int64(len(early)), received
 	}
 	switch {
-	case a.ctx.Err() != nil:
-		r.failure = c.pack.ended()
+	case s.ctx.Err() != nil:
+		r.failure = c.pack.sessionEndedFailure()
 	case bound.spent.Load():
-		r.failure = errBudget
+		r.failure = errDailyQuota
 	case err != nil:
-		r.failure = c.pack.upstreamFailure(a, err)
+		r.failure = c.pack.upstreamFailure(s, err)
 	}
 }
 
 // hello reads what a tunnel begins with and judges it. plain says that it is the head of an HTTP/1.1 request, which stays
 // unread; otherwise it is a ClientHello.
-func (c *client) hello(to place) (records []byte, plain bool, f *failure) {
+func (c *client) hello(to destination) (records []byte, plain bool, f *failure) {
 	c.stream.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.stream.SetReadDeadline(time.Time{})
 	first, err := c.in.Peek(1)
@@ -125,7 +125,7 @@ func (c *client) hello(to place) (records []byte, plain bool, f *failure) {
 	}
 	switch {
 	case err == io.EOF, errors.Is(err, net.ErrClosed):
-		return nil, false, errClientGone
+		return nil, false, errClientClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, false, notTLS("no ClientHello in time")
 	case err != nil:
@@ -156,7 +156,7 @@ func (c *client) plainHello() *failure {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return notTLS("no whole line in time")
 		case err != nil:
-			return errClientGone
+			return errClientClosed
 		}
 		seen = len(have)
 	}
@@ -173,9 +173,9 @@ func notTLS(detail string) *failure {
 }
 
 // end ends a tunnel that nothing was joined by.
-func (c *client) end(a *access, r *result, f *failure, began time.Time) {
-	if a.ctx.Err() != nil {
-		f = c.pack.ended()
+func (c *client) end(s *session, r *result, f *failure, began time.Time) {
+	if s.ctx.Err() != nil {
+		f = c.pack.sessionEndedFailure()
 	}
 	switch r.failure = f; {
 	case f.reason == "sni_mismatch":
@@ -193,7 +193,7 @@ func (c *client) end(a *access, r *result, f *failure, began time.Time) {
 }
 
 // upgrade joins a client to a server that agreed to WebSocket.
-func (c *client) upgrade(a *access, r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
+func (c *client) upgrade(s *session, r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
 	c.closes = true
 	server, ok := response.Body.(io.ReadWriteCloser)
 	if !ok || !isWebSocket(out.Header) || !isWebSocket(response.Header) || !body.stop() {
@@ -202,8 +202,8 @@ func (c *client) upgrade(a *access, r *result, out *http.Request, response *http
 		c.refuse(r, began)
 		return
 	}
-	r.endless = true
-	c.pack.proxy.become(r.transfer, kindWebSocket)
+	r.unbounded = true
+	c.pack.proxy.setKind(r.transfer, kindWebSocket)
 	strip(response.Header)
 	c.begin()
 	c.statusLine(response)
@@ -215,10 +215,10 @@ func (c *client) upgrade(a *access, r *result, out *http.Request, response *http
 		r.sent, r.received = join(c.ctx, upgradedClient{c.in, c.stream.UnixConn}, upgraded, r.transfer.bytes)
 	}
 	switch {
-	case a.ctx.Err() != nil:
-		r.failure = c.pack.ended()
+	case s.ctx.Err() != nil:
+		r.failure = c.pack.sessionEndedFailure()
 	case upgraded.spent:
-		r.failure = errBudget
+		r.failure = errDailyQuota
 	}
 	c.finish(r, began)
 }
@@ -247,7 +247,7 @@ func (u *upgradedServer) Read(p []byte) (int, error) {
 func (u *upgradedServer) Write(p []byte) (int, error) {
 	if u.transfer.pack.spend(len(p)) != nil {
 		u.spent = true
-		return 0, errSpent
+		return 0, errQuotaExceeded
 	}
 	n, err := u.ReadWriteCloser.Write(p)
 	u.transfer.sent.Add(int64(n))

@@ -250,7 +250,7 @@ func TestConnectionsArePooled(t *testing.T) {
 	if r := decode(t, w.proxy.Handler("q").Answer(context.Background(), []byte(`{"url":"http://x.example/"}`), nil)); !r.Success || count() != 6 {
 		t.Errorf("another pack uses p's connection: %d connections", conns)
 	}
-	w.proxy.pack("p").access.Load().pool.Sweep(time.Now().Add(time.Hour))
+	w.proxy.pack("p").session.Load().pool.Sweep(time.Now().Add(time.Hour))
 	get(7, "http://x.example/") // idle for long
 	w.proxy.Cut("q")
 }

@@ -24,7 +24,7 @@ const (
 	streamAhead  = 256 << 10 // bytes of an answer over HTTP/2 that are there before the pack reads them
 )
 
-// web is the transport of what comes as HTTP, for as long as an access lasts. Its connections are told apart by what was
+// web is the transport of what comes as HTTP, for as long as a session lasts. Its connections are told apart by what was
 // judged, not by name alone: the URL's host is a digest of both.
 type web struct {
 	pools *upstream.Config
@@ -34,14 +34,14 @@ type web struct {
 	transport *http.Transport // made when it is first needed
 }
 
-// judged is what a request brings to the connection that is made for it.
-type judged struct {
+// dialTarget is what a request brings to the connection that is made for it.
+type dialTarget struct {
 	target  *upstream.Target
-	access  *access
+	session *session
 	upgrade bool // asks for WebSocket, which HTTP/1.1 alone has here
 }
 
-type judgedKey struct{}
+type dialTargetKey struct{}
 
 func (w *web) roundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
@@ -74,32 +74,32 @@ func (w *web) newTransport() *http.Transport {
 	return t
 }
 
-// lent is a connection that ends with the access that it was made in.
-type lent struct {
-	*upstream.Allowance
+// boundConn is a connection that ends with the session that it was made in.
+type boundConn struct {
+	*upstream.QuotaConn
 	stop func() bool
 }
 
 // Write implements net.Conn. A server that takes nothing of a request for long is given up: the client may have left, which
 // shows behind what it had sent only. HTTP/2 has such a bound of its own.
-func (l *lent) Write(p []byte) (int, error) {
+func (l *boundConn) Write(p []byte) (int, error) {
 	if err := l.SetWriteDeadline(time.Now().Add(writeStalls)); err != nil {
 		return 0, err
 	}
-	return l.Allowance.Write(p)
+	return l.QuotaConn.Write(p)
 }
 
-func (l *lent) Close() error {
+func (l *boundConn) Close() error {
 	l.stop()
-	return l.Allowance.Close()
+	return l.QuotaConn.Close()
 }
 
-// granting is ctx for a request over TLS. grant lets its server send what goes with n bytes of its body.
-func granting(ctx context.Context) (_ context.Context, grant func(n int)) {
-	var used atomic.Pointer[lent]
+// withQuota is ctx for a request over TLS. grant lets its server send what goes with n bytes of its body.
+func withQuota(ctx context.Context) (_ context.Context, grant func(n int)) {
+	var used atomic.Pointer[boundConn]
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
 		if secured, ok := got.Conn.(*tls.Conn); ok {
-			if l, ok := secured.NetConn().(*lent); ok {
+			if l, ok := secured.NetConn().(*boundConn); ok {
 				l.Grant(upstream.Overhead)
 				used.Store(l)
 			}
@@ -114,24 +114,24 @@ func granting(ctx context.Context) (_ context.Context, grant func(n int)) {
 
 // dial makes a connection to where a request with the same digest was judged to go.
 func (w *web) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := w.reach(ctx.Value(judgedKey{}).(judged), time.Now().Add(defaultConnect))
+	conn, err := w.reach(ctx.Value(dialTargetKey{}).(dialTarget), time.Now().Add(defaultConnect))
 	if err != nil {
 		return nil, err
 	}
 	return conn, nil
 }
 
-func (w *web) reach(j judged, deadline time.Time) (*lent, error) {
-	conn, _, err := w.pools.Reach(j.access.ctx, j.target, deadline)
+func (w *web) reach(j dialTarget, deadline time.Time) (*boundConn, error) {
+	conn, _, err := w.pools.Reach(j.session.ctx, j.target, deadline)
 	if err != nil {
 		return nil, err
 	}
-	return &lent{upstream.NewAllowance(conn), context.AfterFunc(j.access.ctx, func() { conn.Close() })}, nil
+	return &boundConn{upstream.NewQuotaConn(conn), context.AfterFunc(j.session.ctx, func() { conn.Close() })}, nil
 }
 
 // dialTLS is dial with TLS. The transport goes by the protocol that was agreed on there.
 func (w *web) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
-	j, deadline := ctx.Value(judgedKey{}).(judged), time.Now().Add(defaultConnect)
+	j, deadline := ctx.Value(dialTargetKey{}).(dialTarget), time.Now().Add(defaultConnect)
 	conn, err := w.reach(j, deadline)
 	if err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (w *web) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
 	if j.upgrade {
 		protocols = protocols[1:]
 	}
-	secured, err := w.pools.Secure(j.access.ctx, j.target, conn, deadline, protocols...)
+	secured, err := w.pools.Secure(j.session.ctx, j.target, conn, deadline, protocols...)
 	if err != nil {
 		return nil, err
 	}
@@ -159,8 +159,8 @@ func (w *web) close() {
 	}
 }
 
-// webURL is a place for the transport.
-func webURL(to place, t *upstream.Target) *url.URL {
+// webURL is a destination as a URL for the transport.
+func webURL(to destination, t *upstream.Target) *url.URL {
 	digest := sha256.Sum256([]byte(t.Host + "\n" + t.ID))
 	return upstream.RequestURL(to.scheme(), hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(to.port)), to.path)
 }

@@ -58,7 +58,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.body.Read(p)
 	if u.client.pack.spend(n) != nil {
 		u.spent = true
-		return 0, errSpent
+		return 0, errQuotaExceeded
 	}
 	u.transfer.sent.Add(int64(n))
 	u.grant(n) // the server says now and then that it may go on
@@ -96,12 +96,12 @@ func (u *upload) stop() bool {
 // sends, before it has the answer is taken to have left (as net/http's server has it): the server is told by its own
 // connection.
 func (c *client) forward(r *result, in *http.Request, began time.Time) {
-	a := c.pack.access.Load() // before anything is judged, as in run
-	ctx, cancel := context.WithCancel(a.ctx)
+	s := c.pack.session.Load() // before anything is judged, as in run
+	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
 	defer unwatch()
-	target, f := c.pack.judge(ctx, a, r.call, r.place, in.ContentLength != 0, began.Add(defaultTimeout))
+	target, f := c.pack.judge(ctx, s, r.call, r.destination, in.ContentLength != 0, began.Add(defaultTimeout))
 	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0, grant: func(int) {}}
 	if f == nil {
 		f = c.decided(r, in, began)
@@ -112,18 +112,18 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		return
 	}
 	body.transfer = r.transfer
-	ctx = context.WithValue(ctx, judgedKey{}, judged{target, a, isWebSocket(in.Header)})
+	ctx = context.WithValue(ctx, dialTargetKey{}, dialTarget{target, s, isWebSocket(in.Header)})
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
 	if target.TLS {
-		ctx, body.grant = granting(ctx)
+		ctx, body.grant = withQuota(ctx)
 	}
-	out := outgoing(ctx, in, r.place, target, body)
-	if out.URL.RequestURI() != r.place.path { // what is sent must be what was judged
+	out := outgoing(ctx, in, r.destination, target, body)
+	if out.URL.RequestURI() != r.destination.path { // what is sent must be what was judged
 		r.failure = invalid("Invalid path in URL")
 		c.decline(r, body, began)
 		return
 	}
-	response, err := a.web.roundTrip(out)
+	response, err := s.web.roundTrip(out)
 	if err == nil && response.StatusCode < 100 { // which net/http lets pass, and no client understands
 		response.Body.Close()
 		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
@@ -135,32 +135,32 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		return
 	}
 	if err != nil {
-		r.failure = c.unanswered(ctx, a, body, err)
+		r.failure = c.roundTripFailure(ctx, s, body, err)
 		c.decline(r, body, began)
 		return
 	}
 	defer response.Body.Close()
 	r.status = response.StatusCode
 	// From here on the pack can only be told by the connection's end.
-	stop := context.AfterFunc(a.ctx, func() { c.stream.Close() })
+	stop := context.AfterFunc(s.ctx, func() { c.stream.Close() })
 	defer stop()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		unwatch() // it may half close now
-		c.upgrade(a, r, out, response, body, began)
+		c.upgrade(s, r, out, response, body, began)
 		return
 	}
 	err = c.answer(r, response, in, body.grant)
 	ended := body.stop()
 	r.sent, r.received = r.transfer.bytes()
 	switch {
-	case a.ctx.Err() != nil:
-		r.failure = c.pack.ended()
+	case s.ctx.Err() != nil:
+		r.failure = c.pack.sessionEndedFailure()
 	case body.overspent():
-		r.failure = errBudget
+		r.failure = errDailyQuota
 	case errors.Is(err, errClient), err != nil && ctx.Err() != nil:
-		r.failure = errClientGone
+		r.failure = errClientClosed
 	case err != nil:
-		r.failure = c.pack.upstreamFailure(a, upstream.Failure(err))
+		r.failure = c.pack.upstreamFailure(s, upstream.Failure(err))
 	}
 	if r.failure != nil {
 		c.closes = true
@@ -190,22 +190,22 @@ func isEvents(response *http.Response) bool {
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }
 
-// unanswered is why a request got no answer.
-func (c *client) unanswered(ctx context.Context, a *access, body *upload, err error) *failure {
+// roundTripFailure is why a request got no answer.
+func (c *client) roundTripFailure(ctx context.Context, s *session, body *upload, err error) *failure {
 	switch {
-	case a.ctx.Err() != nil:
-		return c.pack.ended()
+	case s.ctx.Err() != nil:
+		return c.pack.sessionEndedFailure()
 	case body.overspent():
 		c.closes = true
-		return errBudget
+		return errDailyQuota
 	case ctx.Err() != nil:
 		c.closes = true
-		return errClientGone
+		return errClientClosed
 	case body.failed() != nil:
 		c.closes = true
-		return clientFailure(body.failed())
+		return bodyFailure(body.failed())
 	}
-	return c.pack.upstreamFailure(a, upstream.Failure(err))
+	return c.pack.upstreamFailure(s, upstream.Failure(err))
 }
 
 // interim passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which is this proxy's to
@@ -247,13 +247,13 @@ func (u *upload) failed() error {
 	return u.err
 }
 
-// clientFailure is why a body can't be read: what is wrong with it, or that nobody sends it any more.
-func clientFailure(err error) *failure {
+// bodyFailure is why a body can't be read: what is wrong with it, or that nobody sends it any more.
+func bodyFailure(err error) *failure {
 	var op *net.OpError
 	var call *os.SyscallError
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.As(err, &op), errors.As(err, &call):
-		return errClientGone
+		return errClientClosed
 	}
 	f := *errBadBody
 	f.detail = err.Error()
@@ -282,7 +282,7 @@ func (c *client) decline(r *result, body *upload, began time.Time) {
 }
 
 // outgoing is the request as the server gets it.
-func outgoing(ctx context.Context, in *http.Request, to place, t *upstream.Target, body *upload) *http.Request {
+func outgoing(ctx context.Context, in *http.Request, to destination, t *upstream.Target, body *upload) *http.Request {
 	upgrade, trailers := isWebSocket(in.Header), hasToken(in.Header["Te"], "trailers")
 	strip(in.Header)
 	strip(in.Trailer)

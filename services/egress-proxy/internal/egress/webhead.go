@@ -74,7 +74,7 @@ func headEnd(b []byte) int {
 // checkHead reads what a request's head says. It takes one reading of it only: what two parsers may understand
 // differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2 and 6.3). method and to are filled in as far as they
 // could be read. inside is where a tunnel goes in which the request came; nil for none.
-func checkHead(head []byte, inside *place) (method string, to place, f *failure) {
+func checkHead(head []byte, inside *destination) (method string, to destination, f *failure) {
 	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
 	method, rest, _ := strings.Cut(lines[0], " ")
 	target, version, ok := strings.Cut(rest, " ")
@@ -95,9 +95,9 @@ func checkHead(head []byte, inside *place) (method string, to place, f *failure)
 	return method, to, checkFields(lines[1:], method, version, to)
 }
 
-// hidePercents overwrites the escapes in a head's request target, where it lies. checkHead has read it, and net/http, which reads the
+// maskPercents overwrites the escapes in a head's request target, where it lies. checkHead has read it, and net/http, which reads the
 // rest, refuses targets that servers accept.
-func hidePercents(head []byte) {
+func maskPercents(head []byte) {
 	line, _, _ := bytes.Cut(head, []byte("\r\n"))
 	for i := range line {
 		if line[i] == '%' {
@@ -108,7 +108,7 @@ func hidePercents(head []byte) {
 
 // parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
 // the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
-func parseTarget(method, target string, inside *place) (to place, f *failure) {
+func parseTarget(method, target string, inside *destination) (to destination, f *failure) {
 	asterisk := method == http.MethodOptions && target == "*"
 	switch {
 	case inside == nil && strings.HasPrefix(target, "/"):
@@ -122,20 +122,20 @@ func parseTarget(method, target string, inside *place) (to place, f *failure) {
 			break
 		}
 	}
-	if to, f = parsePlace(target); f != nil {
+	if to, f = parseDestination(target); f != nil {
 		return to, f
 	}
 	if inside != nil && (to.tls || to.host != inside.host || to.port != inside.port) {
 		return to, invalid("URL is not of the tunnel's host")
 	}
-	if method == http.MethodOptions && !to.rooted && !strings.Contains(to.path, "?") {
+	if method == http.MethodOptions && !to.hasPath && !strings.Contains(to.path, "?") {
 		to.path = "*" // RFC 9112, section 3.2.4
 	}
 	return to, nil
 }
 
 // checkFields says what is wrong with the lines of a head after the first.
-func checkFields(fields []string, method, version string, to place) *failure {
+func checkFields(fields []string, method, version string, to destination) *failure {
 	if len(fields) > maxHeaders {
 		return invalid("Too many headers: %d > %d", len(fields), maxHeaders)
 	}
@@ -168,13 +168,13 @@ func checkFields(fields []string, method, version string, to place) *failure {
 		seen[lower] = name
 	}
 	_, chunked := seen["transfer-encoding"]
-	length, sized := seen["content-length"]
+	name, sized := seen["content-length"]
 	_, hosted := seen["host"]
 	switch {
 	case chunked && sized:
 		return invalid("Both Content-Length and Transfer-Encoding")
 	case sized && method == http.MethodConnect:
-		return invalid("Header not allowed: %s", length)
+		return invalid("Header not allowed: %s", name)
 	case !hosted && version == "HTTP/1.1":
 		return invalid("Host header is missing")
 	}
@@ -182,17 +182,17 @@ func checkFields(fields []string, method, version string, to place) *failure {
 }
 
 // parseAuthority reads where a CONNECT request wants a tunnel to.
-func parseAuthority(text string) (place, *failure) {
+func parseAuthority(text string) (destination, *failure) {
 	name, port := splitPort(text)
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return place{}, invalid("Invalid port in URL")
+		return destination{}, invalid("Invalid port in URL")
 	}
 	host, err := hostname.Parse(name)
 	if err != nil {
-		return place{}, invalid("Invalid hostname in URL")
+		return destination{}, invalid("Invalid hostname in URL")
 	}
-	return place{tls: true, host: host, port: uint16(n)}, nil
+	return destination{tls: true, host: host, port: uint16(n)}, nil
 }
 
 // isWebSocket says whether a head asks for that upgrade, or agrees to it. No other is passed on: what follows it could be
@@ -217,7 +217,7 @@ func tokens(values []string) (all []string) {
 func strip(h http.Header) {
 	named := tokens(h["Connection"])
 	for name := range h {
-		if lower := strings.ToLower(name); ours(lower) || lower == "transfer-encoding" || slices.Contains(named, lower) {
+		if lower := strings.ToLower(name); proxyControlled(lower) || lower == "transfer-encoding" || slices.Contains(named, lower) {
 			delete(h, name)
 		}
 	}

@@ -79,7 +79,7 @@ func printable(text string) string {
 // proxyError is a failure in the words of RFC 9209, section 2.3. What an address or a name stands for is not told there either.
 func proxyError(f *failure) string {
 	switch {
-	case f == errStreams:
+	case f == errTooManyStreams:
 		return "connection_limit_reached"
 	case f.denied():
 		return "http_request_denied"
@@ -108,9 +108,9 @@ func proxyError(f *failure) string {
 // retryAfter is how long a client should wait that was told that there is too much of something; 0 for other failures.
 func (k *pack) retryAfter(f *failure, now time.Time) time.Duration {
 	switch f {
-	case errStreams:
+	case errTooManyStreams:
 		return time.Second
-	case errBudget:
+	case errDailyQuota:
 		return now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
 	case errRateLimited:
 		return time.Duration((1 - k.tokens.TokensAt(now)) / float64(k.tokens.Limit()) * float64(time.Second))

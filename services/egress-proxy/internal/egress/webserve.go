@@ -31,7 +31,7 @@ type client struct {
 	pack   *pack
 	ctx    context.Context // ends when the client is gone, and with its socket
 	stream *uds.Stream
-	inside *place // of a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
+	inside *destination // of a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
 	in     *bufio.Reader
 	out    *bufio.Writer
 	closes bool // after the answer
@@ -75,7 +75,7 @@ func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
 // exchange reads one request, of which the first byte is there, and answers it. It says whether to go on.
 func (c *client) exchange() bool {
 	began := time.Now()
-	r := &result{streamed: true}
+	r := &result{overHTTP: true}
 	head, err := c.head()
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
@@ -85,7 +85,7 @@ func (c *client) exchange() bool {
 	case err != nil:
 		return false
 	default:
-		r.call.method, r.place, r.failure = checkHead(head, c.inside)
+		r.call.method, r.destination, r.failure = checkHead(head, c.inside)
 	}
 	if r.failure != nil { // where it ends is anybody's guess
 		c.closes = true
@@ -93,7 +93,7 @@ func (c *client) exchange() bool {
 		c.linger()
 		return false
 	}
-	hidePercents(head)
+	maskPercents(head)
 	request, err := http.ReadRequest(c.in)
 	if err != nil {
 		r.failure = errNotHTTP
@@ -102,14 +102,14 @@ func (c *client) exchange() bool {
 		c.linger()
 		return false
 	}
-	r.lineage = lineageOf(request.Header)
+	r.traceContext = traceContextOf(request.Header)
 	c.closes = request.Close || !request.ProtoAtLeast(1, 1)
 	c.answering = false
 	select {
 	case c.pack.streams <- struct{}{}:
 		defer func() { <-c.pack.streams }()
 	default:
-		r.failure, c.closes = errStreams, true
+		r.failure, c.closes = errTooManyStreams, true
 		c.refuse(r, began)
 		c.linger()
 		return false

@@ -237,7 +237,7 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 	if !t.TLS {
 		return k, newConn(raw, raw), nil, nil
 	}
-	wire := NewAllowance(raw)
+	wire := NewQuotaConn(raw)
 	secured, err := p.cfg.Secure(ctx, t, wire, deadline, HTTP2, HTTP1)
 	if err != nil {
 		return k, nil, nil, err
@@ -250,7 +250,7 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 }
 
 // adopt joins a new connection that speaks HTTP/2, or one that somebody else has made meanwhile.
-func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *Allowance) (*shared, error) {
+func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *QuotaConn) (*shared, error) {
 	p.mu.Lock()
 	s := p.joinAny(k)
 	p.mu.Unlock()

@@ -47,27 +47,27 @@ const (
 
 var errFlood = errors.New("read: the server sends more than anybody asked for")
 
-// Allowance is a connection of which, once it is bound, only so many bytes may be read as were granted, and a few a minute
+// QuotaConn is a connection of which, once it is bound, only so many bytes may be read as were granted, and a few a minute
 // besides. What HTTP/2 lets a server send beside answers (settings, pings, empty frames, header blocks without end) is
 // bounded by that, too.
-type Allowance struct {
+type QuotaConn struct {
 	net.Conn
 	left  atomic.Int64
 	since time.Time // the few bytes were last granted; of the reader
 }
 
-// NewAllowance makes one that is not bound yet.
-func NewAllowance(conn net.Conn) *Allowance {
-	a := &Allowance{Conn: conn}
+// NewQuotaConn makes one that is not bound yet.
+func NewQuotaConn(conn net.Conn) *QuotaConn {
+	a := &QuotaConn{Conn: conn}
 	a.left.Store(math.MaxInt64)
 	return a
 }
 
 // Bind lets the server send what it may while nothing is asked of it, and no more.
-func (a *Allowance) Bind() { a.left.Store(resting) }
+func (a *QuotaConn) Bind() { a.left.Store(resting) }
 
 // Grant lets the server of a bound connection send n more bytes. Grants that were not used don't pile up for ever.
-func (a *Allowance) Grant(n int) {
+func (a *QuotaConn) Grant(n int) {
 	for {
 		left := a.left.Load()
 		if left >= hoard || a.left.CompareAndSwap(left, min(left+int64(n), hoard)) {
@@ -77,7 +77,7 @@ func (a *Allowance) Grant(n int) {
 }
 
 // Read implements net.Conn.
-func (a *Allowance) Read(p []byte) (int, error) {
+func (a *QuotaConn) Read(p []byte) (int, error) {
 	n, err := a.Conn.Read(p)
 	if a.left.Add(int64(-n)) >= 0 {
 		return n, err
@@ -94,7 +94,7 @@ func (a *Allowance) Read(p []byte) (int, error) {
 // granted is a body whose server may send on what is read of it.
 type granted struct {
 	io.Reader
-	wire *Allowance
+	wire *QuotaConn
 	idle *idle
 }
 
@@ -143,7 +143,7 @@ func (i *idle) stop() {
 // shared is a connection that many exchanges use at once. Its fields below cc belong to the pool's mutex.
 type shared struct {
 	cc    *http.ClientConn
-	wire  *Allowance
+	wire  *QuotaConn
 	used  int // exchanges begun
 	users int // exchanges under way
 	spent bool
@@ -169,7 +169,7 @@ func newTransport() *http.Transport {
 }
 
 // share begins to speak HTTP/2 over a connection that TLS agreed on it for.
-func (c *Config) share(ctx context.Context, conn *tls.Conn, wire *Allowance) (*shared, error) {
+func (c *Config) share(ctx context.Context, conn *tls.Conn, wire *QuotaConn) (*shared, error) {
 	c.once.Do(func() { c.transport = newTransport() })
 	wire.Bind()
 	cc, err := c.transport.NewClientConn(context.WithValue(ctx, linkKey{}, conn), "https", "server:443")
@@ -291,7 +291,7 @@ func RequestURL(scheme, host, path string) *url.URL {
 
 // receiveShared reads an answer. HTTP/2 has no spelling of names, and net/http no order: names come in the usual spelling,
 // sorted; the values of one name in the server's order.
-func receiveShared(answer *http.Response, r *Request, buf []byte, wire *Allowance, idle *idle) (*Response, error) {
+func receiveShared(answer *http.Response, r *Request, buf []byte, wire *QuotaConn, idle *idle) (*Response, error) {
 	defer answer.Body.Close()
 	response := &Response{Status: answer.StatusCode, Body: buf, Shared: true}
 	for _, name := range slices.Sorted(maps.Keys(answer.Header)) {

@@ -12,39 +12,39 @@ import (
 
 const maxURL = 16 << 10 // bytes
 
-// place is where a request goes.
-type place struct {
-	tls    bool
-	host   hostname.Host
-	port   uint16
-	path   string // path and query, as sent: as asked, but for bytes that can't stand in a request (RFC 9110, section 7.7)
-	rooted bool   // the URL had a path, if only /
+// destination is where a request goes.
+type destination struct {
+	tls     bool
+	host    hostname.Host
+	port    uint16
+	path    string // path and query, as sent: as asked, but for bytes that can't stand in a request (RFC 9110, section 7.7)
+	hasPath bool   // the URL had a path, if only /
 }
 
-// parsePlace reads a URL. Its host is brought to one form, its path is left as it is.
-func parsePlace(text string) (place, *failure) {
+// parseDestination reads a URL. Its host is brought to one form, its path is left as it is.
+func parseDestination(text string) (destination, *failure) {
 	if len(text) > maxURL {
-		return place{}, invalid("URL too long: %d > %d", len(text), maxURL)
+		return destination{}, invalid("URL too long: %d > %d", len(text), maxURL)
 	}
-	head, path, rooted := cutPath(text)
+	head, path, hasPath := cutPath(text)
 	u, err := url.Parse(head)
 	if err != nil || strings.ContainsFunc(path, isControl) {
-		return place{}, invalid("Invalid URL")
+		return destination{}, invalid("Invalid URL")
 	}
-	p, f := placeOf(u, head)
+	d, f := destinationOf(u, head)
 	if f != nil {
-		return p, f
+		return d, f
 	}
-	p.rooted = rooted
-	if p.path, err = requestTarget(path); err != nil {
-		return p, invalid("Invalid path in URL")
+	d.hasPath = hasPath
+	if d.path, err = requestTarget(path); err != nil {
+		return d, invalid("Invalid path in URL")
 	}
-	return p, nil
+	return d, nil
 }
 
 // cutPath cuts a URL with an authority before its path or query, and drops its fragment. Any other is given whole: it can't be
 // requested.
-func cutPath(text string) (head, path string, rooted bool) {
+func cutPath(text string) (head, path string, hasPath bool) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok || strings.ContainsAny(scheme, "/?#") {
 		return text, "", false
@@ -76,57 +76,57 @@ func requestTarget(path string) (string, error) {
 	return u.RequestURI(), nil
 }
 
-// follow resolves a Location against the place it was sent from.
-func (p place) follow(location string) (place, *failure) {
+// resolve resolves a Location against the destination it was sent from.
+func (d destination) resolve(location string) (destination, *failure) {
 	if len(location) > maxURL {
-		return place{}, invalid("Redirect to a URL that is too long")
+		return destination{}, invalid("Redirect to a URL that is too long")
 	}
 	if head, _, _ := cutPath(location); head != location || strings.Contains(location, "://") && !strings.ContainsAny(location, "/?#") {
-		return parsePlace(location) // absolute
+		return parseDestination(location) // absolute
 	}
 	u, err := url.Parse(location)
 	if err != nil {
-		return place{}, invalid("Redirect to an invalid URL")
+		return destination{}, invalid("Redirect to an invalid URL")
 	}
 	if strings.Contains(authority(location), "%") {
-		return place{}, invalid("Invalid hostname in URL")
+		return destination{}, invalid("Invalid hostname in URL")
 	}
-	base, err := url.Parse(p.String())
+	base, err := url.Parse(d.String())
 	if err != nil { // its path was sent as the pack wrote it
-		base = &url.URL{Scheme: p.scheme(), Host: p.hostPort(), Path: "/"}
+		base = &url.URL{Scheme: d.scheme(), Host: d.hostPort(), Path: "/"}
 	}
-	return parsePlace(base.ResolveReference(u).String())
+	return parseDestination(base.ResolveReference(u).String())
 }
 
-func placeOf(u *url.URL, text string) (p place, f *failure) {
+func destinationOf(u *url.URL, text string) (d destination, f *failure) {
 	switch u.Scheme {
 	case "http":
-		p.port = 80
+		d.port = 80
 	case "https":
-		p.tls, p.port = true, 443
+		d.tls, d.port = true, 443
 	default:
-		return p, invalid("Unsupported scheme: %s", shorten(u.Scheme))
+		return d, invalid("Unsupported scheme: %s", shorten(u.Scheme))
 	}
 	if u.User != nil {
-		return p, invalid("URL must not contain user-info")
+		return d, invalid("URL must not contain user-info")
 	}
 	name, port := splitPort(u.Host)
 	if name == "" {
-		return p, invalid("URL must have a hostname")
+		return d, invalid("URL must have a hostname")
 	}
 	host, err := hostname.Parse(name)
 	if err != nil || strings.Contains(authority(text), "%") {
-		return p, invalid("Invalid hostname in URL")
+		return d, invalid("Invalid hostname in URL")
 	}
 	if port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return p, invalid("Invalid port in URL")
+			return d, invalid("Invalid port in URL")
 		}
-		p.port = uint16(n)
+		d.port = uint16(n)
 	}
-	p.host = host
-	return p, nil
+	d.host = host
+	return d, nil
 }
 
 // splitPort cuts ":port" off; url.Parse has made sure that it is a number or nothing.
@@ -175,65 +175,65 @@ func escapeTarget(target string) string {
 }
 
 // hostPort is the Host field: without the port where it is the scheme's own.
-func (p place) hostPort() string {
-	host := p.host.Name
-	if p.host.Addr.Is6() {
+func (d destination) hostPort() string {
+	host := d.host.Name
+	if d.host.Addr.Is6() {
 		host = "[" + host + "]"
 	}
-	if p.port == p.defaultPort() {
+	if d.port == d.defaultPort() {
 		return host
 	}
-	return host + ":" + strconv.Itoa(int(p.port))
+	return host + ":" + strconv.Itoa(int(d.port))
 }
 
-func (p place) defaultPort() uint16 {
-	if p.tls {
+func (d destination) defaultPort() uint16 {
+	if d.tls {
 		return 443
 	}
 	return 80
 }
 
-func (p place) scheme() string {
-	if p.tls {
+func (d destination) scheme() string {
+	if d.tls {
 		return "https"
 	}
 	return "http"
 }
 
-// isHost says whether a Host field names this place, its port given or not.
-func (p place) isHost(field string) bool {
+// isHost says whether a Host field names this destination, its port given or not.
+func (d destination) isHost(field string) bool {
 	name, port := splitPort(strings.Trim(field, " \t"))
 	host, err := hostname.Parse(name)
-	if err != nil || host.Name != p.host.Name || host.Numeric {
+	if err != nil || host.Name != d.host.Name || host.Numeric {
 		return false
 	}
-	return port == strconv.Itoa(int(p.port)) || port == "" && p.port == p.defaultPort()
+	return port == strconv.Itoa(int(d.port)) || port == "" && d.port == d.defaultPort()
 }
 
 // String is the URL for the pack: whole, but for a fragment.
-func (p place) String() string {
-	return p.scheme() + "://" + p.hostPort() + strings.TrimPrefix(p.path, "*") // of OPTIONS
+func (d destination) String() string {
+	return d.scheme() + "://" + d.hostPort() + strings.TrimPrefix(d.path, "*") // of OPTIONS
 }
 
-// logged is the URL for the audit log: without query, and without segments that look like credentials.
-func (p place) logged() string {
+// redacted is the URL for the audit log: without query, and without segments that look like credentials.
+func (d destination) redacted() string {
 	const limit = 2 << 10
-	path, _, _ := strings.Cut(p.path, "?")
-	s := p.scheme() + "://" + p.hostPort() + urlpath.Mask(strings.TrimPrefix(path, "*"))
+	path, _, _ := strings.Cut(d.path, "?")
+	s := d.scheme() + "://" + d.hostPort() + urlpath.Mask(strings.TrimPrefix(path, "*"))
 	if len(s) > limit {
 		s = s[:limit] + "…"
 	}
 	return s
 }
 
-// trusts says whether what a pack sent to p may be sent to next: the same origin, or the same name after the usual step
+// sharesCredentialsWith says whether what a pack sent to d may be sent to next: the same origin, or the same name after the usual step
 // from http to https.
-func (p place) trusts(next place) bool {
-	if p.host != next.host {
+func (d destination) sharesCredentialsWith(next destination) bool {
+	if d.host != next.host {
 		return false
 	}
-	if p.tls == next.tls && p.port == next.port {
+	if d.tls == next.tls && d.port == next.port {
 		return true
 	}
-	return !p.tls && next.tls && p.port == 80 && next.port == 443
+	return !d.tls && next.tls && d.port == 80 && next.port == 443
 }
