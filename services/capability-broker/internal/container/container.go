@@ -2,7 +2,7 @@
 // again where it ended and the pack's policy says so.
 //
 // Which containers there are is told by the engine; what is wanted of them, by Records. Nothing is done on what an event
-// says: an event has a pack looked at, and what is there is compared with what should be (settle). So events may be lost
+// says: an event has a pack looked at, and what is there is compared with what should be (reconcile). So events may be lost
 // or come twice, and any number of replicas of the broker on one host may do this work side by side: what is done to a pack's
 // container is done under its lock file, and who comes second finds nothing left to do.
 package container
@@ -28,17 +28,17 @@ import (
 )
 
 const (
-	stopGrace   = 5 * time.Second        // between SIGTERM and SIGKILL, for an operator's stop
-	socketsWait = 3 * time.Second        // for the sockets of a pack that was approved a moment ago
-	socketsPoll = 50 * time.Millisecond  //
-	leaseGrace  = 30 * time.Second       // how long containers outlive the lease of their gates
-	tendEvery   = 500 * time.Millisecond // the backstop behind pushed changes
-	lookEvery   = 30 * time.Second       // the backstop behind events
-	sweepEvery  = time.Hour              // copies that nobody needs
-	engineGrace = 20 * time.Second       // how long an engine that goes may take to stop containers; Docker's default is 15 s
+	stopGrace       = 5 * time.Second        // between SIGTERM and SIGKILL, for an operator's stop
+	socketsWait     = 3 * time.Second        // for the sockets of a pack that was approved a moment ago
+	socketsPoll     = 50 * time.Millisecond  //
+	leaseGrace      = 30 * time.Second       // how long containers outlive the lease of their gates
+	requeueInterval = 500 * time.Millisecond // the backstop behind pushed changes
+	scanInterval    = 30 * time.Second       // the backstop behind events
+	sweepInterval   = time.Hour              // copies that nobody needs
+	engineGrace     = 20 * time.Second       // how long an engine that goes may take to stop containers; Docker's default is 15 s
 
-	settleTimeout = time.Minute
-	reportTimeout = 2 * time.Second // to tell approval which containers run
+	reconcileTimeout = time.Minute
+	reportTimeout    = 2 * time.Second // to tell approval which containers run
 )
 
 // Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
@@ -125,28 +125,28 @@ type Config struct {
 type Manager struct {
 	Config
 
-	base    context.Context // of what is done unasked; ends with Watch
-	cancel  context.CancelFunc
-	working sync.WaitGroup
+	background context.Context // of what is done unasked; ends with Watch
+	cancel     context.CancelFunc
+	tasks      sync.WaitGroup
 
-	writing sync.Mutex // held while records are written or read, so that known never goes back
+	recordsIO sync.Mutex // held while records are written or read, so that known never goes back
 
-	toldStopped map[string]bool // of Watch alone: the packs with closed gates of which approval was told that they stopped
+	reportedStopped map[string]bool // of Watch alone: the packs with closed gates of which approval was told that they stopped
 
-	held atomic.Bool // nothing is started any more
+	restartsDisabled atomic.Bool // nothing is started any more
 
-	mu     sync.Mutex
-	known  map[string]Record // by pack, as last read
-	looked bool              // known has what the engine had when it was asked first
-	busy   map[string]*lock
-	kicked map[string]*kicked
-	heard  time.Time                    // approval, last
-	outage struct{ from, to time.Time } // the last one; to is zero until the engine is back
+	mu        sync.Mutex
+	records   map[string]Record // by pack, as last read
+	synced    bool              // known has what the engine had when it was asked first
+	busy      map[string]*lock
+	queue     map[string]*queued
+	lastFresh time.Time                    // approval, last
+	outage    struct{ from, to time.Time } // the last one; to is zero until the engine is back
 
 	// starved has the containers in which the kernel killed something for their memory: an engine may tell that after it has
 	// told, and kept, an end that knows nothing of it.
-	starved map[string]bool
-	seen    map[string]sighting // containers that this process has seen alive, by id: their ends are not missed ones
+	oomSeen   map[string]bool
+	lifetimes map[string]lifetime // containers that this process has seen alive, by id: their ends are not missed ones
 }
 
 // lock serialises what is done to one pack's container in this process.
@@ -157,13 +157,13 @@ type lock struct {
 
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, known: make(map[string]Record), busy: make(map[string]*lock), kicked: make(map[string]*kicked), starved: make(map[string]bool), seen: make(map[string]sighting), toldStopped: make(map[string]bool), heard: time.Now()}
-	m.base, m.cancel = context.WithCancel(context.Background())
+	m := &Manager{Config: cfg, records: make(map[string]Record), busy: make(map[string]*lock), queue: make(map[string]*queued), oomSeen: make(map[string]bool), lifetimes: make(map[string]lifetime), reportedStopped: make(map[string]bool), lastFresh: time.Now()}
+	m.background, m.cancel = context.WithCancel(context.Background())
 	return m
 }
 
-// hold locks a pack, here and for other replicas.
-func (m *Manager) hold(ctx context.Context, packID string) (release func(), err error) {
+// lockPack locks a pack, here and for other replicas.
+func (m *Manager) lockPack(ctx context.Context, packID string) (release func(), err error) {
 	m.mu.Lock()
 	l := m.busy[packID]
 	if l == nil {
@@ -208,21 +208,21 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return Started{}, err
 	}
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	defer release()
-	state, err := m.permitted(ctx, packID)
+	state, err := m.checkGate(ctx, packID)
 	if err != nil {
 		return Started{}, err
 	}
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err = errors.Join(err, found.recordErr); err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	r := found.record
-	if err := m.reap(ctx, &r, found.strays); err != nil {
+	if err := m.removeStrays(ctx, &r, found.strays); err != nil {
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	if there := found.own; there != nil {
@@ -241,16 +241,16 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	}
 	// The gate may have closed while the container was being made, and whoever was told had nothing to stop.
 	if now, known := m.Gates.Get(packID); m.Gates.Fresh() && (!known || !now.Open || now.Digest != state.Digest) {
-		if err := m.end(ctx, r, 0, "gate closed", false); err != nil {
+		if err := m.stopContainer(ctx, r, 0, "gate closed", false); err != nil {
 			return Started{}, fmt.Errorf("start %s: %w", packID, err)
 		}
-		return Started{}, m.denied(packID, now)
+		return Started{}, m.gateFault(packID, now)
 	}
 	return Started{made.ID, made.ImageID, state.Digest, r.Warnings}, nil
 }
 
-// permitted judges the gate; a denial is audited.
-func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, error) {
+// checkGate judges the gate; a denial is audited.
+func (m *Manager) checkGate(ctx context.Context, packID string) (gate.State, error) {
 	state, known := m.Gates.Now(ctx, packID)
 	switch {
 	case known && state.Open:
@@ -260,7 +260,7 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	case !known:
 		return state, fault.PackNotFound()
 	}
-	denied := m.denied(packID, state)
+	denied := m.gateFault(packID, state)
 	err := m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
 		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: denied.Message})
 	if err != nil {
@@ -269,17 +269,17 @@ func (m *Manager) permitted(ctx context.Context, packID string) (gate.State, err
 	return state, denied
 }
 
-// denied is the answer to the start of a pack whose gate is closed, with the reason as far as it is known.
-func (m *Manager) denied(packID string, state gate.State) *fault.Fault {
-	why := m.forParent(packID)
+// gateFault is the answer to the start of a pack whose gate is closed, with the reason as far as it is known.
+func (m *Manager) gateFault(packID string, state gate.State) *fault.Fault {
+	why := m.parentReason(packID)
 	if why == "" && state.Reason != "" {
 		why = " (" + state.Reason + ")"
 	}
 	return fault.Denied("Pack not approved: %s%s", state.Status, why).With("pack_not_approved")
 }
 
-// forParent says that a closed gate is the parent's, "" where it is the pack's own.
-func (m *Manager) forParent(packID string) string {
+// parentReason says that a closed gate is the parent's, "" where it is the pack's own.
+func (m *Manager) parentReason(packID string) string {
 	parent, child := pack.Parent(pack.ID(packID))
 	if !child {
 		return ""
@@ -301,7 +301,7 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 		return sandbox.Container{}, err
 	}
 	defer trees.Close() // what is mounted needs no lock
-	spec, err := m.spec(ctx, r)
+	spec, err := m.buildSpec(ctx, r)
 	if err != nil {
 		return sandbox.Container{}, err
 	}
@@ -324,14 +324,14 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 	if r.EngineID, err = m.Engine.ID(ctx); err != nil {
 		return *there, errors.Join(err, undo(after, there.ID))
 	}
-	r.Before = there.Started
-	m.sawAlive(there.ID)
-	if err := m.put(ctx, *r); err != nil {
+	r.PreviousStart = there.Started
+	m.markAlive(there.ID)
+	if err := m.putRecord(ctx, *r); err != nil {
 		return *there, errors.Join(err, undo(after, there.ID))
 	}
 	if err := m.Engine.Start(ctx, there.ID); err != nil {
 		r.Running, r.Wanted = false, false
-		return *there, errors.Join(err, m.put(after, *r), undo(after, there.ID))
+		return *there, errors.Join(err, m.putRecord(after, *r), undo(after, there.ID))
 	}
 	details := map[string]any{"digest": r.Digest, "image": spec.Image, "image_id": there.ImageID}
 	if r.Restarts > 0 {
@@ -342,7 +342,7 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 	}
 	// Running without an entry must not be; an entry of what was ended at once may.
 	if err := m.audit(ctx, "container_started", r.PackID, there.ID, details); err != nil {
-		return *there, errors.Join(err, m.end(after, *r, 0, "audit log can't be written", false))
+		return *there, errors.Join(err, m.stopContainer(after, *r, 0, "audit log can't be written", false))
 	}
 	return *there, nil
 }
@@ -352,35 +352,35 @@ func (m *Manager) audit(ctx context.Context, action, packID, id string, details 
 	return m.Audit.Write(ctx, audit.Entry{Category: audit.System, Action: action, Success: true, OwnerPack: packID, Details: details})
 }
 
-// put keeps a record.
-func (m *Manager) put(ctx context.Context, r Record) error {
-	m.writing.Lock()
-	defer m.writing.Unlock()
+// putRecord keeps a record.
+func (m *Manager) putRecord(ctx context.Context, r Record) error {
+	m.recordsIO.Lock()
+	defer m.recordsIO.Unlock()
 	err := m.Records.PutRecord(ctx, r)
 	m.mu.Lock() // what is so is so, whether or not it could be written
-	m.known[r.PackID] = r
+	m.records[r.PackID] = r
 	m.mu.Unlock()
 	return err
 }
 
-// forget removes a record.
-func (m *Manager) forget(ctx context.Context, packID string) error {
-	m.writing.Lock()
-	defer m.writing.Unlock()
+// removeRecord removes a record.
+func (m *Manager) removeRecord(ctx context.Context, packID string) error {
+	m.recordsIO.Lock()
+	defer m.recordsIO.Unlock()
 	err := m.Records.RemoveRecord(ctx, packID)
 	m.mu.Lock()
-	delete(m.known, packID)
+	delete(m.records, packID)
 	m.mu.Unlock()
 	return err
 }
 
-// end stops the container of a pack that is held. It stays, with its log, until it is deleted or started anew; with resume
+// stopContainer stops the container of a pack that is held. It stays, with its log, until it is deleted or started anew; with resume
 // it is started again as soon as it may.
-func (m *Manager) end(ctx context.Context, r Record, grace time.Duration, reason string, resume bool) error {
+func (m *Manager) stopContainer(ctx context.Context, r Record, grace time.Duration, reason string, resume bool) error {
 	// First what is wanted: who dies in between must not have it started again. A container is stopped all the same where
 	// that can't be written, since its gate may be closed.
 	r.Wanted, r.RestartAt = resume, time.Time{}
-	wanted := m.put(ctx, r)
+	wanted := m.putRecord(ctx, r)
 	if err := m.Engine.Stop(ctx, r.ContainerID, grace); err != nil {
 		return errors.Join(err, wanted)
 	}
@@ -395,7 +395,7 @@ func (m *Manager) end(ctx context.Context, r Record, grace time.Duration, reason
 	if resume {
 		r.RestartAt = time.Now().UTC()
 	}
-	return errors.Join(m.put(ctx, r), m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": reason}))
+	return errors.Join(m.putRecord(ctx, r), m.audit(ctx, "container_stopped", r.PackID, r.ContainerID, map[string]any{"reason": reason}))
 }
 
 // Stop ends a pack's container, or its waiting for a restart, and says whether one was running. A pack that nobody knows
@@ -404,24 +404,24 @@ func (m *Manager) Stop(ctx context.Context, packID string) (bool, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return false, err
 	}
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return false, fmt.Errorf("stop %s: %w", packID, err)
 	}
 	defer release()
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err == nil {
-		err = m.knows(packID, found)
+		err = m.checkKnown(packID, found)
 	}
 	if err != nil {
 		return false, err
 	}
 	stopped := found.alive()
 	r := found.record
-	err = m.reap(ctx, nil, found.strays)
+	err = m.removeStrays(ctx, nil, found.strays)
 	c := found.own
 	if c == nil {
-		if err = errors.Join(err, m.giveUp(ctx, packID)); err != nil {
+		if err = errors.Join(err, m.cancelRestarts(ctx, packID)); err != nil {
 			return false, fmt.Errorf("stop %s: %w", packID, err)
 		}
 		return stopped, nil
@@ -429,12 +429,12 @@ func (m *Manager) Stop(ctx context.Context, packID string) (bool, error) {
 	r.ContainerID, r.Digest = c.ID, c.Digest
 	switch {
 	case c.Alive(): // also where the record can't be read
-		err = errors.Join(err, m.end(ctx, r, stopGrace, "stopped by "+actor(ctx), false))
+		err = errors.Join(err, m.stopContainer(ctx, r, stopGrace, "stopped by "+actor(ctx), false))
 	case found.recordErr != nil:
 		err = errors.Join(err, found.recordErr)
 	case r.Wanted:
 		r.Wanted, r.RestartAt = false, time.Time{}
-		err = errors.Join(err, m.put(ctx, r))
+		err = errors.Join(err, m.putRecord(ctx, r))
 	}
 	if err != nil {
 		return false, fmt.Errorf("stop %s: %w", packID, err)
@@ -447,14 +447,14 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 	if _, err := pack.ParseID(packID); err != nil {
 		return false, false, err
 	}
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return false, false, fmt.Errorf("delete container of %s: %w", packID, err)
 	}
 	defer release()
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err == nil {
-		err = m.knows(packID, found)
+		err = m.checkKnown(packID, found)
 	}
 	if err != nil {
 		return false, false, err
@@ -466,42 +466,42 @@ func (m *Manager) Delete(ctx context.Context, packID string) (removed, running b
 }
 
 // deleteAll removes whatever containers a pack has, or ends its waiting for a restart where it has none.
-func (m *Manager) deleteAll(ctx context.Context, packID string, found survey) error {
-	err := m.reap(ctx, nil, found.strays)
+func (m *Manager) deleteAll(ctx context.Context, packID string, found observed) error {
+	err := m.removeStrays(ctx, nil, found.strays)
 	if found.own == nil {
-		return errors.Join(err, m.giveUp(ctx, packID))
+		return errors.Join(err, m.cancelRestarts(ctx, packID))
 	}
-	return errors.Join(err, m.delete(ctx, packID, found.own.ID))
+	return errors.Join(err, m.deleteContainer(ctx, packID, found.own.ID))
 }
 
-// delete removes a container. Its record goes first: without one nothing is started again.
-func (m *Manager) delete(ctx context.Context, packID, id string) error {
-	forgotten := m.forget(ctx, packID)
+// deleteContainer removes a container. Its record goes first: without one nothing is started again.
+func (m *Manager) deleteContainer(ctx context.Context, packID, id string) error {
+	forgotten := m.removeRecord(ctx, packID)
 	if err := m.Engine.Remove(ctx, id); err != nil {
 		return errors.Join(err, forgotten)
 	}
 	return errors.Join(forgotten, m.audit(ctx, "container_deleted", packID, id, map[string]any{"actor": actor(ctx)}))
 }
 
-// giveUp ends the restarts of a pack that has no container: the last one removed it and could make no other.
-func (m *Manager) giveUp(ctx context.Context, packID string) error {
-	if err := m.forget(ctx, packID); err != nil {
+// cancelRestarts ends the restarts of a pack that has no container: the last one removed it and could make no other.
+func (m *Manager) cancelRestarts(ctx context.Context, packID string) error {
+	if err := m.removeRecord(ctx, packID); err != nil {
 		return fmt.Errorf("end restarts of %s: %w", packID, err)
 	}
 	return nil
 }
 
-// find is the container of a pack, nil where a pack that is known has none.
-func (m *Manager) find(ctx context.Context, packID string) (*sandbox.Container, error) {
-	found, err := m.survey(ctx, packID)
+// ownContainer is the container of a pack, nil where a pack that is known has none.
+func (m *Manager) ownContainer(ctx context.Context, packID string) (*sandbox.Container, error) {
+	found, err := m.observe(ctx, packID)
 	if err != nil {
 		return nil, err
 	}
-	return found.own, m.knows(packID, found)
+	return found.own, m.checkKnown(packID, found)
 }
 
-// knows is an error where a pack has no container and isn't known either.
-func (m *Manager) knows(packID string, found survey) error {
+// checkKnown is an error where a pack has no container and isn't known either.
+func (m *Manager) checkKnown(packID string, found observed) error {
 	if found.any() {
 		return nil
 	}
@@ -523,12 +523,12 @@ type Removed struct {
 
 // Remove takes the containers of a pack that is uninstalled and puts its data aside.
 func (m *Manager) Remove(ctx context.Context, packID string) (Removed, error) {
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return Removed{}, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
 	defer release()
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err == nil {
 		err = m.deleteAll(ctx, packID, found)
 	}
@@ -536,6 +536,6 @@ func (m *Manager) Remove(ctx context.Context, packID string) (Removed, error) {
 		return Removed{}, fmt.Errorf("remove container of %s: %w", packID, err)
 	}
 	done := Removed{Container: found.any(), Running: found.alive()}
-	done.Data, err = m.retire(ctx, packID)
+	done.Data, err = m.archiveData(ctx, packID)
 	return done, errors.Join(err, os.RemoveAll(m.runsOf(packID)))
 }

@@ -139,7 +139,7 @@ func TestBackstop(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
 		r.gates.set("p", "modified", "d1")
-		time.Sleep(tendEvery + time.Millisecond)
+		time.Sleep(requeueInterval + time.Millisecond)
 		r.want(t, "found", "p=exited", "container_started p <nil>", "container_stopped p gate closed: the pack is modified")
 	})
 }
@@ -250,7 +250,7 @@ func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
 		r.gates.set("q", "approved", "d2")
-		time.Sleep(sweepEvery)
+		time.Sleep(sweepInterval)
 		synctest.Wait()
 		r.shelf.mu.Lock()
 		defer r.shelf.mu.Unlock()
@@ -270,7 +270,7 @@ func TestApprovalLearnsWhatRuns(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		status := func(what, want string) {
 			t.Helper()
-			time.Sleep(2 * tendEvery)
+			time.Sleep(2 * requeueInterval)
 			synctest.Wait()
 			if s, _ := r.gates.Get("p"); s.Status != want || !s.Open {
 				t.Errorf("%s: %+v, want %s", what, s, want)

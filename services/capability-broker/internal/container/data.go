@@ -25,15 +25,15 @@ func prepareData(root, packID string) (string, error) {
 		return "", fmt.Errorf("open data folder: %w", err)
 	}
 	defer folder.Close()
-	if err := share(folder); err != nil {
+	if err := shareWithPack(folder); err != nil {
 		return "", fmt.Errorf("open data folder to the pack: %w", err)
 	}
 	return dir, nil
 }
 
-// share lets the pack write in folder, and this process and the operator's group at whatever the pack makes in it. The
+// shareWithPack lets the pack write in folder, and this process and the operator's group at whatever the pack makes in it. The
 // group is named, since a folder loses its set-group-id bit when a list is set by somebody outside its group.
-func share(folder *os.File) error {
+func shareWithPack(folder *os.File) error {
 	var is unix.Stat_t
 	if err := unix.Fstat(int(folder.Fd()), &is); err != nil {
 		return err

@@ -76,7 +76,7 @@ func keep(t *testing.T, root string, now time.Time) string {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "f"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	to, err := retireData(root, "p", now)
+	to, err := archive(root, "p", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,13 +93,13 @@ func TestRetiredDataNeverCollides(t *testing.T) {
 	for range 2 {
 		keep(t, root, now)
 	}
-	if to, err := retireData(root, "p", now); err != nil || to != "" {
+	if to, err := archive(root, "p", now); err != nil || to != "" {
 		t.Errorf("nothing to retire: %q, %v", to, err)
 	}
 	if err := os.Mkdir(filepath.Join(root, "p"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if to, err := retireData(root, "p", now); err != nil || to != "" {
+	if to, err := archive(root, "p", now); err != nil || to != "" {
 		t.Errorf("an empty folder: %q, %v", to, err)
 	}
 }
@@ -113,10 +113,10 @@ func TestOldRetiredDataIsPruned(t *testing.T) {
 	}
 	keep(t, root, now.AddDate(2, 0, 0)) // by a clock that was ahead
 	second, third := keep(t, root, now), keep(t, root, now.AddDate(-1, 0, 0))
-	if pruned, err := pruneRetired(root, "p", 2); err != nil || len(pruned) != 2 {
+	if pruned, err := pruneArchived(root, "p", 2); err != nil || len(pruned) != 2 {
 		t.Errorf("pruned %v, %v, want two", pruned, err)
 	}
-	kept, err := listRetired(root, "p")
+	kept, err := listArchived(root, "p")
 	if err != nil || len(kept) != 2 || kept[0].name != second || kept[1].name != third {
 		t.Errorf("kept %v, %v, want %s and %s", kept, err, second, third)
 	}

@@ -56,21 +56,21 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	infos := make(map[string]Info, len(list))
 	for _, c := range list {
 		m.mu.Lock()
-		r := m.known[c.PackID]
+		r := m.records[c.PackID]
 		m.mu.Unlock()
 		// A stray is on its way out; where it is all there is of a pack, it is shown.
 		if _, there := infos[c.PackID]; there && c.ID != r.ContainerID {
 			continue
 		}
-		infos[c.PackID] = shown(c, r)
+		infos[c.PackID] = newInfo(c, r)
 	}
 	out := slices.AppendSeq(make([]Info, 0, len(infos)), maps.Values(infos))
 	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.PackID, b.PackID) })
 	return out, nil
 }
 
-// shown joins what the engine says and what is kept.
-func shown(c sandbox.Container, r Record) Info {
+// newInfo joins what the engine says and what is kept.
+func newInfo(c sandbox.Container, r Record) Info {
 	info := Info{PackID: c.PackID, ID: c.ID, Status: c.Status, Image: c.Image, ImageID: c.ImageID, Digest: c.Digest, CreatedAt: c.Created,
 		RestartPolicy: r.policy(), Warnings: []string{}}
 	if r.ContainerID != c.ID {
@@ -112,7 +112,7 @@ func (m *Manager) Stats(ctx context.Context, packID string) (Stats, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return Stats{}, err
 	}
-	c, err := m.find(ctx, packID)
+	c, err := m.ownContainer(ctx, packID)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -139,7 +139,7 @@ func (m *Manager) Stats(ctx context.Context, packID string) (Stats, error) {
 
 // Logs gives the output of a pack's container, its last tail lines first and, with follow, what comes until it ends.
 func (m *Manager) Logs(ctx context.Context, packID string, opts sandbox.LogOptions) (iter.Seq2[sandbox.Line, error], error) {
-	c, err := m.find(ctx, packID)
+	c, err := m.ownContainer(ctx, packID)
 	if err != nil {
 		return nil, err
 	}

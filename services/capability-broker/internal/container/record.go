@@ -11,23 +11,23 @@ import (
 // Record is what is kept of a pack's container beside what the engine knows: what the operator wants of it, and how it
 // went so far. It outlives the broker and the engine.
 type Record struct {
-	PackID      string         `json:"pack_id"`
-	ContainerID string         `json:"container_id"`
-	Digest      string         `json:"digest"` // of the tree that it runs
-	Wanted      bool           `json:"wanted"` // an operator has started it, and nobody has stopped it since
-	Running     bool           `json:"running"`
-	Restart     pack.Restart   `json:"restart"`
-	Limits      pack.Resources `json:"limits"`   // that it has
-	Warnings    []string       `json:"warnings"` // of what it asked for and was not given
-	StartedAt   time.Time      `json:"started_at,omitzero"`
-	FinishedAt  time.Time      `json:"finished_at,omitzero"` // of its last end
-	Exit        *sandbox.Exit  `json:"exit,omitempty"`       // of its last end
-	Reason      string         `json:"reason"`               // of its last end, for people
-	Restarts    int            `json:"restarts"`             // since an operator started it
-	Failures    int            `json:"failures"`             // ends in a row after short runs: what the pause grows with
-	RestartAt   time.Time      `json:"restart_at,omitzero"`  // when it is due to be started again; zero for not
-	EngineID    string         `json:"engine_id,omitempty"`  // of the engine that has the container
-	Before      time.Time      `json:"before,omitzero"`      // the engine's time of the start before the last one; zero for none
+	PackID        string         `json:"pack_id"`
+	ContainerID   string         `json:"container_id"`
+	Digest        string         `json:"digest"` // of the tree that it runs
+	Wanted        bool           `json:"wanted"` // an operator has started it, and nobody has stopped it since
+	Running       bool           `json:"running"`
+	Restart       pack.Restart   `json:"restart"`
+	Limits        pack.Resources `json:"limits"`   // that it has
+	Warnings      []string       `json:"warnings"` // of what it asked for and was not given
+	StartedAt     time.Time      `json:"started_at,omitzero"`
+	FinishedAt    time.Time      `json:"finished_at,omitzero"` // of its last end
+	Exit          *sandbox.Exit  `json:"exit,omitempty"`       // of its last end
+	Reason        string         `json:"reason"`               // of its last end, for people
+	Restarts      int            `json:"restarts"`             // since an operator started it
+	Failures      int            `json:"failures"`             // ends in a row after short runs: what the pause grows with
+	RestartAt     time.Time      `json:"restart_at,omitzero"`  // when it is due to be started again; zero for not
+	EngineID      string         `json:"engine_id,omitempty"`  // of the engine that has the container
+	PreviousStart time.Time      `json:"before,omitzero"`      // the engine's time of the start before the last one; zero for none
 }
 
 // due says whether a container is to be started again now. No pause is longer than a minute: what is due later was written
@@ -52,8 +52,8 @@ func (r *Record) policy() pack.Restart {
 	return r.Restart
 }
 
-// again says whether the policy has a container started again that ended by itself.
-func (r *Record) again(exit sandbox.Exit) bool {
+// restartsAfter says whether the policy has a container started again that ended by itself.
+func (r *Record) restartsAfter(exit sandbox.Exit) bool {
 	switch r.policy() {
 	case pack.RestartAlways:
 		return true
@@ -63,8 +63,8 @@ func (r *Record) again(exit sandbox.Exit) bool {
 	return false
 }
 
-// pause is how long to wait now, and counts towards the next one.
-func (r *Record) pause() time.Duration {
+// nextPause is how long to wait now, and counts towards the next one.
+func (r *Record) nextPause() time.Duration {
 	if r.FinishedAt.Sub(r.StartedAt) >= steadyAfter {
 		r.Failures = 0
 	}

@@ -36,7 +36,7 @@ func TestPolicies(t *testing.T) {
 				r.started(t, "p", "d1")
 				r.docker.exits("p", exit)
 				r.want(t, "its end", "p=exited", "container_started p <nil>", "container_stopped p exited")
-				time.Sleep(firstPause + tendEvery)
+				time.Sleep(firstPause + requeueInterval)
 				if again[i] {
 					r.want(t, "again", "p=running", "container_started p <nil>")
 				} else {
@@ -65,7 +65,7 @@ func TestPausesGrow(t *testing.T) {
 			if s := r.info(t).Status; s != "exited" {
 				t.Fatalf("%s before the pause of %v is over", s, want)
 			}
-			time.Sleep(tendEvery + time.Millisecond)
+			time.Sleep(requeueInterval + time.Millisecond)
 			synctest.Wait()
 			after := r.info(t)
 			if after.Status != "running" || after.ID != before.ID || after.Restarts != before.Restarts+1 || after.ExitCode != nil ||
@@ -98,7 +98,7 @@ func TestStoppedStaysStopped(t *testing.T) {
 		entry  string
 		reason string
 	}{
-		"stopped": {func(r *rig) error { _, err := r.Stop(r.base, "p"); return err }, "container_stopped p stopped by system", "stopped by system"},
+		"stopped": {func(r *rig) error { _, err := r.Stop(r.background, "p"); return err }, "container_stopped p stopped by system", "stopped by system"},
 		"modified": {func(r *rig) error { r.GateChanged(r.gates.set("p", "modified", "d1")); return nil },
 			"container_stopped p gate closed: the pack is modified", "gate closed: the pack is modified"},
 	} {
@@ -154,7 +154,7 @@ func TestApprovalComesBack(t *testing.T) {
 		time.Sleep(leaseGrace + time.Second)
 		r.want(t, "gone", "p=exited", "container_started p <nil>", "container_stopped p gate closed: approval does not answer")
 		r.gates.silence(false)
-		time.Sleep(2 * tendEvery)
+		time.Sleep(2 * requeueInterval)
 		r.want(t, "back", "p=running", "container_started p <nil>")
 	})
 }
@@ -185,7 +185,7 @@ func TestEngineRestarts(t *testing.T) {
 					}
 					r.docker.comes()
 					synctest.Wait()
-					stopped := "container_stopped p " + withEngine
+					stopped := "container_stopped p " + reasonWithEngine
 					if told {
 						stopped = "container_stopped p exited"
 					}
@@ -207,7 +207,7 @@ func TestEngineRestartsWhileTheClockIsSet(t *testing.T) {
 					r.started(t, "p", "d1")
 					time.Sleep(time.Minute)
 					r.docker.setClock(ahead)
-					stopped := "container_stopped p " + withEngine
+					stopped := "container_stopped p " + reasonWithEngine
 					if told {
 						r.docker.exits("p", sandbox.Exit{Code: 143})
 						synctest.Wait()
@@ -286,7 +286,7 @@ func TestBrokerRestarts(t *testing.T) {
 		entries   []string
 	}{
 		"nothing happened": {"no", func(*testing.T, *rig) {}, "p=running", nil},
-		"the host was off": {"no", func(t *testing.T, r *rig) { r.docker.exits("p", sandbox.Exit{Code: 137}) }, "p=running", []string{"container_stopped p " + withEngine, "container_started p <nil>"}},
+		"the host was off": {"no", func(t *testing.T, r *rig) { r.docker.exits("p", sandbox.Exit{Code: 137}) }, "p=running", []string{"container_stopped p " + reasonWithEngine, "container_started p <nil>"}},
 		"it ran out of memory": {"no", func(t *testing.T, r *rig) { r.docker.exits("p", sandbox.Exit{Code: 137, OOMKilled: true}) }, "p=exited",
 			[]string{"container_stopped p exited"}},
 		"it did its work":     {"no", func(t *testing.T, r *rig) { r.docker.exits("p", sandbox.Exit{}) }, "p=exited", []string{"container_stopped p exited"}},
@@ -347,14 +347,14 @@ func TestStartThatCanNotBeRecordedLeavesNothing(t *testing.T) {
 func TestNothingToDoIsNoFailure(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
-		if err := r.settle(t.Context(), "p"); err != nil {
+		if err := r.reconcile(t.Context(), "p"); err != nil {
 			t.Errorf("while it runs: %v", err)
 		}
 		if _, _, err := r.Delete(t.Context(), "p"); err != nil {
 			t.Fatal(err)
 		}
 		for _, id := range []string{"p", "q"} {
-			if err := r.settle(t.Context(), id); err != nil {
+			if err := r.reconcile(t.Context(), id); err != nil {
 				t.Errorf("%s, without a container: %v", id, err)
 			}
 		}
@@ -368,7 +368,7 @@ func TestMissedEventsAreMadeUpFor(t *testing.T) {
 		c := r.docker.containers["c1"]
 		c.Status, c.Finished, c.Exit = "exited", time.Now(), sandbox.Exit{Code: 5}
 		r.docker.mu.Unlock()
-		time.Sleep(lookEvery + time.Second)
+		time.Sleep(scanInterval + time.Second)
 		r.want(t, "found", "p=exited", "container_started p <nil>", "container_stopped p exited")
 	})
 }
@@ -387,8 +387,8 @@ func TestLimitsAreCut(t *testing.T) {
 // A restart that fails may have lost its container. What goes on being tried ends all the same when an operator says so.
 func TestWaitingWithoutAContainerEnds(t *testing.T) {
 	for name, end := range map[string]func(r *rig) error{
-		"stop":   func(r *rig) error { _, err := r.Stop(r.base, "p"); return err },
-		"delete": func(r *rig) error { _, _, err := r.Delete(r.base, "p"); return err },
+		"stop":   func(r *rig) error { _, err := r.Stop(r.background, "p"); return err },
+		"delete": func(r *rig) error { _, _, err := r.Delete(r.background, "p"); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T, r *rig) {
@@ -398,7 +398,7 @@ func TestWaitingWithoutAContainerEnds(t *testing.T) {
 				synctest.Wait()
 				r.describe(t, `{"pack_id":"p","pack_identity":"x","version":"1","restart":"always","resources":{"pids":64}}`)
 				r.docker.refuseCreate(true)
-				time.Sleep(firstPause + tendEvery)
+				time.Sleep(firstPause + requeueInterval)
 				r.want(t, "no image", "", "container_started p <nil>", "container_stopped p exited")
 				if err := end(r); err != nil {
 					t.Fatal(err)

@@ -187,7 +187,7 @@ func (m *Manager) RunLogs(packID string, run int) (iter.Seq2[sandbox.Line, error
 // LogsSince gives the output of all runs that are kept and of the container that is there, from a time on. Each run begins
 // with a line of RunStream. A run that can't be read keeps none of the others.
 func (m *Manager) LogsSince(ctx context.Context, packID string, since time.Time) (iter.Seq2[sandbox.Line, error], error) {
-	c, err := m.find(ctx, packID)
+	c, err := m.ownContainer(ctx, packID)
 	if err != nil {
 		return nil, err
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
-// spec says what a pack's container is: its code, its data, its two sockets and nothing else. What the pack says of itself
+// buildSpec says what a pack's container is: its code, its data, its two sockets and nothing else. What the pack says of itself
 // goes into the record.
-func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
+func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 	code, err := m.Trees.Get(ctx, r.Digest)
 	if err != nil {
 		return sandbox.Spec{}, err
@@ -34,13 +34,13 @@ func (m *Manager) spec(ctx context.Context, r *Record) (sandbox.Spec, error) {
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	if err := m.roomy(ctx, data); err != nil {
+	if err := m.checkDataLimit(ctx, data); err != nil {
 		return sandbox.Spec{}, err
 	}
 	egress := filepath.Join(m.EgressDir, uds.DirName(r.PackID))
 	capability := filepath.Join(m.CapabilityDir, uds.DirName(r.PackID))
 	for _, wait := range []struct{ dir, owner string }{{capability, "capability-broker"}, {egress, "egress-proxy"}} {
-		if err := present(ctx, wait.dir); err != nil {
+		if err := waitForSocket(ctx, wait.dir); err != nil {
 			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).With("service_unavailable").Because(err)
 		}
 	}
@@ -104,8 +104,8 @@ func command(d pack.Descriptor) []string {
 	return append([]string{"rumi-runtime", "run", "--"}, d.Entrypoint.Argv...)
 }
 
-// present waits for a folder's socket to be there.
-func present(ctx context.Context, dir string) error {
+// waitForSocket waits for a folder's socket to be there.
+func waitForSocket(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, socketsWait)
 	defer cancel()
 	for {

@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	suiteGrace = 3 * time.Second // between SIGTERM and SIGKILL where the suite stops; compose kills the broker after 20 s
-	stopAtOnce = 16              // containers
+	shutdownGrace      = 3 * time.Second // between SIGTERM and SIGKILL where the suite stops; compose kills the broker after 20 s
+	maxConcurrentStops = 16              // containers
 )
 
-// Hold has nothing started again from now on, since this process stops, and says whether a container runs.
-func (m *Manager) Hold() (running bool) {
-	m.held.Store(true)
-	return slices.ContainsFunc(m.all(), func(r Record) bool { return r.Running })
+// DisableRestarts has nothing started again from now on, since this process stops, and says whether a container runs.
+func (m *Manager) DisableRestarts() (running bool) {
+	m.restartsDisabled.Store(true)
+	return slices.ContainsFunc(m.allRecords(), func(r Record) bool { return r.Running })
 }
 
 // StopAll stops all packs' containers, for a reason that isn't the packs'. They are due to be started again, by a broker
@@ -26,8 +26,8 @@ func (m *Manager) StopAll(ctx context.Context, reason string) error {
 	var stopping sync.WaitGroup
 	var failures []error
 	var mu sync.Mutex
-	slots := make(chan struct{}, stopAtOnce)
-	for _, r := range m.all() {
+	slots := make(chan struct{}, maxConcurrentStops)
+	for _, r := range m.allRecords() {
 		if !r.Running {
 			continue
 		}
@@ -47,15 +47,15 @@ func (m *Manager) StopAll(ctx context.Context, reason string) error {
 
 // suspend stops one pack's container, to be started again if it was wanted.
 func (m *Manager) suspend(ctx context.Context, packID, reason string) error {
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return err
 	}
 	defer release()
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err != nil || found.own == nil || !found.own.Alive() {
 		return err
 	}
 	r := found.record
-	return m.end(ctx, r, suiteGrace, reason, r.Wanted)
+	return m.stopContainer(ctx, r, shutdownGrace, reason, r.Wanted)
 }

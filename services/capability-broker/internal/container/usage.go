@@ -15,9 +15,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// measureEvery is how often the data folders of running packs are measured where there is a limit. A pack may go over it
+// measureInterval is how often the data folders of running packs are measured where there is a limit. A pack may go over it
 // for as long.
-const measureEvery = time.Minute
+const measureInterval = time.Minute
 
 // Usage is what a pack's data folder holds.
 type Usage struct {
@@ -103,8 +103,8 @@ func retry(call func() error) error {
 	}
 }
 
-// over says what is wrong with a data folder, "" for nothing.
-func (m *Manager) over(ctx context.Context, dir string) string {
+// dataProblem says what is wrong with a data folder, "" for nothing.
+func (m *Manager) dataProblem(ctx context.Context, dir string) string {
 	if m.DataMax == 0 {
 		return ""
 	}
@@ -119,48 +119,48 @@ func (m *Manager) over(ctx context.Context, dir string) string {
 	return ""
 }
 
-// roomy refuses to start a pack whose data folder is over its limit already.
-func (m *Manager) roomy(ctx context.Context, dir string) error {
-	if reason := m.over(ctx, dir); reason != "" {
+// checkDataLimit refuses to start a pack whose data folder is over its limit already.
+func (m *Manager) checkDataLimit(ctx context.Context, dir string) error {
+	if reason := m.dataProblem(ctx, dir); reason != "" {
 		return fault.Conflict("Pack can't be started: its %s", reason).With("data_full")
 	}
 	return nil
 }
 
-// measureAll measures until Watch ends.
-func (m *Manager) measureAll() {
-	tick := time.NewTicker(measureEvery)
+// watchDataLimit measures until Watch ends.
+func (m *Manager) watchDataLimit() {
+	tick := time.NewTicker(measureInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-m.base.Done():
+		case <-m.background.Done():
 			return
 		case <-tick.C:
-			m.measure(m.base)
+			m.enforceDataLimit(m.background)
 		}
 	}
 }
 
-// measure stops those packs whose data folders are over the limit.
-func (m *Manager) measure(ctx context.Context) {
-	for _, r := range m.all() {
+// enforceDataLimit stops those packs whose data folders are over the limit.
+func (m *Manager) enforceDataLimit(ctx context.Context) {
+	for _, r := range m.allRecords() {
 		if !r.Running {
 			continue
 		}
-		reason := m.over(ctx, filepath.Join(m.DataDir, r.PackID))
+		reason := m.dataProblem(ctx, filepath.Join(m.DataDir, r.PackID))
 		if reason == "" {
 			continue
 		}
 		m.Log.WarnContext(ctx, "stopping a container", "pack_id", r.PackID, "reason", reason)
-		if err := m.endFor(ctx, r.PackID, r.ContainerID, reason); err != nil {
+		if err := m.stopIfStill(ctx, r.PackID, r.ContainerID, reason); err != nil {
 			m.Log.ErrorContext(ctx, "stopping a container failed; trying again", "pack_id", r.PackID, "error", err)
 		}
 	}
 }
 
-// endFor stops a pack's container, if it is still that one, for a reason found without holding the pack.
-func (m *Manager) endFor(ctx context.Context, packID, id, reason string) error {
-	release, err := m.hold(ctx, packID)
+// stopIfStill stops a pack's container, if it is still that one, for a reason found without holding the pack.
+func (m *Manager) stopIfStill(ctx context.Context, packID, id, reason string) error {
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return err
 	}
@@ -169,5 +169,5 @@ func (m *Manager) endFor(ctx context.Context, packID, id, reason string) error {
 	if err != nil || !r.Running || r.ContainerID != id {
 		return err
 	}
-	return m.end(ctx, r, 0, reason, false)
+	return m.stopContainer(ctx, r, 0, reason, false)
 }

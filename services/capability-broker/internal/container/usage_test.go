@@ -119,11 +119,11 @@ func TestEveryNameCounts(t *testing.T) {
 		t.Fatalf("usage = %+v, %v; want %d names and some %d bytes", u, err, files+1, want)
 	}
 	m := &Manager{Config: Config{DataMax: u.Bytes}}
-	if reason := m.over(t.Context(), dir); reason != "" {
+	if reason := m.dataProblem(t.Context(), dir); reason != "" {
 		t.Errorf("at the limit: %s", reason)
 	}
 	m.DataMax--
-	if reason := m.over(t.Context(), dir); !strings.Contains(reason, "in 101 files and folders") {
+	if reason := m.dataProblem(t.Context(), dir); !strings.Contains(reason, "in 101 files and folders") {
 		t.Errorf("over the limit: %q", reason)
 	}
 }

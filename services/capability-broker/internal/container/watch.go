@@ -22,28 +22,28 @@ func (m *Manager) GateChanged(c gate.Change) {
 		return
 	}
 	m.mu.Lock()
-	r, known := m.known[c.PackID]
+	r, known := m.records[c.PackID]
 	m.mu.Unlock()
 	if known && r.Running && (c.Removed || !c.State.Open || c.State.Digest != r.Digest) {
-		m.kick(c.PackID)
+		m.enqueue(c.PackID)
 	}
 }
 
 // Watch notices what happens to containers and to gates until ctx ends. Containers that run when it begins are kept as
 // long as their gates want them.
 func (m *Manager) Watch(ctx context.Context) error {
-	defer m.working.Wait()
+	defer m.tasks.Wait()
 	defer m.cancel()
 	events := make(chan struct{})
-	go func() { defer close(events); m.Engine.Events(ctx, func(e sandbox.Event) { m.event(ctx, e) }) }()
+	go func() { defer close(events); m.Engine.Events(ctx, func(e sandbox.Event) { m.handleEvent(ctx, e) }) }()
 	defer func() { <-events }()
-	tick := time.NewTicker(tendEvery)
+	tick := time.NewTicker(requeueInterval)
 	defer tick.Stop()
 	m.mu.Lock()
-	m.heard = time.Now() // a broker that has just started gives approval the same time
+	m.lastFresh = time.Now() // a broker that has just started gives approval the same time
 	m.mu.Unlock()
 	if m.DataMax > 0 {
-		m.working.Go(m.measureAll)
+		m.tasks.Go(m.watchDataLimit)
 	}
 	var swept, looked time.Time
 	for {
@@ -55,19 +55,19 @@ func (m *Manager) Watch(ctx context.Context) error {
 		fresh, now := m.Gates.Fresh(), time.Now()
 		if fresh {
 			m.mu.Lock()
-			m.heard = now
+			m.lastFresh = now
 			m.mu.Unlock()
 		}
 		gates := m.Gates.All() // before the records: what a replica has told approval, it has recorded before
 		m.refresh(ctx)
-		m.tend(now)
-		if now.Sub(looked) >= lookEvery {
+		m.requeueDue(now)
+		if now.Sub(looked) >= scanInterval {
 			looked = now
-			m.look(ctx)
+			m.scan(ctx)
 		}
 		if fresh {
 			m.report(ctx, gates)
-			if now.Sub(swept) >= sweepEvery && m.sweep(ctx) {
+			if now.Sub(swept) >= sweepInterval && m.sweep(ctx) {
 				swept = now
 			}
 		}
@@ -76,8 +76,8 @@ func (m *Manager) Watch(ctx context.Context) error {
 
 // refresh reads what other replicas have recorded.
 func (m *Manager) refresh(ctx context.Context) {
-	m.writing.Lock()
-	defer m.writing.Unlock()
+	m.recordsIO.Lock()
+	defer m.recordsIO.Unlock()
 	list, changed, err := m.Records.Records(ctx)
 	if err != nil {
 		m.Log.ErrorContext(ctx, "reading what is known of containers failed", "error", err)
@@ -90,50 +90,50 @@ func (m *Manager) refresh(ctx context.Context) {
 		known[r.PackID] = r
 	}
 	m.mu.Lock()
-	m.known = known
+	m.records = known
 	m.mu.Unlock()
 }
 
-// tend has those packs looked at whose container should not run, or should again.
-func (m *Manager) tend(now time.Time) {
-	for _, r := range m.all() {
+// requeueDue has those packs looked at whose container should not run, or should again.
+func (m *Manager) requeueDue(now time.Time) {
+	for _, r := range m.allRecords() {
 		due := r.due(now)
 		if r.Running {
-			reason, _ := m.objection(r.PackID, r.Digest)
+			reason, _ := m.stopReason(r.PackID, r.Digest)
 			due = due || reason != ""
 		}
 		if due {
-			m.kick(r.PackID)
+			m.enqueue(r.PackID)
 		}
 	}
 }
 
-func (m *Manager) all() []Record {
+func (m *Manager) allRecords() []Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	list := make([]Record, 0, len(m.known))
-	for _, r := range m.known {
+	list := make([]Record, 0, len(m.records))
+	for _, r := range m.records {
 		list = append(list, r)
 	}
 	return list
 }
 
-// look has those packs looked at of which the records say something else than the engine: no event told of it.
-func (m *Manager) look(ctx context.Context) {
+// scan has those packs looked at of which the records say something else than the engine: no event told of it.
+func (m *Manager) scan(ctx context.Context) {
 	list, err := m.Engine.List(ctx, sandbox.Pack)
 	if err != nil {
 		return // Events tells when the engine is back
 	}
 	packs := m.packsOf(ctx, list)
-	for _, r := range m.all() {
+	for _, r := range m.allRecords() {
 		all := packs[r.PackID]
 		if own := len(all) == 1 && all[0].ID == r.ContainerID && !all[0].Outdated; !own && (len(all) > 0 || r.Running) || own && r.Running != all[0].Alive() {
-			m.kick(r.PackID)
+			m.enqueue(r.PackID)
 		}
 		delete(packs, r.PackID)
 	}
 	for packID := range packs { // nothing is recorded of them
-		m.kick(packID)
+		m.enqueue(packID)
 	}
 }
 
@@ -144,13 +144,13 @@ const statusRunning = "running"
 // says is compared with what is, so that nothing told twice or lost in between is ever wrong for long.
 func (m *Manager) report(ctx context.Context, gates []gate.State) {
 	m.mu.Lock()
-	looked := m.looked // else what runs isn't known yet
+	looked := m.synced // else what runs isn't known yet
 	m.mu.Unlock()
 	if !looked {
 		return
 	}
 	running := make(map[string]bool)
-	for _, r := range m.all() {
+	for _, r := range m.allRecords() {
 		running[r.PackID] = r.Running
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
@@ -160,9 +160,9 @@ func (m *Manager) report(ctx context.Context, gates []gate.State) {
 		is, recorded := running[state.PackID]
 		switch {
 		case state.Open && is == (state.Status == statusRunning):
-			delete(m.toldStopped, state.PackID)
+			delete(m.reportedStopped, state.PackID)
 			continue
-		case !state.Open && (is || !recorded || m.toldStopped[state.PackID]):
+		case !state.Open && (is || !recorded || m.reportedStopped[state.PackID]):
 			continue
 		}
 		if err := m.Reporter.SetRunning(ctx, state.PackID, running[state.PackID]); err != nil && !fault.Is(err, fault.KindNotFound) {
@@ -170,7 +170,7 @@ func (m *Manager) report(ctx context.Context, gates []gate.State) {
 			return
 		}
 		if !state.Open {
-			m.toldStopped[state.PackID] = true
+			m.reportedStopped[state.PackID] = true
 		}
 	}
 }
@@ -208,9 +208,9 @@ func (m *Manager) sweep(ctx context.Context) bool {
 	if err := m.Environments.Sweep(func(digest string) bool { return packages[digest] }); err != nil {
 		m.Log.ErrorContext(ctx, "dependencies that nobody needs could not be removed", "error", err)
 	}
-	for _, r := range m.all() {
+	for _, r := range m.allRecords() {
 		if _, known := m.Gates.Get(r.PackID); !known && !there[r.PackID] && m.Gates.Fresh() {
-			if err := m.forget(ctx, r.PackID); err != nil {
+			if err := m.removeRecord(ctx, r.PackID); err != nil {
 				m.Log.ErrorContext(ctx, "what is known of a container that is gone could not be removed", "pack_id", r.PackID, "error", err)
 			}
 		}
@@ -218,8 +218,8 @@ func (m *Manager) sweep(ctx context.Context) bool {
 	return true
 }
 
-// event takes over what the engine tells.
-func (m *Manager) event(ctx context.Context, e sandbox.Event) {
+// handleEvent takes over what the engine tells.
+func (m *Manager) handleEvent(ctx context.Context, e sandbox.Event) {
 	switch {
 	case e.Action == sandbox.Lost:
 		m.mu.Lock()
@@ -229,21 +229,21 @@ func (m *Manager) event(ctx context.Context, e sandbox.Event) {
 		m.resync(ctx)
 	case e.Container.Kind != sandbox.Pack || e.Action == "destroy" && !ofAPack(e.Container):
 	case !ofAPack(e.Container): // somebody copied our labels: a look finds it
-		m.working.Go(func() { m.look(m.base) })
+		m.tasks.Go(func() { m.scan(m.background) })
 	default:
 		if e.Action == "die" {
-			m.sawDead(e.Container.ID)
+			m.markEnded(e.Container.ID)
 		}
 		m.mu.Lock()
 		switch e.Action {
 		case "oom":
-			m.starved[e.Container.ID] = true
+			m.oomSeen[e.Container.ID] = true
 		case "destroy":
-			delete(m.starved, e.Container.ID)
-			delete(m.seen, e.Container.ID)
+			delete(m.oomSeen, e.Container.ID)
+			delete(m.lifetimes, e.Container.ID)
 		}
 		m.mu.Unlock()
-		m.kick(e.Container.PackID)
+		m.enqueue(e.Container.PackID)
 	}
 }
 
@@ -263,17 +263,17 @@ func (m *Manager) resync(ctx context.Context) {
 	m.mu.Unlock()
 	for _, c := range list {
 		if c.Alive() { // after the outage: it didn't end in it
-			m.sawAlive(c.ID)
+			m.markAlive(c.ID)
 		}
 	}
 	packs := m.packsOf(ctx, list)
-	for _, r := range m.all() {
+	for _, r := range m.allRecords() {
 		packs[r.PackID] = nil
 	}
 	for id := range packs {
-		m.kick(id)
+		m.enqueue(id)
 	}
 	m.mu.Lock()
-	m.looked = true
+	m.synced = true
 	m.mu.Unlock()
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// survey is what the engine has of a pack, and what is recorded of it.
-type survey struct {
+// observed is what the engine has of a pack, and what is recorded of it.
+type observed struct {
 	own       *sandbox.Container  // the one that the record names; nil for none
 	strays    []sandbox.Container // all others that bear the pack's labels
 	record    Record
@@ -19,10 +19,10 @@ type survey struct {
 }
 
 // any says whether there is a container.
-func (s survey) any() bool { return s.own != nil || len(s.strays) > 0 }
+func (s observed) any() bool { return s.own != nil || len(s.strays) > 0 }
 
 // alive says whether there is a container that runs or can run on.
-func (s survey) alive() bool {
+func (s observed) alive() bool {
 	if s.own != nil && s.own.Alive() {
 		return true
 	}
@@ -34,17 +34,17 @@ func (s survey) alive() bool {
 	return false
 }
 
-// survey looks for a pack's containers; the pack is held, or the answer may be old. A container is the pack's own if it is
+// observe looks for a pack's containers; the pack is held, or the answer may be old. A container is the pack's own if it is
 // the very one that was recorded when it was made: its labels can be copied, its id can't. All others are strays.
-func (m *Manager) survey(ctx context.Context, packID string) (survey, error) {
+func (m *Manager) observe(ctx context.Context, packID string) (observed, error) {
 	list, err := m.Engine.Find(ctx, sandbox.Pack, packID)
 	if err != nil {
-		return survey{}, fmt.Errorf("find containers of %s: %w", packID, err)
+		return observed{}, fmt.Errorf("find containers of %s: %w", packID, err)
 	}
-	var s survey
+	var s observed
 	if s.record, s.recordErr = m.Records.Record(ctx, packID); s.recordErr != nil {
 		m.mu.Lock()
-		s.record = m.known[packID]
+		s.record = m.records[packID]
 		m.mu.Unlock()
 		s.record.PackID = packID
 	}
@@ -60,36 +60,36 @@ func (m *Manager) survey(ctx context.Context, packID string) (survey, error) {
 
 // Reasons of the end of a stray.
 const (
-	notOurs  = "it has the pack's labels and was not made by this broker"
-	outdated = "it was made by an earlier version"
+	reasonNotOurs  = "it has the pack's labels and was not made by this broker"
+	reasonOutdated = "it was made by an earlier version"
 )
 
-// reap removes strays. One that can't be removed keeps none of the others. Where one was the pack's own, made by an earlier
+// removeStrays removes strays. One that can't be removed keeps none of the others. Where one was the pack's own, made by an earlier
 // version, r becomes what is so: it is due to be started anew.
-func (m *Manager) reap(ctx context.Context, r *Record, strays []sandbox.Container) error {
+func (m *Manager) removeStrays(ctx context.Context, r *Record, strays []sandbox.Container) error {
 	var failures []error
 	for _, c := range strays {
-		reason := notOurs
+		reason := reasonNotOurs
 		if c.Outdated {
-			reason = outdated
+			reason = reasonOutdated
 		}
-		if err := m.expel(ctx, c, reason); err != nil {
+		if err := m.removeStray(ctx, c, reason); err != nil {
 			failures = append(failures, err)
 			continue
 		}
 		if r != nil && c.ID == r.ContainerID && r.Running {
-			r.Running, r.Reason = false, outdated
+			r.Running, r.Reason = false, reasonOutdated
 			if r.Wanted {
 				r.RestartAt = now()
 			}
-			failures = append(failures, m.put(ctx, *r))
+			failures = append(failures, m.putRecord(ctx, *r))
 		}
 	}
 	return errors.Join(failures...)
 }
 
-// expel ends and removes a container that is none of a pack's.
-func (m *Manager) expel(ctx context.Context, c sandbox.Container, reason string) error {
+// removeStray ends and removes a container that is none of a pack's.
+func (m *Manager) removeStray(ctx context.Context, c sandbox.Container, reason string) error {
 	m.Log.WarnContext(ctx, "removing a container", "container_id", c.ID, "pack_id", c.PackID, "status", c.Status, "reason", reason)
 	if err := m.Engine.Remove(ctx, c.ID); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (m *Manager) packsOf(ctx context.Context, list []sandbox.Container) map[str
 			packs[c.PackID] = append(packs[c.PackID], c)
 			continue
 		}
-		if err := m.expel(ctx, c, notOurs); err != nil {
+		if err := m.removeStray(ctx, c, reasonNotOurs); err != nil {
 			m.Log.ErrorContext(ctx, "removing a container failed; trying again", "container_id", c.ID, "error", err)
 		}
 	}

@@ -25,38 +25,38 @@ const uninstalledName = ".uninstalled"
 // shownDataDir is the data folder as people know it, relative to the Rumi home.
 const shownDataDir = "user_data/packs"
 
-// retiredData is one folder that an uninstall has put aside.
-type retiredData struct {
+// archivedData is one folder that an uninstall has put aside.
+type archivedData struct {
 	name   string
 	number int // 0 for one of an earlier version, whose name is the time alone
 }
 
-// listRetired gives what is kept of a pack's data, the oldest first.
-func listRetired(root, packID string) ([]retiredData, error) {
+// listArchived gives what is kept of a pack's data, the oldest first.
+func listArchived(root, packID string) ([]archivedData, error) {
 	entries, err := os.ReadDir(filepath.Join(root, uninstalledName, packID))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look for kept data of %s: %w", packID, err)
 	}
-	var list []retiredData
+	var list []archivedData
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		found := retiredData{name: e.Name()}
+		found := archivedData{name: e.Name()}
 		if digits, _, numbered := strings.Cut(e.Name(), "-"); numbered {
 			found.number, _ = strconv.Atoi(digits) // else 0
 		}
 		list = append(list, found)
 	}
-	slices.SortFunc(list, func(a, b retiredData) int {
+	slices.SortFunc(list, func(a, b archivedData) int {
 		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.name, b.name))
 	})
 	return list, nil
 }
 
-// retireData moves the data of a pack that is uninstalled out of the way of a later pack of the same name. It says
+// archive moves the data of a pack that is uninstalled out of the way of a later pack of the same name. It says
 // where to, relative to the home; "" where there was none.
-func retireData(root, packID string, now time.Time) (string, error) {
+func archive(root, packID string, now time.Time) (string, error) {
 	dir := filepath.Join(root, packID)
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -64,7 +64,7 @@ func retireData(root, packID string, now time.Time) (string, error) {
 	if err := os.Remove(dir); err == nil {
 		return "", nil // it was empty
 	}
-	kept, err := listRetired(root, packID)
+	kept, err := listArchived(root, packID)
 	if err != nil {
 		return "", err
 	}
@@ -83,10 +83,10 @@ func retireData(root, packID string, now time.Time) (string, error) {
 	return path.Join(shownDataDir, uninstalledName, packID, name), nil
 }
 
-// pruneRetired removes all but the newest keep of what is kept of a pack's data. One that can't be removed keeps none of the
+// pruneArchived removes all but the newest keep of what is kept of a pack's data. One that can't be removed keeps none of the
 // others.
-func pruneRetired(root, packID string, keep int) (pruned []string, err error) {
-	kept, err := listRetired(root, packID)
+func pruneArchived(root, packID string, keep int) (pruned []string, err error) {
+	kept, err := listArchived(root, packID)
 	if err != nil {
 		return nil, err
 	}
@@ -101,14 +101,14 @@ func pruneRetired(root, packID string, keep int) (pruned []string, err error) {
 	return pruned, errors.Join(failures...)
 }
 
-// retire puts the data of a pack that is held aside, and removes what is too old.
-func (m *Manager) retire(ctx context.Context, packID string) (string, error) {
-	to, err := retireData(m.DataDir, packID, time.Now())
+// archiveData puts the data of a pack that is held aside, and removes what is too old.
+func (m *Manager) archiveData(ctx context.Context, packID string) (string, error) {
+	to, err := archive(m.DataDir, packID, time.Now())
 	if err != nil || to == "" {
 		return "", err
 	}
 	m.Log.InfoContext(ctx, "kept the data of an uninstalled pack", "pack_id", packID, "folder", to)
-	pruned, err := pruneRetired(m.DataDir, packID, m.DataKept)
+	pruned, err := pruneArchived(m.DataDir, packID, m.DataKept)
 	if err != nil { // the uninstall is done
 		m.Log.WarnContext(ctx, "old data of uninstalled packs could not be removed", "pack_id", packID, "error", err)
 	}
@@ -123,19 +123,19 @@ func (m *Manager) retire(ctx context.Context, packID string) (string, error) {
 // RestoreData gives a pack the data again that its last uninstall put aside, and says where that was, relative to the home.
 // Faults: not found where none is kept, conflict where the pack has data already or runs.
 func (m *Manager) RestoreData(ctx context.Context, packID string) (from string, err error) {
-	release, err := m.hold(ctx, packID)
+	release, err := m.lockPack(ctx, packID)
 	if err != nil {
 		return "", fmt.Errorf("restore data of %s: %w", packID, err)
 	}
 	defer release()
-	found, err := m.survey(ctx, packID)
+	found, err := m.observe(ctx, packID)
 	if err != nil {
 		return "", err
 	}
 	if found.alive() {
 		return "", fault.Conflict("Pack '%s' runs. Run first: POST /api/containers/%s/stop", packID, packID).With("pack_running")
 	}
-	kept, err := listRetired(m.DataDir, packID)
+	kept, err := listArchived(m.DataDir, packID)
 	if err != nil {
 		return "", err
 	}

@@ -32,9 +32,9 @@ func TestStraysAreRemoved(t *testing.T) {
 				r.started(t, "p", "d1")
 				r.want(t, "before", "p=running", "container_started p <nil>")
 				r.docker.stranger(stray)
-				reason := notOurs
+				reason := reasonNotOurs
 				if stray.Outdated {
-					reason = outdated
+					reason = reasonOutdated
 				}
 				owner := " " + stray.PackID + " "
 				if stray.PackID == "" {
@@ -51,13 +51,13 @@ func TestStraysAreRemoved(t *testing.T) {
 // A stop, a removal and an uninstall reach whatever bears the pack's labels, and say that they ended something.
 func TestStopReachesStrays(t *testing.T) {
 	for name, end := range map[string]func(r *rig) (ended bool, err error){
-		"stop": func(r *rig) (bool, error) { return r.Stop(r.base, "p") },
+		"stop": func(r *rig) (bool, error) { return r.Stop(r.background, "p") },
 		"delete": func(r *rig) (bool, error) {
-			removed, running, err := r.Delete(r.base, "p")
+			removed, running, err := r.Delete(r.background, "p")
 			return removed && running, err
 		},
 		"uninstall": func(r *rig) (bool, error) {
-			removed, err := r.Remove(r.base, "p")
+			removed, err := r.Remove(r.background, "p")
 			return removed.Container && removed.Running, err
 		},
 	} {
@@ -70,7 +70,7 @@ func TestStopReachesStrays(t *testing.T) {
 				if ended, err := end(r); err != nil || !ended {
 					t.Errorf("ended: %v, %v, want true", ended, err)
 				}
-				r.want(t, "afterwards", "", "stray_container_removed p "+notOurs)
+				r.want(t, "afterwards", "", "stray_container_removed p "+reasonNotOurs)
 			})
 		})
 	}
@@ -83,7 +83,7 @@ func TestPausedContainers(t *testing.T) {
 		reason string
 	}{
 		"stop": {func(t *testing.T, r *rig) {
-			if stopped, err := r.Stop(r.base, "p"); err != nil || !stopped {
+			if stopped, err := r.Stop(r.background, "p"); err != nil || !stopped {
 				t.Errorf("stopped: %v, %v, want true", stopped, err)
 			}
 		}, "stopped by system"},
@@ -123,7 +123,7 @@ func TestOutdatedContainersAreReplaced(t *testing.T) {
 		r.started(t, "p", "d1")
 		next := r.again(t, func() { r.docker.containers["c1"].Outdated = true })
 		time.Sleep(time.Second)
-		next.want(t, "replaced", "p=running", "container_started p <nil>", "stray_container_removed p "+outdated, "container_started p <nil>")
+		next.want(t, "replaced", "p=running", "container_started p <nil>", "stray_container_removed p "+reasonOutdated, "container_started p <nil>")
 		if got := next.info(t); got.ID != "c2" {
 			t.Errorf("runs in %s, want c2", got.ID)
 		}
@@ -138,7 +138,7 @@ func TestWhatRanOnAnotherEngineIsWantedHere(t *testing.T) {
 		r.want(t, "before", "p=running", "container_started p <nil>")
 		next := r.again(t, func() { clear(r.docker.containers); r.docker.id = "engine-2" })
 		time.Sleep(time.Second)
-		next.want(t, "there", "p=running", "container_stopped p "+moved, "container_started p <nil>")
+		next.want(t, "there", "p=running", "container_stopped p "+reasonMoved, "container_started p <nil>")
 		next.stop()
 	})
 }
@@ -174,7 +174,7 @@ func TestRestartThatAClockAheadPutOff(t *testing.T) {
 		if err := r.records.PutRecord(t.Context(), record); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * tendEvery)
+		time.Sleep(2 * requeueInterval)
 		r.want(t, "soon", "p=running", "container_started p <nil>", "container_stopped p exited", "container_started p <nil>")
 	})
 }
@@ -187,7 +187,7 @@ func TestStrayThatCanNotBeRemoved(t *testing.T) {
 		r.docker.stranger(sandbox.Container{ID: "x", PackID: "p", Status: "dead"})
 		r.docker.stranger(sandbox.Container{ID: "y", PackID: "p", Status: "running"})
 		r.GateChanged(r.gates.set("p", "blocked", "d1"))
-		r.want(t, "all but one", "p=dead p=exited", "container_started p <nil>", "stray_container_removed p "+notOurs,
+		r.want(t, "all but one", "p=dead p=exited", "container_started p <nil>", "stray_container_removed p "+reasonNotOurs,
 			"container_stopped p gate closed: the pack is blocked")
 	})
 }
@@ -201,7 +201,7 @@ func TestSuiteStops(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.want(t, "before", "p=running q=exited", "container_started p <nil>", "container_started q <nil>", "container_stopped q stopped by system")
-		r.Hold()
+		r.DisableRestarts()
 		if err := r.StopAll(t.Context(), "the suite stops"); err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestSuiteStops(t *testing.T) {
 func TestStoppedChildIsReported(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
-		time.Sleep(2 * tendEvery)
+		time.Sleep(2 * requeueInterval)
 		before := r.gates.reported()
 		r.GateChanged(r.gates.set("p", "modified", "d1")) // as its parent is
 		time.Sleep(time.Minute)
@@ -251,13 +251,13 @@ func TestRefusalSaysWhy(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		state := gate.State{PackID: "p", Status: "modified", Reason: "2 files changed; GET /api/packs/p/review"}
 		want := "Pack not approved: modified (2 files changed; GET /api/packs/p/review)"
-		if got := r.denied("p", state).Message; got != want {
+		if got := r.gateFault("p", state).Message; got != want {
 			t.Errorf("told %q, want %q", got, want)
 		}
 		r.gates.set("fam", "modified", "d1")
 		state.PackID = "fam__kid"
 		want = "Pack not approved: modified (its parent 'fam' is modified)"
-		if got := r.denied("fam__kid", state).Message; got != want {
+		if got := r.gateFault("fam__kid", state).Message; got != want {
 			t.Errorf("told %q, want %q", got, want)
 		}
 	})
