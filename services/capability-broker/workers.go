@@ -107,7 +107,7 @@ func (b *broker) reviewWorkers(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		b.pool.Review(b.stands)
+		b.pool.Review(b.stillValid)
 		if g, t := b.grants.Revision(), b.handlers.Registry.Revision(); g != grants || t != trust {
 			grants, trust = g, t
 			b.warm(time.Now())
@@ -115,19 +115,19 @@ func (b *broker) reviewWorkers(ctx context.Context) error {
 	}
 }
 
-// stands says whether the very grants and the very trust that an order was given by still hold.
-func (b *broker) stands(o worker.Order) bool {
-	t := b.handlers.Registry.Of(o.Trust.PackID, o.Trust.Slug)
+// stillValid says whether the very grants and the very trust that a worker was made by still hold.
+func (b *broker) stillValid(spec worker.Spec) bool {
+	t := b.handlers.Registry.Of(spec.Trust.PackID, spec.Trust.Slug)
 	if t == nil {
 		return false
 	}
-	p, reason := b.grants.Chain(o.Principal, o.Trust.PermissionID).Stands(time.Now())
-	return reason == grant.Allowed && o.Same(order(t, o.Principal, p))
+	p, reason := b.grants.Chain(spec.Principal, spec.Trust.PermissionID).Stands(time.Now())
+	return reason == grant.Allowed && spec.Same(specFor(t, spec.Principal, p))
 }
 
-// order is what the workers of a handler for a principal are to be under a permit.
-func order(t *handler.Trust, principal string, p grant.Permit) worker.Order {
-	return worker.Order{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
+// specFor is what the workers of a handler for a principal are to be under a permit.
+func specFor(t *handler.Trust, principal string, p grant.Permit) worker.Spec {
+	return worker.Spec{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
 }
 
 // warm starts a worker for each grant whose call would find none, where the grant or the trust in its handler is new.
@@ -142,7 +142,7 @@ func (b *broker) warm(now time.Time) {
 			return
 		}
 		if b.open(t.PackID) && t.CheckConfig(g.Config) == "" {
-			b.pool.Warm(order(t, g.PrincipalID, p))
+			b.pool.Warm(specFor(t, g.PrincipalID, p))
 		}
 	})
 }

@@ -64,12 +64,12 @@ func TestFolderSwappedBetweenCheckAndMount(t *testing.T) {
 	}
 	engine := w.engine()
 	t.Cleanup(func() { engine.Close() })
-	order := worker.Order{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: m.Digest(), PermissionID: "a.b"}, Principal: "p",
+	spec := worker.Spec{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: m.Digest(), PermissionID: "a.b"}, Principal: "p",
 		Mounts: []grant.Mount{{Source: "a/sub"}}}
 	launch := func(swap func()) error {
 		c := &worker.Containers{Engine: swapper{engine, swap}, Folders: folders, Mounts: seen, Logs: logs, Image: packImage,
 			Ceiling: worker.Ceiling{Limits: sandbox.DefaultLimits}, Log: slog.New(slog.DiscardHandler)}
-		p, err := c.Launch(t.Context(), order)
+		p, err := c.Launch(t.Context(), spec)
 		if err == nil {
 			p.Kill()
 		}

@@ -391,7 +391,7 @@ func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *re
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
 		var unstarted *refusal
 		output, err := k.Runner.Run(ctx, worker.Job{
-			Order:     worker.Order{Trust: t, Principal: k.principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts},
+			Spec:      worker.Spec{Trust: t, Principal: k.principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts},
 			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Room: makeRoom,
 			Begin: func(ctx context.Context) error {
 				if unstarted = k.begin(ctx, p); unstarted != nil {

@@ -121,8 +121,8 @@ func (c *Containers) disown(name string, removed bool) {
 const readOnlyPermission = "fs.read"
 
 // Launch implements Launcher. The copy stays what it was proved to be until the start has mounted it.
-func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
-	folders, err := c.Mounts.Find(ctx, o.Mounts, o.Trust.PermissionID == readOnlyPermission)
+func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
+	folders, err := c.Mounts.Find(ctx, spec.Mounts, spec.Trust.PermissionID == readOnlyPermission)
 	if err != nil {
 		return nil, fmt.Errorf("launch handler: %w: %w", ErrMount, err)
 	}
@@ -131,24 +131,24 @@ func (c *Containers) Launch(ctx context.Context, o Order) (Process, error) {
 			f.Close()
 		}
 	}()
-	p := &process{owner: c, name: c.name(), noise: newNoise(c.Logs.of(o.Trust.PackID, o.Trust.Slug))}
-	limits := c.Ceiling.of(o.Limits)
-	spec := sandbox.Spec{
-		Kind: sandbox.Handler, Name: p.name, PackID: o.Trust.PackID, Principal: o.Principal, Digest: o.Trust.FolderDigest,
+	p := &process{owner: c, name: c.name(), noise: newNoise(c.Logs.of(spec.Trust.PackID, spec.Trust.Slug))}
+	limits := c.Ceiling.of(spec.Limits)
+	container := sandbox.Spec{
+		Kind: sandbox.Handler, Name: p.name, PackID: spec.Trust.PackID, Principal: spec.Principal, Digest: spec.Trust.FolderDigest,
 		Image: c.Image, Command: []string{"rumi-runtime", "serve"}, Dir: "/pack", Stdin: true, Limits: limits, Env: environ(limits),
 	}
 	for i, f := range folders {
-		spec.Mounts = append(spec.Mounts, f.Mount)
-		spec.Env[mountVariable+strconv.Itoa(i)] = f.Target
+		container.Mounts = append(container.Mounts, f.Mount)
+		container.Env[mountVariable+strconv.Itoa(i)] = f.Target
 	}
-	err = c.environment(ctx, o.Trust.PackID, func(installed, digest string) error {
+	err = c.environment(ctx, spec.Trust.PackID, func(installed, digest string) error {
 		if p.packages = digest; installed != "" {
-			spec.Packages = digest
-			spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: installed, Target: sitePackages})
+			container.Packages = digest
+			container.Mounts = append(container.Mounts, sandbox.Mount{Source: installed, Target: sitePackages})
 		}
-		return c.Folders.Use(ctx, *o.Trust, func(path string) error {
-			spec.Mounts = append([]sandbox.Mount{{Source: path, Target: "/pack"}}, spec.Mounts...)
-			return p.start(ctx, spec)
+		return c.Folders.Use(ctx, *spec.Trust, func(path string) error {
+			container.Mounts = append([]sandbox.Mount{{Source: path, Target: "/pack"}}, container.Mounts...)
+			return p.start(ctx, container)
 		})
 	})
 	if err == nil && len(folders) > 0 {
@@ -172,8 +172,8 @@ func (c *Containers) environment(ctx context.Context, packID string, fn func(pat
 }
 
 // start makes and starts the container. What is mounted may go once it has returned.
-func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
-	made, err := p.owner.Engine.Create(ctx, spec)
+func (p *process) start(ctx context.Context, container sandbox.Spec) error {
+	made, err := p.owner.Engine.Create(ctx, container)
 	if err != nil {
 		return err
 	}

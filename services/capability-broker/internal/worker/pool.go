@@ -21,7 +21,7 @@ const startTimeout = 30 * time.Second
 type Launcher interface {
 	// Launch starts a worker. handler.ErrUntrusted says that the handler's copy is not what was trusted, ErrMount that a
 	// folder which is granted can't be shown.
-	Launch(ctx context.Context, o Order) (Process, error)
+	Launch(ctx context.Context, spec Spec) (Process, error)
 }
 
 // Limits bound a Pool.
@@ -51,7 +51,7 @@ type Pool struct {
 
 type group struct {
 	key      key
-	order    Order
+	spec     Spec
 	waiters  []chan outcome // first come, first served; each of capacity 1
 	idle     []*member      // the last used at the end
 	members  map[*member]bool
@@ -136,7 +136,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return nil, ErrBusy
 	}
-	g := p.group(job.Order)
+	g := p.group(job.Spec)
 	if n := len(g.idle); n > 0 {
 		m := g.idle[n-1]
 		g.idle = g.idle[:n-1]
@@ -179,12 +179,12 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 	return nil, ctx.Err()
 }
 
-// group is that of an order, made where there is none.
-func (p *Pool) group(o Order) *group {
-	k := o.key()
+// group is that of a spec, made where there is none.
+func (p *Pool) group(spec Spec) *group {
+	k := spec.key()
 	g := p.groups[k]
 	if g == nil {
-		g = &group{key: k, order: o, members: make(map[*member]bool)}
+		g = &group{key: k, spec: spec, members: make(map[*member]bool)}
 		p.groups[k] = g
 	}
 	return g
@@ -253,7 +253,7 @@ func (p *Pool) evict(principal string) bool {
 func (p *Pool) start(g *group) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	process, err := p.launcher.Launch(ctx, g.order)
+	process, err := p.launcher.Launch(ctx, g.spec)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g.starting--
@@ -325,7 +325,7 @@ func (p *Pool) release(m *member, s state) {
 	p.discard(m)
 	p.replace(m.group)
 	if s != broken {
-		p.warm(m.group.order) // its next caller shall not wait for what it left behind
+		p.warm(m.group.spec) // its next caller shall not wait for what it left behind
 	}
 }
 
@@ -405,12 +405,12 @@ func (p *Pool) endGroup(g *group) {
 	}
 }
 
-// Review ends the workers of orders that nobody may give any more. Calls under way fail.
-func (p *Pool) Review(stands func(Order) bool) {
+// Review ends the workers whose spec is not valid any more. Calls under way fail.
+func (p *Pool) Review(valid func(Spec) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, g := range p.groups {
-		if !stands(g.order) {
+		if !valid(g.spec) {
 			p.endGroup(g)
 		}
 	}
@@ -456,19 +456,19 @@ func (p *Pool) Renew(packID, digest string) {
 	}
 }
 
-// Warm starts a worker for an order that has none, so that its first call finds one. It never takes more than half of all
+// Warm starts a worker for a spec that has none, so that its first call finds one. It never takes more than half of all
 // that may run.
-func (p *Pool) Warm(o Order) {
+func (p *Pool) Warm(spec Spec) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.warm(o)
+	p.warm(spec)
 }
 
-func (p *Pool) warm(o Order) {
-	if p.closed || p.total > p.limits.Total/2 || p.held(o.Principal) >= p.share() {
+func (p *Pool) warm(spec Spec) {
+	if p.closed || p.total > p.limits.Total/2 || p.held(spec.Principal) >= p.share() {
 		return
 	}
-	g := p.group(o)
+	g := p.group(spec)
 	if g.workers == 0 && p.mayStart(g) {
 		p.add(g)
 	}

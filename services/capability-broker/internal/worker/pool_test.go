@@ -47,7 +47,7 @@ type fakeProcess struct {
 
 func (p fakeProcess) Kill() { p.kill() }
 
-func (m *machine) Launch(ctx context.Context, _ Order) (Process, error) {
+func (m *machine) Launch(ctx context.Context, _ Spec) (Process, error) {
 	m.launched.Add(1)
 	select {
 	case <-time.After(m.starts):
@@ -97,7 +97,7 @@ func (m *machine) Launch(ctx context.Context, _ Order) (Process, error) {
 }
 
 func job(principal, args string) Job {
-	return Job{Order: Order{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: "d", Entrypoint: "handler.py:execute"}, Principal: principal},
+	return Job{Spec: Spec{Trust: &handler.Trust{PackID: "o", Slug: "s", FolderDigest: "d", Entrypoint: "handler.py:execute"}, Principal: principal},
 		Config: jsontext.Value("{}"), Args: jsontext.Value(args)}
 }
 
@@ -139,9 +139,9 @@ func TestOnePrincipalHoldsHalfAtMost(t *testing.T) {
 		}
 		of := func(principal, slug, args string) Job {
 			j := job(principal, args)
-			trust := *j.Order.Trust
+			trust := *j.Spec.Trust
 			trust.Slug = slug
-			j.Order.Trust = &trust
+			j.Spec.Trust = &trust
 			return j
 		}
 		var greedy sync.WaitGroup

@@ -63,7 +63,7 @@ func Reason(err error) string {
 
 // Job is one call of a handler.
 type Job struct {
-	Order
+	Spec
 	RequestID string
 	Config    jsontext.Value // of the grant; an object
 	Args      jsontext.Value // an object

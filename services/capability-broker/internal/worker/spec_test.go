@@ -16,37 +16,37 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-func TestOrdersThatShareWorkers(t *testing.T) {
-	plain := job("a", "{}").Order
-	with := func(change func(*Order)) Order { o := plain; change(&o); return o }
-	orders := map[string]Order{
-		"plain": plain, "another principal": job("b", "{}").Order,
-		"granted again":  with(func(o *Order) { o.Grants = "p 1 1" }),
-		"approved again": with(func(o *Order) { trust := *o.Trust; trust.InstalledAt = time.Unix(1, 0); o.Trust = &trust }),
-		"less memory":    with(func(o *Order) { o.Limits.MemoryMB = ptr[int64](64) }),
-		"less CPU":       with(func(o *Order) { o.Limits.CPUs = ptr(0.5) }),
-		"fewer":          with(func(o *Order) { o.Limits.PIDs = ptr[int64](64) }),
-		"a mount":        with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}} }),
-		"elsewhere":      with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/data"}} }),
-		"writable":       with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", ReadOnly: ptr(false)}} }),
-		"two mounts":     with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a"}, {Source: "b"}} }),
-		"odd names":      with(func(o *Order) { o.Mounts = []grant.Mount{{Source: `a" "/mnt/a" false "b`}} }),
+func TestSpecsThatShareWorkers(t *testing.T) {
+	plain := job("a", "{}").Spec
+	with := func(change func(*Spec)) Spec { s := plain; change(&s); return s }
+	specs := map[string]Spec{
+		"plain": plain, "another principal": job("b", "{}").Spec,
+		"granted again":  with(func(s *Spec) { s.Grants = "p 1 1" }),
+		"approved again": with(func(s *Spec) { trust := *s.Trust; trust.InstalledAt = time.Unix(1, 0); s.Trust = &trust }),
+		"less memory":    with(func(s *Spec) { s.Limits.MemoryMB = ptr[int64](64) }),
+		"less CPU":       with(func(s *Spec) { s.Limits.CPUs = ptr(0.5) }),
+		"fewer":          with(func(s *Spec) { s.Limits.PIDs = ptr[int64](64) }),
+		"a mount":        with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a"}} }),
+		"elsewhere":      with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a", Target: "/data"}} }),
+		"writable":       with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a", ReadOnly: ptr(false)}} }),
+		"two mounts":     with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a"}, {Source: "b"}} }),
+		"odd names":      with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: `a" "/mnt/a" false "b`}} }),
 	}
-	for one, a := range orders {
-		for other, b := range orders {
+	for one, a := range specs {
+		for other, b := range specs {
 			if a.Same(b) != (one == other) {
-				t.Errorf("%s and %s: %t", one, other, a.Same(b))
+				t.Errorf("%s and %s: Same is %t, want %t", one, other, a.Same(b), one == other)
 			}
 		}
 	}
-	for what, same := range map[string]Order{
-		"the same in other words": with(func(o *Order) { o.Mounts = []grant.Mount{{Source: "a", Target: "/mnt/a", ReadOnly: ptr(true)}} }),
+	for what, same := range map[string]Spec{
+		"the same in other words": with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a", Target: "/mnt/a", ReadOnly: ptr(true)}} }),
 	} {
-		if !same.Same(orders["a mount"]) {
+		if !same.Same(specs["a mount"]) {
 			t.Error(what)
 		}
 	}
-	if !with(func(o *Order) { o.Limits.TimeoutSeconds = ptr(1.0) }).Same(plain) {
+	if !with(func(s *Spec) { s.Limits.TimeoutSeconds = ptr(1.0) }).Same(plain) {
 		t.Error("a time-out needs a container of its own")
 	}
 }
@@ -92,7 +92,7 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		p.Review(func(Order) bool { return true })
+		p.Review(func(Spec) bool { return true })
 		synctest.Wait()
 		if n := m.running.Load(); n != 2 {
 			t.Fatalf("%d workers, want 2", n)
@@ -100,7 +100,7 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 		told := make(chan error)
 		go func() { _, err := within(time.Minute, p, job("a", `{"wait":true}`)); told <- err }()
 		synctest.Wait()
-		p.Review(func(o Order) bool { return o.Principal != "a" })
+		p.Review(func(s Spec) bool { return s.Principal != "a" })
 		if err := <-told; !lost(err) {
 			t.Errorf("the call under way is told %v", err)
 		}
@@ -135,8 +135,8 @@ func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
 	m := &machine{behave: polite, starts: time.Second}
 	inPool(t, m, Limits{PerHandler: 2, Total: 4, Queue: 4, Idle: time.Minute}, func(t *testing.T, p *Pool) {
 		for i := range 6 {
-			p.Warm(job(fmt.Sprint(i), "{}").Order)
-			p.Warm(job("0", "{}").Order)
+			p.Warm(job(fmt.Sprint(i), "{}").Spec)
+			p.Warm(job("0", "{}").Spec)
 		}
 		time.Sleep(2 * time.Second)
 		if n := m.running.Load(); n != 3 {
@@ -157,7 +157,7 @@ func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
 func TestCallMeetsAWorkerThatStarts(t *testing.T) {
 	m := &machine{behave: polite, starts: 2 * time.Second}
 	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
-		p.Warm(job("a", "{}").Order)
+		p.Warm(job("a", "{}").Spec)
 		time.Sleep(time.Second)
 		began := time.Now()
 		if _, err := within(time.Minute, p, job("a", "{}")); err != nil || time.Since(began) != time.Second || m.launched.Load() != 1 {

@@ -11,8 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
-// Order says what a worker is to be: whose code, for whom, with what. Calls of equal orders share workers.
-type Order struct {
+// Spec says what a worker is to be: whose code, for whom, with what. Calls whose specs are the same share workers.
+type Spec struct {
 	Trust     *handler.Trust
 	Principal string
 	Grants    string       // names the grants that it is given by, not only what they allow: see grant.Chain.Identity
@@ -25,20 +25,20 @@ type Order struct {
 // was allowed before.
 type key struct{ packID, slug, digest, principal, grants, box string }
 
-func (o Order) key() key {
-	k := key{packID: o.Trust.PackID, slug: o.Trust.Slug, principal: o.Principal, grants: o.Grants}
-	k.digest = o.Trust.FolderDigest + o.Trust.InstalledAt.UTC().Format(" "+time.RFC3339Nano)
-	if l := o.Limits; l.MemoryMB != nil || l.CPUs != nil || l.PIDs != nil {
+func (s Spec) key() key {
+	k := key{packID: s.Trust.PackID, slug: s.Trust.Slug, principal: s.Principal, grants: s.Grants}
+	k.digest = s.Trust.FolderDigest + s.Trust.InstalledAt.UTC().Format(" "+time.RFC3339Nano)
+	if l := s.Limits; l.MemoryMB != nil || l.CPUs != nil || l.PIDs != nil {
 		k.box = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
 	}
-	for _, m := range o.Mounts {
+	for _, m := range s.Mounts {
 		k.box += fmt.Sprintf(" %q %q %t", m.Source, m.Place(), m.Writable())
 	}
 	return k
 }
 
-// Same says whether calls of the two orders share workers.
-func (o Order) Same(other Order) bool { return o.key() == other.key() }
+// Same says whether calls of two specs share workers.
+func (s Spec) Same(other Spec) bool { return s.key() == other.key() }
 
 func deref[T any](p *T) (v T) {
 	if p != nil {
