@@ -6,7 +6,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/roster"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // Service is the broker's name.
@@ -30,24 +30,24 @@ type RestoredData struct {
 }
 
 // Client calls the capability broker.
-type Client struct{ peer *rpc.Peer }
+type Client struct{ peer *client.Peer }
 
 // NewClient makes a client of the broker that peer stands for.
-func NewClient(peer *rpc.Peer) *Client { return &Client{peer: peer} }
+func NewClient(peer *client.Peer) *Client { return &Client{peer: peer} }
 
 // Remove takes everything the broker has of a pack: container, socket, grants, trust, installed handlers and
 // candidates. The pack's data is kept aside under user_data/packs/.uninstalled. It is idempotent.
 func (c *Client) Remove(ctx context.Context, packID string) (Removal, error) {
-	return rpc.Call[Removal](ctx, c.peer, "DELETE", "/internal/packs/"+packID, nil)
+	return client.Call[Removal](ctx, c.peer, "DELETE", "/internal/packs/"+packID, nil)
 }
 
 // RestoreData gives a pack the data again that its last uninstall put aside. Errors are faults: 404 where none is kept, 409 where the
 // pack has data already.
 func (c *Client) RestoreData(ctx context.Context, packID string) (RestoredData, error) {
-	return rpc.Call[RestoredData](ctx, c.peer, "POST", "/internal/packs/"+packID+"/data", nil)
+	return client.Call[RestoredData](ctx, c.peer, "POST", "/internal/packs/"+packID+"/data", nil)
 }
 
 // Counts tells how many handler candidates are in each state.
 func (c *Client) Counts(ctx context.Context) (candidate.Counts, error) {
-	return rpc.Call[candidate.Counts](ctx, c.peer, "GET", "/internal/candidates/counts", nil)
+	return client.Call[candidate.Counts](ctx, c.peer, "GET", "/internal/candidates/counts", nil)
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/roster"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // Service is pip-installer's name.
@@ -35,25 +35,25 @@ type RemoveResponse struct {
 }
 
 // Client calls pip-installer.
-type Client struct{ peer *rpc.Peer }
+type Client struct{ peer *client.Peer }
 
 // NewClient makes a client of the peer named Service.
-func NewClient(peer *rpc.Peer) *Client { return &Client{peer} }
+func NewClient(peer *client.Peer) *Client { return &Client{peer} }
 
 // Remove forgets a pack's candidates (but for blocked ones) and removes its environment. For pack-registry.
 func (c *Client) Remove(ctx context.Context, packID string) (removed bool, err error) {
-	response, err := rpc.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
+	response, err := client.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
 	return response.Removed, err
 }
 
 // Counts counts the candidates by state. For approval.
 func (c *Client) Counts(ctx context.Context) (candidate.Counts, error) {
-	return rpc.Call[candidate.Counts](ctx, c.peer, http.MethodGet, "/internal/candidates/counts", nil)
+	return client.Call[candidate.Counts](ctx, c.peer, http.MethodGet, "/internal/candidates/counts", nil)
 }
 
 // Environment is the environment of a pack. A pack that has none is a not-found fault. For capability-broker.
 func (c *Client) Environment(ctx context.Context, packID string) (Environment, error) {
-	return rpc.Call[Environment](ctx, c.peer, http.MethodGet, "/internal/environments/"+url.PathEscape(packID), nil)
+	return client.Call[Environment](ctx, c.peer, http.MethodGet, "/internal/environments/"+url.PathEscape(packID), nil)
 }
 
 // Tree is the folder of a pack's environment as tree.Send writes it; the caller verifies it with tree.Receive against

@@ -6,7 +6,7 @@ import (
 	"net/http"
 
 	"github.com/rumi-ai/rumi/libs/roster"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // Service is pack-registry's name.
@@ -49,13 +49,13 @@ type File struct {
 }
 
 // Client calls pack-registry.
-type Client struct{ peer *rpc.Peer }
+type Client struct{ peer *client.Peer }
 
 // NewClient makes a client of the peer named Service.
-func NewClient(peer *rpc.Peer) *Client { return &Client{peer} }
+func NewClient(peer *client.Peer) *Client { return &Client{peer} }
 
 // Select reads the files of every installed pack that match one of the patterns. Links are not followed.
 func (c *Client) Select(ctx context.Context, patterns ...string) ([]Pack, error) {
-	response, err := rpc.Call[SelectResponse](ctx, c.peer, http.MethodPost, SelectPath, SelectRequest{patterns})
+	response, err := client.Call[SelectResponse](ctx, c.peer, http.MethodPost, SelectPath, SelectRequest{patterns})
 	return response.Packs, err
 }

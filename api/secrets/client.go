@@ -5,7 +5,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // ValuePath answers POST requests of the capability broker and of nobody else.
@@ -22,14 +22,14 @@ type ValueResponse struct {
 }
 
 // Client calls the service secrets.
-type Client struct{ peer *rpc.Peer }
+type Client struct{ peer *client.Peer }
 
 // NewClient makes a client of the peer "secrets".
-func NewClient(peer *rpc.Peer) *Client { return &Client{peer} }
+func NewClient(peer *client.Peer) *Client { return &Client{peer} }
 
 // Value gets the value of a secret. A key that is malformed is a fault of kind invalid, one that was never set or has
 // been deleted is one of kind not found; a file that can't be trusted is an internal fault.
 func (c *Client) Value(ctx context.Context, key string) (Value, error) {
-	answer, err := rpc.Call[ValueResponse](ctx, c.peer, http.MethodPost, ValuePath, ValueRequest{Key: key})
+	answer, err := client.Call[ValueResponse](ctx, c.peer, http.MethodPost, ValuePath, ValueRequest{Key: key})
 	return answer.Value.Value, err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // Wire is how an owner's candidates look from outside.
@@ -18,7 +19,7 @@ type Wire[P any] struct {
 
 // Routes serves what is the same for every owner: the list of requests, reject, the list of blocked, unblock, and the
 // counts that approval asks for. Scan and approve are the owner's.
-func Routes[P any](mux *rpc.Mux, c *Candidates[P], wire Wire[P]) {
+func Routes[P any](mux *server.Mux, c *Candidates[P], wire Wire[P]) {
 	h := handlers[P]{c, wire}
 	mux.Route("GET "+wire.Prefix+"/requests", rpc.Handle(h.list), "gateway")
 	mux.Route("POST "+wire.Prefix+"/requests/{candidate_key}/reject", rpc.Handle(h.reject), "gateway")

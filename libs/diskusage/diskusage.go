@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // Path is where a service serves its report, for the gateway only.
@@ -67,7 +69,7 @@ func NewReport(items []Item) Report {
 
 // Route serves what list finds at Path, for the gateway. An error of list is answered as by rpc.Handle; what can't be read of
 // one item belongs into that item's Error instead.
-func Route(mux *rpc.Mux, list func(context.Context) ([]Item, error)) {
+func Route(mux *server.Mux, list func(context.Context) ([]Item, error)) {
 	mux.Route("GET "+Path, rpc.Handle(func(ctx context.Context, _ struct{}) (Report, error) {
 		items, err := list(ctx)
 		if err != nil {
@@ -78,8 +80,8 @@ func Route(mux *rpc.Mux, list func(context.Context) ([]Item, error)) {
 }
 
 // Ask gets the report of the service behind peer.
-func Ask(ctx context.Context, peer *rpc.Peer) (Report, error) {
-	return rpc.Call[Report](ctx, peer, http.MethodGet, Path, nil)
+func Ask(ctx context.Context, peer *client.Peer) (Report, error) {
+	return client.Call[Report](ctx, peer, http.MethodGet, Path, nil)
 }
 
 // RemoveCommand is what an operator runs in the Rumi home to remove what lies at a path, which somebody else may have named.

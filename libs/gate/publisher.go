@@ -13,6 +13,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // backlog is how many changes a reader may be behind before it is cut off; it then connects again for a snapshot.
@@ -52,7 +53,7 @@ func (p *Publisher) Set(states ...State) {
 }
 
 // Routes serves the stream, and single gates, to those callers (names of services).
-func (p *Publisher) Routes(mux *rpc.Mux, callers ...string) {
+func (p *Publisher) Routes(mux *server.Mux, callers ...string) {
 	mux.Route("GET "+streamPath, rpc.Raw(p.serveStream), callers...)
 	mux.Route("GET "+streamPath+"/{pack_id}", rpc.Handle(p.one), callers...)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 const (
@@ -163,9 +163,9 @@ func (v *View) OnChange(f func(Change)) {
 }
 
 // Follow keeps the view up to date from approval until ctx ends, connecting again whenever the stream breaks.
-func (v *View) Follow(ctx context.Context, approval *rpc.Peer) error {
+func (v *View) Follow(ctx context.Context, approval *client.Peer) error {
 	ask := asking(func(ctx context.Context, packID string) (State, error) {
-		return rpc.Call[State](ctx, approval, http.MethodGet, streamPath+"/"+url.PathEscape(packID), nil)
+		return client.Call[State](ctx, approval, http.MethodGet, streamPath+"/"+url.PathEscape(packID), nil)
 	})
 	v.ask.Store(&ask)
 	return v.follow(ctx, func(ctx context.Context) (io.ReadCloser, error) {

@@ -1,7 +1,3 @@
-// Package rpc is how services answer and call each other: JSON in the envelope of contract.md over HTTP with mutual TLS.
-//
-// Handle turns a function into an http.Handler, so that a route is one line; a Mux admits to a route only the services
-// that the route names; Call and Peer are the client.
 package rpc
 
 import (
@@ -19,25 +15,6 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
-
-// RequestIDHeader names the header that every answer has.
-const RequestIDHeader = "X-Request-Id"
-
-// envelope is every answer. Data is null where there is none.
-type envelope struct {
-	Success   bool    `json:"success"`
-	Data      any     `json:"data"`
-	Error     *string `json:"error"`
-	ErrorCode string  `json:"error_code,omitzero"`
-}
-
-// received is the envelope as a client reads it.
-type received struct {
-	Success   bool           `json:"success"`
-	Data      jsontext.Value `json:"data"`
-	Error     *string        `json:"error"`
-	ErrorCode string         `json:"error_code"`
-}
 
 // Handle makes an endpoint of fn: the request is decoded by Decode, what fn returns is the answer's data, its error
 // becomes the answer that fault gives it.

@@ -1,73 +1,20 @@
 package rpc_test
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/trace/noop"
 
-	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/identity"
-	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
-
-type world struct {
-	t         *testing.T
-	authority *identity.Authority
-	logs      *bytes.Buffer
-}
-
-func newWorld(t *testing.T) *world {
-	a, err := identity.NewAuthority(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &world{t, a, &bytes.Buffer{}}
-}
-
-func (w *world) config(name string) rpc.Config {
-	w.t.Helper()
-	dir := w.t.TempDir()
-	if err := w.authority.Issue(name, dir, time.Now()); err != nil {
-		w.t.Fatal(err)
-	}
-	id, err := identity.Load(dir)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return rpc.Config{Log: slog.New(slog.NewTextHandler(w.logs, nil)), Metrics: prometheus.NewRegistry(), Tracing: noop.NewTracerProvider(), Identity: id}
-}
-
-// serve runs a mux as the service "approval" and gives its address.
-func (w *world) serve(routes func(*rpc.Mux)) string {
-	cfg := w.config("approval")
-	mux := rpc.NewMux(cfg)
-	routes(mux)
-	server := httptest.NewUnstartedServer(mux)
-	server.Listener = rpc.Listener(server.Listener, cfg.Identity)
-	server.Start()
-	w.t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
-
-func (w *world) peer(as string, addresses ...string) *rpc.Peer {
-	cfg := w.config(as)
-	return rpc.NewPeer("approval", discovery.Static{"approval": addresses}.Instancer("approval"), cfg, rpc.NewPeerMetrics(cfg.Metrics))
-}
 
 type grant struct {
 	PackID string `json:"-" path:"pack_id"`
@@ -82,13 +29,13 @@ type grant struct {
 }
 
 func TestRequestsAreDecodedStrictly(t *testing.T) {
-	w := newWorld(t)
-	address := w.serve(func(m *rpc.Mux) {
+	w := rpctest.New(t)
+	address := w.Serve(func(m *server.Mux) {
 		m.Route("POST /packs/{pack_id}", rpc.Handle(func(_ context.Context, g grant) (map[string]any, error) {
 			return map[string]any{"id": g.PackID, "status": g.Status, "tail": g.Tail, "name": g.Name, "ports": g.Ports}, nil
 		}), "gateway")
 	})
-	client := &http.Client{Transport: w.peer("gateway", address)}
+	client := &http.Client{Transport: w.Peer("gateway", address)}
 	long := strings.Repeat("x", rpc.MaxBody)
 	for _, c := range []struct {
 		name, path, body string
@@ -162,132 +109,9 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 	})
 }
 
-func TestFaultsSurviveAHop(t *testing.T) {
-	w := newWorld(t)
-	secret := errors.New("dial tcp 10.0.0.7:5432: password hunter2")
-	faults := map[string]error{
-		"conflict": fault.Conflict("SHA-256 mismatch").With("sha256_mismatch").Carrying(map[string]any{"digest": "x"}),
-		"limited":  fault.Limited("Slow down").After(2500 * time.Millisecond),
-		"down":     fault.Unavailable("Docker is required but not available"),
-		"surprise": secret,
-		"panic":    nil,
-	}
-	address := w.serve(func(m *rpc.Mux) {
-		m.Route("GET /fail/{how}", rpc.Handle(func(_ context.Context, req struct {
-			How string `json:"-" path:"how"`
-		}) (struct{}, error) {
-			if req.How == "panic" {
-				panic("hunter2")
-			}
-			return struct{}{}, faults[req.How]
-		}), "gateway")
-	})
-	peer := w.peer("gateway", address)
-	call := func(how string) *fault.Fault {
-		_, err := rpc.Call[struct{}](t.Context(), peer, "GET", "/fail/"+how, nil)
-		if err == nil {
-			t.Fatalf("%s: no error", how)
-		}
-		return fault.Of(err)
-	}
-	if f := call("conflict"); f.Kind != fault.KindConflict || f.Message != "SHA-256 mismatch" || f.Code != "sha256_mismatch" || f.Data == nil {
-		t.Errorf("conflict: %#v", f)
-	}
-	if f := call("limited"); f.Kind != fault.KindLimited || f.RetryAfter != 3*time.Second {
-		t.Errorf("limited: %#v", f)
-	}
-	if f := call("down"); f.Kind != fault.KindUnavailable || f.RetryAfter != time.Second {
-		t.Errorf("down: %#v", f)
-	}
-	for _, how := range []string{"surprise", "panic"} {
-		if f := call(how); f.Kind != fault.KindInternal || strings.Contains(f.Message, "hunter2") {
-			t.Errorf("%s: %#v", how, f)
-		}
-	}
-	if !strings.Contains(w.logs.String(), "hunter2") {
-		t.Error("the log doesn't have the surprise")
-	}
-}
-
-func TestRoutesAdmitOnlyNamedCallers(t *testing.T) {
-	w := newWorld(t)
-	var saw atomic.Value
-	address := w.serve(func(m *rpc.Mux) {
-		m.Route("GET /who", rpc.Handle(func(ctx context.Context, _ struct{}) (struct{}, error) {
-			saw.Store(origin.Of(ctx))
-			return struct{}{}, nil
-		}), "gateway", "secrets")
-		m.Route("GET /nobody", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }))
-	})
-	ctx := origin.With(t.Context(), origin.Origin{RequestID: "r-1", Actor: "operator", Address: "127.0.0.9"})
-	if _, err := rpc.Call[struct{}](ctx, w.peer("secrets", address), "GET", "/who", nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := saw.Load(), (origin.Origin{RequestID: "r-1", Actor: "operator", Caller: "secrets", Address: "127.0.0.9"}); got != want {
-		t.Errorf("origin %+v, want %+v", got, want)
-	}
-	for as, path := range map[string]string{"egress-proxy": "/who", "gateway": "/nobody"} {
-		if _, err := rpc.Call[struct{}](ctx, w.peer(as, address), "GET", path, nil); !fault.Is(err, fault.KindDenied) {
-			t.Errorf("%s at %s: %v", as, path, err)
-		}
-	}
-}
-
-func TestAPeerThatIsDownIsUnavailableAtOnce(t *testing.T) {
-	w := newWorld(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
-	served := 0
-	up := w.serve(func(m *rpc.Mux) {
-		m.Route("GET /x", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { served++; return struct{}{}, nil }), "gateway")
-		m.Route("POST /x", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }), "gateway")
-	})
-	t.Run("every instance", func(t *testing.T) {
-		peer := w.peer("gateway", closed)
-		for range 20 { // through the breaker, too
-			if _, err := rpc.Call[struct{}](t.Context(), peer, "GET", "/x", nil); !fault.Is(err, fault.KindUnavailable) {
-				t.Fatal(err)
-			}
-		}
-	})
-	t.Run("one of two: what may be repeated is", func(t *testing.T) {
-		peer := w.peer("gateway", closed, up)
-		for range 20 {
-			if _, err := rpc.Call[struct{}](t.Context(), peer, "GET", "/x", nil); err != nil {
-				t.Fatal(err)
-			}
-		}
-		failed, balanced := 0, w.peer("gateway", closed, up)
-		for range 2 {
-			if _, err := rpc.Call[struct{}](t.Context(), balanced, "POST", "/x", struct{}{}); err != nil {
-				failed++
-			}
-		}
-		if failed == 0 {
-			t.Error("a POST was tried twice")
-		}
-	})
-	t.Run("one that never answers", func(t *testing.T) {
-		silent, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer silent.Close()
-		began := time.Now()
-		_, err = rpc.Call[struct{}](t.Context(), w.peer("gateway", silent.Addr().String()), "POST", "/x", nil)
-		if !fault.Is(err, fault.KindUnavailable) || time.Since(began) > 6*time.Second {
-			t.Fatalf("%v after %v", err, time.Since(began))
-		}
-	})
-}
-
 func TestAStreamThatFailsIsCutNotEnded(t *testing.T) {
-	w := newWorld(t)
-	address := w.serve(func(m *rpc.Mux) {
+	w := rpctest.New(t)
+	address := w.Serve(func(m *server.Mux) {
 		m.Route("GET /stream/{when}", rpc.Raw(func(rw http.ResponseWriter, r *http.Request) error {
 			if r.PathValue("when") == "late" {
 				rw.Write([]byte("half of"))
@@ -295,7 +119,7 @@ func TestAStreamThatFailsIsCutNotEnded(t *testing.T) {
 			return fault.NotFound("No such tree")
 		}), "gateway")
 	})
-	peer := w.peer("gateway", address)
+	peer := w.Peer("gateway", address)
 	if _, err := peer.Stream(t.Context(), "GET", "/stream/early", nil); !fault.Is(err, fault.KindNotFound) {
 		t.Errorf("early: %v", err)
 	}

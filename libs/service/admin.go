@@ -8,11 +8,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rumi-ai/rumi/libs/identity"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 func newTLSListener(l net.Listener, id *identity.Identity) net.Listener {
-	return rpc.Listener(l, id)
+	return server.Listener(l, id)
 }
 
 // adminHandler serves /metrics, /healthz (the process answers) and /readyz (it can do its work; a Readiness).

@@ -17,6 +17,7 @@ import (
 	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 )
@@ -31,7 +32,7 @@ func readiness(t *testing.T, suite *servicetest.Suite, server *servicetest.Serve
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
 		t.Fatal(err)
 	}
-	inside, err := rpc.Call[service.Readiness](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/internal/ready", nil)
+	inside, err := client.Call[service.Readiness](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/internal/ready", nil)
 	if err != nil || inside.Ready != answer.Ready {
 		t.Errorf("/internal/ready says %+v, %v, /readyz %+v", inside, err, answer)
 	}

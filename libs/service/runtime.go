@@ -22,6 +22,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
@@ -47,7 +49,7 @@ type Runtime struct {
 	common  settings
 	listens []netip.AddrPort
 	tracing trace.TracerProvider
-	mux     *rpc.Mux
+	mux     *server.Mux
 	public  http.Handler
 	calls   *prometheus.CounterVec
 	failed  chan error
@@ -56,7 +58,7 @@ type Runtime struct {
 	mountsLost atomic.Bool
 
 	mu    sync.Mutex
-	peers map[string]*rpc.Peer
+	peers map[string]*client.Peer
 	ready []*condition
 	stops []stop
 }
@@ -68,10 +70,9 @@ type stop struct {
 }
 
 // Mux is the service's API, served with mutual TLS once Build has returned.
-func (rt *Runtime) Mux() *rpc.Mux {
+func (rt *Runtime) Mux() *server.Mux {
 	if rt.mux == nil {
-		cfg := rt.rpcConfig()
-		cfg.Refused = func(ctx context.Context, caller, route string) {
+		refused := func(ctx context.Context, caller, route string) {
 			err := rt.Audit.Write(ctx, audit.Entry{
 				Category: audit.Security, Severity: audit.Error, Action: "service_call_denied", Success: false,
 				Details: map[string]any{"caller": caller, "route": route}, RejectionReason: "caller not named by the route",
@@ -80,7 +81,7 @@ func (rt *Runtime) Mux() *rpc.Mux {
 				rt.Log.ErrorContext(ctx, "could not audit a refused caller", "error", err)
 			}
 		}
-		rt.mux = rpc.NewMux(cfg)
+		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Refused: refused})
 		rt.mux.Route("GET /internal/ready", rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
 			return rt.Readiness(ctx), nil
 		}), "gateway")
@@ -92,13 +93,13 @@ func (rt *Runtime) Mux() *rpc.Mux {
 func (rt *Runtime) Public(h http.Handler) { rt.public = h }
 
 // Peer is the client of another service; the same one at each call.
-func (rt *Runtime) Peer(name string) *rpc.Peer {
+func (rt *Runtime) Peer(name string) *client.Peer {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if p, ok := rt.peers[name]; ok {
 		return p
 	}
-	p := rpc.NewPeer(name, rt.common.directory.Instancer(name), rt.rpcConfig(), rt.calls)
+	p := client.NewPeer(name, rt.common.directory.Instancer(name), client.Config{Log: rt.Log, Tracing: rt.tracing, Identity: rt.Identity}, rt.calls)
 	rt.peers[name] = p
 	return p
 }
@@ -113,11 +114,6 @@ func (rt *Runtime) Listening() []netip.AddrPort { return rt.listens }
 
 // Directory says where the other services are, as far as RUMI_PEERS names them.
 func (rt *Runtime) Directory() discovery.Static { return rt.common.directory }
-
-// rpcConfig is what an rpc.Mux or rpc.Peer of this service is made with.
-func (rt *Runtime) rpcConfig() rpc.Config {
-	return rpc.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Identity: rt.Identity}
-}
 
 // Go runs f until its context ends, which it does when everything started after it has been stopped. An error of f
 // stops the service.
@@ -164,7 +160,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		Metrics:  prometheus.NewRegistry(),
 		common:   common,
 		failed:   make(chan error, 1),
-		peers:    map[string]*rpc.Peer{},
+		peers:    map[string]*client.Peer{},
 		began:    time.Now(),
 	}
 	for _, l := range []net.Listener{api, admin} {
@@ -191,7 +187,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 // assemble makes what every service has.
 func (rt *Runtime) assemble(ctx context.Context) error {
 	rt.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	rt.calls = rpc.NewPeerMetrics(rt.Metrics)
+	rt.calls = client.NewPeerMetrics(rt.Metrics)
 	tracing, err := newTracing(ctx, rt.Name)
 	if err != nil {
 		return err
@@ -227,7 +223,7 @@ func (rt *Runtime) serve(api, admin net.Listener) error {
 	rt.listen("admin", rt.adminHandler(), admin)
 	switch {
 	case rt.public != nil:
-		rt.listen("api", rt.public, rpc.EnvelopeRefusals(api, rt.Log))
+		rt.listen("api", rt.public, server.EnvelopeRefusals(api, rt.Log))
 	case rt.mux != nil:
 		rt.listen("api", rt.mux, newTLSListener(api, rt.Identity))
 	default:

@@ -18,6 +18,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 )
@@ -35,7 +37,7 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
-func route(m *rpc.Mux) {
+func route(m *server.Mux) {
 	m.Route("GET /x", rpc.Handle(func(context.Context, struct{}) (string, error) { return "x", nil }), "gateway")
 }
 
@@ -76,10 +78,10 @@ func TestServiceLife(t *testing.T) {
 		return nil
 	}, map[string]string{"RUMI_API_RATE_LIMIT": "7", "RUMI_LOG_LEVEL": ""})
 
-	if got, err := rpc.Call[string](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/x", nil); err != nil || got != "x" {
+	if got, err := client.Call[string](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/x", nil); err != nil || got != "x" {
 		t.Fatal(got, err)
 	}
-	if _, err := rpc.Call[string](t.Context(), suite.Peer("approval", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindDenied) {
+	if _, err := client.Call[string](t.Context(), suite.Peer("approval", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindDenied) {
 		t.Error(err)
 	}
 	for path, want := range map[string]string{"/healthz": "ok", "/readyz": `"ready":true`, "/metrics": `rumi_http_request_duration_seconds_count{code="200",method="GET",route="GET /x"} 1`} {
@@ -99,7 +101,7 @@ func TestServiceLife(t *testing.T) {
 	if want := []string{"watch", "store"}; !slices.Equal(order, want) {
 		t.Errorf("stopped %v, want %v", order, want)
 	}
-	if _, err := rpc.Call[string](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindUnavailable) {
+	if _, err := client.Call[string](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindUnavailable) {
 		t.Error(err)
 	}
 	for category, want := range map[string][]string{"system": {"service_started", "service_stopped"}, "security": {"service_call_denied"}} {

@@ -22,7 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -33,7 +33,7 @@ type world struct {
 	*servicetest.Suite
 	t       testing.TB
 	server  *servicetest.Server
-	gateway *rpc.Peer
+	gateway *client.Peer
 	client  *api.Client // as pack-registry
 	view    *gate.View  // as egress-proxy
 }
@@ -85,7 +85,7 @@ func (w *world) write(path, text string) {
 }
 
 func (w *world) call(method, path string, body any) (map[string]any, error) {
-	return rpc.Call[map[string]any](w.t.Context(), w.gateway, method, path, body)
+	return client.Call[map[string]any](w.t.Context(), w.gateway, method, path, body)
 }
 
 func (w *world) approve(id string) {
@@ -136,7 +136,7 @@ func (w *world) entries(category, packID string) (actions []string) {
 func TestLifeOfAPack(t *testing.T) {
 	w := start(t)
 	dir := w.pack("demo")
-	pending, err := rpc.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
+	pending, err := client.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
 	w.check(err)
 	if !slices.Equal(pending, []string{"demo"}) || w.status("demo") != "pending" {
 		t.Fatal(pending, w.status("demo"))

@@ -10,7 +10,7 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // retire begins a pack's uninstall.
@@ -95,7 +95,7 @@ func TestARetiredPackStaysSo(t *testing.T) {
 					t.Errorf("%s: %v", call[1], err)
 				}
 			}
-			pending, err := rpc.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
+			pending, err := client.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
 			if w.check(err); slices.Contains(pending, id) {
 				t.Error("it waits for a decision")
 			}

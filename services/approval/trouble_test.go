@@ -9,7 +9,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 type listedPack struct {
@@ -23,7 +23,7 @@ type listedPack struct {
 // listed is how the list tells of a pack.
 func (w *world) listed(id string) listedPack {
 	w.t.Helper()
-	all, err := rpc.Call[[]map[string]any](w.t.Context(), w.gateway, "GET", "/api/packs", nil)
+	all, err := client.Call[[]map[string]any](w.t.Context(), w.gateway, "GET", "/api/packs", nil)
 	w.check(err)
 	for _, one := range all {
 		if one["pack_id"] == id {

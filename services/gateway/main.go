@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
@@ -51,7 +51,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.ReadyWhen("api token", func(context.Context) error { return key.Ready() })
 	handler, err := edge.New(edge.Config{
 		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Site: policy,
-		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: rpc.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 	})
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 )
 
@@ -40,7 +40,7 @@ func TestSomethingInPlaceOfTheStagingArea(t *testing.T) {
 			servicetest.Start(s.Suite, "pack-registry", build, map[string]string{"RUMI_ECOSYSTEM": s.Ecosystem()})
 			peer := s.Peer("gateway", "pack-registry")
 			call := func(method, path string, body any) error {
-				_, err := rpc.Call[map[string]any](t.Context(), peer, method, path, body)
+				_, err := client.Call[map[string]any](t.Context(), peer, method, path, body)
 				return err
 			}
 			refused := func(err error) {

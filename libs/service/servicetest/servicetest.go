@@ -21,7 +21,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/roster"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 )
 
@@ -139,14 +139,14 @@ func (s *Suite) Release(name string) string {
 }
 
 // Peer is a client of the named service that shows the certificate of another ("gateway").
-func (s *Suite) Peer(as, name string) *rpc.Peer {
+func (s *Suite) Peer(as, name string) *client.Peer {
 	s.t.Helper()
 	directory, err := discovery.ParseStatic(s.peers())
 	must(s.t, err)
 	registry := prometheus.NewRegistry()
-	return rpc.NewPeer(name, directory.Instancer(name), rpc.Config{
-		Log: slogFor(s.t), Metrics: registry, Tracing: noop.NewTracerProvider(), Identity: s.Identity(as),
-	}, rpc.NewPeerMetrics(registry))
+	return client.NewPeer(name, directory.Instancer(name), client.Config{
+		Log: slogFor(s.t), Tracing: noop.NewTracerProvider(), Identity: s.Identity(as),
+	}, client.NewPeerMetrics(registry))
 }
 
 // Client is an http.Client that reaches the named service at https://<name>/… with the certificate of another.

@@ -16,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
@@ -38,7 +39,7 @@ const defaultReason = "User rejected"
 const atOnce = 2
 
 // Routes adds the endpoints to mux.
-func Routes(mux *rpc.Mux, service *approval.Service, export *pending.Export) {
+func Routes(mux *server.Mux, service *approval.Service, export *pending.Export) {
 	h := routes{service, export, make(chan struct{}, atOnce)}
 	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
 	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)

@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
@@ -25,7 +26,7 @@ type capability struct {
 }
 
 // Capability serves grants and handler candidates.
-func Capability(mux *rpc.Mux, grants *grant.Cache, handlers *handler.Service) {
+func Capability(mux *server.Mux, grants *grant.Cache, handlers *handler.Service) {
 	c := capability{grants, handlers}
 	mux.Route("GET /api/capability/grants", rpc.Handle(c.list), "gateway")
 	mux.Route("POST /api/capability/grants/grant", rpc.Handle(c.grant), "gateway")

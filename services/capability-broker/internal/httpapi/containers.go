@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 )
@@ -18,7 +19,7 @@ import (
 type containers struct{ *container.Manager }
 
 // Containers serves pack containers and what there is to know of Docker.
-func Containers(mux *rpc.Mux, m *container.Manager) {
+func Containers(mux *server.Mux, m *container.Manager) {
 	c := containers{m}
 	mux.Route("GET /api/docker/status", rpc.Handle(c.docker), "gateway")
 	mux.Route("GET /api/containers", rpc.Handle(c.list), "gateway")

@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 )
@@ -22,7 +23,7 @@ type handlers struct {
 }
 
 // Handlers serves the trusted handlers and what they print.
-func Handlers(mux *rpc.Mux, registry *handler.Registry, printed *worker.Logs) {
+func Handlers(mux *server.Mux, registry *handler.Registry, printed *worker.Logs) {
 	h := handlers{registry, printed}
 	mux.Route("GET /api/capability/handlers", rpc.Handle(h.list), "gateway")
 	mux.Route("GET /api/capability/handlers/{pack_id}/{slug}/logs", rpc.Raw(h.logs), "gateway")

@@ -6,6 +6,7 @@ import (
 	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // Remover takes everything there is of a pack, and gives its data back.
@@ -15,7 +16,7 @@ type Remover interface {
 }
 
 // Internal serves what other services ask.
-func Internal(mux *rpc.Mux, r Remover) {
+func Internal(mux *server.Mux, r Remover) {
 	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(func(ctx context.Context, req packRequest) (api.Removal, error) {
 		if _, err := pack.ParseID(req.PackID); err != nil {
 			return api.Removal{}, err

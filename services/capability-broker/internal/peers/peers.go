@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
@@ -48,7 +48,7 @@ type Secrets struct{ Client *secrets.Client }
 
 // Value implements builtin.Secrets.
 func (s Secrets) Value(ctx context.Context, key string, asked func()) (string, error) {
-	value, err := s.Client.Value(rpc.OnceSent(ctx, asked), key)
+	value, err := s.Client.Value(client.OnceSent(ctx, asked), key)
 	return value.Reveal(), err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
@@ -17,7 +18,7 @@ import (
 )
 
 // Routes adds the endpoints to mux. remove takes a removed pack's socket away.
-func Routes(mux *rpc.Mux, grants *grant.Service, denials *ledger.Ledger, addresses *address.Policy, remove func(packID string)) {
+func Routes(mux *server.Mux, grants *grant.Service, denials *ledger.Ledger, addresses *address.Policy, remove func(packID string)) {
 	r := &routes{grants, denials, addresses, remove}
 	mux.Route("POST /api/network/grant", rpc.Handle(r.grant), "gateway")
 	mux.Route("POST /api/network/revoke", rpc.Handle(r.revoke), "gateway")

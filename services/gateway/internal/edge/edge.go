@@ -20,6 +20,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
@@ -43,10 +45,10 @@ type Config struct {
 	Token     *token.File
 	Rate      *limit.Window // of authenticated requests; nil for no limit
 	Site      *site.Policy
-	Peer      func(service string) *rpc.Peer
+	Peer      func(service string) *client.Peer
 	Audit     *audit.Log
 	Log       *slog.Logger
-	Recorder  *rpc.Recorder
+	Recorder  *telemetry.Recorder
 	Views     *overview.Views
 	Readiness func(context.Context) service.Readiness // the gateway's own
 }
@@ -56,10 +58,10 @@ type Edge struct {
 	cfg      Config
 	table    *route.Table
 	targets  map[*route.Route]target
-	peers    map[string]*rpc.Peer // all services that own a path
-	contacts map[string]*contact  // of these
-	failed   *limit.Window        // authentications
-	told     *limit.Window        // audit entries that say an address is over failed
+	peers    map[string]*client.Peer // all services that own a path
+	contacts map[string]*contact     // of these
+	failed   *limit.Window           // authentications
+	told     *limit.Window           // audit entries that say an address is over failed
 }
 
 // target is where a route leads.
@@ -78,7 +80,7 @@ func New(cfg Config) (*Edge, error) {
 		cfg:      cfg,
 		table:    table,
 		targets:  map[*route.Route]target{},
-		peers:    map[string]*rpc.Peer{},
+		peers:    map[string]*client.Peer{},
 		contacts: map[string]*contact{},
 		failed:   limit.New(failures, failuresWindow),
 		told:     limit.New(1, failuresWindow),

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 )
@@ -68,7 +69,7 @@ func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) err
 	var wg sync.WaitGroup
 	for name, peer := range e.peers {
 		wg.Go(func() {
-			answered, err := rpc.Call[service.Readiness](ctx, peer, http.MethodGet, "/internal/ready", nil)
+			answered, err := client.Call[service.Readiness](ctx, peer, http.MethodGet, "/internal/ready", nil)
 			if err != nil {
 				keep(name, readiness{Error: e.unanswered(name, err), Checks: []service.Check{}})
 				return

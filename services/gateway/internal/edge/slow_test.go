@@ -19,7 +19,8 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/rumi-ai/rumi/libs/audit"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
@@ -80,8 +81,8 @@ func newEdge(t *testing.T) *Edge {
 	}
 	t.Cleanup(func() { entries.Close() })
 	e, err := New(Config{
-		Token: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *rpc.Peer { return nil },
-		Recorder: rpc.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer("")),
+		Token: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil },
+		Recorder: telemetry.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer("")),
 	})
 	if err != nil {
 		t.Fatal(err)

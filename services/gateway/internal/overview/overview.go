@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 // The owners that are asked.
@@ -28,7 +28,7 @@ const timeout = 8 * time.Second
 
 // Views answers the aggregated endpoints.
 type Views struct {
-	Peer func(service string) *rpc.Peer
+	Peer func(service string) *client.Peer
 
 	UserData string // the gateway's own folder user_data, of which it counts the audit log
 }
@@ -76,7 +76,7 @@ func (s *sections) end() map[string]string {
 
 // get asks a service.
 func get[T any](ctx context.Context, v *Views, service, path string) (T, error) {
-	return rpc.Call[T](ctx, v.Peer(service), http.MethodGet, path, nil)
+	return client.Call[T](ctx, v.Peer(service), http.MethodGet, path, nil)
 }
 
 // fetch adds a section that is one question.

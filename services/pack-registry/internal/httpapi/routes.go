@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
@@ -41,7 +42,7 @@ type Packs struct {
 }
 
 // Routes serves p.
-func Routes(mux *rpc.Mux, p Packs) {
+func Routes(mux *server.Mux, p Packs) {
 	mux.Route("POST /api/packs/scan", rpc.Handle(p.scan), gateway)
 	mux.Route("POST /api/packs/import", rpc.Raw(p.importPack), gateway)
 	mux.Route("POST /api/packs/apply", rpc.Handle(p.apply), gateway)

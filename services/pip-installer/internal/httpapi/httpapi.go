@@ -13,6 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/installer"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
@@ -21,7 +22,7 @@ import (
 type routes struct{ installer *installer.Installer }
 
 // Routes serves i on mux.
-func Routes(mux *rpc.Mux, i *installer.Installer) {
+func Routes(mux *server.Mux, i *installer.Installer) {
 	r := routes{i}
 	candidate.Routes(mux, i.Candidates, candidate.Wire[installer.Lock]{Prefix: "/api/pip", KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: view})
 	mux.Route("POST /api/pip/candidates/scan", rpc.Handle(r.scan), "gateway")

@@ -11,6 +11,7 @@ import (
 	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
 )
 
@@ -18,7 +19,7 @@ import (
 const masked = "********"
 
 // Routes serves v. Operators list, set and delete through the gateway; values are for the capability broker alone.
-func Routes(mux *rpc.Mux, v *vault.Vault) {
+func Routes(mux *server.Mux, v *vault.Vault) {
 	s := secrets{v}
 	mux.Route("GET /api/secrets", rpc.Handle(s.list), "gateway")
 	mux.Route("POST /api/secrets/set", rpc.Handle(s.set), "gateway")

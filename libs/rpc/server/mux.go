@@ -1,4 +1,4 @@
-package rpc
+package server
 
 import (
 	"context"
@@ -16,40 +16,30 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 )
 
-// The headers that tell the next service whom a request comes from. A service believes them because only services
-// reach it; the gateway takes them from nobody.
-const (
-	ActorHeader   = "X-Rumi-Actor"
-	AddressHeader = "X-Rumi-Address"
-)
-
-// Config is what a Mux and a Peer need of the service they are part of.
+// Config is what a Mux needs of the service it is part of.
 type Config struct {
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
-	Tracing  trace.TracerProvider
-	Identity *identity.Identity // of the calling service; Peer only
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // a Mux registers its histogram with it, so it is for one Mux
+	Tracing trace.TracerProvider
 
-	// Refused is told of a call that a route doesn't admit (Mux only, may be nil).
+	// Refused is called for each request that its route doesn't admit; nil for no such call.
 	Refused func(ctx context.Context, caller, route string)
 }
-
-// tracerName is the instrumentation scope of the spans made here.
-const tracerName = "github.com/rumi-ai/rumi/libs/rpc"
 
 // Mux routes by method and path, answers 404 and 405 in the envelope, and admits callers by certificate.
 type Mux struct {
 	cfg      Config
 	mux      *http.ServeMux
-	recorder *Recorder
+	recorder *telemetry.Recorder
 }
 
 // NewMux makes a Mux without routes.
 func NewMux(cfg Config) *Mux {
-	tracer := cfg.Tracing.Tracer(tracerName)
-	return &Mux{cfg: cfg, mux: http.NewServeMux(), recorder: NewRecorder(cfg.Log, cfg.Metrics, tracer)}
+	return &Mux{cfg: cfg, mux: http.NewServeMux(), recorder: telemetry.NewRecorder(cfg.Log, cfg.Metrics, cfg.Tracing.Tracer(telemetry.TracerName))}
 }
 
 // Route serves a pattern of http.ServeMux ("POST /api/packs/{pack_id}/approve") for the services named by callers and
@@ -62,7 +52,7 @@ func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
 			if m.cfg.Refused != nil {
 				m.cfg.Refused(r.Context(), caller, pattern)
 			}
-			WriteError(r.Context(), w, fault.Denied("Caller not allowed").With("caller_not_allowed"))
+			rpc.WriteError(r.Context(), w, fault.Denied("Caller not allowed").With("caller_not_allowed"))
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -73,9 +63,9 @@ func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	from := origin.Origin{
-		RequestID: r.Header.Get(RequestIDHeader),
-		Actor:     r.Header.Get(ActorHeader),
-		Address:   r.Header.Get(AddressHeader),
+		RequestID: r.Header.Get(rpc.RequestIDHeader),
+		Actor:     r.Header.Get(rpc.ActorHeader),
+		Address:   r.Header.Get(rpc.AddressHeader),
 		Caller:    identity.Caller(r.TLS),
 	}
 	if !origin.ValidRequestID(from.RequestID) {
@@ -85,9 +75,9 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		from.Actor = "service:" + from.Caller
 	}
 	ctx, span := m.recorder.Begin(r)
-	ctx = origin.With(WithLogger(ctx, m.cfg.Log), from)
+	ctx = origin.With(rpc.WithLogger(ctx, m.cfg.Log), from)
 	r = r.WithContext(ctx)
-	w.Header().Set(RequestIDHeader, from.RequestID)
+	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
 
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	if r.Method == http.MethodHead { // which http.ServeMux hands to the handlers of GET
@@ -103,7 +93,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if status.wrote {
 				p = http.ErrAbortHandler
 			} else {
-				WriteError(ctx, status, errors.New("panic"))
+				rpc.WriteError(ctx, status, errors.New("panic"))
 				p = nil
 			}
 		}
@@ -113,11 +103,11 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	if pattern == "" {
-		WriteError(ctx, status, unrouted(h, r))
+		rpc.WriteError(ctx, status, unrouted(h, r))
 		return
 	}
 	if !clean(r.URL.Path) { // http.ServeMux would redirect to the path that it takes this one for
-		WriteError(ctx, status, fault.NoRoute())
+		rpc.WriteError(ctx, status, fault.NoRoute())
 		return
 	}
 	m.mux.ServeHTTP(status, r)

@@ -1,4 +1,4 @@
-package rpc_test
+package client_test
 
 import (
 	"context"
@@ -11,11 +11,12 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
 )
 
 // replicas are servers at several addresses of this machine, on one port.
-func replicas(t *testing.T, w *world, addresses ...string) (port string, asked []*atomic.Int32, servers []*httptest.Server) {
+func replicas(t *testing.T, w *rpctest.World, addresses ...string) (port string, asked []*atomic.Int32, servers []*httptest.Server) {
 	t.Helper()
 	port = "0"
 	for _, address := range addresses {
@@ -30,7 +31,7 @@ func replicas(t *testing.T, w *world, addresses ...string) (port string, asked [
 			fmt.Fprint(rw, `{"success":true,"data":{"n":7},"error":null}`)
 		}))
 		server.Listener.Close()
-		server.Listener, server.TLS = l, w.config("approval").Identity.Server()
+		server.Listener, server.TLS = l, w.Identity("approval").Server()
 		server.StartTLS()
 		t.Cleanup(server.Close)
 		asked, servers = append(asked, n), append(servers, server)
@@ -40,7 +41,7 @@ func replicas(t *testing.T, w *world, addresses ...string) (port string, asked [
 
 func resolving(t *testing.T, to func() []string) {
 	t.Helper()
-	t.Cleanup(rpc.SetLookup(func(_ context.Context, _, host string) ([]netip.Addr, error) {
+	t.Cleanup(client.SetLookup(func(_ context.Context, _, host string) ([]netip.Addr, error) {
 		if host != "approval" {
 			return nil, errors.New("no such host")
 		}
@@ -56,15 +57,15 @@ func resolving(t *testing.T, to func() []string) {
 func TestAddressesBehindANameTakeTurns(t *testing.T) {
 	all := []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"}
 	resolving(t, func() []string { return all })
-	w := newWorld(t)
+	w := rpctest.New(t)
 	port, asked, _ := replicas(t, w, all...)
-	peer := w.peer("gateway", net.JoinHostPort("approval", port))
+	peer := w.Peer("gateway", net.JoinHostPort("approval", port))
 	for i := range 300 {
 		method, body := "GET", any(nil)
 		if i%2 == 0 {
-			method, body = "POST", number{1}
+			method, body = "POST", rpctest.Number{N: 1}
 		}
-		if _, err := rpc.Call[number](t.Context(), peer, method, "/x", body); err != nil {
+		if _, err := client.Call[rpctest.Number](t.Context(), peer, method, "/x", body); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,11 +81,11 @@ func TestAddressesBehindANameComeAndGo(t *testing.T) {
 	var now atomic.Pointer[[]string]
 	now.Store(&[]string{"127.0.0.1", "127.0.0.4"})
 	resolving(t, func() []string { return *now.Load() })
-	w := newWorld(t)
+	w := rpctest.New(t)
 	port, asked, servers := replicas(t, w, "127.0.0.1", "127.0.0.2")
-	peer := w.peer("gateway", net.JoinHostPort("approval", port))
+	peer := w.Peer("gateway", net.JoinHostPort("approval", port))
 	for range 20 {
-		if _, err := rpc.Call[number](t.Context(), peer, "POST", "/x", number{1}); err != nil {
+		if _, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/x", rpctest.Number{N: 1}); err != nil {
 			t.Fatalf("with one address of two that nobody answers at: %v", err)
 		}
 	}
@@ -92,7 +93,7 @@ func TestAddressesBehindANameComeAndGo(t *testing.T) {
 	servers[0].Close()
 	now.Store(&[]string{"127.0.0.2"})
 	for range 20 {
-		if _, err := rpc.Call[number](t.Context(), peer, "GET", "/x", nil); err != nil {
+		if _, err := client.Call[rpctest.Number](t.Context(), peer, "GET", "/x", nil); err != nil {
 			t.Fatalf("after the service has moved: %v", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package rpc
+package telemetry
 
 import (
 	"context"
@@ -15,6 +15,9 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/origin"
 )
+
+// TracerName is the instrumentation scope of the spans of calls between services. It stays that of the packages' root: dashboards select by it.
+const TracerName = "github.com/rumi-ai/rumi/libs/rpc"
 
 // Propagator carries trace context between services.
 var Propagator propagation.TextMapPropagator = propagation.TraceContext{}
@@ -96,28 +99,4 @@ func knownMethod(m string) string {
 		return m
 	}
 	return "other"
-}
-
-// traced sends r in a span of its own, which ends when the answer begins.
-func traced(tracer trace.Tracer, peer string, transport http.RoundTripper, r *http.Request) (*http.Response, error) {
-	ctx, span := tracer.Start(r.Context(), peer+" "+r.Method, trace.WithSpanKind(trace.SpanKindClient))
-	defer span.End()
-	r = r.WithContext(ctx)
-	r.Header = r.Header.Clone()
-	Propagator.Inject(ctx, propagation.HeaderCarrier(r.Header))
-	response, err := transport.RoundTrip(r)
-	if !span.IsRecording() {
-		return response, err
-	}
-	span.SetAttributes(attribute.String("http.request.method", r.Method), attribute.String("server.address", r.URL.Host))
-	switch {
-	case err != nil:
-		span.SetStatus(codes.Error, err.Error())
-	default:
-		span.SetAttributes(attribute.Int("http.response.status_code", response.StatusCode))
-		if response.StatusCode >= 400 {
-			span.SetStatus(codes.Error, "")
-		}
-	}
-	return response, err
 }

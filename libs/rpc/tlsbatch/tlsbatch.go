@@ -1,4 +1,5 @@
-package rpc
+// Package tlsbatch has crypto/tls read and write several records at a time, on connections over which much is sent.
+package tlsbatch
 
 import (
 	"context"
@@ -9,8 +10,6 @@ import (
 	"net"
 	"os"
 	"sync"
-
-	"github.com/rumi-ai/rumi/libs/identity"
 )
 
 // crypto/tls reads and writes one record at a time, and has a system call, packets and their acknowledgement for each. Where much
@@ -141,15 +140,15 @@ func (c *bulkConn) release() error {
 	return err
 }
 
-// peerConn is a connection to a peer.
-type peerConn struct {
+// Conn is the client's end of a connection.
+type Conn struct {
 	*tls.Conn
 	below *bulkConn
 }
 
-// spent says whether all that was received has been read: crypto/tls keeps records that came along with the one that was asked for.
+// Drained says whether all that was received has been read: crypto/tls keeps records that came along with the one that was asked for.
 // It is for who would read otherwise.
-func (c *peerConn) spent() bool {
+func (c *Conn) Drained() bool {
 	c.below.dry = true
 	defer func() { c.below.dry = false }()
 	var one [1]byte
@@ -158,7 +157,7 @@ func (c *peerConn) spent() bool {
 }
 
 // ReadFrom implements io.ReaderFrom, by which http.Transport sends a body.
-func (c *peerConn) ReadFrom(r io.Reader) (sent int64, err error) {
+func (c *Conn) ReadFrom(r io.Reader) (sent int64, err error) {
 	buffer, records := bulkBuffers.Get().(*bulkBuffer), bulkBuffers.Get().(*bulkBuffer)
 	defer bulkBuffers.Put(buffer)
 	defer bulkBuffers.Put(records)
@@ -184,23 +183,20 @@ func (c *peerConn) ReadFrom(r io.Reader) (sent int64, err error) {
 	}
 }
 
-// secure makes an open connection one to the service that cfg names, or closes it.
-func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*peerConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
+// Client makes raw, which is open, a connection to the service that cfg names. It returns after the handshake, which ctx bounds; if
+// that fails, raw is closed.
+func Client(ctx context.Context, raw net.Conn, cfg *tls.Config) (*Conn, error) {
 	below := &bulkConn{Conn: raw}
 	conn := tls.Client(below, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	return &peerConn{Conn: conn, below: below}, nil
+	return &Conn{Conn: conn, below: below}, nil
 }
 
-// Listener admits holders of a certificate of the same authority on l.
-func Listener(l net.Listener, id *identity.Identity) net.Listener {
-	return tls.NewListener(bulkListener{l}, id.Server())
-}
+// Listener accepts the connections of l for crypto/tls to stand on.
+func Listener(l net.Listener) net.Listener { return bulkListener{l} }
 
 type bulkListener struct{ net.Listener }
 

@@ -1,4 +1,4 @@
-package rpc_test
+package telemetry_test
 
 import (
 	"context"
@@ -19,6 +19,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // TestSpans: a call makes a client span under the caller's and a server span under that, named for the route.
@@ -40,8 +42,8 @@ func TestSpans(t *testing.T) {
 		}
 		return id
 	}
-	cfg := rpc.Config{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Tracing: tracing, Identity: issue("gateway")}
-	mux := rpc.NewMux(cfg)
+	log := slog.New(slog.DiscardHandler)
+	mux := server.NewMux(server.Config{Log: log, Metrics: prometheus.NewRegistry(), Tracing: tracing})
 	mux.Route("GET /things/{id}", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }), "gateway")
 	mux.Route("GET /broken", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
 		return struct{}{}, fault.Unavailable("Down")
@@ -53,13 +55,14 @@ func TestSpans(t *testing.T) {
 	server := &http.Server{Handler: mux}
 	go server.Serve(tls.NewListener(l, issue("approval").Server()))
 	defer server.Close()
-	peer := rpc.NewPeer("approval", discovery.Static{"approval": {l.Addr().String()}}.Instancer("approval"), cfg, rpc.NewPeerMetrics(cfg.Metrics))
+	peer := client.NewPeer("approval", discovery.Static{"approval": {l.Addr().String()}}.Instancer("approval"),
+		client.Config{Log: log, Tracing: tracing, Identity: issue("gateway")}, client.NewPeerMetrics(prometheus.NewRegistry()))
 
 	ctx, top := tracing.Tracer("test").Start(t.Context(), "top")
-	if _, err := rpc.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {
+	if _, err := client.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rpc.Call[struct{}](ctx, peer, "GET", "/broken", nil); !fault.Is(err, fault.KindUnavailable) {
+	if _, err := client.Call[struct{}](ctx, peer, "GET", "/broken", nil); !fault.Is(err, fault.KindUnavailable) {
 		t.Fatal(err)
 	}
 	top.End()

@@ -1,4 +1,4 @@
-package rpc
+package server
 
 import (
 	"bytes"
@@ -7,9 +7,8 @@ import (
 	"net"
 	"strconv"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
 // EnvelopeRefusals has what net/http answers by itself, before any handler, in the envelope and with a request id: a request that
@@ -101,11 +100,11 @@ func refusalAnswer(status int, detail, id string) ([]byte, error) {
 		detail = known.remedy
 	}
 	text := known.text + ": " + detail
-	body, err := json.Marshal(envelope{Error: &text, ErrorCode: known.code}, json.Deterministic(true))
+	body, err := rpc.MarshalFailure(text, known.code)
 	if err != nil {
 		return nil, fmt.Errorf("answer a request that is none: %w", err)
 	}
 	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"+
-		"X-Content-Type-Options: nosniff\r\n%s: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status, known.text, RequestIDHeader, id, len(body))
+		"X-Content-Type-Options: nosniff\r\n%s: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status, known.text, rpc.RequestIDHeader, id, len(body))
 	return append([]byte(head), body...), nil
 }

@@ -1,4 +1,4 @@
-package rpc_test
+package client_test
 
 import (
 	"bufio"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
 )
 
 // joining is a connection whose writes may be made one.
@@ -33,14 +35,14 @@ func (c *joining) Write(p []byte) (int, error) {
 
 // broken serves as "approval", and not as the library would: what answer gives for the request with that number on its connection is sent
 // as it is, each piece in a record of its own and all records in one write. After an empty piece the connection ends.
-func (w *world) broken(answer func(n int, r *http.Request) []string) string {
-	w.t.Helper()
+func broken(t *testing.T, w *rpctest.World, answer func(n int, r *http.Request) []string) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
-	w.t.Cleanup(func() { l.Close() })
-	cfg := w.config("approval").Identity.Server()
+	t.Cleanup(func() { l.Close() })
+	cfg := w.Identity("approval").Server()
 	serve := func(raw net.Conn) {
 		defer raw.Close()
 		below := &joining{Conn: raw}
@@ -84,7 +86,7 @@ func answered(n int) string {
 
 // What comes after an answer is nobody's answer.
 func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	stray := answered(666)
 	for name, c := range map[string]struct {
 		method string
@@ -102,7 +104,7 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 		"many":                             {"GET", append([]string{answered(1)}, strings.SplitAfter(strings.Repeat(stray, 500), "}}")...)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			peer := w.peer("gateway", w.broken(func(n int, r *http.Request) []string {
+			peer := w.Peer("gateway", broken(t, w, func(n int, r *http.Request) []string {
 				if r.URL.Path == "/own" {
 					return []string{answered(7)}
 				}
@@ -120,7 +122,7 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 				_, _ = io.Copy(io.Discard, response.Body)
 				response.Body.Close()
 				for range 2 {
-					if got, err := rpc.Call[number](t.Context(), peer, "POST", "/own", number{7}); err != nil || got.N != 7 {
+					if got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/own", rpctest.Number{N: 7}); err != nil || got.N != 7 {
 						t.Errorf("answered %d, %v", got.N, err)
 					}
 				}
@@ -131,7 +133,7 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 
 // An answer that isn't one of a success is no success, whatever its status.
 func TestNonsenseIsNoSuccess(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	for _, c := range []struct {
 		status, body, want string // of the error
 	}{
@@ -149,10 +151,10 @@ func TestNonsenseIsNoSuccess(t *testing.T) {
 		{"599 Oh", `{"success":true,"data":{"n":1},"error":null}`, "status 599 without a readable answer"},
 		{"999 Oh", `{"success":true,"data":{"n":1},"error":null}`, "status 999 without a readable answer"},
 	} {
-		peer := w.peer("gateway", w.broken(func(int, *http.Request) []string {
+		peer := w.Peer("gateway", broken(t, w, func(int, *http.Request) []string {
 			return []string{fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", c.status, len(c.body), c.body)}
 		}))
-		got, err := rpc.Call[number](t.Context(), peer, "GET", "/x", nil)
+		got, err := client.Call[rpctest.Number](t.Context(), peer, "GET", "/x", nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "%!") {
 			t.Errorf("%s %s: %v, %v", c.status, c.body, got, err)
 		}
@@ -169,7 +171,7 @@ func (n *noted) Close() error { n.closed.Store(true); return nil }
 
 // A body is closed however the call ends: who writes to its other end would wait for ever.
 func TestBodiesAreClosed(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -177,19 +179,19 @@ func TestBodiesAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	dead := w.peer("gateway", l.Addr().String())
+	dead := w.Peer("gateway", l.Addr().String())
 	for name, c := range map[string]struct {
 		ctx   context.Context
-		peer  *rpc.Peer
+		peer  *client.Peer
 		calls int
 	}{
 		"a dead one, and a breaker": {t.Context(), dead, 7},
-		"nobody waits":              {over, w.peer("gateway", w.broken(func(int, *http.Request) []string { return []string{answered(1)} })), 1},
-		"an answer":                 {t.Context(), w.peer("gateway", w.broken(func(int, *http.Request) []string { return []string{answered(1)} })), 1},
+		"nobody waits":              {over, w.Peer("gateway", broken(t, w, func(int, *http.Request) []string { return []string{answered(1)} })), 1},
+		"an answer":                 {t.Context(), w.Peer("gateway", broken(t, w, func(int, *http.Request) []string { return []string{answered(1)} })), 1},
 	} {
 		for i := range c.calls {
 			body := &noted{Reader: strings.NewReader("{}")}
-			_, _ = rpc.Call[number](c.ctx, c.peer, "POST", "/x", body)
+			_, _ = client.Call[rpctest.Number](c.ctx, c.peer, "POST", "/x", body)
 			for range 1000 { // http.Transport may close it a little later
 				if body.closed.Load() {
 					break
@@ -205,34 +207,34 @@ func TestBodiesAreClosed(t *testing.T) {
 
 // What nobody waits for isn't begun, and costs no connection.
 func TestWhoHasGoneIsNotServed(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	var asked atomic.Int32
-	s := w.counting(mux(w, map[string]http.Handler{"POST /double": rpc.Handle(func(_ context.Context, n number) (number, error) {
+	s := w.ServeCounted(w.Mux(map[string]http.Handler{"POST /double": rpc.Handle(func(_ context.Context, n rpctest.Number) (rpctest.Number, error) {
 		asked.Add(1)
 		return n, nil
 	})}), "")
-	peer := w.peer("gateway", s.address())
-	if _, err := rpc.Call[number](t.Context(), peer, "POST", "/double", number{1}); err != nil {
+	peer := w.Peer("gateway", s.Address())
+	if _, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: 1}); err != nil {
 		t.Fatal(err)
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
-		if _, err := rpc.Call[number](over, peer, "POST", "/double", number{1}); !errors.Is(err, context.Canceled) {
+		if _, err := client.Call[rpctest.Number](over, peer, "POST", "/double", rpctest.Number{N: 1}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := rpc.Call[number](t.Context(), peer, "POST", "/double", number{1}); err != nil {
+	if _, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if asked.Load() != 2 || s.made.Load() != 1 {
-		t.Errorf("asked %d times over %d connections, want twice over one", asked.Load(), s.made.Load())
+	if asked.Load() != 2 || s.Connections.Load() != 1 {
+		t.Errorf("asked %d times over %d connections, want twice over one", asked.Load(), s.Connections.Load())
 	}
 }
 
 // Odd answers are read as http.Transport reads them, and so is what comes next.
 func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	const ok = "HTTP/1.1 200 OK\r\n"
 	for name, answer := range map[string]string{
 		"plain":                      ok + "Content-Length: 2\r\n\r\nok",
@@ -289,7 +291,7 @@ func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
 		"103 only":                   "HTTP/1.1 103 Early Hints\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			peer := w.peer("gateway", w.broken(func(n int, r *http.Request) []string {
+			peer := w.Peer("gateway", broken(t, w, func(n int, r *http.Request) []string {
 				if r.URL.Path == "/own" {
 					return []string{answered(7)}
 				}
@@ -313,7 +315,7 @@ func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
 				t.Errorf("read %.300s, want %.300s", got, want)
 			}
 			for range 2 {
-				if got, err := rpc.Call[number](t.Context(), peer, "GET", "/own", nil); err != nil || got.N != 7 {
+				if got, err := client.Call[rpctest.Number](t.Context(), peer, "GET", "/own", nil); err != nil || got.N != 7 {
 					t.Errorf("answered %d, %v", got.N, err)
 				}
 			}

@@ -1,11 +1,13 @@
-package rpc
+package client
 
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,9 +21,14 @@ import (
 	"github.com/go-kit/kit/sd/lb"
 	kitlog "github.com/go-kit/log"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
+	"github.com/rumi-ai/rumi/libs/rpc/tlsbatch"
 )
 
 const (
@@ -33,6 +40,13 @@ const (
 	maxAttempts      = 2               // of an idempotent request
 	maxAnswer        = 64 << 20        // bytes of a unary answer
 )
+
+// Config is what a Peer needs of the service that calls.
+type Config struct {
+	Log      *slog.Logger
+	Tracing  trace.TracerProvider
+	Identity *identity.Identity // of the calling service
+}
 
 // Peer is another service: all its instances, balanced, each behind a circuit breaker.
 //
@@ -77,7 +91,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 		WriteBufferSize:       connBuffer,
 		ReadBufferSize:        connBuffer,
 	}
-	tracer := cfg.Tracing.Tracer(tracerName)
+	tracer := cfg.Tracing.Tracer(telemetry.TracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
 		to, err := newHost(instance)
 		if err != nil {
@@ -91,15 +105,22 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			address.Scheme, address.Host = "https", instance
 			r.URL = &address
 			if takes(r) {
-				return traced(tracer, name, direct, r)
+				return telemetry.RoundTrip(tracer, name, direct, r)
 			}
 			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
-			return traced(tracer, name, transport, r)
+			return telemetry.RoundTrip(tracer, name, transport, r)
 		}
 		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
 	}
 	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
 	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
+}
+
+// secure makes raw, which is open, a connection to the service that cfg names. If the handshake fails or takes too long, raw is closed.
+func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*tlsbatch.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	return tlsbatch.Client(ctx, raw, cfg)
 }
 
 // NewPeerMetrics is the counter that all peers of a process share.
@@ -207,11 +228,11 @@ func (p *Peer) Stream(ctx context.Context, method, path string, body any) (*http
 	}
 	from := origin.Of(ctx)
 	if from.RequestID != "" {
-		r.Header.Set(RequestIDHeader, from.RequestID)
+		r.Header.Set(rpc.RequestIDHeader, from.RequestID)
 	}
-	r.Header.Set(ActorHeader, from.Actor)
+	r.Header.Set(rpc.ActorHeader, from.Actor)
 	if from.Address != "" {
-		r.Header.Set(AddressHeader, from.Address)
+		r.Header.Set(rpc.AddressHeader, from.Address)
 	}
 	response, err := p.RoundTrip(r)
 	if err != nil {
@@ -244,8 +265,8 @@ func (p *Peer) failure(response *http.Response) error {
 	return f.Because(fmt.Errorf("answered by %s", p.name))
 }
 
-func readEnvelope(response *http.Response) (received, error) {
-	var answer received
+func readEnvelope(response *http.Response) (rpc.Answer, error) {
+	var answer rpc.Answer
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	if err != nil {
 		return answer, fmt.Errorf("read answer: %w", err)

@@ -1,4 +1,4 @@
-package rpc_test
+package server_test
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // streams are handlers that go on for as long as somebody listens, each in another way.
@@ -47,17 +49,17 @@ func TestHeadOfAStreamEndsWithItsHead(t *testing.T) {
 	returned := make(chan string, 10)
 	for name, stream := range streams(returned) {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			client := &http.Client{Transport: w.peer("gateway", w.serve(func(m *rpc.Mux) {
+			w := rpctest.New(t)
+			client := &http.Client{Transport: w.Peer("gateway", w.Serve(func(m *server.Mux) {
 				m.Route("GET /stream", stream, "gateway")
-				m.Route("GET /n", rpc.Handle(func(context.Context, struct{}) (number, error) { return number{7}, nil }), "gateway")
+				m.Route("GET /n", rpc.Handle(func(context.Context, struct{}) (rpctest.Number, error) { return rpctest.Number{N: 7}, nil }), "gateway")
 			}))}
 			for range 3 {
 				within(t, client, "HEAD", "/stream", 200)
 				within(t, client, "GET", "/n", 200)
 				select {
 				case <-returned:
-				case <-time.After(patience):
+				case <-time.After(rpctest.Patience):
 					t.Fatal("the handler still runs, for nobody")
 				}
 			}
@@ -72,7 +74,7 @@ func TestHeadOfAStreamEndsWithItsHead(t *testing.T) {
 // within sends a request that must be answered at once.
 func within(t *testing.T, client *http.Client, method, path string, status int) *http.Response {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), rpctest.Patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, "https://approval"+path, nil)
 	if err != nil {
@@ -90,9 +92,9 @@ func within(t *testing.T, client *http.Client, method, path string, status int) 
 }
 
 func TestHeadOfAnAnswerIsThatOfGet(t *testing.T) {
-	w := newWorld(t)
-	client := &http.Client{Transport: w.peer("gateway", w.serve(func(m *rpc.Mux) {
-		m.Route("GET /n", rpc.Handle(func(ctx context.Context, _ struct{}) (number, error) { return number{7}, ctx.Err() }), "gateway")
+	w := rpctest.New(t)
+	client := &http.Client{Transport: w.Peer("gateway", w.Serve(func(m *server.Mux) {
+		m.Route("GET /n", rpc.Handle(func(ctx context.Context, _ struct{}) (rpctest.Number, error) { return rpctest.Number{N: 7}, ctx.Err() }), "gateway")
 	}))}
 	get, head := within(t, client, "GET", "/n", 200), within(t, client, "HEAD", "/n", 200)
 	if got, want := head.Header.Get("Content-Length"), get.Header.Get("Content-Length"); got != want || want == "" {
@@ -107,9 +109,9 @@ func TestHeadOfAnAnswerIsThatOfGet(t *testing.T) {
 func TestConnectionIsNotKeptAfterHead(t *testing.T) {
 	for name, length := range map[string]string{"a stream": "", "an answer with a length": "9"} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := rpctest.New(t)
 			release := make(chan struct{})
-			s := w.counting(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := w.ServeCounted(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/stuck" {
 					fmt.Fprint(w, `{"success":true,"data":{"n":7},"error":null}`)
 					return
@@ -123,8 +125,8 @@ func TestConnectionIsNotKeptAfterHead(t *testing.T) {
 			}), "")
 			t.Cleanup(func() { close(release) })
 			for _, header := range []http.Header{{}, {"Expect": {"nothing"}}} { // the second takes the way of http.Transport
-				before := s.made.Load()
-				client := &http.Client{Transport: w.peer("gateway", s.address())}
+				before := s.Connections.Load()
+				client := &http.Client{Transport: w.Peer("gateway", s.Address())}
 				r, err := http.NewRequestWithContext(t.Context(), "HEAD", "https://approval/stuck", nil)
 				if err != nil {
 					t.Fatal(err)
@@ -136,7 +138,7 @@ func TestConnectionIsNotKeptAfterHead(t *testing.T) {
 				}
 				response.Body.Close()
 				within(t, client, "GET", "/n", 200)
-				if got := s.made.Load() - before; got != 2 {
+				if got := s.Connections.Load() - before; got != 2 {
 					t.Errorf("%d connections, want one for each request", got)
 				}
 			}

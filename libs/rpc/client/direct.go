@@ -1,4 +1,4 @@
-package rpc
+package client
 
 import (
 	"bufio"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/rpc/tlsbatch"
 )
 
 const (
@@ -41,7 +43,7 @@ type direct struct {
 
 // directConn is a connection. It is used by one request at a time.
 type directConn struct {
-	*peerConn
+	*tlsbatch.Conn
 	to    netip.AddrPort
 	raw   net.Conn
 	probe syscall.RawConn // of raw
@@ -57,7 +59,7 @@ func (c *directConn) Read(p []byte) (int, error) {
 	if c.left == 0 {
 		return 0, fmt.Errorf("header is longer than %d bytes", maxHeader)
 	}
-	n, err := c.peerConn.Read(p)
+	n, err := c.Conn.Read(p)
 	if c.left > 0 {
 		c.left = max(0, c.left-n)
 	}
@@ -182,7 +184,7 @@ func (d *direct) take(addresses []netip.AddrPort) *directConn {
 // quiet says whether nothing has come over an idle connection: neither its end nor anything else, which is what comes before its
 // end or what a broken peer sent after its answer; the next request would take that for its own.
 func (c *directConn) quiet() bool {
-	if !c.spent() {
+	if !c.Drained() {
 		return false
 	}
 	quiet := false
@@ -218,7 +220,7 @@ func (d *direct) connect(ctx context.Context, addresses []netip.AddrPort) (*dire
 	if err != nil {
 		return nil, err
 	}
-	c := &directConn{peerConn: secured, to: to, raw: dialed, probe: probe}
+	c := &directConn{Conn: secured, to: to, raw: dialed, probe: probe}
 	c.in, c.out = bufio.NewReaderSize(c, connBuffer), bufio.NewWriterSize(secured, connBuffer)
 	return c, nil
 }

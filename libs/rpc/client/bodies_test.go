@@ -1,4 +1,4 @@
-package rpc_test
+package client_test
 
 import (
 	"bytes"
@@ -14,12 +14,15 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/client"
+	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // Whatever the sizes of pieces, both bodies arrive as they were sent, on one connection after another.
 func TestBodiesArriveAsSent(t *testing.T) {
-	w := newWorld(t)
-	client := &http.Client{Transport: w.peer("gateway", w.serve(func(m *rpc.Mux) {
+	w := rpctest.New(t)
+	client := &http.Client{Transport: w.Peer("gateway", w.Serve(func(m *server.Mux) {
 		m.Route("POST /echo", rpc.Raw(func(w http.ResponseWriter, r *http.Request) error {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
@@ -70,9 +73,9 @@ func TestBodiesArriveAsSent(t *testing.T) {
 
 // A body that can't be read to its end is not taken for a shorter one.
 func TestABodyThatFailsIsNotDelivered(t *testing.T) {
-	w := newWorld(t)
+	w := rpctest.New(t)
 	read := make(chan error, 1)
-	peer := w.peer("gateway", w.serve(func(m *rpc.Mux) {
+	peer := w.Peer("gateway", w.Serve(func(m *server.Mux) {
 		m.Route("POST /in", rpc.Raw(func(_ http.ResponseWriter, r *http.Request) error {
 			_, err := io.Copy(io.Discard, r.Body)
 			read <- err
@@ -88,75 +91,15 @@ func TestABodyThatFailsIsNotDelivered(t *testing.T) {
 	}
 }
 
-// counting notes what is written at once.
-type counting struct {
-	net.Conn
-	writes []int
-}
-
-func (c *counting) Write(p []byte) (int, error) {
-	c.writes = append(c.writes, len(p))
-	return c.Conn.Write(p)
-}
-
-// What is sent at once goes out at once, and records that a caller doesn't hold don't wait for others.
-func TestRecordsGoTogether(t *testing.T) {
-	w := newWorld(t)
-	near, far := net.Pipe()
-	below := &counting{Conn: near}
-	received := make(chan []byte, 1)
-	l := rpc.Listener(&oneConn{far}, w.config("approval").Identity)
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		got, err := io.ReadAll(conn)
-		if err != nil {
-			t.Error(err)
-		}
-		received <- got
-	}()
-	conn, err := rpc.Secure(t.Context(), below, w.config("gateway").Identity.Client("approval"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	below.writes = nil
-	data := make([]byte, 256<<10)
-	rand.Read(data)
-	if n, err := conn.ReadFrom(bytes.NewReader(data)); n != int64(len(data)) || err != nil {
-		t.Fatal(n, err)
-	}
-	if len(below.writes) != 2 { // of eight records each
-		t.Errorf("256 KiB were written in pieces of %v", below.writes)
-	}
-	below.writes = nil
-	if _, err := conn.Write([]byte("x")); err != nil || len(below.writes) != 1 {
-		t.Errorf("a byte was written in pieces of %v, %v", below.writes, err)
-	}
-	if err := conn.Close(); err != nil {
-		t.Error(err)
-	}
-	if got := <-received; !bytes.Equal(got, append(data, 'x')) {
-		t.Errorf("received %d bytes that differ", len(got))
-	}
-}
-
-type oneConn struct{ net.Conn }
-
-func (l *oneConn) Accept() (net.Conn, error) { return l.Conn, nil }
-
-func (l *oneConn) Addr() net.Addr { return l.LocalAddr() }
-
 // Who accepts a connection and says nothing is unavailable, after a while.
 func TestAHandshakeIsBounded(t *testing.T) {
-	w := newWorld(t)
-	cfg := w.config("gateway").Identity.Client("approval")
+	w := rpctest.New(t)
+	cfg := w.Identity("gateway").Client("approval")
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
-		_, err := rpc.Secure(t.Context(), near, cfg)
+		_, err := client.Secure(t.Context(), near, cfg)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}

@@ -1,0 +1,38 @@
+package rpc
+
+import (
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// RequestIDHeader names the header that carries a request's id from service to service; every answer has it.
+const RequestIDHeader = "X-Request-Id"
+
+// The headers that tell the next service for whom a request is made. A service believes them because only services
+// reach it (see server.Mux); the gateway accepts them from nobody.
+const (
+	ActorHeader   = "X-Rumi-Actor"   // the principal, such as "user:ann"
+	AddressHeader = "X-Rumi-Address" // the IP address from which the principal reached the gateway
+)
+
+// envelope is the body of every answer as a server writes it. Data is null where there is none.
+type envelope struct {
+	Success   bool    `json:"success"`
+	Data      any     `json:"data"`
+	Error     *string `json:"error"`
+	ErrorCode string  `json:"error_code,omitzero"`
+}
+
+// Answer is the envelope as a client reads it.
+type Answer struct {
+	Success   bool           `json:"success"`
+	Data      jsontext.Value `json:"data"`
+	Error     *string        `json:"error"` // the message of a failure; nil in a success
+	ErrorCode string         `json:"error_code"`
+}
+
+// MarshalFailure is the body of an answer of a failure. WriteError is what handlers use; this is for answers that no
+// handler gives.
+func MarshalFailure(message, code string) ([]byte, error) {
+	return json.Marshal(envelope{Error: &message, ErrorCode: code}, json.Deterministic(true))
+}
