@@ -19,7 +19,7 @@ const root = "../.."
 func documents(t *testing.T) []string {
 	t.Helper()
 	var found []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "runtime/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "runtime/*.md"} {
 		names, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -131,7 +131,7 @@ func TestLinks(t *testing.T) {
 
 // Blocks of code say what they are: commands that the journeys run ("sh"), commands that they don't ("sh no-test"), and others.
 func TestBlocksSayWhatTheyAre(t *testing.T) {
-	known := []string{"sh", "sh no-test", "text", "json", "python", "yaml", "ini", "nginx"}
+	known := []string{"sh", "sh no-test", "text", "json", "python", "yaml", "ini", "nginx", "mermaid"}
 	for _, name := range documents(t) {
 		if strings.Count("\n"+read(t, name), "\n```")%2 != 0 {
 			t.Errorf("%s: a block of code has no end", name)
