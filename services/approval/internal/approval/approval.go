@@ -23,17 +23,56 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
-	"github.com/rumi-ai/rumi/services/approval/internal/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/watch"
 )
+
+// Records is the table of records, with the history of each. internal/store implements it. Every method may fail because the database
+// can't be asked; other errors are named below.
+type Records interface {
+	// Get reads one record. A pack without one is a not-found fault.
+	Get(ctx context.Context, packID string) (*record.Record, error)
+
+	// All reads the records of all packs, in the order of their ids. A row that can't be read is a record in state Error.
+	All(ctx context.Context) ([]*record.Record, error)
+
+	// Revisions reads the revision of every record, by pack id. It is much cheaper than All.
+	Revisions(ctx context.Context) (map[string]int64, error)
+
+	// Changes makes a watcher of writes to the database, also those of other processes. Each follower needs its own.
+	Changes() *store.Changes
+
+	// History reads the events of a pack, the oldest first. A pack without a record has none.
+	History(ctx context.Context, packID string) ([]record.Event, error)
+
+	// Digests reads the digests of all trees that are named: approved are those that a record names, listed those that only a
+	// history names.
+	Digests(ctx context.Context) (approved, listed []string, err error)
+
+	// Change runs decide on a pack's record (nil where there is none) in a transaction, and writes the record and the event that it
+	// returns. A nil record writes nothing; a nil event adds nothing to the history. confirm runs when all is written but not
+	// committed; its error undoes everything. Both functions may run more than once, because a database may ask for a repetition.
+	Change(ctx context.Context, packID string, decide func(*record.Record) (*record.Record, *record.Event, error), confirm func() error) error
+
+	// Create writes those of the records whose packs have none yet, all or nothing. confirm gets the records that were written; it
+	// runs as in Change.
+	Create(ctx context.Context, all []record.NewRecord, confirm func(made []*record.Record) error) error
+
+	// Retired lists the ids of the retired packs.
+	Retired(ctx context.Context) ([]string, error)
+
+	// Remove deletes the record and the history of a retired pack; removed is false where there was none. The record of a pack that
+	// is not retired stays.
+	Remove(ctx context.Context, packID string) (removed bool, err error)
+}
 
 // Parts are what a Service stands on.
 type Parts struct {
 	Ecosystem *os.Root
-	Records   *store.Records
+	Records   Records
 	Blobs     *blob.Store
 	Audit     *audit.Log
 	Log       *slog.Logger

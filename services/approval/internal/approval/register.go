@@ -11,7 +11,6 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
-	"github.com/rumi-ai/rumi/services/approval/internal/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/watch"
 )
 
@@ -101,7 +100,7 @@ func (s *Service) create(ctx context.Context, arrived []arrival) (map[string]*re
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	created := map[string]*record.Record{}
 	said := map[string]*decision{}
-	entries := make([]store.Beginning, 0, len(arrived))
+	entries := make([]record.NewRecord, 0, len(arrived))
 	for _, a := range arrived {
 		r := record.New(string(a.id), at)
 		describe(r, a.now.found.Descriptor)
@@ -113,7 +112,7 @@ func (s *Service) create(ctx context.Context, arrived []arrival) (map[string]*re
 			r.LastError, d.err = a.now.problem, a.now.problem
 		}
 		said[r.PackID] = d
-		entries = append(entries, store.Beginning{Record: r, Event: d.event(ctx, r, at)})
+		entries = append(entries, record.NewRecord{Record: r, Event: d.event(ctx, r, at)})
 		for _, warning := range a.now.found.Warnings {
 			s.Log.WarnContext(ctx, warning, "pack_id", a.id)
 		}

@@ -100,6 +100,12 @@ type Event struct {
 	Reason    string
 }
 
+// NewRecord is a record that a store doesn't have yet, with the first event of its history. A store writes both or neither.
+type NewRecord struct {
+	Record *Record
+	Event  *Event
+}
+
 // New is the record of a pack that was not known before.
 func New(packID string, now time.Time) *Record {
 	return &Record{PackID: packID, Status: Pending, CreatedAt: now, UpdatedAt: now, Revision: 1}

@@ -181,15 +181,9 @@ func putEvent(tx *store.Tx, r *record.Record, e *record.Event) error {
 	return nil
 }
 
-// Beginning is a record that is to be made, with the event that it begins with.
-type Beginning struct {
-	Record *record.Record
-	Event  *record.Event
-}
-
 // Create makes those of the records whose packs have none yet, all or nothing. confirm gets them when they are written
 // but not yet committed; its error undoes them. It may run more than once.
-func (s *Records) Create(ctx context.Context, all []Beginning, confirm func(made []*record.Record) error) error {
+func (s *Records) Create(ctx context.Context, all []record.NewRecord, confirm func(made []*record.Record) error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		var made []*record.Record
 		for _, n := range all {
