@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 const (
@@ -22,12 +23,12 @@ const (
 
 // State is a pack's gate.
 type State struct {
-	PackID   string `json:"pack_id"`
-	Open     bool   `json:"open"`             // the pack may run and use what it was granted
-	Status   string `json:"status"`           // the pack's state as contract.md names it
-	Digest   string `json:"digest"`           // the approved tree, "sha256:<hex>"; "" for a pack never approved
-	Revision int64  `json:"revision"`         // grows with every change of this pack
-	Retired  bool   `json:"retired,omitzero"` // it is being uninstalled: nothing may be granted to it any more
+	PackID   string      `json:"pack_id"`
+	Open     bool        `json:"open"`             // the pack may run and use what it was granted
+	Status   pack.Status `json:"status"`           // the pack's state, or why its parent keeps it closed
+	Digest   string      `json:"digest"`           // the approved tree, "sha256:<hex>"; "" for a pack never approved
+	Revision int64       `json:"revision"`         // grows with every change of this pack
+	Retired  bool        `json:"retired,omitzero"` // it is being uninstalled: nothing may be granted to it any more
 
 	// Reason says in one line of at most MaxReason bytes why a closed gate is closed, and what to call, for operators. It decides nothing, and
 	// may be "": an older approval tells none.

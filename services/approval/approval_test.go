@@ -531,7 +531,7 @@ func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
 		t.Helper()
 		w.eventually(fmt.Sprintf("the gate of %s is open %v, %s", id, want, status), func() bool {
 			s, _ := w.view.Get(id)
-			return s.Open == want && s.Status == status
+			return s.Open == want && string(s.Status) == status
 		})
 	}
 	w.pack("app__plugin")

@@ -24,6 +24,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -328,7 +329,7 @@ func (w *world) approve(packID string) string {
 func (w *world) gate(packID, status, digest string) {
 	w.mu.Lock()
 	w.revision++
-	s := gate.State{PackID: packID, Open: status == "approved" || status == "running", Status: status, Digest: digest, Revision: w.revision}
+	s := gate.State{PackID: packID, Open: pack.Status(status).Executable(), Status: pack.Status(status), Digest: digest, Revision: w.revision}
 	w.states[packID] = s
 	w.mu.Unlock()
 	w.gates.Set(s)
@@ -355,7 +356,7 @@ func (w *world) reported(_ context.Context, req struct {
 func (w *world) gateStatus(packID string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.states[packID].Status
+	return string(w.states[packID].Status)
 }
 
 func (w *world) socket(packID string) string {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
@@ -73,7 +74,7 @@ var revision int64
 
 func (r *rig) pack(id, status string) {
 	revision++
-	r.gates.Set(gate.State{PackID: id, Open: status == "approved" || status == "running", Status: status, Revision: revision})
+	r.gates.Set(gate.State{PackID: id, Open: pack.Status(status).Executable(), Status: pack.Status(status), Revision: revision})
 }
 
 // call asks the API as the gateway and gives the answer's status and its whole body.

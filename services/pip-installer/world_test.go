@@ -24,6 +24,7 @@ import (
 	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
@@ -138,7 +139,7 @@ func (w *world) approve(packID string) {
 func (w *world) gate(packID, status, digest string) {
 	w.t.Helper()
 	w.revision++
-	w.gates.Set(gate.State{PackID: packID, Open: status == "approved", Status: status, Digest: digest, Revision: w.revision})
+	w.gates.Set(gate.State{PackID: packID, Open: status == "approved", Status: pack.Status(status), Digest: digest, Revision: w.revision})
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the stream is a socket
 		if state, _ := w.view.Get(packID); state.Revision == w.revision {
 			return

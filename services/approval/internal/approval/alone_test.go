@@ -66,13 +66,13 @@ func TestOnePackThatCannotBeRegisteredHoldsUpNoOther(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || r.Status != record.Pending {
+		if err != nil || r.Status != pack.StatusPending {
 			t.Fatalf("%s: %v, %v; want it pending", id, r, err)
 		}
 	}
 	exec(`DROP TRIGGER stuck`)
 	check(t, s.Refresh(t.Context()))
-	if r, err := s.Records.Get(t.Context(), "stuck"); err != nil || r.Status != record.Pending {
+	if r, err := s.Records.Get(t.Context(), "stuck"); err != nil || r.Status != pack.StatusPending {
 		t.Errorf("stuck: %v, %v; want it pending", r, err)
 	}
 }
@@ -98,7 +98,7 @@ func TestReplacedDealsWithEveryPack(t *testing.T) {
 			t.Errorf("%s may run, want it closed", id)
 		}
 	}
-	for id, want := range map[string]record.Status{"a": record.Approved, "b": record.Modified, "c": record.Modified, "new": record.Pending} {
+	for id, want := range map[string]pack.Status{"a": pack.StatusApproved, "b": pack.StatusModified, "c": pack.StatusModified, "new": pack.StatusPending} {
 		if r, err := s.Records.Get(t.Context(), id); err != nil || r.Status != want {
 			t.Errorf("%s: %v, %v; want %s", id, r, err, want)
 		}
@@ -134,8 +134,8 @@ func TestItStartsThoughNothingCanBeWritten(t *testing.T) {
 		}
 	}
 	open(map[pack.ID]bool{"well": true, "fam": true, "changed": false, "fam__kid": false})
-	if got := s.gates.of("fam__kid"); got.Status != parentUnrecorded {
-		t.Errorf("status %s, want %s", got.Status, parentUnrecorded)
+	if got := s.gates.of("fam__kid"); got.Status != pack.StatusParentUnrecorded {
+		t.Errorf("status %s, want %s", got.Status, pack.StatusParentUnrecorded)
 	}
 	if r, err := s.Records.Get(t.Context(), "fam__kid"); err != nil {
 		t.Error(err)
@@ -148,7 +148,7 @@ func TestItStartsThoughNothingCanBeWritten(t *testing.T) {
 	exec(`DROP TRIGGER full`)
 	check(t, s.Verify(t.Context()))
 	open(map[pack.ID]bool{"well": true, "changed": false, "fam__kid": true})
-	for id, want := range map[string]record.Status{"changed": record.Modified, "fam__kid": record.Approved} {
+	for id, want := range map[string]pack.Status{"changed": pack.StatusModified, "fam__kid": pack.StatusApproved} {
 		r, err := s.Records.Get(t.Context(), id)
 		if err != nil || r.Status != want || id == "fam__kid" && r.ParentIdentity != kid.ParentIdentity {
 			t.Errorf("%s: %+v, %v; want %s", id, r, err, want)

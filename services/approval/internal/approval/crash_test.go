@@ -15,10 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/pack"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
-	"github.com/rumi-ai/rumi/services/approval/internal/record"
 	"github.com/rumi-ai/rumi/services/approval/internal/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/watch"
 )
@@ -102,7 +102,7 @@ func TestCrashing(t *testing.T) {
 // decision is without its audit entry. The next process can decide.
 func TestCrash(t *testing.T) {
 	for verb, steps := range map[string]int{"approve": 8, "reject": 3} {
-		for _, before := range []record.Status{record.Pending, record.Approved} {
+		for _, before := range []pack.Status{pack.StatusPending, pack.StatusApproved} {
 			t.Run(fmt.Sprintf("%s what is %s", verb, before), func(t *testing.T) {
 				for step := 0; crash(t, verb, before, step); step++ {
 					if step > steps {
@@ -115,7 +115,7 @@ func TestCrash(t *testing.T) {
 }
 
 // crash kills a process at a step; killed is false when it has ended before.
-func crash(t *testing.T, verb string, before record.Status, step int) (killed bool) {
+func crash(t *testing.T, verb string, before pack.Status, step int) (killed bool) {
 	t.Helper()
 	home := t.TempDir()
 	write(t, home, "ecosystem.json", `{"pack_id": "p", "pack_identity": "github:a/p"}`)
@@ -124,7 +124,7 @@ func crash(t *testing.T, verb string, before record.Status, step int) (killed bo
 	var first string // the digest of what was approved before
 	{
 		s := open(t, home)
-		if before == record.Approved {
+		if before == pack.StatusApproved {
 			r, err := s.Approve(t.Context(), "p", "")
 			check(t, err)
 			first = r.Digest
@@ -145,8 +145,8 @@ func crash(t *testing.T, verb string, before record.Status, step int) (killed bo
 	s := open(t, home)
 	r, err := s.Records.Get(t.Context(), "p")
 	check(t, err)
-	after := map[string]record.Status{"approve": record.Approved, "reject": record.Blocked}[verb]
-	undone := map[record.Status]record.Status{record.Pending: record.Pending, record.Approved: record.Modified}[before]
+	after := map[string]pack.Status{"approve": pack.StatusApproved, "reject": pack.StatusBlocked}[verb]
+	undone := map[pack.Status]pack.Status{pack.StatusPending: pack.StatusPending, pack.StatusApproved: pack.StatusModified}[before]
 	switch {
 	case r.Status == after:
 	case r.Status == undone && killed && r.Digest == first:
@@ -166,7 +166,7 @@ func crash(t *testing.T, verb string, before record.Status, step int) (killed bo
 	}
 
 	check(t, s.Collect(t.Context()))
-	if r, err = s.Approve(t.Context(), "p", ""); err != nil || r.Status != record.Approved {
+	if r, err = s.Approve(t.Context(), "p", ""); err != nil || r.Status != pack.StatusApproved {
 		t.Fatalf("step %d: the next process can't approve: %v", step, err)
 	}
 	check(t, s.Collect(t.Context()))

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // What one replica decides opens and closes the gates that another one publishes.
@@ -17,7 +17,7 @@ func TestReplicasFollowEachOther(t *testing.T) {
 	followed := make(chan error)
 	go func() { followed <- other.Follow(ctx) }()
 	t.Cleanup(func() { cancel(); check(t, <-followed) })
-	gate := func(about string, open bool, status string) {
+	gate := func(about string, open bool, status pack.Status) {
 		t.Helper()
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 			got := other.gates.of("p")
@@ -35,27 +35,27 @@ func TestReplicasFollowEachOther(t *testing.T) {
 		check(t, err)
 	}
 	approve()
-	gate("approved", true, string(record.Approved))
+	gate("approved", true, pack.StatusApproved)
 	check(t, one.SetRunning(t.Context(), "p", true))
-	gate("running", true, string(record.Running))
+	gate("running", true, pack.StatusRunning)
 	_, err := one.Reject(t.Context(), "p", "no")
 	check(t, err)
-	gate("rejected", false, string(record.Blocked))
+	gate("rejected", false, pack.StatusBlocked)
 	approve()
-	gate("approved again", true, string(record.Approved))
+	gate("approved again", true, pack.StatusApproved)
 
 	// The other one finds by itself that what was approved elsewhere has changed.
 	write(t, home, "small", "2")
 	check(t, other.Verify(t.Context()))
-	gate("modified", false, string(record.Modified))
+	gate("modified", false, pack.StatusModified)
 
 	approve()
-	gate("approved as it is", true, string(record.Approved))
+	gate("approved as it is", true, pack.StatusApproved)
 	_, err = one.Retire(t.Context(), "p", true)
 	check(t, err)
 	_, err = one.Remove(t.Context(), "p")
 	check(t, err)
-	gate("uninstalled", false, parentMissing)
+	gate("uninstalled", false, pack.StatusParentMissing)
 	check(t, one.Refresh(t.Context()))
-	gate("installed anew", false, string(record.Pending))
+	gate("installed anew", false, pack.StatusPending)
 }

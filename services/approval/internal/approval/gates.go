@@ -166,15 +166,6 @@ func (g *gates) of(id pack.ID) gate.State {
 	return g.state(id)
 }
 
-// parentMissing is the status of a gate whose pack is the child of one that nobody installed.
-const parentMissing = "parent_missing"
-
-// parentReplaced is the status of a gate whose pack was approved under a parent with another pack_identity.
-const parentReplaced = "parent_replaced"
-
-// parentUnrecorded is the status of a gate whose pack is the child of a parent whose identity could not be recorded.
-const parentUnrecorded = "parent_unrecorded"
-
 // replaced says whether the parent of a pack is another than it was approved under.
 func (g *gates) replaced(id pack.ID, r *record.Record) bool {
 	parent, child := pack.Parent(id)
@@ -201,7 +192,7 @@ func (g *gates) parentIdentity(id pack.ID) string {
 func (g *gates) state(id pack.ID) gate.State {
 	r, ok := g.records[id]
 	if !ok {
-		return gate.State{PackID: string(id), Status: parentMissing}
+		return gate.State{PackID: string(id), Status: pack.StatusParentMissing}
 	}
 	var above *gate.State
 	if parent, child := pack.Parent(id); child {
@@ -210,13 +201,13 @@ func (g *gates) state(id pack.ID) gate.State {
 	}
 	state := r.Gate(above)
 	if state.Open && g.replaced(id, r) {
-		state.Open, state.Status = false, parentReplaced
+		state.Open, state.Status = false, pack.StatusParentReplaced
 	}
 	if state.Open && g.unpinned[id] != "" {
-		state.Open, state.Status = false, parentUnrecorded
+		state.Open, state.Status = false, pack.StatusParentUnrecorded
 	}
 	if _, held := g.held[id]; held && r.Status.Executable() {
-		state.Open, state.Status = false, string(record.Modified)
+		state.Open, state.Status = false, pack.StatusModified
 	}
 	if !state.Open {
 		state.Reason = g.reason(id, r, state.Status)
@@ -225,23 +216,23 @@ func (g *gates) state(id pack.ID) gate.State {
 }
 
 // reason says why a pack's own record, or what is remembered beside it, keeps its gate closed; "" where a pack above it does.
-func (g *gates) reason(id pack.ID, r *record.Record, status string) string {
+func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string {
 	review := fmt.Sprintf("GET /api/packs/%s/review", id)
 	why := ""
 	switch {
-	case status == parentUnrecorded, status == parentReplaced && g.replaced(id, r):
+	case status == pack.StatusParentUnrecorded, status == pack.StatusParentReplaced && g.replaced(id, r):
 		why = g.aboveLocked(id)
 	case r.Status.Executable() && g.held[id] != "":
 		why = g.held[id] + "; " + review
-	case r.Status == record.Modified:
+	case r.Status == pack.StatusModified:
 		// The digest of what lies there now helps nobody who reads this.
 		short, _, _ := strings.Cut(r.LastError, ": sha256:")
 		why = strings.TrimPrefix(short+"; "+review, "; ")
-	case r.Status == record.Pending:
+	case r.Status == pack.StatusPending:
 		why = review
-	case r.Status == record.Blocked:
+	case r.Status == pack.StatusBlocked:
 		why = r.RejectionReason
-	case r.Status == record.Error:
+	case r.Status == pack.StatusError:
 		why = r.LastError
 	}
 	why = text.Escape(why)

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/pack"
 	libstore "github.com/rumi-ai/rumi/libs/store"
-	"github.com/rumi-ai/rumi/services/approval/internal/record"
 	"github.com/rumi-ai/rumi/services/approval/internal/store"
 )
 
@@ -19,13 +19,13 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	s := open(t, home)
 	approved, err := s.Approve(t.Context(), "p", "")
 	check(t, err)
-	gate := func(open bool, status record.Status) {
+	gate := func(open bool, status pack.Status) {
 		t.Helper()
-		if got := s.gates.of("p"); got.Open != open || got.Status != string(status) {
+		if got := s.gates.of("p"); got.Open != open || got.Status != status {
 			t.Errorf("gate %+v, want open %v and %s", got, open, status)
 		}
 	}
-	gate(true, record.Approved)
+	gate(true, pack.StatusApproved)
 
 	trail := filepath.Join(home, "audit")
 	check(t, os.Rename(trail, trail+".away"))
@@ -38,38 +38,38 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though nothing could be written down")
 	}
-	gate(false, record.Modified)
-	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Approved {
+	gate(false, pack.StatusModified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != pack.StatusApproved {
 		t.Errorf("recorded is %+v, %v", r, err)
 	}
 	write(t, home, "small", "1") // put back, it stays modified
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though nothing could be written down")
 	}
-	gate(false, record.Modified)
+	gate(false, pack.StatusModified)
 	check(t, os.Mkdir(trail, 0o750))
 	check(t, s.Verify(t.Context()))
-	gate(false, record.Modified)
-	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Modified || r.Digest != approved.Digest {
+	gate(false, pack.StatusModified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != pack.StatusModified || r.Digest != approved.Digest {
 		t.Errorf("recorded is %+v, %v", r, err)
 	}
 	again, err := s.Approve(t.Context(), "p", "")
 	check(t, err)
-	gate(true, record.Approved)
+	gate(true, pack.StatusApproved)
 
 	check(t, os.RemoveAll(trail))
 	write(t, home, "small", "3")
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though nothing could be written down")
 	}
-	gate(false, record.Modified)
+	gate(false, pack.StatusModified)
 	check(t, os.Mkdir(trail, 0o750))
 	third, err := s.Approve(t.Context(), "p", "") // what is held can be approved
 	check(t, err)
 	if third.Digest == again.Digest {
 		t.Error("another tree, the same digest")
 	}
-	gate(true, record.Approved)
+	gate(true, pack.StatusApproved)
 
 	records := s.Records
 	down, err := libstore.Open(t.Context(), libstore.Config{Dir: t.TempDir(), Service: "approval"}, store.Migrations)
@@ -79,16 +79,16 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though the database is down")
 	}
-	gate(true, record.Approved)
+	gate(true, pack.StatusApproved)
 	write(t, home, "small", "4")
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though the database is down")
 	}
-	gate(false, record.Modified)
+	gate(false, pack.StatusModified)
 	s.Records = records
 	check(t, s.Verify(t.Context()))
-	gate(false, record.Modified)
-	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != record.Modified {
+	gate(false, pack.StatusModified)
+	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != pack.StatusModified {
 		t.Errorf("recorded is %+v, %v", r, err)
 	}
 }

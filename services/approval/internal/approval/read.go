@@ -141,11 +141,11 @@ func (s *Service) Waiting(ctx context.Context) (pending.Packs, error) {
 	var p pending.Packs
 	for _, r := range records {
 		switch r.Status {
-		case record.Pending:
+		case pack.StatusPending:
 			p.PendingIDs = append(p.PendingIDs, r.PackID)
-		case record.Modified:
+		case pack.StatusModified:
 			p.ModifiedIDs = append(p.ModifiedIDs, r.PackID)
-		case record.Blocked:
+		case pack.StatusBlocked:
 			p.BlockedIDs = append(p.BlockedIDs, r.PackID)
 		}
 	}

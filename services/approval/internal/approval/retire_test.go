@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/services/approval/internal/record"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // A process that is killed at any step of the beginning or the end of an uninstall leaves the state before it or the one after; a
@@ -63,13 +63,13 @@ func crashUninstall(t *testing.T, verb string, step int) (killed bool) {
 	case err != nil:
 		t.Fatal(err)
 	case r.Retired:
-		if r.Status != record.Error || s.MayRun("p") || !strings.Contains(entries(t, home), `"pack_retired"`) {
+		if r.Status != pack.StatusError || s.MayRun("p") || !strings.Contains(entries(t, home), `"pack_retired"`) {
 			t.Errorf("step %d: %+v", step, r)
 		}
 		if _, err := s.Approve(t.Context(), "p", ""); !fault.Is(err, fault.KindConflict) {
 			t.Errorf("step %d: approve: %v", step, err)
 		}
-	case verb == "remove", !killed, r.Status != record.Approved, !s.MayRun("p"):
+	case verb == "remove", !killed, r.Status != pack.StatusApproved, !s.MayRun("p"):
 		t.Errorf("step %d: %+v", step, r)
 	}
 	if known, err := s.Retire(t.Context(), "p", false); err != nil || !known || s.MayRun("p") {
@@ -103,7 +103,7 @@ func TestHoldOfARetiredPack(t *testing.T) {
 		"scanned":  func() { check(t, s.Refresh(t.Context())) },
 	} {
 		act()
-		if got := s.gates.of("p"); got.Open || !got.Retired || got.Status != string(record.Error) {
+		if got := s.gates.of("p"); got.Open || !got.Retired || got.Status != pack.StatusError {
 			t.Errorf("%s: gate %+v", doing, got)
 		}
 		if _, looked := s.settled["p"]; looked {

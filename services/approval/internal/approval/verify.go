@@ -374,7 +374,7 @@ func amend(r *record.Record, now state, at time.Time) (*decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Status == record.Error || changed {
+	if r.Status == pack.StatusError || changed {
 		r.LastError = now.problem
 	}
 	switch {

@@ -6,35 +6,11 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// Status is a pack's state, as contract.md names it.
-type Status string
-
-// The states. Only approved and running may execute.
-const (
-	Pending  Status = "pending"  // waits for a decision
-	Approved Status = "approved" // may run
-	Running  Status = "running"  // may run, and its container does
-	Modified Status = "modified" // was approved; what lies on disk is something else
-	Blocked  Status = "blocked"  // a person said no
-	Error    Status = "error"    // what lies on disk can't be a pack, or it is retired; Record.LastError says which and why
-)
-
-// retired is the row of a retired pack in the table, whose state is Error: nothing leads out of it but that its record is removed.
-const retired Status = "retired"
-
-// Executable says whether a pack in this state may run.
-func (s Status) Executable() bool { return s == Approved || s == Running }
-
-// Known says whether there is such a state.
-func (s Status) Known() bool {
-	_, ok := transitions[s]
-	return ok && s != retired
-}
-
-// Undecided says whether a pack in this state waits for a person.
-func (s Status) Undecided() bool { return s == Pending || s == Modified }
+// retired is the row of a retired pack in the table, whose state is pack.StatusError: nothing leads out of it but that its record is removed.
+const retired pack.Status = "retired"
 
 // Verb is what can happen to a pack.
 type Verb string
@@ -53,13 +29,13 @@ const (
 
 // transitions is the state machine: what a verb makes of a state. What it doesn't name changes nothing; approve and
 // reject are decisions, so that where they change nothing they are refused.
-var transitions = map[Status]map[Verb]Status{
-	Pending:  {Approve: Approved, Reject: Blocked, Break: Error, Retire: retired},
-	Approved: {Approve: Approved, Reject: Blocked, Change: Modified, Break: Modified, Run: Running, Retire: retired},
-	Running:  {Approve: Running, Reject: Blocked, Change: Modified, Break: Modified, Halt: Approved, Retire: retired},
-	Modified: {Approve: Approved, Reject: Blocked, Retire: retired},
-	Blocked:  {Approve: Approved, Reject: Blocked, Retire: retired},
-	Error:    {Reject: Blocked, Mend: Pending, Retire: retired},
+var transitions = map[pack.Status]map[Verb]pack.Status{
+	pack.StatusPending:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Break: pack.StatusError, Retire: retired},
+	pack.StatusApproved: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Change: pack.StatusModified, Break: pack.StatusModified, Run: pack.StatusRunning, Retire: retired},
+	pack.StatusRunning:  {Approve: pack.StatusRunning, Reject: pack.StatusBlocked, Change: pack.StatusModified, Break: pack.StatusModified, Halt: pack.StatusApproved, Retire: retired},
+	pack.StatusModified: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
+	pack.StatusBlocked:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
+	pack.StatusError:    {Reject: pack.StatusBlocked, Mend: pack.StatusPending, Retire: retired},
 	// A rejection, too, would only hide from the next who looks what has to be done: repeat the uninstall.
 	retired: {},
 }
@@ -67,7 +43,7 @@ var transitions = map[Status]map[Verb]Status{
 // Record is a pack as approval knows it.
 type Record struct {
 	PackID          string
-	Status          Status
+	Status          pack.Status
 	Identity        string // what its ecosystem.json says, when it was last read
 	Version         string
 	Description     string
@@ -79,7 +55,7 @@ type Record struct {
 	ParentIdentity  string    // of a child: what its parent's Identity was when it was approved; "" for none or unknown
 	RejectionReason string    // of the last rejection, until the next approval
 	LastError       string    // why it is in state error, or what was noticed about a modified one
-	Retired         bool      // its uninstall has begun and not ended; the state is Error
+	Retired         bool      // its uninstall has begun and not ended; the state is pack.StatusError
 	Revision        int64     // grows with every change
 }
 
@@ -108,7 +84,7 @@ type NewRecord struct {
 
 // New is the record of a pack that was not known before.
 func New(packID string, now time.Time) *Record {
-	return &Record{PackID: packID, Status: Pending, CreatedAt: now, UpdatedAt: now, Revision: 1}
+	return &Record{PackID: packID, Status: pack.StatusPending, CreatedAt: now, UpdatedAt: now, Revision: 1}
 }
 
 // Do applies a verb. changed says whether the state became another or, for a decision, was confirmed. A decision that
@@ -129,7 +105,7 @@ func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
 		return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
 	}
 	if next == retired {
-		next, r.Retired, r.LastError = Error, true, gate.UninstallIncomplete(r.PackID)
+		next, r.Retired, r.LastError = pack.StatusError, true, gate.UninstallIncomplete(r.PackID)
 	}
 	r.Status, r.UpdatedAt = next, now
 	r.Revision++
@@ -147,7 +123,7 @@ func (r *Record) Forbid(doing string) error {
 // Gate is what the other services are told. A pack runs only while its parent may: its gate then has the parent's
 // status. parent is the parent's gate, nil for a pack that is no child.
 func (r *Record) Gate(parent *gate.State) gate.State {
-	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: string(r.Status), Digest: r.Digest, Revision: r.Revision, Retired: r.Retired}
+	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: r.Status, Digest: r.Digest, Revision: r.Revision, Retired: r.Retired}
 	if g.Open && parent != nil && !parent.Open {
 		g.Open, g.Status = false, parent.Status
 	}

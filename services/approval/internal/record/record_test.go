@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 const (
@@ -14,14 +15,14 @@ const (
 )
 
 // matrix is written out by hand, so that a change of the table has to be made twice.
-var matrix = map[Status]map[Verb]string{
-	Pending:  {Approve: "approved", Reject: "blocked", Change: same, Break: "error", Mend: same, Run: same, Halt: same, Retire: "retired"},
-	Approved: {Approve: "approved", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: "running", Halt: same, Retire: "retired"},
-	Running:  {Approve: "running", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: same, Halt: "approved", Retire: "retired"},
-	Modified: {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
-	Blocked:  {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
-	Error:    {Approve: refused, Reject: "blocked", Change: same, Break: same, Mend: "pending", Run: same, Halt: same, Retire: "retired"},
-	retired:  {Approve: refused, Reject: refused, Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: same},
+var matrix = map[pack.Status]map[Verb]string{
+	pack.StatusPending:  {Approve: "approved", Reject: "blocked", Change: same, Break: "error", Mend: same, Run: same, Halt: same, Retire: "retired"},
+	pack.StatusApproved: {Approve: "approved", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: "running", Halt: same, Retire: "retired"},
+	pack.StatusRunning:  {Approve: "running", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: same, Halt: "approved", Retire: "retired"},
+	pack.StatusModified: {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
+	pack.StatusBlocked:  {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
+	pack.StatusError:    {Approve: refused, Reject: "blocked", Change: same, Break: same, Mend: "pending", Run: same, Halt: same, Retire: "retired"},
+	retired:             {Approve: refused, Reject: refused, Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: same},
 }
 
 func TestEveryStateAndVerb(t *testing.T) {
@@ -37,7 +38,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 		for _, verb := range verbs {
 			r := &Record{PackID: "p", Status: state, Revision: 4}
 			if state == retired {
-				r = &Record{PackID: "p", Status: Error, Retired: true, LastError: "why", Revision: 4}
+				r = &Record{PackID: "p", Status: pack.StatusError, Retired: true, LastError: "why", Revision: 4}
 			}
 			before := *r
 			changed, err := r.Do(verb, now)
@@ -52,7 +53,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 					t.Errorf("%s %s: %v, %s", state, verb, err, r.Status)
 				}
 			case want == string(retired):
-				if err != nil || !changed || r.Status != Error || !r.Retired || r.LastError != "its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it" || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
+				if err != nil || !changed || r.Status != pack.StatusError || !r.Retired || r.LastError != "its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it" || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
 					t.Errorf("%s %s: %v, %+v", state, verb, err, r)
 				}
 			default:
@@ -60,7 +61,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 					t.Errorf("%s %s: %v, %s, want %s", state, verb, err, r.Status, want)
 				}
 			}
-			if g := r.Gate(nil); g.Open != (r.Status == Approved || r.Status == Running) || g.Retired != r.Retired {
+			if g := r.Gate(nil); g.Open != (r.Status == pack.StatusApproved || r.Status == pack.StatusRunning) || g.Retired != r.Retired {
 				t.Errorf("%s: gate %+v", r.Status, g)
 			}
 		}
@@ -69,16 +70,16 @@ func TestEveryStateAndVerb(t *testing.T) {
 
 func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
 	for _, c := range []struct {
-		parent, child Status
+		parent, child pack.Status
 		open          bool
-		status        string
+		status        pack.Status
 	}{
-		{Approved, Approved, true, "approved"},
-		{Running, Running, true, "running"},
-		{Modified, Approved, false, "modified"},
-		{Pending, Running, false, "pending"},
-		{Approved, Modified, false, "modified"},
-		{Blocked, Pending, false, "pending"},
+		{pack.StatusApproved, pack.StatusApproved, true, pack.StatusApproved},
+		{pack.StatusRunning, pack.StatusRunning, true, pack.StatusRunning},
+		{pack.StatusModified, pack.StatusApproved, false, pack.StatusModified},
+		{pack.StatusPending, pack.StatusRunning, false, pack.StatusPending},
+		{pack.StatusApproved, pack.StatusModified, false, pack.StatusModified},
+		{pack.StatusBlocked, pack.StatusPending, false, pack.StatusPending},
 	} {
 		parent := (&Record{PackID: "p", Status: c.parent}).Gate(nil)
 		got := (&Record{PackID: "p__c", Status: c.child}).Gate(&parent)

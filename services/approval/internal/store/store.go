@@ -12,6 +12,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 )
@@ -261,8 +262,8 @@ func scan(row func(...any) error) (*record.Record, error) {
 	if err == nil {
 		err = json.Unmarshal([]byte(requested), &r.Requested)
 	}
-	if err == nil && !r.Status.Known() {
-		err = fmt.Errorf("unknown state %q", string(r.Status))
+	if err == nil && !r.Status.Recorded() {
+		err = fmt.Errorf("unknown state %q", r.Status)
 	}
 	if err == nil {
 		return &r, nil
@@ -286,7 +287,7 @@ func unreadable(row func(...any) error, problem error) (*record.Record, error) {
 	}
 	retired, ok := values[13].(int64)
 	r := &record.Record{
-		PackID: fmt.Sprint(values[0]), Status: record.Error, Revision: revision, Retired: !ok || retired != 0,
+		PackID: fmt.Sprint(values[0]), Status: pack.StatusError, Revision: revision, Retired: !ok || retired != 0,
 		LastError: fmt.Sprintf("its record can't be read (%v): scan, and decide about it anew", problem),
 	}
 	if created, ok := values[6].(int64); ok {

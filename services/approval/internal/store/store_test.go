@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/pack"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/store/storetest"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
@@ -25,7 +26,7 @@ func TestRecords(t *testing.T) {
 		records := store.New(open())
 		at := time.Date(2026, 11, 22, 1, 2, 3, 4000, time.UTC)
 		want := &record.Record{
-			PackID: "demo", Status: record.Blocked, Identity: "github:a/b", Version: "1", Description: "行\nzwei", CreatedAt: at, UpdatedAt: at.Add(time.Hour),
+			PackID: "demo", Status: pack.StatusBlocked, Identity: "github:a/b", Version: "1", Description: "行\nzwei", CreatedAt: at, UpdatedAt: at.Add(time.Hour),
 			Requested: record.Requested{Secrets: []string{"K"}, Domains: []string{"x.test"}, Ports: []uint16{443}},
 			Digest:    "sha256:00", RejectionReason: "no", LastError: "why", Revision: 7, ParentIdentity: "github:a/parent",
 		}
@@ -47,12 +48,12 @@ func TestRecords(t *testing.T) {
 
 		// What isn't confirmed never was.
 		changed := *want
-		changed.Status, changed.Revision = record.Approved, 8
+		changed.Status, changed.Revision = pack.StatusApproved, 8
 		full := errors.New("disk full")
 		if err := put(&changed, &event, func() error { return full }); !errors.Is(err, full) {
 			t.Fatal(err)
 		}
-		if got, _ := records.Get(ctx, "demo"); got.Status != record.Blocked {
+		if got, _ := records.Get(ctx, "demo"); got.Status != pack.StatusBlocked {
 			t.Error("an unconfirmed change stayed")
 		}
 		if err := put(&changed, nil, nothing); err != nil {
@@ -83,7 +84,7 @@ func TestRecords(t *testing.T) {
 			t.Errorf("retired are %v, %v", ids, err)
 		}
 		gone := changed
-		gone.Status, gone.Retired, gone.Revision = record.Error, true, 9
+		gone.Status, gone.Retired, gone.Revision = pack.StatusError, true, 9
 		if err := put(&gone, nil, nothing); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +150,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 			at := time.Date(2026, 11, 22, 1, 2, 3, 4000, time.UTC)
 			for _, id := range []string{"a", "b", "c"} {
 				r := record.New(id, at)
-				r.Status = record.Approved
+				r.Status = pack.StatusApproved
 				if err := records.Change(t.Context(), id, func(*record.Record) (*record.Record, *record.Event, error) { return r, nil, nil }, nothing); err != nil {
 					t.Fatal(err)
 				}
@@ -158,17 +159,17 @@ func TestARowThatCannotBeRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			all, err := records.All(t.Context())
-			if err != nil || len(all) != 3 || all[0].Status != record.Approved || all[2].Status != record.Approved {
+			if err != nil || len(all) != 3 || all[0].Status != pack.StatusApproved || all[2].Status != pack.StatusApproved {
 				t.Fatalf("%s: %d records, %v, want the others as they are", name, len(all), err)
 			}
-			if b := all[1]; b.PackID != "b" || b.Status != record.Error || b.Revision != 1 || !b.CreatedAt.Equal(at) || !strings.Contains(b.LastError, "can't be read") {
+			if b := all[1]; b.PackID != "b" || b.Status != pack.StatusError || b.Revision != 1 || !b.CreatedAt.Equal(at) || !strings.Contains(b.LastError, "can't be read") {
 				t.Errorf("%s: %+v, want its pack in error", name, b)
 			}
 			err = records.Change(t.Context(), "b", func(r *record.Record) (*record.Record, *record.Event, error) {
 				_, err := r.Do(record.Mend, at)
 				return r, nil, err
 			}, nothing)
-			if b, _ := records.Get(t.Context(), "b"); err != nil || b.Status != record.Pending {
+			if b, _ := records.Get(t.Context(), "b"); err != nil || b.Status != pack.StatusPending {
 				t.Errorf("%s: %+v, %v, want it to wait for a decision once it was looked at", name, b, err)
 			}
 		})

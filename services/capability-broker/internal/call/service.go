@@ -331,7 +331,7 @@ func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refu
 		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack is not known"}
 	}
 	if !state.Open {
-		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + state.Status + ")"}
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + string(state.Status) + ")"}
 	}
 	p, reason := k.Grants.Chain(k.principal, permission).Judge(now)
 	if reason != grant.Allowed {

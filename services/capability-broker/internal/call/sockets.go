@@ -8,9 +8,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
-// serves are the states of a pack whose socket is there. A modified pack keeps its own and is told why it is refused.
-var serves = map[string]bool{"approved": true, "running": true, "modified": true}
-
 // Sockets has a socket open for each pack that should have one.
 type Sockets struct {
 	set *uds.Set
@@ -26,7 +23,9 @@ func NewSockets(cfg uds.SetConfig) *Sockets {
 }
 
 // GateChanged takes note of a pack's new state. It returns at once, as gate.View wants it.
-func (s *Sockets) GateChanged(c gate.Change) { s.want(c.PackID, !c.Removed && serves[c.State.Status]) }
+func (s *Sockets) GateChanged(c gate.Change) {
+	s.want(c.PackID, !c.Removed && c.State.Status.HasSocket())
+}
 
 func (s *Sockets) want(packID string, wanted bool) {
 	s.mu.Lock()

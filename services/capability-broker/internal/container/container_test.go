@@ -272,7 +272,7 @@ func TestApprovalLearnsWhatRuns(t *testing.T) {
 			t.Helper()
 			time.Sleep(2 * requeueInterval)
 			synctest.Wait()
-			if s, _ := r.gates.Get("p"); s.Status != want || !s.Open {
+			if s, _ := r.gates.Get("p"); string(s.Status) != want || !s.Open {
 				t.Errorf("%s: %+v, want %s", what, s, want)
 			}
 		}

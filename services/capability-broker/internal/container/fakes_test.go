@@ -14,6 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -275,7 +276,7 @@ func (a *approval) Fresh() bool { a.mu.Lock(); defer a.mu.Unlock(); return !a.si
 func (a *approval) set(id, status, digest string) gate.Change {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.states[id] = gate.State{PackID: id, Open: status == "approved", Status: status, Digest: digest}
+	a.states[id] = gate.State{PackID: id, Open: status == "approved", Status: pack.Status(status), Digest: digest}
 	return gate.Change{PackID: id, State: a.states[id]}
 }
 

@@ -80,7 +80,7 @@ func (m *Manager) stopReason(packID, digest string) (reason string, temporary bo
 	case !known:
 		return reasonUninstalled, false
 	case !state.Open:
-		return "gate closed: the pack is " + state.Status, false
+		return "gate closed: the pack is " + string(state.Status), false
 	case state.Digest != digest:
 		return "another version was approved", false
 	}

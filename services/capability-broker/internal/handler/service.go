@@ -261,7 +261,7 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	case !known:
 		return Trust{}, fault.PackNotApproved(c.PackID, "unknown")
 	default:
-		return Trust{}, fault.PackNotApproved(c.PackID, state.Status)
+		return Trust{}, fault.PackNotApproved(c.PackID, string(state.Status))
 	}
 	code, err := s.Trees.Get(ctx, state.Digest)
 	if err != nil {

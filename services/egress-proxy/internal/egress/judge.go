@@ -119,10 +119,10 @@ func (k *pack) gate() *failure {
 		return grantDenied("gate_closed", "Pack is not approved")
 	case state.Status == grant.StatusModified:
 		return grantDenied(grant.ModifiedDenied, grant.ReasonModified)
-	case state.Status == "approved" || state.Status == "running":
+	case state.Status.Executable():
 		return grantDenied("gate_closed", "Pack's approval can't be confirmed at the moment")
 	default:
-		return grantDenied("gate_closed", "Pack is not approved (status: "+state.Status+")")
+		return grantDenied("gate_closed", "Pack is not approved (status: "+string(state.Status)+")")
 	}
 }
 

@@ -10,11 +10,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // StatusModified is the status of a pack whose files are not what was approved.
-const StatusModified = "modified"
+const StatusModified = pack.StatusModified
 
 // errUnchanged leaves a record as it is.
 var errUnchanged = errors.New("unchanged")

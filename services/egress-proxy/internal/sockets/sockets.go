@@ -34,7 +34,7 @@ func New(cfg Config, proxy *egress.Proxy, log *slog.Logger) *Sockets {
 // Change follows a change of a pack's gate; it is a listener of gate.View. A modified pack keeps its socket and is told
 // there why it is refused.
 func (s *Sockets) Change(c gate.Change) {
-	if c.Removed || !served(c.State.Status) {
+	if c.Removed || !c.State.Status.HasSocket() {
 		s.Remove(c.PackID)
 		return
 	}
@@ -42,10 +42,6 @@ func (s *Sockets) Change(c gate.Change) {
 		s.proxy.Cut(c.PackID)
 	}
 	s.set.Ensure(c.PackID)
-}
-
-func served(status string) bool {
-	return status == "approved" || status == "running" || status == "modified"
 }
 
 // Remove takes a pack's socket away and ends its requests.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // day is how far back denials are counted.
@@ -17,7 +19,7 @@ const day = 24 * time.Hour
 // Pack is all about one pack. What could not be asked is null and named in Errors.
 type Pack struct {
 	PackID      string            `json:"pack_id"`
-	Status      string            `json:"status"`
+	Status      pack.Status       `json:"status"`
 	MayRun      bool              `json:"may_run"`
 	Identity    string            `json:"pack_identity"`
 	Version     string            `json:"version"`
@@ -238,7 +240,7 @@ func (p *Pack) steps(lacks func(section string) bool) []Step {
 	steps := []Step{}
 	add := func(what string, call Call) { steps = append(steps, Step{what, call}) }
 	base := "/api/packs/" + url.PathEscape(p.PackID)
-	if p.Status == "pending" || p.Status == "modified" {
+	if p.Status.Undecided() {
 		add("review", Call{Method: "GET", Path: base + "/review"})
 		add("approve", post(base+"/approve", nil))
 	}
@@ -266,7 +268,7 @@ func (p *Pack) steps(lacks func(section string) bool) []Step {
 		add("grant secrets", post("/api/capability/grants/grant", map[string]any{
 			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": readable}}))
 	}
-	if p.MayRun && p.Status != "running" && !lacks("container") {
+	if p.MayRun && p.Status != pack.StatusRunning && !lacks("container") {
 		add("start", post("/api/containers/"+url.PathEscape(p.PackID)+"/start", nil))
 	}
 	return steps

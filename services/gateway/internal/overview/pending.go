@@ -13,6 +13,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 const (
@@ -146,7 +148,7 @@ func (l lockRequest) item() Item {
 func unset(packs []summary, set map[string]bool) []Item {
 	var items []Item
 	for _, p := range packs {
-		if p.Status == "blocked" {
+		if p.Status == pack.StatusBlocked {
 			continue
 		}
 		for _, key := range p.Requested.Secrets {

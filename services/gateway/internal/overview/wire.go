@@ -5,23 +5,25 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // What the owners answer, as far as it is read here.
 
 type summary struct {
-	PackID      string     `json:"pack_id"`
-	Status      string     `json:"status"`
-	Undecided   bool       `json:"undecided"`
-	MayRun      bool       `json:"may_run"`
-	Identity    string     `json:"pack_identity"`
-	Version     string     `json:"version"`
-	Description string     `json:"description"`
-	CreatedAt   time.Time  `json:"created_at"`
-	UpdatedAt   time.Time  `json:"updated_at"`
-	ApprovedAt  *time.Time `json:"approved_at"`
-	Digest      *string    `json:"digest"`
-	Error       *string    `json:"error"`
+	PackID      string      `json:"pack_id"`
+	Status      pack.Status `json:"status"`
+	Undecided   bool        `json:"undecided"`
+	MayRun      bool        `json:"may_run"`
+	Identity    string      `json:"pack_identity"`
+	Version     string      `json:"version"`
+	Description string      `json:"description"`
+	CreatedAt   time.Time   `json:"created_at"`
+	UpdatedAt   time.Time   `json:"updated_at"`
+	ApprovedAt  *time.Time  `json:"approved_at"`
+	Digest      *string     `json:"digest"`
+	Error       *string     `json:"error"`
 	Requested   struct {
 		Secrets []string `json:"secrets"`
 		Domains []string `json:"allowed_domains"`

@@ -187,7 +187,7 @@ func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requir
 		state.Status = "unknown"
 	}
 	if !state.Open {
-		refusal := fault.PackNotApproved(item.PackID, state.Status)
+		refusal := fault.PackNotApproved(item.PackID, string(state.Status))
 		err := i.cfg.Audit.Write(ctx, audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "pip_denied", OwnerPack: item.PackID,
 			Details: map[string]any{"candidate_key": item.Key}, RejectionReason: refusal.Message,
