@@ -121,7 +121,7 @@ func (b *broker) stillValid(spec worker.Spec) bool {
 	if t == nil {
 		return false
 	}
-	p, reason := b.grants.Chain(spec.Principal, spec.Trust.PermissionID).Stands(time.Now())
+	p, reason := b.grants.Chain(spec.Principal, spec.Trust.PermissionID).DecideStarted(time.Now())
 	return reason == grant.Allowed && spec.Same(specFor(t, spec.Principal, p))
 }
 
@@ -133,7 +133,7 @@ func specFor(t *handler.Trust, principal string, p grant.Permit) worker.Spec {
 // warm starts a worker for each grant whose call would find none, where the grant or the trust in its handler is new.
 func (b *broker) warm(now time.Time) {
 	b.grants.Each(func(g *grant.Grant) {
-		p, reason := b.grants.Chain(g.PrincipalID, g.PermissionID).Judge(now)
+		p, reason := b.grants.Chain(g.PrincipalID, g.PermissionID).Decide(now)
 		if reason != grant.Allowed || !b.open(g.PrincipalID) || !b.listeners.Serving(g.PrincipalID) {
 			return
 		}

@@ -24,9 +24,9 @@ type Permission struct {
 	// Parse reads the config of a grant, a compact object, strictly: what it doesn't know is a fault of KindInvalid that
 	// names it.
 	Parse func(config jsontext.Value) (grant.Settings, error)
-	// Judge decides, without doing anything yet, whether every grant of the call allows its arguments. What it returns
+	// Decide says, without doing anything yet, whether every grant of the call allows its arguments. What it returns
 	// carries the call out.
-	Judge func(c Call) (Act, *Refusal)
+	Decide func(c Call) (Act, *Refusal)
 }
 
 // Call is a call that gate, grants and rates allow.
@@ -37,7 +37,7 @@ type Call struct {
 	// Grants are the principal's own and those of its parents, nearest first. Each has the Settings that Parse returned,
 	// and each must allow the call.
 	Grants grant.Chain
-	// Details are those of the call's audit entry, to which Judge and Act may add names, never values.
+	// Details are those of the call's audit entry, to which Decide and Act may add names, never values.
 	Details map[string]any
 	// Expect may be called by Act, once, while somebody else does what takes long and will hardly fail: it writes the audit
 	// entry of a success and returns when that is on the disk. Nothing may be added to Details any more.

@@ -63,7 +63,7 @@ func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 	var served sync.Map // the keys that had a value when last asked for; grants bound them
 	return &Permission{
 		ID: "secrets.get", Action: "permission_secrets_get", Rate: rate, Parse: parseSecretKeys,
-		Judge: func(c Call) (Act, *Refusal) {
+		Decide: func(c Call) (Act, *Refusal) {
 			var args struct {
 				Key string `json:"key"`
 			}

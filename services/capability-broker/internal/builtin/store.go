@@ -118,7 +118,7 @@ func Stores(values Values, log *slog.Logger) []*Permission {
 	} {
 		list = append(list, &Permission{
 			ID: id, Action: "permission_execute", Parse: parseStoreTerms(id),
-			Judge: func(c Call) (Act, *Refusal) {
+			Decide: func(c Call) (Act, *Refusal) {
 				s, no := newStoreCall(c, values)
 				if no != nil {
 					return nil, no

@@ -1,4 +1,4 @@
-// Package call answers the capability sockets: it judges what a pack asks for and has it done by a built-in or by a
+// Package call answers the capability sockets: it decides about what a pack asks for and has it done by a built-in or by a
 // trusted handler. Who asks is told by the socket alone.
 package call
 
@@ -60,7 +60,7 @@ type refusal struct {
 	reason string // for the audit log; the pack never sees it
 
 	output  jsontext.Value // a call that succeeded, with an output that says no
-	changed bool           // it was judged by what is no longer so, and has not started
+	changed bool           // it was decided by what is no longer so, and has not started
 }
 
 func (r *refusal) message() string {
@@ -102,7 +102,7 @@ type response struct {
 	RequestID string         `json:"request_id"`
 }
 
-// request is a call that can be judged.
+// request is a call that can be decided about.
 type request struct {
 	permission string
 	args       jsontext.Value // an object
@@ -161,7 +161,7 @@ func parseTimeout(v jsontext.Value) (time.Duration, error) {
 	if v.Kind() != '0' {
 		return 0, fmt.Errorf("'timeout_seconds' must be a number")
 	}
-	seconds, _ := strconv.ParseFloat(string(v), 64) // out of range is ±Inf, which is judged below
+	seconds, _ := strconv.ParseFloat(string(v), 64) // out of range is ±Inf, which is checked below
 	if !(seconds > 0) {
 		return 0, fmt.Errorf("'timeout_seconds' must be positive")
 	}

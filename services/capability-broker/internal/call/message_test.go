@@ -16,7 +16,7 @@ import (
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
 		frame string
-		kind  errorType // "" for a request that can be judged
+		kind  errorType // "" for a request that can be decided about
 		text  string
 	}{
 		{`{"permission_id":"a.b"}`, "", ""},
@@ -212,7 +212,7 @@ func TestWindowUnderAClockThatIsSet(t *testing.T) {
 	}
 }
 
-// Whatever a pack sends, what comes of it is a request that can be judged or a refusal that can be told.
+// Whatever a pack sends, what comes of it is a request that can be decided about or a refusal that can be told.
 func FuzzParse(f *testing.F) {
 	for _, frame := range []string{
 		`{"permission_id":"a.b","args":{"a":[1,{"b":null}]},"timeout_seconds":1.5,"request_id":"r"}`,

@@ -33,7 +33,7 @@ type Gates interface {
 // Grants finds what a principal and its parents are granted.
 type Grants interface {
 	Chain(principal, permission string) grant.Chain
-	// Use counts a call that is about to start. grant.ErrChanged says that it must be judged again.
+	// Use counts a call that is about to start. grant.ErrChanged says that it must be decided about again.
 	Use(ctx context.Context, c grant.Chain) (grant.Reason, error)
 }
 
@@ -69,7 +69,7 @@ type Config struct {
 	Rate     int // calls of a principal a minute that neither their grant nor their permission bounds; 0 for any number
 }
 
-// Service judges calls and has them carried out.
+// Service decides about calls and has them carried out.
 type Service struct {
 	Config
 	ownRates *window // of the broker's own permissions
@@ -177,7 +177,7 @@ type record struct {
 	ahead   *ahead // see expect
 }
 
-// do judges a call, carries it out and writes its entries. What isn't written didn't happen, as far as the caller
+// do decides about a call, carries it out and writes its entries. What isn't written didn't happen, as far as the caller
 // learns.
 func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.Value, *refusal) {
 	rec := record{action: "permission_execute", details: map[string]any{
@@ -239,19 +239,19 @@ func (s *Service) Flush(ctx context.Context) error {
 	return errors.Join(s.refusals.Flush(ctx), s.failures.Flush(ctx), s.claims.Flush(ctx))
 }
 
-// act carries out what was judged.
+// act carries out what was decided.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
 
 // canceled is of a call whose client, or whose socket, is there no more.
 const canceled = "The call was cancelled"
 
-// rejudge is how often a call is judged whose grant changes between its judging and its start.
-const rejudge = 3
+// maxDecisions is how often a call is decided about whose grant changes between its decision and its start.
+const maxDecisions = 3
 
 func (k socket) carryOut(ctx context.Context, req request, rec *record) (output jsontext.Value, refused *refusal) {
-	for range rejudge {
+	for range maxDecisions {
 		var do act
-		if do, refused = k.judge(req, rec); refused != nil {
+		if do, refused = k.decide(req, rec); refused != nil {
 			return nil, refused
 		}
 		if output, refused = do(ctx); refused == nil || !refused.changed {
@@ -261,10 +261,10 @@ func (k socket) carryOut(ctx context.Context, req request, rec *record) (output 
 	return output, refused
 }
 
-// begin counts the start of a call, if it is still what it was judged by: it may have waited long for a worker.
+// begin counts the start of a call, if it is still what it was decided by: it may have waited long for a worker.
 func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	own := p.Chain[0]
-	if !p.Chain.Stays(k.Grants.Chain(own.PrincipalID, own.PermissionID), time.Now()) {
+	if !p.Chain.StillValid(k.Grants.Chain(own.PrincipalID, own.PermissionID), time.Now()) {
 		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
 	}
 	reason, err := k.Grants.Use(ctx, p.Chain)
@@ -284,9 +284,9 @@ func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	return nil
 }
 
-// judge decides about a call from memory, in the order gate → grant → rate → arguments, and says how it is to be carried
+// decide decides about a call from memory, in the order gate → grant → rate → arguments, and says how it is to be carried
 // out.
-func (k socket) judge(req request, rec *record) (act, *refusal) {
+func (k socket) decide(req request, rec *record) (act, *refusal) {
 	own, now := k.Builtins[req.permission], time.Now()
 	within := own == nil || own.Rate == 0 || k.ownRates.take(now, quota{k.principal, req.permission, own.Rate})
 	p, refused := k.permitted(req.permission, now)
@@ -304,9 +304,9 @@ func (k socket) judge(req request, rec *record) (act, *refusal) {
 		return nil, &refusal{kind: grantDenied, reason: string(reason)}
 	}
 	if own != nil {
-		return k.judgeOwn(own, p, req, rec)
+		return k.decideBuiltin(own, p, req, rec)
 	}
-	return k.judgeHandler(p, req, rec)
+	return k.decideHandler(p, req, rec)
 }
 
 // bounded says whether an operator has set a rate for just such calls.
@@ -324,7 +324,7 @@ func quotas(c grant.Chain) (list []quota) {
 	return list
 }
 
-// permitted judges gate and grant.
+// permitted checks gate and grant.
 func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refusal) {
 	state, known := k.Gates.Get(k.principal)
 	if !known {
@@ -333,16 +333,16 @@ func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refu
 	if !state.Open {
 		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + string(state.Status) + ")"}
 	}
-	p, reason := k.Grants.Chain(k.principal, permission).Judge(now)
+	p, reason := k.Grants.Chain(k.principal, permission).Decide(now)
 	if reason != grant.Allowed {
 		return grant.Permit{}, &refusal{kind: grantDenied, reason: string(reason)}
 	}
 	return p, nil
 }
 
-// judgeOwn judges a call of one of the broker's own permissions.
-func (k socket) judgeOwn(own *builtin.Permission, p grant.Permit, req request, rec *record) (act, *refusal) {
-	do, no := own.Judge(builtin.Call{
+// decideBuiltin decides about a call of one of the broker's own permissions.
+func (k socket) decideBuiltin(own *builtin.Permission, p grant.Permit, req request, rec *record) (act, *refusal) {
+	do, no := own.Decide(builtin.Call{
 		Principal: k.principal, RequestID: req.id, Args: req.args, Grants: p.Chain, Details: rec.details,
 		Expect: func(ctx context.Context) { k.expect(ctx, rec) },
 	})
@@ -371,8 +371,8 @@ func refusedBy(no *builtin.Refusal) *refusal {
 // errUnstarted has a worker that is ready for a call left alone.
 var errUnstarted = errors.New("the call may not start")
 
-// judgeHandler judges a call that a trusted handler is to do.
-func (k socket) judgeHandler(p grant.Permit, req request, rec *record) (act, *refusal) {
+// decideHandler decides about a call that a trusted handler is to do.
+func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *refusal) {
 	trusted := k.Handlers.For(req.permission)
 	t, reason := handler.Choose(trusted, p.Handler)
 	switch {

@@ -122,7 +122,7 @@ func (c *Cache) reload(ctx context.Context) error {
 		if err := g.prepare(c.Permissions, before.compile(g)); err != nil {
 			// Written by another version. It allows nothing; the others are as good as ever.
 			c.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
-			g.broken = Unread
+			g.unusable = Unreadable
 		}
 		if next.grants[g.PrincipalID] == nil {
 			next.grants[g.PrincipalID] = make(map[string]*Grant)
@@ -171,7 +171,7 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 			continue
 		}
 		if err := g.prepare(c.Permissions, now.compile(g)); err != nil {
-			g.broken = Unread
+			g.unusable = Unreadable
 		}
 		out[g.PrincipalID] = append(out[g.PrincipalID], g)
 	}
@@ -267,7 +267,7 @@ func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error
 			continue
 		}
 		err := c.Store.Apply(ctx, list[i].PrincipalID, permission, func(g *Grant) (*Grant, error) {
-			if g == nil || g.Terms.Handler != nil || g.broken != Allowed {
+			if g == nil || g.Terms.Handler != nil || g.unusable != Allowed {
 				return nil, nil
 			}
 			g.Terms.Handler = &to

@@ -28,12 +28,12 @@ func (c *Cache) Chain(principal, permission string) Chain {
 	all, fresh := c.now.Load().grants, c.follower.Fresh(time.Now())
 	find := func(id string) *Grant {
 		if !fresh {
-			return &Grant{PrincipalID: id, PermissionID: permission, broken: Unknown}
+			return &Grant{PrincipalID: id, PermissionID: permission, unusable: Unknown}
 		}
 		if g := all[id][permission]; g != nil {
 			return g
 		}
-		return &Grant{PrincipalID: id, PermissionID: permission, broken: None}
+		return &Grant{PrincipalID: id, PermissionID: permission, unusable: None}
 	}
 	chain := Chain{find(principal)}
 	for id, ok := pack.Parent(pack.ID(principal)); ok; id, ok = pack.Parent(id) {
@@ -52,20 +52,20 @@ func (c Chain) Identity() string {
 	return b.String()
 }
 
-// Judge says what the chain allows at the time now, or why it allows nothing.
-func (c Chain) Judge(now time.Time) (Permit, Reason) { return c.permit((*Grant).Judge, now) }
+// Decide says what the chain allows at the time now, or why it allows nothing.
+func (c Chain) Decide(now time.Time) (Permit, Reason) { return c.permit((*Grant).Decide, now) }
 
-// Stands is Judge for a call that has started: the one that used up its grant goes on.
-func (c Chain) Stands(now time.Time) (Permit, Reason) { return c.permit((*Grant).stands, now) }
+// DecideStarted is Decide for a call that has started: the one that used up its grant goes on.
+func (c Chain) DecideStarted(now time.Time) (Permit, Reason) { return c.permit((*Grant).inForce, now) }
 
-func (c Chain) permit(judge func(*Grant, time.Time) Reason, now time.Time) (Permit, Reason) {
-	if reason := judge(c[0], now); reason != Allowed {
+func (c Chain) permit(decide func(*Grant, time.Time) Reason, now time.Time) (Permit, Reason) {
+	if reason := decide(c[0], now); reason != Allowed {
 		return Permit{}, reason
 	}
 	p := Permit{Chain: c, Handler: c[0].Terms.Handler, Mounts: c[0].Terms.Mounts}
 	p.Limits = p.Limits.narrow(c[0].Terms.Limits)
 	for i, g := range c[1:] {
-		if reason := judge(g, now); reason != Allowed {
+		if reason := decide(g, now); reason != Allowed {
 			return Permit{}, reason + c.of(i+1)
 		}
 		if reason := p.under(g); reason != Allowed {

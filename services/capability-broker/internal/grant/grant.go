@@ -55,8 +55,8 @@ type Grant struct {
 	settings Settings
 	sorted   jsontext.Value // Config with its names in order
 	args     *schema.Schema // of Terms.ArgsSchema
-	spent    *atomic.Bool   // all uses are known to have been made; they never come back
-	broken   Reason         // why nothing is allowed, whatever the rest says
+	usedUp   *atomic.Bool   // all uses are known to have been made; they never come back
+	unusable Reason         // why nothing is allowed, whatever the rest says
 }
 
 // Permissions are those that the broker serves itself.
@@ -82,31 +82,31 @@ type Reason string
 
 // The reasons.
 const (
-	Allowed  Reason = ""
-	None     Reason = "No capability grant for this permission"
-	Disabled Reason = "Capability grant is disabled"
-	Expired  Reason = "Capability grant has expired"
-	UsedUp   Reason = "Capability grant is used up"
-	Unknown  Reason = "Capability grants can't be confirmed at the moment"
-	Unread   Reason = "Capability grant can't be read; grant it again"
+	Allowed    Reason = ""
+	None       Reason = "No capability grant for this permission"
+	Disabled   Reason = "Capability grant is disabled"
+	Expired    Reason = "Capability grant has expired"
+	UsedUp     Reason = "Capability grant is used up"
+	Unknown    Reason = "Capability grants can't be confirmed at the moment"
+	Unreadable Reason = "Capability grant can't be read; grant it again"
 )
 
-// Judge says whether the grant allows its permission at the time now.
-func (g *Grant) Judge(now time.Time) Reason {
-	if reason := g.stands(now); reason != Allowed {
+// Decide says whether the grant allows its permission at the time now.
+func (g *Grant) Decide(now time.Time) Reason {
+	if reason := g.inForce(now); reason != Allowed {
 		return reason
 	}
-	if g.spent != nil && g.spent.Load() {
+	if g.usedUp != nil && g.usedUp.Load() {
 		return UsedUp
 	}
 	return Allowed
 }
 
-// stands is Judge for a call that has started: whether another may start is no matter.
-func (g *Grant) stands(now time.Time) Reason {
+// inForce is Decide for a call that has started: whether another may start is no matter.
+func (g *Grant) inForce(now time.Time) Reason {
 	switch {
-	case g.broken != "":
-		return g.broken
+	case g.unusable != "":
+		return g.unusable
 	case !g.Enabled:
 		return Disabled
 	case g.expired(now):
@@ -121,7 +121,7 @@ func (g *Grant) expired(now time.Time) bool { return !g.ExpiresAt.IsZero() && !n
 // allows nothing.
 func (g *Grant) ReadTerms(raw []byte) {
 	if err := json.Unmarshal(raw, &g.Terms, json.RejectUnknownMembers(true)); err != nil {
-		g.broken = Unread
+		g.unusable = Unreadable
 	}
 }
 
@@ -137,8 +137,8 @@ func (g *Grant) prepare(own Permissions, compile func(jsontext.Value) (*schema.S
 		return err
 	}
 	if g.Terms.MaxUses != nil {
-		g.spent = new(atomic.Bool)
-		g.spent.Store(g.Uses >= *g.Terms.MaxUses)
+		g.usedUp = new(atomic.Bool)
+		g.usedUp.Store(g.Uses >= *g.Terms.MaxUses)
 	}
 	if len(g.Terms.ArgsSchema) == 0 || g.Terms.ArgsSchema.Kind() == 'n' {
 		g.Terms.ArgsSchema = nil

@@ -44,7 +44,7 @@ func TestReserved(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
+func TestDecide(t *testing.T) {
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
 		grant *grant.Grant
@@ -56,7 +56,7 @@ func TestJudge(t *testing.T) {
 		"over now": {&grant.Grant{Enabled: true, ExpiresAt: now}, grant.Expired},
 		"both":     {&grant.Grant{ExpiresAt: now}, grant.Disabled},
 	} {
-		if got := c.grant.Judge(now); got != c.want {
+		if got := c.grant.Decide(now); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
@@ -110,9 +110,9 @@ func config(s grant.Store, p packs, l *log) grant.Config {
 		Permissions: builtin.NewTable(builtin.SecretsGet(nil, 0, discard))}
 }
 
-// judge is what the cache says of a principal's own grant now.
-func judge(b *grant.Cache, principal, permission string) grant.Reason {
-	_, reason := b.Chain(principal, permission).Judge(time.Now())
+// decide is what the cache says of a principal's own grant now.
+func decide(b *grant.Cache, principal, permission string) grant.Reason {
+	_, reason := b.Chain(principal, permission).Decide(time.Now())
 	return reason
 }
 
@@ -183,15 +183,15 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := b.Chain("p", "secrets.get")[0]
-	if judge(b, "p", "secrets.get") != grant.Allowed || g.GrantedBy != "operator" || len(g.Settings().Details()["allowed_keys"].([]string)) != 2 {
+	if decide(b, "p", "secrets.get") != grant.Allowed || g.GrantedBy != "operator" || len(g.Settings().Details()["allowed_keys"].([]string)) != 2 {
 		t.Fatalf("granted %+v", g)
 	}
-	if judge(b, "q", "secrets.get") != grant.None || judge(b, "p", "secrets") != grant.None {
+	if decide(b, "q", "secrets.get") != grant.None || decide(b, "p", "secrets") != grant.None {
 		t.Error("granted to others, too")
 	}
 	// Without an entry nothing is decided.
 	l.failing = errors.New("disk full")
-	if revoked, err := b.Revoke(ctx, r); err == nil || revoked || judge(b, "p", "secrets.get") != grant.Allowed {
+	if revoked, err := b.Revoke(ctx, r); err == nil || revoked || decide(b, "p", "secrets.get") != grant.Allowed {
 		t.Fatalf("revoked without an entry: %v, %v", revoked, err)
 	}
 	l.failing = nil
@@ -200,7 +200,7 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 			t.Fatalf("revoke: %v, %v, want %v", revoked, err, want)
 		}
 	}
-	if reason := judge(b, "p", "secrets.get"); reason != grant.Disabled {
+	if reason := decide(b, "p", "secrets.get"); reason != grant.Disabled {
 		t.Errorf("after revoke: %q", reason)
 	}
 	for id, kind := range map[string]fault.Kind{"never": fault.KindNotFound} {
@@ -211,7 +211,7 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 	if _, err := other.Grant(ctx, r); !fault.Is(err, fault.KindUnavailable) {
 		t.Errorf("grant while nobody knows the packs: %v", err)
 	}
-	if n, err := b.RemovePrincipal(ctx, "p"); err != nil || n != 1 || judge(b, "p", "secrets.get") != grant.None {
+	if n, err := b.RemovePrincipal(ctx, "p"); err != nil || n != 1 || decide(b, "p", "secrets.get") != grant.None {
 		t.Errorf("remove: %d, %v", n, err)
 	}
 	var actions []string
@@ -265,7 +265,7 @@ func TestFollowWithin100ms(t *testing.T) {
 			t.Fatal(err)
 		}
 		go b.Follow(ctx)
-		seen := func() bool { time.Sleep(100 * time.Millisecond); return judge(b, "p", "a") == grant.Allowed }
+		seen := func() bool { time.Sleep(100 * time.Millisecond); return decide(b, "p", "a") == grant.Allowed }
 		c.set(nil, grant.Grant{PrincipalID: "p", PermissionID: "a", Enabled: true})
 		if !seen() {
 			t.Error("a grant was not seen")
@@ -275,7 +275,7 @@ func TestFollowWithin100ms(t *testing.T) {
 			t.Error("a store that is down took grants away at once")
 		}
 		time.Sleep(dbstore.Lease)
-		if got := judge(b, "p", "a"); got != grant.Unknown {
+		if got := decide(b, "p", "a"); got != grant.Unknown {
 			t.Errorf("when the lease has run out: %q", got)
 		}
 		c.set(nil, grant.Grant{PrincipalID: "p", PermissionID: "a", Enabled: true})

@@ -20,8 +20,8 @@ type Mount struct {
 // Writable says whether the container may change what it sees.
 func (m Mount) Writable() bool { return m.ReadOnly != nil && !*m.ReadOnly }
 
-// Place is where the container sees it.
-func (m Mount) Place() string {
+// TargetPath is where the container sees it.
+func (m Mount) TargetPath() string {
 	if m.Target != "" {
 		return m.Target
 	}
@@ -46,16 +46,16 @@ func checkMounts(list []Mount) error {
 		if !cleanPath(m.Source) || !path.IsAbs(m.Source) && !fs.ValidPath(m.Source) || m.Source == "." {
 			return fault.Invalid("Invalid mounts: 'source' must be an absolute path or a folder's name, without '.', '..', a slash at the end and names over 255 bytes").With("invalid_mounts")
 		}
-		place := m.Place()
-		if !cleanPath(place) || !path.IsAbs(place) || place == "/" {
+		target := m.TargetPath()
+		if !cleanPath(target) || !path.IsAbs(target) || target == "/" {
 			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..', a slash at the end and names over 255 bytes").With("invalid_mounts")
 		}
-		if top, _, _ := strings.Cut(place[1:], "/"); slices.Contains(taken, top) {
+		if top, _, _ := strings.Cut(target[1:], "/"); slices.Contains(taken, top) {
 			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top).With("invalid_mounts")
 		}
 		for _, other := range list[:i] {
-			if inside(place, other.Place()) || inside(other.Place(), place) {
-				return fault.Invalid("Invalid mounts: two lie in one another at %s", place).With("invalid_mounts")
+			if inside(target, other.TargetPath()) || inside(other.TargetPath(), target) {
+				return fault.Invalid("Invalid mounts: two lie in one another at %s", target).With("invalid_mounts")
 			}
 		}
 	}

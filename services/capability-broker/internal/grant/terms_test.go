@@ -112,24 +112,24 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 		t.Fatalf("%v, %v", list, err)
 	}
 	for _, g := range list["p"] {
-		want := grant.Unread
+		want := grant.Unreadable
 		if g.PermissionID == "fs.read" {
 			want = grant.Allowed
 		}
-		if got := judge(b, "p", g.PermissionID); got != want || g.Judge(now) != want {
-			t.Errorf("%s: %q and %q, want %q", g.PermissionID, got, g.Judge(now), want)
+		if got := decide(b, "p", g.PermissionID); got != want || g.Decide(now) != want {
+			t.Errorf("%s: %q and %q, want %q", g.PermissionID, got, g.Decide(now), want)
 		}
 	}
 	// What can't be read can be taken away, and granted again.
 	if revoked, err := b.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.write"}); err != nil || !revoked {
 		t.Errorf("revoke: %v, %v", revoked, err)
 	}
-	if _, err := b.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "secrets.get"}); err != nil || judge(b, "p", "secrets.get") != grant.Allowed {
+	if _, err := b.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "secrets.get"}); err != nil || decide(b, "p", "secrets.get") != grant.Allowed {
 		t.Errorf("grant: %v", err)
 	}
 
 	var g grant.Grant
-	if g.ReadTerms([]byte(`{"max_uses": 1, "newer": true}`)); g.Judge(now) != grant.Unread {
-		t.Errorf("newer terms: %q", g.Judge(now))
+	if g.ReadTerms([]byte(`{"max_uses": 1, "newer": true}`)); g.Decide(now) != grant.Unreadable {
+		t.Errorf("newer terms: %q", g.Decide(now))
 	}
 }

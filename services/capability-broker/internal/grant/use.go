@@ -10,18 +10,18 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// ErrChanged says that a grant is another by now than the one that a call was judged by. Judged again, the call may be
+// ErrChanged says that a grant is another by now than the one that a call was decided by. Decided again, the call may be
 // allowed or not.
 var ErrChanged = errors.New("the grant was changed meanwhile")
 
 // Changed is Store.Use's reason for ErrChanged.
 const Changed Reason = "Capability grant was changed meanwhile"
 
-// Stays says whether now, the same chain found again, allows what c did: none of its grants was changed, taken away or
+// StillValid says whether now, the same chain found again, allows what c did: none of its grants was changed, taken away or
 // has run out.
-func (c Chain) Stays(now Chain, at time.Time) bool {
-	return slices.EqualFunc(c, now, func(judged, found *Grant) bool {
-		return found.UpdatedAt.Equal(judged.UpdatedAt) && found.Judge(at) == Allowed
+func (c Chain) StillValid(now Chain, at time.Time) bool {
+	return slices.EqualFunc(c, now, func(decided, found *Grant) bool {
+		return found.UpdatedAt.Equal(decided.UpdatedAt) && found.Decide(at) == Allowed
 	})
 }
 
@@ -56,7 +56,7 @@ func (c *Cache) Use(ctx context.Context, chain Chain) (Reason, error) {
 		}
 		return "", ErrChanged
 	case reason == UsedUp:
-		bounded[of].spent.Store(true) // so that the store needn't be asked again
+		bounded[of].usedUp.Store(true) // so that the store needn't be asked again
 	}
 	return reason + chain.of(slices.Index(chain, bounded[of])), nil
 }

@@ -68,7 +68,7 @@ func (s *Service) Withdrawn(c Candidate) []string {
 func (s *Service) eachGrant(ref grant.HandlerRef, fn func(*grant.Grant)) {
 	now := time.Now()
 	s.Grants.Each(func(g *grant.Grant) {
-		if g.Judge(now) != grant.Allowed || grant.Reserved(g.PermissionID) {
+		if g.Decide(now) != grant.Allowed || grant.Reserved(g.PermissionID) {
 			return
 		}
 		if named := g.Terms.Handler; named != nil && *named == ref {

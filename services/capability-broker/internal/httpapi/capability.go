@@ -70,7 +70,7 @@ func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse,
 
 // removed says what a grant named that the one in its place doesn't: posting a grant replaces the one before.
 func removed(before, now *grant.Grant) []string {
-	if before.Judge(time.Now()) != grant.Allowed || before.Settings() == nil || now.Settings() == nil {
+	if before.Decide(time.Now()) != grant.Allowed || before.Settings() == nil || now.Settings() == nil {
 		return nil
 	}
 	var gone []string
@@ -162,7 +162,7 @@ func (c capability) warnings(g *grant.Grant) []string {
 	if settings := g.Settings(); settings != nil && settings.Warning() != "" {
 		list = append(list, settings.Warning())
 	}
-	if _, reason := c.grants.Chain(g.PrincipalID, g.PermissionID).Judge(time.Now()); reason != grant.Allowed {
+	if _, reason := c.grants.Chain(g.PrincipalID, g.PermissionID).Decide(time.Now()); reason != grant.Allowed {
 		list = append(list, string(reason))
 	}
 	return list
@@ -196,7 +196,7 @@ func (c capability) list(ctx context.Context, req listRequest) (listResponse, er
 	for id, held := range grants {
 		p := principalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]permission, len(held))}
 		for _, g := range held {
-			reason := g.Judge(now)
+			reason := g.Decide(now)
 			held := permission{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
 				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms,
 				Warnings: []string{}}

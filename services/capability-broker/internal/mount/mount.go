@@ -103,7 +103,7 @@ func (f *Folders) Find(ctx context.Context, mounts []grant.Mount, readOnly bool)
 		if err != nil {
 			return list, err
 		}
-		found.Target, found.Writable = m.Place(), m.Writable() && !readOnly
+		found.Target, found.Writable = m.TargetPath(), m.Writable() && !readOnly
 		list = append(list, found)
 	}
 	return list, nil

@@ -32,7 +32,7 @@ func (s Spec) key() key {
 		k.box = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
 	}
 	for _, m := range s.Mounts {
-		k.box += fmt.Sprintf(" %q %q %t", m.Source, m.Place(), m.Writable())
+		k.box += fmt.Sprintf(" %q %q %t", m.Source, m.TargetPath(), m.Writable())
 	}
 	return k
 }

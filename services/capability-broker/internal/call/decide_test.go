@@ -323,7 +323,7 @@ func TestSecretsOfChildren(t *testing.T) {
 }
 
 // A handler that is approved anew may ask for another config than the grant has.
-func TestConfigIsJudgedWhenUsed(t *testing.T) {
+func TestConfigIsCheckedWhenUsed(t *testing.T) {
 	r := newReplica(t, sqlite(t))
 	r.install("x", `{"properties": {"root": {"type": "string"}}, "additionalProperties": false}`)
 	if _, err := r.grants.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"rot": "SECRET"}`)}); !fault.Is(err, fault.KindInvalid) ||
