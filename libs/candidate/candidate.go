@@ -8,6 +8,7 @@ package candidate
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
@@ -77,38 +78,16 @@ type Item[P any] struct {
 	revision  int64 // grows with every change; tells whether it changed while it was being installed
 }
 
-// Counts is how many candidates are in each state, as pending/summary.json has them. Superseded ones are not counted.
-type Counts struct {
-	Pending   int `json:"pending_count"`
-	Rejected  int `json:"rejected_count"`
-	Blocked   int `json:"blocked_count"`
-	Failed    int `json:"failed_count"`
-	Installed int `json:"installed_count"`
-}
+// Counts, ScanError and ScanResult go over the wire as they are.
+type (
+	Counts     = wire.Counts
+	ScanError  = wire.ScanError
+	ScanResult = wire.ScanResult
+)
 
 // Found is a candidate that a scan saw.
 type Found[P any] struct {
 	Key     string
 	PackID  string
 	Payload P
-}
-
-// ScanError is something that a scan could not make a candidate of.
-type ScanError struct {
-	PackID string `json:"pack_id"`
-	Path   string `json:"path"`
-	Error  string `json:"error"`
-}
-
-// ScanResult is the answer to a scan. The counts from PendingCreated on and Errors add up to Scanned.
-type ScanResult struct {
-	Scanned          int         `json:"scanned_count"`
-	PendingCreated   int         `json:"pending_created"` // new, or pending again
-	SkippedBlocked   int         `json:"skipped_blocked"`
-	SkippedCooldown  int         `json:"skipped_cooldown"`
-	SkippedInstalled int         `json:"skipped_installed"`
-	SkippedPending   int         `json:"skipped_pending"`
-	SkippedFailed    int         `json:"skipped_failed"` // always 0: a scan makes a failed one pending
-	Errors           []ScanError `json:"errors"`
-	Warnings         []ScanError `json:"warnings,omitzero"` // what was found and will most likely not do what is meant
 }

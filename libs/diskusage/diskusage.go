@@ -1,6 +1,6 @@
 // Package diskusage is how a service tells what it keeps on the disk, how much room that takes, and how each of it is removed.
 //
-// Every service that keeps files in the Rumi home serves one report of its own at Path, and the gateway puts the reports
+// Every service that keeps files in the Rumi home answers Endpoint with a report of its own, and the gateway puts the reports
 // together for GET /api/storage.
 package diskusage
 
@@ -10,20 +10,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
-// Path is where a service serves its report, for the gateway only.
-const Path = "/internal/storage"
+// Endpoint is the report of a service, for the gateway only.
+func Endpoint(owner string) route.Endpoint[struct{}, Report] {
+	return route.Internal[struct{}, Report]("GET", "/internal/storage", owner, roster.Gateway)
+}
 
 // MaxItems bounds the items of one report: the largest are named, the others counted.
 const MaxItems = 1000
@@ -67,21 +68,23 @@ func NewReport(items []Item) Report {
 	return report
 }
 
-// Route serves what list finds at Path, for the gateway. An error of list is answered as by rpc.Handle; what can't be read of
-// one item belongs into that item's Error instead.
-func Route(mux *server.Mux, list func(context.Context) ([]Item, error)) {
-	mux.Route("GET "+Path, rpc.Handle(func(ctx context.Context, _ struct{}) (Report, error) {
+// List finds what a service keeps. Its error is the answer's; what can't be read of one item belongs into that item's Error instead.
+type List func(context.Context) ([]Item, error)
+
+// Handle answers e with what list finds.
+func Handle(h *route.Handlers, e route.Endpoint[struct{}, Report], list List) {
+	route.Handle(h, e, func(ctx context.Context, _ struct{}) (Report, error) {
 		items, err := list(ctx)
 		if err != nil {
 			return Report{}, err
 		}
 		return NewReport(items), nil
-	}), "gateway")
+	})
 }
 
-// Ask gets the report of the service behind peer.
+// Ask gets the report of the service behind peer, whichever that is.
 func Ask(ctx context.Context, peer *client.Peer) (Report, error) {
-	return client.Call[Report](ctx, peer, http.MethodGet, Path, nil)
+	return route.Call(ctx, peer, Endpoint(""), struct{}{})
 }
 
 // RemoveCommand is what an operator runs in the Rumi home to remove what lies at a path, which somebody else may have named.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 )
 
 const (
@@ -20,6 +22,24 @@ const (
 	// HeartbeatInterval is how often a stream says that it is alive.
 	HeartbeatInterval = time.Second
 )
+
+// The endpoints of approval that a View calls.
+var (
+	// Stream is the stream of all gates.
+	Stream = route.Internal[struct{}, route.Stream]("GET", "/internal/gates", roster.Approval, followers...)
+	// Single is the gate of one pack, as it is now; a pack that isn't known is a not-found fault.
+	Single = route.Internal[PackRequest, State]("GET", "/internal/gates/{pack_id}", roster.Approval, followers...)
+
+	// Table has both.
+	Table = route.NewTable(Stream, Single)
+
+	followers = []string{roster.EgressProxy, roster.CapabilityBroker, roster.PipInstaller}
+)
+
+// PackRequest names a pack.
+type PackRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
 
 // State is a pack's gate.
 type State struct {

@@ -12,8 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
+	"github.com/rumi-ai/rumi/libs/route"
 )
 
 // backlog is how many changes a reader may be behind before it is cut off; it then connects again for a snapshot.
@@ -52,16 +51,14 @@ func (p *Publisher) Set(states ...State) {
 	}
 }
 
-// Routes serves the stream, and single gates, to those callers (names of services).
-func (p *Publisher) Routes(mux *server.Mux, callers ...string) {
-	mux.Route("GET "+streamPath, rpc.Raw(p.serveStream), callers...)
-	mux.Route("GET "+streamPath+"/{pack_id}", rpc.Handle(p.one), callers...)
+// Handle answers the endpoints Stream and Single.
+func (p *Publisher) Handle(h *route.Handlers) {
+	route.HandleRaw(h, Stream, p.serveStream)
+	route.Handle(h, Single, p.single)
 }
 
-// one is a pack's gate as it was last set, for View.Now; a pack without one is a not-found fault.
-func (p *Publisher) one(_ context.Context, req struct {
-	PackID string `json:"-" path:"pack_id"`
-}) (State, error) {
+// single is a pack's gate as it was last set, for View.Now; a pack without one is a not-found fault.
+func (p *Publisher) single(_ context.Context, req PackRequest) (State, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s, known := p.states[req.PackID]

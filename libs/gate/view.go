@@ -8,8 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net/http"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,11 +15,11 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
 const (
-	streamPath = "/internal/gates"      // with "/" and a pack's id, one gate
 	retryAfter = 100 * time.Millisecond // between two attempts to connect
 	maxLine    = 64 << 20               // of the stream; a snapshot of 10,000 packs has about 2 MiB
 
@@ -165,11 +163,11 @@ func (v *View) OnChange(f func(Change)) {
 // Follow keeps the view up to date from approval until ctx ends, connecting again whenever the stream breaks.
 func (v *View) Follow(ctx context.Context, approval *client.Peer) error {
 	ask := asking(func(ctx context.Context, packID string) (State, error) {
-		return client.Call[State](ctx, approval, http.MethodGet, streamPath+"/"+url.PathEscape(packID), nil)
+		return route.Call(ctx, approval, Single, PackRequest{PackID: packID})
 	})
 	v.ask.Store(&ask)
 	return v.follow(ctx, func(ctx context.Context) (io.ReadCloser, error) {
-		response, err := approval.Stream(ctx, http.MethodGet, streamPath, nil)
+		response, err := route.Open(ctx, approval, Stream, struct{}{})
 		if err != nil {
 			return nil, err
 		}
