@@ -267,7 +267,7 @@ func (b *broker) sockets(ctx context.Context) error {
 	b.rt.OnStop("refusals", calls.Flush)
 	b.rt.Go("refusals", calls.Count)
 	b.rt.Go("sockets", b.listeners.Run)
-	b.rt.Go("workers", b.reviewWorkers)
+	b.rt.Go("workers", b.endInvalidWorkers)
 	b.gates.OnChange(b.listeners.GateChanged)
 	b.gates.OnChange(b.containers.GateChanged)
 	b.gates.OnChange(func(c gate.Change) {

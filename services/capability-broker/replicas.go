@@ -30,7 +30,7 @@ func (b *broker) join() (err error) {
 // died has left is anybody's to remove.
 func (b *broker) inUse(c sandbox.Container) bool {
 	if c.Replica == b.replica.ID {
-		return b.workers.Owns(c)
+		return b.workers.InUse(c)
 	}
 	return b.replica.Alive(c.Replica)
 }
@@ -58,7 +58,7 @@ func (b *broker) sweepOrphans(ctx context.Context) error {
 		if err != nil {
 			b.rt.Log.ErrorContext(ctx, "replicas that died can't be told", "error", err)
 		}
-		failed, strays := b.workers.Failed(), b.strays.Swap(false)
+		failed, strays := b.workers.TakeRemovalFailed(), b.strays.Swap(false)
 		if due = due || failed || strays || dead > 0; due {
 			left, err := b.engine.Sweep(ctx, sandbox.Handler, b.inUse)
 			if due = err != nil; !due && len(left) > 0 {

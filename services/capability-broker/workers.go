@@ -23,9 +23,9 @@ type workers struct {
 }
 
 const (
-	reviewEvery = 100 * time.Millisecond // between two looks whether workers may still be what they are
-	renewEvery  = 2 * time.Second        // between two looks whether their packages are still those of their packs
-	freshFor    = time.Minute            // how long a decision is a reason to start a worker before its first call
+	validityInterval = 100 * time.Millisecond // between two looks whether workers may still be what they are
+	packagesInterval = 2 * time.Second        // between two looks whether their packages are still those of their packs
+	freshFor         = time.Minute            // how long a decision is a reason to start a worker before its first call
 )
 
 // callCeiling is what no call of a handler may have more of.
@@ -60,15 +60,15 @@ func (b *broker) handlerPool() (err error) {
 		PerHandler: w.PerHandler, Total: w.Total, Queue: w.Queue, Idle: w.Idle, Ceiling: ceiling,
 	}, b.rt.Log, b.rt.Metrics)
 	b.rt.OnStop("handlers", b.pool.Close)
-	b.rt.Go("idle handlers", b.pool.Tend)
-	b.rt.Go("packages of handlers", b.renewWorkers)
+	b.rt.Go("idle handlers", b.pool.EvictIdle)
+	b.rt.Go("packages of handlers", b.recycleOutdatedWorkers)
 	return nil
 }
 
-// renewWorkers replaces, until ctx ends, the workers of packs whose installed packages are others by now. Where pip-installer can't be
+// recycleOutdatedWorkers replaces, until ctx ends, the workers of packs whose installed packages are others by now. Where pip-installer can't be
 // asked they stay.
-func (b *broker) renewWorkers(ctx context.Context) error {
-	tick := time.NewTicker(renewEvery)
+func (b *broker) recycleOutdatedWorkers(ctx context.Context) error {
+	tick := time.NewTicker(packagesInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -77,11 +77,11 @@ func (b *broker) renewWorkers(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, packID := range b.pool.Packs() {
-			asking, cancel := context.WithTimeout(ctx, renewEvery)
+			asking, cancel := context.WithTimeout(ctx, packagesInterval)
 			digest, err := b.environments.Current(asking, packID)
 			cancel()
 			if err == nil {
-				b.pool.Renew(packID, digest)
+				b.pool.RecycleOutdated(packID, digest)
 			}
 		}
 	}
@@ -95,10 +95,10 @@ func (b *broker) hostPath(ctx context.Context, path string) (string, error) {
 	return path, nil
 }
 
-// reviewWorkers ends, until ctx ends, the workers whose grants were revoked, changed or have expired, and starts some for
+// endInvalidWorkers ends, until ctx ends, the workers whose grants were revoked, changed or have expired, and starts some for
 // what was decided a moment ago.
-func (b *broker) reviewWorkers(ctx context.Context) error {
-	tick := time.NewTicker(reviewEvery)
+func (b *broker) endInvalidWorkers(ctx context.Context) error {
+	tick := time.NewTicker(validityInterval)
 	defer tick.Stop()
 	grants, trust := b.grants.Revision(), b.handlers.Registry.Revision()
 	for {
@@ -107,7 +107,7 @@ func (b *broker) reviewWorkers(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		b.pool.Review(b.stillValid)
+		b.pool.EndInvalid(b.stillValid)
 		if g, t := b.grants.Revision(), b.handlers.Registry.Revision(); g != grants || t != trust {
 			grants, trust = g, t
 			b.warm(time.Now())
@@ -122,7 +122,7 @@ func (b *broker) stillValid(spec worker.Spec) bool {
 		return false
 	}
 	p, reason := b.grants.Chain(spec.Principal, spec.Trust.PermissionID).DecideStarted(time.Now())
-	return reason == grant.Allowed && spec.Same(specFor(t, spec.Principal, p))
+	return reason == grant.Allowed && spec.SharesWorkers(specFor(t, spec.Principal, p))
 }
 
 // specFor is what the workers of a handler for a principal are to be under a permit.

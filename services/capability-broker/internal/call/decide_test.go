@@ -115,7 +115,7 @@ func (r *replica) Run(ctx context.Context, job worker.Job) (jsontext.Value, erro
 	}
 	r.started.Add(1)
 	if r.output != nil {
-		if err := job.Room(ctx, len(r.output)); err != nil {
+		if err := job.Reserve(ctx, len(r.output)); err != nil {
 			return nil, err
 		}
 	}

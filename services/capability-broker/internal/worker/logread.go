@@ -15,8 +15,8 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// lookEvery is how often a followed log is looked at: it may be another replica that writes it.
-const lookEvery = 200 * time.Millisecond
+// pollInterval is how often a followed log is looked at: it may be another replica that writes it.
+const pollInterval = 200 * time.Millisecond
 
 // ErrNoLog is a handler that has printed nothing yet, or is unknown.
 var ErrNoLog = errors.New("handler log: there is none")
@@ -25,7 +25,7 @@ var ErrNoLog = errors.New("handler log: there is none")
 func (l *Logs) Tail(packID, slug string, tail int) ([]LogLine, error) {
 	r := l.reader(packID, slug)
 	defer r.close()
-	lines, err := r.begin(tail)
+	lines, err := r.readInitial(tail)
 	if err == nil && r.file == nil {
 		err = ErrNoLog
 	}
@@ -34,12 +34,12 @@ func (l *Logs) Tail(packID, slug string, tail int) ([]LogLine, error) {
 
 // Follow gives the last lines of a handler's log, tail at most, and then those that are added, until ctx ends or still is false.
 // A file that isn't there yet is waited for.
-func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, still func() bool) iter.Seq2[LogLine, error] {
+func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, allowed func() bool) iter.Seq2[LogLine, error] {
 	return func(yield func(LogLine, error) bool) {
 		r := l.reader(packID, slug)
 		defer r.close()
-		lines, err := r.begin(tail)
-		tick := time.NewTicker(lookEvery)
+		lines, err := r.readInitial(tail)
+		tick := time.NewTicker(pollInterval)
 		defer tick.Stop()
 		for {
 			for _, line := range lines {
@@ -56,19 +56,19 @@ func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, still 
 				return
 			case <-tick.C:
 			}
-			if !still() {
+			if !allowed() {
 				return
 			}
-			lines, err = r.more()
+			lines, err = r.readAdded()
 		}
 	}
 }
 
 // logReader reads a handler's log from file to file.
 type logReader struct {
-	path string
-	file *os.File // nil while there is none
-	half []byte   // a line that has no end yet
+	path    string
+	file    *os.File // nil while there is none
+	partial []byte   // a line that has no end yet
 }
 
 func (l *Logs) reader(packID, slug string) *logReader {
@@ -81,8 +81,8 @@ func (r *logReader) close() {
 	}
 }
 
-// begin reads what is there.
-func (r *logReader) begin(tail int) ([]LogLine, error) {
+// readInitial reads what is there.
+func (r *logReader) readInitial(tail int) ([]LogLine, error) {
 	// In this order: what becomes the old file meanwhile is read twice rather than missed, which the end of this file tells.
 	if err := r.open(); err != nil || r.file == nil {
 		return nil, err
@@ -91,11 +91,11 @@ func (r *logReader) begin(tail int) ([]LogLine, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read handler log: %w", err)
 	}
-	if moved, err := r.moved(); err != nil || moved {
+	if rotated, err := r.rotated(); err != nil || rotated {
 		before = nil // it is the one that was opened
 	}
-	earlier := (&logReader{half: before}).lines()
-	lines, err := r.rest()
+	earlier := (&logReader{partial: before}).takeLines()
+	lines, err := r.readToEnd()
 	lines = append(earlier, lines...)
 	return lines[max(0, len(lines)-tail):], err
 }
@@ -108,19 +108,19 @@ func (r *logReader) open() error {
 	if err != nil {
 		return fmt.Errorf("open handler log: %w", err)
 	}
-	r.file, r.half = f, nil
+	r.file, r.partial = f, nil
 	return nil
 }
 
-// moved says whether another file is the log by now.
-func (r *logReader) moved() (bool, error) {
+// rotated says whether another file is the log by now.
+func (r *logReader) rotated() (bool, error) {
 	here, err := r.file.Stat()
 	if err != nil {
 		return false, fmt.Errorf("look at handler log: %w", err)
 	}
 	there, err := os.Stat(r.path + logSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // nobody has written since it was moved
+		return false, nil // nobody has written since it was rotated
 	}
 	if err != nil {
 		return false, fmt.Errorf("look at handler log: %w", err)
@@ -128,20 +128,20 @@ func (r *logReader) moved() (bool, error) {
 	return !os.SameFile(here, there), nil
 }
 
-// more reads what was added, in the file that is open and in the one that has taken its place.
-func (r *logReader) more() ([]LogLine, error) {
+// readAdded reads what was added, in the file that is open and in the one that has taken its place.
+func (r *logReader) readAdded() ([]LogLine, error) {
 	if r.file == nil {
 		if err := r.open(); err != nil || r.file == nil {
 			return nil, err
 		}
-		return r.rest()
+		return r.readToEnd()
 	}
-	moved, err := r.moved()
+	rotated, err := r.rotated()
 	if err != nil {
 		return nil, err
 	}
-	lines, err := r.rest() // all of it, if it was moved before
-	if err != nil || !moved {
+	lines, err := r.readToEnd() // all of it, if it was moved before
+	if err != nil || !rotated {
 		return lines, err
 	}
 	r.close()
@@ -149,26 +149,26 @@ func (r *logReader) more() ([]LogLine, error) {
 	if err := r.open(); err != nil || r.file == nil {
 		return lines, err
 	}
-	added, err := r.rest()
+	added, err := r.readToEnd()
 	return append(lines, added...), err
 }
 
-// rest reads to the end of the open file.
-func (r *logReader) rest() ([]LogLine, error) {
+// readToEnd reads to the end of the open file.
+func (r *logReader) readToEnd() ([]LogLine, error) {
 	raw, err := io.ReadAll(io.LimitReader(r.file, 2*maxLog))
-	r.half = append(r.half, raw...)
+	r.partial = append(r.partial, raw...)
 	if err != nil {
 		return nil, fmt.Errorf("read handler log: %w", err)
 	}
-	return r.lines(), nil
+	return r.takeLines(), nil
 }
 
-// lines takes the lines that have an end.
-func (r *logReader) lines() (list []LogLine) {
+// takeLines takes the lines that have an end.
+func (r *logReader) takeLines() (list []LogLine) {
 	for {
-		text, rest, whole := bytes.Cut(r.half, []byte("\n"))
+		text, rest, whole := bytes.Cut(r.partial, []byte("\n"))
 		if !whole {
-			r.half = bytes.Clone(r.half)
+			r.partial = bytes.Clone(r.partial)
 			return list
 		}
 		var line LogLine
@@ -176,6 +176,6 @@ func (r *logReader) lines() (list []LogLine) {
 			line = LogLine{Stream: stderr, Text: string(text)} // of an earlier version
 		}
 		list = append(list, line)
-		r.half = rest
+		r.partial = rest
 	}
 }

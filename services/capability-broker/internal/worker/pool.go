@@ -21,7 +21,7 @@ const startTimeout = 30 * time.Second
 type Launcher interface {
 	// Launch starts a worker. handler.ErrUntrusted says that the handler's copy is not what was trusted, ErrMount that a
 	// folder which is granted can't be shown.
-	Launch(ctx context.Context, spec Spec) (Process, error)
+	Launch(ctx context.Context, s Spec) (Process, error)
 }
 
 // Limits bound a Pool.
@@ -41,12 +41,12 @@ type Pool struct {
 	log      *slog.Logger
 	starts   *prometheus.CounterVec
 
-	mu     sync.Mutex
-	closed bool
-	groups map[key]*group
-	paces  map[paceKey]*pace
-	total  int // workers that run or start
-	ending sync.WaitGroup
+	mu       sync.Mutex
+	closed   bool
+	groups   map[key]*group
+	backoffs map[backoffKey]*backoff
+	total    int // workers that run or start
+	ending   sync.WaitGroup
 }
 
 type group struct {
@@ -74,7 +74,7 @@ type outcome struct {
 
 // NewPool makes a pool without workers. Close ends it.
 func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Registerer) *Pool {
-	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), paces: make(map[paceKey]*pace), starts: prometheus.NewCounterVec(
+	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), backoffs: make(map[backoffKey]*backoff), starts: prometheus.NewCounterVec(
 		prometheus.CounterOpts{Name: "rumi_capability_worker_starts_total", Help: "Starts of handler containers, by result (ok, failed)."},
 		[]string{"result"})}
 	metrics.MustRegister(p.starts, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -83,8 +83,8 @@ func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Reg
 	return p
 }
 
-// leastTime is what a call must have left when a worker is ready for it. One with less would only cost the worker.
-const leastTime = time.Millisecond
+// minCallTime is what a call must have left when a worker is ready for it. One with less would only cost the worker.
+const minCallTime = time.Millisecond
 
 // Run does a job in a worker, starting one where none is free. It ends with ctx at the latest; the container of a call
 // that ran out of time is killed. A call whose time is over before it began costs no worker.
@@ -93,9 +93,9 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = over(ctx); err == nil && job.Begin != nil {
+	if err = checkTimeLeft(ctx); err == nil && job.Begin != nil {
 		if err = job.Begin(ctx); err == nil {
-			err = over(ctx) // it may have taken long
+			err = checkTimeLeft(ctx) // it may have taken long
 		}
 	}
 	if err != nil {
@@ -105,20 +105,20 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.limits.Ceiling.timeout(job.Limits))
 	defer cancel()
 	output, state, err := m.call(ctx, job)
-	p.release(m, m.judge(state, err))
+	p.release(m, m.assess(state, err))
 	return output, err
 }
 
-// over says that there is no time for a call to begin.
-func over(ctx context.Context) error {
-	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < leastTime {
+// checkTimeLeft says that there is no time for a call to begin.
+func checkTimeLeft(ctx context.Context) error {
+	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < minCallTime {
 		return context.DeadlineExceeded
 	}
 	return ctx.Err()
 }
 
-// judge looks at what a worker answers, whatever it says of itself: one whose calls fail one after the other may be the reason.
-func (m *member) judge(s state, err error) state {
+// assess looks at what a worker answers, whatever it says of itself: one whose calls fail one after the other may be the reason.
+func (m *member) assess(s state, err error) state {
 	if _, failed := errors.AsType[*FailedError](err); !failed {
 		m.failed = 0
 		return s
@@ -145,10 +145,10 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 	}
 	err := ErrBusy
 	if len(g.waiters) < p.limits.Queue {
-		err = p.grow(g, len(g.waiters)+1)
+		err = p.ensureStarting(g, len(g.waiters)+1)
 	}
 	if err != nil {
-		p.drop(g)
+		p.dropIfEmpty(g)
 		p.mu.Unlock()
 		return nil, err
 	}
@@ -180,19 +180,19 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 }
 
 // group is that of a spec, made where there is none.
-func (p *Pool) group(spec Spec) *group {
-	k := spec.key()
+func (p *Pool) group(s Spec) *group {
+	k := s.key()
 	g := p.groups[k]
 	if g == nil {
-		g = &group{key: k, spec: spec, members: make(map[*member]bool)}
+		g = &group{key: k, spec: s, members: make(map[*member]bool)}
 		p.groups[k] = g
 	}
 	return g
 }
 
-// grow sees to it that a worker will come free for each of so many that wait, by starting one where that is allowed and
+// ensureStarting sees to it that a worker will come free for each of so many that wait, by starting one where that is allowed and
 // those that start already are not enough. The error is why none will.
-func (p *Pool) grow(g *group, waiting int) error {
+func (p *Pool) ensureStarting(g *group, waiting int) error {
 	if g.starting >= waiting || g.workers >= p.limits.PerHandler {
 		return nil
 	}
@@ -200,7 +200,7 @@ func (p *Pool) grow(g *group, waiting int) error {
 	switch {
 	case !p.mayStart(g):
 		err = ErrPaused
-	case p.held(g.key.principal) >= p.share() && !p.evict(g.key.principal), p.total >= p.limits.Total && !p.evict(""):
+	case p.workersOf(g.key.principal) >= p.principalLimit() && !p.evict(g.key.principal), p.total >= p.limits.Total && !p.evict(""):
 		err = ErrBusy
 	default:
 		p.add(g)
@@ -218,11 +218,11 @@ func (p *Pool) add(g *group) {
 	p.ending.Go(func() { p.start(g) })
 }
 
-// share is how many workers one principal may hold: calls that never end must not keep all others from being answered.
-func (p *Pool) share() int { return max(1, p.limits.Total/2) }
+// principalLimit is how many workers one principal may hold: calls that never end must not keep all others from being answered.
+func (p *Pool) principalLimit() int { return max(1, p.limits.Total/2) }
 
-// held is how many it does.
-func (p *Pool) held(principal string) (n int) {
+// workersOf is how many it does.
+func (p *Pool) workersOf(principal string) (n int) {
 	for k, g := range p.groups {
 		if k.principal == principal {
 			n += g.workers
@@ -268,7 +268,7 @@ func (p *Pool) start(g *group) {
 			}
 			g.waiters = nil
 		}
-		p.drop(g)
+		p.dropIfEmpty(g)
 		return
 	}
 	p.starts.WithLabelValues("ok").Inc()
@@ -278,12 +278,12 @@ func (p *Pool) start(g *group) {
 		p.discard(m)
 		return
 	}
-	p.ending.Go(func() { p.bury(m) })
-	p.give(m)
+	p.ending.Go(func() { p.reap(m) })
+	p.handOver(m)
 }
 
-// give hands a worker to the next waiter, or puts it to the idle ones.
-func (p *Pool) give(m *member) {
+// handOver hands a worker to the next waiter, or puts it to the idle ones.
+func (p *Pool) handOver(m *member) {
 	g := m.group
 	if len(g.waiters) > 0 {
 		next := g.waiters[0]
@@ -302,25 +302,25 @@ func (p *Pool) release(m *member, s state) {
 		return // ended meanwhile
 	}
 	select {
-	case <-m.gone:
+	case <-m.readDone:
 		s = broken
 	default:
 	}
-	if s == worn || s == suspect {
+	if s == recycle || s == suspect {
 		// A successor that may not start yet would be worse than none: this one answers, at least.
-		if p.spend(m.group, map[state]float64{worn: recycleCost, suspect: 1}[s]); !p.mayStart(m.group) {
+		if p.charge(m.group, map[state]float64{recycle: recycleCost, suspect: 1}[s]); !p.mayStart(m.group) {
 			s = usable
 		}
 	}
 	if m.stale && s == usable {
-		s = worn
+		s = recycle
 	}
 	if s == usable {
-		p.give(m)
+		p.handOver(m)
 		return
 	}
 	if s == broken {
-		p.spend(m.group, 1)
+		p.charge(m.group, 1)
 	}
 	p.discard(m)
 	p.replace(m.group)
@@ -334,7 +334,7 @@ func (p *Pool) replace(g *group) {
 	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g {
 		return
 	}
-	err := p.grow(g, len(g.waiters))
+	err := p.ensureStarting(g, len(g.waiters))
 	if err == nil {
 		return
 	}
@@ -342,19 +342,19 @@ func (p *Pool) replace(g *group) {
 		w <- outcome{err: err}
 	}
 	g.waiters = nil
-	p.drop(g)
+	p.dropIfEmpty(g)
 }
 
-// bury waits for a worker to end by itself while it is idle, so that no call finds a dead one.
-func (p *Pool) bury(m *member) {
-	<-m.gone
+// reap waits for a worker to end by itself while it is idle, so that no call finds a dead one.
+func (p *Pool) reap(m *member) {
+	<-m.readDone
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, other := range m.group.idle {
 		if other == m {
 			m.group.idle = append(m.group.idle[:i], m.group.idle[i+1:]...)
 			p.log.Warn("a handler's worker ended by itself", "pack_id", m.group.key.packID, "slug", m.group.key.slug, "reason", m.reason)
-			p.spend(m.group, 1)
+			p.charge(m.group, 1)
 			p.discard(m)
 			return
 		}
@@ -371,12 +371,12 @@ func (p *Pool) discard(m *member) {
 	g.workers--
 	p.total--
 	m.end()
-	p.ending.Go(func() { <-m.killed; <-m.gone })
-	p.drop(g)
+	p.ending.Go(func() { <-m.killed; <-m.readDone })
+	p.dropIfEmpty(g)
 }
 
-// drop forgets a group that has nothing left.
-func (p *Pool) drop(g *group) {
+// dropIfEmpty forgets a group that has nothing left.
+func (p *Pool) dropIfEmpty(g *group) {
 	if g.workers == 0 && len(g.waiters) == 0 && p.groups[g.key] == g {
 		delete(p.groups, g.key)
 	}
@@ -396,21 +396,21 @@ func (p *Pool) End(which func(packID, slug, principal string) bool) {
 func (p *Pool) endGroup(g *group) {
 	delete(p.groups, g.key) // one that starts finds that out
 	for _, w := range g.waiters {
-		w <- outcome{err: errTaken}
+		w <- outcome{err: errRevoked}
 	}
 	g.waiters, g.idle = nil, nil
 	for m := range g.members {
-		m.taken.Store(true)
+		m.revoked.Store(true)
 		p.discard(m)
 	}
 }
 
-// Review ends the workers whose spec is not valid any more. Calls under way fail.
-func (p *Pool) Review(valid func(Spec) bool) {
+// EndInvalid ends the workers whose spec is not valid any more. Calls under way fail.
+func (p *Pool) EndInvalid(stillValid func(Spec) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, g := range p.groups {
-		if !valid(g.spec) {
+		if !stillValid(g.spec) {
 			p.endGroup(g)
 		}
 	}
@@ -427,9 +427,9 @@ func (p *Pool) Packs() []string {
 	return slices.Collect(maps.Keys(packs))
 }
 
-// Renew replaces the workers of a pack's handlers that have other packages than those of that digest: idle ones now, others after
+// RecycleOutdated replaces the workers of a pack's handlers that have other packages than those of that digest: idle ones now, others after
 // their call.
-func (p *Pool) Renew(packID, digest string) {
+func (p *Pool) RecycleOutdated(packID, digest string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for k, g := range p.groups {
@@ -458,25 +458,25 @@ func (p *Pool) Renew(packID, digest string) {
 
 // Warm starts a worker for a spec that has none, so that its first call finds one. It never takes more than half of all
 // that may run.
-func (p *Pool) Warm(spec Spec) {
+func (p *Pool) Warm(s Spec) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.warm(spec)
+	p.warm(s)
 }
 
-func (p *Pool) warm(spec Spec) {
-	if p.closed || p.total > p.limits.Total/2 || p.held(spec.Principal) >= p.share() {
+func (p *Pool) warm(s Spec) {
+	if p.closed || p.total > p.limits.Total/2 || p.workersOf(s.Principal) >= p.principalLimit() {
 		return
 	}
-	g := p.group(spec)
+	g := p.group(s)
 	if g.workers == 0 && p.mayStart(g) {
 		p.add(g)
 	}
-	p.drop(g)
+	p.dropIfEmpty(g)
 }
 
-// Tend ends workers that nobody used for Limits.Idle, until ctx ends.
-func (p *Pool) Tend(ctx context.Context) error {
+// EvictIdle ends workers that nobody used for Limits.Idle, until ctx ends.
+func (p *Pool) EvictIdle(ctx context.Context) error {
 	tick := time.NewTicker(max(p.limits.Idle/10, time.Second))
 	defer tick.Stop()
 	for {
@@ -492,7 +492,7 @@ func (p *Pool) Tend(ctx context.Context) error {
 					p.discard(m)
 				}
 			}
-			p.forgetPaces(now)
+			p.dropExpiredBackoffs(now)
 			p.mu.Unlock()
 		}
 	}

@@ -109,8 +109,8 @@ func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *
 			limits.Ceiling.Timeout = 2 * time.Hour
 		}
 		p := NewPool(m, limits, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-		tended := make(chan error)
-		go func() { tended <- p.Tend(ctx) }()
+		evicted := make(chan error)
+		go func() { evicted <- p.EvictIdle(ctx) }()
 		test(t, p)
 		if err := p.Close(ctx); err != nil {
 			t.Error(err)
@@ -122,7 +122,7 @@ func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *
 			t.Errorf("a closed pool runs: %v", err)
 		}
 		cancel()
-		<-tended
+		<-evicted
 		time.Sleep(2 * time.Hour) // what sleeps in the fakes wakes up
 	})
 }

@@ -37,8 +37,8 @@ func (s Spec) key() key {
 	return k
 }
 
-// Same says whether calls of two specs share workers.
-func (s Spec) Same(other Spec) bool { return s.key() == other.key() }
+// SharesWorkers says whether calls of two specs share workers.
+func (s Spec) SharesWorkers(other Spec) bool { return s.key() == other.key() }
 
 func deref[T any](p *T) (v T) {
 	if p != nil {

@@ -34,19 +34,19 @@ func TestSpecsThatShareWorkers(t *testing.T) {
 	}
 	for one, a := range specs {
 		for other, b := range specs {
-			if a.Same(b) != (one == other) {
-				t.Errorf("%s and %s: Same is %t, want %t", one, other, a.Same(b), one == other)
+			if a.SharesWorkers(b) != (one == other) {
+				t.Errorf("%s and %s: %t", one, other, a.SharesWorkers(b))
 			}
 		}
 	}
 	for what, same := range map[string]Spec{
 		"the same in other words": with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a", Target: "/mnt/a", ReadOnly: ptr(true)}} }),
 	} {
-		if !same.Same(specs["a mount"]) {
+		if !same.SharesWorkers(specs["a mount"]) {
 			t.Error(what)
 		}
 	}
-	if !with(func(s *Spec) { s.Limits.TimeoutSeconds = ptr(1.0) }).Same(plain) {
+	if !with(func(s *Spec) { s.Limits.TimeoutSeconds = ptr(1.0) }).SharesWorkers(plain) {
 		t.Error("a time-out needs a container of its own")
 	}
 }
@@ -92,7 +92,7 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		p.Review(func(Spec) bool { return true })
+		p.EndInvalid(func(Spec) bool { return true })
 		synctest.Wait()
 		if n := m.running.Load(); n != 2 {
 			t.Fatalf("%d workers, want 2", n)
@@ -100,7 +100,7 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 		told := make(chan error)
 		go func() { _, err := within(time.Minute, p, job("a", `{"wait":true}`)); told <- err }()
 		synctest.Wait()
-		p.Review(func(s Spec) bool { return s.Principal != "a" })
+		p.EndInvalid(func(s Spec) bool { return s.Principal != "a" })
 		if err := <-told; !lost(err) {
 			t.Errorf("the call under way is told %v", err)
 		}

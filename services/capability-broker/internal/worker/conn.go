@@ -22,9 +22,9 @@ import (
 
 // Bounds of the worker protocol, in bytes.
 const (
-	maxOutput = 1 << 20
-	maxAnswer = maxOutput + 4<<10
-	unheld    = 64 << 10 // the longest answer that is read without Job.Room
+	maxOutput     = 1 << 20
+	maxAnswer     = maxOutput + 4<<10
+	maxUnreserved = 64 << 10 // the longest answer that is read without Job.Reserve
 )
 
 // Errors of Run, beside the context's own.
@@ -47,8 +47,8 @@ type FailedError struct {
 
 func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }
 
-// errTaken is of a call whose worker was ended by a decision, not by anything that the handler did.
-var errTaken = &FailedError{Kind: "lost", What: "its grant or its right to run was taken away"}
+// errRevoked is of a call whose worker was ended by a decision, not by anything that the handler did.
+var errRevoked = &FailedError{Kind: "lost", What: "its grant or its right to run was taken away"}
 
 // Reason is what may be said about an error of Run in the audit log.
 func Reason(err error) string {
@@ -71,9 +71,9 @@ type Job struct {
 	// Begin is asked when a worker is ready, just before it gets the job; nil for nobody to ask. Its error is Run's.
 	Begin func(ctx context.Context) error
 
-	// Room is asked before a long answer of so many bytes is read, which waits in the worker meanwhile; nil for nobody to ask.
+	// Reserve is asked before a long answer of so many bytes is read, which waits in the worker meanwhile; nil for nobody to ask.
 	// Where it has an error there is no answer, and the worker is lost.
-	Room func(ctx context.Context, n int) error
+	Reserve func(ctx context.Context, n int) error
 }
 
 // handlerContext is a handler's first argument.
@@ -93,12 +93,12 @@ type wireCall struct {
 }
 
 type wireAnswer struct {
-	ID     string         `json:"id"`
-	OK     bool           `json:"ok"`
-	Output jsontext.Value `json:"output"`
-	Kind   string         `json:"kind"`
-	Error  string         `json:"error"`
-	Retire bool           `json:"retire"`
+	ID      string         `json:"id"`
+	OK      bool           `json:"ok"`
+	Output  jsontext.Value `json:"output"`
+	Kind    string         `json:"kind"`
+	Error   string         `json:"error"`
+	Recycle bool           `json:"retire"`
 }
 
 // state is what became of a worker by a call.
@@ -106,7 +106,7 @@ type state int
 
 const (
 	usable  state = iota
-	worn          // it answered, and wants to be replaced
+	recycle       // it answered, and wants to be replaced
 	suspect       // it answered, and its last calls have all failed
 	broken        // it has ended or has to
 )
@@ -148,30 +148,30 @@ type Packaged interface{ Packages() (digest string) }
 
 // conn is one worker. Calls of it follow one after the other.
 type conn struct {
-	process Process
-	open    atomic.Bool       // a call waits for its answer
-	room    func(n int) error // of the open call
-	life    context.Context   // ends with end
-	die     context.CancelFunc
-	taken   atomic.Bool // it is ended because nobody may use it any more
-	answers chan []byte
-	gone    chan struct{} // closed when nothing more will be read
-	reason  string        // why; to be read after gone
+	process  Process
+	open     atomic.Bool       // a call waits for its answer
+	reserve  func(n int) error // of the open call
+	ctx      context.Context   // ends with end
+	cancel   context.CancelFunc
+	revoked  atomic.Bool // it is ended because nobody may use it any more
+	answers  chan []byte
+	readDone chan struct{} // closed when nothing more will be read
+	reason   string        // why; to be read after readDone
 
 	ending sync.Once
 	killed chan struct{} // closed when end has done its work
 }
 
 func newConn(p Process) *conn {
-	c := &conn{process: p, answers: make(chan []byte, 1), gone: make(chan struct{}), killed: make(chan struct{})}
-	c.life, c.die = context.WithCancel(context.Background())
+	c := &conn{process: p, answers: make(chan []byte, 1), readDone: make(chan struct{}), killed: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	go c.read()
 	return c
 }
 
 // read takes what the worker writes. Whatever isn't the one answer to the open call ends the worker.
 func (c *conn) read() {
-	defer close(c.gone)
+	defer close(c.readDone)
 	for {
 		frame, err := c.readFrame()
 		switch {
@@ -195,8 +195,8 @@ func (c *conn) readFrame() ([]byte, error) {
 	if _, err := io.ReadFull(c.process, header); err != nil {
 		return nil, err
 	}
-	if n := binary.BigEndian.Uint32(header); n > unheld && n <= maxAnswer && c.open.Load() {
-		if err := c.room(int(n)); err != nil {
+	if n := binary.BigEndian.Uint32(header); n > maxUnreserved && n <= maxAnswer && c.open.Load() {
+		if err := c.reserve(int(n)); err != nil {
 			return nil, err
 		}
 	}
@@ -211,14 +211,14 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	}
 	stop := context.AfterFunc(ctx, c.end) // frees the Write of a worker that doesn't read
 	defer stop()
-	c.room = func(n int) error {
-		if job.Room == nil {
+	c.reserve = func(n int) error {
+		if job.Reserve == nil {
 			return nil
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(c.life, cancel)()
-		return job.Room(ctx, n)
+		defer context.AfterFunc(c.ctx, cancel)()
+		return job.Reserve(ctx, n)
 	}
 	if a, ok := c.process.(Announcer); ok {
 		a.Announce(id, job.RequestID)
@@ -233,13 +233,13 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	c.open.Store(true)
 	if _, err := c.process.Write(frame); err != nil {
 		c.end()
-		<-c.gone // nobody asks for room any more
+		<-c.readDone // nobody asks for room any more
 		return nil, broken, c.lost(ctx)
 	}
 	select {
 	case raw := <-c.answers:
 		output, s, err = parseAnswer(raw, id)
-	case <-c.gone:
+	case <-c.readDone:
 		s = broken
 		select {
 		case raw := <-c.answers: // it answered and ended
@@ -259,8 +259,8 @@ func (c *conn) lost(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if c.taken.Load() {
-		return errTaken
+	if c.revoked.Load() {
+		return errRevoked
 	}
 	return &FailedError{Kind: "lost", What: c.reason}
 }
@@ -270,8 +270,8 @@ func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err err
 	if err := json.Unmarshal(raw, &a); err != nil || a.ID != id {
 		return nil, broken, &FailedError{Kind: "lost", What: "the worker broke the protocol"}
 	}
-	if a.Retire {
-		s = worn
+	if a.Recycle {
+		s = recycle
 	}
 	switch {
 	case a.OK && len(a.Output) > maxOutput, a.Kind == "too_large":
@@ -323,7 +323,7 @@ func class(name string) string {
 // end kills the worker. It returns at once; gone and killed are closed soon after.
 func (c *conn) end() {
 	c.ending.Do(func() {
-		c.die()
+		c.cancel()
 		go func() {
 			defer close(c.killed)
 			c.process.Kill()

@@ -20,7 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 )
 
-// removeTimeout bounds the removal of a container; what is left is for who asks Failed and Owns to sweep.
+// removeTimeout bounds the removal of a container; what is left is for who asks TakeRemovalFailed and InUse to sweep.
 const removeTimeout = 30 * time.Second
 
 // Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
@@ -49,7 +49,7 @@ const (
 	mountVariable = "RUMI_MOUNT_" // and a number from 0
 )
 
-// environ tells a worker from where on it is worn: three quarters of its memory, half of its processes.
+// environ tells a worker from where on it is recycle: three quarters of its memory, half of its processes.
 func environ(l sandbox.Limits) map[string]string {
 	return map[string]string{
 		"RUMI_RETIRE_BYTES": strconv.FormatInt(l.Memory/4*3, 10), "RUMI_RETIRE_TASKS": strconv.FormatInt(l.PIDs/2, 10),
@@ -69,28 +69,28 @@ type Containers struct {
 	Log          *slog.Logger
 
 	mu     sync.Mutex
-	named  map[string]string // ids of containers that run, start or are being removed, by name; "" while one is being made
-	failed bool              // since Failed was asked
+	ids    map[string]string // ids of containers that run, start or are being removed, by name; "" while one is being made
+	failed bool              // since TakeRemovalFailed was asked
 }
 
-// Owns says whether a container that bears this process's labels is one that is in use. Another was left behind, or somebody copied
+// InUse says whether a container that bears this process's labels is one that is in use. Another was left behind, or somebody copied
 // the labels: once a container is made its id decides, since a name is in the labels, too.
-func (c *Containers) Owns(made sandbox.Container) bool {
+func (c *Containers) InUse(made sandbox.Container) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, named := c.named[made.Name]
+	id, named := c.ids[made.Name]
 	return named && (id == "" || id == made.ID)
 }
 
-// record notes which container has a name.
-func (c *Containers) record(name, id string) {
+// setID notes which container has a name.
+func (c *Containers) setID(name, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.named[name] = id
+	c.ids[name] = id
 }
 
-// Failed says whether a container could not be removed since it was asked last.
-func (c *Containers) Failed() bool {
+// TakeRemovalFailed says whether a container could not be removed since it was asked last.
+func (c *Containers) TakeRemovalFailed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	failed := c.failed
@@ -98,22 +98,22 @@ func (c *Containers) Failed() bool {
 	return failed
 }
 
-// name gives a name to a container before it is there, so that nobody takes it for one that was left behind.
-func (c *Containers) name() string {
+// reserveName gives a name to a container before it is there, so that nobody takes it for one that was left behind.
+func (c *Containers) reserveName() string {
 	name := strings.ToLower(rand.Text())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.named == nil {
-		c.named = make(map[string]string)
+	if c.ids == nil {
+		c.ids = make(map[string]string)
 	}
-	c.named[name] = ""
+	c.ids[name] = ""
 	return name
 }
 
-func (c *Containers) disown(name string, removed bool) {
+func (c *Containers) release(name string, removed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.named, name)
+	delete(c.ids, name)
 	c.failed = c.failed || !removed
 }
 
@@ -131,7 +131,7 @@ func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 			f.Close()
 		}
 	}()
-	p := &process{owner: c, name: c.name(), noise: newNoise(c.Logs.of(spec.Trust.PackID, spec.Trust.Slug))}
+	p := &process{owner: c, name: c.reserveName(), capture: newCapture(c.Logs.of(spec.Trust.PackID, spec.Trust.Slug))}
 	limits := c.Ceiling.of(spec.Limits)
 	container := sandbox.Spec{
 		Kind: sandbox.Handler, Name: p.name, PackID: spec.Trust.PackID, Principal: spec.Principal, Digest: spec.Trust.FolderDigest,
@@ -141,7 +141,7 @@ func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 		container.Mounts = append(container.Mounts, f.Mount)
 		container.Env[mountVariable+strconv.Itoa(i)] = f.Target
 	}
-	err = c.environment(ctx, spec.Trust.PackID, func(installed, digest string) error {
+	err = c.withPackages(ctx, spec.Trust.PackID, func(installed, digest string) error {
 		if p.packages = digest; installed != "" {
 			container.Packages = digest
 			container.Mounts = append(container.Mounts, sandbox.Mount{Source: installed, Target: sitePackages})
@@ -152,7 +152,7 @@ func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 		})
 	})
 	if err == nil && len(folders) > 0 {
-		if err = p.compare(ctx, folders); err != nil {
+		if err = p.verifyMounts(ctx, folders); err != nil {
 			err = fmt.Errorf("%w: %w", ErrMount, err)
 		}
 	}
@@ -163,8 +163,8 @@ func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 	return p, nil
 }
 
-// environment calls fn with what is installed for a pack.
-func (c *Containers) environment(ctx context.Context, packID string, fn func(path, digest string) error) error {
+// withPackages calls fn with what is installed for a pack.
+func (c *Containers) withPackages(ctx context.Context, packID string, fn func(path, digest string) error) error {
 	if c.Environments == nil {
 		return fn("", "")
 	}
@@ -172,21 +172,21 @@ func (c *Containers) environment(ctx context.Context, packID string, fn func(pat
 }
 
 // start makes and starts the container. What is mounted may go once it has returned.
-func (p *process) start(ctx context.Context, container sandbox.Spec) error {
-	made, err := p.owner.Engine.Create(ctx, container)
+func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
+	made, err := p.owner.Engine.Create(ctx, spec)
 	if err != nil {
 		return err
 	}
 	p.id = made.ID
-	p.owner.record(p.name, p.id)
-	if p.Stream, err = p.owner.Engine.Attach(ctx, made.ID, p.noise); err != nil {
+	p.owner.setID(p.name, p.id)
+	if p.Stream, err = p.owner.Engine.Attach(ctx, made.ID, p.capture); err != nil {
 		return err
 	}
 	return p.owner.Engine.Start(ctx, made.ID)
 }
 
-// compare asks the worker, which has loaded nothing of the handler yet, what it sees at the places of its mounts.
-func (p *process) compare(ctx context.Context, folders []*mount.Found) error {
+// verifyMounts asks the worker, which has loaded nothing of the handler yet, what it sees at the places of its mounts.
+func (p *process) verifyMounts(ctx context.Context, folders []*mount.Found) error {
 	stop := context.AfterFunc(ctx, p.Kill)
 	defer stop()
 	call := wireCall{ID: rand.Text(), Call: statCall, Args: []any{}}
@@ -220,11 +220,11 @@ func (p *process) compare(ctx context.Context, folders []*mount.Found) error {
 // process is a worker's container.
 type process struct {
 	sandbox.Stream
-	owner *Containers
-	name  string
-	id    string // "" where none could be made
-	noise *noise
-	once  sync.Once
+	owner   *Containers
+	name    string
+	id      string // "" where none could be made
+	capture *capture
+	once    sync.Once
 
 	packages string // the digest of what is installed for its pack; "" for nothing
 }
@@ -233,20 +233,20 @@ type process struct {
 func (p *process) Packages() string { return p.packages }
 
 // Announce implements Announcer.
-func (p *process) Announce(call, request string) { p.noise.announce(call, request) }
+func (p *process) Announce(call, request string) { p.capture.announce(call, request) }
 
 // Note implements Announcer.
-func (p *process) Note(request, text string) { p.noise.note(request, text) }
+func (p *process) Note(request, text string) { p.capture.note(request, text) }
 
 // Kill implements Process.
 func (p *process) Kill() {
 	p.once.Do(func() {
-		defer p.noise.Close()
+		defer p.capture.Close()
 		if p.Stream != nil {
 			_ = p.Stream.Close() // never fails
 		}
 		if p.id == "" {
-			p.owner.disown(p.name, false) // it may have been made by an engine that could not say so any more
+			p.owner.release(p.name, false) // it may have been made by an engine that could not say so any more
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
@@ -258,6 +258,6 @@ func (p *process) Kill() {
 		if err != nil {
 			p.owner.Log.Error("removing a handler's container failed; trying again", "container_id", p.id, "error", err)
 		}
-		p.owner.disown(p.name, err == nil)
+		p.owner.release(p.name, err == nil)
 	})
 }

@@ -41,7 +41,7 @@ func shown(t *testing.T, l *Logs) string {
 	return strings.TrimSpace(b.String())
 }
 
-func TestNoise(t *testing.T) {
+func TestCapture(t *testing.T) {
 	const begin, end, toErr, toOut = "\x1ec1 begin\x1f", "\x1ec1 end\x1f", "\x1ec1 stderr\x1f", "\x1ec1 stdout\x1f"
 	for name, c := range map[string]struct{ printed, want string }{
 		"nothing":              {"", ""},
@@ -63,7 +63,7 @@ func TestNoise(t *testing.T) {
 	} {
 		for _, step := range []int{1, 3, 1 << 20} { // however it comes in pieces
 			l, _ := openLogs(t)
-			n := newNoise(l.of("o", "s"))
+			n := newCapture(l.of("o", "s"))
 			n.announce("c1", "r1")
 			n.announce("c2", "r2")
 			for left := c.printed; left != ""; {
@@ -88,7 +88,7 @@ func TestNoise(t *testing.T) {
 func TestLogsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, path := openLogs(t)
-		n := newNoise(l.of("o", "s"))
+		n := newCapture(l.of("o", "s"))
 		piece := []byte(strings.Repeat("\n", 32<<10))
 		for range 60 * 10 {
 			for range 10 {
@@ -137,7 +137,7 @@ func TestTail(t *testing.T) {
 	if err := os.WriteFile(path+".1", []byte("Traceback:\n{\"a\": 1}\nhalf"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	n := newNoise(l.of("o", "s"))
+	n := newCapture(l.of("o", "s"))
 	_, _ = n.Write([]byte("new\n"))
 	lines, err := l.Tail("o", "s", 10)
 	if err != nil || len(lines) != 3 || lines[0].Text != "Traceback:" || lines[1].Text != `{"a": 1}` || lines[2].Text != "new" || !lines[0].TS.IsZero() {
@@ -167,7 +167,7 @@ func TestFollow(t *testing.T) {
 			}
 		}()
 		time.Sleep(time.Second) // there is no file
-		n := newNoise(l.of("o", "s"))
+		n := newCapture(l.of("o", "s"))
 		const lines, size = 3000, 1000
 		for i := range lines {
 			fmt.Fprintf(n, "%d %s\n", i, strings.Repeat("x", size))

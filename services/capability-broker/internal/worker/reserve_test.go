@@ -30,7 +30,7 @@ func TestLongAnswersAskForRoom(t *testing.T) {
 			return nil
 		}
 		short, big := job("p", "{}"), job("p", `{"long":true}`)
-		short.Room, big.Room = room, room
+		short.Reserve, big.Reserve = room, room
 		if _, err := within(time.Second, p, short); err != nil || asked != 0 {
 			t.Errorf("a short answer: room for %d, %v", asked, err)
 		}
@@ -43,7 +43,7 @@ func TestLongAnswersAskForRoom(t *testing.T) {
 
 		// No room in time is no answer in time.
 		never := func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }
-		big.Room = never
+		big.Reserve = never
 		if _, err := within(time.Second, p, big); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("no room: %v", err)
 		}
@@ -53,11 +53,11 @@ func TestLongAnswersAskForRoom(t *testing.T) {
 			time.Sleep(time.Second)
 			p.End(func(string, string, string) bool { return true })
 		}()
-		if _, err := within(time.Hour, p, big); !errors.Is(err, errTaken) || time.Since(began) > time.Minute {
+		if _, err := within(time.Hour, p, big); !errors.Is(err, errRevoked) || time.Since(began) > time.Minute {
 			t.Errorf("taken away: %v after %v", err, time.Since(began))
 		}
 		synctest.Wait()
-		big.Room = room
+		big.Reserve = room
 		if output, err := within(time.Second, p, big); err != nil || string(output) != long {
 			t.Errorf("afterwards: %v", err)
 		}
