@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
@@ -22,19 +24,19 @@ func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
 	start := len(dst)
 	r.latency = time.Since(began)
 	if r.failure == nil && overflows(r.response.Body) {
-		r.failure = errTooLarge
+		r.failure = decision.TooLarge
 	}
 	if r.failure == nil {
 		dst = appendAnswer(dst, r)
 		if len(dst)-start > MaxResponse {
-			r.failure = errTooLarge
+			r.failure = decision.TooLarge
 		}
 	}
 	if r.failure == nil {
 		r.status, r.received = r.response.Status, int64(len(r.response.Body))
 	}
 	if err := k.record(r)(); err != nil {
-		r.failure = errInternal
+		r.failure = decision.Internal
 	}
 	if r.failure != nil {
 		dst = appendFailure(dst[:start], r)
@@ -88,9 +90,9 @@ func appendAnswer(dst []byte, r *result) []byte {
 
 func appendFailure(dst []byte, r *result) []byte {
 	dst = append(dst, `{"success":false,"status_code":null,"headers":null,"header_list":null,"body":null,"error":`...)
-	dst = appendQuote(dst, r.failure.text)
+	dst = appendQuote(dst, r.failure.Text)
 	dst = append(dst, `,"error_type":`...)
-	dst = appendQuote(dst, r.failure.kind)
+	dst = appendQuote(dst, string(r.failure.Kind))
 	dst = appendCommon(dst, r)
 	return append(dst, `,"bytes_read":0,"final_url":null}`...)
 }

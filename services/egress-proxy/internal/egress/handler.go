@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
@@ -36,10 +38,10 @@ func (h *handler) pack(ctx context.Context) *pack {
 // result is what came of a request.
 type result struct {
 	call         call
-	destination  destination // of the last hop
+	destination  decision.Destination // of the last hop
 	hops         int
 	response     *upstream.Response
-	failure      *failure
+	failure      *decision.Failure
 	latency      time.Duration
 	status       int          // of the answer; 0 for none
 	received     int64        // bytes from the server: of the body, or of a tunnel
@@ -49,6 +51,11 @@ type result struct {
 	unbounded    bool         // a tunnel or an upgraded connection: its end is the pack's choice
 	transfer     *transfer    // nil for what was not allowed
 	scratch      scratch
+}
+
+// request is what is decided on.
+func (r *result) request(hasBody bool) decision.Request {
+	return decision.Request{Method: r.call.method, To: r.destination, HasBody: hasBody}
 }
 
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
@@ -89,7 +96,7 @@ func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 	if e.failure == nil {
 		// Before anything is judged: what shrinks after this ends the request, what shrank before is seen by decide.
 		e.session = k.session.Load()
-		e.target, e.failure = k.decide(e.call.method, e.destination, len(e.call.body) > 0)
+		e.target, e.failure = k.decide(e.request(len(e.call.body) > 0))
 	}
 	if e.failure != nil {
 		e.latency = time.Since(e.began)
@@ -112,7 +119,7 @@ func (e *exchange) Finish(dst []byte) []byte {
 func (e *exchange) finish(dst []byte) []byte {
 	if e.written != nil {
 		if e.written() != nil {
-			e.failure = errInternal
+			e.failure = decision.Internal
 		}
 		return appendFailure(dst, &e.result)
 	}
@@ -156,15 +163,15 @@ func (e *exchange) Make(fields []upstream.Field, body int) error {
 
 // Refuse implements uds.Handler.
 func (h *handler) Refuse(err error, dst []byte) []byte {
-	f := &failure{kind: "protocol_error", text: "Request could not be read"}
+	f := decision.Protocol("Request could not be read")
 	var large *uds.TooLargeError
 	switch {
 	case errors.As(err, &large):
-		f.text = "Request too large (max: 1048576 bytes)"
+		f.Text = "Request too large (max: 1048576 bytes)"
 	case errors.Is(err, uds.ErrEmpty):
-		f.text = "Request is empty"
+		f.Text = "Request is empty"
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		f.text = "Request did not arrive in time"
+		f.Text = "Request did not arrive in time"
 	}
 	return h.proxy.pack(h.id).conclude(&result{failure: f}, time.Now(), dst)
 }
@@ -190,7 +197,7 @@ func (k *pack) run(r *exchange, buf []byte) {
 		}
 		r.sent += int64(len(body))
 		response, err := s.pool.Do(r.bound, target, &upstream.Request{
-			Method: r.call.method, Path: r.destination.path, Host: r.destination.hostPort(), Fields: fields, Body: body,
+			Method: r.call.method, Path: r.destination.Path, Host: r.destination.HostPort(), Fields: fields, Body: body,
 			Deadline: deadline, Connect: connect, Read: r.call.read, MaxBody: MaxResponse, Room: r,
 		}, buf[:0])
 		if err != nil {
@@ -208,16 +215,16 @@ func (k *pack) run(r *exchange, buf []byte) {
 			return
 		}
 		<-k.slots
-		next, f := r.destination.resolve(location)
+		next, f := r.destination.Resolve(location)
 		if r.hops++; r.hops > maxRedirects {
-			f = &failure{kind: "too_many_redirects", text: "Too many redirects: 4 > 3"}
+			f = &decision.Failure{Kind: decision.KindRedirects, Text: "Too many redirects: 4 > 3"}
 			r.hops = maxRedirects
 		}
 		if f != nil {
 			r.failure = f
 			return
 		}
-		if !r.destination.sharesCredentialsWith(next) {
+		if !r.destination.SharesCredentialsWith(next) {
 			fields, body = safeRedirectHeaders(fields), nil
 		}
 		if response.Status <= http.StatusSeeOther {
@@ -228,7 +235,7 @@ func (k *pack) run(r *exchange, buf []byte) {
 }
 
 // locate judges a hop, as far as it isn't, and finds its addresses. connect is what is left then for a connection to be made.
-func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadline time.Time) (_ *upstream.Target, connect time.Duration, f *failure) {
+func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadline time.Time) (_ *upstream.Target, connect time.Duration, f *decision.Failure) {
 	connect = r.call.connect
 	if target != nil && target.Addrs != nil {
 		return target, connect, nil
@@ -238,7 +245,7 @@ func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadli
 		deadline = began.Add(connect)
 	}
 	if target == nil {
-		target, f = k.judge(r.bound, r.session, r.call, r.destination, hasBody, deadline)
+		target, f = k.authorize(r.bound, r.session, r.request(hasBody), deadline)
 	} else {
 		target, f = k.resolve(r.bound, r.session, target, r.destination, deadline)
 	}
@@ -248,34 +255,32 @@ func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadli
 	return target, connect, f
 }
 
-func (k *pack) upstreamFailure(s *session, err error) *failure {
+func (k *pack) upstreamFailure(s *session, err error) *decision.Failure {
 	var e *upstream.Error
 	if errors.As(err, &e) && e.Kind == upstream.KindEnded {
 		return k.interruptedFailure(s)
 	}
-	f := *upstreamFailure(err)
-	f.detail = err.Error()
-	return &f
+	return upstreamFailure(err).WithDetail(err.Error())
 }
 
 // timedOutFailure is why a request is over that waited until its deadline or the end of ctx, which is of sessionContext.
-func (k *pack) timedOutFailure(ctx context.Context, s *session) *failure {
+func (k *pack) timedOutFailure(ctx context.Context, s *session) *decision.Failure {
 	if ctx.Err() != nil {
 		return k.interruptedFailure(s)
 	}
-	return errTimeout
+	return decision.TimedOut
 }
 
 // interruptedFailure is why a request is over whose context of sessionContext has ended.
-func (k *pack) interruptedFailure(s *session) *failure {
+func (k *pack) interruptedFailure(s *session) *decision.Failure {
 	if s.ctx.Err() != nil {
 		return k.sessionEndedFailure()
 	}
-	return errClientClosed
+	return decision.ClientClosed
 }
 
 // acquireSlot waits for one of the maxInFlight slots of the pack.
-func (k *pack) acquireSlot(ctx context.Context, s *session, deadline time.Time) *failure {
+func (k *pack) acquireSlot(ctx context.Context, s *session, deadline time.Time) *decision.Failure {
 	select {
 	case k.slots <- struct{}{}:
 		return nil
@@ -289,7 +294,7 @@ func (k *pack) acquireSlot(ctx context.Context, s *session, deadline time.Time) 
 	case <-ctx.Done():
 		return k.interruptedFailure(s)
 	case <-timer.C:
-		return errTimeout
+		return decision.TimedOut
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
@@ -69,8 +70,8 @@ func (k *pack) record(r *result) (wait func() error) {
 	p := k.proxy
 	outcome, reason := "allowed", "ok"
 	allowed, url := true, ""
-	if r.destination.host.Name != "" {
-		url = r.destination.redacted()
+	if r.destination.Host.Name != "" {
+		url = r.destination.Redacted()
 	}
 	entry := &r.scratch.entries[1]
 	*entry = audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: k.id}
@@ -82,22 +83,22 @@ func (k *pack) record(r *result) (wait func() error) {
 	cause := ""
 	switch f := r.failure; {
 	case f == nil:
-	case f.denied():
-		outcome, reason, allowed = "denied", f.reason, false
+	case f.Denied():
+		outcome, reason, allowed = "denied", f.Reason, false
 		p.cfg.Ledger.Note(k.id, r.denial())
-		because = slog.String("blocked_reason", f.reason)
-		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.text
-		if f.detail != "" {
-			entry.RejectionReason = f.detail
+		because = slog.String("blocked_reason", f.Reason)
+		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.Text
+		if f.Detail != "" {
+			entry.RejectionReason = f.Detail
 		}
 	default:
-		outcome, reason = "failed", f.kind
-		allowed = f.kind != "validation_error" && f.kind != "protocol_error"
-		because, cause = slog.String("error_type", f.kind), f.detail
-		entry.Success, entry.Severity, entry.Error = false, audit.Warning, f.text
+		outcome, reason = "failed", string(f.Kind)
+		allowed = f.Kind != decision.KindValidation && f.Kind != decision.KindProtocol
+		because, cause = slog.String("error_type", string(f.Kind)), f.Detail
+		entry.Success, entry.Severity, entry.Error = false, audit.Warning, f.Text
 	}
 	details := append(r.scratch.details[:0],
-		slog.String("domain", r.destination.host.Name), slog.Int("port", int(r.destination.port)), slog.Bool("allowed", allowed),
+		slog.String("domain", r.destination.Host.Name), slog.Int("port", int(r.destination.Port)), slog.Bool("allowed", allowed),
 		slog.String("check_type", "proxy_request"), slog.String("method", r.call.method), slog.String("url", url),
 		slog.Float64("latency_ms", milliseconds(r.latency)), slog.Int("redirect_hops", r.hops))
 	if because.Key != "" {
@@ -165,19 +166,19 @@ func (k *pack) log(ctx context.Context, r *result, outcome, reason string) {
 	line := slog.NewRecord(time.Now(), slog.LevelInfo, "egress", 0)
 	line.AddAttrs(append(r.scratch.line[:0],
 		slog.String("pack_id", k.id), slog.String("result", outcome), slog.String("reason", reason),
-		slog.String("method", r.call.method), slog.String("domain", r.destination.host.Name), slog.Int("port", int(r.destination.port)),
+		slog.String("method", r.call.method), slog.String("domain", r.destination.Host.Name), slog.Int("port", int(r.destination.Port)),
 		slog.Int("status", r.status), slog.Int64("bytes", r.received), slog.Int64("bytes_sent", r.sent), slog.Int("redirect_hops", r.hops), slog.Float64("latency_ms", milliseconds(r.latency)))...)
 	_ = h.Handle(ctx, line) // nobody could be told
 }
 
 // denial is how a refused request is remembered.
 func (r *result) denial() ledger.Key {
-	key := ledger.Key{Host: r.destination.host.Name, Port: r.destination.port, Method: r.call.method, Reason: r.failure.reason}
-	if r.destination.host.Numeric {
+	key := ledger.Key{Host: r.destination.Host.Name, Port: r.destination.Port, Method: r.call.method, Reason: r.failure.Reason}
+	if r.destination.Host.Numeric {
 		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
 	}
 	if key.Reason == grant.RuleDenied {
-		path, _, _ := strings.Cut(r.destination.path, "?")
+		path, _, _ := strings.Cut(r.destination.Path, "?")
 		key.Path = urlpath.Mask(path) // operators read denials, and proposals are made of them
 	}
 	return key

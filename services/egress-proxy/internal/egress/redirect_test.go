@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 )
 
 func TestRedirects(t *testing.T) {
@@ -15,7 +17,7 @@ func TestRedirects(t *testing.T) {
 	serve := func(rw http.ResponseWriter, r *http.Request) {
 		got = append(got, r)
 		if r.URL.Path == "/long" {
-			rw.Header().Set("Location", "/"+strings.Repeat("a", maxURL))
+			rw.Header().Set("Location", "/"+strings.Repeat("a", decision.MaxURL))
 			rw.WriteHeader(302)
 		}
 		q := r.URL.Query()

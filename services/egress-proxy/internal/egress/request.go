@@ -3,11 +3,12 @@ package egress
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -37,7 +38,7 @@ const (
 // call is a request that fits the protocol.
 type call struct {
 	method  string
-	url     destination
+	url     decision.Destination
 	fields  []upstream.Field // what the pack set, less what is the proxy's to say
 	body    []byte
 	total   time.Duration // of the whole request
@@ -95,7 +96,7 @@ func (h *headers) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 var errHeaders = errors.New("headers must be an object of strings")
 
 // parse reads and validates a request. The call is filled in as far as it could be read, for the audit log.
-func parse(frame []byte) (c call, f *failure) {
+func parse(frame []byte) (c call, f *decision.Failure) {
 	var m message
 	if err := json.Unmarshal(frame, &m); err != nil {
 		return c, unreadable(frame, err)
@@ -106,9 +107,9 @@ func parse(frame []byte) (c call, f *failure) {
 	}
 	if !allowedMethod(c.method) {
 		c.method = ""
-		return c, invalid("Method not allowed: %s", shorten(m.Method))
+		return c, decision.Invalid("Method not allowed: %s", decision.Clip(m.Method))
 	}
-	if c.url, f = parseDestination(m.URL); f != nil {
+	if c.url, f = decision.ParseURL(m.URL); f != nil {
 		return c, f
 	}
 	if f = c.setTimes(m); f != nil {
@@ -129,28 +130,28 @@ func allowedMethod(m string) bool {
 
 // unreadable says why a frame could not be read: what is no JSON object breaks the protocol, a field of a wrong type
 // is the request's own fault. Python writes NaN and Infinity, which JSON lacks.
-func unreadable(frame []byte, err error) *failure {
+func unreadable(frame []byte, err error) *decision.Failure {
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) && semantic.JSONPointer != "" {
-		return invalid("Invalid value for field '%s'", shorten(strings.TrimPrefix(string(semantic.JSONPointer), "/")))
+		return decision.Invalid("Invalid value for field '%s'", decision.Clip(strings.TrimPrefix(string(semantic.JSONPointer), "/")))
 	}
 	var syntactic *jsontext.SyntacticError
 	if errors.As(err, &syntactic) {
 		if errors.Is(err, jsontext.ErrDuplicateName) {
-			return invalid("A name stands twice in the request: %s", shorten(strings.TrimPrefix(string(syntactic.JSONPointer), "/")))
+			return decision.Invalid("A name stands twice in the request: %s", decision.Clip(strings.TrimPrefix(string(syntactic.JSONPointer), "/")))
 		}
 		at := min(max(syntactic.ByteOffset, 0), int64(len(frame)))
 		rest := strings.TrimLeft(string(frame[at:min(at+32, int64(len(frame)))]), " \t\r\n:-")
 		if strings.HasPrefix(rest, "NaN") || strings.HasPrefix(rest, "Infinity") {
-			return invalid("Numbers must be finite")
+			return decision.Invalid("Numbers must be finite")
 		}
 	}
-	return &failure{kind: "protocol_error", text: "Request is not a JSON object"}
+	return decision.Protocol("Request is not a JSON object")
 }
 
 // setTimes takes the timeouts over. Each bounds what it is called after, whichever others there are; what isn't given has its
 // default, but for the whole of a request of which a part is bounded: that may take as long as any.
-func (c *call) setTimes(m message) (f *failure) {
+func (c *call) setTimes(m message) (f *decision.Failure) {
 	for _, t := range []struct {
 		given *float64
 		to    *time.Duration
@@ -174,14 +175,14 @@ func (c *call) setTimes(m message) (f *failure) {
 	return nil
 }
 
-func duration(seconds float64) (time.Duration, *failure) {
+func duration(seconds float64) (time.Duration, *decision.Failure) {
 	switch {
 	case math.IsNaN(seconds) || math.IsInf(seconds, 0):
-		return 0, invalid("Numbers must be finite")
+		return 0, decision.Invalid("Numbers must be finite")
 	case seconds > maxTimeout.Seconds():
-		return 0, invalid("Timeout too large: %s > %s", decimal(seconds), decimal(maxTimeout.Seconds()))
+		return 0, decision.Invalid("Timeout too large: %s > %s", decimal(seconds), decimal(maxTimeout.Seconds()))
 	case seconds <= 0:
-		return 0, invalid("Timeout must be positive: %s", decimal(seconds))
+		return 0, decision.Invalid("Timeout must be positive: %s", decimal(seconds))
 	}
 	return max(time.Duration(seconds*float64(time.Second)), 1), nil
 }
@@ -199,9 +200,9 @@ func decimal(v float64) string {
 }
 
 // checkHeaders validates what the pack set and drops what is the proxy's to say.
-func checkHeaders(h headers, to destination) ([]upstream.Field, *failure) {
+func checkHeaders(h headers, to decision.Destination) ([]upstream.Field, *decision.Failure) {
 	if len(h) > maxHeaders {
-		return nil, invalid("Too many headers: %d > %d", len(h), maxHeaders)
+		return nil, decision.Invalid("Too many headers: %d > %d", len(h), maxHeaders)
 	}
 	var named []string // by Connection, to be dropped with it
 	seen := make(map[string]bool, len(h))
@@ -209,19 +210,19 @@ func checkHeaders(h headers, to destination) ([]upstream.Field, *failure) {
 		lower := strings.ToLower(f.Name)
 		switch {
 		case len(f.Name) > maxHeaderName:
-			return nil, invalid("Header name too long: %d > %d", len(f.Name), maxHeaderName)
+			return nil, decision.Invalid("Header name too long: %d > %d", len(f.Name), maxHeaderName)
 		case len(f.Value) > maxHeaderValue:
-			return nil, invalid("Header value too long: %d > %d", len(f.Value), maxHeaderValue)
+			return nil, decision.Invalid("Header value too long: %d > %d", len(f.Value), maxHeaderValue)
 		case !httpguts.ValidHeaderFieldName(f.Name):
-			return nil, invalid("Invalid header name: %s", shorten(f.Name))
+			return nil, decision.Invalid("Invalid header name: %s", decision.Clip(f.Name))
 		case !httpguts.ValidHeaderFieldValue(f.Value):
-			return nil, invalid("Invalid value of header: %s", shorten(f.Name))
+			return nil, decision.Invalid("Invalid value of header: %s", decision.Clip(f.Name))
 		case seen[lower]:
-			return nil, invalid("Header in two spellings: %s", shorten(f.Name))
+			return nil, decision.Invalid("Header in two spellings: %s", decision.Clip(f.Name))
 		case lower == "transfer-encoding":
-			return nil, invalid("Header not allowed: Transfer-Encoding")
-		case lower == "host" && !to.isHost(f.Value):
-			return nil, invalid("Host header does not equal the URL's host")
+			return nil, decision.Invalid("Header not allowed: Transfer-Encoding")
+		case lower == "host" && !to.IsHost(f.Value):
+			return nil, decision.Invalid("Host header does not equal the URL's host")
 		case lower == "connection":
 			for token := range strings.SplitSeq(f.Value, ",") {
 				named = append(named, strings.ToLower(strings.Trim(token, " \t")))
@@ -260,22 +261,4 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
-}
-
-// shorten keeps what a pack sent from filling answers and logs.
-func shorten(s string) string {
-	const limit = 100
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, s), "?")
-}
-
-func invalid(format string, args ...any) *failure {
-	return &failure{kind: "validation_error", text: fmt.Sprintf(format, args...)}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -61,7 +63,7 @@ func TestRequestsThatBreakTheRules(t *testing.T) {
 		{"line end in url", build("url", "http://x.example/\r\nX: y"), "validation_error", "Invalid URL"},
 		{"NUL in url", build("url", "http://x.example/\x00"), "validation_error", "Invalid URL"},
 		{"user-info", build("url", "http://a:b@x.example/"), "validation_error", "URL must not contain user-info"},
-		{"long url", build("url", "http://x.example/"+strings.Repeat("a", maxURL)), "validation_error", "URL too long: 16401 > 16384"},
+		{"long url", build("url", "http://x.example/"+strings.Repeat("a", decision.MaxURL)), "validation_error", "URL too long: 16401 > 16384"},
 
 		{"headers list", frame(`"headers":[["a","b"]]`), "validation_error", "Invalid value for field 'headers'"},
 		{"header number", frame(`"headers":{"A":1}`), "validation_error", ""},
@@ -368,17 +370,17 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		c, failure := parse(frame)
 		if failure != nil {
-			if failure.kind != "validation_error" && failure.kind != "protocol_error" {
+			if failure.Kind != "validation_error" && failure.Kind != "protocol_error" {
 				t.Fatalf("%q: %+v", frame, failure)
 			}
 			return
 		}
-		for i := range len(c.url.path) {
-			if b := c.url.path[i]; b <= ' ' || b >= 0x7f {
-				t.Fatalf("%q: target %q", frame, c.url.path)
+		for i := range len(c.url.Path) {
+			if b := c.url.Path[i]; b <= ' ' || b >= 0x7f {
+				t.Fatalf("%q: target %q", frame, c.url.Path)
 			}
 		}
-		if c.url.path[0] != '/' || c.total <= 0 || c.total > maxTimeout || !allowedMethod(c.method) {
+		if c.url.Path[0] != '/' || c.total <= 0 || c.total > maxTimeout || !allowedMethod(c.method) {
 			t.Fatalf("%q: %+v", frame, c)
 		}
 		for _, field := range c.fields {
@@ -386,8 +388,8 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%q: %+v", frame, field)
 			}
 		}
-		again, failure := parseDestination(c.url.String())
-		if failure != nil && !c.url.host.Numeric || failure == nil && (again.host.Name != c.url.host.Name || again.port != c.url.port || again.path != c.url.path || again.tls != c.url.tls) {
+		again, failure := decision.ParseURL(c.url.String())
+		if failure != nil && !c.url.Host.Numeric || failure == nil && (again.Host.Name != c.url.Host.Name || again.Port != c.url.Port || again.Path != c.url.Path || again.TLS != c.url.TLS) {
 			t.Fatalf("%q: %q is read as %+v, %+v", frame, c.url.String(), again, failure)
 		}
 	})

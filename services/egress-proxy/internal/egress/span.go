@@ -82,8 +82,8 @@ func (r *result) end(span trace.Span, pack, outcome, reason string) {
 			attribute.String("rumi.pack_id", pack), attribute.String("rumi.egress.result", outcome), attribute.String("rumi.egress.reason", reason),
 			semconv.HTTPRequestMethodKey.String(r.call.method), semconv.HTTPRequestResendCount(r.hops), semconv.HTTPRequestBodySize(int(r.sent)), semconv.HTTPResponseBodySize(int(r.received)),
 		)
-		if r.destination.host.Name != "" {
-			span.SetAttributes(semconv.URLScheme(r.destination.scheme()), semconv.ServerAddress(r.destination.host.Name), semconv.ServerPort(int(r.destination.port)))
+		if r.destination.Host.Name != "" {
+			span.SetAttributes(semconv.URLScheme(r.destination.Scheme()), semconv.ServerAddress(r.destination.Host.Name), semconv.ServerPort(int(r.destination.Port)))
 		}
 		if r.response != nil && r.response.Shared {
 			span.SetAttributes(semconv.NetworkProtocolVersion("2"))
@@ -93,7 +93,7 @@ func (r *result) end(span trace.Span, pack, outcome, reason string) {
 		}
 		switch {
 		case outcome != "allowed":
-			span.SetAttributes(semconv.ErrorTypeKey.String(r.failure.kind))
+			span.SetAttributes(semconv.ErrorTypeKey.String(string(r.failure.Kind)))
 			span.SetStatus(codes.Error, reason)
 		case r.status >= http.StatusBadRequest:
 			span.SetStatus(codes.Error, "")

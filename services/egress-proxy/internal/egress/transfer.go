@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/origin"
 )
@@ -33,7 +35,7 @@ type transfer struct {
 	pack           *pack
 	kind           string
 	method         string
-	to             destination // of the first hop
+	to             decision.Destination // of the first hop
 	began          time.Time
 	sent, received atomic.Int64                  // bytes so far, where moved is nil
 	moved          func() (sent, received int64) // bytes so far, where somebody else counts them
@@ -113,8 +115,8 @@ func (t *transfer) note(now time.Time) note {
 	}
 	t.written = now
 	attrs := []slog.Attr{
-		slog.String("domain", t.to.host.Name), slog.Int("port", int(t.to.port)), slog.Bool("allowed", true),
-		slog.String("check_type", "proxy_request"), slog.String("method", t.method), slog.String("url", t.to.redacted()),
+		slog.String("domain", t.to.Host.Name), slog.Int("port", int(t.to.Port)), slog.Bool("allowed", true),
+		slog.String("check_type", "proxy_request"), slog.String("method", t.method), slog.String("url", t.to.Redacted()),
 	}
 	if phase == "progress" {
 		sent, received := t.bytes()

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
@@ -28,7 +30,7 @@ var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 func (c *client) tunnel(r *result, began time.Time) (again bool) {
 	s := c.pack.session.Load() // before anything is judged, as in run
 	ctx, release := sessionContext(s, c.stream.Sends())
-	target, f := c.pack.judge(ctx, s, r.call, r.destination, false, began.Add(defaultTimeout))
+	target, f := c.pack.authorize(ctx, s, r.request(false), began.Add(defaultTimeout))
 	var server net.Conn
 	if f == nil {
 		r.allowed(c.pack, kindTunnel, began)
@@ -47,7 +49,7 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 	defer stop()
 	c.out.WriteString("HTTP/1.1 200 Connection established\r\n\r\n")
 	if c.flush() != nil {
-		r.failure = errClientClosed
+		r.failure = decision.ClientClosed
 		c.finish(r, began)
 		return false
 	}
@@ -59,7 +61,7 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 		return false
 	case plain:
 		inside := r.destination
-		inside.tls = false
+		inside.TLS = false
 		c.inside = &inside
 		return c.finish(r, began) == nil
 	}
@@ -69,9 +71,9 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 }
 
 // reach connects a tunnel to its server, once it is written down.
-func (c *client) reach(ctx context.Context, s *session, r *result, target *upstream.Target) (net.Conn, *failure) {
+func (c *client) reach(ctx context.Context, s *session, r *result, target *upstream.Target) (net.Conn, *decision.Failure) {
 	if c.pack.proxy.begin(r.transfer) != nil {
-		return nil, errInternal
+		return nil, decision.Internal
 	}
 	server, _, err := c.pack.proxy.pools.Reach(ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
 	switch {
@@ -104,7 +106,7 @@ func (c *client) carry(s *session, r *result, server net.Conn, hello []byte) {
 	case s.ctx.Err() != nil:
 		r.failure = c.pack.sessionEndedFailure()
 	case bound.spent.Load():
-		r.failure = errDailyQuota
+		r.failure = decision.DailyQuota
 	case err != nil:
 		r.failure = c.pack.upstreamFailure(s, err)
 	}
@@ -112,7 +114,7 @@ func (c *client) carry(s *session, r *result, server net.Conn, hello []byte) {
 
 // hello reads what a tunnel begins with and judges it. plain says that it is the head of an HTTP/1.1 request, which stays
 // unread; otherwise it is a ClientHello.
-func (c *client) hello(to destination) (records []byte, plain bool, f *failure) {
+func (c *client) hello(to decision.Destination) (records []byte, plain bool, f *decision.Failure) {
 	c.stream.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.stream.SetReadDeadline(time.Time{})
 	first, err := c.in.Peek(1)
@@ -125,25 +127,25 @@ func (c *client) hello(to destination) (records []byte, plain bool, f *failure) 
 	}
 	switch {
 	case err == io.EOF, errors.Is(err, net.ErrClosed):
-		return nil, false, errClientClosed
+		return nil, false, decision.ClientClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, false, notTLS("no ClientHello in time")
 	case err != nil:
 		return nil, false, notTLS(err.Error())
 	case name == "":
-		return nil, false, blocked("sni_mismatch", "no server name for "+to.host.Name)
+		return nil, false, decision.Blocked("sni_mismatch", "no server name for "+to.Host.Name)
 	case strings.HasSuffix(name, "."): // RFC 6066, section 3: servers may take it for another one
-		return nil, false, blocked("sni_mismatch", "server name "+shorten(name)+" ends with a dot")
+		return nil, false, decision.Blocked("sni_mismatch", "server name "+decision.Clip(name)+" ends with a dot")
 	}
-	if host, err := hostname.Parse(name); err != nil || host.Addr.IsValid() || host.Name != to.host.Name {
-		return nil, false, blocked("sni_mismatch", "server name "+shorten(name)+" for "+to.host.Name)
+	if host, err := hostname.Parse(name); err != nil || host.Addr.IsValid() || host.Name != to.Host.Name {
+		return nil, false, decision.Blocked("sni_mismatch", "server name "+decision.Clip(name)+" for "+to.Host.Name)
 	}
 	return records, false, nil
 }
 
 // plainHello looks at the first line of what begins with a letter and says what is wrong with it as a tunnel's beginning. What is
 // wrong with it as a request is told later.
-func (c *client) plainHello() *failure {
+func (c *client) plainHello() *decision.Failure {
 	for seen := 0; seen < c.in.Size(); {
 		_, err := c.in.Peek(seen + 1)
 		have, _ := c.in.Peek(c.in.Buffered())
@@ -156,7 +158,7 @@ func (c *client) plainHello() *failure {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return notTLS("no whole line in time")
 		case err != nil:
-			return errClientClosed
+			return decision.ClientClosed
 		}
 		seen = len(have)
 	}
@@ -166,23 +168,23 @@ func (c *client) plainHello() *failure {
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
 // notTLS is a tunnel in which something else was said. Its client is told so: the words are about what it sent itself.
-func notTLS(detail string) *failure {
-	f := blocked("tls_required", detail)
-	f.text += ": a tunnel must carry TLS or HTTP/1.1"
+func notTLS(detail string) *decision.Failure {
+	f := decision.Blocked("tls_required", detail)
+	f.Text += ": a tunnel must carry TLS or HTTP/1.1"
 	return f
 }
 
 // end ends a tunnel that nothing was joined by.
-func (c *client) end(s *session, r *result, f *failure, began time.Time) {
+func (c *client) end(s *session, r *result, f *decision.Failure, began time.Time) {
 	if s.ctx.Err() != nil {
 		f = c.pack.sessionEndedFailure()
 	}
 	switch r.failure = f; {
-	case f.reason == "sni_mismatch":
+	case f.Reason == "sni_mismatch":
 		if c.finish(r, began) == nil {
 			c.stream.Write(alertUnrecognizedName)
 		}
-	case f.reason == "tls_required":
+	case f.Reason == "tls_required":
 		c.closes = true
 		c.refuse(r, began)
 	default:
@@ -198,7 +200,7 @@ func (c *client) upgrade(s *session, r *result, out *http.Request, response *htt
 	server, ok := response.Body.(io.ReadWriteCloser)
 	if !ok || !isWebSocket(out.Header) || !isWebSocket(response.Header) || !body.stop() {
 		r.status = 0
-		r.failure = &failure{kind: "upstream_error", text: "Server switched to a protocol that nobody asked for"}
+		r.failure = &decision.Failure{Kind: decision.KindUpstream, Text: "Server switched to a protocol that nobody asked for"}
 		c.refuse(r, began)
 		return
 	}
@@ -218,7 +220,7 @@ func (c *client) upgrade(s *session, r *result, out *http.Request, response *htt
 	case s.ctx.Err() != nil:
 		r.failure = c.pack.sessionEndedFailure()
 	case upgraded.spent:
-		r.failure = errDailyQuota
+		r.failure = decision.DailyQuota
 	}
 	c.finish(r, began)
 }

@@ -14,6 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -160,7 +163,7 @@ func (w *web) close() {
 }
 
 // webURL is a destination as a URL for the transport.
-func webURL(to destination, t *upstream.Target) *url.URL {
+func webURL(to decision.Destination, t *upstream.Target) *url.URL {
 	digest := sha256.Sum256([]byte(t.Host + "\n" + t.ID))
-	return upstream.RequestURL(to.scheme(), hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(to.port)), to.path)
+	return urlpath.RequestURL(to.Scheme(), hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(to.Port)), to.Path)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 // speak sends a request as it is and gives the answer as it is, up to the end of a body of known length.
@@ -218,13 +217,5 @@ func TestServersDoNotSetProxyStatus(t *testing.T) {
 	})
 	if head, _ := speak(t, w.socket(), request("GET", "http://x.example/")); strings.Contains(head, "Proxy-Status") {
 		t.Errorf("%q", head)
-	}
-}
-
-func TestRequestURLs(t *testing.T) {
-	for _, path := range []string{"/", "*", "/a?b", "//a?b", "//a", "/?", "//?", "/%zz", "/a b"} {
-		if got := upstream.RequestURL("http", "h:80", path).RequestURI(); got != path {
-			t.Errorf("%q becomes %q", path, got)
-		}
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -101,7 +103,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	defer cancel()
 	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
 	defer unwatch()
-	target, f := c.pack.judge(ctx, s, r.call, r.destination, in.ContentLength != 0, began.Add(defaultTimeout))
+	target, f := c.pack.authorize(ctx, s, r.request(in.ContentLength != 0), began.Add(defaultTimeout))
 	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0, grant: func(int) {}}
 	if f == nil {
 		f = c.decided(r, in, began)
@@ -118,8 +120,8 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		ctx, body.grant = withQuota(ctx)
 	}
 	out := outgoing(ctx, in, r.destination, target, body)
-	if out.URL.RequestURI() != r.destination.path { // what is sent must be what was judged
-		r.failure = invalid("Invalid path in URL")
+	if out.URL.RequestURI() != r.destination.Path { // what is sent must be what was judged
+		r.failure = decision.Invalid("Invalid path in URL")
 		c.decline(r, body, began)
 		return
 	}
@@ -130,7 +132,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	}
 	if err == nil && isEvents(response) && c.pack.proxy.begin(r.transfer) != nil {
 		response.Body.Close()
-		r.failure, c.closes = errInternal, true
+		r.failure, c.closes = decision.Internal, true
 		c.decline(r, body, began)
 		return
 	}
@@ -156,9 +158,9 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	case s.ctx.Err() != nil:
 		r.failure = c.pack.sessionEndedFailure()
 	case body.overspent():
-		r.failure = errDailyQuota
+		r.failure = decision.DailyQuota
 	case errors.Is(err, errClient), err != nil && ctx.Err() != nil:
-		r.failure = errClientClosed
+		r.failure = decision.ClientClosed
 	case err != nil:
 		r.failure = c.pack.upstreamFailure(s, upstream.Failure(err))
 	}
@@ -173,13 +175,13 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 }
 
 // decided makes an allowed request a transfer, and writes down at once what is known to be no ordinary one.
-func (c *client) decided(r *result, in *http.Request, began time.Time) *failure {
+func (c *client) decided(r *result, in *http.Request, began time.Time) *decision.Failure {
 	r.allowed(c.pack, kindHTTP, began)
 	if in.ContentLength >= 0 && in.ContentLength <= longBody && !isWebSocket(in.Header) {
 		return nil
 	}
 	if c.pack.proxy.begin(r.transfer) != nil {
-		return errInternal
+		return decision.Internal
 	}
 	return nil
 }
@@ -191,16 +193,16 @@ func isEvents(response *http.Response) bool {
 }
 
 // roundTripFailure is why a request got no answer.
-func (c *client) roundTripFailure(ctx context.Context, s *session, body *upload, err error) *failure {
+func (c *client) roundTripFailure(ctx context.Context, s *session, body *upload, err error) *decision.Failure {
 	switch {
 	case s.ctx.Err() != nil:
 		return c.pack.sessionEndedFailure()
 	case body.overspent():
 		c.closes = true
-		return errDailyQuota
+		return decision.DailyQuota
 	case ctx.Err() != nil:
 		c.closes = true
-		return errClientClosed
+		return decision.ClientClosed
 	case body.failed() != nil:
 		c.closes = true
 		return bodyFailure(body.failed())
@@ -248,16 +250,14 @@ func (u *upload) failed() error {
 }
 
 // bodyFailure is why a body can't be read: what is wrong with it, or that nobody sends it any more.
-func bodyFailure(err error) *failure {
+func bodyFailure(err error) *decision.Failure {
 	var op *net.OpError
 	var call *os.SyscallError
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.As(err, &op), errors.As(err, &call):
-		return errClientClosed
+		return decision.ClientClosed
 	}
-	f := *errBadBody
-	f.detail = err.Error()
-	return &f
+	return decision.BadBody.WithDetail(err.Error())
 }
 
 // decline is refuse for a request whose body is still to come, or partly.
@@ -282,7 +282,7 @@ func (c *client) decline(r *result, body *upload, began time.Time) {
 }
 
 // outgoing is the request as the server gets it.
-func outgoing(ctx context.Context, in *http.Request, to destination, t *upstream.Target, body *upload) *http.Request {
+func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t *upstream.Target, body *upload) *http.Request {
 	upgrade, trailers := isWebSocket(in.Header), hasToken(in.Header["Te"], "trailers")
 	strip(in.Header)
 	strip(in.Trailer)
@@ -297,7 +297,7 @@ func outgoing(ctx context.Context, in *http.Request, to destination, t *upstream
 		in.Header["User-Agent"] = []string{""} // how net/http is kept from adding its own
 	}
 	out := &http.Request{
-		Method: in.Method, URL: webURL(to, t), Host: to.hostPort(), Header: in.Header, Trailer: in.Trailer,
+		Method: in.Method, URL: webURL(to, t), Host: to.HostPort(), Header: in.Header, Trailer: in.Trailer,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: in.ContentLength, Close: t.Close,
 	}
 	if in.ContentLength != 0 {

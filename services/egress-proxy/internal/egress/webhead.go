@@ -5,14 +5,14 @@ import (
 	"bytes"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 const (
@@ -21,9 +21,9 @@ const (
 )
 
 var (
-	errHeadTooLong = &failure{kind: "protocol_error", text: "Request header too large (max: 32768 bytes)"}
-	errHeadTooSlow = &failure{kind: "protocol_error", text: "Request did not arrive in time"}
-	errNotHTTP     = &failure{kind: "protocol_error", text: "Request is not HTTP/1.1"}
+	errHeadTooLong = decision.Protocol("Request header too large (max: 32768 bytes)")
+	errHeadTooSlow = decision.Protocol("Request did not arrive in time")
+	errNotHTTP     = decision.Protocol("Request is not HTTP/1.1")
 )
 
 // head waits for a whole request head, which stays unread. The error is bufio.ErrBufferFull for one that is too long, or
@@ -74,7 +74,7 @@ func headEnd(b []byte) int {
 // checkHead reads what a request's head says. It takes one reading of it only: what two parsers may understand
 // differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2 and 6.3). method and to are filled in as far as they
 // could be read. inside is where a tunnel goes in which the request came; nil for none.
-func checkHead(head []byte, inside *destination) (method string, to destination, f *failure) {
+func checkHead(head []byte, inside *decision.Destination) (method string, to decision.Destination, f *decision.Failure) {
 	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
 	method, rest, _ := strings.Cut(lines[0], " ")
 	target, version, ok := strings.Cut(rest, " ")
@@ -83,9 +83,9 @@ func checkHead(head []byte, inside *destination) (method string, to destination,
 	}
 	switch {
 	case method == http.MethodConnect && inside == nil:
-		to, f = parseAuthority(target)
+		to, f = decision.ParseAuthority(target)
 	case !slices.Contains(grant.Methods, method):
-		return "", to, invalid("Method not allowed: %s", shorten(method))
+		return "", to, decision.Invalid("Method not allowed: %s", decision.Clip(method))
 	default:
 		to, f = parseTarget(method, target, inside)
 	}
@@ -108,13 +108,13 @@ func maskPercents(head []byte) {
 
 // parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
 // the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
-func parseTarget(method, target string, inside *destination) (to destination, f *failure) {
+func parseTarget(method, target string, inside *decision.Destination) (to decision.Destination, f *decision.Failure) {
 	asterisk := method == http.MethodOptions && target == "*"
 	switch {
 	case inside == nil && strings.HasPrefix(target, "/"):
-		return to, invalid("URL must have a hostname")
+		return to, decision.Invalid("URL must have a hostname")
 	case inside != nil && (asterisk || strings.HasPrefix(target, "/")):
-		target = "http://" + inside.hostPort() + strings.TrimPrefix(target, "*")
+		target = "http://" + inside.HostPort() + strings.TrimPrefix(target, "*")
 	}
 	for ours, theirs := range map[string]string{"http": "ws", "https": "wss"} {
 		if scheme, rest, ok := strings.Cut(target, "://"); ok && strings.EqualFold(scheme, theirs) {
@@ -122,22 +122,22 @@ func parseTarget(method, target string, inside *destination) (to destination, f 
 			break
 		}
 	}
-	if to, f = parseDestination(target); f != nil {
+	if to, f = decision.ParseURL(target); f != nil {
 		return to, f
 	}
-	if inside != nil && (to.tls || to.host != inside.host || to.port != inside.port) {
-		return to, invalid("URL is not of the tunnel's host")
+	if inside != nil && (to.TLS || to.Host != inside.Host || to.Port != inside.Port) {
+		return to, decision.Invalid("URL is not of the tunnel's host")
 	}
-	if method == http.MethodOptions && !to.hasPath && !strings.Contains(to.path, "?") {
-		to.path = "*" // RFC 9112, section 3.2.4
+	if method == http.MethodOptions && !to.HasPath && !strings.Contains(to.Path, "?") {
+		to.Path = "*" // RFC 9112, section 3.2.4
 	}
 	return to, nil
 }
 
 // checkFields says what is wrong with the lines of a head after the first.
-func checkFields(fields []string, method, version string, to destination) *failure {
+func checkFields(fields []string, method, version string, to decision.Destination) *decision.Failure {
 	if len(fields) > maxHeaders {
-		return invalid("Too many headers: %d > %d", len(fields), maxHeaders)
+		return decision.Invalid("Too many headers: %d > %d", len(fields), maxHeaders)
 	}
 	seen := make(map[string]string, len(fields)) // the spelling of each name
 	for _, line := range fields {
@@ -147,23 +147,23 @@ func checkFields(fields []string, method, version string, to destination) *failu
 		before, again := seen[lower]
 		switch {
 		case len(name) > maxHeaderName:
-			return invalid("Header name too long: %d > %d", len(name), maxHeaderName)
+			return decision.Invalid("Header name too long: %d > %d", len(name), maxHeaderName)
 		case !ok || !httpguts.ValidHeaderFieldName(name):
-			return invalid("Invalid header name: %s", shorten(name))
+			return decision.Invalid("Invalid header name: %s", decision.Clip(name))
 		case len(value) > maxHeaderValue:
-			return invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
+			return decision.Invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
 		case !httpguts.ValidHeaderFieldValue(value):
-			return invalid("Invalid value of header: %s", shorten(name))
+			return decision.Invalid("Invalid value of header: %s", decision.Clip(name))
 		case again && before != name:
-			return invalid("Header in two spellings: %s", shorten(name))
+			return decision.Invalid("Header in two spellings: %s", decision.Clip(name))
 		case again && (lower == "host" || lower == "content-length" || lower == "transfer-encoding"):
-			return invalid("Header given twice: %s", shorten(name))
-		case lower == "host" && !to.isHost(value):
-			return invalid("Host header does not equal the URL's host")
+			return decision.Invalid("Header given twice: %s", decision.Clip(name))
+		case lower == "host" && !to.IsHost(value):
+			return decision.Invalid("Host header does not equal the URL's host")
 		case lower == "transfer-encoding" && (!strings.EqualFold(value, "chunked") || version != "HTTP/1.1" || method == http.MethodConnect):
-			return invalid("Unsupported Transfer-Encoding")
+			return decision.Invalid("Unsupported Transfer-Encoding")
 		case lower == "expect" && !strings.EqualFold(value, "100-continue"):
-			return invalid("Unsupported Expect header")
+			return decision.Invalid("Unsupported Expect header")
 		}
 		seen[lower] = name
 	}
@@ -172,27 +172,13 @@ func checkFields(fields []string, method, version string, to destination) *failu
 	_, hosted := seen["host"]
 	switch {
 	case chunked && sized:
-		return invalid("Both Content-Length and Transfer-Encoding")
+		return decision.Invalid("Both Content-Length and Transfer-Encoding")
 	case sized && method == http.MethodConnect:
-		return invalid("Header not allowed: %s", name)
+		return decision.Invalid("Header not allowed: %s", name)
 	case !hosted && version == "HTTP/1.1":
-		return invalid("Host header is missing")
+		return decision.Invalid("Host header is missing")
 	}
 	return nil
-}
-
-// parseAuthority reads where a CONNECT request wants a tunnel to.
-func parseAuthority(text string) (destination, *failure) {
-	name, port := splitPort(text)
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return destination{}, invalid("Invalid port in URL")
-	}
-	host, err := hostname.Parse(name)
-	if err != nil {
-		return destination{}, invalid("Invalid hostname in URL")
-	}
-	return destination{tls: true, host: host, port: uint16(n)}, nil
 }
 
 // isWebSocket says whether a head asks for that upgrade, or agrees to it. No other is passed on: what follows it could be

@@ -6,16 +6,18 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 )
 
 // refuse writes down why a request gets no answer from its server, and says so.
 func (c *client) refuse(r *result, began time.Time) {
 	if err := c.finish(r, began); err != nil {
-		r.failure = errInternal
+		r.failure = decision.Internal
 	}
-	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.text)
+	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.Text)
 	body = append(body, `,"error_type":`...)
-	body = append(appendQuote(body, r.failure.kind), "}\n"...)
+	body = append(appendQuote(body, string(r.failure.Kind)), "}\n"...)
 	c.begin()
 	c.refusalHead(r)
 	c.out.WriteString("Content-Type: application/json; charset=utf-8\r\nContent-Length: ")
@@ -33,18 +35,18 @@ func (c *client) refuse(r *result, began time.Time) {
 }
 
 // httpStatus is how a failure is called in HTTP: 403 for what was refused.
-func httpStatus(f *failure) int {
-	switch f.kind {
-	case "validation_error", "protocol_error":
+func httpStatus(f *decision.Failure) int {
+	switch f.Kind {
+	case decision.KindValidation, decision.KindProtocol:
 		return http.StatusBadRequest
-	case "rate_limited":
+	case decision.KindRate:
 		return http.StatusTooManyRequests
-	case "timeout":
+	case decision.KindTimeout:
 		return http.StatusGatewayTimeout
-	case "internal_error":
+	case decision.KindInternal:
 		return http.StatusInternalServerError
 	}
-	if f.denied() {
+	if f.Denied() {
 		return http.StatusForbidden
 	}
 	return http.StatusBadGateway
@@ -56,7 +58,7 @@ func (c *client) refusalHead(r *result) {
 	status := httpStatus(r.failure)
 	reason := http.StatusText(status)
 	if r.call.method == http.MethodConnect { // of which most clients show nothing else
-		reason = "Rumi: " + printable(strings.TrimPrefix(r.failure.text, "Network access denied: "))
+		reason = "Rumi: " + printable(strings.TrimPrefix(r.failure.Text, "Network access denied: "))
 	}
 	c.out.WriteString("HTTP/1.1 " + strconv.Itoa(status) + " " + reason + "\r\nProxy-Status: rumi; error=" + proxyError(r.failure) + "\r\n")
 	if wait := c.pack.retryAfter(r.failure, time.Now()); wait > 0 {
@@ -77,42 +79,42 @@ func printable(text string) string {
 }
 
 // proxyError is a failure in the words of RFC 9209, section 2.3. What an address or a name stands for is not told there either.
-func proxyError(f *failure) string {
+func proxyError(f *decision.Failure) string {
 	switch {
-	case f == errTooManyStreams:
+	case f == decision.TooManyStreams:
 		return "connection_limit_reached"
-	case f.denied():
+	case f.Denied():
 		return "http_request_denied"
 	}
-	switch f.kind {
-	case "validation_error", "protocol_error", "client_closed":
+	switch f.Kind {
+	case decision.KindValidation, decision.KindProtocol, decision.KindClient:
 		return "http_request_error"
-	case "timeout":
-		if strings.HasPrefix(f.text, "Request") {
+	case decision.KindTimeout:
+		if strings.HasPrefix(f.Text, "Request") {
 			return "http_response_timeout"
 		}
 		return "connection_timeout"
-	case "connection_refused", "dns_error":
-		return f.kind
-	case "ssl_error":
-		if strings.HasPrefix(f.text, "TLS certificate") {
+	case decision.KindRefused, decision.KindDNS:
+		return string(f.Kind)
+	case decision.KindTLS:
+		if strings.HasPrefix(f.Text, "TLS certificate") {
 			return "tls_certificate_error"
 		}
 		return "tls_protocol_error"
-	case "upstream_error":
+	case decision.KindUpstream:
 		return "http_response_incomplete"
 	}
 	return "proxy_internal_error"
 }
 
 // retryAfter is how long a client should wait that was told that there is too much of something; 0 for other failures.
-func (k *pack) retryAfter(f *failure, now time.Time) time.Duration {
+func (k *pack) retryAfter(f *decision.Failure, now time.Time) time.Duration {
 	switch f {
-	case errTooManyStreams:
+	case decision.TooManyStreams:
 		return time.Second
-	case errDailyQuota:
+	case decision.DailyQuota:
 		return now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
-	case errRateLimited:
+	case decision.RateLimited:
 		return time.Duration((1 - k.tokens.TokensAt(now)) / float64(k.tokens.Limit()) * float64(time.Second))
 	}
 	return 0

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
@@ -31,7 +33,7 @@ type client struct {
 	pack   *pack
 	ctx    context.Context // ends when the client is gone, and with its socket
 	stream *uds.Stream
-	inside *destination // of a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
+	inside *decision.Destination // of a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
 	in     *bufio.Reader
 	out    *bufio.Writer
 	closes bool // after the answer
@@ -109,7 +111,7 @@ func (c *client) exchange() bool {
 	case c.pack.streams <- struct{}{}:
 		defer func() { <-c.pack.streams }()
 	default:
-		r.failure, c.closes = errTooManyStreams, true
+		r.failure, c.closes = decision.TooManyStreams, true
 		c.refuse(r, began)
 		c.linger()
 		return false

@@ -12,14 +12,14 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"golang.org/x/net/http2"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
 // Bounds on what a server may make of a connection over HTTP/2 (RFC 9113).
@@ -263,7 +263,7 @@ func isRefused(err error) bool {
 // shared is the request for net/http.
 func (r *Request) shared(ctx context.Context, k key) *http.Request {
 	q := &http.Request{
-		Method: r.Method, URL: RequestURL("https", k.host, r.Path), Host: r.Host, Header: make(http.Header, len(r.Fields)+1),
+		Method: r.Method, URL: urlpath.RequestURL("https", k.host, r.Path), Host: r.Host, Header: make(http.Header, len(r.Fields)+1),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(r.Body)),
 	}
 	for _, f := range r.Fields {
@@ -274,19 +274,6 @@ func (r *Request) shared(ctx context.Context, k key) *http.Request {
 		q.Body = io.NopCloser(bytes.NewReader(r.Body))
 	}
 	return q.WithContext(ctx)
-}
-
-// RequestURL is a URL for net/http whose request target is exactly path, which begins with / or is *. A path of two slashes must
-// be as net/url writes it.
-func RequestURL(scheme, host, path string) *url.URL {
-	u := &url.URL{Scheme: scheme, Host: host, Opaque: path}
-	if strings.HasPrefix(path, "//") { // which would be read as a host
-		u.Opaque = ""
-		u.RawPath, u.RawQuery, u.ForceQuery = strings.Cut(path, "?")
-		u.ForceQuery = u.ForceQuery && u.RawQuery == ""
-		u.Path, _ = url.PathUnescape(u.RawPath)
-	}
-	return u
 }
 
 // receiveShared reads an answer. HTTP/2 has no spelling of names, and net/http no order: names come in the usual spelling,
