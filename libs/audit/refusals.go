@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // summarise is how long refusals are counted before the count is written.
@@ -115,16 +116,9 @@ func (c *count) add(reason string, now time.Time) {
 
 // Follow writes what was counted, each second until ctx ends.
 func (r *Refusals) Follow(ctx context.Context) error {
-	tick := time.NewTicker(summarise)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, summarise, func(ctx context.Context) {
 		_ = r.Flush(ctx) // the log has said so; the next second's count has what failed
-	}
+	})
 }
 
 // Flush writes what was counted so far. Call it when nobody submits any more, too.

@@ -15,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
@@ -278,16 +279,7 @@ func difference(old, next map[string]State, everything bool) []Change {
 
 // watchLease closes all gates for the listeners when the lease runs out.
 func (v *View) watchLease(ctx context.Context) {
-	tick := time.NewTicker(Lease / 10)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			v.expire(ctx)
-		}
-	}
+	_ = periodic.Run(ctx, Lease/10, v.expire)
 }
 
 func (v *View) expire(ctx context.Context) {

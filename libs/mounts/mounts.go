@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // watchEvery is how soon Watch sees a loss.
@@ -109,19 +111,13 @@ func (s *Set) Watch(ctx context.Context) error {
 	if len(s.folders) == 0 {
 		return nil
 	}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return periodic.RunErr(ctx, watchEvery, func(context.Context) error {
 		switch lost, err := s.Folders(); {
 		case err != nil:
 			return err
 		case len(lost) > 0:
 			return &LostError{lost}
 		}
-	}
+		return nil
+	})
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // away is since when the engine has not answered, and with which error; zero while it does.
@@ -27,18 +29,7 @@ var ErrSocketReplaced = errors.New("the engine's socket was replaced, and this p
 // Watch asks the engine each second whether it answers, until ctx ends. It returns ErrSocketReplaced as soon as the
 // engine can't be reached and never will be again: the process must end then, to be restarted by the engine.
 func (e *Engine) Watch(ctx context.Context) error {
-	tick := time.NewTicker(pingEvery)
-	defer tick.Stop()
-	for {
-		if err := e.look(ctx); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	return periodic.RunErr(ctx, pingEvery, e.look, periodic.Immediately)
 }
 
 // look asks once.

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // Lease is how long what a process has read from a database counts when it can't be asked whether that still holds.
@@ -33,18 +35,11 @@ func (f *Follower) Fresh(now time.Time) bool {
 
 // Follow looks until ctx ends. One look may take Lease.
 func (f *Follower) Follow(ctx context.Context) error {
-	tick := time.NewTicker(f.Every)
-	defer tick.Stop()
 	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, f.Every, func(ctx context.Context) {
 		err := f.look(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		switch {
 		case err != nil && !failing:
@@ -53,7 +48,7 @@ func (f *Follower) Follow(ctx context.Context) error {
 			f.Log.InfoContext(ctx, f.What+" are followed again")
 		}
 		failing = err != nil
-	}
+	})
 }
 
 func (f *Follower) look(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/service"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
@@ -85,31 +86,19 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("decisions of other replicas", packs.Follow)
 	rt.Go("verification of what can't be watched", packs.VerifyUnwatched)
 	rt.Go("pending export", export.Run)
-	rt.Go("verification at intervals", every(cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) }))
-	rt.Go("collection", every(collectInterval, func(ctx context.Context) {
-		if err := packs.Collect(ctx); err != nil {
-			rt.Log.ErrorContext(ctx, "could not collect what nothing needs", "error", err)
-		}
-	}))
+	rt.Go("verification at intervals", func(ctx context.Context) error {
+		return periodic.Run(ctx, cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) })
+	})
+	rt.Go("collection", func(ctx context.Context) error {
+		return periodic.Run(ctx, collectInterval, func(ctx context.Context) {
+			if err := packs.Collect(ctx); err != nil {
+				rt.Log.ErrorContext(ctx, "could not collect what nothing needs", "error", err)
+			}
+		})
+	})
 	httpapi.Routes(rt.Mux(), packs, export)
 	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
 		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "approved", Depth: 1, Kind: "approved_trees"}) // what nothing needs of them, Collect removes
 	})
 	return nil
-}
-
-// every runs do again and again until its context ends.
-func every(interval time.Duration, do func(context.Context)) func(context.Context) error {
-	return func(ctx context.Context) error {
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-				do(ctx)
-			}
-		}
-	}
 }

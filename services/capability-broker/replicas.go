@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
 )
@@ -49,11 +50,9 @@ func (b *broker) noticeHandlers(ctx context.Context) error {
 // sweepOrphans removes the handlers' containers of replicas that died, whose calls nobody waits for any more, those that
 // could not be removed when they should, those that this process did not make, and logs of packs that are gone, until ctx ends.
 func (b *broker) sweepOrphans(ctx context.Context) error {
-	tick := time.NewTicker(orphansEvery)
-	defer tick.Stop()
 	due := true // there may be some of replicas of which nothing else is left
 	var logs time.Time
-	for {
+	return periodic.Run(ctx, orphansEvery, func(ctx context.Context) {
 		dead, err := b.replica.Bury()
 		if err != nil {
 			b.rt.Log.ErrorContext(ctx, "replicas that died can't be told", "error", err)
@@ -71,12 +70,7 @@ func (b *broker) sweepOrphans(ctx context.Context) error {
 				b.rt.Log.WarnContext(ctx, "logs of packs that are gone could not be removed", "error", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	}, periodic.Immediately)
 }
 
 // imageMoved tells that what packs and handlers run in has been replaced behind its name.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
@@ -68,14 +69,7 @@ func (b *broker) handlerPool() (err error) {
 // recycleOutdatedWorkers replaces, until ctx ends, the workers of packs whose installed packages are others by now. Where pip-installer can't be
 // asked they stay.
 func (b *broker) recycleOutdatedWorkers(ctx context.Context) error {
-	tick := time.NewTicker(packagesInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, packagesInterval, func(ctx context.Context) {
 		for _, packID := range b.pool.Packs() {
 			asking, cancel := context.WithTimeout(ctx, packagesInterval)
 			digest, err := b.environments.Current(asking, packID)
@@ -84,7 +78,7 @@ func (b *broker) recycleOutdatedWorkers(ctx context.Context) error {
 				b.pool.RecycleOutdated(packID, digest)
 			}
 		}
-	}
+	})
 }
 
 // hostPath is where the host has a path; without containers there is nowhere else.
@@ -98,21 +92,14 @@ func (b *broker) hostPath(ctx context.Context, path string) (string, error) {
 // endInvalidWorkers ends, until ctx ends, the workers whose grants were revoked, changed or have expired, and starts some for
 // what was decided a moment ago.
 func (b *broker) endInvalidWorkers(ctx context.Context) error {
-	tick := time.NewTicker(validityInterval)
-	defer tick.Stop()
 	grants, trust := b.grants.Revision(), b.handlers.Registry.Revision()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, validityInterval, func(context.Context) {
 		b.pool.EndInvalid(b.stillValid)
 		if g, t := b.grants.Revision(), b.handlers.Registry.Revision(); g != grants || t != trust {
 			grants, trust = g, t
 			b.warm(time.Now())
 		}
-	}
+	})
 }
 
 // stillValid says whether the very grants and the very trust that a worker was made by still hold.

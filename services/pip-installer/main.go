@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -62,7 +63,7 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	builder := build.New(build.Config{Engine: engine, Image: cfg.BuilderImage, Dir: work, AllowCIDRs: cidrs, CA: ca, Log: rt.Log})
 	rt.Go("sweep of builds", func(ctx context.Context) error {
-		return every(ctx, time.Minute, func() {
+		return periodic.Run(ctx, time.Minute, func(ctx context.Context) {
 			if err := builder.Sweep(ctx); err != nil {
 				rt.Log.WarnContext(ctx, "could not sweep builds", "error", err)
 			}
@@ -123,7 +124,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	rt.Go("locks of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
 	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })
 	rt.Go("sweep of trees", func(ctx context.Context) error {
-		return every(ctx, time.Hour, func() {
+		return periodic.Run(ctx, time.Hour, func(ctx context.Context) {
 			if err := i.SweepAll(ctx); err != nil {
 				rt.Log.WarnContext(ctx, "could not sweep trees", "error", err)
 			}
@@ -159,18 +160,4 @@ func authoritiesOf(rt *service.Runtime, cfg config) (func() []byte, error) {
 		return service.WithFix(file.Ready(), "mend the file that RUMI_PIP_CA_FILE names, then run: docker compose up --detach")
 	})
 	return file.PEM, nil
-}
-
-// every calls f now and after each interval until ctx ends.
-func every(ctx context.Context, interval time.Duration, f func()) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		f()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
 }

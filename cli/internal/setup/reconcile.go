@@ -11,6 +11,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/mounts"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
@@ -52,9 +53,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
 	}
 	failed := map[string]string{}
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
-	for {
+	err = periodic.RunErr(ctx, reconcileEvery, func(context.Context) error {
 		switch lost, err := mounted.Folders(); {
 		case err != nil:
 			return err
@@ -71,13 +70,13 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 			}
 			failed[name] = text
 		}
-		select {
-		case <-ctx.Done():
-			for _, o := range owners {
-				o.Close()
-			}
-			return nil
-		case <-tick.C:
-		}
+		return nil
+	}, periodic.Immediately)
+	if err != nil {
+		return err
 	}
+	for _, o := range owners {
+		o.Close()
+	}
+	return nil
 }

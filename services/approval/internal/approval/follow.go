@@ -8,6 +8,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 const (
@@ -18,18 +19,11 @@ const (
 // Follow brings the gates up to what other replicas have decided, until ctx ends. Without it the services that follow this replica's
 // gates would go on letting run what another replica has rejected, and hear of no approval that was given there.
 func (s *Service) Follow(ctx context.Context) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
 	changes := s.Records.Changes()
 	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, followEvery, func(ctx context.Context) {
 		if !changes.Pending() {
-			continue
+			return
 		}
 		looking, cancel := context.WithTimeout(ctx, followWait)
 		err := s.catchUp(looking)
@@ -41,7 +35,7 @@ func (s *Service) Follow(ctx context.Context) error {
 			}
 		}
 		failing = err != nil
-	}
+	})
 }
 
 // catchUp compares the gates with the records once. Gates are closed before anything is read of packs: that may take a while. A

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // measureInterval is how often the data folders of running packs are measured where there is a limit. A pack may go over it
@@ -129,16 +130,7 @@ func (m *Manager) checkDataLimit(ctx context.Context, dir string) error {
 
 // watchDataLimit measures until Watch ends.
 func (m *Manager) watchDataLimit() {
-	tick := time.NewTicker(measureInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-m.background.Done():
-			return
-		case <-tick.C:
-			m.enforceDataLimit(m.background)
-		}
-	}
+	_ = periodic.Run(m.background, measureInterval, m.enforceDataLimit)
 }
 
 // enforceDataLimit stops those packs whose data folders are over the limit.

@@ -8,6 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -37,8 +38,6 @@ func (m *Manager) Watch(ctx context.Context) error {
 	events := make(chan struct{})
 	go func() { defer close(events); m.Engine.Events(ctx, func(e sandbox.Event) { m.handleEvent(ctx, e) }) }()
 	defer func() { <-events }()
-	tick := time.NewTicker(requeueInterval)
-	defer tick.Stop()
 	m.mu.Lock()
 	m.lastFresh = time.Now() // a broker that has just started gives approval the same time
 	m.mu.Unlock()
@@ -46,12 +45,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 		m.tasks.Go(m.watchDataLimit)
 	}
 	var swept, looked time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, requeueInterval, func(ctx context.Context) {
 		fresh, now := m.Gates.Fresh(), time.Now()
 		if fresh {
 			m.mu.Lock()
@@ -71,7 +65,7 @@ func (m *Manager) Watch(ctx context.Context) error {
 				swept = now
 			}
 		}
-	}
+	})
 }
 
 // refresh reads what other replicas have recorded.

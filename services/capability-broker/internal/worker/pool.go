@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // startTimeout bounds the start of a worker, which goes on when the call that caused it has given up.
@@ -477,25 +479,19 @@ func (p *Pool) warm(s Spec) {
 
 // EvictIdle ends workers that nobody used for Limits.Idle, until ctx ends.
 func (p *Pool) EvictIdle(ctx context.Context) error {
-	tick := time.NewTicker(max(p.limits.Idle/10, time.Second))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			p.mu.Lock()
-			for _, g := range p.groups {
-				for len(g.idle) > 0 && now.Sub(g.idle[0].used) >= p.limits.Idle {
-					m := g.idle[0]
-					g.idle = g.idle[1:]
-					p.discard(m)
-				}
+	return periodic.Run(ctx, max(p.limits.Idle/10, time.Second), func(context.Context) {
+		now := time.Now()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, g := range p.groups {
+			for len(g.idle) > 0 && now.Sub(g.idle[0].used) >= p.limits.Idle {
+				m := g.idle[0]
+				g.idle = g.idle[1:]
+				p.discard(m)
 			}
-			p.dropExpiredBackoffs(now)
-			p.mu.Unlock()
 		}
-	}
+		p.dropExpiredBackoffs(now)
+	})
 }
 
 // Close ends all workers and waits until they are gone, or ctx ends.

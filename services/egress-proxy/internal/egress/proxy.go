@@ -23,6 +23,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
@@ -197,23 +198,18 @@ func (p *Proxy) Forget(id string) {
 
 // Sweep closes connections that have been idle for long, until ctx ends; then all.
 func (p *Proxy) Sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			for _, k := range p.packs {
-				k.cut()
-			}
-			return ctx.Err()
-		case now := <-tick.C:
-			p.mu.Lock()
-			for _, k := range p.packs {
-				k.session.Load().pool.Sweep(now)
-			}
-			p.mu.Unlock()
+	_ = periodic.Run(ctx, sweepEvery, func(context.Context) {
+		now := time.Now()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, k := range p.packs {
+			k.session.Load().pool.Sweep(now)
 		}
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.packs {
+		k.cut()
 	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // When something is written down before its end. A tunnel, a WebSocket connection and a stream are when they are decided on,
@@ -186,14 +187,5 @@ func sessionContext(s *session, client context.Context) (ctx context.Context, re
 
 // observeAll observes each second until ctx ends.
 func (p *Proxy) observeAll(ctx context.Context) error {
-	tick := time.NewTicker(observeEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-tick.C:
-			p.observe(now)
-		}
-	}
+	return periodic.Run(ctx, observeEvery, func(context.Context) { p.observe(time.Now()) })
 }

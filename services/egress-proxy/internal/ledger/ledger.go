@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 const (
@@ -164,24 +166,17 @@ func (l *Ledger) Flush(ctx context.Context) error {
 
 // Follow flushes each second until ctx ends; what comes after is for a last Flush.
 func (l *Ledger) Follow(ctx context.Context) error {
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
 	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	return periodic.Run(ctx, flushEvery, func(ctx context.Context) {
 		err := l.Flush(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		if err != nil && !failing {
 			l.log.ErrorContext(ctx, "can't store denials and bytes sent; they are kept in memory", "error", err)
 		}
 		failing = err != nil
-	}
+	})
 }
 
 func today() int64 { return time.Now().Unix() / int64(24*time.Hour/time.Second) }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 )
@@ -34,16 +35,7 @@ func (f *Finder) Follow(ctx context.Context) error {
 	if !f.Policy.Opens() {
 		return nil
 	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			f.Look(ctx)
-		}
-	}
+	return periodic.Run(ctx, lookEvery, f.Look)
 }
 
 // Look tells the policy once. Nothing should be served before.

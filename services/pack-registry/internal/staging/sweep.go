@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
@@ -60,21 +61,14 @@ func (a *Area) Sweep(ctx context.Context) error {
 // SweepHourly sweeps until ctx ends. At first it removes only what killed imports have left: the clock of a machine that has just
 // started may be ahead until it is set right, and nothing says how old a staging of an earlier process is but that.
 func (a *Area) SweepHourly(ctx context.Context) error {
-	hourly := time.NewTicker(time.Hour)
-	defer hourly.Stop()
 	if a.ready() == nil {
 		a.sweepKilled(ctx)
 	}
-	for {
-		select {
-		case <-hourly.C:
-		case <-ctx.Done():
-			return nil
-		}
+	return periodic.Run(ctx, time.Hour, func(ctx context.Context) {
 		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
 		}
-	}
+	})
 }
 
 // sweepKilled removes at once what imports that were killed have left: an import that is repeated needs the space.
