@@ -18,12 +18,13 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/own"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
 )
@@ -56,12 +57,15 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		if err != nil {
 			return err
 		}
-		notes := ledger.New(grantstore.NewLedger(db), int64(cfg.DailyBytes), rt.Log)
-		if err := notes.Flush(ctx); err != nil { // what packs sent today before
+		denied := denials.New(grantstore.NewDenials(db), rt.Log)
+		rt.OnStop("denials", denied.Flush)
+		rt.Go("denials", denied.Run)
+		daily := quota.New(grantstore.NewUsage(db), int64(cfg.DailyBytes), rt.Log)
+		if err := daily.Flush(ctx); err != nil { // reads what packs sent today before this process started
 			return fmt.Errorf("read bytes sent today: %w", err)
 		}
-		rt.OnStop("ledger", notes.Flush)
-		rt.Go("denials", notes.Follow)
+		rt.OnStop("quota", daily.Flush)
+		rt.Go("quota", daily.Run)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
 		resolver, suite := resolvers(cfg)
 		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
@@ -70,7 +74,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,
-			Ledger: notes, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
+			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
 		rt.OnStop("refusals", proxy.Flush)
 		rt.Go("refusals", proxy.Count)
@@ -86,7 +90,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.Go("grants", book.Follow)
 		view.OnChange(set.Change)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), notes, policy, set.Remove)
+		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), denied, policy, set.Remove)
 		return nil
 	}
 }

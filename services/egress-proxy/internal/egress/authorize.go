@@ -89,7 +89,7 @@ func upstreamFailure(err error) *decision.Failure {
 
 // spend takes n bytes from what the pack may send today.
 func (k *pack) spend(n int) *decision.Failure {
-	if !k.proxy.cfg.Ledger.Spend(k.id, n) {
+	if !k.proxy.cfg.Quota.Spend(k.id, n) {
 		return decision.DailyQuota
 	}
 	return nil

@@ -65,7 +65,7 @@ func benchmarkDenials(b *testing.B, conns, each, most int) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range conns {
-		clients.Go(func() { denials(b, l.Path(), i, share, each) })
+		clients.Go(func() { sendDenied(b, l.Path(), i, share, each) })
 	}
 	clients.Wait()
 	b.StopTimer()
@@ -87,8 +87,8 @@ func benchmarkDenials(b *testing.B, conns, each, most int) {
 	}
 }
 
-// denials is a client that costs as little as can be: it sends each requests by one write and reads their answers.
-func denials(b *testing.B, path string, client, total, each int) {
+// sendDenied is a client that costs as little as can be: it sends each requests by one write and reads their answers.
+func sendDenied(b *testing.B, path string, client, total, each int) {
 	c, err := net.Dial("unix", path)
 	if err != nil {
 		b.Error(err)

@@ -26,9 +26,10 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -47,7 +48,8 @@ type Config struct {
 	Grants interface {
 		Check(string, hostname.Host, string, uint16) grant.Decision
 	}
-	Ledger    *ledger.Ledger
+	Denials   *denials.Log
+	Quota     *quota.Quota
 	Addresses *address.Policy
 	Resolver  Resolver
 	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

@@ -10,8 +10,8 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
@@ -85,7 +85,7 @@ func (k *pack) record(r *result) (wait func() error) {
 	case f == nil:
 	case f.Denied():
 		outcome, reason, allowed = "denied", f.Reason, false
-		p.cfg.Ledger.Note(k.id, r.denial())
+		p.cfg.Denials.Add(k.id, r.denial())
 		because = slog.String("blocked_reason", f.Reason)
 		entry.Success, entry.Severity, entry.RejectionReason = false, audit.Warning, f.Text
 		if f.Detail != "" {
@@ -171,9 +171,9 @@ func (k *pack) log(ctx context.Context, r *result, outcome, reason string) {
 	_ = h.Handle(ctx, line) // nobody could be told
 }
 
-// denial is how a refused request is remembered.
-func (r *result) denial() ledger.Key {
-	key := ledger.Key{Host: r.destination.Host.Name, Port: r.destination.Port, Method: r.call.method, Reason: r.failure.Reason}
+// denial is the key under which a refused request is counted in the log of denials.
+func (r *result) denial() denials.Key {
+	key := denials.Key{Host: r.destination.Host.Name, Port: r.destination.Port, Method: r.call.method, Reason: r.failure.Reason}
 	if r.destination.Host.Numeric {
 		key.Host = "numeric form of " + key.Host // no host: a grant of the address doesn't open the spelling
 	}

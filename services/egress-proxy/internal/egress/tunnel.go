@@ -92,7 +92,7 @@ func (c *client) carry(s *session, r *result, server net.Conn, hello []byte) {
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
 	bound := &metered{Conn: server, pack: c.pack}
-	if c.pack.proxy.cfg.Ledger.Bounded() {
+	if c.pack.proxy.cfg.Quota.Limited() {
 		server = bound // otherwise bytes need not pass through this process
 	}
 	server, moved := counting(server)

@@ -28,10 +28,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 )
 
 // world is everything around a proxy, in the hands of a test. Its Internet is a map from addresses to listeners on
@@ -68,7 +69,7 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 		grants: map[string][]string{"p": {"*"}}, names: map[string][]string{}, sites: map[string]string{},
 	}
 	cfg := Config{
-		Gates: w, Grants: w, Ledger: ledger.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: func() *tls.Config { return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12} },
+		Gates: w, Grants: w, Denials: denials.New(nil, slog.New(slog.DiscardHandler)), Quota: quota.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: func() *tls.Config { return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12} },
 		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"),
 	}
 	for _, f := range change {

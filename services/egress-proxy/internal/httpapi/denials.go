@@ -37,12 +37,12 @@ func (r *routes) denials(ctx context.Context, req denialsRequest) (denialsRespon
 			return denialsResponse{}, err
 		}
 	}
-	denials, err := r.ledger.Denials(ctx, req.PackID)
+	list, err := r.log.List(ctx, req.PackID)
 	if err != nil {
 		return denialsResponse{}, err
 	}
-	views := make([]denialView, 0, len(denials))
-	for _, d := range denials {
+	views := make([]denialView, 0, len(list))
+	for _, d := range list {
 		views = append(views, denialView{
 			PackID: d.PackID, Host: d.Host, Port: int(d.Port), Method: d.Method, Path: d.Path, Reason: d.Reason,
 			Count: d.Count, FirstSeen: d.FirstSeen, LastSeen: d.LastSeen,
@@ -89,15 +89,9 @@ func (r *routes) proposal(ctx context.Context, req proposalRequest) (proposalRes
 			return proposalResponse{}, fault.Invalid("Invalid since: %.50q (want a time such as 2026-01-02T03:04:05Z)", req.Since).With("invalid_since")
 		}
 	}
-	denials, err := r.ledger.Denials(ctx, req.PackID)
+	refused, err := r.log.Refusals(ctx, req.PackID, since)
 	if err != nil {
 		return proposalResponse{}, err
-	}
-	var refused []grant.Refusal
-	for _, d := range denials {
-		if !d.LastSeen.Before(since) && (d.Reason == grant.Denied || d.Reason == grant.RuleDenied) {
-			refused = append(refused, grant.Refusal{Host: d.Host, Port: d.Port, Method: d.Method, Path: d.Path, Reason: d.Reason})
-		}
 	}
 	w, leftOut, err := r.grants.Propose(ctx, req.PackID, refused, r.obstacle)
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/ledger"
 )
 
 // Routes adds the endpoints to mux. remove takes a removed pack's socket away.
-func Routes(mux *server.Mux, grants *grant.Service, denials *ledger.Ledger, addresses *address.Policy, remove func(packID string)) {
-	r := &routes{grants, denials, addresses, remove}
+func Routes(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *address.Policy, remove func(packID string)) {
+	r := &routes{grants, log, addresses, remove}
 	mux.Route("POST /api/network/grant", rpc.Handle(r.grant), "gateway")
 	mux.Route("POST /api/network/revoke", rpc.Handle(r.revoke), "gateway")
 	mux.Route("POST /api/network/check", rpc.Handle(r.check), "gateway")
@@ -31,7 +31,7 @@ func Routes(mux *server.Mux, grants *grant.Service, denials *ledger.Ledger, addr
 
 type routes struct {
 	grants    *grant.Service
-	ledger    *ledger.Ledger
+	log       *denials.Log
 	addresses *address.Policy
 	gone      func(packID string)
 }
@@ -213,7 +213,7 @@ func (r *routes) remove(ctx context.Context, req removeRequest) (api.RemoveRespo
 		return api.RemoveResponse{}, err
 	}
 	r.gone(req.PackID)
-	return api.RemoveResponse{Revoked: revoked}, r.ledger.Forget(ctx, req.PackID)
+	return api.RemoveResponse{Revoked: revoked}, r.log.Forget(ctx, req.PackID)
 }
 
 func checkID(packID string) error {

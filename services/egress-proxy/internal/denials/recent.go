@@ -1,8 +1,9 @@
-package ledger
+package denials
 
 import "container/list"
 
-// recent are a pack's last MaxDenials distinct denials.
+// recent are the last MaxDenials distinct denials of a pack that the store doesn't have yet. The bound keeps a pack that
+// tries ever new hosts from filling memory while the database is away.
 type recent struct {
 	byKey map[Key]*list.Element
 	order *list.List // of *Denial, the least recent first
@@ -10,7 +11,7 @@ type recent struct {
 
 func newRecent() *recent { return &recent{make(map[Key]*list.Element), list.New()} }
 
-// add counts a denial that is as recent as any.
+// add counts a denial. It must be at least as recent as those that were added before.
 func (r *recent) add(d Denial) {
 	if e := r.byKey[d.Key]; e != nil {
 		known := e.Value.(*Denial)
@@ -27,7 +28,7 @@ func (r *recent) add(d Denial) {
 	r.byKey[d.Key] = r.order.PushBack(&d)
 }
 
-// appendTo adds the denials to a list, the least recent first.
+// appendTo appends the denials to a list, the least recent first.
 func (r *recent) appendTo(all []Denial) []Denial {
 	for e := r.order.Front(); e != nil; e = e.Next() {
 		all = append(all, *e.Value.(*Denial))
