@@ -65,19 +65,19 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.OnStop("verification", func(context.Context) error { stop(); return nil })
 	watcher, err := watch.New(watch.Config{
 		Root: cfg.Ecosystem, Limit: cfg.watches, Log: rt.Log, Metrics: rt.Metrics,
-		Changed: func(ids []string, all bool) { packs.Touched(running, ids, all) },
+		OnChange: func(ids []string, all bool) { packs.VerifyChanged(running, ids, all) },
 	})
 	if err != nil {
 		return err
 	}
 	rt.OnStop("watcher", func(context.Context) error { return watcher.Close() })
 	export := pending.New(filepath.Join(rt.UserData, "pending"), pending.Sources{
-		Packs:      func(ctx context.Context) (pending.Packs, error) { return packs.Waiting(ctx) },
+		Packs:      func(ctx context.Context) (pending.Packs, error) { return packs.PendingCounts(ctx) },
 		Capability: broker.NewClient(rt.Peer(broker.Service)).Counts,
 		Pip:        pip.NewClient(rt.Peer(pip.Service)).Counts,
 	}, rt.Log)
-	packs, err = approval.Open(ctx, approval.Parts{
-		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, Changed: export.Changed,
+	packs, err = approval.Open(ctx, approval.Dependencies{
+		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, OnChange: export.Notify,
 	})
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("verification of what can't be watched", packs.VerifyUnwatched)
 	rt.Go("pending export", export.Run)
 	rt.Go("verification at intervals", func(ctx context.Context) error {
-		return periodic.Run(ctx, cfg.VerifyInterval, func(ctx context.Context) { packs.Touched(ctx, nil, true) })
+		return periodic.Run(ctx, cfg.VerifyInterval, func(ctx context.Context) { packs.VerifyChanged(ctx, nil, true) })
 	})
 	rt.Go("collection", func(ctx context.Context) error {
 		return periodic.Run(ctx, collectInterval, func(ctx context.Context) {

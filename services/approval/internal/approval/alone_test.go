@@ -128,18 +128,18 @@ func TestItStartsThoughNothingCanBeWritten(t *testing.T) {
 	open := func(want map[pack.ID]bool) {
 		t.Helper()
 		for id, want := range want {
-			if got := s.gates.of(id); got.Open != want {
+			if got := s.gates.state(id); got.Open != want {
 				t.Errorf("%s: %+v, want open %v", id, got, want)
 			}
 		}
 	}
 	open(map[pack.ID]bool{"well": true, "fam": true, "changed": false, "fam__kid": false})
-	if got := s.gates.of("fam__kid"); got.Status != pack.StatusParentUnrecorded {
+	if got := s.gates.state("fam__kid"); got.Status != pack.StatusParentUnrecorded {
 		t.Errorf("status %s, want %s", got.Status, pack.StatusParentUnrecorded)
 	}
 	if r, err := s.Records.Get(t.Context(), "fam__kid"); err != nil {
 		t.Error(err)
-	} else if trouble, _ := s.Trouble(r); !strings.Contains(trouble, "identity of its parent could not be recorded") {
+	} else if trouble, _ := s.GateProblem(r); !strings.Contains(trouble, "identity of its parent could not be recorded") {
 		t.Errorf("trouble %q, want why it may not run", trouble)
 	}
 	_ = s.Verify(t.Context()) // fails likewise

@@ -48,9 +48,9 @@ type Records interface {
 	// History reads the events of a pack, the oldest first. A pack without a record has none.
 	History(ctx context.Context, packID string) ([]record.Event, error)
 
-	// Digests reads the digests of all trees that are named: approved are those that a record names, listed those that only a
+	// Digests reads the digests of all trees that are named: current are those that a record names, historic those that only a
 	// history names.
-	Digests(ctx context.Context) (approved, listed []string, err error)
+	Digests(ctx context.Context) (current, historic []string, err error)
 
 	// Change runs decide on a pack's record (nil where there is none) in a transaction, and writes the record and the event that it
 	// returns. A nil record writes nothing; a nil event adds nothing to the history. confirm runs when all is written but not
@@ -70,42 +70,42 @@ type Records interface {
 }
 
 // Parts are what a Service stands on.
-type Parts struct {
+type Dependencies struct {
 	Ecosystem *os.Root
 	Records   Records
 	Blobs     *blob.Store
 	Audit     *audit.Log
 	Log       *slog.Logger
 	Watcher   *watch.Watcher
-	Changed   func() // told after every change of a record
+	OnChange  func() // told after every change of a record
 }
 
 // Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the
 // gates' followers happen in change, or in create for new ones. Use Open.
 type Service struct {
-	Parts
-	gates       *gates
-	descriptors pack.Cache
-	shown       shown
+	Dependencies
+	gates           *gates
+	descriptors     pack.Cache
+	recentManifests recentManifests
 
-	mu       sync.Mutex
-	packs    map[string]*sync.Mutex // serialise what is done to one pack
-	verified map[string]verified
-	settled  map[string]int64 // the revision of the record that the last look at a pack found to be right
+	mu           sync.Mutex
+	packLocks    map[string]*sync.Mutex // serialise what is done to one pack
+	digests      map[string]knownDigest
+	lastVerified map[string]int64 // the revision of the record that the last look at a pack found to be right
 
 	step func(string) // called between the steps of a change, with what was done; tests end the process there
 }
 
 // verified remembers that a folder with this stamp had this digest, so that it need not be read again.
-type verified struct {
+type knownDigest struct {
 	stamp  tree.Stamp
 	digest string
 }
 
 // Open makes the service and verifies every pack that may run: none runs on the word of an earlier process. What can't be dealt with of
 // one pack is told in the log and keeps no other closed. The error is that of a store that can't be read at all, or of ctx.
-func Open(ctx context.Context, parts Parts) (*Service, error) {
-	s := &Service{Parts: parts, gates: newGates(), packs: map[string]*sync.Mutex{}, verified: map[string]verified{}, settled: map[string]int64{}, step: func(string) {}}
+func Open(ctx context.Context, deps Dependencies) (*Service, error) {
+	s := &Service{Dependencies: deps, gates: newGates(), packLocks: map[string]*sync.Mutex{}, digests: map[string]knownDigest{}, lastVerified: map[string]int64{}, step: func(string) {}}
 	unverified := s.Refresh(ctx) // those that may run and could not be verified are held
 	records, err := s.Records.All(ctx)
 	if err != nil || ctx.Err() != nil {
@@ -128,14 +128,14 @@ func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
 	unlock := sync.OnceFunc(s.lock(id))
 	defer unlock()
-	in, err := s.Blobs.Begin()
+	in, err := s.Blobs.NewIntake()
 	if err != nil {
 		return nil, err
 	}
-	defer in.End()
+	defer in.Close()
 	last, err := s.Records.Get(ctx, string(id))
 	if err == nil {
-		err = last.Forbid("approve")
+		err = last.RetiredFault("approve")
 	}
 	if err != nil {
 		return nil, err
@@ -148,12 +148,12 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 		return nil, err
 	}
 	// It is watched from before it is read, so that no change after that is missed.
-	look := s.Watcher.Begin(string(id), true)
-	r, err := s.approve(ctx, id, reviewed, found.Dir, in, look)
+	scan := s.Watcher.BeginScan(string(id), true)
+	r, err := s.approve(ctx, id, reviewed, found.Dir, in, scan)
 	if err == nil {
-		s.gates.release(id)
+		s.gates.releaseHold(id)
 	}
-	s.endLook(id, look, r, err == nil)
+	s.endScan(id, scan, r, err == nil)
 	unlock()
 	if err == nil { // children that were approved without a parent have this one from now on
 		s.pinParents(ctx, s.gates.executable())
@@ -191,18 +191,18 @@ func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 }
 
 // approve decides about what lies in a folder.
-func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, look *watch.Look) (*record.Record, error) {
-	seen, err := s.stamp(ctx, dir, look)
+func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, scan *watch.Scan) (*record.Record, error) {
+	stamped, err := s.stamp(ctx, dir, scan)
 	if err != nil {
-		return nil, s.unreadable(id, dir, err)
+		return nil, s.readFault(id, dir, err)
 	}
-	manifest, descriptor, err := s.keep(ctx, in, id, dir)
+	manifest, descriptor, err := s.storeTree(ctx, in, id, dir)
 	if err != nil {
 		return nil, err
 	}
 	digest := manifest.Digest()
-	if seen.settled {
-		s.remember(id, seen.stamp, digest)
+	if stamped.stable {
+		s.remember(id, stamped.stamp, digest)
 	} else {
 		s.forget(id)
 	}
@@ -214,10 +214,10 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 			return nil, fault.PackNotFound()
 		}
 		// A pack whose folder could not be a pack when it was last looked at can be one now: this was a look.
-		if _, err := r.Do(record.Mend, now); err != nil {
+		if _, err := r.Apply(record.Revalidate, now); err != nil {
 			return nil, err
 		}
-		if _, err := r.Do(record.Approve, now); err != nil {
+		if _, err := r.Apply(record.Approve, now); err != nil {
 			return nil, err
 		}
 		describe(r, descriptor)
@@ -230,24 +230,24 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 }
 
 // keep reads a pack's folder once, into the blob store, and the descriptor out of what was kept.
-func (s *Service) keep(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
+func (s *Service) storeTree(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
-		return tree.Manifest{}, pack.Descriptor{}, s.unreadable(id, dir, err)
+		return tree.Manifest{}, pack.Descriptor{}, s.readFault(id, dir, err)
 	}
 	defer root.Close()
 	manifest, err := tree.Scan(ctx, root, in)
 	if err != nil {
-		return tree.Manifest{}, pack.Descriptor{}, s.unreadable(id, dir, err)
+		return tree.Manifest{}, pack.Descriptor{}, s.readFault(id, dir, err)
 	}
 	descriptor, err := descriptorIn(manifest, in)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %v", id, err).With("pack_invalid")
 	}
-	if problem := unfit(id, descriptor); problem != "" {
+	if problem := descriptorProblem(id, descriptor); problem != "" {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %s", id, problem).With("pack_invalid")
 	}
-	return manifest, descriptor, roomless(in.Keep(manifest))
+	return manifest, descriptor, noSpaceFault(in.Commit(manifest))
 }
 
 // descriptorIn reads a descriptor out of what was taken in.
@@ -275,7 +275,7 @@ func descriptorIn(m tree.Manifest, in *blob.Intake) (pack.Descriptor, error) {
 }
 
 // unfit says why a descriptor can't be that of the pack in the folder id, "" if it can.
-func unfit(id pack.ID, d pack.Descriptor) string {
+func descriptorProblem(id pack.ID, d pack.Descriptor) string {
 	switch {
 	case d.PackID != id:
 		return fmt.Sprintf("pack_id mismatch: its ecosystem.json declares '%s'", d.PackID)
@@ -286,8 +286,8 @@ func unfit(id pack.ID, d pack.Descriptor) string {
 }
 
 // unreadable turns an error of reading the folder dir of a pack into what the operator is told: which file it is, and what mends it.
-func (s *Service) unreadable(id pack.ID, dir string, err error) error {
-	if full := roomless(err); full != err {
+func (s *Service) readFault(id pack.ID, dir string, err error) error {
+	if full := noSpaceFault(err); full != err {
 		return full
 	}
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
@@ -308,7 +308,7 @@ func (s *Service) unreadable(id pack.ID, dir string, err error) error {
 }
 
 // roomless makes a fault of a full disk, since bytes are kept while they are read.
-func roomless(err error) error {
+func noSpaceFault(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fault.NoSpace("approvals").Because(err)
 	}
@@ -322,7 +322,7 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
-		if _, err := r.Do(record.Reject, now); err != nil {
+		if _, err := r.Apply(record.Reject, now); err != nil {
 			return nil, err
 		}
 		r.RejectionReason = reason
@@ -337,15 +337,15 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 // SetRunning is told by whoever runs containers that the pack's runs, or no longer.
 func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) error {
 	defer s.lock(id)()
-	verb := record.Halt
+	verb := record.Stop
 	if running {
-		verb = record.Run
+		verb = record.Start
 	}
 	_, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
-		if changed, err := r.Do(verb, now); err != nil || !changed {
+		if changed, err := r.Apply(verb, now); err != nil || !changed {
 			return nil, err
 		}
 		return &decision{}, nil // the broker audits what its containers do
@@ -373,16 +373,16 @@ func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *r
 // change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
 // change, or what to say. The gates follow when all is on the disk.
 func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
-	return s.changeOr(ctx, id, func(time.Time) *record.Record { return nil }, decide)
+	return s.changeOrCreate(ctx, id, func(time.Time) *record.Record { return nil }, decide)
 }
 
 // changeOr is change; where there is no record, decide gets the one that absent makes.
-func (s *Service) changeOr(ctx context.Context, id pack.ID, absent func(now time.Time) *record.Record, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
+func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, absent func(now time.Time) *record.Record, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
 	var changed *record.Record
-	var said *decision
+	var decided *decision
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	err := s.Records.Change(ctx, string(id), func(r *record.Record) (*record.Record, *record.Event, error) {
-		changed, said = nil, nil
+		changed, decided = nil, nil
 		if r == nil {
 			r = absent(now)
 		}
@@ -390,14 +390,14 @@ func (s *Service) changeOr(ctx context.Context, id pack.ID, absent func(now time
 		if err != nil || d == nil {
 			return nil, nil, err
 		}
-		changed, said = r, d
+		changed, decided = r, d
 		if d.action == "" {
 			return r, nil, nil
 		}
 		return r, d.event(ctx, r, now), nil
 	}, func() error {
 		s.step("recorded")
-		if err := s.say(ctx, id, said); err != nil {
+		if err := s.writeAudit(ctx, id, decided); err != nil {
 			return err
 		}
 		s.step("audited")
@@ -411,13 +411,13 @@ func (s *Service) changeOr(ctx context.Context, id pack.ID, absent func(now time
 	}
 	s.step("committed")
 	s.gates.set(changed)
-	s.Changed()
+	s.OnChange()
 	return changed, nil
 }
 
 // say writes the audit entry of a decision. It comes before the commit: an entry of something that then failed can be
 // borne, a decision without an entry can't.
-func (s *Service) say(ctx context.Context, id pack.ID, d *decision) error {
+func (s *Service) writeAudit(ctx context.Context, id pack.ID, d *decision) error {
 	if d.action == "" {
 		return nil
 	}
@@ -432,14 +432,14 @@ func (s *Service) say(ctx context.Context, id pack.ID, d *decision) error {
 		mismatch := entry
 		mismatch.Category, mismatch.Action = audit.Security, "hash_mismatch"
 		if err := s.Audit.Write(ctx, mismatch); err != nil {
-			return unwritten(err)
+			return auditFault(err)
 		}
 	}
-	return unwritten(s.Audit.Write(ctx, entry))
+	return auditFault(s.Audit.Write(ctx, entry))
 }
 
 // unwritten makes a fault of a full disk of the audit log: without an entry nothing is decided.
-func unwritten(err error) error {
+func auditFault(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fault.NoSpace("the audit log: nothing can be decided before there is some").Because(err)
 	}
@@ -449,10 +449,10 @@ func unwritten(err error) error {
 // lock serialises what is done to one pack; the result unlocks.
 func (s *Service) lock(id pack.ID) (unlock func()) {
 	s.mu.Lock()
-	m, ok := s.packs[string(id)]
+	m, ok := s.packLocks[string(id)]
 	if !ok {
 		m = &sync.Mutex{}
-		s.packs[string(id)] = m
+		s.packLocks[string(id)] = m
 	}
 	s.mu.Unlock()
 	m.Lock()
@@ -462,14 +462,14 @@ func (s *Service) lock(id pack.ID) (unlock func()) {
 func (s *Service) remember(id pack.ID, stamp tree.Stamp, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.verified[string(id)] = verified{stamp, digest}
+	s.digests[string(id)] = knownDigest{stamp, digest}
 }
 
 func (s *Service) forget(id pack.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.verified, string(id))
-	delete(s.settled, string(id))
+	delete(s.digests, string(id))
+	delete(s.lastVerified, string(id))
 }
 
 func describe(r *record.Record, d pack.Descriptor) {

@@ -51,11 +51,11 @@ func open(t *testing.T, home string) *Service {
 	ecosystem, err := os.OpenRoot(dir("ecosystem"))
 	check(t, err)
 	t.Cleanup(func() { ecosystem.Close() })
-	watcher, err := watch.New(watch.Config{Root: dir("ecosystem"), Log: log, Metrics: prometheus.NewRegistry(), Changed: func([]string, bool) {}})
+	watcher, err := watch.New(watch.Config{Root: dir("ecosystem"), Log: log, Metrics: prometheus.NewRegistry(), OnChange: func([]string, bool) {}})
 	check(t, err)
 	t.Cleanup(func() { watcher.Close() })
-	s, err := Open(t.Context(), Parts{
-		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: trail, Log: log, Watcher: watcher, Changed: func() {},
+	s, err := Open(t.Context(), Dependencies{
+		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: trail, Log: log, Watcher: watcher, OnChange: func() {},
 	})
 	check(t, err)
 	return s

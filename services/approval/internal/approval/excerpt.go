@@ -38,7 +38,7 @@ type ExcerptRequest struct {
 func (s *Service) Excerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err == nil {
-		err = r.Forbid("review")
+		err = r.RetiredFault("review")
 	}
 	if err != nil {
 		return nil, err
@@ -68,24 +68,24 @@ func (s *Service) approvedExcerpt(r *record.Record, req ExcerptRequest) (*review
 }
 
 func (s *Service) currentExcerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
-	root, dir, err := s.folder(id)
+	root, dir, err := s.openFolder(id)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	manifest, digest, err := s.shown.manifest(ctx, id, root)
+	manifest, digest, err := s.recentManifests.manifest(ctx, id, root)
 	if err != nil {
-		return nil, s.unreadable(id, dir, err)
+		return nil, s.readFault(id, dir, err)
 	}
 	found, err := excerpt(string(id), manifest, digest, req, func(e tree.Entry) (io.ReadCloser, error) {
 		return root.OpenFile(e.Path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	})
 	if err != nil && !fault.Is(err, fault.KindConflict) && !fault.Is(err, fault.KindNotFound) && !fault.Is(err, fault.KindInvalid) {
-		s.shown.forget(id)
+		s.recentManifests.forget(id)
 		if errors.Is(err, review.ErrChanged) {
 			return nil, fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 		}
-		return nil, s.unreadable(id, dir, err)
+		return nil, s.readFault(id, dir, err)
 	}
 	return found, err
 }
@@ -121,12 +121,12 @@ func excerpt(packID string, m tree.Manifest, digest string, req ExcerptRequest, 
 
 // shown remembers what the packs whose files were read last are, so that a pack need not be read whole for each part of a file. What
 // is read of a file is compared with it all the same.
-type shown struct {
+type recentManifests struct {
 	mu   sync.Mutex
-	last []described // the newest first
+	last []recentManifest // the newest first
 }
 
-type described struct {
+type recentManifest struct {
 	id       pack.ID
 	stamp    tree.Stamp
 	manifest tree.Manifest
@@ -135,19 +135,19 @@ type described struct {
 
 // Bounds of shown.
 const (
-	maxShown        = 4     // packs
-	maxShownEntries = 10000 // of one
+	maxRecent        = 4     // packs
+	maxRecentEntries = 10000 // of one
 )
 
-func (s *shown) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
+func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
 	began := time.Now()
-	changed := &newest{}
+	changed := &latestChange{}
 	stamp, err := tree.StampWith(ctx, root, changed)
 	if err != nil {
 		return tree.Manifest{}, "", err
 	}
 	s.mu.Lock()
-	i := slices.IndexFunc(s.last, func(d described) bool { return d.id == id && d.stamp == stamp })
+	i := slices.IndexFunc(s.last, func(d recentManifest) bool { return d.id == id && d.stamp == stamp })
 	if i >= 0 {
 		defer s.mu.Unlock()
 		return s.last[i].manifest, s.last[i].digest, nil
@@ -161,17 +161,17 @@ func (s *shown) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.M
 	s.forget(id)
 	// What changed so recently that its times may not tell the next change is not remembered, nor what changed since.
 	after, err := tree.StampOf(ctx, root)
-	if err == nil && after == stamp && changed.at.Before(began.Add(-granularity)) && len(manifest.Entries) <= maxShownEntries {
+	if err == nil && after == stamp && changed.at.Before(began.Add(-mtimeGranularity)) && len(manifest.Entries) <= maxRecentEntries {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.last = slices.Insert(s.last, 0, described{id, stamp, manifest, digest})
-		s.last = s.last[:min(len(s.last), maxShown)]
+		s.last = slices.Insert(s.last, 0, recentManifest{id, stamp, manifest, digest})
+		s.last = s.last[:min(len(s.last), maxRecent)]
 	}
 	return manifest, digest, nil
 }
 
-func (s *shown) forget(id pack.ID) {
+func (s *recentManifests) forget(id pack.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = slices.DeleteFunc(s.last, func(d described) bool { return d.id == id })
+	s.last = slices.DeleteFunc(s.last, func(d recentManifest) bool { return d.id == id })
 }

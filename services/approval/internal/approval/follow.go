@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	followEvery = 50 * time.Millisecond
-	followWait  = 10 * time.Second // for one look
+	followInterval = 50 * time.Millisecond
+	followTimeout  = 10 * time.Second // for one look
 )
 
 // Follow brings the gates up to what other replicas have decided, until ctx ends. Without it the services that follow this replica's
@@ -21,12 +21,12 @@ const (
 func (s *Service) Follow(ctx context.Context) error {
 	changes := s.Records.Changes()
 	failing := false
-	return periodic.Run(ctx, followEvery, func(ctx context.Context) {
+	return periodic.Run(ctx, followInterval, func(ctx context.Context) {
 		if !changes.Pending() {
 			return
 		}
-		looking, cancel := context.WithTimeout(ctx, followWait)
-		err := s.catchUp(looking)
+		limited, cancel := context.WithTimeout(ctx, followTimeout)
+		err := s.catchUp(limited)
 		cancel()
 		if err != nil {
 			changes.Again()
@@ -47,8 +47,8 @@ func (s *Service) catchUp(ctx context.Context) error {
 		return err
 	}
 	var problems []error
-	var mayRun []pack.ID
-	for _, id := range s.gates.behind(revisions) {
+	var executable []pack.ID
+	for _, id := range s.gates.outdated(revisions) {
 		r, err := s.Records.Get(ctx, string(id))
 		if known := s.gates.newest(id); err == nil && known != nil && r.Revision < known.Revision && !r.CreatedAt.Equal(known.CreatedAt) {
 			s.removed(id) // and known anew since: revisions began anew, too
@@ -59,15 +59,15 @@ func (s *Service) catchUp(ctx context.Context) error {
 		case err != nil:
 			problems = append(problems, err)
 		case r.Status.Executable():
-			mayRun = append(mayRun, id)
+			executable = append(executable, id)
 		default:
 			s.gates.set(r)
 		}
 	}
-	if len(mayRun) > 0 {
-		problems = append(problems, s.lookAt(ctx, mayRun, false)) // it holds those that it can't look at
+	if len(executable) > 0 {
+		problems = append(problems, s.refreshPacks(ctx, executable, false)) // it holds those that it can't look at
 	}
-	for _, id := range mayRun {
+	for _, id := range executable {
 		r, err := s.Records.Get(ctx, string(id))
 		if err == nil {
 			s.gates.set(r)
@@ -90,7 +90,7 @@ func (s *Service) removed(id pack.ID) {
 }
 
 // behind are the packs of which the gates know another record, or none, or one that is gone.
-func (g *gates) behind(revisions map[string]int64) (ids []pack.ID) {
+func (g *gates) outdated(revisions map[string]int64) (ids []pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, revision := range revisions {

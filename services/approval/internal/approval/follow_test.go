@@ -20,7 +20,7 @@ func TestReplicasFollowEachOther(t *testing.T) {
 	gate := func(about string, open bool, status pack.Status) {
 		t.Helper()
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			got := other.gates.of("p")
+			got := other.gates.state("p")
 			if got.Open == open && got.Status == status {
 				return
 			}

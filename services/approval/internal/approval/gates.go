@@ -71,7 +71,7 @@ func (g *gates) executable() (list []*record.Record) {
 }
 
 // naming are the records that name one of the digests.
-func (g *gates) naming(digests []string) (list []*record.Record) {
+func (g *gates) withDigests(digests []string) (list []*record.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range g.records {
@@ -97,17 +97,17 @@ func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r, known := g.records[id]
-	above, child := pack.Parent(id)
-	if !known || !child || !r.Status.Executable() || r.ParentIdentity != "" || g.held[id] != "" || !g.state(above).Open {
+	parentProblem, child := pack.Parent(id)
+	if !known || !child || !r.Status.Executable() || r.ParentIdentity != "" || g.held[id] != "" || !g.stateLocked(parentProblem).Open {
 		return "", false
 	}
-	parent = g.records[above].Identity
+	parent = g.records[parentProblem].Identity
 	return parent, parent != ""
 }
 
 // hold closes the gate of a pack that is no longer what was approved where that can't be recorded: it stays closed until it
 // can, or until the pack is approved again.
-func (g *gates) hold(id pack.ID, problem string) {
+func (g *gates) holdClosed(id pack.ID, problem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held[id] = problem
@@ -115,14 +115,14 @@ func (g *gates) hold(id pack.ID, problem string) {
 }
 
 // holds says why a gate is held, "" for one that is not.
-func (g *gates) holds(id pack.ID) string {
+func (g *gates) heldReason(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.held[id]
 }
 
 // release takes back hold.
-func (g *gates) release(id pack.ID) {
+func (g *gates) releaseHold(id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, held := g.held[id]; held {
@@ -149,9 +149,9 @@ func (g *gates) publish(changed []pack.ID) {
 	}
 	var states []gate.State
 	for id := range g.records {
-		for above, ok := id, true; ok; above, ok = pack.Parent(above) {
-			if set[above] {
-				states = append(states, g.state(id))
+		for parentProblem, ok := id, true; ok; parentProblem, ok = pack.Parent(parentProblem) {
+			if set[parentProblem] {
+				states = append(states, g.stateLocked(id))
 				break
 			}
 		}
@@ -160,14 +160,14 @@ func (g *gates) publish(changed []pack.ID) {
 }
 
 // of is a pack's gate as it is published.
-func (g *gates) of(id pack.ID) gate.State {
+func (g *gates) state(id pack.ID) gate.State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.state(id)
+	return g.stateLocked(id)
 }
 
 // replaced says whether the parent of a pack is another than it was approved under.
-func (g *gates) replaced(id pack.ID, r *record.Record) bool {
+func (g *gates) hasOtherParent(id pack.ID, r *record.Record) bool {
 	parent, child := pack.Parent(id)
 	if !child || r.ParentIdentity == "" {
 		return false
@@ -189,30 +189,30 @@ func (g *gates) parentIdentity(id pack.ID) string {
 }
 
 // state is a pack's gate. A parent that is not known lets nothing run.
-func (g *gates) state(id pack.ID) gate.State {
+func (g *gates) stateLocked(id pack.ID) gate.State {
 	r, ok := g.records[id]
 	if !ok {
 		return gate.State{PackID: string(id), Status: pack.StatusParentMissing}
 	}
-	var above *gate.State
+	var parentProblem *gate.State
 	if parent, child := pack.Parent(id); child {
-		a := g.state(parent)
-		above = &a
+		a := g.stateLocked(parent)
+		parentProblem = &a
 	}
-	state := r.Gate(above)
-	if state.Open && g.replaced(id, r) {
-		state.Open, state.Status = false, pack.StatusParentReplaced
+	stateLocked := r.Gate(parentProblem)
+	if stateLocked.Open && g.hasOtherParent(id, r) {
+		stateLocked.Open, stateLocked.Status = false, pack.StatusParentReplaced
 	}
-	if state.Open && g.unpinned[id] != "" {
-		state.Open, state.Status = false, pack.StatusParentUnrecorded
+	if stateLocked.Open && g.unpinned[id] != "" {
+		stateLocked.Open, stateLocked.Status = false, pack.StatusParentUnrecorded
 	}
 	if _, held := g.held[id]; held && r.Status.Executable() {
-		state.Open, state.Status = false, pack.StatusModified
+		stateLocked.Open, stateLocked.Status = false, pack.StatusModified
 	}
-	if !state.Open {
-		state.Reason = g.reason(id, r, state.Status)
+	if !stateLocked.Open {
+		stateLocked.Reason = g.reason(id, r, stateLocked.Status)
 	}
-	return state
+	return stateLocked
 }
 
 // reason says why a pack's own record, or what is remembered beside it, keeps its gate closed; "" where a pack above it does.
@@ -220,8 +220,8 @@ func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string 
 	review := fmt.Sprintf("GET /api/packs/%s/review", id)
 	why := ""
 	switch {
-	case status == pack.StatusParentUnrecorded, status == pack.StatusParentReplaced && g.replaced(id, r):
-		why = g.aboveLocked(id)
+	case status == pack.StatusParentUnrecorded, status == pack.StatusParentReplaced && g.hasOtherParent(id, r):
+		why = g.parentProblemLocked(id)
 	case r.Status.Executable() && g.held[id] != "":
 		why = g.held[id] + "; " + review
 	case r.Status == pack.StatusModified:
@@ -243,15 +243,15 @@ func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string 
 }
 
 // above says which pack above a pack keeps its gate closed, and why; "" where none does.
-func (g *gates) above(id pack.ID) string {
+func (g *gates) parentProblem(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.aboveLocked(id)
+	return g.parentProblemLocked(id)
 }
 
 // aboveLocked is above; mu is held.
-func (g *gates) aboveLocked(id pack.ID) string {
-	if r, known := g.records[id]; known && g.replaced(id, r) {
+func (g *gates) parentProblemLocked(id pack.ID) string {
+	if r, known := g.records[id]; known && g.hasOtherParent(id, r) {
 		return fmt.Sprintf("it was approved under a parent with the pack_identity '%s', and its parent is another pack now: approve it again", r.ParentIdentity)
 	}
 	if problem := g.unpinned[id]; problem != "" {

@@ -21,7 +21,7 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	check(t, err)
 	gate := func(open bool, status pack.Status) {
 		t.Helper()
-		if got := s.gates.of("p"); got.Open != open || got.Status != status {
+		if got := s.gates.state("p"); got.Open != open || got.Status != status {
 			t.Errorf("gate %+v, want open %v and %s", got, open, status)
 		}
 	}

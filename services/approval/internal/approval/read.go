@@ -21,7 +21,7 @@ import (
 func (s *Service) List(ctx context.Context) ([]*record.Record, error) { return s.Records.All(ctx) }
 
 // MayRun says whether a pack's gate is open: it is approved, and so is every pack above it.
-func (s *Service) MayRun(id pack.ID) bool { return s.gates.of(id).Open }
+func (s *Service) MayRun(id pack.ID) bool { return s.gates.state(id).Open }
 
 // EverApproved says whether a pack was approved since it became known, whatever it is now. One that isn't known was not.
 func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
@@ -34,13 +34,13 @@ func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
 
 // Trouble says why a pack's gate is closed though its record lets it run, or that the folder of one that may not run is gone and what
 // can be done then; "" where its record says all. missing says that the folder isn't there.
-func (s *Service) Trouble(r *record.Record) (trouble string, missing bool) {
+func (s *Service) GateProblem(r *record.Record) (problem string, missing bool) {
 	id := pack.ID(r.PackID)
 	if r.Status.Executable() {
-		if trouble = s.gates.holds(id); trouble != "" {
-			return "it is held closed, and that could not be recorded: " + trouble, false
+		if problem = s.gates.heldReason(id); problem != "" {
+			return "it is held closed, and that could not be recorded: " + problem, false
 		}
-		return s.gates.above(id), false
+		return s.gates.parentProblem(id), false
 	}
 	if _, err := s.descriptors.Find(s.Ecosystem, id); errors.Is(err, fs.ErrNotExist) && !errors.Is(err, pack.ErrUnread) && !r.Retired {
 		return fmt.Sprintf("its folder is gone: put it back and scan, or remove the pack with `DELETE /api/packs/%s`", id), true
@@ -48,20 +48,20 @@ func (s *Service) Trouble(r *record.Record) (trouble string, missing bool) {
 	return "", false
 }
 
-// Dossier is all that is known of a pack.
-type Dossier struct {
+// PackDetails is all that is known of a pack.
+type PackDetails struct {
 	Record  *record.Record
 	History []record.Event
 }
 
-// Dossier collects it; an unknown pack is a not-found fault.
-func (s *Service) Dossier(ctx context.Context, id pack.ID) (Dossier, error) {
+// Details collects it; an unknown pack is a not-found fault.
+func (s *Service) Details(ctx context.Context, id pack.ID) (PackDetails, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err != nil {
-		return Dossier{}, err
+		return PackDetails{}, err
 	}
 	history, err := s.Records.History(ctx, string(id))
-	return Dossier{Record: r, History: history}, err
+	return PackDetails{Record: r, History: history}, err
 }
 
 // Manifest is that of a tree that a record or its history names by digest. One that the store has lost is empty: what else is
@@ -80,17 +80,17 @@ func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, e
 func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.Review, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err == nil {
-		err = r.Forbid("review")
+		err = r.RetiredFault("review")
 	}
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.Blobs.Begin()
+	in, err := s.Blobs.NewIntake()
 	if err != nil {
 		return nil, err
 	}
-	defer in.End()
-	root, dir, err := s.folder(id)
+	defer in.Close()
+	root, dir, err := s.openFolder(id)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 	// What is shown is what is kept, so that names, sizes and differences are of one moment.
 	now, err := tree.Scan(ctx, root, in)
 	if err != nil {
-		return nil, s.unreadable(id, dir, err)
+		return nil, s.readFault(id, dir, err)
 	}
 	input := review.Input{Now: now, Open: in.Open, Only: only}
 	if r.Digest != "" {
@@ -117,7 +117,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 }
 
 // folder opens a pack's folder, which is dir in the ecosystem folder, to show it.
-func (s *Service) folder(id pack.ID) (root *os.Root, dir string, err error) {
+func (s *Service) openFolder(id pack.ID) (root *os.Root, dir string, err error) {
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", fault.Conflict("Cannot review pack '%s': its folder is gone", id).With("pack_folder_gone")
@@ -127,13 +127,13 @@ func (s *Service) folder(id pack.ID) (root *os.Root, dir string, err error) {
 	}
 	root, err = s.Ecosystem.OpenRoot(found.Dir)
 	if err != nil {
-		return nil, "", s.unreadable(id, found.Dir, err)
+		return nil, "", s.readFault(id, found.Dir, err)
 	}
 	return root, found.Dir, nil
 }
 
 // Waiting is the packs' section of the pending export.
-func (s *Service) Waiting(ctx context.Context) (pending.Packs, error) {
+func (s *Service) PendingCounts(ctx context.Context) (pending.Packs, error) {
 	records, err := s.Records.All(ctx)
 	if err != nil {
 		return pending.Packs{}, err
@@ -164,15 +164,15 @@ func (s *Service) SendTree(w io.Writer, digest string) error {
 
 // Collect removes kept bytes that no record needs any more. Manifests stay as long as a history names them.
 func (s *Service) Collect(ctx context.Context) error {
-	removed, err := s.Blobs.Collect(func() (listed, whole []string, err error) {
-		whole, listed, err = s.Records.Digests(ctx)
-		return listed, whole, err
+	removed, err := s.Blobs.Collect(func() (historic, complete []string, err error) {
+		complete, historic, err = s.Records.Digests(ctx)
+		return historic, complete, err
 	})
 	if removed > 0 {
 		s.Log.InfoContext(ctx, "collected what nothing needs", "files", removed)
 	}
 	if unread, ok := errors.AsType[*blob.UnreadError](err); ok {
-		for _, r := range s.gates.naming(unread.Digests) {
+		for _, r := range s.gates.withDigests(unread.Digests) {
 			s.Log.ErrorContext(ctx, "what was approved of a pack can't be read, so nothing is removed of what nobody needs; approve the pack again, or remove it",
 				"pack_id", r.PackID, "digest", r.Digest)
 		}

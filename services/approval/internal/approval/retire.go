@@ -22,12 +22,12 @@ func (s *Service) Retire(ctx context.Context, id pack.ID, installed bool) (known
 		}
 		return record.New(string(id), now)
 	}
-	_, err = s.changeOr(ctx, id, absent, func(r *record.Record, now time.Time) (*decision, error) {
+	_, err = s.changeOrCreate(ctx, id, absent, func(r *record.Record, now time.Time) (*decision, error) {
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
 		was := r.Status
-		if changed, err := r.Do(record.Retire, now); err != nil || !changed {
+		if changed, err := r.Apply(record.Retire, now); err != nil || !changed {
 			return nil, err
 		}
 		return &decision{action: "retired", details: map[string]any{"status": was, "digest": r.Digest}}, nil
@@ -62,7 +62,7 @@ func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err err
 	}
 	entry := audit.Entry{Category: audit.Approval, Severity: audit.Info, Action: "pack_approval_removed", Success: true, OwnerPack: string(id)}
 	if err := s.Audit.Write(ctx, entry); err != nil {
-		return false, unwritten(err)
+		return false, auditFault(err)
 	}
 	s.step("audited")
 	if removed, err = s.Records.Remove(ctx, string(id)); err != nil {
@@ -71,6 +71,6 @@ func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err err
 	s.step("removed")
 	s.gates.remove(id)
 	s.forget(id)
-	s.Changed()
+	s.OnChange()
 	return removed, nil
 }

@@ -92,32 +92,32 @@ func TestHoldOfARetiredPack(t *testing.T) {
 	s := open(t, home)
 	_, err := s.Approve(t.Context(), "p", "")
 	check(t, err)
-	s.gates.hold("p", "noticed, not recorded")
+	s.gates.holdClosed("p", "noticed, not recorded")
 	_, err = s.Retire(t.Context(), "p", true)
 	check(t, err)
 	for doing, act := range map[string]func(){
 		"retired":  func() {},
-		"held":     func() { s.gates.hold("p", "noticed late") },
-		"released": func() { s.gates.release("p") },
+		"held":     func() { s.gates.holdClosed("p", "noticed late") },
+		"released": func() { s.gates.releaseHold("p") },
 		"verified": func() { check(t, s.Verify(t.Context())) },
 		"scanned":  func() { check(t, s.Refresh(t.Context())) },
 	} {
 		act()
-		if got := s.gates.of("p"); got.Open || !got.Retired || got.Status != pack.StatusError {
+		if got := s.gates.state("p"); got.Open || !got.Retired || got.Status != pack.StatusError {
 			t.Errorf("%s: gate %+v", doing, got)
 		}
-		if _, looked := s.settled["p"]; looked {
+		if _, looked := s.lastVerified["p"]; looked {
 			t.Errorf("%s: what lies there was looked at", doing)
 		}
 	}
-	s.gates.hold("p", "noticed late")
+	s.gates.holdClosed("p", "noticed late")
 	_, err = s.Remove(t.Context(), "p")
 	check(t, err)
 	check(t, s.Refresh(t.Context()))
 	_, err = s.Approve(t.Context(), "p", "")
 	check(t, err)
 	check(t, s.Verify(t.Context()))
-	if got := s.gates.of("p"); !got.Open || got.Retired {
+	if got := s.gates.state("p"); !got.Open || got.Retired {
 		t.Errorf("installed anew: gate %+v", got)
 	}
 }

@@ -37,12 +37,12 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 	_, begun := tree.Scan(t.Context(), root, vanishing{t, dir})
 	_, gone := tree.Scan(t.Context(), root, nil)
 	for _, err := range []error{begun, gone, fmt.Errorf("inspect: %w", syscall.ENOENT), &fs.PathError{Op: "open", Err: syscall.ESTALE}} {
-		f := fault.Of(new(Service).unreadable("p", "p", err))
+		f := fault.Of(new(Service).readFault("p", "p", err))
 		if err == nil || f.Kind != fault.KindConflict || f.Code != "pack_changing" || f.Message != "Cannot read pack 'p': it changed while it was read; try again" {
 			t.Errorf("%v: %+v", err, f)
 		}
 	}
-	if other := errors.New("disk failure"); !errors.Is(new(Service).unreadable("p", "p", other), other) || fault.Is(new(Service).unreadable("p", "p", other), fault.KindConflict) {
+	if other := errors.New("disk failure"); !errors.Is(new(Service).readFault("p", "p", other), other) || fault.Is(new(Service).readFault("p", "p", other), fault.KindConflict) {
 		t.Error("what is no change is one, too")
 	}
 }
@@ -50,12 +50,12 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 // A pack that there is no room for can be approved when there is some.
 func TestAFullDiskIsUnavailable(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		f := fault.Of(new(Service).unreadable("p", "p", &fs.PathError{Op: "write", Err: errno}))
+		f := fault.Of(new(Service).readFault("p", "p", &fs.PathError{Op: "write", Err: errno}))
 		if f.Kind != fault.KindUnavailable || f.Message != "No space left for approvals" || !errors.Is(f, errno) {
 			t.Errorf("%v: %+v", errno, f)
 		}
 	}
-	if roomless(nil) != nil {
+	if noSpaceFault(nil) != nil {
 		t.Error("nothing is a full disk")
 	}
 }
@@ -67,8 +67,8 @@ func TestUnreadableNamesTheFileAndWhatMendsIt(t *testing.T) {
 	defer ecosystem.Close()
 	check(t, ecosystem.MkdirAll("packs/x/sub", 0o755))
 	check(t, ecosystem.WriteFile("packs/x/sub/a.py", nil, 0o600))
-	s := &Service{Parts: Parts{Ecosystem: ecosystem}}
-	f := fault.Of(s.unreadable("x", "packs/x", fmt.Errorf("scan tree: %w", &fs.PathError{Op: "open", Path: "sub/a.py", Err: syscall.EACCES})))
+	s := &Service{Dependencies: Dependencies{Ecosystem: ecosystem}}
+	f := fault.Of(s.readFault("x", "packs/x", fmt.Errorf("scan tree: %w", &fs.PathError{Op: "open", Path: "sub/a.py", Err: syscall.EACCES})))
 	if f.Kind != fault.KindConflict || f.Code != "pack_unreadable" ||
 		!strings.HasPrefix(f.Message, "Cannot read pack 'x': ecosystem/packs/x/sub/a.py can't be read: ecosystem/packs/x ") ||
 		!strings.HasSuffix(f.Message, fault.Of(pack.Advise(ecosystem, "packs/x", syscall.EACCES)).Message[len("ecosystem/packs/x "):]) {
@@ -92,7 +92,7 @@ func TestScanNamesWhatCannotBeRead(t *testing.T) {
 
 // Without room for its entry nothing is decided, and that is said.
 func TestAFullAuditLogIsUnavailable(t *testing.T) {
-	f := fault.Of(unwritten(&fs.PathError{Op: "write", Err: syscall.ENOSPC}))
+	f := fault.Of(auditFault(&fs.PathError{Op: "write", Err: syscall.ENOSPC}))
 	if f.Kind != fault.KindUnavailable || f.Code != "no_space" || !strings.HasPrefix(f.Message, "No space left for the audit log") {
 		t.Errorf("got %v %s, want no_space", f.Kind, f)
 	}

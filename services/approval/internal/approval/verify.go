@@ -22,10 +22,10 @@ import (
 )
 
 const (
-	parallel = 4 // packs that are verified at once
+	scanConcurrency = 4 // packs that are verified at once
 
 	// granularity is how far apart two changes must be for their times to differ (see tree.StampOf).
-	granularity = 10 * time.Millisecond
+	mtimeGranularity = 10 * time.Millisecond
 
 	fenceTimeout   = time.Second            // for the watcher to catch up; it takes microseconds
 	unwatchedPause = 500 * time.Millisecond // between two looks at what can't be watched
@@ -34,10 +34,12 @@ const (
 // Refresh compares packs with what lies under ecosystem/: a new one becomes pending, one that is not what was approved
 // becomes modified, one that can't be a pack is in error. Packs that are named are looked at; where none is, all are but
 // those of which the watcher is certain that nothing happened since a look found them to be what their record says.
-func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error { return s.lookAt(ctx, ids, true) }
+func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
+	return s.refreshPacks(ctx, ids, true)
+}
 
 // lookAt is Refresh; new ones become known only where register says so.
-func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) error {
+func (s *Service) refreshPacks(ctx context.Context, ids []pack.ID, register bool) error {
 	// Records are read once for all. One that changes meanwhile was looked at by whoever changed it.
 	all, unread := s.Records.All(ctx)
 	if unread != nil {
@@ -49,25 +51,25 @@ func (s *Service) lookAt(ctx context.Context, ids []pack.ID, register bool) erro
 		records[r.PackID] = r
 	}
 	if len(ids) == 0 {
-		if ids = s.unsettled(ctx, s.known(ctx, all), records); len(ids) == 0 {
+		if ids = s.needScan(ctx, s.known(ctx, all), records); len(ids) == 0 {
 			return unread
 		}
 	}
-	var fresh []pack.ID
+	var unknown []pack.ID
 	var group errgroup.Group // without a context: that one pack can't be dealt with keeps no other from losing its right to run
-	group.SetLimit(parallel)
+	group.SetLimit(scanConcurrency)
 	for _, id := range ids {
 		if r, known := records[string(id)]; known {
 			group.Go(func() error { return s.refresh(ctx, id, r) })
 		} else {
-			fresh = append(fresh, id)
+			unknown = append(unknown, id)
 		}
 	}
 	err := errors.Join(unread, group.Wait())
 	if !register {
 		return err
 	}
-	return errors.Join(err, s.register(ctx, fresh))
+	return errors.Join(err, s.register(ctx, unknown))
 }
 
 // Replaced is Refresh for packs that have just been put in place by apply or rollback: one that may run may no longer,
@@ -78,20 +80,20 @@ func (s *Service) Replaced(ctx context.Context, ids ...pack.ID) error {
 	}
 	var problems []error
 	for _, id := range ids {
-		if err := s.replaced(ctx, id); err != nil {
+		if err := s.markReplaced(ctx, id); err != nil {
 			problems = append(problems, fmt.Errorf("pack %s: %w", id, err))
 		}
 	}
 	return errors.Join(append(problems, s.Refresh(ctx, ids...))...)
 }
 
-func (s *Service) replaced(ctx context.Context, id pack.ID) error {
+func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 	defer s.lock(id)()
 	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
 		if r == nil {
 			return nil, nil
 		}
-		if changed, err := r.Do(record.Change, at); err != nil || !changed {
+		if changed, err := r.Apply(record.Modify, at); err != nil || !changed {
 			return nil, err
 		}
 		r.LastError = "it was put in place anew"
@@ -101,7 +103,7 @@ func (s *Service) replaced(ctx context.Context, id pack.ID) error {
 		return nil
 	}
 	if r := s.gates.newest(id); err != nil && r != nil && r.Status.Executable() {
-		s.gates.hold(id, "it was put in place anew")
+		s.gates.holdClosed(id, "it was put in place anew")
 	}
 	return err
 }
@@ -121,7 +123,7 @@ func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID
 }
 
 // unsettled are those of the packs that have to be looked at.
-func (s *Service) unsettled(ctx context.Context, ids []pack.ID, records map[string]*record.Record) []pack.ID {
+func (s *Service) needScan(ctx context.Context, ids []pack.ID, records map[string]*record.Record) []pack.ID {
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
 	if err := s.Watcher.Fence(ctx); err != nil {
@@ -132,7 +134,7 @@ func (s *Service) unsettled(ctx context.Context, ids []pack.ID, records map[stri
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(ids, func(id pack.ID) bool {
 		r, known := records[string(id)]
-		return known && s.settled[string(id)] == r.Revision && s.Watcher.Unchanged(string(id))
+		return known && s.lastVerified[string(id)] == r.Revision && s.Watcher.Unchanged(string(id))
 	})
 }
 
@@ -161,7 +163,7 @@ func (s *Service) Verify(ctx context.Context) error {
 //
 // What something happened to is read again, whatever its times say: a write through a mapping sets them only where the page had
 // none to be written back, and the end of the mapping is all that is heard of the others.
-func (s *Service) Touched(ctx context.Context, ids []string, all bool) {
+func (s *Service) VerifyChanged(ctx context.Context, ids []string, all bool) {
 	for _, id := range ids {
 		unlock := s.lock(pack.ID(id)) // a look that is under way may have read before
 		s.forget(pack.ID(id))
@@ -181,7 +183,7 @@ func (s *Service) verifySome(ctx context.Context, ids []string, all bool) {
 			named[i] = pack.ID(id)
 		}
 		if len(named) > 0 {
-			err = s.lookAt(ctx, named, false)
+			err = s.refreshPacks(ctx, named, false)
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -194,7 +196,7 @@ func (s *Service) verifySome(ctx context.Context, ids []string, all bool) {
 func (s *Service) VerifyUnwatched(ctx context.Context) error {
 	for {
 		began := time.Now()
-		if err := s.Watcher.LookAtMounts(); err != nil {
+		if err := s.Watcher.CheckMounts(); err != nil {
 			s.Log.WarnContext(ctx, "cannot see what is mounted over packs", "error", err)
 		}
 		s.verifySome(ctx, s.Watcher.Unwatched(), false)
@@ -207,9 +209,9 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 }
 
 // state is what a look at a pack's folder found.
-type state struct {
+type scanResult struct {
 	found   pack.Found
-	seen    seen // the zero one where there is a problem
+	folder  folderStamp // the zero one where there is a problem
 	gone    bool
 	problem string // why the folder can't be a pack, "" when it can
 }
@@ -225,9 +227,9 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 		s.Watcher.Forget(string(id))
 		return nil
 	}
-	look := s.Watcher.Begin(string(id), r.Status.Executable())
-	right, whole, err := s.compare(ctx, id, r, look)
-	s.endLook(id, look, right, whole && err == nil)
+	scan := s.Watcher.BeginScan(string(id), r.Status.Executable())
+	matching, complete, err := s.reconcile(ctx, id, r, scan)
+	s.endScan(id, scan, matching, complete && err == nil)
 	if fault.Is(err, fault.KindNotFound) { // it was removed meanwhile
 		s.Watcher.Forget(string(id))
 		return nil
@@ -237,140 +239,140 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 
 // compare looks at a pack and brings its record up to what was found; it gives the record that is right about that, nil
 // for none, and says whether all of the pack was seen.
-func (s *Service) compare(ctx context.Context, id pack.ID, r *record.Record, look *watch.Look) (right *record.Record, whole bool, err error) {
-	now, err := s.look(ctx, id, look)
+func (s *Service) reconcile(ctx context.Context, id pack.ID, r *record.Record, scan *watch.Scan) (matching *record.Record, complete bool, err error) {
+	now, err := s.scan(ctx, id, scan)
 	if err != nil {
 		if ctx.Err() == nil && r.Status.Executable() {
-			s.gates.hold(id, "it could not be looked at: "+fault.Of(err).Message)
+			s.gates.holdClosed(id, "it could not be looked at: "+fault.Of(err).Message)
 		}
 		return nil, false, err
 	}
 	if r.Status.Executable() {
-		right, err = s.verify(ctx, id, r, now)
-		return right, now.problem == "", err
+		matching, err = s.verify(ctx, id, r, now)
+		return matching, now.problem == "", err
 	}
-	right, err = s.note(ctx, id, r, now)
-	if right != nil && right.Status.Executable() {
-		right = nil // another replica let it run meanwhile; this look didn't compare what it read with that
+	matching, err = s.updateRecord(ctx, id, r, now)
+	if matching != nil && matching.Status.Executable() {
+		matching = nil // another replica let it run meanwhile; this look didn't compare what it read with that
 	}
-	return right, now.problem == "", err
+	return matching, now.problem == "", err
 }
 
 // endLook ends a look. r is the record that is right about what it found, nil for none; whole says that all of the pack
 // was seen.
-func (s *Service) endLook(id pack.ID, look *watch.Look, r *record.Record, whole bool) {
+func (s *Service) endScan(id pack.ID, scan *watch.Scan, r *record.Record, complete bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r == nil || !whole {
-		delete(s.settled, string(id))
-		look.Drop()
+	if r == nil || !complete {
+		delete(s.lastVerified, string(id))
+		scan.Drop()
 		return
 	}
-	s.settled[string(id)] = r.Revision
-	look.Done()
+	s.lastVerified[string(id)] = r.Revision
+	scan.Done()
 }
 
 // look reads the descriptor and the names of a pack's folder, no content. The folder is watched from before that, so that
 // no change after it is missed.
-func (s *Service) look(ctx context.Context, id pack.ID, look *watch.Look) (state, error) {
+func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanResult, error) {
 	found, err := s.descriptors.Find(s.Ecosystem, id)
-	var now state
+	var now scanResult
 	if err == nil {
-		now.seen, err = s.stamp(ctx, found.Dir, look)
+		now.folder, err = s.stamp(ctx, found.Dir, scan)
 		if ctx.Err() != nil {
-			return state{}, ctx.Err()
+			return scanResult{}, ctx.Err()
 		}
 		if err != nil {
-			now.problem = fault.Of(s.unreadable(id, found.Dir, err)).Message
+			now.problem = fault.Of(s.readFault(id, found.Dir, err)).Message
 		}
 		// Once more: only now is it certain that a later change of the descriptor is not missed.
 		now.found, err = s.descriptors.Find(s.Ecosystem, id)
 	}
 	switch {
 	case errors.Is(err, pack.ErrUnread): // it may be there all the same: what can't be seen isn't what was approved
-		return state{gone: true, problem: err.Error()}, nil
+		return scanResult{gone: true, problem: err.Error()}, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return state{gone: true, problem: "its folder is gone"}, nil
+		return scanResult{gone: true, problem: "its folder is gone"}, nil
 	case err != nil:
-		return state{}, err
+		return scanResult{}, err
 	case now.found.Err != nil:
 		now.problem = now.found.Err.Error()
 	case now.problem == "":
-		now.problem = unfit(id, now.found.Descriptor)
+		now.problem = descriptorProblem(id, now.found.Descriptor)
 	}
 	return now, nil
 }
 
 // seen is what the file system said of a pack's folder.
-type seen struct {
-	stamp   tree.Stamp
-	settled bool // nothing changed so recently that a change after the stamp might not be told from it
+type folderStamp struct {
+	stamp  tree.Stamp
+	stable bool // nothing changed so recently that a change after the stamp might not be told from it
 }
 
-func (s *Service) stamp(ctx context.Context, dir string, look *watch.Look) (seen, error) {
+func (s *Service) stamp(ctx context.Context, dir string, scan *watch.Scan) (folderStamp, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
-		return seen{}, err
+		return folderStamp{}, err
 	}
 	defer root.Close()
-	visitor := &newest{next: look}
+	visitor := &latestChange{next: scan}
 	began := time.Now()
 	stamp, err := tree.StampWith(ctx, root, visitor)
-	return seen{stamp, visitor.at.Before(began.Add(-granularity))}, err
+	return folderStamp{stamp, visitor.at.Before(began.Add(-mtimeGranularity))}, err
 }
 
 // newest is a tree.Visitor that remembers when the last change was. next, if not nil, sees the same.
-type newest struct {
+type latestChange struct {
 	next tree.Visitor
 	at   time.Time
 }
 
-func (n *newest) Folder(fd int, st *unix.Stat_t) error {
-	n.note(st)
+func (n *latestChange) Folder(fd int, st *unix.Stat_t) error {
+	n.updateRecord(st)
 	if n.next == nil {
 		return nil
 	}
 	return n.next.Folder(fd, st)
 }
 
-func (n *newest) File(parent int, name string, st *unix.Stat_t) error {
-	n.note(st)
+func (n *latestChange) File(parent int, name string, st *unix.Stat_t) error {
+	n.updateRecord(st)
 	if n.next == nil {
 		return nil
 	}
 	return n.next.File(parent, name, st)
 }
 
-func (n *newest) note(st *unix.Stat_t) {
+func (n *latestChange) updateRecord(st *unix.Stat_t) {
 	if at := time.Unix(st.Ctim.Unix()); at.After(n.at) {
 		n.at = at
 	}
 }
 
 // note brings the record of a pack that may not run up to what lies on disk, and gives the one that is right about it.
-func (s *Service) note(ctx context.Context, id pack.ID, last *record.Record, now state) (*record.Record, error) {
-	untouched := *last
-	if said, err := amend(&untouched, now, time.Time{}); err != nil || said == nil {
+func (s *Service) updateRecord(ctx context.Context, id pack.ID, last *record.Record, now scanResult) (*record.Record, error) {
+	current := *last
+	if decided, err := applyScan(&current, now, time.Time{}); err != nil || decided == nil {
 		return last, err // as it mostly is: nothing to write
 	}
 	return s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
 		if r == nil || r.Status.Executable() || r.Retired {
 			return nil, nil // another replica was faster
 		}
-		return amend(r, now, at)
+		return applyScan(r, now, at)
 	})
 }
 
 // amend does the same to a record in memory; it answers nil where nothing changes.
-func amend(r *record.Record, now state, at time.Time) (*decision, error) {
+func applyScan(r *record.Record, now scanResult, at time.Time) (*decision, error) {
 	before := *r
-	verb := record.Mend
+	verb := record.Revalidate
 	if now.problem != "" {
-		verb = record.Break
+		verb = record.Invalidate
 	} else {
 		describe(r, now.found.Descriptor)
 	}
-	changed, err := r.Do(verb, at)
+	changed, err := r.Apply(verb, at)
 	if err != nil {
 		return nil, err
 	}
@@ -389,10 +391,10 @@ func amend(r *record.Record, now state, at time.Time) (*decision, error) {
 
 // verify compares a pack that may run with what was approved; it gives the record of one that is that. One that isn't may
 // not run from then on, whether or not that can be recorded.
-func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, now state) (*record.Record, error) {
+func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, now scanResult) (*record.Record, error) {
 	problem, approved := now.problem, last.Digest
 	if problem == "" {
-		problem = s.gates.holds(id) // what was put back is modified all the same
+		problem = s.gates.heldReason(id) // what was put back is modified all the same
 	}
 	if problem == "" {
 		digest, files, err := s.digest(ctx, id, now, approved)
@@ -400,7 +402,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err != nil:
-			problem = fault.Of(s.unreadable(id, now.found.Dir, err)).Message
+			problem = fault.Of(s.readFault(id, now.found.Dir, err)).Message
 		case digest == approved:
 			return last, nil
 		default:
@@ -415,14 +417,14 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		if r == nil || r.Digest != approved {
 			return nil, nil // decided anew meanwhile
 		}
-		if changed, err := r.Do(record.Change, at); err != nil || !changed {
+		if changed, err := r.Apply(record.Modify, at); err != nil || !changed {
 			return nil, err
 		}
 		r.LastError = problem
 		return &decision{action: "modified", err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
 	if err != nil && !fault.Is(err, fault.KindNotFound) {
-		s.gates.hold(id, problem)
+		s.gates.holdClosed(id, problem)
 		s.Log.ErrorContext(ctx, "a pack is not what was approved, and that can't be recorded; its gate is held closed", "pack_id", string(id), "problem", problem, "error", err)
 	}
 	return nil, err
@@ -463,18 +465,18 @@ func (s *Service) difference(approved string, now tree.Manifest) string {
 
 // digest is that of a pack's folder now, with what was read of it. It is read only if anything about it changed since it was last
 // read; where it was not, the digest is approved.
-func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved string) (string, tree.Manifest, error) {
+func (s *Service) digest(ctx context.Context, id pack.ID, now scanResult, approved string) (string, tree.Manifest, error) {
 	s.mu.Lock()
-	last, ok := s.verified[string(id)]
+	last, ok := s.digests[string(id)]
 	s.mu.Unlock()
-	if ok && last.stamp == now.seen.stamp && last.digest == approved {
+	if ok && last.stamp == now.folder.stamp && last.digest == approved {
 		return last.digest, tree.Manifest{}, nil
 	}
-	if !now.seen.settled {
+	if !now.folder.stable {
 		select {
 		case <-ctx.Done():
 			return "", tree.Manifest{}, ctx.Err()
-		case <-time.After(granularity):
+		case <-time.After(mtimeGranularity):
 		}
 	}
 	root, err := s.Ecosystem.OpenRoot(now.found.Dir)
@@ -487,6 +489,6 @@ func (s *Service) digest(ctx context.Context, id pack.ID, now state, approved st
 		return "", tree.Manifest{}, err
 	}
 	digest := manifest.Digest()
-	s.remember(id, now.seen.stamp, digest)
+	s.remember(id, now.folder.stamp, digest)
 	return digest, manifest, nil
 }

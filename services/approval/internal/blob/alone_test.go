@@ -56,7 +56,7 @@ func TestCollectNamesEveryManifestItCannotRead(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	lost := take(t, s, folder(t, map[string]string{"a": "lost"}), true)
-	kept := take(t, s, folder(t, map[string]string{"a": "kept"}), true)
+	readable := take(t, s, folder(t, map[string]string{"a": "kept"}), true)
 	path := dir + "/manifests/" + strings.TrimPrefix(lost.Digest(), "sha256:") + ".json"
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -69,7 +69,7 @@ func TestCollectNamesEveryManifestItCannotRead(t *testing.T) {
 		}
 	}
 	removed, err := s.Collect(func() ([]string, []string, error) {
-		return nil, []string{missing, lost.Digest(), kept.Digest()}, nil
+		return nil, []string{missing, lost.Digest(), readable.Digest()}, nil
 	})
 	unread, ok := errors.AsType[*blob.UnreadError](err)
 	if !ok || !slices.Equal(unread.Digests, []string{missing, lost.Digest()}) || removed != 0 || s.Small() != 2 {
@@ -101,7 +101,7 @@ func TestADamagedBundleTakesNothingFromAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	whole := take(t, s, folder(t, map[string]string{"a": "needed"}), true)
+	current := take(t, s, folder(t, map[string]string{"a": "needed"}), true)
 	data, err := os.ReadFile(aside)
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestADamagedBundleTakesNothingFromAnother(t *testing.T) {
 	if err := os.WriteFile(dir+"/bundles/0", []byte(strings.Replace(string(data), "needed", "Needed", 1)), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Collect(func() ([]string, []string, error) { return nil, []string{whole.Digest()}, nil }); err == nil {
+	if _, err := s.Collect(func() ([]string, []string, error) { return nil, []string{current.Digest()}, nil }); err == nil {
 		t.Error("no error, want that of the damaged bundle")
 	}
 	if got := bundles(t, dir); len(got) != 2 {

@@ -36,9 +36,9 @@ type Store struct {
 	dir  *os.File // the same, open, for calls that os.Root makes many of
 
 	mu       sync.Mutex
-	unsynced map[sum]bool    // large blobs that have their names but may not be on the disk yet
-	loaded   map[string]bool // bundles whose index is known
-	places   map[sum]place   // of small blobs
+	unsynced map[sum]bool     // large blobs that have their names but may not be on the disk yet
+	loaded   map[string]bool  // bundles whose index is known
+	index    map[sum]location // of small blobs
 }
 
 // Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed. A bundle that
@@ -70,12 +70,12 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, places: map[sum]place{}}
+	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, index: map[sum]location{}}
 	// What an earlier process named but didn't sync counts as there from now on, so it must be.
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := s.tidy(); err != nil {
+	if err := s.removeStale(); err != nil {
 		log.Warn("could not remove what was half-written of approved packs", "error", err)
 	}
 	if err := s.load(false); err != nil {
@@ -85,21 +85,21 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 }
 
 // tidy removes what processes that died were writing, unless something is being written: then the next collection does.
-func (s *Store) tidy() error {
-	held, err := s.hold(unix.LOCK_EX | unix.LOCK_NB)
+func (s *Store) removeStale() error {
+	lockFile, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer held.Close()
-	return s.sweepIncoming()
+	defer lockFile.Close()
+	return s.removeIncoming()
 }
 
 // sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there. What can't be removed
 // keeps nothing else there.
-func (s *Store) sweepIncoming() error {
+func (s *Store) removeIncoming() error {
 	names, err := s.entries(incoming)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func blobPath(name sum) string {
 func manifestPath(digits string) string { return manifests + "/" + digits + ".json" }
 
 // hold locks the store, shared or not, until what it returns is closed, against whoever locks it in whatever process.
-func (s *Store) hold(how int) (*os.File, error) {
+func (s *Store) lock(how int) (*os.File, error) {
 	f, err := s.root.OpenFile(incoming, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -183,9 +183,9 @@ func (s *Store) load(again bool) error {
 		for _, name := range names {
 			there[name] = true
 		}
-		for name, p := range s.places {
+		for name, p := range s.index {
 			if !there[p.bundle] {
-				delete(s.places, name)
+				delete(s.index, name)
 			}
 		}
 		// Read once more, as they may have what was known of those that are gone.
@@ -196,7 +196,7 @@ func (s *Store) load(again bool) error {
 		if s.loaded[name] {
 			continue
 		}
-		has, err := s.readIndex(name)
+		entries, err := s.readIndex(name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
 			continue
 		}
@@ -205,8 +205,8 @@ func (s *Store) load(again bool) error {
 			continue
 		}
 		s.loaded[name] = true
-		for blob, p := range has {
-			s.places[blob] = p
+		for blob, p := range entries {
+			s.index[blob] = p
 		}
 	}
 	return errors.Join(problems...)
@@ -229,14 +229,14 @@ func (s *Store) openFile(path string) (*os.File, error) {
 }
 
 // kept says that a bundle has its name and that it and large blobs are on the disk.
-func (s *Store) kept(name string, b *bundle, large []string) {
+func (s *Store) markDurable(name string, b *bundle, large []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b != nil {
 		s.loaded[name] = true
-		for blob, p := range b.has {
+		for blob, p := range b.entries {
 			p.bundle = name
-			s.places[blob] = p
+			s.index[blob] = p
 		}
 	}
 	for _, path := range large {
@@ -250,7 +250,7 @@ func (s *Store) kept(name string, b *bundle, large []string) {
 func (s *Store) hasSmall(name sum, size int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, ok := s.places[name]
+	p, ok := s.index[name]
 	if !ok || p.size != size {
 		return false
 	}
@@ -303,7 +303,7 @@ func (s *Store) Open(digits string) (io.ReadCloser, error) {
 
 func (s *Store) open(name sum) (io.ReadCloser, error) {
 	s.mu.Lock()
-	p, ok := s.places[name]
+	p, ok := s.index[name]
 	s.mu.Unlock()
 	if !ok {
 		return s.openFile(blobPath(name))
@@ -312,11 +312,11 @@ func (s *Store) open(name sum) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return part{io.NewSectionReader(f, p.offset, p.size), f}, nil
+	return bundledBlob{io.NewSectionReader(f, p.offset, p.size), f}, nil
 }
 
 // part is a blob in a bundle.
-type part struct {
+type bundledBlob struct {
 	io.Reader
 	io.Closer
 }

@@ -49,19 +49,19 @@ func folder(t *testing.T, files map[string]string) *os.Root {
 }
 
 // take takes a folder into the store; keep says whether its manifest, too.
-func take(t *testing.T, s *blob.Store, root *os.Root, keep bool) tree.Manifest {
+func take(t *testing.T, s *blob.Store, root *os.Root, commit bool) tree.Manifest {
 	t.Helper()
-	in, err := s.Begin()
+	in, err := s.NewIntake()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.End()
+	defer in.Close()
 	m, err := tree.Scan(t.Context(), root, in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keep {
-		if err := in.Keep(m); err != nil {
+	if commit {
+		if err := in.Commit(m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,7 +141,7 @@ func TestEachContentIsKeptOnce(t *testing.T) {
 func TestWhatIsNotKeptIsGone(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	in, err := s.Begin()
+	in, err := s.NewIntake()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestWhatIsNotKeptIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, in.Open, m)
-	in.End()
+	in.Close()
 	if left, _ := os.ReadDir(dir + "/incoming"); len(left) != 0 || len(bundles(t, dir)) != 0 {
 		t.Errorf("left behind: %v, %v", left, bundles(t, dir))
 	}
@@ -165,7 +165,7 @@ func TestTwoProcessesShareAStore(t *testing.T) {
 	a, b := open(t, dir), open(t, dir)
 	m := take(t, a, folder(t, map[string]string{"a": "x", "b": large}), true)
 	check(t, b.Open, m)
-	in, err := a.Begin()
+	in, err := a.NewIntake()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,11 +185,11 @@ func TestTwoProcessesShareAStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := in.Keep(again); err != nil {
+	if err := in.Commit(again); err != nil {
 		t.Fatal(err)
 	}
 	ended.Store(true)
-	in.End()
+	in.Close()
 	group.Wait()
 	// Now all of it is gone, and a, which knew where it was, keeps it once more.
 	m = take(t, a, folder(t, map[string]string{"a": "x", "b": large}), true)
@@ -205,14 +205,14 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if err := os.Truncate(blobs(t, dir)[0], 0); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(bundles(t, dir)[0])
+	current, err := os.ReadFile(bundles(t, dir)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, torn := range [][]byte{
-		nil, whole[:10], whole[1:], whole[:len(whole)-1], append([]byte("x"), whole...), append(slices.Clone(whole), 0),
-		bytes.Replace(whole, []byte("rumibdl1"), []byte("rumibdl2"), 1), make([]byte, len(whole)), bytes.Repeat([]byte{255}, len(whole)),
-		flip(whole, len(whole)-1), flip(whole, len(whole)-45), flip(whole, len(whole)-50), flip(whole, len(whole)-85),
+		nil, current[:10], current[1:], current[:len(current)-1], append([]byte("x"), current...), append(slices.Clone(current), 0),
+		bytes.Replace(current, []byte("rumibdl1"), []byte("rumibdl2"), 1), make([]byte, len(current)), bytes.Repeat([]byte{255}, len(current)),
+		flip(current, len(current)-1), flip(current, len(current)-45), flip(current, len(current)-50), flip(current, len(current)-85),
 	} {
 		if err := os.WriteFile(bundles(t, dir)[0], torn, 0o640); err != nil {
 			t.Fatal(err)
@@ -244,7 +244,7 @@ func TestWhatACrashLeftHalfWrittenIsRemoved(t *testing.T) {
 		_, err := os.Stat(half)
 		return err == nil
 	}
-	in, err := s.Begin()
+	in, err := s.NewIntake()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestWhatACrashLeftHalfWrittenIsRemoved(t *testing.T) {
 	if !there() {
 		t.Error("a replica that starts removes what is being written")
 	}
-	in.End()
+	in.Close()
 	if removed, err := replica.Collect(func() ([]string, []string, error) { return nil, nil, nil }); err != nil || removed != 0 || there() {
 		t.Errorf("a collection left it: %d, %v", removed, err)
 	}
@@ -294,15 +294,15 @@ func TestManifestsAreCheckedWhenRead(t *testing.T) {
 func TestCollectKeepsWhatIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	keep := func(files map[string]string) tree.Manifest { return take(t, s, folder(t, files), true) }
-	current := keep(map[string]string{"a": "shared", "b": "current", "c": large})
-	listed := keep(map[string]string{"a": "shared", "b": "old", "c": large + "old"})
-	gone := keep(map[string]string{"a": "gone"})
+	commit := func(files map[string]string) tree.Manifest { return take(t, s, folder(t, files), true) }
+	current := commit(map[string]string{"a": "shared", "b": "current", "c": large})
+	historic := commit(map[string]string{"a": "shared", "b": "old", "c": large + "old"})
+	gone := commit(map[string]string{"a": "gone"})
 	// What of a bundle is needed stays, though the bundle began with something else.
-	mixed := keep(map[string]string{"a": "a part", "b": "another part"})
-	later := keep(map[string]string{"b": "another part", "c": "new"})
+	mixed := commit(map[string]string{"a": "a part", "b": "another part"})
+	later := commit(map[string]string{"b": "another part", "c": "new"})
 	name := func() ([]string, []string, error) {
-		return []string{listed.Digest()}, []string{current.Digest(), later.Digest()}, nil
+		return []string{historic.Digest()}, []string{current.Digest(), later.Digest()}, nil
 	}
 
 	if _, err := s.Collect(func() ([]string, []string, error) {
@@ -317,7 +317,7 @@ func TestCollectKeepsWhatIsNamed(t *testing.T) {
 	if s.Small() != 4 || len(blobs(t, dir)) != 1 || len(bundles(t, dir)) != 3 {
 		t.Errorf("%d small blobs in %d bundles, %d large ones", s.Small(), len(bundles(t, dir)), len(blobs(t, dir)))
 	}
-	for m, want := range map[string]bool{current.Digest(): true, listed.Digest(): true, later.Digest(): true, gone.Digest(): false, mixed.Digest(): false} {
+	for m, want := range map[string]bool{current.Digest(): true, historic.Digest(): true, later.Digest(): true, gone.Digest(): false, mixed.Digest(): false} {
 		if _, err := s.Manifest(m); (err == nil) != want {
 			t.Errorf("%s: %v", m, err)
 		}

@@ -27,7 +27,7 @@ const (
 )
 
 // small is the largest blob that goes into a bundle, in bytes.
-const small = 128 << 10
+const maxSmall = 128 << 10
 
 // sum is a blob's name.
 type sum [sha256.Size]byte
@@ -43,20 +43,20 @@ func parseSum(digits string) (s sum, err error) {
 func (s sum) String() string { return hex.EncodeToString(s[:]) }
 
 // place is where a blob lies.
-type place struct {
+type location struct {
 	bundle       string // its name in the folder bundles
 	offset, size int64
 }
 
 // bundle is one that is being written, in incoming.
 type bundle struct {
-	store *Store
-	temp  string // relative to the store
-	file  *os.File
-	out   *bufio.Writer
-	index []byte
-	has   map[sum]place
-	size  int64 // of the contents
+	store   *Store
+	temp    string // relative to the store
+	file    *os.File
+	out     *bufio.Writer
+	index   []byte
+	entries map[sum]location
+	size    int64 // of the contents
 }
 
 // newBundle begins one.
@@ -65,7 +65,7 @@ func (s *Store) newBundle() (*bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bundle{store: s, temp: temp, file: file, out: bufio.NewWriterSize(file, 256<<10), has: map[sum]place{}}, nil
+	return &bundle{store: s, temp: temp, file: file, out: bufio.NewWriterSize(file, 256<<10), entries: map[sum]location{}}, nil
 }
 
 // add writes a blob that the bundle doesn't have yet.
@@ -73,7 +73,7 @@ func (b *bundle) add(name sum, content []byte) error {
 	if _, err := b.out.Write(content); err != nil {
 		return err
 	}
-	b.has[name] = place{offset: b.size, size: int64(len(content))}
+	b.entries[name] = location{offset: b.size, size: int64(len(content))}
 	b.index = append(b.index, name[:]...)
 	b.index = binary.BigEndian.AppendUint64(b.index, uint64(len(content)))
 	b.size += int64(len(content))
@@ -82,7 +82,7 @@ func (b *bundle) add(name sum, content []byte) error {
 
 // open reads a blob of the bundle, as long as that is neither dropped nor named.
 func (b *bundle) open(name sum) (io.ReadCloser, bool, error) {
-	p, ok := b.has[name]
+	p, ok := b.entries[name]
 	if !ok {
 		return nil, false, nil
 	}
@@ -91,7 +91,7 @@ func (b *bundle) open(name sum) (io.ReadCloser, bool, error) {
 
 // sync writes the index and brings the file to the disk.
 func (b *bundle) sync() error {
-	end := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(b.has)))
+	end := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(b.entries)))
 	check := sha256.Sum256(b.index)
 	_, _ = b.out.Write(b.index) // Flush has the error
 	_, _ = b.out.Write(append(end, check[:]...))
@@ -111,7 +111,7 @@ func (b *bundle) name() (name string, err error) {
 }
 
 // drop removes one that has no name.
-func (b *bundle) drop() {
+func (b *bundle) discard() {
 	_ = b.file.Close()
 	_ = b.store.root.Remove(b.temp) // what stays is removed by Open
 }
@@ -120,7 +120,7 @@ func (b *bundle) drop() {
 var errTorn = errors.New("not a whole bundle")
 
 // readIndex reads what is in a bundle.
-func (s *Store) readIndex(name string) (map[sum]place, error) {
+func (s *Store) readIndex(name string) (map[sum]location, error) {
 	f, err := s.openFile(bundles + "/" + name)
 	if err != nil {
 		return nil, err
@@ -150,18 +150,18 @@ func (s *Store) readIndex(name string) (map[sum]place, error) {
 	if check := sha256.Sum256(index); !bytes.Equal(check[:], end[len(magic)+8:]) {
 		return nil, errTorn
 	}
-	has := make(map[sum]place, count)
+	entries := make(map[sum]location, count)
 	offset := int64(0)
 	for ; len(index) > 0; index = index[indexEntry:] {
 		size := binary.BigEndian.Uint64(index[sha256.Size:])
 		if size > uint64(contents-offset) {
 			return nil, errTorn
 		}
-		has[sum(index[:sha256.Size])] = place{name, offset, int64(size)}
+		entries[sum(index[:sha256.Size])] = location{name, offset, int64(size)}
 		offset += int64(size)
 	}
 	if offset != contents {
 		return nil, errTorn
 	}
-	return has, nil
+	return entries, nil
 }

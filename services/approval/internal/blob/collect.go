@@ -16,20 +16,20 @@ import (
 // manifest is missing or can't be read is an *UnreadError, and no manifest or blob is removed: nobody knows which blobs that tree
 // needs, and it is whole again once the operator has put the manifest back. Anything else that can't be read or removed stays, and
 // keeps nothing else.
-func (s *Store) Collect(named func() (listed, whole []string, err error)) (removed int, err error) {
-	held, err := s.hold(unix.LOCK_EX)
+func (s *Store) Collect(named func() (historic, current []string, err error)) (removed int, err error) {
+	lockFile, err := s.lock(unix.LOCK_EX)
 	if err != nil {
 		return 0, fmt.Errorf("collect blobs: %w", err)
 	}
-	defer held.Close()
-	unswept := s.sweepIncoming()
-	listed, whole, err := named()
+	defer lockFile.Close()
+	unswept := s.removeIncoming()
+	historic, current, err := named()
 	if err != nil {
 		return 0, errors.Join(err, unswept)
 	}
 	needed := map[string]bool{}
 	var unread UnreadError
-	for _, digest := range whole {
+	for _, digest := range current {
 		m, err := s.Manifest(digest)
 		if err != nil {
 			unread.Digests = append(unread.Digests, digest)
@@ -43,13 +43,13 @@ func (s *Store) Collect(named func() (listed, whole []string, err error)) (remov
 	if len(unread.Digests) > 0 {
 		return 0, errors.Join(fmt.Errorf("collect blobs: %w", &unread), unswept)
 	}
-	kept := map[string]bool{}
-	for _, digest := range append(listed, whole...) {
-		kept[strings.TrimPrefix(digest, "sha256:")+".json"] = true
+	keepManifests := map[string]bool{}
+	for _, digest := range append(historic, current...) {
+		keepManifests[strings.TrimPrefix(digest, "sha256:")+".json"] = true
 	}
 	err = errors.Join(
 		unswept,
-		s.sweep(manifests, kept, &removed),
+		s.sweep(manifests, keepManifests, &removed),
 		s.sweep(blobs, needed, &removed),
 		s.collectBundles(needed, &removed),
 	)
@@ -108,43 +108,43 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 		return err
 	}
 	var problems []error
-	taken := map[sum]bool{} // by an earlier one
+	seen := map[sum]bool{} // by an earlier one
 	for _, bundle := range names {
-		has, err := s.readIndex(bundle)
+		entries, err := s.readIndex(bundle)
 		if err != nil && !errors.Is(err, errTorn) {
 			continue // load tells of it
 		}
-		live := map[sum]place{}
-		for name, p := range has {
-			if needed[name.String()] && !taken[name] {
+		live := map[sum]location{}
+		for name, p := range entries {
+			if needed[name.String()] && !seen[name] {
 				live[name] = p
-				taken[name] = true
+				seen[name] = true
 			}
 		}
-		if len(live) == len(has) && len(has) > 0 {
+		if len(live) == len(entries) && len(entries) > 0 {
 			continue
 		}
 		if err := s.shrink(bundle, live); err != nil {
 			for name := range live { // it may be the one that is damaged, so another that has them keeps them
-				delete(taken, name)
+				delete(seen, name)
 			}
 			problems = append(problems, fmt.Errorf("bundle %s: %w", bundle, err))
 			continue
 		}
-		*removed += len(has) - len(live)
+		*removed += len(entries) - len(live)
 	}
 	return errors.Join(append(problems, s.load(true))...)
 }
 
 // shrink puts a bundle with only some of its blobs in the place of it; with none there is none.
-func (s *Store) shrink(name string, live map[sum]place) error {
+func (s *Store) shrink(name string, live map[sum]location) error {
 	if len(live) > 0 {
-		b, err := s.copyOf(name, live)
+		b, err := s.copyLive(name, live)
 		if err != nil {
 			return err
 		}
 		if _, err := b.name(); err != nil {
-			b.drop()
+			b.discard()
 			return err
 		}
 		if err := s.sync(bundles); err != nil {
@@ -156,7 +156,7 @@ func (s *Store) shrink(name string, live map[sum]place) error {
 
 // copyOf is a bundle, on the disk but without a name, with some of the blobs of another. A content that is not what its
 // name says is an error: then the old one stays as it is.
-func (s *Store) copyOf(name string, live map[sum]place) (b *bundle, err error) {
+func (s *Store) copyLive(name string, live map[sum]location) (b *bundle, err error) {
 	f, err := s.root.Open(bundles + "/" + name)
 	if err != nil {
 		return nil, err
@@ -174,12 +174,12 @@ func (s *Store) copyOf(name string, live map[sum]place) (b *bundle, err error) {
 			err = b.add(want, content)
 		}
 		if err != nil {
-			b.drop()
+			b.discard()
 			return nil, err
 		}
 	}
 	if err := b.sync(); err != nil {
-		b.drop()
+		b.discard()
 		return nil, err
 	}
 	return b, nil

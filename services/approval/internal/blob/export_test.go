@@ -4,5 +4,5 @@ package blob
 func (s *Store) Small() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.places)
+	return len(s.index)
 }

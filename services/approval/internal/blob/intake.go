@@ -17,38 +17,38 @@ import (
 // Intake takes a tree's bytes into the store. It is a tree.Sink; what it was given is in the store, and on the disk for certain, after
 // Keep. Until End nothing is collected.
 type Intake struct {
-	store *Store
-	held  *os.File // locked; see Store.hold
+	store    *Store
+	lockFile *os.File // locked; see Store.hold
 
-	mu     sync.Mutex
-	bundle *bundle  // nil before the first small blob and after Keep
-	fresh  []string // large blobs of the tree that Keep has to sync
+	mu            sync.Mutex
+	bundle        *bundle  // nil before the first small blob and after Keep
+	unsyncedPaths []string // large blobs of the tree that Keep has to sync
 }
 
 // Begin begins to take bytes in; End must be called when the manifest that Keep wrote is among those that are named to
 // Collect, or won't be.
-func (s *Store) Begin() (*Intake, error) {
-	held, err := s.hold(unix.LOCK_SH)
+func (s *Store) NewIntake() (*Intake, error) {
+	lockFile, err := s.lock(unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("begin to keep: %w", err)
 	}
-	return &Intake{store: s, held: held}, nil
+	return &Intake{store: s, lockFile: lockFile}, nil
 }
 
 // End lets Collect take what is not named; what Keep was not called for is gone.
-func (in *Intake) End() {
+func (in *Intake) Close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.bundle != nil {
-		in.bundle.drop()
+		in.bundle.discard()
 		in.bundle = nil
 	}
-	in.held.Close()
+	in.lockFile.Close()
 }
 
 // Create implements tree.Sink.
 func (in *Intake) Create(size int64) (tree.Blob, error) {
-	return &writing{intake: in, content: make([]byte, 0, min(max(size, 0), small))}, nil
+	return &blobWriter{intake: in, content: make([]byte, 0, min(max(size, 0), maxSmall))}, nil
 }
 
 // Open opens a blob that was taken in by this intake or is in the store, by its SHA-256 in hexadecimal.
@@ -69,7 +69,7 @@ func (in *Intake) Open(digits string) (io.ReadCloser, error) {
 }
 
 // writing is a blob on its way. It is in memory until it is found to be large.
-type writing struct {
+type blobWriter struct {
 	intake  *Intake
 	content []byte
 	temp    string // relative to the store
@@ -77,9 +77,9 @@ type writing struct {
 	size    int64
 }
 
-func (w *writing) Write(p []byte) (int, error) {
+func (w *blobWriter) Write(p []byte) (int, error) {
 	w.size += int64(len(p))
-	if w.file == nil && w.size <= small {
+	if w.file == nil && w.size <= maxSmall {
 		w.content = append(w.content, p...)
 		return len(p), nil
 	}
@@ -97,7 +97,7 @@ func (w *writing) Write(p []byte) (int, error) {
 }
 
 // Commit gives the blob its name, unless it is there already.
-func (w *writing) Commit(digits string) error {
+func (w *blobWriter) Commit(digits string) error {
 	name, err := parseSum(digits)
 	if err == nil && w.file != nil {
 		err = w.commitLarge(name)
@@ -110,7 +110,7 @@ func (w *writing) Commit(digits string) error {
 	return nil
 }
 
-func (w *writing) Discard() {
+func (w *blobWriter) Discard() {
 	if w.file != nil {
 		_ = w.file.Close()
 		_ = w.intake.store.root.Remove(w.temp) // what stays is removed by Open
@@ -128,14 +128,14 @@ func (in *Intake) addSmall(name sum, content []byte) (err error) {
 			return err
 		}
 	}
-	if _, ok := in.bundle.has[name]; ok {
+	if _, ok := in.bundle.entries[name]; ok {
 		return nil
 	}
 	return in.bundle.add(name, content)
 }
 
 // commitLarge is Commit for a blob that is a file. One of another size is what a crash of the machine left of an earlier one.
-func (w *writing) commitLarge(name sum) error {
+func (w *blobWriter) commitLarge(name sum) error {
 	s := w.intake.store
 	if err := w.file.Close(); err != nil {
 		return errors.Join(err, s.root.Remove(w.temp))
@@ -145,7 +145,7 @@ func (w *writing) commitLarge(name sum) error {
 	defer s.mu.Unlock()
 	if info, err := s.root.Lstat(path); err == nil && info.Size() == w.size {
 		if s.unsynced[name] { // another intake's, which may never sync it
-			w.intake.note(path)
+			w.intake.addUnsynced(path)
 		}
 		return s.root.Remove(w.temp)
 	}
@@ -153,29 +153,29 @@ func (w *writing) commitLarge(name sum) error {
 		return errors.Join(err, s.root.Remove(w.temp))
 	}
 	s.unsynced[name] = true
-	w.intake.note(path)
+	w.intake.addUnsynced(path)
 	return nil
 }
 
-func (in *Intake) note(path string) {
+func (in *Intake) addUnsynced(path string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.fresh = append(in.fresh, path)
+	in.unsyncedPaths = append(in.unsyncedPaths, path)
 }
 
 // syncers is how many files are synced at once: the file system's journal takes those together that wait together.
-const syncers = 32
+const syncConcurrency = 32
 
 // Keep writes the manifest whose blobs have been committed and brings all of it to the disk: contents first, then names, so
 // that whatever has a name is whole.
-func (in *Intake) Keep(m tree.Manifest) error {
-	if err := in.keep(m); err != nil {
+func (in *Intake) Commit(m tree.Manifest) error {
+	if err := in.commit(m); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
 	return nil
 }
 
-func (in *Intake) keep(m tree.Manifest) error {
+func (in *Intake) commit(m tree.Manifest) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	digest := m.Digest()
@@ -196,12 +196,12 @@ func (in *Intake) keep(m tree.Manifest) error {
 		return err
 	}
 	var contents errgroup.Group
-	contents.SetLimit(syncers)
+	contents.SetLimit(syncConcurrency)
 	contents.Go(list.Sync)
 	if in.bundle != nil {
 		contents.Go(in.bundle.sync)
 	}
-	for _, path := range in.fresh {
+	for _, path := range in.unsyncedPaths {
 		contents.Go(func() error { return s.sync(path) })
 	}
 	s.Step("written")
@@ -211,7 +211,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 	s.Step("contents synced")
 
 	folders := map[string]bool{manifests: true}
-	for _, path := range in.fresh {
+	for _, path := range in.unsyncedPaths {
 		folders[filepath.Dir(path)] = true
 	}
 	if err := s.root.Rename(temp, manifestPath(digits)); err != nil {
@@ -227,7 +227,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 	}
 	s.Step("bundle named")
 	var names errgroup.Group
-	names.SetLimit(syncers)
+	names.SetLimit(syncConcurrency)
 	for folder := range folders {
 		names.Go(func() error { return s.sync(folder) })
 	}
@@ -235,7 +235,7 @@ func (in *Intake) keep(m tree.Manifest) error {
 		return err
 	}
 	s.Step("names synced")
-	s.kept(named, in.bundle, in.fresh)
-	in.bundle, in.fresh = nil, nil
+	s.markDurable(named, in.bundle, in.unsyncedPaths)
+	in.bundle, in.unsyncedPaths = nil, nil
 	return nil
 }

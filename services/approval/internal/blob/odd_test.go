@@ -54,7 +54,7 @@ func TestOddEntriesKeepNothingFromWorking(t *testing.T) {
 				t.Fatalf("opening the store failed: %v", err)
 			}
 			defer s.Close()
-			if _, err := s.Collect(func() (listed, whole []string, err error) { return nil, []string{m.Digest()}, nil }); err != nil {
+			if _, err := s.Collect(func() (historic, current []string, err error) { return nil, []string{m.Digest()}, nil }); err != nil {
 				t.Logf("collected around: %v", err) // what can't be removed is told
 			}
 			wantContent(t, s, m, "print(1)")

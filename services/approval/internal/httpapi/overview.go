@@ -38,7 +38,7 @@ func (h routes) overview(ctx context.Context, req overviewRequest) ([]summary, e
 		if err != nil {
 			return nil, err
 		}
-		details, err := h.service.Dossier(ctx, id)
+		details, err := h.service.Details(ctx, id)
 		if err != nil {
 			return nil, err
 		}

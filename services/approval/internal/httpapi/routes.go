@@ -88,7 +88,7 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
 	}
 	all := make([]listed, len(records))
 	for i, r := range records {
-		trouble, missing := h.service.Trouble(r)
+		trouble, missing := h.service.GateProblem(r)
 		all[i] = listed{
 			Missing: missing,
 			PackID:  r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
@@ -205,13 +205,13 @@ func (h routes) status(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx := r.Context()
-	d, err := h.service.Dossier(ctx, id)
+	d, err := h.service.Details(ctx, id)
 	if err != nil {
 		return err
 	}
 	kept := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
 	of := d.Record
-	trouble, missing := h.service.Trouble(of)
+	trouble, missing := h.service.GateProblem(of)
 	answer := dossier{
 		Missing: missing,
 		PackID:  of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
@@ -448,7 +448,7 @@ func (h routes) tree(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h routes) pendingChanged(context.Context, struct{}) (struct{}, error) {
-	h.export.Changed()
+	h.export.Notify()
 	return struct{}{}, nil
 }
 

@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	version  = "1.0"
-	settle   = 50 * time.Millisecond // changes in a burst make one file
-	interval = 10 * time.Second      // at which owners are asked again, should a hint of theirs have been lost, and the file is looked at
-	patience = 2 * time.Second       // for an owner's answer
+	version       = "1.0"
+	debounce      = 50 * time.Millisecond // changes in a burst make one file
+	pollInterval  = 10 * time.Second      // at which owners are asked again, should a hint of theirs have been lost, and the file is looked at
+	sourceTimeout = 2 * time.Second       // for an owner's answer
 )
 
 // Packs is the section that approval itself knows.
@@ -71,7 +71,7 @@ func New(dir string, sources Sources, log *slog.Logger) *Export {
 }
 
 // Changed says that something may have changed. It doesn't wait.
-func (e *Export) Changed() {
+func (e *Export) Notify() {
 	select {
 	case e.changed <- struct{}{}:
 	default: // already said
@@ -80,7 +80,7 @@ func (e *Export) Changed() {
 
 // Run writes the file at once and on every change until ctx ends.
 func (e *Export) Run(ctx context.Context) error {
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var last string
 	for {
@@ -89,7 +89,7 @@ func (e *Export) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := fmt.Sprintf("%+v", [...]any{s.Packs, s.Capability, s.Pip})
-		if now != last || !e.standing() {
+		if now != last || !e.intact() {
 			if err := e.write(s); err != nil {
 				e.log.ErrorContext(ctx, "could not export what is pending", "error", err)
 			} else {
@@ -104,14 +104,14 @@ func (e *Export) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(settle):
+			case <-time.After(debounce):
 			}
 		}
 	}
 }
 
 func (e *Export) gather(ctx context.Context) summary {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	return summary{
 		Version:    version,
@@ -132,7 +132,7 @@ func section[T any](ctx context.Context, log *slog.Logger, source func(context.C
 
 // standing says whether the file is still the one that was written. Replicas write the same, each for itself; whoever else removed,
 // emptied or replaced it has told operators' tools something that isn't so.
-func (e *Export) standing() bool {
+func (e *Export) intact() bool {
 	// Neither what blocks nor what is large is read: it is not ours.
 	info, err := os.Lstat(e.path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > int64(len(e.written))+1024 {

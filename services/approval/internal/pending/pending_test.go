@@ -58,19 +58,19 @@ func TestSummaryFollowsWhatItCounts(t *testing.T) {
 		want(`"version":"1.0"`, `"pending_ids":["a"]`, `"modified_ids":[]`, `"capability":{"pending_count":2,`, `"pip":{"error":"Serviceunavailable:pip-installer"}`)
 		before, _ := os.Stat(path)
 
-		export.Changed() // but nothing did
-		time.Sleep(2 * settle)
+		export.Notify() // but nothing did
+		time.Sleep(2 * debounce)
 		synctest.Wait()
 		if after, _ := os.Stat(path); !os.SameFile(before, after) {
 			t.Error("written again although nothing changed")
 		}
 		packs.Store(&Packs{BlockedCount: 1, BlockedIDs: []string{"a"}})
-		export.Changed()
-		time.Sleep(2 * settle)
+		export.Notify()
+		time.Sleep(2 * debounce)
 		want(`"pending_ids":[]`, `"blocked_count":1,"blocked_ids":["a"]`)
 
 		down.Store(false)
-		time.Sleep(interval + settle) // nobody said so
+		time.Sleep(pollInterval + debounce) // nobody said so
 		want(`"pip":{"pending_count":0,"rejected_count":0,"blocked_count":0,"failed_count":0,"installed_count":3}`)
 		cancel()
 		<-done
@@ -147,7 +147,7 @@ func TestSummaryIsWrittenAgain(t *testing.T) {
 			if err := spoil(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(interval)
+			time.Sleep(pollInterval)
 			synctest.Wait()
 			if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
 				t.Fatalf("%s: %v, %v, want the summary", name, info, err)

@@ -17,25 +17,25 @@ type Verb string
 
 // The verbs.
 const (
-	Approve Verb = "approve" // a person approved exactly these bytes
-	Reject  Verb = "reject"  // a person said no
-	Change  Verb = "change"  // what lies on disk is not what was approved
-	Break   Verb = "break"   // what lies on disk can't be a pack
-	Mend    Verb = "mend"    // it can be one again
-	Run     Verb = "run"     // its container started
-	Halt    Verb = "halt"    // its container stopped
-	Retire  Verb = "retire"  // a person wants it gone: its uninstall has begun
+	Approve    Verb = "approve"    // a person approved exactly these bytes
+	Reject     Verb = "reject"     // a person said no
+	Modify     Verb = "modify"     // what lies on disk is not what was approved
+	Invalidate Verb = "invalidate" // what lies on disk can't be a pack
+	Revalidate Verb = "revalidate" // it can be one again
+	Start      Verb = "start"      // its container started
+	Stop       Verb = "stop"       // its container stopped
+	Retire     Verb = "retire"     // a person wants it gone: its uninstall has begun
 )
 
 // transitions is the state machine: what a verb makes of a state. What it doesn't name changes nothing; approve and
 // reject are decisions, so that where they change nothing they are refused.
 var transitions = map[pack.Status]map[Verb]pack.Status{
-	pack.StatusPending:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Break: pack.StatusError, Retire: retired},
-	pack.StatusApproved: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Change: pack.StatusModified, Break: pack.StatusModified, Run: pack.StatusRunning, Retire: retired},
-	pack.StatusRunning:  {Approve: pack.StatusRunning, Reject: pack.StatusBlocked, Change: pack.StatusModified, Break: pack.StatusModified, Halt: pack.StatusApproved, Retire: retired},
+	pack.StatusPending:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Invalidate: pack.StatusError, Retire: retired},
+	pack.StatusApproved: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Start: pack.StatusRunning, Retire: retired},
+	pack.StatusRunning:  {Approve: pack.StatusRunning, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Stop: pack.StatusApproved, Retire: retired},
 	pack.StatusModified: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
 	pack.StatusBlocked:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
-	pack.StatusError:    {Reject: pack.StatusBlocked, Mend: pack.StatusPending, Retire: retired},
+	pack.StatusError:    {Reject: pack.StatusBlocked, Revalidate: pack.StatusPending, Retire: retired},
 	// A rejection, too, would only hide from the next who looks what has to be done: repeat the uninstall.
 	retired: {},
 }
@@ -89,7 +89,7 @@ func New(packID string, now time.Time) *Record {
 
 // Do applies a verb. changed says whether the state became another or, for a decision, was confirmed. A decision that
 // the state forbids is a conflict.
-func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
+func (r *Record) Apply(verb Verb, now time.Time) (changed bool, err error) {
 	row := r.Status
 	if r.Retired {
 		row = retired
@@ -100,7 +100,7 @@ func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
 	case verb != Approve && verb != Reject:
 		return false, nil
 	case r.Retired:
-		return false, r.Forbid(string(verb))
+		return false, r.RetiredFault(string(verb))
 	default:
 		return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
 	}
@@ -113,7 +113,7 @@ func (r *Record) Do(verb Verb, now time.Time) (changed bool, err error) {
 }
 
 // Forbid is the conflict of whoever wants to do something with a retired pack; nil for any other.
-func (r *Record) Forbid(doing string) error {
+func (r *Record) RetiredFault(doing string) error {
 	if !r.Retired {
 		return nil
 	}

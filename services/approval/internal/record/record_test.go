@@ -16,18 +16,18 @@ const (
 
 // matrix is written out by hand, so that a change of the table has to be made twice.
 var matrix = map[pack.Status]map[Verb]string{
-	pack.StatusPending:  {Approve: "approved", Reject: "blocked", Change: same, Break: "error", Mend: same, Run: same, Halt: same, Retire: "retired"},
-	pack.StatusApproved: {Approve: "approved", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: "running", Halt: same, Retire: "retired"},
-	pack.StatusRunning:  {Approve: "running", Reject: "blocked", Change: "modified", Break: "modified", Mend: same, Run: same, Halt: "approved", Retire: "retired"},
-	pack.StatusModified: {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
-	pack.StatusBlocked:  {Approve: "approved", Reject: "blocked", Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: "retired"},
-	pack.StatusError:    {Approve: refused, Reject: "blocked", Change: same, Break: same, Mend: "pending", Run: same, Halt: same, Retire: "retired"},
-	retired:             {Approve: refused, Reject: refused, Change: same, Break: same, Mend: same, Run: same, Halt: same, Retire: same},
+	pack.StatusPending:  {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: "error", Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusApproved: {Approve: "approved", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: "running", Stop: same, Retire: "retired"},
+	pack.StatusRunning:  {Approve: "running", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: same, Stop: "approved", Retire: "retired"},
+	pack.StatusModified: {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusBlocked:  {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusError:    {Approve: refused, Reject: "blocked", Modify: same, Invalidate: same, Revalidate: "pending", Start: same, Stop: same, Retire: "retired"},
+	retired:             {Approve: refused, Reject: refused, Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: same},
 }
 
 func TestEveryStateAndVerb(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	verbs := []Verb{Approve, Reject, Change, Break, Mend, Run, Halt, Retire}
+	verbs := []Verb{Approve, Reject, Modify, Invalidate, Revalidate, Start, Stop, Retire}
 	if len(matrix) != len(transitions) {
 		t.Fatalf("%d states in the test, %d in the table", len(matrix), len(transitions))
 	}
@@ -41,7 +41,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 				r = &Record{PackID: "p", Status: pack.StatusError, Retired: true, LastError: "why", Revision: 4}
 			}
 			before := *r
-			changed, err := r.Do(verb, now)
+			changed, err := r.Apply(verb, now)
 			want := row[verb]
 			switch {
 			case want == refused:

@@ -122,19 +122,19 @@ func (s *Records) History(ctx context.Context, packID string) ([]record.Event, e
 
 // Digests are the trees that records and histories name: approved are those of the records, listed those that only a
 // history names.
-func (s *Records) Digests(ctx context.Context) (approved, listed []string, err error) {
+func (s *Records) Digests(ctx context.Context) (current, historic []string, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
-		approved, listed = nil, nil
+		current, historic = nil, nil
 		return tx.Each(func(row func(...any) error) error {
 			var digest string
-			var current bool
-			if err := row(&digest, &current); err != nil {
+			var isCurrent bool
+			if err := row(&digest, &isCurrent); err != nil {
 				return err
 			}
-			if current {
-				approved = append(approved, digest)
+			if isCurrent {
+				current = append(current, digest)
 			} else {
-				listed = append(listed, digest)
+				historic = append(historic, digest)
 			}
 			return nil
 		}, `SELECT digest, MAX(current) FROM (
@@ -144,7 +144,7 @@ func (s *Records) Digests(ctx context.Context) (approved, listed []string, err e
 	if err != nil {
 		return nil, nil, fmt.Errorf("read digests: %w", err)
 	}
-	return approved, listed, nil
+	return current, historic, nil
 }
 
 // Change runs fn on a pack's record and writes what it made of it with the event it returns (nil for none), all or

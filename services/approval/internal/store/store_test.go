@@ -66,9 +66,9 @@ func TestRecords(t *testing.T) {
 		if err := put(record.New("alpha", at), nil, nothing); err != nil {
 			t.Fatal(err)
 		}
-		approved, listed, err := records.Digests(ctx)
-		if err != nil || !slices.Equal(approved, []string{"sha256:00"}) || !slices.Equal(listed, []string{"d"}) {
-			t.Errorf("digests %v, %v, %v", approved, listed, err)
+		current, historic, err := records.Digests(ctx)
+		if err != nil || !slices.Equal(current, []string{"sha256:00"}) || !slices.Equal(historic, []string{"d"}) {
+			t.Errorf("digests %v, %v, %v", current, historic, err)
 		}
 		all, err := records.All(ctx)
 		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {
@@ -166,7 +166,7 @@ func TestARowThatCannotBeRead(t *testing.T) {
 				t.Errorf("%s: %+v, want its pack in error", name, b)
 			}
 			err = records.Change(t.Context(), "b", func(r *record.Record) (*record.Record, *record.Event, error) {
-				_, err := r.Do(record.Mend, at)
+				_, err := r.Apply(record.Revalidate, at)
 				return r, nil, err
 			}, nothing)
 			if b, _ := records.Get(t.Context(), "b"); err != nil || b.Status != pack.StatusPending {

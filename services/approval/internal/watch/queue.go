@@ -19,12 +19,12 @@ const (
 
 // queue is one inotify instance: all that it watches reports into one queue, in the order in which it happened.
 type queue struct {
-	file *os.File
-	buf  []byte
-	own  int // a file in memory that is nobody's pack; see mark
+	file    *os.File
+	buf     []byte
+	fenceFD int // a file in memory that is nobody's pack; see mark
 
-	refused error    // why there is no inotify instance: nothing can be watched, and file is a pipe that nobody writes to
-	silent  *os.File // the other end of that pipe
+	initErr    error    // why there is no inotify instance: nothing can be watched, and file is a pipe that nobody writes to
+	pipeWriter *os.File // the other end of that pipe
 }
 
 // event is one entry of the queue.
@@ -35,16 +35,16 @@ type event struct {
 }
 
 func newQueue() (*queue, error) {
-	own, err := unix.MemfdCreate("rumi-watch", unix.MFD_CLOEXEC)
+	fenceFD, err := unix.MemfdCreate("rumi-watch", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	q := &queue{buf: make([]byte, 64<<10), own: own}
+	q := &queue{buf: make([]byte, 64<<10), fenceFD: fenceFD}
 	fd, err := inotifyInit(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil { // most often EMFILE: other programs of the user have all instances that the kernel allows
-		q.refused = os.NewSyscallError("inotify_init1", err)
-		if q.file, q.silent, err = os.Pipe(); err != nil {
-			return nil, errors.Join(err, unix.Close(own))
+		q.initErr = os.NewSyscallError("inotify_init1", err)
+		if q.file, q.pipeWriter, err = os.Pipe(); err != nil {
+			return nil, errors.Join(err, unix.Close(fenceFD))
 		}
 		return q, nil
 	}
@@ -60,9 +60,9 @@ var (
 
 // close ends a read that is under way.
 func (q *queue) close() error {
-	err := errors.Join(q.file.Close(), unix.Close(q.own))
-	if q.silent != nil {
-		err = errors.Join(err, q.silent.Close())
+	err := errors.Join(q.file.Close(), unix.Close(q.fenceFD))
+	if q.pipeWriter != nil {
+		err = errors.Join(err, q.pipeWriter.Close())
 	}
 	return err
 }
@@ -82,8 +82,8 @@ func (q *queue) control(call func(fd int) error) error {
 
 // add watches what an open descriptor is open on: that very folder or file, whatever its name is by now.
 func (q *queue) add(open int, mask uint32) (wd int, err error) {
-	if q.refused != nil {
-		return 0, q.refused
+	if q.initErr != nil {
+		return 0, q.initErr
 	}
 	err = q.control(func(fd int) (err error) {
 		wd, err = inotifyAdd(fd, fmt.Sprintf("/proc/self/fd/%d", open), mask)
@@ -103,8 +103,8 @@ func (q *queue) remove(wd int) {
 // mark puts an entry of its own at the end of the queue: whatever is read before it happened before. It is the IN_IGNORED
 // that the end of a watch leaves there, so nothing need be written anywhere. (Watchman's cookie files are the same idea:
 // https://facebook.github.io/watchman/docs/cookies) It is the caller's to remember wd before the entry can be read.
-func (q *queue) mark(remember func(wd int)) error {
-	wd, err := q.add(q.own, unix.IN_DELETE_SELF)
+func (q *queue) fence(remember func(wd int)) error {
+	wd, err := q.add(q.fenceFD, unix.IN_DELETE_SELF)
 	if err != nil {
 		return err
 	}

@@ -21,15 +21,15 @@ import (
 )
 
 // settle is how long events are collected before they are told: one copy of a folder makes thousands.
-const settle = 20 * time.Millisecond
+const debounce = 20 * time.Millisecond
 
 // Config says what a Watcher watches and whom it tells.
 type Config struct {
-	Root    string // the ecosystem folder
-	Limit   int    // watches at most; 0 for what the kernel allows
-	Log     *slog.Logger
-	Metrics prometheus.Registerer
-	Changed func(packIDs []string, all bool) // see Run
+	Root     string // the ecosystem folder
+	Limit    int    // watches at most; 0 for what the kernel allows
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	OnChange func(packIDs []string, all bool) // see Run
 }
 
 // Watcher watches the folders of packs with inotify. A pack is watched from a look at it on (Begin); where everything
@@ -55,27 +55,27 @@ type Watcher struct {
 	read   chan struct{} // closed when nothing is read any more
 	wake   chan struct{} // something is to be told
 
-	mu      sync.Mutex
-	places  map[int]string  // the folders that packs lie in, relative to the root, by watch
-	blind   map[string]bool // those of them that can't be watched: what comes and goes there is not told
-	packs   map[string]*followed
-	watches map[int]map[*followed]struct{} // whose folder or file a watch is on; two packs can share a file
-	marks   map[int]chan struct{}          // see Fence
-	touched map[string]bool                // packs to tell of
-	all     bool                           // all of them
-	limited bool                           // it was said that not everything can be watched
-	failed  error                          // why nothing is read any more
+	mu          sync.Mutex
+	dirs        map[int]string  // the folders that packs lie in, relative to the root, by watch
+	unwatchable map[string]bool // those of them that can't be watched: what comes and goes there is not told
+	packs       map[string]*watchedPack
+	watches     map[int]map[*watchedPack]struct{} // whose folder or file a watch is on; two packs can share a file
+	fences      map[int]chan struct{}             // see Fence
+	changed     map[string]bool                   // packs to tell of
+	allChanged  bool                              // all of them
+	limitLogged bool                              // it was said that not everything can be watched
+	readErr     error                             // why nothing is read any more
 }
 
 // followed is a pack.
-type followed struct {
-	id     string
-	may    bool // it may run, so it goes before those that may not
-	seq    uint64
-	clean  uint64 // seq at the beginning of the last look that covered all; 0 for none
-	whole  bool   // the last look covered all
-	mine   map[int]struct{}
-	looked int // looks under way
+type watchedPack struct {
+	id         string
+	executable bool // it may run, so it goes before those that may not
+	seq        uint64
+	cleanSeq   uint64 // seq at the beginning of the last look that covered all; 0 for none
+	complete   bool   // the last look covered all
+	watches    map[int]struct{}
+	scans      int // looks under way
 }
 
 // New makes a watcher; Close ends it.
@@ -95,13 +95,13 @@ func New(cfg Config) (w *Watcher, err error) {
 	}
 	w = &Watcher{
 		Config: cfg, queue: q, mounts: m, stop: make(chan struct{}), read: make(chan struct{}), wake: make(chan struct{}, 1),
-		places: map[int]string{}, blind: map[string]bool{}, packs: map[string]*followed{}, watches: map[int]map[*followed]struct{}{},
-		marks: map[int]chan struct{}{}, touched: map[string]bool{},
+		dirs: map[int]string{}, unwatchable: map[string]bool{}, packs: map[string]*watchedPack{}, watches: map[int]map[*watchedPack]struct{}{},
+		fences: map[int]chan struct{}{}, changed: map[string]bool{},
 	}
 	if w.Limit == 0 {
 		w.Limit = kernelLimit()
 	}
-	w.watchPlaces(".", pack.OldPlace)
+	w.watchDirs(".", pack.OldPlace)
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rumi_approval_unwatched_packs",
 		Help: "Packs that may run and are looked at in turns because not all of them can be watched.",
@@ -124,47 +124,47 @@ func kernelLimit() int {
 }
 
 // watchPlaces watches folders that packs lie in. While one can't be watched no pack is Unchanged, and all that may run are Unwatched.
-func (w *Watcher) watchPlaces(places ...string) {
-	for _, place := range places {
-		err := w.watchPlace(place)
+func (w *Watcher) watchDirs(dirs ...string) {
+	for _, dir := range dirs {
+		err := w.watchDir(dir)
 		w.mu.Lock()
-		was := w.blind[place]
+		was := w.unwatchable[dir]
 		switch {
 		case err == nil && was:
-			delete(w.blind, place)
-			w.loseAll() // nobody knows what happened meanwhile
-			w.Log.Info("a folder of packs can be watched again", "folder", place)
+			delete(w.unwatchable, dir)
+			w.markAllChanged() // nobody knows what happened meanwhile
+			w.Log.Info("a folder of packs can be watched again", "folder", dir)
 		case err != nil && !was:
-			w.blind[place] = true
-			w.loseAll()
-			w.Log.Warn("cannot watch a folder of packs; those that may run are looked at in turns", "folder", place, "reason", reason(err), "error", err)
+			w.unwatchable[dir] = true
+			w.markAllChanged()
+			w.Log.Warn("cannot watch a folder of packs; those that may run are looked at in turns", "folder", dir, "reason", watchProblem(err), "error", err)
 		}
 		w.mu.Unlock()
 	}
 }
 
 // watchPlace watches a folder that packs lie in. One that isn't there is watched when it appears.
-func (w *Watcher) watchPlace(place string) error {
+func (w *Watcher) watchDir(dir string) error {
 	root, err := os.OpenRoot(w.Root)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	dir, err := root.OpenFile(place, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	f, err := root.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		if place != "." {
+		if dir != "." {
 			return nil // not there, or not a folder: no place
 		}
 		return err
 	}
-	defer dir.Close()
+	defer f.Close()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	wd, err := w.queue.add(int(dir.Fd()), folderMask)
+	wd, err := w.queue.add(int(f.Fd()), folderMask)
 	if err != nil {
 		return err
 	}
-	w.places[wd] = place
+	w.dirs[wd] = dir
 	return nil
 }
 
@@ -184,24 +184,24 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-w.read:
-			return fmt.Errorf("watch packs: %w", w.failed)
+			return fmt.Errorf("watch packs: %w", w.readErr)
 		case <-w.wake:
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(settle):
+		case <-time.After(debounce):
 		}
 		w.mu.Lock()
-		ids := make([]string, 0, len(w.touched))
-		for id := range w.touched {
+		ids := make([]string, 0, len(w.changed))
+		for id := range w.changed {
 			ids = append(ids, id)
 		}
-		all := w.all
-		clear(w.touched)
-		w.all = false
+		all := w.allChanged
+		clear(w.changed)
+		w.allChanged = false
 		w.mu.Unlock()
-		w.Changed(ids, all)
+		w.OnChange(ids, all)
 	}
 }
 
@@ -213,44 +213,44 @@ func (w *Watcher) receive() {
 		var err error
 		if events, err = w.queue.read(events[:0]); err != nil {
 			w.mu.Lock()
-			w.failed = err
-			w.loseAll()
+			w.readErr = err
+			w.markAllChanged()
 			w.mu.Unlock()
 			return
 		}
 		again := false
 		w.mu.Lock()
 		for _, e := range events {
-			again = w.take(e) || again
+			again = w.handle(e) || again
 		}
 		w.mu.Unlock()
 		if again {
-			w.watchPlaces(pack.OldPlace)
+			w.watchDirs(pack.OldPlace)
 		}
 	}
 }
 
 // take is told what happened; mu is held. It says whether the old place of packs is another folder now.
-func (w *Watcher) take(e event) (replaced bool) {
+func (w *Watcher) handle(e event) (replaced bool) {
 	if e.mask&unix.IN_Q_OVERFLOW != 0 {
 		w.Log.Warn("lost track of changes; every pack is verified", "error", "the kernel's queue ran over")
-		w.loseAll()
+		w.markAllChanged()
 		return false
 	}
-	if reached, ok := w.marks[e.wd]; ok && e.mask&unix.IN_IGNORED != 0 {
-		delete(w.marks, e.wd)
+	if reached, ok := w.fences[e.wd]; ok && e.mask&unix.IN_IGNORED != 0 {
+		delete(w.fences, e.wd)
 		close(reached)
 		return false
 	}
-	if place, ok := w.places[e.wd]; ok {
-		return w.takePlace(e, place)
+	if dir, ok := w.dirs[e.wd]; ok {
+		return w.handleDirEvent(e, dir)
 	}
 	for p := range w.watches[e.wd] {
-		w.dirty(p)
+		w.markChanged(p)
 	}
 	if e.mask&unix.IN_IGNORED != 0 { // the kernel has ended it: what it was on is gone
 		for p := range w.watches[e.wd] {
-			delete(p.mine, e.wd)
+			delete(p.watches, e.wd)
 		}
 		delete(w.watches, e.wd)
 	}
@@ -258,41 +258,41 @@ func (w *Watcher) take(e event) (replaced bool) {
 }
 
 // takePlace is take for a folder that packs lie in.
-func (w *Watcher) takePlace(e event, place string) (replaced bool) {
+func (w *Watcher) handleDirEvent(e event, dir string) (replaced bool) {
 	switch {
 	case e.mask&unix.IN_IGNORED != 0:
-		delete(w.places, e.wd)
-		w.loseAll()
+		delete(w.dirs, e.wd)
+		w.markAllChanged()
 	case e.name == "": // the folder itself was renamed, or has another mode
-		w.loseAll()
-	case place == "." && e.name == pack.OldPlace:
-		w.loseAll()
+		w.markAllChanged()
+	case dir == "." && e.name == pack.OldPlace:
+		w.markAllChanged()
 		return true
 	default:
 		// Its folder in the new place hides one in the old, so the id counts, not where it is.
 		if p, ok := w.packs[e.name]; ok {
-			w.dirty(p)
+			w.markChanged(p)
 		}
 	}
 	return false
 }
 
 // dirty says that something happened to a pack.
-func (w *Watcher) dirty(p *followed) {
+func (w *Watcher) markChanged(p *watchedPack) {
 	p.seq++
-	w.touched[p.id] = true
+	w.changed[p.id] = true
 	w.notify()
 }
 
 // loseAll says that anything may have happened, and lets go of whoever waits to know what did.
-func (w *Watcher) loseAll() {
+func (w *Watcher) markAllChanged() {
 	for _, p := range w.packs {
 		p.seq++
 	}
-	w.all = true
+	w.allChanged = true
 	w.notify()
-	for wd, reached := range w.marks {
-		delete(w.marks, wd)
+	for wd, reached := range w.fences {
+		delete(w.fences, wd)
 		close(reached)
 	}
 }
@@ -307,8 +307,8 @@ func (w *Watcher) notify() {
 // Fence returns when everything that happened before the call has been taken account of by Unchanged.
 func (w *Watcher) Fence(ctx context.Context) error {
 	reached := make(chan struct{})
-	if err := w.lookAtMounts(func() error {
-		return w.queue.mark(func(wd int) { w.marks[wd] = reached })
+	if err := w.checkMounts(func() error {
+		return w.queue.fence(func(wd int) { w.fences[wd] = reached })
 	}); err != nil {
 		return fmt.Errorf("catch up with changes: %w", err)
 	}
@@ -324,20 +324,20 @@ func (w *Watcher) Fence(ctx context.Context) error {
 
 // LookAtMounts takes account of what was mounted in the ecosystem folder, of which there are no events. It tries again to watch the
 // folders of packs that could not be watched.
-func (w *Watcher) LookAtMounts() error {
+func (w *Watcher) CheckMounts() error {
 	w.mu.Lock()
-	blind := slices.Collect(maps.Keys(w.blind))
+	unwatchable := slices.Collect(maps.Keys(w.unwatchable))
 	w.mu.Unlock()
-	w.watchPlaces(blind...)
-	return w.lookAtMounts(func() error { return nil })
+	w.watchDirs(unwatchable...)
+	return w.checkMounts(func() error { return nil })
 }
 
-func (w *Watcher) lookAtMounts(then func() error) error {
+func (w *Watcher) checkMounts(then func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	changed, err := w.mounts.changed()
 	if changed || err != nil {
-		w.loseAll()
+		w.markAllChanged()
 	}
 	return errors.Join(err, then())
 }
@@ -348,7 +348,7 @@ func (w *Watcher) Unchanged(packID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, ok := w.packs[packID]
-	return ok && w.failed == nil && len(w.blind) == 0 && p.clean != 0 && p.clean == p.seq
+	return ok && w.readErr == nil && len(w.unwatchable) == 0 && p.cleanSeq != 0 && p.cleanSeq == p.seq
 }
 
 // Unwatched are the packs that may run and have something in them, or above them, that can't be watched.
@@ -357,7 +357,7 @@ func (w *Watcher) Unwatched() []string {
 	defer w.mu.Unlock()
 	var ids []string
 	for id, p := range w.packs {
-		if p.may && (!p.whole || len(w.blind) > 0) {
+		if p.executable && (!p.complete || len(w.unwatchable) > 0) {
 			ids = append(ids, id)
 		}
 	}
@@ -375,12 +375,12 @@ func (w *Watcher) Forget(packID string) {
 }
 
 // release ends the watches of a pack that keep doesn't have; mu is held.
-func (w *Watcher) release(p *followed, keep map[int]struct{}) {
-	for wd := range p.mine {
+func (w *Watcher) release(p *watchedPack, keep map[int]struct{}) {
+	for wd := range p.watches {
 		if _, ok := keep[wd]; ok {
 			continue
 		}
-		delete(p.mine, wd)
+		delete(p.watches, wd)
 		delete(w.watches[wd], p)
 		if len(w.watches[wd]) == 0 {
 			delete(w.watches, wd)

@@ -19,19 +19,19 @@ import (
 )
 
 // place is an ecosystem folder with a watcher on it.
-type place struct {
+type fixture struct {
 	*Watcher
 	t   testing.TB
 	dir string
 	log *bytes.Buffer
 }
 
-func newPlace(t testing.TB, limit int) *place { return newPlaceIn(t, t.TempDir(), limit) }
+func newFixture(t testing.TB, limit int) *fixture { return newFixtureIn(t, t.TempDir(), limit) }
 
-func newPlaceIn(t testing.TB, dir string, limit int) *place {
-	p := &place{t: t, dir: dir, log: &bytes.Buffer{}}
+func newFixtureIn(t testing.TB, dir string, limit int) *fixture {
+	p := &fixture{t: t, dir: dir, log: &bytes.Buffer{}}
 	w, err := New(Config{
-		Root: p.dir, Limit: limit, Log: slog.New(slog.NewTextHandler(p.log, nil)), Metrics: prometheus.NewRegistry(), Changed: func([]string, bool) {},
+		Root: p.dir, Limit: limit, Log: slog.New(slog.NewTextHandler(p.log, nil)), Metrics: prometheus.NewRegistry(), OnChange: func([]string, bool) {},
 	})
 	p.check(err)
 	t.Cleanup(func() { p.check(w.Close()) })
@@ -39,14 +39,14 @@ func newPlaceIn(t testing.TB, dir string, limit int) *place {
 	return p
 }
 
-func (p *place) check(err error) {
+func (p *fixture) check(err error) {
 	p.t.Helper()
 	if err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-func (p *place) write(name, text string) {
+func (p *fixture) write(name, text string) {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
 	p.check(os.MkdirAll(filepath.Dir(path), 0o755))
@@ -54,29 +54,29 @@ func (p *place) write(name, text string) {
 }
 
 // pack makes a pack with a few files and looks at it.
-func (p *place) pack(id string, may bool) {
+func (p *fixture) pack(id string, executable bool) {
 	p.t.Helper()
 	p.write(id+"/ecosystem.json", "{}")
 	p.write(id+"/backend/main.py", "x")
 	p.write(id+"/backend/other.py", "y")
 	p.check(os.Mkdir(filepath.Join(p.dir, id, "empty"), 0o755))
-	p.look(id, id, may)
+	p.scan(id, id, executable)
 }
 
-func (p *place) look(id, dir string, may bool) {
+func (p *fixture) scan(id, dir string, executable bool) {
 	p.t.Helper()
 	root, err := os.OpenRoot(filepath.Join(p.dir, dir))
 	p.check(err)
 	defer root.Close()
 	p.check(p.Fence(p.t.Context())) // what made the pack is not taken for a change of it
-	look := p.Begin(id, may)
-	_, err = tree.StampWith(p.t.Context(), root, look)
+	scan := p.BeginScan(id, executable)
+	_, err = tree.StampWith(p.t.Context(), root, scan)
 	p.check(err)
-	look.Done()
+	scan.Done()
 }
 
 // unchanged asks once, after a fence: nothing in this file waits for anything to be noticed.
-func (p *place) unchanged(id string) bool {
+func (p *fixture) unchanged(id string) bool {
 	p.t.Helper()
 	p.check(p.Fence(p.t.Context()))
 	return p.Unchanged(id)
@@ -112,19 +112,19 @@ func TestNothingThatHappenedIsMissed(t *testing.T) {
 		"under a name from outside": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPlace(t, 0)
+			p := newFixture(t, 0)
 			dir := filepath.Join(p.dir, "demo")
 			switch name {
 			case "hidden by the new place":
 				p.check(os.Mkdir(filepath.Join(p.dir, "packs"), 0o755))
 				p.write("packs/demo/ecosystem.json", "{}")
-				p.look("demo", "packs/demo", true)
+				p.scan("demo", "packs/demo", true)
 				change = func(d string) error { return os.Mkdir(d, 0o755) }
 			case "under a name from outside":
 				p.write("demo/ecosystem.json", "{}")
 				other := filepath.Join(outside, "other")
 				p.check(os.Link(dir+"/ecosystem.json", other))
-				p.look("demo", "demo", true)
+				p.scan("demo", "demo", true)
 				change = func(string) error { return os.WriteFile(other, []byte("[]"), 0o644) }
 			default:
 				p.pack("demo", true)
@@ -188,14 +188,14 @@ func exchange(dir string) error {
 
 // A change before a fence is always known after it, however busy the queue is.
 func TestAFenceWaitsForEverythingBefore(t *testing.T) {
-	p := newPlace(t, 0)
+	p := newFixture(t, 0)
 	var group sync.WaitGroup
 	for n := range 4 {
 		id := fmt.Sprintf("p%d", n)
 		p.pack(id, true)
 		group.Go(func() {
 			for i := range 200 {
-				p.look(id, id, true)
+				p.scan(id, id, true)
 				p.write(id+"/backend/main.py", fmt.Sprint(i))
 				if p.unchanged(id) {
 					t.Errorf("%s: missed change %d", id, i)
@@ -208,18 +208,18 @@ func TestAFenceWaitsForEverythingBefore(t *testing.T) {
 }
 
 func TestALookThatDidNotSeeAllCoversNothing(t *testing.T) {
-	p := newPlace(t, 0)
+	p := newFixture(t, 0)
 	p.pack("demo", true)
-	look := p.Begin("demo", true)
-	look.Drop()
+	scan := p.BeginScan("demo", true)
+	scan.Drop()
 	if p.unchanged("demo") || !slices.Equal(p.Unwatched(), []string{"demo"}) {
 		t.Error("a look that was dropped covers the pack", p.Unwatched())
 	}
-	p.look("demo", "demo", true)
-	look = p.Begin("demo", true)
+	p.scan("demo", "demo", true)
+	scan = p.BeginScan("demo", true)
 	p.write("demo/backend/main.py", "during")
 	p.check(p.Fence(t.Context()))
-	look.Done()
+	scan.Done()
 	if p.unchanged("demo") {
 		t.Error("what happened during a look was seen by it")
 	}
@@ -227,24 +227,24 @@ func TestALookThatDidNotSeeAllCoversNothing(t *testing.T) {
 
 // Two packs can have a file in common, and a folder can move from one to another.
 func TestOneWatchForTwoPacks(t *testing.T) {
-	p := newPlace(t, 0)
+	p := newFixture(t, 0)
 	p.pack("a", true)
 	p.pack("b", true)
 	p.check(os.Link(filepath.Join(p.dir, "a/backend/main.py"), filepath.Join(p.dir, "b/shared.py")))
-	p.look("a", "a", true)
-	p.look("b", "b", true)
+	p.scan("a", "a", true)
+	p.scan("b", "b", true)
 	p.write("a/backend/main.py", "z")
 	if p.unchanged("a") || p.unchanged("b") {
 		t.Error("missed a change of a shared file", p.Unchanged("a"), p.Unchanged("b"))
 	}
 	p.check(os.Rename(filepath.Join(p.dir, "a/backend"), filepath.Join(p.dir, "b/moved")))
-	p.look("b", "b", true)
-	p.look("a", "a", true)
+	p.scan("b", "b", true)
+	p.scan("a", "a", true)
 	p.write("b/moved/other.py", "z")
 	if p.unchanged("b") || !p.unchanged("a") {
 		t.Error("a moved folder is not where it was", p.Unchanged("a"), p.Unchanged("b"))
 	}
-	p.look("b", "b", true)
+	p.scan("b", "b", true)
 	p.Forget("a")
 	p.write("b/shared.py", "zz")
 	if p.unchanged("b") {
@@ -253,7 +253,7 @@ func TestOneWatchForTwoPacks(t *testing.T) {
 }
 
 func TestALostQueueIsEverythingChanged(t *testing.T) {
-	p := newPlace(t, 0)
+	p := newFixture(t, 0)
 	p.pack("demo", true)
 	p.pack("noisy", true)
 	limit, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
@@ -269,7 +269,7 @@ func TestALostQueueIsEverythingChanged(t *testing.T) {
 	if p.unchanged("demo") {
 		t.Error("an overflow is no change")
 	}
-	p.look("demo", "demo", true)
+	p.scan("demo", "demo", true)
 	if !p.unchanged("demo") {
 		t.Error("a look after an overflow covers nothing")
 	}
@@ -279,7 +279,7 @@ func TestALostQueueIsEverythingChanged(t *testing.T) {
 }
 
 func TestTheLimitOfWatches(t *testing.T) {
-	p := newPlace(t, 1+3*3+2) // the ecosystem folder, three packs of three folders, and a part of a fourth
+	p := newFixture(t, 1+3*3+2) // the ecosystem folder, three packs of three folders, and a part of a fourth
 	p.pack("a", true)
 	p.pack("idle", false)
 	p.pack("b", true)
@@ -295,7 +295,7 @@ func TestTheLimitOfWatches(t *testing.T) {
 	}
 	for _, id := range []string{"d", "e"} {
 		p.pack(id, true)
-		p.look("a", "a", true)
+		p.scan("a", "a", true)
 	}
 	unwatched := p.Unwatched()
 	slices.Sort(unwatched)
@@ -322,7 +322,7 @@ func TestTenThousandPacks(t *testing.T) {
 		dir = t.TempDir()
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := newPlaceIn(t, dir, limit)
+	p := newFixtureIn(t, dir, limit)
 	for i := range packs {
 		p.check(os.Mkdir(filepath.Join(p.dir, fmt.Sprintf("p%05d", i)), 0o755))
 	}
@@ -330,10 +330,10 @@ func TestTenThousandPacks(t *testing.T) {
 	for i := range packs {
 		root, err := os.OpenRoot(filepath.Join(p.dir, fmt.Sprintf("p%05d", i)))
 		p.check(err)
-		look := p.Begin(fmt.Sprintf("p%05d", i), i%2 == 0)
-		_, err = tree.StampWith(t.Context(), root, look)
+		scan := p.BeginScan(fmt.Sprintf("p%05d", i), i%2 == 0)
+		_, err = tree.StampWith(t.Context(), root, scan)
 		p.check(err)
-		look.Done()
+		scan.Done()
 		root.Close()
 	}
 	covered := 0
@@ -349,17 +349,17 @@ func TestTenThousandPacks(t *testing.T) {
 }
 
 func TestFenceEndsWithItsContextAndWithTheWatcher(t *testing.T) {
-	p := newPlace(t, 0)
+	p := newFixture(t, 0)
 	p.mu.Lock() // the entry is not taken
 	ctx, cancel := context.WithCancel(t.Context())
-	failed := make(chan error, 1)
-	go func() { failed <- p.Fence(ctx) }()
+	readErr := make(chan error, 1)
+	go func() { readErr <- p.Fence(ctx) }()
 	cancel()
 	p.mu.Unlock()
-	<-failed // in time or too late; it must not hang
+	<-readErr // in time or too late; it must not hang
 	other, err := New(Config{Root: p.dir, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	p.check(err)
-	other.Begin("demo", true).Done()
+	other.BeginScan("demo", true).Done()
 	p.check(other.Close())
 	if err := other.Fence(t.Context()); err == nil || other.Unchanged("demo") {
 		t.Error("a closed watcher answers", err)
@@ -371,7 +371,7 @@ func TestMountsBelowTheRootAreNoticed(t *testing.T) {
 		"22 1 8:1 / / rw shared:1 - ext4 /dev/vda rw\n" +
 		"30 22 8:1 /x /home/a\\040b/ecosystem rw - ext4 /dev/vda rw\n" +
 		"31 22 0:5 / /home/a\\040b/ecosystem2 rw - tmpfs x rw\n"
-	before := below([]byte(table), "/home/a b/ecosystem")
+	before := mountLines([]byte(table), "/home/a b/ecosystem")
 	for line, want := range map[string]bool{
 		"40 22 0:9 / /home/a\\040b/ecosystem/demo/backend rw - tmpfs x rw\n": true,
 		"40 22 0:9 / /home/a\\040b/ecosystem rw - tmpfs x rw\n":              true,
@@ -379,7 +379,7 @@ func TestMountsBelowTheRootAreNoticed(t *testing.T) {
 		"40 22 0:9 / /home rw - tmpfs x rw\n":                                false,
 		"nonsense\n":                                                         false,
 	} {
-		if got := below([]byte(table+line), "/home/a b/ecosystem") != before; got != want {
+		if got := mountLines([]byte(table+line), "/home/a b/ecosystem") != before; got != want {
 			t.Errorf("%q: noticed %v, want %v", line, got, want)
 		}
 	}
@@ -388,11 +388,11 @@ func TestMountsBelowTheRootAreNoticed(t *testing.T) {
 func TestRunTellsOncePerBurst(t *testing.T) {
 	dir := t.TempDir()
 	told := make(chan []string, 100)
-	w, err := New(Config{Root: dir, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Changed: func(ids []string, all bool) { told <- ids }})
+	w, err := New(Config{Root: dir, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), OnChange: func(ids []string, all bool) { told <- ids }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{Watcher: w, t: t, dir: dir, log: &bytes.Buffer{}}
+	p := &fixture{Watcher: w, t: t, dir: dir, log: &bytes.Buffer{}}
 	t.Cleanup(func() { p.check(w.Close()) })
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

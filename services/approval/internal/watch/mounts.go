@@ -13,7 +13,7 @@ import (
 
 // local are the file systems whose every change goes through this kernel, and so through inotify. On one that others
 // write to as well (network, FUSE) or that hides another (overlay) silence means nothing.
-var local = []int64{
+var localFilesystems = []int64{
 	unix.EXT4_SUPER_MAGIC, // ext2 and ext3 have the same
 	unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
 	0x2fc12fc1, // ZFS (include/sys/fs/zfs.h)
@@ -21,18 +21,18 @@ var local = []int64{
 }
 
 // onLocal says whether what fd is open on lies on one of them.
-func onLocal(fd int) bool {
+func onLocalFilesystem(fd int) bool {
 	var st unix.Statfs_t
-	return unix.Fstatfs(fd, &st) == nil && slices.Contains(local, int64(st.Type))
+	return unix.Fstatfs(fd, &st) == nil && slices.Contains(localFilesystems, int64(st.Type))
 }
 
 const mountTable = "/proc/self/mountinfo"
 
 // mounts notices what is mounted over packs: that changes what lies there, and inotify says nothing.
 type mounts struct {
-	root  string // the ecosystem folder, without links
-	table *os.File
-	below string // the lines of the table that concern it, when last read
+	root       string // the ecosystem folder, without links
+	table      *os.File
+	mountLines string // the lines of the table that concern it, when last read
 }
 
 func openMounts(root string) (*mounts, error) {
@@ -65,20 +65,20 @@ func (m *mounts) changed() (bool, error) {
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return false, os.NewSyscallError("poll", err)
 	}
-	if n == 0 && err == nil && m.below != "" {
+	if n == 0 && err == nil && m.mountLines != "" {
 		return false, nil
 	}
 	table, err := os.ReadFile(mountTable)
 	if err != nil {
 		return false, err
 	}
-	before := m.below
-	m.below = below(table, m.root)
-	return before != m.below, nil
+	before := m.mountLines
+	m.mountLines = mountLines(table, m.root)
+	return before != m.mountLines, nil
 }
 
 // below are the lines of a table that are about a folder and what lies in it; never "".
-func below(table []byte, root string) string {
+func mountLines(table []byte, root string) string {
 	lines := "mounted:\n"
 	for line := range bytes.Lines(table) {
 		// The fifth field is the mount point (proc_pid_mountinfo(5)), with octal escapes for white space and backslash.

@@ -20,14 +20,14 @@ import (
 // Where the kernel refuses to watch a folder that packs lie in, the watcher works: nothing counts as unchanged, and what may run is looked
 // at in turns until the folder can be watched.
 func TestAFolderThatCannotBeWatched(t *testing.T) {
-	for _, refused := range []string{".", pack.OldPlace} {
-		t.Run(refused, func(t *testing.T) {
+	for _, folder := range []string{".", pack.OldPlace} {
+		t.Run(folder, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.Mkdir(dir+"/"+pack.OldPlace, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			var there unix.Stat_t
-			if err := unix.Stat(dir+"/"+refused, &there); err != nil {
+			if err := unix.Stat(dir+"/"+folder, &there); err != nil {
 				t.Fatal(err)
 			}
 			before := inotifyAdd
@@ -39,7 +39,7 @@ func TestAFolderThatCannotBeWatched(t *testing.T) {
 				}
 				return before(fd, path, mask)
 			}
-			p := newPlaceIn(t, dir, 0)
+			p := newFixtureIn(t, dir, 0)
 			p.pack("a", true)
 			if got := p.Unwatched(); !slices.Equal(got, []string{"a"}) || p.Unchanged("a") {
 				t.Errorf("unwatched %v, a unchanged: %v; want a, which nobody knows to be unchanged", got, p.Unchanged("a"))
@@ -48,11 +48,11 @@ func TestAFolderThatCannotBeWatched(t *testing.T) {
 				t.Errorf("the log doesn't say what mends it: %s", p.log)
 			}
 			inotifyAdd = before
-			p.check(p.LookAtMounts())
+			p.check(p.CheckMounts())
 			if p.Unchanged("a") {
 				t.Error("what happened before it was watched counts as seen")
 			}
-			p.look("a", "a", true)
+			p.scan("a", "a", true)
 			if got := p.Unwatched(); len(got) != 0 || !p.Unchanged("a") {
 				t.Errorf("watched again: unwatched %v, unchanged %v; want none, and true", got, p.Unchanged("a"))
 			}
@@ -67,14 +67,14 @@ func TestWithoutInotify(t *testing.T) {
 	defer func() { inotifyInit = before }()
 	var log bytes.Buffer
 	dir := t.TempDir()
-	w, err := New(Config{Root: dir, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: prometheus.NewRegistry(), Changed: func([]string, bool) {}})
+	w, err := New(Config{Root: dir, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: prometheus.NewRegistry(), OnChange: func([]string, bool) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "fs.inotify.max_user_instances") {
 		t.Errorf("the log doesn't say what mends it: %s", log.String())
 	}
-	w.Begin("a", true).Done()
+	w.BeginScan("a", true).Done()
 	if got := fmt.Sprint(w.Unwatched()); got != "[a]" || w.Unchanged("a") {
 		t.Errorf("unwatched %s, a unchanged: %v; want [a] and false", got, w.Unchanged("a"))
 	}
