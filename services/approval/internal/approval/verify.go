@@ -328,7 +328,7 @@ type latestChange struct {
 }
 
 func (n *latestChange) Folder(fd int, st *unix.Stat_t) error {
-	n.updateRecord(st)
+	n.observe(st)
 	if n.next == nil {
 		return nil
 	}
@@ -336,14 +336,14 @@ func (n *latestChange) Folder(fd int, st *unix.Stat_t) error {
 }
 
 func (n *latestChange) File(parent int, name string, st *unix.Stat_t) error {
-	n.updateRecord(st)
+	n.observe(st)
 	if n.next == nil {
 		return nil
 	}
 	return n.next.File(parent, name, st)
 }
 
-func (n *latestChange) updateRecord(st *unix.Stat_t) {
+func (n *latestChange) observe(st *unix.Stat_t) {
 	if at := time.Unix(st.Ctim.Unix()); at.After(n.at) {
 		n.at = at
 	}
