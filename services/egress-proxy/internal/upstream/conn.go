@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/idleconn"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 // conn is a connection to a server.
 type conn struct {
 	net.Conn
-	raw       syscall.RawConn // of the TCP connection; nil for none
+	probe     *idleconn.Probe // nil if what is below has no descriptor
 	in        *bufio.Reader
 	out       []byte
 	head      []byte
@@ -43,9 +44,7 @@ type conn struct {
 func newConn(c, tcp net.Conn) *conn {
 	n := &conn{Conn: c}
 	n.in = bufio.NewReaderSize(waiting{n}, readBuffer)
-	if sc, ok := tcp.(syscall.Conn); ok {
-		n.raw, _ = sc.SyscallConn()
-	}
+	n.probe, _ = idleconn.New(c, tcp)
 	return n
 }
 
@@ -75,19 +74,10 @@ func (c *conn) end() {
 	c.SetDeadline(time.Unix(1, 0))
 }
 
-// alive says whether an idle connection can be used: the server has neither closed it nor sent what nobody asked for.
-func (c *conn) alive() bool {
-	if c.in.Buffered() > 0 || c.raw == nil {
-		return c.in.Buffered() == 0
-	}
-	alive := false
-	err := c.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		alive = errors.Is(err, syscall.EAGAIN)
-		return true
-	})
-	return err == nil && alive
+// healthy reports whether an idle connection can be used: the server has neither closed it nor sent anything that no request asked for.
+// The connection has no read deadline afterwards.
+func (c *conn) healthy() bool {
+	return c.in.Buffered() == 0 && (c.probe == nil || c.probe.Healthy())
 }
 
 // roundTrip sends r and reads the answer, under the deadline that the connection has. reusable says whether another exchange may follow.

@@ -123,7 +123,7 @@ func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *shared) {
 			}
 		}
 		p.mu.Unlock()
-		if c == nil || c.SetDeadline(r.Deadline) == nil && c.alive() {
+		if c == nil || c.healthy() && c.SetDeadline(r.Deadline) == nil {
 			return k, c, s
 		}
 		c.Close()
