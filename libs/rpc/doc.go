@@ -6,7 +6,6 @@
 //	rpc/server     Mux: routes that name their callers; the listener of a service; net/http's own refusals in the envelope
 //	rpc/client     Peer and Call: instances, retries, circuit breakers, connections
 //	rpc/telemetry  Recorder: spans, durations and log lines of requests; the trace context between services
-//	rpc/tlsbatch   TLS records that are read and written several at a time; server and client stand on it
 //
-// client and server both import telemetry and tlsbatch, and never each other.
+// client and server both import telemetry, and never each other.
 package rpc

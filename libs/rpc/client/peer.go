@@ -28,7 +28,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
-	"github.com/rumi-ai/rumi/libs/rpc/tlsbatch"
 )
 
 const (
@@ -117,10 +116,15 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 }
 
 // secure makes raw, which is open, a connection to the service that cfg names. If the handshake fails or takes too long, raw is closed.
-func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*tlsbatch.Conn, error) {
+func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	return tlsbatch.Client(ctx, raw, cfg)
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return conn, nil
 }
 
 // NewPeerMetrics is the counter that all peers of a process share.
