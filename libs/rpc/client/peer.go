@@ -60,6 +60,11 @@ type Peer struct {
 // NewPeer makes the client of the service name, whose instances are found by instancer. What instancer tells before its
 // Register returns is there at the first call only if it tells it as discovery.Static does.
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
+	return newPeer(name, instancer, cfg, requests, takes)
+}
+
+// newPeer is NewPeer with the choice of requests that are sent by direct; the others are sent by http.Transport.
+func newPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec, takes func(*http.Request) bool) *Peer {
 	secured := cfg.Identity.Client(name)
 	var hosts sync.Map // *host by instance
 	transport := &http.Transport{
