@@ -1,10 +1,9 @@
 # Everything here needs Docker with the compose plugin; test, e2e, bench, lint and fuzz need Go and a C compiler, too.
+#
+# The pattern `work` is every package of every module of go.work.
 
-modules  = $(shell go list -m)
-patterns = $(addsuffix /...,$(modules))
-# Journeys bring up the whole suite; they are `make e2e`.
-journeys = github.com/rumi-ai/rumi/e2e/journeys
-packages = $(filter-out $(journeys),$(shell go list $(patterns)))
+# golangci-lint, by version: another one finds other things.
+GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # How long `make fuzz` tries each target.
 FUZZTIME ?= 10s
@@ -33,28 +32,28 @@ images: ## Build the two images that packs and dependency builds run in.
 	docker compose --progress quiet build pack-image builder-image
 
 test: images ## Vet and test every module, with the race detector, a PostgreSQL and real containers.
-	go vet $(patterns)
-	deploy/test/with-postgres go test -race $(packages)
+	go vet work
+	RUMI_TEST_REQUIRE_ALL=1 deploy/test/with-postgres go test -race work
 
 e2e: ## Take the journeys over a suite of their own; then again beside a second suite, in a home of odd entries, renamed and rebooted.
-	go test -count=1 -v -timeout=25m $(journeys)
-	RUMI_E2E_CONDITIONS=rough go test -count=1 -v -timeout=25m $(journeys)
+	RUMI_E2E=1 go test -count=1 -v -timeout=25m ./e2e/journeys
+	RUMI_E2E=1 RUMI_E2E_CONDITIONS=rough go test -count=1 -v -timeout=25m ./e2e/journeys
 
 bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy, nginx and bsdtar: one table at the end. As root.
 	e2e/bench/tools.sh
-	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem $(packages)
+	deploy/test/with-postgres go test -run='^$$' -bench=. -benchmem work
 	go run ./e2e/bench
 
 lint: ## Check formatting, the modules' files, the compose files and the documents.
 	@test -z "$$(gofmt -l api cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l api cli e2e libs runtime services; exit 1; }
-	go vet $(patterns)
+	go run $(GOLANGCI) run work
 	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
 	docker compose config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
 	go test -count=1 ./e2e/docs ./e2e/deployment # what they read lies outside of their module, where Go's cache doesn't look
 
 fuzz: ## Fuzz each target for FUZZTIME.
-	@for package in $(packages); do \
+	@for package in $$(go list work); do \
 	  for target in $$(go test -list='^Fuzz' "$$package" | grep '^Fuzz'); do \
 	    echo "$$package $$target"; \
 	    go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "$$package" || exit 1; \

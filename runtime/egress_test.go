@@ -51,10 +51,7 @@ func inContainer(t *testing.T, egress string, argv ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	engine, err := sandbox.Connect(ctx, sandbox.Config{Instance: testInstance})
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine := testEngine(t)
 	defer engine.Close()
 	pack, err := filepath.Abs("testdata/pack")
 	if err != nil {

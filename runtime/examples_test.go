@@ -109,10 +109,7 @@ func example(t *testing.T, name string, egress, capability *owner, done string) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	engine, err := sandbox.Connect(ctx, sandbox.Config{Instance: testInstance})
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine := testEngine(t)
 	defer engine.Close()
 	pack, err := filepath.Abs(filepath.Join("../examples/packs", name))
 	if err != nil {

@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // The image that the tests run, built from the Dockerfile here. The tag stays, so that the next build finds its layers.
@@ -20,34 +23,57 @@ const packImage = "rumi-runtime-test:pack"
 
 var testInstance = "runtime-" + strings.ToLower(rand.Text())
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	ctx := context.Background()
-	build := exec.CommandContext(ctx, "docker", "build", "-q", "-f", "Dockerfile", "--target", "pack", "-t", packImage, "..")
+// built makes the image for the first test that needs it: a machine without an engine has no such test.
+var built atomic.Bool
+var buildOnce = sync.OnceValue(func() error {
+	built.Store(true)
+	build := exec.Command("docker", "build", "-q", "-f", "Dockerfile", "--target", "pack", "-t", packImage, "..")
 	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "these tests need a Docker engine and its client: build %s: %v\n%s", packImage, err, out)
-		return 1
+		return fmt.Errorf("build %s: %w\n%s", packImage, err, out)
 	}
+	return nil
+})
+
+func TestMain(m *testing.M) {
 	code := m.Run()
-	engine, err := sandbox.Connect(ctx, sandbox.Config{Instance: testInstance})
-	if err == nil {
-		_, err = engine.Sweep(ctx, "", nil)
+	if built.Load() {
+		if err := removeContainers(); err != nil {
+			fmt.Fprintln(os.Stderr, "remove the tests' containers:", err)
+			code = 1
+		}
 	}
+	os.Exit(code)
+}
+
+func removeContainers() error {
+	engine, err := sandbox.Connect(context.Background(), sandbox.Config{Instance: testInstance})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+		return err
 	}
-	return code
+	defer engine.Close()
+	_, err = engine.Sweep(context.Background(), "", nil)
+	return err
+}
+
+// testEngine gives the engine, which has the image.
+func testEngine(t *testing.T) *sandbox.Engine {
+	t.Helper()
+	testenv.NeedsEngine(t)
+	testenv.NeedsProgram(t, "docker")
+	if err := buildOnce(); err != nil {
+		t.Fatal(err)
+	}
+	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: testInstance})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engine
 }
 
 // container makes one of the pack image with testdata/pack in it.
 func container(t *testing.T, kind sandbox.Kind, args ...string) (*sandbox.Engine, sandbox.Container) {
 	t.Helper()
-	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: testInstance})
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine := testEngine(t)
 	pack, err := filepath.Abs("testdata/pack")
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 const root = "../.."
@@ -50,6 +51,7 @@ type service struct {
 // composed is docker-compose.yml with no variable set.
 func composed(t *testing.T) map[string]service {
 	t.Helper()
+	testenv.NeedsProgram(t, "docker") // with its compose plugin; an engine isn't asked
 	cmd := exec.Command("docker", "compose", "--file", "docker-compose.yml", "config", "--format", "json")
 	cmd.Dir = root
 	for _, entry := range os.Environ() {

@@ -6,47 +6,66 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/docker/docker/api/types/image"
+
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
-// These tests run against the engine that DOCKER_HOST or Docker's usual socket leads to; there is no doing without. What
-// they make has an instance of its own and is removed at the end.
+// Most of these tests run against the engine that DOCKER_HOST or Docker's usual socket leads to. What they make has an instance of
+// its own and is removed at the end.
 var (
 	probeImage   = "rumi-sandbox-probe:" + strings.ToLower(rand.Text())
 	testInstance = "test-" + strings.ToLower(rand.Text())
 )
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
+// imported makes the probe image for the first test that needs it: a machine without an engine has no such test.
+var imported atomic.Bool
+var importOnce = sync.OnceValue(func() error {
+	imported.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	engine, err := Connect(ctx, Config{Instance: testInstance})
-	if err == nil {
-		err = importProbe(ctx, engine)
-	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "these tests need a Docker engine:", err)
-		return 1
+		return err
 	}
+	defer engine.Close()
+	return importProbe(ctx, engine)
+})
+
+func TestMain(m *testing.M) {
 	code := m.Run()
-	if _, err := engine.Sweep(ctx, "", nil); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	if imported.Load() {
+		if err := removeAll(); err != nil {
+			fmt.Fprintln(os.Stderr, "remove what the tests made:", err)
+			code = 1
+		}
 	}
-	if _, err := engine.api.ImageRemove(ctx, probeImage, image.RemoveOptions{Force: true}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	os.Exit(code)
+}
+
+// removeAll removes the containers of these tests, and their image.
+func removeAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	engine, err := Connect(ctx, Config{Instance: testInstance})
+	if err != nil {
+		return err
 	}
-	return code
+	defer engine.Close()
+	_, err = engine.Sweep(ctx, "", nil)
+	_, imageErr := engine.api.ImageRemove(ctx, probeImage, image.RemoveOptions{Force: true})
+	return errors.Join(err, imageErr)
 }
 
 // importProbe makes an image of nothing but testdata/probe.
@@ -93,6 +112,10 @@ func importProbe(ctx context.Context, engine *Engine) error {
 
 func testEngine(t *testing.T) *Engine {
 	t.Helper()
+	testenv.NeedsEngine(t)
+	if err := importOnce(); err != nil {
+		t.Fatal(err)
+	}
 	engine, err := Connect(t.Context(), Config{Instance: testInstance})
 	if err != nil {
 		t.Fatal(err)

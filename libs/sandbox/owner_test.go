@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 func newHome() string {
@@ -29,6 +30,7 @@ func newHome() string {
 // of connects as a process of that home, whose containers go with the test.
 func of(t *testing.T, cfg Config) *Engine {
 	t.Helper()
+	testenv.NeedsEngine(t)
 	engine, err := Connect(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +55,7 @@ func running(t *testing.T, engine *Engine, spec Spec) Container {
 
 func docker(t *testing.T, args ...string) string {
 	t.Helper()
+	testenv.NeedsProgram(t, "docker")
 	out, err := exec.CommandContext(t.Context(), "docker", args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("docker %q: %v\n%s", args, err, out)

@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 type config struct {
@@ -149,9 +150,7 @@ func TestAnErrorOfWorkInTheBackgroundStopsTheService(t *testing.T) {
 
 // A process that starts as root must be another user before it does anything, member of the socket's group.
 func TestRootIsDropped(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, which this user isn't; CI runs as root")
-	}
+	testenv.NeedsRoot(t, "only it can become another user")
 	home := t.TempDir()
 	must := func(err error) {
 		t.Helper()

@@ -29,6 +29,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
@@ -69,6 +70,7 @@ type nothing struct{}
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	testenv.NeedsImage(t, packImage, "make images")
 	run, err := os.MkdirTemp("", "rumi") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // front relays a TCP port to a pack's socket, as PID 1 of its container does, and gives the port's address.
@@ -41,6 +43,7 @@ func (r *rig) front(id string) string {
 // bareRepository has one commit on main, ready to be read as plain files.
 func bareRepository(t *testing.T) (dir string) {
 	t.Helper()
+	testenv.NeedsProgram(t, "git", "curl", "python3")
 	dir = t.TempDir()
 	var printed string // by the command before
 	for _, args := range [][]string{

@@ -6,16 +6,13 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"io/fs"
-	"os"
 	"strings"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
-
-// URLVariable names the PostgreSQL that the tests may use: a database in which they may make schemas.
-const URLVariable = "RUMI_TEST_DATABASE_URL"
 
 // Run runs suite as the subtests "sqlite" and "postgres". Each has an empty database of its own, which open opens:
 // calling it again gives what another process would have. Databases are closed and removed when the test ends.
@@ -28,16 +25,10 @@ func Run(t *testing.T, migrations fs.FS, suite func(t *testing.T, open func() *s
 	})
 }
 
-// Postgres names a schema of its own for t, dropped when t ends. It is fatal when URLVariable isn't set: a suite that
-// ran on one database only has not run.
+// Postgres names a schema of its own for t, dropped when t ends. Where no PostgreSQL is named, t is skipped; see testenv.Database.
 func Postgres(t *testing.T) store.Config {
 	t.Helper()
-	url := os.Getenv(URLVariable)
-	if url == "" {
-		t.Fatalf("%s is not set: start a PostgreSQL and name it, for example\n"+
-			"  docker run -d --rm -e POSTGRES_PASSWORD=test -p 127.0.0.1:5432:5432 postgres:15-bookworm\n"+
-			"  export %s=postgres://postgres:test@127.0.0.1:5432/postgres", URLVariable, URLVariable)
-	}
+	url := testenv.Database(t)
 	schema := "test_" + strings.ToLower(rand.Text())
 	t.Cleanup(func() {
 		db, err := sql.Open("pgx", url)

@@ -12,11 +12,13 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // as runs a shell command as another user, who sees dir where it is.
 func as(t *testing.T, uid, gid int, dir, command string) error {
 	t.Helper()
+	testenv.NeedsImage(t, "rumi-pack:local", "make images")
 	out, err := exec.Command("docker", "run", "--rm", "--network", "none", "--user", fmt.Sprintf("%d:%d", uid, gid),
 		"--volume", dir+":"+dir, "--entrypoint", "/bin/sh", "rumi-pack:local", "-c", command).CombinedOutput()
 	t.Logf("%d:%d %s: %s%v", uid, gid, command, out, err)

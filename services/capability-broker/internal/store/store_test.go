@@ -206,8 +206,12 @@ func TestUpgrade(t *testing.T) {
 		t.Cleanup(func() { db.Close() })
 		return db
 	}
-	for name, cfg := range map[string]dbstore.Config{"sqlite": {Dir: t.TempDir(), Service: "test"}, "postgres": storetest.Postgres(t)} {
+	for name, database := range map[string]func(t *testing.T) dbstore.Config{
+		"sqlite":   func(t *testing.T) dbstore.Config { return dbstore.Config{Dir: t.TempDir(), Service: "test"} },
+		"postgres": func(t *testing.T) dbstore.Config { return storetest.Postgres(t) },
+	} {
 		t.Run(name, func(t *testing.T) {
+			cfg := database(t)
 			at := time.Unix(1_800_000_000, 0).UTC()
 			if err := open(t, cfg, first).Tx(t.Context(), func(tx *dbstore.Tx) error {
 				if _, err := tx.Exec(`INSERT INTO capability_grants VALUES ('p', 'a.b', 1, '{"x":1}', 0, ?, ?, 'operator')`, at, at); err != nil {

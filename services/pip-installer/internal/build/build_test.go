@@ -12,6 +12,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
@@ -30,6 +31,7 @@ func image() string {
 // builder makes builders of the real image on the real engine.
 func builder(t *testing.T, allow []string) (*build.Builder, *sandbox.Engine) {
 	t.Helper()
+	testenv.NeedsImage(t, image(), "make images")
 	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: instance})
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/sandbox/sandboxtest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // A builder is compared with the profile, field by field, as the engine reports it.
@@ -18,6 +19,7 @@ func TestBuilderIsAsHardenedAsTheProfile(t *testing.T) {
 	if name := os.Getenv("RUMI_BUILDER_IMAGE"); name != "" {
 		image = name
 	}
+	testenv.NeedsImage(t, image, "make images")
 	engine, err := sandbox.Connect(t.Context(), sandbox.Config{Instance: "test-" + strings.ToLower(rand.Text())})
 	if err != nil {
 		t.Fatal(err)
