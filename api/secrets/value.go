@@ -65,3 +65,26 @@ func (e *Exposed) UnmarshalJSONFrom(in *jsontext.Decoder) error {
 	e.Value = NewValue(text)
 	return nil
 }
+
+// Input is what an operator sends as a value. It keeps a string out of sight from the first byte.
+type Input struct {
+	Exposed
+	IsString bool // false where something else was sent, or nothing: then there is no text
+}
+
+// NewInput is the string text.
+func NewInput(text string) Input { return Input{Exposed{NewValue(text)}, true} }
+
+// UnmarshalJSONFrom accepts any JSON value: the service itself refuses what is no string, with the answer that clients know. An error
+// is the decoder's, which says where a string is malformed.
+func (v *Input) UnmarshalJSONFrom(in *jsontext.Decoder) error {
+	if in.PeekKind() != '"' {
+		return in.SkipValue()
+	}
+	var text string
+	if err := json.UnmarshalDecode(in, &text); err != nil {
+		return err
+	}
+	*v = NewInput(text)
+	return nil
+}

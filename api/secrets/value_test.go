@@ -30,14 +30,14 @@ func TestValueNeverShows(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%p"} {
 		for name, v := range map[string]any{
 			"Value": value, "pointer": &value, "Exposed": exposed, "response": api.ValueResponse{Value: exposed},
-			"unexported field": inside, "pointer to it": &inside, "error": fmt.Errorf("got %v", value),
+			"input": api.NewInput(text), "unexported field": inside, "pointer to it": &inside, "error": fmt.Errorf("got %v", value),
 		} {
 			shown[name+" "+verb] = fmt.Sprintf(verb, v)
 		}
 	}
 	var out bytes.Buffer
 	for _, h := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
-		slog.New(h).Info("x", "value", value, "exposed", exposed, "inside", inside, "answer", struct{ Nested api.ValueResponse }{api.ValueResponse{Value: exposed}}, "group", slog.GroupValue(slog.Any("v", value)))
+		slog.New(h).Info("x", "value", value, "exposed", exposed, "input", api.NewInput(text), "inside", inside, "answer", struct{ Nested api.ValueResponse }{api.ValueResponse{Value: exposed}}, "group", slog.GroupValue(slog.Any("v", value)))
 	}
 	shown["slog"] = out.String()
 	for _, v := range []any{value, &value, []api.Value{value}, map[string]any{"v": value}, struct{ V api.Value }{value}} {

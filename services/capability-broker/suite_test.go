@@ -25,6 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -187,7 +188,8 @@ func (w *world) registry(_ context.Context, rt *service.Runtime, _ nothing) erro
 }
 
 func (w *world) secretsService(_ context.Context, rt *service.Runtime, _ nothing) error {
-	rt.Mux().Route("POST "+secrets.ValuePath, rpc.Handle(func(_ context.Context, req secrets.ValueRequest) (secrets.ValueResponse, error) {
+	h := route.NewHandlers(route.NewTable(secrets.GetValue))
+	route.Handle(h, secrets.GetValue, func(_ context.Context, req secrets.ValueRequest) (secrets.ValueResponse, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.fetching != nil {
@@ -198,8 +200,8 @@ func (w *world) secretsService(_ context.Context, rt *service.Runtime, _ nothing
 			return secrets.ValueResponse{}, fault.NotFound("Secret not found: %s", req.Key)
 		}
 		return secrets.ValueResponse{Value: secrets.Exposed{Value: secrets.NewValue(value)}}, nil
-	}), "capability-broker")
-	return nil
+	})
+	return h.Mount(rt.Mux())
 }
 
 func (w *world) pip(_ context.Context, rt *service.Runtime, _ nothing) error {

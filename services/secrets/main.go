@@ -5,13 +5,14 @@ import (
 	"context"
 	"path/filepath"
 
+	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/secrets/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
 )
 
-func main() { service.Main("secrets", build) }
+func main() { service.Main(api.Service, build) }
 
 // config is empty: where things lie follows from the folder user_data.
 type config struct{}
@@ -27,6 +28,5 @@ func build(ctx context.Context, rt *service.Runtime, _ config) error {
 	}
 	rt.OnStop("vault", func(context.Context) error { return v.Close() })
 	rt.ReadyWhen("secrets", service.WritableFolder(filepath.Join(rt.UserData, "secrets")))
-	httpapi.Routes(rt.Mux(), v)
-	return nil
+	return httpapi.Serve(rt.Mux(), v)
 }

@@ -164,7 +164,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 		}
 	}
 	for _, as := range []string{"gateway", "approval", "egress-proxy", "pip-installer", "pack-registry", "secrets"} {
-		if status, a := call(t, suite, as, "POST", api.ValuePath, `{"key":"TOKEN"}`); status != 403 || strings.Contains(string(a.Data), "hunter2") {
+		if status, a := call(t, suite, as, "POST", api.GetValue.Route().Pattern, `{"key":"TOKEN"}`); status != 403 || strings.Contains(string(a.Data), "hunter2") {
 			t.Errorf("%s got %d %+v", as, status, a)
 		}
 	}

@@ -1,0 +1,77 @@
+// Package secrets is what the service secrets answers: operators set, list and delete secrets; the capability broker asks for values.
+package secrets
+
+import (
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
+)
+
+// Service is the name of the service.
+const Service = roster.Secrets
+
+// The endpoints.
+var (
+	List   = route.New[struct{}, ListResponse]("GET", "/api/secrets", Service, route.Quick)
+	Set    = route.New[SetRequest, SetResponse]("POST", "/api/secrets/set", Service, route.Quick)
+	Delete = route.New[DeleteRequest, DeleteResponse]("POST", "/api/secrets/delete", Service, route.Quick)
+
+	// GetValue is for the capability broker and for nobody else.
+	GetValue = route.Internal[ValueRequest, ValueResponse]("POST", "/internal/secrets/value", Service, roster.CapabilityBroker)
+
+	// Routes are all of them.
+	Routes = route.NewTable(List, Set, Delete, GetValue)
+)
+
+// ListResponse has every key that was ever set, deleted ones too, without the values.
+type ListResponse struct {
+	Keys  []Listed `json:"keys"`
+	Count int      `json:"count"`
+}
+
+// Listed is a key in the list.
+type Listed struct {
+	Key       string     `json:"key"`
+	Exists    bool       `json:"exists"` // it has a value
+	Deleted   bool       `json:"deleted"`
+	CreatedAt *time.Time `json:"created_at"` // null where the file is damaged
+	UpdatedAt *time.Time `json:"updated_at"` // likewise
+	DeletedAt time.Time  `json:"deleted_at,omitzero"`
+	Masked    string     `json:"masked"`           // "********", whatever the value
+	Damaged   bool       `json:"damaged,omitzero"` // its file can't be read; set it again
+}
+
+// SetRequest gives a secret a value.
+type SetRequest struct {
+	Key   string `json:"key"`   // ^[A-Z0-9_]{1,64}$
+	Value Input  `json:"value"` // a string; as JSON it has at most 1 MiB less 1 KiB
+}
+
+// SetResponse says whether the key is new.
+type SetResponse struct {
+	Success bool   `json:"success"`
+	Key     string `json:"key"`
+	Created bool   `json:"created"` // false where a value was replaced
+}
+
+// DeleteRequest names the secret to delete.
+type DeleteRequest struct {
+	Key string `json:"key"`
+}
+
+// DeleteResponse is that of a deletion, the first or a repeated one.
+type DeleteResponse struct {
+	Success bool   `json:"success"`
+	Key     string `json:"key"`
+}
+
+// ValueRequest names a secret.
+type ValueRequest struct {
+	Key string `json:"key"` // ^[A-Z0-9_]{1,64}$
+}
+
+// ValueResponse carries its value.
+type ValueResponse struct {
+	Value Exposed `json:"value"`
+}
