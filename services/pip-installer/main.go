@@ -130,12 +130,10 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 			}
 		})
 	})
-	httpapi.Routes(rt.Mux(), i)
-	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
+	return httpapi.Serve(rt.Mux(), i, func(ctx context.Context) ([]diskusage.Item, error) {
 		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "pip/environments", Depth: 1, Kind: "environment"},
 			diskusage.Folder{Path: "pip/trees", Kind: "approved_trees"}, diskusage.Folder{Path: "pip/work", Depth: 1, Kind: "build"})
 	})
-	return nil
 }
 
 // makeDir makes a folder of ours below user_data/pip.

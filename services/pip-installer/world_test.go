@@ -25,6 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
@@ -77,7 +78,11 @@ func newWorld(t *testing.T, env map[string]string, down ...string) *world {
 
 func (w *world) startApproval() {
 	servicetest.Start(w.Suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
-		w.gates.Routes(rt.Mux(), "pip-installer")
+		h := route.NewHandlers(gate.Table)
+		w.gates.Handle(h)
+		if err := h.Mount(rt.Mux()); err != nil {
+			return err
+		}
 		rt.Mux().Route("GET /internal/trees/{digest}", rpc.Raw(w.sendTree), "pip-installer")
 		rt.Mux().Route("POST /internal/pending/refresh", rpc.Handle(func(context.Context, struct{}) (struct{}, error) {
 			w.mu.Lock()

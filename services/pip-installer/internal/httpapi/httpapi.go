@@ -1,61 +1,48 @@
-// Package httpapi has the routes of pip-installer and the shapes of its public answers (contract.md, "Capability
-// candidates, grants; pip candidates").
+// Package httpapi answers the endpoints of api/pip: it checks keys and ids, calls the installer, and turns candidates and
+// environments into answers (contract.md, "Capability candidates, grants; pip candidates").
 package httpapi
 
 import (
 	"context"
 	"net/http"
 	"path"
-	"time"
 
 	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/installer"
-	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
 type routes struct{ installer *installer.Installer }
 
-// Routes serves i on mux.
-func Routes(mux *server.Mux, i *installer.Installer) {
-	r := routes{i}
-	candidate.Routes(mux, i.Candidates, candidate.Wire[installer.Lock]{Prefix: "/api/pip", KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: view})
-	mux.Route("POST /api/pip/candidates/scan", rpc.Handle(r.scan), "gateway")
-	mux.Route("POST /api/pip/requests/{candidate_key}/approve", rpc.Handle(r.approve), "gateway")
-	mux.Route("GET /internal/environments/{pack_id}", rpc.Handle(r.environment), "capability-broker")
-	mux.Route("GET /internal/environments/{pack_id}/tree", rpc.Raw(r.tree), "capability-broker")
-	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(r.remove), "pack-registry")
+// Serve answers the endpoints on mux. usage finds what the service keeps on the disk.
+func Serve(mux *server.Mux, i *installer.Installer, usage diskusage.List) error {
+	r, h := routes{i}, route.NewHandlers(api.Routes)
+	candidate.Handle(h, api.Candidates, i.Candidates, candidate.Shown[installer.Lock, api.LockItem]{
+		KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: view,
+	})
+	route.Handle(h, api.Candidates.Scan, r.scan)
+	route.Handle(h, api.Approve, r.approve)
+	route.Handle(h, api.GetEnvironment, r.environment)
+	route.HandleStream(h, api.GetTree, r.tree)
+	route.Handle(h, api.Remove, r.remove)
+	diskusage.Handle(h, api.Storage, usage)
+	return h.Mount(mux)
 }
 
-// item is a candidate in the list of requests.
-type item struct {
-	Key           string             `json:"candidate_key"`
-	PackID        string             `json:"pack_id"`
-	Relpath       string             `json:"requirements_relpath"`
-	SHA256        string             `json:"requirements_sha256"`
-	Requirements  []lock.Requirement `json:"requirements"` // what the lock lists, for the reviewer
-	Status        candidate.State    `json:"status"`
-	CreatedAt     time.Time          `json:"created_at"`
-	UpdatedAt     time.Time          `json:"updated_at"`
-	RejectCount   int                `json:"reject_count"`
-	CooldownUntil *time.Time         `json:"cooldown_until"`
-	LastError     *string            `json:"last_error"`
-	AllowSdist    bool               `json:"allow_sdist"`
-	IndexURL      *string            `json:"index_url"` // null for the default
-	Notes         string             `json:"notes"`
-	Actor         string             `json:"actor"`
-	RejectReason  string             `json:"reject_reason"`
-}
-
-func view(i installer.Item) any {
-	return item{
-		Key: i.Key, PackID: i.PackID, Relpath: i.Payload.Relpath, SHA256: i.Payload.SHA256, Requirements: i.Payload.Requirements,
-		Status: i.State, CreatedAt: i.CreatedAt, UpdatedAt: i.UpdatedAt, RejectCount: i.RejectCount, CooldownUntil: i.CoolsUntil(),
+func view(i installer.Item) api.LockItem {
+	requirements := make([]api.Requirement, len(i.Payload.Requirements))
+	for n, r := range i.Payload.Requirements {
+		requirements[n] = api.Requirement(r)
+	}
+	return api.LockItem{
+		Key: i.Key, PackID: i.PackID, Relpath: i.Payload.Relpath, SHA256: i.Payload.SHA256, Requirements: requirements,
+		Status: string(i.State), CreatedAt: i.CreatedAt, UpdatedAt: i.UpdatedAt, RejectCount: i.RejectCount, CooldownUntil: i.CoolsUntil(),
 		LastError: orNull(i.LastError), AllowSdist: i.Payload.AllowSdist, IndexURL: orNull(i.Payload.IndexURL), Notes: i.Payload.Notes,
 		Actor: i.Actor, RejectReason: i.Reason,
 	}
@@ -72,46 +59,26 @@ func (r routes) scan(ctx context.Context, _ struct{}) (candidate.ScanResult, err
 	return r.installer.ScanLocks(ctx)
 }
 
-type approveRequest struct {
-	Key        string `path:"candidate_key" json:"-"`
-	AllowSdist bool   `json:"allow_sdist"`
-	IndexURL   string `json:"index_url"`
-	Notes      string `json:"notes"`
-}
-
-type approveResponse struct {
-	Success      bool            `json:"success"`
-	Key          string          `json:"candidate_key"`
-	PackID       string          `json:"pack_id"`
-	Status       candidate.State `json:"status"`
-	SitePackages string          `json:"site_packages_path"` // relative to the Rumi home
-	Packages     []api.Package   `json:"packages"`
-}
-
-func (r routes) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
+func (r routes) approve(ctx context.Context, req api.ApproveRequest) (api.ApproveResponse, error) {
 	if !installer.ValidKey(req.Key) {
-		return approveResponse{}, fault.InvalidCandidateKey(fault.LockKeyForm)
+		return api.ApproveResponse{}, fault.InvalidCandidateKey(fault.LockKeyForm)
 	}
 	i, err := r.installer.Approve(ctx, req.Key, installer.Decision{AllowSdist: req.AllowSdist, IndexURL: req.IndexURL, Notes: req.Notes})
 	if err != nil {
-		return approveResponse{}, err
+		return api.ApproveResponse{}, err
 	}
 	env := i.Payload.Environment
 	digits, err := tree.ParseDigest(env.Digest)
 	if err != nil {
-		return approveResponse{}, err
+		return api.ApproveResponse{}, err
 	}
-	return approveResponse{
-		Success: true, Key: i.Key, PackID: i.PackID, Status: i.State,
+	return api.ApproveResponse{
+		Success: true, Key: i.Key, PackID: i.PackID, Status: string(i.State),
 		SitePackages: path.Join("user_data/pip/environments", digits, tree.TreeName), Packages: env.Packages,
 	}, nil
 }
 
-type packRequest struct {
-	PackID string `path:"pack_id" json:"-"`
-}
-
-func (r routes) environment(ctx context.Context, req packRequest) (api.Environment, error) {
+func (r routes) environment(ctx context.Context, req api.PackRequest) (api.Environment, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.Environment{}, err
@@ -119,22 +86,21 @@ func (r routes) environment(ctx context.Context, req packRequest) (api.Environme
 	return r.installer.Environment(ctx, string(id))
 }
 
-func (r routes) tree(w http.ResponseWriter, req *http.Request) error {
-	id, err := pack.ParseID(req.PathValue("pack_id"))
+func (r routes) tree(w http.ResponseWriter, req *http.Request, of api.TreeRequest) error {
+	id, err := pack.ParseID(of.PackID)
 	if err != nil {
 		return err
 	}
-	digest := req.URL.Query().Get("digest")
-	if digest != "" {
-		if _, err := tree.ParseDigest(digest); err != nil {
+	if of.Digest != "" {
+		if _, err := tree.ParseDigest(of.Digest); err != nil {
 			return err
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	return r.installer.Send(req.Context(), w, string(id), digest)
+	return r.installer.Send(req.Context(), w, string(id), of.Digest)
 }
 
-func (r routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse, error) {
+func (r routes) remove(ctx context.Context, req api.PackRequest) (api.RemoveResponse, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.RemoveResponse{}, err

@@ -1,0 +1,105 @@
+// Package pip is what pip-installer answers: operators decide about requirements.lock files, the capability broker fetches what is
+// installed, pack-registry has a pack forgotten, approval counts.
+package pip
+
+import (
+	"time"
+
+	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
+)
+
+// Service is pip-installer's name.
+const Service = roster.PipInstaller
+
+// The endpoints.
+var (
+	Candidates = wire.NewEndpoints[LockItem]("/api/pip", Service)
+	Approve    = route.New[ApproveRequest, ApproveResponse]("POST", "/api/pip/requests/{candidate_key}/approve", Service, route.Install)
+
+	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
+	// GetTree is answered with a tar archive, as tree.Send writes it.
+	GetTree = route.Internal[TreeRequest, route.Stream]("GET", "/internal/environments/{pack_id}/tree", Service, roster.CapabilityBroker)
+	Remove  = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
+	Storage = diskusage.Endpoint(Service)
+
+	// Routes are all of them.
+	Routes = append(Candidates.Table(), route.NewTable(Approve, GetEnvironment, GetTree, Remove, Storage)...)
+)
+
+// LockItem is a requirements.lock in the list of candidates.
+type LockItem struct {
+	Key           string        `json:"candidate_key"` // pack_id:relpath:sha256
+	PackID        string        `json:"pack_id"`
+	Relpath       string        `json:"requirements_relpath"` // in the pack's folder
+	SHA256        string        `json:"requirements_sha256"`  // of the file, in hexadecimal
+	Requirements  []Requirement `json:"requirements"`         // what the lock lists, for the reviewer
+	Status        string        `json:"status"`
+	CreatedAt     time.Time     `json:"created_at"`
+	UpdatedAt     time.Time     `json:"updated_at"`
+	RejectCount   int           `json:"reject_count"`
+	CooldownUntil *time.Time    `json:"cooldown_until"` // null unless rejected
+	LastError     *string       `json:"last_error"`     // why it is failed
+	AllowSdist    bool          `json:"allow_sdist"`
+	IndexURL      *string       `json:"index_url"` // null for the default
+	Notes         string        `json:"notes"`
+	Actor         string        `json:"actor"` // of the last decision
+	RejectReason  string        `json:"reject_reason"`
+}
+
+// Requirement is one line of a lock: exactly one version of one distribution, both as they are written there.
+type Requirement struct {
+	Name    string   `json:"name"`
+	Version string   `json:"version"`
+	Extras  []string `json:"extras,omitempty"`
+}
+
+// ApproveRequest has a lock installed.
+type ApproveRequest struct {
+	Key        string `json:"-" path:"candidate_key"`
+	AllowSdist bool   `json:"allow_sdist"` // distributions that have to be built may be
+	IndexURL   string `json:"index_url"`   // one of RUMI_PIP_INDEX_URLS; "" for the first of them
+	Notes      string `json:"notes"`       // at most 4096 bytes
+}
+
+// ApproveResponse says what is installed.
+type ApproveResponse struct {
+	Success      bool      `json:"success"`
+	Key          string    `json:"candidate_key"`
+	PackID       string    `json:"pack_id"`
+	Status       string    `json:"status"`             // installed
+	SitePackages string    `json:"site_packages_path"` // relative to the Rumi home
+	Packages     []Package `json:"packages"`
+}
+
+// Package is a Python distribution that is installed.
+type Package struct {
+	Name    string `json:"name"`    // as its own metadata spells it
+	Version string `json:"version"` // likewise
+}
+
+// PackRequest names a pack.
+type PackRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
+
+// Environment is what is installed for a pack: a folder for its sys.path.
+type Environment struct {
+	Digest   string    `json:"digest"` // of the folder's tree, "sha256:<hex>"
+	Packages []Package `json:"packages"`
+	// CandidateKey is the lock that it was installed of: pack_id:relpath:sha256.
+	CandidateKey string `json:"candidate_key,omitzero"`
+}
+
+// TreeRequest names an environment.
+type TreeRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Digest string `json:"-" query:"digest"` // of the environment that is wanted; "" for the one that is installed
+}
+
+// RemoveResponse says whether there was anything of the pack.
+type RemoveResponse struct {
+	Removed bool `json:"removed"`
+}
