@@ -90,8 +90,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.Go("grants", book.Follow)
 		view.OnChange(set.Change)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		httpapi.Routes(rt.Mux(), grant.NewService(book, view, rt.Audit), denied, policy, set.Remove)
-		return nil
+		return httpapi.Serve(rt.Mux(), grant.NewService(book, view, rt.Audit), denied, policy, set.Remove)
 	}
 }
 

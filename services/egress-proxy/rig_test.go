@@ -19,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
@@ -54,8 +55,9 @@ func newRig(t testing.TB, env map[string]string) *rig { return newRigOf(t, env, 
 func newRigOf(t testing.TB, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
 	r := &rig{TB: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
 	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
-		r.gates.Routes(rt.Mux(), "egress-proxy")
-		return nil
+		h := route.NewHandlers(gate.Table)
+		r.gates.Handle(h)
+		return h.Mount(rt.Mux())
 	}, nil)
 	r.env = map[string]string{"RUMI_EGRESS_SOCK_DIR": r.dir, "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8", "RUMI_EGRESS_RATE_LIMIT": "0"}
 	for k, v := range env {

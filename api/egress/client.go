@@ -1,22 +1,11 @@
-// Package egress is how other services ask the egress proxy. The operator's endpoints are in contract.md, "Network grants".
 package egress
 
 import (
 	"context"
-	"net/http"
-	"net/url"
 
-	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
-
-// Service is the egress proxy's name.
-const Service = roster.EgressProxy
-
-// RemoveResponse says what Remove found.
-type RemoveResponse struct {
-	Revoked bool `json:"revoked"` // there was a grant in force
-}
 
 // Client calls the egress proxy.
 type Client struct{ peer *client.Peer }
@@ -27,6 +16,6 @@ func NewClient(peer *client.Peer) *Client { return &Client{peer} }
 // Remove takes a pack's network grant and its record away, and its socket; requests under way are cut. revoked says
 // whether a grant was in force. For a pack without a grant it does nothing and is no error.
 func (c *Client) Remove(ctx context.Context, packID string) (revoked bool, err error) {
-	response, err := client.Call[RemoveResponse](ctx, c.peer, http.MethodDelete, "/internal/packs/"+url.PathEscape(packID), nil)
+	response, err := route.Call(ctx, c.peer, Remove, PackRequest{packID})
 	return response.Revoked, err
 }
