@@ -1,5 +1,17 @@
-// Package approval decides which packs may run, keeps exactly the bytes that were decided about, and takes the right to
-// run away the moment a pack is no longer what was approved.
+// Package approval decides which packs may run. It keeps exactly the bytes that a person approved, publishes the gate of every
+// pack to the services that enforce it, and closes a gate as soon as the pack's folder no longer holds what was approved.
+//
+// It stands above internal/record (the state machine), internal/blob (approved bytes), internal/watch (inotify) and
+// internal/review (what a reviewer is shown); internal/store implements its interface Records, and internal/httpapi is its only
+// caller beside main. Read approval.go first (approve, reject, and the one function that changes a record), then verify.go
+// (scans), gates.go and follow.go (several replicas).
+//
+// Three invariants hold everywhere in the package:
+//
+//   - An approval is of bytes, not of a path. What is hashed is copied at the same time, and the copy is what runs.
+//   - Nothing is decided without an audit entry. The entry is written before the database commits: after a crash there may be
+//     an entry of a decision that wasn't made, never a decision without an entry.
+//   - Doubt closes the gate. A pack that can't be read, or whose change can't be recorded, is held closed in memory.
 package approval
 
 import (
@@ -69,7 +81,7 @@ type Records interface {
 	Remove(ctx context.Context, packID string) (removed bool, err error)
 }
 
-// Parts are what a Service stands on.
+// Dependencies are what a Service needs; all fields are required. The Service closes none of them.
 type Dependencies struct {
 	Ecosystem *os.Root
 	Records   Records
@@ -77,11 +89,12 @@ type Dependencies struct {
 	Audit     *audit.Log
 	Log       *slog.Logger
 	Watcher   *watch.Watcher
-	OnChange  func() // told after every change of a record
+	OnChange  func() // called after every change of a record; it must not block
 }
 
-// Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the
-// gates' followers happen in change, or in create for new ones. Use Open.
+// Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the gates'
+// followers happen in change, or in create for packs that have no record yet. Make one with Open; it is safe for concurrent
+// use.
 type Service struct {
 	Dependencies
 	gates           *gates
@@ -89,24 +102,25 @@ type Service struct {
 	recentManifests recentManifests
 
 	mu           sync.Mutex
-	packLocks    map[string]*sync.Mutex // serialise what is done to one pack
+	packLocks    map[string]*sync.Mutex // by pack id; each serialises what is done to one pack
 	digests      map[string]knownDigest
-	lastVerified map[string]int64 // the revision of the record that the last look at a pack found to be right
+	lastVerified map[string]int64 // by pack id: the revision of the record that the last complete scan agreed with
 
 	step func(string) // called between the steps of a change, with what was done; tests end the process there
 }
 
-// verified remembers that a folder with this stamp had this digest, so that it need not be read again.
+// knownDigest says that a folder with this stamp had this digest. While the stamp stays the same the folder isn't read again.
 type knownDigest struct {
 	stamp  tree.Stamp
 	digest string
 }
 
-// Open makes the service and verifies every pack that may run: none runs on the word of an earlier process. What can't be dealt with of
-// one pack is told in the log and keeps no other closed. The error is that of a store that can't be read at all, or of ctx.
+// Open makes the service and verifies every pack that may run before any gate is published: what an earlier process verified
+// doesn't count, because anything may have happened to the folders since. A pack that can't be verified is logged and held
+// closed; the other packs aren't affected. Open fails where the records can't be read at all, or where ctx ends.
 func Open(ctx context.Context, deps Dependencies) (*Service, error) {
 	s := &Service{Dependencies: deps, gates: newGates(), packLocks: map[string]*sync.Mutex{}, digests: map[string]knownDigest{}, lastVerified: map[string]int64{}, step: func(string) {}}
-	unverified := s.Refresh(ctx) // those that may run and could not be verified are held
+	unverified := s.Refresh(ctx) // packs that may run and could not be verified are held closed from here on
 	records, err := s.Records.All(ctx)
 	if err != nil || ctx.Err() != nil {
 		return nil, fmt.Errorf("verify packs: %w", errors.Join(err, ctx.Err()))
@@ -119,12 +133,16 @@ func Open(ctx context.Context, deps Dependencies) (*Service, error) {
 	return s, nil
 }
 
-// Gates is the stream that the other services follow.
+// Gates is the publisher of all gates, which the other services follow.
 func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 
-// Approve lets a pack run as it is on the disk now: its bytes are kept while they are hashed, and what was kept is what
-// is approved. reviewed, if not "", is the digest that the decision is about: bytes with another are a conflict that
-// carries theirs. An unknown pack is a not-found fault, one that can't be a pack a conflict.
+// Approve lets a pack run as its folder is now. The folder's bytes are copied into the blob store while they are hashed, and
+// the digest of that copy is what is approved: a file that is swapped between hashing and copying can't get in, because there
+// is no such moment.
+//
+// reviewed is the digest of the review that the decision is about, or "" for whatever is there. If the folder has another
+// digest now, the error is a conflict "digest_mismatch" that carries the new one, and nothing is approved. An unknown pack is a
+// not-found fault; a folder that can't be a pack's is a conflict.
 func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
 	unlock := sync.OnceFunc(s.lock(id))
 	defer unlock()
@@ -147,7 +165,8 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	if err != nil {
 		return nil, err
 	}
-	// It is watched from before it is read, so that no change after that is missed.
+	// The watch begins before the first byte is read. A change during or after the reading is therefore noticed, and verified against the
+	// digest that is approved here.
 	scan := s.Watcher.BeginScan(string(id), true)
 	r, err := s.approve(ctx, id, reviewed, found.Dir, in, scan)
 	if err == nil {
@@ -155,14 +174,16 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	}
 	s.endScan(id, scan, r, err == nil)
 	unlock()
-	if err == nil { // children that were approved without a parent have this one from now on
+	if err == nil { // children that were approved before their parent was known get its identity recorded now
 		s.pinParents(ctx, s.gates.executable())
 	}
 	return r, err
 }
 
-// pinParents records the identity of the parent that approved children run under where that isn't known yet: under another they need
-// another decision. Where it can't be recorded the child's gate is closed until it can.
+// pinParents writes the pack_identity of the parent into the records of approved children that don't have it yet. An approval
+// of "parent__child" is a decision about that child under that parent: without the identity, a stranger's pack that is later
+// installed under the parent's id would take the child over. Where the identity can't be recorded, the child's gate stays
+// closed until it can.
 func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 	for _, r := range records {
 		id := pack.ID(r.PackID)
@@ -190,7 +211,8 @@ func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 	}
 }
 
-// approve decides about what lies in a folder.
+// approve takes in the folder dir, compares its digest with reviewed and records the approval. The caller holds the pack's lock
+// and ends in and scan.
 func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, scan *watch.Scan) (*record.Record, error) {
 	stamped, err := s.stamp(ctx, dir, scan)
 	if err != nil {
@@ -213,7 +235,7 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
-		// A pack whose folder could not be a pack when it was last looked at can be one now: this was a look.
+		// The pack may be in state error because its folder was invalid at the last scan. It has just been read as a valid one.
 		if _, err := r.Apply(record.Revalidate, now); err != nil {
 			return nil, err
 		}
@@ -229,7 +251,8 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 	})
 }
 
-// keep reads a pack's folder once, into the blob store, and the descriptor out of what was kept.
+// storeTree copies a pack's folder into the blob store in a single reading. The descriptor is parsed from the copy, not from
+// the folder, so that it is the one that belongs to the digest.
 func (s *Service) storeTree(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
@@ -250,7 +273,8 @@ func (s *Service) storeTree(ctx context.Context, in *blob.Intake, id pack.ID, di
 	return manifest, descriptor, noSpaceFault(in.Commit(manifest))
 }
 
-// descriptorIn reads a descriptor out of what was taken in.
+// descriptorIn parses the descriptor of a tree from the intake's copy. It looks in the same two places, in the same order, as
+// pack.ReadDescriptor.
 func descriptorIn(m tree.Manifest, in *blob.Intake) (pack.Descriptor, error) {
 	for _, name := range []string{pack.File, path.Join("backend", pack.File)} {
 		i := slices.IndexFunc(m.Entries, func(e tree.Entry) bool { return e.Path == name && e.Kind == tree.File })
@@ -274,7 +298,7 @@ func descriptorIn(m tree.Manifest, in *blob.Intake) (pack.Descriptor, error) {
 	return pack.Descriptor{}, fmt.Errorf("no %s", pack.File)
 }
 
-// unfit says why a descriptor can't be that of the pack in the folder id, "" if it can.
+// descriptorProblem says why a descriptor can't be that of the pack in the folder id; it is "" where it can.
 func descriptorProblem(id pack.ID, d pack.Descriptor) string {
 	switch {
 	case d.PackID != id:
@@ -285,7 +309,8 @@ func descriptorProblem(id pack.ID, d pack.Descriptor) string {
 	return ""
 }
 
-// unreadable turns an error of reading the folder dir of a pack into what the operator is told: which file it is, and what mends it.
+// readFault turns an error of reading the folder dir of a pack into one that the operator can act on: it names the file, and
+// how to mend it. An error that isn't about the folder is returned as it is.
 func (s *Service) readFault(id pack.ID, dir string, err error) error {
 	if full := noSpaceFault(err); full != err {
 		return full
@@ -293,7 +318,7 @@ func (s *Service) readFault(id pack.ID, dir string, err error) error {
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
 		return fault.Conflict("Cannot take pack '%s' as it is: %s", id, refused).With("pack_refused")
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // what was there is gone: an apply, or whoever else
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) { // a file vanished during the scan: an apply, or another writer
 		return fault.Conflict("Cannot read pack '%s': it changed while it was read; try again", id).With("pack_changing").Because(err)
 	}
 	at := "."
@@ -307,7 +332,8 @@ func (s *Service) readFault(id pack.ID, dir string, err error) error {
 	return fault.Conflict("Cannot read pack '%s': %s", id, fault.Of(advised).Message).With("pack_unreadable").Because(err)
 }
 
-// roomless makes a fault of a full disk, since bytes are kept while they are read.
+// noSpaceFault makes a fault of a full disk or quota, and returns any other error as it is. Reading a pack writes to the disk,
+// too, because the bytes are copied while they are read.
 func noSpaceFault(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fault.NoSpace("approvals").Because(err)
@@ -315,7 +341,8 @@ func noSpaceFault(err error) error {
 	return err
 }
 
-// Reject says that a pack must not run. reason goes into the record and the audit log.
+// Reject blocks a pack until it is approved again. reason goes into the record and the audit log, and is the reason that the
+// pack's gate gives.
 func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*record.Record, error) {
 	defer s.lock(id)()
 	r, err := s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
@@ -334,7 +361,8 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 	return r, err
 }
 
-// SetRunning is told by whoever runs containers that the pack's runs, or no longer.
+// SetRunning records that the pack's container runs, or no longer runs. The broker calls it. A pack that may not run stays as
+// it is: the call may have crossed a rejection.
 func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) error {
 	defer s.lock(id)()
 	verb := record.Stop
@@ -353,30 +381,35 @@ func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) erro
 	return err
 }
 
-// decision is what is said of a change: in the history and the audit log under pack_<action>. Without an action it is
-// said nowhere.
+// decision describes a change of a record for the history and for the audit log, where its action is pack_<action>. A change
+// without an action is written to neither, but is still published to the gates.
 type decision struct {
 	action  string
 	digest  string // of an approval
 	reason  string
 	details map[string]any
-	err     string // what was noticed, for the audit entry's error
+	err     string // the audit entry's error: what was noticed about the pack
 
-	mismatch bool // its files are not what was approved: a security matter, too
+	mismatch bool // the pack's files are not what was approved: an entry of the security category is written as well
 }
 
-// event is what a decision is in the history.
+// event is the decision as an entry of the pack's history.
 func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *record.Event {
 	return &record.Event{Version: r.Version, Timestamp: at, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason}
 }
 
-// change is the one place where a record changes. decide gets the record, or nil, and changes it; it returns nil for no
-// change, or what to say. The gates follow when all is on the disk.
+// change is the one place where a record changes. decide gets the pack's record, or nil where there is none, and modifies it in
+// place; it returns nil for no change, or the decision to write down. It may run more than once. The caller holds the pack's
+// lock.
+//
+// The order is: record and history are written in a transaction, the audit entry is written and synced, the transaction
+// commits, the gate is published. kill -9 between any two of these steps leaves the pack as it was or as it was decided
+// (crash_test.go kills at each). A gate never opens before the commit is durable.
 func (s *Service) change(ctx context.Context, id pack.ID, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
 	return s.changeOrCreate(ctx, id, func(time.Time) *record.Record { return nil }, decide)
 }
 
-// changeOr is change; where there is no record, decide gets the one that absent makes.
+// changeOrCreate is change, but where there is no record decide gets the one that absent makes, or nil if that makes none.
 func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, absent func(now time.Time) *record.Record, decide func(r *record.Record, now time.Time) (*decision, error)) (*record.Record, error) {
 	var changed *record.Record
 	var decided *decision
@@ -415,8 +448,8 @@ func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, absent func(no
 	return changed, nil
 }
 
-// say writes the audit entry of a decision. It comes before the commit: an entry of something that then failed can be
-// borne, a decision without an entry can't.
+// writeAudit writes the audit entry of a decision. It runs before the commit: an entry about a change that then failed does no
+// harm, a change without an entry would.
 func (s *Service) writeAudit(ctx context.Context, id pack.ID, d *decision) error {
 	if d.action == "" {
 		return nil
@@ -438,7 +471,8 @@ func (s *Service) writeAudit(ctx context.Context, id pack.ID, d *decision) error
 	return auditFault(s.Audit.Write(ctx, entry))
 }
 
-// unwritten makes a fault of a full disk of the audit log: without an entry nothing is decided.
+// auditFault makes a fault of a full disk of the audit log, where nothing can be decided until there is room; any other error
+// is returned as it is.
 func auditFault(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fault.NoSpace("the audit log: nothing can be decided before there is some").Because(err)
@@ -446,7 +480,8 @@ func auditFault(err error) error {
 	return err
 }
 
-// lock serialises what is done to one pack; the result unlocks.
+// lock serialises what is done to one pack in this process; the result unlocks it. Other replicas are kept apart by the
+// database's transactions.
 func (s *Service) lock(id pack.ID) (unlock func()) {
 	s.mu.Lock()
 	m, ok := s.packLocks[string(id)]
@@ -459,12 +494,14 @@ func (s *Service) lock(id pack.ID) (unlock func()) {
 	return m.Unlock
 }
 
+// remember notes the digest of a folder with that stamp.
 func (s *Service) remember(id pack.ID, stamp tree.Stamp, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.digests[string(id)] = knownDigest{stamp, digest}
 }
 
+// forget has the next verification read the pack's folder again.
 func (s *Service) forget(id pack.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -472,9 +509,10 @@ func (s *Service) forget(id pack.ID) {
 	delete(s.lastVerified, string(id))
 }
 
+// describe copies into a record what the descriptor says about the pack.
 func describe(r *record.Record, d pack.Descriptor) {
 	r.Identity, r.Version, r.Description = d.PackIdentity, d.Version, d.Description
-	// Never nil, as they come back from the store: otherwise each look would find a difference.
+	// Never nil, as they come back from the store: otherwise each scan would find a difference and write the record again.
 	r.Requested = record.Requested{
 		Secrets: append([]string{}, d.RequiredSecrets...),
 		Domains: append([]string{}, d.RequiredNetwork.AllowedDomains...),

@@ -19,22 +19,22 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
-// The trees of a pack that files can be read of.
+// The two trees of a pack whose files can be read.
 const (
-	TreeCurrent  = "current"  // what lies in its folder
-	TreeApproved = "approved" // what was approved last
+	TreeCurrent  = "current"  // its folder as it is now
+	TreeApproved = "approved" // the copy that was approved last
 )
 
 // ExcerptRequest names a part of a file.
 type ExcerptRequest struct {
 	Tree          string // TreeCurrent or TreeApproved
 	Path          string // relative to the pack
-	Digest        string // what the tree's must be; "" for any
+	Digest        string // the digest that the tree must have; "" for any
 	Offset, Limit int64  // bytes
 }
 
-// Excerpt reads a part of a file of a pack. Where the tree has another digest than the request's, that is a conflict that carries the
-// tree's; an unknown pack and a file that isn't there are not-found faults.
+// Excerpt reads a part of a file of a pack. If the tree has another digest than the request's, the error is a conflict
+// "digest_mismatch" that carries the tree's digest. An unknown pack and a missing file are not-found faults.
 func (s *Service) Excerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err == nil {
@@ -56,6 +56,7 @@ func (s *Service) Excerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (
 	return found, nil
 }
 
+// approvedExcerpt reads from the copy that was approved last.
 func (s *Service) approvedExcerpt(r *record.Record, req ExcerptRequest) (*review.Excerpt, error) {
 	if r.Digest == "" {
 		return nil, fault.NotFound("Pack '%s' was never approved", r.PackID).With("never_approved")
@@ -67,6 +68,8 @@ func (s *Service) approvedExcerpt(r *record.Record, req ExcerptRequest) (*review
 	return excerpt(r.PackID, manifest, r.Digest, req, func(e tree.Entry) (io.ReadCloser, error) { return s.Blobs.Open(e.SHA256) })
 }
 
+// currentExcerpt reads from the pack's folder. What it reads is compared with the manifest: a file that changed meanwhile is a
+// conflict, never a mixture of two versions.
 func (s *Service) currentExcerpt(ctx context.Context, id pack.ID, req ExcerptRequest) (*review.Excerpt, error) {
 	root, dir, err := s.openFolder(id)
 	if err != nil {
@@ -119,11 +122,12 @@ func excerpt(packID string, m tree.Manifest, digest string, req ExcerptRequest, 
 	return found, nil
 }
 
-// shown remembers what the packs whose files were read last are, so that a pack need not be read whole for each part of a file. What
-// is read of a file is compared with it all the same.
+// recentManifests remembers the manifests of the packs whose files were read last, so that a client that pages through a file
+// doesn't have the whole pack read for each part. The file that is read is compared with its entry all the same. Its zero value
+// is ready for use.
 type recentManifests struct {
 	mu   sync.Mutex
-	last []recentManifest // the newest first
+	last []recentManifest // the newest first, at most maxRecent
 }
 
 type recentManifest struct {
@@ -133,10 +137,10 @@ type recentManifest struct {
 	digest   string
 }
 
-// Bounds of shown.
+// Bounds of recentManifests.
 const (
 	maxRecent        = 4     // packs
-	maxRecentEntries = 10000 // of one
+	maxRecentEntries = 10000 // of one pack; the manifest of a larger one isn't remembered
 )
 
 func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
@@ -159,7 +163,8 @@ func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Roo
 	}
 	digest := manifest.Digest()
 	s.forget(id)
-	// What changed so recently that its times may not tell the next change is not remembered, nor what changed since.
+	// A manifest is remembered only if nothing changed while it was read, and the last change before is older than mtimeGranularity:
+	// otherwise the next change might leave the stamp as it is.
 	after, err := tree.StampOf(ctx, root)
 	if err == nil && after == stamp && changed.at.Before(began.Add(-mtimeGranularity)) && len(manifest.Entries) <= maxRecentEntries {
 		s.mu.Lock()

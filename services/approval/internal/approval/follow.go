@@ -13,11 +13,11 @@ import (
 
 const (
 	followInterval = 50 * time.Millisecond
-	followTimeout  = 10 * time.Second // for one look
+	followTimeout  = 10 * time.Second // for one comparison of the gates with the records
 )
 
-// Follow brings the gates up to what other replicas have decided, until ctx ends. Without it the services that follow this replica's
-// gates would go on letting run what another replica has rejected, and hear of no approval that was given there.
+// Follow brings the gates up to what other replicas have decided, until ctx ends. The services that follow this replica's gates
+// would otherwise go on running what another replica has rejected, and never hear of an approval that was given there.
 func (s *Service) Follow(ctx context.Context) error {
 	changes := s.Records.Changes()
 	failing := false
@@ -38,9 +38,9 @@ func (s *Service) Follow(ctx context.Context) error {
 	})
 }
 
-// catchUp compares the gates with the records once. Gates are closed before anything is read of packs: that may take a while. A
-// pack that another replica let run is looked at first, so that this replica watches it, too, and holds it where it is not what was
-// approved. What can't be done for one pack keeps no other behind.
+// catchUp compares the gates with the records once. Gates are closed first, before any pack is scanned: scans may take long. A
+// pack that another replica approved is scanned before its gate opens here, so that this replica watches it, too, and holds it
+// closed where its folder isn't what was approved. A failure with one pack doesn't delay the others.
 func (s *Service) catchUp(ctx context.Context) error {
 	revisions, err := s.Records.Revisions(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func (s *Service) catchUp(ctx context.Context) error {
 	for _, id := range s.gates.outdated(revisions) {
 		r, err := s.Records.Get(ctx, string(id))
 		if known := s.gates.newest(id); err == nil && known != nil && r.Revision < known.Revision && !r.CreatedAt.Equal(known.CreatedAt) {
-			s.removed(id) // and known anew since: revisions began anew, too
+			s.removed(id) // it was uninstalled and installed again: its revisions began at 1 again, so that set would ignore the new record
 		}
 		switch {
 		case fault.Is(err, fault.KindNotFound):
@@ -65,13 +65,13 @@ func (s *Service) catchUp(ctx context.Context) error {
 		}
 	}
 	if len(executable) > 0 {
-		problems = append(problems, s.refreshPacks(ctx, executable, false)) // it holds those that it can't look at
+		problems = append(problems, s.refreshPacks(ctx, executable, false)) // it holds those closed that it can't scan
 	}
 	for _, id := range executable {
 		r, err := s.Records.Get(ctx, string(id))
 		if err == nil {
 			s.gates.set(r)
-		} else if !fault.Is(err, fault.KindNotFound) { // the next look finds it gone
+		} else if !fault.Is(err, fault.KindNotFound) { // if it was removed meanwhile, the next round finds that
 			problems = append(problems, err)
 		}
 	}
@@ -81,7 +81,8 @@ func (s *Service) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// removed takes over that a pack has no record any more. A new one that is made at this moment is taken over by the next look.
+// removed takes over that a pack has no record any more. If a new record is made at this moment, the next round takes that
+// over.
 func (s *Service) removed(id pack.ID) {
 	defer s.lock(id)()
 	s.Watcher.Forget(string(id))
@@ -89,7 +90,8 @@ func (s *Service) removed(id pack.ID) {
 	s.forget(id)
 }
 
-// behind are the packs of which the gates know another record, or none, or one that is gone.
+// outdated lists the packs whose known record has another revision than the database says, that aren't known, or that are gone
+// from the database.
 func (g *gates) outdated(revisions map[string]int64) (ids []pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -12,14 +12,14 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 )
 
-// gates derives every pack's gate from the records and publishes what changes: a pack's own gate and those of the packs
-// below it.
+// gates derives the gate of every pack from the records and publishes what changes: a pack's own gate and those of the packs
+// below it ("app" is above "app__plugin"). Two things that no record says can close a gate as well: held and unpinned.
 type gates struct {
 	publisher *gate.Publisher
 
 	mu      sync.Mutex
 	records map[pack.ID]*record.Record // the newest of each
-	held    map[pack.ID]string         // packs that are not what was approved though their records lack it, and how it was noticed
+	held    map[pack.ID]string         // packs that must not run though their records still say so, because a change could not be recorded; and why
 
 	// unpinned are children that were approved and whose parent's identity could not be recorded, and why: they may not run until it is.
 	unpinned map[pack.ID]string
@@ -29,7 +29,8 @@ func newGates() *gates {
 	return &gates{publisher: gate.NewPublisher(nil), records: map[pack.ID]*record.Record{}, held: map[pack.ID]string{}, unpinned: map[pack.ID]string{}}
 }
 
-// set takes over records. One that is older than what is known changes nothing.
+// set takes over records and publishes the gates that follow from them. A record that is older than the known one is ignored:
+// two goroutines may have read the database in one order and arrive here in the other.
 func (g *gates) set(records ...*record.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -51,14 +52,14 @@ func (g *gates) set(records ...*record.Record) {
 	g.publish(changed)
 }
 
-// newest is the newest record of a pack that this process knows of, nil for none.
+// newest is the newest record of a pack that this process knows, nil for none.
 func (g *gates) newest(id pack.ID) *record.Record {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.records[id]
 }
 
-// executable are the newest records of packs that may run.
+// executable lists the newest records of the packs that may run.
 func (g *gates) executable() (list []*record.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -70,7 +71,7 @@ func (g *gates) executable() (list []*record.Record) {
 	return list
 }
 
-// naming are the records that name one of the digests.
+// withDigests lists the records that name one of the digests, by pack id.
 func (g *gates) withDigests(digests []string) (list []*record.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,8 +84,8 @@ func (g *gates) withDigests(digests []string) (list []*record.Record) {
 	return list
 }
 
-// unpin closes the gate of a child that was approved, because the identity of its parent could not be recorded: under another parent
-// it would run without a decision. It opens when set is told of a record that has the identity.
+// unpin closes the gate of an approved child because its parent's identity could not be recorded: without it the child would go
+// on running under whatever pack takes the parent's id. The gate opens when set gets a record that has the identity.
 func (g *gates) unpin(id pack.ID, problem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,7 +93,8 @@ func (g *gates) unpin(id pack.ID, problem string) {
 	g.publish([]pack.ID{id})
 }
 
-// toPin says whether a child may run, but for the missing identity of its parent, which is parent.
+// toPin says whether the parent's identity is all that a child's approval lacks, and which it is. It does so only while the
+// parent's gate is open: the identity of a parent that nobody approved must not be recorded.
 func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -105,8 +107,9 @@ func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
 	return parent, parent != ""
 }
 
-// hold closes the gate of a pack that is no longer what was approved where that can't be recorded: it stays closed until it
-// can, or until the pack is approved again.
+// holdClosed closes the gate of a pack that is no longer what was approved, where that can't be recorded (the audit log or the
+// database fails). The gate stays closed until it is recorded, or until the pack is approved again. Without this, an attacker
+// who can fill the disk could keep a modified pack running.
 func (g *gates) holdClosed(id pack.ID, problem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,14 +117,14 @@ func (g *gates) holdClosed(id pack.ID, problem string) {
 	g.publish([]pack.ID{id})
 }
 
-// holds says why a gate is held, "" for one that is not.
+// heldReason says why a gate is held closed; "" where it isn't.
 func (g *gates) heldReason(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.held[id]
 }
 
-// release takes back hold.
+// releaseHold takes back holdClosed.
 func (g *gates) releaseHold(id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -131,6 +134,7 @@ func (g *gates) releaseHold(id pack.ID) {
 	}
 }
 
+// remove forgets a pack without a record. The gates of its children are published as parent_missing.
 func (g *gates) remove(id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -141,7 +145,7 @@ func (g *gates) remove(id pack.ID) {
 	g.publish([]pack.ID{id})
 }
 
-// publish tells the gates of the packs in changed that are known, and of all below them.
+// publish sends the gates of the packs in changed, and of all packs below them; mu is held.
 func (g *gates) publish(changed []pack.ID) {
 	set := make(map[pack.ID]bool, len(changed))
 	for _, id := range changed {
@@ -159,14 +163,15 @@ func (g *gates) publish(changed []pack.ID) {
 	g.publisher.Set(states...)
 }
 
-// of is a pack's gate as it is published.
+// state is a pack's gate as it is published.
 func (g *gates) state(id pack.ID) gate.State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.stateLocked(id)
 }
 
-// replaced says whether the parent of a pack is another than it was approved under.
+// hasOtherParent says whether the pack that is installed as the parent now has another pack_identity than the one that the
+// child was approved under.
 func (g *gates) hasOtherParent(id pack.ID, r *record.Record) bool {
 	parent, child := pack.Parent(id)
 	if !child || r.ParentIdentity == "" {
@@ -176,7 +181,7 @@ func (g *gates) hasOtherParent(id pack.ID, r *record.Record) bool {
 	return known && p.Identity != r.ParentIdentity
 }
 
-// parentIdentity is the pack_identity of the parent of a pack; "" for one that is no child or whose parent isn't known.
+// parentIdentity is the pack_identity of a pack's parent; "" for a pack without a parent, or whose parent isn't known.
 func (g *gates) parentIdentity(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -188,7 +193,7 @@ func (g *gates) parentIdentity(id pack.ID) string {
 	return ""
 }
 
-// state is a pack's gate. A parent that is not known lets nothing run.
+// stateLocked is state; mu is held. A child whose parent isn't known is closed.
 func (g *gates) stateLocked(id pack.ID) gate.State {
 	r, ok := g.records[id]
 	if !ok {
@@ -215,7 +220,8 @@ func (g *gates) stateLocked(id pack.ID) gate.State {
 	return stateLocked
 }
 
-// reason says why a pack's own record, or what is remembered beside it, keeps its gate closed; "" where a pack above it does.
+// reason says why a pack's own record, or what is remembered beside it, keeps its gate closed; "" where the gate of a parent
+// does.
 func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string {
 	review := fmt.Sprintf("GET /api/packs/%s/review", id)
 	why := ""
@@ -242,14 +248,14 @@ func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string 
 	return why
 }
 
-// above says which pack above a pack keeps its gate closed, and why; "" where none does.
+// parentProblem says which pack above this one keeps its gate closed, and why; "" where none does.
 func (g *gates) parentProblem(id pack.ID) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.parentProblemLocked(id)
 }
 
-// aboveLocked is above; mu is held.
+// parentProblemLocked is parentProblem; mu is held.
 func (g *gates) parentProblemLocked(id pack.ID) string {
 	if r, known := g.records[id]; known && g.hasOtherParent(id, r) {
 		return fmt.Sprintf("it was approved under a parent with the pack_identity '%s', and its parent is another pack now: approve it again", r.ParentIdentity)

@@ -17,13 +17,14 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
-// List are all packs by id.
+// List reads the records of all packs, by id.
 func (s *Service) List(ctx context.Context) ([]*record.Record, error) { return s.Records.All(ctx) }
 
 // MayRun says whether a pack's gate is open: it is approved, and so is every pack above it.
 func (s *Service) MayRun(id pack.ID) bool { return s.gates.state(id).Open }
 
-// EverApproved says whether a pack was approved since it became known, whatever it is now. One that isn't known was not.
+// EverApproved says whether a pack was approved at any time since it was registered, whatever its status is now. It is false
+// for a pack without a record.
 func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if fault.Is(err, fault.KindNotFound) {
@@ -32,8 +33,8 @@ func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
 	return err == nil && r.Digest != "", err
 }
 
-// Trouble says why a pack's gate is closed though its record lets it run, or that the folder of one that may not run is gone and what
-// can be done then; "" where its record says all. missing says that the folder isn't there.
+// GateProblem says why a pack's gate is closed though its record lets it run; or that the folder of a pack that may not run is
+// gone, and what to do then. It is "" where the record itself says everything. missing says that the folder is gone.
 func (s *Service) GateProblem(r *record.Record) (problem string, missing bool) {
 	id := pack.ID(r.PackID)
 	if r.Status.Executable() {
@@ -48,13 +49,13 @@ func (s *Service) GateProblem(r *record.Record) (problem string, missing bool) {
 	return "", false
 }
 
-// PackDetails is all that is known of a pack.
+// PackDetails is a pack's record and history.
 type PackDetails struct {
 	Record  *record.Record
 	History []record.Event
 }
 
-// Details collects it; an unknown pack is a not-found fault.
+// Details reads a pack's record and history. An unknown pack is a not-found fault.
 func (s *Service) Details(ctx context.Context, id pack.ID) (PackDetails, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err != nil {
@@ -64,8 +65,8 @@ func (s *Service) Details(ctx context.Context, id pack.ID) (PackDetails, error) 
 	return PackDetails{Record: r, History: history}, err
 }
 
-// Manifest is that of a tree that a record or its history names by digest. One that the store has lost is empty: what else is
-// known of the pack must still be told.
+// Manifest reads the manifest of a tree that a record or a history names. If the blob store has lost it, the result is empty
+// and the log has a warning: the answer about the pack must not fail because of one old tree.
 func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, error) {
 	m, err := s.Blobs.Manifest(digest)
 	if fault.Is(err, fault.KindNotFound) {
@@ -75,8 +76,8 @@ func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, e
 	return m, err
 }
 
-// Review shows what an approval of the pack as it lies there now would be about; only is the one kind of warnings that is listed, ""
-// for all. An unknown pack is a not-found fault, a folder that can't be a pack's tree a conflict.
+// Review describes what an approval of the pack, as its folder is now, would be about. only is the kind of warnings to list one
+// by one, "" for all kinds. An unknown pack is a not-found fault; a folder that can't be a pack's tree is a conflict.
 func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.Review, error) {
 	r, err := s.Records.Get(ctx, string(id))
 	if err == nil {
@@ -95,7 +96,8 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 		return nil, err
 	}
 	defer root.Close()
-	// What is shown is what is kept, so that names, sizes and differences are of one moment.
+	// The review reads the intake's copy, not the folder: names, sizes, diffs and the digest are then of the same moment, even while
+	// somebody writes to the folder.
 	now, err := tree.Scan(ctx, root, in)
 	if err != nil {
 		return nil, s.readFault(id, dir, err)
@@ -116,7 +118,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 	return review.Of(input)
 }
 
-// folder opens a pack's folder, which is dir in the ecosystem folder, to show it.
+// openFolder opens a pack's folder to show what is in it. dir is its path in the ecosystem folder.
 func (s *Service) openFolder(id pack.ID) (root *os.Root, dir string, err error) {
 	found, err := pack.Find(s.Ecosystem, id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -132,7 +134,7 @@ func (s *Service) openFolder(id pack.ID) (root *os.Root, dir string, err error) 
 	return root, found.Dir, nil
 }
 
-// Waiting is the packs' section of the pending export.
+// PendingCounts is the packs' section of the pending export.
 func (s *Service) PendingCounts(ctx context.Context) (pending.Packs, error) {
 	records, err := s.Records.All(ctx)
 	if err != nil {
@@ -153,7 +155,8 @@ func (s *Service) PendingCounts(ctx context.Context) (pending.Packs, error) {
 	return p, nil
 }
 
-// SendTree writes an approved tree for whoever runs it; a digest that nothing approved has is a not-found fault.
+// SendTree writes an approved tree as a tar stream for a service that runs it. A digest that no approval has is a not-found
+// fault.
 func (s *Service) SendTree(w io.Writer, digest string) error {
 	manifest, err := s.Blobs.Manifest(digest)
 	if err != nil {
@@ -162,7 +165,7 @@ func (s *Service) SendTree(w io.Writer, digest string) error {
 	return tree.Send(w, manifest, func(e tree.Entry) (io.ReadCloser, error) { return s.Blobs.Open(e.SHA256) })
 }
 
-// Collect removes kept bytes that no record needs any more. Manifests stay as long as a history names them.
+// Collect removes stored bytes that no record needs any more. Manifests stay as long as a history names them.
 func (s *Service) Collect(ctx context.Context) error {
 	removed, err := s.Blobs.Collect(func() (historic, complete []string, err error) {
 		complete, historic, err = s.Records.Digests(ctx)

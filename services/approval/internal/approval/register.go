@@ -15,22 +15,23 @@ import (
 )
 
 const (
-	batchSize        = 500 // packs that are made known in one transaction
-	auditConcurrency = 64  // audit entries that are written at once, so that they share a sync
+	batchSize        = 500 // new packs in one transaction
+	auditConcurrency = 64  // audit entries that are written at once: entries that wait together share one fsync
 
-	// splits is how often a call of register divides a batch that failed. One pack that can't be recorded takes nine.
+	// maxSplits is how often a call of register halves a batch that failed. To isolate one bad pack among 500 takes nine.
 	maxSplits = 40
 )
 
-// arrival is a pack that is not known yet.
+// newPack is a pack without a record, with the result of its first scan. Whoever gets one ends the scan.
 type newPack struct {
 	id   pack.ID
 	now  scanResult
 	scan *watch.Scan
 }
 
-// register makes the records of packs that have none. Their entries and commits would take milliseconds each, so many
-// packs share one. The error tells of the packs that could not be made known; they keep no others from it.
+// register makes the records of packs that have none. An audit entry and a commit for each would take milliseconds, so that the
+// first start with a thousand packs would take many seconds: up to batchSize packs share one transaction. The error names the
+// packs that could not be recorded; the others are recorded all the same.
 func (s *Service) register(ctx context.Context, ids []pack.ID) error {
 	var problems []error
 	left := maxSplits
@@ -44,8 +45,8 @@ func (s *Service) register(ctx context.Context, ids []pack.ID) error {
 	return errors.Join(problems...)
 }
 
-// admit makes records of packs and ends the looks at them. Where a batch can't be written it is divided, *left times at most, so that one
-// pack whose record can't be written keeps no other from being known.
+// createRecords makes the records of packs and ends their scans. Where a batch can't be written it is halved, *left times at
+// most, so that a single pack whose record can't be written keeps no other from being registered.
 func (s *Service) createRecords(ctx context.Context, scanned []newPack, left *int) error {
 	created, err := s.create(ctx, scanned)
 	if err != nil && len(scanned) > 1 && *left > 0 && ctx.Err() == nil {
@@ -54,7 +55,7 @@ func (s *Service) createRecords(ctx context.Context, scanned []newPack, left *in
 		return errors.Join(s.createRecords(ctx, scanned[:half], left), s.createRecords(ctx, scanned[half:], left))
 	}
 	for _, a := range scanned {
-		// Where another replica was faster its record may say anything.
+		// Where another replica made the record first, it may differ from what was scanned here; created lacks it, and the scan is dropped.
 		s.endScan(a.id, a.scan, created[string(a.id)], err == nil && a.now.problem == "")
 	}
 	if err != nil && len(scanned) > 0 {
@@ -63,10 +64,11 @@ func (s *Service) createRecords(ctx context.Context, scanned []newPack, left *in
 	return nil
 }
 
-// arrive looks at packs; those that have no folder are not among the result, whose looks are the caller's to end.
+// scanNew scans packs without a record, several at once. Those without a folder are left out. The caller ends the scans of the
+// result.
 func (s *Service) scanNew(ctx context.Context, ids []pack.ID) ([]newPack, error) {
 	all := make([]newPack, len(ids))
-	var group errgroup.Group // without a context: that one pack can't be looked at keeps no other from being known
+	var group errgroup.Group // without a context: a pack that can't be scanned must not cancel the scans of the others
 	group.SetLimit(scanConcurrency)
 	for i, id := range ids {
 		group.Go(func() (err error) {
@@ -92,7 +94,8 @@ func (s *Service) scanNew(ctx context.Context, ids []pack.ID) ([]newPack, error)
 	return scanned, err
 }
 
-// create makes records, by id, of packs that still have none.
+// create makes records of packs that still have none, in one transaction with their audit entries, and returns those that it
+// made, by id.
 func (s *Service) create(ctx context.Context, scanned []newPack) (map[string]*record.Record, error) {
 	if len(scanned) == 0 {
 		return nil, nil

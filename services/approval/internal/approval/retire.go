@@ -10,10 +10,12 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
 )
 
-// Retire begins a pack's uninstall: it can't run or be approved from now on, nor anything be granted to it, whatever lies in its
-// folder, until Remove ends the uninstall. What else there is of the pack may be taken away in between, in whatever order, and the
-// record remains for whoever has to go on with that. A pack that is retired already stays so. installed says that the pack has
-// files, so that it is made known if it isn't; known is false for one that has none and isn't.
+// Retire begins a pack's uninstall. From now on it can't run or be approved, and nothing can be granted to it, whatever is in
+// its folder, until Remove ends the uninstall. The services may remove in any order what they hold of the pack; the record
+// stays until the end, so that an uninstall that was interrupted can be repeated.
+//
+// A pack that is retired already stays so. installed says that the pack has files: then it gets a record if it has none, so that it is
+// retired while they are removed. known is false for a pack that has neither files nor a record.
 func (s *Service) Retire(ctx context.Context, id pack.ID, installed bool) (known bool, err error) {
 	defer s.lock(id)()
 	absent := func(now time.Time) *record.Record {
@@ -43,11 +45,11 @@ func (s *Service) Retire(ctx context.Context, id pack.ID, installed bool) (known
 	return true, nil
 }
 
-// Retired are the packs whose uninstall has begun and not ended.
+// Retired lists the packs whose uninstall has begun and not ended.
 func (s *Service) Retired(ctx context.Context) ([]string, error) { return s.Records.Retired(ctx) }
 
-// Remove ends the uninstall of a retired pack, of which nothing else is left: its record and history are gone. The audit log keeps
-// what happened. A pack that is not retired is a conflict: it was installed anew since.
+// Remove ends the uninstall of a retired pack, of which nothing else is left: it deletes the record and the history. The audit
+// log keeps what happened. A pack that isn't retired is a conflict: it was installed again since the uninstall began.
 func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err error) {
 	defer s.lock(id)()
 	s.Watcher.Forget(string(id))

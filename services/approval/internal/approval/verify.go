@@ -24,26 +24,28 @@ import (
 const (
 	scanConcurrency = 4 // packs that are verified at once
 
-	// granularity is how far apart two changes must be for their times to differ (see tree.StampOf).
+	// mtimeGranularity is how far apart two changes of a file must be for their times to differ: file systems take the time from a clock
+	// that ticks every few milliseconds (see tree.StampOf). A change within it leaves the stamp as it was.
 	mtimeGranularity = 10 * time.Millisecond
 
 	fenceTimeout   = time.Second            // for the watcher to catch up; it takes microseconds
-	unwatchedPause = 500 * time.Millisecond // between two looks at what can't be watched
+	unwatchedPause = 500 * time.Millisecond // between two scans of a pack that can't be watched
 )
 
-// Refresh compares packs with what lies under ecosystem/: a new one becomes pending, one that is not what was approved
-// becomes modified, one that can't be a pack is in error. Packs that are named are looked at; where none is, all are but
-// those of which the watcher is certain that nothing happened since a look found them to be what their record says.
+// Refresh brings the records up to what lies in ecosystem/: a new pack becomes pending, one whose files differ from what was
+// approved becomes modified, one whose folder can't be a pack's is in error. Packs that are named are scanned. Where none is
+// named, all are, except those of which the watcher is certain that nothing happened since a scan agreed with their record.
 func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
 	return s.refreshPacks(ctx, ids, true)
 }
 
-// lookAt is Refresh; new ones become known only where register says so.
+// refreshPacks is Refresh; packs without a record are registered only if register is set.
 func (s *Service) refreshPacks(ctx context.Context, ids []pack.ID, register bool) error {
-	// Records are read once for all. One that changes meanwhile was looked at by whoever changed it.
+	// The records are read once for all packs. A record that changes after this belongs to a pack that was scanned by whoever changed it.
 	all, unread := s.Records.All(ctx)
 	if unread != nil {
-		// What may run is still compared with what was approved, and held where it is something else.
+		// The database can't be read. The packs that may run are still compared with what was approved, by the records in memory: a broken
+		// database must not keep a modified pack running.
 		all, register = s.gates.executable(), false
 	}
 	records := make(map[string]*record.Record, len(all))
@@ -56,7 +58,7 @@ func (s *Service) refreshPacks(ctx context.Context, ids []pack.ID, register bool
 		}
 	}
 	var unknown []pack.ID
-	var group errgroup.Group // without a context: that one pack can't be dealt with keeps no other from losing its right to run
+	var group errgroup.Group // without a context: a pack that can't be scanned must not keep another one, which was modified, running
 	group.SetLimit(scanConcurrency)
 	for _, id := range ids {
 		if r, known := records[string(id)]; known {
@@ -72,8 +74,8 @@ func (s *Service) refreshPacks(ctx context.Context, ids []pack.ID, register bool
 	return errors.Join(err, s.register(ctx, unknown))
 }
 
-// Replaced is Refresh for packs that have just been put in place by apply or rollback: one that may run may no longer,
-// whatever its bytes are now.
+// Replaced is Refresh for packs whose folders were just replaced by an apply or a rollback. One that may run becomes modified
+// even where its bytes are what was approved: an import is a decision that needs an approval of its own.
 func (s *Service) Replaced(ctx context.Context, ids ...pack.ID) error {
 	if len(ids) == 0 {
 		return nil
@@ -87,6 +89,7 @@ func (s *Service) Replaced(ctx context.Context, ids ...pack.ID) error {
 	return errors.Join(append(problems, s.Refresh(ctx, ids...))...)
 }
 
+// markReplaced makes a pack that may run modified. Where that can't be recorded its gate is held closed.
 func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 	defer s.lock(id)()
 	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
@@ -99,7 +102,7 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 		r.LastError = "it was put in place anew"
 		return &decision{action: "modified", err: r.LastError, details: map[string]any{"approved_digest": r.Digest, "replaced": true}}, nil
 	})
-	if fault.Is(err, fault.KindNotFound) { // new: Refresh makes its record
+	if fault.Is(err, fault.KindNotFound) { // a new pack: Refresh registers it
 		return nil
 	}
 	if r := s.gates.newest(id); err != nil && r != nil && r.Status.Executable() {
@@ -108,8 +111,8 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 	return err
 }
 
-// known are the packs that may have a folder or have a record. Where packs may lie and nothing can be read, those that have no
-// record yet stay unknown; the others are looked at all the same.
+// known lists the packs that have a record or may have a folder. Where a folder of packs can't be listed, packs without a
+// record are left out; those with one are scanned all the same, and found to be unreadable.
 func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID {
 	ids, unread := pack.Names(s.Ecosystem)
 	for _, u := range unread {
@@ -122,7 +125,8 @@ func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID
 	return slices.Compact(ids)
 }
 
-// unsettled are those of the packs that have to be looked at.
+// needScan lists those of the packs that have to be scanned. The fence makes sure that the watcher has seen every event up to
+// now: without it, a change that the kernel has queued but nobody has read yet would count as no change.
 func (s *Service) needScan(ctx context.Context, ids []pack.ID, records map[string]*record.Record) []pack.ID {
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
@@ -138,8 +142,8 @@ func (s *Service) needScan(ctx context.Context, ids []pack.ID, records map[strin
 	})
 }
 
-// Verify looks at every pack that may run, and only at those, whatever the watcher says: it is its backstop. A look reads
-// the times of change of every file, which tell of what raises no event, too (see watch.Watcher).
+// Verify scans every pack that may run, and only those, whatever the watcher says. It is the watcher's backstop: some changes
+// raise no event (see watch.Watcher), but they set the times of a file, which a scan reads.
 func (s *Service) Verify(ctx context.Context) error {
 	records, unread := s.Records.All(ctx)
 	if unread != nil {
@@ -158,21 +162,22 @@ func (s *Service) Verify(ctx context.Context) error {
 	return unread
 }
 
-// Touched verifies packs under whose folder something happened; all where the kernel lost count. A pack that was removed
-// since is not made known again by what happened before. It is the watcher's callback, so errors end in the log.
+// VerifyChanged is the watcher's callback: something happened in the folders of the named packs, or, if all is set, in any
+// folder (the kernel's queue overflowed). Errors end in the log. It registers nothing: a pack that was removed since must not
+// come back because of an event from before.
 //
-// What something happened to is read again, whatever its times say: a write through a mapping sets them only where the page had
-// none to be written back, and the end of the mapping is all that is heard of the others.
+// The folders are read again whatever their times say. A write through a memory mapping sets the times only when a clean page
+// becomes dirty; of further writes to that page only the end of the mapping is heard.
 func (s *Service) VerifyChanged(ctx context.Context, ids []string, all bool) {
 	for _, id := range ids {
-		unlock := s.lock(pack.ID(id)) // a look that is under way may have read before
+		unlock := s.lock(pack.ID(id)) // a scan under way may have read the old bytes and remember their digest when it ends
 		s.forget(pack.ID(id))
 		unlock()
 	}
 	s.verifySome(ctx, ids, all)
 }
 
-// verifySome is Verify of some packs or all.
+// verifySome is Verify of the named packs, or of all.
 func (s *Service) verifySome(ctx context.Context, ids []string, all bool) {
 	var err error
 	if all {
@@ -191,8 +196,8 @@ func (s *Service) verifySome(ctx context.Context, ids []string, all bool) {
 	}
 }
 
-// VerifyUnwatched verifies the packs that may run and can't be watched until ctx ends: twice a second, or less often
-// where that would take more than a tenth of the time.
+// VerifyUnwatched verifies the packs that may run and can't be watched, until ctx ends: twice a second, or less often where
+// that would take more than a tenth of the time.
 func (s *Service) VerifyUnwatched(ctx context.Context) error {
 	for {
 		began := time.Now()
@@ -208,22 +213,23 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 	}
 }
 
-// state is what a look at a pack's folder found.
+// scanResult is what a scan of a pack's folder found.
 type scanResult struct {
 	found   pack.Found
-	folder  folderStamp // the zero one where there is a problem
-	gone    bool
-	problem string // why the folder can't be a pack, "" when it can
+	folder  folderStamp // the zero value where there is a problem
+	gone    bool        // there is no folder, or it can't be seen
+	problem string      // why the folder can't be a pack, "" when it can
 }
 
-// refresh looks at one pack, whose record was r.
+// refresh scans one pack, whose record was r when the caller read it, and updates its record.
 func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) error {
 	defer s.lock(id)()
-	// Whoever decided about it meanwhile has let go of the lock. To the watcher it must be what it is now.
+	// A decision may have been made between the caller's reading and our lock. The watcher prefers packs that may run, so that it must be
+	// told by the newest record whether this one may.
 	if newer := s.gates.newest(id); newer != nil && newer.Revision > r.Revision {
 		r = newer
 	}
-	if r.Retired { // what lies there makes no difference
+	if r.Retired { // nothing that is in its folder can let it run
 		s.Watcher.Forget(string(id))
 		return nil
 	}
@@ -237,8 +243,9 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 	return err
 }
 
-// compare looks at a pack and brings its record up to what was found; it gives the record that is right about that, nil
-// for none, and says whether all of the pack was seen.
+// reconcile scans a pack and updates its record to what was found. It returns the record if it now matches the scan, nil if
+// not, and complete=false if some of the pack couldn't be read. A pack that may run and can't be scanned is held closed: what
+// can't be compared isn't what was approved.
 func (s *Service) reconcile(ctx context.Context, id pack.ID, r *record.Record, scan *watch.Scan) (matching *record.Record, complete bool, err error) {
 	now, err := s.scan(ctx, id, scan)
 	if err != nil {
@@ -253,13 +260,13 @@ func (s *Service) reconcile(ctx context.Context, id pack.ID, r *record.Record, s
 	}
 	matching, err = s.updateRecord(ctx, id, r, now)
 	if matching != nil && matching.Status.Executable() {
-		matching = nil // another replica let it run meanwhile; this look didn't compare what it read with that
+		matching = nil // another replica approved it meanwhile: this scan read no contents, so it didn't verify that approval
 	}
 	return matching, now.problem == "", err
 }
 
-// endLook ends a look. r is the record that is right about what it found, nil for none; whole says that all of the pack
-// was seen.
+// endScan ends a scan. r is the record that matches what was found, nil for none; complete says that all of the pack was read.
+// Only a complete scan that matches its record lets the next Refresh pass the pack over.
 func (s *Service) endScan(id pack.ID, scan *watch.Scan, r *record.Record, complete bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,8 +279,8 @@ func (s *Service) endScan(id pack.ID, scan *watch.Scan, r *record.Record, comple
 	scan.Done()
 }
 
-// look reads the descriptor and the names of a pack's folder, no content. The folder is watched from before that, so that
-// no change after it is missed.
+// scan reads the descriptor, the names and the times of a pack's folder, but no contents. Each folder is watched before its
+// names are read, so that a change during the scan raises an event.
 func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanResult, error) {
 	found, err := s.descriptors.Find(s.Ecosystem, id)
 	var now scanResult
@@ -285,11 +292,11 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 		if err != nil {
 			now.problem = fault.Of(s.readFault(id, found.Dir, err)).Message
 		}
-		// Once more: only now is it certain that a later change of the descriptor is not missed.
+		// The descriptor is looked up again: the first time its folder wasn't watched yet, so that a change in between raised no event.
 		now.found, err = s.descriptors.Find(s.Ecosystem, id)
 	}
 	switch {
-	case errors.Is(err, pack.ErrUnread): // it may be there all the same: what can't be seen isn't what was approved
+	case errors.Is(err, pack.ErrUnread): // the pack may be there, but what can't be read can't be compared with what was approved
 		return scanResult{gone: true, problem: err.Error()}, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return scanResult{gone: true, problem: "its folder is gone"}, nil
@@ -303,12 +310,13 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 	return now, nil
 }
 
-// seen is what the file system said of a pack's folder.
+// folderStamp is what the file system says of a pack's folder without its contents being read.
 type folderStamp struct {
 	stamp  tree.Stamp
-	stable bool // nothing changed so recently that a change after the stamp might not be told from it
+	stable bool // the last change is older than mtimeGranularity, so that any later change gives another stamp
 }
 
+// stamp reads the names, sizes and times of everything in a folder, and has scan watch it.
 func (s *Service) stamp(ctx context.Context, dir string, scan *watch.Scan) (folderStamp, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
@@ -321,7 +329,8 @@ func (s *Service) stamp(ctx context.Context, dir string, scan *watch.Scan) (fold
 	return folderStamp{stamp, visitor.at.Before(began.Add(-mtimeGranularity))}, err
 }
 
-// newest is a tree.Visitor that remembers when the last change was. next, if not nil, sees the same.
+// latestChange is a tree.Visitor that remembers the time of the latest change. It passes everything on to next, if that isn't
+// nil.
 type latestChange struct {
 	next tree.Visitor
 	at   time.Time
@@ -349,7 +358,8 @@ func (n *latestChange) observe(st *unix.Stat_t) {
 	}
 }
 
-// note brings the record of a pack that may not run up to what lies on disk, and gives the one that is right about it.
+// updateRecord brings the record of a pack that may not run up to what was scanned, and returns the one that matches. Where
+// nothing has changed it doesn't touch the database.
 func (s *Service) updateRecord(ctx context.Context, id pack.ID, last *record.Record, now scanResult) (*record.Record, error) {
 	current := *last
 	if decided, err := applyScan(&current, now, time.Time{}); err != nil || decided == nil {
@@ -363,7 +373,8 @@ func (s *Service) updateRecord(ctx context.Context, id pack.ID, last *record.Rec
 	})
 }
 
-// amend does the same to a record in memory; it answers nil where nothing changes.
+// applyScan is updateRecord for a record in memory. It returns nil where nothing changes, and a decision without an action
+// where only the description does.
 func applyScan(r *record.Record, now scanResult, at time.Time) (*decision, error) {
 	before := *r
 	verb := record.Revalidate
@@ -389,12 +400,12 @@ func applyScan(r *record.Record, now scanResult, at time.Time) (*decision, error
 	return nil, nil
 }
 
-// verify compares a pack that may run with what was approved; it gives the record of one that is that. One that isn't may
-// not run from then on, whether or not that can be recorded.
+// verify compares a pack that may run with what was approved, and returns its record if they are the same. Otherwise the pack
+// may not run from now on, whether or not that can be recorded: if it can't, the gate is held closed.
 func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, now scanResult) (*record.Record, error) {
 	problem, approved := now.problem, last.Digest
 	if problem == "" {
-		problem = s.gates.heldReason(id) // what was put back is modified all the same
+		problem = s.gates.heldReason(id) // a modification that couldn't be recorded counts, also if the old files were put back since
 	}
 	if problem == "" {
 		digest, files, err := s.digest(ctx, id, now, approved)
@@ -415,7 +426,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 	}
 	_, err := s.change(ctx, id, func(r *record.Record, at time.Time) (*decision, error) {
 		if r == nil || r.Digest != approved {
-			return nil, nil // decided anew meanwhile
+			return nil, nil // it was approved or rejected meanwhile; what was compared here is out of date
 		}
 		if changed, err := r.Apply(record.Modify, at); err != nil || !changed {
 			return nil, err
@@ -430,8 +441,8 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 	return nil, err
 }
 
-// difference says how many files of a tree are not those of an approved one; "" where that can't be told, or nothing but modes or
-// folders differ.
+// difference says how many files of a tree differ from an approved one, as " (2 files changed)"; "" where the approved tree
+// can't be read, or only modes and folders differ.
 func (s *Service) difference(approved string, now tree.Manifest) string {
 	was, err := s.Blobs.Manifest(approved)
 	if err != nil {
@@ -463,8 +474,11 @@ func (s *Service) difference(approved string, now tree.Manifest) string {
 	}
 }
 
-// digest is that of a pack's folder now, with what was read of it. It is read only if anything about it changed since it was last
-// read; where it was not, the digest is approved.
+// digest is the digest of a pack's folder, with its manifest. The contents are read only if the stamp changed since they were
+// last read; otherwise the digest is approved, and the manifest empty.
+//
+// A folder that changed within mtimeGranularity is read after a pause of that length. Then no write can hide behind the stamp
+// that is remembered: one before the reading is in the digest, one after it sets another time.
 func (s *Service) digest(ctx context.Context, id pack.ID, now scanResult, approved string) (string, tree.Manifest, error) {
 	s.mu.Lock()
 	last, ok := s.digests[string(id)]
