@@ -1,5 +1,3 @@
-// The approval service says which packs may run, keeps the bytes that were approved and pushes every change to the
-// services that enforce it.
 package main
 
 import (
@@ -28,12 +26,12 @@ func main() { service.Main(api.Service, build) }
 
 type config struct {
 	Ecosystem      string        `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
-	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two looks at every pack that may run
+	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two scans of every pack that may run
 
-	watches int // inotify watches at most; 0 for what the kernel allows. Tests have few.
+	watches int // inotify watches at most; 0 for what the kernel allows. Tests set a low number.
 }
 
-// collectInterval is between two removals of approved bytes that nothing needs any more.
+// collectInterval is the time between two removals of approved bytes that no record needs any more.
 const collectInterval = time.Hour
 
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {
@@ -98,7 +96,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	})
 	httpapi.Routes(rt.Mux(), packs, export)
 	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
-		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "approved", Depth: 1, Kind: "approved_trees"}) // what nothing needs of them, Collect removes
+		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "approved", Depth: 1, Kind: "approved_trees"}) // Collect removes those that no record needs
 	})
 	return nil
 }

@@ -1,5 +1,13 @@
-// Package blob is the content-addressed store of approved bytes: each content once, under its SHA-256, and the manifest
-// of each approved tree under its digest.
+// Package blob is the content-addressed store of approved bytes: each file's content once, under its SHA-256, and the manifest
+// of each approved tree under the tree's digest. Bytes come in through an Intake and go out through Open; Collect removes what
+// no record needs.
+//
+// Several processes share a store. They are kept apart by a flock(2) on the folder "incoming": an Intake holds it shared,
+// Collect exclusively.
+//
+// Durability: contents are synced before anything names them. A manifest, a blob or a bundle that has a name is therefore
+// whole, at whatever moment the process is killed or the machine loses power. What is still being written lies in "incoming"
+// and is removed later.
 package blob
 
 import (
@@ -22,18 +30,18 @@ import (
 
 // The folders of a store.
 const (
-	blobs     = "blobs"     // large ones: <first two digits>/<sha256>
-	bundles   = "bundles"   // of small ones; see bundle
+	blobs     = "blobs"     // large contents: <first two digits>/<sha256>
+	bundles   = "bundles"   // small contents, many in a file; see bundle
 	manifests = "manifests" // <digits of the digest>.json
-	incoming  = "incoming"  // what is being written
+	incoming  = "incoming"  // files that are being written, without a name in the other folders
 )
 
-// Store is a folder of blobs and manifests. Bytes come into it through an Intake. Several processes may share it.
+// Store is a folder of blobs and manifests. It is safe for concurrent use, and several processes may share the folder.
 type Store struct {
-	Step func(string) // called between the steps of Keep, with what was done; tests end the process there
+	Step func(string) // called between the steps of Intake.Commit, with what was done; tests kill the process there
 
 	root *os.Root
-	dir  *os.File // the same, open, for calls that os.Root makes many of
+	dir  *os.File // the same folder, for single system calls where os.Root would make several
 
 	mu       sync.Mutex
 	unsynced map[sum]bool     // large blobs that have their names but may not be on the disk yet
@@ -41,9 +49,9 @@ type Store struct {
 	index    map[sum]location // of small blobs
 }
 
-// Open opens the store in the folder path, making what it needs; what a process that died left half-written is removed. A bundle that
-// can't be read, or something that can't be removed, is told in the log: blobs that nobody can read count as missing, and every other
-// one can be read.
+// Open opens the store in the folder path, and makes its folders. Files that a killed process left half-written are removed. A
+// bundle that can't be read, or a file that can't be removed, is logged: blobs in it count as missing, and everything else can
+// be read.
 func Open(path string, log *slog.Logger) (s *Store, err error) {
 	defer func() {
 		if err != nil {
@@ -71,7 +79,8 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	s = &Store{Step: func(string) {}, root: root, dir: dir, unsynced: map[sum]bool{}, loaded: map[string]bool{}, index: map[sum]location{}}
-	// What an earlier process named but didn't sync counts as there from now on, so it must be.
+	// A process that was killed may have renamed files without syncing the folders. From now on these files count as stored, so they must
+	// be on the disk.
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -84,7 +93,8 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 	return s, nil
 }
 
-// tidy removes what processes that died were writing, unless something is being written: then the next collection does.
+// removeStale removes what killed processes were writing. If another process is writing now, it does nothing: the next
+// collection will.
 func (s *Store) removeStale() error {
 	lockFile, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -97,8 +107,8 @@ func (s *Store) removeStale() error {
 	return s.removeIncoming()
 }
 
-// sweepIncoming removes all in incoming; whoever calls it holds the store alone, so nobody is writing there. What can't be removed
-// keeps nothing else there.
+// removeIncoming removes everything in incoming. The caller holds the exclusive lock, so that nobody is writing there. A file
+// that can't be removed doesn't keep the others.
 func (s *Store) removeIncoming() error {
 	names, err := s.entries(incoming)
 	if err != nil {
@@ -111,7 +121,7 @@ func (s *Store) removeIncoming() error {
 	return errors.Join(problems...)
 }
 
-// entries lists a folder by names alone. fs.ReadDir looks at each of them, and would end at a dead mount.
+// entries lists the names in a folder. fs.ReadDir calls lstat for each of them, and would fail at a dead mount.
 func (s *Store) entries(folder string) ([]string, error) {
 	dir, err := s.root.Open(folder)
 	if err != nil {
@@ -132,7 +142,8 @@ func blobPath(name sum) string {
 }
 func manifestPath(digits string) string { return manifests + "/" + digits + ".json" }
 
-// hold locks the store, shared or not, until what it returns is closed, against whoever locks it in whatever process.
+// lock locks the store, shared (LOCK_SH) or exclusively (LOCK_EX), until the result is closed. Other processes are kept out,
+// too.
 func (s *Store) lock(how int) (*os.File, error) {
 	f, err := s.root.OpenFile(incoming, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -149,8 +160,8 @@ func (s *Store) lock(how int) (*os.File, error) {
 	return f, nil
 }
 
-// create makes a file in incoming. Nobody but this service writes to the store's folder, and its names are all made here,
-// so a plain call relative to it does for what os.Root would take several for.
+// create makes a file in incoming. It is a plain openat instead of a call of os.Root, which takes several system calls: only
+// this service writes to the store's folder, and all names in it are made here, so that no link can lead out of it.
 func (s *Store) create(access int) (temp string, f *os.File, err error) {
 	temp = incoming + "/" + rand.Text()
 	fd, err := unix.Openat(int(s.dir.Fd()), temp, access|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
@@ -169,8 +180,8 @@ func (s *Store) sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// load reads the indexes of the bundles that are not known yet; again forgets those that are gone. One that a crash of the
-// machine left torn holds nothing. The error tells of those that can't be read; all others are known after it.
+// load reads the indexes of the bundles that aren't known yet; with again it also forgets the bundles that are gone. A bundle
+// that a power failure left torn holds nothing. The error names the bundles that can't be read; the others are known after it.
 func (s *Store) load(again bool) error {
 	names, err := s.entries(bundles)
 	if err != nil {
@@ -188,7 +199,7 @@ func (s *Store) load(again bool) error {
 				delete(s.index, name)
 			}
 		}
-		// Read once more, as they may have what was known of those that are gone.
+		// A blob that was in a removed bundle may be in another one, too, whose location the removed one's has overwritten: read all again.
 		clear(s.loaded)
 	}
 	var problems []error
@@ -212,7 +223,8 @@ func (s *Store) load(again bool) error {
 	return errors.Join(problems...)
 }
 
-// openFile opens a file of the store to be read. Whatever else lies there is an error, and opening it doesn't block.
+// openFile opens a regular file of the store to read it. Anything else is an error, and opening it doesn't block, even if it is
+// a FIFO.
 func (s *Store) openFile(path string) (*os.File, error) {
 	f, err := s.root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -228,7 +240,7 @@ func (s *Store) openFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// kept says that a bundle has its name and that it and large blobs are on the disk.
+// markDurable notes that a bundle has its name, and that it and large blobs are on the disk.
 func (s *Store) markDurable(name string, b *bundle, large []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,7 +258,7 @@ func (s *Store) markDurable(name string, b *bundle, large []string) {
 	}
 }
 
-// hasSmall says whether a small blob is there, and on the disk.
+// hasSmall says whether a small blob is stored and on the disk.
 func (s *Store) hasSmall(name sum, size int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -254,11 +266,12 @@ func (s *Store) hasSmall(name sum, size int64) bool {
 	if !ok || p.size != size {
 		return false
 	}
-	var st unix.Stat_t // another replica may have written the bundle anew
+	var st unix.Stat_t // another replica's Collect may have replaced the bundle by one that lacks the blob
 	return unix.Fstatat(int(s.dir.Fd()), bundles+"/"+p.bundle, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
-// Manifest is the approved tree of a digest ("sha256:<hex>"); one that was never approved is a not-found fault.
+// Manifest reads the manifest of the approved tree with a digest ("sha256:<hex>"). A digest without one is a not-found fault.
+// The manifest's own digest is checked: a damaged file is an error, never another tree.
 func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 	digits, err := tree.ParseDigest(digest)
 	if err != nil {
@@ -282,17 +295,17 @@ func (s *Store) Manifest(digest string) (tree.Manifest, error) {
 	return m, nil
 }
 
-// Open opens a blob by its SHA-256 in hexadecimal.
+// Open opens a blob by its SHA-256 in hexadecimal. A missing blob is fs.ErrNotExist.
 func (s *Store) Open(digits string) (io.ReadCloser, error) {
 	name, err := parseSum(digits)
 	if err != nil {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
 	content, err := s.open(name)
-	if errors.Is(err, fs.ErrNotExist) { // another replica's, or in a bundle that Collect has just written anew
+	if errors.Is(err, fs.ErrNotExist) { // another replica wrote it, or Collect has just moved it to another bundle
 		unread := s.load(true)
 		if content, err = s.open(name); err != nil {
-			err = errors.Join(err, unread) // it may be in one of those
+			err = errors.Join(err, unread) // it may be in one of the bundles that can't be read
 		}
 	}
 	if err != nil {
@@ -315,7 +328,7 @@ func (s *Store) open(name sum) (io.ReadCloser, error) {
 	return bundledBlob{io.NewSectionReader(f, p.offset, p.size), f}, nil
 }
 
-// part is a blob in a bundle.
+// bundledBlob reads a blob in a bundle; closing it closes the bundle's file.
 type bundledBlob struct {
 	io.Reader
 	io.Closer

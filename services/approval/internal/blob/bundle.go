@@ -15,21 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bundle holds small blobs, those that one approval brought: their contents one after another, then the index with 40
-// bytes for each (its SHA-256 and its size as a big-endian number), then the footer: magic, the number of blobs, and the
-// SHA-256 of the index. It gets its name when it is on the disk, and is never changed.
+// A bundle is a file with the small blobs of one approval. A pack has many small files, and to create and sync each by itself would wait
+// for the disk's journal each time.
 //
-// A pack has many small files, and each file that is made and synced by itself waits for the disk's journal.
+// Format: the contents one after another; the index, with 40 bytes for each blob (its SHA-256, and its size as a big-endian number); the
+// footer: magic, the number of blobs (big-endian), and the SHA-256 of the index. A bundle gets its name after it is synced, and is never
+// changed after that.
 const (
 	magic      = "rumibdl1"
 	indexEntry = sha256.Size + 8
 	footer     = len(magic) + 8 + sha256.Size
 )
 
-// small is the largest blob that goes into a bundle, in bytes.
+// maxSmall is the size of the largest blob that goes into a bundle, in bytes.
 const maxSmall = 128 << 10
 
-// sum is a blob's name.
+// sum is the name of a blob: the SHA-256 of its content.
 type sum [sha256.Size]byte
 
 func parseSum(digits string) (s sum, err error) {
@@ -42,13 +43,13 @@ func parseSum(digits string) (s sum, err error) {
 
 func (s sum) String() string { return hex.EncodeToString(s[:]) }
 
-// place is where a blob lies.
+// location says where a small blob lies.
 type location struct {
 	bundle       string // its name in the folder bundles
 	offset, size int64
 }
 
-// bundle is one that is being written, in incoming.
+// bundle is a bundle that is being written, in incoming.
 type bundle struct {
 	store   *Store
 	temp    string // relative to the store
@@ -59,7 +60,7 @@ type bundle struct {
 	size    int64 // of the contents
 }
 
-// newBundle begins one.
+// newBundle begins a bundle; it ends with name or discard.
 func (s *Store) newBundle() (*bundle, error) {
 	temp, file, err := s.create(unix.O_RDWR)
 	if err != nil {
@@ -68,7 +69,7 @@ func (s *Store) newBundle() (*bundle, error) {
 	return &bundle{store: s, temp: temp, file: file, out: bufio.NewWriterSize(file, 256<<10), entries: map[sum]location{}}, nil
 }
 
-// add writes a blob that the bundle doesn't have yet.
+// add appends a blob that the bundle doesn't have yet.
 func (b *bundle) add(name sum, content []byte) error {
 	if _, err := b.out.Write(content); err != nil {
 		return err
@@ -80,7 +81,7 @@ func (b *bundle) add(name sum, content []byte) error {
 	return nil
 }
 
-// open reads a blob of the bundle, as long as that is neither dropped nor named.
+// open reads a blob of the bundle, until the bundle is named or discarded. ok is false where the bundle doesn't have it.
 func (b *bundle) open(name sum) (io.ReadCloser, bool, error) {
 	p, ok := b.entries[name]
 	if !ok {
@@ -101,7 +102,7 @@ func (b *bundle) sync() error {
 	return b.file.Sync()
 }
 
-// name gives a bundle that is on the disk its name. Its blobs count as there when the folder is synced, too.
+// name gives a synced bundle its name. Its blobs count as stored only when the folder is synced, too.
 func (b *bundle) name() (name string, err error) {
 	name = filepath.Base(b.temp)
 	if err := b.file.Close(); err != nil {
@@ -110,16 +111,16 @@ func (b *bundle) name() (name string, err error) {
 	return name, b.store.root.Rename(b.temp, bundles+"/"+name)
 }
 
-// drop removes one that has no name.
+// discard removes a bundle that has no name.
 func (b *bundle) discard() {
 	_ = b.file.Close()
 	_ = b.store.root.Remove(b.temp) // what stays is removed by Open
 }
 
-// errTorn is that a file is no whole bundle.
+// errTorn says that a file is not a whole bundle: the machine lost power while it was written.
 var errTorn = errors.New("not a whole bundle")
 
-// readIndex reads what is in a bundle.
+// readIndex reads which blobs a bundle holds. Every number in the file is checked against the file's size before it is used.
 func (s *Store) readIndex(name string) (map[sum]location, error) {
 	f, err := s.openFile(bundles + "/" + name)
 	if err != nil {

@@ -11,11 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Collect removes every manifest that is not among the digests that listed gives, every blob that none of whole, some of those,
-// needs, and what processes that died were writing. It gives the number of manifests and blobs removed. A digest in whole whose
-// manifest is missing or can't be read is an *UnreadError, and no manifest or blob is removed: nobody knows which blobs that tree
-// needs, and it is whole again once the operator has put the manifest back. Anything else that can't be read or removed stays, and
-// keeps nothing else.
+// Collect removes three things: every manifest that is in neither list that named returns, every blob that no tree in current
+// needs, and what killed processes were writing. It returns the number of manifests and blobs that were removed. named is
+// called with the store locked, so that no approval is under way: a digest that it doesn't return is not going to be needed.
+//
+// If the manifest of a tree in current is missing or can't be read, the error is an *UnreadError, and no manifest or blob is
+// removed: nobody knows which blobs that tree needs, and it is whole again once the operator has put the manifest back. Any
+// other file that can't be read or removed stays, and doesn't stop the rest.
 func (s *Store) Collect(named func() (historic, current []string, err error)) (removed int, err error) {
 	lockFile, err := s.lock(unix.LOCK_EX)
 	if err != nil {
@@ -59,10 +61,10 @@ func (s *Store) Collect(named func() (historic, current []string, err error)) (r
 	return removed, nil
 }
 
-// UnreadError is the error of Collect where manifests that must stay whole can't be read.
+// UnreadError is the error of Collect where manifests of current trees can't be read.
 type UnreadError struct {
-	Digests []string // of the trees, in the order in which Collect was told of them
-	Errs    []error  // why each can't be read
+	Digests []string // of the trees, in the order of named's answer
+	Errs    []error  // why each manifest can't be read, in the same order
 }
 
 // Error implements error.
@@ -70,10 +72,11 @@ func (e *UnreadError) Error() string {
 	return fmt.Sprintf("nothing is removed while the manifests of %d trees can't be read: %v", len(e.Digests), errors.Join(e.Errs...))
 }
 
-// Unwrap gives the error of each manifest.
+// Unwrap returns the errors of all manifests.
 func (e *UnreadError) Unwrap() []error { return e.Errs }
 
-// sweep removes the files under a folder whose names are not in keep. What can't be listed or removed keeps nothing else there.
+// sweep removes the files under a folder whose names are not in keep, and adds their number to removed. A file that can't be
+// removed doesn't stop the rest.
 func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
 	var problems []error
 	_ = fs.WalkDir(s.root.FS(), folder, func(path string, entry fs.DirEntry, err error) error {
@@ -99,20 +102,20 @@ func (s *Store) sweep(folder string, keep map[string]bool, removed *int) error {
 	return errors.Join(problems...)
 }
 
-// collectBundles removes the bundles that hold nothing that is needed and writes those anew that hold something else, too,
-// or what another holds as well.
+// collectBundles removes the bundles in which nothing is needed, and rewrites those in which something isn't, or that hold a
+// blob which another bundle has as well.
 func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
-	_ = s.load(true) // the call below fails likewise
+	_ = s.load(true) // an error comes again from the call at the end
 	names, err := s.entries(bundles)
 	if err != nil {
 		return err
 	}
 	var problems []error
-	seen := map[sum]bool{} // by an earlier one
+	seen := map[sum]bool{} // blobs that an earlier bundle keeps
 	for _, bundle := range names {
 		entries, err := s.readIndex(bundle)
 		if err != nil && !errors.Is(err, errTorn) {
-			continue // load tells of it
+			continue // load reports the error
 		}
 		live := map[sum]location{}
 		for name, p := range entries {
@@ -125,7 +128,7 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 			continue
 		}
 		if err := s.shrink(bundle, live); err != nil {
-			for name := range live { // it may be the one that is damaged, so another that has them keeps them
+			for name := range live { // this bundle may be damaged: let a later one that has these blobs, too, keep them
 				delete(seen, name)
 			}
 			problems = append(problems, fmt.Errorf("bundle %s: %w", bundle, err))
@@ -136,7 +139,8 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 	return errors.Join(append(problems, s.load(true))...)
 }
 
-// shrink puts a bundle with only some of its blobs in the place of it; with none there is none.
+// shrink replaces a bundle by one with only the live blobs of it; if there are none it removes it. The new bundle is on the
+// disk before the old one is removed.
 func (s *Store) shrink(name string, live map[sum]location) error {
 	if len(live) > 0 {
 		b, err := s.copyLive(name, live)
@@ -154,8 +158,8 @@ func (s *Store) shrink(name string, live map[sum]location) error {
 	return s.root.Remove(bundles + "/" + name)
 }
 
-// copyOf is a bundle, on the disk but without a name, with some of the blobs of another. A content that is not what its
-// name says is an error: then the old one stays as it is.
+// copyLive writes a bundle, synced but without a name, with some of the blobs of another. A content that doesn't match its
+// SHA-256 is an error: then the old bundle stays, for the operator to repair.
 func (s *Store) copyLive(name string, live map[sum]location) (b *bundle, err error) {
 	f, err := s.root.Open(bundles + "/" + name)
 	if err != nil {

@@ -14,19 +14,21 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// Intake takes a tree's bytes into the store. It is a tree.Sink; what it was given is in the store, and on the disk for certain, after
-// Keep. Until End nothing is collected.
+// Intake takes a tree's bytes into the store. It is a tree.Sink, so that a tree.Scan hashes and copies in one reading. After
+// Commit the tree is stored and on the disk. Until Close nothing is collected from the store: otherwise Collect could remove a
+// blob that this tree shares with a dead one, between the moment it was found to be there and the moment the new manifest needs
+// it.
 type Intake struct {
 	store    *Store
-	lockFile *os.File // locked; see Store.hold
+	lockFile *os.File // holds the shared lock; see Store.lock
 
 	mu            sync.Mutex
-	bundle        *bundle  // nil before the first small blob and after Keep
-	unsyncedPaths []string // large blobs of the tree that Keep has to sync
+	bundle        *bundle  // nil before the first small blob and after Commit
+	unsyncedPaths []string // large blobs of the tree that Commit has to sync
 }
 
-// Begin begins to take bytes in; End must be called when the manifest that Keep wrote is among those that are named to
-// Collect, or won't be.
+// NewIntake begins to take bytes in. Close must be called, after the digest is in a record if there was a Commit: from Close
+// on, a tree that no record names is collected.
 func (s *Store) NewIntake() (*Intake, error) {
 	lockFile, err := s.lock(unix.LOCK_SH)
 	if err != nil {
@@ -35,7 +37,7 @@ func (s *Store) NewIntake() (*Intake, error) {
 	return &Intake{store: s, lockFile: lockFile}, nil
 }
 
-// End lets Collect take what is not named; what Keep was not called for is gone.
+// Close releases the store to Collect. What wasn't committed is discarded.
 func (in *Intake) Close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -51,7 +53,7 @@ func (in *Intake) Create(size int64) (tree.Blob, error) {
 	return &blobWriter{intake: in, content: make([]byte, 0, min(max(size, 0), maxSmall))}, nil
 }
 
-// Open opens a blob that was taken in by this intake or is in the store, by its SHA-256 in hexadecimal.
+// Open opens a blob that this intake took in, or that the store has, by its SHA-256 in hexadecimal.
 func (in *Intake) Open(digits string) (io.ReadCloser, error) {
 	name, err := parseSum(digits)
 	if err != nil {
@@ -68,7 +70,7 @@ func (in *Intake) Open(digits string) (io.ReadCloser, error) {
 	return in.store.Open(digits)
 }
 
-// writing is a blob on its way. It is in memory until it is found to be large.
+// blobWriter writes one blob. It stays in memory until it is larger than maxSmall; then it becomes a file in incoming.
 type blobWriter struct {
 	intake  *Intake
 	content []byte
@@ -96,7 +98,7 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	return w.file.Write(p)
 }
 
-// Commit gives the blob its name, unless it is there already.
+// Commit gives the blob its name, which is its SHA-256 in hexadecimal. A blob that the store has already is dropped.
 func (w *blobWriter) Commit(digits string) error {
 	name, err := parseSum(digits)
 	if err == nil && w.file != nil {
@@ -113,7 +115,7 @@ func (w *blobWriter) Commit(digits string) error {
 func (w *blobWriter) Discard() {
 	if w.file != nil {
 		_ = w.file.Close()
-		_ = w.intake.store.root.Remove(w.temp) // what stays is removed by Open
+		_ = w.intake.store.root.Remove(w.temp) // what can't be removed now is removed by the next Open
 	}
 }
 
@@ -134,7 +136,8 @@ func (in *Intake) addSmall(name sum, content []byte) (err error) {
 	return in.bundle.add(name, content)
 }
 
-// commitLarge is Commit for a blob that is a file. One of another size is what a crash of the machine left of an earlier one.
+// commitLarge is Commit for a blob that is a file. A file of that name with another size is what a power failure left of an
+// earlier write, and is replaced.
 func (w *blobWriter) commitLarge(name sum) error {
 	s := w.intake.store
 	if err := w.file.Close(); err != nil {
@@ -144,7 +147,7 @@ func (w *blobWriter) commitLarge(name sum) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if info, err := s.root.Lstat(path); err == nil && info.Size() == w.size {
-		if s.unsynced[name] { // another intake's, which may never sync it
+		if s.unsynced[name] { // another intake has just renamed it, and may be closed without syncing it: this one must
 			w.intake.addUnsynced(path)
 		}
 		return s.root.Remove(w.temp)
@@ -157,17 +160,18 @@ func (w *blobWriter) commitLarge(name sum) error {
 	return nil
 }
 
+// addUnsynced has Commit sync a file.
 func (in *Intake) addUnsynced(path string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.unsyncedPaths = append(in.unsyncedPaths, path)
 }
 
-// syncers is how many files are synced at once: the file system's journal takes those together that wait together.
+// syncConcurrency is how many files are synced at once: a file system's journal commits those together that wait together.
 const syncConcurrency = 32
 
-// Keep writes the manifest whose blobs have been committed and brings all of it to the disk: contents first, then names, so
-// that whatever has a name is whole.
+// Commit writes the manifest of a tree whose blobs have been committed, and brings everything to the disk: first contents, then
+// names. After a crash at any step, whatever has a name is whole.
 func (in *Intake) Commit(m tree.Manifest) error {
 	if err := in.commit(m); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)

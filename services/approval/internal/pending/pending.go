@@ -1,4 +1,5 @@
-// Package pending keeps user_data/pending/summary.json, from which operators' tools read what waits for a decision.
+// Package pending keeps user_data/pending/summary.json, in which operators' tools read what waits for a decision. It asks three
+// owners for their counts (approval itself, the broker, pip-installer) and rewrites the file when one of them changes.
 package pending
 
 import (
@@ -21,12 +22,12 @@ import (
 
 const (
 	version       = "1.0"
-	debounce      = 50 * time.Millisecond // changes in a burst make one file
-	pollInterval  = 10 * time.Second      // at which owners are asked again, should a hint of theirs have been lost, and the file is looked at
-	sourceTimeout = 2 * time.Second       // for an owner's answer
+	debounce      = 50 * time.Millisecond // after a change, so that a burst of changes makes one file
+	pollInterval  = 10 * time.Second      // between two checks of the owners' counts and of the file, in case a notification was lost
+	sourceTimeout = 2 * time.Second       // for the answers of all owners
 )
 
-// Packs is the section that approval itself knows.
+// Packs is the section of approval's own counts.
 type Packs struct {
 	PendingCount  int      `json:"pending_count"`
 	PendingIDs    []string `json:"pending_ids"`
@@ -36,14 +37,14 @@ type Packs struct {
 	BlockedIDs    []string `json:"blocked_ids"`
 }
 
-// Sources answer the sections.
+// Sources return the sections. An error stands in its section of the file.
 type Sources struct {
 	Packs      func(context.Context) (Packs, error)
 	Capability func(context.Context) (candidate.Counts, error)
 	Pip        func(context.Context) (candidate.Counts, error)
 }
 
-// problem stands in a section whose owner can't be asked.
+// problem is the section of an owner that could not be asked.
 type problem struct {
 	Error string `json:"error"`
 }
@@ -56,7 +57,7 @@ type summary struct {
 	Pip        any       `json:"pip"`
 }
 
-// Export writes the summary whenever what it counts has changed. Use New.
+// Export writes the summary whenever a count has changed. Make one with New.
 type Export struct {
 	path    string
 	sources Sources
@@ -65,20 +66,20 @@ type Export struct {
 	written []byte // last
 }
 
-// New makes the export of a file in dir, which must exist.
+// New makes the export of the file summary.json in dir, which must exist.
 func New(dir string, sources Sources, log *slog.Logger) *Export {
 	return &Export{path: filepath.Join(dir, "summary.json"), sources: sources, log: log, changed: make(chan struct{}, 1)}
 }
 
-// Changed says that something may have changed. It doesn't wait.
+// Notify says that a count may have changed. It doesn't block.
 func (e *Export) Notify() {
 	select {
 	case e.changed <- struct{}{}:
-	default: // already said
+	default: // Run has yet to take the last notification
 	}
 }
 
-// Run writes the file at once and on every change until ctx ends.
+// Run writes the file at once, and then on every change, until ctx ends.
 func (e *Export) Run(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -130,10 +131,10 @@ func section[T any](ctx context.Context, log *slog.Logger, source func(context.C
 	return counts
 }
 
-// standing says whether the file is still the one that was written. Replicas write the same, each for itself; whoever else removed,
-// emptied or replaced it has told operators' tools something that isn't so.
+// intact says whether the file is still what was written. Replicas write the same content, each for itself. Anybody else who
+// removed, emptied or replaced the file has given operators' tools wrong counts, so that it must be written again.
 func (e *Export) intact() bool {
-	// Neither what blocks nor what is large is read: it is not ours.
+	// A file that could block the reading (a FIFO) or that is large isn't ours, and isn't read.
 	info, err := os.Lstat(e.path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > int64(len(e.written))+1024 {
 		return false
@@ -142,7 +143,7 @@ func (e *Export) intact() bool {
 	return err == nil && sameSections(data, e.written)
 }
 
-// sameSections compares two summaries but for the time that they were written at.
+// sameSections compares two summaries without the time at which they were written.
 func sameSections(a, b []byte) bool {
 	var one, other map[string]jsontext.Value
 	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {

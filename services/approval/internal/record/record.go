@@ -1,4 +1,5 @@
-// Package record is what approval knows of a pack: its state, who decided what about it, and which bytes may run.
+// Package record is what approval knows of a pack: its status, who decided what about it, and which bytes may run. It is a
+// leaf: it has the state machine as a table, and knows neither the database nor the folder.
 package record
 
 import (
@@ -9,7 +10,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// retired is the row of a retired pack in the table, whose state is pack.StatusError: nothing leads out of it but that its record is removed.
+// retired is the row of a retired pack in the table transitions; the status of its record is pack.StatusError. Nothing leads
+// out of it except that the record is removed.
 const retired pack.Status = "retired"
 
 // Verb is what can happen to a pack.
@@ -18,17 +20,18 @@ type Verb string
 // The verbs.
 const (
 	Approve    Verb = "approve"    // a person approved exactly these bytes
-	Reject     Verb = "reject"     // a person said no
-	Modify     Verb = "modify"     // what lies on disk is not what was approved
-	Invalidate Verb = "invalidate" // what lies on disk can't be a pack
-	Revalidate Verb = "revalidate" // it can be one again
-	Start      Verb = "start"      // its container started
-	Stop       Verb = "stop"       // its container stopped
-	Retire     Verb = "retire"     // a person wants it gone: its uninstall has begun
+	Reject     Verb = "reject"     // a person rejected the pack
+	Modify     Verb = "modify"     // the folder is not what was approved
+	Invalidate Verb = "invalidate" // the folder can't be a pack's
+	Revalidate Verb = "revalidate" // the folder can be a pack's again
+	Start      Verb = "start"      // the pack's container started
+	Stop       Verb = "stop"       // the pack's container stopped
+	Retire     Verb = "retire"     // an uninstall has begun
 )
 
-// transitions is the state machine: what a verb makes of a state. What it doesn't name changes nothing; approve and
-// reject are decisions, so that where they change nothing they are refused.
+// transitions is the state machine: which status a verb makes of a status. A verb that a row doesn't name changes nothing. Only
+// approve and reject, which are decisions of a person, are refused instead: the person must not believe that they took effect.
+// record_test.go has the table a second time, written by hand.
 var transitions = map[pack.Status]map[Verb]pack.Status{
 	pack.StatusPending:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Invalidate: pack.StatusError, Retire: retired},
 	pack.StatusApproved: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Start: pack.StatusRunning, Retire: retired},
@@ -36,7 +39,7 @@ var transitions = map[pack.Status]map[Verb]pack.Status{
 	pack.StatusModified: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
 	pack.StatusBlocked:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
 	pack.StatusError:    {Reject: pack.StatusBlocked, Revalidate: pack.StatusPending, Retire: retired},
-	// A rejection, too, would only hide from the next who looks what has to be done: repeat the uninstall.
+	// Not even a rejection: "blocked" would hide from the operator that the uninstall has to be repeated.
 	retired: {},
 }
 
@@ -44,7 +47,7 @@ var transitions = map[pack.Status]map[Verb]pack.Status{
 type Record struct {
 	PackID          string
 	Status          pack.Status
-	Identity        string // what its ecosystem.json says, when it was last read
+	Identity        string // Identity to Requested are from the ecosystem.json, when it was last read
 	Version         string
 	Description     string
 	Requested       Requested
@@ -56,10 +59,10 @@ type Record struct {
 	RejectionReason string    // of the last rejection, until the next approval
 	LastError       string    // why it is in state error, or what was noticed about a modified one
 	Retired         bool      // its uninstall has begun and not ended; the state is pack.StatusError
-	Revision        int64     // grows with every change
+	Revision        int64     // grows by one with every change; from 1
 }
 
-// Requested is what a pack says it wants; it is for the person who decides and grants nothing.
+// Requested is what a pack asks for. It informs the person who decides, and grants nothing.
 type Requested struct {
 	Secrets []string `json:"secrets"`
 	Domains []string `json:"allowed_domains"`
@@ -82,13 +85,13 @@ type NewRecord struct {
 	Event  *Event
 }
 
-// New is the record of a pack that was not known before.
+// New is the record of a pack that had none, pending.
 func New(packID string, now time.Time) *Record {
 	return &Record{PackID: packID, Status: pack.StatusPending, CreatedAt: now, UpdatedAt: now, Revision: 1}
 }
 
-// Do applies a verb. changed says whether the state became another or, for a decision, was confirmed. A decision that
-// the state forbids is a conflict.
+// Apply applies a verb. changed says whether the status changed or, for a decision, was confirmed. A decision that the status
+// forbids is a conflict.
 func (r *Record) Apply(verb Verb, now time.Time) (changed bool, err error) {
 	row := r.Status
 	if r.Retired {
@@ -112,7 +115,8 @@ func (r *Record) Apply(verb Verb, now time.Time) (changed bool, err error) {
 	return true, nil
 }
 
-// Forbid is the conflict of whoever wants to do something with a retired pack; nil for any other.
+// RetiredFault is the conflict for a caller that wants to do something ("approve", "review") with a retired pack; nil for a
+// pack that isn't retired.
 func (r *Record) RetiredFault(doing string) error {
 	if !r.Retired {
 		return nil
@@ -120,8 +124,8 @@ func (r *Record) RetiredFault(doing string) error {
 	return fault.Conflict("Cannot %s pack '%s': %s", doing, r.PackID, r.LastError).With("uninstall_incomplete")
 }
 
-// Gate is what the other services are told. A pack runs only while its parent may: its gate then has the parent's
-// status. parent is the parent's gate, nil for a pack that is no child.
+// Gate is the gate that follows from the record and the parent's gate, which is nil for a pack without a parent. A pack runs
+// only while its parent may: otherwise its gate has the parent's status.
 func (r *Record) Gate(parent *gate.State) gate.State {
 	g := gate.State{PackID: r.PackID, Open: r.Status.Executable(), Status: r.Status, Digest: r.Digest, Revision: r.Revision, Retired: r.Retired}
 	if g.Open && parent != nil && !parent.Open {

@@ -1,4 +1,5 @@
-// Package store keeps records and their histories in a database.
+// Package store keeps approval's records and their histories in a database (SQLite or PostgreSQL). It implements
+// approval.Records with the types of package record.
 package store
 
 import (
@@ -29,15 +30,15 @@ var Migrations = func() fs.FS {
 	return sub
 }()
 
-// Records is the table of records. Use New.
+// Records is the table of records, with their histories. Make one with New. Its methods are described at approval.Records.
 type Records struct{ db *store.DB }
 
-// New stands on a database that has Migrations.
+// New uses a database to which Migrations have been applied.
 func New(db *store.DB) *Records { return &Records{db} }
 
 const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired, parent_identity`
 
-// Get is one record; a pack without one is a not-found fault.
+// Get reads one record. A pack without one is a not-found fault.
 func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error) {
 	var r *record.Record
 	err := s.db.View(ctx, func(tx *store.Tx) (err error) {
@@ -63,7 +64,7 @@ func get(tx *store.Tx, packID string) (*record.Record, error) {
 	return r, nil
 }
 
-// All are the records of all packs by id.
+// All reads the records of all packs, by id.
 func (s *Records) All(ctx context.Context) ([]*record.Record, error) {
 	var all []*record.Record
 	err := s.db.View(ctx, func(tx *store.Tx) error {
@@ -80,7 +81,7 @@ func (s *Records) All(ctx context.Context) ([]*record.Record, error) {
 	return all, nil
 }
 
-// Revisions are the revisions of all records by pack id.
+// Revisions reads the revisions of all records, by pack id.
 func (s *Records) Revisions(ctx context.Context) (map[string]int64, error) {
 	var all map[string]int64
 	err := s.db.View(ctx, func(tx *store.Tx) error {
@@ -99,10 +100,10 @@ func (s *Records) Revisions(ctx context.Context) (map[string]int64, error) {
 	return all, nil
 }
 
-// Changes tells whether anybody may have written to the records.
+// Changes says, again and again, whether anybody may have written to the database since.
 func (s *Records) Changes() *store.Changes { return s.db.Changes() }
 
-// History are the events of a pack, the oldest first.
+// History reads the events of a pack, the oldest first.
 func (s *Records) History(ctx context.Context, packID string) ([]record.Event, error) {
 	var events []record.Event
 	err := s.db.View(ctx, func(tx *store.Tx) error {
@@ -120,8 +121,7 @@ func (s *Records) History(ctx context.Context, packID string) ([]record.Event, e
 	return events, nil
 }
 
-// Digests are the trees that records and histories name: approved are those of the records, listed those that only a
-// history names.
+// Digests reads the digests of the trees that records name (current), and of those that only a history names (historic).
 func (s *Records) Digests(ctx context.Context) (current, historic []string, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
 		current, historic = nil, nil
@@ -147,10 +147,10 @@ func (s *Records) Digests(ctx context.Context) (current, historic []string, err 
 	return current, historic, nil
 }
 
-// Change runs fn on a pack's record and writes what it made of it with the event it returns (nil for none), all or
-// nothing. fn gets nil where there is no record, and may return a new one; returning nil writes nothing. Nobody else
-// changes the record meanwhile. confirm runs when all is written but not yet committed; its error undoes it. Both may
-// run more than once.
+// Change runs fn on a pack's record and writes the record and the event that it returns, all or nothing. fn gets nil where
+// there is no record, and may return a new one; if it returns nil nothing is written. A nil event adds nothing to the history.
+// The transaction keeps others from changing the record meanwhile. confirm runs when everything is written but not yet
+// committed; its error rolls everything back. Both functions may run more than once.
 func (s *Records) Change(ctx context.Context, packID string, fn func(*record.Record) (*record.Record, *record.Event, error), confirm func() error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		r, err := get(tx, packID)
@@ -182,8 +182,8 @@ func putEvent(tx *store.Tx, r *record.Record, e *record.Event) error {
 	return nil
 }
 
-// Create makes those of the records whose packs have none yet, all or nothing. confirm gets them when they are written
-// but not yet committed; its error undoes them. It may run more than once.
+// Create writes those of the records whose packs have none yet, all or nothing. confirm gets the records that were written,
+// before the commit; its error rolls everything back. It may run more than once.
 func (s *Records) Create(ctx context.Context, all []record.NewRecord, confirm func(made []*record.Record) error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		var made []*record.Record
@@ -205,7 +205,7 @@ func (s *Records) Create(ctx context.Context, all []record.NewRecord, confirm fu
 	})
 }
 
-// Retired are the packs that are retired, by id.
+// Retired lists the ids of the retired packs, in order.
 func (s *Records) Retired(ctx context.Context) ([]string, error) {
 	var ids []string
 	err := s.db.View(ctx, func(tx *store.Tx) error {
@@ -223,8 +223,8 @@ func (s *Records) Retired(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// Remove deletes a retired pack's record and history; it says whether there was one. The record of a pack that is not retired stays:
-// its uninstall would have to begin first.
+// Remove deletes the record and the history of a retired pack; removed is false where there was none. The record of a pack that
+// isn't retired stays: its uninstall would have to begin first.
 func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err error) {
 	err = s.db.Tx(ctx, func(tx *store.Tx) error {
 		r, err := get(tx, packID)
@@ -252,8 +252,8 @@ func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err 
 	return removed, nil
 }
 
-// scan reads a row. One that can't be read is the record of a pack in state error, whose gate is closed: it keeps no other from being
-// read. The next look at the pack writes it anew.
+// scan reads a row. A row that can't be read (damaged, or written by a later version) becomes a record in state error, whose
+// gate is closed: one bad row must not keep all other packs from being read. The next scan of the pack writes the record anew.
 func scan(row func(...any) error) (*record.Record, error) {
 	var r record.Record
 	var requested string
@@ -271,7 +271,8 @@ func scan(row func(...any) error) (*record.Record, error) {
 	return unreadable(row, err)
 }
 
-// unreadable makes what can be made of a row that scan could not read.
+// unreadable makes a record of a row that scan could not read, from the columns that can be read. If it isn't certain that the
+// pack is not retired, it counts as retired.
 func unreadable(row func(...any) error, problem error) (*record.Record, error) {
 	var values [15]any
 	into := make([]any, len(values))

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// local are the file systems whose every change goes through this kernel, and so through inotify. On one that others
-// write to as well (network, FUSE) or that hides another (overlay) silence means nothing.
+// localFilesystems are the file systems whose every change goes through this kernel, and so raises an event. On a file system
+// that others write to as well (network, FUSE), or that lies under another (overlay), the absence of events means nothing.
 var localFilesystems = []int64{
 	unix.EXT4_SUPER_MAGIC, // ext2 and ext3 have the same
 	unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
@@ -20,7 +20,7 @@ var localFilesystems = []int64{
 	0xca451a4e, // bcachefs (fs/bcachefs/bcachefs_format.h)
 }
 
-// onLocal says whether what fd is open on lies on one of them.
+// onLocalFilesystem says whether an open file lies on one of them.
 func onLocalFilesystem(fd int) bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(fd, &st) == nil && slices.Contains(localFilesystems, int64(st.Type))
@@ -28,11 +28,12 @@ func onLocalFilesystem(fd int) bool {
 
 const mountTable = "/proc/self/mountinfo"
 
-// mounts notices what is mounted over packs: that changes what lies there, and inotify says nothing.
+// mounts notices what is mounted or unmounted in the ecosystem folder: that replaces what lies there, and inotify says nothing
+// about it.
 type mounts struct {
 	root       string // the ecosystem folder, without links
 	table      *os.File
-	mountLines string // the lines of the table that concern it, when last read
+	mountLines string // the lines of the table that concern root, when it was last read
 }
 
 func openMounts(root string) (*mounts, error) {
@@ -43,7 +44,8 @@ func openMounts(root string) (*mounts, error) {
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return nil, err
 	}
-	// Not with os.Open, which would have Go's poller wait for it: each change is told once to whoever polls, and that would be first.
+	// Not os.Open, because Go's poller would then wait for the file, too: the kernel reports each change once, to whoever polls first, and
+	// that would be the poller instead of changed below.
 	table, err := unix.Open(mountTable, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: mountTable, Err: err}
@@ -55,8 +57,8 @@ func openMounts(root string) (*mounts, error) {
 
 func (m *mounts) close() error { return m.table.Close() }
 
-// changed says whether anything was mounted or unmounted in the ecosystem folder since it was last called. It costs one
-// system call where nothing was mounted anywhere.
+// changed says whether anything was mounted or unmounted in the ecosystem folder since the last call. It costs one system call
+// where nothing was mounted anywhere.
 func (m *mounts) changed() (bool, error) {
 	// "This file is pollable: it is marked as having a POLLERR and POLLPRI event" when the table has changed since it was
 	// last polled (proc_pid_mounts(5), on which proc_pid_mountinfo(5) stands).
@@ -77,7 +79,8 @@ func (m *mounts) changed() (bool, error) {
 	return before != m.mountLines, nil
 }
 
-// below are the lines of a table that are about a folder and what lies in it; never "".
+// mountLines are the lines of a mount table that are about the folder root and what lies in it. The result is never "", which
+// means "not read yet".
 func mountLines(table []byte, root string) string {
 	lines := "mounted:\n"
 	for line := range bytes.Lines(table) {

@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is asked of the kernel. Reading and opening for reading raise none of these. IN_CLOSE_WRITE is there for what a
-// process wrote through a mapping: that raises nothing by itself, but the end of the mapping does.
+// The events that are asked of the kernel. Reading, and opening for reading, raise none of them. IN_CLOSE_WRITE is there for writes
+// through a memory mapping: these raise no event themselves, but the end of the mapping does.
 const (
 	contentMask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CLOSE_WRITE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 	folderMask  = contentMask | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_ONLYDIR
 )
 
-// queue is one inotify instance: all that it watches reports into one queue, in the order in which it happened.
+// queue is one inotify instance. All its watches report into one queue, in the order in which things happened.
 type queue struct {
 	file    *os.File
 	buf     []byte
-	fenceFD int // a file in memory that is nobody's pack; see mark
+	fenceFD int // a file in memory that no pack has; see fence
 
 	initErr    error    // why there is no inotify instance: nothing can be watched, and file is a pipe that nobody writes to
 	pipeWriter *os.File // the other end of that pipe
@@ -52,13 +52,13 @@ func newQueue() (*queue, error) {
 	return q, nil
 }
 
-// inotifyInit and inotifyAdd are what tests have fail.
+// inotifyInit and inotifyAdd are variables so that tests can make them fail.
 var (
 	inotifyInit = unix.InotifyInit1
 	inotifyAdd  = unix.InotifyAddWatch
 )
 
-// close ends a read that is under way.
+// close closes the instance, and ends a read that is under way.
 func (q *queue) close() error {
 	err := errors.Join(q.file.Close(), unix.Close(q.fenceFD))
 	if q.pipeWriter != nil {
@@ -67,7 +67,7 @@ func (q *queue) close() error {
 	return err
 }
 
-// control runs call on the instance, unless it is closed.
+// control runs call with the instance's file descriptor, which can't be closed meanwhile.
 func (q *queue) control(call func(fd int) error) error {
 	raw, err := q.file.SyscallConn()
 	if err != nil {
@@ -80,7 +80,8 @@ func (q *queue) control(call func(fd int) error) error {
 	return failed
 }
 
-// add watches what an open descriptor is open on: that very folder or file, whatever its name is by now.
+// add watches the folder or file that a descriptor is open on: that very one, whatever its name is by now. A path could be
+// replaced between the scan and the watch.
 func (q *queue) add(open int, mask uint32) (wd int, err error) {
 	if q.initErr != nil {
 		return 0, q.initErr
@@ -100,9 +101,10 @@ func (q *queue) remove(wd int) {
 	})
 }
 
-// mark puts an entry of its own at the end of the queue: whatever is read before it happened before. It is the IN_IGNORED
-// that the end of a watch leaves there, so nothing need be written anywhere. (Watchman's cookie files are the same idea:
-// https://facebook.github.io/watchman/docs/cookies) It is the caller's to remember wd before the entry can be read.
+// fence puts an entry of its own at the end of the queue: whatever is read before it happened before the call. The entry is the
+// IN_IGNORED event that the end of a watch leaves in the queue, so that nothing has to be written to any folder. (Watchman's
+// cookie files are the same idea: https://facebook.github.io/watchman/docs/cookies) remember gets the watch descriptor before
+// the entry can be read; the caller must note it there.
 func (q *queue) fence(remember func(wd int)) error {
 	wd, err := q.add(q.fenceFD, unix.IN_DELETE_SELF)
 	if err != nil {
@@ -113,7 +115,7 @@ func (q *queue) fence(remember func(wd int)) error {
 	return nil
 }
 
-// read waits for entries. The slice is valid until the next call.
+// read waits for entries and returns them in into. The slice is valid until the next call.
 func (q *queue) read(into []event) ([]event, error) {
 	n, err := q.file.Read(q.buf)
 	if err != nil {

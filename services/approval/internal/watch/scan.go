@@ -6,19 +6,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Look is one look at a pack's folder, from before anything of it is read. It is the tree.Visitor that watches what is
-// seen: each folder before its names are read, and each file that has other names, which somebody may write to.
+// Scan is one scan of a pack's folder. It begins before anything of the folder is read. It is the tree.Visitor that watches
+// what is visited: each folder before its names are read, and each file that has several names, since it can be written to
+// through a name outside of the folder.
+//
+// The order matters. A folder that is watched only after it was read could change in between, and nobody would hear of it.
 type Scan struct {
 	w          *Watcher
 	pack       *watchedPack
 	seq        uint64
 	device     uint64
 	seen       map[int]struct{}
-	incomplete bool // something in it can't be watched
+	incomplete bool // something in the folder can't be watched
 }
 
-// Begin begins a look; Done or Drop ends it. may says that the pack may run: others are watched only while there is
-// plenty of room.
+// BeginScan begins a scan; Done or Drop ends it. executable says that the pack may run. Packs that may not run are watched only
+// while fewer than half of the watches are in use, and give theirs up for those that may.
 func (w *Watcher) BeginScan(packID string, executable bool) *Scan {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -32,7 +35,7 @@ func (w *Watcher) BeginScan(packID string, executable bool) *Scan {
 	return &Scan{w: w, pack: p, seq: p.seq, seen: map[int]struct{}{}}
 }
 
-// Folder implements tree.Visitor.
+// Folder implements tree.Visitor: it watches the folder.
 func (s *Scan) Folder(fd int, st *unix.Stat_t) error {
 	if s.device == 0 {
 		s.device = uint64(st.Dev)
@@ -42,7 +45,7 @@ func (s *Scan) Folder(fd int, st *unix.Stat_t) error {
 	return nil
 }
 
-// File implements tree.Visitor. A file with one name is seen through its folder.
+// File implements tree.Visitor. A file with one name is watched through its folder; one with several gets a watch of its own.
 func (s *Scan) File(parent int, name string, st *unix.Stat_t) error {
 	if st.Nlink == 1 {
 		if uint64(st.Dev) != s.device {
@@ -52,7 +55,7 @@ func (s *Scan) File(parent int, name string, st *unix.Stat_t) error {
 	}
 	fd, err := unix.Openat(parent, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		s.incomplete = true // it is changing
+		s.incomplete = true // the file was removed or replaced during the scan
 		return nil
 	}
 	defer unix.Close(fd)
@@ -62,10 +65,10 @@ func (s *Scan) File(parent int, name string, st *unix.Stat_t) error {
 
 func (s *Scan) watch(fd int, st *unix.Stat_t, mask uint32) {
 	if uint64(st.Dev) != s.device {
-		s.incomplete = true // another file system is mounted there, of whatever kind
+		s.incomplete = true // another file system is mounted there; it may be one without events
 	}
 	w := s.w
-	w.mu.Lock() // from before the watch is there until it is known whose it is: receive waits
+	w.mu.Lock() // held until w.watches knows the new watch: otherwise receive could drop an event of it as nobody's
 	defer w.mu.Unlock()
 	wd, err := w.reserve(s.pack, fd, mask)
 	if err != nil {
@@ -85,11 +88,11 @@ func (s *Scan) watch(fd int, st *unix.Stat_t, mask uint32) {
 	s.seen[wd] = struct{}{}
 }
 
-// errLimit is that the watcher has all the watches that it may have.
+// errLimit says that the watcher has all the watches that it may have.
 var errLimit = errors.New("limit of watches reached")
 
-// reserve adds a watch for a pack, -1 where a pack that may not run has to do without. A pack that may run takes from
-// the others; mu is held.
+// reserve adds a watch for a pack; wd is -1 if the pack may not run and has to do without. For a pack that may run it takes the
+// watches of packs that may not; mu is held.
 func (w *Watcher) reserve(p *watchedPack, fd int, mask uint32) (wd int, err error) {
 	if !p.executable && len(w.watches) >= w.Limit/2 {
 		return -1, nil
@@ -101,7 +104,7 @@ func (w *Watcher) reserve(p *watchedPack, fd int, mask uint32) (wd int, err erro
 	for _, other := range w.packs {
 		if !other.executable && len(other.watches) > 0 {
 			other.cleanSeq, other.complete = 0, false
-			other.seq++ // a look at it that is under way covers nothing
+			other.seq++ // a scan of it that is under way has lost watches, so it must not end as clean
 			w.release(other, nil)
 			freed = true
 		}
@@ -112,7 +115,7 @@ func (w *Watcher) reserve(p *watchedPack, fd int, mask uint32) (wd int, err erro
 	return w.add(fd, mask)
 }
 
-// add counts only what is new: a folder that is watched already keeps its watch.
+// add adds a watch and enforces the limit. A folder that is watched already keeps its watch, and counts once; mu is held.
 func (w *Watcher) add(fd int, mask uint32) (int, error) {
 	wd, err := w.queue.add(fd, mask)
 	if err == nil && w.watches[wd] == nil && len(w.watches)+len(w.dirs) >= w.Limit {
@@ -122,7 +125,7 @@ func (w *Watcher) add(fd int, mask uint32) (int, error) {
 	return wd, err
 }
 
-// sayLimited says once that watching has come to an end; mu is held.
+// logLimit logs once that not every pack can be watched; mu is held.
 func (w *Watcher) logLimit(err error) {
 	if w.limitLogged {
 		return
@@ -131,7 +134,7 @@ func (w *Watcher) logLimit(err error) {
 	w.Log.Warn("cannot watch every pack; those that are not watched are looked at in turns", "reason", watchProblem(err), "watches", len(w.watches), "error", err)
 }
 
-// reason says why something can't be watched, and what mends it.
+// watchProblem says why something can't be watched, and how to mend it.
 func watchProblem(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, errLimit):
@@ -142,7 +145,7 @@ func watchProblem(err error) string {
 	return "error"
 }
 
-// Done ends a look that found what there should be: until something happens the pack is Unchanged, if all of it could be
+// Done ends a scan that found what the pack's record says. The pack is Unchanged until something happens, if all of it could be
 // watched.
 func (s *Scan) Done() {
 	s.end(func() {
@@ -154,11 +157,12 @@ func (s *Scan) Done() {
 	})
 }
 
-// Drop ends a look that found something else, or failed.
+// Drop ends a scan that failed, or found something that the record doesn't say. The pack is not Unchanged.
 func (s *Scan) Drop() {
 	s.end(func() { s.pack.cleanSeq, s.pack.complete = 0, false })
 }
 
+// end ends the scan. update changes what is known of the pack, unless the pack was forgotten meanwhile.
 func (s *Scan) end(update func()) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()

@@ -1,5 +1,6 @@
-// Package watch says which packs may have changed, as soon as the kernel says so, and of which packs it knows that they
-// have not.
+// Package watch tells which packs may have changed, as soon as inotify reports it, and of which packs it is certain that
+// nothing changed. It knows nothing of approvals: internal/approval scans packs through it, and is called back when events
+// arrive.
 package watch
 
 import (
@@ -20,62 +21,63 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// settle is how long events are collected before they are told: one copy of a folder makes thousands.
+// debounce is how long events are collected before OnChange is called: copying one folder makes thousands of events.
 const debounce = 20 * time.Millisecond
 
-// Config says what a Watcher watches and whom it tells.
+// Config says what a Watcher watches, and what it calls.
 type Config struct {
 	Root     string // the ecosystem folder
-	Limit    int    // watches at most; 0 for what the kernel allows
+	Limit    int    // inotify watches at most; 0 for what the kernel allows
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	OnChange func(packIDs []string, all bool) // see Run
 }
 
-// Watcher watches the folders of packs with inotify. A pack is watched from a look at it on (Begin); where everything
-// in it could be watched and nothing happened since, Unchanged says so and nobody need look again.
+// Watcher watches the folders of packs with inotify. A pack is watched from a scan of it on (BeginScan). If everything in it
+// could be watched and no event came since, Unchanged says so and the pack needn't be scanned again.
 //
-// What is not watched has to be looked at again and again, and so has everything now and then, since there are changes that raise no event:
+// Packs that aren't watched have to be scanned again and again. Now and then everything has to be, since some changes raise no
+// event:
 //
 //   - a write through a shared mapping of a file, until that mapping ends (IN_CLOSE_WRITE);
-//   - a write through a name outside of the ecosystem folder that a file was given after the look. A file that has
-//     several names already is watched by itself, whatever name is used;
+//   - a write through a name outside of the ecosystem folder that a file was given after the scan. A file that already has
+//     several names gets a watch of its own, which hears of writes through any of them;
 //   - a write through an overlay whose upper layer the folder is.
 //
-// All set the times of change, so a look that reads no content sees them: RUMI_VERIFY_INTERVAL bounds how long they go unnoticed. But
-// writes through a mapping to a page that has yet to be written back set none, and are noticed when the mapping
-// ends. None of them changes what runs, which is a copy (design.md, decision 1).
+// All of these set the times of the file, which a scan reads: RUMI_VERIFY_INTERVAL bounds how long they go unnoticed. Only
+// writes through a mapping to a page that is dirty already set no time; they are noticed when the mapping ends. None of these
+// changes affects what runs, which is a copy of the approved bytes (docs/design.md, decision 1).
 //
-// Use New.
+// Make one with New.
 type Watcher struct {
 	Config
 	queue  *queue
 	mounts *mounts
 	stop   chan struct{} // closed by Close
-	read   chan struct{} // closed when nothing is read any more
-	wake   chan struct{} // something is to be told
+	read   chan struct{} // closed when receive has ended
+	wake   chan struct{} // holds a token while changed or allChanged has something for Run
 
 	mu          sync.Mutex
-	dirs        map[int]string  // the folders that packs lie in, relative to the root, by watch
-	unwatchable map[string]bool // those of them that can't be watched: what comes and goes there is not told
+	dirs        map[int]string  // by watch descriptor: the folders that packs lie in, relative to the root
+	unwatchable map[string]bool // the folders of packs that can't be watched: packs may come and go there without an event
 	packs       map[string]*watchedPack
-	watches     map[int]map[*watchedPack]struct{} // whose folder or file a watch is on; two packs can share a file
-	fences      map[int]chan struct{}             // see Fence
-	changed     map[string]bool                   // packs to tell of
-	allChanged  bool                              // all of them
-	limitLogged bool                              // it was said that not everything can be watched
-	readErr     error                             // why nothing is read any more
+	watches     map[int]map[*watchedPack]struct{} // by watch descriptor: the packs that it concerns; two packs can share a file by a hard link
+	fences      map[int]chan struct{}             // by watch descriptor of a mark in the queue: closed when the mark is read; see Fence
+	changed     map[string]bool                   // ids of the packs that Run has to report
+	allChanged  bool                              // Run has to report all packs
+	limitLogged bool                              // the log has said that not every pack can be watched
+	readErr     error                             // why receive has ended
 }
 
-// followed is a pack.
+// watchedPack is what is known of a pack. It is clean while cleanSeq equals seq.
 type watchedPack struct {
 	id         string
-	executable bool // it may run, so it goes before those that may not
-	seq        uint64
-	cleanSeq   uint64 // seq at the beginning of the last look that covered all; 0 for none
-	complete   bool   // the last look covered all
-	watches    map[int]struct{}
-	scans      int // looks under way
+	executable bool             // it may run, and so has precedence when watches are scarce
+	seq        uint64           // grows with every event; from 1
+	cleanSeq   uint64           // seq at the beginning of the last complete scan; 0 for none
+	complete   bool             // the last scan could watch everything
+	watches    map[int]struct{} // its watch descriptors
+	scans      int              // scans under way
 }
 
 // New makes a watcher; Close ends it.
@@ -123,7 +125,8 @@ func kernelLimit() int {
 	return limit
 }
 
-// watchPlaces watches folders that packs lie in. While one can't be watched no pack is Unchanged, and all that may run are Unwatched.
+// watchDirs watches folders that packs lie in. While one of them can't be watched, no pack is Unchanged and all packs that may
+// run are Unwatched.
 func (w *Watcher) watchDirs(dirs ...string) {
 	for _, dir := range dirs {
 		err := w.watchDir(dir)
@@ -132,7 +135,7 @@ func (w *Watcher) watchDirs(dirs ...string) {
 		switch {
 		case err == nil && was:
 			delete(w.unwatchable, dir)
-			w.markAllChanged() // nobody knows what happened meanwhile
+			w.markAllChanged() // nobody knows what happened while it wasn't watched
 			w.Log.Info("a folder of packs can be watched again", "folder", dir)
 		case err != nil && !was:
 			w.unwatchable[dir] = true
@@ -143,7 +146,7 @@ func (w *Watcher) watchDirs(dirs ...string) {
 	}
 }
 
-// watchPlace watches a folder that packs lie in. One that isn't there is watched when it appears.
+// watchDir watches one folder that packs lie in. A folder that doesn't exist is no error: it is watched when it appears.
 func (w *Watcher) watchDir(dir string) error {
 	root, err := os.OpenRoot(w.Root)
 	if err != nil {
@@ -153,7 +156,7 @@ func (w *Watcher) watchDir(dir string) error {
 	f, err := root.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		if dir != "." {
-			return nil // not there, or not a folder: no place
+			return nil // not there, or not a folder: no packs can lie in it
 		}
 		return err
 	}
@@ -168,7 +171,7 @@ func (w *Watcher) watchDir(dir string) error {
 	return nil
 }
 
-// Close ends a watcher.
+// Close ends the watcher, and a Run or Fence that is under way.
 func (w *Watcher) Close() error {
 	close(w.stop)
 	err := w.queue.close()
@@ -176,8 +179,8 @@ func (w *Watcher) Close() error {
 	return errors.Join(err, w.mounts.close())
 }
 
-// Run calls Changed, one call at a time, with the packs in whose folder something happened, until ctx ends; all means that any may
-// have changed.
+// Run calls OnChange with the ids of the packs in whose folders something happened, one call at a time, until ctx ends. all
+// means that any pack may have changed.
 func (w *Watcher) Run(ctx context.Context) error {
 	for {
 		select {
@@ -205,7 +208,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// receive reads the queue until it is closed.
+// receive reads events until the queue is closed. It runs in a goroutine of its own.
 func (w *Watcher) receive() {
 	defer close(w.read)
 	var events []event
@@ -230,7 +233,8 @@ func (w *Watcher) receive() {
 	}
 }
 
-// take is told what happened; mu is held. It says whether the old place of packs is another folder now.
+// handle takes account of one event; mu is held. It says whether the legacy folder of packs is another folder now, and has to
+// be watched anew.
 func (w *Watcher) handle(e event) (replaced bool) {
 	if e.mask&unix.IN_Q_OVERFLOW != 0 {
 		w.Log.Warn("lost track of changes; every pack is verified", "error", "the kernel's queue ran over")
@@ -257,7 +261,7 @@ func (w *Watcher) handle(e event) (replaced bool) {
 	return false
 }
 
-// takePlace is take for a folder that packs lie in.
+// handleDirEvent is handle for an event of a folder that packs lie in.
 func (w *Watcher) handleDirEvent(e event, dir string) (replaced bool) {
 	switch {
 	case e.mask&unix.IN_IGNORED != 0:
@@ -269,7 +273,7 @@ func (w *Watcher) handleDirEvent(e event, dir string) (replaced bool) {
 		w.markAllChanged()
 		return true
 	default:
-		// Its folder in the new place hides one in the old, so the id counts, not where it is.
+		// A folder "demo" in either folder of packs concerns the pack demo: one in the ecosystem folder hides one in the legacy folder.
 		if p, ok := w.packs[e.name]; ok {
 			w.markChanged(p)
 		}
@@ -277,14 +281,15 @@ func (w *Watcher) handleDirEvent(e event, dir string) (replaced bool) {
 	return false
 }
 
-// dirty says that something happened to a pack.
+// markChanged notes that something happened to a pack; mu is held.
 func (w *Watcher) markChanged(p *watchedPack) {
 	p.seq++
 	w.changed[p.id] = true
 	w.notify()
 }
 
-// loseAll says that anything may have happened, and lets go of whoever waits to know what did.
+// markAllChanged notes that anything may have happened; mu is held. It also lets go of the callers of Fence: the marks that
+// they wait for may be lost, and what they would learn from them doesn't count any more.
 func (w *Watcher) markAllChanged() {
 	for _, p := range w.packs {
 		p.seq++
@@ -297,14 +302,16 @@ func (w *Watcher) markAllChanged() {
 	}
 }
 
+// notify wakes Run.
 func (w *Watcher) notify() {
 	select {
 	case w.wake <- struct{}{}:
-	default: // it is going to be told anyway
+	default: // Run is awake already, and will find this too
 	}
 }
 
-// Fence returns when everything that happened before the call has been taken account of by Unchanged.
+// Fence returns when every event that happened before the call is taken account of by Unchanged. It puts a mark at the end of
+// the kernel's queue and waits until receive has read it.
 func (w *Watcher) Fence(ctx context.Context) error {
 	reached := make(chan struct{})
 	if err := w.checkMounts(func() error {
@@ -322,8 +329,8 @@ func (w *Watcher) Fence(ctx context.Context) error {
 	}
 }
 
-// LookAtMounts takes account of what was mounted in the ecosystem folder, of which there are no events. It tries again to watch the
-// folders of packs that could not be watched.
+// CheckMounts takes account of file systems that were mounted or unmounted in the ecosystem folder, which raises no events. It
+// also tries again to watch the folders of packs that could not be watched.
 func (w *Watcher) CheckMounts() error {
 	w.mu.Lock()
 	unwatchable := slices.Collect(maps.Keys(w.unwatchable))
@@ -342,8 +349,8 @@ func (w *Watcher) checkMounts(then func() error) error {
 	return errors.Join(err, then())
 }
 
-// Unchanged says whether it is certain that nothing happened to a pack since the beginning of the last look at it that
-// was ended by Done. It speaks of the time of the last Fence.
+// Unchanged says whether it is certain that nothing happened to a pack since the beginning of the last scan that ended with
+// Done. The answer is as of the last Fence.
 func (w *Watcher) Unchanged(packID string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -351,7 +358,7 @@ func (w *Watcher) Unchanged(packID string) bool {
 	return ok && w.readErr == nil && len(w.unwatchable) == 0 && p.cleanSeq != 0 && p.cleanSeq == p.seq
 }
 
-// Unwatched are the packs that may run and have something in them, or above them, that can't be watched.
+// Unwatched lists the packs that may run and of which something, or a folder above, can't be watched.
 func (w *Watcher) Unwatched() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -374,7 +381,7 @@ func (w *Watcher) Forget(packID string) {
 	}
 }
 
-// release ends the watches of a pack that keep doesn't have; mu is held.
+// release ends the watches of a pack, except those in keep; mu is held.
 func (w *Watcher) release(p *watchedPack, keep map[int]struct{}) {
 	for wd := range p.watches {
 		if _, ok := keep[wd]; ok {
