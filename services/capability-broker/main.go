@@ -1,76 +1,133 @@
-// Command capability-broker runs what packs may not do themselves, and the packs: handler candidates and trust, grants,
-// one capability socket a pack, warm handler containers, pack containers.
 package main
 
 import (
 	"context"
 	"fmt"
-	"time"
 
-	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/service"
+	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tree"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/engine"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/layout"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/replica"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/shutdown"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/uninstall"
 )
-
-type config struct {
-	SockDir       string `env:"RUMI_CAPABILITY_SOCK_DIR" envDefault:"/run/rumi/capability/principals"`
-	SocketGID     int    `env:"RUMI_CAPABILITY_SOCKET_GID" envDefault:"-1"` // group of the sockets; without one no container can use them
-	SocketMode    string `env:"RUMI_CAPABILITY_SOCKET_MODE" envDefault:"0660"`
-	EgressSockDir string `env:"RUMI_EGRESS_SOCK_DIR" envDefault:"/run/rumi/egress/packs"`
-	EgressGID     int    `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"`
-	EgressCAFile  string `env:"RUMI_EGRESS_CA_FILE"` // PEM; packs verify servers by these, too, beside the system's
-	SecurityMode  string `env:"RUMI_SECURITY_MODE" envDefault:"strict"`
-	RuntimeDir    string `env:"RUMI_RUNTIME_DIR" envDefault:"/usr/local/lib/rumi"` // holds the runtime's lib/ and worker/, for permissive
-	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
-	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project
-	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
-	Refusals      int    `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"`     // with entries of their own, a day and principal; 0 is any number
-	CallRate      int    `env:"RUMI_CAPABILITY_RATE_LIMIT" envDefault:"600"` // calls a minute and principal that no other rate bounds; 0 is off
-	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // a minute and principal; 0 is off
-	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // of one store_id's keys and values
-
-	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`                // of every container, by the name Docker knows it; default: Docker's own
-	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"`  // MiB of a pack's /data; 0 is off
-	DataKept  int    `env:"RUMI_PACK_DATA_BACKUPS" envDefault:"5"` // folders of a pack's /data that uninstalls put aside
-
-	MountRoots []string      `env:"RUMI_CAPABILITY_MOUNT_ROOTS"`                 // folders beside user_data/shared in which handlers may see some, separated by commas
-	MaxTimeout time.Duration `env:"RUMI_CAPABILITY_MAX_TIMEOUT" envDefault:"2m"` // of a handler's call
-
-	Ceiling ceiling
-	Workers workers
-}
-
-// Values of RUMI_SECURITY_MODE.
-const (
-	strict     = "strict"     // packs and handlers run in containers or not at all
-	permissive = "permissive" // they run as processes, without Docker
-)
-
-// UsesDocker keeps a process that starts as root out of the group of Docker's socket where it starts what nothing confines.
-func (c config) UsesDocker() bool { return c.SecurityMode != permissive }
-
-// ceiling is what no container may have more of, whatever a pack or a grant says.
-type ceiling struct {
-	MemoryMB int64   `env:"RUMI_CONTAINER_MAX_MEMORY_MB" envDefault:"512"`
-	CPUs     float64 `env:"RUMI_CONTAINER_MAX_CPUS" envDefault:"1"`
-	PIDs     int64   `env:"RUMI_CONTAINER_MAX_PIDS" envDefault:"128"`
-}
-
-func (c ceiling) limits() sandbox.Limits {
-	return sandbox.Limits{Memory: c.MemoryMB << 20, CPUs: c.CPUs, PIDs: c.PIDs}
-}
 
 func main() { service.Main("capability-broker", build) }
 
-// build assembles the broker: state first, then what decides, what runs, and at last what listens.
+// build assembles the broker, each part after those that it uses: state, what runs containers, what decides, what listens. What is
+// registered with OnStop is stopped in the opposite order.
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err := cfg.check(); err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	b := &broker{rt: rt, cfg: cfg}
-	for _, step := range []func(context.Context) error{b.state, b.runners, b.decisions, b.sockets, b.routes} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	files := layout.UserData(rt.UserData)
+	s, err := openState(ctx, rt, files)
+	if err != nil {
+		return err
+	}
+	h, err := openHost(ctx, rt, cfg, files)
+	if err != nil {
+		return err
+	}
+	w, err := newWorkers(rt, cfg, files, h)
+	if err != nil {
+		return err
+	}
+	w.sweepOrphans(rt, s, h)
+	packs, err := newContainers(ctx, rt, cfg, files, s, h, w)
+	if err != nil {
+		return err
+	}
+	d, err := openDecisions(ctx, rt, cfg, s, w)
+	if err != nil {
+		return err
+	}
+	sockets, err := listen(ctx, rt, cfg, s, w, d)
+	if err != nil {
+		return err
+	}
+	w.supervise(rt, s, d, sockets)
+	follow(rt, s, w, packs, sockets)
+
+	mux := rt.Mux()
+	httpapi.Capability(mux, d.grants, d.handlers)
+	httpapi.Handlers(mux, d.handlers.Registry, w.logs)
+	httpapi.Containers(mux, packs)
+	httpapi.Internal(mux, &uninstall.Service{
+		Sockets: sockets, Workers: w.pool, Gates: s.gates, Grants: d.grants, Handlers: d.handlers, Logs: w.logs, Containers: packs,
+	})
+	diskusage.Route(mux, files.Usage)
+	if cfg.SecurityMode != permissive { // there, packs are processes that end with the broker
+		stop := &shutdown.Packs{Containers: packs, Gates: s.gates, MountsLost: rt.MountsLost}
+		rt.OnStop("packs", stop.Stop) // registered last, so done first: while it waits, sockets are served
 	}
 	return nil
+}
+
+// state is what the broker keeps and what it follows of approval.
+type state struct {
+	db    *dbstore.DB
+	rows  *store.Store
+	gates *gate.View // of approval; nothing is followed before follow
+	trees *tree.Cache
+}
+
+func openState(ctx context.Context, rt *service.Runtime, files layout.UserData) (s state, err error) {
+	if s.db, err = dbstore.Open(ctx, rt.Store(), candidate.Migrations(store.Migrations())); err != nil {
+		return s, err
+	}
+	rt.OnStop("store", func(context.Context) error { return s.db.Close() })
+	rt.ReadyWhen("store", s.db.Ping)
+	rt.ReadyWhen("state folder", service.WritableFolder(files.State()))
+	rt.ReadyWhen("packs' data", service.WritableFolder(files.Packs()))
+	s.rows = store.New(s.db)
+	if err := files.Make(); err != nil {
+		return s, err
+	}
+	s.trees = tree.NewCache(files.Trees(), approval.NewClient(rt.Peer(approval.Service)).Tree)
+	s.gates = gate.NewView(rt.Log)
+	return s, nil
+}
+
+// host is this host and what runs containers on it.
+type host struct {
+	node    string // names the host in the database
+	replica *replica.Replica
+	engine  engine.Engine
+}
+
+func openHost(ctx context.Context, rt *service.Runtime, cfg config, files layout.UserData) (h host, err error) {
+	if h.node, err = replica.Node(files.Capabilities()); err != nil {
+		return h, err
+	}
+	if h.replica, err = replica.Join(files.Replicas()); err != nil {
+		return h, err
+	}
+	rt.OnStop("replica", func(context.Context) error { h.replica.Close(); return nil })
+	if h.engine, err = engine.Open(ctx, engine.Config{
+		Permissive: cfg.SecurityMode == permissive, RuntimeDir: cfg.RuntimeDir, DockerSocket: cfg.DockerSocket, Instance: cfg.Instance,
+		Runtime: cfg.Runtime, Home: rt.Identity.Home, Own: []string{files.Capabilities(), files.Packs(), cfg.SockDir},
+		Node: h.node, Replica: h.replica.ID, ReplicaAlive: h.replica.Alive, Audit: rt.Audit, Log: rt.Log,
+	}); err != nil {
+		return h, err
+	}
+	if cfg.SecurityMode != permissive {
+		rt.Go("docker", h.engine.Watch)
+		rt.ReadyWhen("docker", func(ctx context.Context) error {
+			if err := h.engine.Ready(ctx); err != nil {
+				return service.WithFix(err, "start Docker; if it runs: docker compose restart capability-broker")
+			}
+			return nil
+		})
+	}
+	rt.OnStop("engine", func(context.Context) error { return h.engine.Close() })
+	return h, nil
 }

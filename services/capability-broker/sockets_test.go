@@ -109,7 +109,7 @@ func TestRelaxedSocketModeIsAudited(t *testing.T) {
 }
 
 func TestConfigurationIsChecked(t *testing.T) {
-	good := config{SocketMode: "0660", SecurityMode: "strict", SecretRate: 60, StoreMax: 1, MaxTimeout: time.Minute, Workers: workers{PerHandler: 1, Total: 1, Queue: 1, Idle: time.Minute}}
+	good := config{SocketMode: "0660", SecurityMode: "strict", SecretRate: 60, StoreMax: 1, MaxTimeout: time.Minute, Workers: workerLimits{PerHandler: 1, Total: 1, Queue: 1, Idle: time.Minute}}
 	if err := good.check(); err != nil {
 		t.Error(err)
 	}

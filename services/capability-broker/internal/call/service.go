@@ -391,7 +391,7 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
 		var unstarted *refusal
 		output, err := k.Runner.Run(ctx, worker.Job{
-			Spec:      worker.Spec{Trust: t, Principal: k.principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts},
+			Spec:      worker.SpecFor(t, k.principal, p),
 			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Reserve: makeRoom,
 			Begin: func(ctx context.Context) error {
 				if unstarted = k.begin(ctx, p); unstarted != nil {

@@ -118,7 +118,7 @@ type Config struct {
 	CapabilityDir string         // holds their capability sockets
 	SocketsOwned  func() error   // nil while both belong to this Rumi home; nothing of them is mounted otherwise
 	Groups        []int          // that a container joins to use them
-	Authorities   func() string  // a file that WriteAuthorities made, for the next container; nil where the image's own do
+	Authorities   func() string  // a file of certificate authorities for the next container (package cabundle); nil where the image's own do
 }
 
 // Manager starts, stops and watches the containers of packs. It is safe for concurrent use.

@@ -13,6 +13,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
+// authoritiesTarget is where a pack's container has its bundle of certificate authorities.
+const authoritiesTarget = "/run/rumi/egress-ca.pem"
+
 // buildSpec says what a pack's container is: its code, its data, its two sockets and nothing else. What the pack says of itself
 // goes into the record.
 func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error) {

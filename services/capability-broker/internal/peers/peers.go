@@ -86,20 +86,20 @@ func (e *Environments) For(ctx context.Context, packID string) (container.Packag
 	return container.Packages{Dir: dir, Digest: env.Digest, Lock: env.CandidateKey}, err
 }
 
-// Handlers are the environments as handlers use them.
-type Handlers struct {
+// HandlerEnvironments are the environments as handlers use them.
+type HandlerEnvironments struct {
 	*Environments
 	lock string // container.TreesLock
 	last sync.Map
 }
 
 // ForHandlers lets handlers use what their packs have installed. lock is container.TreesLock.
-func (e *Environments) ForHandlers(lock string) *Handlers {
-	return &Handlers{Environments: e, lock: lock}
+func (e *Environments) ForHandlers(lock string) *HandlerEnvironments {
+	return &HandlerEnvironments{Environments: e, lock: lock}
 }
 
 // Use implements worker.Environments.
-func (h *Handlers) Use(ctx context.Context, packID string, fn func(path, digest string) error) error {
+func (h *HandlerEnvironments) Use(ctx context.Context, packID string, fn func(path, digest string) error) error {
 	held := flock.NewShared(h.lock)
 	if err := held.Lock(ctx); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (h *Handlers) Use(ctx context.Context, packID string, fn func(path, digest 
 }
 
 // Current implements worker.Environments.
-func (h *Handlers) Current(ctx context.Context, packID string) (string, error) {
+func (h *HandlerEnvironments) Current(ctx context.Context, packID string) (string, error) {
 	env, err := h.client.Environment(ctx, packID)
 	if err != nil && !fault.Is(err, fault.KindNotFound) {
 		return "", err

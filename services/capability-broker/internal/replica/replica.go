@@ -70,8 +70,8 @@ func (r *Replica) Alive(id string) bool {
 	return false
 }
 
-// Bury removes the files of the replicas that have died since the last time, and says how many there were.
-func (r *Replica) Bury() (dead int, err error) {
+// RemoveDead removes the files of the replicas that have died since the last call, and returns their number.
+func (r *Replica) RemoveDead() (dead int, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return 0, fmt.Errorf("look for dead replicas: %w", err)

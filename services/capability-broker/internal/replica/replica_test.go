@@ -36,10 +36,10 @@ func TestWhoIsAlive(t *testing.T) {
 			t.Errorf("%q is alive", id)
 		}
 	}
-	if dead, err := a.Bury(); err != nil || dead != 1 {
+	if dead, err := a.RemoveDead(); err != nil || dead != 1 {
 		t.Errorf("buried %d, %v", dead, err)
 	}
-	if dead, err := a.Bury(); err != nil || dead != 0 || !a.Alive(a.ID) {
+	if dead, err := a.RemoveDead(); err != nil || dead != 0 || !a.Alive(a.ID) {
 		t.Errorf("buried %d, %v", dead, err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
@@ -61,7 +61,7 @@ func TestJoiningWhileOthersBury(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := first.Bury(); err != nil {
+				if _, err := first.RemoveDead(); err != nil {
 					t.Error(err)
 				}
 			}

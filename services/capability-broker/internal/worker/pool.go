@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
@@ -405,6 +406,20 @@ func (p *Pool) endGroup(g *group) {
 		m.revoked.Store(true)
 		p.discard(m)
 	}
+}
+
+// GateChanged ends the workers of a pack whose gate has closed, and those that other packs' handlers have for it. It is called by
+// gate.View, and returns at once.
+func (p *Pool) GateChanged(c gate.Change) {
+	if c.Removed || !c.State.Open {
+		p.EndPack(c.PackID)
+	}
+}
+
+// EndPack ends the workers of a pack: those of its handlers, for whichever principal, and those of other packs' handlers for it.
+// Calls under way fail.
+func (p *Pool) EndPack(packID string) {
+	p.End(func(ofPack, _, principal string) bool { return ofPack == packID || principal == packID })
 }
 
 // EndInvalid ends the workers whose spec is not valid any more. Calls under way fail.

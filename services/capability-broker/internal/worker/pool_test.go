@@ -15,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
@@ -440,4 +441,37 @@ func TestEndTakesCallsAndWaitersAlong(t *testing.T) {
 		p.End(func(_, _, principal string) bool { return principal == "a" })
 		calls.Wait()
 	})
+}
+
+// A pack's workers are those of its handlers, for whichever principal, and those of other packs' handlers for it. A closed gate and an
+// uninstall end them all, and no others; a gate that opens ends none.
+func TestWorkersOfAPackEnd(t *testing.T) {
+	closed := func(p *Pool) { p.GateChanged(gate.Change{PackID: "p"}) }
+	for name, c := range map[string]struct {
+		pack, principal string
+		end             func(p *Pool)
+		want            bool
+	}{
+		"its handler's":           {"p", "q", closed, true},
+		"a handler's for it":      {"q", "p", closed, true},
+		"of others":               {"q", "q", closed, false},
+		"of its child":            {"p__c", "q", closed, false},
+		"its gate opens":          {"p", "q", func(p *Pool) { p.GateChanged(gate.Change{PackID: "p", State: gate.State{Open: true}}) }, false},
+		"it is not known anymore": {"p", "q", func(p *Pool) { p.GateChanged(gate.Change{PackID: "p", Removed: true, State: gate.State{Open: true}}) }, true},
+		"it is uninstalled":       {"p", "q", func(p *Pool) { p.EndPack("p") }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inPool(t, &machine{}, Limits{PerHandler: 1, Total: 8, Queue: 4, Idle: time.Minute}, func(t *testing.T, p *Pool) {
+				j := job(c.principal, "{}")
+				j.Trust.PackID = c.pack
+				p.Warm(j.Spec)
+				synctest.Wait()
+				c.end(p)
+				synctest.Wait()
+				if got := len(p.Packs()) == 0; got != c.want {
+					t.Errorf("the worker was ended: %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
 }

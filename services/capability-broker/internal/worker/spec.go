@@ -20,6 +20,11 @@ type Spec struct {
 	Mounts    []grant.Mount
 }
 
+// SpecFor is the spec of the workers of a trusted handler for a principal, under what the principal's grants allow.
+func SpecFor(t *handler.Trust, principal string, p grant.Permit) Spec {
+	return Spec{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
+}
+
 // key tells groups of workers apart. What decisions are named by is in it, and not what they came to: a handler that is approved
 // anew, and a permission that is granted anew or revoked and granted again, gets new workers, in which nothing is left of what
 // was allowed before.

@@ -1,4 +1,4 @@
-package container
+package cabundle
 
 import (
 	"crypto/ecdsa"
@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -29,7 +30,13 @@ func authority(t *testing.T) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-func TestWriteAuthorities(t *testing.T) {
+// write writes a bundle of a system's file and what an operator's file holds.
+func write(path, system, operator string) error {
+	b := &Bundle{Path: path, System: system, Operator: func() []byte { return []byte(operator) }, Log: slog.New(slog.DiscardHandler)}
+	return b.Write()
+}
+
+func TestWrite(t *testing.T) {
 	one, two := authority(t), authority(t)
 	for _, c := range []struct {
 		name, system, operator, fails string
@@ -46,7 +53,7 @@ func TestWriteAuthorities(t *testing.T) {
 			if err := os.WriteFile(system, []byte(c.system), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			err := WriteAuthorities(path, system, []byte(c.operator))
+			err := write(path, system, c.operator)
 			if c.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fails) {
 					t.Errorf("error is %v, want %q", err, c.fails)
@@ -78,13 +85,13 @@ func TestWriteAuthorities(t *testing.T) {
 				t.Errorf("%d certificates, mode %v", count, is.Mode())
 			}
 			// Running containers have that very file; one that is right is left alone.
-			if err := WriteAuthorities(path, system, []byte(c.operator)); err != nil {
+			if err := write(path, system, c.operator); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := os.Stat(path); err != nil || !os.SameFile(is, again) {
 				t.Errorf("the same bundle was written again: %v", err)
 			}
-			if err := WriteAuthorities(path, system, []byte(c.system)); err != nil {
+			if err := write(path, system, c.system); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := os.Stat(path); err != nil || os.SameFile(is, again) {
@@ -95,7 +102,40 @@ func TestWriteAuthorities(t *testing.T) {
 			}
 		})
 	}
-	if err := WriteAuthorities(filepath.Join(t.TempDir(), "bundle.pem"), "/nonexistent", []byte(authority(t))); err == nil {
+	if err := write(filepath.Join(t.TempDir(), "bundle.pem"), "/nonexistent", authority(t)); err == nil {
 		t.Error("files that aren't there are no error")
+	}
+}
+
+// An operator's file that is being rewritten, or was damaged, stops no pack.
+func TestRefreshKeepsTheBundleOfBefore(t *testing.T) {
+	dir, operator := t.TempDir(), authority(t)
+	system, path := filepath.Join(dir, "system.pem"), filepath.Join(dir, "bundle.pem")
+	if err := os.WriteFile(system, []byte(authority(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := &Bundle{Path: path, System: system, Operator: func() []byte { return []byte(operator) }, Log: slog.New(slog.DiscardHandler)}
+	if err := b.Write(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, operator string
+		changed        bool
+	}{{"damaged", "", false}, {"another", authority(t), true}} {
+		operator = c.operator
+		if got := b.Refresh(); got != path {
+			t.Errorf("%s: Refresh = %q, want %q", c.name, got, path)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(after) != string(before); got != c.changed {
+			t.Errorf("%s: the bundle changed: %v, want %v", c.name, got, c.changed)
+		}
 	}
 }
