@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/keylock"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/store"
 )
@@ -43,7 +43,7 @@ type Candidates[P any] struct {
 	db  *store.DB
 	cfg Config[P]
 
-	approving keyedLocks
+	approving keylock.Locks
 }
 
 // New gives the candidates in db, which was opened with Migrations.
@@ -136,7 +136,11 @@ func IsInstallFailed(err error) bool {
 // as it is, without a call of install. If somebody decides otherwise meanwhile, their decision stands and the caller
 // gets a conflict: install must have no effect that only the state "installed" may have.
 func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ctx context.Context, item *Item[P]) error) (Item[P], error) {
-	defer c.approving.lock(key)() // the same request twice installs once
+	unlock, err := c.approving.Lock(ctx, key) // the same request twice installs once
+	if err != nil {
+		return Item[P]{}, fmt.Errorf("approve candidate: %w", err)
+	}
+	defer unlock()
 	item, err := c.Get(ctx, key)
 	if err != nil {
 		return Item[P]{}, err
@@ -268,39 +272,5 @@ func (c *Candidates[P]) RemovePack(ctx context.Context, packID string) (removed 
 func (c *Candidates[P]) changed(ctx context.Context) {
 	if c.cfg.Changed != nil {
 		c.cfg.Changed(ctx)
-	}
-}
-
-// keyedLocks is a mutex for each key in use.
-type keyedLocks struct {
-	mu    sync.Mutex
-	locks map[string]*keyedLock
-}
-
-type keyedLock struct {
-	sync.Mutex
-	users int
-}
-
-func (k *keyedLocks) lock(key string) (unlock func()) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*keyedLock{}
-	}
-	l := k.locks[key]
-	if l == nil {
-		l = &keyedLock{}
-		k.locks[key] = l
-	}
-	l.users++
-	k.mu.Unlock()
-	l.Lock()
-	return func() {
-		l.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, key)
-		}
 	}
 }

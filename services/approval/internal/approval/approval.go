@@ -33,6 +33,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/keylock"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -100,9 +101,9 @@ type Service struct {
 	gates           *gates
 	descriptors     pack.Cache
 	recentManifests recentManifests
+	packLocks       keylock.Locks // each serialises the work on one pack
 
 	mu           sync.Mutex
-	packLocks    map[string]*sync.Mutex // by pack id; each serialises what is done to one pack
 	digests      map[string]knownDigest
 	lastVerified map[string]int64 // by pack id: the revision of the record that the last complete scan agreed with
 
@@ -119,7 +120,7 @@ type knownDigest struct {
 // doesn't count, because anything may have happened to the folders since. A pack that can't be verified is logged and held
 // closed; the other packs aren't affected. Open fails where the records can't be read at all, or where ctx ends.
 func Open(ctx context.Context, deps Dependencies) (*Service, error) {
-	s := &Service{Dependencies: deps, gates: newGates(), packLocks: map[string]*sync.Mutex{}, digests: map[string]knownDigest{}, lastVerified: map[string]int64{}, step: func(string) {}}
+	s := &Service{Dependencies: deps, gates: newGates(), digests: map[string]knownDigest{}, lastVerified: map[string]int64{}, step: func(string) {}}
 	unverified := s.Refresh(ctx) // packs that may run and could not be verified are held closed from here on
 	records, err := s.Records.All(ctx)
 	if err != nil || ctx.Err() != nil {
@@ -481,17 +482,11 @@ func auditFault(err error) error {
 }
 
 // lock serialises what is done to one pack in this process; the result unlocks it. Other replicas are kept apart by the
-// database's transactions.
+// database's transactions. It waits however long the work before takes: work that closes a gate must not be given up
+// because a caller left.
 func (s *Service) lock(id pack.ID) (unlock func()) {
-	s.mu.Lock()
-	m, ok := s.packLocks[string(id)]
-	if !ok {
-		m = &sync.Mutex{}
-		s.packLocks[string(id)] = m
-	}
-	s.mu.Unlock()
-	m.Lock()
-	return m.Unlock
+	unlock, _ = s.packLocks.Lock(context.Background(), string(id)) // fails only at the end of its context
+	return unlock
 }
 
 // remember notes the digest of a folder with that stamp.

@@ -23,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/keylock"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
@@ -129,6 +130,8 @@ type Manager struct {
 	cancel     context.CancelFunc
 	tasks      sync.WaitGroup
 
+	packLocks keylock.Locks // each serialises what is done to one pack's container in this process
+
 	recordsIO sync.Mutex // held while records are written or read, so that known never goes back
 
 	reportedStopped map[string]bool // of Watch alone: the packs with closed gates of which approval was told that they stopped
@@ -138,7 +141,6 @@ type Manager struct {
 	mu        sync.Mutex
 	records   map[string]Record // by pack, as last read
 	synced    bool              // known has what the engine had when it was asked first
-	busy      map[string]*lock
 	queue     map[string]*queued
 	lastFresh time.Time                    // approval, last
 	outage    struct{ from, to time.Time } // the last one; to is zero until the engine is back
@@ -149,45 +151,25 @@ type Manager struct {
 	lifetimes map[string]lifetime // containers that this process has seen alive, by id: their ends are not missed ones
 }
 
-// lock serialises what is done to one pack's container in this process.
-type lock struct {
-	sync.Mutex
-	users int
-}
-
 // New makes a Manager that knows nothing until Watch has asked the engine.
 func New(cfg Config) *Manager {
-	m := &Manager{Config: cfg, records: make(map[string]Record), busy: make(map[string]*lock), queue: make(map[string]*queued), oomSeen: make(map[string]bool), lifetimes: make(map[string]lifetime), reportedStopped: make(map[string]bool), lastFresh: time.Now()}
+	m := &Manager{Config: cfg, records: make(map[string]Record), queue: make(map[string]*queued), oomSeen: make(map[string]bool), lifetimes: make(map[string]lifetime), reportedStopped: make(map[string]bool), lastFresh: time.Now()}
 	m.background, m.cancel = context.WithCancel(context.Background())
 	return m
 }
 
 // lockPack locks a pack, here and for other replicas.
 func (m *Manager) lockPack(ctx context.Context, packID string) (release func(), err error) {
-	m.mu.Lock()
-	l := m.busy[packID]
-	if l == nil {
-		l = &lock{}
-		m.busy[packID] = l
-	}
-	l.users++
-	m.mu.Unlock()
-	l.Lock()
-	file := flock.New(filepath.Join(m.LockDir, packID+".lock"))
-	release = func() {
-		file.Close()
-		l.Unlock()
-		m.mu.Lock()
-		if l.users--; l.users == 0 {
-			delete(m.busy, packID)
-		}
-		m.mu.Unlock()
-	}
-	if err := file.Lock(ctx); err != nil {
-		release()
+	unlock, err := m.packLocks.Lock(ctx, packID)
+	if err != nil {
 		return nil, err
 	}
-	return release, nil
+	file := flock.New(filepath.Join(m.LockDir, packID+".lock"))
+	if err := file.Lock(ctx); err != nil {
+		unlock()
+		return nil, err
+	}
+	return func() { file.Close(); unlock() }, nil
 }
 
 // TreesLock is the file whose lock says who uses copies of trees and environments (shared) and who sweeps them (alone), in the folder
