@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	tempPrefix   = ".receiving-"
-	abandoned    = time.Hour // after which what is still being received was left by a process that died
-	fetchTimeout = 5 * time.Minute
+	tempPrefix     = ".receiving-"
+	abandonedAfter = time.Hour // after which what is still being received was left by a process that died
+	fetchTimeout   = 5 * time.Minute
 )
 
 // Cache keeps read-only copies of trees that another service owns, in a folder named by the digits of each digest. Several
@@ -27,18 +27,18 @@ type Cache struct {
 	dir   string
 	fetch func(ctx context.Context, digest string) (io.ReadCloser, error)
 
-	flights singleflight.Group
-	mu      sync.Mutex
-	stamps  map[string]Stamp // of the copies that this process has verified, by digest
+	flights      singleflight.Group
+	mu           sync.Mutex
+	fingerprints map[string]Fingerprint // of the copies that this process has verified, by digest
 }
 
 // NewCache makes a Cache of the trees in dir, which exists. fetch asks the owner for what Send writes.
 func NewCache(dir string, fetch func(ctx context.Context, digest string) (io.ReadCloser, error)) *Cache {
-	return &Cache{dir: dir, fetch: fetch, stamps: map[string]Stamp{}}
+	return &Cache{dir: dir, fetch: fetch, fingerprints: map[string]Fingerprint{}}
 }
 
 // Get gives the path of the copy (the folder to mount), fetching it where it is missing. Each time the copy is checked
-// against the digest: by hashing it, or, where nothing has changed since it was hashed, by its Stamp. A damaged copy is
+// against the digest: by hashing it, or, where nothing has changed since it was hashed, by its Fingerprint. A damaged copy is
 // fetched anew. The error of fetch is in Get's.
 func (c *Cache) Get(ctx context.Context, digest string) (string, error) {
 	digits, err := ParseDigest(digest)
@@ -69,7 +69,7 @@ func (c *Cache) ensure(ctx context.Context, digest, dir string) error {
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, ErrMismatch):
-		if err := c.drop(digest, dir); err != nil {
+		if err := c.remove(digest, dir); err != nil {
 			return err
 		}
 	default:
@@ -94,21 +94,21 @@ func (c *Cache) verify(ctx context.Context, digest, dir string) error {
 		return err
 	}
 	defer root.Close()
-	stamp, err := StampOf(ctx, root)
+	fingerprint, err := FingerprintOf(ctx, root)
 	if err != nil {
 		return damaged(ctx, err)
 	}
 	c.mu.Lock()
-	known, ok := c.stamps[digest]
+	known, ok := c.fingerprints[digest]
 	c.mu.Unlock()
-	if ok && known == stamp {
+	if ok && known == fingerprint {
 		return nil
 	}
 	if err := verifyCopy(ctx, root, digest); err != nil {
 		return damaged(ctx, err)
 	}
 	c.mu.Lock()
-	c.stamps[digest] = stamp
+	c.fingerprints[digest] = fingerprint
 	c.mu.Unlock()
 	return nil
 }
@@ -203,12 +203,12 @@ func (c *Cache) Sweep(keep func(digest string) bool) error {
 		path := filepath.Join(c.dir, e.Name())
 		switch {
 		case strings.HasPrefix(e.Name(), tempPrefix):
-			if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandoned {
+			if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < abandonedAfter {
 				continue
 			}
 			problems = append(problems, RemoveAll(path))
 		case isHex(e.Name()) && !keep("sha256:"+e.Name()):
-			problems = append(problems, c.drop("sha256:"+e.Name(), path))
+			problems = append(problems, c.remove("sha256:"+e.Name(), path))
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -217,17 +217,17 @@ func (c *Cache) Sweep(keep func(digest string) bool) error {
 	return nil
 }
 
-// drop takes a copy out of the way in one step before it is removed, so that no half of it is ever found.
-func (c *Cache) drop(digest, dir string) error {
+// remove takes a copy out of the way in one step before it is removed, so that no half of it is ever found.
+func (c *Cache) remove(digest, dir string) error {
 	c.mu.Lock()
-	delete(c.stamps, digest)
+	delete(c.fingerprints, digest)
 	c.mu.Unlock()
-	grave, err := os.MkdirTemp(c.dir, tempPrefix)
+	trash, err := os.MkdirTemp(c.dir, tempPrefix)
 	if err != nil {
 		return err
 	}
-	defer RemoveAll(grave)
-	if err := os.Rename(dir, filepath.Join(grave, "dropped")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer RemoveAll(trash)
+	if err := os.Rename(dir, filepath.Join(trash, "dropped")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -10,9 +10,9 @@ import (
 // renameat2 is the system call; tests stand in for file systems that know none of its flags.
 var renameat2 = unix.Renameat2
 
-// flagless says whether a file system, or the kernel, doesn't know a flag of renameat2: NFS, most FUSE file systems, ZFS before 2.2,
+// lacksFlag says whether a file system, or the kernel, doesn't know a flag of renameat2: NFS, most FUSE file systems, ZFS before 2.2,
 // exFAT and 9p answer EINVAL.
-func flagless(err error) bool {
+func lacksFlag(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
@@ -21,7 +21,7 @@ func flagless(err error) bool {
 // appears at to between the look and the rename is replaced only if it is an empty folder.
 func RenameNew(dir int, from, to string) error {
 	err := renameat2(dir, from, dir, to, unix.RENAME_NOREPLACE)
-	if !flagless(err) {
+	if !lacksFlag(err) {
 		return err
 	}
 	var st unix.Stat_t
@@ -44,7 +44,7 @@ func RenameNew(dir int, from, to string) error {
 // is at aside, where the caller finds it.
 func Exchange(dir int, a, b, aside string) error {
 	err := renameat2(dir, a, dir, b, unix.RENAME_EXCHANGE)
-	if !flagless(err) {
+	if !lacksFlag(err) {
 		return err
 	}
 	if err := RenameNew(dir, b, aside); err != nil {

@@ -121,7 +121,7 @@ func (s *scan) entry(parent int, name, path string, depth int) error {
 	// O_NONBLOCK: a FIFO must not block. What it is, is asked of what was opened, so nothing can be swapped in between.
 	fd, err := openat(parent, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
-		return unopened(parent, name, path, err)
+		return openError(parent, name, path, err)
 	}
 	keep := false
 	defer func() {
@@ -138,7 +138,7 @@ func (s *scan) entry(parent int, name, path string, depth int) error {
 		return s.folder(fd, path, depth)
 	case unix.S_IFREG:
 	default:
-		return &RefusedError{path, special(st.Mode)}
+		return &RefusedError{path, specialKind(st.Mode)}
 	}
 	if err := s.add(Entry{Path: path, Kind: File, Mode: st.Mode & 0o7777}, depth); err != nil {
 		return err
@@ -232,7 +232,7 @@ func (s *scan) read(r *reader, fd int, path string, size int64) (read content, e
 	read.sum = hex.EncodeToString(r.hash.Sum(r.sum[:0]))
 	if blob != nil {
 		if err := blob.Commit(read.sum); err != nil {
-			blob = discarded{} // Commit was called, so Discard must not be
+			blob = alreadyCommitted{} // Commit was called, so Discard must not be
 			return content{}, fmt.Errorf("keep %q: %w", path, err)
 		}
 	}
@@ -243,9 +243,9 @@ func tooLarge(path string) error {
 	return &RefusedError{path, fmt.Sprintf("more than %d bytes in all", int64(MaxBytes))}
 }
 
-type discarded struct{ Blob }
+type alreadyCommitted struct{ Blob }
 
-func (discarded) Discard() {}
+func (alreadyCommitted) Discard() {}
 
 // reader is what a goroutine needs to read files.
 type reader struct {
@@ -300,12 +300,12 @@ func list(fd int, path string) ([]string, error) {
 	}
 }
 
-// unopened says why a name could not be opened: it is not something that a tree may hold, or the reason lies elsewhere.
-func unopened(parent int, name, path string, err error) error {
+// openError says why a name could not be opened: it is not something that a tree may hold, or the reason lies elsewhere.
+func openError(parent int, name, path string, err error) error {
 	var st unix.Stat_t
 	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 		if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-			return &RefusedError{path, special(st.Mode)}
+			return &RefusedError{path, specialKind(st.Mode)}
 		}
 	}
 	if errors.Is(err, unix.ELOOP) {
@@ -314,7 +314,7 @@ func unopened(parent int, name, path string, err error) error {
 	return &fs.PathError{Op: "open", Path: path, Err: err}
 }
 
-func special(mode uint32) string {
+func specialKind(mode uint32) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		return "symbolic link"

@@ -100,9 +100,9 @@ func TestHashScope(t *testing.T) {
 }
 
 func TestStampSeesEveryChange(t *testing.T) {
-	stamp := func(t *testing.T, dir string) tree.Stamp {
+	fingerprint := func(t *testing.T, dir string) tree.Fingerprint {
 		t.Helper()
-		s, err := tree.StampOf(t.Context(), open(t, dir))
+		s, err := tree.FingerprintOf(t.Context(), open(t, dir))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,17 +118,17 @@ func TestStampSeesEveryChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := folder(t)
-			before := stamp(t, dir)
-			if stamp(t, dir) != before {
-				t.Fatal("the stamp differs without a change")
+			before := fingerprint(t, dir)
+			if fingerprint(t, dir) != before {
+				t.Fatal("the fingerprint differs without a change")
 			}
 			for began := time.Now(); time.Since(began) < 20*time.Millisecond; { // the granularity of change times
 			}
 			if err := apply(dir); err != nil {
 				t.Fatal(err)
 			}
-			if stamp(t, dir) == before {
-				t.Error("the stamp is the same")
+			if fingerprint(t, dir) == before {
+				t.Error("the fingerprint is the same")
 			}
 		})
 	}
@@ -162,10 +162,10 @@ func TestRefuses(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if name == "more than 2 GiB" {
-				return // a Stamp reads no file
+				return // a Fingerprint reads no file
 			}
-			if _, err := tree.StampOf(t.Context(), open(t, dir)); err == nil {
-				t.Error("StampOf accepts it")
+			if _, err := tree.FingerprintOf(t.Context(), open(t, dir)); err == nil {
+				t.Error("FingerprintOf accepts it")
 			}
 		})
 	}
@@ -216,7 +216,7 @@ func TestSinkKeepsWhatIsHashed(t *testing.T) {
 		t.Errorf("a full sink: %v", err)
 	}
 	if sink.open != 0 {
-		t.Errorf("%d blobs neither committed nor discarded", sink.open)
+		t.Errorf("%d blobs neither committed nor alreadyCommitted", sink.open)
 	}
 }
 
@@ -291,8 +291,8 @@ func BenchmarkScan200Packs(b *testing.B) {
 	b.Run("hash", func(b *testing.B) {
 		each(b, func(root *os.Root) error { _, err := tree.Scan(b.Context(), root, nil); return err })
 	})
-	b.Run("stamp", func(b *testing.B) {
-		each(b, func(root *os.Root) error { _, err := tree.StampOf(b.Context(), root); return err })
+	b.Run("fingerprint", func(b *testing.B) {
+		each(b, func(root *os.Root) error { _, err := tree.FingerprintOf(b.Context(), root); return err })
 	})
 }
 
@@ -443,14 +443,14 @@ func TestAVisitorSeesEverything(t *testing.T) {
 	}
 	root := open(t, dir)
 	var seen seenAll
-	stamp, err := tree.StampWith(t.Context(), root, &seen)
+	fingerprint, err := tree.FingerprintWith(t.Context(), root, &seen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(seen.folders) != 4 || !slices.Equal(seen.files, []string{".three", "two", "one"}) {
 		t.Errorf("saw %d folders and %v", len(seen.folders), seen.files)
 	}
-	if again, err := tree.StampOf(t.Context(), root); err != nil || again != stamp {
-		t.Errorf("a visitor changes the stamp: %v", err)
+	if again, err := tree.FingerprintOf(t.Context(), root); err != nil || again != fingerprint {
+		t.Errorf("a visitor changes the fingerprint: %v", err)
 	}
 }

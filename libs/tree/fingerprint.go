@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stamp is what the file system says of a tree without reading a file: names, kinds, modes, sizes, inodes and the times
-// of last change. Stamps are only comparable on one machine.
-type Stamp [sha256.Size]byte
+// Fingerprint is what the file system says of a tree without reading a file: names, kinds, modes, sizes, inodes and the times
+// of last change. Fingerprints are only comparable on one machine.
+type Fingerprint [sha256.Size]byte
 
-// Visitor sees what StampWith sees, as it sees it.
+// Visitor sees what FingerprintWith sees, as it sees it.
 type Visitor interface {
 	// Folder is called with a folder, open, before its names are read; the first is the tree itself.
 	Folder(fd int, st *unix.Stat_t) error
@@ -24,33 +24,33 @@ type Visitor interface {
 	File(parent int, name string, st *unix.Stat_t) error
 }
 
-// StampOf is the Stamp of a folder. As long as it stays, so does the content: nobody but root can set a change time. A
-// stamp taken within the clock's granularity of a change may miss it, so take it before the Scan that it stands for and
+// FingerprintOf is the Fingerprint of a folder. As long as it stays, so does the content: nobody but root can set a change time. A
+// fingerprint taken within the clock's granularity of a change may miss it, so take it before the Scan that it stands for and
 // not in the same 10 ms. It has the errors of Scan, but for bounds on bytes.
-func StampOf(ctx context.Context, root *os.Root) (Stamp, error) {
-	return StampWith(ctx, root, nobody{})
+func FingerprintOf(ctx context.Context, root *os.Root) (Fingerprint, error) {
+	return FingerprintWith(ctx, root, noVisitor{})
 }
 
-// StampWith is StampOf with somebody beside it; its errors are those of StampOf and the visitor's.
-func StampWith(ctx context.Context, root *os.Root, visitor Visitor) (Stamp, error) {
+// FingerprintWith is FingerprintOf with somebody beside it; its errors are those of FingerprintOf and the visitor's.
+func FingerprintWith(ctx context.Context, root *os.Root, visitor Visitor) (Fingerprint, error) {
 	top, err := root.Open(".")
 	if err != nil {
-		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
+		return Fingerprint{}, fmt.Errorf("fingerprint tree: %w", err)
 	}
 	defer top.Close()
-	s := stamper{ctx: ctx, visitor: visitor, hash: sha256.New()}
+	s := fingerprinter{ctx: ctx, visitor: visitor, hash: sha256.New()}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(top.Fd()), &st); err != nil {
-		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
+		return Fingerprint{}, fmt.Errorf("fingerprint tree: %w", err)
 	}
 	s.put(".", &st)
 	if err := s.folder(int(top.Fd()), ".", 0, &st); err != nil {
-		return Stamp{}, fmt.Errorf("stamp tree: %w", err)
+		return Fingerprint{}, fmt.Errorf("fingerprint tree: %w", err)
 	}
-	return Stamp(s.hash.Sum(nil)), nil
+	return Fingerprint(s.hash.Sum(nil)), nil
 }
 
-type stamper struct {
+type fingerprinter struct {
 	ctx     context.Context
 	visitor Visitor
 	hash    hash.Hash
@@ -58,7 +58,7 @@ type stamper struct {
 	buf     []byte
 }
 
-func (s *stamper) put(path string, st *unix.Stat_t) {
+func (s *fingerprinter) put(path string, st *unix.Stat_t) {
 	s.entries++
 	b := s.buf[:0]
 	b = binary.AppendUvarint(b, uint64(len(path)))
@@ -71,7 +71,7 @@ func (s *stamper) put(path string, st *unix.Stat_t) {
 	s.buf = b
 }
 
-func (s *stamper) folder(fd int, path string, depth int, st *unix.Stat_t) error {
+func (s *fingerprinter) folder(fd int, path string, depth int, st *unix.Stat_t) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (s *stamper) folder(fd int, path string, depth int, st *unix.Stat_t) error 
 		case unix.S_IFDIR:
 			sub, err := openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
 			if err != nil {
-				return unopened(fd, name, inner, err)
+				return openError(fd, name, inner, err)
 			}
 			err = s.folder(sub, inner, depth+1, &st)
 			unix.Close(sub)
@@ -109,14 +109,22 @@ func (s *stamper) folder(fd int, path string, depth int, st *unix.Stat_t) error 
 				return err
 			}
 		default:
-			return &RefusedError{inner, special(st.Mode)}
+			return &RefusedError{inner, specialKind(st.Mode)}
 		}
 	}
 	return nil
 }
 
-// nobody is the Visitor that StampOf has.
-type nobody struct{}
+// noVisitor is the Visitor that FingerprintOf has.
+type noVisitor struct{}
 
-func (nobody) Folder(int, *unix.Stat_t) error       { return nil }
-func (nobody) File(int, string, *unix.Stat_t) error { return nil }
+func (noVisitor) Folder(int, *unix.Stat_t) error       { return nil }
+func (noVisitor) File(int, string, *unix.Stat_t) error { return nil }
+
+// Names that approval still uses.
+type Stamp = Fingerprint
+
+var (
+	StampOf   = FingerprintOf
+	StampWith = FingerprintWith
+)
