@@ -31,7 +31,7 @@ const (
 	labelInstance  = "io.rumi.instance"
 	labelImage     = "io.rumi.image"
 	labelReplica   = "io.rumi.replica"
-	labelMade      = "io.rumi.spec"
+	labelSpec      = "io.rumi.spec"
 )
 
 // Create makes a container and starts nothing. A name that is taken is ErrExists.
@@ -55,11 +55,11 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	if err != nil {
 		return Container{}, fmt.Errorf("create container: %w", err)
 	}
-	cpus, err := e.nanoCPUs(ctx, spec.Limits.orElse(DefaultLimits).CPUs)
+	cpus, err := e.nanoCPUs(ctx, spec.Limits.withDefaults(DefaultLimits).CPUs)
 	if err != nil {
 		return Container{}, err
 	}
-	image, err := e.resolve(ctx, spec.Image)
+	image, err := e.resolveImage(ctx, spec.Image)
 	if err != nil {
 		return Container{}, err
 	}
@@ -67,7 +67,7 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	cfg.Image = image.id // not the name: it may lead elsewhere by now
 	name := containerName(instance, spec.Kind, spec.Name)
 	for label := range image.labels {
-		if strings.HasPrefix(label, composeLabels) {
+		if strings.HasPrefix(label, composePrefix) {
 			cfg.Labels[label] = ""
 		}
 	}
@@ -78,7 +78,7 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	if err != nil {
 		return Container{}, err
 	}
-	c := labelled(cfg.Labels)
+	c := fromLabels(cfg.Labels)
 	c.ID, c.ImageID, c.Status, c.Created = id, image.id, "created", time.Now()
 	return c, nil
 }
@@ -86,9 +86,9 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 // Labels that docker compose puts on the images it builds. A container inherits them, and tools would take it for a
 // service of the project that built the image.
 const (
-	composeLabels  = "com.docker.compose."
-	composeProject = composeLabels + "project"
-	composeService = composeLabels + "service"
+	composePrefix  = "com.docker.compose."
+	composeProject = composePrefix + "project"
+	composeService = composePrefix + "service"
 )
 
 // create makes the container under that name, or, where a container that isn't ours has the name, under a longer one: a
@@ -113,7 +113,7 @@ func (e *Engine) create(ctx context.Context, cfg *container.Config, host *contai
 		return "", fault.Unavailable("Docker knows no container runtime %q (RUMI_CONTAINER_RUNTIME)", e.runtime).
 			With("runtime_unknown").Because(err)
 	case err != nil:
-		return "", failed(ctx, "create container "+name, err)
+		return "", clientError(ctx, "create container "+name, err)
 	}
 	return made.ID, nil
 }
@@ -148,7 +148,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	ctx, cancel := bounded(ctx, changeWait)
 	defer cancel()
 	if err := e.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		return failed(ctx, "start container", err)
+		return clientError(ctx, "start container", err)
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error
 		err = e.api.ContainerStop(bound, id, container.StopOptions{Timeout: &seconds})
 	}
 	if err != nil && !cerrdefs.IsNotFound(err) {
-		return failed(bound, "stop container", err)
+		return clientError(bound, "stop container", err)
 	}
 	switch c, err = e.Inspect(ctx, id); {
 	case errors.Is(err, ErrNotFound):
@@ -211,13 +211,13 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	case err == nil, cerrdefs.IsNotFound(err):
 		return nil
 	case cerrdefs.IsConflict(err): // somebody else removes it at this moment
-		return e.gone(ctx, id)
+		return e.waitRemoved(ctx, id)
 	}
-	return failed(ctx, "remove container", err)
+	return clientError(ctx, "remove container", err)
 }
 
-// gone waits until a container that is being removed is.
-func (e *Engine) gone(ctx context.Context, id string) error {
+// waitRemoved waits until a container that is being removed is.
+func (e *Engine) waitRemoved(ctx context.Context, id string) error {
 	waited, failure := e.api.ContainerWait(ctx, id, container.WaitConditionRemoved)
 	select {
 	case <-waited:
@@ -226,7 +226,7 @@ func (e *Engine) gone(ctx context.Context, id string) error {
 		if cerrdefs.IsNotFound(err) {
 			return nil
 		}
-		return failed(ctx, "wait for container's removal", err)
+		return clientError(ctx, "wait for container's removal", err)
 	}
 }
 
@@ -243,7 +243,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return Container{}, failed(ctx, "inspect container", err)
+		return Container{}, clientError(ctx, "inspect container", err)
 	}
 	if raw.Config == nil {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, ErrNotFound)
@@ -256,7 +256,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 	if err != nil {
 		return Container{}, fmt.Errorf("read container's age: %w", err)
 	}
-	c := labelled(raw.Config.Labels)
+	c := fromLabels(raw.Config.Labels)
 	c.ID, c.ImageID, c.Status, c.Created, c.Outdated = raw.ID, raw.Image, raw.State.Status, created, outdated
 	// Docker's time before the first start or end is year 1.
 	if at, err := time.Parse(time.RFC3339Nano, raw.State.StartedAt); err == nil && at.Year() > 1 {
@@ -268,11 +268,11 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 	return c, nil
 }
 
-// labelled is what the labels say.
-func labelled(labels map[string]string) Container {
+// fromLabels is what the labels say.
+func fromLabels(labels map[string]string) Container {
 	return Container{Kind: Kind(labels[labelKind]), Name: labels[labelName], PackID: labels[labelPackID],
 		Principal: labels[labelPrincipal], Digest: labels[labelDigest], Packages: labels[labelPackages],
-		Image: labels[labelImage], Replica: labels[labelReplica], Made: labels[labelMade]}
+		Image: labels[labelImage], Replica: labels[labelReplica], SpecFingerprint: labels[labelSpec]}
 }
 
 // Find gives the containers of that kind and name, the oldest first, whatever Docker calls them: it goes by labels. There
@@ -313,7 +313,7 @@ func (e *Engine) list(ctx context.Context, wanted ...filters.KeyValuePair) ([]Co
 	defer cancel()
 	raw, err := e.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(wanted...)})
 	if err != nil {
-		return nil, failed(ctx, "list containers", err)
+		return nil, clientError(ctx, "list containers", err)
 	}
 	list := make([]Container, 0, len(raw))
 	for _, r := range raw {
@@ -321,7 +321,7 @@ func (e *Engine) list(ctx context.Context, wanted ...filters.KeyValuePair) ([]Co
 		if !owned {
 			continue
 		}
-		c := labelled(r.Labels)
+		c := fromLabels(r.Labels)
 		c.ID, c.ImageID, c.Status, c.Created, c.Outdated = r.ID, r.ImageID, r.State, time.Unix(r.Created, 0).UTC(), outdated
 		list = append(list, c)
 	}
@@ -377,6 +377,6 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 		if cerrdefs.IsNotFound(err) {
 			return Exit{}, fmt.Errorf("wait for container %.12s: %w", id, ErrNotFound)
 		}
-		return Exit{}, failed(ctx, "wait for container", err)
+		return Exit{}, clientError(ctx, "wait for container", err)
 	}
 }

@@ -76,7 +76,7 @@ func (e *Engine) events(ctx context.Context, on func(Event)) {
 			} else if mine.home == "" && (labelled || m.Actor.Attributes[labelInstance] != mine.instance) {
 				continue
 			}
-			event := Event{Action: string(m.Action), Container: labelled(m.Actor.Attributes)}
+			event := Event{Action: string(m.Action), Container: fromLabels(m.Actor.Attributes)}
 			event.Container.ID = m.Actor.ID
 			event.ExitCode, _ = strconv.Atoi(m.Actor.Attributes["exitCode"]) // only die has one
 			on(event)

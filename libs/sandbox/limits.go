@@ -21,7 +21,7 @@ var MinLimits = Limits{Memory: 16 << 20, CPUs: 0.01, PIDs: 8}
 // Within is what is given to who asks for l under a ceiling, and in words what was cut. What isn't asked for is the
 // profile's, or the ceiling where that is lower, which is no cut.
 func (l Limits) Within(ceiling Limits) (given Limits, cut []string) {
-	ceiling = ceiling.orElse(DefaultLimits)
+	ceiling = ceiling.withDefaults(DefaultLimits)
 	if l.Memory > ceiling.Memory {
 		cut = append(cut, fmt.Sprintf("memory cut from %d to %d MiB", l.Memory>>20, ceiling.Memory>>20))
 	}
@@ -31,11 +31,11 @@ func (l Limits) Within(ceiling Limits) (given Limits, cut []string) {
 	if l.PIDs > ceiling.PIDs {
 		cut = append(cut, fmt.Sprintf("processes cut from %d to %d", l.PIDs, ceiling.PIDs))
 	}
-	l = l.orElse(DefaultLimits)
+	l = l.withDefaults(DefaultLimits)
 	return Limits{min(l.Memory, ceiling.Memory), min(l.CPUs, ceiling.CPUs), min(l.PIDs, ceiling.PIDs)}, cut
 }
 
-func (l Limits) orElse(other Limits) Limits {
+func (l Limits) withDefaults(other Limits) Limits {
 	if l.Memory == 0 {
 		l.Memory = other.Memory
 	}
@@ -50,7 +50,7 @@ func (l Limits) orElse(other Limits) Limits {
 
 // Check refuses limits under which nothing would start.
 func (l Limits) Check() error {
-	l = l.orElse(DefaultLimits)
+	l = l.withDefaults(DefaultLimits)
 	if l.Memory < MinLimits.Memory || !(l.CPUs >= MinLimits.CPUs) || l.PIDs < MinLimits.PIDs {
 		return fmt.Errorf("limits %+v are below the least, %+v", l, MinLimits)
 	}

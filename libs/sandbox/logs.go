@@ -40,7 +40,7 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		stdout, stderr := &lines{stream: "stdout", yield: yield}, &lines{stream: "stderr", yield: yield}
+		stdout, stderr := &assembler{stream: "stdout", yield: yield}, &assembler{stream: "stderr", yield: yield}
 		asked := container.LogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: opts.Follow}
 		if opts.Tail > 0 {
 			asked.Tail = strconv.Itoa(opts.Tail)
@@ -48,20 +48,20 @@ func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2
 		err := e.readLog(ctx, id, asked, stdout, stderr)
 		if err == nil && opts.Follow {
 			asked.Follow, asked.Tail = false, ""
-			if err = e.rejoin(ctx, id, asked, stdout, stderr, opts.Tail > 0); cerrdefs.IsNotFound(err) {
+			if err = e.catchUp(ctx, id, asked, stdout, stderr, opts.Tail > 0); cerrdefs.IsNotFound(err) {
 				err = nil // removed in the meantime
 			}
 		}
 		if err == nil {
 			err = errors.Join(stdout.flush(), stderr.flush())
 		}
-		if err != nil && !errors.Is(err, errEnough) {
-			yield(Line{}, failed(ctx, "read container's log", err))
+		if err != nil && !errors.Is(err, errStopped) {
+			yield(Line{}, clientError(ctx, "read container's log", err))
 		}
 	}
 }
 
-func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *lines) error {
+func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *assembler) error {
 	raw, err := e.api.ContainerLogs(ctx, id, asked)
 	if err != nil {
 		return err
@@ -75,12 +75,12 @@ func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOpt
 const GapStream = "gap"
 
 const (
-	cameLate = "the engine left out the lines that follow when they were printed"
-	areLost  = "lines are missing here: the engine dropped them before they were read"
+	gapLate = "the engine left out the lines that follow when they were printed"
+	gapLost = "lines are missing here: the engine dropped them before they were read"
 )
 
-// rejoining is the state of a reading that makes up for what a followed log left out. Both streams share it.
-type rejoining struct {
+// reread is the state of a reading that makes up for what a followed log left out. Both streams share it.
+type reread struct {
 	tail    bool // what was printed before the first line that was given is not wanted
 	any     bool // any frame was read before
 	aligned bool // one of those was recognised in this reading
@@ -88,13 +88,13 @@ type rejoining struct {
 	lost    bool // nothing was recognised in the reading before: all there is comes after a gap
 }
 
-// rejoin reads a log that was followed to its end once more, and gives what was left out. An engine may end a followed log before
+// catchUp reads a log that was followed to its end once more, and gives what was left out. An engine may end a followed log before
 // the last lines of a container that ended (20.10 does, every other time), and pass over whole files of a log that it rotates. All
 // that it keeps is read, not what is younger than the last line: the clock may have been set back.
-func (e *Engine) rejoin(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *lines, tail bool) error {
-	join := &rejoining{tail: tail, any: stdout.seen.next+stderr.seen.next > 0}
-	stdout.rejoin(join)
-	stderr.rejoin(join)
+func (e *Engine) catchUp(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *assembler, tail bool) error {
+	join := &reread{tail: tail, any: stdout.frames.next+stderr.frames.next > 0}
+	stdout.catchUp(join)
+	stderr.catchUp(join)
 	err := e.readLog(ctx, id, asked, stdout, stderr)
 	if err != nil || join.aligned || !join.skipped {
 		return err
@@ -105,97 +105,97 @@ func (e *Engine) rejoin(ctx context.Context, id string, asked container.LogsOpti
 	if stderr.last.After(last) {
 		last = stderr.last
 	}
-	if err := stdout.gap(last, areLost); err != nil {
+	if err := stdout.gap(last, gapLost); err != nil {
 		return err
 	}
 	return e.readLog(ctx, id, asked, stdout, stderr)
 }
 
-// errEnough: who ranges over the lines broke off.
-var errEnough = errors.New("enough lines")
+// errStopped: who ranges over the lines broke off.
+var errStopped = errors.New("enough lines")
 
-// lines puts the lines of one stream together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and
+// assembler puts the lines of one stream together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and
 // puts the time it stored it in front of each; StdCopy makes one Write of a frame.
-type lines struct {
+type assembler struct {
 	stream string
 	yield  func(Line, error) bool
 	since  time.Time // when the first piece of text was stored
 	text   []byte    // of a line that has no end yet
 
 	history
-	join    *rejoining // nil while the log is read for the first time
-	late    *lines     // puts lines together that were left out, while rejoining
-	missing bool       // the frame before was left out
-	given   bool       // all of this stream was given by the reading that recognised nothing
+	join     *reread    // nil while the log is read for the first time
+	omitted  *assembler // puts lines together that were left out, while reread
+	inGap    bool       // the frame before was left out
+	allGiven bool       // all of this stream was given by the reading that recognised nothing
 }
 
-func (l *lines) rejoin(join *rejoining) {
-	l.join, l.cursor = join, l.seen.next
-	l.late = &lines{stream: l.stream, yield: l.yield}
+func (l *assembler) catchUp(join *reread) {
+	l.join, l.cursor = join, l.frames.next
+	l.omitted = &assembler{stream: l.stream, yield: l.yield}
 }
 
 // gap says in the log that lines are missing there.
-func (l *lines) gap(at time.Time, text string) error {
+func (l *assembler) gap(at time.Time, text string) error {
 	if !l.yield(Line{Time: at, Stream: GapStream, Text: text}, nil) {
-		return errEnough
+		return errStopped
 	}
 	return nil
 }
 
-// judge says what to do with a frame that comes while rejoining.
-func (l *lines) judge(sum uint64) verdict {
+// classify says what to do with a frame that comes while reread.
+func (l *assembler) classify(sum uint64) frameClass {
 	if l.join.lost {
-		if l.given {
-			return known
+		if l.allGiven {
+			return frameGiven
 		}
-		return later
+		return frameNew
 	}
-	v := l.again(sum, l.join.aligned)
-	if v == before && (!l.join.any || l.seen.next == 0 && !l.join.tail) {
-		l.given = true
-		return later
+	v := l.classifyReread(sum, l.join.aligned)
+	if v == frameBefore && (!l.join.any || l.frames.next == 0 && !l.join.tail) {
+		l.allGiven = true
+		return frameNew
 	}
-	l.join.aligned = l.join.aligned || v == known
-	l.join.skipped = l.join.skipped || v == before
+	l.join.aligned = l.join.aligned || v == frameGiven
+	l.join.skipped = l.join.skipped || v == frameBefore
 	return v
 }
 
-// part says which lines a frame is a part of; nil for one that is not given.
-func (l *lines) part(at time.Time, sum uint64) (*lines, error) {
+// route says which lines a frame is a part of; nil for one that is not given.
+func (l *assembler) route(at time.Time, sum uint64) (*assembler, error) {
 	if l.join == nil {
 		if l.repeated(at, sum) {
 			return nil, nil
 		}
 		return l, nil
 	}
-	v := l.judge(sum)
-	was := l.missing
-	l.missing = v == missed
+	v := l.classify(sum)
+	was := l.inGap
+	l.inGap = v == frameOmitted
 	switch {
-	case l.missing && !was:
-		return l.late, l.gap(at, cameLate)
-	case l.missing:
-		return l.late, nil
+	case l.inGap && !was:
+		return l.omitted, l.gap(at, gapLate)
+	case l.inGap:
+		return l.omitted, nil
 	case was:
-		if err := l.late.flush(); err != nil {
+		if err := l.omitted.flush(); err != nil {
 			return nil, err
 		}
 	}
-	if v == later {
+	if v == frameNew {
 		return l, nil
 	}
 	return nil, nil
 }
 
-func (l *lines) Write(frame []byte) (int, error) {
+func (l *assembler) Write(frame []byte) (int, error) {
 	stamp, text, _ := bytes.Cut(frame, []byte(" "))
 	at, err := time.Parse(time.RFC3339Nano, string(stamp))
 	if err != nil {
 		return 0, fmt.Errorf("read time of a line: %w", err)
 	}
-	to, err := l.part(at, fingerprint(frame))
+	to, err := l.route(at, fingerprint(frame))
 	if err == nil && to != nil {
-		err = to.put(at, text)
+		err = to.appendText(at, text)
 	}
 	if err != nil {
 		return 0, err
@@ -203,8 +203,8 @@ func (l *lines) Write(frame []byte) (int, error) {
 	return len(frame), nil
 }
 
-// put adds a piece to the line that has no end yet.
-func (l *lines) put(at time.Time, text []byte) error {
+// appendText adds a piece to the line that has no end yet.
+func (l *assembler) appendText(at time.Time, text []byte) error {
 	if len(l.text) == 0 {
 		l.since = at
 	}
@@ -216,19 +216,19 @@ func (l *lines) put(at time.Time, text []byte) error {
 	return nil
 }
 
-func (l *lines) end() error {
+func (l *assembler) end() error {
 	line := Line{Time: l.since, Stream: l.stream, Text: string(l.text)}
 	l.text = l.text[:0]
 	if !l.yield(line, nil) {
-		return errEnough
+		return errStopped
 	}
 	return nil
 }
 
 // flush gives a last line that has no end.
-func (l *lines) flush() error {
-	if l.late != nil {
-		if err := l.late.flush(); err != nil {
+func (l *assembler) flush() error {
+	if l.omitted != nil {
+		if err := l.omitted.flush(); err != nil {
 			return err
 		}
 	}

@@ -93,9 +93,9 @@ func TestFollowedLogOverRotations(t *testing.T) {
 		"a file comes twice":                    {join(frames(1, 6), frames(3, 6), frames(7, 8)), frames(5, 8), 0, texts(1, 8)},
 		"a file comes three times":              {join(frames(1, 6), frames(3, 6), frames(3, 9)), frames(5, 9), 0, texts(1, 9)},
 		"a part comes twice":                    {join(frames(1, 6), frames(2, 3), frames(7, 8)), frames(1, 8), 0, texts(1, 8)},
-		"lines are left out and kept":           {join(frames(1, 2), frames(6, 8)), frames(1, 9), 0, join(texts(1, 2), texts(6, 8), []string{cameLate}, texts(3, 5), texts(9, 9))},
-		"lines are left out, the beginning too": {join(frames(1, 2), frames(6, 8)), frames(2, 9), 0, join(texts(1, 2), texts(6, 8), []string{cameLate}, texts(3, 5), texts(9, 9))},
-		"the last lines aren't kept":            {frames(1, 3), frames(7, 9), 0, join(texts(1, 3), []string{areLost}, texts(7, 9))},
+		"lines are left out and kept":           {join(frames(1, 2), frames(6, 8)), frames(1, 9), 0, join(texts(1, 2), texts(6, 8), []string{gapLate}, texts(3, 5), texts(9, 9))},
+		"lines are left out, the beginning too": {join(frames(1, 2), frames(6, 8)), frames(2, 9), 0, join(texts(1, 2), texts(6, 8), []string{gapLate}, texts(3, 5), texts(9, 9))},
+		"the last lines aren't kept":            {frames(1, 3), frames(7, 9), 0, join(texts(1, 3), []string{gapLost}, texts(7, 9))},
 		"nothing is kept":                       {frames(1, 3), nil, 0, texts(1, 3)},
 		"a tail":                                {frames(4, 6), frames(1, 8), 3, texts(4, 8)},
 		"a tail of nothing":                     {nil, frames(1, 2), 3, texts(1, 2)},
@@ -116,7 +116,7 @@ func TestFollowedLogOverRotations(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (line.Stream == GapStream) != (line.Text == cameLate || line.Text == areLost) {
+				if (line.Stream == GapStream) != (line.Text == gapLate || line.Text == gapLost) {
 					t.Errorf("%q is of the stream %s", line.Text, line.Stream)
 				}
 				got = append(got, line.Text)
@@ -130,8 +130,8 @@ func TestFollowedLogOverRotations(t *testing.T) {
 
 // What is remembered of a log has a bound, and what is older is neither repeated nor taken for left out.
 func TestFollowedLogLongerThanItsHistory(t *testing.T) {
-	long := frames(1, maxSeen+1000)
-	e := withAPI(t, &logAPI{followed: join(long, long[maxSeen/2:]), kept: join(long, frames(maxSeen+1001, maxSeen+1001))})
+	long := frames(1, maxIndexed+1000)
+	e := withAPI(t, &logAPI{followed: join(long, long[maxIndexed/2:]), kept: join(long, frames(maxIndexed+1001, maxIndexed+1001))})
 	count, last := 0, ""
 	for line, err := range e.Logs(t.Context(), "c", LogOptions{Follow: true}) {
 		if err != nil {
@@ -139,7 +139,7 @@ func TestFollowedLogLongerThanItsHistory(t *testing.T) {
 		}
 		count, last = count+1, line.Text
 	}
-	if want := maxSeen + 1001; count != want || last != fmt.Sprint(want) {
+	if want := maxIndexed + 1001; count != want || last != fmt.Sprint(want) {
 		t.Errorf("%d lines to %q, want %d", count, last, want)
 	}
 }

@@ -218,7 +218,7 @@ func TestReplacedSocket(t *testing.T) {
 	defer engine.Close()
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
 	listener.Close()
-	if err := engine.look(t.Context()); err != nil {
+	if err := engine.ping(t.Context()); err != nil {
 		t.Errorf("an engine that is only away: %v", err)
 	}
 	if err := os.Remove(path); err != nil {
@@ -230,7 +230,7 @@ func TestReplacedSocket(t *testing.T) {
 	if err := engine.Ready(t.Context()); err != nil {
 		t.Errorf("not ready at once: %v", err)
 	}
-	engine.away.since = time.Now().Add(-awayBound)
+	engine.outage.since = time.Now().Add(-readyGrace)
 	if err := engine.Ready(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "Docker has not answered for 30s: ") {
 		t.Errorf("ready after half a minute: %v", err)
 	}
@@ -253,7 +253,7 @@ func TestHungEngine(t *testing.T) {
 	defer cancel()
 	_, err = engine.api.ContainerList(ctx, container.ListOptions{})
 	want := "Docker is required but not available: the engine does not answer"
-	if f := fault.Of(failed(ctx, "list containers", err)); f.Kind != fault.KindUnavailable || f.Message != want {
+	if f := fault.Of(clientError(ctx, "list containers", err)); f.Kind != fault.KindUnavailable || f.Message != want {
 		t.Errorf("told %v %q, want unavailable %q", f.Kind, f.Message, want)
 	}
 }

@@ -97,7 +97,7 @@ func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, na
 		network = e.network
 	case Pack:
 	}
-	labels := map[string]string{labelKind: string(s.Kind), labelName: s.Name, labelInstance: instance, labelImage: s.Image, labelMade: s.Fingerprint()}
+	labels := map[string]string{labelKind: string(s.Kind), labelName: s.Name, labelInstance: instance, labelImage: s.Image, labelSpec: s.Fingerprint()}
 	for label, value := range map[string]string{labelPackID: s.PackID, labelPrincipal: s.Principal, labelDigest: s.Digest,
 		labelPackages: s.Packages, labelReplica: e.replica, labelHome: e.home} {
 		if value != "" {
@@ -112,7 +112,7 @@ func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, na
 	for _, group := range s.Groups {
 		groups = append(groups, strconv.Itoa(group))
 	}
-	limits, stop := s.Limits.orElse(DefaultLimits), stopSeconds
+	limits, stop := s.Limits.withDefaults(DefaultLimits), stopSeconds
 	cfg := &container.Config{
 		Hostname:     string(s.Kind), // not Docker's, which is the container's id
 		User:         fmt.Sprintf("%d:%d", UID, GID),

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// maxSeen is how many frames of a stream are remembered: what the engine keeps in one file of a log (10 MiB) has no more.
-const maxSeen = 1 << 17
+// maxIndexed is how many frames of a stream are remembered: what the engine keeps in one file of a log (10 MiB) has no more.
+const maxIndexed = 1 << 17
 
-// seen remembers the last frames of a stream by a fingerprint of their time and text. Frames are numbered from 0.
-type seen struct {
-	ring  []uint64       // frame n at n % maxSeen
+// frameIndex remembers the last frames of a stream by a fingerprint of their time and text. Frames are numbered from 0.
+type frameIndex struct {
+	ring  []uint64       // frame n at n % maxIndexed
 	first map[uint64]int // number of the first remembered frame with a fingerprint
 	next  int            // number of the frame to come
 }
@@ -19,15 +19,15 @@ var fingerprints = maphash.MakeSeed()
 
 func fingerprint(frame []byte) uint64 { return maphash.Bytes(fingerprints, frame) }
 
-func (s *seen) add(sum uint64) {
+func (s *frameIndex) add(sum uint64) {
 	if s.first == nil {
 		s.first = make(map[uint64]int)
 	}
-	if len(s.ring) < maxSeen {
+	if len(s.ring) < maxIndexed {
 		s.ring = append(s.ring, sum)
 	} else {
-		at := s.next % maxSeen
-		if old := s.ring[at]; s.first[old] == s.next-maxSeen {
+		at := s.next % maxIndexed
+		if old := s.ring[at]; s.first[old] == s.next-maxIndexed {
 			delete(s.first, old)
 		}
 		s.ring[at] = sum
@@ -38,11 +38,13 @@ func (s *seen) add(sum uint64) {
 	s.next++
 }
 
-// is says whether frame n has that fingerprint.
-func (s *seen) is(n int, sum uint64) bool { return n < s.next && s.ring[n%maxSeen] == sum }
+// matches says whether frame n has that fingerprint.
+func (s *frameIndex) matches(n int, sum uint64) bool {
+	return n < s.next && s.ring[n%maxIndexed] == sum
+}
 
 // find is the number of the first remembered frame with that fingerprint.
-func (s *seen) find(sum uint64) (n int, known bool) {
+func (s *frameIndex) find(sum uint64) (n int, known bool) {
 	n, known = s.first[sum]
 	return n, known
 }
@@ -53,8 +55,8 @@ func (s *seen) find(sum uint64) (n int, known bool) {
 // Times alone can't say that: the clock may have been set back, and then what is new has the times of what is old. A
 // frame came before if it is exactly one that was remembered, by time and text, and stands where that one's turn was.
 type history struct {
-	seen   seen
-	cursor int       // number of the frame that a repetition has reached; seen.next while nothing is repeated
+	frames frameIndex
+	cursor int       // number of the frame that a repetition has reached; frames.next while nothing is repeated
 	newest time.Time // of all frames
 	last   time.Time // of the frame before
 
@@ -64,12 +66,12 @@ type history struct {
 // repeated says whether a frame is a repetition. One that is not is remembered. Frames with equal times and texts that follow each
 // other directly are no repetition: a coarse clock gives such times to lines that were printed one after the other.
 func (h *history) repeated(at time.Time, sum uint64) bool {
-	if h.seen.is(h.cursor, sum) {
+	if h.frames.matches(h.cursor, sum) {
 		h.cursor++
 		return true
 	}
 	if at.Before(h.newest) && !at.Equal(h.last) {
-		if n, known := h.seen.find(sum); known {
+		if n, known := h.frames.find(sum); known {
 			h.cursor = n + 1
 			return true
 		}
@@ -79,40 +81,40 @@ func (h *history) repeated(at time.Time, sum uint64) bool {
 }
 
 func (h *history) remember(at time.Time, sum uint64) {
-	h.seen.add(sum)
-	h.cursor, h.last = h.seen.next, at
+	h.frames.add(sum)
+	h.cursor, h.last = h.frames.next, at
 	if at.After(h.newest) {
 		h.newest = at
 	}
 }
 
-// verdict is what a frame of a log that is read anew is.
-type verdict int
+// frameClass is what a frame of a log that is read anew is.
+type frameClass int
 
 const (
-	known  verdict = iota // it was given
-	later                 // it comes after all that were given
-	missed                // it stands among those that were given and was not
-	before                // it may stand before all that were given
+	frameGiven   frameClass = iota // it was given by an earlier reading
+	frameNew                       // it comes after all frames that were given
+	frameOmitted                   // it stands among those that were given, and was not: the engine left it out
+	frameBefore                    // it may stand before all frames that were given
 )
 
-// again judges a frame of a log that is read anew from its beginning. aligned says whether any frame of the log, of
+// classifyReread judges a frame of a log that is read anew from its beginning. aligned says whether any frame of the log, of
 // whichever stream, has been recognised in this reading.
-func (h *history) again(sum uint64, aligned bool) verdict {
-	switch n, remembered := h.seen.find(sum); {
-	case h.seen.next > 0 && h.reached == h.seen.next:
-		return later
-	case h.seen.is(h.cursor, sum):
+func (h *history) classifyReread(sum uint64, aligned bool) frameClass {
+	switch n, remembered := h.frames.find(sum); {
+	case h.frames.next > 0 && h.reached == h.frames.next:
+		return frameNew
+	case h.frames.matches(h.cursor, sum):
 		h.cursor++
 	case remembered:
 		h.cursor = n + 1
-	case !aligned, h.reached == 0 && h.seen.next > maxSeen: // or older than what is remembered
-		return before
-	case h.seen.next == 0:
-		return later
+	case !aligned, h.reached == 0 && h.frames.next > maxIndexed: // or older than what is remembered
+		return frameBefore
+	case h.frames.next == 0:
+		return frameNew
 	default:
-		return missed
+		return frameOmitted
 	}
 	h.reached = max(h.reached, h.cursor)
-	return known
+	return frameGiven
 }

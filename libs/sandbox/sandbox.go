@@ -65,20 +65,20 @@ type Mount struct {
 
 // Container is one container of this instance.
 type Container struct {
-	ID        string // Docker's, 64 hex
-	Kind      Kind
-	Name      string // Spec.Name
-	PackID    string
-	Principal string
-	Digest    string
-	Packages  string
-	Image     string // Spec.Image
-	ImageID   string // "sha256:…", what that name meant when it was made
-	Replica   string // Config.Replica of who made it
-	Made      string // Fingerprint of the Spec it was made of
-	Status    string // Docker's word: created, running, paused, restarting, removing, exited, dead
-	Created   time.Time
-	Outdated  bool // made by a version that labelled containers otherwise: to be ended, not to be started
+	ID              string // Docker's, 64 hex
+	Kind            Kind
+	Name            string // Spec.Name
+	PackID          string
+	Principal       string
+	Digest          string
+	Packages        string
+	Image           string // Spec.Image
+	ImageID         string // "sha256:…", what that name meant when it was made
+	Replica         string // Config.Replica of who made it
+	SpecFingerprint string // Fingerprint of the Spec it was made of
+	Status          string // Docker's word: created, running, paused, restarting, removing, exited, dead
+	Created         time.Time
+	Outdated        bool // made by a version that labelled containers otherwise: to be ended, not to be started
 
 	// Of Inspect and Find only.
 	Started  time.Time // last; zero before
@@ -144,13 +144,13 @@ type Engine struct {
 	runtime    string
 	replica    string
 	socket     string // the path of the engine's Unix socket, "" where it has another address
-	moved      func(ctx context.Context, name, from, to string)
+	imageMoved func(ctx context.Context, name, from, to string)
 
-	negotiating chan struct{} // has a token while somebody asks which version of its API the engine speaks
+	negotiation chan struct{} // has a token while somebody asks which version of its API the engine speaks
 	negotiated  atomic.Bool
 
 	mu       sync.Mutex
-	away     away
+	outage   outage
 	self     *self  // found once, kept
 	cpus     int    // of the engine's machine; 0 until it matters
 	engineID string // "" until it matters
@@ -197,7 +197,7 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 		socket = ""
 	}
 	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", home: cfg.Home, own: cfg.Own, configured: cfg.Instance, runtime: cfg.Runtime,
-		replica: cfg.Replica, socket: socket, moved: cfg.ImageMoved, images: make(map[string]string), negotiating: make(chan struct{}, 1)}, nil
+		replica: cfg.Replica, socket: socket, imageMoved: cfg.ImageMoved, images: make(map[string]string), negotiation: make(chan struct{}, 1)}, nil
 }
 
 // Close drops idle connections.
@@ -210,8 +210,8 @@ func (e *Engine) negotiate(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case e.negotiating <- struct{}{}:
-		defer func() { <-e.negotiating }()
+	case e.negotiation <- struct{}{}:
+		defer func() { <-e.negotiation }()
 	case <-ctx.Done():
 		return fmt.Errorf("ask the engine for its version: %w", ctx.Err())
 	}
@@ -222,7 +222,7 @@ func (e *Engine) negotiate(ctx context.Context) error {
 	defer cancel()
 	ping, err := e.api.Ping(ctx)
 	if err != nil {
-		return failed(ctx, "ask the engine for its version", err)
+		return clientError(ctx, "ask the engine for its version", err)
 	}
 	e.api.NegotiateAPIVersionPing(ping)
 	e.negotiated.Store(true)
@@ -252,7 +252,7 @@ func (e *Engine) inspectImage(ctx context.Context, name string) (localImage, err
 		return localImage{}, fault.Unavailable("Image %s is missing; build it with: docker compose build", name).With("image_missing").Because(err)
 	}
 	if err != nil {
-		return localImage{}, failed(ctx, "inspect image "+name, err)
+		return localImage{}, clientError(ctx, "inspect image "+name, err)
 	}
 	found := localImage{id: image.ID}
 	if image.Config != nil {
@@ -261,8 +261,8 @@ func (e *Engine) inspectImage(ctx context.Context, name string) (localImage, err
 	return found, nil
 }
 
-// resolve is inspectImage for a container that is going to be made.
-func (e *Engine) resolve(ctx context.Context, name string) (localImage, error) {
+// resolveImage is inspectImage for a container that is going to be made.
+func (e *Engine) resolveImage(ctx context.Context, name string) (localImage, error) {
 	found, err := e.inspectImage(ctx, name)
 	if err != nil {
 		return localImage{}, err
@@ -271,8 +271,8 @@ func (e *Engine) resolve(ctx context.Context, name string) (localImage, error) {
 	before := e.images[name]
 	e.images[name] = found.id
 	e.mu.Unlock()
-	if before != "" && before != found.id && e.moved != nil {
-		e.moved(ctx, name, before, found.id)
+	if before != "" && before != found.id && e.imageMoved != nil {
+		e.imageMoved(ctx, name, before, found.id)
 	}
 	return found, nil
 }
@@ -303,7 +303,7 @@ func (e *Engine) info(ctx context.Context) (system.Info, error) {
 	defer cancel()
 	info, err := e.api.Info(ctx)
 	if err != nil {
-		return system.Info{}, failed(ctx, "ask the engine what it is", err)
+		return system.Info{}, clientError(ctx, "ask the engine what it is", err)
 	}
 	return info, nil
 }
@@ -348,9 +348,9 @@ func bounded(ctx context.Context, bound time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, bound, errHung)
 }
 
-// failed turns an error of the Docker client into ours: an engine that can't be reached or hangs is unavailable, all else is
+// clientError turns an error of the Docker client into ours: an engine that can't be reached or hangs is unavailable, all else is
 // kept. ctx is what the client was called with.
-func failed(ctx context.Context, what string, err error) error {
+func clientError(ctx context.Context, what string, err error) error {
 	because := fmt.Errorf("%s: %w", what, err)
 	switch {
 	case errors.Is(context.Cause(ctx), errHung):

@@ -53,7 +53,7 @@ func (e *Engine) findSelf(ctx context.Context) (*self, error) {
 			return nil, fmt.Errorf("find own container: the engine doesn't know %.12s, which this process runs in; give it the socket of its own engine", id)
 		}
 		if err != nil {
-			return nil, failed(ctx, "find own container", err)
+			return nil, clientError(ctx, "find own container", err)
 		}
 		found = selfFrom(raw)
 	}
@@ -92,12 +92,12 @@ func ownContainer(proc string) (string, error) {
 		return "", fmt.Errorf("find own container: %w", err)
 	}
 	defer mounts.Close()
-	return containerIn(mounts)
+	return containerID(mounts)
 }
 
-// containerIn reads mountinfo; proc(5): "36 35 98:0 /root /mount/point options… - type source options". What a host shows of
+// containerID reads mountinfo; proc(5): "36 35 98:0 /root /mount/point options… - type source options". What a host shows of
 // its containers lies at other mount points than these.
-func containerIn(mountinfo io.Reader) (string, error) {
+func containerID(mountinfo io.Reader) (string, error) {
 	var byCgroup string
 	text := bufio.NewScanner(mountinfo)
 	text.Buffer(nil, 1<<20) // an overlay of many layers makes long lines
@@ -154,7 +154,7 @@ func (s *self) binds(mounts []Mount) ([]mount.Mount, error) {
 		if m.Writable && !own.writable {
 			return nil, fmt.Errorf("mount %s: this container may not write there itself", m.Source)
 		}
-		if err := plain(m.Source, own.target); err != nil {
+		if err := checkSource(m.Source, own.target); err != nil {
 			return nil, err
 		}
 		if !s.inContainer { // links above, in the host's own layout, are the operator's
@@ -170,8 +170,8 @@ func (s *self) binds(mounts []Mount) ([]mount.Mount, error) {
 	return binds, nil
 }
 
-// plain says what is wrong with a source that lies in the mount root.
-func plain(source, root string) error {
+// checkSource says what is wrong with a source that lies in the mount root.
+func checkSource(source, root string) error {
 	info, err := os.Lstat(source)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", source, err)

@@ -38,7 +38,7 @@ func TestOwnContainerInRecordedMountinfo(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer text.Close()
-			got, err := containerIn(text)
+			got, err := containerID(text)
 			if err != nil || got != want {
 				t.Errorf("container = %q, %v; want %q", got, err, want)
 			}

@@ -41,7 +41,7 @@ func (e *Engine) Stats(ctx context.Context, id string) (Stats, error) {
 		return Stats{}, fmt.Errorf("read statistics of container %.12s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return Stats{}, failed(ctx, "read statistics", err)
+		return Stats{}, clientError(ctx, "read statistics", err)
 	}
 	defer answer.Body.Close()
 	var raw container.StatsResponse

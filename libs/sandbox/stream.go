@@ -43,7 +43,7 @@ func (e *Engine) Attach(ctx context.Context, id string, stderr io.Writer) (Strea
 	}
 	conn, err := e.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return nil, failed(ctx, "attach to container", err)
+		return nil, clientError(ctx, "attach to container", err)
 	}
 	stdout, feed := io.Pipe()
 	s := &stream{conn: conn, stdout: stdout, done: make(chan struct{})}

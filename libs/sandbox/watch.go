@@ -11,15 +11,15 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
-// away is since when the engine has not answered, and with which error; zero while it does.
-type away struct {
+// outage is since when the engine has not answered, and with which error; zero while it does.
+type outage struct {
 	since time.Time
 	err   error
 }
 
 const (
-	pingEvery = time.Second
-	awayBound = 30 * time.Second // how long an engine may be away, restarting, before Ready says so
+	pingInterval = time.Second
+	readyGrace   = 30 * time.Second // how long an engine may be away, restarting, before Ready says so
 )
 
 // ErrSocketReplaced: the file that this process has as the engine's socket has no name any more. It was mounted by itself,
@@ -29,11 +29,11 @@ var ErrSocketReplaced = errors.New("the engine's socket was replaced, and this p
 // Watch asks the engine each second whether it answers, until ctx ends. It returns ErrSocketReplaced as soon as the
 // engine can't be reached and never will be again: the process must end then, to be restarted by the engine.
 func (e *Engine) Watch(ctx context.Context) error {
-	return periodic.RunErr(ctx, pingEvery, e.look, periodic.Immediately)
+	return periodic.RunErr(ctx, pingInterval, e.ping, periodic.Immediately)
 }
 
-// look asks once.
-func (e *Engine) look(ctx context.Context) error {
+// ping asks once.
+func (e *Engine) ping(ctx context.Context) error {
 	bound, cancel := bounded(ctx, answerWait)
 	defer cancel()
 	_, err := e.api.Ping(bound)
@@ -43,21 +43,21 @@ func (e *Engine) look(ctx context.Context) error {
 	e.mu.Lock()
 	switch {
 	case err == nil:
-		e.away = away{}
-	case e.away.since.IsZero():
-		e.away = away{time.Now(), err}
+		e.outage = outage{}
+	case e.outage.since.IsZero():
+		e.outage = outage{time.Now(), err}
 	default:
-		e.away.err = err
+		e.outage.err = err
 	}
 	e.mu.Unlock()
-	if err != nil && e.replaced() {
+	if err != nil && e.socketReplaced() {
 		return fmt.Errorf("watch %s: %w", e.socket, ErrSocketReplaced)
 	}
 	return nil
 }
 
-// replaced says whether the engine's socket has lost its name.
-func (e *Engine) replaced() bool {
+// socketReplaced says whether the engine's socket has lost its name.
+func (e *Engine) socketReplaced() bool {
 	if e.socket == "" {
 		return false
 	}
@@ -73,8 +73,8 @@ func (e *Engine) replaced() bool {
 func (e *Engine) Ready(context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.away.since.IsZero() || time.Since(e.away.since) < awayBound {
+	if e.outage.since.IsZero() || time.Since(e.outage.since) < readyGrace {
 		return nil
 	}
-	return fmt.Errorf("Docker has not answered for %v: %w", time.Since(e.away.since).Round(time.Second), e.away.err)
+	return fmt.Errorf("Docker has not answered for %v: %w", time.Since(e.outage.since).Round(time.Second), e.outage.err)
 }

@@ -289,7 +289,7 @@ func (m *Manager) launch(ctx context.Context, r *Record, there *sandbox.Containe
 	}
 	after := context.WithoutCancel(ctx)
 	undo := func(context.Context, string) error { return nil }
-	if there == nil || there.Made != spec.Fingerprint() {
+	if there == nil || there.SpecFingerprint != spec.Fingerprint() {
 		if there != nil {
 			m.keepRun(ctx, *there)
 			if err := m.Engine.Remove(ctx, there.ID); err != nil {

@@ -58,7 +58,7 @@ func (d *docker) Create(_ context.Context, s sandbox.Spec) (sandbox.Container, e
 	}
 	d.made++
 	c := &sandbox.Container{ID: fmt.Sprint("c", d.made), Kind: s.Kind, Name: s.Name, PackID: s.PackID, Digest: s.Digest, Packages: s.Packages,
-		Made: s.Fingerprint(), Status: "created", Created: time.Now()}
+		SpecFingerprint: s.Fingerprint(), Status: "created", Created: time.Now()}
 	d.containers[c.ID] = c
 	return *c, nil
 }

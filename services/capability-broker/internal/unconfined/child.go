@@ -15,8 +15,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// drain is how long output is read on after a process has ended: something it started may hold the other end open.
-const drain = time.Second
+// drainTimeout is how long output is read on after a process has ended: something it started may hold the other end open.
+const drainTimeout = time.Second
 
 // child is one process, before, during and after its run, and in later ones.
 type child struct {
@@ -24,12 +24,12 @@ type child struct {
 	argv   []string
 	output *output // of all runs
 
-	is sandbox.Container // guarded by Engine.mu
+	info sandbox.Container // guarded by Engine.mu
 
-	starting sync.Mutex // guards the rest
-	process  *os.Process
-	ended    chan struct{} // closed after the run of process
-	scratch  string        // its HOME and /tmp
+	mu      sync.Mutex // guards the rest
+	process *os.Process
+	ended   chan struct{} // closed after the run of process
+	scratch string        // its HOME and /tmp
 
 	attached      bool
 	stdin, stdout *os.File // the process's ends
@@ -45,10 +45,10 @@ func (p pipes) CloseWrite() error           { return p.stdin.Close() }
 func (p pipes) Close() error                { return errors.Join(p.stdin.Close(), p.stdout.Close()) }
 
 func (c *child) attach(stderr io.Writer) (sandbox.Stream, error) {
-	c.starting.Lock()
-	defer c.starting.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.attached || c.process != nil {
-		return nil, fmt.Errorf("attach to process %.12s: it is attached to or has been started", c.is.ID)
+		return nil, fmt.Errorf("attach to process %.12s: it is attached to or has been started", c.info.ID)
 	}
 	var ours pipes
 	var err error
@@ -68,8 +68,8 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	c.starting.Lock()
-	defer c.starting.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.process != nil {
 		select {
 		case <-c.ended:
@@ -86,12 +86,12 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	c.clean()
+	c.removeScratch()
 	if c.scratch, err = os.MkdirTemp("", "rumi-"+string(c.spec.Kind)+"-"); err != nil {
 		return fmt.Errorf("start process: %w", err)
 	}
 	cmd := &exec.Cmd{
-		Path: c.argv[0], Args: c.argv, Dir: here(c.spec.Mounts, c.spec.Dir), Env: e.environ(c.spec, c.is.ID, c.scratch), WaitDelay: drain,
+		Path: c.argv[0], Args: c.argv, Dir: hostPath(c.spec.Mounts, c.spec.Dir), Env: e.environ(c.spec, c.info.ID, c.scratch), WaitDelay: drainTimeout,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	if cmd.Path, err = exec.LookPath(c.argv[0]); err != nil {
@@ -120,10 +120,10 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	}
 	c.process, c.ended = cmd.Process, make(chan struct{})
 	e.mu.Lock()
-	c.is.Status, c.is.Started, c.is.Finished, c.is.Exit = "running", time.Now().UTC(), time.Time{}, sandbox.Exit{}
-	is := c.is
+	c.info.Status, c.info.Started, c.info.Finished, c.info.Exit = "running", time.Now().UTC(), time.Time{}, sandbox.Exit{}
+	info := c.info
 	e.mu.Unlock()
-	e.tell(sandbox.Event{Action: "start", Container: is})
+	e.publish(sandbox.Event{Action: "start", Container: info})
 	go c.wait(e, cmd, c.ended)
 	return nil
 }
@@ -132,7 +132,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	_ = cmd.Wait() // the state has it
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	if _, err := endMarked(func(mark string) bool { return mark == e.mark(c.is.ID) }); err != nil {
+	if _, err := killTagged(func(tag string) bool { return tag == e.tag(c.info.ID) }); err != nil {
 		e.Log.Error("what a process left behind could not be ended", "pack_id", c.spec.PackID, "error", err)
 	}
 	code := cmd.ProcessState.ExitCode()
@@ -141,18 +141,18 @@ func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	}
 	c.output.end()
 	e.mu.Lock()
-	c.is.Status, c.is.Finished, c.is.Exit = "exited", time.Now().UTC(), sandbox.Exit{Code: code}
-	is := c.is
+	c.info.Status, c.info.Finished, c.info.Exit = "exited", time.Now().UTC(), sandbox.Exit{Code: code}
+	info := c.info
 	e.mu.Unlock()
 	close(ended)
-	e.tell(sandbox.Event{Action: "die", Container: is, ExitCode: code})
+	e.publish(sandbox.Event{Action: "die", Container: info, ExitCode: code})
 }
 
 // signal reaches the process and what it started, but for what left its process group, which wait ends. What it gives is closed after the run;
 // nil where there is none.
 func (c *child) signal(s syscall.Signal) (ended <-chan struct{}) {
-	c.starting.Lock()
-	defer c.starting.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.process == nil {
 		return nil
 	}
@@ -194,8 +194,8 @@ func (c *child) kill() {
 	}
 }
 
-// clean removes what a run has left; starting is held.
-func (c *child) clean() {
+// removeScratch removes what a run has left; mu is held.
+func (c *child) removeScratch() {
 	if c.scratch != "" {
 		_ = os.RemoveAll(c.scratch) // in a folder for temporary files, and nobody's but the pack's
 		c.scratch = ""
@@ -204,9 +204,9 @@ func (c *child) clean() {
 
 // discard frees what a process that ended, or was never started, still has.
 func (c *child) discard() {
-	c.starting.Lock()
-	defer c.starting.Unlock()
-	c.clean()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removeScratch()
 	if c.attached && c.process == nil {
 		c.stdin.Close()
 		c.stdout.Close()

@@ -62,9 +62,9 @@ type Engine struct {
 	closed   chan struct{} // nothing runs any more
 	close    sync.Once
 
-	mu       sync.Mutex
-	children map[string]*child // by id
-	told     []chan sandbox.Event
+	mu          sync.Mutex
+	children    map[string]*child // by id
+	subscribers []chan sandbox.Event
 }
 
 // Open finds Python and the runtime's files, and says in log and audit that nothing is confined.
@@ -145,20 +145,20 @@ func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container
 	rand.Read(id[:])
 	c := &child{
 		spec: spec, argv: argv, output: newOutput(),
-		is: sandbox.Container{
+		info: sandbox.Container{
 			ID: hex.EncodeToString(id[:]), Kind: spec.Kind, Name: spec.Name, PackID: spec.PackID, Principal: spec.Principal, Digest: spec.Digest,
-			Packages: spec.Packages, Image: spec.Image, Replica: e.Replica, Made: spec.Fingerprint(), Status: "created", Created: time.Now().UTC(),
+			Packages: spec.Packages, Image: spec.Image, Replica: e.Replica, SpecFingerprint: spec.Fingerprint(), Status: "created", Created: time.Now().UTC(),
 		},
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, other := range e.children {
-		if other.is.Kind == spec.Kind && other.is.Name == spec.Name {
+		if other.info.Kind == spec.Kind && other.info.Name == spec.Name {
 			return sandbox.Container{}, fmt.Errorf("create process %s: %w", spec.Name, sandbox.ErrExists)
 		}
 	}
-	e.children[c.is.ID] = c
-	return c.is, nil
+	e.children[c.info.ID] = c
+	return c.info, nil
 }
 
 // command is the argv that a Spec's stands for here.
@@ -182,19 +182,19 @@ func (e *Engine) command(spec sandbox.Spec) ([]string, error) {
 	}
 	argv = slices.Clone(argv)
 	for i, arg := range argv {
-		argv[i] = here(spec.Mounts, arg)
+		argv[i] = hostPath(spec.Mounts, arg)
 	}
 	if strings.HasSuffix(argv[0], ".py") {
 		if !filepath.IsAbs(argv[0]) {
-			argv[0] = filepath.Join(here(spec.Mounts, spec.Dir), argv[0])
+			argv[0] = filepath.Join(hostPath(spec.Mounts, spec.Dir), argv[0])
 		}
 		return append([]string{e.python, "-u"}, argv...), nil
 	}
 	return argv, nil
 }
 
-// here changes a path that lies at or under a mount's target to the source's. Anything else is given as it is.
-func here(mounts []sandbox.Mount, path string) string {
+// hostPath changes a path that lies at or under a mount's target to the source's. Anything else is given as it is.
+func hostPath(mounts []sandbox.Mount, path string) string {
 	for _, m := range mounts {
 		if rest, under := strings.CutPrefix(path, m.Target); under && (rest == "" || rest[0] == '/') {
 			return m.Source + rest
@@ -213,10 +213,10 @@ func (e *Engine) environ(spec sandbox.Spec, id, scratch string) []string {
 	for name, value := range spec.Env {
 		vars[name] = value
 	}
-	vars[markName] = e.mark(id)
+	vars[tagVariable] = e.tag(id)
 	list := make([]string, 0, len(vars))
 	for name, value := range vars {
-		list = append(list, name+"="+here(spec.Mounts, value))
+		list = append(list, name+"="+hostPath(spec.Mounts, value))
 	}
 	slices.Sort(list)
 	return list
@@ -236,8 +236,8 @@ func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) ([]sand
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range e.children {
-		if c.is.Kind == kind && c.is.Name == name {
-			return []sandbox.Container{c.is}, nil
+		if c.info.Kind == kind && c.info.Name == name {
+			return []sandbox.Container{c.info}, nil
 		}
 	}
 	return nil, nil
@@ -249,8 +249,8 @@ func (e *Engine) List(_ context.Context, kind sandbox.Kind) ([]sandbox.Container
 	defer e.mu.Unlock()
 	var list []sandbox.Container
 	for _, c := range e.children {
-		if kind == "" || c.is.Kind == kind {
-			list = append(list, c.is)
+		if kind == "" || c.info.Kind == kind {
+			list = append(list, c.info)
 		}
 	}
 	return list, nil
@@ -265,10 +265,10 @@ func (e *Engine) Remove(_ context.Context, id string) error {
 	c.kill()
 	e.mu.Lock()
 	delete(e.children, id)
-	is := c.is
+	info := c.info
 	e.mu.Unlock()
 	c.discard()
-	e.tell(sandbox.Event{Action: "destroy", Container: is})
+	e.publish(sandbox.Event{Action: "destroy", Container: info})
 	return nil
 }
 
@@ -296,11 +296,11 @@ func (e *Engine) Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox
 func (e *Engine) Events(ctx context.Context, on func(sandbox.Event)) {
 	events := make(chan sandbox.Event, 1024)
 	e.mu.Lock()
-	e.told = append(e.told, events)
+	e.subscribers = append(e.subscribers, events)
 	e.mu.Unlock()
 	defer func() {
 		e.mu.Lock()
-		e.told = slices.DeleteFunc(e.told, func(c chan sandbox.Event) bool { return c == events })
+		e.subscribers = slices.DeleteFunc(e.subscribers, func(c chan sandbox.Event) bool { return c == events })
 		e.mu.Unlock()
 	}()
 	on(sandbox.Event{Action: sandbox.Resync})
@@ -314,11 +314,11 @@ func (e *Engine) Events(ctx context.Context, on func(sandbox.Event)) {
 	}
 }
 
-// tell passes an event on. Who is 1,024 behind misses some, and finds out by looking at the list as it does at intervals.
-func (e *Engine) tell(event sandbox.Event) {
+// publish passes an event on. Who is 1,024 behind misses some, and finds out by looking at the list as it does at intervals.
+func (e *Engine) publish(event sandbox.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, events := range e.told {
+	for _, events := range e.subscribers {
 		select {
 		case events <- event:
 		default:

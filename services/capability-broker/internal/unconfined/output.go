@@ -21,18 +21,18 @@ const (
 
 // output is what a process printed, and will print.
 type output struct {
-	mu     sync.Mutex
-	more   sync.Cond
-	lines  []sandbox.Line
-	first  int // the number of lines[0]: so many were dropped
-	size   int
-	halves map[string][]byte // by stream, a line that has no end yet
-	over   bool
+	mu      sync.Mutex
+	changed sync.Cond
+	lines   []sandbox.Line
+	first   int // the number of lines[0]: so many were dropped
+	size    int
+	partial map[string][]byte // by stream, a line that has no end yet
+	ended   bool
 }
 
 func newOutput() *output {
-	o := &output{halves: make(map[string][]byte)}
-	o.more.L = &o.mu
+	o := &output{partial: make(map[string][]byte)}
+	o.changed.L = &o.mu
 	return o
 }
 
@@ -47,7 +47,7 @@ type stream struct {
 func (s stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	half := append(s.halves[s.name], p...)
+	half := append(s.partial[s.name], p...)
 	for {
 		at := bytes.IndexByte(half, '\n')
 		switch {
@@ -62,8 +62,8 @@ func (s stream) Write(p []byte) (int, error) {
 		}
 		break
 	}
-	s.halves[s.name] = bytes.Clone(half)
-	s.more.Broadcast()
+	s.partial[s.name] = bytes.Clone(half)
+	s.changed.Broadcast()
 	return len(p), nil
 }
 
@@ -81,7 +81,7 @@ func (o *output) add(stream string, text []byte) {
 func (o *output) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.over = false
+	o.ended = false
 }
 
 // end says that nothing more comes.
@@ -89,13 +89,13 @@ func (o *output) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, name := range []string{"stdout", "stderr"} {
-		if half := o.halves[name]; len(half) > 0 {
+		if half := o.partial[name]; len(half) > 0 {
 			o.add(name, half)
 		}
 	}
-	clear(o.halves)
-	o.over = true
-	o.more.Broadcast()
+	clear(o.partial)
+	o.ended = true
+	o.changed.Broadcast()
 }
 
 // next gives the lines from number from on, and the number to ask for next; more is false where none will come. With wait it
@@ -104,16 +104,16 @@ func (o *output) next(ctx context.Context, from int, wait bool) (lines []sandbox
 	defer context.AfterFunc(ctx, func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.more.Broadcast()
+		o.changed.Broadcast()
 	})()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for wait && !o.over && ctx.Err() == nil && from >= o.first+len(o.lines) {
-		o.more.Wait()
+	for wait && !o.ended && ctx.Err() == nil && from >= o.first+len(o.lines) {
+		o.changed.Wait()
 	}
 	from = max(from, o.first)
 	lines = append(lines, o.lines[from-o.first:]...)
-	return lines, from + len(lines), !o.over
+	return lines, from + len(lines), !o.ended
 }
 
 // Logs gives a process's output, of which the last 4 MiB are kept for as long as the process isn't removed.

@@ -22,14 +22,14 @@ func (e *Engine) Stats(_ context.Context, id string) (sandbox.Stats, error) {
 		return sandbox.Stats{}, err
 	}
 	e.mu.Lock()
-	running := c.is.Running()
+	running := c.info.Running()
 	e.mu.Unlock()
 	if !running {
 		return sandbox.Stats{}, fmt.Errorf("read statistics of process %.12s: %w", id, sandbox.ErrNotRunning)
 	}
-	c.starting.Lock()
+	c.mu.Lock()
 	pid := strconv.Itoa(c.process.Pid)
-	c.starting.Unlock()
+	c.mu.Unlock()
 	stats := sandbox.Stats{Time: time.Now().UTC()}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

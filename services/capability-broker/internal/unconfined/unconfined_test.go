@@ -18,7 +18,7 @@ func TestNamesOfMountsAreChanged(t *testing.T) {
 		"/pack": "/home/x/tree", "/pack/backend/main.py": "/home/x/tree/backend/main.py", "/packs": "/packs", "pack": "pack", "": "",
 		"/run/rumi/egress/rumi.sock": "/var/e/rumi.sock", "/run/rumi": "/run/rumi", "a=/pack": "a=/pack",
 	} {
-		if got := here(mounts, path); got != want {
+		if got := hostPath(mounts, path); got != want {
 			t.Errorf("%q is %q here, want %q", path, got, want)
 		}
 	}

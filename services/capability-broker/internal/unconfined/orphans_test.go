@@ -21,10 +21,10 @@ func (l *entries) Write(_ context.Context, e audit.Entry) error {
 }
 
 // left starts a process as a broker's pack does that leaves its group, and its session. What it gives is closed at its end.
-func left(t *testing.T, mark string) <-chan struct{} {
+func left(t *testing.T, tag string) <-chan struct{} {
 	t.Helper()
 	cmd := exec.Command("sleep", "3600")
-	cmd.Env, cmd.SysProcAttr = []string{"A=b", markName + "=" + mark}, &syscall.SysProcAttr{Setsid: true}
+	cmd.Env, cmd.SysProcAttr = []string{"A=b", tagVariable + "=" + tag}, &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
