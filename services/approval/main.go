@@ -90,7 +90,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("collection", func(ctx context.Context) error {
 		return periodic.Run(ctx, collectInterval, func(ctx context.Context) {
 			if err := packs.Collect(ctx); err != nil {
-				rt.Log.ErrorContext(ctx, "could not collect what nothing needs", "error", err)
+				rt.Log.ErrorContext(ctx, "could not remove approved bytes that no record needs", "error", err)
 			}
 		})
 	})

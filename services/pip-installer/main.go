@@ -65,7 +65,7 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("sweep of builds", func(ctx context.Context) error {
 		return periodic.Run(ctx, time.Minute, func(ctx context.Context) {
 			if err := builder.Sweep(ctx); err != nil {
-				rt.Log.WarnContext(ctx, "could not sweep builds", "error", err)
+				rt.Log.WarnContext(ctx, "could not remove finished builds", "error", err)
 			}
 		})
 	})
@@ -75,11 +75,11 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 // imageMoved tells that what builds run in has been replaced behind its name.
 func imageMoved(rt *service.Runtime) func(ctx context.Context, name, from, to string) {
 	return func(ctx context.Context, name, from, to string) {
-		rt.Log.WarnContext(ctx, "an image's name leads to another image than before", "image", name, "from", from, "to", to)
+		rt.Log.WarnContext(ctx, "the builder image's tag now points to another image", "image", name, "from", from, "to", to)
 		err := rt.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "image_moved", Success: true,
 			Details: map[string]any{"image": name, "from": from, "to": to}})
 		if err != nil {
-			rt.Log.ErrorContext(ctx, "a change of image could not be audited", "image", name, "error", err)
+			rt.Log.ErrorContext(ctx, "could not audit that the builder image changed", "image", name, "error", err)
 		}
 	}
 }
@@ -126,7 +126,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	rt.Go("sweep of trees", func(ctx context.Context) error {
 		return periodic.Run(ctx, time.Hour, func(ctx context.Context) {
 			if err := i.SweepAll(ctx); err != nil {
-				rt.Log.WarnContext(ctx, "could not sweep trees", "error", err)
+				rt.Log.WarnContext(ctx, "could not remove unused copies of approved packs", "error", err)
 			}
 		})
 	})

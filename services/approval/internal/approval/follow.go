@@ -31,7 +31,7 @@ func (s *Service) Follow(ctx context.Context) error {
 		if err != nil {
 			changes.Again()
 			if !failing && ctx.Err() == nil {
-				s.Log.ErrorContext(ctx, "can't follow what other replicas decide about packs; trying again", "error", err)
+				s.Log.ErrorContext(ctx, "could not read the decisions of other replicas; trying again", "error", err)
 			}
 		}
 		failing = err != nil

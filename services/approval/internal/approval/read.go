@@ -70,7 +70,7 @@ func (s *Service) Details(ctx context.Context, id pack.ID) (PackDetails, error) 
 func (s *Service) Manifest(ctx context.Context, digest string) (tree.Manifest, error) {
 	m, err := s.Blobs.Manifest(digest)
 	if fault.Is(err, fault.KindNotFound) {
-		s.Log.WarnContext(ctx, "a tree that was approved is not kept", "digest", digest)
+		s.Log.WarnContext(ctx, "the manifest of a tree that was approved once is missing from user_data/approved", "digest", digest)
 		return tree.Manifest{}, nil
 	}
 	return m, err
@@ -109,7 +109,7 @@ func (s *Service) Review(ctx context.Context, id pack.ID, only string) (*review.
 		case err == nil:
 			input.Approved = &approved
 		case fault.Is(err, fault.KindNotFound): // without it a person can decide still, and a decision brings it back
-			s.Log.WarnContext(ctx, "a tree that was approved is not kept", "pack_id", string(id), "digest", r.Digest)
+			s.Log.WarnContext(ctx, "the approved bytes of a pack are missing from user_data/approved; approve the pack again", "pack_id", string(id), "digest", r.Digest)
 			input.Lost = r.Digest
 		default:
 			return nil, err
@@ -172,11 +172,11 @@ func (s *Service) Collect(ctx context.Context) error {
 		return historic, complete, err
 	})
 	if removed > 0 {
-		s.Log.InfoContext(ctx, "collected what nothing needs", "files", removed)
+		s.Log.InfoContext(ctx, "removed approved bytes that no record needs", "files", removed)
 	}
 	if unread, ok := errors.AsType[*blob.UnreadError](err); ok {
 		for _, r := range s.gates.withDigests(unread.Digests) {
-			s.Log.ErrorContext(ctx, "what was approved of a pack can't be read, so nothing is removed of what nobody needs; approve the pack again, or remove it",
+			s.Log.ErrorContext(ctx, "the approved manifest of a pack can't be read, so no unneeded bytes are removed; approve the pack again, or remove it",
 				"pack_id", r.PackID, "digest", r.Digest)
 		}
 	}

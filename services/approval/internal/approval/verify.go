@@ -116,7 +116,7 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID {
 	ids, unread := pack.Names(s.Ecosystem)
 	for _, u := range unread {
-		s.Log.WarnContext(ctx, "cannot look for packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
+		s.Log.WarnContext(ctx, "could not list a folder of packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
 	}
 	for _, r := range records {
 		ids = append(ids, pack.ID(r.PackID))
@@ -131,7 +131,7 @@ func (s *Service) needScan(ctx context.Context, ids []pack.ID, records map[strin
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
 	if err := s.Watcher.Fence(ctx); err != nil {
-		s.Log.WarnContext(ctx, "cannot ask the watcher; every pack is looked at", "error", err)
+		s.Log.WarnContext(ctx, "could not catch up with the file watcher; scanning every pack", "error", err)
 		return ids
 	}
 	s.mu.Lock()
@@ -202,7 +202,7 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 	for {
 		began := time.Now()
 		if err := s.Watcher.CheckMounts(); err != nil {
-			s.Log.WarnContext(ctx, "cannot see what is mounted over packs", "error", err)
+			s.Log.WarnContext(ctx, "could not read the mount table; scanning every pack that may run", "error", err)
 		}
 		s.verifySome(ctx, s.Watcher.Unwatched(), false)
 		select {

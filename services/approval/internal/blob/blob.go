@@ -85,10 +85,10 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.removeStale(); err != nil {
-		log.Warn("could not remove what was half-written of approved packs", "error", err)
+		log.Warn("could not remove half-written files from user_data/approved", "error", err)
 	}
 	if err := s.load(false); err != nil {
-		log.Warn("could not read the small files of approved packs; an approval keeps them anew", "error", err)
+		log.Warn("could not read the small files of some approved packs; approving a pack again restores its files", "error", err)
 	}
 	return s, nil
 }

@@ -92,7 +92,7 @@ func (e *Export) Run(ctx context.Context) error {
 		now := fmt.Sprintf("%+v", [...]any{s.Packs, s.Capability, s.Pip})
 		if now != last || !e.intact() {
 			if err := e.write(s); err != nil {
-				e.log.ErrorContext(ctx, "could not export what is pending", "error", err)
+				e.log.ErrorContext(ctx, "could not write user_data/pending/summary.json", "error", err)
 			} else {
 				last = now
 			}
@@ -125,7 +125,7 @@ func (e *Export) gather(ctx context.Context) summary {
 func section[T any](ctx context.Context, log *slog.Logger, source func(context.Context) (T, error)) any {
 	counts, err := source(ctx)
 	if err != nil {
-		log.DebugContext(ctx, "could not ask for what is pending", "error", err)
+		log.DebugContext(ctx, "could not ask a service for its pending counts", "error", err)
 		return problem{fault.Of(err).Message}
 	}
 	return counts

@@ -131,7 +131,7 @@ func (w *Watcher) logLimit(err error) {
 		return
 	}
 	w.limitLogged = true
-	w.Log.Warn("cannot watch every pack; those that are not watched are looked at in turns", "reason", watchProblem(err), "watches", len(w.watches), "error", err)
+	w.Log.Warn("cannot watch every pack; packs that are not watched are scanned periodically", "reason", watchProblem(err), "watches", len(w.watches), "error", err)
 }
 
 // watchProblem says why something can't be watched, and how to mend it.

@@ -140,7 +140,7 @@ func (w *Watcher) watchDirs(dirs ...string) {
 		case err != nil && !was:
 			w.unwatchable[dir] = true
 			w.markAllChanged()
-			w.Log.Warn("cannot watch a folder of packs; those that may run are looked at in turns", "folder", dir, "reason", watchProblem(err), "error", err)
+			w.Log.Warn("cannot watch a folder of packs; packs that may run are scanned periodically", "folder", dir, "reason", watchProblem(err), "error", err)
 		}
 		w.mu.Unlock()
 	}
@@ -237,7 +237,7 @@ func (w *Watcher) receive() {
 // be watched anew.
 func (w *Watcher) handle(e event) (replaced bool) {
 	if e.mask&unix.IN_Q_OVERFLOW != 0 {
-		w.Log.Warn("lost track of changes; every pack is verified", "error", "the kernel's queue ran over")
+		w.Log.Warn("the kernel dropped file events; verifying every pack")
 		w.markAllChanged()
 		return false
 	}

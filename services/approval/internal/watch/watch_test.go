@@ -273,7 +273,7 @@ func TestALostQueueIsEverythingChanged(t *testing.T) {
 	if !p.unchanged("demo") {
 		t.Error("a look after an overflow covers nothing")
 	}
-	if n := strings.Count(p.log.String(), "lost track of changes"); n == 0 {
+	if n := strings.Count(p.log.String(), "the kernel dropped file events"); n == 0 {
 		t.Error("the overflow was not said")
 	}
 }

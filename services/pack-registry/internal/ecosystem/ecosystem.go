@@ -87,7 +87,7 @@ func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, l
 		stages: stages, store: st, audit: trail, log: log, step: func(string) {},
 	}
 	if _, err := e.backups.open(); err != nil {
-		log.Error("backups can't be made or listed; packs that are installed can't be replaced or removed before that is mended", "error", err)
+		log.Error("backups can't be made or listed; installed packs can't be replaced or removed until this is repaired", "error", err)
 	}
 	return e, nil
 }

@@ -19,12 +19,12 @@ type barred map[pack.ID]string
 func (e *Ecosystem) Recover(ctx context.Context) {
 	release, _, err := e.enter(ctx, lockWait)
 	if err != nil {
-		e.log.ErrorContext(ctx, "could not end interrupted installations; the next change of the packs does that", "error", err)
+		e.log.ErrorContext(ctx, "could not finish or undo interrupted installations; the next change of the packs tries again", "error", err)
 		return
 	}
 	defer release()
 	if err := e.clearUnfinishedBackups(); err != nil {
-		e.log.WarnContext(ctx, "could not remove backups that were not finished", "error", err)
+		e.log.WarnContext(ctx, "could not remove unfinished backups", "error", err)
 	}
 	e.clearLeftovers(ctx)
 }
@@ -53,12 +53,12 @@ func (e *Ecosystem) endOperations(ctx context.Context) (barred, error) {
 	bars := barred{}
 	for _, op := range operations {
 		if op.Err != nil {
-			e.log.ErrorContext(ctx, "an entry of the journal can't be read and is left alone", "operation", op.ID, "error", op.Err)
+			e.log.ErrorContext(ctx, "an entry of the installation journal can't be read and was skipped", "operation", op.ID, "error", op.Err)
 			continue
 		}
-		e.log.WarnContext(ctx, "ending an installation that was interrupted", "staging_id", op.StagingID, "pack_ids", ids(op), "state", op.State)
+		e.log.WarnContext(ctx, "finishing or undoing an interrupted installation", "staging_id", op.StagingID, "pack_ids", ids(op), "state", op.State)
 		if err := e.endOperation(context.WithoutCancel(ctx), op); err != nil {
-			e.log.ErrorContext(ctx, "could not end an interrupted installation", "operation", op.ID, "pack_ids", ids(op), "error", err)
+			e.log.ErrorContext(ctx, "could not finish or undo an interrupted installation", "operation", op.ID, "pack_ids", ids(op), "error", err)
 			for _, p := range op.Packs {
 				bars[p.ID] = fmt.Sprintf("an installation of it was interrupted and can't be ended: %s", message(err))
 			}

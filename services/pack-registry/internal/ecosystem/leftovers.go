@@ -30,7 +30,7 @@ func (e *Ecosystem) clear(hidden string) []leftover {
 	if err == nil {
 		return nil
 	}
-	e.log.Warn("could not remove what a pack has left", "folder", hidden, "error", err)
+	e.log.Warn("could not remove a folder that an installation left over", "folder", hidden, "error", err)
 	return []leftover{{hidden, err}}
 }
 
@@ -39,13 +39,13 @@ func (e *Ecosystem) clear(hidden string) []leftover {
 func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
 	operations, err := e.store.Operations(ctx)
 	if err != nil {
-		e.log.WarnContext(ctx, "could not see which hidden folders are in use", "error", err)
+		e.log.WarnContext(ctx, "could not read the journal to see which hidden folders are in use", "error", err)
 		return nil
 	}
 	for _, place := range []string{".", pack.OldPlace} {
 		names, err := folder.Names(e.root, place)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			e.log.WarnContext(ctx, "could not look for what packs have left", "folder", path.Join("ecosystem", place), "error", err)
+			e.log.WarnContext(ctx, "could not list the hidden folders in ecosystem/", "folder", path.Join("ecosystem", place), "error", err)
 		}
 		for _, name := range names {
 			id, ok := strings.CutPrefix(name, newPrefix)

@@ -171,7 +171,7 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		}
 		op.State = store.Placed
 		if err := e.store.SaveOperation(ctx, op); err != nil {
-			e.log.WarnContext(ctx, "could not note that packs are in place; whoever ends the installation finds them there", "operation", op.ID, "error", err)
+			e.log.WarnContext(ctx, "could not record in the journal that packs are in place; recovery finds them there", "operation", op.ID, "error", err)
 		}
 		e.step("audited")
 	}
@@ -190,7 +190,7 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 	}
 	e.step("cleaned")
 	if err := e.store.EndOperation(ctx, op); err != nil {
-		e.log.WarnContext(ctx, "could not end an installation in the journal; the next change does that", "operation", op.ID, "error", err)
+		e.log.WarnContext(ctx, "could not remove an installation from the journal; the next change of the packs tries again", "operation", op.ID, "error", err)
 		return append(warnings, e.leftovers(left)...), nil
 	}
 	e.step("ended")
@@ -203,7 +203,7 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		return append(warnings, e.leftovers(left)...), nil
 	}
 	if err := e.stages.Discard(ctx, op.StagingID); err != nil {
-		e.log.WarnContext(ctx, "could not remove a used up staging", "staging_id", op.StagingID, "error", err)
+		e.log.WarnContext(ctx, "could not remove a staging that was applied", "staging_id", op.StagingID, "error", err)
 	}
 	return append(warnings, e.leftovers(left)...), nil
 }
@@ -219,7 +219,7 @@ func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
 	if op.State != store.Undoing {
 		op.State = store.Undoing
 		if err := e.store.SaveOperation(ctx, op); err != nil {
-			e.log.ErrorContext(ctx, "could not note that an installation has failed", "operation", op.ID, "error", err)
+			e.log.ErrorContext(ctx, "could not record in the journal that an installation failed", "operation", op.ID, "error", err)
 		}
 		e.step("failed")
 	}

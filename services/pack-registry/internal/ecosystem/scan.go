@@ -94,7 +94,7 @@ func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string) {
 	defer release()
 	bars, err := e.endOperations(ctx)
 	if err != nil {
-		e.log.WarnContext(ctx, "could not end interrupted installations", "error", err)
+		e.log.WarnContext(ctx, "could not finish or undo interrupted installations", "error", err)
 		return []string{"Interrupted installations could not be looked for: " + message(err)}
 	}
 	for _, id := range slices.Sorted(maps.Keys(bars)) {

@@ -36,7 +36,7 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 	}
 	all, unread := e.packs.Installed(e.root)
 	for _, u := range unread {
-		e.log.WarnContext(ctx, "cannot look for packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
+		e.log.WarnContext(ctx, "could not list a folder of packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
 	}
 	packs := make([]api.Pack, 0, len(all))
 	left := int64(api.MaxTotal)

@@ -62,7 +62,7 @@ type Area struct {
 func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) *Area {
 	a := &Area{dir: dir, ages: ages{}, places: places, store: st, audit: trail, log: log}
 	if err := a.ready(); err != nil {
-		log.Error("nothing can be imported or applied before this is mended", "error", err)
+		log.Error("packs can't be imported or applied until this is repaired", "error", err)
 	}
 	return a
 }
@@ -228,7 +228,7 @@ func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.C
 	to, release, err := a.makeTemp(temp)
 	defer func() {
 		if err := folder.Remove(a.root, temp); err != nil {
-			a.log.ErrorContext(ctx, "could not clean up after an import", "error", err)
+			a.log.ErrorContext(ctx, "could not remove the temporary files of an import", "error", err)
 		}
 	}()
 	if err != nil {

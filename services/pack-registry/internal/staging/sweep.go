@@ -66,7 +66,7 @@ func (a *Area) SweepHourly(ctx context.Context) error {
 	}
 	return periodic.Run(ctx, time.Hour, func(ctx context.Context) {
 		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "could not sweep stagings", "error", err)
+			a.log.WarnContext(ctx, "could not remove expired stagings", "error", err)
 		}
 	})
 }
@@ -80,7 +80,7 @@ func (a *Area) sweepKilled(ctx context.Context) {
 		}
 	}
 	if err != nil {
-		a.log.WarnContext(ctx, "could not clear what killed imports have left", "error", err)
+		a.log.WarnContext(ctx, "could not remove the files of interrupted imports", "error", err)
 	}
 }
 
