@@ -11,8 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Applied says what an apply did.
@@ -39,7 +39,7 @@ func (e *RefusedError) Error() string { return e.Refusals[0].Error }
 func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error) {
 	applied, err := e.apply(ctx, stagingID)
 	if err != nil {
-		entry := failed(store.Operation{StagingID: stagingID}, err)
+		entry := failed(journal.Operation{StagingID: stagingID}, err)
 		return Applied{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, applied.PackIDs))
 	}
 	return applied, nil
@@ -89,8 +89,8 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 }
 
 // plan judges each pack of a staging and says what is to be done.
-func (e *Ecosystem) plan(ctx context.Context, st store.Staging, op store.Operation, payload *os.Root, bars barred) ([]store.OperationPack, error) {
-	var plan []store.OperationPack
+func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Operation, payload *os.Root, bars barred) ([]journal.Pack, error) {
+	var plan []journal.Pack
 	var refused RefusedError
 	for _, p := range st.Packs {
 		one, err := e.planPack(ctx, st, p, op, payload, bars)
@@ -110,21 +110,21 @@ func (e *Ecosystem) plan(ctx context.Context, st store.Staging, op store.Operati
 }
 
 // planPack judges one pack of a staging.
-func (e *Ecosystem) planPack(ctx context.Context, st store.Staging, p store.StagedPack, op store.Operation, payload *os.Root, bars barred) (store.OperationPack, error) {
+func (e *Ecosystem) planPack(ctx context.Context, st staging.Staging, p staging.StagedPack, op journal.Operation, payload *os.Root, bars barred) (journal.Pack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
-		return store.OperationPack{}, fmt.Errorf("open staging: %w", err)
+		return journal.Pack{}, fmt.Errorf("open staging: %w", err)
 	}
 	existing, err := e.judge(ctx, st, p, declared, bars)
 	if err != nil {
-		return store.OperationPack{}, err
+		return journal.Pack{}, err
 	}
 	return e.replacement(op, declared.PackID, p.Dir, existing)
 }
 
 // judge says whether a pack of a staging may be installed, and what it replaces: nil where it is new. What it may not be is a
 // *RefusedError.
-func (e *Ecosystem) judge(ctx context.Context, st store.Staging, p store.StagedPack, declared pack.Descriptor, bars barred) (existing *pack.Found, err error) {
+func (e *Ecosystem) judge(ctx context.Context, st staging.Staging, p staging.StagedPack, declared pack.Descriptor, bars barred) (existing *pack.Found, err error) {
 	refuse := refuser(p.Dir)
 	// The folder in the import had a name, and it may be that of an installed pack which is another one.
 	if id, err := pack.ParseID(p.Folder); err == nil && id != declared.PackID {

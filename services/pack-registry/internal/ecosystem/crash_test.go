@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
 // The environment of a process that TestCrash starts: what it does, and the how-many-th step it dies at.
@@ -259,7 +259,7 @@ func TestRecoverLeavesWhatIsNew(t *testing.T) {
 		if h.names(t, "ecosystem") != "p" && strings.HasPrefix(h.names(t, "ecosystem"), newPrefix) {
 			operations, err := h.store.Operations(t.Context())
 			check(t, err)
-			if len(operations) == 1 && operations[0].State == store.Committed {
+			if len(operations) == 1 && operations[0].State == journal.Committed {
 				inode, _, err := identify(h.eco.root, "p")
 				check(t, err)
 				if inode == operations[0].Packs[0].Inode {

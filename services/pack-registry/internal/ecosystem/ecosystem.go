@@ -20,8 +20,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Hidden names in the ecosystem folder begin with these; no pack's can.
@@ -41,6 +41,19 @@ var (
 	installModes = folder.Modes{Folder: 0o775, File: 0o664, Executable: 0o775}
 	treeLimits   = folder.Limits{Files: tree.MaxEntries, Folders: tree.MaxEntries, Bytes: tree.MaxBytes}
 )
+
+// Journal keeps the operations that have begun and not ended. internal/store implements it. Every method may fail because the database
+// can't be asked.
+type Journal interface {
+	// SaveOperation stores an operation as it is now. When it returns, the entry is on the disk.
+	SaveOperation(ctx context.Context, op journal.Operation) error
+
+	// EndOperation removes an operation and, unless it was undone, the staging that it used up, both or neither.
+	EndOperation(ctx context.Context, op journal.Operation) error
+
+	// Operations lists the operations that have not ended, the oldest first. One whose packs can't be read is listed with its Err.
+	Operations(ctx context.Context) ([]journal.Operation, error)
+}
 
 // Config says where an Ecosystem works.
 type Config struct {
@@ -69,7 +82,7 @@ type Ecosystem struct {
 	approved func(ctx context.Context, packID string) (bool, error)
 	inside   chan struct{} // holds one token; the lock among this process's goroutines
 	stages   *staging.Area
-	store    *store.Store
+	journal  Journal
 	audit    *audit.Log
 	log      *slog.Logger
 
@@ -77,14 +90,14 @@ type Ecosystem struct {
 }
 
 // Open opens the folder, which must exist.
-func Open(cfg Config, stages *staging.Area, st *store.Store, trail *audit.Log, log *slog.Logger) (*Ecosystem, error) {
+func Open(cfg Config, stages *staging.Area, entries Journal, trail *audit.Log, log *slog.Logger) (*Ecosystem, error) {
 	root, err := os.OpenRoot(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open ecosystem: %w", err)
 	}
 	e := &Ecosystem{
 		root: root, backups: area{path: cfg.Backups}, lockAt: cfg.Lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, inside: make(chan struct{}, 1),
-		stages: stages, store: st, audit: trail, log: log, step: func(string) {},
+		stages: stages, journal: entries, audit: trail, log: log, step: func(string) {},
 	}
 	if _, err := e.backups.open(); err != nil {
 		log.Error("backups can't be made or listed; installed packs can't be replaced or removed until this is repaired", "error", err)

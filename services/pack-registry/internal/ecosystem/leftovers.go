@@ -37,7 +37,7 @@ func (e *Ecosystem) clear(hidden string) []leftover {
 // hidden lists the hidden folders that changes make and leave in the ecosystem folder, but for those of operations in the journal,
 // which still need them.
 func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
-	operations, err := e.store.Operations(ctx)
+	operations, err := e.journal.Operations(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not read the journal to see which hidden folders are in use", "error", err)
 		return nil

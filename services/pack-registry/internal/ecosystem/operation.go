@@ -13,20 +13,21 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
 // begin makes an operation that does nothing yet.
-func begin() store.Operation {
-	return store.Operation{ID: store.NewID(), StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
+func begin() journal.Operation {
+	return journal.Operation{ID: staging.NewID(), StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
 // rollback says whether an operation puts a backup back; otherwise it applies a staging.
-func rollback(op store.Operation) bool { return op.StagingID == "" }
+func rollback(op journal.Operation) bool { return op.StagingID == "" }
 
 // replacement is what op does to a pack: what lies in the folder from replaces existing, or nothing where that is nil.
-func (e *Ecosystem) replacement(op store.Operation, id pack.ID, from string, existing *pack.Found) (store.OperationPack, error) {
-	one := store.OperationPack{ID: id, From: from, New: newPrefix + op.ID + "-" + string(id)}
+func (e *Ecosystem) replacement(op journal.Operation, id pack.ID, from string, existing *pack.Found) (journal.Pack, error) {
+	one := journal.Pack{ID: id, From: from, New: newPrefix + op.ID + "-" + string(id)}
 	if existing == nil {
 		return one, nil
 	}
@@ -49,7 +50,7 @@ func (e *Ecosystem) replacement(op store.Operation, id pack.ID, from string, exi
 	return one, nil
 }
 
-func ids(op store.Operation) []string {
+func ids(op journal.Operation) []string {
 	all := make([]string, 0, len(op.Packs))
 	for _, p := range op.Packs {
 		all = append(all, string(p.ID))
@@ -57,7 +58,7 @@ func ids(op store.Operation) []string {
 	return all
 }
 
-func backupPaths(op store.Operation) map[string]string {
+func backupPaths(op journal.Operation) map[string]string {
 	paths := map[string]string{}
 	for _, p := range op.Packs {
 		if p.Backup != "" {
@@ -68,7 +69,7 @@ func backupPaths(op store.Operation) map[string]string {
 }
 
 // completed is the audit entry of an operation that has ended well.
-func completed(op store.Operation) audit.Entry {
+func completed(op journal.Operation) audit.Entry {
 	if !rollback(op) {
 		return audit.Entry{
 			Category: audit.System, Action: "pack_apply_completed", Success: true,
@@ -87,7 +88,7 @@ func completed(op store.Operation) audit.Entry {
 }
 
 // failed is the audit entry of an operation of which nothing is left.
-func failed(op store.Operation, err error) audit.Entry {
+func failed(op journal.Operation, err error) audit.Entry {
 	entry := audit.Entry{Category: audit.System, Severity: audit.Warning, Action: "pack_apply_failed", Details: map[string]any{"staging_id": op.StagingID}, Error: message(err)}
 	if rollback(op) {
 		entry.Action, entry.Details = "pack_rollback_failed", map[string]any{}
@@ -99,15 +100,15 @@ func failed(op store.Operation, err error) audit.Entry {
 }
 
 // carryOut does what was planned: all of it, or nothing where the error isn't nil. from holds the folders that are installed.
-func (e *Ecosystem) carryOut(ctx context.Context, op store.Operation, from *os.Root) (warnings []string, err error) {
-	if err := e.store.SaveOperation(ctx, op); err != nil {
+func (e *Ecosystem) carryOut(ctx context.Context, op journal.Operation, from *os.Root) (warnings []string, err error) {
+	if err := e.journal.SaveOperation(ctx, op); err != nil {
 		return nil, err
 	}
 	e.step("begun")
 	err = e.prepare(ctx, &op, from)
 	if err == nil {
-		op.State = store.Committed
-		err = e.store.SaveOperation(ctx, op)
+		op.State = journal.Committed
+		err = e.journal.SaveOperation(ctx, op)
 	}
 	// From here on it is not the caller's any more: it is undone or it is finished.
 	ctx = context.WithoutCancel(ctx)
@@ -119,7 +120,7 @@ func (e *Ecosystem) carryOut(ctx context.Context, op store.Operation, from *os.R
 }
 
 // prepare makes everything that can fail and is seen by nobody: the new folders under hidden names, and the backups.
-func (e *Ecosystem) prepare(ctx context.Context, op *store.Operation, from *os.Root) error {
+func (e *Ecosystem) prepare(ctx context.Context, op *journal.Operation, from *os.Root) error {
 	options := folder.Options{Modes: installModes, Limits: treeLimits}
 	if rollback(*op) {
 		options = e.restoring(op.Packs[0].From)
@@ -160,8 +161,8 @@ func spaceFault(err error) error {
 
 // finish puts the packs of a committed operation in place and removes what they replace. Where one can't be put in place, or that
 // can't be audited, none is: what was in their places is there again, and the error says why.
-func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []string, err error) {
-	if op.State != store.Placed {
+func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings []string, err error) {
+	if op.State != journal.Placed {
 		err := e.placeAll(op)
 		if err == nil {
 			err = e.audit.WriteEach(ctx, completed(op), ids(op))
@@ -169,8 +170,8 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		if err != nil {
 			return nil, errors.Join(err, e.undo(ctx, op))
 		}
-		op.State = store.Placed
-		if err := e.store.SaveOperation(ctx, op); err != nil {
+		op.State = journal.Placed
+		if err := e.journal.SaveOperation(ctx, op); err != nil {
 			e.log.WarnContext(ctx, "could not record in the journal that packs are in place; recovery finds them there", "operation", op.ID, "error", err)
 		}
 		e.step("audited")
@@ -189,7 +190,7 @@ func (e *Ecosystem) finish(ctx context.Context, op store.Operation) (warnings []
 		left = append(left, more...)
 	}
 	e.step("cleaned")
-	if err := e.store.EndOperation(ctx, op); err != nil {
+	if err := e.journal.EndOperation(ctx, op); err != nil {
 		e.log.WarnContext(ctx, "could not remove an installation from the journal; the next change of the packs tries again", "operation", op.ID, "error", err)
 		return append(warnings, e.leftovers(left)...), nil
 	}
@@ -215,10 +216,10 @@ func (e stuckError) Unwrap() error { return e.error }
 
 // undo takes back whatever an operation did. The journal says first that it is to be undone, so that nobody finishes later what was
 // answered as failed. Nobody misses what can't be removed of the prepared folders and the backups: it is left over.
-func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
-	if op.State != store.Undoing {
-		op.State = store.Undoing
-		if err := e.store.SaveOperation(ctx, op); err != nil {
+func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
+	if op.State != journal.Undoing {
+		op.State = journal.Undoing
+		if err := e.journal.SaveOperation(ctx, op); err != nil {
 			e.log.ErrorContext(ctx, "could not record in the journal that an installation failed", "operation", op.ID, "error", err)
 		}
 		e.step("failed")
@@ -241,14 +242,14 @@ func (e *Ecosystem) undo(ctx context.Context, op store.Operation) error {
 		}
 	}
 	e.step("undone")
-	if err := e.store.EndOperation(ctx, op); err != nil {
+	if err := e.journal.EndOperation(ctx, op); err != nil {
 		return stuckError{fmt.Errorf("undo installation: %w", err)}
 	}
 	return nil
 }
 
 // stands says whether the folder that was to be replaced is where it was.
-func (e *Ecosystem) stands(p store.OperationPack) bool {
+func (e *Ecosystem) stands(p journal.Pack) bool {
 	dir := string(p.ID)
 	if p.Old != "" {
 		dir = p.Old

@@ -14,14 +14,14 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
 // errLost is the error of place where the prepared folder is neither prepared nor in place: somebody took it away.
 var errLost = errors.New("the folder that was prepared for it is gone")
 
 // aside is the hidden name that a replaced folder has for a moment on file systems that can't swap two.
-func aside(op store.Operation, p store.OperationPack) string {
+func aside(op journal.Operation, p journal.Pack) string {
 	return oldPrefix + op.ID + "-" + string(p.ID)
 }
 
@@ -30,13 +30,13 @@ func aside(op store.Operation, p store.OperationPack) string {
 type placing struct {
 	root  *os.Root
 	dir   int // open on root's folder
-	pack  store.OperationPack
+	pack  journal.Pack
 	aside string
 }
 
 // placing begins with what a process that was killed between two renames has left: whatever is aside is put back where a whole swap
 // would have it.
-func (e *Ecosystem) placing(op store.Operation, p store.OperationPack, do func(placing) error) error {
+func (e *Ecosystem) placing(op journal.Operation, p journal.Pack, do func(placing) error) error {
 	dir, err := e.root.Open(".")
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func identify(root *os.Root, name string) (inode uint64, born int64, err error) 
 }
 
 // placeAll puts every pack of an operation in its place.
-func (e *Ecosystem) placeAll(op store.Operation) error {
+func (e *Ecosystem) placeAll(op journal.Operation) error {
 	for _, p := range op.Packs {
 		err := e.placing(op, p, placing.place)
 		if errors.Is(err, errLost) {
@@ -146,7 +146,7 @@ func (e *Ecosystem) placeAll(op store.Operation) error {
 }
 
 // takeBackAll takes every pack of an operation out of its place again.
-func (e *Ecosystem) takeBackAll(op store.Operation) error {
+func (e *Ecosystem) takeBackAll(op journal.Operation) error {
 	var problems []error
 	for _, p := range op.Packs {
 		if err := e.placing(op, p, placing.takeBack); err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
 // Removed says what Remove did.
@@ -63,7 +63,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 			removed.Warnings = append(removed.Warnings, e.leftovers(left)...)
 			return removed, nil
 		}
-		operation := store.NewID()
+		operation := staging.NewID()
 		backup, more, err := e.removeFrom(ctx, found, operation)
 		if err != nil {
 			return removed, err

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
 // RolledBack says what a rollback did.
@@ -26,7 +26,7 @@ type RolledBack struct {
 func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
-		entry := failed(store.Operation{Packs: []store.OperationPack{{ID: id, From: name}}}, err)
+		entry := failed(journal.Operation{Packs: []journal.Pack{{ID: id, From: name}}}, err)
 		return RolledBack{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, []string{string(id)}))
 	}
 	return rolled, nil

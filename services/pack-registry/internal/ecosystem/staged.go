@@ -12,12 +12,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Inspected is a staging with everything in it.
 type Inspected struct {
-	store.Staging
+	staging.Staging
 	Details []InspectedPack // of each of its Packs
 }
 
@@ -60,7 +59,7 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	return inspected, nil
 }
 
-func (e *Ecosystem) inspectPack(ctx context.Context, st store.Staging, p store.StagedPack, payload *os.Root, bars barred) (InspectedPack, error) {
+func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p staging.StagedPack, payload *os.Root, bars barred) (InspectedPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return InspectedPack{}, err

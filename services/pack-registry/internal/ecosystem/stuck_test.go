@@ -15,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack/packtest"
 	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
@@ -264,7 +265,7 @@ func TestAFolderThatWasLeftAside(t *testing.T) {
 				}
 				operations, err := h.store.Operations(t.Context())
 				check(t, err)
-				if len(operations) == 1 && operations[0].State == store.Committed {
+				if len(operations) == 1 && operations[0].State == journal.Committed {
 					break
 				}
 				h.eco.Recover(t.Context())
@@ -272,7 +273,7 @@ func TestAFolderThatWasLeftAside(t *testing.T) {
 			operations, err := h.store.Operations(t.Context())
 			check(t, err)
 			op := operations[0]
-			z := op.Packs[slices.IndexFunc(op.Packs, func(p store.OperationPack) bool { return p.ID == "z" })]
+			z := op.Packs[slices.IndexFunc(op.Packs, func(p journal.Pack) bool { return p.ID == "z" })]
 			check(t, os.Rename(h.path("ecosystem/z"), h.path("ecosystem/"+aside(op, z))))
 			if state == "when the new one is in place" {
 				check(t, os.Rename(h.path("ecosystem/"+z.New), h.path("ecosystem/z")))

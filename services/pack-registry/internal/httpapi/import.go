@@ -14,7 +14,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Bounds of an upload.
@@ -57,7 +56,7 @@ type importPack struct {
 
 // importPack takes a path in JSON, or an upload in a form with the file in its field "file".
 func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
-	var st store.Staging
+	var st staging.Staging
 	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && kind == "multipart/form-data" {
 		st, err = p.importUpload(w, r, parameters["boundary"])
@@ -92,7 +91,7 @@ var archiveTypes = map[string]bool{
 	"application/zip": true, "application/x-zip-compressed": true, "application/x-zip": true, "application/octet-stream": true, "application/gzip": true, "application/x-tar": true,
 }
 
-func imported(st store.Staging) importResponse {
+func imported(st staging.Staging) importResponse {
 	meta := importMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
 	for _, one := range st.Packs {
 		meta.Packs = append(meta.Packs, importPack{string(one.Declared), one.Identity, one.Version})
@@ -108,9 +107,9 @@ func imported(st store.Staging) importResponse {
 }
 
 // importUpload streams the file to the disk while it arrives. "notes" may stand before or behind it.
-func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary string) (store.Staging, error) {
+func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary string) (staging.Staging, error) {
 	if boundary == "" {
-		return store.Staging{}, fault.Invalid("Invalid form in request body: its Content-Type names no boundary; leave that header to the client").With("invalid_form")
+		return staging.Staging{}, fault.Invalid("Invalid form in request body: its Content-Type names no boundary; leave that header to the client").With("invalid_form")
 	}
 	body := &arriving{
 		from:     http.MaxBytesReader(w, r.Body, staging.MaxUpload+maxOverhead),
@@ -119,10 +118,10 @@ func (p Packs) importUpload(w http.ResponseWriter, r *http.Request, boundary str
 	form := multipart.NewReader(bufio.NewReaderSize(body, 64<<10), boundary)
 	notes, file, err := next(form, 0)
 	if err != nil {
-		return store.Staging{}, err
+		return staging.Staging{}, err
 	}
 	if file == nil {
-		return store.Staging{}, fault.Invalid("Missing 'file' (curl -F file=@my_pack.zip)").With("missing_file")
+		return staging.Staging{}, fault.Invalid("Missing 'file' (curl -F file=@my_pack.zip)").With("missing_file")
 	}
 	return p.Stages.ImportUpload(r.Context(), file.FileName(), formReader{file}, func() (string, error) {
 		after, second, err := next(form, len(notes))

@@ -8,7 +8,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // stagingSummary is a staging in a list.
@@ -29,7 +28,7 @@ type stagingSummary struct {
 	Error           string    `json:"error,omitzero"`    // why its packs can't be told; discard it and import them again
 }
 
-func summary(st store.Staging, files int, bytes int64) stagingSummary {
+func summary(st staging.Staging, files int, bytes int64) stagingSummary {
 	s := stagingSummary{
 		StagingID: st.ID, StagingDir: stagingDir(st.ID), CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime),
 		InputType: st.InputType, SourcePath: st.SourcePath, DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi,

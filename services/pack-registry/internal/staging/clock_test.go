@@ -6,7 +6,6 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // A clock that is set while stagings are there decides nothing about those that this process made, and keeps none of the others for
@@ -22,7 +21,7 @@ func TestStagingsWhenTheClockIsSet(t *testing.T) {
 			check(t, h.store.RemoveStaging(t.Context(), st.ID))
 			st.CreatedAt = st.CreatedAt.Add(-set)
 			check(t, h.store.AddStaging(t.Context(), st))
-			another := store.Staging{ID: "00000000000000ab", CreatedAt: time.Now().Add(-min(set, 0))} // of another process, whose clock it was
+			another := staging.Staging{ID: "00000000000000ab", CreatedAt: time.Now().Add(-min(set, 0))} // of another process, whose clock it was
 			check(t, h.store.AddStaging(t.Context(), another))
 			h.write(t, "user_data/pack_staging/"+another.ID+"/payload/x", "")
 			there := func(id string, want bool) {

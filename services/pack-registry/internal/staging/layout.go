@@ -12,7 +12,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/text"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // several is the folder in an import that holds several packs.
@@ -20,7 +19,7 @@ const several = "packs"
 
 // arranged is what arrange finds.
 type arranged struct {
-	packs    []store.StagedPack
+	packs    []StagedPack
 	multi    bool     // several packs in packs/
 	warnings []string // what is left out
 }
@@ -35,7 +34,7 @@ func arrange(root *os.Root, incoming, name, payload string) (arranged, error) {
 	switch {
 	case err == nil:
 		one.Dir = string(one.Declared)
-		return arranged{packs: []store.StagedPack{one}}, root.Rename(incoming, path.Join(payload, one.Dir))
+		return arranged{packs: []StagedPack{one}}, root.Rename(incoming, path.Join(payload, one.Dir))
 	case !errors.Is(err, pack.ErrNone):
 		return arranged{}, invalidDescriptor(name, err)
 	}
@@ -59,19 +58,19 @@ func arrange(root *os.Root, incoming, name, payload string) (arranged, error) {
 }
 
 // arrangeOne moves one of several packs.
-func arrangeOne(root *os.Root, from, folder, payload string) (store.StagedPack, error) {
+func arrangeOne(root *os.Root, from, folder, payload string) (StagedPack, error) {
 	shown := path.Join(several, folder)
 	id, err := pack.ParseID(folder)
 	if err != nil {
-		return store.StagedPack{}, fault.Invalid("Invalid pack_id: the folder '%s' must be named by the pack_id of its pack (1 to 64 of a-z, A-Z, 0-9, _ and -)", text.Escape(shown)).
+		return StagedPack{}, fault.Invalid("Invalid pack_id: the folder '%s' must be named by the pack_id of its pack (1 to 64 of a-z, A-Z, 0-9, _ and -)", text.Escape(shown)).
 			With("invalid_pack_id")
 	}
 	one, err := describe(root, from, folder)
 	if errors.Is(err, pack.ErrNone) {
-		return store.StagedPack{}, noDescriptor(shown, hint(root, from, shown))
+		return StagedPack{}, noDescriptor(shown, hint(root, from, shown))
 	}
 	if err != nil {
-		return store.StagedPack{}, invalidDescriptor(shown, err)
+		return StagedPack{}, invalidDescriptor(shown, err)
 	}
 	one.Dir = string(id)
 	return one, root.Rename(from, path.Join(payload, one.Dir))
@@ -156,17 +155,17 @@ func isPack(root *os.Root, dir string) bool {
 }
 
 // describe reads the descriptor of a pack in a folder that was called name, and what is to be told of the pack.
-func describe(root *os.Root, dir, name string) (store.StagedPack, error) {
+func describe(root *os.Root, dir, name string) (StagedPack, error) {
 	inner, err := root.OpenRoot(dir)
 	if err != nil {
-		return store.StagedPack{}, err
+		return StagedPack{}, err
 	}
 	defer inner.Close()
 	d, err := pack.ReadDescriptor(inner)
 	if err != nil {
-		return store.StagedPack{}, err
+		return StagedPack{}, err
 	}
-	one := store.StagedPack{Folder: name, Declared: d.PackID, Identity: d.PackIdentity, Version: d.Version}
+	one := StagedPack{Folder: name, Declared: d.PackID, Identity: d.PackIdentity, Version: d.Version}
 	if one.Identity == "" {
 		one.Warnings = []string{pack.Anonymous}
 	}

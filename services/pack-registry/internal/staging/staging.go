@@ -24,7 +24,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/archive"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
 // Bounds of an import.
@@ -52,14 +51,14 @@ type Area struct {
 	ages   ages
 	root   *os.Root // nil until ready has opened it
 	places Places
-	store  *store.Store
+	store  Store
 	audit  *audit.Log
 	log    *slog.Logger
 }
 
 // Open opens the area in dir, which is made when it is missing. Where that can't be done the log says so, and every call that needs the
 // area tries again and fails with a fault, 503, as long as it can't.
-func Open(dir string, places Places, st *store.Store, trail *audit.Log, log *slog.Logger) *Area {
+func Open(dir string, places Places, st Store, trail *audit.Log, log *slog.Logger) *Area {
 	a := &Area{dir: dir, ages: ages{}, places: places, store: st, audit: trail, log: log}
 	if err := a.ready(); err != nil {
 		log.Error("packs can't be imported or applied until this is repaired", "error", err)
@@ -119,8 +118,8 @@ func ParseID(s string) (string, error) {
 
 // ImportPath takes in the folder or archive that the given path names. Errors that the input is to blame for are faults with the texts of
 // contract.md; nothing is left of what was refused.
-func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Staging, error) {
-	return a.importing(ctx, store.Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, error) {
+	return a.importing(ctx, Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		if given == "" {
 			return "", fault.MissingPath()
 		}
@@ -143,8 +142,8 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (store.Stagi
 
 // ImportUpload takes in an archive that is being sent; filename is what the sender calls it. Not more than MaxUpload bytes are
 // read. notes is asked when content has been read.
-func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (store.Staging, error) {
-	return a.importing(ctx, store.Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *store.Staging) (string, error) {
+func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (Staging, error) {
+	return a.importing(ctx, Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		arriving := bufio.NewReader(content)
 		if st.InputType = archiveKind(filename); st.InputType == "" {
 			begins, err := arriving.Peek(len(zipBegins))
@@ -191,11 +190,11 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 }
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
-func (a *Area) importing(ctx context.Context, st store.Staging, fill func(context.Context, *os.Root, *store.Staging) (name string, err error)) (store.Staging, error) {
+func (a *Area) importing(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (Staging, error) {
 	if err := a.ready(); err != nil {
-		return store.Staging{}, err
+		return Staging{}, err
 	}
-	st.ID, st.CreatedAt, st.Actor = store.NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
+	st.ID, st.CreatedAt, st.Actor = NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
 	a.sweepKilled(ctx)
 	err := a.noSpace(ctx, a.build(ctx, &st, fill))
 	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
@@ -203,24 +202,24 @@ func (a *Area) importing(ctx context.Context, st store.Staging, fill func(contex
 	}}
 	if err != nil {
 		entry.Action, entry.Severity, entry.Success, entry.Error = "pack_import_failed", audit.Warning, false, fault.Of(err).Message
-		return store.Staging{}, errors.Join(err, a.audit.Write(ctx, entry))
+		return Staging{}, errors.Join(err, a.audit.Write(ctx, entry))
 	}
 	entry.Details["staging_id"], entry.Details["pack_ids"] = st.ID, PackIDs(st)
 	if err := a.audit.WriteEach(ctx, entry, Declared(st)); err != nil {
-		return store.Staging{}, errors.Join(err, a.Discard(context.WithoutCancel(ctx), st.ID))
+		return Staging{}, errors.Join(err, a.Discard(context.WithoutCancel(ctx), st.ID))
 	}
 	return st, nil
 }
 
 // Declared lists the packs of a staging by the ids that they declare.
-func Declared(st store.Staging) (ids []string) {
+func Declared(st Staging) (ids []string) {
 	for _, p := range st.Packs {
 		ids = append(ids, string(p.Declared))
 	}
 	return ids
 }
 
-func (a *Area) build(ctx context.Context, st *store.Staging, fill func(context.Context, *os.Root, *store.Staging) (string, error)) error {
+func (a *Area) build(ctx context.Context, st *Staging, fill func(context.Context, *os.Root, *Staging) (string, error)) error {
 	if len(st.Notes) > maxNotes {
 		return tooManyNotes()
 	}
@@ -312,7 +311,7 @@ func tooMuch(src *source, given string, limit *folder.LimitError) error {
 }
 
 // unpack takes in an archive and tells the name of its top folder, and st what is left out. extract writes what is in it.
-func unpack(ctx context.Context, f *os.File, name string, to *os.Root, st *store.Staging, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
+func unpack(ctx context.Context, f *os.File, name string, to *os.Root, st *Staging, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -343,30 +342,30 @@ func NotFound(id string) *fault.Fault {
 
 // FindPayload is the staging of an id together with the folder of its packs, which the caller closes. Without one, or when its
 // time is over, the error is NotFound.
-func (a *Area) FindPayload(ctx context.Context, id string) (store.Staging, *os.Root, error) {
+func (a *Area) FindPayload(ctx context.Context, id string) (Staging, *os.Root, error) {
 	if err := a.ready(); err != nil {
-		return store.Staging{}, nil, err
+		return Staging{}, nil, err
 	}
 	st, err := a.store.Staging(ctx, id)
-	if errors.Is(err, store.ErrNone) || err == nil && a.over(id, st.CreatedAt, Lifetime) {
-		return store.Staging{}, nil, NotFound(id)
+	if errors.Is(err, ErrUnknown) || err == nil && a.over(id, st.CreatedAt, Lifetime) {
+		return Staging{}, nil, NotFound(id)
 	}
 	if err != nil {
-		return store.Staging{}, nil, err
+		return Staging{}, nil, err
 	}
 	payload, err := a.root.OpenRoot(filepath.Join(id, Payload))
 	if errors.Is(err, fs.ErrNotExist) {
-		return store.Staging{}, nil, NotFound(id).Because(err)
+		return Staging{}, nil, NotFound(id).Because(err)
 	}
 	if err != nil {
-		return store.Staging{}, nil, fmt.Errorf("open staging: %w", err)
+		return Staging{}, nil, fmt.Errorf("open staging: %w", err)
 	}
 	return st, payload, nil
 }
 
 // Listed is a staging and how much there is in it.
 type Listed struct {
-	store.Staging
+	Staging
 	Files int
 	Bytes int64 // of the files
 }
@@ -413,7 +412,7 @@ func (a *Area) Discard(ctx context.Context, id string) error {
 }
 
 // PackIDs lists the packs of a staging as the API names them: by what a single one declares, or by the folder of each of several.
-func PackIDs(st store.Staging) []string {
+func PackIDs(st Staging) []string {
 	ids := make([]string, 0, len(st.Packs))
 	for _, p := range st.Packs {
 		ids = append(ids, p.Dir)

@@ -314,7 +314,7 @@ func TestSweep(t *testing.T) {
 	h.write(t, "user_data/import/p/ecosystem.json", descriptor("p"))
 	current, err := h.area.ImportPath(t.Context(), "user_data/import/p", "")
 	check(t, err)
-	expired := store.Staging{ID: "00000000000000ee", CreatedAt: time.Now().Add(-staging.Lifetime - time.Hour)}
+	expired := staging.Staging{ID: "00000000000000ee", CreatedAt: time.Now().Add(-staging.Lifetime - time.Hour)}
 	check(t, h.store.AddStaging(t.Context(), expired))
 	long := time.Now().Add(-2 * time.Hour)
 	for _, name := range []string{expired.ID, "00000000000000ff", ".importing-00000000000000dd", ".importing-00000000000000cc", "0000000000000aaa"} {

@@ -8,6 +8,8 @@ import (
 
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/store/storetest"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
 )
 
@@ -17,16 +19,16 @@ func TestStore(t *testing.T) {
 		s := store.New(open())
 		now := time.UnixMicro(1_700_000_000_000_001).UTC()
 
-		st := store.Staging{ID: "00000000000000aa", CreatedAt: now, InputType: "zip", SourcePath: "user_data/import/p.zip", Notes: "日本語", Actor: "operator",
-			Multi: true, Packs: []store.StagedPack{{Dir: "p", Folder: "p-main", Declared: "p", Identity: "github:a/p", Version: "1"}}}
+		st := staging.Staging{ID: "00000000000000aa", CreatedAt: now, InputType: "zip", SourcePath: "user_data/import/p.zip", Notes: "日本語", Actor: "operator",
+			Multi: true, Packs: []staging.StagedPack{{Dir: "p", Folder: "p-main", Declared: "p", Identity: "github:a/p", Version: "1"}}}
 		check(t, s.AddStaging(ctx, st))
 		if got, err := s.Staging(ctx, st.ID); err != nil || !reflect.DeepEqual(got, st) {
 			t.Errorf("staging is %+v, %v", got, err)
 		}
-		if _, err := s.Staging(ctx, "00000000000000bb"); !errors.Is(err, store.ErrNone) {
+		if _, err := s.Staging(ctx, "00000000000000bb"); !errors.Is(err, staging.ErrUnknown) {
 			t.Errorf("no staging: %v", err)
 		}
-		if all, err := s.Stagings(ctx, now); err != nil || !reflect.DeepEqual(all, []store.Staging{st}) {
+		if all, err := s.Stagings(ctx, now); err != nil || !reflect.DeepEqual(all, []staging.Staging{st}) {
 			t.Errorf("stagings are %+v, %v", all, err)
 		}
 		if all, err := s.Stagings(ctx, now.Add(time.Microsecond)); err != nil || len(all) != 0 {
@@ -36,25 +38,25 @@ func TestStore(t *testing.T) {
 			t.Errorf("times are %v, %v; want that of one, %v", made, err, now)
 		}
 
-		op := store.Operation{ID: "00000000000000cc", StagingID: st.ID, StartedAt: now, Packs: []store.OperationPack{{ID: "p", From: "p", New: ".n", Backup: "p/1"}}}
+		op := journal.Operation{ID: "00000000000000cc", StagingID: st.ID, StartedAt: now, Packs: []journal.Pack{{ID: "p", From: "p", New: ".n", Backup: "p/1"}}}
 		check(t, s.SaveOperation(ctx, op))
 		op.Packs[0].Inode = 1 << 63 // inodes have 64 bits
 		check(t, s.SaveOperation(ctx, op))
 		other := store.New(open()) // what another process sees
-		if all, err := other.Operations(ctx); err != nil || !reflect.DeepEqual(all, []store.Operation{op}) {
+		if all, err := other.Operations(ctx); err != nil || !reflect.DeepEqual(all, []journal.Operation{op}) {
 			t.Errorf("operations are %+v, %v", all, err)
 		}
 		check(t, s.EndOperation(ctx, op))
 		if _, err := s.Staging(ctx, st.ID); err != nil {
 			t.Errorf("an operation that was undone has used up its staging: %v", err)
 		}
-		op.State = store.Committed
+		op.State = journal.Committed
 		check(t, s.SaveOperation(ctx, op))
 		check(t, s.EndOperation(ctx, op))
 		if all, err := s.Operations(ctx); err != nil || len(all) != 0 {
 			t.Errorf("operations are %+v, %v", all, err)
 		}
-		if _, err := s.Staging(ctx, st.ID); !errors.Is(err, store.ErrNone) {
+		if _, err := s.Staging(ctx, st.ID); !errors.Is(err, staging.ErrUnknown) {
 			t.Errorf("a used up staging: %v", err)
 		}
 		check(t, s.RemoveStaging(ctx, st.ID))

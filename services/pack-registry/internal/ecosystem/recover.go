@@ -8,7 +8,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/pack-registry/internal/store"
+	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
 // barred are packs that nothing may be done to, each with the reason.
@@ -46,7 +46,7 @@ func (e *Ecosystem) enter(ctx context.Context, wait time.Duration) (release func
 
 // endOperations ends the operations in the journal, each for itself. The error is that of a journal that can't be read.
 func (e *Ecosystem) endOperations(ctx context.Context) (barred, error) {
-	operations, err := e.store.Operations(ctx)
+	operations, err := e.journal.Operations(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +69,8 @@ func (e *Ecosystem) endOperations(ctx context.Context) (barred, error) {
 
 // endOperation finishes an operation, or undoes it where that is impossible or it was not committed. The error says why it stays in
 // the journal.
-func (e *Ecosystem) endOperation(ctx context.Context, op store.Operation) error {
-	if op.State == store.Undoing {
+func (e *Ecosystem) endOperation(ctx context.Context, op journal.Operation) error {
+	if op.State == journal.Undoing {
 		return e.undo(ctx, op)
 	}
 	_, err := e.finish(ctx, op)
