@@ -23,8 +23,8 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/own"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
 )
@@ -68,9 +68,9 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.Go("quota", daily.Run)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
 		resolver, suite := resolvers(cfg)
-		finder := &own.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
-		finder.Look(ctx)
-		rt.Go("own addresses", finder.Follow)
+		finder := &selfaddr.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
+		finder.Scan(ctx)
+		rt.Go("own addresses", finder.Run)
 
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,

@@ -49,7 +49,7 @@ func TestJudgeEveryRange(t *testing.T) {
 
 func TestJudgeOpened(t *testing.T) {
 	p := NewPolicy(prefixes("0.0.0.0/0", "::/0"))
-	p.SetOwn(Own{
+	p.SetSelf(Self{
 		Listeners: []netip.AddrPort{
 			netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("[::ffff:127.0.0.9]:443"), netip.MustParseAddrPort("[::]:9090"),
 		},
@@ -145,7 +145,7 @@ func TestObstacle(t *testing.T) {
 		t.Fatal(err)
 	}
 	lan := NewPolicy(opened)
-	lan.SetOwn(Own{Listeners: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.3:443")}})
+	lan.SetSelf(Self{Listeners: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.3:443")}})
 	const never, set, none = "never reached", AllowCIDRs, ""
 	for _, tt := range []struct{ host, public, opened string }{
 		{"api.example.com", none, none}, {"8.8.8.8", none, none}, {"2620:fe::fe", none, none},

@@ -10,18 +10,18 @@ import (
 // Policy judges addresses. It is safe for concurrent use.
 type Policy struct {
 	opened []netip.Prefix
-	own    atomic.Pointer[own]
+	self   atomic.Pointer[selfIndex]
 }
 
-// Own is what belongs to the suite itself and stays closed inside opened ranges.
-type Own struct {
+// Self is what belongs to the suite itself and stays closed inside opened ranges.
+type Self struct {
 	Listeners []netip.AddrPort // with an unspecified address: the port on every address of this machine
 	Machine   []netip.Addr     // this machine's addresses; loopback ones needn't be named
 	Hosts     []netip.Addr     // closed with all their ports
 }
 
-// own is Own, ready for decisions.
-type own struct {
+// selfIndex is Self, ready for decisions.
+type selfIndex struct {
 	listeners map[netip.AddrPort]bool
 	everyAddr map[uint16]bool // ports that are ours on every address of this machine
 	machine   map[netip.Addr]bool
@@ -31,7 +31,7 @@ type own struct {
 // NewPolicy makes a policy that denies whatever is not public, but for the given ranges (RUMI_EGRESS_ALLOW_CIDRS).
 func NewPolicy(opened []netip.Prefix) *Policy {
 	p := &Policy{opened: opened}
-	p.own.Store(&own{})
+	p.self.Store(&selfIndex{})
 	return p
 }
 
@@ -62,9 +62,9 @@ func ParseOpened(s string) ([]netip.Prefix, error) {
 // Opens says whether anything beside public addresses can be reached at all.
 func (p *Policy) Opens() bool { return len(p.opened) > 0 }
 
-// SetOwn says what is the suite's own, in place of what was said before.
-func (p *Policy) SetOwn(o Own) {
-	next := &own{map[netip.AddrPort]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}}
+// SetSelf says what is the suite's own, in place of what was said before.
+func (p *Policy) SetSelf(o Self) {
+	next := &selfIndex{map[netip.AddrPort]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}}
 	for _, l := range o.Listeners {
 		if addr := l.Addr().Unmap(); addr.IsUnspecified() {
 			next.everyAddr[l.Port()] = true
@@ -78,10 +78,10 @@ func (p *Policy) SetOwn(o Own) {
 	for _, a := range o.Hosts {
 		next.hosts[a.Unmap()] = true
 	}
-	p.own.Store(next)
+	p.self.Store(next)
 }
 
-func (o *own) has(to netip.AddrPort) bool {
+func (o *selfIndex) has(to netip.AddrPort) bool {
 	addr := to.Addr()
 	return o.hosts[addr] || o.listeners[to] || o.everyAddr[to.Port()] && (addr.IsLoopback() || o.machine[addr])
 }
@@ -103,7 +103,7 @@ func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 	if c.inner != nil {
 		return p.Judge(netip.AddrPortFrom(c.inner(addr), to.Port()))
 	}
-	if p.own.Load().has(to) {
+	if p.self.Load().has(to) {
 		return "own_service", false
 	}
 	return "", true

@@ -203,7 +203,7 @@ func TestRebinding(t *testing.T) {
 // address, by a name of anybody's, and by the suite's own names.
 func TestOpenedRanges(t *testing.T) {
 	opened := address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
-	opened.SetOwn(address.Own{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}, Listeners: []netip.AddrPort{netip.MustParseAddrPort("[::]:8080")}})
+	opened.SetSelf(address.Self{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}, Listeners: []netip.AddrPort{netip.MustParseAddrPort("[::]:8080")}})
 	w := newWorld(t, func(c *Config) { c.Addresses = opened })
 	w.site("model.example", "192.168.1.9", false, func(rw http.ResponseWriter, r *http.Request) {})
 	w.names["gateway"] = []string{"192.168.1.9"}

@@ -248,7 +248,7 @@ func TestRememberedAnswersAreJudged(t *testing.T) {
 	if r := w.ask("GET", "http://x.example/"); !r.Success {
 		t.Fatal(r.errorText())
 	}
-	opened.SetOwn(address.Own{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}) // a service of ours moved there
+	opened.SetSelf(address.Self{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}) // a service of ours moved there
 	w.contacts()
 	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" {
 		t.Errorf("%s %s", r.errorType(), r.errorText())

@@ -1,4 +1,4 @@
-package own
+package selfaddr
 
 import (
 	"context"
@@ -44,21 +44,21 @@ func TestTheSuiteStaysClosedWhereverItIs(t *testing.T) {
 			}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		f.Look(ctx)
+		f.Scan(ctx)
 		done := make(chan error)
-		go func() { done <- f.Follow(ctx) }()
+		go func() { done <- f.Run(ctx) }()
 		closed(true, "172.18.0.2:8765", "172.18.0.22:8765", "172.18.0.3:8500", "172.18.0.4:9090", "127.0.0.1:7007", "127.0.0.1:8080", "127.0.0.9:8080")
 		closed(false, "172.18.0.5:443", "127.0.0.1:7008", "127.0.0.1:9090")
 
 		set("gateway", "172.18.0.5") // moved
 		set("consul", "")            // down: its address stays closed
-		time.Sleep(lookEvery + time.Second)
+		time.Sleep(scanInterval + time.Second)
 		synctest.Wait()
 		closed(true, "172.18.0.5:443", "172.18.0.3:8500")
 		closed(false, "172.18.0.2:8765")
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Follow = %v, want nil at the end of its context", err)
+			t.Errorf("Run = %v, want nil at the end of its context", err)
 		}
 	})
 }
@@ -69,8 +69,8 @@ func TestNothingOpened(t *testing.T) {
 		t.Error("somebody was asked")
 		return dns.Answer{}, nil
 	}}
-	f.Look(t.Context())
-	if err := f.Follow(t.Context()); err != nil {
+	f.Scan(t.Context())
+	if err := f.Run(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,6 @@
-// Package own keeps packs from the suite itself: inside a range that an operator opened (RUMI_EGRESS_ALLOW_CIDRS) its
+// Package selfaddr keeps packs from the suite itself: inside a range that an operator opened (RUMI_EGRESS_ALLOW_CIDRS) its
 // services stay closed, wherever they move.
-package own
+package selfaddr
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	lookEvery     = 5 * time.Second
+	scanInterval  = 5 * time.Second
 	lookupTimeout = 2 * time.Second // Docker answers at once for what is there; for the rest the host may ask in vain
 )
 
@@ -30,25 +30,25 @@ type Finder struct {
 	last map[string][]netip.Addr // what each name last resolved to: a name that fails to resolve is not open for that
 }
 
-// Follow tells the policy what it finds, again and again until ctx ends. Where nothing is opened there is nothing to find.
-func (f *Finder) Follow(ctx context.Context) error {
+// Run tells the policy what it finds, again and again until ctx ends. Where nothing is opened there is nothing to find.
+func (f *Finder) Run(ctx context.Context) error {
 	if !f.Policy.Opens() {
 		return nil
 	}
-	return periodic.Run(ctx, lookEvery, f.Look)
+	return periodic.Run(ctx, scanInterval, f.Scan)
 }
 
-// Look tells the policy once. Nothing should be served before.
-func (f *Finder) Look(ctx context.Context) {
+// Scan tells the policy once. Nothing should be served before.
+func (f *Finder) Scan(ctx context.Context) {
 	if !f.Policy.Opens() {
 		return
 	}
-	own := address.Own{Listeners: slices.Clone(f.Listening), Machine: machine()}
+	self := address.Self{Listeners: slices.Clone(f.Listening), Machine: machine()}
 	names := slices.DeleteFunc(address.Suite(), func(name string) bool { return len(f.Directory[name]) > 0 })
 	for _, addresses := range f.Directory {
 		for _, a := range addresses {
 			if at, err := netip.ParseAddrPort(a); err == nil {
-				own.Listeners = append(own.Listeners, at)
+				self.Listeners = append(self.Listeners, at)
 			} else if host, _, err := net.SplitHostPort(a); err == nil {
 				names = append(names, host)
 			}
@@ -61,11 +61,11 @@ func (f *Finder) Look(ctx context.Context) {
 	for _, addrs := range f.last {
 		for _, a := range addrs {
 			if !a.IsLoopback() { // a name of this machine, whose listeners are known one by one
-				own.Hosts = append(own.Hosts, a)
+				self.Hosts = append(self.Hosts, a)
 			}
 		}
 	}
-	f.Policy.SetOwn(own)
+	f.Policy.SetSelf(self)
 }
 
 func (f *Finder) resolve(ctx context.Context, names []string) {
