@@ -53,7 +53,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		rt.ReadyWhen("store", db.Ping)
 		rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-		book, err := grant.NewBook(ctx, grantstore.New(db), rt.Log)
+		grants, err := grant.Open(ctx, grantstore.New(db), rt.Log)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.Go("own addresses", finder.Run)
 
 		proxy := egress.New(egress.Config{
-			Gates: view, Grants: book, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,
+			Gates: view, Grants: grants, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,
 			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
 		rt.OnStop("refusals", proxy.Flush)
@@ -86,11 +86,11 @@ func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Buil
 		rt.OnStop("sockets", func(context.Context) error { set.Close(); return nil })
 		rt.ReadyWhen("sockets", func(context.Context) error { return service.WithFix(set.Ready(), "run: docker compose up --detach") })
 
-		book.OnShrink(proxy.Cut)
-		rt.Go("grants", book.Follow)
+		grants.OnNarrow(proxy.Cut)
+		rt.Go("grants", grants.Follow)
 		view.OnChange(set.Change)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		return httpapi.Serve(rt.Mux(), grant.NewService(book, view, rt.Audit), denied, policy, set.Remove)
+		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, set.Remove)
 	}
 }
 

@@ -55,17 +55,17 @@ func Decide(state gate.State, known bool, granted grant.Decision, r Request) Dec
 		return Decision{Denied: GrantDenied(grant.Denied, granted.Reason)}
 	}
 	if r.Method == http.MethodConnect {
-		granted = granted.Tunnel() // no rule can be applied to requests that we can't read
+		granted = granted.ForTunnel() // no rule can be applied to requests that we can't read
 	} else {
-		granted = granted.Request(r.Method, r.To.Path)
+		granted = granted.ForRequest(r.Method, r.To.Path)
 	}
 	switch {
 	case !granted.Allowed:
 		return Decision{Denied: GrantDenied(grant.RuleDenied, granted.Reason)}
-	case r.HasBody && granted.Narrowed() && !bodyHasMeaning(r.Method):
+	case r.HasBody && granted.HasPathRules() && !bodyHasMeaning(r.Method):
 		return Decision{Denied: GrantDenied(grant.BodyDenied, "Grant with rules does not allow a body with "+r.Method)}
 	}
-	return Decision{CloseAfter: r.HasBody && granted.Narrowed()}
+	return Decision{CloseAfter: r.HasBody && granted.HasPathRules()}
 }
 
 // Gate says why a pack's gate keeps it from the network; nil where the gate is open.

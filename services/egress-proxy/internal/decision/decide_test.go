@@ -20,18 +20,18 @@ type stored struct{ grant.Grant }
 
 func (s stored) Revision(context.Context) (int64, error) { return 1, nil }
 
-func (s stored) Load(context.Context) ([]grant.Grant, int64, error) {
+func (s stored) Grants(context.Context) ([]grant.Grant, int64, error) {
 	return []grant.Grant{s.Grant}, 1, nil
 }
 
-func (stored) Update(context.Context, string, func(*grant.Grant) (*grant.Grant, error)) error {
+func (stored) Apply(context.Context, string, func(*grant.Grant) (*grant.Grant, error)) error {
 	return errors.ErrUnsupported
 }
 
-// book has g only.
-func book(t *testing.T, g grant.Grant) *grant.Book {
+// cache has g only.
+func cache(t *testing.T, g grant.Grant) *grant.Cache {
 	t.Helper()
-	b, err := grant.NewBook(t.Context(), stored{g}, slog.New(slog.DiscardHandler))
+	b, err := grant.Open(t.Context(), stored{g}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,11 +91,13 @@ func TestDecideMatrix(t *testing.T) {
 		{"another port", with(func(g *grant.Grant) { g.AllowedPorts = []int{80} }), all("grant_denied: Port 443 not in allowed list")},
 		{"revoked", with(func(g *grant.Grant) { g.Enabled = false }), all("grant_denied: Network grant is disabled")},
 		{"expired", with(func(g *grant.Grant) { g.ExpiresAt = time.Now().Add(-time.Minute) }), all("grant_denied: Network grant is disabled")},
-		{"rules", with(func(g *grant.Grant) { g.Rules = []grant.Rule{{PathPrefixes: []string{"/v1"}}} }), [5]string{
+		{"rules", with(func(g *grant.Grant) { g.PathRules = []grant.PathRule{{PathPrefixes: []string{"/v1"}}} }), [5]string{
 			tunnel: "rule_denied: Grant with rules does not allow tunnels", strayBody: "body_denied: Grant with rules does not allow a body with ",
 			uncovered: "rule_denied: Request is not covered by the rules of the grant",
 		}},
-		{"rules and tunnels", with(func(g *grant.Grant) { g.Rules, g.AllowTunnel = []grant.Rule{{PathPrefixes: []string{"/v1"}}}, true }), [5]string{
+		{"rules and tunnels", with(func(g *grant.Grant) {
+			g.PathRules, g.AllowTunnel = []grant.PathRule{{PathPrefixes: []string{"/v1"}}}, true
+		}), [5]string{
 			strayBody: "body_denied: Grant with rules does not allow a body with ", uncovered: "rule_denied: Request is not covered by the rules of the grant",
 		}},
 	}
@@ -113,7 +115,7 @@ func TestDecideMatrix(t *testing.T) {
 		{uncovered, "GET", "/", false}, {uncovered, "POST", "/v2", true}, {uncovered, "GET", "/v1/../v2", false}, {uncovered, "GET", "/v1%2f..", false},
 	}
 	for _, gr := range grants {
-		b := book(t, gr.g)
+		b := cache(t, gr.g)
 		for _, gt := range gates {
 			for _, r := range requests {
 				to := parse(t, "https://x.example"+r.path)
@@ -136,7 +138,7 @@ func TestDecideMatrix(t *testing.T) {
 				if d.Denied != nil && (d.Denied.Kind != KindGrant || d.Denied.Text != "Network access denied: "+d.Denied.Detail) {
 					t.Errorf("%s: kind %q, text %q", about, d.Denied.Kind, d.Denied.Text)
 				}
-				if wantClose := want == "" && r.hasBody && len(gr.g.Rules) > 0; d.CloseAfter != wantClose {
+				if wantClose := want == "" && r.hasBody && len(gr.g.PathRules) > 0; d.CloseAfter != wantClose {
 					t.Errorf("%s: CloseAfter = %t, want %t", about, d.CloseAfter, wantClose)
 				}
 			}

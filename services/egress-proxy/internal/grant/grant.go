@@ -1,6 +1,6 @@
 // Package grant has network grants: which domains and ports a pack may reach, and until when.
 //
-// Requests are judged by an immutable snapshot in memory (Book); the store behind it is shared by all replicas.
+// Requests are judged by an immutable snapshot in memory (Cache); the store behind it is shared by all replicas.
 package grant
 
 import (
@@ -30,25 +30,25 @@ type Grant struct {
 	UpdatedAt      time.Time
 	GrantedBy      string
 	Notes          string
-	ExpiresAt      time.Time // zero for never
-	Rules          []Rule    // nil for none
-	AllowTunnel    bool      // with rules: tunnels, in which they can't be kept, are allowed nevertheless
-	Revision       int64     // of the store when it was written; grows with every change of any grant
+	ExpiresAt      time.Time  // zero for never
+	PathRules      []PathRule // nil for none
+	AllowTunnel    bool       // with rules: tunnels, in which they can't be kept, are allowed nevertheless
+	Revision       int64      // of the store when it was written; grows with every change of any grant
 }
 
-// Wish is what an operator asks for.
-type Wish struct {
+// Request is what an operator asks for.
+type Request struct {
 	AllowedDomains []string
 	AllowedPorts   []int
 	GrantedBy      string
 	Notes          string
 	ExpiresAt      time.Time
-	Rules          []Rule
+	PathRules      []PathRule
 	AllowTunnel    bool
 }
 
-// Check says what is wrong with a wish; the error is a fault for the operator.
-func (w Wish) Check(now time.Time) error {
+// Check says what is wrong with a request; the error is a fault for the operator.
+func (w Request) Check(now time.Time) error {
 	switch {
 	case len(w.AllowedDomains) == 0 && len(w.AllowedPorts) == 0:
 		return fault.Invalid("Must specify allowed_domains or allowed_ports").With("grant_empty")
@@ -73,7 +73,7 @@ func (w Wish) Check(now time.Time) error {
 			return fault.Invalid("Invalid port in allowed_ports: %d (want 1 to 65535, or 0 for all)", port).With("invalid_port")
 		}
 	}
-	return checkRules(w.Rules)
+	return checkPathRules(w.PathRules)
 }
 
 // invalidDomain says what is wrong with an entry, and what to write instead where that can be told.
@@ -101,18 +101,18 @@ func nameIn(text string) string {
 	return p.String()
 }
 
-// Wide says whether the wish opens every domain or every port.
-func (w Wish) Wide() bool {
+// Wide says whether the request opens every domain or every port.
+func (w Request) Wide() bool {
 	return slices.Contains(w.AllowedDomains, "*") || slices.Contains(w.AllowedPorts, 0)
 }
 
-// Apply makes the grant that old becomes by the wish; old is nil for a pack that has no record. What the wish doesn't
+// Apply makes the grant that old becomes by the request; old is nil for a pack that has no record. What the request doesn't
 // name is not granted any more.
-func (w Wish) Apply(packID string, old *Grant, now time.Time) Grant {
+func (w Request) Apply(packID string, old *Grant, now time.Time) Grant {
 	g := Grant{
 		PackID: packID, Enabled: true, AllowedDomains: w.AllowedDomains, AllowedPorts: w.AllowedPorts,
 		GrantedAt: now, UpdatedAt: now, GrantedBy: w.GrantedBy, Notes: w.Notes, ExpiresAt: w.ExpiresAt,
-		Rules: w.Rules, AllowTunnel: w.AllowTunnel,
+		PathRules: w.PathRules, AllowTunnel: w.AllowTunnel,
 	}
 	if old != nil && old.InForce(now) {
 		g.GrantedAt = old.GrantedAt
@@ -144,7 +144,7 @@ func (g *Grant) narrows(old *Grant, now time.Time) bool {
 	}
 	return !slices.Contains(g.AllowedDomains, "*") && !containsAll(g.AllowedDomains, old.AllowedDomains) ||
 		!slices.Contains(g.AllowedPorts, 0) && !containsAll(g.AllowedPorts, old.AllowedPorts) ||
-		g.narrowsRules(old)
+		g.narrowsPathRules(old)
 }
 
 func containsAll[T comparable](all, some []T) bool {

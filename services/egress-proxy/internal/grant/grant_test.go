@@ -33,13 +33,13 @@ func (m *memory) Revision(context.Context) (int64, error) {
 	return m.revision, m.down
 }
 
-func (m *memory) Load(context.Context) ([]Grant, int64, error) {
+func (m *memory) Grants(context.Context) ([]Grant, int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Collect(maps.Values(m.grants)), m.revision, m.down
 }
 
-func (m *memory) Update(_ context.Context, id string, change func(*Grant) (*Grant, error)) error {
+func (m *memory) Apply(_ context.Context, id string, change func(*Grant) (*Grant, error)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down != nil {
@@ -101,49 +101,49 @@ func (e *entries) Write(_ context.Context, entry audit.Entry) error {
 	return e.fail
 }
 
-type office struct {
+type fixture struct {
 	*Service
-	store   *memory
-	log     *entries
-	mu      sync.Mutex
-	shrunk  []string
-	refresh func() // what Follow does when it is time
+	store    *memory
+	log      *entries
+	mu       sync.Mutex
+	narrowed []string
+	refresh  func() // what Follow does when it is time
 }
 
-func newOffice(t *testing.T) *office {
-	o := &office{store: &memory{grants: map[string]Grant{}}, log: &entries{}}
-	book, err := NewBook(t.Context(), o.store, slog.New(slog.DiscardHandler))
+func newFixture(t *testing.T) *fixture {
+	o := &fixture{store: &memory{grants: map[string]Grant{}}, log: &entries{}}
+	cache, err := Open(t.Context(), o.store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	book.OnShrink(func(id string) {
+	cache.OnNarrow(func(id string) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.shrunk = append(o.shrunk, id)
+		o.narrowed = append(o.narrowed, id)
 	})
-	o.Service = NewService(book, gates{}, o.log)
+	o.Service = NewService(cache, gates{}, o.log)
 	o.refresh = func() {
-		if began := time.Now(); book.look(context.Background()) == nil {
-			book.follower.Heard(began)
+		if began := time.Now(); cache.look(context.Background()) == nil {
+			cache.follower.Heard(began)
 		}
 	}
 	return o
 }
 
-// hasShrunk are the packs that were told of since the last call.
-func (o *office) hasShrunk() []string {
+// takeNarrowed are the packs that were told of since the last call.
+func (o *fixture) takeNarrowed() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ids := o.shrunk
-	o.shrunk = nil
+	ids := o.narrowed
+	o.narrowed = nil
 	return ids
 }
 
-func wish(domains string, ports ...int) Wish {
-	return Wish{AllowedDomains: strings.Fields(domains), AllowedPorts: ports}
+func request(domains string, ports ...int) Request {
+	return Request{AllowedDomains: strings.Fields(domains), AllowedPorts: ports}
 }
 
-func (o *office) check(id, domain string, port uint16) string {
+func (o *fixture) check(id, domain string, port uint16) string {
 	d := o.decide(id, domain, port)
 	if d.Allowed != (d.Reason == ReasonGranted) {
 		return "allowed and reason disagree: " + d.Reason
@@ -153,15 +153,15 @@ func (o *office) check(id, domain string, port uint16) string {
 
 // A grant is absent, in force, revoked or expired; each verb in each state.
 func TestStatesAndVerbs(t *testing.T) {
-	prepare := map[string]func(*office){
-		"absent":  func(*office) {},
-		"granted": func(o *office) { o.Grant(context.Background(), "p", wish("x.com", 443)) },
-		"revoked": func(o *office) {
-			o.Grant(context.Background(), "p", wish("x.com", 443))
+	prepare := map[string]func(*fixture){
+		"absent":  func(*fixture) {},
+		"granted": func(o *fixture) { o.Grant(context.Background(), "p", request("x.com", 443)) },
+		"revoked": func(o *fixture) {
+			o.Grant(context.Background(), "p", request("x.com", 443))
 			o.Revoke(context.Background(), "p", "r")
 		},
-		"expired": func(o *office) {
-			w := wish("x.com", 443)
+		"expired": func(o *fixture) {
+			w := request("x.com", 443)
 			w.ExpiresAt = time.Now().Add(time.Minute)
 			o.Grant(context.Background(), "p", w)
 			time.Sleep(time.Minute)
@@ -180,17 +180,17 @@ func TestStatesAndVerbs(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.state+" "+tt.verb, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := newOffice(t)
+				o := newFixture(t)
 				prepare[tt.state](o)
 				o.refresh()
 				o.log.list = nil
-				o.hasShrunk()
-				before, _ := o.book.Get("p")
+				o.takeNarrowed()
+				before, _ := o.cache.Get("p")
 				time.Sleep(time.Second)
 				did, err := false, error(nil)
 				switch tt.verb {
 				case "grant":
-					_, err = o.Grant(t.Context(), "p", wish("x.com", 443))
+					_, err = o.Grant(t.Context(), "p", request("x.com", 443))
 					did = true
 				case "revoke":
 					did, err = o.Revoke(t.Context(), "p", "r")
@@ -203,11 +203,11 @@ func TestStatesAndVerbs(t *testing.T) {
 				if got := o.check("p", "x.com", 443); got != tt.then {
 					t.Errorf("then: %s, want %s", got, tt.then)
 				}
-				after, ok := o.book.Get("p")
+				after, ok := o.cache.Get("p")
 				if ok && tt.verb == "grant" && after.GrantedAt.Equal(before.GrantedAt) != (tt.state == "granted") {
 					t.Errorf("granted at %v, before %v", after.GrantedAt, before.GrantedAt)
 				}
-				if lost := tt.state == "granted" && (tt.verb == "revoke" || tt.verb == "remove"); lost != slices.Contains(o.hasShrunk(), "p") && tt.verb != "remove" {
+				if lost := tt.state == "granted" && (tt.verb == "revoke" || tt.verb == "remove"); lost != slices.Contains(o.takeNarrowed(), "p") && tt.verb != "remove" {
 					t.Error("those who must know were not told, or for nothing")
 				}
 			})
@@ -216,8 +216,8 @@ func TestStatesAndVerbs(t *testing.T) {
 }
 
 func TestDecisions(t *testing.T) {
-	o := newOffice(t)
-	for id, w := range map[string]Wish{"p": wish("API.x.com *.y.com bücher.example 1.2.3.4", 443, 8443), "q": wish("*", 0)} {
+	o := newFixture(t)
+	for id, w := range map[string]Request{"p": request("API.x.com *.y.com bücher.example 1.2.3.4", 443, 8443), "q": request("*", 0)} {
 		if _, err := o.Grant(t.Context(), id, w); err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func TestDecisions(t *testing.T) {
 			t.Errorf("%s %s:%d: %s, want %s", tt.id, tt.domain, tt.port, got, tt.want)
 		}
 	}
-	for _, w := range []Wish{wish("x.com"), wish("", 443)} { // an empty list denies
+	for _, w := range []Request{request("x.com"), request("", 443)} { // an empty list denies
 		if _, err := o.Grant(t.Context(), "p", w); err != nil {
 			t.Fatal(err)
 		}
@@ -252,8 +252,8 @@ func TestDecisions(t *testing.T) {
 }
 
 func TestCheckIsAudited(t *testing.T) {
-	o := newOffice(t)
-	o.Grant(t.Context(), "p", wish("x.com", 443))
+	o := newFixture(t)
+	o.Grant(t.Context(), "p", request("x.com", 443))
 	o.log.list = nil
 	for _, domain := range []string{"x.com", "y.com"} {
 		if _, err := o.Service.Check(t.Context(), "p", domain, 443); err != nil {
@@ -277,7 +277,7 @@ func TestCheckIsAudited(t *testing.T) {
 
 // An access check of a modified pack is written down with the reason that its requests have.
 func TestCheckOfAModifiedPack(t *testing.T) {
-	o := newOffice(t)
+	o := newFixture(t)
 	for packID, want := range map[string]string{"p": Denied, "m": "pack_modified"} {
 		o.log.list = nil
 		if d, err := o.Service.Check(t.Context(), packID, "x.com", 443); err != nil || d.Allowed {
@@ -293,51 +293,51 @@ func TestCheckOfAModifiedPack(t *testing.T) {
 
 // A grant that another version wrote, and this one can't read, allows nothing; the others are as good as ever.
 func TestGrantsThatCannotBeRead(t *testing.T) {
-	o := newOffice(t)
-	o.Grant(t.Context(), "p", wish("x.com", 443))
-	o.Grant(t.Context(), "q", wish("x.com", 443))
-	o.hasShrunk()
-	if err := o.store.Update(t.Context(), "p", func(old *Grant) (*Grant, error) {
+	o := newFixture(t)
+	o.Grant(t.Context(), "p", request("x.com", 443))
+	o.Grant(t.Context(), "q", request("x.com", 443))
+	o.takeNarrowed()
+	if err := o.store.Apply(t.Context(), "p", func(old *Grant) (*Grant, error) {
 		old.AllowedDomains = []string{"x.com", "x.com/path of a later version"}
 		return old, nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.book.Refresh(t.Context()); err != nil {
+	if err := o.cache.Refresh(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if got := o.hasShrunk(); !slices.Equal(got, []string{"p"}) {
-		t.Errorf("shrunk %v", got)
+	if got := o.takeNarrowed(); !slices.Equal(got, []string{"p"}) {
+		t.Errorf("narrowed %v", got)
 	}
-	fresh, err := NewBook(t.Context(), o.store, slog.New(slog.DiscardHandler))
+	fresh, err := Open(t.Context(), o.store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, book := range []*Book{o.book, fresh} {
+	for _, cache := range []*Cache{o.cache, fresh} {
 		host, _ := hostname.Parse("x.com")
-		if d := book.Check("p", host, "x.com", 443); d.Reason != ReasonDisabled {
+		if d := cache.Check("p", host, "x.com", 443); d.Reason != ReasonDisabled {
 			t.Errorf("the one that can't be read: %+v", d)
 		}
-		if d := book.Check("q", host, "x.com", 443); !d.Allowed {
+		if d := cache.Check("q", host, "x.com", 443); !d.Allowed {
 			t.Errorf("the other: %+v", d)
 		}
-		if g, ok := book.Get("p"); !ok || g.Enabled {
+		if g, ok := cache.Get("p"); !ok || g.Enabled {
 			t.Errorf("shown as %+v", g)
 		}
 	}
 	if revoked, err := o.Revoke(t.Context(), "p", ""); err != nil || !revoked {
 		t.Errorf("revoke: %v, %v", revoked, err)
 	}
-	if _, err := o.Grant(t.Context(), "p", wish("x.com", 443)); err != nil || o.check("p", "x.com", 443) != ReasonGranted {
+	if _, err := o.Grant(t.Context(), "p", request("x.com", 443)); err != nil || o.check("p", "x.com", 443) != ReasonGranted {
 		t.Errorf("granted again: %v, %s", err, o.check("p", "x.com", 443))
 	}
 }
 
 func TestNoChangeWithoutAnEntry(t *testing.T) {
-	o := newOffice(t)
-	o.Grant(t.Context(), "p", wish("x.com", 443))
+	o := newFixture(t)
+	o.Grant(t.Context(), "p", request("x.com", 443))
 	o.log.fail = errors.New("disk full")
-	if _, err := o.Grant(t.Context(), "p", wish("*", 0)); err == nil {
+	if _, err := o.Grant(t.Context(), "p", request("*", 0)); err == nil {
 		t.Error("granted without an entry")
 	}
 	if _, err := o.Revoke(t.Context(), "p", ""); err == nil {
@@ -346,7 +346,7 @@ func TestNoChangeWithoutAnEntry(t *testing.T) {
 	if _, err := o.Service.Check(t.Context(), "p", "x.com", 443); err == nil {
 		t.Error("checked without an entry")
 	}
-	o.book.Refresh(t.Context())
+	o.cache.Refresh(t.Context())
 	if got := o.check("p", "x.com", 443) + o.check("p", "y.com", 443); got != ReasonGranted+"Domain 'y.com' not in allowed list" {
 		t.Error(got)
 	}
@@ -354,18 +354,18 @@ func TestNoChangeWithoutAnEntry(t *testing.T) {
 
 func TestWhoIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := newOffice(t)
-		if _, err := o.Grant(t.Context(), "never", wish("x.com", 443)); !fault.Is(err, fault.KindNotFound) {
+		o := newFixture(t)
+		if _, err := o.Grant(t.Context(), "never", request("x.com", 443)); !fault.Is(err, fault.KindNotFound) {
 			t.Errorf("grant: %v", err)
 		}
 		if _, err := o.Revoke(t.Context(), "never", ""); !fault.Is(err, fault.KindNotFound) {
 			t.Errorf("revoke: %v", err)
 		}
-		if _, err := o.Grant(t.Context(), "q", wish("x.com", 443)); err != nil { // approved or not
+		if _, err := o.Grant(t.Context(), "q", request("x.com", 443)); err != nil { // approved or not
 			t.Error(err)
 		}
 		o.gates = gates{stale: true}
-		if _, err := o.Grant(t.Context(), "never", wish("x.com", 443)); !fault.Is(err, fault.KindUnavailable) {
+		if _, err := o.Grant(t.Context(), "never", request("x.com", 443)); !fault.Is(err, fault.KindUnavailable) {
 			t.Errorf("grant while approval is down: %v", err)
 		}
 		if revoked, err := o.Revoke(t.Context(), "q", ""); err != nil || !revoked {
@@ -377,47 +377,47 @@ func TestWhoIsKnown(t *testing.T) {
 func TestReplicasAndLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		o := newOffice(t)
-		go o.book.Follow(ctx)
+		o := newFixture(t)
+		go o.cache.Follow(ctx)
 		defer synctest.Wait()
 		defer cancel()
 
-		other, err := NewBook(ctx, o.store, slog.New(slog.DiscardHandler))
+		other, err := Open(ctx, o.store, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
 		there := NewService(other, gates{}, &entries{})
 		settle := func() { time.Sleep(followEvery + time.Millisecond); synctest.Wait() }
-		there.Grant(ctx, "p", wish("x.com *.y.com", 443))
+		there.Grant(ctx, "p", request("x.com *.y.com", 443))
 		settle()
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
 			t.Errorf("after a grant there: %s", got)
 		}
 		for _, step := range []struct {
-			do     func()
-			shrunk bool
+			do       func()
+			narrowed bool
 		}{
-			{func() { there.Grant(ctx, "p", wish("x.com *.y.com z.com", 443, 80)) }, false},
-			{func() { there.Grant(ctx, "p", wish("x.com", 443, 80)) }, true},
-			{func() { there.Grant(ctx, "p", wish("*", 443, 80)) }, false},
-			{func() { there.Grant(ctx, "p", wish("*", 443)) }, true},
-			{func() { there.Grant(ctx, "p", wish("*", 0)) }, false},
-			{func() { w := wish("*", 0); w.ExpiresAt = time.Now().Add(time.Hour); there.Grant(ctx, "p", w) }, true},
+			{func() { there.Grant(ctx, "p", request("x.com *.y.com z.com", 443, 80)) }, false},
+			{func() { there.Grant(ctx, "p", request("x.com", 443, 80)) }, true},
+			{func() { there.Grant(ctx, "p", request("*", 443, 80)) }, false},
+			{func() { there.Grant(ctx, "p", request("*", 443)) }, true},
+			{func() { there.Grant(ctx, "p", request("*", 0)) }, false},
+			{func() { w := request("*", 0); w.ExpiresAt = time.Now().Add(time.Hour); there.Grant(ctx, "p", w) }, true},
 			{func() { time.Sleep(time.Hour) }, true},
-			{func() { there.Grant(ctx, "p", wish("x.com", 443)) }, false},
+			{func() { there.Grant(ctx, "p", request("x.com", 443)) }, false},
 			{func() { there.Revoke(ctx, "p", "") }, true},
-			{func() { there.Grant(ctx, "p", wish("x.com", 443)) }, false},
+			{func() { there.Grant(ctx, "p", request("x.com", 443)) }, false},
 			{func() { there.Remove(ctx, "p") }, true},
 		} {
-			o.hasShrunk()
+			o.takeNarrowed()
 			step.do()
 			settle()
-			if got := o.hasShrunk(); (got != nil) != step.shrunk {
-				t.Errorf("shrunk %v, want %v", got, step.shrunk)
+			if got := o.takeNarrowed(); (got != nil) != step.narrowed {
+				t.Errorf("narrowed %v, want %v", got, step.narrowed)
 			}
 		}
 
-		there.Grant(ctx, "p", wish("x.com", 443))
+		there.Grant(ctx, "p", request("x.com", 443))
 		settle()
 		o.store.set(errors.New("database is down"))
 		time.Sleep(store.Lease - time.Second)
@@ -437,16 +437,16 @@ func TestReplicasAndLease(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	o := &office{store: &memory{grants: map[string]Grant{"p": wish("a.com b.com *.c.com x.com", 443).Apply("p", nil, time.Now())}}}
-	book, err := NewBook(context.Background(), o.store, slog.New(slog.DiscardHandler))
+	o := &fixture{store: &memory{grants: map[string]Grant{"p": request("a.com b.com *.c.com x.com", 443).Apply("p", nil, time.Now())}}}
+	cache, err := Open(context.Background(), o.store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
-	go book.Follow(b.Context())
+	go cache.Follow(b.Context())
 	host, _ := hostname.Parse("x.com")
 	b.ReportAllocs()
 	for b.Loop() {
-		if !book.Check("p", host, "x.com", 443).Allowed {
+		if !cache.Check("p", host, "x.com", 443).Allowed {
 			b.Fatal("denied")
 		}
 	}

@@ -26,44 +26,44 @@ type LeftOut struct {
 	Setting string // what an operator can set to change that, "" for nothing
 }
 
-// propose makes the smallest wish that keeps what old grants, nil or not in force for nothing, and would have allowed what was
+// propose makes the smallest request that keeps what old grants, nil or not in force for nothing, and would have allowed what was
 // refused. Left out are hosts that no grant opens (obstacle), paths on whose meaning servers differ, and what is over a
-// grant's bounds. A grant joins each of its domains with each of its ports, and so does the wish.
-func propose(old *Grant, refused []Refusal, obstacle Obstacle, now time.Time) (Wish, []LeftOut, error) {
-	w := Wish{AllowedDomains: []string{}, AllowedPorts: []int{}}
+// grant's bounds. A grant joins each of its domains with each of its ports, and so does the request.
+func propose(old *Grant, refused []Refusal, obstacle Obstacle, now time.Time) (Request, []LeftOut, error) {
+	w := Request{AllowedDomains: []string{}, AllowedPorts: []int{}}
 	have := Grant{}
 	if old != nil && old.InForce(now) {
 		have = *old
-		w = Wish{
+		w = Request{
 			AllowedDomains: slices.Clone(old.AllowedDomains), AllowedPorts: slices.Clone(old.AllowedPorts), Notes: old.Notes,
-			ExpiresAt: old.ExpiresAt, Rules: slices.Clone(old.Rules), AllowTunnel: old.AllowTunnel,
+			ExpiresAt: old.ExpiresAt, PathRules: slices.Clone(old.PathRules), AllowTunnel: old.AllowTunnel,
 		}
 	}
 	r, err := compile(have)
 	if err != nil {
-		return Wish{}, nil, err
+		return Request{}, nil, err
 	}
 	refused = slices.Clone(refused)
 	slices.SortFunc(refused, func(a, b Refusal) int {
 		// Unknown paths, which open all of a host, before those that would then be needless.
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Port, b.Port))
 	})
-	p := proposal{wish: w, rule: r, added: make(map[Refusal]int)}
+	p := proposal{request: w, rule: r, added: make(map[Refusal]int)}
 	for _, refusal := range refused {
 		p.add(refusal, obstacle)
 	}
-	return p.wish, p.leftOut, nil
+	return p.request, p.leftOut, nil
 }
 
-// proposal is a wish that grows, with what it comes to.
+// proposal is a request that grows, with what it comes to.
 type proposal struct {
-	wish    Wish
+	request Request
 	leftOut []LeftOut
-	rule    *rule
-	added   map[Refusal]int // of host and method, the wish's rule for them
+	rule    *compiledGrant
+	added   map[Refusal]int // of host and method, the request's rule for them
 }
 
-// add makes the wish prevent the refusal, or notes why it can't.
+// add makes the request prevent the refusal, or notes why it can't.
 func (p *proposal) add(refusal Refusal, obstacle Obstacle) {
 	host, ok := parseHost(refusal.Host)
 	why, setting := "not a host that a grant can name", ""
@@ -78,36 +78,36 @@ func (p *proposal) add(refusal Refusal, obstacle Obstacle) {
 	}
 }
 
-// open makes the wish cover the refusal. why says why it can't, "" where it does.
+// open makes the request cover the refusal. why says why it can't, "" where it does.
 func (p *proposal) open(host hostname.Host, refusal Refusal) (why string) {
 	newHost := !p.rule.allowsHost(host)
 	newPort := !p.rule.everyPort && !p.rule.ports[refusal.Port]
 	switch {
-	case newHost && len(p.wish.AllowedDomains) == MaxEntries:
+	case newHost && len(p.request.AllowedDomains) == MaxEntries:
 		return fmt.Sprintf("a grant has at most %d domains", MaxEntries)
-	case newPort && len(p.wish.AllowedPorts) == MaxEntries:
+	case newPort && len(p.request.AllowedPorts) == MaxEntries:
 		return fmt.Sprintf("a grant has at most %d ports", MaxEntries)
 	}
-	if len(p.wish.Rules) > 0 {
+	if len(p.request.PathRules) > 0 {
 		if why := p.openRules(host, refusal); why != "" {
 			return why
 		}
 	}
 	if newHost {
-		p.wish.AllowedDomains = append(p.wish.AllowedDomains, host.Name)
+		p.request.AllowedDomains = append(p.request.AllowedDomains, host.Name)
 		p.rule.exact[host.Name] = true
 	}
 	if newPort {
-		p.wish.AllowedPorts = append(p.wish.AllowedPorts, int(refusal.Port))
+		p.request.AllowedPorts = append(p.request.AllowedPorts, int(refusal.Port))
 		p.rule.ports[refusal.Port] = true
 	}
 	return ""
 }
 
-// openRules makes the wish's rules cover the refusal. why says why they can't, "" where they do.
+// openRules makes the request's rules cover the refusal. why says why they can't, "" where they do.
 func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 	if refusal.Method == "CONNECT" {
-		p.wish.AllowTunnel = true
+		p.request.AllowTunnel = true
 		return ""
 	}
 	// A segment that looked like a credential was not kept; a rule can name what is before it.
@@ -124,21 +124,21 @@ func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 	key := Refusal{Host: host.Name, Method: refusal.Method}
 	i, ok := p.added[key]
 	switch {
-	case !ok && len(p.wish.Rules) == MaxRules:
+	case !ok && len(p.request.PathRules) == MaxRules:
 		return fmt.Sprintf("a grant has at most %d rules", MaxRules)
 	case !ok:
-		i = len(p.wish.Rules)
+		i = len(p.request.PathRules)
 		p.added[key] = i
-		p.wish.Rules = append(p.wish.Rules, Rule{Domains: []string{host.Name}, Methods: []string{refusal.Method}, PathPrefixes: []string{}})
-		p.rule.rules = append(p.rule.rules, narrowing{})
-	case len(p.wish.Rules[i].PathPrefixes) == MaxPrefixes:
+		p.request.PathRules = append(p.request.PathRules, PathRule{Domains: []string{host.Name}, Methods: []string{refusal.Method}, PathPrefixes: []string{}})
+		p.rule.pathRules = append(p.rule.pathRules, compiledPathRule{})
+	case len(p.request.PathRules[i].PathPrefixes) == MaxPrefixes:
 		return fmt.Sprintf("a rule has at most %d path_prefixes", MaxPrefixes)
 	}
 	if refusal.Path != "" {
-		p.wish.Rules[i].PathPrefixes = append(p.wish.Rules[i].PathPrefixes, refusal.Path)
+		p.request.PathRules[i].PathPrefixes = append(p.request.PathRules[i].PathPrefixes, refusal.Path)
 	}
-	n, err := compileRule(p.wish.Rules[i])
-	p.rule.rules[i] = n
+	n, err := compilePathRule(p.request.PathRules[i])
+	p.rule.pathRules[i] = n
 	if err != nil {
 		return "no rule can name its path"
 	}
@@ -150,7 +150,7 @@ func (p *proposal) covered(host hostname.Host, refusal Refusal) bool {
 	if refusal.Path != "" {
 		return p.rule.coversRequest(host, refusal.Method, refusal.Path)
 	}
-	return slices.ContainsFunc(p.rule.rules, func(n narrowing) bool {
+	return slices.ContainsFunc(p.rule.pathRules, func(n compiledPathRule) bool {
 		n.prefixes = nil
 		return n.covers(host, refusal.Method, "")
 	})

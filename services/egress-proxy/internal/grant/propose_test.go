@@ -32,8 +32,8 @@ func refusals(t *testing.T, s string) (list []Refusal) {
 
 func TestPropose(t *testing.T) {
 	now := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
-	granted := func(domains, ports string, rules ...Rule) *Grant {
-		g := &Grant{PackID: "p", Enabled: true, AllowedDomains: strings.Fields(domains), Rules: rules}
+	granted := func(domains, ports string, rules ...PathRule) *Grant {
+		g := &Grant{PackID: "p", Enabled: true, AllowedDomains: strings.Fields(domains), PathRules: rules}
 		for _, text := range strings.Fields(ports) {
 			var port int
 			fmt.Sscan(text, &port)
@@ -43,9 +43,9 @@ func TestPropose(t *testing.T) {
 	}
 	revoked, expired := granted("old.com", "1"), granted("old.com", "1")
 	revoked.Enabled, expired.ExpiresAt = false, now
-	get := Rule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
-	rule := func(domain, method string, prefixes ...string) Rule {
-		return Rule{Domains: []string{domain}, Methods: []string{method}, PathPrefixes: append([]string{}, prefixes...)}
+	get := PathRule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
+	rule := func(domain, method string, prefixes ...string) PathRule {
+		return PathRule{Domains: []string{domain}, Methods: []string{method}, PathPrefixes: append([]string{}, prefixes...)}
 	}
 	var many, prefixes string
 	for i := range MaxEntries + 5 {
@@ -55,7 +55,7 @@ func TestPropose(t *testing.T) {
 	tests := []struct {
 		name, refused, domains, ports string
 		old                           *Grant
-		rules                         []Rule
+		rules                         []PathRule
 		tunnel                        bool
 	}{
 		{"nothing", "", "", "", nil, nil, false},
@@ -70,15 +70,15 @@ func TestPropose(t *testing.T) {
 		{"revoked", "GET a.com:80", "a.com", "80", revoked, nil, false},
 		{"expired", "GET a.com:80", "a.com", "80", expired, nil, false},
 		{"what no grant opens", "GET closed.com:80 GET 0x7f.1:80 GET ..:80", "", "", nil, nil, false},
-		{"a method", "POST x.com:443/v1/a", "x.com", "443", granted("x.com", "443", get), []Rule{get, rule("x.com", "POST", "/v1/a")}, false},
-		{"paths", "GET x.com:443/v2 GET x.com:443/v2/b GET x.com:443/u", "x.com", "443", granted("x.com", "443", get), []Rule{get, rule("x.com", "GET", "/u", "/v2")}, false},
-		{"a host beside rules", "GET y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []Rule{get, rule("y.com", "GET")}, false},
-		{"all of a host before its paths", "GET y.com:443/a GET y.com:8443", "x.com y.com", "443 8443", granted("x.com", "443 8443", get), []Rule{get, rule("y.com", "GET")}, false},
-		{"a port beside rules", "GET x.com:80", "x.com", "443 80", granted("x.com", "443", get), []Rule{get}, false},
-		{"a tunnel beside rules", "CONNECT y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []Rule{get}, true},
+		{"a method", "POST x.com:443/v1/a", "x.com", "443", granted("x.com", "443", get), []PathRule{get, rule("x.com", "POST", "/v1/a")}, false},
+		{"paths", "GET x.com:443/v2 GET x.com:443/v2/b GET x.com:443/u", "x.com", "443", granted("x.com", "443", get), []PathRule{get, rule("x.com", "GET", "/u", "/v2")}, false},
+		{"a host beside rules", "GET y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []PathRule{get, rule("y.com", "GET")}, false},
+		{"all of a host before its paths", "GET y.com:443/a GET y.com:8443", "x.com y.com", "443 8443", granted("x.com", "443 8443", get), []PathRule{get, rule("y.com", "GET")}, false},
+		{"a port beside rules", "GET x.com:80", "x.com", "443 80", granted("x.com", "443", get), []PathRule{get}, false},
+		{"a tunnel beside rules", "CONNECT y.com:443", "x.com y.com", "443", granted("x.com", "443", get), []PathRule{get}, true},
 		{"a tunnel without rules", "CONNECT y.com:443", "x.com y.com", "443", granted("x.com", "443"), nil, false},
-		{"paths that servers read differently", "GET x.com:443/v1/..%2Fa GET x.com:443//v2 GET x.com:443/a;/..;/b", "x.com", "443", granted("x.com", "443", get), []Rule{get}, false},
-		{"a method that no rule may name", "TRACE y.com:443", "x.com", "443", granted("x.com", "443", get), []Rule{get}, false},
+		{"paths that servers read differently", "GET x.com:443/v1/..%2Fa GET x.com:443//v2 GET x.com:443/a;/..;/b", "x.com", "443", granted("x.com", "443", get), []PathRule{get}, false},
+		{"a method that no rule may name", "TRACE y.com:443", "x.com", "443", granted("x.com", "443", get), []PathRule{get}, false},
 		{"rules went", "GET x.com:443/v2", "x.com", "443", granted("x.com", "443"), nil, false},
 	}
 	obstacle := func(h hostname.Host, _ uint16) (string, string) {
@@ -96,8 +96,8 @@ func TestPropose(t *testing.T) {
 		if strings.Join(w.AllowedDomains, " ") != tt.domains || fmt.Sprint(w.AllowedPorts) != fmt.Sprint(want.AllowedPorts) {
 			t.Errorf("%s: %v %v, want %s %s", tt.name, w.AllowedDomains, w.AllowedPorts, tt.domains, tt.ports)
 		}
-		if !reflect.DeepEqual(w.Rules, tt.rules) || w.AllowTunnel != tt.tunnel {
-			t.Errorf("%s: rules %v, tunnels %v; want %v, %v", tt.name, w.Rules, w.AllowTunnel, tt.rules, tt.tunnel)
+		if !reflect.DeepEqual(w.PathRules, tt.rules) || w.AllowTunnel != tt.tunnel {
+			t.Errorf("%s: rules %v, tunnels %v; want %v, %v", tt.name, w.PathRules, w.AllowTunnel, tt.rules, tt.tunnel)
 		}
 		if err := w.Check(now); err != nil && tt.domains != "" {
 			t.Errorf("%s: can't be posted: %v", tt.name, err)
@@ -106,7 +106,7 @@ func TestPropose(t *testing.T) {
 	for _, refused := range []string{many, prefixes} {
 		w, leftOut, err := propose(granted("x.com", "443", get), refusals(t, refused), obstacle, now)
 		if err != nil || w.Check(now) != nil {
-			t.Errorf("%d domains, %d rules: %v, %v", len(w.AllowedDomains), len(w.Rules), err, w.Check(now))
+			t.Errorf("%d domains, %d rules: %v, %v", len(w.AllowedDomains), len(w.PathRules), err, w.Check(now))
 		}
 		if len(leftOut) == 0 || !strings.Contains(leftOut[0].Why, "at most") {
 			t.Errorf("left out %v, want those over a bound, with the bound", leftOut)
@@ -115,18 +115,18 @@ func TestPropose(t *testing.T) {
 }
 
 func TestProposeKeepsTheRest(t *testing.T) {
-	o := newOffice(t)
-	w := wish("x.com", 443)
+	o := newFixture(t)
+	w := request("x.com", 443)
 	w.Notes, w.ExpiresAt = "why", time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
 	if _, err := o.Grant(t.Context(), "p", w); err != nil {
 		t.Fatal(err)
 	}
 	all := func(hostname.Host, uint16) (string, string) { return "", "" }
 	got, _, err := o.Propose(t.Context(), "p", refusals(t, "GET y.com:80"), all)
-	if want := (Wish{AllowedDomains: []string{"x.com", "y.com"}, AllowedPorts: []int{443, 80}, Notes: "why", ExpiresAt: w.ExpiresAt}); err != nil || !reflect.DeepEqual(got, want) {
+	if want := (Request{AllowedDomains: []string{"x.com", "y.com"}, AllowedPorts: []int{443, 80}, Notes: "why", ExpiresAt: w.ExpiresAt}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if g, _ := o.book.Get("p"); len(g.AllowedDomains) != 1 {
+	if g, _ := o.cache.Get("p"); len(g.AllowedDomains) != 1 {
 		t.Errorf("a proposal changed the grant: %+v", g)
 	}
 	if _, _, err := o.Propose(t.Context(), "never", nil, all); err == nil || !strings.Contains(err.Error(), "Pack not found") {
@@ -142,8 +142,8 @@ func TestProposeTellsWhatItLeavesOut(t *testing.T) {
 		}
 		return "", ""
 	}
-	get := Rule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
-	old := &Grant{PackID: "p", Enabled: true, AllowedDomains: []string{"x.com"}, AllowedPorts: []int{443}, Rules: []Rule{get}}
+	get := PathRule{Domains: []string{"x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1"}}
+	old := &Grant{PackID: "p", Enabled: true, AllowedDomains: []string{"x.com"}, AllowedPorts: []int{443}, PathRules: []PathRule{get}}
 	refused := refusals(t, "GET nas.lan:80 GET 0x7f.1:80 TRACE x.com:443 GET x.com:443//v2 POST x.com:443/a/***/b GET x.com:443/v1/***")
 	w, leftOut, err := propose(old, refused, obstacle, time.Now())
 	if err != nil {
@@ -167,8 +167,8 @@ func TestProposeTellsWhatItLeavesOut(t *testing.T) {
 		t.Errorf("left out %v, want four", leftOut)
 	}
 	// A segment that looked like a credential isn't known, and stands in no rule.
-	want := []Rule{get, {Domains: []string{"x.com"}, Methods: []string{"POST"}, PathPrefixes: []string{"/a/"}}}
-	if !reflect.DeepEqual(w.Rules, want) {
-		t.Errorf("rules %v, want %v", w.Rules, want)
+	want := []PathRule{get, {Domains: []string{"x.com"}, Methods: []string{"POST"}, PathPrefixes: []string{"/a/"}}}
+	if !reflect.DeepEqual(w.PathRules, want) {
+		t.Errorf("rules %v, want %v", w.PathRules, want)
 	}
 }

@@ -37,14 +37,14 @@ type Auditor interface {
 // Service has the verbs of operators. Each leaves its audit entry before its change is committed, so that no change
 // goes without one; a change that then fails leaves an entry too many.
 type Service struct {
-	book  *Book
+	cache *Cache
 	gates Gates
 	audit Auditor
 }
 
-// NewService makes the service over a book.
-func NewService(book *Book, gates Gates, auditor Auditor) *Service {
-	return &Service{book, gates, auditor}
+// NewService makes the service over a cache.
+func NewService(cache *Cache, gates Gates, auditor Auditor) *Service {
+	return &Service{cache, gates, auditor}
 }
 
 // Granted is a grant that was made, and what the one before granted and it doesn't.
@@ -53,9 +53,9 @@ type Granted struct {
 	Removed Removed
 }
 
-// Grant gives the pack what is wished, in place of what it had. A pack that approval doesn't know is a not-found fault, one that is
+// Grant gives the pack what is asked for, in place of what it had. A pack that approval doesn't know is a not-found fault, one that is
 // being uninstalled a conflict.
-func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Granted, error) {
+func (s *Service) Grant(ctx context.Context, packID string, w Request) (Granted, error) {
 	now := stamp()
 	if err := w.Check(now); err != nil {
 		return Granted{}, err
@@ -91,8 +91,8 @@ func (s *Service) Grant(ctx context.Context, packID string, w Wish) (Granted, er
 		if !w.ExpiresAt.IsZero() {
 			details["expires_at"] = w.ExpiresAt
 		}
-		if len(w.Rules) > 0 {
-			details["rules"] = w.Rules
+		if len(w.PathRules) > 0 {
+			details["rules"] = w.PathRules
 		}
 		if w.AllowTunnel {
 			details["allow_tunnel"] = true
@@ -110,7 +110,7 @@ func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bo
 	if len(reason) > MaxNotes {
 		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes).With("value_too_long")
 	}
-	if _, ok := s.book.Get(packID); !ok {
+	if _, ok := s.cache.Get(packID); !ok {
 		if err := s.mustKnow(ctx, packID); err != nil {
 			return false, err
 		}
@@ -151,14 +151,14 @@ func (s *Service) auditRevoke(ctx context.Context, packID, reason string) error 
 }
 
 func (s *Service) change(ctx context.Context, packID string, change func(*Grant) (*Grant, error)) error {
-	switch err := s.book.store.Update(ctx, packID, change); {
+	switch err := s.cache.store.Apply(ctx, packID, change); {
 	case errors.Is(err, errUnchanged):
 		return nil
 	case err != nil:
 		return err
 	}
 	// The change is committed: it must be followed here whether or not the caller still waits.
-	return s.book.Refresh(context.WithoutCancel(ctx))
+	return s.cache.Refresh(context.WithoutCancel(ctx))
 }
 
 // List are all records and the packs whose network is off because they are modified.
@@ -170,7 +170,7 @@ func (s *Service) List() (grants []Grant, modified []string) {
 		}
 	}
 	slices.Sort(modified)
-	return s.book.All(), modified
+	return s.cache.List(), modified
 }
 
 // Check says what the pack's grant says of a domain and port. The answer is audited as an access check, a denial as
@@ -206,17 +206,17 @@ func (s *Service) decide(packID, domain string, port uint16) Decision {
 	if err != nil {
 		host = hostname.Host{} // no host at all: no list has it
 	}
-	return s.book.Check(packID, host, domain, port)
+	return s.cache.Check(packID, host, domain, port)
 }
 
-// Propose makes the smallest wish that keeps what the pack is granted and would have allowed what was refused to it. Refusals
+// Propose makes the smallest request that keeps what the pack is granted and would have allowed what was refused to it. Refusals
 // that no grant prevents are left out, each with the reason. A pack that approval doesn't know is a not-found fault.
-func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, obstacle Obstacle) (Wish, []LeftOut, error) {
+func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, obstacle Obstacle) (Request, []LeftOut, error) {
 	if err := s.mustKnow(ctx, packID); err != nil {
-		return Wish{}, nil, err
+		return Request{}, nil, err
 	}
 	var old *Grant
-	if g, ok := s.book.Get(packID); ok {
+	if g, ok := s.cache.Get(packID); ok {
 		old = &g
 	}
 	return propose(old, refused, obstacle, time.Now())

@@ -17,13 +17,13 @@ type Obstacle func(host hostname.Host, port uint16) (why, setting string)
 type Removed struct {
 	AllowedDomains []string
 	AllowedPorts   []int
-	Rules          []Rule
+	PathRules      []PathRule
 	Tunnels        bool
 }
 
 // Any says whether anything was removed.
 func (r Removed) Any() bool {
-	return len(r.AllowedDomains) > 0 || len(r.AllowedPorts) > 0 || len(r.Rules) > 0 || r.Tunnels
+	return len(r.AllowedDomains) > 0 || len(r.AllowedPorts) > 0 || len(r.PathRules) > 0 || r.Tunnels
 }
 
 // removed compares a grant with the one in force that it replaces.
@@ -35,17 +35,17 @@ func (g *Grant) removed(old *Grant) Removed {
 	if !slices.Contains(g.AllowedPorts, 0) {
 		r.AllowedPorts = without(old.AllowedPorts, g.AllowedPorts)
 	}
-	if len(g.Rules) > 0 { // no rules cover everything
-		for _, rule := range old.Rules {
-			if !slices.ContainsFunc(g.Rules, rule.equal) {
-				r.Rules = append(r.Rules, rule)
+	if len(g.PathRules) > 0 { // no rules cover everything
+		for _, rule := range old.PathRules {
+			if !slices.ContainsFunc(g.PathRules, rule.equal) {
+				r.PathRules = append(r.PathRules, rule)
 			}
 		}
 	}
 	return r
 }
 
-func (g *Grant) tunnels() bool { return len(g.Rules) == 0 || g.AllowTunnel }
+func (g *Grant) tunnels() bool { return len(g.PathRules) == 0 || g.AllowTunnel }
 
 func without[T comparable](all, some []T) (rest []T) {
 	for _, v := range all {
@@ -134,10 +134,10 @@ func parseHost(name string) (hostname.Host, bool) {
 
 // idleRules names rules that cover no domain of the grant, and domains that no rule covers: each request to those is refused.
 func (g *Grant) idleRules() (all []string) {
-	if len(g.Rules) == 0 {
+	if len(g.PathRules) == 0 {
 		return nil
 	}
-	for i, rule := range g.Rules {
+	for i, rule := range g.PathRules {
 		if len(rule.Domains) > 0 && !slices.ContainsFunc(rule.Domains, g.opens) {
 			all = append(all, fmt.Sprintf("rules[%d] covers no domain of allowed_domains: it allows nothing", i))
 		}
@@ -160,7 +160,7 @@ func (g *Grant) opens(entry string) bool {
 }
 
 func (g *Grant) hasRuleFor(domain string) bool {
-	return slices.ContainsFunc(g.Rules, func(rule Rule) bool {
+	return slices.ContainsFunc(g.PathRules, func(rule PathRule) bool {
 		return len(rule.Domains) == 0 || slices.ContainsFunc(rule.Domains, func(entry string) bool { return overlap(entry, domain) })
 	})
 }
@@ -196,7 +196,7 @@ func (r Removed) Warning() string {
 	for _, port := range r.AllowedPorts {
 		parts = append(parts, "port "+strconv.Itoa(port))
 	}
-	switch n := len(r.Rules); n {
+	switch n := len(r.PathRules); n {
 	case 0:
 	case 1:
 		parts = append(parts, "a rule")

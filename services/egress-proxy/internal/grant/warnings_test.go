@@ -17,12 +17,12 @@ func TestWarnings(t *testing.T) {
 		}
 		return "", ""
 	}
-	rule := func(domains ...string) Rule { return Rule{Domains: domains, Methods: []string{"GET"}} }
+	rule := func(domains ...string) PathRule { return PathRule{Domains: domains, Methods: []string{"GET"}} }
 	for _, tt := range []struct {
 		name    string
 		domains string
 		ports   []int
-		rules   []Rule
+		rules   []PathRule
 		tunnel  bool
 		want    []string
 	}{
@@ -36,15 +36,15 @@ func TestWarnings(t *testing.T) {
 		{"closed", "a.lan *.lan ::1", []int{443}, nil, false, []string{"a.lan is closed", "*.lan is closed", "::1 is closed"}},
 		{"closed at every port", "a.lan", []int{0}, nil, false, []string{"every port is allowed", "a.lan is closed"}},
 		{"open at one port", "127.0.0.9", []int{443, 80}, nil, false, nil},
-		{"a rule for a host that isn't granted", "x.com", []int{443}, []Rule{rule("x.com"), rule("z.com")}, false, []string{"rules[1] covers no domain of allowed_domains: it allows nothing"}},
-		{"a host without a rule", "x.com y.com", []int{443}, []Rule{rule("x.com")}, false, []string{"y.com is covered by no rule: every request to it is refused"}},
-		{"tunnels to it are allowed", "x.com y.com", []int{443}, []Rule{rule("x.com")}, true, []string{"y.com is covered by no rule: only tunnels to it are allowed"}},
-		{"a rule for all", "x.com y.com", []int{443}, []Rule{rule()}, false, nil},
-		{"a rule below a wildcard", "*.x.com", []int{443}, []Rule{rule("a.x.com")}, false, nil},
-		{"a wildcard rule", "a.x.com", []int{443}, []Rule{rule("*.x.com")}, false, nil},
-		{"every host has a rule for some", "*", []int{443}, []Rule{rule("a.x.com")}, false, []string{"every host is allowed"}},
+		{"a rule for a host that isn't granted", "x.com", []int{443}, []PathRule{rule("x.com"), rule("z.com")}, false, []string{"rules[1] covers no domain of allowed_domains: it allows nothing"}},
+		{"a host without a rule", "x.com y.com", []int{443}, []PathRule{rule("x.com")}, false, []string{"y.com is covered by no rule: every request to it is refused"}},
+		{"tunnels to it are allowed", "x.com y.com", []int{443}, []PathRule{rule("x.com")}, true, []string{"y.com is covered by no rule: only tunnels to it are allowed"}},
+		{"a rule for all", "x.com y.com", []int{443}, []PathRule{rule()}, false, nil},
+		{"a rule below a wildcard", "*.x.com", []int{443}, []PathRule{rule("a.x.com")}, false, nil},
+		{"a wildcard rule", "a.x.com", []int{443}, []PathRule{rule("*.x.com")}, false, nil},
+		{"every host has a rule for some", "*", []int{443}, []PathRule{rule("a.x.com")}, false, []string{"every host is allowed"}},
 	} {
-		g := Grant{AllowedDomains: strings.Fields(tt.domains), AllowedPorts: tt.ports, Rules: tt.rules, AllowTunnel: tt.tunnel}
+		g := Grant{AllowedDomains: strings.Fields(tt.domains), AllowedPorts: tt.ports, PathRules: tt.rules, AllowTunnel: tt.tunnel}
 		if got := g.Warnings(obstacle); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
@@ -61,23 +61,26 @@ func TestWarnings(t *testing.T) {
 
 // A grant replaces the one before; what it takes away is told.
 func TestGrantTellsWhatItRemoves(t *testing.T) {
-	get, post := Rule{Methods: []string{"GET"}}, Rule{Methods: []string{"POST"}}
-	ruled := func(w Wish, tunnel bool, rules ...Rule) Wish { w.Rules, w.AllowTunnel = rules, tunnel; return w }
+	get, post := PathRule{Methods: []string{"GET"}}, PathRule{Methods: []string{"POST"}}
+	ruled := func(w Request, tunnel bool, rules ...PathRule) Request {
+		w.PathRules, w.AllowTunnel = rules, tunnel
+		return w
+	}
 	for _, tt := range []struct {
 		name        string
-		first, then Wish
+		first, then Request
 		want        string
 	}{
-		{"the same", wish("x.com", 443), wish("x.com", 443), ""},
-		{"more", wish("x.com", 443), wish("x.com y.com", 443, 80), ""},
-		{"everything", wish("x.com", 443), wish("*", 0), ""},
-		{"another host", wish("x.com", 443), wish("y.com", 443), "no longer granted: x.com"},
-		{"fewer", wish("x.com y.com", 443, 80), wish("y.com", 443), "no longer granted: x.com, port 80"},
-		{"rules", wish("x.com", 443), ruled(wish("x.com", 443), false, get), "no longer granted: tunnels"},
-		{"other rules", ruled(wish("x.com", 443), true, get, post), ruled(wish("x.com", 443), true, get), "no longer granted: a rule"},
-		{"no rules", ruled(wish("x.com", 443), false, get), wish("x.com", 443), ""},
+		{"the same", request("x.com", 443), request("x.com", 443), ""},
+		{"more", request("x.com", 443), request("x.com y.com", 443, 80), ""},
+		{"everything", request("x.com", 443), request("*", 0), ""},
+		{"another host", request("x.com", 443), request("y.com", 443), "no longer granted: x.com"},
+		{"fewer", request("x.com y.com", 443, 80), request("y.com", 443), "no longer granted: x.com, port 80"},
+		{"rules", request("x.com", 443), ruled(request("x.com", 443), false, get), "no longer granted: tunnels"},
+		{"other rules", ruled(request("x.com", 443), true, get, post), ruled(request("x.com", 443), true, get), "no longer granted: a rule"},
+		{"no rules", ruled(request("x.com", 443), false, get), request("x.com", 443), ""},
 	} {
-		o := newOffice(t)
+		o := newFixture(t)
 		if first, err := o.Grant(t.Context(), "p", tt.first); err != nil || first.Removed.Any() {
 			t.Fatalf("%s: %v, removed %v", tt.name, err, first.Removed)
 		}
@@ -88,16 +91,16 @@ func TestGrantTellsWhatItRemoves(t *testing.T) {
 		if _, err := o.Revoke(t.Context(), "p", ""); err != nil {
 			t.Fatal(err)
 		}
-		if third, err := o.Grant(t.Context(), "p", wish("z.com", 1)); err != nil || third.Removed.Any() {
+		if third, err := o.Grant(t.Context(), "p", request("z.com", 1)); err != nil || third.Removed.Any() {
 			t.Errorf("%s: after a revoke %v, removed %v; want nothing", tt.name, err, third.Removed)
 		}
 	}
-	o, soon := newOffice(t), wish("x.com", 443)
+	o, soon := newFixture(t), request("x.com", 443)
 	soon.ExpiresAt = time.Now().Add(time.Hour)
 	if _, err := o.Grant(t.Context(), "p", soon); err != nil {
 		t.Fatal(err)
 	}
-	if g, err := o.Grant(t.Context(), "p", wish("y.com", 443)); err != nil || g.Removed.Warning() != "no longer granted: x.com" {
+	if g, err := o.Grant(t.Context(), "p", request("y.com", 443)); err != nil || g.Removed.Warning() != "no longer granted: x.com" {
 		t.Errorf("%q, %v", g.Removed.Warning(), err)
 	}
 }
@@ -115,7 +118,7 @@ func TestInvalidDomainNamesTheName(t *testing.T) {
 		"https://":                  "want a name such as api.example.com",
 		"0x7f.1":                    "want a name such as api.example.com",
 	} {
-		w := Wish{AllowedDomains: []string{domain}, AllowedPorts: []int{443}}
+		w := Request{AllowedDomains: []string{domain}, AllowedPorts: []int{443}}
 		if got := w.Check(time.Now()); got == nil || !strings.Contains(got.Error(), want) {
 			t.Errorf("%q: got %v, want %q", domain, got, want)
 		}

@@ -51,7 +51,7 @@ func (r *routes) proposal(ctx context.Context, req api.ProposalRequest) (api.Pro
 	}
 	proposal := api.Proposal{
 		PackID: req.PackID, AllowedDomains: w.AllowedDomains, AllowedPorts: w.AllowedPorts, Notes: w.Notes,
-		Rules: wireRules(w.Rules), AllowTunnel: w.AllowTunnel,
+		Rules: wireRules(w.PathRules), AllowTunnel: w.AllowTunnel,
 	}
 	if !w.ExpiresAt.IsZero() {
 		proposal.ExpiresAt = &w.ExpiresAt

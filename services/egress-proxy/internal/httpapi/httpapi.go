@@ -42,7 +42,7 @@ func view(g grant.Grant) api.Grant {
 	v := api.Grant{
 		PackID: g.PackID, Enabled: g.InForce(time.Now()), AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
 		GrantedAt: g.GrantedAt, UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Notes: g.Notes,
-		Rules: wireRules(g.Rules), AllowTunnel: g.AllowTunnel,
+		Rules: wireRules(g.PathRules), AllowTunnel: g.AllowTunnel,
 	}
 	if !g.ExpiresAt.IsZero() {
 		v.ExpiresAt = &g.ExpiresAt
@@ -54,17 +54,17 @@ func (r *routes) grant(ctx context.Context, req api.GrantRequest) (api.GrantResp
 	if err := checkID(req.PackID); err != nil {
 		return api.GrantResponse{}, err
 	}
-	wish := grant.Wish{
+	request := grant.Request{
 		AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes,
-		Rules: domainRules(req.Rules), AllowTunnel: req.AllowTunnel,
+		PathRules: domainRules(req.Rules), AllowTunnel: req.AllowTunnel,
 	}
 	if req.ExpiresAt != nil {
 		if req.ExpiresAt.IsZero() { // which means never where it is kept
 			return api.GrantResponse{}, fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
 		}
-		wish.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
+		request.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
-	g, err := r.grants.Grant(ctx, req.PackID, wish)
+	g, err := r.grants.Grant(ctx, req.PackID, request)
 	if err != nil {
 		return api.GrantResponse{}, err
 	}
@@ -73,7 +73,7 @@ func (r *routes) grant(ctx context.Context, req api.GrantRequest) (api.GrantResp
 		response.Warnings = append(response.Warnings, g.Removed.Warning())
 		response.Replaced = &api.Replaced{Removed: api.Removed{
 			AllowedDomains: append([]string{}, g.Removed.AllowedDomains...), AllowedPorts: append([]int{}, g.Removed.AllowedPorts...),
-			Rules: wireRules(g.Removed.Rules), Tunnels: g.Removed.Tunnels,
+			Rules: wireRules(g.Removed.PathRules), Tunnels: g.Removed.Tunnels,
 		}}
 	}
 	return response, nil
@@ -139,13 +139,13 @@ func checkID(packID string) error {
 }
 
 // wireRules are rules as answers have them.
-func wireRules(rules []grant.Rule) []api.Rule {
-	return converted(rules, func(r grant.Rule) api.Rule { return api.Rule(r) })
+func wireRules(rules []grant.PathRule) []api.Rule {
+	return converted(rules, func(r grant.PathRule) api.Rule { return api.Rule(r) })
 }
 
 // domainRules are rules as requests bring them; whether they can be is the grant's to say.
-func domainRules(rules []api.Rule) []grant.Rule {
-	return converted(rules, func(r api.Rule) grant.Rule { return grant.Rule(r) })
+func domainRules(rules []api.Rule) []grant.PathRule {
+	return converted(rules, func(r api.Rule) grant.PathRule { return grant.PathRule(r) })
 }
 
 // converted is nil where list is.

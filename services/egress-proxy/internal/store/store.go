@@ -56,8 +56,8 @@ func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
 	return revision, nil
 }
 
-// Load implements grant.Store.
-func (s *Grants) Load(ctx context.Context) (grants []grant.Grant, revision int64, err error) {
+// Grants implements grant.Store.
+func (s *Grants) Grants(ctx context.Context) (grants []grant.Grant, revision int64, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
 		grants = nil
 		if revision, err = readRevision(tx); err != nil {
@@ -72,8 +72,8 @@ func (s *Grants) Load(ctx context.Context) (grants []grant.Grant, revision int64
 	return grants, revision, err
 }
 
-// Update implements grant.Store.
-func (s *Grants) Update(ctx context.Context, packID string, change func(*grant.Grant) (*grant.Grant, error)) error {
+// Apply implements grant.Store.
+func (s *Grants) Apply(ctx context.Context, packID string, change func(*grant.Grant) (*grant.Grant, error)) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		// First, since the row serialises changes of one pack where the database locks rows.
 		if _, err := tx.Exec("UPDATE grant_revision SET revision = revision + 1 WHERE id = 1"); err != nil {
@@ -114,7 +114,7 @@ func insert(tx *store.Tx, g *grant.Grant) error {
 	if err != nil {
 		return fmt.Errorf("encode allowed_ports: %w", err)
 	}
-	rules, err := json.Marshal(g.Rules)
+	rules, err := json.Marshal(g.PathRules)
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
@@ -150,7 +150,7 @@ func scanGrant(scan func(...any) error) (g grant.Grant, err error) {
 		return g, fmt.Errorf("read allowed_ports of %s: %w", g.PackID, err)
 	}
 	if rules != "[]" {
-		if err := json.Unmarshal([]byte(rules), &g.Rules); err != nil {
+		if err := json.Unmarshal([]byte(rules), &g.PathRules); err != nil {
 			return g, fmt.Errorf("read rules of %s: %w", g.PackID, err)
 		}
 	}

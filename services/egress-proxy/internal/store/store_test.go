@@ -22,7 +22,7 @@ func TestGrants(t *testing.T) {
 		want := grant.Grant{
 			PackID: "p", Enabled: true, AllowedDomains: []string{"*.x.com", "bücher.example"}, AllowedPorts: []int{443, 0},
 			GrantedAt: now, UpdatedAt: now.Add(time.Second), GrantedBy: "operator", Notes: "why; 'quoted'", ExpiresAt: now.Add(time.Hour),
-			Rules: []grant.Rule{
+			PathRules: []grant.PathRule{
 				{Domains: []string{"*.x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1/ä"}},
 				{Domains: []string{}, Methods: []string{"HEAD"}, PathPrefixes: []string{}},
 			},
@@ -30,14 +30,14 @@ func TestGrants(t *testing.T) {
 		}
 		put := func(g grant.Grant) {
 			t.Helper()
-			err := s.Update(ctx, g.PackID, func(*grant.Grant) (*grant.Grant, error) { return &g, nil })
+			err := s.Apply(ctx, g.PackID, func(*grant.Grant) (*grant.Grant, error) { return &g, nil })
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		load := func(s *grantstore.Grants) (map[string]grant.Grant, int64) {
 			t.Helper()
-			list, revision, err := s.Load(ctx)
+			list, revision, err := s.Grants(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func TestGrants(t *testing.T) {
 
 		// An error leaves everything as it was.
 		refused := errors.New("refused")
-		err := s.Update(ctx, "p", func(old *grant.Grant) (*grant.Grant, error) {
+		err := s.Apply(ctx, "p", func(old *grant.Grant) (*grant.Grant, error) {
 			if old == nil || !reflect.DeepEqual(*old, want) {
 				t.Errorf("change is given %+v", old)
 			}
@@ -76,7 +76,7 @@ func TestGrants(t *testing.T) {
 		if grants, revision := load(s); !errors.Is(err, refused) || len(grants) != 2 || revision != 2 {
 			t.Errorf("%v: %+v at %d", err, grants, revision)
 		}
-		if err := s.Update(ctx, "p", func(*grant.Grant) (*grant.Grant, error) { return nil, nil }); err != nil {
+		if err := s.Apply(ctx, "p", func(*grant.Grant) (*grant.Grant, error) { return nil, nil }); err != nil {
 			t.Fatal(err)
 		}
 		if grants, revision := load(s); len(grants) != 1 || revision != 3 {
@@ -88,7 +88,7 @@ func TestGrants(t *testing.T) {
 		for i := range 20 {
 			on := []*grantstore.Grants{s, other}[i%2]
 			wg.Go(func() {
-				err := on.Update(ctx, "n", func(old *grant.Grant) (*grant.Grant, error) {
+				err := on.Apply(ctx, "n", func(old *grant.Grant) (*grant.Grant, error) {
 					next := grant.Grant{PackID: "n", AllowedDomains: []string{}, AllowedPorts: []int{}}
 					if old != nil {
 						next.AllowedPorts = append(old.AllowedPorts, len(old.AllowedPorts))

@@ -12,7 +12,7 @@ type Decision struct {
 	Allowed bool
 	Reason  string
 
-	rule *rule // of an allowed decision whose grant has rules; nil for no rules
+	rule *compiledGrant // of an allowed decision whose grant has rules; nil for no rules
 	host hostname.Host
 }
 
@@ -26,18 +26,18 @@ const (
 )
 
 // rule is a grant made ready for decisions.
-type rule struct {
+type compiledGrant struct {
 	grant     Grant
 	everyHost bool
 	exact     map[string]bool
 	wildcards []hostname.Pattern
 	everyPort bool
 	ports     map[uint16]bool
-	rules     []narrowing
+	pathRules []compiledPathRule
 }
 
-func compile(g Grant) (*rule, error) {
-	r := &rule{grant: g, exact: make(map[string]bool), ports: make(map[uint16]bool)}
+func compile(g Grant) (*compiledGrant, error) {
+	r := &compiledGrant{grant: g, exact: make(map[string]bool), ports: make(map[uint16]bool)}
 	for _, text := range g.AllowedDomains {
 		p, err := hostname.ParsePattern(text)
 		switch {
@@ -58,18 +58,18 @@ func compile(g Grant) (*rule, error) {
 		}
 		r.ports[uint16(port)] = true
 	}
-	for i, text := range g.Rules {
-		n, err := compileRule(text)
+	for i, text := range g.PathRules {
+		n, err := compilePathRule(text)
 		if err != nil {
 			return nil, fmt.Errorf("compile grant of %s: rule %d: %w", g.PackID, i, err)
 		}
-		r.rules = append(r.rules, n)
+		r.pathRules = append(r.pathRules, n)
 	}
 	return r, nil
 }
 
 // check decides; shown is how the host is named in the reason.
-func (r *rule) check(host hostname.Host, shown string, port uint16, now time.Time) Decision {
+func (r *compiledGrant) check(host hostname.Host, shown string, port uint16, now time.Time) Decision {
 	switch {
 	case !r.grant.InForce(now):
 		return Decision{Reason: ReasonDisabled}
@@ -77,14 +77,14 @@ func (r *rule) check(host hostname.Host, shown string, port uint16, now time.Tim
 		return Decision{Reason: "Domain '" + shown + "' not in allowed list"}
 	case !r.everyPort && !r.ports[port]:
 		return Decision{Reason: fmt.Sprintf("Port %d not in allowed list", port)}
-	case len(r.rules) > 0:
+	case len(r.pathRules) > 0:
 		return Decision{Allowed: true, Reason: ReasonGranted, rule: r, host: host}
 	default:
 		return Decision{Allowed: true, Reason: ReasonGranted}
 	}
 }
 
-func (r *rule) allowsHost(host hostname.Host) bool {
+func (r *compiledGrant) allowsHost(host hostname.Host) bool {
 	if host.Name == "" {
 		return false
 	}

@@ -27,13 +27,13 @@ var Methods = []string{
 
 // Rule covers some of the requests to what a grant opens. Of a grant with rules, a request that the proxy can read needs
 // one that covers it. An empty list covers everything.
-type Rule struct {
+type PathRule struct {
 	Domains      []string `json:"domains"`       // as in Grant.AllowedDomains
 	Methods      []string `json:"methods"`       // of Methods
 	PathPrefixes []string `json:"path_prefixes"` // on segment boundaries; see urlpath.Under
 }
 
-func checkRules(rules []Rule) error {
+func checkPathRules(rules []PathRule) error {
 	if len(rules) > MaxRules {
 		return fault.Invalid("Too many rules: %d > %d", len(rules), MaxRules).With("too_many_entries")
 	}
@@ -46,7 +46,7 @@ func checkRules(rules []Rule) error {
 }
 
 // check says what is wrong with a rule; field is how the operator finds it.
-func (r Rule) check(field string) error {
+func (r PathRule) check(field string) error {
 	switch {
 	case len(r.Domains) == 0 && len(r.Methods) == 0 && len(r.PathPrefixes) == 0:
 		return fault.Invalid("%s must specify domains, methods or path_prefixes", field).With("invalid_rule")
@@ -75,14 +75,14 @@ func (r Rule) check(field string) error {
 	return nil
 }
 
-// narrowing is a Rule made ready for decisions.
-type narrowing struct {
+// compiledPathRule is a Rule made ready for decisions.
+type compiledPathRule struct {
 	domains  []hostname.Pattern
 	methods  []string
 	prefixes []string
 }
 
-func compileRule(r Rule) (n narrowing, err error) {
+func compilePathRule(r PathRule) (n compiledPathRule, err error) {
 	n.methods = r.Methods
 	for _, text := range r.Domains {
 		p, err := hostname.ParsePattern(text)
@@ -103,7 +103,7 @@ func compileRule(r Rule) (n narrowing, err error) {
 
 // covers says whether the rule covers a request. A path that isn't in its one form, or on whose meaning servers differ, is under
 // no prefix: it is sent as it is.
-func (n narrowing) covers(host hostname.Host, method, path string) bool {
+func (n compiledPathRule) covers(host hostname.Host, method, path string) bool {
 	if len(n.domains) > 0 && !slices.ContainsFunc(n.domains, func(p hostname.Pattern) bool { return p.Match(host) }) {
 		return false
 	}
@@ -126,13 +126,13 @@ const (
 
 // Reasons of denials by a grant's rules.
 const (
-	ReasonRules  = "Request is not covered by the rules of the grant"
-	ReasonTunnel = "Grant with rules does not allow tunnels"
+	ReasonPathRules = "Request is not covered by the rules of the grant"
+	ReasonTunnel    = "Grant with rules does not allow tunnels"
 )
 
-// Request narrows an allowed decision to one request by the grant's rules. path is as it is sent; a query is
+// ForRequest narrows an allowed decision to one request by the grant's rules. path is as it is sent; a query is
 // ignored. A decision that doesn't allow stays as it is.
-func (d Decision) Request(method, path string) Decision {
+func (d Decision) ForRequest(method, path string) Decision {
 	if !d.Allowed || d.rule == nil {
 		return d
 	}
@@ -140,36 +140,36 @@ func (d Decision) Request(method, path string) Decision {
 	if d.rule.coversRequest(d.host, method, path) {
 		return d
 	}
-	return Decision{Reason: ReasonRules}
+	return Decision{Reason: ReasonPathRules}
 }
 
-// Narrowed says whether rules narrow the grant that allows.
-func (d Decision) Narrowed() bool { return d.rule != nil }
+// HasPathRules says whether rules narrow the grant that allows.
+func (d Decision) HasPathRules() bool { return d.rule != nil }
 
-// Tunnel narrows an allowed decision to a tunnel, in which no request can be read: a grant with rules must say that it
+// ForTunnel narrows an allowed decision to a tunnel, in which no request can be read: a grant with rules must say that it
 // allows them. A decision that doesn't allow stays as it is.
-func (d Decision) Tunnel() Decision {
+func (d Decision) ForTunnel() Decision {
 	if !d.Allowed || d.rule == nil || d.rule.grant.AllowTunnel {
 		return d
 	}
 	return Decision{Reason: ReasonTunnel}
 }
 
-func (r *rule) coversRequest(host hostname.Host, method, path string) bool {
-	return slices.ContainsFunc(r.rules, func(n narrowing) bool { return n.covers(host, method, path) })
+func (r *compiledGrant) coversRequest(host hostname.Host, method, path string) bool {
+	return slices.ContainsFunc(r.pathRules, func(n compiledPathRule) bool { return n.covers(host, method, path) })
 }
 
-// narrowsRules says whether g's rules allow less than old's did, as far as can be told from the lists.
-func (g *Grant) narrowsRules(old *Grant) bool {
-	if len(g.Rules) == 0 {
+// narrowsPathRules says whether g's rules allow less than old's did, as far as can be told from the lists.
+func (g *Grant) narrowsPathRules(old *Grant) bool {
+	if len(g.PathRules) == 0 {
 		return false
 	}
-	if len(old.Rules) == 0 || old.AllowTunnel && !g.AllowTunnel {
+	if len(old.PathRules) == 0 || old.AllowTunnel && !g.AllowTunnel {
 		return true
 	}
-	return slices.ContainsFunc(old.Rules, func(r Rule) bool { return !slices.ContainsFunc(g.Rules, r.equal) })
+	return slices.ContainsFunc(old.PathRules, func(r PathRule) bool { return !slices.ContainsFunc(g.PathRules, r.equal) })
 }
 
-func (r Rule) equal(other Rule) bool {
+func (r PathRule) equal(other PathRule) bool {
 	return slices.Equal(r.Domains, other.Domains) && slices.Equal(r.Methods, other.Methods) && slices.Equal(r.PathPrefixes, other.PathPrefixes)
 }
