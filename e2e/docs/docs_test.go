@@ -149,9 +149,9 @@ var (
 	document = regexp.MustCompile(`[A-Za-z0-9_./-]+\.md\b`)
 )
 
-// Every document that a comment in Go names is in the repository: at that path, or as docs/NAME.
-func TestDocumentsThatCommentsName(t *testing.T) {
-	named := 0
+// eachGoFile reads every Go file of the repository.
+func eachGoFile(t *testing.T, do func(path, code string)) {
+	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -165,7 +165,19 @@ func TestDocumentsThatCommentsName(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for _, c := range comment.FindAllString(string(code), -1) {
+		do(path, string(code))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every document that a comment in Go names is in the repository: at that path, or as docs/NAME.
+func TestDocumentsThatCommentsName(t *testing.T) {
+	named := 0
+	eachGoFile(t, func(path, code string) {
+		for _, c := range comment.FindAllString(code, -1) {
 			for _, name := range document.FindAllString(c, -1) {
 				named++
 				if !there(filepath.Dir(path), name) {
@@ -173,13 +185,36 @@ func TestDocumentsThatCommentsName(t *testing.T) {
 				}
 			}
 		}
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if named < 20 {
 		t.Errorf("only %d names of documents were found", named)
+	}
+}
+
+var section = regexp.MustCompile(`([A-Za-z0-9_./-]+\.md), "([^"]+)"`)
+
+// Every section that a comment in Go cites (contract.md, "Sockets") is a heading of that document.
+func TestSectionsThatCommentsCite(t *testing.T) {
+	cited := 0
+	eachGoFile(t, func(path, code string) {
+		// A citation may go over the end of a line.
+		text := strings.Join(comment.FindAllString(code, -1), "\n")
+		text = regexp.MustCompile(`\s*\n//\s*`).ReplaceAllString(text, " ")
+		for _, match := range section.FindAllStringSubmatch(text, -1) {
+			cited++
+			for _, base := range []string{filepath.Dir(path), root, filepath.Join(root, "docs"), filepath.Join(root, "runtime")} {
+				page, err := os.ReadFile(filepath.Join(base, match[1]))
+				if err != nil {
+					continue
+				}
+				if !slices.Contains(anchors(string(page)), anchor(match[2])) {
+					t.Errorf("%s cites %s, %q: no heading is called so", path, match[1], match[2])
+				}
+			}
+		}
+	})
+	if cited < 5 {
+		t.Errorf("only %d sections are cited, want those of the contract", cited)
 	}
 }
 
