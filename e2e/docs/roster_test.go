@@ -32,7 +32,7 @@ func TestRosterLists(t *testing.T) {
 		{file: "deploy/Dockerfile", list: "images", pattern: `(?m)^FROM .* AS ([a-z-]+)\nCOPY --from=build /out/`, want: all, also: []string{"init", "demo"}},
 		{file: "go.work", list: "modules", pattern: `\./services/([a-z-]+)`, want: all},
 		{file: "README.md", list: "services", pattern: `(?s)\| service \| owns \|\n\|---\|---\|\n(.*?)\n\n`, want: all},
-		{file: "docs/design.md", list: "services", pattern: `(?s)\| service \| owns \| public paths \|\n\|---\|---\|---\|\n(.*?)\n\n`, want: all},
+		{file: "docs/architecture.md", list: "services", pattern: `(?s)\| service \| owns \| page \|\n\|---\|---\|---\|\n(.*?)\n\n`, want: all},
 		{file: "docs/operations.md", list: "Prometheus's targets", pattern: `- ([a-z-]+):9090`, want: all},
 		{file: "CONTRIBUTING.md", list: "the debugger's peers", pattern: `for service in ([a-z -]+); do`, want: without(roster.Gateway)},
 		{file: "e2e/journeys/suite_test.go", list: "services", pattern: `(?m)^\t\{"([a-z-]+)", "/api/`, want: without(roster.Gateway)},
@@ -55,6 +55,27 @@ func TestRosterLists(t *testing.T) {
 		if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, c.want) {
 			t.Errorf("%s, %s: got %v, want the roster's %v", c.file, c.list, got, c.want)
 		}
+	}
+}
+
+// Every service has a page in docs/services that answers what a stranger asks first.
+func TestPagesOfServices(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root, "docs/services/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, page := range pages {
+		got = append(got, strings.TrimSuffix(filepath.Base(page), ".md"))
+		text := read(t, "docs/services/"+filepath.Base(page))
+		for _, heading := range []string{"What it owns", "Its store", "Who calls it, whom it calls", "When it dies", "Read the code in this order"} {
+			if !strings.Contains(text, "\n## "+heading+"\n") {
+				t.Errorf("%s lacks the heading %q", page, heading)
+			}
+		}
+	}
+	if want := roster.Names(); !slices.Equal(got, want) {
+		t.Errorf("docs/services has pages of %v, want the roster's %v", got, want)
 	}
 }
 

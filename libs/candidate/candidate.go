@@ -2,7 +2,7 @@
 // itself: capability handlers and requirements.lock files. It has the states, the rules and the table; the owner
 // (capability-broker, pip-installer) has the keys, the payload and the installing.
 //
-// Answers and texts are those of contract.md, "Capability candidates" and "Fine print: Candidates".
+// Answers and texts are those of contract.md, "Candidates".
 package candidate
 
 import (

@@ -36,7 +36,7 @@ var (
 	Quick   = Class{Timeout: 15 * time.Second}                    // answers from memory or a database
 	Slow    = Class{Timeout: 2 * time.Minute}                     // reads or copies whole trees, or waits for Docker
 	Install = Class{Timeout: 30 * time.Minute}                    // downloads and builds
-	Upload  = Class{Timeout: 30 * time.Minute, Upload: 500 << 20} // contract.md, "Fine print", Import
+	Upload  = Class{Timeout: 30 * time.Minute, Upload: 500 << 20} // contract.md, "Import"
 	Logs    = Class{Timeout: 15 * time.Second, Follow: true}      // answers lines, or follows them
 )
 

@@ -1,7 +1,7 @@
 // Package wire is what the owners of candidates (capability-broker, pip-installer) and their callers say to each other: the endpoints
 // that are the same for every owner, and their requests and responses. It has types only, so that a client needs no database.
 //
-// Answers and texts are those of contract.md, "Capability candidates" and "Fine print", Candidates.
+// Answers and texts are those of contract.md, "Candidates".
 package wire
 
 import (

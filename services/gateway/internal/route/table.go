@@ -17,11 +17,11 @@ var (
 	quick   = Class{Timeout: 15 * time.Second}
 	slow    = Class{Timeout: 2 * time.Minute}                     // reads or copies whole trees, waits for Docker
 	install = Class{Timeout: 30 * time.Minute}                    // downloads and builds
-	upload  = Class{Timeout: 30 * time.Minute, Upload: 500 << 20} // design.md, "Fine print: Import"
+	upload  = Class{Timeout: 30 * time.Minute, Upload: 500 << 20} // contract.md, "Import"
 	logs    = Class{Timeout: 15 * time.Second, Follow: true}
 )
 
-// Routes are the public paths and their owners (design.md, "Processes").
+// Routes are the public paths and their owners.
 var Routes = []Route{
 	// The gateway's own.
 	{Method: "GET", Pattern: "/api/health"},

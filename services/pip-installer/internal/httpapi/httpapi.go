@@ -1,5 +1,5 @@
 // Package httpapi answers the endpoints of api/pip: it checks keys and ids, calls the installer, and turns candidates and
-// environments into answers (contract.md, "Capability candidates, grants; pip candidates").
+// environments into answers (contract.md, "Candidates").
 package httpapi
 
 import (

@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxBytes bounds a lock file (contract.md, "Fine print: Lock").
+// MaxBytes bounds a lock file (contract.md, "Locks").
 const MaxBytes = 1 << 20
 
 // maxQuoted is how much of a bad line an error shows, in bytes.
