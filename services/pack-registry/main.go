@@ -60,7 +60,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 
 	stagingDir := filepath.Join(rt.UserData, "pack_staging")
-	stages := staging.Open(stagingDir, staging.Places{
+	stages := staging.Open(stagingDir, staging.ImportFolders{
 		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: alias, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
 	}, records, rt.Audit, rt.Log)
 	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })

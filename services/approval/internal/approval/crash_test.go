@@ -45,9 +45,9 @@ func open(t *testing.T, home string) *Service {
 	blobs, err := blob.Open(dir("approved"), log)
 	check(t, err)
 	t.Cleanup(func() { blobs.Close() })
-	trail, err := audit.Open(dir("audit"), "approval", log)
+	auditLog, err := audit.Open(dir("audit"), "approval", log)
 	check(t, err)
-	t.Cleanup(func() { trail.Close() })
+	t.Cleanup(func() { auditLog.Close() })
 	ecosystem, err := os.OpenRoot(dir("ecosystem"))
 	check(t, err)
 	t.Cleanup(func() { ecosystem.Close() })
@@ -55,7 +55,7 @@ func open(t *testing.T, home string) *Service {
 	check(t, err)
 	t.Cleanup(func() { watcher.Close() })
 	s, err := Open(t.Context(), Dependencies{
-		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: trail, Log: log, Watcher: watcher, OnChange: func() {},
+		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: auditLog, Log: log, Watcher: watcher, OnChange: func() {},
 	})
 	check(t, err)
 	return s

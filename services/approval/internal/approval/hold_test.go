@@ -27,12 +27,12 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	}
 	gate(true, pack.StatusApproved)
 
-	trail := filepath.Join(home, "audit")
-	check(t, os.Rename(trail, trail+".away"))
-	files, err := os.ReadDir(trail + ".away")
+	auditLog := filepath.Join(home, "audit")
+	check(t, os.Rename(auditLog, auditLog+".away"))
+	files, err := os.ReadDir(auditLog + ".away")
 	check(t, err)
 	for _, f := range files { // or they would be written to where they are now
-		check(t, os.Remove(filepath.Join(trail+".away", f.Name())))
+		check(t, os.Remove(filepath.Join(auditLog+".away", f.Name())))
 	}
 	write(t, home, "small", "2")
 	if err := s.Verify(t.Context()); err == nil {
@@ -47,7 +47,7 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 		t.Error("no error though nothing could be written down")
 	}
 	gate(false, pack.StatusModified)
-	check(t, os.Mkdir(trail, 0o750))
+	check(t, os.Mkdir(auditLog, 0o750))
 	check(t, s.Verify(t.Context()))
 	gate(false, pack.StatusModified)
 	if r, err := s.Records.Get(t.Context(), "p"); err != nil || r.Status != pack.StatusModified || r.Digest != approved.Digest {
@@ -57,13 +57,13 @@ func TestAModifiedPackThatCannotBeRecordedIsHeld(t *testing.T) {
 	check(t, err)
 	gate(true, pack.StatusApproved)
 
-	check(t, os.RemoveAll(trail))
+	check(t, os.RemoveAll(auditLog))
 	write(t, home, "small", "3")
 	if err := s.Verify(t.Context()); err == nil {
 		t.Error("no error though nothing could be written down")
 	}
 	gate(false, pack.StatusModified)
-	check(t, os.Mkdir(trail, 0o750))
+	check(t, os.Mkdir(auditLog, 0o750))
 	third, err := s.Approve(t.Context(), "p", "") // what is held can be approved
 	check(t, err)
 	if third.Digest == again.Digest {

@@ -46,7 +46,7 @@ func Open(r io.ReaderAt, size int64, name string) (*Archive, error) {
 	if len(entries) == 0 {
 		return nil, fault.Invalid("Archive is empty").With("archive_empty")
 	}
-	if err := a.judge(); err != nil {
+	if err := a.check(); err != nil {
 		return nil, err
 	}
 	if err := checkLocalHeaders(r, directory, entries); err != nil {
@@ -56,17 +56,17 @@ func Open(r io.ReaderAt, size int64, name string) (*Archive, error) {
 }
 
 func notValid(name string, reason error) error {
-	return fault.Invalid("Not a valid zip archive: %s (%v)", show(name), reason).With("archive_invalid")
+	return fault.Invalid("Not a valid zip archive: %s (%v)", printable(name), reason).With("archive_invalid")
 }
 
 // judge looks at what is in the archive: names, kinds, counts, sizes, and that all lies in one folder.
-func (a *Archive) judge() error {
+func (a *Archive) check() error {
 	for i := range a.entries {
-		if err := judgeKind(&a.entries[i]); err != nil {
+		if err := checkKind(&a.entries[i]); err != nil {
 			return err
 		}
 	}
-	a.leaveOut()
+	a.skipMacMetadata()
 	names, leftOut := newNames(), newNames()
 	for i := range a.entries {
 		e := &a.entries[i]
@@ -130,22 +130,22 @@ const (
 )
 
 // judgeKind refuses what is neither a file nor a folder, and an entry that is not sure which.
-func judgeKind(e *entry) error {
+func checkKind(e *entry) error {
 	e.folder = strings.HasSuffix(e.name, "/")
 	switch kind := e.mode & modeType; {
 	case kind == modeLink:
-		return fault.Invalid("Symbolic link in archive rejected: %s", show(e.name)).With("archive_link")
+		return fault.Invalid("Symbolic link in archive rejected: %s", printable(e.name)).With("archive_link")
 	case kind != 0 && kind != modeFolder && kind != modeRegular:
-		return fault.Invalid("Special file in archive rejected: %s", show(e.name)).With("archive_special_file")
+		return fault.Invalid("Special file in archive rejected: %s", printable(e.name)).With("archive_special_file")
 	case e.folder && (kind == modeRegular || e.size != 0 || e.crc != 0 || e.packed > emptyStream),
 		!e.folder && (kind == modeFolder || e.dos&dosFolder != 0):
-		return fault.Invalid("Neither file nor folder in archive: %s", show(e.name)).With("archive_invalid_name")
+		return fault.Invalid("Neither file nor folder in archive: %s", printable(e.name)).With("archive_invalid_name")
 	}
 	return nil
 }
 
 // show makes a stranger's name fit for a message: short, and without anything that a terminal or a log would act on.
-func show(name string) string {
+func printable(name string) string {
 	name = shorten(name)
 	if text.IsLine(name) {
 		return name
@@ -203,5 +203,5 @@ func byPosition(entries []entry) []*entry {
 }
 
 func disagree(e *entry, about string) error {
-	return fmt.Errorf("central directory and local header disagree on the %s of %s", about, show(e.name))
+	return fmt.Errorf("central directory and local header disagree on the %s of %s", about, printable(e.name))
 }

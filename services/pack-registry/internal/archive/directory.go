@@ -121,20 +121,20 @@ func (e *entry) read(directory []byte) (rest []byte, err error) {
 		header: int64(little.Uint32(d[42:])),
 	}
 	extra := d[centralSize+nameLength : centralSize+nameLength+extraLength]
-	disk, err := e.widen(extra, little.Uint16(d[34:]))
+	disk, err := e.applyZIP64(extra, little.Uint16(d[34:]))
 	switch {
 	case err != nil:
 		return nil, err
 	case disk != 0:
 		return nil, errors.New("in several parts")
 	case e.flags&^(flagOptions|flagDescriptor|flagUTF8) != 0:
-		return nil, fmt.Errorf("%s is encrypted or of a kind that is not supported", show(e.name))
+		return nil, fmt.Errorf("%s is encrypted or of a kind that is not supported", printable(e.name))
 	case e.method != methodStored && e.method != methodDeflated:
-		return nil, fmt.Errorf("compression method %d of %s is not supported", e.method, show(e.name))
+		return nil, fmt.Errorf("compression method %d of %s is not supported", e.method, printable(e.name))
 	case e.method == methodStored && e.packed != e.size:
-		return nil, fmt.Errorf("two sizes of %s", show(e.name))
+		return nil, fmt.Errorf("two sizes of %s", printable(e.name))
 	case e.flags&flagUTF8 != 0 && !utf8.ValidString(e.name), strings.ContainsRune(e.name, 0):
-		return nil, fmt.Errorf("name %s", show(e.name))
+		return nil, fmt.Errorf("name %s", printable(e.name))
 	}
 	if e.name, err = e.nameBy(extra); err != nil {
 		return nil, err
@@ -147,14 +147,14 @@ func (e *entry) read(directory []byte) (rest []byte, err error) {
 func (e *entry) nameBy(extra []byte) (string, error) {
 	field, err := extraField(extra, extraUnicodePath)
 	if err != nil {
-		return "", fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+		return "", fmt.Errorf("extra fields of %s: %w", printable(e.name), err)
 	}
 	if field == nil {
 		return e.name, nil
 	}
 	name, ok := unicodeName(field, e.raw)
 	if !ok || e.name != e.raw && name != e.name {
-		return "", fmt.Errorf("two names of %s", show(e.name))
+		return "", fmt.Errorf("two names of %s", printable(e.name))
 	}
 	return name, nil
 }

@@ -51,7 +51,7 @@ func notUTF8(name string) error {
 		guess = "; as Japanese (CP932) it is '" + shorten(decoded) + "'"
 	}
 	return fault.Invalid("Invalid name in archive: %s (it is not UTF-8%s. Make the archive again with names in UTF-8: 7-Zip with the parameter cu=on, PowerShell's Compress-Archive, or python3 -m zipfile -c)",
-		show(name), guess).With("archive_invalid_name")
+		printable(name), guess).With("archive_invalid_name")
 }
 
 // japaneseText says whether some of a text is Japanese and all of its letters are that or ASCII.

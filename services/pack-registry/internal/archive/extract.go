@@ -46,8 +46,8 @@ func (a *Archive) Extract(ctx context.Context, root *os.Root) error {
 func (a *Archive) Consume(ctx context.Context, root *os.Root, truncate func(size int64) error) error {
 	entries := byPosition(a.entries)
 	slices.Reverse(entries)
-	c := cutter{entries: entries, done: make([]bool, len(entries)), truncate: truncate}
-	return a.extract(ctx, root, entries, c.cut)
+	c := truncator{entries: entries, done: make([]bool, len(entries)), truncate: truncate}
+	return a.extract(ctx, root, entries, c.unpacked)
 }
 
 // extract writes entries in an order and tells done the number of each that is written.
@@ -67,7 +67,7 @@ func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, 
 	}
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	for range min(unpackers, runtime.GOMAXPROCS(0)) {
+	for range min(unpackConcurrency, runtime.GOMAXPROCS(0)) {
 		group.Go(func() error {
 			unpacker := newUnpacker(a.r)
 			for i := int(next.Add(1)) - 1; i < len(entries); i = int(next.Add(1)) - 1 {
@@ -88,7 +88,7 @@ func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, 
 const cutBytes = 4 << 20
 
 // cutter cuts off the end of an archive that is unpacked. Several unpack, so what lies behind may be needed still.
-type cutter struct {
+type truncator struct {
 	truncate func(int64) error
 
 	mu      sync.Mutex
@@ -99,7 +99,7 @@ type cutter struct {
 }
 
 // cut notes that an entry is unpacked.
-func (c *cutter) cut(i int) error {
+func (c *truncator) unpacked(i int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done[i] = true
@@ -121,7 +121,7 @@ func (c *cutter) cut(i int) error {
 }
 
 // unpackers is how many files are unpacked at once; each takes 400 KiB of memory.
-const unpackers = 4
+const unpackConcurrency = 4
 
 // entry writes a file; for a folder, and for what is left out, it does nothing.
 func (u *unpacker) entry(ctx context.Context, root *os.Root, e *entry) error {
@@ -130,7 +130,7 @@ func (u *unpacker) entry(ctx context.Context, root *os.Root, e *entry) error {
 	}
 	err := u.file(ctx, root, e.path(), e)
 	if errors.Is(err, errContent) {
-		return fault.Invalid("Not a valid zip archive: %s is not what the archive says it is", show(e.name)).With("archive_invalid").Because(err)
+		return fault.Invalid("Not a valid zip archive: %s is not what the archive says it is", printable(e.name)).With("archive_invalid").Because(err)
 	}
 	if err != nil {
 		return fmt.Errorf("unpack %q: %w", e.path(), err)
@@ -197,14 +197,14 @@ func (u *unpacker) file(ctx context.Context, root *os.Root, name string, e *entr
 		return fmt.Errorf("%w: size", errContent)
 	case sum.Sum32() != e.crc:
 		return fmt.Errorf("%w: checksum", errContent)
-	case e.method == methodDeflated && !drained(u.buffer):
+	case e.method == methodDeflated && !atEOF(u.buffer):
 		return fmt.Errorf("%w: data behind the end", errContent)
 	}
 	folder.StartWriting(f)
 	return f.Close()
 }
 
-func drained(r *bufio.Reader) bool {
+func atEOF(r *bufio.Reader) bool {
 	_, err := r.ReadByte()
 	return err == io.EOF
 }

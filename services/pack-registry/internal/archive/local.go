@@ -50,7 +50,7 @@ func (e *entry) readLocal(r io.ReaderAt, end int64) error {
 		return fmt.Errorf("can't be read: %w", err)
 	}
 	if little.Uint32(fixed[:]) != localSignature {
-		return fmt.Errorf("no local header of %s", show(e.name))
+		return fmt.Errorf("no local header of %s", printable(e.name))
 	}
 	nameLength, extraLength := int(little.Uint16(fixed[26:])), int(little.Uint16(fixed[28:]))
 	e.data = e.header + localSize + int64(nameLength+extraLength)
@@ -80,7 +80,7 @@ func (e *entry) readLocal(r io.ReaderAt, end int64) error {
 	crc, packed, size := little.Uint32(fixed[14:]), int64(little.Uint32(fixed[18:])), int64(little.Uint32(fixed[22:]))
 	sizes64, err := extraField(extra, extraZIP64)
 	if err != nil {
-		return fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+		return fmt.Errorf("extra fields of %s: %w", printable(e.name), err)
 	}
 	if sizes64 != nil && packed == unknown32 && size == unknown32 {
 		if len(sizes64) != 16 {

@@ -23,7 +23,7 @@ func (e *entry) macMetadata() bool {
 }
 
 // leaveOut marks what macOS has added, if there is anything else, and says for the operator what that is.
-func (a *Archive) leaveOut() {
+func (a *Archive) skipMacMetadata() {
 	files, others := 0, false
 	for i := range a.entries {
 		e := &a.entries[i]

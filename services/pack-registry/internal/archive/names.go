@@ -32,12 +32,12 @@ func newNames() *names {
 
 // add judges an entry's name by itself and beside those before it.
 func (n *names) add(e *entry) error {
-	if err := judgeName(e.name); err != nil {
+	if err := checkName(e.name); err != nil {
 		return err
 	}
 	path := strings.TrimSuffix(e.name, "/")
 	if n.entered[path] {
-		return fault.Invalid("Name twice in archive: %s", show(e.name)).With("archive_duplicate_name")
+		return fault.Invalid("Name twice in archive: %s", printable(e.name)).With("archive_duplicate_name")
 	}
 	n.entered[path] = true
 	// The folders that the name implies, and the name itself.
@@ -46,7 +46,7 @@ func (n *names) add(e *entry) error {
 			continue
 		}
 		part := path[:i]
-		if err := n.place(part, i < len(path) || e.folder, e.name); err != nil {
+		if err := n.insert(part, i < len(path) || e.folder, e.name); err != nil {
 			return err
 		}
 	}
@@ -54,9 +54,9 @@ func (n *names) add(e *entry) error {
 }
 
 // place puts one path where no other may be.
-func (n *names) place(path string, isFolder bool, name string) error {
+func (n *names) insert(path string, isFolder bool, name string) error {
 	if n.files[path] || !isFolder && n.folders[path] {
-		return fault.Invalid("File and folder of one name in archive: %s", show(name)).With("archive_duplicate_name")
+		return fault.Invalid("File and folder of one name in archive: %s", printable(name)).With("archive_duplicate_name")
 	}
 	if n.folders[path] {
 		return nil
@@ -68,7 +68,7 @@ func (n *names) place(path string, isFolder bool, name string) error {
 	}
 	key := folder.Folded(path)
 	if other, taken := n.folded[key]; taken && other != path {
-		return fault.Invalid("Names in archive differ by case or Unicode form only: %s, %s", show(other), show(path)).With("archive_duplicate_name")
+		return fault.Invalid("Names in archive differ by case or Unicode form only: %s, %s", printable(other), printable(path)).With("archive_duplicate_name")
 	}
 	n.folded[key] = path
 	return nil
@@ -85,13 +85,13 @@ func (n *names) tops() []string {
 }
 
 // judgeName judges a name by itself. Backslashes and drive letters are read as the systems do that know them.
-func judgeName(name string) error {
+func checkName(name string) error {
 	parts := strings.FieldsFunc(name, func(r rune) bool { return r == '/' || r == '\\' })
 	switch {
 	case slices.Contains(parts, ".."):
-		return fault.Invalid("Path traversal detected in archive: %s", show(name)).With("archive_path_traversal")
+		return fault.Invalid("Path traversal detected in archive: %s", printable(name)).With("archive_path_traversal")
 	case strings.HasPrefix(name, "/"), strings.HasPrefix(name, `\`), len(name) > 1 && name[1] == ':':
-		return fault.Invalid("Absolute path in archive: %s", show(name)).With("archive_absolute_path")
+		return fault.Invalid("Absolute path in archive: %s", printable(name)).With("archive_absolute_path")
 	}
 	if !utf8.ValidString(name) {
 		return notUTF8(name)
@@ -103,7 +103,7 @@ func judgeName(name string) error {
 		bad = bad || part == "" || part == "." || len(part) > maxName
 	}
 	if bad {
-		return fault.Invalid("Invalid name in archive: %s", show(name)).With("archive_invalid_name")
+		return fault.Invalid("Invalid name in archive: %s", printable(name)).With("archive_invalid_name")
 	}
 	return nil
 }

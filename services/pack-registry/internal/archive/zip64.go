@@ -38,7 +38,7 @@ func locate(r io.ReaderAt, end []byte, at int64) (location, error) {
 			return location{}, errors.New("end record and ZIP64 end record disagree")
 		}
 		where, total = where64, where64.count
-		disk, diskOfDirectory = known(disk), known(diskOfDirectory)
+		disk, diskOfDirectory = diskNumber(disk), diskNumber(diskOfDirectory)
 	}
 	switch {
 	case disk != 0 || diskOfDirectory != 0:
@@ -64,7 +64,7 @@ func allOf(unknown, want int64, values ...int64) bool {
 }
 
 // known is a disk's number that the records of ZIP64 don't have to tell: it was checked there.
-func known(disk uint16) uint16 {
+func diskNumber(disk uint16) uint16 {
 	if disk == unknown16 {
 		return 0
 	}
@@ -110,7 +110,7 @@ func locate64(r io.ReaderAt, at int64) (where location, found bool, err error) {
 
 // widen replaces those numbers of an entry that stand in its ZIP64 field. disk is the part that it begins in. The field has exactly
 // those that are needed, or all of them; others would be read differently by readers that expect the one and by those that expect the other.
-func (e *entry) widen(extra []byte, disk uint16) (uint16, error) {
+func (e *entry) applyZIP64(extra []byte, disk uint16) (uint16, error) {
 	numbers := []*int64{&e.size, &e.packed, &e.header}
 	var missing []*int64
 	for _, n := range numbers {
@@ -123,7 +123,7 @@ func (e *entry) widen(extra []byte, disk uint16) (uint16, error) {
 	}
 	field, err := extraField(extra, extraZIP64)
 	if err != nil {
-		return 0, fmt.Errorf("extra fields of %s: %w", show(e.name), err)
+		return 0, fmt.Errorf("extra fields of %s: %w", printable(e.name), err)
 	}
 	need := 8 * len(missing)
 	if disk == unknown16 {
@@ -134,15 +134,15 @@ func (e *entry) widen(extra []byte, disk uint16) (uint16, error) {
 	case len(field) == zip64NoDisk && disk != unknown16, len(field) == zip64Whole:
 		missing = numbers
 	default:
-		return 0, fmt.Errorf("ZIP64 field of %s has not the numbers that it needs", show(e.name))
+		return 0, fmt.Errorf("ZIP64 field of %s has not the numbers that it needs", printable(e.name))
 	}
 	for _, n := range missing {
 		value := little.Uint64(field)
 		if *n != unknown32 && uint64(*n) != value {
-			return 0, fmt.Errorf("two sizes of %s", show(e.name))
+			return 0, fmt.Errorf("two sizes of %s", printable(e.name))
 		}
 		if value >= unknown32 {
-			return 0, fmt.Errorf("%s has 4 GiB or more, or lies behind them", show(e.name))
+			return 0, fmt.Errorf("%s has 4 GiB or more, or lies behind them", printable(e.name))
 		}
 		*n, field = int64(value), field[8:]
 	}
@@ -152,5 +152,5 @@ func (e *entry) widen(extra []byte, disk uint16) (uint16, error) {
 	if little.Uint32(field) != 0 {
 		return 0, errors.New("in several parts")
 	}
-	return known(disk), nil
+	return diskNumber(disk), nil
 }

@@ -39,7 +39,7 @@ func (e *RefusedError) Error() string { return e.Refusals[0].Error }
 func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error) {
 	applied, err := e.apply(ctx, stagingID)
 	if err != nil {
-		entry := failed(journal.Operation{StagingID: stagingID}, err)
+		entry := failedEntry(journal.Operation{StagingID: stagingID}, err)
 		return Applied{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, applied.PackIDs))
 	}
 	return applied, nil
@@ -58,25 +58,25 @@ func message(err error) string {
 
 // apply does so. After an error only PackIDs is set, as far as it is known which packs the staging has.
 func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applied, err error) {
-	bars := e.uninstalling(ctx)
-	release, interrupted, err := e.enter(ctx, lockWait)
+	blocked := e.uninstallBlocks(ctx)
+	release, interrupted, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
 		return applied, err
 	}
 	defer release()
-	maps.Copy(bars, interrupted)
+	maps.Copy(blocked, interrupted)
 	st, payload, err := e.stages.FindPayload(ctx, stagingID)
 	if err != nil {
 		return applied, err
 	}
 	defer payload.Close()
 	applied.PackIDs = staging.Declared(st)
-	op := begin()
+	op := newOperation()
 	op.StagingID = st.ID
-	if op.Packs, err = e.plan(ctx, st, op, payload, bars); err != nil {
+	if op.Packs, err = e.plan(ctx, st, op, payload, blocked); err != nil {
 		return applied, err
 	}
-	warnings, err := e.carryOut(ctx, op, payload)
+	warnings, err := e.execute(ctx, op, payload)
 	if err != nil {
 		return applied, err
 	}
@@ -85,15 +85,15 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 			warnings = append(warnings, p.Dir+": "+pack.Anonymous)
 		}
 	}
-	return Applied{PackIDs: ids(op), Backups: backupPaths(op), Warnings: warnings}, nil
+	return Applied{PackIDs: packIDs(op), Backups: backupPaths(op), Warnings: warnings}, nil
 }
 
 // plan judges each pack of a staging and says what is to be done.
-func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Operation, payload *os.Root, bars barred) ([]journal.Pack, error) {
+func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Operation, payload *os.Root, blocked blockedPacks) ([]journal.Pack, error) {
 	var plan []journal.Pack
 	var refused RefusedError
 	for _, p := range st.Packs {
-		one, err := e.planPack(ctx, st, p, op, payload, bars)
+		one, err := e.planPack(ctx, st, p, op, payload, blocked)
 		if refusal, ok := errors.AsType[*RefusedError](err); ok {
 			refused.Refusals = append(refused.Refusals, refusal.Refusals...)
 			continue
@@ -110,22 +110,22 @@ func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Ope
 }
 
 // planPack judges one pack of a staging.
-func (e *Ecosystem) planPack(ctx context.Context, st staging.Staging, p staging.StagedPack, op journal.Operation, payload *os.Root, bars barred) (journal.Pack, error) {
+func (e *Ecosystem) planPack(ctx context.Context, st staging.Staging, p staging.StagedPack, op journal.Operation, payload *os.Root, blocked blockedPacks) (journal.Pack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return journal.Pack{}, fmt.Errorf("open staging: %w", err)
 	}
-	existing, err := e.judge(ctx, st, p, declared, bars)
+	existing, err := e.checkInstall(ctx, st, p, declared, blocked)
 	if err != nil {
 		return journal.Pack{}, err
 	}
-	return e.replacement(op, declared.PackID, p.Dir, existing)
+	return e.planReplacement(op, declared.PackID, p.Dir, existing)
 }
 
 // judge says whether a pack of a staging may be installed, and what it replaces: nil where it is new. What it may not be is a
 // *RefusedError.
-func (e *Ecosystem) judge(ctx context.Context, st staging.Staging, p staging.StagedPack, declared pack.Descriptor, bars barred) (existing *pack.Found, err error) {
-	refuse := refuser(p.Dir)
+func (e *Ecosystem) checkInstall(ctx context.Context, st staging.Staging, p staging.StagedPack, declared pack.Descriptor, blocked blockedPacks) (existing *pack.Found, err error) {
+	refuse := newRefusal(p.Dir)
 	// The folder in the import had a name, and it may be that of an installed pack which is another one.
 	if id, err := pack.ParseID(p.Folder); err == nil && id != declared.PackID {
 		existing, err := pack.Find(e.root, id)
@@ -136,16 +136,16 @@ func (e *Ecosystem) judge(ctx context.Context, st staging.Staging, p staging.Sta
 			return nil, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
 		}
 	}
-	existing, err = e.standing(p.Dir, declared.PackID, bars)
-	if err == nil && existing != nil && (declared.PackIdentity == "" || !e.nameless(ctx, *existing)) {
-		err = differs(p.Dir, *existing, declared)
+	existing, err = e.existingPack(p.Dir, declared.PackID, blocked)
+	if err == nil && existing != nil && (declared.PackIdentity == "" || !e.neverIdentified(ctx, *existing)) {
+		err = mismatch(p.Dir, *existing, declared)
 	}
 	return existing, err
 }
 
 // nameless says whether an installed pack has no identity and never had one that was approved: whoever wrote it put that right, and
 // it may be replaced by the pack with the identity. One that was approved has something to lose. Where nobody can say it is not.
-func (e *Ecosystem) nameless(ctx context.Context, existing pack.Found) bool {
+func (e *Ecosystem) neverIdentified(ctx context.Context, existing pack.Found) bool {
 	if existing.Err != nil || existing.Descriptor.PackIdentity != "" || existing.Descriptor.PackID != existing.ID {
 		return false
 	}
@@ -158,23 +158,23 @@ func (e *Ecosystem) nameless(ctx context.Context, existing pack.Found) bool {
 }
 
 // uninstalling are the packs in whose place nothing may be installed because their uninstall has begun and not ended.
-func (e *Ecosystem) uninstalling(ctx context.Context) barred {
-	ids, err := e.retired(ctx)
+func (e *Ecosystem) uninstallBlocks(ctx context.Context) blockedPacks {
+	packIDs, err := e.retired(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not ask which packs are being uninstalled", "error", err)
 	}
-	bars := make(barred, len(ids))
-	for _, id := range ids {
-		bars[pack.ID(id)] = gate.UninstallIncomplete(id)
+	blocked := make(blockedPacks, len(packIDs))
+	for _, id := range packIDs {
+		blocked[pack.ID(id)] = gate.UninstallIncomplete(id)
 	}
-	return bars
+	return blocked
 }
 
 // standing is the installed pack in whose place another is to be put; nil without one. shown names the new one in a *RefusedError
 // where nothing may be put there.
-func (e *Ecosystem) standing(shown string, id pack.ID, bars barred) (*pack.Found, error) {
-	refuse := refuser(shown)
-	if reason, ok := bars[id]; ok {
+func (e *Ecosystem) existingPack(shown string, id pack.ID, blocked blockedPacks) (*pack.Found, error) {
+	refuse := newRefusal(shown)
+	if reason, ok := blocked[id]; ok {
 		return nil, refuse("Cannot install pack '%s': %s", id, reason)
 	}
 	existing, err := pack.Find(e.root, id)
@@ -197,8 +197,8 @@ func (e *Ecosystem) standing(shown string, id pack.ID, bars barred) (*pack.Found
 
 // differs is the *RefusedError where an installed pack is another one than that which is to be put in its place. An empty identity
 // never matches.
-func differs(shown string, existing pack.Found, declared pack.Descriptor) error {
-	refuse, was := refuser(shown), existing.Descriptor
+func mismatch(shown string, existing pack.Found, declared pack.Descriptor) error {
+	refuse, was := newRefusal(shown), existing.Descriptor
 	switch {
 	case existing.Err == nil && was.PackID != declared.PackID:
 		return refuse("pack_id mismatch: existing='%s', new='%s'", was.PackID, declared.PackID)
@@ -210,7 +210,7 @@ func differs(shown string, existing pack.Found, declared pack.Descriptor) error 
 }
 
 // refuser makes refusals of one pack.
-func refuser(shown string) func(format string, args ...any) error {
+func newRefusal(shown string) func(format string, args ...any) error {
 	return func(format string, args ...any) error {
 		return &RefusedError{[]Refusal{{PackID: shown, Error: fmt.Sprintf(format, args...)}}}
 	}

@@ -114,12 +114,12 @@ func TestApplyRefuses(t *testing.T) {
 		folder            string
 		want              []Refusal
 	}{
-		"other identity":          {installed("p", descriptor("p", "a")), one("p", "p", "b"), "p", []Refusal{{"p", mismatch(identity, "a", "b")}}},
-		"no identity":             {installed("p", descriptor("p", "a")), one("p", "p", ""), "p", []Refusal{{"p", mismatch(identity, "a", "")}}},
-		"no identity on any side": {installed("p", descriptor("p", "")), one("p", "p", ""), "p", []Refusal{{"p", mismatch(identity, "", "")}}},
-		"identity in other case":  {installed("p", descriptor("p", "a")), one("p", "p", "A"), "p", []Refusal{{"p", mismatch(identity, "a", "A")}}},
-		"broken one installed":    {installed("p", "{"), one("p", "p", "a"), "p", []Refusal{{"p", mismatch(identity, "", "a")}}},
-		"old place":               {installed("packs/p", descriptor("p", "a")), one("p", "p", "b"), "p", []Refusal{{"p", mismatch(identity, "a", "b")}}},
+		"other identity":          {installed("p", descriptor("p", "a")), one("p", "p", "b"), "p", []Refusal{{"p", mismatchText(identity, "a", "b")}}},
+		"no identity":             {installed("p", descriptor("p", "a")), one("p", "p", ""), "p", []Refusal{{"p", mismatchText(identity, "a", "")}}},
+		"no identity on any side": {installed("p", descriptor("p", "")), one("p", "p", ""), "p", []Refusal{{"p", mismatchText(identity, "", "")}}},
+		"identity in other case":  {installed("p", descriptor("p", "a")), one("p", "p", "A"), "p", []Refusal{{"p", mismatchText(identity, "a", "A")}}},
+		"broken one installed":    {installed("p", "{"), one("p", "p", "a"), "p", []Refusal{{"p", mismatchText(identity, "", "a")}}},
+		"old place":               {installed("packs/p", descriptor("p", "a")), one("p", "p", "b"), "p", []Refusal{{"p", mismatchText(identity, "a", "b")}}},
 		"installed says another":  {installed("p", descriptor("q", "a")), one("p", "p", "a"), "p", []Refusal{{"p", "pack_id mismatch: existing='q', new='p'"}}},
 		"folder of another":       {installed("f", descriptor("f", "a")), one("f", "p", "a"), "f", []Refusal{{"p", "pack_id mismatch: existing='f', new='p'"}}},
 		"no pack in the way": {func(t *testing.T, h *home) { h.write(t, "ecosystem/p/notes", "mine") }, one("p", "p", "a"), "p",
@@ -129,7 +129,7 @@ func TestApplyRefuses(t *testing.T) {
 			one("m/packs/b", "b", "y")(t, h)
 			one("m/packs/c", "d", "c")(t, h)
 		}, "m", []Refusal{
-			{"b", strings.ReplaceAll(mismatch(identity, "x", "y"), "'p'", "'b'")},
+			{"b", strings.ReplaceAll(mismatchText(identity, "x", "y"), "'p'", "'b'")},
 			{"c", "pack_id mismatch: existing='c', new='d'"},
 		}},
 	} {
@@ -187,7 +187,7 @@ func TestScan(t *testing.T) {
 	h.write(t, "ecosystem/broken/ecosystem.json", "{")
 	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", "i"))
 	h.write(t, "ecosystem/.rumi-old-x/ecosystem.json", descriptor("x", ""))
-	if warnings := h.eco.Tidy(t.Context()); len(warnings) != 0 {
+	if warnings := h.eco.RemoveLeftovers(t.Context()); len(warnings) != 0 {
 		t.Errorf("tidy: %v", warnings)
 	}
 	found := h.eco.Scan()
@@ -204,6 +204,6 @@ func TestScan(t *testing.T) {
 	}
 }
 
-func mismatch(format, existing, declared string) string {
+func mismatchText(format, existing, declared string) string {
 	return strings.Replace(strings.Replace(format, "%s", existing, 1), "%s", declared, 1)
 }

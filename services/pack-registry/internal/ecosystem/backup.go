@@ -56,7 +56,7 @@ const stampTime = "20060102T150405.000000000Z"
 var stampPattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)(?:-([0-9]{6,18}))?$`)
 
 // stamp is a backup's name.
-type stamp struct {
+type backupName struct {
 	name    string
 	created time.Time
 	reason  string
@@ -64,16 +64,16 @@ type stamp struct {
 }
 
 // parseStamp reads a backup's name; ok is false for any other name.
-func parseStamp(name string) (s stamp, ok bool) {
+func parseBackupName(name string) (s backupName, ok bool) {
 	parts := stampPattern.FindStringSubmatch(name)
 	if parts == nil {
-		return stamp{}, false
+		return backupName{}, false
 	}
 	created, err := time.Parse(stampTime, parts[1])
 	if err != nil {
-		return stamp{}, false
+		return backupName{}, false
 	}
-	s = stamp{name: name, created: created, reason: parts[2]}
+	s = backupName{name: name, created: created, reason: parts[2]}
 	if parts[3] != "" {
 		s.number, err = strconv.ParseInt(parts[3], 10, 64)
 	}
@@ -81,19 +81,19 @@ func parseStamp(name string) (s stamp, ok bool) {
 }
 
 // older orders backups by when they were made.
-func older(a, b stamp) int {
+func compareAge(a, b backupName) int {
 	return cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.name, b.name))
 }
 
 // area is the folder of backups. Whatever is wrong with it, the service runs: who needs it is told.
-type area struct {
+type backupFolder struct {
 	path string
 	mu   sync.Mutex
 	root *os.Root
 }
 
 // open opens the folder, which is made when it is missing, or anew where it was removed or replaced meanwhile. The error is a fault.
-func (a *area) open() (*os.Root, error) {
+func (a *backupFolder) open() (*os.Root, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.root != nil {
@@ -115,7 +115,7 @@ func (a *area) open() (*os.Root, error) {
 	return a.root, nil
 }
 
-func (a *area) close() error {
+func (a *backupFolder) close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.root == nil {
@@ -129,7 +129,7 @@ func unusable(name string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return err
 	}
-	what := fmt.Sprintf("%s can't be used (%v). ", name, bare(err))
+	what := fmt.Sprintf("%s can't be used (%v). ", name, withoutPath(err))
 	if errors.Is(err, fs.ErrPermission) {
 		what += fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), name)
 	} else {
@@ -139,7 +139,7 @@ func unusable(name string, err error) error {
 }
 
 // stamps lists the backups of a pack, the oldest first.
-func (e *Ecosystem) stamps(id pack.ID) ([]stamp, error) {
+func (e *Ecosystem) backupNames(id pack.ID) ([]backupName, error) {
 	backups, err := e.backups.open()
 	if err != nil {
 		return nil, err
@@ -153,9 +153,9 @@ func (e *Ecosystem) stamps(id pack.ID) ([]stamp, error) {
 	if err != nil {
 		return nil, unusable(path.Join(BackupFolder, string(id)), err)
 	}
-	var all []stamp
+	var all []backupName
 	for _, name := range names {
-		s, ok := parseStamp(name)
+		s, ok := parseBackupName(name)
 		if !ok {
 			continue
 		}
@@ -164,13 +164,13 @@ func (e *Ecosystem) stamps(id pack.ID) ([]stamp, error) {
 		}
 		all = append(all, s)
 	}
-	slices.SortFunc(all, older)
+	slices.SortFunc(all, compareAge)
 	return all, nil
 }
 
 // newBackup names a new backup of a pack: "<id>/<UTC time>-<operation>-<reason>-<number>". The lock is held.
 func (e *Ecosystem) newBackup(id pack.ID, now time.Time, operation, reason string) (string, error) {
-	all, err := e.stamps(id)
+	all, err := e.backupNames(id)
 	if err != nil {
 		return "", err
 	}
@@ -183,7 +183,7 @@ func (e *Ecosystem) newBackup(id pack.ID, now time.Time, operation, reason strin
 
 // Backups lists the backups of a pack, the one made last first. The pack need not be installed, nor have ever been.
 func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
-	stamps, err := e.stamps(id)
+	backupNames, err := e.backupNames(id)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +192,7 @@ func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
 		return nil, err
 	}
 	var all []Backup
-	for _, s := range slices.Backward(stamps) {
+	for _, s := range slices.Backward(backupNames) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -214,7 +214,7 @@ func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
 // RemoveBackup removes a backup of a pack. The name is one of Backups, whole; the error is a fault, 404 for another one.
 func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) error {
 	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
-	if _, ok := parseStamp(name); !ok {
+	if _, ok := parseBackupName(name); !ok {
 		return missing
 	}
 	release, err := e.acquire(ctx, lockWait)
@@ -222,11 +222,11 @@ func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) e
 		return err
 	}
 	defer release()
-	stamps, err := e.stamps(id)
+	backupNames, err := e.backupNames(id)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(stamps, func(s stamp) bool { return s.name == name }) {
+	if !slices.ContainsFunc(backupNames, func(s backupName) bool { return s.name == name }) {
 		return missing
 	}
 	return e.removeBackups(context.WithoutCancel(ctx), id, []string{name}, audit.Entry{
@@ -236,9 +236,9 @@ func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) e
 }
 
 // restoring are the options with which a rollback copies a backup.
-func (e *Ecosystem) restoring(from string) folder.Options {
+func (e *Ecosystem) restoreOptions(from string) folder.Options {
 	options := folder.Options{Modes: installModes, Limits: treeLimits, Lenient: true}
-	if s, ok := parseStamp(path.Base(from)); ok && s.number > 0 {
+	if s, ok := parseBackupName(path.Base(from)); ok && s.number > 0 {
 		options.KeepModes = true
 	}
 	return options
@@ -256,7 +256,7 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	}
 	temp := path.Join(parent, makingPrefix+path.Base(to))
 	if err := folder.Copy(ctx, e.root, dir, backups, temp, folder.Options{KeepModes: true, Limits: treeLimits, Lenient: true}); err != nil {
-		return errors.Join(fmt.Errorf("make backup: %w", pack.Advise(e.root, dir, err)), e.dropBackup(temp))
+		return errors.Join(fmt.Errorf("make backup: %w", pack.Advise(e.root, dir, err)), e.deleteBackup(temp))
 	}
 	err = folder.SyncAll(backups, temp)
 	if err == nil {
@@ -264,7 +264,7 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 		err = backups.Rename(temp, to)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("make backup: %w", err), e.dropBackup(temp))
+		return errors.Join(fmt.Errorf("make backup: %w", err), e.deleteBackup(temp))
 	}
 	inner, err := backups.OpenRoot(parent)
 	if err != nil {
@@ -275,7 +275,7 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 }
 
 // dropBackup removes a backup, and the folder of the pack's backups when it was the only one.
-func (e *Ecosystem) dropBackup(name string) error {
+func (e *Ecosystem) deleteBackup(name string) error {
 	backups, err := e.backups.open()
 	if err != nil {
 		return err
@@ -300,7 +300,7 @@ func (e *Ecosystem) clearUnfinishedBackups() error {
 		}
 		for _, name := range names {
 			if strings.HasPrefix(name, makingPrefix) || strings.HasPrefix(name, removingPrefix) {
-				problems = append(problems, e.dropBackup(path.Join(id, name)))
+				problems = append(problems, e.deleteBackup(path.Join(id, name)))
 			}
 		}
 	}

@@ -188,7 +188,7 @@ func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
 // folders that a committed apply has prepared are not taken for leftovers.
 func TestOthersEndWhatWasInterrupted(t *testing.T) {
 	for name, act := range map[string]func(*testing.T, *home) error{
-		"tidy":    func(t *testing.T, h *home) error { h.eco.Tidy(t.Context()); return nil },
+		"tidy":    func(t *testing.T, h *home) error { h.eco.RemoveLeftovers(t.Context()); return nil },
 		"remove":  func(t *testing.T, h *home) error { _, err := h.eco.Remove(t.Context(), "x"); return err },
 		"recover": func(t *testing.T, h *home) error { h.eco.Recover(t.Context()); return nil },
 	} {

@@ -74,13 +74,13 @@ type Config struct {
 type Ecosystem struct {
 	root     *os.Root
 	packs    pack.Cache // of the packs in root
-	backups  area
+	backups  backupFolder
 	lockAt   string
 	lock     *os.File // open on it; nil before the first change
 	keep     int      // see Config, as are those of the same names
 	retired  func(context.Context) ([]string, error)
 	approved func(ctx context.Context, packID string) (bool, error)
-	inside   chan struct{} // holds one token; the lock among this process's goroutines
+	mutex    chan struct{} // holds one token; the lock among this process's goroutines
 	stages   *staging.Area
 	journal  Journal
 	audit    *audit.Log
@@ -90,14 +90,14 @@ type Ecosystem struct {
 }
 
 // Open opens the folder, which must exist.
-func Open(cfg Config, stages *staging.Area, entries Journal, trail *audit.Log, log *slog.Logger) (*Ecosystem, error) {
+func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log, log *slog.Logger) (*Ecosystem, error) {
 	root, err := os.OpenRoot(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open ecosystem: %w", err)
 	}
 	e := &Ecosystem{
-		root: root, backups: area{path: cfg.Backups}, lockAt: cfg.Lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, inside: make(chan struct{}, 1),
-		stages: stages, journal: entries, audit: trail, log: log, step: func(string) {},
+		root: root, backups: backupFolder{path: cfg.Backups}, lockAt: cfg.Lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, mutex: make(chan struct{}, 1),
+		stages: stages, journal: entries, audit: auditLog, log: log, step: func(string) {},
 	}
 	if _, err := e.backups.open(); err != nil {
 		log.Error("backups can't be made or listed; installed packs can't be replaced or removed until this is repaired", "error", err)
@@ -120,33 +120,33 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 	defer cancel()
 	busy := fault.Unavailable("Another change of the installed packs is under way").With("busy").After(5 * time.Second)
 	select {
-	case e.inside <- struct{}{}:
+	case e.mutex <- struct{}{}:
 	case <-ctx.Done():
 		return nil, busy.Because(ctx.Err())
 	}
 	for {
 		if err := e.openLock(); err != nil {
-			<-e.inside
+			<-e.mutex
 			return nil, err
 		}
 		err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil && !e.lockStands() { // replaced between the two: nobody else would wait for it
+		if err == nil && !e.lockIsCurrent() { // replaced between the two: nobody else would wait for it
 			continue
 		}
 		if err == nil {
 			return func() {
 				_ = unix.Flock(int(e.lock.Fd()), unix.LOCK_UN)
-				<-e.inside
+				<-e.mutex
 			}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			<-e.inside
+			<-e.mutex
 			return nil, fmt.Errorf("lock ecosystem: %w", err)
 		}
 		select {
 		case <-time.After(lockPause):
 		case <-ctx.Done():
-			<-e.inside
+			<-e.mutex
 			return nil, busy.Because(ctx.Err())
 		}
 	}
@@ -154,7 +154,7 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 
 // openLock opens the lock file, anew where it was removed or replaced meanwhile. The error is a fault.
 func (e *Ecosystem) openLock() error {
-	if e.lock != nil && e.lockStands() {
+	if e.lock != nil && e.lockIsCurrent() {
 		return nil
 	}
 	if e.lock != nil {
@@ -170,7 +170,7 @@ func (e *Ecosystem) openLock() error {
 }
 
 // lockStands says whether the lock file that is open is the one at its path.
-func (e *Ecosystem) lockStands() bool {
+func (e *Ecosystem) lockIsCurrent() bool {
 	mine, err := e.lock.Stat()
 	if err != nil {
 		return false

@@ -38,15 +38,15 @@ func newHome(t testing.TB, dir string) *home {
 	check(t, err)
 	t.Cleanup(func() { db.Close() })
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	trail, err := audit.Open(h.path("user_data/audit"), "pack-registry", log)
+	auditLog, err := audit.Open(h.path("user_data/audit"), "pack-registry", log)
 	check(t, err)
-	t.Cleanup(func() { trail.Close() })
+	t.Cleanup(func() { auditLog.Close() })
 	h.store = store.New(db)
-	h.stages = staging.Open(h.path("user_data/pack_staging"), staging.Places{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, trail, log)
+	h.stages = staging.Open(h.path("user_data/pack_staging"), staging.ImportFolders{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, auditLog, log)
 	t.Cleanup(func() { h.stages.Close() })
 	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
 		Retired:  func(context.Context) ([]string, error) { return h.retired, h.unasked },
-		Approved: func(_ context.Context, id string) (bool, error) { return slices.Contains(h.approved, id), h.unasked }}, h.stages, h.store, trail, log)
+		Approved: func(_ context.Context, id string) (bool, error) { return slices.Contains(h.approved, id), h.unasked }}, h.stages, h.store, auditLog, log)
 	check(t, err)
 	t.Cleanup(func() { h.eco.Close() })
 	return h

@@ -28,7 +28,7 @@ func TestBackupsAreOrderedByTheirMaking(t *testing.T) {
 				h.update(t, version)
 			}
 			for _, name := range strings.Fields(h.names(t, "user_data/pack_backups/p")) { // as if the clock had been wrong until now
-				made, ok := parseStamp(name)
+				made, ok := parseBackupName(name)
 				if !ok {
 					t.Fatalf("%s is no backup", name)
 				}
@@ -145,11 +145,11 @@ func TestSomethingElseInThePlaceOfBackups(t *testing.T) {
 		if packtest.NeedsRights(name) || name == "link" || name == "link inside" { // root may, and backups on another disk are a link
 			continue
 		}
-		for _, place := range []string{"user_data/pack_backups", "user_data/pack_backups/p"} {
-			t.Run(name+" at "+place, func(t *testing.T) {
+		for _, dir := range []string{"user_data/pack_backups", "user_data/pack_backups/p"} {
+			t.Run(name+" at "+dir, func(t *testing.T) {
 				dir := t.TempDir()
-				check(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, place)), 0o755))
-				packtest.Obstacles[name](t, filepath.Join(dir, place))
+				check(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, dir)), 0o755))
+				packtest.Obstacles[name](t, filepath.Join(dir, dir))
 				h := newHome(t, dir)
 				h.eco.Recover(t.Context())
 				h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
@@ -163,17 +163,17 @@ func TestSomethingElseInThePlaceOfBackups(t *testing.T) {
 					"remove":  func() error { _, err := h.eco.Remove(t.Context(), "p"); return err },
 					"backups": func() error { _, err := h.eco.Backups(t.Context(), "p"); return err },
 				} {
-					if f := fault.Of(do()); f.Kind != fault.KindConflict || !strings.Contains(f.Message, place) {
-						t.Errorf("%s: %v, want a conflict that names %s", what, f, place)
+					if f := fault.Of(do()); f.Kind != fault.KindConflict || !strings.Contains(f.Message, dir) {
+						t.Errorf("%s: %v, want a conflict that names %s", what, f, dir)
 					}
 				}
 				if got := h.version(t, "p"); got != "1" {
 					t.Errorf("p has version %s, want 1", got)
 				}
-				if items := h.eco.Usage(t.Context()); !slices.ContainsFunc(items, func(i diskusage.Item) bool { return i.Path == place }) {
-					t.Errorf("what takes room doesn't name %s: %+v", place, items)
+				if items := h.eco.Usage(t.Context()); !slices.ContainsFunc(items, func(i diskusage.Item) bool { return i.Path == dir }) {
+					t.Errorf("what takes room doesn't name %s: %+v", dir, items)
 				}
-				if place != "user_data/pack_backups/p" {
+				if dir != "user_data/pack_backups/p" {
 					return
 				}
 				_, err = h.eco.Remove(t.Context(), "new")
@@ -269,7 +269,7 @@ func TestLeftoversAreToldOfWhileTheyAreThere(t *testing.T) {
 			t.Errorf("warnings are %q", removed.Warnings)
 		}
 	}
-	warnings := h.eco.Tidy(t.Context())
+	warnings := h.eco.RemoveLeftovers(t.Context())
 	if len(warnings) != 1 || strings.Count(warnings[0], "rm -rf -- ecosystem/.rumi-old-") != 2 {
 		t.Errorf("a scan warns %q, want one warning about both", warnings)
 	}
@@ -277,7 +277,7 @@ func TestLeftoversAreToldOfWhileTheyAreThere(t *testing.T) {
 		t.Errorf("what takes room is %+v, want two leftovers and two backups", items)
 	}
 	check(t, exec.Command("chattr", "-R", "-i", h.path("ecosystem")).Run())
-	if warnings := h.eco.Tidy(t.Context()); len(warnings) != 0 || h.names(t, "ecosystem") != "" {
+	if warnings := h.eco.RemoveLeftovers(t.Context()); len(warnings) != 0 || h.names(t, "ecosystem") != "" {
 		t.Errorf("once they can be removed: %q, ecosystem holds %s", warnings, h.names(t, "ecosystem"))
 	}
 }
@@ -327,7 +327,7 @@ func TestAnOddHome(t *testing.T) {
 			h.write(t, "ecosystem/other/ecosystem.json", versioned("other", "i", "1"))
 			h = newHome(t, dir)
 			h.eco.Recover(t.Context())
-			h.eco.Tidy(t.Context())
+			h.eco.RemoveLeftovers(t.Context())
 			found := h.eco.Scan()
 			if !slices.Contains(found.PackIDs, "other") {
 				t.Errorf("a scan finds %v", found.PackIDs)
@@ -407,7 +407,7 @@ func TestSomethingElseInThePlaceOfTheLock(t *testing.T) {
 	check(t, os.Remove(h.path("user_data/pack_staging/.lock")))
 	h.update(t, 3)
 	other := newHome(t, dir) // another process excludes this one
-	release, _, err := other.eco.enter(t.Context(), lockWait)
+	release, _, err := other.eco.lockAndRecover(t.Context(), lockWait)
 	check(t, err)
 	defer release()
 	if _, err := h.eco.acquire(t.Context(), 50*time.Millisecond); !fault.Is(err, fault.KindUnavailable) {

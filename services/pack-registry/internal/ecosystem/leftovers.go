@@ -25,7 +25,7 @@ type leftover struct {
 const maxLeftovers = 20
 
 // clear removes a hidden folder, if there is one; it tells of one that could not be removed whole.
-func (e *Ecosystem) clear(hidden string) []leftover {
+func (e *Ecosystem) removeHidden(hidden string) []leftover {
 	err := folder.Remove(e.root, hidden)
 	if err == nil {
 		return nil
@@ -36,16 +36,16 @@ func (e *Ecosystem) clear(hidden string) []leftover {
 
 // hidden lists the hidden folders that changes make and leave in the ecosystem folder, but for those of operations in the journal,
 // which still need them.
-func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
+func (e *Ecosystem) listHidden(ctx context.Context) (all []string) {
 	operations, err := e.journal.Operations(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not read the journal to see which hidden folders are in use", "error", err)
 		return nil
 	}
-	for _, place := range []string{".", pack.OldPlace} {
-		names, err := folder.Names(e.root, place)
+	for _, dir := range []string{".", pack.OldPlace} {
+		names, err := folder.Names(e.root, dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			e.log.WarnContext(ctx, "could not list the hidden folders in ecosystem/", "folder", path.Join("ecosystem", place), "error", err)
+			e.log.WarnContext(ctx, "could not list the hidden folders in ecosystem/", "folder", path.Join("ecosystem", dir), "error", err)
 		}
 		for _, name := range names {
 			id, ok := strings.CutPrefix(name, newPrefix)
@@ -56,7 +56,7 @@ func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
 				ok = ok && !strings.HasPrefix(id, op.ID)
 			}
 			if ok {
-				all = append(all, path.Join(place, name))
+				all = append(all, path.Join(dir, name))
 			}
 		}
 	}
@@ -67,14 +67,14 @@ func (e *Ecosystem) hidden(ctx context.Context) (all []string) {
 // that stay.
 func (e *Ecosystem) clearLeftovers(ctx context.Context) (warnings []string) {
 	var left []leftover
-	for _, hidden := range e.hidden(ctx) {
-		left = append(left, e.clear(hidden)...)
+	for _, hidden := range e.listHidden(ctx) {
+		left = append(left, e.removeHidden(hidden)...)
 	}
-	return e.leftovers(left)
+	return e.leftoverWarning(left)
 }
 
 // leftovers is the warning about what could not be removed: one, with one command.
-func (e *Ecosystem) leftovers(left []leftover) []string {
+func (e *Ecosystem) leftoverWarning(left []leftover) []string {
 	if len(left) == 0 {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (e *Ecosystem) leftovers(left []leftover) []string {
 	for _, one := range left[:min(len(left), maxLeftovers)] {
 		commands = append(commands, diskusage.RemoveCommand(path.Join("ecosystem", one.path)))
 	}
-	warning := fmt.Sprintf("What is left of a pack could not be removed (%v). Run in the Rumi home: %s (with sudo if that is refused)", bare(first), strings.Join(commands, "; "))
+	warning := fmt.Sprintf("What is left of a pack could not be removed (%v). Run in the Rumi home: %s (with sudo if that is refused)", withoutPath(first), strings.Join(commands, "; "))
 	if more := len(left) - maxLeftovers; more > 0 {
 		warning += fmt.Sprintf("; then scan again, there are %d more", more)
 	}
@@ -100,7 +100,7 @@ func (e *Ecosystem) leftovers(left []leftover) []string {
 }
 
 // bare is the reason of a system call's error without the path, which is named already.
-func bare(err error) error {
+func withoutPath(err error) error {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno
 	}
@@ -108,7 +108,7 @@ func bare(err error) error {
 }
 
 // told is what the operator is told of an error about a folder of the ecosystem.
-func (e *Ecosystem) told(dir string, err error) string {
+func (e *Ecosystem) operatorMessage(dir string, err error) string {
 	err = pack.Advise(e.root, dir, err)
 	if reason := message(err); reason != internal {
 		return reason

@@ -18,21 +18,21 @@ import (
 )
 
 // begin makes an operation that does nothing yet.
-func begin() journal.Operation {
+func newOperation() journal.Operation {
 	return journal.Operation{ID: staging.NewID(), StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
 // rollback says whether an operation puts a backup back; otherwise it applies a staging.
-func rollback(op journal.Operation) bool { return op.StagingID == "" }
+func isRollback(op journal.Operation) bool { return op.StagingID == "" }
 
 // replacement is what op does to a pack: what lies in the folder from replaces existing, or nothing where that is nil.
-func (e *Ecosystem) replacement(op journal.Operation, id pack.ID, from string, existing *pack.Found) (journal.Pack, error) {
-	one := journal.Pack{ID: id, From: from, New: newPrefix + op.ID + "-" + string(id)}
+func (e *Ecosystem) planReplacement(op journal.Operation, id pack.ID, from string, existing *pack.Found) (journal.Pack, error) {
+	one := journal.Pack{ID: id, Source: from, Prepared: newPrefix + op.ID + "-" + string(id)}
 	if existing == nil {
 		return one, nil
 	}
 	reason := ForApply
-	if rollback(op) {
+	if isRollback(op) {
 		reason = ForRollback
 	}
 	var err error
@@ -43,14 +43,14 @@ func (e *Ecosystem) replacement(op journal.Operation, id pack.ID, from string, e
 		return one, fmt.Errorf("install pack: %w", pack.Advise(e.root, existing.Dir, err))
 	}
 	if existing.Dir != string(id) {
-		one.Old = existing.Dir
+		one.LegacyDir = existing.Dir
 	} else if err := pack.Movable(e.root, existing.Dir); err != nil {
 		return one, fmt.Errorf("install pack: %w", e.adviseRename(existing.Dir, err))
 	}
 	return one, nil
 }
 
-func ids(op journal.Operation) []string {
+func packIDs(op journal.Operation) []string {
 	all := make([]string, 0, len(op.Packs))
 	for _, p := range op.Packs {
 		all = append(all, string(p.ID))
@@ -69,17 +69,17 @@ func backupPaths(op journal.Operation) map[string]string {
 }
 
 // completed is the audit entry of an operation that has ended well.
-func completed(op journal.Operation) audit.Entry {
-	if !rollback(op) {
+func completedEntry(op journal.Operation) audit.Entry {
+	if !isRollback(op) {
 		return audit.Entry{
 			Category: audit.System, Action: "pack_apply_completed", Success: true,
-			Details: map[string]any{"staging_id": op.StagingID, "pack_ids": ids(op), "backup_paths": backupPaths(op)},
+			Details: map[string]any{"staging_id": op.StagingID, "pack_ids": packIDs(op), "backup_paths": backupPaths(op)},
 		}
 	}
 	p := op.Packs[0]
 	entry := audit.Entry{
 		Category: audit.System, Action: "pack_rollback_completed", Success: true,
-		Details: map[string]any{"backup": path.Base(p.From)},
+		Details: map[string]any{"backup": path.Base(p.Source)},
 	}
 	if replaced := backupPaths(op)[string(p.ID)]; replaced != "" {
 		entry.Details["backup_path"] = replaced
@@ -88,19 +88,19 @@ func completed(op journal.Operation) audit.Entry {
 }
 
 // failed is the audit entry of an operation of which nothing is left.
-func failed(op journal.Operation, err error) audit.Entry {
+func failedEntry(op journal.Operation, err error) audit.Entry {
 	entry := audit.Entry{Category: audit.System, Severity: audit.Warning, Action: "pack_apply_failed", Details: map[string]any{"staging_id": op.StagingID}, Error: message(err)}
-	if rollback(op) {
+	if isRollback(op) {
 		entry.Action, entry.Details = "pack_rollback_failed", map[string]any{}
 		if len(op.Packs) > 0 {
-			entry.Details["backup"] = path.Base(op.Packs[0].From)
+			entry.Details["backup"] = path.Base(op.Packs[0].Source)
 		}
 	}
 	return entry
 }
 
 // carryOut does what was planned: all of it, or nothing where the error isn't nil. from holds the folders that are installed.
-func (e *Ecosystem) carryOut(ctx context.Context, op journal.Operation, from *os.Root) (warnings []string, err error) {
+func (e *Ecosystem) execute(ctx context.Context, op journal.Operation, from *os.Root) (warnings []string, err error) {
 	if err := e.journal.SaveOperation(ctx, op); err != nil {
 		return nil, err
 	}
@@ -122,26 +122,26 @@ func (e *Ecosystem) carryOut(ctx context.Context, op journal.Operation, from *os
 // prepare makes everything that can fail and is seen by nobody: the new folders under hidden names, and the backups.
 func (e *Ecosystem) prepare(ctx context.Context, op *journal.Operation, from *os.Root) error {
 	options := folder.Options{Modes: installModes, Limits: treeLimits}
-	if rollback(*op) {
-		options = e.restoring(op.Packs[0].From)
+	if isRollback(*op) {
+		options = e.restoreOptions(op.Packs[0].Source)
 	}
 	for i := range op.Packs {
 		p := &op.Packs[i]
-		err := folder.Copy(ctx, from, p.From, e.root, p.New, options)
+		err := folder.Copy(ctx, from, p.Source, e.root, p.Prepared, options)
 		if err == nil {
-			err = folder.SyncAll(e.root, p.New)
+			err = folder.SyncAll(e.root, p.Prepared)
 		}
 		if err != nil {
 			return spaceFault(fmt.Errorf("install pack: %w", pack.Advise(e.root, ".", err)))
 		}
-		if p.Inode, p.Born, err = identify(e.root, p.New); err != nil {
+		if p.Inode, p.Born, err = identify(e.root, p.Prepared); err != nil {
 			return fmt.Errorf("install pack: %w", err)
 		}
 		e.step("copied")
 		if p.Backup != "" {
 			dir := string(p.ID)
-			if p.Old != "" {
-				dir = p.Old
+			if p.LegacyDir != "" {
+				dir = p.LegacyDir
 			}
 			if err := e.backup(ctx, dir, p.Backup); err != nil {
 				return spaceFault(err)
@@ -162,15 +162,15 @@ func spaceFault(err error) error {
 // finish puts the packs of a committed operation in place and removes what they replace. Where one can't be put in place, or that
 // can't be audited, none is: what was in their places is there again, and the error says why.
 func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings []string, err error) {
-	if op.State != journal.Placed {
-		err := e.placeAll(op)
+	if op.State != journal.Installed {
+		err := e.installAll(op)
 		if err == nil {
-			err = e.audit.WriteEach(ctx, completed(op), ids(op))
+			err = e.audit.WriteEach(ctx, completedEntry(op), packIDs(op))
 		}
 		if err != nil {
 			return nil, errors.Join(err, e.undo(ctx, op))
 		}
-		op.State = journal.Placed
+		op.State = journal.Installed
 		if err := e.journal.SaveOperation(ctx, op); err != nil {
 			e.log.WarnContext(ctx, "could not record in the journal that packs are in place; recovery finds them there", "operation", op.ID, "error", err)
 		}
@@ -178,12 +178,12 @@ func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings 
 	}
 	var left []leftover
 	for _, p := range op.Packs {
-		left = append(left, e.clear(p.New)...) // what was there before, if anything
-		left = append(left, e.clear(aside(op, p))...)
-		if p.Old == "" {
+		left = append(left, e.removeHidden(p.Prepared)...) // what was there before, if anything
+		left = append(left, e.removeHidden(aside(op, p))...)
+		if p.LegacyDir == "" {
 			continue
 		}
-		more, err := e.takeOut(p.Old, op.ID)
+		more, err := e.detach(p.LegacyDir, op.ID)
 		if err != nil {
 			warnings = append(warnings, message(err)) // the new place goes before the old one
 		}
@@ -192,21 +192,21 @@ func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings 
 	e.step("cleaned")
 	if err := e.journal.EndOperation(ctx, op); err != nil {
 		e.log.WarnContext(ctx, "could not remove an installation from the journal; the next change of the packs tries again", "operation", op.ID, "error", err)
-		return append(warnings, e.leftovers(left)...), nil
+		return append(warnings, e.leftoverWarning(left)...), nil
 	}
 	e.step("ended")
 	for _, p := range op.Packs {
 		if p.Backup != "" {
-			e.prune(ctx, p.ID, path.Base(p.Backup), path.Base(p.From))
+			e.prune(ctx, p.ID, path.Base(p.Backup), path.Base(p.Source))
 		}
 	}
-	if rollback(op) {
-		return append(warnings, e.leftovers(left)...), nil
+	if isRollback(op) {
+		return append(warnings, e.leftoverWarning(left)...), nil
 	}
 	if err := e.stages.Discard(ctx, op.StagingID); err != nil {
 		e.log.WarnContext(ctx, "could not remove a staging that was applied", "staging_id", op.StagingID, "error", err)
 	}
-	return append(warnings, e.leftovers(left)...), nil
+	return append(warnings, e.leftoverWarning(left)...), nil
 }
 
 // stuckError is in the error of undo where an operation could not be undone and stays in the journal.
@@ -224,18 +224,18 @@ func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 		}
 		e.step("failed")
 	}
-	if err := e.takeBackAll(op); err != nil {
+	if err := e.revertAll(op); err != nil {
 		return stuckError{fmt.Errorf("undo installation: %w", err)}
 	}
 	for _, p := range op.Packs {
-		e.clear(p.New)
-		e.clear(aside(op, p))
+		e.removeHidden(p.Prepared)
+		e.removeHidden(aside(op, p))
 		if p.Backup == "" {
 			continue
 		}
-		err := e.dropBackup(path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup)))
-		if e.stands(p) { // else the backup may be all that there is of it
-			err = errors.Join(err, e.dropBackup(p.Backup))
+		err := e.deleteBackup(path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup)))
+		if e.isUntouched(p) { // else the backup may be all that there is of it
+			err = errors.Join(err, e.deleteBackup(p.Backup))
 		}
 		if err != nil {
 			e.log.WarnContext(ctx, "could not remove the backup of an installation that failed", "backup", p.Backup, "error", err)
@@ -249,10 +249,10 @@ func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 }
 
 // stands says whether the folder that was to be replaced is where it was.
-func (e *Ecosystem) stands(p journal.Pack) bool {
+func (e *Ecosystem) isUntouched(p journal.Pack) bool {
 	dir := string(p.ID)
-	if p.Old != "" {
-		dir = p.Old
+	if p.LegacyDir != "" {
+		dir = p.LegacyDir
 	}
 	same, err := isFolder(e.root, dir, p.OldInode, p.OldBorn)
 	return err == nil && same

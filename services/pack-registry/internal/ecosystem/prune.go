@@ -20,27 +20,27 @@ const removingPrefix = ".removing-"
 // prune removes the backups of a pack that were made first, beyond those that are to be kept; spared ones, the new one and what was
 // put back among them, stay however old they are. The change that made the new one is done by now, so what fails is logged, and
 // tried again when the next one is made. The lock is held.
-func (e *Ecosystem) prune(ctx context.Context, id pack.ID, spared ...string) {
-	if err := e.pruneBackups(ctx, id, spared); err != nil {
+func (e *Ecosystem) prune(ctx context.Context, id pack.ID, keepNames ...string) {
+	if err := e.pruneBackups(ctx, id, keepNames); err != nil {
 		e.log.WarnContext(ctx, "could not remove old backups", "pack_id", id, "error", err)
 	}
 }
 
-func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, spared []string) error {
+func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, keepNames []string) error {
 	if e.keep == 0 {
 		return nil
 	}
-	stamps, err := e.stamps(id)
+	backupNames, err := e.backupNames(id)
 	if err != nil {
 		return err
 	}
-	left := len(stamps)
+	left := len(backupNames)
 	var old []string
-	for _, s := range stamps {
+	for _, s := range backupNames {
 		if left <= e.keep {
 			break
 		}
-		if !slices.Contains(spared, s.name) {
+		if !slices.Contains(keepNames, s.name) {
 			old = append(old, s.name)
 			left--
 		}
@@ -77,7 +77,7 @@ func (e *Ecosystem) removeBackups(ctx context.Context, id pack.ID, names []strin
 	}
 	for _, name := range all {
 		if strings.HasPrefix(name, removingPrefix) {
-			problems = append(problems, e.dropBackup(path.Join(string(id), name)))
+			problems = append(problems, e.deleteBackup(path.Join(string(id), name)))
 		}
 	}
 	return errors.Join(problems...)

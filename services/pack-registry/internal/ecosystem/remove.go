@@ -24,7 +24,7 @@ func (e *Ecosystem) Has(id pack.ID) bool {
 }
 
 // Below are the installed packs that are children of a pack, or of its children, by id.
-func (e *Ecosystem) Below(id pack.ID) (below []pack.ID) {
+func (e *Ecosystem) Descendants(id pack.ID) (below []pack.ID) {
 	all, _ := pack.Installed(e.root)
 	for _, found := range all {
 		for parent, child := pack.Parent(found.ID); child; parent, child = pack.Parent(parent) {
@@ -40,12 +40,12 @@ func (e *Ecosystem) Below(id pack.ID) (below []pack.ID) {
 // Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
 // repeated when it was interrupted: the files are whole until they are gone.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
-	release, bars, err := e.enter(ctx, lockWait)
+	release, blocked, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
 		return Removed{}, err
 	}
 	defer release()
-	if err := bars.bar(id); err != nil {
+	if err := blocked.check(id); err != nil {
 		return Removed{}, err
 	}
 	var removed Removed
@@ -60,7 +60,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 			if len(made) > 0 {
 				e.prune(ctx, id, made...)
 			}
-			removed.Warnings = append(removed.Warnings, e.leftovers(left)...)
+			removed.Warnings = append(removed.Warnings, e.leftoverWarning(left)...)
 			return removed, nil
 		}
 		operation := staging.NewID()
@@ -87,11 +87,11 @@ func (e *Ecosystem) removeFrom(ctx context.Context, found pack.Found, operation 
 		return "", nil, spaceFault(err)
 	}
 	e.step("backed up")
-	if left, err = e.takeOut(found.Dir, operation); err != nil {
+	if left, err = e.detach(found.Dir, operation); err != nil {
 		if _, gone := e.root.Lstat(found.Dir); gone != nil {
 			return "", nil, err // the backup may be all that there is
 		}
-		return "", nil, errors.Join(err, e.dropBackup(backup))
+		return "", nil, errors.Join(err, e.deleteBackup(backup))
 	}
 	return backup, left, nil
 }

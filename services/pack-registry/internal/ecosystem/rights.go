@@ -71,7 +71,7 @@ type rights struct {
 	unchanged int   // folders
 }
 
-func (r *rights) note(count *int, name string, err error) {
+func (r *rights) countDenied(count *int, name string, err error) {
 	if *count++; r.unread+r.unchanged == 1 || count == &r.unread && r.unread == 1 {
 		r.first, r.err = name, err
 	}
@@ -82,17 +82,17 @@ func (r *rights) folder(root *os.Root, name string) {
 	dir, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) { // or it was removed meanwhile
-			r.note(&r.unread, name, err)
+			r.countDenied(&r.unread, name, err)
 		}
 		return
 	}
 	defer dir.Close()
 	fd := int(dir.Fd())
 	if err := refused(fd, ".", unix.W_OK|unix.X_OK); err != nil && !owned(dir) {
-		r.note(&r.unchanged, name, err)
+		r.countDenied(&r.unchanged, name, err)
 	}
 	if err := refused(fd, ".", unix.X_OK); err != nil { // its names can be read, and nothing behind them
-		r.note(&r.unread, name, err)
+		r.countDenied(&r.unread, name, err)
 		return
 	}
 	entries, _ := dir.ReadDir(-1) // what can't be looked at at all is the reader's to tell
@@ -105,7 +105,7 @@ func (r *rights) folder(root *os.Root, name string) {
 			r.folder(root, name+"/"+entry.Name())
 		case entry.Type().IsRegular():
 			if err := refused(fd, entry.Name(), unix.R_OK); err != nil {
-				r.note(&r.unread, name+"/"+entry.Name(), err)
+				r.countDenied(&r.unread, name+"/"+entry.Name(), err)
 			}
 		}
 	}

@@ -26,7 +26,7 @@ type RolledBack struct {
 func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
-		entry := failed(journal.Operation{Packs: []journal.Pack{{ID: id, From: name}}}, err)
+		entry := failedEntry(journal.Operation{Packs: []journal.Pack{{ID: id, Source: name}}}, err)
 		return RolledBack{}, errors.Join(err, e.audit.WriteEach(context.WithoutCancel(ctx), entry, []string{string(id)}))
 	}
 	return rolled, nil
@@ -34,16 +34,16 @@ func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (Roll
 
 func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
-	if _, ok := parseStamp(name); !ok {
+	if _, ok := parseBackupName(name); !ok {
 		return RolledBack{}, missing
 	}
-	bars := e.uninstalling(ctx)
-	release, interrupted, err := e.enter(ctx, lockWait)
+	blocked := e.uninstallBlocks(ctx)
+	release, interrupted, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	defer release()
-	maps.Copy(bars, interrupted)
+	maps.Copy(blocked, interrupted)
 	backups, err := e.backups.open()
 	if err != nil {
 		return RolledBack{}, err
@@ -55,7 +55,7 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	case err != nil:
 		return RolledBack{}, err
 	}
-	refuse := refuser(string(id))
+	refuse := newRefusal(string(id))
 	declared, err := describe(backups, from)
 	if err != nil {
 		return RolledBack{}, refuse("Backup can't be restored: %v", err)
@@ -63,22 +63,22 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	if declared.PackID != id {
 		return RolledBack{}, refuse("pack_id mismatch: existing='%s', new='%s'", id, declared.PackID)
 	}
-	existing, err := e.standing(string(id), id, bars)
+	existing, err := e.existingPack(string(id), id, blocked)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	if existing != nil && !unidentified(*existing) {
-		if err := differs(string(id), *existing, declared); err != nil {
+		if err := mismatch(string(id), *existing, declared); err != nil {
 			return RolledBack{}, err
 		}
 	}
-	op := begin()
-	one, err := e.replacement(op, id, from, existing)
+	op := newOperation()
+	one, err := e.planReplacement(op, id, from, existing)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	op.Packs = append(op.Packs, one)
-	warnings, err := e.carryOut(ctx, op, backups)
+	warnings, err := e.execute(ctx, op, backups)
 	if err != nil {
 		return RolledBack{}, err
 	}

@@ -172,18 +172,18 @@ func TestRollbackOfABrokenPack(t *testing.T) {
 			check(t, os.Symlink("nowhere", h.path(at)))
 		},
 	} {
-		for _, place := range []string{"ecosystem/p", "ecosystem/packs/p"} {
-			t.Run(name+" in "+place, func(t *testing.T) {
+		for _, dir := range []string{"ecosystem/p", "ecosystem/packs/p"} {
+			t.Run(name+" in "+dir, func(t *testing.T) {
 				h := newHome(t, t.TempDir())
-				h.write(t, place+"/ecosystem.json", descriptor("p", "i"))
-				h.write(t, place+"/x", "")
-				good := h.files(t, place)
+				h.write(t, dir+"/ecosystem.json", descriptor("p", "i"))
+				h.write(t, dir+"/x", "")
+				good := h.files(t, dir)
 				removed, err := h.eco.Remove(t.Context(), "p")
 				check(t, err)
-				h.write(t, place+"/ecosystem.json", descriptor("p", "i"))
-				h.write(t, place+"/mine", "1")
-				spoil(t, h, place+"/ecosystem.json")
-				broken := h.files(t, place)
+				h.write(t, dir+"/ecosystem.json", descriptor("p", "i"))
+				h.write(t, dir+"/mine", "1")
+				spoil(t, h, dir+"/ecosystem.json")
+				broken := h.files(t, dir)
 				rolled, err := h.eco.Rollback(t.Context(), "p", path.Base(removed.Backup))
 				check(t, err)
 				if got := h.files(t, "ecosystem/p"); !reflect.DeepEqual(got, good) {

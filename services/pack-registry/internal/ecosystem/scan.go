@@ -23,14 +23,14 @@ func (e *Ecosystem) Scan() Found {
 	all, unread := e.packs.Installed(e.root)
 	found := Found{PackIDs: make([]string, 0, len(all))}
 	for _, u := range unread {
-		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), e.told(u.Path, u.Err)})
+		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), e.operatorMessage(u.Path, u.Err)})
 	}
 	for _, p := range all {
 		for _, warning := range p.Warnings {
 			found.Warnings = append(found.Warnings, fmt.Sprintf("%s: %s", p.ID, warning))
 		}
 		if p.Err != nil {
-			found.Broken = append(found.Broken, Refusal{string(p.ID), e.told(p.Dir, p.Err)})
+			found.Broken = append(found.Broken, Refusal{string(p.ID), e.operatorMessage(p.Dir, p.Err)})
 			continue
 		}
 		found.PackIDs = append(found.PackIDs, string(p.ID))
@@ -42,15 +42,15 @@ func (e *Ecosystem) Scan() Found {
 	found.Broken, found.Warnings = append(found.Broken, unreadable...), append(found.Warnings, warnings...)
 	found.Warnings = append(found.Warnings, e.ignored()...)
 	if err := pack.Writable(e.root, "."); err != nil {
-		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.told(".", err))
+		found.Warnings = append(found.Warnings, "Packs can't be installed or removed: "+e.operatorMessage(".", err))
 	}
 	return found
 }
 
 // Declared are the warnings about what installed packs say and have that will most likely not do what was meant. Of a pack that can't be
 // read there are none: a scan tells.
-func (e *Ecosystem) Declared(ids ...string) (warnings []string) {
-	for _, id := range ids {
+func (e *Ecosystem) Declared(packIDs ...string) (warnings []string) {
+	for _, id := range packIDs {
 		found, err := e.packs.Find(e.root, pack.ID(id))
 		if err != nil || found.Err != nil {
 			continue
@@ -86,19 +86,19 @@ func (e *Ecosystem) ignored() (warnings []string) {
 
 // Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way
 // it does nothing: the hidden folders are in use, and a later call sees what is left over.
-func (e *Ecosystem) Tidy(ctx context.Context) (warnings []string) {
+func (e *Ecosystem) RemoveLeftovers(ctx context.Context) (warnings []string) {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {
 		return nil
 	}
 	defer release()
-	bars, err := e.endOperations(ctx)
+	blocked, err := e.recoverOperations(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not finish or undo interrupted installations", "error", err)
 		return []string{"Interrupted installations could not be looked for: " + message(err)}
 	}
-	for _, id := range slices.Sorted(maps.Keys(bars)) {
-		warnings = append(warnings, fmt.Sprintf("%s: %s", id, bars[id]))
+	for _, id := range slices.Sorted(maps.Keys(blocked)) {
+		warnings = append(warnings, fmt.Sprintf("%s: %s", id, blocked[id]))
 	}
 	if err := e.clearUnfinishedBackups(); err != nil {
 		warnings = append(warnings, "What was left of backups could not be removed: "+message(err))

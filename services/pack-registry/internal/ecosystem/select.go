@@ -46,9 +46,9 @@ func (e *Ecosystem) Select(ctx context.Context, patterns []string) ([]api.Pack, 
 		}
 		one := api.Pack{PackID: string(found.ID), Base: found.Descriptor.Base, Files: []api.File{}}
 		if found.Err != nil {
-			one.Error = e.told(found.Dir, found.Err)
+			one.Error = e.operatorMessage(found.Dir, found.Err)
 		} else if err := e.selectFrom(found, split, &one, &left); err != nil {
-			one.Error = e.told(found.Dir, err)
+			one.Error = e.operatorMessage(found.Dir, err)
 		}
 		packs = append(packs, one)
 	}
@@ -167,36 +167,36 @@ func candidates(root *os.Root, dir, component string) ([]string, error) {
 // read reads one file; what is wrong with it stands in its Error.
 func read(root *os.Root, name string, left *int64) api.File {
 	file := api.File{Path: name}
-	failed := func(format string, args ...any) api.File {
+	failedEntry := func(format string, args ...any) api.File {
 		file.Error = fmt.Sprintf(format, args...)
 		return file
 	}
 	before, err := root.Lstat(name)
 	if err != nil {
-		return failed("can't be read: %v", err)
+		return failedEntry("can't be read: %v", err)
 	}
 	if !before.Mode().IsRegular() {
-		return failed("not a regular file")
+		return failedEntry("not a regular file")
 	}
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return failed("can't be read: %v", err)
+		return failedEntry("can't be read: %v", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !os.SameFile(before, info) {
-		return failed("being replaced")
+		return failedEntry("being replaced")
 	}
 	file.Size = info.Size()
 	limit := min(int64(api.MaxFile), *left)
 	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
 	case err != nil:
-		return failed("can't be read: %v", err)
+		return failedEntry("can't be read: %v", err)
 	case int64(len(content)) > api.MaxFile:
-		return failed("larger than %d bytes", api.MaxFile)
+		return failedEntry("larger than %d bytes", api.MaxFile)
 	case int64(len(content)) > limit:
-		return failed("all files together are larger than %d bytes", api.MaxTotal)
+		return failedEntry("all files together are larger than %d bytes", api.MaxTotal)
 	}
 	*left -= int64(len(content))
 	sum := sha256.Sum256(content)

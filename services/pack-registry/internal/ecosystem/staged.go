@@ -43,11 +43,11 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	if err != nil {
 		return Inspected{}, err
 	}
-	bars := e.uninstalling(ctx)
+	blocked := e.uninstallBlocks(ctx)
 	defer payload.Close()
 	inspected := Inspected{Staging: st}
 	for _, p := range st.Packs {
-		one, err := e.inspectPack(ctx, st, p, payload, bars)
+		one, err := e.inspectPack(ctx, st, p, payload, blocked)
 		if errors.Is(err, fs.ErrNotExist) { // it has been applied or discarded meanwhile
 			return Inspected{}, staging.NotFound(stagingID).Because(err)
 		}
@@ -59,7 +59,7 @@ func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, e
 	return inspected, nil
 }
 
-func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p staging.StagedPack, payload *os.Root, bars barred) (InspectedPack, error) {
+func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p staging.StagedPack, payload *os.Root, blocked blockedPacks) (InspectedPack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
 		return InspectedPack{}, err
@@ -71,7 +71,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p stagi
 	if err != nil {
 		return InspectedPack{}, err
 	}
-	one.Replaces, err = e.judge(ctx, st, p, declared, bars)
+	one.Replaces, err = e.checkInstall(ctx, st, p, declared, blocked)
 	if _, refused := errors.AsType[*RefusedError](err); refused || fault.Is(err, fault.KindConflict) {
 		one.Refused, err = message(err), nil
 	}
@@ -80,7 +80,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p stagi
 
 // Discard removes a staging, once no apply of it is under way. Without one the error is a fault, 404.
 func (e *Ecosystem) Discard(ctx context.Context, stagingID string) error {
-	release, _, err := e.enter(ctx, lockWait)
+	release, _, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
 		return err
 	}

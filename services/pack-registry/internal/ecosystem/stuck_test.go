@@ -35,7 +35,7 @@ func several(t *testing.T) (h *home, stagingID string) {
 // nothingApplied makes sure that a failed apply of several is as if it had never been, now and after whatever follows.
 func (h *home) nothingApplied(t *testing.T, stagingID string) {
 	t.Helper()
-	h.eco.Tidy(t.Context())
+	h.eco.RemoveLeftovers(t.Context())
 	if got := h.names(t, "ecosystem"); got != "other z" {
 		t.Errorf("ecosystem holds %s, want other z", got)
 	}
@@ -216,13 +216,13 @@ func TestWhatIsStuckBarsItsOwnPacks(t *testing.T) {
 	if _, err := h.eco.Apply(t.Context(), id); !fault.Is(err, fault.KindConflict) {
 		t.Errorf("got %v, want a conflict", err)
 	}
-	release, bars, err := h.eco.enter(t.Context(), lockWait)
+	release, blocked, err := h.eco.lockAndRecover(t.Context(), lockWait)
 	check(t, err)
 	release()
-	if len(bars) != 2 || !strings.Contains(bars["a"], "chattr") || !fault.Is(bars.bar("z"), fault.KindConflict) || bars.bar("other") != nil {
-		t.Errorf("barred are %v, want a and z with the command", bars)
+	if len(blocked) != 2 || !strings.Contains(blocked["a"], "chattr") || !fault.Is(blocked.check("z"), fault.KindConflict) || blocked.check("other") != nil {
+		t.Errorf("barred are %v, want a and z with the command", blocked)
 	}
-	if warnings := h.eco.Tidy(t.Context()); len(warnings) != 2 || !strings.Contains(warnings[0], "a: an installation of it was interrupted") {
+	if warnings := h.eco.RemoveLeftovers(t.Context()); len(warnings) != 2 || !strings.Contains(warnings[0], "a: an installation of it was interrupted") {
 		t.Errorf("scan warns %q", warnings)
 	}
 	if _, err := h.eco.Remove(t.Context(), "z"); !fault.Is(err, fault.KindConflict) {
@@ -276,10 +276,10 @@ func TestAFolderThatWasLeftAside(t *testing.T) {
 			z := op.Packs[slices.IndexFunc(op.Packs, func(p journal.Pack) bool { return p.ID == "z" })]
 			check(t, os.Rename(h.path("ecosystem/z"), h.path("ecosystem/"+aside(op, z))))
 			if state == "when the new one is in place" {
-				check(t, os.Rename(h.path("ecosystem/"+z.New), h.path("ecosystem/z")))
+				check(t, os.Rename(h.path("ecosystem/"+z.Prepared), h.path("ecosystem/z")))
 			}
 			if !possible {
-				check(t, os.RemoveAll(h.path("ecosystem/"+op.Packs[0].New))) // a's
+				check(t, os.RemoveAll(h.path("ecosystem/"+op.Packs[0].Prepared))) // a's
 			}
 			h = newHome(t, h.dir)
 			h.eco.Recover(t.Context())

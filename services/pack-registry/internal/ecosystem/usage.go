@@ -21,7 +21,7 @@ func (e *Ecosystem) Usage(ctx context.Context) []diskusage.Item {
 		item.Measure(ctx, e.root, found.Dir)
 		items = append(items, item)
 	}
-	for _, hidden := range e.hidden(ctx) {
+	for _, hidden := range e.listHidden(ctx) {
 		item := diskusage.Item{
 			Path: path.Join("ecosystem", hidden), Kind: "leftover", PackID: packOf(path.Base(hidden)), Removable: true,
 			Remove: diskusage.RemoveCommand(path.Join("ecosystem", hidden)),
@@ -52,11 +52,11 @@ func (e *Ecosystem) backupUsage(ctx context.Context) (items []diskusage.Item) {
 	if err != nil {
 		return []diskusage.Item{{Path: BackupFolder, Kind: "backup", Error: message(err)}}
 	}
-	ids, err := folder.Names(backups, ".")
+	packIDs, err := folder.Names(backups, ".")
 	if err != nil {
 		return []diskusage.Item{{Path: BackupFolder, Kind: "backup", Error: err.Error()}}
 	}
-	for _, id := range ids {
+	for _, id := range packIDs {
 		names, err := folder.Names(backups, id)
 		if err != nil {
 			items = append(items, e.foreignUsage(ctx, id))
@@ -64,7 +64,7 @@ func (e *Ecosystem) backupUsage(ctx context.Context) (items []diskusage.Item) {
 		}
 		for _, name := range names {
 			dir := path.Join(id, name)
-			made, ok := parseStamp(name)
+			made, ok := parseBackupName(name)
 			if !ok {
 				items = append(items, e.foreignUsage(ctx, dir))
 				continue

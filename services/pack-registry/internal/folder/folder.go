@@ -135,7 +135,7 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 	if depth > maxDepth {
 		return &LimitError{Depth, int64(depth), maxDepth}
 	}
-	in, err := enter(source, from, shown)
+	in, err := openFolder(source, from, shown)
 	if err != nil {
 		return err
 	}
@@ -162,11 +162,11 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.admit(folded, name, inner); err != nil {
+		if err := c.checkName(folded, name, inner); err != nil {
 			return err
 		}
 		info, err := in.Lstat(name)
-		if c.Lenient && dead(err) {
+		if c.Lenient && isDeadMount(err) {
 			continue
 		}
 		if err == nil {
@@ -183,13 +183,13 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 }
 
 // notShown says why a name can't be shown.
-func notShown(name string) string {
+func unprintable(name string) string {
 	c, _ := text.FirstHidden(name, "")
 	return fmt.Sprintf("not a name that can be shown: it has %v", c)
 }
 
 // admit refuses names that a pack may not have; folded holds those that were admitted in the same folder.
-func (c *copier) admit(folded map[string]string, name, shown string) error {
+func (c *copier) checkName(folded map[string]string, name, shown string) error {
 	if c.Lenient {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (c *copier) admit(folded map[string]string, name, shown string) error {
 	}
 	folded[key] = name
 	if !text.IsLine(name) {
-		return &RefusedError{Path: shown, Reason: notShown(name)}
+		return &RefusedError{Path: shown, Reason: unprintable(name)}
 	}
 	return nil
 }
@@ -229,7 +229,7 @@ func (c *copier) entry(in, out *os.Root, name, shown string, info fs.FileInfo, d
 }
 
 // dead says whether an error is that of a mount whose other end is gone.
-func dead(err error) bool {
+func isDeadMount(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE)
 }
 
@@ -251,7 +251,7 @@ func copyLink(in, out *os.Root, name string) error {
 }
 
 // enter opens a folder and makes sure that it is the one that was there, not one that a link leads to.
-func enter(root *os.Root, name, shown string) (*os.Root, error) {
+func openFolder(root *os.Root, name, shown string) (*os.Root, error) {
 	before, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
@@ -343,7 +343,7 @@ func Sync(root *os.Root) error {
 }
 
 // syncers is how many files are synced at once: the file system's journal takes those together that wait together.
-const syncers = 32
+const syncConcurrency = 32
 
 // SyncAll puts a folder with everything in it on the disk, but for its own entry in root. Nobody may change it meanwhile.
 func SyncAll(root *os.Root, name string) error {
@@ -353,7 +353,7 @@ func SyncAll(root *os.Root, name string) error {
 	}
 	defer inner.Close()
 	var group errgroup.Group
-	group.SetLimit(syncers)
+	group.SetLimit(syncConcurrency)
 	err = syncInto(&group, inner)
 	return errors.Join(err, group.Wait())
 }
@@ -422,7 +422,7 @@ func Each(ctx context.Context, root *os.Root, name string, each func(path string
 func Remove(root *os.Root, name string) error {
 	err := root.RemoveAll(name)
 	if errors.Is(err, fs.ErrPermission) {
-		openUp(root, name)
+		makeWritable(root, name)
 		err = root.RemoveAll(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -432,7 +432,7 @@ func Remove(root *os.Root, name string) error {
 }
 
 // openUp lets this process change what is in a folder and all below it, as far as they belong to its user.
-func openUp(root *os.Root, name string) {
+func makeWritable(root *os.Root, name string) {
 	info, err := root.Lstat(name)
 	if err != nil || !info.IsDir() {
 		return
@@ -447,6 +447,6 @@ func openUp(root *os.Root, name string) {
 	defer inner.Close()
 	names, _ := Names(inner, ".")
 	for _, name := range names {
-		openUp(inner, name)
+		makeWritable(inner, name)
 	}
 }

@@ -82,7 +82,7 @@ type scanResponse struct {
 }
 
 func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
-	warnings := p.Ecosystem.Tidy(ctx)
+	warnings := p.Ecosystem.RemoveLeftovers(ctx)
 	var refreshed sync.WaitGroup
 	var notTold error
 	refreshed.Go(func() { notTold = p.Approval.Refresh(ctx) })

@@ -6,7 +6,7 @@ import "time"
 func (a *Area) Elapse(id string, d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := a.ages[id]
+	s := a.knownSince[id]
 	s.first = s.first.Add(-d)
-	a.ages[id] = s
+	a.knownSince[id] = s
 }

@@ -15,10 +15,10 @@ import (
 )
 
 // several is the folder in an import that holds several packs.
-const several = "packs"
+const packsFolder = "packs"
 
 // arranged is what arrange finds.
-type arranged struct {
+type layout struct {
 	packs    []StagedPack
 	multi    bool     // several packs in packs/
 	warnings []string // what is left out
@@ -26,40 +26,40 @@ type arranged struct {
 
 // arrange finds the packs in the folder incoming, which was called name in the import, and moves each to a folder of its own in
 // the folder payload, which it makes. Either incoming is a pack, or packs/ in it holds some; what else lies there is left, and told.
-func arrange(root *os.Root, incoming, name, payload string) (arranged, error) {
+func arrange(root *os.Root, incoming, name, payload string) (layout, error) {
 	if err := root.Mkdir(payload, 0o750); err != nil {
-		return arranged{}, err
+		return layout{}, err
 	}
 	one, err := describe(root, incoming, name)
 	switch {
 	case err == nil:
 		one.Dir = string(one.Declared)
-		return arranged{packs: []StagedPack{one}}, root.Rename(incoming, path.Join(payload, one.Dir))
+		return layout{packs: []StagedPack{one}}, root.Rename(incoming, path.Join(payload, one.Dir))
 	case !errors.Is(err, pack.ErrNone):
-		return arranged{}, invalidDescriptor(name, err)
+		return layout{}, invalidDescriptor(name, err)
 	}
-	folders, err := subfolders(root, path.Join(incoming, several))
+	folders, err := subfolders(root, path.Join(incoming, packsFolder))
 	if err != nil {
-		return arranged{}, err
+		return layout{}, err
 	}
 	if len(folders) == 0 {
-		return arranged{}, noDescriptor(name, hint(root, incoming, name))
+		return layout{}, noDescriptor(name, hint(root, incoming, name))
 	}
-	found := arranged{multi: true}
+	found := layout{multi: true}
 	for _, folder := range folders {
-		one, err := arrangeOne(root, path.Join(incoming, several, folder), folder, payload)
+		one, err := arrangeOne(root, path.Join(incoming, packsFolder, folder), folder, payload)
 		if err != nil {
-			return arranged{}, err
+			return layout{}, err
 		}
 		found.packs = append(found.packs, one)
 	}
-	found.warnings, err = besides(root, incoming)
+	found.warnings, err = warnBeside(root, incoming)
 	return found, err
 }
 
 // arrangeOne moves one of several packs.
 func arrangeOne(root *os.Root, from, folder, payload string) (StagedPack, error) {
-	shown := path.Join(several, folder)
+	shown := path.Join(packsFolder, folder)
 	id, err := pack.ParseID(folder)
 	if err != nil {
 		return StagedPack{}, fault.Invalid("Invalid pack_id: the folder '%s' must be named by the pack_id of its pack (1 to 64 of a-z, A-Z, 0-9, _ and -)", text.Escape(shown)).
@@ -80,7 +80,7 @@ func arrangeOne(root *os.Root, from, folder, payload string) (StagedPack, error)
 const maxNamed = 10
 
 // besides warns of what lies beside packs/, most of all of packs: an archive of ecosystem/ itself may hold some in both places.
-func besides(root *os.Root, incoming string) (warnings []string, err error) {
+func warnBeside(root *os.Root, incoming string) (warnings []string, err error) {
 	names, err := list(root, incoming)
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func besides(root *os.Root, incoming string) (warnings []string, err error) {
 	var packs, others []string
 	for _, name := range names {
 		switch {
-		case name == several:
+		case name == packsFolder:
 		case isPack(root, path.Join(incoming, name)):
 			packs = append(packs, name)
 		default:
@@ -96,10 +96,10 @@ func besides(root *os.Root, incoming string) (warnings []string, err error) {
 		}
 	}
 	if len(packs) > 0 {
-		warnings = append(warnings, fmt.Sprintf("left out: %d packs beside %s/: %s. Move them into %s/, or import each by itself", len(packs), several, named(packs), several))
+		warnings = append(warnings, fmt.Sprintf("left out: %d packs beside %s/: %s. Move them into %s/, or import each by itself", len(packs), packsFolder, nameList(packs), packsFolder))
 	}
 	if len(others) > 0 {
-		warnings = append(warnings, fmt.Sprintf("left out: what lies beside %s/ and is no pack: %s", several, named(others)))
+		warnings = append(warnings, fmt.Sprintf("left out: what lies beside %s/ and is no pack: %s", packsFolder, nameList(others)))
 	}
 	return warnings, nil
 }
@@ -125,14 +125,14 @@ func hint(root *os.Root, incoming, name string) string {
 	case 0:
 		return ": it must lie in that folder, or in its folder backend"
 	case 1:
-		return fmt.Sprintf(": the pack lies one folder deeper, in %s. Import that folder", named(packs))
+		return fmt.Sprintf(": the pack lies one folder deeper, in %s. Import that folder", nameList(packs))
 	default:
-		return fmt.Sprintf(": %d folders in it are packs: %s. Move them into a folder %s/%s, or import each by itself", len(packs), named(packs), text.Escape(name), several)
+		return fmt.Sprintf(": %d folders in it are packs: %s. Move them into a folder %s/%s, or import each by itself", len(packs), nameList(packs), text.Escape(name), packsFolder)
 	}
 }
 
 // named lists names for a message.
-func named(names []string) string {
+func nameList(names []string) string {
 	shown := make([]string, 0, maxNamed+1)
 	for _, name := range names {
 		if len(shown) == maxNamed {

@@ -23,7 +23,7 @@ const (
 )
 
 // Places say from where an import by path may come.
-type Places struct {
+type ImportFolders struct {
 	Home      string   // the Rumi home as this process sees it; paths are relative to it
 	HomeAlias string   // the same as the operator names it; "" where that is not known
 	Inside    []string // folders in the home: "ecosystem", "user_data/import"
@@ -31,7 +31,7 @@ type Places struct {
 }
 
 // find splits a path from a request into a folder that imports may come from and the rest of the path in it.
-func (p Places) find(given string) (root, rest string, err error) {
+func (p ImportFolders) find(given string) (root, rest string, err error) {
 	name := filepath.Clean(given)
 	if filepath.IsAbs(name) {
 		for _, allowed := range p.Absolute {
@@ -51,7 +51,7 @@ func (p Places) find(given string) (root, rest string, err error) {
 			return filepath.Join(p.Home, allowed), rest, nil
 		}
 	}
-	return "", "", p.outside(given)
+	return "", "", p.outsideFault(given)
 }
 
 // inside gives the path of name in a folder; ok is false for a name that lies elsewhere, or is that folder.
@@ -61,9 +61,9 @@ func inside(name, folder string) (rest string, ok bool) {
 }
 
 // outside refuses a path, and says how to import what it names.
-func (p Places) outside(given string) *fault.Fault {
+func (p ImportFolders) outsideFault(given string) *fault.Fault {
 	name := path.Base(path.Clean(given))
-	if name == "." || name == "/" || name == ".." || len(name) > 100 || !text.IsLine(name) || p.names(given) {
+	if name == "." || name == "/" || name == ".." || len(name) > 100 || !text.IsLine(name) || p.isImportFolder(given) {
 		name = "my_pack.zip"
 	}
 	to := p.Inside[len(p.Inside)-1]
@@ -72,7 +72,9 @@ func (p Places) outside(given string) *fault.Fault {
 }
 
 // names says whether a path is that of one of the places themselves.
-func (p Places) names(given string) bool { return slices.Contains(p.Inside, path.Clean(given)) }
+func (p ImportFolders) isImportFolder(given string) bool {
+	return slices.Contains(p.Inside, path.Clean(given))
+}
 
 // source is what an import by path names, found and open.
 type source struct {
@@ -82,19 +84,19 @@ type source struct {
 }
 
 // open finds what a path names. Links are followed as long as they stay within the allowed folder.
-func (p Places) open(given string) (*source, error) {
+func (p ImportFolders) open(given string) (*source, error) {
 	place, rest, err := p.find(given)
 	if err != nil {
 		return nil, err
 	}
 	root, err := os.OpenRoot(place)
 	if err != nil {
-		return nil, p.failed(given, err)
+		return nil, p.openFault(given, err)
 	}
 	info, err := root.Stat(rest)
 	if err != nil {
 		root.Close()
-		return nil, p.failed(given, err)
+		return nil, p.openFault(given, err)
 	}
 	s := &source{root: root, rest: rest}
 	switch {
@@ -106,7 +108,7 @@ func (p Places) open(given string) (*source, error) {
 	switch {
 	case err != nil:
 		root.Close()
-		return nil, p.failed(given, err)
+		return nil, p.openFault(given, err)
 	case s.kind == "":
 		root.Close()
 		return nil, unsupported(given)
@@ -141,19 +143,19 @@ const zipBegins = "PK\x03\x04"
 func (s *source) Close() error { return s.root.Close() }
 
 // failed says why what a path names can't be had.
-func (p Places) failed(given string, err error) error {
+func (p ImportFolders) openFault(given string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.Invalid("Source not found: %s", text.Escape(given)).With("source_not_found")
 	case errors.Is(err, fs.ErrPermission):
-		return unreadable(given, err)
+		return permissionFault(given, err)
 	default: // it leads out of the allowed folder, or is no path at all
-		return p.outside(given).Because(err)
+		return p.outsideFault(given).Because(err)
 	}
 }
 
 // unreadable says what may not be read, and how to mend that. given is a path as the operator gives it.
-func unreadable(given string, err error) error {
+func permissionFault(given string, err error) error {
 	shown := text.Escape(given)
 	return fault.Invalid("Source can't be read: %s (permission denied; it must be readable by group %d: sudo chgrp -R %[2]d %[1]s && sudo chmod -R g+rX %[1]s)", shown, os.Getgid()).
 		With("source_unreadable").Because(err)

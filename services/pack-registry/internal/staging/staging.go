@@ -28,11 +28,11 @@ import (
 
 // Bounds of an import.
 const (
-	MaxUpload = 500 << 20        // bytes of an uploaded archive
-	Lifetime  = 24 * time.Hour   // of a staging
-	maxNotes  = 4096             // bytes
-	young     = time.Hour        // an import that has no record yet may still get one
-	grace     = 10 * time.Minute // an apply that found a staging just before its time was over may still be at it
+	MaxUpload  = 500 << 20        // bytes of an uploaded archive
+	Lifetime   = 24 * time.Hour   // of a staging
+	maxNotes   = 4096             // bytes
+	orphanAge  = time.Hour        // an import that has no record yet may still get one
+	applyGrace = 10 * time.Minute // an apply that found a staging just before its time was over may still be at it
 )
 
 // Payload is the folder of a staging that holds its packs, each in a folder of its own.
@@ -46,20 +46,20 @@ const (
 
 // Area is the folder of all stagings. It is safe for concurrent use, and for use by several processes.
 type Area struct {
-	dir    string
-	mu     sync.Mutex // held while root is opened, which never changes after that, and for ages
-	ages   ages
-	root   *os.Root // nil until ready has opened it
-	places Places
-	store  Store
-	audit  *audit.Log
-	log    *slog.Logger
+	dir        string
+	mu         sync.Mutex // held while root is opened, which never changes after that, and for ages
+	knownSince knownSince
+	root       *os.Root // nil until ready has opened it
+	folders    ImportFolders
+	store      Store
+	audit      *audit.Log
+	log        *slog.Logger
 }
 
 // Open opens the area in dir, which is made when it is missing. Where that can't be done the log says so, and every call that needs the
 // area tries again and fails with a fault, 503, as long as it can't.
-func Open(dir string, places Places, st Store, trail *audit.Log, log *slog.Logger) *Area {
-	a := &Area{dir: dir, ages: ages{}, places: places, store: st, audit: trail, log: log}
+func Open(dir string, folders ImportFolders, st Store, auditLog *audit.Log, log *slog.Logger) *Area {
+	a := &Area{dir: dir, knownSince: knownSince{}, folders: folders, store: st, audit: auditLog, log: log}
 	if err := a.ready(); err != nil {
 		log.Error("packs can't be imported or applied until this is repaired", "error", err)
 	}
@@ -119,11 +119,11 @@ func ParseID(s string) (string, error) {
 // ImportPath takes in the folder or archive that the given path names. Errors that the input is to blame for are faults with the texts of
 // contract.md; nothing is left of what was refused.
 func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, error) {
-	return a.importing(ctx, Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
+	return a.doImport(ctx, Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		if given == "" {
 			return "", fault.MissingPath()
 		}
-		src, err := a.places.open(given)
+		src, err := a.folders.open(given)
 		if err != nil {
 			return "", err
 		}
@@ -133,7 +133,7 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, er
 		}
 		f, err := src.root.OpenFile(src.rest, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
-			return "", a.places.failed(given, err)
+			return "", a.folders.openFault(given, err)
 		}
 		defer f.Close()
 		return unpack(ctx, f, given, to, st, (*archive.Archive).Extract)
@@ -143,7 +143,7 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, er
 // ImportUpload takes in an archive that is being sent; filename is what the sender calls it. Not more than MaxUpload bytes are
 // read. notes is asked when content has been read.
 func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (Staging, error) {
-	return a.importing(ctx, Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
+	return a.doImport(ctx, Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		arriving := bufio.NewReader(content)
 		if st.InputType = archiveKind(filename); st.InputType == "" {
 			begins, err := arriving.Peek(len(zipBegins))
@@ -190,12 +190,12 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 }
 
 // importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
-func (a *Area) importing(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (Staging, error) {
+func (a *Area) doImport(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (Staging, error) {
 	if err := a.ready(); err != nil {
 		return Staging{}, err
 	}
 	st.ID, st.CreatedAt, st.Actor = NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
-	a.sweepKilled(ctx)
+	a.removeInterrupted(ctx)
 	err := a.noSpace(ctx, a.build(ctx, &st, fill))
 	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
 		"source_path": st.SourcePath, "input_type": st.InputType,
@@ -257,7 +257,7 @@ func (a *Area) build(ctx context.Context, st *Staging, fill func(context.Context
 	if err := a.root.Rename(temp, st.ID); err != nil {
 		return fmt.Errorf("make staging: %w", err)
 	}
-	a.sight(st.ID, true)
+	a.observe(st.ID, true)
 	if err := errors.Join(folder.Sync(a.root), a.store.AddStaging(ctx, *st)); err != nil {
 		return errors.Join(err, folder.Remove(a.root, st.ID))
 	}
@@ -285,21 +285,21 @@ func (a *Area) copyFolder(ctx context.Context, src *source, given string, to *os
 		}
 	}
 	if limit, ok := errors.AsType[*folder.LimitError](err); ok {
-		return tooMuch(src, given, limit)
+		return limitFault(src, given, limit)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		if at, ok := errors.AsType[*folder.EntryError](err); ok {
-			return unreadable(path.Join(given, at.Path), err)
+			return permissionFault(path.Join(given, at.Path), err)
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return a.places.failed(given, err)
+		return a.folders.openFault(given, err)
 	}
 	return err
 }
 
 // tooMuch says that a folder is over a limit of archives, which are its limits, too.
-func tooMuch(src *source, given string, limit *folder.LimitError) error {
+func limitFault(src *source, given string, limit *folder.LimitError) error {
 	where := fmt.Sprintf(" (in the folder %s", text.Escape(given))
 	if info, err := src.root.Lstat(path.Join(src.rest, ".git")); err == nil && info.IsDir() {
 		where += "; its .git counts, too. Import an archive without it: git archive --prefix=pack/ -o my_pack.zip HEAD"
@@ -347,7 +347,7 @@ func (a *Area) FindPayload(ctx context.Context, id string) (Staging, *os.Root, e
 		return Staging{}, nil, err
 	}
 	st, err := a.store.Staging(ctx, id)
-	if errors.Is(err, ErrUnknown) || err == nil && a.over(id, st.CreatedAt, Lifetime) {
+	if errors.Is(err, ErrUnknown) || err == nil && a.expired(id, st.CreatedAt, Lifetime) {
 		return Staging{}, nil, NotFound(id)
 	}
 	if err != nil {
@@ -381,7 +381,7 @@ func (a *Area) List(ctx context.Context) ([]Listed, error) {
 	}
 	all := make([]Listed, 0, len(current))
 	for _, st := range current {
-		if a.over(st.ID, st.CreatedAt, Lifetime) {
+		if a.expired(st.ID, st.CreatedAt, Lifetime) {
 			continue
 		}
 		one := Listed{Staging: st}

@@ -43,13 +43,13 @@ func newHome(t *testing.T, more ...string) *home {
 	check(t, err)
 	t.Cleanup(func() { db.Close() })
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	trail, err := audit.Open(h.path("user_data/audit"), "pack-registry", log)
+	auditLog, err := audit.Open(h.path("user_data/audit"), "pack-registry", log)
 	check(t, err)
-	t.Cleanup(func() { trail.Close() })
+	t.Cleanup(func() { auditLog.Close() })
 	h.store = store.New(db)
-	h.area = staging.Open(h.path("user_data/pack_staging"), staging.Places{
+	h.area = staging.Open(h.path("user_data/pack_staging"), staging.ImportFolders{
 		Home: h.dir, HomeAlias: "/home/operator/rumi", Inside: []string{"ecosystem", "user_data/import"}, Absolute: more,
-	}, h.store, trail, log)
+	}, h.store, auditLog, log)
 	t.Cleanup(func() { h.area.Close() })
 	return h
 }

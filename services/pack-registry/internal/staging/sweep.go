@@ -33,13 +33,13 @@ func (a *Area) Sweep(ctx context.Context) error {
 	known := map[string]bool{}
 	var problems []error
 	for id, created := range all {
-		if a.over(id, created, Lifetime+grace) {
+		if a.expired(id, created, Lifetime+applyGrace) {
 			problems = append(problems, a.Discard(ctx, id))
 		} else {
 			known[id] = true
 		}
 	}
-	a.unsight(known)
+	a.forgetExcept(known)
 	for _, e := range entries {
 		name := e.Name()
 		_, notID := ParseID(name)
@@ -47,7 +47,7 @@ func (a *Area) Sweep(ctx context.Context) error {
 		case strings.HasPrefix(name, tempPrefix):
 			problems = append(problems, a.sweepTemp(name))
 		case notID == nil && !known[name]:
-			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) >= young {
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) >= orphanAge {
 				problems = append(problems, folder.Remove(a.root, name))
 			}
 		}
@@ -62,7 +62,7 @@ func (a *Area) Sweep(ctx context.Context) error {
 // started may be ahead until it is set right, and nothing says how old a staging of an earlier process is but that.
 func (a *Area) SweepHourly(ctx context.Context) error {
 	if a.ready() == nil {
-		a.sweepKilled(ctx)
+		a.removeInterrupted(ctx)
 	}
 	return periodic.Run(ctx, time.Hour, func(ctx context.Context) {
 		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
@@ -72,7 +72,7 @@ func (a *Area) SweepHourly(ctx context.Context) error {
 }
 
 // sweepKilled removes at once what imports that were killed have left: an import that is repeated needs the space.
-func (a *Area) sweepKilled(ctx context.Context) {
+func (a *Area) removeInterrupted(ctx context.Context) {
 	entries, err := a.list()
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), tempPrefix) {
@@ -87,7 +87,7 @@ func (a *Area) sweepKilled(ctx context.Context) {
 // sweepTemp removes the folder of an import unless somebody is still at it.
 func (a *Area) sweepTemp(name string) error {
 	// An import makes its folder and locks it while it has the area's lock: none is seen between the two.
-	leave, err := hold(a.root, unix.LOCK_EX|unix.LOCK_NB)
+	leave, err := lock(a.root, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		return nil // an import begins; the next sweep is soon enough
 	}
@@ -100,7 +100,7 @@ func (a *Area) sweepTemp(name string) error {
 		return err
 	}
 	defer dir.Close()
-	release, err := hold(dir, unix.LOCK_EX|unix.LOCK_NB)
+	release, err := lock(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		return nil // held by the import
 	}
@@ -110,7 +110,7 @@ func (a *Area) sweepTemp(name string) error {
 
 // makeTemp makes the folder of an import and locks it until release.
 func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
-	leave, err := hold(a.root, unix.LOCK_SH)
+	leave, err := lock(a.root, unix.LOCK_SH)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +122,7 @@ func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	release, err = hold(dir, unix.LOCK_EX|unix.LOCK_NB)
+	release, err = lock(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		dir.Close()
 		return nil, nil, err
@@ -141,7 +141,7 @@ func (a *Area) list() ([]fs.DirEntry, error) {
 
 // hold locks a folder in a mode of flock until release; a process that dies lets go of it. With LOCK_NB it fails at once where
 // another has it.
-func hold(dir *os.Root, mode int) (release func(), err error) {
+func lock(dir *os.Root, mode int) (release func(), err error) {
 	f, err := dir.Open(".")
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func (a *Area) Usage(ctx context.Context) (items []diskusage.Item) {
 
 // sources are the archives and folders in user_data/import, which stay when they have been imported.
 func (a *Area) sources(ctx context.Context) (items []diskusage.Item) {
-	root, err := os.OpenRoot(filepath.Join(a.places.Home, importFolder))
+	root, err := os.OpenRoot(filepath.Join(a.folders.Home, importFolder))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -38,7 +38,7 @@ func TestStore(t *testing.T) {
 			t.Errorf("times are %v, %v; want that of one, %v", made, err, now)
 		}
 
-		op := journal.Operation{ID: "00000000000000cc", StagingID: st.ID, StartedAt: now, Packs: []journal.Pack{{ID: "p", From: "p", New: ".n", Backup: "p/1"}}}
+		op := journal.Operation{ID: "00000000000000cc", StagingID: st.ID, StartedAt: now, Packs: []journal.Pack{{ID: "p", Source: "p", Prepared: ".n", Backup: "p/1"}}}
 		check(t, s.SaveOperation(ctx, op))
 		op.Packs[0].Inode = 1 << 63 // inodes have 64 bits
 		check(t, s.SaveOperation(ctx, op))

@@ -73,19 +73,19 @@ func open(t *testing.T, home string) *Uninstaller {
 	db, err := libstore.Open(t.Context(), libstore.Config{Dir: path("state"), Service: "pack-registry"}, store.Migrations())
 	check(t, err)
 	t.Cleanup(func() { db.Close() })
-	trail, err := audit.Open(path("audit"), "pack-registry", log)
+	auditLog, err := audit.Open(path("audit"), "pack-registry", log)
 	check(t, err)
-	t.Cleanup(func() { trail.Close() })
+	t.Cleanup(func() { auditLog.Close() })
 	records := store.New(db)
-	stages := staging.Open(path("pack_staging"), staging.Places{Home: home}, records, trail, log)
+	stages := staging.Open(path("pack_staging"), staging.ImportFolders{Home: home}, records, auditLog, log)
 	t.Cleanup(func() { stages.Close() })
-	eco, err := ecosystem.Open(ecosystem.Config{Dir: path("ecosystem"), Backups: path("pack_backups"), Lock: path("lock")}, stages, records, trail, log)
+	eco, err := ecosystem.Open(ecosystem.Config{Dir: path("ecosystem"), Backups: path("pack_backups"), Lock: path("lock")}, stages, records, auditLog, log)
 	check(t, err)
 	t.Cleanup(func() { eco.Close() })
 	eco.Recover(t.Context())
 	return New(Owners{
 		Approval: owner(path("approval")), Broker: brokerOwner{owner(path("broker"))}, Egress: owner(path("egress")), Pip: owner(path("pip")),
-	}, eco, trail, log)
+	}, eco, auditLog, log)
 }
 
 func check(t *testing.T, err error) {

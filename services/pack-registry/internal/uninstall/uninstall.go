@@ -21,7 +21,7 @@ import (
 const timeout = 50 * time.Second
 
 // ending bounds its last step, which is taken also where the caller has gone, or the time was over, meanwhile.
-const ending = 5 * time.Second
+const endTimeout = 5 * time.Second
 
 // Owners are asked to forget a pack. All of it is idempotent. Approval is asked twice: Retire closes the pack's gate and keeps it
 // closed, whatever is done to the pack, until Remove.
@@ -52,8 +52,8 @@ type Uninstaller struct {
 }
 
 // New makes an Uninstaller.
-func New(owners Owners, eco *ecosystem.Ecosystem, trail *audit.Log, log *slog.Logger) *Uninstaller {
-	return &Uninstaller{owners, eco, trail, log, func(string) {}}
+func New(owners Owners, eco *ecosystem.Ecosystem, auditLog *audit.Log, log *slog.Logger) *Uninstaller {
+	return &Uninstaller{owners, eco, auditLog, log, func(string) {}}
 }
 
 // Steps says which parts are done, now or before.
@@ -115,26 +115,26 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 		u.step("files removed")
 		// The entry comes first: after this last step nobody would come back to write it.
 		result.Success, result.Steps.ApprovalRemove = true, true
-		if err := u.audit.Write(ctx, entry(result)); err != nil {
+		if err := u.audit.Write(ctx, auditEntry(result)); err != nil {
 			return Result{}, err
 		}
 		u.step("audited")
-		err := u.end(ctx, id)
+		err := u.removeRecord(ctx, id)
 		if err == nil {
 			return result, nil
 		}
 		result.Success, result.Steps.ApprovalRemove = false, false
 		failed("approval_remove", err)
 	}
-	if err := u.audit.Write(ctx, entry(result)); err != nil {
+	if err := u.audit.Write(ctx, auditEntry(result)); err != nil {
 		return Result{}, err
 	}
-	return Result{}, incomplete(result, problems)
+	return Result{}, incompleteFault(result, problems)
 }
 
 // end has approval forget a pack of which nothing else is left.
-func (u *Uninstaller) end(ctx context.Context, id pack.ID) error {
-	ctx, cancel := context.WithTimeout(ctx, ending)
+func (u *Uninstaller) removeRecord(ctx context.Context, id pack.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	_, err := u.owners.Approval.Remove(ctx, string(id))
 	return err
@@ -174,13 +174,13 @@ func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Resul
 		return
 	}
 	result.Steps.FilesRemove = true
-	for _, below := range u.ecosystem.Below(id) {
+	for _, below := range u.ecosystem.Descendants(id) {
 		result.Warnings = append(result.Warnings, fmt.Sprintf(
 			"Pack '%s' can't run any more: '%s', which it lies below, is not installed. Uninstall it, too, or install '%s' again and approve it", below, id, id))
 	}
 }
 
-func entry(result Result) audit.Entry {
+func auditEntry(result Result) audit.Entry {
 	e := audit.Entry{
 		Category: audit.Approval, Action: "pack_uninstalled", Success: result.Success, OwnerPack: result.PackID,
 		Details: map[string]any{"pack_id": result.PackID, "steps": result.Steps},
@@ -198,7 +198,7 @@ func entry(result Result) audit.Entry {
 }
 
 // incomplete is the answer to an uninstall that has to be repeated.
-func incomplete(result Result, problems []error) error {
+func incompleteFault(result Result, problems []error) error {
 	kind := fault.KindUnavailable
 	for _, err := range problems {
 		if fault.Is(err, fault.KindConflict) {

@@ -18,7 +18,7 @@ import (
 )
 
 // errLost is the error of place where the prepared folder is neither prepared nor in place: somebody took it away.
-var errLost = errors.New("the folder that was prepared for it is gone")
+var errPreparedGone = errors.New("the folder that was prepared for it is gone")
 
 // aside is the hidden name that a replaced folder has for a moment on file systems that can't swap two.
 func aside(op journal.Operation, p journal.Pack) string {
@@ -27,7 +27,7 @@ func aside(op journal.Operation, p journal.Pack) string {
 
 // placing makes the renames of one pack of an operation. Which folder is where is told by the inode, so each step may be taken again
 // by another process, and a folder that somebody else has put in the pack's place meanwhile stays.
-type placing struct {
+type packSwap struct {
 	root  *os.Root
 	dir   int // open on root's folder
 	pack  journal.Pack
@@ -36,13 +36,13 @@ type placing struct {
 
 // placing begins with what a process that was killed between two renames has left: whatever is aside is put back where a whole swap
 // would have it.
-func (e *Ecosystem) placing(op journal.Operation, p journal.Pack, do func(placing) error) error {
+func (e *Ecosystem) packSwap(op journal.Operation, p journal.Pack, do func(packSwap) error) error {
 	dir, err := e.root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	one := placing{e.root, int(dir.Fd()), p, aside(op, p)}
+	one := packSwap{e.root, int(dir.Fd()), p, aside(op, p)}
 	if err := one.restoreAside(); err != nil {
 		return err
 	}
@@ -50,14 +50,14 @@ func (e *Ecosystem) placing(op journal.Operation, p journal.Pack, do func(placin
 }
 
 // restoreAside gives what is aside the name that is free: the pack's, before the new folder has it, or the prepared folder's.
-func (p placing) restoreAside() error {
+func (p packSwap) restoreAside() error {
 	if _, err := p.root.Lstat(p.aside); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	for _, free := range []string{string(p.pack.ID), p.pack.New} {
+	for _, free := range []string{string(p.pack.ID), p.pack.Prepared} {
 		if err := tree.RenameNew(p.dir, p.aside, free); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -66,39 +66,39 @@ func (p placing) restoreAside() error {
 }
 
 // isNew says whether the folder with a name is the prepared one.
-func (p placing) isNew(name string) (bool, error) {
+func (p packSwap) isNew(name string) (bool, error) {
 	return isFolder(p.root, name, p.pack.Inode, p.pack.Born)
 }
 
 // place puts the prepared folder in the pack's place, in one step where the file system can. One that is there already stays; errLost
 // where it is nowhere.
-func (p placing) place() error {
+func (p packSwap) install() error {
 	placed, err := p.isNew(string(p.pack.ID))
 	if err != nil || placed {
 		return err
 	}
-	switch prepared, err := p.isNew(p.pack.New); {
+	switch prepared, err := p.isNew(p.pack.Prepared); {
 	case err != nil:
 		return err
 	case !prepared:
-		return errLost
+		return errPreparedGone
 	}
-	err = tree.RenameNew(p.dir, p.pack.New, string(p.pack.ID))
+	err = tree.RenameNew(p.dir, p.pack.Prepared, string(p.pack.ID))
 	if errors.Is(err, fs.ErrExist) {
-		err = tree.Exchange(p.dir, p.pack.New, string(p.pack.ID), p.aside)
+		err = tree.Exchange(p.dir, p.pack.Prepared, string(p.pack.ID), p.aside)
 	}
 	return err
 }
 
 // takeBack undoes place: what was in the pack's place is there again, and the new folder under its hidden name.
-func (p placing) takeBack() error {
+func (p packSwap) revert() error {
 	placed, err := p.isNew(string(p.pack.ID))
 	if err != nil || !placed {
 		return err
 	}
-	err = tree.RenameNew(p.dir, string(p.pack.ID), p.pack.New)
+	err = tree.RenameNew(p.dir, string(p.pack.ID), p.pack.Prepared)
 	if errors.Is(err, fs.ErrExist) {
-		err = tree.Exchange(p.dir, p.pack.New, string(p.pack.ID), p.aside)
+		err = tree.Exchange(p.dir, p.pack.Prepared, string(p.pack.ID), p.aside)
 	}
 	return err
 }
@@ -131,11 +131,11 @@ func identify(root *os.Root, name string) (inode uint64, born int64, err error) 
 }
 
 // placeAll puts every pack of an operation in its place.
-func (e *Ecosystem) placeAll(op journal.Operation) error {
+func (e *Ecosystem) installAll(op journal.Operation) error {
 	for _, p := range op.Packs {
-		err := e.placing(op, p, placing.place)
-		if errors.Is(err, errLost) {
-			err = fault.Conflict("Pack '%s' was not installed: %v", p.ID, errLost).With("prepared_folder_gone")
+		err := e.packSwap(op, p, packSwap.install)
+		if errors.Is(err, errPreparedGone) {
+			err = fault.Conflict("Pack '%s' was not installed: %v", p.ID, errPreparedGone).With("prepared_folder_gone")
 		}
 		if err != nil {
 			return fmt.Errorf("install pack %s: %w", p.ID, e.adviseRename(string(p.ID), err))
@@ -146,10 +146,10 @@ func (e *Ecosystem) placeAll(op journal.Operation) error {
 }
 
 // takeBackAll takes every pack of an operation out of its place again.
-func (e *Ecosystem) takeBackAll(op journal.Operation) error {
+func (e *Ecosystem) revertAll(op journal.Operation) error {
 	var problems []error
 	for _, p := range op.Packs {
-		if err := e.placing(op, p, placing.takeBack); err != nil {
+		if err := e.packSwap(op, p, packSwap.revert); err != nil {
 			problems = append(problems, fmt.Errorf("take back pack %s: %w", p.ID, e.adviseRename(string(p.ID), err)))
 		}
 		e.step("taken back")
@@ -159,7 +159,7 @@ func (e *Ecosystem) takeBackAll(op journal.Operation) error {
 
 // takeOut removes a folder from the ecosystem folder: it is renamed, so that it is no pack at once, and then removed. What can't
 // be removed stays under its hidden name, and clear says so.
-func (e *Ecosystem) takeOut(dir, operation string) (left []leftover, err error) {
+func (e *Ecosystem) detach(dir, operation string) (left []leftover, err error) {
 	hidden := path.Join(path.Dir(dir), oldPrefix+operation+"-"+path.Base(dir))
 	if err := e.root.Rename(dir, hidden); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -171,7 +171,7 @@ func (e *Ecosystem) takeOut(dir, operation string) (left []leftover, err error) 
 		return nil, fmt.Errorf("take out pack: %w", err)
 	}
 	e.step("taken out")
-	return e.clear(hidden), nil
+	return e.removeHidden(hidden), nil
 }
 
 // adviseRename says why a folder can't be renamed: because of itself, or of the folder that it is in.

@@ -7,21 +7,21 @@ import (
 
 // ages knows for how long this process has known of stagings, by a clock that nobody sets. The times of records are those of the wall
 // clock, which a machine without a battery, or with another time zone in its hardware clock, sets by hours or years.
-type ages map[string]sighting
+type knownSince map[string]firstSeen
 
-type sighting struct {
+type firstSeen struct {
 	first time.Time // with its monotonic reading
 	made  bool      // this process made it then, so its age is known
 }
 
 // sight remembers a staging from now on, unless it is known; made says that it has just been made.
-func (a *Area) sight(id string, made bool) sighting {
+func (a *Area) observe(id string, made bool) firstSeen {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s, known := a.ages[id]
+	s, known := a.knownSince[id]
 	if !known {
-		s = sighting{time.Now(), made}
-		a.ages[id] = s
+		s = firstSeen{time.Now(), made}
+		a.knownSince[id] = s
 	}
 	return s
 }
@@ -29,8 +29,8 @@ func (a *Area) sight(id string, made bool) sighting {
 // over says whether a staging is older than limit: by the time since it was made where this process made it, so that a clock that is
 // set ahead takes nothing fresh away. Any other is that old where the wall clock says so, or where it has been known for so long, so
 // that a clock that is set back keeps none for ever.
-func (a *Area) over(id string, created time.Time, limit time.Duration) bool {
-	s := a.sight(id, false)
+func (a *Area) expired(id string, created time.Time, limit time.Duration) bool {
+	s := a.observe(id, false)
 	known := time.Since(s.first) > limit
 	if s.made {
 		return known
@@ -39,8 +39,8 @@ func (a *Area) over(id string, created time.Time, limit time.Duration) bool {
 }
 
 // unsight forgets the stagings that are not among ids.
-func (a *Area) unsight(ids map[string]bool) {
+func (a *Area) forgetExcept(ids map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	maps.DeleteFunc(a.ages, func(id string, s sighting) bool { return !ids[id] && time.Since(s.first) > young })
+	maps.DeleteFunc(a.knownSince, func(id string, s firstSeen) bool { return !ids[id] && time.Since(s.first) > orphanAge })
 }
