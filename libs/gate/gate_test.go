@@ -321,34 +321,34 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 			return decided, nil
 		})
 		go func() { time.Sleep(50 * time.Millisecond); v.ask.Store(&ask) }()
-		if s, known := v.Now(t.Context(), "a"); !known || s.Status != "approved" && s.Open {
+		if s, known := v.GetLatest(t.Context(), "a"); !known || s.Status != "approved" && s.Open {
 			t.Errorf("%+v of a view that has just begun to follow", s)
 		}
 		asked = 0
 
 		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
 		began := time.Now()
-		if s, known := v.Now(t.Context(), "a"); s != decided || !known || time.Since(began) < 30*time.Millisecond {
+		if s, known := v.GetLatest(t.Context(), "a"); s != decided || !known || time.Since(began) < 30*time.Millisecond {
 			t.Errorf("%+v after %v", s, time.Since(began))
 		}
-		if s, _ := v.Now(t.Context(), "a"); s != decided || asked != 1 {
+		if s, _ := v.GetLatest(t.Context(), "a"); s != decided || asked != 1 {
 			t.Errorf("%+v; approval was asked %d times about an open gate", s, asked)
 		}
 		// The stream is ahead of what approval answered.
 		p.Set(State{PackID: "a", Status: "modified", Revision: 3})
 		synctest.Wait()
 		began = time.Now()
-		if s, _ := v.Now(t.Context(), "a"); s.Status != "modified" || time.Since(began) > 0 {
+		if s, _ := v.GetLatest(t.Context(), "a"); s.Status != "modified" || time.Since(began) > 0 {
 			t.Errorf("%+v after %v", s, time.Since(began))
 		}
 		// What the stream never tells isn't believed.
 		decided.Revision = 4
 		began = time.Now()
-		if s, _ := v.Now(t.Context(), "a"); s.Open || time.Since(began) < catchUp || time.Since(began) > 2*catchUp {
+		if s, _ := v.GetLatest(t.Context(), "a"); s.Open || time.Since(began) < catchUp || time.Since(began) > 2*catchUp {
 			t.Errorf("%+v after %v", s, time.Since(began))
 		}
 		decided = State{}
-		if _, known := v.Now(t.Context(), "b"); known {
+		if _, known := v.GetLatest(t.Context(), "b"); known {
 			t.Error("a pack that approval doesn't know is known")
 		}
 	})

@@ -57,7 +57,7 @@ func (p *Publisher) Handle(h *route.Handlers) {
 	route.Handle(h, Single, p.single)
 }
 
-// single is a pack's gate as it was last set, for View.Now; a pack without one is a not-found fault.
+// single is a pack's gate as it was last set, for View.GetLatest; a pack without one is a not-found fault.
 func (p *Publisher) single(_ context.Context, req PackRequest) (State, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

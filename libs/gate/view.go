@@ -24,7 +24,7 @@ const (
 	retryAfter = 100 * time.Millisecond // between two attempts to connect
 	maxLine    = 64 << 20               // of the stream; a snapshot of 10,000 packs has about 2 MiB
 
-	catchUp     = time.Second // that Now gives the stream to tell what approval has decided already
+	catchUp     = time.Second // within which the stream must bring what approval has decided already: see GetLatest, CatchUp
 	catchUpPoll = 5 * time.Millisecond
 )
 
@@ -66,10 +66,11 @@ func (v *View) Get(packID string) (s State, known bool) {
 	return s, known
 }
 
-// Now is Get for who acts on the answer to a decision that was made a moment ago, whose news travel beside that answer: where
-// the gate isn't open, or the pack isn't known, approval is asked, and the stream is waited for until it has told the same,
-// for a second at most. Only the stream opens a gate.
-func (v *View) Now(ctx context.Context, packID string) (s State, known bool) {
+// GetLatest is Get, but closes the race between approval's answers over HTTP and its stream of gates: a client that has just approved a
+// pack may reach this service before the stream does. If the gate isn't open in our copy, or the pack isn't known, it asks approval
+// and waits up to a second (catchUp) for the stream to catch up. It never opens a gate by itself: what it returns is what the
+// stream brought.
+func (v *View) GetLatest(ctx context.Context, packID string) (s State, known bool) {
 	if s, known = v.Get(packID); known && s.Open {
 		return s, known
 	}

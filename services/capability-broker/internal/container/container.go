@@ -60,7 +60,7 @@ type Engine interface {
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
-	Now(ctx context.Context, packID string) (gate.State, bool)
+	GetLatest(ctx context.Context, packID string) (gate.State, bool)
 	All() []gate.State
 	Fresh() bool
 }
@@ -233,7 +233,7 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 
 // checkGate judges the gate; a denial is audited.
 func (m *Manager) checkGate(ctx context.Context, packID string) (gate.State, error) {
-	state, known := m.Gates.Now(ctx, packID)
+	state, known := m.Gates.GetLatest(ctx, packID)
 	switch {
 	case known && state.Open:
 		return state, nil

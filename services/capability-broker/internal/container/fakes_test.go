@@ -263,7 +263,7 @@ func (a *approval) Get(id string) (gate.State, bool) {
 	return s, known
 }
 
-func (a *approval) Now(_ context.Context, id string) (gate.State, bool) { return a.Get(id) }
+func (a *approval) GetLatest(_ context.Context, id string) (gate.State, bool) { return a.Get(id) }
 
 func (a *approval) All() []gate.State {
 	a.mu.Lock()

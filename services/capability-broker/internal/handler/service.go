@@ -24,7 +24,7 @@ import (
 // Gates tells from memory which packs may run.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
-	Now(ctx context.Context, packID string) (gate.State, bool)
+	GetLatest(ctx context.Context, packID string) (gate.State, bool)
 	Fresh() bool
 }
 
@@ -253,7 +253,7 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	if !onDisk(packs, c) {
 		return Trust{}, changed
 	}
-	state, known := s.Gates.Now(ctx, c.PackID)
+	state, known := s.Gates.GetLatest(ctx, c.PackID)
 	switch {
 	case known && state.Open:
 	case !s.Gates.Fresh():

@@ -26,7 +26,7 @@ type Packs struct{ Gates *gate.View }
 func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
 	_, known := p.Gates.Get(packID)
 	if !known {
-		_, known = p.Gates.Now(ctx, packID)
+		_, known = p.Gates.GetLatest(ctx, packID)
 	}
 	if !known && !p.Gates.Fresh() {
 		return false, fault.ServiceUnavailable("approval")

@@ -71,7 +71,7 @@ func (m *memory) set(down error) {
 // gates knows the packs "p" and "q"; "m" is modified.
 type gates struct{ stale bool }
 
-func (g gates) Now(_ context.Context, id string) (gate.State, bool) { return g.Get(id) }
+func (g gates) GetLatest(_ context.Context, id string) (gate.State, bool) { return g.Get(id) }
 
 func (g gates) Get(id string) (gate.State, bool) {
 	for _, s := range g.All() {

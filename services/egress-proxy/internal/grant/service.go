@@ -23,7 +23,7 @@ var errUnchanged = errors.New("unchanged")
 // Gates is what is known of packs; *gate.View is it.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
-	Now(ctx context.Context, packID string) (gate.State, bool)
+	GetLatest(ctx context.Context, packID string) (gate.State, bool)
 	CatchUp(ctx context.Context, packID string) error
 	All() []gate.State
 	Fresh() bool
@@ -227,7 +227,7 @@ func (s *Service) mustKnow(ctx context.Context, packID string) error {
 	if _, known := s.gates.Get(packID); known {
 		return nil
 	}
-	if _, known := s.gates.Now(ctx, packID); known {
+	if _, known := s.gates.GetLatest(ctx, packID); known {
 		return nil
 	}
 	if !s.gates.Fresh() {

@@ -182,7 +182,7 @@ func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requir
 	if !i.cfg.Gates.Fresh() {
 		return nil, fault.ServiceUnavailable("approval")
 	}
-	state, known := i.cfg.Gates.Now(ctx, item.PackID)
+	state, known := i.cfg.Gates.GetLatest(ctx, item.PackID)
 	if !known {
 		state.Status = "unknown"
 	}
