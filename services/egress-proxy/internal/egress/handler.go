@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -225,10 +227,10 @@ func (k *pack) run(r *exchange, buf []byte) {
 			return
 		}
 		if !r.destination.SharesCredentialsWith(next) {
-			fields, body = safeRedirectHeaders(fields), nil
+			fields, body = headers.SafeOnRedirect(fields), nil
 		}
 		if response.Status <= http.StatusSeeOther {
-			fields, body = withoutBody(fields), nil
+			fields, body = headers.WithoutBody(fields), nil
 		}
 		r.destination = next
 	}
@@ -314,29 +316,6 @@ func redirect(method string, response *upstream.Response) string {
 		}
 	}
 	return ""
-}
-
-// safeRedirectHeaders keeps the fields that can't be credentials: any other may be, whatever it is called.
-func safeRedirectHeaders(fields []upstream.Field) []upstream.Field {
-	var kept []upstream.Field
-	for _, f := range fields {
-		switch strings.ToLower(f.Name) {
-		case "accept", "accept-encoding", "accept-language", "cache-control", "user-agent", "range", "if-none-match", "if-modified-since":
-			kept = append(kept, f)
-		}
-	}
-	return kept
-}
-
-// withoutBody drops the fields that describe a body.
-func withoutBody(fields []upstream.Field) []upstream.Field {
-	var kept []upstream.Field
-	for _, f := range fields {
-		if !strings.HasPrefix(strings.ToLower(f.Name), "content-") {
-			kept = append(kept, f)
-		}
-	}
-	return kept
 }
 
 // withOrigin marks what follows as the pack's doing, in a request of its own where requestID is "".

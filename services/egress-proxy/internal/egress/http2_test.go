@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 )
 
 // site2 is site for a server that speaks HTTP/2, and HTTP/1.1 to who doesn't.
@@ -80,7 +81,7 @@ func TestHTTP2InFrames(t *testing.T) {
 	if got.ProtoMajor != 2 || got.Host != "x.example" || got.RequestURI != "//a%2Fb/?q=%20&&x" || got.Method != "POST" || string(sent) != "some text" || got.ContentLength != 9 {
 		t.Errorf("the server got %s %s %s %q", got.Proto, got.Method, got.RequestURI, sent)
 	}
-	if h := got.Header; h.Get("X-Api-Key") != "k" || h.Get("X-Drop") != "" || h.Get("Accept-Encoding") != "identity" || h.Get("User-Agent") != userAgent || h.Get("Cookie") != "a=1; b=2" {
+	if h := got.Header; h.Get("X-Api-Key") != "k" || h.Get("X-Drop") != "" || h.Get("Accept-Encoding") != "identity" || h.Get("User-Agent") != headers.UserAgent || h.Get("Cookie") != "a=1; b=2" {
 		t.Errorf("the server got %v", h)
 	}
 	for i := range r.HeaderList[1:] {

@@ -8,31 +8,28 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 // Limits of contract.md on a request.
 const (
-	MaxRequest     = 1 << 20 // bytes of a request's frame
-	MaxResponse    = 4 << 20 // bytes of an answer's frame
-	maxHeaders     = 100
-	maxHeaderName  = 256  // bytes
-	maxHeaderValue = 8192 // bytes
-	maxTimeout     = 120 * time.Second
-	maxRedirects   = 3
+	MaxRequest   = 1 << 20 // bytes of a request's frame
+	MaxResponse  = 4 << 20 // bytes of an answer's frame
+	maxTimeout   = 120 * time.Second
+	maxRedirects = 3
 )
 
 // What holds where a request doesn't say.
 const (
 	defaultTimeout = 30 * time.Second
 	defaultConnect = 10 * time.Second
-	userAgent      = "rumi-egress-proxy"
 )
 
 // call is a request that fits the protocol.
@@ -48,20 +45,20 @@ type call struct {
 
 // message is a request as it comes. Fields that nobody knows are ignored.
 type message struct {
-	Method  string   `json:"method"`
-	URL     string   `json:"url"`
-	Headers headers  `json:"headers"`
-	Body    string   `json:"body"`
-	Timeout *float64 `json:"timeout_seconds"`
-	Connect *float64 `json:"connect_timeout_seconds"`
-	Read    *float64 `json:"read_timeout_seconds"`
+	Method  string    `json:"method"`
+	URL     string    `json:"url"`
+	Headers fieldList `json:"headers"`
+	Body    string    `json:"body"`
+	Timeout *float64  `json:"timeout_seconds"`
+	Connect *float64  `json:"connect_timeout_seconds"`
+	Read    *float64  `json:"read_timeout_seconds"`
 }
 
-// headers is a JSON object of texts, in its order.
-type headers []upstream.Field
+// fieldList is a JSON object of strings, in the order in which they were written.
+type fieldList []upstream.Field
 
 // UnmarshalJSONFrom implements json.UnmarshalerFrom.
-func (h *headers) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+func (h *fieldList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	start, err := dec.ReadToken()
 	if err != nil {
 		return err
@@ -115,7 +112,7 @@ func parse(frame []byte) (c call, f *decision.Failure) {
 	if f = c.setTimes(m); f != nil {
 		return c, f
 	}
-	c.fields, f = checkHeaders(m.Headers, c.url)
+	c.fields, f = headers.OfFrame(m.Headers, c.url)
 	c.body = []byte(m.Body)
 	return c, f
 }
@@ -197,68 +194,4 @@ func decimal(v float64) string {
 		s += ".0"
 	}
 	return s
-}
-
-// checkHeaders validates what the pack set and drops what is the proxy's to say.
-func checkHeaders(h headers, to decision.Destination) ([]upstream.Field, *decision.Failure) {
-	if len(h) > maxHeaders {
-		return nil, decision.Invalid("Too many headers: %d > %d", len(h), maxHeaders)
-	}
-	var named []string // by Connection, to be dropped with it
-	seen := make(map[string]bool, len(h))
-	for _, f := range h {
-		lower := strings.ToLower(f.Name)
-		switch {
-		case len(f.Name) > maxHeaderName:
-			return nil, decision.Invalid("Header name too long: %d > %d", len(f.Name), maxHeaderName)
-		case len(f.Value) > maxHeaderValue:
-			return nil, decision.Invalid("Header value too long: %d > %d", len(f.Value), maxHeaderValue)
-		case !httpguts.ValidHeaderFieldName(f.Name):
-			return nil, decision.Invalid("Invalid header name: %s", decision.Clip(f.Name))
-		case !httpguts.ValidHeaderFieldValue(f.Value):
-			return nil, decision.Invalid("Invalid value of header: %s", decision.Clip(f.Name))
-		case seen[lower]:
-			return nil, decision.Invalid("Header in two spellings: %s", decision.Clip(f.Name))
-		case lower == "transfer-encoding":
-			return nil, decision.Invalid("Header not allowed: Transfer-Encoding")
-		case lower == "host" && !to.IsHost(f.Value):
-			return nil, decision.Invalid("Host header does not equal the URL's host")
-		case lower == "connection":
-			for token := range strings.SplitSeq(f.Value, ",") {
-				named = append(named, strings.ToLower(strings.Trim(token, " \t")))
-			}
-		}
-		seen[lower] = true
-	}
-	fields := make([]upstream.Field, 0, len(h)+2)
-	for _, f := range h {
-		if lower := strings.ToLower(f.Name); !proxyControlled(lower) && !contains(named, lower) {
-			fields = append(fields, upstream.Field{Name: f.Name, Value: strings.Trim(f.Value, " \t")})
-		}
-	}
-	if !seen["user-agent"] {
-		fields = append(fields, upstream.Field{Name: "User-Agent", Value: userAgent})
-	}
-	if !seen["accept-encoding"] { // packs get the body as it comes
-		fields = append(fields, upstream.Field{Name: "Accept-Encoding", Value: "identity"})
-	}
-	return fields, nil
-}
-
-// proxyControlled are fields that the proxy says itself, or that hold for one connection only.
-func proxyControlled(lower string) bool {
-	switch lower {
-	case "host", "content-length", "connection", "keep-alive", "te", "trailer", "upgrade":
-		return true
-	}
-	return strings.HasPrefix(lower, "proxy-")
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }

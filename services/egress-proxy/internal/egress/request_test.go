@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 
 	"github.com/go-json-experiment/json"
 
@@ -153,7 +154,7 @@ func TestWhatIsSent(t *testing.T) {
 		t.Errorf("target %s", got.RequestURI)
 	}
 	want := http.Header{"X-One": {"1"}, "X-Empty": {""}, "Authorization": {"Bearer t"}, "Cookie": {"a=b"}, "Content-Type": {"text/plain"},
-		"User-Agent": {userAgent}, "Accept-Encoding": {"identity"}, "Content-Length": {"6"}}
+		"User-Agent": {headers.UserAgent}, "Accept-Encoding": {"identity"}, "Content-Length": {"6"}}
 	if fmt.Sprint(got.Header) != fmt.Sprint(want) {
 		t.Errorf("header %v, want %v", got.Header, want)
 	}

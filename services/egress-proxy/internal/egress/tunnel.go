@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
@@ -198,7 +200,7 @@ func (c *client) end(s *session, r *result, f *decision.Failure, began time.Time
 func (c *client) upgrade(s *session, r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
 	c.closes = true
 	server, ok := response.Body.(io.ReadWriteCloser)
-	if !ok || !isWebSocket(out.Header) || !isWebSocket(response.Header) || !body.stop() {
+	if !ok || !headers.IsWebSocket(out.Header) || !headers.IsWebSocket(response.Header) || !body.stop() {
 		r.status = 0
 		r.failure = &decision.Failure{Kind: decision.KindUpstream, Text: "Server switched to a protocol that nobody asked for"}
 		c.refuse(r, began)
@@ -206,7 +208,7 @@ func (c *client) upgrade(s *session, r *result, out *http.Request, response *htt
 	}
 	r.unbounded = true
 	c.pack.proxy.setKind(r.transfer, kindWebSocket)
-	strip(response.Header)
+	headers.Strip(response.Header)
 	c.begin()
 	c.statusLine(response)
 	c.out.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")

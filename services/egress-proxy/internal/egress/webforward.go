@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
@@ -67,7 +69,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		u.ended = true
-		strip(u.trailer) // of what nobody had announced, too
+		headers.Strip(u.trailer) // of what nobody had announced, too
 	case err != nil:
 		u.err = err
 	}
@@ -114,7 +116,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		return
 	}
 	body.transfer = r.transfer
-	ctx = context.WithValue(ctx, dialTargetKey{}, dialTarget{target, s, isWebSocket(in.Header)})
+	ctx = context.WithValue(ctx, dialTargetKey{}, dialTarget{target, s, headers.IsWebSocket(in.Header)})
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
 	if target.TLS {
 		ctx, body.grant = withQuota(ctx)
@@ -177,7 +179,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 // decided makes an allowed request a transfer, and writes down at once what is known to be no ordinary one.
 func (c *client) decided(r *result, in *http.Request, began time.Time) *decision.Failure {
 	r.allowed(c.pack, kindHTTP, began)
-	if in.ContentLength >= 0 && in.ContentLength <= longBody && !isWebSocket(in.Header) {
+	if in.ContentLength >= 0 && in.ContentLength <= longBody && !headers.IsWebSocket(in.Header) {
 		return nil
 	}
 	if c.pack.proxy.begin(r.transfer) != nil {
@@ -216,7 +218,7 @@ func (c *client) interim(in *http.Request) func(code int, header textproto.MIMEH
 	left := maxInterim
 	return func(code int, header textproto.MIMEHeader) error {
 		fields := http.Header(header).Clone()
-		strip(fields)
+		headers.Strip(fields)
 		var b bytes.Buffer
 		fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", code, http.StatusText(code))
 		fields.Write(&b)
@@ -283,9 +285,9 @@ func (c *client) decline(r *result, body *upload, began time.Time) {
 
 // outgoing is the request as the server gets it.
 func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t *upstream.Target, body *upload) *http.Request {
-	upgrade, trailers := isWebSocket(in.Header), hasToken(in.Header["Te"], "trailers")
-	strip(in.Header)
-	strip(in.Trailer)
+	upgrade, trailers := headers.IsWebSocket(in.Header), headers.HasToken(in.Header["Te"], "trailers")
+	headers.Strip(in.Header)
+	headers.Strip(in.Trailer)
 	body.trailer = in.Trailer
 	if upgrade {
 		in.Header["Connection"], in.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
@@ -312,7 +314,7 @@ var errClient = errors.New("write answer")
 // answer streams a server's answer to the client. The error is errClient or the server's.
 func (c *client) answer(r *result, response *http.Response, in *http.Request, grant func(int)) error {
 	bodiless, length := bodiless(in.Method, response)
-	strip(response.Header)
+	headers.Strip(response.Header)
 	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
 	chunked := !bodiless && (response.ContentLength < 0 || len(response.Trailer) > 0) && in.ProtoAtLeast(1, 1)
 	c.begin()
@@ -375,7 +377,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, gr
 	}
 	if chunked {
 		c.out.WriteString("0\r\n")
-		strip(response.Trailer)
+		headers.Strip(response.Trailer)
 		response.Trailer.Write(c.out)
 		c.out.WriteString("\r\n")
 	}

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 )
@@ -92,7 +92,7 @@ func checkHead(head []byte, inside *decision.Destination) (method string, to dec
 	if f != nil {
 		return method, to, f
 	}
-	return method, to, checkFields(lines[1:], method, version, to)
+	return method, to, headers.OfHead(lines[1:], method, version, to)
 }
 
 // maskPercents overwrites the escapes in a head's request target, where it lies. checkHead has read it, and net/http, which reads the
@@ -132,79 +132,4 @@ func parseTarget(method, target string, inside *decision.Destination) (to decisi
 		to.Path = "*" // RFC 9112, section 3.2.4
 	}
 	return to, nil
-}
-
-// checkFields says what is wrong with the lines of a head after the first.
-func checkFields(fields []string, method, version string, to decision.Destination) *decision.Failure {
-	if len(fields) > maxHeaders {
-		return decision.Invalid("Too many headers: %d > %d", len(fields), maxHeaders)
-	}
-	seen := make(map[string]string, len(fields)) // the spelling of each name
-	for _, line := range fields {
-		name, value, ok := strings.Cut(line, ":")
-		lower := strings.ToLower(name)
-		value = strings.Trim(value, " \t")
-		before, again := seen[lower]
-		switch {
-		case len(name) > maxHeaderName:
-			return decision.Invalid("Header name too long: %d > %d", len(name), maxHeaderName)
-		case !ok || !httpguts.ValidHeaderFieldName(name):
-			return decision.Invalid("Invalid header name: %s", decision.Clip(name))
-		case len(value) > maxHeaderValue:
-			return decision.Invalid("Header value too long: %d > %d", len(value), maxHeaderValue)
-		case !httpguts.ValidHeaderFieldValue(value):
-			return decision.Invalid("Invalid value of header: %s", decision.Clip(name))
-		case again && before != name:
-			return decision.Invalid("Header in two spellings: %s", decision.Clip(name))
-		case again && (lower == "host" || lower == "content-length" || lower == "transfer-encoding"):
-			return decision.Invalid("Header given twice: %s", decision.Clip(name))
-		case lower == "host" && !to.IsHost(value):
-			return decision.Invalid("Host header does not equal the URL's host")
-		case lower == "transfer-encoding" && (!strings.EqualFold(value, "chunked") || version != "HTTP/1.1" || method == http.MethodConnect):
-			return decision.Invalid("Unsupported Transfer-Encoding")
-		case lower == "expect" && !strings.EqualFold(value, "100-continue"):
-			return decision.Invalid("Unsupported Expect header")
-		}
-		seen[lower] = name
-	}
-	_, chunked := seen["transfer-encoding"]
-	name, sized := seen["content-length"]
-	_, hosted := seen["host"]
-	switch {
-	case chunked && sized:
-		return decision.Invalid("Both Content-Length and Transfer-Encoding")
-	case sized && method == http.MethodConnect:
-		return decision.Invalid("Header not allowed: %s", name)
-	case !hosted && version == "HTTP/1.1":
-		return decision.Invalid("Host header is missing")
-	}
-	return nil
-}
-
-// isWebSocket says whether a head asks for that upgrade, or agrees to it. No other is passed on: what follows it could be
-// requests that nobody judges.
-func isWebSocket(h http.Header) bool {
-	return hasToken(h["Connection"], "upgrade") && len(h["Upgrade"]) == 1 && strings.EqualFold(h["Upgrade"][0], "websocket")
-}
-
-func hasToken(values []string, want string) bool { return slices.Contains(tokens(values), want) }
-
-// tokens are the elements of lists, in lower case.
-func tokens(values []string) (all []string) {
-	for _, value := range values {
-		for token := range strings.SplitSeq(value, ",") {
-			all = append(all, strings.ToLower(strings.Trim(token, " \t")))
-		}
-	}
-	return all
-}
-
-// strip drops the fields that hold for one connection only, and those that the proxy says itself.
-func strip(h http.Header) {
-	named := tokens(h["Connection"])
-	for name := range h {
-		if lower := strings.ToLower(name); proxyControlled(lower) || lower == "transfer-encoding" || slices.Contains(named, lower) {
-			delete(h, name)
-		}
-	}
 }
