@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 )
 
 // nameServer answers every question for an IPv4 address with 127.0.0.1, and notes them.
@@ -61,7 +61,7 @@ func nameServer(t *testing.T) (addr string, asked func() []string) {
 // Packs' names are asked of the servers that the operator named, once while the answer holds, and only if they are granted.
 func TestConfiguredDNS(t *testing.T) {
 	server, asked := nameServer(t)
-	r := newRigOf(t, map[string]string{"RUMI_EGRESS_DNS": server}, func(cfg config) (packs, suite egress.Resolver) {
+	r := newRigOf(t, map[string]string{"RUMI_EGRESS_DNS": server}, func(cfg config) (packs, suite resolve.Resolver) {
 		packs, _ = resolvers(cfg)
 		return packs, noNames{} // the system's would be asked for the suite's names
 	})

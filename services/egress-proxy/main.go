@@ -24,6 +24,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
@@ -32,7 +33,7 @@ import (
 func main() { service.Main(api.Service, builder(resolvers)) }
 
 // resolvers are who resolves names for packs, and the suite's own: never the same, since packs may keep all places of one busy.
-func resolvers(cfg config) (packs, suite egress.Resolver) {
+func resolvers(cfg config) (packs, suite resolve.Resolver) {
 	if len(cfg.DNS) > 0 {
 		return dns.New(cfg.DNS), dns.System()
 	}
@@ -40,7 +41,7 @@ func resolvers(cfg config) (packs, suite egress.Resolver) {
 }
 
 // builder leaves open who resolves names.
-func builder(resolvers func(config) (packs, suite egress.Resolver)) service.Build[config] {
+func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Build[config] {
 	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
 		verify, err := newVerification(rt, cfg)
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 )
 
 // noNames resolves nothing: these tests reach loopback addresses only.
@@ -35,7 +35,7 @@ func (noNames) Lookup(_ context.Context, name string) (dns.Answer, error) {
 	return dns.Answer{}, &dns.NotFoundError{Name: name}
 }
 
-func noResolvers(config) (packs, suite egress.Resolver) { return noNames{}, noNames{} }
+func noResolvers(config) (packs, suite resolve.Resolver) { return noNames{}, noNames{} }
 
 // rig is an egress proxy that runs for real, with approval's gate stream in the hands of the test.
 type rig struct {
@@ -47,12 +47,12 @@ type rig struct {
 	api   *http.Client
 	env   map[string]string
 
-	resolvers func(config) (packs, suite egress.Resolver)
+	resolvers func(config) (packs, suite resolve.Resolver)
 }
 
 func newRig(t testing.TB, env map[string]string) *rig { return newRigOf(t, env, noResolvers) }
 
-func newRigOf(t testing.TB, env map[string]string, resolvers func(config) (packs, suite egress.Resolver)) *rig {
+func newRigOf(t testing.TB, env map[string]string, resolvers func(config) (packs, suite resolve.Resolver)) *rig {
 	r := &rig{TB: t, resolvers: resolvers, suite: servicetest.New(t, "approval", "egress-proxy"), gates: gate.NewPublisher(nil), dir: filepath.Join(t.TempDir(), "packs")}
 	servicetest.Start(r.suite, "approval", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
 		h := route.NewHandlers(gate.Table)

@@ -46,17 +46,17 @@ func (k *pack) decide(r decision.Request) (*upstream.Target, *decision.Failure) 
 // packs may have changed since, when one of our own services moved.
 func (k *pack) resolve(ctx context.Context, s *session, target *upstream.Target, to decision.Destination, deadline time.Time) (*upstream.Target, *decision.Failure) {
 	p := k.proxy
-	found, err := p.names.lookup(ctx, k.id, to.Host.Name, deadline)
+	found, err := p.names.Lookup(ctx, k.id, to.Host.Name, deadline)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, k.interruptedFailure(s)
 		}
 		return nil, lookupFailure(err).WithDetail(err.Error())
 	}
-	if f := decision.Addresses(p.cfg.Addresses, found.addrs, to.Port); f != nil {
+	if f := decision.Addresses(p.cfg.Addresses, found.Addrs, to.Port); f != nil {
 		return nil, f
 	}
-	target.Addrs, target.ID = found.addrs, found.id
+	target.Addrs, target.ID = found.Addrs, found.ID
 	return target, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 )
 
 // Addresses of conformance.md, written as a URL writes them.
@@ -182,13 +183,13 @@ func TestRebinding(t *testing.T) {
 		t.Fatal(r.errorText())
 	}
 	w.names["x.example"] = []string{"127.0.0.1"}
-	w.proxy.names = newNames(w)
+	w.proxy.names = resolve.New(w)
 	w.contacts()
 	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" { // though a connection to the first is still open
 		t.Errorf("%s %q", r.errorType(), r.errorText())
 	}
 	w.names["x.example"] = []string{"93.184.216.35"}
-	w.proxy.names = newNames(w)
+	w.proxy.names = resolve.New(w)
 	w.at("x.example", "93.184.216.35", "80", w.sites["93.184.216.34:80"])
 	w.names["x.example"] = []string{"93.184.216.35"}
 	if r := w.ask("GET", "http://x.example/"); !r.Success {

@@ -30,6 +30,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -51,7 +52,7 @@ type Config struct {
 	Denials   *denials.Log
 	Quota     *quota.Quota
 	Addresses *address.Policy
-	Resolver  Resolver
+	Resolver  resolve.Resolver
 	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	TLS       func() *tls.Config // roots of the next handshake; never its own server name
 	Rate      int                // requests a minute and pack; 0 for any number
@@ -65,7 +66,7 @@ type Config struct {
 // Proxy answers the requests of all packs.
 type Proxy struct {
 	cfg   Config
-	names *names
+	names *resolve.Cache
 	pools upstream.Config
 	meter meter
 
@@ -80,7 +81,7 @@ type Proxy struct {
 // New makes a proxy.
 func New(cfg Config) *Proxy {
 	return &Proxy{
-		cfg: cfg, names: newNames(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
+		cfg: cfg, names: resolve.New(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
 		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack), transfers: transfers{all: make(map[*transfer]struct{})},
 		denials: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log), failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 	}
@@ -195,7 +196,7 @@ func (p *Proxy) Forget(id string) {
 	p.mu.Lock()
 	delete(p.packs, id)
 	p.mu.Unlock()
-	p.names.forget(id)
+	p.names.Forget(id)
 }
 
 // Sweep closes connections that have been idle for long, until ctx ends; then all.

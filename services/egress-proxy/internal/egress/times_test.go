@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 )
 
 // The read bound is the longest wait for the next byte, whichever other bounds there are and whichever version of HTTP the
@@ -108,7 +109,7 @@ func TestConnectTimeoutIsShared(t *testing.T) {
 		left = time.Until(until)
 		return nil, context.DeadlineExceeded
 	}
-	w.proxy.names = newNames(delayed{w, 300 * time.Millisecond})
+	w.proxy.names = resolve.New(delayed{w, 300 * time.Millisecond})
 	w.ask("GET", "http://x.example/", "timeout_seconds", 60, "connect_timeout_seconds", 1)
 	if left <= 0 || left > 700*time.Millisecond {
 		t.Errorf("a second less a look-up of 0.3 s leaves %v for the connection", left)
@@ -116,7 +117,7 @@ func TestConnectTimeoutIsShared(t *testing.T) {
 }
 
 type delayed struct {
-	Resolver
+	resolve.Resolver
 	by time.Duration
 }
 

@@ -1,4 +1,4 @@
-package egress
+package resolve
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 )
 
@@ -53,24 +52,24 @@ func someAddress(string) (dns.Answer, error) {
 	return dns.Answer{Addrs: []netip.Addr{netip.MustParseAddr("93.184.216.34")}, TTL: time.Minute}, nil
 }
 
-func lookUp(t *testing.T, n *names, pack, name string) error {
-	_, err := n.lookup(t.Context(), pack, name, time.Now().Add(time.Hour))
+func lookUp(t *testing.T, n *Cache, pack, name string) error {
+	_, err := n.Lookup(t.Context(), pack, name, time.Now().Add(time.Hour))
 	return err
 }
 
-func TestAnswersAreRememberedForAsLongAsTheyHold(t *testing.T) {
+func TestAnswersAreCachedForAsLongAsTheyHold(t *testing.T) {
 	for about, c := range map[string]struct {
 		answer dns.Answer
 		err    error
 		holds  time.Duration
 	}{
 		"as it says":          {dns.Answer{TTL: time.Minute}, nil, time.Minute},
-		"not at all":          {dns.Answer{TTL: 0}, nil, rememberMin},
-		"for days":            {dns.Answer{TTL: 100 * time.Hour}, nil, rememberMax},
+		"not at all":          {dns.Answer{TTL: 0}, nil, minTTL},
+		"for days":            {dns.Answer{TTL: 100 * time.Hour}, nil, maxTTL},
 		"nothing":             {dns.Answer{}, &dns.NotFoundError{TTL: 7 * time.Second}, 7 * time.Second},
-		"nothing, for days":   {dns.Answer{}, &dns.NotFoundError{TTL: 100 * time.Hour}, rememberNothing},
-		"nothing, not at all": {dns.Answer{}, &dns.NotFoundError{}, rememberMin},
-		"a failure":           {dns.Answer{}, errors.New("server failure"), rememberMin},
+		"nothing, for days":   {dns.Answer{}, &dns.NotFoundError{TTL: 100 * time.Hour}, maxNegative},
+		"nothing, not at all": {dns.Answer{}, &dns.NotFoundError{}, minTTL},
+		"a failure":           {dns.Answer{}, errors.New("server failure"), minTTL},
 	} {
 		t.Run(about, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -79,7 +78,7 @@ func TestAnswersAreRememberedForAsLongAsTheyHold(t *testing.T) {
 					a.Addrs = []netip.Addr{netip.MustParseAddr("93.184.216.34")}
 					return a, c.err
 				})
-				n := newNames(s)
+				n := New(s)
 				for _, pack := range []string{"p", "q", "p"} {
 					if err := lookUp(t, n, pack, "x.example"); err != c.err {
 						t.Error(err)
@@ -108,14 +107,14 @@ func TestLateFamily(t *testing.T) {
 		s := newSlow(func(string) (dns.Answer, error) {
 			return dns.Answer{Addrs: []netip.Addr{public}, TTL: time.Minute, Late: late}, nil
 		})
-		n := newNames(s)
+		n := New(s)
 		addrs := func() []netip.Addr {
 			t.Helper()
-			a, err := n.lookup(t.Context(), "p", "x.example", time.Now().Add(time.Hour))
+			a, err := n.Lookup(t.Context(), "p", "x.example", time.Now().Add(time.Hour))
 			if err != nil {
 				t.Fatal(err)
 			}
-			return a.addrs
+			return a.Addrs
 		}
 		if got := addrs(); len(got) != 1 || got[0] != public {
 			t.Errorf("at first %v, want %v", got, public)
@@ -136,11 +135,11 @@ func TestLateFamily(t *testing.T) {
 func TestAskedOnceForAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlow(someAddress)
-		n := newNames(s)
+		n := New(s)
 		hurried, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
-			if _, err := n.lookup(hurried, "p", "x.example", time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
+			if _, err := n.Lookup(hurried, "p", "x.example", time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
 				t.Errorf("one who left: %v", err)
 			}
 		})
@@ -154,7 +153,7 @@ func TestAskedOnceForAllWhoWait(t *testing.T) {
 			})
 		}
 		all.Go(func() {
-			if _, err := n.lookup(t.Context(), "p", "x.example", time.Now().Add(time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := n.Lookup(t.Context(), "p", "x.example", time.Now().Add(time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("one in a hurry: %v", err)
 			}
 		})
@@ -169,7 +168,7 @@ func TestAskedOnceForAllWhoWait(t *testing.T) {
 func TestShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlow(someAddress)
-		n := newNames(s)
+		n := New(s)
 		lookUp(t, n, "modest", "mine.example")
 		var all sync.WaitGroup
 		for i := range 3 * namesPerPack {
@@ -181,8 +180,8 @@ func TestShares(t *testing.T) {
 		if took := time.Since(began); took != time.Second {
 			t.Errorf("waited %v", took)
 		}
-		gaveUp, _ := n.lookup(t.Context(), "greedy", "late.example", time.Now().Add(time.Millisecond))
-		if gaveUp != nil {
+		_, gaveUp := n.Lookup(t.Context(), "greedy", "late.example", time.Now().Add(time.Millisecond))
+		if gaveUp == nil {
 			t.Error("a lookup too many was not made to wait")
 		}
 		lookUp(t, n, "modest", "0.example") // asked for by the other pack: no need to wait for that pack's turn
@@ -191,34 +190,34 @@ func TestShares(t *testing.T) {
 			t.Errorf("%d lookups at once", s.atMost)
 		}
 		synctest.Wait()
-		if got := len(n.known); got > namesPerPack+3 { // and those of the modest pack
-			t.Errorf("%d names are remembered", got)
+		if got := len(n.entries); got > namesPerPack+3 { // and those of the modest pack
+			t.Errorf("%d names are cached", got)
 		}
 		s.mu.Lock()
 		clear(s.asked)
 		s.mu.Unlock()
 		// The greedy pack's lookups took longer than an answer holds; ask for a fresh one, then flood again within its time.
 		lookUp(t, n, "modest", "mine.example")
-		for i := range namesMax / namesPerPack * 2 {
+		for i := range maxNames / namesPerPack * 2 {
 			for j := range namesPerPack {
 				n.mu.Lock()
 				share := n.shareOf(fmt.Sprint("pack", i))
-				n.keep(&remembered{fmt.Sprint(i, ".", j, ".example"), share, answer{until: time.Now().Add(time.Hour)}})
+				n.add(&entry{fmt.Sprint(i, ".", j, ".example"), share, result{expires: time.Now().Add(time.Hour)}})
 				n.mu.Unlock()
 			}
 		}
-		if got := len(n.known); got > namesMax {
-			t.Errorf("%d names are remembered", got)
+		if got := len(n.entries); got > maxNames {
+			t.Errorf("%d names are cached", got)
 		}
 		before := s.times("mine.example")
 		if lookUp(t, n, "modest", "mine.example"); s.times("mine.example") != before {
 			t.Error("a name was displaced by those of others")
 		}
 		for pack := range n.shares {
-			n.forget(pack)
+			n.Forget(pack)
 		}
-		if len(n.known) != 0 || len(n.shares) != 0 {
-			t.Errorf("%d names of %d packs are left", len(n.known), len(n.shares))
+		if len(n.entries) != 0 || len(n.shares) != 0 {
+			t.Errorf("%d names of %d packs are left", len(n.entries), len(n.shares))
 		}
 	})
 }
@@ -226,34 +225,15 @@ func TestShares(t *testing.T) {
 // A pack that goes while its name is looked up leaves nothing behind.
 func TestForgottenInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNames(newSlow(someAddress))
+		n := New(newSlow(someAddress))
 		go lookUp(t, n, "p", "x.example")
 		synctest.Wait()
-		n.forget("p")
+		n.Forget("p")
 		time.Sleep(2 * time.Second)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if len(n.known)+len(n.shares)+len(n.flights) != 0 {
-			t.Errorf("left: %v %v %v", n.known, n.shares, n.flights)
+		if len(n.entries)+len(n.shares)+len(n.flights) != 0 {
+			t.Errorf("left: %v %v %v", n.entries, n.shares, n.flights)
 		}
 	})
-}
-
-// What is remembered is judged anew each time it is used.
-func TestRememberedAnswersAreJudged(t *testing.T) {
-	w := newWorld(t)
-	opened := address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")})
-	w.proxy.cfg.Addresses = opened
-	w.at("x.example", "172.18.0.2", "80", script(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" }))
-	if r := w.ask("GET", "http://x.example/"); !r.Success {
-		t.Fatal(r.errorText())
-	}
-	opened.SetSelf(address.Self{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}) // a service of ours moved there
-	w.contacts()
-	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" {
-		t.Errorf("%s %s", r.errorType(), r.errorText())
-	}
-	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-		t.Errorf("looked up %v, dialled %v", resolved, dialled)
-	}
 }
