@@ -146,9 +146,9 @@ func (e *exchange) finish(dst []byte) []byte {
 	return dst
 }
 
-// Make implements upstream.Room. The response is in memory together with the answer that is made of it, in which a byte may take six,
+// Reserve implements upstream.Budget. The response is in memory together with the answer that is made of it, in which a byte may take six,
 // and each field is there twice.
-func (e *exchange) Make(fields []upstream.Field, body int) error {
+func (e *exchange) Reserve(fields []upstream.Field, body int) error {
 	head := 0
 	for _, f := range fields {
 		head += len(f.Name) + len(f.Value)
@@ -200,7 +200,7 @@ func (k *pack) run(r *exchange, buf []byte) {
 		r.sent += int64(len(body))
 		response, err := s.pool.Do(r.bound, target, &upstream.Request{
 			Method: r.call.method, Path: r.destination.Path, Host: r.destination.HostPort(), Fields: fields, Body: body,
-			Deadline: deadline, Connect: connect, Read: r.call.read, MaxBody: MaxResponse, Room: r,
+			Deadline: deadline, Connect: connect, Read: r.call.read, MaxBody: MaxResponse, Budget: r,
 		}, buf[:0])
 		if err != nil {
 			<-k.slots
@@ -210,7 +210,7 @@ func (k *pack) run(r *exchange, buf []byte) {
 		location := redirect(r.call.method, response)
 		if location == "" {
 			// A short body, too, may be a long answer.
-			if r.response = response; r.Make(response.Fields, len(response.Body)) != nil {
+			if r.response = response; r.Reserve(response.Fields, len(response.Body)) != nil {
 				r.failure = k.timedOutFailure(r.bound, s)
 			}
 			<-k.slots // not before: what has no room yet is bounded by these
@@ -259,7 +259,7 @@ func (k *pack) locate(r *exchange, target *upstream.Target, hasBody bool, deadli
 
 func (k *pack) upstreamFailure(s *session, err error) *decision.Failure {
 	var e *upstream.Error
-	if errors.As(err, &e) && e.Kind == upstream.KindEnded {
+	if errors.As(err, &e) && e.Kind == upstream.KindCanceled {
 		return k.interruptedFailure(s)
 	}
 	return upstreamFailure(err).WithDetail(err.Error())

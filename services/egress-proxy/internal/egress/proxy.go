@@ -144,13 +144,12 @@ type session struct {
 	ctx  context.Context
 	end  context.CancelFunc
 	pool *upstream.Pool
-	web  web
 }
 
 func (p *Proxy) newSession() *session {
-	s := &session{pool: upstream.NewPool(&p.pools)}
-	s.web.pools = &p.pools
+	s := &session{}
 	s.ctx, s.end = context.WithCancel(context.Background())
+	s.pool = upstream.NewPool(s.ctx, &p.pools)
 	return s
 }
 
@@ -187,7 +186,6 @@ func (k *pack) cut() {
 	old := k.session.Swap(k.proxy.newSession())
 	old.end()
 	old.pool.Close()
-	old.web.close()
 }
 
 // Forget is Cut for a pack that is gone.

@@ -85,7 +85,7 @@ func (r *result) end(span trace.Span, pack, outcome, reason string) {
 		if r.destination.Host.Name != "" {
 			span.SetAttributes(semconv.URLScheme(r.destination.Scheme()), semconv.ServerAddress(r.destination.Host.Name), semconv.ServerPort(int(r.destination.Port)))
 		}
-		if r.response != nil && r.response.Shared {
+		if r.response != nil && r.response.HTTP2 {
 			span.SetAttributes(semconv.NetworkProtocolVersion("2"))
 		}
 		if r.status != 0 {

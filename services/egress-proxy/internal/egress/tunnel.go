@@ -77,7 +77,7 @@ func (c *client) reach(ctx context.Context, s *session, r *result, target *upstr
 	if c.pack.proxy.begin(r.transfer) != nil {
 		return nil, decision.Internal
 	}
-	server, _, err := c.pack.proxy.pools.Reach(ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
+	server, _, err := c.pack.proxy.pools.Connect(ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
 	switch {
 	case err == nil:
 		return server, nil

@@ -33,7 +33,7 @@ type upload struct {
 	client  *client
 	body    io.Reader
 	expects bool // 100 (Continue), before the client sends any
-	grant   func(n int)
+	server  *upstream.Stream
 	trailer http.Header // is complete when the body came to its end
 
 	transfer *transfer // whose bytes it counts; nil for a request that was refused
@@ -65,7 +65,7 @@ func (u *upload) Read(p []byte) (int, error) {
 		return 0, errQuotaExceeded
 	}
 	u.transfer.sent.Add(int64(n))
-	u.grant(n) // the server says now and then that it may go on
+	u.server.Allow(n) // the server says now and then that it may go on
 	switch {
 	case err == io.EOF:
 		u.ended = true
@@ -106,7 +106,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
 	defer unwatch()
 	target, f := c.pack.authorize(ctx, s, r.request(in.ContentLength != 0), began.Add(defaultTimeout))
-	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0, grant: func(int) {}}
+	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0}
 	if f == nil {
 		f = c.decided(r, in, began)
 	}
@@ -116,18 +116,15 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		return
 	}
 	body.transfer = r.transfer
-	ctx = context.WithValue(ctx, dialTargetKey{}, dialTarget{target, s, headers.IsWebSocket(in.Header)})
+	body.server = s.pool.NewStream(target, headers.IsWebSocket(in.Header))
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
-	if target.TLS {
-		ctx, body.grant = withQuota(ctx)
-	}
 	out := outgoing(ctx, in, r.destination, target, body)
 	if out.URL.RequestURI() != r.destination.Path { // what is sent must be what was judged
 		r.failure = decision.Invalid("Invalid path in URL")
 		c.decline(r, body, began)
 		return
 	}
-	response, err := s.web.roundTrip(out)
+	response, err := body.server.RoundTrip(out)
 	if err == nil && response.StatusCode < 100 { // which net/http lets pass, and no client understands
 		response.Body.Close()
 		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
@@ -153,7 +150,7 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		c.upgrade(s, r, out, response, body, began)
 		return
 	}
-	err = c.answer(r, response, in, body.grant)
+	err = c.answer(r, response, in, body.server)
 	ended := body.stop()
 	r.sent, r.received = r.transfer.bytes()
 	switch {
@@ -299,7 +296,7 @@ func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t 
 		in.Header["User-Agent"] = []string{""} // how net/http is kept from adding its own
 	}
 	out := &http.Request{
-		Method: in.Method, URL: webURL(to, t), Host: to.HostPort(), Header: in.Header, Trailer: in.Trailer,
+		Method: in.Method, URL: body.server.URL(to.Path), Host: to.HostPort(), Header: in.Header, Trailer: in.Trailer,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: in.ContentLength, Close: t.Close,
 	}
 	if in.ContentLength != 0 {
@@ -312,7 +309,7 @@ func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t 
 var errClient = errors.New("write answer")
 
 // answer streams a server's answer to the client. The error is errClient or the server's.
-func (c *client) answer(r *result, response *http.Response, in *http.Request, grant func(int)) error {
+func (c *client) answer(r *result, response *http.Response, in *http.Request, server *upstream.Stream) error {
 	bodiless, length := bodiless(in.Method, response)
 	headers.Strip(response.Header)
 	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
@@ -353,7 +350,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, gr
 		n, err := response.Body.Read(buf[:])
 		r.transfer.received.Add(int64(n))
 		if n > 0 {
-			grant(n)
+			server.Allow(n)
 			if chunked {
 				c.out.WriteString(strconv.FormatInt(int64(n), 16) + "\r\n")
 			}

@@ -36,22 +36,22 @@ type conn struct {
 	idleSince time.Time
 
 	// Of the current exchange, where its request bounds each wait for the server.
-	wait     time.Duration // 0 for no bound but the deadline
-	deadline time.Time
-	ended    atomic.Bool // somebody took the access away: no more waiting
+	wait        time.Duration // 0 for no bound but the deadline
+	deadline    time.Time
+	interrupted atomic.Bool // the session ended: no more waiting
 }
 
 func newConn(c, tcp net.Conn) *conn {
 	n := &conn{Conn: c}
-	n.in = bufio.NewReaderSize(waiting{n}, readBuffer)
+	n.in = bufio.NewReaderSize(timedReader{n}, readBuffer)
 	n.probe, _ = idleconn.New(c, tcp)
 	return n
 }
 
-// waiting reads from a connection's server, each time within what its request bounds a wait to.
-type waiting struct{ c *conn }
+// timedReader reads from a connection's server, each time within Request.Read.
+type timedReader struct{ c *conn }
 
-func (w waiting) Read(p []byte) (int, error) {
+func (w timedReader) Read(p []byte) (int, error) {
 	c := w.c
 	if c.wait > 0 {
 		until := time.Now().Add(c.wait)
@@ -61,21 +61,21 @@ func (w waiting) Read(p []byte) (int, error) {
 		if err := c.SetReadDeadline(until); err != nil {
 			return 0, err
 		}
-		if c.ended.Load() { // before that deadline was set, or it will be set anew after it
+		if c.interrupted.Load() { // before that deadline was set, or it will be set anew after it
 			return 0, os.ErrDeadlineExceeded
 		}
 	}
 	return c.Conn.Read(p)
 }
 
-// end ends what is under way.
-func (c *conn) end() {
-	c.ended.Store(true)
+// interrupt ends the exchange under way: what reads or writes returns at once.
+func (c *conn) interrupt() {
+	c.interrupted.Store(true)
 	c.SetDeadline(time.Unix(1, 0))
 }
 
-// healthy reports whether an idle connection can be used: the server has neither closed it nor sent anything that no request asked for.
-// The connection has no read deadline afterwards.
+// healthy reports whether an idle connection can be used: its server has neither closed it nor sent anything. An answer that is there before its
+// request would be taken for the answer to the next request (response smuggling). The connection has no read deadline afterwards.
 func (c *conn) healthy() bool {
 	return c.in.Buffered() == 0 && (c.probe == nil || c.probe.Healthy())
 }
@@ -109,7 +109,7 @@ func (c *conn) roundTrip(r *Request, close bool, buf []byte) (_ *Response, reusa
 	go func() { _, err := c.Write(r.Body); written <- err }()
 	response, reusable, err := c.receive(r, buf)
 	if err != nil {
-		c.end()
+		c.interrupt()
 		<-written
 		return nil, false, err
 	}
@@ -117,7 +117,7 @@ func (c *conn) roundTrip(r *Request, close bool, buf []byte) (_ *Response, reusa
 	case werr := <-written:
 		return response, reusable && werr == nil, nil
 	default: // answered before it had read everything
-		c.end()
+		c.interrupt()
 		<-written
 		return response, false, nil
 	}
@@ -217,7 +217,7 @@ func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, 
 	case h.chunked:
 		body, err := readAll(buf, httputil.NewChunkedReader(c.in), -1, r, h.fields)
 		if err != nil {
-			if err != ErrTooLarge && !isNetwork(err) && err != errNoRoom {
+			if err != ErrTooLarge && !isNetwork(err) && err != errOverBudget {
 				err = broken("Server sent an invalid chunk")
 			}
 			return nil, false, err
@@ -265,13 +265,13 @@ func (c *conn) skipTrailer() error {
 // readAll appends length bytes of in to buf, or all there are for -1, as r bounds them; fields are those of the answer.
 func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) ([]byte, error) {
 	start, limit := len(buf), r.MaxBody
-	roomy := r.Room == nil
+	reserved := r.Budget == nil
 	if length >= 0 {
 		for left := length; left > 0; {
 			n := min(left, max(firstBody, len(buf)-start)) // grown as it arrives: a length is only a claim
-			if !roomy && len(buf)-start+n > SmallBody {
-				if roomy = true; r.Room.Make(fields, length) != nil {
-					return nil, errNoRoom
+			if !reserved && len(buf)-start+n > SmallBody {
+				if reserved = true; r.Budget.Reserve(fields, length) != nil {
+					return nil, errOverBudget
 				}
 			}
 			buf = slices.Grow(buf, n)
@@ -288,9 +288,9 @@ func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) (
 	}
 	for {
 		n := max(firstBody, (len(buf)-start)/4)
-		if !roomy && len(buf)-start+n > SmallBody {
-			if roomy = true; r.Room.Make(fields, limit) != nil {
-				return nil, errNoRoom
+		if !reserved && len(buf)-start+n > SmallBody {
+			if reserved = true; r.Budget.Reserve(fields, limit) != nil {
+				return nil, errOverBudget
 			}
 		}
 		buf = slices.Grow(buf, n)

@@ -24,20 +24,23 @@ type Config struct {
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	TLS  func() *tls.Config // roots and versions of the next handshake; names and protocols are set by the pool
 
-	once      sync.Once
-	transport *http.Transport // of HTTP/2, made when it is first needed
+	once  sync.Once
+	http2 *http.Transport // of Pool.Do; made when it is first needed
 }
 
-// Pool keeps one pack's connections for as long as its access lasts. Use NewPool.
+// Pool keeps the connections of one session of one pack: those of exchanges that are held in memory (Do) and of those that are streamed
+// (NewStream). It connects to addresses that were decided on, and reuses a connection for the same address under the same name only. Use NewPool.
 type Pool struct {
 	cfg *Config
+	ctx context.Context // the session's: ends everything that is streamed
 
-	mu     sync.Mutex
-	closed bool
-	count  int
-	idle   map[key][]*conn // the one used last is at the end, and used next
-	shares int
-	shared map[key][]*shared // of HTTP/2, in use or not
+	mu        sync.Mutex
+	closed    bool
+	idleCount int
+	idle      map[key][]*conn // of HTTP/1.1; the one used last is at the end, and used next
+	h2Count   int
+	h2        map[key][]*h2Conn // in use or not
+	transport *http.Transport   // of streamed exchanges; made when it is first needed
 }
 
 // key is what a connection is good for: one address, under one name.
@@ -48,13 +51,12 @@ type key struct {
 	addr netip.Addr
 }
 
-// NewPool makes an empty pool.
-func NewPool(cfg *Config) *Pool {
-	return &Pool{cfg: cfg, idle: make(map[key][]*conn), shared: make(map[key][]*shared)}
+// NewPool returns an empty pool. When ctx ends, so does everything that is streamed; Close does the rest.
+func NewPool(ctx context.Context, cfg *Config) *Pool {
+	return &Pool{cfg: cfg, ctx: ctx, idle: make(map[key][]*conn), h2: make(map[key][]*h2Conn)}
 }
 
-// Close closes the idle connections and those that are shared, and each of the others when its exchange is over. It
-// waits for no server.
+// Close closes the idle connections and those of HTTP/2 at once, and each of the others when its exchange is over. It waits for no server.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -64,20 +66,23 @@ func (p *Pool) Close() {
 			hangUp(c)
 		}
 	}
-	for _, all := range p.shared {
+	for _, all := range p.h2 {
 		for _, s := range all {
-			s.spent = true
+			s.retired = true
 			hangUp(s.cc)
 		}
 	}
-	p.idle, p.count, p.shared, p.shares = nil, 0, nil, 0
+	p.idle, p.idleCount, p.h2, p.h2Count = nil, 0, nil, 0
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
 }
 
-// hangUp closes a connection behind the caller's back: TLS says goodbye first, for which it waits five seconds where the
-// server doesn't read.
+// hangUp closes a connection without waiting: TLS sends an alert first, and crypto/tls waits up to five seconds for a server that doesn't read.
+// Pools are closed and swept for all packs by one goroutine, which one pack's servers must not hold up.
 func hangUp(c io.Closer) { go c.Close() }
 
-// Sweep closes what has been idle for a minute. It waits for no server.
+// Sweep closes the connections of Do that have been idle for a minute; those of streams close by themselves. It waits for no server.
 func (p *Pool) Sweep(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,16 +92,16 @@ func (p *Pool) Sweep(now time.Time) {
 			hangUp(conns[stale])
 			stale++
 		}
-		p.count -= stale
+		p.idleCount -= stale
 		if stale == len(conns) {
 			delete(p.idle, k)
 		} else if stale > 0 {
 			p.idle[k] = append([]*conn(nil), conns[stale:]...)
 		}
 	}
-	for k, all := range p.shared {
+	for k, all := range p.h2 {
 		for _, s := range slices.Clone(all) {
-			if s.users == 0 && (now.Sub(s.rests) >= idleFor || s.cc.Err() != nil) {
+			if s.users == 0 && (now.Sub(s.idleSince) >= idleFor || s.cc.Err() != nil) {
 				p.retire(k, s)
 				hangUp(s.cc)
 			}
@@ -104,9 +109,9 @@ func (p *Pool) Sweep(now time.Time) {
 	}
 }
 
-// take gives a connection to one of the target's addresses that the server has not closed: an idle one, with the deadline
-// set, or a shared one; or neither.
-func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *shared) {
+// take returns a connection to one of the target's addresses that its server hasn't closed: an idle one of HTTP/1.1, with the deadline set, or
+// one of HTTP/2 that it has joined; or neither.
+func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *h2Conn) {
 	for {
 		p.mu.Lock()
 		for _, addr := range t.Addrs {
@@ -115,7 +120,7 @@ func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *shared) {
 				c = conns[len(conns)-1]
 				conns[len(conns)-1] = nil
 				p.idle[k] = conns[:len(conns)-1]
-				p.count--
+				p.idleCount--
 				break
 			}
 			if s = p.joinAny(k); s != nil {
@@ -131,12 +136,12 @@ func (p *Pool) take(t *Target, r *Request) (k key, c *conn, s *shared) {
 	}
 }
 
-// joinAny makes an exchange one of those of a shared connection. The mutex must be held.
-func (p *Pool) joinAny(k key) *shared {
+// joinAny joins a connection of HTTP/2 that takes another exchange; nil for none. The mutex must be held.
+func (p *Pool) joinAny(k key) *h2Conn {
 	if !k.tls {
 		return nil
 	}
-	for _, s := range p.shared[k] {
+	for _, s := range p.h2[k] {
 		if s.join() {
 			return s
 		}
@@ -144,23 +149,25 @@ func (p *Pool) joinAny(k key) *shared {
 	return nil
 }
 
-// put takes a connection back whose exchange came to its end.
+// put takes back a connection of which the exchange came to its end.
 func (p *Pool) put(k key, c *conn) {
 	c.idleSince = time.Now()
 	p.mu.Lock()
 	conns := p.idle[k]
-	if p.closed || p.count >= maxIdle || len(conns) >= maxIdlePerTarget {
+	if p.closed || p.idleCount >= maxIdle || len(conns) >= maxIdlePerTarget {
 		p.mu.Unlock()
 		c.Close()
 		return
 	}
 	p.idle[k] = append(conns, c)
-	p.count++
+	p.idleCount++
 	p.mu.Unlock()
 }
 
-// Do sends a request and reads its answer into buf, which it grows as needed. Errors are of type *Error. A request that
-// a connection of before turned out to be dead for is sent again on a new one if it may be.
+// Do sends a request and reads its whole answer into buf, which it grows as needed. Errors are of type *Error.
+//
+// A server may close an idle connection just when a request is sent over it. Such a request is sent again over a new connection if the method
+// allows that (RFC 9110, section 9.2.2), once.
 func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Response, error) {
 	k, c, s := p.take(t, r)
 	if c != nil || s != nil {
@@ -175,7 +182,7 @@ func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Resp
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, &Error{KindEnded, "Access was taken away", context.Cause(ctx)}
+			return nil, &Error{KindCanceled, "Access was taken away", context.Cause(ctx)}
 		}
 		return nil, exchangeError(err)
 	}
@@ -183,9 +190,9 @@ func (p *Pool) Do(ctx context.Context, t *Target, r *Request, buf []byte) (*Resp
 	return response, err
 }
 
-func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *shared, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
+func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *h2Conn, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
 	if s != nil {
-		return p.exchangeShared(ctx, k, s, r, buf)
+		return p.exchangeHTTP2(ctx, k, s, r, buf)
 	}
 	return p.exchange(ctx, k, c, close, r, buf)
 }
@@ -193,11 +200,11 @@ func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *shared, clos
 // exchange uses one connection and gives it back or closes it. again says that the server had closed it before it saw
 // the request, as far as can be told, and that the request does no harm twice. close has the exchange be the connection's last.
 func (p *Pool) exchange(ctx context.Context, k key, c *conn, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
-	stop := context.AfterFunc(ctx, c.end)
+	stop := context.AfterFunc(ctx, c.interrupt)
 	response, reusable, err := c.roundTrip(r, close, buf)
 	if !stop() {
 		c.Close()
-		return nil, &Error{KindEnded, "Access was taken away", context.Cause(ctx)}, false
+		return nil, &Error{KindCanceled, "Access was taken away", context.Cause(ctx)}, false
 	}
 	if err != nil {
 		c.Close()
@@ -221,15 +228,15 @@ func idempotent(method string) bool {
 	return false
 }
 
-// connect makes a connection for a request: of its own, or a shared one that it has joined.
-func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *conn, s *shared, err error) {
+// connect makes a connection for a request: of HTTP/1.1, or one of HTTP/2 that it has joined.
+func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *conn, s *h2Conn, err error) {
 	deadline := r.Deadline
 	if r.Connect > 0 {
 		if d := time.Now().Add(r.Connect); d.Before(deadline) {
 			deadline = d
 		}
 	}
-	raw, addr, err := p.cfg.Reach(ctx, t, deadline)
+	raw, addr, err := p.cfg.Connect(ctx, t, deadline)
 	if err != nil {
 		return k, nil, nil, err
 	}
@@ -238,7 +245,7 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 		return k, newConn(raw, raw), nil, nil
 	}
 	wire := NewQuotaConn(raw)
-	secured, err := p.cfg.Secure(ctx, t, wire, deadline, HTTP2, HTTP1)
+	secured, err := p.cfg.Handshake(ctx, t, wire, deadline, HTTP2, HTTP1)
 	if err != nil {
 		return k, nil, nil, err
 	}
@@ -249,8 +256,8 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 	return k, nil, s, err
 }
 
-// adopt joins a new connection that speaks HTTP/2, or one that somebody else has made meanwhile.
-func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *QuotaConn) (*shared, error) {
+// adopt joins a new connection that speaks HTTP/2, or one that another exchange has made meanwhile.
+func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *QuotaConn) (*h2Conn, error) {
 	p.mu.Lock()
 	s := p.joinAny(k)
 	p.mu.Unlock()
@@ -258,7 +265,7 @@ func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *QuotaC
 		secured.Close()
 		return s, nil
 	}
-	s, err := p.cfg.share(ctx, secured, wire)
+	s, err := p.cfg.newH2Conn(ctx, secured, wire)
 	if err != nil {
 		return nil, err
 	}
@@ -268,11 +275,11 @@ func (p *Pool) adopt(ctx context.Context, k key, secured *tls.Conn, wire *QuotaC
 		hangUp(s.cc)
 		return nil, broken("Server takes no request")
 	}
-	if p.closed || p.shares >= maxShared {
-		s.spent = true // closed after this exchange
+	if p.closed || p.h2Count >= maxH2Conns {
+		s.retired = true // closed after this exchange
 		return s, nil
 	}
-	p.shared[k] = append(p.shared[k], s)
-	p.shares++
+	p.h2[k] = append(p.h2[k], s)
+	p.h2Count++
 	return s, nil
 }

@@ -19,13 +19,13 @@ func (s stuck) Close() error { <-s.until; return nil }
 func TestClosingWaitsForNoServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := make(chan struct{})
-		p := NewPool(&Config{})
+		p := NewPool(t.Context(), &Config{})
 		p.put(key{host: "swept"}, newConn(stuck{until: until}, nil))
 		time.Sleep(idleFor)
 		p.put(key{host: "closed"}, newConn(stuck{until: until}, nil))
 		p.Sweep(time.Now())
-		if p.count != 1 {
-			t.Errorf("%d connections are idle", p.count)
+		if p.idleCount != 1 {
+			t.Errorf("%d connections are idle", p.idleCount)
 		}
 		p.Close()
 		close(until)

@@ -1,9 +1,10 @@
 // Package upstream speaks HTTP/1.1 (RFC 9112) and HTTP/2 (RFC 9113) to the servers that packs reach: to addresses that were
-// judged, over connections that one pack's pool keeps, with every byte bounded.
+// judged, over the connections of one pack's session, with every byte bounded.
 //
-// HTTP/1.1 is written by hand, over net and crypto/tls, since net/http doesn't keep the order and spelling of header
-// fields, which packs are promised. HTTP/2, which is a matter of many thousand lines, is net/http's, over the pool's own
-// connections.
+// There is one stack for all: one way to connect (Config.Connect, Config.Handshake), one pool for each session, and two ways to use it. Pool.Do
+// holds a request and its answer in memory, for framed requests. Its HTTP/1.1 is written by hand, over net and crypto/tls: packs are promised
+// the order and spelling of header fields, which net/http doesn't keep. Pool.NewStream passes bodies on as they come, for plain HTTP proxying;
+// there net/http speaks HTTP/1.1. HTTP/2, of many thousand lines, is net/http's in both.
 package upstream
 
 import (
@@ -25,7 +26,8 @@ type Target struct {
 	TLS  bool
 	Host string // name or address, in hostname's one form: what a certificate must be for
 	Port uint16
-	// Addrs are the judged addresses. A pooled connection to any of them will do, but none to another.
+	// Addrs are the addresses that were decided on. A pooled connection to any of them will do, but none to another: a name may have
+	// resolved to an internal address since.
 	Addrs []netip.Addr
 	// ID names Addrs as a set.
 	ID string
@@ -47,27 +49,27 @@ type Request struct {
 	Connect  time.Duration // for a connection to be made, handshake included; 0 for no bound but the deadline
 	Read     time.Duration // longest wait for the next byte of the answer, once the request is sent; 0 for no bound but the deadline
 	MaxBody  int           // longest body of an answer, in bytes; none is read of an answer to HEAD
-	Room     Room          // asked before a body over SmallBody is read; nil for no bound
+	Budget   Budget        // reserved from before a body over SmallBody is read; nil for no bound
 }
 
-// SmallBody is the longest body that is read without asking for room.
+// SmallBody is the longest body that is read without reserving memory for it, in bytes.
 const SmallBody = 64 << 10
 
-// Room is memory for answers.
-type Room interface {
-	// Make waits until there is room for an answer with such fields and so long a body, until the request's deadline at most.
-	Make(fields []Field, body int) error
+// Budget bounds the memory that answers take together.
+type Budget interface {
+	// Reserve waits until there is memory for an answer with these fields and a body of that many bytes, until the request's deadline at most.
+	Reserve(fields []Field, body int) error
 }
 
-// errNoRoom is a body for which there was no room before the request's deadline.
-var errNoRoom = &Error{Kind: KindTimeout, Text: "Request timed out"}
+// errOverBudget is a body for which there was no memory before the request's deadline.
+var errOverBudget = &Error{Kind: KindTimeout, Text: "Request timed out"}
 
 // Response is an answer. Body lies in the buffer that Do was given, or in a larger one.
 type Response struct {
 	Status int
-	Fields []Field // in the server's order and spelling; see receiveShared for HTTP/2
+	Fields []Field // in the server's order and spelling; see receiveHTTP2 for HTTP/2
 	Body   []byte
-	Shared bool // came over HTTP/2
+	HTTP2  bool // came over HTTP/2
 }
 
 // Kind is why an exchange failed.
@@ -80,7 +82,7 @@ const (
 	KindRefused              // no connection could be made
 	KindTLS                  // handshake or certificate
 	KindTooLarge             // the answer's body is over MaxBody
-	KindEnded                // the context ended: somebody took the pack's access away
+	KindCanceled             // the context ended: the session did, or the client left
 )
 
 // Error is a failed exchange. Text may be shown to a pack: it has no address in it.

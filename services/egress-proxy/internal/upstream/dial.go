@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	stagger    = 250 * time.Millisecond // between attempts (RFC 8305, section 8: connection attempt delay)
-	maxAddrs   = 8                      // tried of one target
-	dialsAhead = 4                      // under way at the same time
+	stagger  = 250 * time.Millisecond // between attempts (RFC 8305, section 8: connection attempt delay)
+	maxAddrs = 8                      // tried of one target
+	maxDials = 4                      // under way at the same time
 )
 
-// reached is a connection, or why there is none.
-type reached struct {
+// dialResult is a connection, or why there is none.
+type dialResult struct {
 	conn net.Conn
 	addr netip.Addr
 	err  error
 }
 
-// Reach connects to one of the target's judged addresses, whichever answers first: to the next one begins an attempt when
-// the one before has failed or has not answered within 250 ms (RFC 8305). The others are given up. Errors are of type
-// *Error; ctx and the deadline bound all attempts together.
-func (c *Config) Reach(ctx context.Context, t *Target, deadline time.Time) (net.Conn, netip.Addr, error) {
+// Connect connects to one of the target's addresses, whichever answers first (RFC 8305, "Happy Eyeballs"): an attempt for the next address
+// begins when the one before has failed or hasn't answered within 250 ms. The others are given up. Errors are of type *Error; ctx and the
+// deadline bound all attempts together.
+func (c *Config) Connect(ctx context.Context, t *Target, deadline time.Time) (net.Conn, netip.Addr, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	addrs := order(t.Addrs)
+	addrs := interleave(t.Addrs)
 	if len(addrs) == 1 {
 		conn, err := c.Dial(ctx, netip.AddrPortFrom(addrs[0], t.Port))
 		if err != nil {
@@ -36,13 +36,13 @@ func (c *Config) Reach(ctx context.Context, t *Target, deadline time.Time) (net.
 		}
 		return conn, addrs[0], nil
 	}
-	results := make(chan reached)
+	results := make(chan dialResult)
 	over := make(chan struct{})
 	defer close(over)
 	try := func(addr netip.Addr) {
 		conn, err := c.Dial(ctx, netip.AddrPortFrom(addr, t.Port))
 		select {
-		case results <- reached{conn, addr, err}:
+		case results <- dialResult{conn, addr, err}:
 		case <-over:
 			if err == nil {
 				conn.Close() // answered too late
@@ -52,22 +52,22 @@ func (c *Config) Reach(ctx context.Context, t *Target, deadline time.Time) (net.
 	next := time.NewTimer(0)
 	defer next.Stop()
 	failure := &Error{Kind: KindRefused, Text: "Host is not reachable"}
-	for waiting := 0; waiting > 0 || len(addrs) > 0; {
+	for dialling := 0; dialling > 0 || len(addrs) > 0; {
 		var now <-chan time.Time
-		if len(addrs) > 0 && waiting < dialsAhead {
+		if len(addrs) > 0 && dialling < maxDials {
 			now = next.C
 		}
 		select {
 		case <-now:
 			go try(addrs[0])
-			addrs, waiting = addrs[1:], waiting+1
+			addrs, dialling = addrs[1:], dialling+1
 			next.Reset(stagger)
 		case r := <-results:
 			if r.err == nil {
 				return r.conn, r.addr, nil
 			}
-			waiting--
-			failure = worse(failure, connectError(r.err))
+			dialling--
+			failure = moreTelling(failure, connectError(r.err))
 			next.Reset(0)
 		case <-ctx.Done(): // though Dial should notice, too
 			return nil, netip.Addr{}, connectError(ctx.Err())
@@ -76,8 +76,8 @@ func (c *Config) Reach(ctx context.Context, t *Target, deadline time.Time) (net.
 	return nil, netip.Addr{}, failure
 }
 
-// worse is the failure that says more: that an address has no route is nothing against that the server refuses.
-func worse(a, b *Error) *Error {
+// moreTelling returns the failure that says more about the server: "refused" says more than "timed out", and that more than "no route".
+func moreTelling(a, b *Error) *Error {
 	rank := func(e *Error) int {
 		switch {
 		case errors.Is(e, syscall.ECONNREFUSED):
@@ -95,9 +95,9 @@ func worse(a, b *Error) *Error {
 	return a
 }
 
-// order alternates between the families, IPv6 first (RFC 8305, section 4), each in the order given, and leaves out what
+// interleave alternates between the families, IPv6 first (RFC 8305, section 4), each in the order given, and leaves out what
 // comes twice or is too many.
-func order(addrs []netip.Addr) []netip.Addr {
+func interleave(addrs []netip.Addr) []netip.Addr {
 	if len(addrs) < 2 {
 		return addrs
 	}

@@ -115,7 +115,7 @@ func TestReach(t *testing.T) {
 					for _, a := range strings.Fields(c.addrs) {
 						target.Addrs = append(target.Addrs, netip.MustParseAddr(a))
 					}
-					conn, addr, err := cfg.Reach(t.Context(), target, time.Now().Add(10*time.Second))
+					conn, addr, err := cfg.Connect(t.Context(), target, time.Now().Add(10*time.Second))
 					if took := time.Since(d.began); took != c.after {
 						t.Errorf("after %v", took)
 					}
@@ -170,7 +170,7 @@ func TestReachIsGivenUp(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
-		if _, _, err := (&Config{Dial: d.dial}).Reach(ctx, &Target{Addrs: addrs, Port: 80}, time.Now().Add(time.Minute)); err == nil || time.Since(d.began) != time.Second {
+		if _, _, err := (&Config{Dial: d.dial}).Connect(ctx, &Target{Addrs: addrs, Port: 80}, time.Now().Add(time.Minute)); err == nil || time.Since(d.began) != time.Second {
 			t.Errorf("%v after %v", err, time.Since(d.began))
 		}
 	})
@@ -178,10 +178,10 @@ func TestReachIsGivenUp(t *testing.T) {
 
 func TestOrder(t *testing.T) {
 	one := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
-	if got := order(one); !slices.Equal(got, one) {
+	if got := interleave(one); !slices.Equal(got, one) {
 		t.Error(got)
 	}
-	if got := order(nil); len(got) != 0 {
+	if got := interleave(nil); len(got) != 0 {
 		t.Error(got)
 	}
 }

@@ -13,8 +13,9 @@ const (
 	HTTP2 = "h2"
 )
 
-// Secure speaks TLS with the target over a connection to it, which it closes where that fails. Errors are of type *Error.
-func (c *Config) Secure(ctx context.Context, t *Target, raw net.Conn, deadline time.Time, protocols ...string) (*tls.Conn, error) {
+// Handshake begins TLS with the target over a connection to it, which it closes if that fails. The certificate must be for Target.Host. Errors
+// are of type *Error.
+func (c *Config) Handshake(ctx context.Context, t *Target, raw net.Conn, deadline time.Time, protocols ...string) (*tls.Conn, error) {
 	cfg := c.TLS().Clone()
 	cfg.ServerName = t.Host
 	cfg.NextProtos = protocols
@@ -28,5 +29,5 @@ func (c *Config) Secure(ctx context.Context, t *Target, raw net.Conn, deadline t
 	return secured, nil
 }
 
-// Failure says, as an *Error, why a request could not be sent or an answer not be read over a connection of Reach.
+// Failure says, as an *Error, why a request could not be sent or an answer not be read in a Stream or over a connection of Connect.
 func Failure(err error) *Error { return exchangeError(err) }
