@@ -2,6 +2,7 @@ package grant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -12,22 +13,25 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// followEvery is how often the store is asked whether another replica changed something.
+// followEvery is how often the store is asked whether another replica changed something. A grant that is revoked at one replica
+// must be closed at every other within 100 ms.
 const followEvery = 20 * time.Millisecond
 
 // Store keeps grants; all replicas share one.
 type Store interface {
-	// Revision grows with every change of any grant.
+	// Revision is the store's revision, which every change of any grant raises. It must be cheap: it is asked 50 times a
+	// second.
 	Revision(ctx context.Context) (int64, error)
 	// Grants reads all grants and the revision they belong to.
 	Grants(ctx context.Context) ([]Grant, int64, error)
 	// Apply changes a pack's grant in one transaction: change gets the record, nil for none, and returns the one that
 	// takes its place, nil for none. Revision is set by the store. An error of change is returned as it is, and nothing
-	// is changed. change may run several times.
+	// is changed. change may run several times: a transaction that conflicts with another one is tried again.
 	Apply(ctx context.Context, packID string, change func(old *Grant) (*Grant, error)) error
 }
 
-// Cache is what this replica knows of all grants. Deciding takes no lock and never waits. Use Open.
+// Cache is this replica's copy of all grants. Get, List and Check read an immutable snapshot: they take no lock and never wait,
+// so that a request of a pack costs no query. It is safe for concurrent use. Use Open.
 type Cache struct {
 	store    Store
 	follower store.Follower
@@ -37,14 +41,14 @@ type Cache struct {
 	narrowed func(packID string)
 }
 
-// snapshot is never changed.
+// snapshot is never changed after it was published.
 type snapshot struct {
 	revision int64
 	grants   map[string]*compiledGrant
-	expires  time.Time // the next expiry that nobody was told of; zero for none
+	expires  time.Time // the next expiry for which OnNarrow's function is still to be called; zero for none
 }
 
-// Open reads all grants.
+// Open makes a cache and reads all grants from the store.
 func Open(ctx context.Context, from Store, log *slog.Logger) (*Cache, error) {
 	c := &Cache{store: from, narrowed: func(string) {}}
 	c.follower.What, c.follower.Every, c.follower.Look, c.follower.Log = "network grants", followEvery, c.look, log
@@ -55,15 +59,17 @@ func Open(ctx context.Context, from Store, log *slog.Logger) (*Cache, error) {
 	return c, nil
 }
 
-// OnNarrow has f called for every pack whose grant allows less than before, went or expired, after decisions have begun
-// to follow the change. f must not block. Call it before Follow.
+// OnNarrow has f called for every pack whose grant allows less than before, was removed or has expired. f is called after the new
+// snapshot is published: a request that begins after that is decided by the new grant, so that f needs to end only what
+// began before. f must not block, nor call OnNarrow or Refresh. Call OnNarrow before Follow.
 func (c *Cache) OnNarrow(f func(packID string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.narrowed = f
 }
 
-// Check decides whether the pack's grant covers the host and port. shown is how the host is named in the reason.
+// Check decides whether the pack's grant covers the host and port. shown is how the host is named in the reason. When the store
+// has not answered for store.Lease, every pack is denied: the store may hold a revocation that this replica has not read.
 func (c *Cache) Check(packID string, host hostname.Host, shown string, port uint16) Decision {
 	now := time.Now()
 	if !c.follower.Fresh(now) {
@@ -76,15 +82,15 @@ func (c *Cache) Check(packID string, host hostname.Host, shown string, port uint
 	return r.check(host, shown, port, now)
 }
 
-// Get is a pack's record.
-func (c *Cache) Get(packID string) (Grant, bool) {
+// Get gives a pack's record, also a revoked or expired one. ok is false for a pack without one.
+func (c *Cache) Get(packID string) (g Grant, ok bool) {
 	if r := c.snap.Load().grants[packID]; r != nil {
 		return r.grant, true
 	}
 	return Grant{}, false
 }
 
-// List gives all records, revoked ones included.
+// List gives all records, revoked and expired ones included, in no particular order.
 func (c *Cache) List() []Grant {
 	rules := c.snap.Load().grants
 	all := make([]Grant, 0, len(rules))
@@ -94,7 +100,24 @@ func (c *Cache) List() []Grant {
 	return all
 }
 
-// Refresh brings the snapshot up to the store.
+// errUnchanged is what a change of Apply returns to leave a record as it is.
+var errUnchanged = errors.New("unchanged")
+
+// Apply changes a pack's grant in the store (see Store.Apply) and brings the snapshot up to it: when it has returned nil, Check
+// follows the change. change may return errUnchanged, which is not an error of Apply.
+func (c *Cache) Apply(ctx context.Context, packID string, change func(old *Grant) (*Grant, error)) error {
+	switch err := c.store.Apply(ctx, packID, change); {
+	case errors.Is(err, errUnchanged):
+		return nil
+	case err != nil:
+		return err
+	}
+	// The change is committed. This replica must follow it even if the caller has gone away meanwhile.
+	return c.Refresh(context.WithoutCancel(ctx))
+}
+
+// Refresh brings the snapshot up to the store. Refreshes run one after the other: otherwise a slow one could put the rows that it
+// read earlier in place of a later one's.
 func (c *Cache) Refresh(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,27 +131,13 @@ func (c *Cache) Refresh(ctx context.Context) error {
 	var narrowed []string
 	for _, g := range grants {
 		before := old.grants[g.PackID]
-		if before != nil && before.grant.Revision == g.Revision {
-			next.grants[g.PackID] = before
-		} else {
-			r, err := compile(g)
-			if err != nil { // written by another version
-				c.follower.Log.ErrorContext(ctx, "a network grant can't be read and allows nothing; grant it again", "pack_id", g.PackID, "error", err)
-				g.Enabled = false
-				r = &compiledGrant{grant: g}
-			}
-			next.grants[g.PackID] = r
-			if before != nil && g.narrows(&before.grant, began) {
-				narrowed = append(narrowed, g.PackID)
-			}
+		after := before
+		if before == nil || before.grant.Revision != g.Revision {
+			after = c.compile(ctx, g)
 		}
-		switch expires := g.ExpiresAt; {
-		case !g.Enabled || expires.IsZero():
-		case expires.After(began):
-			if next.expires.IsZero() || expires.Before(next.expires) {
-				next.expires = expires
-			}
-		case before != nil && !old.expires.IsZero() && !expires.Before(old.expires):
+		next.grants[g.PackID] = after
+		next.noteExpiry(&after.grant, began)
+		if before != nil && (after != before && after.grant.narrows(&before.grant, began) || old.expired(&after.grant, began)) {
 			narrowed = append(narrowed, g.PackID)
 		}
 	}
@@ -137,16 +146,43 @@ func (c *Cache) Refresh(ctx context.Context) error {
 			narrowed = append(narrowed, id)
 		}
 	}
+	// First published, then announced: see OnNarrow.
 	c.snap.Store(next)
-	c.follower.Heard(began)
+	c.follower.Heard(began) // not the time now: the rows may be as old as the query's beginning
 	for _, id := range narrowed {
 		c.narrowed(id)
 	}
 	return nil
 }
 
-// Follow keeps the snapshot up to what other replicas change, until ctx ends. While the store can't be asked the
-// snapshot holds for store.Lease, then everything is denied.
+// compile makes a grant ready for decisions. A grant that can't be compiled was written by another version; it allows nothing,
+// rather than only what this version understands of it.
+func (c *Cache) compile(ctx context.Context, g Grant) *compiledGrant {
+	compiled, err := compile(g)
+	if err != nil {
+		c.follower.Log.ErrorContext(ctx, "a network grant can't be read and allows nothing; grant it again", "pack_id", g.PackID, "error", err)
+		g.Enabled = false
+		return &compiledGrant{grant: g}
+	}
+	return compiled
+}
+
+// noteExpiry takes a grant's expiry into account for the snapshot's next one.
+func (s *snapshot) noteExpiry(g *Grant, now time.Time) {
+	if at := g.ExpiresAt; g.Enabled && at.After(now) && (s.expires.IsZero() || at.Before(s.expires)) {
+		s.expires = at
+	}
+}
+
+// expired says whether a grant has expired since the snapshot was made. Nobody changes a grant when it expires, so its revision
+// doesn't show that.
+func (s *snapshot) expired(g *Grant, now time.Time) bool {
+	at := g.ExpiresAt
+	return g.Enabled && !at.IsZero() && !at.After(now) && !s.expires.IsZero() && !at.Before(s.expires)
+}
+
+// Follow keeps the snapshot up to what other replicas change and calls OnNarrow's function for grants that expire, until ctx ends.
+// When the store doesn't answer, the snapshot is used for store.Lease; after that everything is denied.
 func (c *Cache) Follow(ctx context.Context) error { return c.follower.Follow(ctx) }
 
 func (c *Cache) look(ctx context.Context) error {

@@ -7,16 +7,17 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// Decision is the answer to whether a pack may reach a host and port, with the reason in the words of contract.md.
+// Decision is the answer to whether a pack may reach a host and port, with the reason in the words of docs/contract.md. ForRequest and
+// ForTunnel narrow it by the grant's path rules.
 type Decision struct {
 	Allowed bool
 	Reason  string
 
-	rule *compiledGrant // of an allowed decision whose grant has rules; nil for no rules
-	host hostname.Host
+	ruled *compiledGrant // the grant, where it allows and has path rules; else nil
+	host  hostname.Host
 }
 
-// The reasons of contract.md that don't depend on what was asked, and the one for a store that can't be read.
+// The reasons of docs/contract.md that don't depend on what was asked, and the one for a store that can't be read.
 const (
 	ReasonModified = "Pack is disabled due to modification"
 	ReasonNone     = "No network grant for this pack"
@@ -25,7 +26,8 @@ const (
 	ReasonUnknown  = "Network grants can't be read at the moment"
 )
 
-// rule is a grant made ready for decisions.
+// compiledGrant is a grant made ready for decisions: texts parsed, lists as sets. A decision costs two look-ups, and one comparison
+// for each wildcard.
 type compiledGrant struct {
 	grant     Grant
 	everyHost bool
@@ -37,61 +39,62 @@ type compiledGrant struct {
 }
 
 func compile(g Grant) (*compiledGrant, error) {
-	r := &compiledGrant{grant: g, exact: make(map[string]bool), ports: make(map[uint16]bool)}
+	c := &compiledGrant{grant: g, exact: make(map[string]bool), ports: make(map[uint16]bool)}
 	for _, text := range g.AllowedDomains {
 		p, err := hostname.ParsePattern(text)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("compile grant of %s: domain %q: %w", g.PackID, text, err)
 		case p.Any():
-			r.everyHost = true
+			c.everyHost = true
 		case p.Wildcard():
-			r.wildcards = append(r.wildcards, p)
+			c.wildcards = append(c.wildcards, p)
 		default:
-			r.exact[p.String()] = true
+			c.exact[p.String()] = true
 		}
 	}
 	for _, port := range g.AllowedPorts {
 		if port == 0 {
-			r.everyPort = true
+			c.everyPort = true
 			continue
 		}
-		r.ports[uint16(port)] = true
+		c.ports[uint16(port)] = true
 	}
 	for i, text := range g.PathRules {
 		n, err := compilePathRule(text)
 		if err != nil {
 			return nil, fmt.Errorf("compile grant of %s: rule %d: %w", g.PackID, i, err)
 		}
-		r.pathRules = append(r.pathRules, n)
+		c.pathRules = append(c.pathRules, n)
 	}
-	return r, nil
+	return c, nil
 }
 
-// check decides; shown is how the host is named in the reason.
-func (r *compiledGrant) check(host hostname.Host, shown string, port uint16, now time.Time) Decision {
+// check decides. shown is how the host is named in the reason. The order of the cases is the contract's: the first that applies
+// gives the reason.
+func (c *compiledGrant) check(host hostname.Host, shown string, port uint16, now time.Time) Decision {
 	switch {
-	case !r.grant.InForce(now):
+	case !c.grant.InForce(now):
 		return Decision{Reason: ReasonDisabled}
-	case !r.allowsHost(host):
+	case !c.allowsHost(host):
 		return Decision{Reason: "Domain '" + shown + "' not in allowed list"}
-	case !r.everyPort && !r.ports[port]:
+	case !c.everyPort && !c.ports[port]:
 		return Decision{Reason: fmt.Sprintf("Port %d not in allowed list", port)}
-	case len(r.pathRules) > 0:
-		return Decision{Allowed: true, Reason: ReasonGranted, rule: r, host: host}
+	case len(c.pathRules) > 0:
+		return Decision{Allowed: true, Reason: ReasonGranted, ruled: c, host: host}
 	default:
 		return Decision{Allowed: true, Reason: ReasonGranted}
 	}
 }
 
-func (r *compiledGrant) allowsHost(host hostname.Host) bool {
-	if host.Name == "" {
+func (c *compiledGrant) allowsHost(host hostname.Host) bool {
+	if host.Name == "" { // the zero Host, which even "*" doesn't cover
 		return false
 	}
-	if r.everyHost || r.exact[host.Name] {
+	if c.everyHost || c.exact[host.Name] {
 		return true
 	}
-	for _, p := range r.wildcards {
+	for _, p := range c.wildcards {
 		if p.Match(host) {
 			return true
 		}

@@ -1,6 +1,11 @@
-// Package grant has network grants: which domains and ports a pack may reach, and until when.
+// Package grant has network grants: which hosts and ports a pack may reach, by which requests, and until when.
 //
-// Requests are judged by an immutable snapshot in memory (Cache); the store behind it is shared by all replicas.
+// Two sides use it. Package decision asks the Cache about each request of a pack; operators change grants through the
+// Service, which package httpapi serves. Between them is a Store that all replicas share (package store implements it):
+// the Cache of each replica follows it.
+//
+// A grant is compared with hosts in hostname's normal form and with paths in urlpath's, never with what a pack sent. It
+// says nothing about addresses: a granted name that resolves to an internal address is refused by package address.
 package grant
 
 import (
@@ -20,7 +25,8 @@ const (
 	MaxGrantedBy = 128  // bytes
 )
 
-// Grant is what a pack was granted. A revoked grant stays, with Enabled false.
+// Grant is a pack's record. Granted is each of AllowedDomains joined with each of AllowedPorts. A revoked grant keeps its record, with
+// Enabled false, so that operators see what it was.
 type Grant struct {
 	PackID         string
 	Enabled        bool
@@ -31,12 +37,12 @@ type Grant struct {
 	GrantedBy      string
 	Notes          string
 	ExpiresAt      time.Time  // zero for never
-	PathRules      []PathRule // nil for none
-	AllowTunnel    bool       // with rules: tunnels, in which they can't be kept, are allowed nevertheless
-	Revision       int64      // of the store when it was written; grows with every change of any grant
+	PathRules      []PathRule // nil for none: every request to a granted host and port is allowed
+	AllowTunnel    bool       // only with PathRules: allows tunnels, whose requests can't be read and so not compared with the rules
+	Revision       int64      // the store's revision at which it was written
 }
 
-// Request is what an operator asks for.
+// Request is what an operator asks for. Fields are as in Grant.
 type Request struct {
 	AllowedDomains []string
 	AllowedPorts   []int
@@ -47,36 +53,37 @@ type Request struct {
 	AllowTunnel    bool
 }
 
-// Check says what is wrong with a request; the error is a fault for the operator.
-func (w Request) Check(now time.Time) error {
+// Check is nil for a request that can be granted, else an invalid fault that names the field.
+func (r Request) Check(now time.Time) error {
 	switch {
-	case len(w.AllowedDomains) == 0 && len(w.AllowedPorts) == 0:
+	case len(r.AllowedDomains) == 0 && len(r.AllowedPorts) == 0:
 		return fault.Invalid("Must specify allowed_domains or allowed_ports").With("grant_empty")
-	case len(w.AllowedDomains) > MaxEntries:
-		return fault.Invalid("Too many allowed_domains: %d > %d", len(w.AllowedDomains), MaxEntries).With("too_many_entries")
-	case len(w.AllowedPorts) > MaxEntries:
-		return fault.Invalid("Too many allowed_ports: %d > %d", len(w.AllowedPorts), MaxEntries).With("too_many_entries")
-	case len(w.Notes) > MaxNotes:
-		return fault.Invalid("notes is too long: %d > %d bytes", len(w.Notes), MaxNotes).With("value_too_long")
-	case len(w.GrantedBy) > MaxGrantedBy:
-		return fault.Invalid("granted_by is too long: %d > %d bytes", len(w.GrantedBy), MaxGrantedBy).With("value_too_long")
-	case !w.ExpiresAt.IsZero() && !w.ExpiresAt.After(now):
+	case len(r.AllowedDomains) > MaxEntries:
+		return fault.Invalid("Too many allowed_domains: %d > %d", len(r.AllowedDomains), MaxEntries).With("too_many_entries")
+	case len(r.AllowedPorts) > MaxEntries:
+		return fault.Invalid("Too many allowed_ports: %d > %d", len(r.AllowedPorts), MaxEntries).With("too_many_entries")
+	case len(r.Notes) > MaxNotes:
+		return fault.Invalid("notes is too long: %d > %d bytes", len(r.Notes), MaxNotes).With("value_too_long")
+	case len(r.GrantedBy) > MaxGrantedBy:
+		return fault.Invalid("granted_by is too long: %d > %d bytes", len(r.GrantedBy), MaxGrantedBy).With("value_too_long")
+	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
 		return fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
 	}
-	for _, domain := range w.AllowedDomains {
+	for _, domain := range r.AllowedDomains {
 		if _, err := hostname.ParsePattern(domain); err != nil {
 			return invalidDomain("allowed_domains", domain)
 		}
 	}
-	for _, port := range w.AllowedPorts {
+	for _, port := range r.AllowedPorts {
 		if port < 0 || port > 65535 {
 			return fault.Invalid("Invalid port in allowed_ports: %d (want 1 to 65535, or 0 for all)", port).With("invalid_port")
 		}
 	}
-	return checkPathRules(w.PathRules)
+	return checkPathRules(r.PathRules)
 }
 
-// invalidDomain says what is wrong with an entry, and what to write instead where that can be told.
+// invalidDomain is the fault for an entry that is no pattern. People paste URLs and host:port; for these it names what to write
+// instead.
 func invalidDomain(field, domain string) *fault.Fault {
 	want := "a name such as api.example.com, *.example.com, an address or *"
 	if name := nameIn(domain); name != "" {
@@ -85,7 +92,7 @@ func invalidDomain(field, domain string) *fault.Fault {
 	return fault.Invalid("Invalid domain in %s: %.300q (want %s)", field, domain, want).With("invalid_domain")
 }
 
-// nameIn is the host in a URL or in host:port, "" where there is none.
+// nameIn is the host of a URL or of host:port, "" where there is none.
 func nameIn(text string) string {
 	if _, rest, ok := strings.Cut(text, "://"); ok {
 		text = rest
@@ -102,17 +109,17 @@ func nameIn(text string) string {
 }
 
 // Wide says whether the request opens every domain or every port.
-func (w Request) Wide() bool {
-	return slices.Contains(w.AllowedDomains, "*") || slices.Contains(w.AllowedPorts, 0)
+func (r Request) Wide() bool {
+	return slices.Contains(r.AllowedDomains, "*") || slices.Contains(r.AllowedPorts, 0)
 }
 
-// Apply makes the grant that old becomes by the request; old is nil for a pack that has no record. What the request doesn't
-// name is not granted any more.
-func (w Request) Apply(packID string, old *Grant, now time.Time) Grant {
+// Replace makes the grant that takes the place of old, which is nil for a pack that has no record. What the request doesn't name is
+// not granted any more: a request is the whole grant, not an addition.
+func (r Request) Replace(packID string, old *Grant, now time.Time) Grant {
 	g := Grant{
-		PackID: packID, Enabled: true, AllowedDomains: w.AllowedDomains, AllowedPorts: w.AllowedPorts,
-		GrantedAt: now, UpdatedAt: now, GrantedBy: w.GrantedBy, Notes: w.Notes, ExpiresAt: w.ExpiresAt,
-		PathRules: w.PathRules, AllowTunnel: w.AllowTunnel,
+		PackID: packID, Enabled: true, AllowedDomains: r.AllowedDomains, AllowedPorts: r.AllowedPorts,
+		GrantedAt: now, UpdatedAt: now, GrantedBy: r.GrantedBy, Notes: r.Notes, ExpiresAt: r.ExpiresAt,
+		PathRules: r.PathRules, AllowTunnel: r.AllowTunnel,
 	}
 	if old != nil && old.InForce(now) {
 		g.GrantedAt = old.GrantedAt
@@ -120,7 +127,7 @@ func (w Request) Apply(packID string, old *Grant, now time.Time) Grant {
 	return g
 }
 
-// Revoke takes the grant back. It says whether there was anything to take.
+// Revoke disables the grant. It says whether the grant was in force.
 func (g *Grant) Revoke(now time.Time) bool {
 	if !g.InForce(now) {
 		return false
@@ -134,7 +141,9 @@ func (g *Grant) InForce(now time.Time) bool {
 	return g.Enabled && (g.ExpiresAt.IsZero() || now.Before(g.ExpiresAt))
 }
 
-// narrows says whether g allows less than old did, as far as can be told from their lists.
+// narrows says whether g allows less than old did, by comparing their lists. Where lists can't tell ("*.x.com" in place of
+// "a.x.com"), the answer is true: a session that is ended without need costs a pack a retry, one that goes on without
+// a grant is a hole.
 func (g *Grant) narrows(old *Grant, now time.Time) bool {
 	if !old.InForce(now) {
 		return false

@@ -437,7 +437,7 @@ func TestReplicasAndLease(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	o := &fixture{store: &memory{grants: map[string]Grant{"p": request("a.com b.com *.c.com x.com", 443).Apply("p", nil, time.Now())}}}
+	o := &fixture{store: &memory{grants: map[string]Grant{"p": request("a.com b.com *.c.com x.com", 443).Replace("p", nil, time.Now())}}}
 	cache, err := Open(context.Background(), o.store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)

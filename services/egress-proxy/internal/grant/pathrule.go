@@ -10,14 +10,15 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
-// Bounds of a grant's rules.
+// Bounds of a grant's path rules. Each request is compared with all of them.
 const (
 	MaxRules    = 100
 	MaxPrefixes = 100 // path_prefixes of one rule
 )
 
-// Methods are those that a rule may name and a request over HTTP may have: those registered with IANA (RFC 9110, section 16.1.1) but
-// for CONNECT, TRACE and PRI, and two in wide use.
+// Methods are the methods that a rule may name and a request over HTTP may have: those registered with IANA (RFC 9110, section
+// 16.1.1), and two in wide use. CONNECT is left out since it opens a tunnel, TRACE since it echoes header fields, PRI since it
+// begins HTTP/2.
 var Methods = []string{
 	"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY", "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY",
 	"LABEL", "LINK", "LIST", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH",
@@ -25,11 +26,11 @@ var Methods = []string{
 	"UPDATEREDIRECTREF", "VERSION-CONTROL",
 }
 
-// Rule covers some of the requests to what a grant opens. Of a grant with rules, a request that the proxy can read needs
-// one that covers it. An empty list covers everything.
+// PathRule covers some of the requests to what a grant opens. If a grant has path rules, a request that the proxy can read is allowed
+// only if one of them covers its domain, its method and its path. An empty list covers everything. JSON calls them "rules".
 type PathRule struct {
 	Domains      []string `json:"domains"`       // as in Grant.AllowedDomains
-	Methods      []string `json:"methods"`       // of Methods
+	Methods      []string `json:"methods"`       // each one of Methods
 	PathPrefixes []string `json:"path_prefixes"` // on segment boundaries; see urlpath.Under
 }
 
@@ -45,7 +46,7 @@ func checkPathRules(rules []PathRule) error {
 	return nil
 }
 
-// check says what is wrong with a rule; field is how the operator finds it.
+// check is nil for a rule that can be granted, else an invalid fault; field is the rule's place in the operator's JSON ("rules[0]").
 func (r PathRule) check(field string) error {
 	switch {
 	case len(r.Domains) == 0 && len(r.Methods) == 0 && len(r.PathPrefixes) == 0:
@@ -75,91 +76,95 @@ func (r PathRule) check(field string) error {
 	return nil
 }
 
-// compiledPathRule is a Rule made ready for decisions.
+// compiledPathRule is a PathRule made ready for decisions.
 type compiledPathRule struct {
 	domains  []hostname.Pattern
 	methods  []string
 	prefixes []string
 }
 
-func compilePathRule(r PathRule) (n compiledPathRule, err error) {
-	n.methods = r.Methods
+func compilePathRule(r PathRule) (c compiledPathRule, err error) {
+	c.methods = r.Methods
 	for _, text := range r.Domains {
 		p, err := hostname.ParsePattern(text)
 		if err != nil {
-			return n, fmt.Errorf("domain %q: %w", text, err)
+			return c, fmt.Errorf("domain %q: %w", text, err)
 		}
-		n.domains = append(n.domains, p)
+		c.domains = append(c.domains, p)
 	}
 	for _, text := range r.PathPrefixes {
 		prefix, err := urlpath.ParsePrefix(text)
 		if err != nil {
-			return n, fmt.Errorf("path prefix %q: %w", text, err)
+			return c, fmt.Errorf("path prefix %q: %w", text, err)
 		}
-		n.prefixes = append(n.prefixes, prefix)
+		c.prefixes = append(c.prefixes, prefix)
 	}
-	return n, nil
+	return c, nil
 }
 
-// covers says whether the rule covers a request. A path that isn't in its one form, or on whose meaning servers differ, is under
-// no prefix: it is sent as it is.
-func (n compiledPathRule) covers(host hostname.Host, method, path string) bool {
-	if len(n.domains) > 0 && !slices.ContainsFunc(n.domains, func(p hostname.Pattern) bool { return p.Match(host) }) {
+// covers says whether the rule covers a request.
+//
+// The path is compared and sent as it is, so a path that servers read differently is under no prefix: "/v1/..%2fadmin" is under /v1 for
+// us and /admin for a server that decodes before it looks. Rewriting such a path would not help; the next server on the
+// way may read it in a third way. A rule without prefixes covers it, since that rule promises nothing about paths.
+func (c compiledPathRule) covers(host hostname.Host, method, path string) bool {
+	if len(c.domains) > 0 && !slices.ContainsFunc(c.domains, func(p hostname.Pattern) bool { return p.Match(host) }) {
 		return false
 	}
-	if len(n.methods) > 0 && !slices.Contains(n.methods, method) {
+	if len(c.methods) > 0 && !slices.Contains(c.methods, method) {
 		return false
 	}
-	if len(n.prefixes) == 0 {
+	if len(c.prefixes) == 0 {
 		return true
 	}
-	return slices.ContainsFunc(n.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Exact(path)
+	return slices.ContainsFunc(c.prefixes, func(prefix string) bool { return urlpath.Under(path, prefix) }) && urlpath.Exact(path)
 }
 
-// What denials are called in the audit log (blocked_reason): those that another grant would have prevented, and two that none would.
+// The values of blocked_reason in the audit log that this package decides.
 const (
-	Denied         = "grant_denied"
-	RuleDenied     = "rule_denied"
-	BodyDenied     = "body_denied"
-	ModifiedDenied = "pack_modified"
+	Denied         = "grant_denied"  // no grant, or none for the host and port; another grant would have allowed it
+	RuleDenied     = "rule_denied"   // the grant's path rules; another grant would have allowed it
+	BodyDenied     = "body_denied"   // a body that a server may take for a second request, under path rules; no grant allows it
+	ModifiedDenied = "pack_modified" // the pack's files changed since it was approved; no grant allows it
 )
 
-// Reasons of denials by a grant's rules.
+// The reasons of denials by a grant's path rules.
 const (
 	ReasonPathRules = "Request is not covered by the rules of the grant"
 	ReasonTunnel    = "Grant with rules does not allow tunnels"
 )
 
-// ForRequest narrows an allowed decision to one request by the grant's rules. path is as it is sent; a query is
-// ignored. A decision that doesn't allow stays as it is.
+// ForRequest narrows an allowed decision to one request by the grant's path rules. path is as it will be sent; its query is ignored. A
+// decision that denies stays as it is.
 func (d Decision) ForRequest(method, path string) Decision {
-	if !d.Allowed || d.rule == nil {
+	if !d.Allowed || d.ruled == nil {
 		return d
 	}
 	path, _, _ = strings.Cut(path, "?")
-	if d.rule.coversRequest(d.host, method, path) {
+	if d.ruled.coversRequest(d.host, method, path) {
 		return d
 	}
 	return Decision{Reason: ReasonPathRules}
 }
 
-// HasPathRules says whether rules narrow the grant that allows.
-func (d Decision) HasPathRules() bool { return d.rule != nil }
+// HasPathRules says whether the grant that allows has path rules.
+func (d Decision) HasPathRules() bool { return d.ruled != nil }
 
-// ForTunnel narrows an allowed decision to a tunnel, in which no request can be read: a grant with rules must say that it
-// allows them. A decision that doesn't allow stays as it is.
+// ForTunnel narrows an allowed decision to a tunnel. No request in a tunnel can be read, so path rules can't be applied: a grant with
+// path rules allows tunnels only if its AllowTunnel says so. A decision that denies stays as it is.
 func (d Decision) ForTunnel() Decision {
-	if !d.Allowed || d.rule == nil || d.rule.grant.AllowTunnel {
+	if !d.Allowed || d.ruled == nil || d.ruled.grant.AllowTunnel {
 		return d
 	}
 	return Decision{Reason: ReasonTunnel}
 }
 
-func (r *compiledGrant) coversRequest(host hostname.Host, method, path string) bool {
-	return slices.ContainsFunc(r.pathRules, func(n compiledPathRule) bool { return n.covers(host, method, path) })
+func (c *compiledGrant) coversRequest(host hostname.Host, method, path string) bool {
+	return slices.ContainsFunc(c.pathRules, func(n compiledPathRule) bool { return n.covers(host, method, path) })
 }
 
-// narrowsPathRules says whether g's rules allow less than old's did, as far as can be told from the lists.
+// narrowsPathRules is narrows for the path rules alone. A rule of old that g lacks counts as narrowing, though another one may
+// cover as much.
 func (g *Grant) narrowsPathRules(old *Grant) bool {
 	if len(g.PathRules) == 0 {
 		return false

@@ -10,25 +10,28 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 
-// Refusal is a request that a pack's grant, or the lack of one, refused.
+// Refusal is a request that was refused because of the pack's grant or the lack of one.
 type Refusal struct {
 	Host   string
 	Port   uint16
 	Method string // "CONNECT" for a tunnel
-	Path   string // of what rules refused, "" where it isn't known
+	Path   string // masked (urlpath.Mask); "" where the log of denials has none
 	Reason string // Denied or RuleDenied
 }
 
-// LeftOut is a refusal that a proposal doesn't mend.
+// LeftOut is a refusal that stays refused under the proposed grant.
 type LeftOut struct {
 	Refusal
 	Why     string
 	Setting string // what an operator can set to change that, "" for nothing
 }
 
-// propose makes the smallest request that keeps what old grants, nil or not in force for nothing, and would have allowed what was
-// refused. Left out are hosts that no grant opens (obstacle), paths on whose meaning servers differ, and what is over a
-// grant's bounds. A grant joins each of its domains with each of its ports, and so does the request.
+// propose makes the smallest request that keeps what old grants and would have allowed what was refused. An old that is nil or not in
+// force grants nothing. Left out are hosts that no grant opens (obstacle), paths that servers read differently, and what
+// is over a grant's bounds.
+//
+// Smallest is meant within what a grant can say: it joins each domain with each port, so that two refusals, a.com:443 and b.com:8443,
+// come to a grant of both hosts at both ports.
 func propose(old *Grant, refused []Refusal, obstacle Obstacle, now time.Time) (Request, []LeftOut, error) {
 	w := Request{AllowedDomains: []string{}, AllowedPorts: []int{}}
 	have := Grant{}
@@ -39,31 +42,31 @@ func propose(old *Grant, refused []Refusal, obstacle Obstacle, now time.Time) (R
 			ExpiresAt: old.ExpiresAt, PathRules: slices.Clone(old.PathRules), AllowTunnel: old.AllowTunnel,
 		}
 	}
-	r, err := compile(have)
+	c, err := compile(have)
 	if err != nil {
 		return Request{}, nil, err
 	}
 	refused = slices.Clone(refused)
 	slices.SortFunc(refused, func(a, b Refusal) int {
-		// Unknown paths, which open all of a host, before those that would then be needless.
+		// "" sorts first: a refusal without a path opens all paths of its host, and those after it then need no prefixes.
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Port, b.Port))
 	})
-	p := proposal{request: w, rule: r, added: make(map[Refusal]int)}
+	p := proposal{request: w, compiled: c, added: make(map[Refusal]int)}
 	for _, refusal := range refused {
 		p.add(refusal, obstacle)
 	}
 	return p.request, p.leftOut, nil
 }
 
-// proposal is a request that grows, with what it comes to.
+// proposal is a request that grows by one refusal after the other.
 type proposal struct {
-	request Request
-	leftOut []LeftOut
-	rule    *compiledGrant
-	added   map[Refusal]int // of host and method, the request's rule for them
+	request  Request
+	leftOut  []LeftOut
+	compiled *compiledGrant  // request, compiled; kept in step with it
+	added    map[Refusal]int // from a host and method to the index of the rule that was added for them
 }
 
-// add makes the request prevent the refusal, or notes why it can't.
+// add makes the request cover the refusal, or leaves it out with the reason.
 func (p *proposal) add(refusal Refusal, obstacle Obstacle) {
 	host, ok := parseHost(refusal.Host)
 	why, setting := "not a host that a grant can name", ""
@@ -78,10 +81,10 @@ func (p *proposal) add(refusal Refusal, obstacle Obstacle) {
 	}
 }
 
-// open makes the request cover the refusal. why says why it can't, "" where it does.
+// open makes the request cover the refusal. why is the reason why it can't, "" if it does.
 func (p *proposal) open(host hostname.Host, refusal Refusal) (why string) {
-	newHost := !p.rule.allowsHost(host)
-	newPort := !p.rule.everyPort && !p.rule.ports[refusal.Port]
+	newHost := !p.compiled.allowsHost(host)
+	newPort := !p.compiled.everyPort && !p.compiled.ports[refusal.Port]
 	switch {
 	case newHost && len(p.request.AllowedDomains) == MaxEntries:
 		return fmt.Sprintf("a grant has at most %d domains", MaxEntries)
@@ -95,22 +98,22 @@ func (p *proposal) open(host hostname.Host, refusal Refusal) (why string) {
 	}
 	if newHost {
 		p.request.AllowedDomains = append(p.request.AllowedDomains, host.Name)
-		p.rule.exact[host.Name] = true
+		p.compiled.exact[host.Name] = true
 	}
 	if newPort {
 		p.request.AllowedPorts = append(p.request.AllowedPorts, int(refusal.Port))
-		p.rule.ports[refusal.Port] = true
+		p.compiled.ports[refusal.Port] = true
 	}
 	return ""
 }
 
-// openRules makes the request's rules cover the refusal. why says why they can't, "" where they do.
+// openRules makes the request's path rules cover the refusal. why is the reason why they can't, "" if they do.
 func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 	if refusal.Method == "CONNECT" {
 		p.request.AllowTunnel = true
 		return ""
 	}
-	// A segment that looked like a credential was not kept; a rule can name what is before it.
+	// Segments that look like credentials are masked in the log of denials, so a rule can only name the path before them.
 	refusal.Path = urlpath.BeforeMasked(refusal.Path)
 	if refusal.Reason == RuleDenied && !urlpath.Exact(refusal.Path) {
 		return "servers read this path differently: no rule covers it"
@@ -130,7 +133,7 @@ func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 		i = len(p.request.PathRules)
 		p.added[key] = i
 		p.request.PathRules = append(p.request.PathRules, PathRule{Domains: []string{host.Name}, Methods: []string{refusal.Method}, PathPrefixes: []string{}})
-		p.rule.pathRules = append(p.rule.pathRules, compiledPathRule{})
+		p.compiled.pathRules = append(p.compiled.pathRules, compiledPathRule{})
 	case len(p.request.PathRules[i].PathPrefixes) == MaxPrefixes:
 		return fmt.Sprintf("a rule has at most %d path_prefixes", MaxPrefixes)
 	}
@@ -138,19 +141,20 @@ func (p *proposal) openRules(host hostname.Host, refusal Refusal) (why string) {
 		p.request.PathRules[i].PathPrefixes = append(p.request.PathRules[i].PathPrefixes, refusal.Path)
 	}
 	n, err := compilePathRule(p.request.PathRules[i])
-	p.rule.pathRules[i] = n
+	p.compiled.pathRules[i] = n
 	if err != nil {
 		return "no rule can name its path"
 	}
 	return ""
 }
 
-// covered says whether the rules cover the refusal; where its path isn't known, whether they cover any path.
+// covered says whether the path rules cover the refusal already. Where its path isn't known, some path is enough: to open all
+// paths of a host that has rules would be more than the pack may have asked for.
 func (p *proposal) covered(host hostname.Host, refusal Refusal) bool {
 	if refusal.Path != "" {
-		return p.rule.coversRequest(host, refusal.Method, refusal.Path)
+		return p.compiled.coversRequest(host, refusal.Method, refusal.Path)
 	}
-	return slices.ContainsFunc(p.rule.pathRules, func(n compiledPathRule) bool {
+	return slices.ContainsFunc(p.compiled.pathRules, func(n compiledPathRule) bool {
 		n.prefixes = nil
 		return n.covers(host, refusal.Method, "")
 	})

@@ -17,10 +17,7 @@ import (
 // StatusModified is the status of a pack whose files are not what was approved.
 const StatusModified = pack.StatusModified
 
-// errUnchanged leaves a record as it is.
-var errUnchanged = errors.New("unchanged")
-
-// Gates is what is known of packs; *gate.View is it.
+// Gates knows which packs there are and what approval decided about them; *gate.View implements it.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
 	GetLatest(ctx context.Context, packID string) (gate.State, bool)
@@ -29,13 +26,14 @@ type Gates interface {
 	Fresh() bool
 }
 
-// Auditor writes audit entries; *audit.Log is it.
+// Auditor writes audit entries; *audit.Log implements it.
 type Auditor interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Service has the verbs of operators. Each leaves its audit entry before its change is committed, so that no change
-// goes without one; a change that then fails leaves an entry too many.
+// Service is what operators do with grants. Each change writes its audit entry inside the store's transaction, before the
+// commit: a kill at any point leaves no change without an entry. A commit that fails leaves an entry too many, which is
+// the better of the two errors.
 type Service struct {
 	cache *Cache
 	gates Gates
@@ -47,32 +45,33 @@ func NewService(cache *Cache, gates Gates, auditor Auditor) *Service {
 	return &Service{cache, gates, auditor}
 }
 
-// Granted is a grant that was made, and what the one before granted and it doesn't.
+// Granted is the answer to a Grant: the grant that was made, and what the one before it had granted and it doesn't.
 type Granted struct {
 	Grant
 	Removed Removed
 }
 
-// Grant gives the pack what is asked for, in place of what it had. A pack that approval doesn't know is a not-found fault, one that is
-// being uninstalled a conflict.
-func (s *Service) Grant(ctx context.Context, packID string, w Request) (Granted, error) {
-	now := stamp()
-	if err := w.Check(now); err != nil {
+// Grant gives the pack what is asked for, in place of what it had. The error is a not-found fault for a pack that approval doesn't
+// know, a conflict for one that is being uninstalled, and an invalid one for a request that breaks a bound.
+func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted, error) {
+	now := storedNow()
+	if err := r.Check(now); err != nil {
 		return Granted{}, err
 	}
 	if err := s.mustKnow(ctx, packID); err != nil {
 		return Granted{}, err
 	}
-	if w.GrantedBy == "" {
-		w.GrantedBy = origin.Of(ctx).Actor
+	if r.GrantedBy == "" {
+		r.GrantedBy = origin.Of(ctx).Actor
 	}
 	severity := audit.Info
-	if w.Wide() {
+	if r.Wide() {
 		severity = audit.Warning
 	}
 	var granted Granted
-	err := s.change(ctx, packID, func(old *Grant) (*Grant, error) {
-		// Asked once more, so that no grant follows the Remove of an uninstall.
+	err := s.cache.Apply(ctx, packID, func(old *Grant) (*Grant, error) {
+		// An uninstall retires the pack, then calls Remove. mustKnow above ran before this transaction, and Remove may have run
+		// between the two; without this second look, the grant would outlive its pack and be there for the next of its name.
 		state, known := s.gates.Get(packID)
 		if !known {
 			return nil, fault.PackNotFound()
@@ -80,21 +79,21 @@ func (s *Service) Grant(ctx context.Context, packID string, w Request) (Granted,
 		if err := state.Grantable(); err != nil {
 			return nil, err
 		}
-		granted = Granted{Grant: w.Apply(packID, old, now)}
+		granted = Granted{Grant: r.Replace(packID, old, now)}
 		if old != nil && old.InForce(now) {
 			granted.Removed = granted.removed(old)
 		}
 		details := map[string]any{
-			"permission_type": "network", "allowed_domains": w.AllowedDomains, "allowed_ports": w.AllowedPorts,
-			"granted_by": w.GrantedBy, "notes": w.Notes, "wildcard": w.Wide(),
+			"permission_type": "network", "allowed_domains": r.AllowedDomains, "allowed_ports": r.AllowedPorts,
+			"granted_by": r.GrantedBy, "notes": r.Notes, "wildcard": r.Wide(),
 		}
-		if !w.ExpiresAt.IsZero() {
-			details["expires_at"] = w.ExpiresAt
+		if !r.ExpiresAt.IsZero() {
+			details["expires_at"] = r.ExpiresAt
 		}
-		if len(w.PathRules) > 0 {
-			details["rules"] = w.PathRules
+		if len(r.PathRules) > 0 {
+			details["rules"] = r.PathRules
 		}
-		if w.AllowTunnel {
+		if r.AllowTunnel {
 			details["allow_tunnel"] = true
 		}
 		return &granted.Grant, s.audit.Write(ctx, audit.Entry{
@@ -104,8 +103,8 @@ func (s *Service) Grant(ctx context.Context, packID string, w Request) (Granted,
 	return granted, err
 }
 
-// Revoke takes the pack's grant back and keeps the record. revoked says whether there was one in force. A pack that
-// nobody ever knew is a not-found fault.
+// Revoke takes the pack's grant back and keeps the record, disabled. revoked says whether there was one in force. The error is a
+// not-found fault for a pack that has no record and that approval doesn't know.
 func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bool, err error) {
 	if len(reason) > MaxNotes {
 		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes).With("value_too_long")
@@ -115,8 +114,8 @@ func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bo
 			return false, err
 		}
 	}
-	now := stamp()
-	err = s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+	now := storedNow()
+	err = s.cache.Apply(ctx, packID, func(old *Grant) (*Grant, error) {
 		revoked = old != nil && old.Revoke(now)
 		if !revoked {
 			return nil, errUnchanged
@@ -126,12 +125,13 @@ func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bo
 	return revoked, err
 }
 
-// Remove takes the pack's grant and its record away. revoked says whether there was a grant in force. What is taken stays away where
-// approval has retired the pack before: Grant knows that by the time. Where it may not the error is a fault, 503.
+// Remove deletes the pack's record. revoked says whether a grant was in force. approval must have retired the pack before: Remove
+// first brings our copy of the gates up to approval, so that no later Grant at this replica sees the pack as it was before. If it
+// can't, the record is deleted nevertheless, and the error is an unavailable fault (503): the caller tries again.
 func (s *Service) Remove(ctx context.Context, packID string) (revoked bool, err error) {
 	behind := s.gates.CatchUp(ctx, packID)
-	now := stamp()
-	err = s.change(ctx, packID, func(old *Grant) (*Grant, error) {
+	now := storedNow()
+	err = s.cache.Apply(ctx, packID, func(old *Grant) (*Grant, error) {
 		if old == nil {
 			return nil, errUnchanged
 		}
@@ -150,18 +150,7 @@ func (s *Service) auditRevoke(ctx context.Context, packID, reason string) error 
 	})
 }
 
-func (s *Service) change(ctx context.Context, packID string, change func(*Grant) (*Grant, error)) error {
-	switch err := s.cache.store.Apply(ctx, packID, change); {
-	case errors.Is(err, errUnchanged):
-		return nil
-	case err != nil:
-		return err
-	}
-	// The change is committed: it must be followed here whether or not the caller still waits.
-	return s.cache.Refresh(context.WithoutCancel(ctx))
-}
-
-// List are all records and the packs whose network is off because they are modified.
+// List gives all records, and the ids of the packs whose network is off because they are modified, sorted.
 func (s *Service) List() (grants []Grant, modified []string) {
 	modified = []string{} // never null in the answer
 	for _, state := range s.gates.All() {
@@ -173,8 +162,8 @@ func (s *Service) List() (grants []Grant, modified []string) {
 	return s.cache.List(), modified
 }
 
-// Check says what the pack's grant says of a domain and port. The answer is audited as an access check, a denial as
-// such, too.
+// Check says whether the pack's grant covers a domain and port, as if the pack had asked. Every answer has an audit entry of
+// category network, as the pack's own requests have; a denial has one of category security, too.
 func (s *Service) Check(ctx context.Context, packID, domain string, port uint16) (Decision, error) {
 	d := s.decide(packID, domain, port)
 	details := map[string]any{
@@ -204,13 +193,14 @@ func (s *Service) decide(packID, domain string, port uint16) Decision {
 	}
 	host, err := hostname.Parse(domain)
 	if err != nil {
-		host = hostname.Host{} // no host at all: no list has it
+		host = hostname.Host{} // the zero Host is in no list, so the decision names the domain as not allowed
 	}
 	return s.cache.Check(packID, host, domain, port)
 }
 
 // Propose makes the smallest request that keeps what the pack is granted and would have allowed what was refused to it. Refusals
-// that no grant prevents are left out, each with the reason. A pack that approval doesn't know is a not-found fault.
+// that no grant prevents are left out, each with the reason. Nothing is changed: an operator decides. The error is a not-found
+// fault for a pack that approval doesn't know.
 func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, obstacle Obstacle) (Request, []LeftOut, error) {
 	if err := s.mustKnow(ctx, packID); err != nil {
 		return Request{}, nil, err
@@ -222,7 +212,8 @@ func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal,
 	return propose(old, refused, obstacle, time.Now())
 }
 
-// mustKnow refuses packs that approval doesn't know.
+// mustKnow is nil for a pack that approval knows, else a fault. The event stream may be behind, so approval itself is asked before a
+// pack is called unknown; if it doesn't answer, the fault is unavailable, not not-found.
 func (s *Service) mustKnow(ctx context.Context, packID string) error {
 	if _, known := s.gates.Get(packID); known {
 		return nil
@@ -236,5 +227,6 @@ func (s *Service) mustKnow(ctx context.Context, packID string) error {
 	return fault.PackNotFound()
 }
 
-// stamp is now as the store keeps it.
-func stamp() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+// storedNow is the time now as the store keeps it: UTC, in microseconds. With more digits, the answer to a grant would differ from what
+// is read later.
+func storedNow() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

@@ -9,11 +9,12 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// Obstacle says why no grant lets a pack reach a host at a port, "" where no reason is known. setting is what an operator can
-// set to change that, "" where nothing can. It looks nothing up.
+// Obstacle says why a pack can't reach a host at a port whatever is granted; "" if no reason is known. setting is the setting with
+// which an operator can change that, "" if there is none. An Obstacle resolves no name, so it knows nothing of the addresses
+// behind a public one. address.Policy.Obstacle is one.
 type Obstacle func(host hostname.Host, port uint16) (why, setting string)
 
-// Removed is what a grant replaced and doesn't grant any more.
+// Removed is what the grant before granted and the one in its place doesn't. Fields are as in Grant.
 type Removed struct {
 	AllowedDomains []string
 	AllowedPorts   []int
@@ -21,7 +22,7 @@ type Removed struct {
 	Tunnels        bool
 }
 
-// Any says whether anything was removed.
+// Any says whether there is anything in it.
 func (r Removed) Any() bool {
 	return len(r.AllowedDomains) > 0 || len(r.AllowedPorts) > 0 || len(r.PathRules) > 0 || r.Tunnels
 }
@@ -59,8 +60,8 @@ func without[T comparable](all, some []T) (rest []T) {
 // maxWarnings bounds the warnings of each kind, so that a grant of a thousand internal names is answered by a page.
 const maxWarnings = 20
 
-// Warnings say in what a grant comes to something else than its lists may promise: nothing, less, or everything. They judge by
-// what is known without looking a name up.
+// Warnings says where the grant allows something else than an operator may expect from its lists: nothing, less, or everything. No
+// name is resolved for it.
 func (g *Grant) Warnings(obstacle Obstacle) []string {
 	var all []string
 	if len(g.AllowedPorts) == 0 {
@@ -79,14 +80,14 @@ func (g *Grant) Warnings(obstacle Obstacle) []string {
 		all = append(all, "every port is allowed")
 	}
 	all = append(all, bounded(g.unreachable(obstacle))...)
-	return append(all, bounded(g.idleRules())...)
+	return append(all, bounded(g.uselessRules())...)
 }
 
-// unreachable names the domains that no port of the grant reaches.
+// unreachable gives a warning for each domain that no pack can reach at any port of the grant.
 func (g *Grant) unreachable(obstacle Obstacle) (all []string) {
 	ports := g.AllowedPorts
 	if len(ports) == 0 {
-		ports = []int{0} // whichever is going to be named
+		ports = []int{0} // as if every port were named: a missing port has a warning of its own
 	}
 	for _, domain := range g.AllowedDomains {
 		host, ok := example(domain)
@@ -96,7 +97,7 @@ func (g *Grant) unreachable(obstacle Obstacle) (all []string) {
 		blocked := ""
 		for _, port := range ports {
 			if port == 0 {
-				port = 443 // one of many: an address is closed with all of its ports but for a listener of Rumi's own
+				port = 443 // stands for any: addresses are closed with all ports; only Rumi's own listeners are closed by port
 			}
 			why, _ := obstacle(host, uint16(port))
 			if blocked = why; why == "" {
@@ -110,7 +111,7 @@ func (g *Grant) unreachable(obstacle Obstacle) (all []string) {
 	return all
 }
 
-// example is a host that an entry of allowed_domains covers; ok is false for "*", which covers all.
+// example is one of the hosts that an entry of allowed_domains covers. ok is false for "*", of which no one host is typical.
 func example(domain string) (host hostname.Host, ok bool) {
 	p, err := hostname.ParsePattern(domain)
 	if err != nil || p.Any() {
@@ -123,7 +124,7 @@ func example(domain string) (host hostname.Host, ok bool) {
 	return parseHost(name)
 }
 
-// parseHost reads a host in hostname's one form, in which an address of IPv6 has no brackets.
+// parseHost reads a host in hostname's normal form, which has no brackets around an IPv6 address.
 func parseHost(name string) (hostname.Host, bool) {
 	host, err := hostname.Parse(name)
 	if err != nil {
@@ -132,8 +133,9 @@ func parseHost(name string) (hostname.Host, bool) {
 	return host, err == nil
 }
 
-// idleRules names rules that cover no domain of the grant, and domains that no rule covers: each request to those is refused.
-func (g *Grant) idleRules() (all []string) {
+// uselessRules gives a warning for each rule that covers no domain of the grant, and for each domain that no rule covers: every
+// request to it is refused.
+func (g *Grant) uselessRules() (all []string) {
 	if len(g.PathRules) == 0 {
 		return nil
 	}
@@ -154,7 +156,7 @@ func (g *Grant) idleRules() (all []string) {
 	return all
 }
 
-// opens says whether the grant opens something that a rule's entry covers.
+// opens says whether the grant opens a host that a rule's domain covers.
 func (g *Grant) opens(entry string) bool {
 	return slices.ContainsFunc(g.AllowedDomains, func(domain string) bool { return overlap(entry, domain) })
 }
@@ -165,7 +167,7 @@ func (g *Grant) hasRuleFor(domain string) bool {
 	})
 }
 
-// overlap says whether two entries cover a host in common.
+// overlap says whether there is a host that both entries cover.
 func overlap(a, b string) bool {
 	p, err := hostname.ParsePattern(a)
 	q, err2 := hostname.ParsePattern(b)
@@ -187,7 +189,7 @@ func bounded(all []string) []string {
 	return append(all[:maxWarnings:maxWarnings], "and "+strconv.Itoa(len(all)-maxWarnings)+" more of this kind")
 }
 
-// Warning says what was removed, "" for nothing.
+// Warning is a sentence that names what was removed, "" for nothing.
 func (r Removed) Warning() string {
 	if !r.Any() {
 		return ""
