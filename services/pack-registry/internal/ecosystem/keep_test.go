@@ -147,10 +147,10 @@ func TestSomethingElseInThePlaceOfBackups(t *testing.T) {
 		}
 		for _, dir := range []string{"user_data/pack_backups", "user_data/pack_backups/p"} {
 			t.Run(name+" at "+dir, func(t *testing.T) {
-				dir := t.TempDir()
-				check(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, dir)), 0o755))
-				packtest.Obstacles[name](t, filepath.Join(dir, dir))
-				h := newHome(t, dir)
+				root := t.TempDir()
+				check(t, os.MkdirAll(filepath.Dir(filepath.Join(root, dir)), 0o755))
+				packtest.Obstacles[name](t, filepath.Join(root, dir))
+				h := newHome(t, root)
 				h.eco.Recover(t.Context())
 				h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
 				h.write(t, "user_data/import/new/ecosystem.json", versioned("new", "i", "1"))
