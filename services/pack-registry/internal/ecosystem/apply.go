@@ -15,7 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// Applied says what an apply did.
+// Applied is the result of an apply.
 type Applied struct {
 	PackIDs  []string
 	Backups  map[string]string // where each replaced pack was backed up, relative to the Rumi home, by id
@@ -28,14 +28,14 @@ type Refusal struct {
 	Error  string `json:"error"`
 }
 
-// RefusedError has a reason for each pack that could not be applied; nothing was changed.
+// RefusedError has a reason for each pack of a staging that could not be applied. Nothing was changed.
 type RefusedError struct{ Refusals []Refusal }
 
 func (e *RefusedError) Error() string { return e.Refusals[0].Error }
 
-// Apply puts the packs of a staging into the ecosystem folder, all of them or none, and uses the staging up. What they replace is
-// backed up first. Once it has been journalled that everything is prepared, it happens whatever comes: a process that is killed is
-// followed by one that calls Recover. Errors are faults (404 without a staging), or *RefusedError.
+// Apply installs the packs of a staging, all of them or none, and uses the staging up. What they replace is backed up first.
+// Once the journal says that everything is prepared, the change happens whatever comes: if this process is killed, the next one
+// finishes it in Recover. Errors are faults (404 without a staging) or a *RefusedError.
 func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error) {
 	applied, err := e.apply(ctx, stagingID)
 	if err != nil {
@@ -45,10 +45,10 @@ func (e *Ecosystem) Apply(ctx context.Context, stagingID string) (Applied, error
 	return applied, nil
 }
 
-// internal is what message says of an error that is no fault.
+// internal is what message says of an error that isn't a fault.
 const internal = "Internal server error"
 
-// message is what the operator is told of an error.
+// message is the operator's text of an error.
 func message(err error) string {
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		return refused.Error()
@@ -56,7 +56,8 @@ func message(err error) string {
 	return fault.Of(err).Message
 }
 
-// apply does so. After an error only PackIDs is set, as far as it is known which packs the staging has.
+// apply is Apply without the audit entry of a failure. After an error only PackIDs is set, as far as it is known which packs
+// the staging has.
 func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applied, err error) {
 	blocked := e.uninstallBlocks(ctx)
 	release, interrupted, err := e.lockAndRecover(ctx, lockWait)
@@ -88,7 +89,7 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 	return Applied{PackIDs: packIDs(op), Backups: backupPaths(op), Warnings: warnings}, nil
 }
 
-// plan judges each pack of a staging and says what is to be done.
+// plan checks each pack of a staging and plans its installation.
 func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Operation, payload *os.Root, blocked blockedPacks) ([]journal.Pack, error) {
 	var plan []journal.Pack
 	var refused RefusedError
@@ -109,7 +110,7 @@ func (e *Ecosystem) plan(ctx context.Context, st staging.Staging, op journal.Ope
 	return plan, nil
 }
 
-// planPack judges one pack of a staging.
+// planPack checks one pack of a staging and plans its installation.
 func (e *Ecosystem) planPack(ctx context.Context, st staging.Staging, p staging.StagedPack, op journal.Operation, payload *os.Root, blocked blockedPacks) (journal.Pack, error) {
 	declared, err := describe(payload, p.Dir)
 	if err != nil {
@@ -122,11 +123,13 @@ func (e *Ecosystem) planPack(ctx context.Context, st staging.Staging, p staging.
 	return e.planReplacement(op, declared.PackID, p.Dir, existing)
 }
 
-// judge says whether a pack of a staging may be installed, and what it replaces: nil where it is new. What it may not be is a
-// *RefusedError.
+// checkInstall says whether a pack of a staging may be installed, and which installed pack it replaces: nil for a new one. If
+// it may not, the error is a *RefusedError. An import must never replace a pack by another one that only has its id: pack_id
+// and pack_identity must be the same.
 func (e *Ecosystem) checkInstall(ctx context.Context, st staging.Staging, p staging.StagedPack, declared pack.Descriptor, blocked blockedPacks) (existing *pack.Found, err error) {
 	refuse := newRefusal(p.Dir)
-	// The folder in the import had a name, and it may be that of an installed pack which is another one.
+	// The folder had another name in the import. If that is the id of an installed pack, the operator probably means to replace that pack,
+	// and the descriptor says otherwise.
 	if id, err := pack.ParseID(p.Folder); err == nil && id != declared.PackID {
 		existing, err := pack.Find(e.root, id)
 		switch {
@@ -143,8 +146,9 @@ func (e *Ecosystem) checkInstall(ctx context.Context, st staging.Staging, p stag
 	return existing, err
 }
 
-// nameless says whether an installed pack has no identity and never had one that was approved: whoever wrote it put that right, and
-// it may be replaced by the pack with the identity. One that was approved has something to lose. Where nobody can say it is not.
+// neverIdentified says whether an installed pack has no pack_identity, and was never approved. Its author has forgotten the
+// identity and now adds it: the pack may be replaced by the one that has it. A pack that was approved has grants that another
+// pack could take over. If approval can't be asked, the answer is no.
 func (e *Ecosystem) neverIdentified(ctx context.Context, existing pack.Found) bool {
 	if existing.Err != nil || existing.Descriptor.PackIdentity != "" || existing.Descriptor.PackID != existing.ID {
 		return false
@@ -157,7 +161,7 @@ func (e *Ecosystem) neverIdentified(ctx context.Context, existing pack.Found) bo
 	return !approved
 }
 
-// uninstalling are the packs in whose place nothing may be installed because their uninstall has begun and not ended.
+// uninstallBlocks are the packs whose uninstall has begun and not ended.
 func (e *Ecosystem) uninstallBlocks(ctx context.Context) blockedPacks {
 	packIDs, err := e.retired(ctx)
 	if err != nil {
@@ -170,8 +174,8 @@ func (e *Ecosystem) uninstallBlocks(ctx context.Context) blockedPacks {
 	return blocked
 }
 
-// standing is the installed pack in whose place another is to be put; nil without one. shown names the new one in a *RefusedError
-// where nothing may be put there.
+// existingPack is the installed pack that another is going to replace; nil where there is none. The error is a *RefusedError,
+// about shown, where nothing may be installed under the id.
 func (e *Ecosystem) existingPack(shown string, id pack.ID, blocked blockedPacks) (*pack.Found, error) {
 	refuse := newRefusal(shown)
 	if reason, ok := blocked[id]; ok {
@@ -187,7 +191,7 @@ func (e *Ecosystem) existingPack(shown string, id pack.ID, blocked blockedPacks)
 	case err != nil:
 		return nil, err
 	case existing.Err != nil:
-		// One whose folder can't be read can't be backed up either; a descriptor that is wrong is no hindrance.
+		// A folder that can't be read can't be backed up, so it can't be replaced. A wrong descriptor can.
 		if advised := pack.Advise(e.root, existing.Dir, existing.Err); fault.Is(advised, fault.KindConflict) {
 			return nil, advised
 		}
@@ -195,8 +199,8 @@ func (e *Ecosystem) existingPack(shown string, id pack.ID, blocked blockedPacks)
 	return &existing, nil
 }
 
-// differs is the *RefusedError where an installed pack is another one than that which is to be put in its place. An empty identity
-// never matches.
+// mismatch is the *RefusedError where an installed pack is another one than the pack that is going to replace it; nil where it
+// is the same. An empty identity never matches.
 func mismatch(shown string, existing pack.Found, declared pack.Descriptor) error {
 	refuse, was := newRefusal(shown), existing.Descriptor
 	switch {
@@ -209,7 +213,7 @@ func mismatch(shown string, existing pack.Found, declared pack.Descriptor) error
 	return nil
 }
 
-// refuser makes refusals of one pack.
+// newRefusal returns a function that makes the *RefusedError of one pack.
 func newRefusal(shown string) func(format string, args ...any) error {
 	return func(format string, args ...any) error {
 		return &RefusedError{[]Refusal{{PackID: shown, Error: fmt.Sprintf(format, args...)}}}

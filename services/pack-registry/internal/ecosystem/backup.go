@@ -23,17 +23,17 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
-// BackupFolder is where backups lie, relative to the Rumi home.
+// BackupFolder is the folder of all backups, relative to the Rumi home.
 const BackupFolder = "user_data/pack_backups"
 
-// Reasons of a backup: what was going to happen to the pack.
+// Reasons of a backup: the change before which it was made.
 const (
 	ForApply     = "apply"
 	ForUninstall = "uninstall"
 	ForRollback  = "rollback"
 )
 
-// Backup is what a pack was before something happened to it.
+// Backup is a copy of a pack's folder from before a change.
 type Backup struct {
 	Name      string    // of its folder; what Rollback takes
 	CreatedAt time.Time // by the clock of that time
@@ -46,16 +46,17 @@ type Backup struct {
 	Error    string // why one of these can't be told
 }
 
-// makingPrefix begins the name of a backup that is being made.
+// makingPrefix begins the name of a backup that is being made. It gets its own name when it is complete and synced.
 const makingPrefix = ".making-"
 
-// A backup's name says when, why and as the how-many-th it was made, so that nothing else has to be kept, or can be lost. What was
-// made later is told by the number, since clocks are set back. Backups of earlier versions of Rumi have none.
+// A backup's name has everything that is known of it: time, operation, reason and a number. There is no table that could be lost, or
+// disagree with the folder. The number says which backup is newer, because a clock can be set back; names made by earlier versions of
+// Rumi have none.
 const stampTime = "20060102T150405.000000000Z"
 
 var stampPattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)(?:-([0-9]{6,18}))?$`)
 
-// stamp is a backup's name.
+// backupName is the name of a backup, read.
 type backupName struct {
 	name    string
 	created time.Time
@@ -63,7 +64,7 @@ type backupName struct {
 	number  int64 // 0 where the name has none: then modes weren't kept either
 }
 
-// parseStamp reads a backup's name; ok is false for any other name.
+// parseBackupName reads a backup's name; ok is false for any other name.
 func parseBackupName(name string) (s backupName, ok bool) {
 	parts := stampPattern.FindStringSubmatch(name)
 	if parts == nil {
@@ -80,19 +81,21 @@ func parseBackupName(name string) (s backupName, ok bool) {
 	return s, err == nil
 }
 
-// older orders backups by when they were made.
+// compareAge orders backups from the oldest to the newest.
 func compareAge(a, b backupName) int {
 	return cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.name, b.name))
 }
 
-// area is the folder of backups. Whatever is wrong with it, the service runs: who needs it is told.
+// backupFolder is the folder of all backups. The service runs without it; each call that needs it tries to open it, and fails
+// with a fault.
 type backupFolder struct {
 	path string
 	mu   sync.Mutex
 	root *os.Root
 }
 
-// open opens the folder, which is made when it is missing, or anew where it was removed or replaced meanwhile. The error is a fault.
+// open opens the folder. It makes the folder if it is missing, and opens it again if it was removed or replaced. The error is a
+// fault.
 func (a *backupFolder) open() (*os.Root, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -124,7 +127,7 @@ func (a *backupFolder) close() error {
 	return a.root.Close()
 }
 
-// unusable is the fault of a folder in user_data/ that can't be used as one.
+// unusable is the fault of a path in user_data/ that can't be used as a folder.
 func unusable(name string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return err
@@ -138,7 +141,7 @@ func unusable(name string, err error) error {
 	return fault.Conflict("%s", what).With("folder_unusable").Because(err)
 }
 
-// stamps lists the backups of a pack, the oldest first.
+// backupNames lists the backups of a pack, the oldest first.
 func (e *Ecosystem) backupNames(id pack.ID) ([]backupName, error) {
 	backups, err := e.backups.open()
 	if err != nil {
@@ -168,7 +171,8 @@ func (e *Ecosystem) backupNames(id pack.ID) ([]backupName, error) {
 	return all, nil
 }
 
-// newBackup names a new backup of a pack: "<id>/<UTC time>-<operation>-<reason>-<number>". The lock is held.
+// newBackup makes the name of a new backup: "<id>/<UTC time>-<operation>-<reason>-<number>". The caller holds the lock, so that
+// no number is given twice.
 func (e *Ecosystem) newBackup(id pack.ID, now time.Time, operation, reason string) (string, error) {
 	all, err := e.backupNames(id)
 	if err != nil {
@@ -235,7 +239,7 @@ func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) e
 	})
 }
 
-// restoring are the options with which a rollback copies a backup.
+// restoreOptions are the options with which a rollback copies a backup.
 func (e *Ecosystem) restoreOptions(from string) folder.Options {
 	options := folder.Options{Modes: installModes, Limits: treeLimits, Lenient: true}
 	if s, ok := parseBackupName(path.Base(from)); ok && s.number > 0 {
@@ -244,7 +248,8 @@ func (e *Ecosystem) restoreOptions(from string) folder.Options {
 	return options
 }
 
-// backup copies the folder of a pack, relative to the ecosystem folder, to a backup that newBackup named.
+// backup copies the folder dir of a pack to the backup that newBackup named. The backup has its name only when it is complete
+// and on the disk.
 func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	backups, err := e.backups.open()
 	if err != nil {
@@ -274,7 +279,7 @@ func (e *Ecosystem) backup(ctx context.Context, dir, to string) error {
 	return errors.Join(folder.Sync(inner), folder.Sync(backups))
 }
 
-// dropBackup removes a backup, and the folder of the pack's backups when it was the only one.
+// deleteBackup removes a backup, and the folder of the pack's backups if it was the only one.
 func (e *Ecosystem) deleteBackup(name string) error {
 	backups, err := e.backups.open()
 	if err != nil {
@@ -285,7 +290,8 @@ func (e *Ecosystem) deleteBackup(name string) error {
 	return err
 }
 
-// clearUnfinishedBackups removes the backups that processes were making or removing when they were killed; none may be under way.
+// clearUnfinishedBackups removes the backups that a process was making or removing when it was killed. The caller holds the
+// lock.
 func (e *Ecosystem) clearUnfinishedBackups() error {
 	backups, err := e.backups.open()
 	if err != nil {

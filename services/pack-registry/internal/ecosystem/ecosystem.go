@@ -1,7 +1,12 @@
-// Package ecosystem owns the folder of installed packs: what is in it, putting packs there and taking them out.
+// Package ecosystem owns the folder of installed packs: it lists what is in it, installs packs, rolls them back, and removes
+// them.
 //
-// Whoever changes it holds one lock, across processes. A change is prepared beside what it replaces, under hidden names that
-// are nobody's packs, journalled, and then made by renames, so that at any instant each pack is whole: the old or the new.
+// Every change runs under one lock, which other processes respect, too. It is prepared next to what it replaces, under hidden
+// names that no pack can have; it is entered in the journal; then it is made by renames. At any instant each pack is whole, the
+// old or the new, and after kill -9 at any step Recover finishes or undoes it (crash_test.go kills at each).
+//
+// Read apply.go first, then operation.go (the steps of a change), swap.go (the renames), recover.go (after a crash), backup.go
+// and prune.go.
 package ecosystem
 
 import (
@@ -24,19 +29,19 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// Hidden names in the ecosystem folder begin with these; no pack's can.
+// Prefixes of the hidden names in the ecosystem folder. No pack's name can begin with a dot.
 const (
-	newPrefix = ".rumi-new-" // prepared by an apply
-	oldPrefix = ".rumi-old-" // taken out, on its way to being removed
+	newPrefix = ".rumi-new-" // a folder that an operation prepares
+	oldPrefix = ".rumi-old-" // a folder that was replaced or removed, and is being deleted
 )
 
 const (
-	lockWait  = 20 * time.Second // for another change to end
+	lockWait  = 20 * time.Second // how long a change waits for another one to end
 	lockPause = 20 * time.Millisecond
 )
 
-// How packs are copied: what an apply installs the operator's group may change. A backup keeps the modes of what it is of, and a
-// rollback brings them back, so that the digest is again the one that was approved.
+// How packs are copied. The operator's group may write to what an apply installs. A backup keeps the modes of the folder that it copies,
+// and a rollback restores them: the digest covers modes, and must again be the one that was approved.
 var (
 	installModes = folder.Modes{Folder: 0o775, File: 0o664, Executable: 0o775}
 	treeLimits   = folder.Limits{Files: tree.MaxEntries, Folders: tree.MaxEntries, Bytes: tree.MaxBytes}
@@ -62,15 +67,15 @@ type Config struct {
 	Lock    string // a file to lock, made when it is missing; not in Dir, which is watched
 	Keep    int    // backups of each pack, the newest; 0 keeps all
 
-	// Retired lists the packs whose uninstall has begun and not ended. Nothing is installed in their place, since it could not be
-	// approved before the uninstall has taken it away, too. An error hinders nothing: that is approval's to see to.
+	// Retired lists the packs whose uninstall has begun and not ended. Nothing is installed under their ids: it could not be approved, and
+	// the uninstall would remove it, too. An error hinders nothing, because approval refuses a retired pack anyway.
 	Retired func(context.Context) ([]string, error)
 
 	// Approved says whether a pack was ever approved since it was last uninstalled.
 	Approved func(ctx context.Context, packID string) (bool, error)
 }
 
-// Ecosystem is the folder of installed packs. It is safe for concurrent use, and for use by several processes.
+// Ecosystem is the folder of installed packs. It is safe for concurrent use, and several processes may use the folder.
 type Ecosystem struct {
 	root     *os.Root
 	packs    pack.Cache // of the packs in root
@@ -89,7 +94,8 @@ type Ecosystem struct {
 	step func(string) // called between the steps of a change; tests end the process there
 }
 
-// Open opens the folder, which must exist.
+// Open opens the folder of installed packs, which must exist. The folder of backups may be unusable: the log says so, and only
+// calls that need it fail.
 func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log, log *slog.Logger) (*Ecosystem, error) {
 	root, err := os.OpenRoot(cfg.Dir)
 	if err != nil {
@@ -105,7 +111,7 @@ func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log
 	return e, nil
 }
 
-// Close closes the folder.
+// Close closes the folders and the lock file.
 func (e *Ecosystem) Close() error {
 	err := errors.Join(e.root.Close(), e.backups.close())
 	if e.lock != nil {
@@ -114,7 +120,7 @@ func (e *Ecosystem) Close() error {
 	return err
 }
 
-// acquire waits until no other change is under way, but not longer than wait: then it is a fault, 503.
+// acquire waits until no other change is under way, in this process or another. After wait it gives up with a fault, 503.
 func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -152,7 +158,7 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 	}
 }
 
-// openLock opens the lock file, anew where it was removed or replaced meanwhile. The error is a fault.
+// openLock opens the lock file, and opens it again if it was removed or replaced meanwhile. The error is a fault.
 func (e *Ecosystem) openLock() error {
 	if e.lock != nil && e.lockIsCurrent() {
 		return nil
@@ -169,7 +175,8 @@ func (e *Ecosystem) openLock() error {
 	return nil
 }
 
-// lockStands says whether the lock file that is open is the one at its path.
+// lockIsCurrent says whether the open lock file is the one at its path. A lock on a file that was replaced keeps nobody out who
+// opens the new one.
 func (e *Ecosystem) lockIsCurrent() bool {
 	mine, err := e.lock.Stat()
 	if err != nil {

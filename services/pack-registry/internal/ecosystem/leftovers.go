@@ -15,16 +15,16 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
-// leftover is a hidden folder in the ecosystem folder that could not be removed.
+// leftover is a hidden folder in the ecosystem folder that could not be deleted.
 type leftover struct {
 	path string // relative to the ecosystem folder
 	err  error
 }
 
-// maxLeftovers bounds how many leftovers a warning names.
+// maxLeftovers is how many leftovers a warning names.
 const maxLeftovers = 20
 
-// clear removes a hidden folder, if there is one; it tells of one that could not be removed whole.
+// removeHidden deletes a hidden folder, if there is one. It returns what could not be deleted completely.
 func (e *Ecosystem) removeHidden(hidden string) []leftover {
 	err := folder.Remove(e.root, hidden)
 	if err == nil {
@@ -34,8 +34,8 @@ func (e *Ecosystem) removeHidden(hidden string) []leftover {
 	return []leftover{{hidden, err}}
 }
 
-// hidden lists the hidden folders that changes make and leave in the ecosystem folder, but for those of operations in the journal,
-// which still need them.
+// listHidden lists the hidden folders that changes have left in the ecosystem folder, except those of operations in the
+// journal, which still need them.
 func (e *Ecosystem) listHidden(ctx context.Context) (all []string) {
 	operations, err := e.journal.Operations(ctx)
 	if err != nil {
@@ -63,8 +63,8 @@ func (e *Ecosystem) listHidden(ctx context.Context) (all []string) {
 	return all
 }
 
-// clearLeftovers removes the hidden folders that no operation needs; nobody else may be changing the folder. The warning is of those
-// that stay.
+// clearLeftovers deletes the hidden folders that no operation needs. The caller holds the lock. The warning names those that
+// stay.
 func (e *Ecosystem) clearLeftovers(ctx context.Context) (warnings []string) {
 	var left []leftover
 	for _, hidden := range e.listHidden(ctx) {
@@ -73,7 +73,7 @@ func (e *Ecosystem) clearLeftovers(ctx context.Context) (warnings []string) {
 	return e.leftoverWarning(left)
 }
 
-// leftovers is the warning about what could not be removed: one, with one command.
+// leftoverWarning is one warning about everything that could not be deleted, with the command that deletes it.
 func (e *Ecosystem) leftoverWarning(left []leftover) []string {
 	if len(left) == 0 {
 		return nil
@@ -99,7 +99,7 @@ func (e *Ecosystem) leftoverWarning(left []leftover) []string {
 	return []string{warning}
 }
 
-// bare is the reason of a system call's error without the path, which is named already.
+// withoutPath is the reason of a system call's error, without the path: the message has it already.
 func withoutPath(err error) error {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno
@@ -107,7 +107,7 @@ func withoutPath(err error) error {
 	return err
 }
 
-// told is what the operator is told of an error about a folder of the ecosystem.
+// operatorMessage is the text for the operator of an error about a folder of the ecosystem.
 func (e *Ecosystem) operatorMessage(dir string, err error) string {
 	err = pack.Advise(e.root, dir, err)
 	if reason := message(err); reason != internal {

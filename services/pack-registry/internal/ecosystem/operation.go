@@ -17,15 +17,15 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// begin makes an operation that does nothing yet.
+// newOperation makes an operation with a new id and no packs. It is not in the journal yet.
 func newOperation() journal.Operation {
 	return journal.Operation{ID: staging.NewID(), StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
-// rollback says whether an operation puts a backup back; otherwise it applies a staging.
+// isRollback says whether an operation restores a backup; otherwise it applies a staging.
 func isRollback(op journal.Operation) bool { return op.StagingID == "" }
 
-// replacement is what op does to a pack: what lies in the folder from replaces existing, or nothing where that is nil.
+// planReplacement plans what op does to a pack: the folder source replaces existing, which is nil for a new pack.
 func (e *Ecosystem) planReplacement(op journal.Operation, id pack.ID, from string, existing *pack.Found) (journal.Pack, error) {
 	one := journal.Pack{ID: id, Source: from, Prepared: newPrefix + op.ID + "-" + string(id)}
 	if existing == nil {
@@ -68,7 +68,7 @@ func backupPaths(op journal.Operation) map[string]string {
 	return paths
 }
 
-// completed is the audit entry of an operation that has ended well.
+// completedEntry is the audit entry of an operation that has succeeded.
 func completedEntry(op journal.Operation) audit.Entry {
 	if !isRollback(op) {
 		return audit.Entry{
@@ -87,7 +87,7 @@ func completedEntry(op journal.Operation) audit.Entry {
 	return entry
 }
 
-// failed is the audit entry of an operation of which nothing is left.
+// failedEntry is the audit entry of an operation that was undone.
 func failedEntry(op journal.Operation, err error) audit.Entry {
 	entry := audit.Entry{Category: audit.System, Severity: audit.Warning, Action: "pack_apply_failed", Details: map[string]any{"staging_id": op.StagingID}, Error: message(err)}
 	if isRollback(op) {
@@ -99,7 +99,11 @@ func failedEntry(op journal.Operation, err error) audit.Entry {
 	return entry
 }
 
-// carryOut does what was planned: all of it, or nothing where the error isn't nil. from holds the folders that are installed.
+// execute carries out a planned operation, all of it or nothing; if the error isn't nil, nothing has changed. from has the
+// folders that are copied.
+//
+// The journal is written before the first folder is made, so that Recover knows what to remove; and again as Committed when
+// everything is prepared. From that moment on the operation is finished even if this process dies.
 func (e *Ecosystem) execute(ctx context.Context, op journal.Operation, from *os.Root) (warnings []string, err error) {
 	if err := e.journal.SaveOperation(ctx, op); err != nil {
 		return nil, err
@@ -110,7 +114,7 @@ func (e *Ecosystem) execute(ctx context.Context, op journal.Operation, from *os.
 		op.State = journal.Committed
 		err = e.journal.SaveOperation(ctx, op)
 	}
-	// From here on it is not the caller's any more: it is undone or it is finished.
+	// From here on the caller's cancellation doesn't count any more: the operation is undone or finished, not left in between.
 	ctx = context.WithoutCancel(ctx)
 	if err != nil {
 		return nil, errors.Join(err, e.undo(ctx, op))
@@ -119,7 +123,8 @@ func (e *Ecosystem) execute(ctx context.Context, op journal.Operation, from *os.
 	return e.finish(ctx, op)
 }
 
-// prepare makes everything that can fail and is seen by nobody: the new folders under hidden names, and the backups.
+// prepare does everything that can fail and that nobody sees: the new folders under hidden names, and the backups. All of it is
+// synced.
 func (e *Ecosystem) prepare(ctx context.Context, op *journal.Operation, from *os.Root) error {
 	options := folder.Options{Modes: installModes, Limits: treeLimits}
 	if isRollback(*op) {
@@ -159,8 +164,9 @@ func spaceFault(err error) error {
 	return err
 }
 
-// finish puts the packs of a committed operation in place and removes what they replace. Where one can't be put in place, or that
-// can't be audited, none is: what was in their places is there again, and the error says why.
+// finish installs the packs of a committed operation and removes what they replace. If one can't be installed, or the change
+// can't be audited, all are undone: the folders that were replaced are back, and the error says why. Recover calls it for an
+// operation that was interrupted; each step finds out by itself whether it was taken already.
 func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings []string, err error) {
 	if op.State != journal.Installed {
 		err := e.installAll(op)
@@ -178,14 +184,14 @@ func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings 
 	}
 	var left []leftover
 	for _, p := range op.Packs {
-		left = append(left, e.removeHidden(p.Prepared)...) // what was there before, if anything
+		left = append(left, e.removeHidden(p.Prepared)...) // after an exchange of names the replaced folder has this one
 		left = append(left, e.removeHidden(aside(op, p))...)
 		if p.LegacyDir == "" {
 			continue
 		}
 		more, err := e.detach(p.LegacyDir, op.ID)
 		if err != nil {
-			warnings = append(warnings, message(err)) // the new place goes before the old one
+			warnings = append(warnings, message(err)) // it does no harm there: the pack in the ecosystem folder hides it
 		}
 		left = append(left, more...)
 	}
@@ -209,13 +215,14 @@ func (e *Ecosystem) finish(ctx context.Context, op journal.Operation) (warnings 
 	return append(warnings, e.leftoverWarning(left)...), nil
 }
 
-// stuckError is in the error of undo where an operation could not be undone and stays in the journal.
+// stuckError is in the error of undo where an operation could not be undone, and so stays in the journal.
 type stuckError struct{ error }
 
 func (e stuckError) Unwrap() error { return e.error }
 
-// undo takes back whatever an operation did. The journal says first that it is to be undone, so that nobody finishes later what was
-// answered as failed. Nobody misses what can't be removed of the prepared folders and the backups: it is left over.
+// undo reverts whatever an operation did. The journal says first that it is being undone: otherwise a process that recovers it
+// later could finish what was answered as failed. Prepared folders and backups that can't be removed now are left over, and
+// removed later.
 func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 	if op.State != journal.Undoing {
 		op.State = journal.Undoing
@@ -234,7 +241,7 @@ func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 			continue
 		}
 		err := e.deleteBackup(path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup)))
-		if e.isUntouched(p) { // else the backup may be all that there is of it
+		if e.isUntouched(p) { // otherwise somebody took the installed folder away, and the backup may be the only copy
 			err = errors.Join(err, e.deleteBackup(p.Backup))
 		}
 		if err != nil {
@@ -248,7 +255,7 @@ func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 	return nil
 }
 
-// stands says whether the folder that was to be replaced is where it was.
+// isUntouched says whether the folder that was to be replaced is where it was.
 func (e *Ecosystem) isUntouched(p journal.Pack) bool {
 	dir := string(p.ID)
 	if p.LegacyDir != "" {

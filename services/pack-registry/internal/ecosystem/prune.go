@@ -17,9 +17,9 @@ import (
 // removingPrefix begins the name of a backup that is being removed.
 const removingPrefix = ".removing-"
 
-// prune removes the backups of a pack that were made first, beyond those that are to be kept; spared ones, the new one and what was
-// put back among them, stay however old they are. The change that made the new one is done by now, so what fails is logged, and
-// tried again when the next one is made. The lock is held.
+// prune removes the oldest backups of a pack, beyond the number that is kept. Those in keepNames stay however old they are: the
+// new one, and the one that was just restored. The change that made the new one has succeeded, so a failure here is only
+// logged, and the next change tries again. The caller holds the lock.
 func (e *Ecosystem) prune(ctx context.Context, id pack.ID, keepNames ...string) {
 	if err := e.pruneBackups(ctx, id, keepNames); err != nil {
 		e.log.WarnContext(ctx, "could not remove old backups", "pack_id", id, "error", err)
@@ -51,8 +51,8 @@ func (e *Ecosystem) pruneBackups(ctx context.Context, id pack.ID, keepNames []st
 	})
 }
 
-// removeBackups removes backups of a pack, and those whose removal failed before. entry is what the audit log says of it, before
-// anything is removed: what it can't say isn't done.
+// removeBackups removes backups of a pack, and those whose removal was interrupted before. entry is written to the audit log
+// before anything is removed: if that fails, nothing is.
 func (e *Ecosystem) removeBackups(ctx context.Context, id pack.ID, names []string, entry audit.Entry) error {
 	backups, err := e.backups.open()
 	if err != nil {

@@ -11,11 +11,12 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
-// barred are packs that nothing may be done to, each with the reason.
+// blockedPacks are packs that must not be changed, each with the reason.
 type blockedPacks map[pack.ID]string
 
-// Recover ends what a process that was killed has begun: what is committed is finished, the rest undone. Approval, which watches
-// the folder, sees what that changes. What can't be ended bars its own packs; the log says why, and each later change tries again.
+// Recover finishes or undoes the operations of a process that was killed: committed ones are finished, others undone. Approval
+// watches the folder and sees what that changes. The packs of an operation that can be neither finished nor undone stay
+// blocked; the log says why, and each later change tries again. It also removes unfinished backups and hidden folders.
 func (e *Ecosystem) Recover(ctx context.Context) {
 	release, _, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
@@ -29,8 +30,8 @@ func (e *Ecosystem) Recover(ctx context.Context) {
 	e.clearLeftovers(ctx)
 }
 
-// enter acquires the lock and ends what others have begun and not ended: who holds the lock knows that nobody is still at it. What
-// can't be ended bars its packs.
+// lockAndRecover acquires the lock, and then finishes or undoes what the journal still has: as nobody else holds the lock,
+// nobody is working on it. The packs of an operation that can't be ended are blocked.
 func (e *Ecosystem) lockAndRecover(ctx context.Context, wait time.Duration) (release func(), blocked blockedPacks, err error) {
 	release, err = e.acquire(ctx, wait)
 	if err != nil {
@@ -44,7 +45,7 @@ func (e *Ecosystem) lockAndRecover(ctx context.Context, wait time.Duration) (rel
 	return release, blocked, nil
 }
 
-// endOperations ends the operations in the journal, each for itself. The error is that of a journal that can't be read.
+// recoverOperations ends the operations in the journal, each by itself. It fails only where the journal can't be read.
 func (e *Ecosystem) recoverOperations(ctx context.Context) (blockedPacks, error) {
 	operations, err := e.journal.Operations(ctx)
 	if err != nil {
@@ -67,8 +68,8 @@ func (e *Ecosystem) recoverOperations(ctx context.Context) (blockedPacks, error)
 	return blocked, nil
 }
 
-// endOperation finishes an operation, or undoes it where that is impossible or it was not committed. The error says why it stays in
-// the journal.
+// recoverOperation finishes a committed operation, or undoes it where that is impossible or it wasn't committed. On an error
+// the operation stays in the journal.
 func (e *Ecosystem) recoverOperation(ctx context.Context, op journal.Operation) error {
 	if op.State == journal.Undoing {
 		return e.undo(ctx, op)
@@ -87,7 +88,7 @@ func (e *Ecosystem) recoverOperation(ctx context.Context, op journal.Operation) 
 	return nil
 }
 
-// bar is the fault of who wants to change a barred pack; nil for any other.
+// check is nil for a pack that may be changed, and otherwise a fault: 409.
 func (b blockedPacks) check(id pack.ID) error {
 	if reason, ok := b[id]; ok {
 		return fault.Conflict("Pack '%s' can't be changed: %s", id, reason).With("pack_barred")

@@ -11,7 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// Removed says what Remove did.
+// Removed is the result of Remove.
 type Removed struct {
 	Backup   string // where the pack was backed up, relative to the Rumi home; "" where there was none
 	Warnings []string
@@ -23,7 +23,7 @@ func (e *Ecosystem) Has(id pack.ID) bool {
 	return err == nil
 }
 
-// Below are the installed packs that are children of a pack, or of its children, by id.
+// Descendants lists the installed packs that are children of a pack, or children of these, by id.
 func (e *Ecosystem) Descendants(id pack.ID) (below []pack.ID) {
 	all, _ := pack.Installed(e.root)
 	for _, found := range all {
@@ -37,8 +37,8 @@ func (e *Ecosystem) Descendants(id pack.ID) (below []pack.ID) {
 	return below
 }
 
-// Remove backs a pack up and takes its files out, in the old place too. A pack that is not there is removed already. It may be
-// repeated when it was interrupted: the files are whole until they are gone.
+// Remove backs a pack up and removes its files, also those in the legacy folder of packs. A pack that isn't there is no error.
+// It may be repeated if it was interrupted: the files are complete until they are gone.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	release, blocked, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {
@@ -75,7 +75,8 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	}
 }
 
-// removeFrom takes a pack out of one of its places. After an error it is there still, and no backup is left of the attempt.
+// removeFrom removes a pack's folder from one of the two folders of packs. After an error the folder is still there, and no
+// backup is left of the attempt.
 func (e *Ecosystem) removeFrom(ctx context.Context, found pack.Found, operation string) (backup string, left []leftover, err error) {
 	if err := pack.Movable(e.root, found.Dir); err != nil {
 		return "", nil, fmt.Errorf("take out pack: %w", e.adviseRename(found.Dir, err))
@@ -89,7 +90,7 @@ func (e *Ecosystem) removeFrom(ctx context.Context, found pack.Found, operation 
 	e.step("backed up")
 	if left, err = e.detach(found.Dir, operation); err != nil {
 		if _, gone := e.root.Lstat(found.Dir); gone != nil {
-			return "", nil, err // the backup may be all that there is
+			return "", nil, err // the folder vanished: the backup may be the only copy, so it stays
 		}
 		return "", nil, errors.Join(err, e.deleteBackup(backup))
 	}

@@ -12,17 +12,17 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
-// RolledBack says what a rollback did.
+// RolledBack is the result of a rollback.
 type RolledBack struct {
 	Version  string // of the pack that is installed now
 	Backup   string // of what was installed before, relative to the Rumi home; "" where nothing was
 	Warnings []string
 }
 
-// Rollback installs a pack as it was when the named backup was made, links and all. What is installed is backed up first, and it
-// is as atomic as Apply. The name is one of Backups, whole; errors are faults, 404 "Backup not found: NAME" for another one, or a
-// *RefusedError where the installed pack is another one than the backup. One whose descriptor can't be read, or has no identity, can
-// be rolled back.
+// Rollback installs a pack as it was when the named backup was made, with its links. What is installed now is backed up first;
+// the change is as atomic as Apply. name is the Name of one of Backups. Errors are faults (404 "Backup not found: NAME"), or a
+// *RefusedError where the installed pack is another one than the backup. A pack whose descriptor can't be read, or has no
+// identity, can be rolled back.
 func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	rolled, err := e.rollBack(ctx, id, name)
 	if err != nil {
@@ -32,6 +32,7 @@ func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (Roll
 	return rolled, nil
 }
 
+// rollBack is Rollback without the audit entry of a failure.
 func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
 	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
 	if _, ok := parseBackupName(name); !ok {
@@ -88,8 +89,8 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
 }
 
-// unidentified says whether an installed pack is broken so that nobody can say any more which one it is: what a rollback is there to
-// mend. The name of the backup says what is wanted, and whatever is put back waits for a decision.
+// unidentified says whether an installed pack is so broken that nobody can say which one it is. Rollback is there to repair
+// that. It is no way around the identity check: the operator names the backup, and whatever is restored waits for an approval.
 func unidentified(existing pack.Found) bool {
 	if existing.Err != nil {
 		return true

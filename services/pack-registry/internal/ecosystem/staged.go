@@ -14,7 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// Inspected is a staging with everything in it.
+// Inspected is a staging with the details of its packs.
 type Inspected struct {
 	staging.Staging
 	Details []InspectedPack // of each of its Packs
@@ -37,7 +37,7 @@ type File struct {
 	Mode fs.FileMode
 }
 
-// Inspect looks into a staging. Without one the error is a fault, 404.
+// Inspect reads what is in a staging, and says of each pack what Apply would do. Without a staging the error is a fault, 404.
 func (e *Ecosystem) Inspect(ctx context.Context, stagingID string) (Inspected, error) {
 	st, payload, err := e.stages.FindPayload(ctx, stagingID)
 	if err != nil {
@@ -78,7 +78,7 @@ func (e *Ecosystem) inspectPack(ctx context.Context, st staging.Staging, p stagi
 	return one, err
 }
 
-// Discard removes a staging, once no apply of it is under way. Without one the error is a fault, 404.
+// Discard removes a staging, when no apply of it is under way. Without one the error is a fault, 404.
 func (e *Ecosystem) Discard(ctx context.Context, stagingID string) error {
 	release, _, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {

@@ -17,16 +17,17 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
-// errLost is the error of place where the prepared folder is neither prepared nor in place: somebody took it away.
+// errPreparedGone says that the prepared folder is neither under its hidden name nor installed: somebody took it away.
 var errPreparedGone = errors.New("the folder that was prepared for it is gone")
 
-// aside is the hidden name that a replaced folder has for a moment on file systems that can't swap two.
+// aside is the hidden name that a replaced folder has for a moment, on file systems that can't exchange two names in one step.
 func aside(op journal.Operation, p journal.Pack) string {
 	return oldPrefix + op.ID + "-" + string(p.ID)
 }
 
-// placing makes the renames of one pack of an operation. Which folder is where is told by the inode, so each step may be taken again
-// by another process, and a folder that somebody else has put in the pack's place meanwhile stays.
+// packSwap makes the renames of one pack of an operation. It tells by inode and birth time which folder has which name now, not by a note
+// of the last step. Therefore each step can be repeated by another process after a crash, and a folder that somebody else has put in the
+// pack's place meanwhile is left alone.
 type packSwap struct {
 	root  *os.Root
 	dir   int // open on root's folder
@@ -34,8 +35,7 @@ type packSwap struct {
 	aside string
 }
 
-// placing begins with what a process that was killed between two renames has left: whatever is aside is put back where a whole swap
-// would have it.
+// packSwap calls do with the renames of one pack. First it repairs what a process has left that was killed between two renames.
 func (e *Ecosystem) packSwap(op journal.Operation, p journal.Pack, do func(packSwap) error) error {
 	dir, err := e.root.Open(".")
 	if err != nil {
@@ -49,7 +49,8 @@ func (e *Ecosystem) packSwap(op journal.Operation, p journal.Pack, do func(packS
 	return do(one)
 }
 
-// restoreAside gives what is aside the name that is free: the pack's, before the new folder has it, or the prepared folder's.
+// restoreAside renames the folder that has the name aside. It gets the name that is free: that of the pack, if the new folder
+// isn't installed yet, or that of the prepared folder.
 func (p packSwap) restoreAside() error {
 	if _, err := p.root.Lstat(p.aside); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -65,13 +66,13 @@ func (p packSwap) restoreAside() error {
 	return nil // a leftover: both names are taken
 }
 
-// isNew says whether the folder with a name is the prepared one.
+// isNew says whether the folder with a name is the new one.
 func (p packSwap) isNew(name string) (bool, error) {
 	return isFolder(p.root, name, p.pack.Inode, p.pack.Born)
 }
 
-// place puts the prepared folder in the pack's place, in one step where the file system can. One that is there already stays; errLost
-// where it is nowhere.
+// install gives the new folder the pack's name, in one step where the file system can exchange names. It does nothing if that
+// was done before. The error is errPreparedGone where the new folder is nowhere.
 func (p packSwap) install() error {
 	placed, err := p.isNew(string(p.pack.ID))
 	if err != nil || placed {
@@ -90,7 +91,7 @@ func (p packSwap) install() error {
 	return err
 }
 
-// takeBack undoes place: what was in the pack's place is there again, and the new folder under its hidden name.
+// revert undoes install: the pack's name is that of the replaced folder again, or free, and the new folder has its hidden name.
 func (p packSwap) revert() error {
 	placed, err := p.isNew(string(p.pack.ID))
 	if err != nil || !placed {
@@ -103,7 +104,7 @@ func (p packSwap) revert() error {
 	return err
 }
 
-// isFolder says whether a name is that of the folder that identify told. A mount that died is no folder of ours.
+// isFolder says whether a name is that of the folder that identify described. A mount whose server is gone is not.
 func isFolder(root *os.Root, name string, inode uint64, born int64) (bool, error) {
 	nowInode, nowBorn, err := identify(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE) {
@@ -112,7 +113,8 @@ func isFolder(root *os.Root, name string, inode uint64, born int64) (bool, error
 	return nowInode == inode && (nowBorn == born || nowBorn == 0 || born == 0), err
 }
 
-// identify tells which folder has a name now: its inode, and when that was made, 0 where the file system doesn't say.
+// identify returns the inode of the folder that has a name now, and the inode's birth time in ns, 0 where the file system
+// doesn't have it.
 func identify(root *os.Root, name string) (inode uint64, born int64, err error) {
 	dir, err := root.Open(".")
 	if err != nil {
@@ -130,7 +132,7 @@ func identify(root *os.Root, name string) (inode uint64, born int64, err error) 
 	return st.Ino, born, nil
 }
 
-// placeAll puts every pack of an operation in its place.
+// installAll installs every pack of an operation, and syncs the folder.
 func (e *Ecosystem) installAll(op journal.Operation) error {
 	for _, p := range op.Packs {
 		err := e.packSwap(op, p, packSwap.install)
@@ -145,7 +147,7 @@ func (e *Ecosystem) installAll(op journal.Operation) error {
 	return folder.Sync(e.root)
 }
 
-// takeBackAll takes every pack of an operation out of its place again.
+// revertAll reverts every pack of an operation, and syncs the folder. A pack that can't be reverted doesn't keep the others.
 func (e *Ecosystem) revertAll(op journal.Operation) error {
 	var problems []error
 	for _, p := range op.Packs {
@@ -157,8 +159,8 @@ func (e *Ecosystem) revertAll(op journal.Operation) error {
 	return errors.Join(append(problems, folder.Sync(e.root))...)
 }
 
-// takeOut removes a folder from the ecosystem folder: it is renamed, so that it is no pack at once, and then removed. What can't
-// be removed stays under its hidden name, and clear says so.
+// detach removes a folder from the ecosystem folder. It gets a hidden name first, so that it is no pack from one moment to the
+// next; then it is deleted. What can't be deleted stays under the hidden name, and is returned.
 func (e *Ecosystem) detach(dir, operation string) (left []leftover, err error) {
 	hidden := path.Join(path.Dir(dir), oldPrefix+operation+"-"+path.Base(dir))
 	if err := e.root.Rename(dir, hidden); err != nil {
@@ -174,7 +176,7 @@ func (e *Ecosystem) detach(dir, operation string) (left []leftover, err error) {
 	return e.removeHidden(hidden), nil
 }
 
-// adviseRename says why a folder can't be renamed: because of itself, or of the folder that it is in.
+// adviseRename explains why a folder can't be renamed: because of itself, or of the folder that it is in.
 func (e *Ecosystem) adviseRename(dir string, err error) error {
 	if errors.Is(err, syscall.EACCES) {
 		return pack.Advise(e.root, path.Dir(dir), err)

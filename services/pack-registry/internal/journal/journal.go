@@ -13,32 +13,35 @@ import (
 // Operation is an apply or a rollback that has begun and not ended.
 type Operation struct {
 	ID        string // 16 hexadecimal digits
-	StagingID string // what is applied; "" for a rollback, which puts backups back
+	StagingID string // the staging that is applied; "" for a rollback, which restores a backup
 	StartedAt time.Time
 	State     State
 	Packs     []Pack
-	Err       error // why Packs can't be read; then nothing is known of them
+	Err       error // why Packs can't be read; then nothing is done about the operation
 }
 
-// State says how far an operation is, and so what whoever finds it interrupted does with it.
+// State says how far an operation is. It decides what a process does that finds the operation after a crash.
 type State int64
 
 // The states of operations.
 const (
-	Undoing   State = 0 // nothing of it counts: it is being prepared, or has failed. It is undone
-	Committed State = 1 // everything is prepared. It is finished, or undone where that is impossible
-	Installed State = 2 // all of it is in place, and that is audited. What it has left is removed
+	Undoing   State = 0 // it is being prepared, or it has failed: it is undone
+	Committed State = 1 // everything is prepared, nothing is visible yet: it is finished, or undone where that is impossible
+	Installed State = 2 // all packs are installed and that is audited: what is left over is removed
 )
 
 // Pack is what an operation does to one pack.
 type Pack struct {
 	ID        pack.ID `json:"id"`
-	Source    string  `json:"from"`   // its folder in the staging's payload, or that of a backup in the folder of backups
-	Prepared  string  `json:"new"`    // the name in ecosystem/ under which its new folder is prepared
-	Backup    string  `json:"backup"` // its backup, relative to the folder of backups; "" where it is not installed
-	LegacyDir string  `json:"old"`    // where it is installed in the old place, relative to ecosystem/; else ""
-	Inode     uint64  `json:"inode"`  // of the new folder, by which it is known wherever it is; set when committed
-	Born      int64   `json:"born"`   // when that inode was made, in ns, since numbers are used again; 0 where the file system doesn't say
+	Source    string  `json:"from"`   // the folder that is copied: in the staging's payload, or a backup in the folder of backups
+	Prepared  string  `json:"new"`    // the hidden name in ecosystem/ under which the new folder is prepared
+	Backup    string  `json:"backup"` // the backup of the replaced folder, relative to the folder of backups; "" for a new pack
+	LegacyDir string  `json:"old"`    // "packs/<id>" if the replaced folder is in the legacy folder of packs, else ""
+
+	// Inode and Born identify the new folder whatever name it has after a crash. Born is the inode's birth time in ns, because numbers of
+	// inodes are used again; 0 where the file system doesn't have it. Both are set before the operation is committed.
+	Inode uint64 `json:"inode"`
+	Born  int64  `json:"born"`
 
 	// The same of the folder that is replaced; 0 where there is none.
 	OldInode uint64 `json:"old_inode"`
