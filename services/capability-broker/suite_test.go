@@ -138,7 +138,11 @@ func (w *world) removeContainers() {
 
 func (w *world) approval(_ context.Context, rt *service.Runtime, _ nothing) error {
 	mux := rt.Mux()
-	w.gates.Routes(mux, "capability-broker")
+	h := route.NewHandlers(gate.Table)
+	w.gates.Handle(h)
+	if err := h.Mount(mux); err != nil {
+		return err
+	}
 	mux.Route("GET /internal/trees/{digest}", rpc.Raw(func(rw http.ResponseWriter, r *http.Request) error {
 		w.mu.Lock()
 		found, ok := w.trees[r.PathValue("digest")]
@@ -161,7 +165,8 @@ func (w *world) approval(_ context.Context, rt *service.Runtime, _ nothing) erro
 }
 
 func (w *world) registry(_ context.Context, rt *service.Runtime, _ nothing) error {
-	rt.Mux().Route("POST "+registry.SelectPath, rpc.Handle(func(_ context.Context, req registry.SelectRequest) (registry.SelectResponse, error) {
+	h := route.NewHandlers(route.NewTable(registry.Select))
+	route.Handle(h, registry.Select, func(_ context.Context, req registry.SelectRequest) (registry.SelectResponse, error) {
 		packs, err := os.ReadDir(w.Ecosystem())
 		if err != nil {
 			return registry.SelectResponse{}, err
@@ -183,8 +188,8 @@ func (w *world) registry(_ context.Context, rt *service.Runtime, _ nothing) erro
 			answer.Packs = append(answer.Packs, found)
 		}
 		return answer, nil
-	}), "capability-broker")
-	return nil
+	})
+	return h.Mount(rt.Mux())
 }
 
 func (w *world) secretsService(_ context.Context, rt *service.Runtime, _ nothing) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/service"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
@@ -20,7 +21,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
 )
 
-func main() { service.Main("pack-registry", build) }
+func main() { service.Main(registry.Service, build) }
 
 // config is what only this service knows.
 type config struct {
@@ -77,7 +78,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 
 	rt.Go("sweeper", stages.SweepHourly)
 	runner := broker.NewClient(rt.Peer(broker.Service))
-	httpapi.Routes(rt.Mux(), httpapi.Packs{
+	return httpapi.Serve(rt.Mux(), httpapi.Packs{
 		Stages: stages, Ecosystem: packs, Approval: owner, Data: runner,
 		Uninstall: uninstall.New(uninstall.Owners{
 			Approval: owner,
@@ -86,5 +87,4 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 			Pip:      pip.NewClient(rt.Peer(pip.Service)),
 		}, packs, rt.Audit, rt.Log),
 	})
-	return nil
 }

@@ -96,8 +96,9 @@ func (w *world) startApproval() {
 
 func (w *world) startRegistry() {
 	servicetest.Start(w.Suite, "pack-registry", func(_ context.Context, rt *service.Runtime, _ struct{}) error {
-		rt.Mux().Route("POST "+registry.SelectPath, rpc.Handle(w.selectFiles), "pip-installer")
-		return nil
+		h := route.NewHandlers(route.NewTable(registry.Select))
+		route.Handle(h, registry.Select, w.selectFiles)
+		return h.Mount(rt.Mux())
 	}, nil)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/text"
@@ -23,37 +24,6 @@ const (
 	uploadIdle  = 30 * time.Second // in which something has to arrive
 )
 
-type importRequest struct {
-	Path  string `json:"path"`
-	Notes string `json:"notes"`
-}
-
-type importResponse struct {
-	Success         bool       `json:"success"`
-	StagingID       string     `json:"staging_id"`
-	StagingDir      string     `json:"staging_dir"` // relative to the Rumi home
-	InputType       string     `json:"input_type"`
-	SourcePath      string     `json:"source_path"`
-	DetectedPackIDs []string   `json:"detected_pack_ids"`
-	IsMultiPack     bool       `json:"is_multi_pack"`
-	Meta            importMeta `json:"meta"`
-}
-
-type importMeta struct {
-	CreatedAt time.Time    `json:"created_at"`
-	ExpiresAt time.Time    `json:"expires_at"`
-	Actor     string       `json:"actor"`
-	Notes     string       `json:"notes"`
-	Packs     []importPack `json:"packs"`
-	Warnings  []string     `json:"warnings,omitzero"` // what will keep packs from being approved or doing what is meant, and what was left out
-}
-
-type importPack struct {
-	PackID       string `json:"pack_id"` // as its descriptor declares it
-	PackIdentity string `json:"pack_identity"`
-	Version      string `json:"version"`
-}
-
 // importPack takes a path in JSON, or an upload in a form with the file in its field "file".
 func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
 	var st staging.Staging
@@ -61,8 +31,8 @@ func (p Packs) importPack(w http.ResponseWriter, r *http.Request) error {
 	if err == nil && kind == "multipart/form-data" {
 		st, err = p.importUpload(w, r, parameters["boundary"])
 	} else if err = notBare(r, kind); err == nil {
-		var request importRequest
-		if request, err = rpc.Decode[importRequest](r); err == nil {
+		var request api.ImportRequest
+		if request, err = rpc.Decode[api.ImportRequest](r); err == nil {
 			st, err = p.Stages.ImportPath(r.Context(), request.Path, request.Notes)
 		}
 	}
@@ -91,16 +61,16 @@ var archiveTypes = map[string]bool{
 	"application/zip": true, "application/x-zip-compressed": true, "application/x-zip": true, "application/octet-stream": true, "application/gzip": true, "application/x-tar": true,
 }
 
-func imported(st staging.Staging) importResponse {
-	meta := importMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
+func imported(st staging.Staging) api.ImportResponse {
+	meta := api.ImportMeta{CreatedAt: st.CreatedAt, ExpiresAt: st.CreatedAt.Add(staging.Lifetime), Actor: st.Actor, Notes: st.Notes}
 	for _, one := range st.Packs {
-		meta.Packs = append(meta.Packs, importPack{string(one.Declared), one.Identity, one.Version})
+		meta.Packs = append(meta.Packs, api.ImportedPack{PackID: string(one.Declared), PackIdentity: one.Identity, Version: one.Version})
 		for _, warning := range one.Warnings {
 			meta.Warnings = append(meta.Warnings, one.Dir+": "+warning)
 		}
 	}
 	meta.Warnings = append(meta.Warnings, st.Warnings...)
-	return importResponse{
+	return api.ImportResponse{
 		Success: true, StagingID: st.ID, StagingDir: stagingDir(st.ID), InputType: st.InputType, SourcePath: st.SourcePath,
 		DetectedPackIDs: staging.PackIDs(st), IsMultiPack: st.Multi, Meta: meta,
 	}

@@ -1,4 +1,5 @@
-// Package httpapi is the HTTP side of pack-registry.
+// Package httpapi answers the endpoints of api/registry: it checks requests, reads uploads, calls imports, apply, backups and uninstall,
+// and turns what they find into answers.
 package httpapi
 
 import (
@@ -11,15 +12,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
 )
-
-// gateway is the one through which operators call.
-const gateway = "gateway"
 
 // Refresher has approval read packs again: those named, or all; Replaced says that they have just been put in place.
 type Refresher interface {
@@ -41,47 +39,25 @@ type Packs struct {
 	Data      Restorer
 }
 
-// Routes serves p.
-func Routes(mux *server.Mux, p Packs) {
-	mux.Route("POST /api/packs/scan", rpc.Handle(p.scan), gateway)
-	mux.Route("POST /api/packs/import", rpc.Raw(p.importPack), gateway)
-	mux.Route("POST /api/packs/apply", rpc.Handle(p.apply), gateway)
-	mux.Route("GET /api/packs/staging", rpc.Handle(p.listStagings), gateway)
-	mux.Route("DELETE /api/packs/staging/{staging_id}", rpc.Handle(p.discardStaging), gateway)
-	mux.Route("GET /api/packs/{pack_id}/{part}", rpc.Handle(p.part), gateway)
-	mux.Route("POST /api/packs/{pack_id}/rollback", rpc.Handle(p.rollback), gateway)
-	mux.Route("DELETE /api/packs/{pack_id}/backups/{backup}", rpc.Handle(p.removeBackup), gateway)
-	mux.Route("DELETE /api/packs/{pack_id}", rpc.Handle(p.remove), gateway)
-	diskusage.Route(mux, p.usage)
-	mux.Route("POST "+api.SelectPath, rpc.Handle(p.selectFiles), "approval", "capability-broker", "pip-installer")
+// Serve answers the endpoints of api/registry on mux.
+func Serve(mux *server.Mux, p Packs) error {
+	h := route.NewHandlers(api.Routes)
+	route.Handle(h, api.Scan, p.scan)
+	route.HandleRaw(h, api.Import, p.importPack)
+	route.Handle(h, api.Apply, p.apply)
+	route.Handle(h, api.Uninstall, p.remove)
+	route.Handle(h, api.ListBackups, p.backups)
+	route.Handle(h, api.RemoveBackup, p.removeBackup)
+	route.Handle(h, api.Rollback, p.rollback)
+	route.Handle(h, api.ListStagings, p.listStagings)
+	route.Handle(h, api.InspectStaging, p.inspectStaging)
+	route.Handle(h, api.DiscardStaging, p.discardStaging)
+	route.Handle(h, api.Select, p.selectFiles)
+	diskusage.Handle(h, api.Storage, p.usage)
+	return h.Mount(mux)
 }
 
-type partRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	Part   string `json:"-" path:"part"`
-}
-
-// part answers GET /api/packs/{pack_id}/backups and GET /api/packs/staging/{staging_id}. Two patterns of http.ServeMux can't, since
-// both fit the backups of a pack called staging.
-func (p Packs) part(ctx context.Context, r partRequest) (any, error) {
-	switch {
-	case r.Part == "backups":
-		return p.backups(ctx, r.PackID)
-	case r.PackID == "staging":
-		return p.inspectStaging(ctx, r.Part)
-	default:
-		return nil, fault.NoRoute()
-	}
-}
-
-type scanResponse struct {
-	Scanned  int                 `json:"scanned"`
-	Packs    []string            `json:"packs"`
-	Errors   []ecosystem.Refusal `json:"errors"`
-	Warnings []string            `json:"warnings"`
-}
-
-func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
+func (p Packs) scan(ctx context.Context, _ struct{}) (api.ScanResponse, error) {
 	warnings := p.Ecosystem.RemoveLeftovers(ctx)
 	var refreshed sync.WaitGroup
 	var notTold error
@@ -89,57 +65,40 @@ func (p Packs) scan(ctx context.Context, _ struct{}) (scanResponse, error) {
 	found := p.Ecosystem.Scan()
 	refreshed.Wait()
 	if notTold != nil {
-		return scanResponse{}, notTold
+		return api.ScanResponse{}, notTold
 	}
-	return scanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: orEmpty(found.Broken), Warnings: orEmpty(append(found.Warnings, warnings...))}, nil
+	return api.ScanResponse{Scanned: len(found.PackIDs), Packs: found.PackIDs, Errors: refusals(found.Broken), Warnings: orEmpty(append(found.Warnings, warnings...))}, nil
 }
 
-type applyRequest struct {
-	StagingID string `json:"staging_id"`
-	Mode      string `json:"mode"`
-}
-
-type applyResponse struct {
-	Success        bool                `json:"success"`
-	AppliedPackIDs []string            `json:"applied_pack_ids"`
-	BackupPaths    map[string]string   `json:"backup_paths"`
-	Errors         []ecosystem.Refusal `json:"errors"`
-	Warnings       []string            `json:"warnings,omitzero"`
-}
-
-func (p Packs) apply(ctx context.Context, r applyRequest) (applyResponse, error) {
+func (p Packs) apply(ctx context.Context, r api.ApplyRequest) (api.ApplyResponse, error) {
 	if r.StagingID == "" {
-		return applyResponse{}, fault.Invalid("Missing 'staging_id'").With("missing_staging_id")
+		return api.ApplyResponse{}, fault.Invalid("Missing 'staging_id'").With("missing_staging_id")
 	}
 	id, err := staging.ParseID(r.StagingID)
 	if err != nil {
-		return applyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	if r.Mode != "" && r.Mode != "replace" {
-		return applyResponse{}, fault.Invalid("Unsupported mode: %s", r.Mode).With("unsupported_mode")
+		return api.ApplyResponse{}, fault.Invalid("Unsupported mode: %s", r.Mode).With("unsupported_mode")
 	}
 	applied, err := p.Ecosystem.Apply(ctx, id)
 	if refused, ok := asRefused(err); ok {
-		return applyResponse{}, fault.Conflict("%s", refused.Error()).With("pack_refused").
-			Carrying(applyResponse{AppliedPackIDs: []string{}, BackupPaths: map[string]string{}, Errors: refused.Refusals}).Because(err)
+		return api.ApplyResponse{}, fault.Conflict("%s", refused.Error()).With("pack_refused").
+			Carrying(api.ApplyResponse{AppliedPackIDs: []string{}, BackupPaths: map[string]string{}, Errors: refusals(refused.Refusals)}).Because(err)
 	}
 	if err != nil {
-		return applyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
-	response := applyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []ecosystem.Refusal{}, Warnings: applied.Warnings}
+	response := api.ApplyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []api.Refusal{}, Warnings: applied.Warnings}
 	response.Warnings = append(response.Warnings, p.Ecosystem.Declared(applied.PackIDs...)...)
 	response.Warnings = append(response.Warnings, p.tellApproval(ctx, applied.PackIDs...)...)
 	return response, nil
 }
 
-type removeRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-}
-
-func (p Packs) remove(ctx context.Context, r removeRequest) (uninstall.Result, error) {
+func (p Packs) remove(ctx context.Context, r api.PackRequest) (api.UninstallResponse, error) {
 	id, err := pack.ParseID(r.PackID)
 	if err != nil {
-		return uninstall.Result{}, err
+		return api.UninstallResponse{}, err
 	}
 	return p.Uninstall.Uninstall(ctx, id)
 }
@@ -152,6 +111,15 @@ func (p Packs) selectFiles(ctx context.Context, r api.SelectRequest) (api.Select
 // usage lists what pack-registry keeps on the disk.
 func (p Packs) usage(ctx context.Context) ([]diskusage.Item, error) {
 	return append(p.Stages.Usage(ctx), p.Ecosystem.Usage(ctx)...), ctx.Err()
+}
+
+// refusals are those of the domain as answers have them.
+func refusals(list []ecosystem.Refusal) []api.Refusal {
+	all := make([]api.Refusal, len(list))
+	for i, r := range list {
+		all[i] = api.Refusal(r)
+	}
+	return all
 }
 
 // orEmpty makes [] of what would be null.

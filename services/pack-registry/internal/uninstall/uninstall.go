@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -56,25 +57,8 @@ func New(owners Owners, eco *ecosystem.Ecosystem, auditLog *audit.Log, log *slog
 	return &Uninstaller{owners, eco, auditLog, log, func(string) {}}
 }
 
-// Steps says which parts are done, now or before.
-type Steps struct {
-	ContainerStop   bool `json:"container_stop"`
-	ContainerRemove bool `json:"container_remove"`
-	ApprovalRemove  bool `json:"approval_remove"`
-	PrivilegeRevoke bool `json:"privilege_revoke"` // network and capability grants, trust, handlers, environments, sockets
-	FilesRemove     bool `json:"files_remove"`
-}
-
-// Result is what an uninstall did.
-type Result struct {
-	Success  bool     `json:"success"`
-	PackID   string   `json:"pack_id"`
-	Steps    Steps    `json:"steps"`
-	Errors   []string `json:"errors"`
-	Backup   string   `json:"backup_path,omitzero"` // relative to the Rumi home
-	DataPath string   `json:"data_path,omitzero"`   // of what the pack kept in /data, relative to the Rumi home
-	Warnings []string `json:"warnings,omitzero"`
-}
+// Result is what an uninstall did. It goes over the wire as it is, also with a failure.
+type Result = registry.UninstallResponse
 
 // Uninstall takes a pack out: first approval retires it, so that nothing of it runs, is approved or is granted anything meanwhile;
 // then container, grants and environment go, then its files, of which a backup is kept; last approval forgets it. A part that fails
