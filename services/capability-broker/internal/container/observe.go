@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -13,59 +14,69 @@ import (
 // observed is what the engine has of a pack, and what is recorded of it.
 type observed struct {
 	own       *sandbox.Container  // the one that the record names; nil for none
-	strays    []sandbox.Container // all others that bear the pack's labels
+	strays    []sandbox.Container // all others that have the pack's labels
 	record    Record
-	recordErr error // record is then what was read last
+	recordErr error // the record couldn't be read; record is then the last known one
 }
 
 // any says whether there is a container.
-func (s observed) any() bool { return s.own != nil || len(s.strays) > 0 }
+func (o observed) any() bool { return o.own != nil || len(o.strays) > 0 }
 
-// alive says whether there is a container that runs or can run on.
-func (s observed) alive() bool {
-	if s.own != nil && s.own.Alive() {
-		return true
-	}
-	for _, c := range s.strays {
-		if c.Alive() {
-			return true
-		}
-	}
-	return false
+// alive says whether there is a container that runs or, being paused, may go on running.
+func (o observed) alive() bool {
+	return o.own != nil && o.own.Alive() || slices.ContainsFunc(o.strays, sandbox.Container.Alive)
 }
 
-// observe looks for a pack's containers; the pack is held, or the answer may be old. A container is the pack's own if it is
-// the very one that was recorded when it was made: its labels can be copied, its id can't. All others are strays.
+// observe asks the engine and the store about a pack. Unless the pack's lock is held, the answer may be out of date.
+//
+// A container is the pack's own only if it is the very one whose id was recorded before its first start. Labels prove nothing:
+// anybody who can use the engine can make a container with the same labels, whatever runs in it. An id can't be chosen. All
+// others are strays, and so is one of an earlier version, whose labels say less than ours.
 func (m *Manager) observe(ctx context.Context, packID string) (observed, error) {
 	list, err := m.Engine.Find(ctx, sandbox.Pack, packID)
 	if err != nil {
 		return observed{}, fmt.Errorf("find containers of %s: %w", packID, err)
 	}
-	var s observed
-	if s.record, s.recordErr = m.Records.Record(ctx, packID); s.recordErr != nil {
-		m.mu.Lock()
-		s.record = m.records[packID]
-		m.mu.Unlock()
-		s.record.PackID = packID
+	var o observed
+	if o.record, o.recordErr = m.Records.Record(ctx, packID); o.recordErr != nil {
+		// A container whose gate has closed must be stopped though the database is away: the last known record does for that.
+		o.record, _ = m.records.get(packID)
+		o.record.PackID = packID
 	}
 	for _, c := range list {
-		if c.ID == s.record.ContainerID && !c.Outdated && c.PackID == packID {
-			s.own = &c
+		if c.ID == o.record.ContainerID && !c.Outdated && c.PackID == packID {
+			o.own = &c
 		} else {
-			s.strays = append(s.strays, c)
+			o.strays = append(o.strays, c)
 		}
 	}
-	return s, nil
+	return o, nil
 }
 
-// Reasons of the end of a stray.
+// observeKnown is observe for an operator: a pack that nobody knows is a fault, not found.
+func (m *Manager) observeKnown(ctx context.Context, packID string) (observed, error) {
+	found, err := m.observe(ctx, packID)
+	if err != nil {
+		return found, err
+	}
+	return found, m.checkKnown(packID, found)
+}
+
+// ownContainer returns the container of a pack; nil if a known pack has none.
+func (m *Manager) ownContainer(ctx context.Context, packID string) (*sandbox.Container, error) {
+	found, err := m.observeKnown(ctx, packID)
+	return found.own, err
+}
+
+// Reasons for the removal of a stray.
 const (
 	reasonNotOurs  = "it has the pack's labels and was not made by this broker"
 	reasonOutdated = "it was made by an earlier version"
 )
 
-// removeStrays removes strays. One that can't be removed keeps none of the others. Where one was the pack's own, made by an earlier
-// version, r becomes what is so: it is due to be started anew.
+// removeStrays removes strays of a pack, whose lock is held. One that can't be removed is in the error; the others are removed all
+// the same. If one of them was the pack's own, made by an earlier version, r (which may be nil) is updated: the pack is due to be
+// started in a new container.
 func (m *Manager) removeStrays(ctx context.Context, r *Record, strays []sandbox.Container) error {
 	var failures []error
 	for _, c := range strays {
@@ -82,15 +93,15 @@ func (m *Manager) removeStrays(ctx context.Context, r *Record, strays []sandbox.
 			if r.Wanted {
 				r.RestartAt = now()
 			}
-			failures = append(failures, m.putRecord(ctx, *r))
+			failures = append(failures, m.records.put(ctx, *r))
 		}
 	}
 	return errors.Join(failures...)
 }
 
-// removeStray ends and removes a container that is none of a pack's.
+// removeStray kills and removes a container that isn't a pack's own.
 func (m *Manager) removeStray(ctx context.Context, c sandbox.Container, reason string) error {
-	m.Log.WarnContext(ctx, "removing a container", "container_id", c.ID, "pack_id", c.PackID, "status", c.Status, "reason", reason)
+	m.Log.WarnContext(ctx, "removing a container that no pack should have", "container_id", c.ID, "pack_id", c.PackID, "status", c.Status, "reason", reason)
 	if err := m.Engine.Remove(ctx, c.ID); err != nil {
 		return err
 	}
@@ -98,22 +109,23 @@ func (m *Manager) removeStray(ctx context.Context, c sandbox.Container, reason s
 		Details: map[string]any{"container_id": c.ID, "status": c.Status, "digest": c.Digest, "reason": reason}})
 }
 
-// ofAPack says whether a container's labels name a pack. What they name is a stranger's to choose, and becomes a file's name.
-func ofAPack(c sandbox.Container) bool {
+// namesPack says whether a container's labels name a pack. Labels may be a stranger's, and the pack id becomes the name of a lock
+// file: "../x" must not get there.
+func namesPack(c sandbox.Container) bool {
 	_, err := pack.ParseID(c.PackID)
 	return err == nil && c.Name == c.PackID
 }
 
-// packsOf are the packs that containers are of. A container whose labels name none is removed.
-func (m *Manager) packsOf(ctx context.Context, list []sandbox.Container) map[string][]sandbox.Container {
+// byPack sorts containers by pack. A container whose labels name no pack is removed.
+func (m *Manager) byPack(ctx context.Context, list []sandbox.Container) map[string][]sandbox.Container {
 	packs := make(map[string][]sandbox.Container)
 	for _, c := range list {
-		if ofAPack(c) {
+		if namesPack(c) {
 			packs[c.PackID] = append(packs[c.PackID], c)
 			continue
 		}
 		if err := m.removeStray(ctx, c, reasonNotOurs); err != nil {
-			m.Log.ErrorContext(ctx, "removing a container failed; trying again", "container_id", c.ID, "error", err)
+			m.Log.ErrorContext(ctx, "a container that no pack should have could not be removed; trying again", "container_id", c.ID, "error", err)
 		}
 	}
 	return packs

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// lockPaths are where a pack may have its requirements.lock.
+// lockPaths are the files of a pack that may list its dependencies.
 var lockPaths = []string{"requirements.lock", "backend/requirements.lock"}
 
-// lockWarning says that a pack's code lists dependencies which are not the installed ones, "" where that isn't so. code is the
-// folder of the approved code, installed the key of the installed lock, "" for none. Without it a pack that was started before its
-// lock was approved would fail at its first import, and nothing would say why.
+// lockWarning says that the lock in a pack's code is not the one that its packages were installed from; "" if it is, or if there is no
+// lock. code is the folder of the approved code, installed the candidate key of the installed lock ("" for none). Without this warning a
+// pack that is started before its lock is approved would fail at its first import, and nothing would say why.
 func lockWarning(code, packID, installed string) string {
 	root, err := os.OpenRoot(code)
 	if err != nil {
@@ -44,7 +44,8 @@ func lockWarning(code, packID, installed string) string {
 	return "the installed packages are of another requirements.lock: approve " + missing + " (POST /api/pip/requests/{candidate_key}/approve), then start the pack again"
 }
 
-// lockKey is the candidate key that a lock has.
+// lockKey is the candidate key of a lock, as pip-installer makes it: pack_id:relpath:sha256. The file is opened within root, so that a
+// link can't lead out of the code.
 func lockKey(root *os.Root, packID, path string) (string, error) {
 	f, err := root.Open(path)
 	if err != nil {

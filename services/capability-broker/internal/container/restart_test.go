@@ -404,7 +404,7 @@ func TestWaitingWithoutAContainerEnds(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.docker.refuseCreate(false)
-				time.Sleep(2 * longestWait)
+				time.Sleep(2 * longestPause)
 				r.want(t, "left alone", "")
 			})
 		})

@@ -11,15 +11,28 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/packdata"
 )
 
-// authoritiesTarget is where a pack's container has its bundle of certificate authorities.
-const authoritiesTarget = "/run/rumi/egress-ca.pem"
+const (
+	socketWait         = 3 * time.Second       // for the sockets of a pack that was approved a moment ago
+	socketPollInterval = 50 * time.Millisecond // of waitForSocket
+)
 
-// buildSpec says what a pack's container is: its code, its data, its two sockets and nothing else. What the pack says of itself
-// goes into the record.
+// Where a pack's container has what is mounted.
+const (
+	codeTarget        = "/pack"
+	dataTarget        = "/data"
+	packagesTarget    = "/site-packages"
+	egressTarget      = "/run/rumi/egress"
+	capabilityTarget  = "/run/rumi/capability"
+	authoritiesTarget = "/run/rumi/egress-ca.pem"
+)
+
+// buildSpec says what a pack's container is: its code, its data, its packages, its two sockets and nothing else. The restart
+// policy, the limits and the warnings that come of the pack's descriptor go into the record.
 func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error) {
-	code, err := m.Trees.Get(ctx, r.Digest)
+	code, err := m.Trees.Get(ctx, r.Digest) // verified against the digest that the gate names
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
@@ -33,35 +46,29 @@ func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error
 	for _, text := range cut {
 		m.Log.WarnContext(ctx, "a pack gets less than it asks for", "pack_id", r.PackID, "warning", text)
 	}
-	data, err := prepareData(m.DataDir, r.PackID)
+	data, err := packdata.Prepare(m.DataDir, r.PackID)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
 	if err := m.checkDataLimit(ctx, data); err != nil {
 		return sandbox.Spec{}, err
 	}
-	egress := filepath.Join(m.EgressDir, uds.DirName(r.PackID))
-	capability := filepath.Join(m.CapabilityDir, uds.DirName(r.PackID))
-	for _, wait := range []struct{ dir, owner string }{{capability, "capability-broker"}, {egress, "egress-proxy"}} {
-		if err := waitForSocket(ctx, wait.dir); err != nil {
-			return sandbox.Spec{}, fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", wait.owner).With("service_unavailable").Because(err)
-		}
-	}
-	if err := m.SocketsOwned(); err != nil { // sockets of another home's pack of the same id may lie there
-		return sandbox.Spec{}, fault.Unavailable("Service unavailable: the folder of the sockets is not this Rumi home's").With("service_unavailable").Because(err)
+	egress, capability, err := m.sockets(ctx, r.PackID)
+	if err != nil {
+		return sandbox.Spec{}, err
 	}
 	mounts := []sandbox.Mount{
-		{Source: code, Target: "/pack"},
-		{Source: data, Target: "/data", Writable: true},
-		{Source: egress, Target: "/run/rumi/egress"},
-		{Source: capability, Target: "/run/rumi/capability"},
+		{Source: code, Target: codeTarget},
+		{Source: data, Target: dataTarget, Writable: true},
+		{Source: egress, Target: egressTarget},
+		{Source: capability, Target: capabilityTarget},
 	}
 	packages, err := m.Environments.For(ctx, r.PackID)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
 	if packages.Dir != "" {
-		mounts = append(mounts, sandbox.Mount{Source: packages.Dir, Target: "/site-packages"})
+		mounts = append(mounts, sandbox.Mount{Source: packages.Dir, Target: packagesTarget})
 	}
 	if text := lockWarning(code, r.PackID, packages.Lock); text != "" {
 		r.Warnings = append(r.Warnings, text)
@@ -69,20 +76,40 @@ func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error
 	}
 	variables := map[string]string{
 		"RUMI_PACK_ID":           r.PackID,
-		"RUMI_EGRESS_SOCKET":     "/run/rumi/egress/" + uds.SocketName,
-		"RUMI_CAPABILITY_SOCKET": "/run/rumi/capability/" + uds.SocketName,
+		"RUMI_EGRESS_SOCKET":     egressTarget + "/" + uds.SocketName,
+		"RUMI_CAPABILITY_SOCKET": capabilityTarget + "/" + uds.SocketName,
 		"PYTHONUNBUFFERED":       "1",
 	}
 	if m.Authorities != nil {
 		mounts = append(mounts, sandbox.Mount{Source: m.Authorities(), Target: authoritiesTarget})
-		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 tells the program, in the names that tools know
+		variables["RUMI_EGRESS_CA_FILE"] = authoritiesTarget // PID 1 sets the variables that tools know from this one
 	}
 	return sandbox.Spec{
 		Kind: sandbox.Pack, Name: r.PackID, PackID: r.PackID, Principal: r.PackID, Digest: r.Digest, Packages: packages.Digest, Image: m.Image,
-		Command: command(d), Dir: "/pack", Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables, Limits: limits,
+		Command: command(d), Dir: codeTarget, Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables, Limits: limits,
 	}, nil
 }
 
+// sockets returns the folders of a pack's two sockets, once the sockets are there. Folders are mounted, not sockets: a service that
+// restarts makes a new socket in the old folder, which the container then sees.
+//
+// Two Rumi homes may be given the same folder of sockets by mistake. A pack of the other home may have the same id there, and a
+// container that had its socket would act as that pack: so the folder's owner is checked last, just before it is mounted.
+func (m *Manager) sockets(ctx context.Context, packID string) (egress, capability string, err error) {
+	egress = filepath.Join(m.EgressDir, uds.DirName(packID))
+	capability = filepath.Join(m.CapabilityDir, uds.DirName(packID))
+	for _, s := range []struct{ dir, owner string }{{capability, "capability-broker"}, {egress, "egress-proxy"}} {
+		if err := waitForSocket(ctx, s.dir); err != nil {
+			return "", "", fault.Unavailable("Service unavailable: %s has made no socket for the pack yet", s.owner).With("service_unavailable").Because(err)
+		}
+	}
+	if err := m.SocketsOwned(); err != nil {
+		return "", "", fault.Unavailable("Service unavailable: the folder of the sockets is not this Rumi home's").With("service_unavailable").Because(err)
+	}
+	return egress, capability, nil
+}
+
+// descriptor reads a pack's ecosystem.json from its copy. A descriptor that nothing can be started with is a fault: conflict.
 func descriptor(code string) (pack.Descriptor, error) {
 	root, err := os.OpenRoot(code)
 	if err != nil {
@@ -96,7 +123,7 @@ func descriptor(code string) (pack.Descriptor, error) {
 	return d, nil
 }
 
-// command is what PID 1 is told: to run the pack's entrypoint, or to wait for calls where it has none.
+// command is what PID 1 is told to do: to run the pack's entrypoint, or to wait for calls if it has none.
 func command(d pack.Descriptor) []string {
 	switch {
 	case d.Entrypoint.IsZero():
@@ -107,9 +134,10 @@ func command(d pack.Descriptor) []string {
 	return append([]string{"rumi-runtime", "run", "--"}, d.Entrypoint.Argv...)
 }
 
-// waitForSocket waits for a folder's socket to be there.
+// waitForSocket waits, for socketWait at most, until the socket in a pack's folder exists: a pack that was approved a moment ago gets
+// its sockets a little later.
 func waitForSocket(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, socketsWait)
+	ctx, cancel := context.WithTimeout(ctx, socketWait)
 	defer cancel()
 	for {
 		_, err := os.Lstat(filepath.Join(dir, uds.SocketName))
@@ -119,7 +147,7 @@ func waitForSocket(ctx context.Context, dir string) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(socketsPoll):
+		case <-time.After(socketPollInterval):
 		}
 	}
 }

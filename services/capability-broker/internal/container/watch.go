@@ -4,59 +4,56 @@ import (
 	"context"
 	"time"
 
-	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// actor is who asks, for the audit log.
-func actor(ctx context.Context) string { return origin.Of(ctx).Actor }
+// Everything that may need work is found twice: at once by an event or a change of a gate, and by these intervals if that was
+// lost.
+const (
+	requeueInterval = 500 * time.Millisecond // restarts that are due, gates that closed
+	scanInterval    = 30 * time.Second       // containers that differ from their records
+)
 
-// GateChanged stops the container of a pack whose gate has closed or whose approved tree is another one now. It
-// returns at once, as gate.View wants it. Gates that close because approval is silent are left to Watch, which gives
-// approval some time to come back.
+// GateChanged stops the container of a pack whose gate has closed or whose approved tree is another one now. It only puts the
+// pack into the queue, since gate.View wants it to return at once. Gates that close because approval is silent are left to
+// Watch, which gives approval leaseGrace to come back.
 func (m *Manager) GateChanged(c gate.Change) {
 	if !m.Gates.Fresh() {
 		return
 	}
-	m.mu.Lock()
-	r, known := m.records[c.PackID]
-	m.mu.Unlock()
+	r, known := m.records.get(c.PackID)
 	if known && r.Running && (c.Removed || !c.State.Open || c.State.Digest != r.Digest) {
 		m.enqueue(c.PackID)
 	}
 }
 
-// Watch notices what happens to containers and to gates until ctx ends. Containers that run when it begins are kept as
-// long as their gates want them.
+// Watch keeps containers as they should be until ctx ends, and waits for what is under way. Containers that run when it begins
+// stay as long as their gates allow it.
 func (m *Manager) Watch(ctx context.Context) error {
 	defer m.tasks.Wait()
 	defer m.cancel()
 	events := make(chan struct{})
 	go func() { defer close(events); m.Engine.Events(ctx, func(e sandbox.Event) { m.handleEvent(ctx, e) }) }()
 	defer func() { <-events }()
-	m.mu.Lock()
-	m.lastFresh = time.Now() // a broker that has just started gives approval the same time
-	m.mu.Unlock()
+	m.approval.touch(time.Now()) // a broker that has just started gives approval the same time
 	if m.DataMax > 0 {
 		m.tasks.Go(m.watchDataLimit)
 	}
-	var swept, looked time.Time
+	var swept, scanned time.Time
 	return periodic.Run(ctx, requeueInterval, func(ctx context.Context) {
 		fresh, now := m.Gates.Fresh(), time.Now()
 		if fresh {
-			m.mu.Lock()
-			m.lastFresh = now
-			m.mu.Unlock()
+			m.approval.touch(now)
 		}
-		gates := m.Gates.All() // before the records: what a replica has told approval, it has recorded before
-		m.refresh(ctx)
+		// Gates before records: a replica records a start before it reports it, so a gate that says "running" is never newer
+		// than the record that it is compared with.
+		gates := m.Gates.All()
+		m.refreshRecords(ctx)
 		m.requeueDue(now)
-		if now.Sub(looked) >= scanInterval {
-			looked = now
+		if now.Sub(scanned) >= scanInterval {
+			scanned = now
 			m.scan(ctx)
 		}
 		if fresh {
@@ -68,29 +65,16 @@ func (m *Manager) Watch(ctx context.Context) error {
 	})
 }
 
-// refresh reads what other replicas have recorded.
-func (m *Manager) refresh(ctx context.Context) {
-	m.recordsIO.Lock()
-	defer m.recordsIO.Unlock()
-	list, changed, err := m.Records.Records(ctx)
-	if err != nil {
-		m.Log.ErrorContext(ctx, "reading what is known of containers failed", "error", err)
+// refreshRecords takes over what other replicas have recorded.
+func (m *Manager) refreshRecords(ctx context.Context) {
+	if err := m.records.refresh(ctx); err != nil {
+		m.Log.ErrorContext(ctx, "the records of containers could not be read", "error", err)
 	}
-	if !changed {
-		return
-	}
-	known := make(map[string]Record, len(list))
-	for _, r := range list {
-		known[r.PackID] = r
-	}
-	m.mu.Lock()
-	m.records = known
-	m.mu.Unlock()
 }
 
-// requeueDue has those packs looked at whose container should not run, or should again.
+// requeueDue enqueues the packs whose container must not run any more, or is due to be started again.
 func (m *Manager) requeueDue(now time.Time) {
-	for _, r := range m.allRecords() {
+	for _, r := range m.records.all() {
 		due := r.due(now)
 		if r.Running {
 			reason, _ := m.stopReason(r.PackID, r.Digest)
@@ -102,172 +86,78 @@ func (m *Manager) requeueDue(now time.Time) {
 	}
 }
 
-func (m *Manager) allRecords() []Record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]Record, 0, len(m.records))
-	for _, r := range m.records {
-		list = append(list, r)
-	}
-	return list
-}
-
-// scan has those packs looked at of which the records say something else than the engine: no event told of it.
+// scan enqueues the packs whose containers differ from their records: an event was lost, or never was.
 func (m *Manager) scan(ctx context.Context) {
 	list, err := m.Engine.List(ctx, sandbox.Pack)
 	if err != nil {
-		return // Events tells when the engine is back
+		return // Events says when the engine is back
 	}
-	packs := m.packsOf(ctx, list)
-	for _, r := range m.allRecords() {
-		all := packs[r.PackID]
-		if own := len(all) == 1 && all[0].ID == r.ContainerID && !all[0].Outdated; !own && (len(all) > 0 || r.Running) || own && r.Running != all[0].Alive() {
+	packs := m.byPack(ctx, list)
+	for _, r := range m.records.all() {
+		if differs(r, packs[r.PackID]) {
 			m.enqueue(r.PackID)
 		}
 		delete(packs, r.PackID)
 	}
-	for packID := range packs { // nothing is recorded of them
+	for packID := range packs { // those without a record
 		m.enqueue(packID)
 	}
 }
 
-// statusRunning is what approval calls a pack whose container runs.
-const statusRunning = "running"
-
-// report tells approval of packs whose status says something else about their container than there is. What approval
-// says is compared with what is, so that nothing told twice or lost in between is ever wrong for long.
-func (m *Manager) report(ctx context.Context, gates []gate.State) {
-	m.mu.Lock()
-	looked := m.synced // else what runs isn't known yet
-	m.mu.Unlock()
-	if !looked {
-		return
+// differs says whether a pack's containers are others than its record says.
+func differs(r Record, list []sandbox.Container) bool {
+	if len(list) == 1 && list[0].ID == r.ContainerID && !list[0].Outdated {
+		return r.Running != list[0].Alive()
 	}
-	running := make(map[string]bool)
-	for _, r := range m.allRecords() {
-		running[r.PackID] = r.Running
-	}
-	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
-	defer cancel()
-	for _, state := range gates {
-		// A closed gate of a child tells its parent's status, not the child's own: that it has stopped is told once.
-		is, recorded := running[state.PackID]
-		switch {
-		case state.Open && is == (state.Status == statusRunning):
-			delete(m.reportedStopped, state.PackID)
-			continue
-		case !state.Open && (is || !recorded || m.reportedStopped[state.PackID]):
-			continue
-		}
-		if err := m.Reporter.SetRunning(ctx, state.PackID, running[state.PackID]); err != nil && !fault.Is(err, fault.KindNotFound) {
-			m.Log.WarnContext(ctx, "approval could not be told whether a container runs; trying again", "pack_id", state.PackID, "error", err)
-			return
-		}
-		if !state.Open {
-			m.reportedStopped[state.PackID] = true
-		}
-	}
+	return len(list) > 0 || r.Running
 }
 
-// sweep removes the copies of trees that no pack is approved with and no container runs, those of dependencies that no
-// container of a pack or handler has, and records of packs that are gone. It is false while a container is being made, here or by another
-// replica: a fetch may take minutes, and nobody waits behind it for this.
-func (m *Manager) sweep(ctx context.Context) bool {
-	alone := flock.New(TreesLock(m.LockDir))
-	if err := alone.Try(); err != nil {
-		return false
-	}
-	defer alone.Close()
-	list, err := m.Engine.List(ctx, sandbox.Pack)
-	if err != nil {
-		return false // what is mounted isn't known
-	}
-	handlers, err := m.Engine.List(ctx, sandbox.Handler)
-	if err != nil {
-		return false
-	}
-	trees, packages, there := make(map[string]bool), make(map[string]bool), make(map[string]bool)
-	for _, c := range list {
-		trees[c.Digest], packages[c.Packages], there[c.PackID] = true, true, true
-	}
-	for _, c := range handlers {
-		packages[c.Packages] = true
-	}
-	for _, state := range m.Gates.All() {
-		trees[state.Digest] = true
-	}
-	if err := m.Trees.Sweep(func(digest string) bool { return trees[digest] }); err != nil {
-		m.Log.ErrorContext(ctx, "trees that nobody needs could not be removed", "error", err)
-	}
-	if err := m.Environments.Sweep(func(digest string) bool { return packages[digest] }); err != nil {
-		m.Log.ErrorContext(ctx, "dependencies that nobody needs could not be removed", "error", err)
-	}
-	for _, r := range m.allRecords() {
-		if _, known := m.Gates.Get(r.PackID); !known && !there[r.PackID] && m.Gates.Fresh() {
-			if err := m.removeRecord(ctx, r.PackID); err != nil {
-				m.Log.ErrorContext(ctx, "what is known of a container that is gone could not be removed", "pack_id", r.PackID, "error", err)
-			}
-		}
-	}
-	return true
-}
-
-// handleEvent takes over what the engine tells.
+// handleEvent notes what an event says of a container's end, and enqueues its pack.
 func (m *Manager) handleEvent(ctx context.Context, e sandbox.Event) {
 	switch {
 	case e.Action == sandbox.Lost:
-		m.mu.Lock()
-		m.outage.from, m.outage.to = time.Now().Add(-engineGrace), time.Time{}
-		m.mu.Unlock()
+		m.exits.engineLost()
 	case e.Action == sandbox.Resync:
 		m.resync(ctx)
-	case e.Container.Kind != sandbox.Pack || e.Action == "destroy" && !ofAPack(e.Container):
-	case !ofAPack(e.Container): // somebody copied our labels: a look finds it
-		m.tasks.Go(func() { m.scan(m.background) })
+	case e.Container.Kind != sandbox.Pack:
+	case !namesPack(e.Container):
+		if e.Action != "destroy" { // somebody copied our labels: the scan removes it
+			m.tasks.Go(func() { m.scan(m.background) })
+		}
 	default:
-		if e.Action == "die" {
-			m.markEnded(e.Container.ID)
-		}
-		m.mu.Lock()
 		switch e.Action {
+		case "die":
+			m.exits.markEnded(e.Container.ID)
 		case "oom":
-			m.oomSeen[e.Container.ID] = true
+			m.exits.markOOM(e.Container.ID)
 		case "destroy":
-			delete(m.oomSeen, e.Container.ID)
-			delete(m.lifetimes, e.Container.ID)
+			m.exits.forget(e.Container.ID)
 		}
-		m.mu.Unlock()
 		m.enqueue(e.Container.PackID)
 	}
 }
 
-// resync has every pack looked at that has a container or a record.
+// resync enqueues every pack that has a container or a record: the engine has come back, or is asked for the first time, and
+// events may have been missed.
 func (m *Manager) resync(ctx context.Context) {
 	list, err := m.Engine.List(ctx, sandbox.Pack)
 	if err != nil {
-		m.Log.ErrorContext(ctx, "listing containers failed", "error", err)
+		m.Log.ErrorContext(ctx, "containers could not be listed", "error", err)
 		return
 	}
-	m.refresh(ctx)
-	now := time.Now()
-	m.mu.Lock()
-	if m.outage.to.IsZero() {
-		m.outage.to = now
-	}
-	m.mu.Unlock()
+	m.refreshRecords(ctx)
+	m.exits.engineBack()
 	for _, c := range list {
-		if c.Alive() { // after the outage: it didn't end in it
-			m.markAlive(c.ID)
+		if c.Alive() { // after the outage, so it didn't end in it
+			m.exits.markAlive(c.ID)
 		}
 	}
-	packs := m.packsOf(ctx, list)
-	for _, r := range m.allRecords() {
+	packs := m.byPack(ctx, list)
+	for _, r := range m.records.all() {
 		packs[r.PackID] = nil
 	}
 	for id := range packs {
 		m.enqueue(id)
 	}
-	m.mu.Lock()
-	m.synced = true
-	m.mu.Unlock()
+	m.synced.Store(true)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -14,13 +13,14 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/services/capability-broker/internal/packdata"
 )
 
-// Info is a pack's container as it is shown.
+// Info is a pack's container as the API shows it (GET /api/containers).
 type Info struct {
 	PackID        string          `json:"pack_id"`
 	ID            string          `json:"container_id"`
-	Status        string          `json:"status"` // Docker's word: created, running, exited, …
+	Status        string          `json:"status"` // the engine's word: created, running, exited, …
 	Image         string          `json:"image"`
 	ImageID       string          `json:"image_id"`
 	Digest        string          `json:"digest"` // of the tree it runs
@@ -38,7 +38,7 @@ type Info struct {
 	Warnings      []string        `json:"warnings"` // of what it asked for and was not given
 }
 
-// LastExit is how a container ended last.
+// LastExit is how a container's last run ended.
 type LastExit struct {
 	Code      int       `json:"code"`
 	OOMKilled bool      `json:"oom_killed"`
@@ -46,20 +46,18 @@ type LastExit struct {
 	Reason    string    `json:"reason"`
 }
 
-// List gives the containers of all packs, running or not, by pack.
+// List returns the containers of all packs, running or not, in the order of the packs' ids.
 func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	list, err := m.Engine.List(ctx, sandbox.Pack)
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	m.refresh(ctx)
+	m.refreshRecords(ctx)
 	infos := make(map[string]Info, len(list))
 	for _, c := range list {
-		m.mu.Lock()
-		r := m.records[c.PackID]
-		m.mu.Unlock()
-		// A stray is on its way out; where it is all there is of a pack, it is shown.
-		if _, there := infos[c.PackID]; there && c.ID != r.ContainerID {
+		r, _ := m.records.get(c.PackID)
+		// A stray is about to be removed. It is shown only if the pack has nothing else.
+		if _, listed := infos[c.PackID]; listed && c.ID != r.ContainerID {
 			continue
 		}
 		infos[c.PackID] = newInfo(c, r)
@@ -69,26 +67,21 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	return out, nil
 }
 
-// newInfo joins what the engine says and what is kept.
+// newInfo joins what the engine says of a container with its record. Of a container that the record doesn't name, only what
+// the engine says is shown.
 func newInfo(c sandbox.Container, r Record) Info {
 	info := Info{PackID: c.PackID, ID: c.ID, Status: c.Status, Image: c.Image, ImageID: c.ImageID, Digest: c.Digest, CreatedAt: c.Created,
 		RestartPolicy: r.policy(), Warnings: []string{}}
 	if r.ContainerID != c.ID {
 		return info
 	}
-	at := func(t time.Time) *time.Time {
-		if t.IsZero() {
-			return nil
-		}
-		return &t
-	}
-	info.StartedAt, info.Restarts, info.RestartAt, info.Limits = at(r.StartedAt), r.Restarts, at(r.RestartAt), &r.Limits
+	info.StartedAt, info.Restarts, info.RestartAt, info.Limits = timeOrNil(r.StartedAt), r.Restarts, timeOrNil(r.RestartAt), &r.Limits
 	info.Warnings = append(info.Warnings, r.Warnings...)
 	if r.Exit != nil {
 		info.LastExit = &LastExit{r.Exit.Code, r.Exit.OOMKilled, r.FinishedAt, r.Reason}
 	}
 	if !c.Alive() && !r.Running {
-		info.Reason, info.FinishedAt = r.Reason, at(r.FinishedAt)
+		info.Reason, info.FinishedAt = r.Reason, timeOrNil(r.FinishedAt)
 		if r.Exit != nil {
 			info.ExitCode, info.OOMKilled = &r.Exit.Code, r.Exit.OOMKilled
 		}
@@ -96,18 +89,26 @@ func newInfo(c sandbox.Container, r Record) Info {
 	return info
 }
 
+// timeOrNil is t as JSON shows it: null for no time.
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
 // Stats is what a pack's container uses.
 type Stats struct {
 	sandbox.Stats
 	ID      string
 	Started time.Time
-	Data    *Usage // nil where the folder can't be measured
+	Data    *packdata.Usage // nil if the folder can't be measured within dataWait
 }
 
-// dataWait bounds the measuring of a data folder for Stats.
+// dataWait bounds the measuring of a data folder for Stats: a pack may have put millions of files into it.
 const dataWait = 5 * time.Second
 
-// Stats measures a pack's container. One that doesn't run is a conflict.
+// Stats measures a pack's container. A container that doesn't run is a fault: conflict.
 func (m *Manager) Stats(ctx context.Context, packID string) (Stats, error) {
 	if _, err := pack.ParseID(packID); err != nil {
 		return Stats{}, err
@@ -131,20 +132,8 @@ func (m *Manager) Stats(ctx context.Context, packID string) (Stats, error) {
 	found := Stats{Stats: s, ID: c.ID, Started: c.Started}
 	ctx, cancel := context.WithTimeout(ctx, dataWait)
 	defer cancel()
-	if u, err := usage(ctx, filepath.Join(m.DataDir, packID)); err == nil {
+	if u, err := packdata.Measure(ctx, filepath.Join(m.DataDir, packID)); err == nil {
 		found.Data = &u
 	}
 	return found, nil
-}
-
-// Logs gives the output of a pack's container, its last tail lines first and, with follow, what comes until it ends.
-func (m *Manager) Logs(ctx context.Context, packID string, opts sandbox.LogOptions) (iter.Seq2[sandbox.Line, error], error) {
-	c, err := m.ownContainer(ctx, packID)
-	if err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return nil, fault.NotFound("Container not found").With("container_not_found")
-	}
-	return m.Engine.Logs(ctx, c.ID, opts), nil
 }

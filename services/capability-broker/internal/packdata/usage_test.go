@@ -1,4 +1,4 @@
-package container
+package packdata
 
 import (
 	"context"
@@ -37,23 +37,23 @@ func TestManyFilesAreMeasuredInLittleMemory(t *testing.T) {
 		}
 		f.Close()
 	}
-	held := func() uint64 {
+	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	before, most := held(), uint64(0)
-	u, err := usage(&looking{t.Context(), 0, func(asked int) {
+	before, most := heap(), uint64(0)
+	u, err := Measure(&looking{t.Context(), 0, func(asked int) {
 		if asked%(files/4) == files/8 {
-			most = max(most, held())
+			most = max(most, heap())
 		}
 	}}, dir)
 	if err != nil || u.Files != files+1 {
-		t.Fatalf("usage = %+v, %v; want %d files", u, err, files+1)
+		t.Fatalf("Measure = %+v, %v; want %d files", u, err, files+1)
 	}
 	if most > before+512<<10 {
-		t.Errorf("held %d KiB more while it measured %d files", (most-before)>>10, files)
+		t.Errorf("took %d KiB more while it measured %d files", (most-before)>>10, files)
 	}
 }
 
@@ -65,11 +65,11 @@ func TestNoLinkIsMeasured(t *testing.T) {
 		os.WriteFile(filepath.Join(outside, "a"), nil, 0o644), os.WriteFile(filepath.Join(outside, "b"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := usage(t.Context(), dir); err != nil || u.Files != 3 {
+	if u, err := Measure(t.Context(), dir); err != nil || u.Files != 3 {
 		t.Errorf("with a link beside: %+v, %v; want 3 files", u, err)
 	}
 	for at := 1; at <= 4; at++ {
-		u, err := usage(&looking{t.Context(), 0, func(asked int) {
+		u, err := Measure(&looking{t.Context(), 0, func(asked int) {
 			if asked == at {
 				if err := errors.Join(os.RemoveAll(inner), os.Symlink(outside, inner)); err != nil {
 					t.Error(err)
@@ -87,19 +87,19 @@ func TestNoLinkIsMeasured(t *testing.T) {
 
 func TestFoldersTooDeepToMeasure(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", deepest-1)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", maxDepth-1)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := usage(t.Context(), dir); err != nil || u.Files != deepest {
-		t.Errorf("%d deep: %+v, %v", deepest, u, err)
+	if u, err := Measure(t.Context(), dir); err != nil || u.Files != maxDepth {
+		t.Errorf("%d deep: %+v, %v", maxDepth, u, err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", deepest)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", maxDepth)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := usage(t.Context(), dir); err == nil {
+	if u, err := Measure(t.Context(), dir); err == nil {
 		t.Errorf("deeper: %+v, no error", u)
 	}
-	if u, err := usage(t.Context(), filepath.Join(dir, "missing")); err != nil || u != (Usage{}) {
+	if u, err := Measure(t.Context(), filepath.Join(dir, "missing")); err != nil || u != (Usage{}) {
 		t.Errorf("a folder that isn't there: %+v, %v", u, err)
 	}
 }
@@ -114,17 +114,9 @@ func TestEveryNameCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u, err := usage(t.Context(), dir)
-	if want := int64(files+1) * nameBytes; err != nil || u.Files != files+1 || u.Bytes < want || u.Bytes > 2*want {
-		t.Fatalf("usage = %+v, %v; want %d names and some %d bytes", u, err, files+1, want)
-	}
-	m := &Manager{Config: Config{DataMax: u.Bytes}}
-	if reason := m.dataProblem(t.Context(), dir); reason != "" {
-		t.Errorf("at the limit: %s", reason)
-	}
-	m.DataMax--
-	if reason := m.dataProblem(t.Context(), dir); !strings.Contains(reason, "in 101 files and folders") {
-		t.Errorf("over the limit: %q", reason)
+	u, err := Measure(t.Context(), dir)
+	if want := int64(files+1) * minFileBytes; err != nil || u.Files != files+1 || u.Bytes < want || u.Bytes > 2*want {
+		t.Fatalf("Measure = %+v, %v; want %d names and some %d bytes", u, err, files+1, want)
 	}
 }
 
@@ -139,8 +131,8 @@ func TestBytesCountOnce(t *testing.T) {
 	if err := errors.Join(unix.Stat(filepath.Join(dir, "f"), &is), unix.Stat(dir, &folder)); err != nil {
 		t.Fatal(err)
 	}
-	want := is.Blocks*512 + max(folder.Blocks*512, nameBytes)
-	if u, err := usage(t.Context(), dir); err != nil || u.Bytes != want {
-		t.Errorf("usage = %+v, %v; want %d bytes", u, err, want)
+	want := is.Blocks*512 + max(folder.Blocks*512, minFileBytes)
+	if u, err := Measure(t.Context(), dir); err != nil || u.Bytes != want {
+		t.Errorf("Measure = %+v, %v; want %d bytes", u, err, want)
 	}
 }
