@@ -156,19 +156,7 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 	} else if err != nil {
 		return item, err
 	}
-	// The work is done: a caller who has gone away must not leave it half recorded.
-	installed, recordErr := c.decide(context.WithoutCancel(ctx), verb, key, func(stored *Item[P]) error {
-		// A scan may have superseded the candidate meanwhile because its bytes are gone. The installation failed for the same
-		// reason, so that the failure is recorded all the same.
-		if stored.revision == item.revision || verb == Fail && stored.State == Superseded {
-			stored.Payload, stored.LastError = item.Payload, item.LastError
-			if verb == Install {
-				stored.LastError = ""
-			}
-			return nil
-		}
-		return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State).With("candidate_changed")
-	})
+	installed, recordErr := c.recordInstall(ctx, verb, item)
 	switch {
 	case recordErr == nil && verb == Fail:
 		return installed, err
@@ -177,6 +165,24 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 	default:
 		return installed, errors.Join(recordErr, err)
 	}
+}
+
+// recordInstall records how an installation ended, with the payload that it made. If the candidate was decided about differently
+// meanwhile, that decision stands, and the error is a conflict.
+func (c *Candidates[P]) recordInstall(ctx context.Context, verb Verb, item Item[P]) (Item[P], error) {
+	// The work is done: that the caller's connection has ended must not leave it half recorded.
+	return c.decide(context.WithoutCancel(ctx), verb, item.Key, func(stored *Item[P]) error {
+		// A scan may have superseded the candidate meanwhile because its bytes are gone. The installation failed for the same
+		// reason, so that the failure is recorded all the same.
+		if stored.revision != item.revision && (verb != Fail || stored.State != Superseded) {
+			return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State).With("candidate_changed")
+		}
+		stored.Payload, stored.LastError = item.Payload, item.LastError
+		if verb == Install {
+			stored.LastError = ""
+		}
+		return nil
+	})
 }
 
 // Reject turns a candidate down; the BlockedAfter-th time blocks it.

@@ -200,40 +200,27 @@ func scriptOf(r rune) script {
 	return noScript
 }
 
-// clear looks at a file for a second time, for its suspects: whether Python takes one for an ASCII identifier, whether one has letters
-// of several scripts in code, and whether there is an ASCII identifier that one looks like.
+// suspect is where a suspicious identifier was seen.
+type suspect struct {
+	line int
+	code bool // outside of comments and strings
+}
+
+// clear reads a file for a second time to decide about its suspects: whether Python takes one for an ASCII identifier, whether one has
+// letters of several scripts in code, and whether the ASCII identifier that one looks like is in the file as well.
 func (s *searched) clear(r io.Reader, python bool) error {
 	if len(s.suspects.words) == 0 {
 		return nil
 	}
-	type suspect struct {
-		line int
-		code bool
-	}
-	seen := map[string]suspect{} // the suspects that are there
-	looks := map[string]bool{}   // what suspects look like
+	lookAlike := map[string]bool{} // the ASCII identifiers that suspects look like
 	for word := range s.suspects.words {
 		if ascii, ok := asASCII(word); ok && len(ascii) >= leastAlike {
-			looks[ascii] = true
+			lookAlike[ascii] = true
 		}
 	}
-	there := map[string]bool{} // those of looks that are there
-	source := newSource(r, python)
-	for {
-		word, line, code, err := source.next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if s.suspects.words[string(word)] {
-			if last, ok := seen[string(word)]; !ok || code && !last.code {
-				seen[string(word)] = suspect{line, code}
-			}
-		} else if looks[string(word)] {
-			there[string(word)] = true
-		}
+	seen, present, err := s.suspects.locate(newSource(r, python), lookAlike)
+	if err != nil {
+		return err
 	}
 	for _, word := range slices.Sorted(maps.Keys(seen)) {
 		at := seen[word]
@@ -244,11 +231,32 @@ func (s *searched) clear(r io.Reader, python bool) error {
 			s.add("look_alike", at.line, quoteWord(word)+" is "+normal+" to Python")
 		case python && at.code && mixed(word):
 			s.add("look_alike", at.line, quoteWord(word)+" has letters of several scripts")
-		case there[twin]:
+		case present[twin]:
 			s.add("look_alike", at.line, quoteWord(word)+" looks like "+twin+", which is there too")
 		}
 	}
 	return nil
+}
+
+// locate finds the suspects in a file, each where it is code first, or else first; and which of the identifiers in lookAlike are present.
+func (s *suspects) locate(source *source, lookAlike map[string]bool) (seen map[string]suspect, present map[string]bool, err error) {
+	seen, present = map[string]suspect{}, map[string]bool{}
+	for {
+		word, line, code, err := source.next()
+		if err == io.EOF {
+			return seen, present, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.words[string(word)] {
+			if last, ok := seen[string(word)]; !ok || code && !last.code {
+				seen[string(word)] = suspect{line, code}
+			}
+		} else if lookAlike[string(word)] {
+			present[string(word)] = true
+		}
+	}
 }
 
 func isASCII(s string) bool {
@@ -359,26 +367,43 @@ func (s *source) begin(r byte) {
 	}
 }
 
+// inString takes a character of a string: it may end the string, or begin or end code in an f-string.
 func (s *source) inString(r byte) {
 	switch {
 	case r == '\\':
-		if next, _ := s.r.Peek(1); len(next) == 1 && next[0] != '\n' { // also in a raw string: the quote behind it ends nothing
-			_, _ = s.r.Discard(1)
+		if next := s.peek(1); len(next) == 1 && next[0] != '\n' { // also in a raw string: the quote behind it ends nothing
+			s.discard(1)
 		}
 	case r == s.quote && s.triple:
-		if next, _ := s.r.Peek(2); len(next) == 2 && next[0] == r && next[1] == r {
-			_, _ = s.r.Discard(2)
+		if next := s.peek(2); len(next) == 2 && next[0] == r && next[1] == r {
+			s.discard(2)
 			s.quote = 0
 		}
 	case r == s.quote, r == '\n' && !s.triple:
 		s.quote = 0
-	case r == '{' && s.format:
-		if next, _ := s.r.Peek(1); s.depth == 0 && len(next) == 1 && next[0] == '{' {
-			_, _ = s.r.Discard(1)
+	case s.format:
+		s.inFormat(r)
+	}
+}
+
+// inFormat takes a character of an f-string: what stands in braces is code, but for doubled braces.
+func (s *source) inFormat(r byte) {
+	switch {
+	case r == '{':
+		if next := s.peek(1); s.depth == 0 && len(next) == 1 && next[0] == '{' {
+			s.discard(1)
 			return
 		}
 		s.depth++
-	case r == '}' && s.format && s.depth > 0:
+	case r == '}' && s.depth > 0:
 		s.depth--
 	}
 }
+
+// peek returns up to n of the next bytes.
+func (s *source) peek(n int) []byte {
+	next, _ := s.r.Peek(n)
+	return next
+}
+
+func (s *source) discard(n int) { _, _ = s.r.Discard(n) }

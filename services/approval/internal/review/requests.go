@@ -39,6 +39,7 @@ type Handler struct {
 // null is the permissions of a pack that has no such file.
 var null = jsontext.Value("null")
 
+// requestsOf reads what the files of a tree ask for. Files that are too large or invalid are in Unread.
 func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 	files := map[string]tree.Entry{}
 	r := Requests{Secrets: []string{}, Domains: []string{}, Ports: []uint16{}, Handlers: []Handler{}, Packages: []string{}, Permissions: null, Unread: []string{}}
@@ -51,36 +52,11 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 			r.Unread = append(r.Unread, e.Path)
 		}
 	}
-	for _, base := range []string{"", "backend"} {
-		e, ok := files[path.Join(base, pack.File)]
-		if !ok {
-			continue
-		}
-		data, err := read(e, open)
-		if err != nil {
-			return r, err
-		}
-		if d, err := pack.ParseDescriptor(data); err == nil { // one that is none is said by the pack's state
-			r.Secrets = append(r.Secrets, d.RequiredSecrets...)
-			r.Domains = append(r.Domains, d.RequiredNetwork.AllowedDomains...)
-			r.Ports = append(r.Ports, d.RequiredNetwork.AllowedPorts...)
-		}
-		break
+	if err := r.readDescriptor(files, open); err != nil {
+		return r, err
 	}
-	for _, name := range []string{"permissions.json", "backend/permissions.json"} {
-		e, ok := files[name]
-		if !ok {
-			continue
-		}
-		data, err := read(e, open)
-		if err != nil {
-			return r, err
-		}
-		if value := jsontext.Value(data); value.IsValid() {
-			r.Permissions = value
-		} else {
-			r.Unread = append(r.Unread, name)
-		}
+	if err := r.readPermissions(files, open); err != nil {
+		return r, err
 	}
 	for _, e := range m.Entries {
 		if _, ok := files[e.Path]; !ok {
@@ -91,6 +67,47 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 		}
 	}
 	return r, nil
+}
+
+// readDescriptor takes over what the descriptor asks for.
+func (r *Requests) readDescriptor(files map[string]tree.Entry, open Open) error {
+	for _, base := range []string{"", "backend"} {
+		e, ok := files[path.Join(base, pack.File)]
+		if !ok {
+			continue
+		}
+		data, err := read(e, open)
+		if err != nil {
+			return err
+		}
+		if d, err := pack.ParseDescriptor(data); err == nil { // one that is none is said by the pack's state
+			r.Secrets = append(r.Secrets, d.RequiredSecrets...)
+			r.Domains = append(r.Domains, d.RequiredNetwork.AllowedDomains...)
+			r.Ports = append(r.Ports, d.RequiredNetwork.AllowedPorts...)
+		}
+		return nil
+	}
+	return nil
+}
+
+// readPermissions takes over permissions.json as it is. With two of them the one in backend/ counts.
+func (r *Requests) readPermissions(files map[string]tree.Entry, open Open) error {
+	for _, name := range []string{"permissions.json", "backend/permissions.json"} {
+		e, ok := files[name]
+		if !ok {
+			continue
+		}
+		data, err := read(e, open)
+		if err != nil {
+			return err
+		}
+		if value := jsontext.Value(data); value.IsValid() {
+			r.Permissions = value
+		} else {
+			r.Unread = append(r.Unread, name)
+		}
+	}
+	return nil
 }
 
 // read takes over what one file asks for.

@@ -228,6 +228,7 @@ func searchFile(e tree.Entry, open Open, python bool) (s *searched, source bool,
 	return s, s.python || s.script || readAsSource(e), nil
 }
 
+// compare lists what differs between the two trees, entry by entry.
 func (r *Review) compare(in Input, contents map[string]Content, d *differ) error {
 	before := map[string]tree.Entry{}
 	if in.Approved != nil {
@@ -272,6 +273,22 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 		}
 		r.Files = append(r.Files, line)
 	}
+	if err := r.listAdded(added, renamed, contents, d); err != nil {
+		return err
+	}
+	for _, from := range renamed {
+		delete(gone, from.Path)
+	}
+	for _, path := range slices.Sorted(maps.Keys(gone)) {
+		r.Removed = append(r.Removed, describe(gone[path]))
+	}
+	s := &r.Summary
+	s.Added, s.Removed, s.Changed, s.Renamed = len(r.Added), len(r.Removed), len(r.Changed), len(r.Renamed)
+	return nil
+}
+
+// listAdded lists the entries that are new, but for those that were renamed.
+func (r *Review) listAdded(added []tree.Entry, renamed map[string]tree.Entry, contents map[string]Content, d *differ) error {
 	for _, e := range added {
 		if _, moved := renamed[e.Path]; moved {
 			continue
@@ -283,14 +300,6 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 		}
 		r.Added = append(r.Added, one)
 	}
-	for _, from := range renamed {
-		delete(gone, from.Path)
-	}
-	for _, path := range slices.Sorted(maps.Keys(gone)) {
-		r.Removed = append(r.Removed, describe(gone[path]))
-	}
-	s := &r.Summary
-	s.Added, s.Removed, s.Changed, s.Renamed = len(r.Added), len(r.Removed), len(r.Changed), len(r.Renamed)
 	return nil
 }
 

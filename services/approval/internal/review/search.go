@@ -79,14 +79,14 @@ type search struct {
 
 var buffers = sync.Pool{New: func() any { buf := make([]byte, window+around); return &buf }}
 
-// lookThrough searches what r gives. python says that Python reads the file as source.
+// lookThrough searches the file that r reads. python says that Python reads the file as source.
 func lookThrough(r io.Reader, python bool) (*searched, error) {
 	s := &search{line: 1}
 	s.python = python
 	held := buffers.Get().(*[]byte)
 	defer buffers.Put(held)
 	buf := (*held)[:0]
-	done := 0 // what of buf was searched, and is there only to judge what follows by
+	done := 0 // the bytes of buf that were searched, and stay only as context of those that follow
 	begun := false
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
@@ -97,13 +97,7 @@ func lookThrough(r io.Reader, python bool) (*searched, error) {
 		}
 		if !begun {
 			begun = true
-			s.script = bytes.HasPrefix(buf, []byte("#!"))
-			first, _, _ := bytes.Cut(buf, []byte("\n"))
-			s.python = python || s.script && bytes.Contains(first, []byte("python"))
-			s.marked = bytes.HasPrefix(buf, []byte("\xff\xfe")) || bytes.HasPrefix(buf, []byte("\xfe\xff"))
-			if bytes.HasPrefix(buf, []byte("\ufeff")) {
-				done = len("\ufeff")
-			}
+			done = s.begin(buf)
 		}
 		limit := len(buf)
 		if !end {
@@ -111,12 +105,29 @@ func lookThrough(r io.Reader, python bool) (*searched, error) {
 		}
 		s.look(buf, done, limit)
 		if end {
-			break
+			return s.result(), nil
 		}
 		from := max(0, limit-around/2)
 		buf = append(buf[:0], buf[from:]...)
 		done = limit - from
 	}
+}
+
+// begin looks at the beginning of a file: its interpreter line and its byte order mark. It returns the length of a mark of UTF-8, which is
+// no part of the text.
+func (s *search) begin(buf []byte) (mark int) {
+	s.script = bytes.HasPrefix(buf, []byte("#!"))
+	first, _, _ := bytes.Cut(buf, []byte("\n"))
+	s.python = s.python || s.script && bytes.Contains(first, []byte("python"))
+	s.marked = bytes.HasPrefix(buf, []byte("\xff\xfe")) || bytes.HasPrefix(buf, []byte("\xfe\xff"))
+	if bytes.HasPrefix(buf, []byte("\ufeff")) {
+		return len("\ufeff")
+	}
+	return 0
+}
+
+// result ends a search: all of the file was searched.
+func (s *search) result() *searched {
 	s.endLine()
 	s.cookie()
 	for i, n := range s.unjudged {
@@ -133,7 +144,7 @@ func lookThrough(r io.Reader, python bool) (*searched, error) {
 	case s.invalid:
 		s.content = Undecodable
 	}
-	return &s.searched, nil
+	return &s.searched
 }
 
 // whole is up to where buf can be searched before more is read: what decides about a character must be there.

@@ -40,28 +40,14 @@ func checkLocalHeaders(r io.ReaderAt, end int64, entries []entry) error {
 	return nil
 }
 
-// readLocal compares an entry's local header with the central directory, and finds its data.
+// readLocal compares an entry's local header with the central directory, and finds its data. Some readers go by the one, some by the
+// other: where they disagree, an archive could show a reviewer one file and unpack another.
 func (e *entry) readLocal(r io.ReaderAt, end int64) error {
-	var fixed [localSize]byte
-	if e.header+localSize > end {
-		return errors.New("entries overlap, or something lies between them")
+	fixed, variable, err := e.localHeader(r, end)
+	if err != nil {
+		return err
 	}
-	if _, err := r.ReadAt(fixed[:], e.header); err != nil {
-		return fmt.Errorf("can't be read: %w", err)
-	}
-	if little.Uint32(fixed[:]) != localSignature {
-		return fmt.Errorf("no local header of %s", printable(e.name))
-	}
-	nameLength, extraLength := int(little.Uint16(fixed[26:])), int(little.Uint16(fixed[28:]))
-	e.data = e.header + localSize + int64(nameLength+extraLength)
-	if e.data+e.packed > end {
-		return errors.New("entries overlap, or something lies between them")
-	}
-	variable := make([]byte, nameLength+extraLength)
-	if _, err := r.ReadAt(variable, e.header+localSize); err != nil {
-		return fmt.Errorf("can't be read: %w", err)
-	}
-	var err error
+	nameLength := little.Uint16(fixed[26:])
 	name, extra := string(variable[:nameLength]), variable[nameLength:]
 	switch {
 	case name != e.raw:
@@ -77,6 +63,35 @@ func (e *entry) readLocal(r io.ReaderAt, end int64) error {
 	if name != e.name {
 		return disagree(e, "name")
 	}
+	return e.compareSizes(fixed, extra)
+}
+
+// localHeader reads an entry's local header, the part of fixed length and what follows it (name and extra fields), and sets where the data
+// begins. All of the header and the data must lie before end.
+func (e *entry) localHeader(r io.ReaderAt, end int64) (fixed, variable []byte, err error) {
+	fixed = make([]byte, localSize)
+	if e.header+localSize > end {
+		return nil, nil, errors.New("entries overlap, or something lies between them")
+	}
+	if _, err := r.ReadAt(fixed, e.header); err != nil {
+		return nil, nil, fmt.Errorf("can't be read: %w", err)
+	}
+	if little.Uint32(fixed) != localSignature {
+		return nil, nil, fmt.Errorf("no local header of %s", printable(e.name))
+	}
+	variable = make([]byte, int(little.Uint16(fixed[26:]))+int(little.Uint16(fixed[28:])))
+	e.data = e.header + localSize + int64(len(variable))
+	if e.data+e.packed > end {
+		return nil, nil, errors.New("entries overlap, or something lies between them")
+	}
+	if _, err := r.ReadAt(variable, e.header+localSize); err != nil {
+		return nil, nil, fmt.Errorf("can't be read: %w", err)
+	}
+	return fixed, variable, nil
+}
+
+// compareSizes compares the sizes and the checksum of a local header with those of the central directory.
+func (e *entry) compareSizes(fixed, extra []byte) error {
 	crc, packed, size := little.Uint32(fixed[14:]), int64(little.Uint32(fixed[18:])), int64(little.Uint32(fixed[22:]))
 	sizes64, err := extraField(extra, extraZIP64)
 	if err != nil {
@@ -88,7 +103,7 @@ func (e *entry) readLocal(r io.ReaderAt, end int64) error {
 		}
 		size, packed = int64(little.Uint64(sizes64)), int64(little.Uint64(sizes64[8:]))
 	}
-	// Where they stand behind the data the header may say nothing. Writers fill in what they know beforehand, each by itself.
+	// If the numbers follow the data, the header may have 0 for each. Writers fill in those that they know beforehand, so any may be there.
 	later := e.flags&flagDescriptor != 0
 	agree := func(here int64, central int64) bool { return here == central || later && here == 0 }
 	if !agree(int64(crc), int64(e.crc)) || !agree(packed, e.packed) || !agree(size, e.size) {

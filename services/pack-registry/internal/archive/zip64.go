@@ -71,25 +71,12 @@ func diskNumber(disk uint16) uint16 {
 	return disk
 }
 
-// locate64 reads the records of ZIP64 before an end record at at, where they are: the record, at once behind it its locator. Readers
-// look for the locator there and nowhere else.
+// locate64 reads the ZIP64 records that lie before an end record at at: the ZIP64 end record, and its locator right behind it. Readers look
+// for the locator there and nowhere else. found is false where there is none.
 func locate64(r io.ReaderAt, at int64) (where location, found bool, err error) {
-	if at < locatorSize {
-		return location{}, false, nil
-	}
-	var locator [locatorSize]byte
-	if _, err := r.ReadAt(locator[:], at-locatorSize); err != nil {
-		return location{}, false, fmt.Errorf("can't be read: %w", err)
-	}
-	if little.Uint32(locator[:]) != locatorSignature {
-		return location{}, false, nil
-	}
-	begin := at - locatorSize - end64Size
-	if begin < 0 || little.Uint64(locator[8:]) != uint64(begin) {
-		return location{}, false, errors.New("ZIP64 end record not where its locator says, or longer than usual")
-	}
-	if little.Uint32(locator[4:]) != 0 || little.Uint32(locator[16:]) > 1 {
-		return location{}, false, errors.New("in several parts")
+	begin, found, err := readLocator(r, at)
+	if err != nil || !found {
+		return location{}, false, err
 	}
 	var record [end64Size]byte
 	if _, err := r.ReadAt(record[:], begin); err != nil {
@@ -106,6 +93,29 @@ func locate64(r io.ReaderAt, at int64) (where location, found bool, err error) {
 		return location{}, false, errors.New("central directory not where the ZIP64 end record says")
 	}
 	return location{int64(count), int64(length), int64(offset)}, true, nil
+}
+
+// readLocator reads the locator before an end record at at. begin is where it says that the ZIP64 end record begins, which must be right
+// before the locator: a record elsewhere would be found by some readers only.
+func readLocator(r io.ReaderAt, at int64) (begin int64, found bool, err error) {
+	if at < locatorSize {
+		return 0, false, nil
+	}
+	var locator [locatorSize]byte
+	if _, err := r.ReadAt(locator[:], at-locatorSize); err != nil {
+		return 0, false, fmt.Errorf("can't be read: %w", err)
+	}
+	if little.Uint32(locator[:]) != locatorSignature {
+		return 0, false, nil
+	}
+	begin = at - locatorSize - end64Size
+	if begin < 0 || little.Uint64(locator[8:]) != uint64(begin) {
+		return 0, false, errors.New("ZIP64 end record not where its locator says, or longer than usual")
+	}
+	if little.Uint32(locator[4:]) != 0 || little.Uint32(locator[16:]) > 1 {
+		return 0, false, errors.New("in several parts")
+	}
+	return begin, true, nil
 }
 
 // widen replaces those numbers of an entry that stand in its ZIP64 field. disk is the part that it begins in. The field has exactly
@@ -136,15 +146,8 @@ func (e *entry) applyZIP64(extra []byte, disk uint16) (uint16, error) {
 	default:
 		return 0, fmt.Errorf("ZIP64 field of %s has not the numbers that it needs", printable(e.name))
 	}
-	for _, n := range missing {
-		value := little.Uint64(field)
-		if *n != unknown32 && uint64(*n) != value {
-			return 0, fmt.Errorf("two sizes of %s", printable(e.name))
-		}
-		if value >= unknown32 {
-			return 0, fmt.Errorf("%s has 4 GiB or more, or lies behind them", printable(e.name))
-		}
-		*n, field = int64(value), field[8:]
+	if field, err = e.setNumbers(missing, field); err != nil {
+		return 0, err
 	}
 	if len(field) < 4 {
 		return disk, nil
@@ -153,4 +156,20 @@ func (e *entry) applyZIP64(extra []byte, disk uint16) (uint16, error) {
 		return 0, errors.New("in several parts")
 	}
 	return diskNumber(disk), nil
+}
+
+// setNumbers sets numbers of an entry from its ZIP64 field, and returns the rest of the field. A number that the header has as well must be
+// the same.
+func (e *entry) setNumbers(numbers []*int64, field []byte) (rest []byte, err error) {
+	for _, n := range numbers {
+		value := little.Uint64(field)
+		if *n != unknown32 && uint64(*n) != value {
+			return nil, fmt.Errorf("two sizes of %s", printable(e.name))
+		}
+		if value >= unknown32 {
+			return nil, fmt.Errorf("%s has 4 GiB or more, or lies behind them", printable(e.name))
+		}
+		*n, field = int64(value), field[8:]
+	}
+	return field, nil
 }

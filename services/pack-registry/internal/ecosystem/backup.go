@@ -217,9 +217,8 @@ func (e *Ecosystem) Backups(ctx context.Context, id pack.ID) ([]Backup, error) {
 
 // RemoveBackup removes a backup of a pack. The name is one of Backups, whole; the error is a fault, 404 for another one.
 func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) error {
-	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
 	if _, ok := parseBackupName(name); !ok {
-		return missing
+		return backupNotFound(name)
 	}
 	release, err := e.acquire(ctx, lockWait)
 	if err != nil {
@@ -231,7 +230,7 @@ func (e *Ecosystem) RemoveBackup(ctx context.Context, id pack.ID, name string) e
 		return err
 	}
 	if !slices.ContainsFunc(backupNames, func(s backupName) bool { return s.name == name }) {
-		return missing
+		return backupNotFound(name)
 	}
 	return e.removeBackups(context.WithoutCancel(ctx), id, []string{name}, audit.Entry{
 		Category: audit.System, Action: "pack_backup_removed", Success: true, OwnerPack: string(id),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -34,9 +35,8 @@ func (e *Ecosystem) Rollback(ctx context.Context, id pack.ID, name string) (Roll
 
 // rollBack is Rollback without the audit entry of a failure.
 func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (RolledBack, error) {
-	missing := fault.NotFound("Backup not found: %s", name).With("backup_not_found")
 	if _, ok := parseBackupName(name); !ok {
-		return RolledBack{}, missing
+		return RolledBack{}, backupNotFound(name)
 	}
 	blocked := e.uninstallBlocks(ctx)
 	release, interrupted, err := e.lockAndRecover(ctx, lockWait)
@@ -45,15 +45,8 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 	}
 	defer release()
 	maps.Copy(blocked, interrupted)
-	backups, err := e.backups.open()
+	backups, from, err := e.findBackup(id, name)
 	if err != nil {
-		return RolledBack{}, err
-	}
-	from := path.Join(string(id), name)
-	switch info, err := backups.Lstat(from); {
-	case errors.Is(err, fs.ErrNotExist), err == nil && !info.IsDir():
-		return RolledBack{}, missing
-	case err != nil:
 		return RolledBack{}, err
 	}
 	refuse := newRefusal(string(id))
@@ -87,6 +80,25 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 		warnings = append(warnings, pack.Anonymous)
 	}
 	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
+}
+
+func backupNotFound(name string) error {
+	return fault.NotFound("Backup not found: %s", name).With("backup_not_found")
+}
+
+// findBackup is the path of a backup in the folder of all backups; without one the error is a fault, 404.
+func (e *Ecosystem) findBackup(id pack.ID, name string) (backups *os.Root, dir string, err error) {
+	if backups, err = e.backups.open(); err != nil {
+		return nil, "", err
+	}
+	dir = path.Join(string(id), name)
+	switch info, err := backups.Lstat(dir); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !info.IsDir():
+		return nil, "", backupNotFound(name)
+	case err != nil:
+		return nil, "", err
+	}
+	return backups, dir, nil
 }
 
 // unidentified says whether an installed pack is so broken that nobody can say which one it is. Rollback is there to repair

@@ -62,13 +62,7 @@ func canonicalIndex(text string) (string, error) {
 		return "", fmt.Errorf("it must not have a query or fragment")
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Host), ":443")
-	name, port, hasPort := strings.Cut(host, ":")
-	if strings.HasPrefix(host, "[") {
-		name, port, hasPort = host, "", false
-		if end := strings.LastIndex(host, "]:"); end >= 0 {
-			name, port, hasPort = host[:end+1], host[end+2:], true
-		}
-	}
+	name, port, hasPort := splitPort(host)
 	if !hostName.MatchString(name) || hasPort && port == "" {
 		return "", fmt.Errorf("its host is not valid")
 	}
@@ -76,6 +70,17 @@ func canonicalIndex(text string) (string, error) {
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
 	return u.String(), nil
+}
+
+// splitPort splits the port off a host; the name of an IPv6 address keeps its brackets. port is "" where it is empty or missing.
+func splitPort(host string) (name, port string, hasPort bool) {
+	if !strings.HasPrefix(host, "[") {
+		return strings.Cut(host, ":")
+	}
+	if end := strings.LastIndex(host, "]:"); end >= 0 {
+		return host[:end+1], host[end+2:], true
+	}
+	return host, "", false
 }
 
 // ParseCIDRs reads RUMI_PIP_ALLOW_CIDRS.
