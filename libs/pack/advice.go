@@ -143,9 +143,9 @@ func sticky(ecosystem *os.Root, dir string) bool {
 	if err != nil || dir == "." || parent.Mode&unix.S_ISVTX == 0 {
 		return false
 	}
-	own, err := statx(ecosystem, dir)
+	entry, err := statx(ecosystem, dir)
 	me := uint32(os.Geteuid())
-	return err == nil && me != 0 && own.Uid != me && parent.Uid != me
+	return err == nil && me != 0 && entry.Uid != me && parent.Uid != me
 }
 
 func statx(ecosystem *os.Root, name string) (st unix.Statx_t, err error) {

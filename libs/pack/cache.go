@@ -14,16 +14,16 @@ import (
 
 // settled is how long ago a descriptor must have changed for its times to tell its next change: clocks of file systems
 // tick, at 100 Hz in the worst case.
-const settled = 50 * time.Millisecond
+const mtimeGranularity = 50 * time.Millisecond
 
 // Cache finds packs as Installed and Find do, without reading a descriptor again that has not changed. Its zero value is
 // ready for use, with one ecosystem folder. It is safe for concurrent use.
 type Cache struct {
-	mu    sync.Mutex
-	known map[string]remembered // by folder, relative to the ecosystem folder
+	mu     sync.Mutex
+	cached map[string]cachedPack // by folder, relative to the ecosystem folder
 }
 
-type remembered struct {
+type cachedPack struct {
 	found  Found
 	stamps stamps
 }
@@ -40,29 +40,29 @@ type stamp struct {
 }
 
 // Installed is like the function Installed, but reads a descriptor again only where the pack's folder or the descriptor has changed.
-func (c *Cache) Installed(ecosystem *os.Root) ([]Found, []Unread) {
+func (c *Cache) Installed(ecosystem *os.Root) ([]Found, []UnreadableDir) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
-		return nil, []Unread{{".", err}}
+		return nil, []UnreadableDir{{".", err}}
 	}
 	defer dir.Close()
-	return installed(ecosystem, func(place string, id ID) (Found, error) { return c.at(ecosystem, dir, place, id) })
+	return installed(ecosystem, func(parent string, id ID) (Found, error) { return c.readPack(ecosystem, dir, parent, id) })
 }
 
 // Find is like the function Find, but reads a descriptor again only where the pack's folder or the descriptor has changed.
 func (c *Cache) Find(ecosystem *os.Root, id ID) (Found, error) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
-		return Found{}, fmt.Errorf("find pack %s: %w: the ecosystem folder %w: %w", id, fs.ErrNotExist, ErrUnread, err)
+		return Found{}, fmt.Errorf("find pack %s: %w: the ecosystem folder %w: %w", id, fs.ErrNotExist, ErrUnreadable, err)
 	}
 	defer dir.Close()
-	return find(ecosystem, id, func(place string, id ID) (Found, error) { return c.at(ecosystem, dir, place, id) })
+	return find(ecosystem, id, func(parent string, id ID) (Found, error) { return c.readPack(ecosystem, dir, parent, id) })
 }
 
-func (c *Cache) at(ecosystem *os.Root, dir *os.File, place string, id ID) (Found, error) {
-	name := path.Join(place, string(id))
+func (c *Cache) readPack(ecosystem *os.Root, dir *os.File, parent string, id ID) (Found, error) {
+	name := path.Join(parent, string(id))
 	c.mu.Lock()
-	last, ok := c.known[name]
+	last, ok := c.cached[name]
 	c.mu.Unlock()
 	// These follow a link that has taken a folder's place, but then they don't find the inodes that were read before.
 	if ok && last.stamps == stampsOf(dir, name, last.found.Descriptor.Base) {
@@ -74,19 +74,19 @@ func (c *Cache) at(ecosystem *os.Root, dir *os.File, place string, id ID) (Found
 	for _, base := range []string{"", "backend"} {
 		before[base] = stampsOf(dir, name, base)
 	}
-	found, err := at(ecosystem, place, id)
+	found, err := readPack(ecosystem, parent, id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := before[found.Descriptor.Base]
-	if err != nil || found.Err != nil || !now.settledAt(read) {
-		delete(c.known, name)
+	if err != nil || found.Err != nil || !now.stableAt(read) {
+		delete(c.cached, name)
 		return found, err
 	}
-	if c.known == nil {
-		c.known = map[string]remembered{}
+	if c.cached == nil {
+		c.cached = map[string]cachedPack{}
 	}
 	found.Warnings = slices.Clip(found.Warnings) // who adds one makes a copy
-	c.known[name] = remembered{found, now}
+	c.cached[name] = cachedPack{found, now}
 	return found, nil
 }
 
@@ -109,9 +109,9 @@ func stampOf(dir *os.File, name string) stamp {
 }
 
 // settledAt says whether everything was there and had changed long enough before.
-func (s stamps) settledAt(now time.Time) bool {
+func (s stamps) stableAt(now time.Time) bool {
 	for i, one := range s {
-		if one == (stamp{}) && i != 1 || time.Unix(one.changed.Unix()).After(now.Add(-settled)) {
+		if one == (stamp{}) && i != 1 || time.Unix(one.changed.Unix()).After(now.Add(-mtimeGranularity)) {
 			return false
 		}
 	}

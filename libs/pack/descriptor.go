@@ -55,7 +55,7 @@ func (e *InvalidError) Error() string {
 func (e *InvalidError) Unwrap() error { return e.Err }
 
 // Anonymous is what operators are told of a pack whose descriptor can be read and has no pack_identity, which contract.md requires.
-const Anonymous = "its " + File + " has no pack_identity: it can't be approved before it has"
+const NoIdentity = "its " + File + " has no pack_identity: it can't be approved before it has"
 
 // Descriptor is what a pack says about itself. Nothing of it grants anything.
 type Descriptor struct {
@@ -198,7 +198,7 @@ func ParseDescriptor(data []byte) (Descriptor, error) {
 	var d Descriptor
 	if err := json.Unmarshal(data, &d); err != nil {
 		if semantic, ok := errors.AsType[*json.SemanticError](err); ok && semantic.JSONPointer != "" {
-			return Descriptor{}, misfit(data, semantic)
+			return Descriptor{}, typeError(data, semantic)
 		}
 		return Descriptor{}, errors.New(jsonpos.Describe(data, err))
 	}
@@ -220,18 +220,18 @@ func otherEncoding(data []byte) string {
 }
 
 // misfit says of a member that its value has the wrong type, or that it is unknown where none may be.
-func misfit(data []byte, err *json.SemanticError) error {
+func typeError(data []byte, err *json.SemanticError) error {
 	field := strings.ReplaceAll(strings.TrimPrefix(string(err.JSONPointer), "/"), "/", ".")
 	line, column := jsonpos.At(data, err.ByteOffset)
 	where := fmt.Sprintf("line %d, column %d: %q", line, column, cut(field))
 	if errors.Is(err, json.ErrUnknownName) {
 		return fmt.Errorf("%s is unknown", where)
 	}
-	return fmt.Errorf("%s has the wrong type%s", where, wanted(field))
+	return fmt.Errorf("%s has the wrong type%s", where, expectedType(field))
 }
 
 // wanted says what a member's value must be.
-func wanted(field string) string {
+func expectedType(field string) string {
 	name, _, _ := strings.Cut(field, ".")
 	switch name {
 	case "pack_id", "pack_identity", "version", "description", "restart":

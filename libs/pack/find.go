@@ -22,27 +22,27 @@ type Found struct {
 
 // Unread is something in an ecosystem folder that can't be looked into, so that nobody knows whether packs lie there. It keeps
 // nobody from using the packs that lie elsewhere.
-type Unread struct {
+type UnreadableDir struct {
 	Path string // relative to the ecosystem folder: "packs"; "." for all of it
 	Err  error
 }
 
 // ErrUnread is in the error of Find, beside fs.ErrNotExist, where a pack was not found but may lie where nothing can be read.
-var ErrUnread = errors.New("can't be looked into")
+var ErrUnreadable = errors.New("can't be looked into")
 
 // Installed lists the packs of an ecosystem folder by id. A folder without a descriptor, with a name that is no id or
 // that is a link is no pack. What lies in both places is taken from the new one. A pack that can't be read is listed with its Err.
-func Installed(ecosystem *os.Root) ([]Found, []Unread) {
-	return installed(ecosystem, func(place string, id ID) (Found, error) { return at(ecosystem, place, id) })
+func Installed(ecosystem *os.Root) ([]Found, []UnreadableDir) {
+	return installed(ecosystem, func(parent string, id ID) (Found, error) { return readPack(ecosystem, parent, id) })
 }
 
-func installed(ecosystem *os.Root, at func(place string, id ID) (Found, error)) (all []Found, unread []Unread) {
+func installed(ecosystem *os.Root, readPack func(parent string, id ID) (Found, error)) (all []Found, unread []UnreadableDir) {
 	index := map[ID]int{}
-	for _, place := range []string{".", OldPlace} {
-		names, more := folders(ecosystem, place)
+	for _, parent := range []string{".", LegacyDir} {
+		names, more := folders(ecosystem, parent)
 		unread = append(unread, more...)
 		for _, name := range names {
-			found, err := at(place, ID(name))
+			found, err := readPack(parent, ID(name))
 			if err != nil { // always fs.ErrNotExist
 				continue
 			}
@@ -61,22 +61,22 @@ func installed(ecosystem *os.Root, at func(place string, id ID) (Found, error)) 
 // Find looks up one pack. The error is fs.ErrNotExist where there is none, and ErrUnread as well where there may be one all the
 // same; there is no other. A pack that can't be read is found, with its Err.
 func Find(ecosystem *os.Root, id ID) (Found, error) {
-	return find(ecosystem, id, func(place string, id ID) (Found, error) { return at(ecosystem, place, id) })
+	return find(ecosystem, id, func(parent string, id ID) (Found, error) { return readPack(ecosystem, parent, id) })
 }
 
-func find(ecosystem *os.Root, id ID, at func(place string, id ID) (Found, error)) (Found, error) {
-	found, err := at(".", id)
+func find(ecosystem *os.Root, id ID, readPack func(parent string, id ID) (Found, error)) (Found, error) {
+	found, err := readPack(".", id)
 	if err == nil && found.Err == nil {
 		return found, nil
 	}
-	for _, place := range []string{".", OldPlace} {
-		switch there, unread := isPlace(ecosystem, place); {
+	for _, parent := range []string{".", LegacyDir} {
+		switch there, unread := isPackDir(ecosystem, parent); {
 		case unread != nil: // whatever was said of the pack may be about the place
-			return Found{}, fmt.Errorf("find pack %s: %w: %s %w: %w", id, fs.ErrNotExist, path.Join("ecosystem", place), ErrUnread, unread)
+			return Found{}, fmt.Errorf("find pack %s: %w: %s %w: %w", id, fs.ErrNotExist, path.Join("ecosystem", parent), ErrUnreadable, unread)
 		case !there:
 			continue
-		case place == OldPlace:
-			found, err = at(place, id)
+		case parent == LegacyDir:
+			found, err = readPack(parent, id)
 		}
 		if err == nil {
 			return found, nil
@@ -86,11 +86,11 @@ func find(ecosystem *os.Root, id ID, at func(place string, id ID) (Found, error)
 }
 
 // Names lists the ids of whatever may be an installed pack, without a look into it: each pack of Installed is among them.
-func Names(ecosystem *os.Root) ([]ID, []Unread) {
+func PossibleIDs(ecosystem *os.Root) ([]ID, []UnreadableDir) {
 	var ids []ID
-	var unread []Unread
-	for _, place := range []string{".", OldPlace} {
-		names, more := folders(ecosystem, place)
+	var unread []UnreadableDir
+	for _, parent := range []string{".", LegacyDir} {
+		names, more := folders(ecosystem, parent)
 		unread = append(unread, more...)
 		for _, name := range names {
 			ids = append(ids, ID(name))
@@ -101,21 +101,21 @@ func Names(ecosystem *os.Root) ([]ID, []Unread) {
 }
 
 // folders lists the sub-folders of a place whose names are ids. A place that is not there, or is no folder, has none.
-func folders(ecosystem *os.Root, place string) (names []string, unread []Unread) {
-	there, err := isPlace(ecosystem, place)
+func folders(ecosystem *os.Root, parent string) (names []string, unread []UnreadableDir) {
+	there, err := isPackDir(ecosystem, parent)
 	if err != nil {
-		return nil, []Unread{{place, err}}
+		return nil, []UnreadableDir{{parent, err}}
 	}
 	if !there {
 		return nil, nil
 	}
-	err = entries(ecosystem, place, func(name string, kind fs.FileMode) {
+	err = listDir(ecosystem, parent, func(name string, kind fs.FileMode) {
 		if kind.IsDir() && valid(name) {
 			names = append(names, name)
 		}
 	})
 	if err != nil {
-		unread = []Unread{{place, err}}
+		unread = []UnreadableDir{{parent, err}}
 	}
 	return names, unread
 }
@@ -125,8 +125,8 @@ const absent = ".rumi-absent"
 
 // isPlace says whether packs may lie in a folder: it is there and a real one. The error says why that can't be told, or why it
 // can't be listed or searched.
-func isPlace(ecosystem *os.Root, place string) (bool, error) {
-	info, err := ecosystem.Lstat(place)
+func isPackDir(ecosystem *os.Root, parent string) (bool, error) {
+	info, err := ecosystem.Lstat(parent)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -136,12 +136,12 @@ func isPlace(ecosystem *os.Root, place string) (bool, error) {
 	if !info.IsDir() {
 		return false, nil
 	}
-	dir, err := openDir(ecosystem, place)
+	dir, err := openDir(ecosystem, parent)
 	if err != nil {
 		return false, err
 	}
 	defer dir.Close()
-	if _, err := ecosystem.Lstat(path.Join(place, absent)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := ecosystem.Lstat(path.Join(parent, absent)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
 	return true, nil
@@ -154,8 +154,8 @@ func openDir(root *os.Root, name string) (*os.File, error) {
 
 // entries calls each with every name in a folder and its type. One entry that can't be looked at has an irregular type; an error
 // says that the folder's list ended early.
-func entries(root *os.Root, place string, each func(name string, kind fs.FileMode)) error {
-	dir, err := openDir(root, place)
+func listDir(root *os.Root, parent string, each func(name string, kind fs.FileMode)) error {
+	dir, err := openDir(root, parent)
 	if err != nil {
 		return err
 	}
@@ -168,14 +168,14 @@ func entries(root *os.Root, place string, each func(name string, kind fs.FileMod
 		}
 		return nil
 	}
-	again, err := openDir(root, place)
+	again, err := openDir(root, parent)
 	if err != nil {
 		return err
 	}
 	defer again.Close()
 	names, err := again.Readdirnames(-1)
 	for _, name := range names {
-		info, err := root.Lstat(path.Join(place, name))
+		info, err := root.Lstat(path.Join(parent, name))
 		switch {
 		case err == nil:
 			each(name, info.Mode().Type())
@@ -189,8 +189,8 @@ func entries(root *os.Root, place string, each func(name string, kind fs.FileMod
 }
 
 // at reads the pack in one place, which isPlace. The error is fs.ErrNotExist where there is none; anything else is the pack's Err.
-func at(ecosystem *os.Root, place string, id ID) (Found, error) {
-	found := Found{ID: id, Dir: path.Join(place, string(id))}
+func readPack(ecosystem *os.Root, parent string, id ID) (Found, error) {
+	found := Found{ID: id, Dir: path.Join(parent, string(id))}
 	info, err := ecosystem.Lstat(found.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), err == nil && !info.IsDir():
@@ -212,7 +212,7 @@ func at(ecosystem *os.Root, place string, id ID) (Found, error) {
 	if errors.Is(found.Err, ErrNone) {
 		return Found{}, fs.ErrNotExist
 	}
-	if place == OldPlace {
+	if parent == LegacyDir {
 		found.Warnings = append(found.Warnings, "Using legacy pack path "+path.Join("ecosystem", found.Dir)+
 			". This is DEPRECATED and will be removed. Move it to "+path.Join("ecosystem", string(id))+".")
 	}
@@ -220,7 +220,7 @@ func at(ecosystem *os.Root, place string, id ID) (Found, error) {
 		found.Warnings = append(found.Warnings, fmt.Sprintf("pack_id mismatch: the folder is %q, %s declares %q", id, File, found.Descriptor.PackID))
 	}
 	if found.Err == nil && found.Descriptor.PackIdentity == "" {
-		found.Warnings = append(found.Warnings, Anonymous)
+		found.Warnings = append(found.Warnings, NoIdentity)
 	}
 	return found, nil
 }

@@ -13,7 +13,7 @@ import (
 const MaxID = 64
 
 // OldPlace is the folder in the ecosystem folder that held packs before they moved one up. No pack may have its name.
-const OldPlace = "packs"
+const LegacyDir = "packs"
 
 // ID names a pack: 1 to 64 of [a-zA-Z0-9_-]. It is safe as the name of a file and in a URL. "parent__child" names a child.
 type ID string
@@ -27,7 +27,7 @@ func ParseID(s string) (ID, error) {
 }
 
 func valid(s string) bool {
-	if len(s) == 0 || len(s) > MaxID || s == OldPlace {
+	if len(s) == 0 || len(s) > MaxID || s == LegacyDir {
 		return false
 	}
 	for _, c := range []byte(s) {

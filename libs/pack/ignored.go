@@ -18,8 +18,8 @@ type Ignored struct {
 
 // Bounds of ListIgnored.
 const (
-	MaxIgnored   = 100 // entries that are listed
-	maxLookedFor = 200 // names in a folder that are looked through for a descriptor
+	MaxIgnored       = 100 // entries that are listed
+	maxNamesSearched = 200 // names in a folder that are looked through for a descriptor
 )
 
 // ListIgnored lists the folders and links of an ecosystem folder that are no packs, each with the reason; more says how many there
@@ -33,14 +33,14 @@ func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
 		}
 		ignored = append(ignored, Ignored{name, fmt.Sprintf(format, args...)})
 	}
-	for _, place := range []string{".", OldPlace} {
-		if there, err := isPlace(ecosystem, place); err != nil || !there {
+	for _, parent := range []string{".", LegacyDir} {
+		if there, err := isPackDir(ecosystem, parent); err != nil || !there {
 			continue // Unread says why
 		}
 		// What can't be listed is Unread, too.
-		_ = entries(ecosystem, place, func(name string, kind fs.FileMode) {
-			if reason := ignoredFor(ecosystem, place, name, kind); reason != "" {
-				add(path.Join(place, name), "%s", reason)
+		_ = listDir(ecosystem, parent, func(name string, kind fs.FileMode) {
+			if reason := ignoredFor(ecosystem, parent, name, kind); reason != "" {
+				add(path.Join(parent, name), "%s", reason)
 			}
 		})
 	}
@@ -48,12 +48,12 @@ func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
 }
 
 // ignoredFor says why an entry is no pack; "" for one that is, and for one that nobody takes for one.
-func ignoredFor(ecosystem *os.Root, place, name string, kind fs.FileMode) string {
+func ignoredFor(ecosystem *os.Root, parent, name string, kind fs.FileMode) string {
 	switch {
 	case strings.HasPrefix(name, "."):
 		return ""
-	case place == "." && name == OldPlace:
-		return notThePlace(kind)
+	case parent == "." && name == LegacyDir:
+		return legacyDirProblem(kind)
 	case kind&fs.ModeSymlink != 0:
 		return "is a link, and links are never followed: put the pack's folder itself there"
 	case kind.IsRegular() && name == File:
@@ -63,11 +63,11 @@ func ignoredFor(ecosystem *os.Root, place, name string, kind fs.FileMode) string
 	case !valid(name):
 		return "is no pack: its name is no pack_id (1 to 64 of a-z, A-Z, 0-9, _ and -). Rename the folder to the pack_id that its " + File + " declares"
 	}
-	return whyNone(ecosystem, path.Join(place, name))
+	return noDescriptorReason(ecosystem, path.Join(parent, name))
 }
 
 // notThePlace says why no packs are looked for in what has the old place's name; "" where they are.
-func notThePlace(kind fs.FileMode) string {
+func legacyDirProblem(kind fs.FileMode) string {
 	switch {
 	case kind.IsDir():
 		return ""
@@ -79,7 +79,7 @@ func notThePlace(kind fs.FileMode) string {
 }
 
 // whyNone says why a folder whose name is an id has no descriptor; "" where it has one.
-func whyNone(ecosystem *os.Root, dir string) string {
+func noDescriptorReason(ecosystem *os.Root, dir string) string {
 	root, err := ecosystem.OpenRoot(dir)
 	if err != nil {
 		return "" // a pack with an Err
@@ -94,7 +94,7 @@ func whyNone(ecosystem *os.Root, dir string) string {
 		return none
 	}
 	defer f.Close()
-	names, err := f.Readdirnames(maxLookedFor)
+	names, err := f.Readdirnames(maxNamesSearched)
 	if err != nil && err != io.EOF {
 		return none
 	}
@@ -103,12 +103,12 @@ func whyNone(ecosystem *os.Root, dir string) string {
 		case strings.EqualFold(name, File), strings.EqualFold(name, File+".txt"):
 			return fmt.Sprintf("is no pack: it has %q; rename it to %s", name, File)
 		case name == "backend":
-			if other := misspelt(root, name); other != "" {
+			if other := misspeltDescriptor(root, name); other != "" {
 				return fmt.Sprintf("is no pack: it has %q; rename it to %s", path.Join(name, other), path.Join(name, File))
 			}
-		case has(root, path.Join(name, File)) && strings.EqualFold(name, "backend"):
+		case isRegularFile(root, path.Join(name, File)) && strings.EqualFold(name, "backend"):
 			return fmt.Sprintf("is no pack: its folder %q must be called backend", name)
-		case has(root, path.Join(name, File)), has(root, path.Join(name, "backend", File)):
+		case isRegularFile(root, path.Join(name, File)), isRegularFile(root, path.Join(name, "backend", File)):
 			return fmt.Sprintf("is no pack: the pack lies one folder deeper. Move %q to the ecosystem folder", path.Join(dir, name))
 		}
 	}
@@ -116,13 +116,13 @@ func whyNone(ecosystem *os.Root, dir string) string {
 }
 
 // misspelt is the name of a descriptor in a folder whose letters have the wrong case; "" for none.
-func misspelt(root *os.Root, dir string) string {
+func misspeltDescriptor(root *os.Root, dir string) string {
 	f, err := openDir(root, dir)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(maxLookedFor)
+	names, _ := f.Readdirnames(maxNamesSearched)
 	for _, name := range names {
 		if strings.EqualFold(name, File) {
 			return name
@@ -131,7 +131,7 @@ func misspelt(root *os.Root, dir string) string {
 	return ""
 }
 
-func has(root *os.Root, name string) bool {
+func isRegularFile(root *os.Root, name string) bool {
 	info, err := root.Lstat(name)
 	return err == nil && info.Mode().IsRegular()
 }

@@ -21,18 +21,18 @@ func TestSomethingElseAtTheOldPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := readable(t)
 			write(t, dir, "good/ecosystem.json", `{"pack_id": "good", "pack_identity": "i"}`)
-			packtest.Obstacles[name](t, filepath.Join(dir, pack.OldPlace))
+			packtest.Obstacles[name](t, filepath.Join(dir, pack.LegacyDir))
 			root := open(t, dir)
 			wantUnread := name == "dead mount" || packtest.NeedsRights(name)
 			within(t, func() {
 				packtest.AsNobody(t, func() {
 					var cache pack.Cache
-					for _, list := range []func(*os.Root) ([]pack.Found, []pack.Unread){pack.Installed, cache.Installed} {
+					for _, list := range []func(*os.Root) ([]pack.Found, []pack.UnreadableDir){pack.Installed, cache.Installed} {
 						all, unread := list(root)
 						if len(all) != 1 || all[0].ID != "good" || all[0].Err != nil {
 							t.Errorf("installed are %+v, want good", all)
 						}
-						if wantUnread != (len(unread) == 1 && unread[0].Path == pack.OldPlace) {
+						if wantUnread != (len(unread) == 1 && unread[0].Path == pack.LegacyDir) {
 							t.Errorf("unread is %v", unread)
 						}
 					}
@@ -42,18 +42,18 @@ func TestSomethingElseAtTheOldPlace(t *testing.T) {
 						}
 						for _, none := range []pack.ID{"somewhere", "missing"} {
 							found, err := find(root, none)
-							if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, pack.ErrUnread) != wantUnread {
+							if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, pack.ErrUnreadable) != wantUnread {
 								t.Errorf("Find(%s) = %+v, %v, want fs.ErrNotExist, unread %v", none, found, err, wantUnread)
 							}
 						}
 					}
-					ids, unread := pack.Names(root)
+					ids, unread := pack.PossibleIDs(root)
 					if !slices.Contains(ids, "good") || wantUnread != (len(unread) == 1) {
 						t.Errorf("names are %v, unread %v", ids, unread)
 					}
 				})
 			})
-			if ignored, _ := pack.ListIgnored(root); !wantUnread != slices.ContainsFunc(ignored, func(i pack.Ignored) bool { return i.Path == pack.OldPlace }) {
+			if ignored, _ := pack.ListIgnored(root); !wantUnread != slices.ContainsFunc(ignored, func(i pack.Ignored) bool { return i.Path == pack.LegacyDir }) {
 				t.Errorf("ignored are %v", ignored)
 			}
 		})
@@ -85,8 +85,8 @@ func TestOddEntries(t *testing.T) {
 					t.Errorf("%s is a pack", found.ID)
 				}
 			}
-			entries, more := pack.ListIgnored(root)
-			for _, entry := range entries {
+			listed, more := pack.ListIgnored(root)
+			for _, entry := range listed {
 				if entry.Reason == "" {
 					t.Errorf("%s is ignored without a reason", entry.Path)
 				}
@@ -157,7 +157,7 @@ func TestEcosystemThatCannotBeRead(t *testing.T) {
 				if all, unread := pack.Installed(root); len(all) != 0 || len(unread) == 0 || unread[0].Path != "." {
 					t.Errorf("installed are %v, unread %v", all, unread)
 				}
-				if _, err := pack.Find(root, "missing"); !errors.Is(err, pack.ErrUnread) {
+				if _, err := pack.Find(root, "missing"); !errors.Is(err, pack.ErrUnreadable) {
 					t.Errorf("Find(missing): %v, want ErrUnread", err)
 				}
 			})

@@ -85,9 +85,9 @@ func (w *warner) script(what, name string) {
 	info, err := fs.Stat(w.files, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		w.add("%s %s is not in the pack%s", what, shown(name), w.similar(name))
+		w.add("%s %s is not in the pack%s", what, forMessage(name), w.similar(name))
 	case err == nil && info.IsDir():
-		w.add("%s %s is a folder", what, shown(name))
+		w.add("%s %s is a folder", what, forMessage(name))
 	}
 }
 
@@ -100,11 +100,11 @@ func (w *warner) similar(name string) string {
 		case norm.NFC.String(e.Name()) == norm.NFC.String(base):
 			return " (a file of that name in another Unicode form is)"
 		case strings.EqualFold(e.Name(), base):
-			return fmt.Sprintf(" (%s?)", shown(path.Join(path.Dir(name), e.Name())))
+			return fmt.Sprintf(" (%s?)", forMessage(path.Join(path.Dir(name), e.Name())))
 		}
 	}
 	if other := path.Join("backend", name); w.d.Base == "backend" && w.has(other) {
-		return fmt.Sprintf(" (%s? It is relative to the pack's folder)", shown(other))
+		return fmt.Sprintf(" (%s? It is relative to the pack's folder)", forMessage(other))
 	}
 	return ""
 }
@@ -118,12 +118,12 @@ var (
 func (w *warner) required() {
 	for _, key := range w.d.RequiredSecrets {
 		if !secretKey.MatchString(key) {
-			w.add("required_secrets: '%s' can't be the key of a secret (1 to 64 of A-Z, 0-9 and _)", shown(key))
+			w.add("required_secrets: '%s' can't be the key of a secret (1 to 64 of A-Z, 0-9 and _)", forMessage(key))
 		}
 	}
 	for _, domain := range w.d.RequiredNetwork.AllowedDomains {
 		if !domainName.MatchString(domain) {
-			w.add("required_network: '%s' is no domain (want the name alone, such as api.example.com; ports go to allowed_ports)", shown(domain))
+			w.add("required_network: '%s' is no domain (want the name alone, such as api.example.com; ports go to allowed_ports)", forMessage(domain))
 		}
 	}
 	n := w.d.RequiredNetwork
@@ -136,16 +136,16 @@ func (w *warner) required() {
 }
 
 // shown makes a stranger's string fit for a message.
-func shown(s string) string { return text.Escape(cut(s)) }
+func forMessage(s string) string { return text.Escape(cut(s)) }
 
 // UnknownMember says that a member of a JSON object is not known, and which of the known ones may be meant: "'entry_point' is not
 // known (entrypoint?)". In the path of a member inside another a dot stands between the names.
 func UnknownMember(member string, known []string) string {
 	best := spelling.Nearest(member, known, plainName)
 	if best == "" {
-		return fmt.Sprintf("'%s' is not known", shown(member))
+		return fmt.Sprintf("'%s' is not known", forMessage(member))
 	}
-	return fmt.Sprintf("'%s' is not known (%s?)", shown(member), best)
+	return fmt.Sprintf("'%s' is not known (%s?)", forMessage(member), best)
 }
 
 // plainName is a member's name without what spellings differ in.

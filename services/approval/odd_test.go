@@ -23,7 +23,7 @@ func TestItStartsInAnOddHome(t *testing.T) {
 			w.server.Stop()
 			w.check(os.RemoveAll(filepath.Join(w.Ecosystem(), "gone")))
 			odd := packtest.Fill(t, w.Ecosystem())
-			packtest.Obstacles[name](t, filepath.Join(w.Ecosystem(), pack.OldPlace))
+			packtest.Obstacles[name](t, filepath.Join(w.Ecosystem(), pack.LegacyDir))
 			w.boot()
 			w.eventually("kept is open", func() bool { s, _ := w.view.Get("kept"); return s.Open })
 			if got := w.status("gone"); got != "modified" {

@@ -26,13 +26,13 @@ var errMany = errors.New("too many files")
 // and the operator's on files that earlier versions of the services wrote. A failure is logged and stops nothing else.
 func (cfg Config) mendModes(home *os.Root, log *slog.Logger) {
 	left := maxMended
-	for _, place := range []string{"ecosystem", path.Join("ecosystem", pack.OldPlace)} {
+	for _, place := range []string{"ecosystem", path.Join("ecosystem", pack.LegacyDir)} {
 		entries, err := fs.ReadDir(home.FS(), place)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			log.Warn("could not look for packs whose modes keep the services out", "path", place, "error", err)
 		}
 		for _, e := range entries {
-			if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && path.Join(place, e.Name()) != path.Join("ecosystem", pack.OldPlace) {
+			if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && path.Join(place, e.Name()) != path.Join("ecosystem", pack.LegacyDir) {
 				cfg.mendPack(home, path.Join(place, e.Name()), &left, log)
 			}
 		}

@@ -43,7 +43,7 @@ func (s *Service) GateProblem(r *record.Record) (problem string, missing bool) {
 		}
 		return s.gates.parentProblem(id), false
 	}
-	if _, err := s.descriptors.Find(s.Ecosystem, id); errors.Is(err, fs.ErrNotExist) && !errors.Is(err, pack.ErrUnread) && !r.Retired {
+	if _, err := s.descriptors.Find(s.Ecosystem, id); errors.Is(err, fs.ErrNotExist) && !errors.Is(err, pack.ErrUnreadable) && !r.Retired {
 		return fmt.Sprintf("its folder is gone: put it back and scan, or remove the pack with `DELETE /api/packs/%s`", id), true
 	}
 	return "", false

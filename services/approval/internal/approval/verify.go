@@ -114,7 +114,7 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 // known lists the packs that have a record or may have a folder. Where a folder of packs can't be listed, packs without a
 // record are left out; those with one are scanned all the same, and found to be unreadable.
 func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID {
-	ids, unread := pack.Names(s.Ecosystem)
+	ids, unread := pack.PossibleIDs(s.Ecosystem)
 	for _, u := range unread {
 		s.Log.WarnContext(ctx, "could not list a folder of packs", "folder", path.Join("ecosystem", u.Path), "error", u.Err)
 	}
@@ -296,7 +296,7 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 		now.found, err = s.descriptors.Find(s.Ecosystem, id)
 	}
 	switch {
-	case errors.Is(err, pack.ErrUnread): // the pack may be there, but what can't be read can't be compared with what was approved
+	case errors.Is(err, pack.ErrUnreadable): // the pack may be there, but what can't be read can't be compared with what was approved
 		return scanResult{gone: true, problem: err.Error()}, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return scanResult{gone: true, problem: "its folder is gone"}, nil

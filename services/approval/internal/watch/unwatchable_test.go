@@ -20,10 +20,10 @@ import (
 // Where the kernel refuses to watch a folder that packs lie in, the watcher works: nothing counts as unchanged, and what may run is looked
 // at in turns until the folder can be watched.
 func TestAFolderThatCannotBeWatched(t *testing.T) {
-	for _, folder := range []string{".", pack.OldPlace} {
+	for _, folder := range []string{".", pack.LegacyDir} {
 		t.Run(folder, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.Mkdir(dir+"/"+pack.OldPlace, 0o755); err != nil {
+			if err := os.Mkdir(dir+"/"+pack.LegacyDir, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			var there unix.Stat_t

@@ -103,7 +103,7 @@ func New(cfg Config) (w *Watcher, err error) {
 	if w.Limit == 0 {
 		w.Limit = kernelLimit()
 	}
-	w.watchDirs(".", pack.OldPlace)
+	w.watchDirs(".", pack.LegacyDir)
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rumi_approval_unwatched_packs",
 		Help: "Packs that may run and are looked at in turns because not all of them can be watched.",
@@ -228,7 +228,7 @@ func (w *Watcher) receive() {
 		}
 		w.mu.Unlock()
 		if again {
-			w.watchDirs(pack.OldPlace)
+			w.watchDirs(pack.LegacyDir)
 		}
 	}
 }
@@ -269,7 +269,7 @@ func (w *Watcher) handleDirEvent(e event, dir string) (replaced bool) {
 		w.markAllChanged()
 	case e.name == "": // the folder itself was renamed, or has another mode
 		w.markAllChanged()
-	case dir == "." && e.name == pack.OldPlace:
+	case dir == "." && e.name == pack.LegacyDir:
 		w.markAllChanged()
 		return true
 	default:

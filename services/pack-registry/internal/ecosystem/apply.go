@@ -83,7 +83,7 @@ func (e *Ecosystem) apply(ctx context.Context, stagingID string) (applied Applie
 	}
 	for _, p := range st.Packs {
 		if p.Identity == "" {
-			warnings = append(warnings, p.Dir+": "+pack.Anonymous)
+			warnings = append(warnings, p.Dir+": "+pack.NoIdentity)
 		}
 	}
 	return Applied{PackIDs: packIDs(op), Backups: backupPaths(op), Warnings: warnings}, nil

@@ -191,7 +191,7 @@ func TestScan(t *testing.T) {
 		t.Errorf("tidy: %v", warnings)
 	}
 	found := h.eco.Scan()
-	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 5 || found.Warnings[0] != "a: "+pack.Anonymous {
+	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 5 || found.Warnings[0] != "a: "+pack.NoIdentity {
 		t.Errorf("got %+v", found)
 	}
 	for i, id := range map[int]string{1: "a", 2: "b", 4: "old"} {

@@ -42,7 +42,7 @@ func (e *Ecosystem) listHidden(ctx context.Context) (all []string) {
 		e.log.WarnContext(ctx, "could not read the journal to see which hidden folders are in use", "error", err)
 		return nil
 	}
-	for _, dir := range []string{".", pack.OldPlace} {
+	for _, dir := range []string{".", pack.LegacyDir} {
 		names, err := folder.Names(e.root, dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			e.log.WarnContext(ctx, "could not list the hidden folders in ecosystem/", "folder", path.Join("ecosystem", dir), "error", err)

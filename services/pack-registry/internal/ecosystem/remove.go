@@ -54,7 +54,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	for {
 		found, err := pack.Find(e.root, id)
 		if err != nil { // fs.ErrNotExist
-			if errors.Is(err, pack.ErrUnread) {
+			if errors.Is(err, pack.ErrUnreadable) {
 				removed.Warnings = append(removed.Warnings, fmt.Sprintf("Whether a pack '%s' lies in the old place too isn't known: %v", id, err))
 			}
 			if len(made) > 0 {

@@ -77,7 +77,7 @@ func (e *Ecosystem) rollBack(ctx context.Context, id pack.ID, name string) (Roll
 		return RolledBack{}, err
 	}
 	if declared.PackIdentity == "" {
-		warnings = append(warnings, pack.Anonymous)
+		warnings = append(warnings, pack.NoIdentity)
 	}
 	return RolledBack{Version: declared.Version, Backup: backupPaths(op)[string(id)], Warnings: warnings}, nil
 }

@@ -167,7 +167,7 @@ func describe(root *os.Root, dir, name string) (StagedPack, error) {
 	}
 	one := StagedPack{Folder: name, Declared: d.PackID, Identity: d.PackIdentity, Version: d.Version}
 	if one.Identity == "" {
-		one.Warnings = []string{pack.Anonymous}
+		one.Warnings = []string{pack.NoIdentity}
 	}
 	one.Warnings = append(one.Warnings, pack.Warnings(d, inner.FS())...)
 	return one, nil
