@@ -52,11 +52,11 @@ const (
 	MaxText = 4096
 	// keptSuperseded is how many superseded candidates of a pack are kept, the latest. Ones that were rejected stay
 	// beyond that: a pack that brings the same bytes again must not have shaken off its rejections.
-	keptSuperseded = 20
+	maxSuperseded = 20
 )
 
 // Standing is what the rules are about.
-type Standing struct {
+type Status struct {
 	State         State
 	RejectCount   int
 	CooldownUntil time.Time // zero unless rejected
@@ -66,7 +66,7 @@ type Standing struct {
 type Item[P any] struct {
 	Key    string
 	PackID string
-	Standing
+	Status
 	CreatedAt time.Time
 	UpdatedAt time.Time // of the last change; of a blocked one, when it was blocked
 	Actor     string    // who made the last decision, "" before the first

@@ -152,7 +152,7 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 	verb := Install
 	if failed, ok := errors.AsType[failure](err); ok {
 		verb = Fail
-		item.LastError = cutText(fault.Of(failed.err).Message)
+		item.LastError = clipText(fault.Of(failed.err).Message)
 	} else if err != nil {
 		return item, err
 	}
@@ -229,7 +229,7 @@ func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, chang
 		if err := change(&decided); err != nil {
 			return err
 		}
-		decided.Standing, decided.UpdatedAt, decided.Actor = next, now, origin.Of(ctx).Actor
+		decided.Status, decided.UpdatedAt, decided.Actor = next, now, origin.Of(ctx).Actor
 		if err := update(tx, decided); err != nil {
 			return err
 		}

@@ -103,11 +103,11 @@ func TestLifeOfACandidate(t *testing.T) {
 		}
 		for n := 1; n <= 3; n++ {
 			got, err := o.Reject(operator(t), "b:1", "no")
-			want := candidate.Standing{State: candidate.Rejected, RejectCount: n, CooldownUntil: o.now.Add(time.Hour)}
+			want := candidate.Status{State: candidate.Rejected, RejectCount: n, CooldownUntil: o.now.Add(time.Hour)}
 			if n == 3 {
-				want = candidate.Standing{State: candidate.Blocked, RejectCount: 3}
+				want = candidate.Status{State: candidate.Blocked, RejectCount: 3}
 			}
-			if err != nil || got.Standing != want {
+			if err != nil || got.Status != want {
 				t.Fatalf("rejection %d: %+v, %v", n, got, err)
 			}
 		}
@@ -117,7 +117,7 @@ func TestLifeOfACandidate(t *testing.T) {
 		if r := o.scan(t, "a:1", "b:1"); r.SkippedInstalled != 1 || r.SkippedBlocked != 1 || r.PendingCreated != 0 {
 			t.Fatalf("second scan: %+v", r)
 		}
-		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Standing != (candidate.Standing{State: candidate.Pending}) {
+		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Status != (candidate.Status{State: candidate.Pending}) {
 			t.Fatalf("unblock: %+v, %v", got, err)
 		}
 		want := []string{
@@ -151,7 +151,7 @@ func TestCooldown(t *testing.T) {
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
 			t.Fatalf("at its end: %+v", r)
 		}
-		if got := o.get(t, "a:1"); got.Standing != (candidate.Standing{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
+		if got := o.get(t, "a:1"); got.Status != (candidate.Status{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
 			t.Errorf("%+v", got)
 		}
 	})

@@ -63,7 +63,7 @@ func (a answers[P, V]) reject(ctx context.Context, req wire.DecisionRequest) (wi
 }
 
 // CoolsUntil is CooldownUntil as answers have it: nil, which is null, unless there is a cooldown.
-func (s Standing) CoolsUntil() *time.Time {
+func (s Status) CoolsUntil() *time.Time {
 	if s.CooldownUntil.IsZero() {
 		return nil
 	}

@@ -19,7 +19,7 @@ func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []S
 
 // Notice records a scan that nobody asked for. Candidates that wait, failed or were rejected stay as they are while their bytes
 // are there: an operator may have seen them so. The next Scan counts the candidates that Notice added as new.
-func (c *Candidates[P]) Notice(ctx context.Context, found []Found[P], problems []ScanError) error {
+func (c *Candidates[P]) BackgroundScan(ctx context.Context, found []Found[P], problems []ScanError) error {
 	_, err := c.scan(ctx, found, problems, false)
 	return err
 }
@@ -27,30 +27,30 @@ func (c *Candidates[P]) Notice(ctx context.Context, found []Found[P], problems [
 // scanning is one scan in its transaction.
 type scanning[P any] struct {
 	*Candidates[P]
-	tx      *store.Tx
-	now     time.Time
-	asked   bool // by an operator
-	result  ScanResult
-	changed bool // counts are others than before
+	tx        *store.Tx
+	now       time.Time
+	requested bool // by an operator
+	result    ScanResult
+	changed   bool // counts are others than before
 }
 
-func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []ScanError, asked bool) (ScanResult, error) {
+func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []ScanError, requested bool) (ScanResult, error) {
 	var s *scanning[P]
 	err := c.db.Tx(ctx, func(tx *store.Tx) error {
-		s = &scanning[P]{Candidates: c, tx: tx, now: c.cfg.Now(), asked: asked}
+		s = &scanning[P]{Candidates: c, tx: tx, now: c.cfg.Now(), requested: requested}
 		s.result = ScanResult{Scanned: len(found) + len(problems), Errors: append([]ScanError{}, problems...)}
 		seen := make(map[string]bool, len(found))
 		for _, f := range found {
 			seen[f.Key] = true
-			if err := s.saw(f); err != nil {
+			if err := s.recordSeen(f); err != nil {
 				return err
 			}
 		}
-		unsure := make(map[string]bool, len(problems))
+		unreadable := make(map[string]bool, len(problems))
 		for _, p := range problems {
-			unsure[p.PackID] = true
+			unreadable[p.PackID] = true
 		}
-		return s.gone(seen, unsure)
+		return s.supersedeMissing(seen, unreadable)
 	})
 	if err != nil {
 		return ScanResult{}, fmt.Errorf("scan candidates: %w", err)
@@ -62,20 +62,20 @@ func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []S
 }
 
 // saw takes note of one candidate that is there.
-func (s *scanning[P]) saw(f Found[P]) error {
+func (s *scanning[P]) recordSeen(f Found[P]) error {
 	item, err := load[P](s.tx, f.Key)
 	if errors.Is(err, store.ErrNoRows) {
 		s.result.PendingCreated++
 		s.changed = true
 		return insert(s.tx, Item[P]{
-			Key: f.Key, PackID: f.PackID, Standing: Standing{State: Pending}, CreatedAt: s.now, UpdatedAt: s.now, Payload: f.Payload, announced: s.asked,
+			Key: f.Key, PackID: f.PackID, Status: Status{State: Pending}, CreatedAt: s.now, UpdatedAt: s.now, Payload: f.Payload, announced: s.requested,
 		})
 	}
 	if err != nil {
 		return err
 	}
 	before := item.State
-	if !s.asked && (waitsForOperator(before) || before == Pending) {
+	if !s.requested && (waitsForOperator(before) || before == Pending) {
 		// An operator may have seen what a pending one was: an approval of it must not be one of something else.
 		return nil
 	}
@@ -83,11 +83,11 @@ func (s *scanning[P]) saw(f Found[P]) error {
 	if err != nil {
 		return err
 	}
-	if item.Standing, err = item.Apply(verb, s.now); err != nil {
+	if item.Status, err = item.Apply(verb, s.now); err != nil {
 		return err
 	}
-	told := item.announced
-	s.count(before, item.State, told)
+	wasAnnounced := item.announced
+	s.count(before, item.State, wasAnnounced)
 	if item.State != before {
 		s.changed = true
 		item.UpdatedAt, item.LastError = s.now, ""
@@ -97,7 +97,7 @@ func (s *scanning[P]) saw(f Found[P]) error {
 	}
 	if item.State == Pending {
 		item.Payload, item.LastError = f.Payload, ""
-		item.announced = s.asked || told && before == Pending
+		item.announced = s.requested || wasAnnounced && before == Pending
 	}
 	return update(s.tx, item)
 }
@@ -120,9 +120,9 @@ func (s *scanning[P]) verb(item Item[P], f Found[P]) (Verb, error) {
 // waitsForOperator says whether the next step is an operator's, or that of a scan that an operator asks for.
 func waitsForOperator(state State) bool { return state == Failed || state == Rejected }
 
-func (s *scanning[P]) count(before, after State, told bool) {
+func (s *scanning[P]) count(before, after State, wasAnnounced bool) {
 	switch {
-	case after == Pending && (before != Pending || !told):
+	case after == Pending && (before != Pending || !wasAnnounced):
 		s.result.PendingCreated++
 	case after == Pending:
 		s.result.SkippedPending++
@@ -137,14 +137,14 @@ func (s *scanning[P]) count(before, after State, told bool) {
 
 // gone supersedes the candidates that were not seen, but for those of packs about which nobody can be sure and for what is in
 // use.
-func (s *scanning[P]) gone(seen, unsure map[string]bool) error {
+func (s *scanning[P]) supersedeMissing(seen, unreadable map[string]bool) error {
 	items, err := query[P](s.tx, `state NOT IN (?, ?)`, string(Blocked), string(Superseded))
 	if err != nil {
 		return err
 	}
 	packs := map[string]bool{}
 	for _, item := range items {
-		if seen[item.Key] || unsure[item.PackID] || !s.asked && waitsForOperator(item.State) {
+		if seen[item.Key] || unreadable[item.PackID] || !s.requested && waitsForOperator(item.State) {
 			continue
 		}
 		if item.State == Installed {
@@ -154,7 +154,7 @@ func (s *scanning[P]) gone(seen, unsure map[string]bool) error {
 				continue
 			}
 		}
-		if item.Standing, err = item.Apply(Supersede, s.now); err != nil {
+		if item.Status, err = item.Apply(Supersede, s.now); err != nil {
 			return err
 		}
 		item.UpdatedAt, item.LastError = s.now, ""
@@ -176,7 +176,7 @@ func forgetSuperseded(tx *store.Tx, packID string) error {
 	_, err := tx.Exec(`DELETE FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0 AND candidate_key NOT IN (
 		SELECT candidate_key FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0
 		ORDER BY updated_at DESC, candidate_key LIMIT ?)`,
-		packID, string(Superseded), packID, string(Superseded), keptSuperseded)
+		packID, string(Superseded), packID, string(Superseded), maxSuperseded)
 	return err
 }
 

@@ -13,7 +13,7 @@ import (
 
 func (o *owner) notice(t *testing.T, keys ...string) {
 	t.Helper()
-	if err := o.Notice(t.Context(), found(keys...), nil); err != nil {
+	if err := o.BackgroundScan(t.Context(), found(keys...), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -60,7 +60,7 @@ func TestSuperseded(t *testing.T) {
 			t.Errorf("when they come back: %+v; want the rejected one to cool down, the other pending", got)
 		}
 		if got := o.get(t, "p:rejected"); got.State != candidate.Rejected || got.RejectCount != 1 {
-			t.Errorf("the rejected one is %+v, want its rejection to count", got.Standing)
+			t.Errorf("the rejected one is %+v, want its rejection to count", got.Status)
 		}
 	})
 }

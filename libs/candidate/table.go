@@ -86,7 +86,7 @@ func number(b bool) int {
 }
 
 // cutText keeps what MaxText has room for, as valid UTF-8 that every database can hold.
-func cutText(s string) string {
+func clipText(s string) string {
 	s = strings.ReplaceAll(s, "\x00", "\uFFFD")
 	if len(s) > MaxText {
 		s = s[:MaxText]

@@ -24,21 +24,21 @@ const (
 )
 
 // rule says what a verb makes of a standing, or why it may not.
-type rule func(s Standing, now time.Time) (Standing, *fault.Fault)
+type rule func(s Status, now time.Time) (Status, *fault.Fault)
 
 // transitions is the whole state machine. An operator's approval is good in any state but blocked: the cooldown keeps
 // packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
 var transitions = map[State]map[Verb]rule{
-	Pending:    {Scan: stays, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Installed:  {Scan: stays, Renew: goesTo(Pending), Install: stays, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked, Supersede: isSuperseded, Withdraw: isRejected},
-	Rejected:   {Scan: comesBack, Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Failed:     {Scan: goesTo(Pending), Renew: stays, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Blocked:    {Scan: stays, Renew: stays, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked, Supersede: stays, Withdraw: notInstalled},
-	Superseded: {Scan: isSeenAgain, Renew: isSeenAgain, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: stays, Withdraw: notInstalled},
+	Pending:    {Scan: unchanged, Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Installed:  {Scan: unchanged, Renew: goesTo(Pending), Install: unchanged, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked, Supersede: isSuperseded, Withdraw: isRejected},
+	Rejected:   {Scan: endCooldown, Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Failed:     {Scan: goesTo(Pending), Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
+	Blocked:    {Scan: unchanged, Renew: unchanged, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked, Supersede: unchanged, Withdraw: notInstalled},
+	Superseded: {Scan: isSeenAgain, Renew: isSeenAgain, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: unchanged, Withdraw: notInstalled},
 }
 
 // Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.
-func (s Standing) Apply(verb Verb, now time.Time) (Standing, error) {
+func (s Status) Apply(verb Verb, now time.Time) (Status, error) {
 	next, refusal := transitions[s.State][verb](s, now)
 	if refusal != nil {
 		return s, refusal
@@ -46,49 +46,49 @@ func (s Standing) Apply(verb Verb, now time.Time) (Standing, error) {
 	return next, nil
 }
 
-func stays(s Standing, _ time.Time) (Standing, *fault.Fault) { return s, nil }
+func unchanged(s Status, _ time.Time) (Status, *fault.Fault) { return s, nil }
 
 func goesTo(to State) rule {
-	return func(s Standing, _ time.Time) (Standing, *fault.Fault) {
-		return Standing{State: to, RejectCount: s.RejectCount}, nil
+	return func(s Status, _ time.Time) (Status, *fault.Fault) {
+		return Status{State: to, RejectCount: s.RejectCount}, nil
 	}
 }
 
-func isRejected(s Standing, now time.Time) (Standing, *fault.Fault) {
+func isRejected(s Status, now time.Time) (Status, *fault.Fault) {
 	count := s.RejectCount + 1
 	if count >= BlockedAfter {
-		return Standing{State: Blocked, RejectCount: count}, nil
+		return Status{State: Blocked, RejectCount: count}, nil
 	}
-	return Standing{State: Rejected, RejectCount: count, CooldownUntil: now.Add(Cooldown)}, nil
+	return Status{State: Rejected, RejectCount: count, CooldownUntil: now.Add(Cooldown)}, nil
 }
 
-func comesBack(s Standing, now time.Time) (Standing, *fault.Fault) {
+func endCooldown(s Status, now time.Time) (Status, *fault.Fault) {
 	if now.Before(s.CooldownUntil) {
 		return s, nil
 	}
-	return Standing{State: Pending, RejectCount: s.RejectCount}, nil
+	return Status{State: Pending, RejectCount: s.RejectCount}, nil
 }
 
 // isSuperseded keeps a cooldown, which counts again when the bytes come back.
-func isSuperseded(s Standing, _ time.Time) (Standing, *fault.Fault) {
+func isSuperseded(s Status, _ time.Time) (Status, *fault.Fault) {
 	s.State = Superseded
 	return s, nil
 }
 
-func isSeenAgain(s Standing, now time.Time) (Standing, *fault.Fault) {
+func isSeenAgain(s Status, now time.Time) (Status, *fault.Fault) {
 	if now.Before(s.CooldownUntil) {
 		s.State = Rejected
 		return s, nil
 	}
-	return Standing{State: Pending, RejectCount: s.RejectCount}, nil
+	return Status{State: Pending, RejectCount: s.RejectCount}, nil
 }
 
-func isUnblocked(Standing, time.Time) (Standing, *fault.Fault) {
-	return Standing{State: Pending}, nil
+func isUnblocked(Status, time.Time) (Status, *fault.Fault) {
+	return Status{State: Pending}, nil
 }
 
 func refused(code, text string) rule {
-	return func(s Standing, _ time.Time) (Standing, *fault.Fault) {
+	return func(s Status, _ time.Time) (Status, *fault.Fault) {
 		return s, fault.Conflict("%s", text).With(code)
 	}
 }
@@ -98,6 +98,6 @@ var (
 	notInstalled = refused("candidate_not_installed", "Candidate is not installed")
 )
 
-func notBlocked(s Standing, _ time.Time) (Standing, *fault.Fault) {
+func notBlocked(s Status, _ time.Time) (Status, *fault.Fault) {
 	return s, fault.NotFound("Candidate not found in blocked list").With("candidate_not_blocked")
 }

@@ -19,14 +19,14 @@ func TestTransitions(t *testing.T) {
 		notInList      = "Candidate not found in blocked list"
 		notInstalled   = "Candidate is not installed"
 	)
-	pending, done, failed := Standing{Pending, 0, time.Time{}}, Standing{Installed, 0, time.Time{}}, Standing{Failed, 0, time.Time{}}
-	cooling, cooled := Standing{Rejected, 1, now.Add(time.Nanosecond)}, Standing{Rejected, 1, now}
-	blocked, gone := Standing{Blocked, 3, time.Time{}}, Standing{Superseded, 0, time.Time{}}
+	pending, done, failed := Status{Pending, 0, time.Time{}}, Status{Installed, 0, time.Time{}}, Status{Failed, 0, time.Time{}}
+	cooling, cooled := Status{Rejected, 1, now.Add(time.Nanosecond)}, Status{Rejected, 1, now}
+	blocked, superseded := Status{Blocked, 3, time.Time{}}, Status{Superseded, 0, time.Time{}}
 	cases := []struct {
 		name string
-		from Standing
+		from Status
 		verb Verb
-		want Standing
+		want Status
 		text string
 		kind fault.Kind
 	}{
@@ -34,33 +34,33 @@ func TestTransitions(t *testing.T) {
 		{"pending", pending, Renew, pending, "", 0},
 		{"pending", pending, Install, done, "", 0},
 		{"pending", pending, Fail, failed, "", 0},
-		{"pending", pending, Reject, Standing{Rejected, 1, later}, "", 0},
+		{"pending", pending, Reject, Status{Rejected, 1, later}, "", 0},
 		{"pending", pending, Unblock, pending, notInList, fault.KindNotFound},
-		{"pending again", Standing{Pending, 1, time.Time{}}, Reject, Standing{Rejected, 2, later}, "", 0},
-		{"pending again", Standing{Pending, 2, time.Time{}}, Reject, blocked, "", 0},
-		{"pending again", Standing{Pending, 2, time.Time{}}, Install, Standing{Installed, 2, time.Time{}}, "", 0},
+		{"pending again", Status{Pending, 1, time.Time{}}, Reject, Status{Rejected, 2, later}, "", 0},
+		{"pending again", Status{Pending, 2, time.Time{}}, Reject, blocked, "", 0},
+		{"pending again", Status{Pending, 2, time.Time{}}, Install, Status{Installed, 2, time.Time{}}, "", 0},
 
 		{"installed", done, Scan, done, "", 0},
-		{"installed", done, Renew, Standing{Pending, 0, time.Time{}}, "", 0},
+		{"installed", done, Renew, Status{Pending, 0, time.Time{}}, "", 0},
 		{"installed", done, Install, done, "", 0},
 		{"installed", done, Fail, done, installed, fault.KindConflict},
 		{"installed", done, Reject, done, cannotReject, fault.KindConflict},
 		{"installed", done, Unblock, done, notInList, fault.KindNotFound},
 
 		{"cooling", cooling, Scan, cooling, "", 0},
-		{"cooled", cooled, Scan, Standing{Pending, 1, time.Time{}}, "", 0},
+		{"cooled", cooled, Scan, Status{Pending, 1, time.Time{}}, "", 0},
 		{"cooled", cooled, Renew, cooled, "", 0},
-		{"cooling", cooling, Install, Standing{Installed, 1, time.Time{}}, "", 0},
-		{"cooling", cooling, Fail, Standing{Failed, 1, time.Time{}}, "", 0},
-		{"cooling", cooling, Reject, Standing{Rejected, 2, later}, "", 0},
-		{"cooling twice", Standing{Rejected, 2, later}, Reject, blocked, "", 0},
+		{"cooling", cooling, Install, Status{Installed, 1, time.Time{}}, "", 0},
+		{"cooling", cooling, Fail, Status{Failed, 1, time.Time{}}, "", 0},
+		{"cooling", cooling, Reject, Status{Rejected, 2, later}, "", 0},
+		{"cooling twice", Status{Rejected, 2, later}, Reject, blocked, "", 0},
 		{"cooling", cooling, Unblock, cooling, notInList, fault.KindNotFound},
 
 		{"failed", failed, Scan, pending, "", 0},
 		{"failed", failed, Renew, failed, "", 0},
 		{"failed", failed, Install, done, "", 0},
 		{"failed", failed, Fail, failed, "", 0},
-		{"failed", failed, Reject, Standing{Rejected, 1, later}, "", 0},
+		{"failed", failed, Reject, Status{Rejected, 1, later}, "", 0},
 		{"failed", failed, Unblock, failed, notInList, fault.KindNotFound},
 
 		{"blocked", blocked, Scan, blocked, "", 0},
@@ -70,29 +70,29 @@ func TestTransitions(t *testing.T) {
 		{"blocked", blocked, Reject, blocked, alreadyBlocked, fault.KindConflict},
 		{"blocked", blocked, Unblock, pending, "", 0},
 
-		{"pending", pending, Supersede, gone, "", 0},
-		{"pending again", Standing{Pending, 2, time.Time{}}, Supersede, Standing{Superseded, 2, time.Time{}}, "", 0},
-		{"installed", done, Supersede, gone, "", 0},
-		{"cooling", cooling, Supersede, Standing{Superseded, 1, cooling.CooldownUntil}, "", 0},
-		{"failed", failed, Supersede, gone, "", 0},
+		{"pending", pending, Supersede, superseded, "", 0},
+		{"pending again", Status{Pending, 2, time.Time{}}, Supersede, Status{Superseded, 2, time.Time{}}, "", 0},
+		{"installed", done, Supersede, superseded, "", 0},
+		{"cooling", cooling, Supersede, Status{Superseded, 1, cooling.CooldownUntil}, "", 0},
+		{"failed", failed, Supersede, superseded, "", 0},
 		{"blocked", blocked, Supersede, blocked, "", 0},
-		{"superseded", gone, Supersede, gone, "", 0},
-		{"superseded", gone, Scan, pending, "", 0},
-		{"superseded", gone, Renew, pending, "", 0},
-		{"superseded, cooling", Standing{Superseded, 1, cooling.CooldownUntil}, Scan, cooling, "", 0},
-		{"superseded, cooled", Standing{Superseded, 1, now}, Scan, Standing{Pending, 1, time.Time{}}, "", 0},
-		{"superseded", gone, Install, done, "", 0},
-		{"superseded", gone, Fail, failed, "", 0},
-		{"superseded", gone, Reject, Standing{Rejected, 1, later}, "", 0},
-		{"superseded", gone, Unblock, gone, notInList, fault.KindNotFound},
+		{"superseded", superseded, Supersede, superseded, "", 0},
+		{"superseded", superseded, Scan, pending, "", 0},
+		{"superseded", superseded, Renew, pending, "", 0},
+		{"superseded, cooling", Status{Superseded, 1, cooling.CooldownUntil}, Scan, cooling, "", 0},
+		{"superseded, cooled", Status{Superseded, 1, now}, Scan, Status{Pending, 1, time.Time{}}, "", 0},
+		{"superseded", superseded, Install, done, "", 0},
+		{"superseded", superseded, Fail, failed, "", 0},
+		{"superseded", superseded, Reject, Status{Rejected, 1, later}, "", 0},
+		{"superseded", superseded, Unblock, superseded, notInList, fault.KindNotFound},
 
 		{"pending", pending, Withdraw, pending, notInstalled, fault.KindConflict},
-		{"installed", done, Withdraw, Standing{Rejected, 1, later}, "", 0},
-		{"installed at last", Standing{Installed, 2, time.Time{}}, Withdraw, blocked, "", 0},
+		{"installed", done, Withdraw, Status{Rejected, 1, later}, "", 0},
+		{"installed at last", Status{Installed, 2, time.Time{}}, Withdraw, blocked, "", 0},
 		{"cooling", cooling, Withdraw, cooling, notInstalled, fault.KindConflict},
 		{"failed", failed, Withdraw, failed, notInstalled, fault.KindConflict},
 		{"blocked", blocked, Withdraw, blocked, notInstalled, fault.KindConflict},
-		{"superseded", gone, Withdraw, gone, notInstalled, fault.KindConflict},
+		{"superseded", superseded, Withdraw, superseded, notInstalled, fault.KindConflict},
 	}
 	seen := map[State]map[Verb]bool{}
 	for _, c := range cases {

@@ -109,7 +109,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	}
 	gatekeeper := approval.NewClient(rt.Peer(approval.Service))
 	approved := tree.NewCache(trees, func(ctx context.Context, digest string) (io.ReadCloser, error) { return gatekeeper.Tree(ctx, digest) })
-	notify := candidate.NewTask("telling approval of candidates", gatekeeper.RefreshPending)
+	notify := candidate.NewTask("notifying approval of pending locks", gatekeeper.RefreshPending)
 	notify.Due() // what changed while it or this service was away must be told, too
 	rt.Go("pending counts", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 
@@ -119,7 +119,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 		Changed: func(context.Context) { notify.Due() },
 	})
 	// A lock waits from when its pack brings it, not from when somebody thinks of a scan.
-	notice := candidate.NewTask("looking for locks of packs", i.NoticeLocks)
+	notice := candidate.NewTask("scanning packs for locks", i.BackgroundScanLocks)
 	gates.OnChange(func(gate.Change) { notice.Due() })
 	rt.Go("locks of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
 	rt.Go("gates", func(ctx context.Context) error { return gates.Follow(ctx, rt.Peer(approval.Service)) })

@@ -118,7 +118,7 @@ func (s *Service) Notice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.candidates.Notice(ctx, found, problems)
+	return s.candidates.BackgroundScan(ctx, found, problems)
 }
 
 func (s *Service) look(ctx context.Context) (found []candidate.Found[Candidate], problems []candidate.ScanError, err error) {

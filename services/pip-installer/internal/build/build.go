@@ -111,7 +111,7 @@ type request struct {
 	AllowCIDRs   []string            `json:"allow_cidrs"`
 }
 
-func (b *Builder) prepare(req Request) (*work, error) {
+func (b *Builder) prepare(req Request) (*workDir, error) {
 	r := request{Extras: map[string][]string{}, IndexURL: req.IndexURL, AllowSdist: req.AllowSdist, AllowCIDRs: append([]string{}, b.cfg.AllowCIDRs...)}
 	for _, requirement := range req.Requirements {
 		r.Requirements = append(r.Requirements, requirement.String())
@@ -137,7 +137,7 @@ type result struct {
 	Message string `json:"message"`
 }
 
-func (b *Builder) run(ctx context.Context, w *work, packID string) error {
+func (b *Builder) run(ctx context.Context, w *workDir, packID string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, maxTime, &Failure{Reason: fmt.Sprintf("the build took longer than %v", maxTime)})
 	defer cancel()
 	spec := b.spec(w, []string{"python3", "-I", "/build/build.py"})
@@ -164,10 +164,10 @@ func (b *Builder) run(ctx context.Context, w *work, packID string) error {
 	if exit.OOMKilled {
 		return &Failure{Reason: "the build needs more memory than a builder has"}
 	}
-	return judge(exit, lines)
+	return parseResult(exit, lines)
 }
 
-func (b *Builder) spec(w *work, argv []string) sandbox.Spec {
+func (b *Builder) spec(w *workDir, argv []string) sandbox.Spec {
 	return sandbox.Spec{
 		Kind: sandbox.Builder, Name: w.name, Image: b.cfg.Image, Dir: "/work",
 		Command: append([]string{"/usr/local/bin/rumi-runtime", "run", "--"}, argv...),
@@ -206,31 +206,31 @@ func (b *Builder) container(ctx context.Context, spec sandbox.Spec) (exit sandbo
 }
 
 // judge makes an error of how build.py ended and what was printed, all of it in the hands of whom it builds for.
-func judge(exit sandbox.Exit, lines []sandbox.Line) error {
-	var said result
-	var complaints []string
+func parseResult(exit sandbox.Exit, lines []sandbox.Line) error {
+	var reported result
+	var pipErrors []string
 	for _, line := range lines {
 		if line.Stream == "stdout" && strings.HasPrefix(line.Text, "{") {
-			said = result{}
-			_ = json.Unmarshal([]byte(line.Text), &said) // no result is the zero one
+			reported = result{}
+			_ = json.Unmarshal([]byte(line.Text), &reported) // no result is the zero one
 		} else if text, ok := strings.CutPrefix(line.Text, "ERROR: "); ok {
-			complaints = append(complaints, text)
+			pipErrors = append(pipErrors, text)
 		}
 	}
-	if said.OK && exit.Code == 0 {
+	if reported.OK && exit.Code == 0 {
 		return nil
 	}
-	reason := printable(strings.Join(complaints, "; "))
+	reason := printable(strings.Join(pipErrors, "; "))
 	if reason == "" {
 		reason = fmt.Sprintf("the builder ended with status %d", exit.Code)
 	}
-	switch said.Kind {
+	switch reported.Kind {
 	case "unreachable":
 		return &Failure{Reason: reason, Unreachable: true}
 	case "address":
-		return &AddressError{Host: printable(said.Message)}
+		return &AddressError{Host: printable(reported.Message)}
 	case "unlisted":
-		return &Failure{Reason: "the lock does not list a dependency: " + printable(said.Message)}
+		return &Failure{Reason: "the lock does not list a dependency: " + printable(reported.Message)}
 	default:
 		return &Failure{Reason: reason}
 	}
@@ -267,7 +267,7 @@ func (b *Builder) Sweep(ctx context.Context) error {
 	err = errors.Join(err, readErr)
 	for _, e := range entries {
 		if info, statErr := e.Info(); statErr == nil && e.IsDir() && time.Since(info.ModTime()) >= orphanAge {
-			err = errors.Join(err, (&work{builder: b, name: e.Name(), dir: filepath.Join(b.cfg.Dir, e.Name())}).remove())
+			err = errors.Join(err, (&workDir{builder: b, name: e.Name(), dir: filepath.Join(b.cfg.Dir, e.Name())}).remove())
 		}
 	}
 	if err != nil {

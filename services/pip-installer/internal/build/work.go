@@ -15,19 +15,19 @@ import (
 
 // work is the folder of one build. It can't be entered by others; in it are input, which the builder reads, and
 // scratch, which it writes. A builder runs as nobody, so scratch is open to all who get that far: the builder.
-type work struct {
+type workDir struct {
 	builder *Builder
 	name    string // of the folder and of the container
 	dir     string
 	free    uint64 // bytes on its file system when it was made
 }
 
-func (w *work) input() string   { return filepath.Join(w.dir, "input") }
-func (w *work) scratch() string { return filepath.Join(w.dir, "scratch") }
+func (w *workDir) input() string   { return filepath.Join(w.dir, "input") }
+func (w *workDir) scratch() string { return filepath.Join(w.dir, "scratch") }
 
-func (b *Builder) newWork(files map[string][]byte) (w *work, err error) {
+func (b *Builder) newWork(files map[string][]byte) (w *workDir, err error) {
 	name := rand.Text()
-	w = &work{builder: b, name: name, dir: filepath.Join(b.cfg.Dir, name)}
+	w = &workDir{builder: b, name: name, dir: filepath.Join(b.cfg.Dir, name)}
 	if w.free, err = freeSpace(b.cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (b *Builder) newWork(files map[string][]byte) (w *work, err error) {
 
 // remove removes the folder. What the builder wrote is nobody's, in folders that only nobody may change: where this
 // process isn't root, another builder empties scratch first.
-func (w *work) remove() error {
+func (w *workDir) remove() error {
 	err := os.RemoveAll(w.dir)
 	if err == nil || !errors.Is(err, fs.ErrPermission) {
 		return err
@@ -81,7 +81,7 @@ func (w *work) remove() error {
 
 // watchDisk returns true as soon as the file system has lost maxDisk since the work began, false when ctx ends. It can't
 // know who took it; a builder that is stopped for another's sake may be asked again.
-func (w *work) watchDisk(ctx context.Context) bool {
+func (w *workDir) watchDisk(ctx context.Context) bool {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {

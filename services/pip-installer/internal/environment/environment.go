@@ -74,7 +74,7 @@ func (s *Store) Add(ctx context.Context, built string, locked []lock.Requirement
 		}
 	}
 	env := api.Environment{Digest: m.Digest(), Packages: packages}
-	if err := s.keep(ctx, root, m, env.Digest); err != nil {
+	if err := s.store(ctx, root, m, env.Digest); err != nil {
 		return api.Environment{}, fmt.Errorf("add environment: %w", err)
 	}
 	return env, nil
@@ -97,7 +97,7 @@ func readSmall(root *os.Root, name string) ([]byte, error) {
 }
 
 // keep copies a tree into the folder the way it would come from another machine: hashed on the way, synced, renamed.
-func (s *Store) keep(ctx context.Context, root *os.Root, m tree.Manifest, digest string) error {
+func (s *Store) store(ctx context.Context, root *os.Root, m tree.Manifest, digest string) error {
 	switch _, err := s.cache.Get(ctx, digest); {
 	case err == nil:
 		return nil

@@ -116,9 +116,9 @@ func metadata(dir string, text []byte) (api.Package, error) {
 		}
 	}
 	name, version, _ := strings.Cut(strings.TrimSuffix(dir, distInfo), "-")
-	said, ok := lock.ParseVersion(p.Version)
+	stated, ok := lock.ParseVersion(p.Version)
 	named, ok2 := lock.ParseVersion(strings.ReplaceAll(version, "_", "-"))
-	if !ok || !ok2 || said != named || lock.NormalizeName(p.Name) != lock.NormalizeName(name) {
+	if !ok || !ok2 || stated != named || lock.NormalizeName(p.Name) != lock.NormalizeName(name) {
 		return p, refuse("METADATA in %q says %.60q %.60q", dir, p.Name, p.Version)
 	}
 	return p, nil

@@ -16,7 +16,7 @@ import (
 )
 
 // places are where a pack may have a lock, relative to its folder.
-var places = []string{"requirements.lock", "backend/requirements.lock"}
+var lockPaths = []string{"requirements.lock", "backend/requirements.lock"}
 
 // Lock is the payload of a candidate: what a scan saw of a lock, and what approving it added.
 type Lock struct {
@@ -52,5 +52,5 @@ func ValidKey(s string) bool {
 		return false
 	}
 	_, err := pack.ParseID(part[0])
-	return err == nil && slices.Contains(places, part[1]) && hexSHA256.MatchString(part[2])
+	return err == nil && slices.Contains(lockPaths, part[1]) && hexSHA256.MatchString(part[2])
 }

@@ -69,12 +69,12 @@ func (i *Installer) Remove(ctx context.Context, packID string) (removed bool, er
 
 // fresh is how long an environment is left alone that no candidate has: another replica may be about to say that it is
 // installed.
-const fresh = time.Hour
+const orphanAge = time.Hour
 
 // Sweep removes the environments that no installed candidate has: those given, and those that are not fresh.
 func (i *Installer) Sweep(ctx context.Context, given ...string) error {
-	i.keeping.Lock()
-	defer i.keeping.Unlock()
+	i.sweepLock.Lock()
+	defer i.sweepLock.Unlock()
 	installed, err := i.List(ctx, candidate.Installed)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (i *Installer) Sweep(ctx context.Context, given ...string) error {
 		wanted[item.Payload.Environment.Digest] = true
 	}
 	err = i.cfg.Environments.Sweep(func(digest string, age time.Duration) bool {
-		return wanted[digest] || age < fresh && !slices.Contains(given, digest)
+		return wanted[digest] || age < orphanAge && !slices.Contains(given, digest)
 	})
 	if err != nil {
 		return fmt.Errorf("remove environments: %w", err)

@@ -51,7 +51,7 @@ type Installer struct {
 
 	// keeping is held for reading from when an environment is kept until a candidate says that it is installed, and for
 	// writing by Sweep.
-	keeping sync.RWMutex
+	sweepLock sync.RWMutex
 }
 
 // New makes an Installer.
@@ -63,7 +63,7 @@ func New(cfg Config) *Installer {
 
 // ScanLocks asks what locks lie in packs and takes note of them.
 func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error) {
-	found, problems, err := i.look(ctx)
+	found, problems, err := i.findLocks(ctx)
 	if err != nil {
 		return candidate.ScanResult{}, err
 	}
@@ -71,16 +71,16 @@ func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error)
 }
 
 // NoticeLocks is ScanLocks without an operator who asked for it: see candidate.Candidates.Notice.
-func (i *Installer) NoticeLocks(ctx context.Context) error {
-	found, problems, err := i.look(ctx)
+func (i *Installer) BackgroundScanLocks(ctx context.Context) error {
+	found, problems, err := i.findLocks(ctx)
 	if err != nil {
 		return err
 	}
-	return i.Notice(ctx, found, problems)
+	return i.BackgroundScan(ctx, found, problems)
 }
 
-func (i *Installer) look(ctx context.Context) (found []candidate.Found[Lock], problems []candidate.ScanError, err error) {
-	packs, err := i.cfg.Registry.Select(ctx, places...)
+func (i *Installer) findLocks(ctx context.Context) (found []candidate.Found[Lock], problems []candidate.ScanError, err error) {
+	packs, err := i.cfg.Registry.Select(ctx, lockPaths...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("scan locks: %w", err)
 	}
@@ -122,15 +122,15 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 	if len(decision.Notes) > candidate.MaxText {
 		return Item{}, fault.TooLong("notes", candidate.MaxText)
 	}
-	keeping := false
+	locked := false
 	defer func() {
-		if keeping {
-			i.keeping.RUnlock()
+		if locked {
+			i.sweepLock.RUnlock()
 		}
 	}()
 	return i.Candidates.Approve(ctx, key, func(ctx context.Context, item *Item) error {
 		item.Payload.AllowSdist, item.Payload.IndexURL, item.Payload.Notes = decision.AllowSdist, index, decision.Notes
-		if err := i.unchanged(ctx, item); err != nil {
+		if err := i.checkUnchanged(ctx, item); err != nil {
 			return err
 		}
 		requirements, err := i.approvedLock(ctx, item)
@@ -141,14 +141,14 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 		if err != nil {
 			return err
 		}
-		i.keeping.RLock()
-		keeping = true
-		return i.keep(ctx, item, built, requirements)
+		i.sweepLock.RLock()
+		locked = true
+		return i.addEnvironment(ctx, item, built, requirements)
 	})
 }
 
 // unchanged checks that the lock on disk is still the one that was scanned.
-func (i *Installer) unchanged(ctx context.Context, item *Item) error {
+func (i *Installer) checkUnchanged(ctx context.Context, item *Item) error {
 	packs, err := i.cfg.Registry.Select(ctx, item.Payload.Relpath)
 	if err != nil {
 		return fmt.Errorf("read lock: %w", err)
@@ -250,7 +250,7 @@ func (i *Installer) build(ctx context.Context, item *Item, requirements []lock.R
 }
 
 // keep vets what was built and keeps it as an environment.
-func (i *Installer) keep(ctx context.Context, item *Item, built build.Result, requirements []lock.Requirement) error {
+func (i *Installer) addEnvironment(ctx context.Context, item *Item, built build.Result, requirements []lock.Requirement) error {
 	env, err := i.cfg.Environments.Add(ctx, built.Dir, requirements)
 	if removeErr := built.Remove(); removeErr != nil {
 		i.cfg.Log.ErrorContext(ctx, "could not remove a work folder", "error", removeErr) // the builder's Sweep tries again

@@ -33,7 +33,7 @@ func TestJudge(t *testing.T) {
 		{"many words", 1, []sandbox.Line{stderr("ERROR: " + strings.Repeat("あ", 1000) + "end")}, "end"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := judge(sandbox.Exit{Code: c.code}, c.lines)
+			err := parseResult(sandbox.Exit{Code: c.code}, c.lines)
 			failure, failed := errors.AsType[*Failure](err)
 			if c.reason == "" && err != nil || c.reason != "" && (!failed || !strings.HasSuffix(failure.Reason, c.reason) || len(failure.Reason) > maxReason+10) {
 				t.Errorf("error is %v", err)
