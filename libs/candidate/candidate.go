@@ -1,8 +1,8 @@
-// Package candidate is the way from found to installed of what packs bring along and an operator must approve by
-// itself: capability handlers and requirements.lock files. It has the states, the rules and the table; the owner
-// (capability-broker, pip-installer) has the keys, the payload and the installing.
+// Package candidate is the approval workflow of things that a pack ships and that need an approval of their own: capability
+// handlers and requirements.lock files. It has the states, their transitions, the table and the routes that are the same for
+// both. The owner (capability-broker, pip-installer) supplies the keys, the payload and the step that installs.
 //
-// Answers and texts are those of contract.md, "Candidates".
+// Answers and texts are those of docs/contract.md, "Candidates". Why these states: docs/adr/candidate-states.md.
 package candidate
 
 import (
@@ -12,25 +12,25 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// State is where a candidate is.
+// State is the state of a candidate.
 type State string
 
 // The states of contract.md.
 const (
 	Pending   State = "pending"   // waits for a decision
 	Installed State = "installed" // approved, and what it brings is in use
-	Rejected  State = "rejected"  // scans skip it until its cooldown ends
+	Rejected  State = "rejected"  // an operator rejected it; scans skip it until its cooldown ends
 	Failed    State = "failed"    // approved, but installing it failed
 	Blocked   State = "blocked"   // rejected BlockedAfter times: only Unblock brings it back
-	// Superseded is not of contract.md: the pack has no longer the bytes that it is about, or others are in use in its
-	// place. It waits for nobody.
+	// Superseded is not in contract.md: the pack no longer has the bytes that the candidate is about, or another candidate is in use
+	// instead. Nobody has to decide about it.
 	Superseded State = "superseded"
 )
 
-// States are all states, in the order in which they are listed.
+// States lists all states in the order in which they are shown.
 var States = []State{Pending, Installed, Rejected, Failed, Blocked, Superseded}
 
-// ParseState reads a ?status= of a request; "" and "all" are any state.
+// ParseState reads the ?status= of a request; "" and "all" give "", which stands for any state.
 func ParseState(s string) (State, error) {
 	if s == "" || s == "all" {
 		return "", nil
@@ -46,23 +46,23 @@ func ParseState(s string) (State, error) {
 const (
 	// Cooldown is how long after a rejection scans skip the candidate.
 	Cooldown = time.Hour
-	// BlockedAfter is the rejection that blocks.
+	// BlockedAfter is the number of rejections after which a candidate is blocked.
 	BlockedAfter = 3
 	// MaxText bounds a reason or notes, in bytes.
 	MaxText = 4096
-	// keptSuperseded is how many superseded candidates of a pack are kept, the latest. Ones that were rejected stay
-	// beyond that: a pack that brings the same bytes again must not have shaken off its rejections.
+	// maxSuperseded is how many superseded candidates of a pack are stored, the newest. Those that were rejected before are stored beyond
+	// that: otherwise a pack could get rid of its rejections by removing a file and bringing it back.
 	maxSuperseded = 20
 )
 
-// Standing is what the rules are about.
+// Status is the part of a candidate that the transitions are about.
 type Status struct {
 	State         State
 	RejectCount   int
 	CooldownUntil time.Time // zero unless rejected
 }
 
-// Item is a candidate.
+// Item is a candidate with the owner's payload.
 type Item[P any] struct {
 	Key    string
 	PackID string
@@ -74,8 +74,8 @@ type Item[P any] struct {
 	LastError string    // why it is failed
 	Payload   P         // the owner's, kept as JSON
 
-	announced bool  // an operator's scan has told of it
-	revision  int64 // grows with every change; tells whether it changed while it was being installed
+	announced bool  // the result of an operator's scan has counted it
+	revision  int64 // grows with every change; shows whether the candidate changed while it was being installed
 }
 
 // Counts, ScanError and ScanResult go over the wire as they are.
@@ -85,7 +85,7 @@ type (
 	ScanResult = wire.ScanResult
 )
 
-// Found is a candidate that a scan saw.
+// Found is a candidate that a scan found in a pack.
 type Found[P any] struct {
 	Key     string
 	PackID  string

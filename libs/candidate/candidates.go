@@ -12,33 +12,33 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-// Change is a decision and what it made of the candidate.
+// Change is a decision, with the candidate as the decision left it.
 type Change[P any] struct {
 	Verb Verb
 	From State
 	Item Item[P]
 }
 
-// Config is what the owner brings.
+// Config is what an owner supplies.
 type Config[P any] struct {
-	// Record writes the audit entry of a decision. It is called before the change is committed, and its error undoes
-	// the change, so that nothing is decided without an entry. After a crash between the two the entry stands alone.
+	// Record writes the audit entry of a decision. It is called before the change is committed, and its error undoes the change: nothing is
+	// decided without an entry. After a crash between entry and commit there is an entry of a decision that wasn't made.
 	Record func(ctx context.Context, change Change[P]) error
-	// Store, which may be nil, stores in the transaction of a decision what else the owner has to keep of it.
+	// Store, which may be nil, writes the owner's own tables in the transaction of a decision.
 	Store func(tx *store.Tx, change Change[P]) error
-	// Differs, which may be nil, says whether what a scan sees is not what was installed under the same key. Such a
-	// candidate is to be decided about again; what it was installed for is the owner's to keep or take.
+	// Differs, which may be nil, says whether a scan found another payload than was installed under the same key. Then the candidate has
+	// to be decided about again. Whether what it installed stays in use until then is up to the owner.
 	Differs func(installed, seen P) bool
 	// InUse says whether an installed candidate is the one that its pack uses. The default, for nil: the candidate of a pack that
 	// was installed last is in use.
 	InUse func(tx *store.Tx, item Item[P]) (bool, error)
-	// Changed is told that counts have changed, after the commit. It must not block.
+	// Changed is called after the commit of a change of the counts. It must not block.
 	Changed func(ctx context.Context)
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// Candidates are the candidates of one owner. They may be used by several processes on the same database.
+// Candidates are the candidates of one owner. It is safe for concurrent use, and several processes may use the same database.
 type Candidates[P any] struct {
 	db  *store.DB
 	cfg Config[P]
@@ -46,7 +46,7 @@ type Candidates[P any] struct {
 	approving keylock.Locks
 }
 
-// New gives the candidates in db, which was opened with Migrations.
+// New uses the database db, which was opened with Migrations.
 func New[P any](db *store.DB, cfg Config[P]) *Candidates[P] {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -57,7 +57,7 @@ func New[P any](db *store.DB, cfg Config[P]) *Candidates[P] {
 	return &Candidates[P]{db: db, cfg: cfg}
 }
 
-// Get gives the candidate, or a fault "Candidate not found".
+// Get reads a candidate. Without one the error is a fault "Candidate not found".
 func (c *Candidates[P]) Get(ctx context.Context, key string) (item Item[P], err error) {
 	err = c.db.View(ctx, func(tx *store.Tx) error {
 		item, err = get[P](tx, key)
@@ -66,12 +66,12 @@ func (c *Candidates[P]) Get(ctx context.Context, key string) (item Item[P], err 
 	return item, err
 }
 
-// List gives the candidates in state ("" is any), the oldest first.
+// List reads the candidates in a state ("" for any), the oldest first.
 func (c *Candidates[P]) List(ctx context.Context, state State) ([]Item[P], error) {
 	return c.list(ctx, `state = ? OR ? = ''`, string(state), string(state))
 }
 
-// OfPack gives a pack's candidates in state ("" is any), the oldest first.
+// OfPack reads a pack's candidates in a state ("" for any), the oldest first.
 func (c *Candidates[P]) OfPack(ctx context.Context, packID string, state State) ([]Item[P], error) {
 	return c.list(ctx, `pack_id = ? AND (state = ? OR ? = '')`, packID, string(state), string(state))
 }
@@ -115,26 +115,28 @@ func (c *Candidates[P]) Counts(ctx context.Context) (Counts, error) {
 	return counts, nil
 }
 
-// failure is the error of an installation that leaves the candidate failed.
+// failure is the error of an installation after which the candidate is failed.
 type failure struct{ err error }
 
 func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
 
-// InstallFailed marks what an install function returns when the approval was in order but installing failed: the
-// candidate becomes failed with the text of err, and the caller gets err. Any other error leaves the candidate as it is.
+// InstallFailed marks the error of an install function when the approval was in order but the installation failed: the
+// candidate becomes failed with the text of err, and the caller gets err. Any other error leaves the candidate as it was.
 func InstallFailed(err *fault.Fault) error { return failure{err} }
 
-// IsInstallFailed says whether err is InstallFailed's.
+// IsInstallFailed says whether err was made by InstallFailed.
 func IsInstallFailed(err error) bool {
 	_, ok := errors.AsType[failure](err)
 	return ok
 }
 
-// Approve installs a candidate. install runs without a transaction, for as long as it needs; what it puts into the
-// item's payload is kept when it succeeds and when it fails with InstallFailed. An installed candidate is given back
-// as it is, without a call of install. If somebody decides otherwise meanwhile, their decision stands and the caller
-// gets a conflict: install must have no effect that only the state "installed" may have.
+// Approve installs a candidate. install runs without a transaction, for as long as it needs. What it puts into the item's
+// payload is stored when it succeeds, and when it fails with InstallFailed. An installed candidate is returned as it is,
+// without a call of install.
+//
+// If somebody decides differently while install runs, that decision stands and the caller gets a conflict. Therefore install
+// must have no effect that only an installed candidate may have.
 func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ctx context.Context, item *Item[P]) error) (Item[P], error) {
 	unlock, err := c.approving.Lock(ctx, key) // the same request twice installs once
 	if err != nil {
@@ -185,18 +187,18 @@ func (c *Candidates[P]) recordInstall(ctx context.Context, verb Verb, item Item[
 	})
 }
 
-// Reject turns a candidate down; the BlockedAfter-th time blocks it.
+// Reject rejects a candidate; after BlockedAfter rejections it is blocked.
 func (c *Candidates[P]) Reject(ctx context.Context, key, reason string) (Item[P], error) {
 	return c.decideFor(ctx, Reject, key, reason)
 }
 
-// Withdraw takes the approval of an installed candidate back, and counts as a rejection. What was installed is the owner's to
-// take away: Config.Store in the same transaction, the rest afterwards.
+// Withdraw takes back the approval of an installed candidate, and counts as a rejection. The owner removes what was installed:
+// with Config.Store in the same transaction, and the rest afterwards.
 func (c *Candidates[P]) Withdraw(ctx context.Context, key, reason string) (Item[P], error) {
 	return c.decideFor(ctx, Withdraw, key, reason)
 }
 
-// Unblock makes a blocked candidate pending, with no rejections counted.
+// Unblock makes a blocked candidate pending, with its rejections forgotten.
 func (c *Candidates[P]) Unblock(ctx context.Context, key, reason string) (Item[P], error) {
 	return c.decideFor(ctx, Unblock, key, reason)
 }
@@ -211,11 +213,11 @@ func (c *Candidates[P]) decideFor(ctx context.Context, verb Verb, key, reason st
 	})
 }
 
-// decide is the one place where a decision is checked, recorded and stored. It gives the item as it is afterwards,
-// also when the decision was refused.
+// decide is the one place where a decision is checked, recorded and stored. It returns the candidate as it is afterwards, also
+// if the decision was refused.
 func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, change func(*Item[P]) error) (item Item[P], err error) {
 	now := c.cfg.Now()
-	recorded := State("") // a transaction that is tried again doesn't record the same decision twice
+	recorded := State("") // the state that was left by the recorded decision: a transaction that is repeated must not record it twice
 	err = c.db.Tx(ctx, func(tx *store.Tx) error {
 		if item, err = get[P](tx, key); err != nil {
 			return err
@@ -255,8 +257,8 @@ func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, chang
 	return item, nil
 }
 
-// RemovePack forgets a pack's candidates and gives what it forgot. Blocked ones stay: a pack that comes back must not
-// have shaken off a block that way.
+// RemovePack deletes a pack's candidates and returns them. Blocked ones stay: a pack that is uninstalled and installed again
+// must not get rid of a block that way.
 func (c *Candidates[P]) RemovePack(ctx context.Context, packID string) (removed []Item[P], err error) {
 	err = c.db.Tx(ctx, func(tx *store.Tx) error {
 		const where = `pack_id = ? AND state <> ?`

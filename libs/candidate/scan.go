@@ -9,16 +9,17 @@ import (
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-// Scan records a scan that an operator asked for. Candidates become pending that are new, that failed, whose cooldown after a
-// rejection is over, and that are installed while Config.Differs says that the pack has another payload under the same key. A pending one gets the
-// payload that was seen now. Candidates whose bytes were not seen are superseded, but for those of packs with problems: nobody
-// can say what those have.
+// Scan records the result of a scan that an operator asked for. These candidates become pending: new ones; failed ones;
+// rejected ones whose cooldown is over; installed ones, if Config.Differs says that the pack has another payload under the same
+// key. A pending one gets the payload that was found now. Candidates that were not found are superseded, except those of packs
+// with problems: what these have isn't known.
 func (c *Candidates[P]) Scan(ctx context.Context, found []Found[P], problems []ScanError) (ScanResult, error) {
 	return c.scan(ctx, found, problems, true)
 }
 
-// Notice records a scan that nobody asked for. Candidates that wait, failed or were rejected stay as they are while their bytes
-// are there: an operator may have seen them so. The next Scan counts the candidates that Notice added as new.
+// BackgroundScan records the result of a scan that no operator asked for. Candidates that are pending, failed or rejected stay
+// as they are while their bytes are there: an operator may be looking at them, and must not approve something else than was
+// shown. The next Scan counts the candidates that BackgroundScan added as new.
 func (c *Candidates[P]) BackgroundScan(ctx context.Context, found []Found[P], problems []ScanError) error {
 	_, err := c.scan(ctx, found, problems, false)
 	return err
@@ -29,9 +30,9 @@ type scanning[P any] struct {
 	*Candidates[P]
 	tx        *store.Tx
 	now       time.Time
-	requested bool // by an operator
+	requested bool // an operator asked for the scan
 	result    ScanResult
-	changed   bool // counts are others than before
+	changed   bool // the counts have changed
 }
 
 func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []ScanError, requested bool) (ScanResult, error) {
@@ -61,7 +62,7 @@ func (c *Candidates[P]) scan(ctx context.Context, found []Found[P], problems []S
 	return s.result, nil
 }
 
-// saw takes note of one candidate that is there.
+// recordSeen records one candidate that was found.
 func (s *scanning[P]) recordSeen(f Found[P]) error {
 	item, err := load[P](s.tx, f.Key)
 	if errors.Is(err, store.ErrNoRows) {
@@ -76,7 +77,7 @@ func (s *scanning[P]) recordSeen(f Found[P]) error {
 	}
 	before := item.State
 	if !s.requested && (waitsForOperator(before) || before == Pending) {
-		// An operator may have seen what a pending one was: an approval of it must not be one of something else.
+		// An operator may have read a pending one. To replace its payload now would make the approval one of something else.
 		return nil
 	}
 	verb, err := s.verb(item, f)
@@ -102,7 +103,7 @@ func (s *scanning[P]) recordSeen(f Found[P]) error {
 	return update(s.tx, item)
 }
 
-// verb is what it means to see a candidate: something else than is installed under its key, or the same as always.
+// verb is what the scan of a candidate means: Renew if it isn't what is installed under its key, otherwise Scan.
 func (s *scanning[P]) verb(item Item[P], f Found[P]) (Verb, error) {
 	if item.State != Installed {
 		return Scan, nil
@@ -117,7 +118,8 @@ func (s *scanning[P]) verb(item Item[P], f Found[P]) (Verb, error) {
 	return Scan, nil
 }
 
-// waitsForOperator says whether the next step is an operator's, or that of a scan that an operator asks for.
+// waitsForOperator says whether only an operator's decision, or a scan that an operator asks for, changes a candidate in this
+// state.
 func waitsForOperator(state State) bool { return state == Failed || state == Rejected }
 
 func (s *scanning[P]) count(before, after State, wasAnnounced bool) {
@@ -135,7 +137,7 @@ func (s *scanning[P]) count(before, after State, wasAnnounced bool) {
 	}
 }
 
-// gone supersedes the candidates that were not seen, but for those of packs about which nobody can be sure and for what is in
+// supersedeMissing supersedes the candidates that were not found, except those of packs that could not be read, and those in
 // use.
 func (s *scanning[P]) supersedeMissing(seen, unreadable map[string]bool) error {
 	items, err := query[P](s.tx, `state NOT IN (?, ?)`, string(Blocked), string(Superseded))
@@ -171,7 +173,7 @@ func (s *scanning[P]) supersedeMissing(seen, unreadable map[string]bool) error {
 	return nil
 }
 
-// forgetSuperseded keeps the latest superseded candidates of a pack: each edit of a handler makes one.
+// forgetSuperseded deletes all but the newest superseded candidates of a pack: every edit of a handler makes one.
 func forgetSuperseded(tx *store.Tx, packID string) error {
 	_, err := tx.Exec(`DELETE FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0 AND candidate_key NOT IN (
 		SELECT candidate_key FROM candidates WHERE pack_id = ? AND state = ? AND reject_count = 0

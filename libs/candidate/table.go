@@ -47,7 +47,7 @@ func read[P any](scan func(...any) error) (Item[P], error) {
 	}
 	item.announced = announced != 0
 	if err := json.Unmarshal([]byte(payload), &item.Payload); err != nil {
-		// One row that another version wrote, or that is damaged, is no reason to show none: it says so itself.
+		// The row is damaged, or was written by another version. It must not keep the others from being shown; its LastError says so.
 		item.Payload = *new(P)
 		item.LastError = "What is stored of this candidate can't be read. Scan again."
 	}
@@ -77,7 +77,7 @@ func update[P any](tx *store.Tx, item Item[P]) error {
 	return err
 }
 
-// number is a truth value as both databases keep it.
+// number is a boolean as both databases store it.
 func number(b bool) int {
 	if b {
 		return 1
@@ -85,7 +85,7 @@ func number(b bool) int {
 	return 0
 }
 
-// cutText keeps what MaxText has room for, as valid UTF-8 that every database can hold.
+// clipText cuts a text to MaxText bytes, as valid UTF-8 without NUL, which PostgreSQL doesn't store.
 func clipText(s string) string {
 	s = strings.ReplaceAll(s, "\x00", "\uFFFD")
 	if len(s) > MaxText {

@@ -12,20 +12,20 @@ const (
 	taskRetryMax = 30 * time.Second
 )
 
-// Task is work that is due after changes: done once for changes that come close together, and again until it succeeds. Use
-// NewTask.
+// Task is work that is due after changes: it is done once for changes that come close together, and repeated until it succeeds.
+// Make one with NewTask.
 type Task struct {
-	name string // for the log: "telling approval of candidates"
+	name string // for the log: "notifying approval of pending locks"
 	do   func(context.Context) error
 	due  chan struct{}
 }
 
-// NewTask makes a task that is not due. Run does it.
+// NewTask makes a task that is not due yet.
 func NewTask(name string, do func(context.Context) error) *Task {
 	return &Task{name, do, make(chan struct{}, 1)}
 }
 
-// Due has the task done. It never blocks.
+// Due says that the task has to be done. It never blocks.
 func (t *Task) Due() {
 	select {
 	case t.due <- struct{}{}:
@@ -33,8 +33,8 @@ func (t *Task) Due() {
 	}
 }
 
-// Run does the task whenever it is due, until ctx ends. After a failure it tries again, a second later at first and then half a
-// minute later at most.
+// Run does the task whenever it is due, until ctx ends. After a failure it tries again after a second, then after twice as long
+// each time, up to half a minute.
 func (t *Task) Run(ctx context.Context, log *slog.Logger) error {
 	wait := taskRetry
 	for {

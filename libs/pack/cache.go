@@ -12,24 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled is how long ago a descriptor must have changed for its times to tell its next change: clocks of file systems
-// tick, at 100 Hz in the worst case.
+// mtimeGranularity is how long ago a file must have changed for its next change to get another time: file systems take times
+// from a clock that ticks at 100 Hz in the worst case. A file that changed more recently is not cached.
 const mtimeGranularity = 50 * time.Millisecond
 
-// Cache finds packs as Installed and Find do, without reading a descriptor again that has not changed. Its zero value is
-// ready for use, with one ecosystem folder. It is safe for concurrent use.
+// Cache finds packs as Installed and Find do, but reads a descriptor again only if it has changed. Its zero value is ready for
+// use, with one ecosystem folder. It is safe for concurrent use.
 type Cache struct {
 	mu     sync.Mutex
 	cached map[string]cachedPack // by folder, relative to the ecosystem folder
 }
 
+// cachedPack is a pack with the stamps that its files had before it was read.
 type cachedPack struct {
 	found  Found
 	stamps stamps
 }
 
-// stamps are of a pack's folder, of backend/ where its descriptor lies there, and of the descriptor. A name that comes or
-// goes changes the folder that it is in.
+// stamps are the stamps of three things: the pack's folder, its folder backend if the descriptor lies there, and the
+// descriptor. A name that is added or removed changes the stamp of its folder.
 type stamps [3]stamp
 
 type stamp struct {
@@ -39,7 +40,8 @@ type stamp struct {
 	modified, changed    unix.Timespec
 }
 
-// Installed is like the function Installed, but reads a descriptor again only where the pack's folder or the descriptor has changed.
+// Installed is like the package function Installed, but reads a descriptor again only if the pack's folder or the descriptor
+// has changed since the last call.
 func (c *Cache) Installed(ecosystem *os.Root) ([]Found, []UnreadableDir) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
@@ -49,7 +51,8 @@ func (c *Cache) Installed(ecosystem *os.Root) ([]Found, []UnreadableDir) {
 	return installed(ecosystem, func(parent string, id ID) (Found, error) { return c.readPack(ecosystem, dir, parent, id) })
 }
 
-// Find is like the function Find, but reads a descriptor again only where the pack's folder or the descriptor has changed.
+// Find is like the package function Find, but reads a descriptor again only if the pack's folder or the descriptor has changed
+// since the last call.
 func (c *Cache) Find(ecosystem *os.Root, id ID) (Found, error) {
 	dir, err := ecosystem.Open(".")
 	if err != nil {
@@ -64,12 +67,12 @@ func (c *Cache) readPack(ecosystem *os.Root, dir *os.File, parent string, id ID)
 	c.mu.Lock()
 	last, ok := c.cached[name]
 	c.mu.Unlock()
-	// These follow a link that has taken a folder's place, but then they don't find the inodes that were read before.
+	// stampsOf follows a link that was put in a folder's place, but finds other inodes behind it, so that the pack is read again.
 	if ok && last.stamps == stampsOf(dir, name, last.found.Descriptor.Base) {
 		return last.found, nil
 	}
 	read := time.Now()
-	// Before it is read, so that a change meanwhile is seen the next time.
+	// The stamps are taken before the reading: a change during it leaves older stamps in the cache, so that the next call reads again.
 	before := map[string]stamps{}
 	for _, base := range []string{"", "backend"} {
 		before[base] = stampsOf(dir, name, base)
@@ -85,7 +88,7 @@ func (c *Cache) readPack(ecosystem *os.Root, dir *os.File, parent string, id ID)
 	if c.cached == nil {
 		c.cached = map[string]cachedPack{}
 	}
-	found.Warnings = slices.Clip(found.Warnings) // who adds one makes a copy
+	found.Warnings = slices.Clip(found.Warnings) // a caller that appends gets a copy, not the cache's array
 	c.cached[name] = cachedPack{found, now}
 	return found, nil
 }
@@ -99,7 +102,7 @@ func stampsOf(dir *os.File, name, base string) (s stamps) {
 	return s
 }
 
-// stampOf is the zero stamp of what can't be looked at.
+// stampOf is the stamp of a file or folder; the zero value where lstat fails.
 func stampOf(dir *os.File, name string) stamp {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -108,7 +111,7 @@ func stampOf(dir *os.File, name string) stamp {
 	return stamp{uint64(st.Dev), st.Ino, uint64(st.Nlink), st.Size, st.Mode, st.Uid, st.Gid, st.Mtim, st.Ctim}
 }
 
-// settledAt says whether everything was there and had changed long enough before.
+// stableAt says whether everything existed and had last changed more than mtimeGranularity before now.
 func (s stamps) stableAt(now time.Time) bool {
 	for i, one := range s {
 		if one == (stamp{}) && i != 1 || time.Unix(one.changed.Unix()).After(now.Add(-mtimeGranularity)) {

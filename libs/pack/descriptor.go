@@ -35,10 +35,10 @@ const (
 	maxArgument    = 4096
 )
 
-// ErrNone is in the error of ReadDescriptor for a folder that has no descriptor, so is no pack.
+// ErrNone is in the error of ReadDescriptor for a folder without a descriptor, which is therefore no pack.
 var ErrNone = errors.New("no " + File)
 
-// InvalidError is a descriptor's that can be read and is wrong.
+// InvalidError is the error of a descriptor that can be read and is wrong.
 type InvalidError struct {
 	Name string // of the file, relative to the pack's folder
 	Err  error  // what is wrong, and in which line and column if it is about one place: "line 3, column 27: a comma before }"
@@ -51,10 +51,10 @@ func (e *InvalidError) Error() string {
 	return e.Name + ": " + e.Err.Error()
 }
 
-// Unwrap gives what is wrong.
+// Unwrap returns Err.
 func (e *InvalidError) Unwrap() error { return e.Err }
 
-// Anonymous is what operators are told of a pack whose descriptor can be read and has no pack_identity, which contract.md requires.
+// NoIdentity is the warning about a pack whose descriptor has no pack_identity, which contract.md requires.
 const NoIdentity = "its " + File + " has no pack_identity: it can't be approved before it has"
 
 // Descriptor is what a pack says about itself. Nothing of it grants anything.
@@ -206,7 +206,7 @@ func ParseDescriptor(data []byte) (Descriptor, error) {
 	return d, d.check()
 }
 
-// otherEncoding names the encoding of a text whose beginning shows that it is not UTF-8; "" otherwise.
+// otherEncoding names the encoding of a text whose first bytes show that it isn't UTF-8; "" otherwise.
 func otherEncoding(data []byte) string {
 	switch {
 	case len(data) < 2:
@@ -219,7 +219,7 @@ func otherEncoding(data []byte) string {
 	return ""
 }
 
-// misfit says of a member that its value has the wrong type, or that it is unknown where none may be.
+// typeError says of a member that its value has the wrong type, or that the member is unknown where no unknown one is allowed.
 func typeError(data []byte, err *json.SemanticError) error {
 	field := strings.ReplaceAll(strings.TrimPrefix(string(err.JSONPointer), "/"), "/", ".")
 	line, column := jsonpos.At(data, err.ByteOffset)
@@ -230,7 +230,7 @@ func typeError(data []byte, err *json.SemanticError) error {
 	return fmt.Errorf("%s has the wrong type%s", where, expectedType(field))
 }
 
-// wanted says what a member's value must be.
+// expectedType says what type a member's value must have.
 func expectedType(field string) string {
 	name, _, _ := strings.Cut(field, ".")
 	switch name {

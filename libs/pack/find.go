@@ -14,24 +14,26 @@ import (
 // Found is a pack in an ecosystem folder. Its id is its folder's name, whatever its descriptor says.
 type Found struct {
 	ID         ID
-	Dir        string     // its folder, relative to the ecosystem folder: "x", or "packs/x" in the old place
+	Dir        string     // its folder, relative to the ecosystem folder: "x", or "packs/x" in the legacy folder
 	Descriptor Descriptor // the zero value where Err is set
 	Err        error      // why it can't be used: its folder or its descriptor can't be read
 	Warnings   []string   // what the operator should be told
 }
 
-// Unread is something in an ecosystem folder that can't be looked into, so that nobody knows whether packs lie there. It keeps
-// nobody from using the packs that lie elsewhere.
+// UnreadableDir is a folder of packs that can't be listed, so that nobody knows whether packs lie in it. Packs in the other
+// folder can be used all the same.
 type UnreadableDir struct {
 	Path string // relative to the ecosystem folder: "packs"; "." for all of it
 	Err  error
 }
 
-// ErrUnread is in the error of Find, beside fs.ErrNotExist, where a pack was not found but may lie where nothing can be read.
+// ErrUnreadable is in the error of Find, besides fs.ErrNotExist, where no pack was found but one may lie in a folder that can't
+// be read.
 var ErrUnreadable = errors.New("can't be looked into")
 
-// Installed lists the packs of an ecosystem folder by id. A folder without a descriptor, with a name that is no id or
-// that is a link is no pack. What lies in both places is taken from the new one. A pack that can't be read is listed with its Err.
+// Installed lists the packs of an ecosystem folder, by id. A folder is no pack if it has no descriptor, if its name is no id,
+// or if it is a link. A pack that lies in both folders of packs is taken from the ecosystem folder itself, not from the legacy
+// one. A pack that can't be read is listed with its Err.
 func Installed(ecosystem *os.Root) ([]Found, []UnreadableDir) {
 	return installed(ecosystem, func(parent string, id ID) (Found, error) { return readPack(ecosystem, parent, id) })
 }
@@ -58,8 +60,8 @@ func installed(ecosystem *os.Root, readPack func(parent string, id ID) (Found, e
 	return all, unread
 }
 
-// Find looks up one pack. The error is fs.ErrNotExist where there is none, and ErrUnread as well where there may be one all the
-// same; there is no other. A pack that can't be read is found, with its Err.
+// Find looks up one pack. Without one the error is fs.ErrNotExist, and also ErrUnreadable where there may be one that can't be
+// seen; there is no other error. A pack that can't be read is found, with its Err.
 func Find(ecosystem *os.Root, id ID) (Found, error) {
 	return find(ecosystem, id, func(parent string, id ID) (Found, error) { return readPack(ecosystem, parent, id) })
 }
@@ -71,7 +73,7 @@ func find(ecosystem *os.Root, id ID, readPack func(parent string, id ID) (Found,
 	}
 	for _, parent := range []string{".", LegacyDir} {
 		switch there, unread := isPackDir(ecosystem, parent); {
-		case unread != nil: // whatever was said of the pack may be about the place
+		case unread != nil: // the error about the pack may come from its parent folder
 			return Found{}, fmt.Errorf("find pack %s: %w: %s %w: %w", id, fs.ErrNotExist, path.Join("ecosystem", parent), ErrUnreadable, unread)
 		case !there:
 			continue
@@ -85,7 +87,7 @@ func find(ecosystem *os.Root, id ID, readPack func(parent string, id ID) (Found,
 	return Found{}, fmt.Errorf("find pack %s: %w", id, fs.ErrNotExist)
 }
 
-// Names lists the ids of whatever may be an installed pack, without a look into it: each pack of Installed is among them.
+// PossibleIDs lists the ids of all folders that may be packs, without reading any: each pack of Installed is among them.
 func PossibleIDs(ecosystem *os.Root) ([]ID, []UnreadableDir) {
 	var ids []ID
 	var unread []UnreadableDir
@@ -100,7 +102,7 @@ func PossibleIDs(ecosystem *os.Root) ([]ID, []UnreadableDir) {
 	return slices.Compact(ids), unread
 }
 
-// folders lists the sub-folders of a place whose names are ids. A place that is not there, or is no folder, has none.
+// folders lists the sub-folders of parent whose names are ids. If parent doesn't exist, or is no folder, there are none.
 func folders(ecosystem *os.Root, parent string) (names []string, unread []UnreadableDir) {
 	there, err := isPackDir(ecosystem, parent)
 	if err != nil {
@@ -123,8 +125,8 @@ func folders(ecosystem *os.Root, parent string) (names []string, unread []Unread
 // absent is a name that nothing in an ecosystem folder has.
 const absent = ".rumi-absent"
 
-// isPlace says whether packs may lie in a folder: it is there and a real one. The error says why that can't be told, or why it
-// can't be listed or searched.
+// isPackDir says whether packs may lie in parent: it exists and is a real folder, not a link. An error says why that isn't
+// known, or why the folder can't be listed or searched.
 func isPackDir(ecosystem *os.Root, parent string) (bool, error) {
 	info, err := ecosystem.Lstat(parent)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -147,20 +149,20 @@ func isPackDir(ecosystem *os.Root, parent string) (bool, error) {
 	return true, nil
 }
 
-// openDir opens a folder to be listed. Should something else take its place meanwhile, opening that doesn't block.
+// openDir opens a folder to list it. If something else has taken its place (a FIFO, say), opening that doesn't block.
 func openDir(root *os.Root, name string) (*os.File, error) {
 	return root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 }
 
-// entries calls each with every name in a folder and its type. One entry that can't be looked at has an irregular type; an error
-// says that the folder's list ended early.
+// listDir calls each with every name in a folder and its type. An entry whose type can't be read is passed as an irregular
+// folder. An error says that the list is incomplete.
 func listDir(root *os.Root, parent string, each func(name string, kind fs.FileMode)) error {
 	dir, err := openDir(root, parent)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	// Not ReadDir(-1) alone: where a file system doesn't tell the types of names, the first that can't be looked at ends that.
+	// ReadDir(-1) isn't enough: on a file system that doesn't have the types in its lists, it ends at the first name that lstat fails for.
 	list, err := dir.ReadDir(-1)
 	if err == nil {
 		for _, e := range list {
@@ -181,14 +183,15 @@ func listDir(root *os.Root, parent string, each func(name string, kind fs.FileMo
 			each(name, info.Mode().Type())
 		case errors.Is(err, fs.ErrNotExist):
 		default:
-			// What can't even be looked at is most often the mount point of something that is gone: a folder.
+			// A name that lstat fails for is most often the mount point of a server that is gone, so a folder.
 			each(name, fs.ModeDir|fs.ModeIrregular)
 		}
 	}
 	return err
 }
 
-// at reads the pack in one place, which isPlace. The error is fs.ErrNotExist where there is none; anything else is the pack's Err.
+// readPack reads the pack id in parent, for which isPackDir is true. The error is fs.ErrNotExist where there is none; any other
+// problem is the pack's Err.
 func readPack(ecosystem *os.Root, parent string, id ID) (Found, error) {
 	found := Found{ID: id, Dir: path.Join(parent, string(id))}
 	info, err := ecosystem.Lstat(found.Dir)

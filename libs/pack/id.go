@@ -1,6 +1,7 @@
-// Package pack knows what a pack is: its id, its descriptor ecosystem.json, and where packs lie in a folder.
+// Package pack knows what a pack is: its id, its descriptor ecosystem.json, its status, and in which folders packs lie.
 //
-// Everything here is read from what a stranger wrote, so everything is bounded and nothing follows a link out.
+// Everything here reads what a stranger wrote. Therefore every size and number is bounded, and no link is followed out of the
+// ecosystem folder.
 package pack
 
 import (
@@ -12,7 +13,8 @@ import (
 // MaxID is the longest id, in bytes.
 const MaxID = 64
 
-// OldPlace is the folder in the ecosystem folder that held packs before they moved one up. No pack may have its name.
+// LegacyDir is the folder in the ecosystem folder in which earlier versions of Rumi had all packs. Packs in it are still found,
+// with a warning. No pack may have its name.
 const LegacyDir = "packs"
 
 // ID names a pack: 1 to 64 of [a-zA-Z0-9_-]. It is safe as the name of a file and in a URL. "parent__child" names a child.
@@ -40,8 +42,8 @@ func valid(s string) bool {
 	return true
 }
 
-// Parent is the pack that id is a child of: what stands before the last "__" that has something on both sides.
-// ok is false for a pack that is no child.
+// Parent is the pack that id is a child of: the part before the last "__" that has something on both sides. ok is false for a
+// pack without a parent.
 func Parent(id ID) (parent ID, ok bool) {
 	if id == "" {
 		return "", false

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Ignored is an entry of an ecosystem folder that is not read as a pack, though somebody may have meant it as one.
+// Ignored is an entry of an ecosystem folder that isn't read as a pack, though somebody may have meant it as one.
 type Ignored struct {
 	Path   string // relative to the ecosystem folder: "my pack", "packs/nested"
 	Reason string // why, and what to do, in words meant for the operator
@@ -19,12 +19,11 @@ type Ignored struct {
 // Bounds of ListIgnored.
 const (
 	MaxIgnored       = 100 // entries that are listed
-	maxNamesSearched = 200 // names in a folder that are looked through for a descriptor
+	maxNamesSearched = 200 // names of a folder that are searched for a misplaced or misspelt descriptor
 )
 
-// ListIgnored lists the folders and links of an ecosystem folder that are no packs, each with the reason; more says how many there
-// are beyond MaxIgnored. Hidden names and plain files are nobody's packs and are left out, but for a file or a link in the place of
-// a folder that packs lie in.
+// ListIgnored lists the folders and links of an ecosystem folder that are no packs, each with the reason; more is their number
+// beyond MaxIgnored. Hidden names and plain files are left out, except a file or link that has the name of the legacy folder.
 func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
 	add := func(name, format string, args ...any) {
 		if len(ignored) == MaxIgnored {
@@ -47,7 +46,7 @@ func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
 	return ignored, more
 }
 
-// ignoredFor says why an entry is no pack; "" for one that is, and for one that nobody takes for one.
+// ignoredFor says why an entry is no pack; "" for a pack, and for an entry that nobody would take for one.
 func ignoredFor(ecosystem *os.Root, parent, name string, kind fs.FileMode) string {
 	switch {
 	case strings.HasPrefix(name, "."):
@@ -66,7 +65,7 @@ func ignoredFor(ecosystem *os.Root, parent, name string, kind fs.FileMode) strin
 	return noDescriptorReason(ecosystem, path.Join(parent, name))
 }
 
-// notThePlace says why no packs are looked for in what has the old place's name; "" where they are.
+// legacyDirProblem says why no packs are looked for in the entry with the legacy folder's name; "" if they are.
 func legacyDirProblem(kind fs.FileMode) string {
 	switch {
 	case kind.IsDir():
@@ -78,7 +77,7 @@ func legacyDirProblem(kind fs.FileMode) string {
 	}
 }
 
-// whyNone says why a folder whose name is an id has no descriptor; "" where it has one.
+// noDescriptorReason says why a folder whose name is an id has no descriptor, and what to do; "" if it has one.
 func noDescriptorReason(ecosystem *os.Root, dir string) string {
 	root, err := ecosystem.OpenRoot(dir)
 	if err != nil {
@@ -115,7 +114,8 @@ func noDescriptorReason(ecosystem *os.Root, dir string) string {
 	return none
 }
 
-// misspelt is the name of a descriptor in a folder whose letters have the wrong case; "" for none.
+// misspeltDescriptor is the name of a file in a folder that differs from the descriptor's by upper and lower case only; "" for
+// none.
 func misspeltDescriptor(root *os.Root, dir string) string {
 	f, err := openDir(root, dir)
 	if err != nil {
