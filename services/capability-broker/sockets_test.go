@@ -85,7 +85,7 @@ func TestSocketsFollowGates(t *testing.T) {
 	w.eventually("refusal", func() bool {
 		conn.ask(map[string]any{"permission_id": "a.b"})
 		e := w.audited("security", "capability_denied")
-		return e[len(e)-1]["rejection_reason"] == "Pack may not run (status: modified)"
+		return e[len(e)-1]["rejection_reason"] == "Pack is not approved (status: modified)"
 	})
 	w.gate("p", "blocked", digest)
 	w.eventually("end of the socket", func() bool { _, err := os.Lstat(w.socket("p")); return err != nil })

@@ -245,7 +245,7 @@ func TestReasons(t *testing.T) {
 		"granted":              {grants{"p": `{}`}, nil, "p", `{}`, "", ""},
 		"not granted":          {grants{"q": `{}`}, nil, "p", `{}`, "grant_denied", "No capability grant for this permission"},
 		"unknown":              {grants{"unknown": `{}`}, nil, "unknown", `{}`, "grant_denied", "Pack is not known"},
-		"closed":               {grants{"closed": `{}`}, nil, "closed", `{}`, "grant_denied", "Pack may not run (status: approved)"},
+		"closed":               {grants{"closed": `{}`}, nil, "closed", `{}`, "grant_denied", "Pack's approval can't be confirmed at the moment"},
 		"no handler":           {grants{"p": `{}`}, map[string]string{}, "p", `{}`, "handler_not_found", "No trusted handler for this permission"},
 		"two handlers":         {grants{"p": `{}`}, map[string]string{"x": "", "y": ""}, "p", `{}`, "trust_denied", "Several handlers are trusted for this permission: x/h, y/h"},
 		"the chosen one":       {grants{"p": `{"handler": {"pack_id": "y", "slug": "h"}}`}, map[string]string{"x": "", "y": ""}, "p", `{}`, "", ""},
@@ -491,7 +491,7 @@ func TestChangesWhileACallWaits(t *testing.T) {
 			}
 		}, "No capability grant for this permission"},
 		{func() { r.grant("p", "fs.read", `{"args_schema": {"required": ["path"]}}`) }, "Args do not fit args_schema: at '' it does not satisfy #/required"},
-		{func() { r.closed["p"] = true; r.grant("p", "fs.read", `{}`) }, "Pack may not run (status: approved)"},
+		{func() { r.closed["p"] = true; r.grant("p", "fs.read", `{}`) }, "Pack's approval can't be confirmed at the moment"},
 	} {
 		r.closed["p"] = false
 		r.grant("p", "fs.read", `{}`)

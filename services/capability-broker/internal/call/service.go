@@ -326,12 +326,8 @@ func quotas(c grant.Chain) (list []quota) {
 
 // permitted checks gate and grant.
 func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refusal) {
-	state, known := k.Gates.Get(k.principal)
-	if !known {
-		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack is not known"}
-	}
-	if !state.Open {
-		return grant.Permit{}, &refusal{kind: grantDenied, reason: "Pack may not run (status: " + string(state.Status) + ")"}
+	if reason := gate.Reason(k.Gates.Get(k.principal)); reason != "" {
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: reason}
 	}
 	p, reason := k.Grants.Chain(k.principal, permission).Decide(now)
 	if reason != grant.Allowed {

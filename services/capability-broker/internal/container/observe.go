@@ -59,7 +59,7 @@ func (m *Manager) observeKnown(ctx context.Context, packID string) (observed, er
 	if err != nil {
 		return found, err
 	}
-	return found, m.checkKnown(packID, found)
+	return found, m.checkKnown(ctx, packID, found)
 }
 
 // ownContainer returns the container of a pack; nil if a known pack has none.

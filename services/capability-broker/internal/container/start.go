@@ -85,14 +85,13 @@ func (m *Manager) clearForStart(ctx context.Context, packID, digest string) (run
 }
 
 // checkGate returns the state of a pack's gate if it is open. Otherwise the error is Start's; that the pack was denied is in
-// the audit log.
+// the audit log. The contract wants 404 for a pack that isn't known and 403 for one that may not run, where gate.Check has 409 for both.
 func (m *Manager) checkGate(ctx context.Context, packID string) (gate.State, error) {
 	state, known := m.Gates.GetLatest(ctx, packID)
+	refused := gate.Check(packID, state, known, m.Gates.Fresh())
 	switch {
-	case known && state.Open:
-		return state, nil
-	case !m.Gates.Fresh():
-		return state, fault.ServiceUnavailable("approval")
+	case refused == nil, fault.Is(refused, fault.KindUnavailable):
+		return state, refused
 	case !known:
 		return state, fault.PackNotFound()
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -135,17 +135,11 @@ func (m *Manager) cancelRestarts(ctx context.Context, packID string) error {
 }
 
 // checkKnown is a fault (not found) for a pack that has no container and isn't known to approval either.
-func (m *Manager) checkKnown(packID string, found observed) error {
+func (m *Manager) checkKnown(ctx context.Context, packID string, found observed) error {
 	if found.any() {
 		return nil
 	}
-	if _, known := m.Gates.Get(packID); known {
-		return nil
-	}
-	if !m.Gates.Fresh() {
-		return fault.ServiceUnavailable("approval")
-	}
-	return fault.PackNotFound()
+	return gate.MustKnow(ctx, m.Gates, packID)
 }
 
 // Removed is what Remove has found of a pack.

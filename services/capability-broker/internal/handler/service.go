@@ -254,14 +254,8 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 		return Trust{}, changed
 	}
 	state, known := s.Gates.GetLatest(ctx, c.PackID)
-	switch {
-	case known && state.Open:
-	case !s.Gates.Fresh():
-		return Trust{}, fault.ServiceUnavailable("approval")
-	case !known:
-		return Trust{}, fault.PackNotApproved(c.PackID, "unknown")
-	default:
-		return Trust{}, fault.PackNotApproved(c.PackID, string(state.Status))
+	if err := gate.Check(c.PackID, state, known, s.Gates.Fresh()); err != nil {
+		return Trust{}, err
 	}
 	code, err := s.Trees.Get(ctx, state.Digest)
 	if err != nil {

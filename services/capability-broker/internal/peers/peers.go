@@ -24,14 +24,11 @@ type Packs struct{ Gates *gate.View }
 
 // Known implements grant.Packs.
 func (p Packs) Known(ctx context.Context, packID string) (bool, error) {
-	_, known := p.Gates.Get(packID)
-	if !known {
-		_, known = p.Gates.GetLatest(ctx, packID)
+	err := gate.MustKnow(ctx, p.Gates, packID)
+	if fault.Is(err, fault.KindNotFound) {
+		return false, nil
 	}
-	if !known && !p.Gates.Fresh() {
-		return false, fault.ServiceUnavailable("approval")
-	}
-	return known, nil
+	return err == nil, err
 }
 
 // Grantable implements grant.Packs.

@@ -70,18 +70,14 @@ func Decide(state gate.State, known bool, granted grant.Decision, r Request) Dec
 
 // Gate says why a pack's gate keeps it from the network; nil where the gate is open.
 func Gate(state gate.State, known bool) *Failure {
+	reason := gate.Reason(state, known)
 	switch {
-	case state.Open:
+	case reason == "":
 		return nil
-	case !known:
-		return GrantDenied("gate_closed", "Pack is not approved")
-	case state.Status == grant.StatusModified:
+	case known && state.Status == grant.StatusModified:
 		return GrantDenied(grant.ModifiedDenied, grant.ReasonModified)
-	case state.Status.Executable(): // the gate's stream has been silent for longer than its lease
-		return GrantDenied("gate_closed", "Pack's approval can't be confirmed at the moment")
-	default:
-		return GrantDenied("gate_closed", "Pack is not approved (status: "+string(state.Status)+")")
 	}
+	return GrantDenied("gate_closed", reason)
 }
 
 // bodyHasMeaning says whether a body has a generally defined meaning with a method. With GET, HEAD and DELETE it has none (RFC 9110, sections

@@ -56,7 +56,7 @@ func TestDecideMatrix(t *testing.T) {
 		known bool
 		want  string // blocked_reason and text; "" for an open gate
 	}{
-		{"unknown", gate.State{}, false, "gate_closed: Pack is not approved"},
+		{"unknown", gate.State{}, false, "gate_closed: Pack is not known"},
 		{"open", gate.State{Open: true, Status: "approved"}, true, ""},
 		{"open and running", gate.State{Open: true, Status: "running"}, true, ""},
 		{"approved, lease over", gate.State{Status: "approved"}, true, "gate_closed: Pack's approval can't be confirmed at the moment"},

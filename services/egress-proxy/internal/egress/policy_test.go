@@ -121,7 +121,7 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	delete(w.gates, "p")
-	if r := w.ask("GET", "http://x.example/"); r.errorText() != "Network access denied: Pack is not approved" {
+	if r := w.ask("GET", "http://x.example/"); r.errorText() != "Network access denied: Pack is not known" {
 		t.Errorf("an unknown pack: %q", r.errorText())
 	}
 	w.gates["p"] = gate.State{Open: true}

@@ -58,7 +58,7 @@ func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted,
 	if err := r.Check(now); err != nil {
 		return Granted{}, err
 	}
-	if err := s.mustKnow(ctx, packID); err != nil {
+	if err := gate.MustKnow(ctx, s.gates, packID); err != nil {
 		return Granted{}, err
 	}
 	if r.GrantedBy == "" {
@@ -110,7 +110,7 @@ func (s *Service) Revoke(ctx context.Context, packID, reason string) (revoked bo
 		return false, fault.Invalid("reason is too long: %d > %d bytes", len(reason), MaxNotes).With("value_too_long")
 	}
 	if _, ok := s.cache.Get(packID); !ok {
-		if err := s.mustKnow(ctx, packID); err != nil {
+		if err := gate.MustKnow(ctx, s.gates, packID); err != nil {
 			return false, err
 		}
 	}
@@ -202,7 +202,7 @@ func (s *Service) decide(packID, domain string, port uint16) Decision {
 // that no grant prevents are left out, each with the reason. Nothing is changed: an operator decides. The error is a not-found
 // fault for a pack that approval doesn't know.
 func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal, obstacle Obstacle) (Request, []LeftOut, error) {
-	if err := s.mustKnow(ctx, packID); err != nil {
+	if err := gate.MustKnow(ctx, s.gates, packID); err != nil {
 		return Request{}, nil, err
 	}
 	var old *Grant
@@ -210,21 +210,6 @@ func (s *Service) Propose(ctx context.Context, packID string, refused []Refusal,
 		old = &g
 	}
 	return propose(old, refused, obstacle, time.Now())
-}
-
-// mustKnow is nil for a pack that approval knows, else a fault. The event stream may be behind, so approval itself is asked before a
-// pack is called unknown; if it doesn't answer, the fault is unavailable, not not-found.
-func (s *Service) mustKnow(ctx context.Context, packID string) error {
-	if _, known := s.gates.Get(packID); known {
-		return nil
-	}
-	if _, known := s.gates.GetLatest(ctx, packID); known {
-		return nil
-	}
-	if !s.gates.Fresh() {
-		return fault.Unavailable("Can't tell whether the pack exists: approval does not answer").With("service_unavailable")
-	}
-	return fault.PackNotFound()
 }
 
 // storedNow is the time now as the store keeps it: UTC, in microseconds. With more digits, the answer to a grant would differ from what

@@ -179,15 +179,11 @@ func (i *Installer) mismatch(ctx context.Context, item *Item) error {
 
 // approvedLock reads the lock out of the tree that was approved, which is all that may be acted on.
 func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requirement, error) {
-	if !i.cfg.Gates.Fresh() {
-		return nil, fault.ServiceUnavailable("approval")
-	}
 	state, known := i.cfg.Gates.GetLatest(ctx, item.PackID)
-	if !known {
-		state.Status = "unknown"
-	}
-	if !state.Open {
-		refusal := fault.PackNotApproved(item.PackID, string(state.Status))
+	if err := gate.Check(item.PackID, state, known, i.cfg.Gates.Fresh()); fault.Is(err, fault.KindUnavailable) {
+		return nil, err
+	} else if err != nil {
+		refusal := fault.Of(err)
 		err := i.cfg.Audit.Write(ctx, audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "pip_denied", OwnerPack: item.PackID,
 			Details: map[string]any{"candidate_key": item.Key}, RejectionReason: refusal.Message,
