@@ -7,7 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // Bounds in bytes. maxString keeps six texts of nothing but control characters, six bytes each once escaped, within
@@ -124,9 +125,6 @@ func cutString(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	end := limit
-	for end > 0 && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return fmt.Sprintf("%s… (%d bytes more)", strings.ToValidUTF8(s[:end], "\uFFFD"), len(s)-end)
+	kept := text.Prefix(s, limit)
+	return fmt.Sprintf("%s… (%d bytes more)", strings.ToValidUTF8(kept, "\uFFFD"), len(s)-len(kept))
 }

@@ -325,13 +325,4 @@ func printable(field, value, allowed string) error {
 }
 
 // cut keeps a stranger's string short enough for a message.
-func cut(s string) string {
-	if len(s) <= 2*MaxID {
-		return s
-	}
-	s = s[:2*MaxID]
-	for !utf8.ValidString(s) {
-		s = s[:len(s)-1]
-	}
-	return s + "…"
-}
+func cut(s string) string { return text.Clip(s, 2*MaxID) }

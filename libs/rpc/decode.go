@@ -19,6 +19,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/jsonpos"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // MaxBody bounds a JSON body, in bytes (contract.md, "HTTP").
@@ -112,10 +113,7 @@ func fieldName(p jsontext.Pointer) string {
 			b.WriteString(quoted[1 : len(quoted)-1])
 		}
 	}
-	if b.Len() > 100 {
-		return strings.ToValidUTF8(b.String()[:100], "") + "…"
-	}
-	return b.String()
+	return text.Clip(b.String(), 100)
 }
 
 func jsonType(t reflect.Type) string {

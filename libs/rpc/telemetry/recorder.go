@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // TracerName is the instrumentation scope of the spans of calls between services. It stays that of the packages' root: dashboards select by it.
@@ -74,7 +75,7 @@ func (rec *Recorder) End(ctx context.Context, span trace.Span, r *http.Request, 
 		from := origin.Of(ctx)
 		where := slog.String("route", route)
 		if route == "" { // what was asked for is nowhere else then
-			where = slog.String("path", clip(r.URL.EscapedPath()))
+			where = slog.String("path", text.Clip(r.URL.EscapedPath(), maxPath))
 		}
 		rec.log.LogAttrs(ctx, level, "answered", where, slog.String("method", method), slog.Int("status", code),
 			slog.Float64("duration_seconds", took.Seconds()), slog.String("caller", from.Caller), slog.String("address", from.Address))
@@ -83,14 +84,6 @@ func (rec *Recorder) End(ctx context.Context, span trace.Span, r *http.Request, 
 
 // maxPath is how many bytes of a path that nobody serves are logged.
 const maxPath = 128
-
-// clip cuts an escaped path, which is ASCII.
-func clip(path string) string {
-	if len(path) <= maxPath {
-		return path
-	}
-	return path[:maxPath] + "…"
-}
 
 // knownMethod keeps methods that clients make up out of metrics.
 func knownMethod(m string) string {

@@ -241,9 +241,8 @@ func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string 
 	case r.Status == pack.StatusError:
 		why = r.LastError
 	}
-	why = text.Escape(why)
-	if len(why) > gate.MaxReason {
-		why = strings.ToValidUTF8(why[:gate.MaxReason-len("…")], "") + "…"
+	if why = text.Escape(why); len(why) > gate.MaxReason {
+		why = text.Clip(why, gate.MaxReason-len("…"))
 	}
 	return why
 }

@@ -59,11 +59,7 @@ func (s *search) cookie() {
 
 // clip keeps a stranger's word short enough for a message, and readable.
 func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return text.Escape(s)
+	return text.Escape(text.Clip(s, 64))
 }
 
 // quoteWord is an identifier in a message.

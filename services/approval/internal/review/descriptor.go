@@ -5,12 +5,12 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -112,7 +112,7 @@ func shownValue(value jsontext.Value) jsontext.Value {
 	case value == nil:
 		return null
 	case len(value) > maxValue:
-		short, _ := jsontext.AppendQuote(nil, strings.ToValidUTF8(string(value[:maxValue]), "")+"…")
+		short, _ := jsontext.AppendQuote(nil, text.Clip(string(value), maxValue))
 		return short
 	}
 	return value

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
@@ -118,22 +119,22 @@ func parse(frame []byte, principal string) (request, *refusal) {
 	if err := json.Unmarshal(frame, &wire); err != nil {
 		return req, &refusal{kind: protocolError, text: "Invalid JSON in request", reason: err.Error()}
 	}
-	if id, ok := text(wire.RequestID); ok && origin.ValidRequestID(id) {
+	if id, ok := stringOf(wire.RequestID); ok && origin.ValidRequestID(id) {
 		req.id = id
 	}
 	for _, claim := range []jsontext.Value{wire.PrincipalID, wire.PackID, wire.OwnerPack} {
 		if len(claim) == 0 || claim.Kind() == 'n' {
 			continue
 		}
-		if name, ok := text(claim); !ok || name != principal {
-			req.claims = clip(name)
+		if name, ok := stringOf(claim); !ok || name != principal {
+			req.claims = text.Prefix(name, 64) // a pack puts it into the audit log
 			if req.claims == "" {
 				req.claims = "(not a name)"
 			}
 			break
 		}
 	}
-	permission, ok := text(wire.PermissionID)
+	permission, ok := stringOf(wire.PermissionID)
 	if !ok || !grant.ValidPermission(permission) {
 		return req, &refusal{kind: invalidRequest, text: "Missing or invalid permission_id"}
 	}
@@ -171,7 +172,8 @@ func parseTimeout(v jsontext.Value) (time.Duration, error) {
 	return time.Duration(math.Ceil(seconds * float64(time.Second))), nil
 }
 
-func text(v jsontext.Value) (string, bool) {
+// stringOf is a value that is a string; false for any other.
+func stringOf(v jsontext.Value) (string, bool) {
 	if v.Kind() != '"' {
 		return "", false
 	}
@@ -180,14 +182,6 @@ func text(v jsontext.Value) (string, bool) {
 		return "", false
 	}
 	return s, true
-}
-
-// clip bounds what a pack puts into the audit log.
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64]
-	}
-	return s
 }
 
 // encode appends the answer to dst. An answer over MaxResponse is replaced by the refusal that says so.

@@ -87,10 +87,11 @@ func TestClaims(t *testing.T) {
 		`"principal_id":7`:                                 "(not a name)",
 		`"principal_id":""`:                                "(not a name)",
 		`"principal_id":"` + strings.Repeat("q", 99) + `"`: strings.Repeat("q", 64),
+		`"principal_id":"` + strings.Repeat("気", 30) + `"`: strings.Repeat("気", 21), // 63 bytes; not cut inside a character
 	} {
 		req, _ := parse([]byte(`{"permission_id":"a",`+fields+`}`), "p")
 		if req.claims != want {
-			t.Errorf("%s: %q", fields, req.claims)
+			t.Errorf("parse(%s) claims %q, want %q", fields, req.claims, want)
 		}
 	}
 }

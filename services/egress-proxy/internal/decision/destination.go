@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
@@ -227,11 +228,7 @@ func (d Destination) String() string {
 func (d Destination) Redacted() string {
 	const limit = 2 << 10
 	path, _, _ := strings.Cut(d.Path, "?")
-	s := d.Scheme() + "://" + d.HostPort() + urlpath.Mask(strings.TrimPrefix(path, "*"))
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return s
+	return text.Clip(d.Scheme()+"://"+d.HostPort()+urlpath.Mask(strings.TrimPrefix(path, "*")), limit)
 }
 
 // SharesCredentialsWith says whether the headers and body that a pack sent to d may follow a redirect to next: within one origin, or on the usual

@@ -3,6 +3,8 @@ package decision
 import (
 	"fmt"
 	"strings"
+
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // Kind is a failure's error_type in an answer to a pack (contract.md, "Egress").
@@ -80,13 +82,10 @@ var (
 // control characters.
 func Clip(s string) string {
 	const limit = 100
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
 	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return '?'
 		}
 		return r
-	}, s), "?")
+	}, text.Clip(s, limit)), "?")
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
@@ -296,10 +297,4 @@ func parseAddress(remote string) netip.Addr {
 }
 
 // shorten bounds what a client can put into a log.
-func shorten(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
-}
+func shorten(s string) string { return text.Clip(s, 200) }

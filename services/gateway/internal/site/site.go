@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // loopback are the hosts that are always ours, with any port: a browser that names one talks to its own machine.
@@ -65,11 +66,7 @@ func source(r *http.Request) string {
 
 // shown is what a client sent as an answer may repeat it.
 func shown(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return strings.Trim(strconv.Quote(s), `"`)
+	return strings.Trim(strconv.Quote(text.Clip(s, 200)), `"`)
 }
 
 func (p *Policy) known(host string) bool {

@@ -154,12 +154,7 @@ func printable(name string) string {
 }
 
 // shorten keeps a stranger's name short.
-func shorten(name string) string {
-	if len(name) > 200 {
-		return strings.ToValidUTF8(name[:200], "") + "…"
-	}
-	return name
-}
+func shorten(name string) string { return text.Clip(name, 200) }
 
 // entry is one entry of the central directory.
 type entry struct {

@@ -244,7 +244,7 @@ func printable(s string) string {
 		}
 		return ' '
 	}, strings.ToValidUTF8(s, "\uFFFD"))
-	if len(s) > maxReason {
+	if len(s) > maxReason { // not text.Clip: an installer says at the end why it failed
 		s = "…" + strings.ToValidUTF8(s[len(s)-maxReason:], "")
 	}
 	return strings.TrimSpace(s)

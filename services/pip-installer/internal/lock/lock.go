@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rumi-ai/rumi/libs/text"
 )
 
 // MaxBytes bounds a lock file (contract.md, "Locks").
@@ -152,9 +154,5 @@ func checkCharacters(line string) error {
 	return nil
 }
 
-func quoted(s string) string {
-	if len(s) > maxQuoted {
-		return strings.ToValidUTF8(s[:maxQuoted], "") + "…" // not cut inside a character
-	}
-	return s
-}
+// quoted is a part of a lock file as an error repeats it.
+func quoted(s string) string { return text.Clip(s, maxQuoted) }
