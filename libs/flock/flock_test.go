@@ -101,7 +101,7 @@ func TestLockWaits(t *testing.T) {
 			t.Fatal("two hold it")
 		}
 		first.Close()
-		time.Sleep(2 * pollEvery)
+		time.Sleep(2 * pollInterval)
 		synctest.Wait()
 		if !have.Load() {
 			t.Error("still waits")
@@ -137,5 +137,44 @@ func TestLockFilesCanBeRead(t *testing.T) {
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("mode %v, %v, want 0640", info.Mode(), err)
+	}
+}
+
+func TestOpenFolder(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *os.File {
+		t.Helper()
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	first, second, alone := open(), open(), open()
+	for _, f := range []*os.File{first, second} {
+		if err := TryOpen(f, Shared); err != nil {
+			t.Fatalf("TryOpen shared = %v, want no error", err)
+		}
+	}
+	if err := TryOpen(alone, Exclusive); !errors.Is(err, ErrLocked) {
+		t.Fatalf("TryOpen alone of a shared folder = %v, want ErrLocked", err)
+	}
+	got := make(chan error)
+	go func() { got <- WaitOpen(alone, Exclusive) }()
+	if err := Unlock(first); err != nil {
+		t.Fatalf("Unlock = %v, want no error", err)
+	}
+	select {
+	case err := <-got:
+		t.Fatalf("WaitOpen = %v while another shares the folder, want it to wait", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	second.Close()
+	if err := <-got; err != nil {
+		t.Fatalf("WaitOpen = %v, want the lock when the others are gone", err)
+	}
+	if err := TryOpen(first, Shared); !errors.Is(err, ErrLocked) {
+		t.Errorf("TryOpen of a folder that is locked alone = %v, want ErrLocked", err)
 	}
 }

@@ -4,16 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 
 	"github.com/pressly/goose/v3"
-	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/rumi-ai/rumi/libs/flock"
 )
 
 // Connections of one process to its SQLite file. SQLite has one writer at a time whatever one asks for, so a queue in
@@ -37,11 +37,11 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := lockFile(ctx, path+".lock")
-	if err != nil {
+	lock := flock.New(path + ".lock")
+	if err := lock.Lock(ctx); err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer lock.Close()
 
 	db := &DB{dialect: sqliteDialect{}, log: path + "-wal"}
 	defer func() {
@@ -71,36 +71,6 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 func sqliteDSN(path, lock string, pragmas ...string) string {
 	q := url.Values{"_txlock": {lock}, "_pragma": append([]string{"busy_timeout(" + sqliteBusy + ")"}, pragmas...)}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
-}
-
-// lockFile holds an exclusive lock on path, which is made when missing, until unlock. The kernel drops it with the
-// process.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	locked := make(chan error, 1)
-	go func() {
-		for {
-			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-			if !errors.Is(err, unix.EINTR) {
-				locked <- err
-				return
-			}
-		}
-	}()
-	select {
-	case err = <-locked:
-	case <-ctx.Done():
-		go func() { <-locked; _ = f.Close() }()
-		return nil, fmt.Errorf("wait for %s: %w", path, ctx.Err())
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 func (sqliteDialect) rebind(query string) string { return query }

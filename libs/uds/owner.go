@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/flock"
 )
 
 // MarkName is the file of a folder of sockets that holds the id of the Rumi home to which the folder belongs. Who serves
@@ -79,7 +81,7 @@ func same(a, b *unix.Stat_t) bool {
 
 // accept takes the shared lock before it reads, so that what was read stays true while the lock is held.
 func (o *Owner) accept(mark *os.File) error {
-	if err := unix.Flock(int(mark.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+	if err := flock.TryOpen(mark, flock.Shared); err != nil {
 		return fmt.Errorf("%s is just changing its owner: %w", o.dir, err)
 	}
 	if err := unix.Fstat(int(mark.Fd()), &o.read); err != nil {
@@ -141,8 +143,8 @@ func Vacate(dir string) (io.Closer, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: filepath.Join(dir, MarkName), Err: err}
 	}
-	switch err := unix.Flock(int(mark.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-	case errors.Is(err, unix.EWOULDBLOCK):
+	switch err := flock.TryOpen(mark, flock.Exclusive); {
+	case errors.Is(err, flock.ErrLocked):
 		mark.Close()
 		return nil, ErrLocked
 	case err != nil:

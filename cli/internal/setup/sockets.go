@@ -10,8 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
@@ -61,8 +60,8 @@ func (cfg Config) claim(dir, home string, log *slog.Logger) error {
 		return fmt.Errorf("open socket folder: %w", err)
 	}
 	defer inits.Close()
-	if err := unix.Flock(int(inits.Fd()), unix.LOCK_EX); err != nil { // one init at a time
-		return fmt.Errorf("lock socket folder: %w", err)
+	if err := flock.WaitOpen(inits, flock.Exclusive); err != nil { // one init at a time
+		return fmt.Errorf("claim socket folder: %w", err)
 	}
 	owner, err := uds.ReadMark(dir)
 	switch {

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -96,8 +97,8 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 // removeStale removes what killed processes were writing. If another process is writing now, it does nothing: the next
 // collection will.
 func (s *Store) removeStale() error {
-	lockFile, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	lockFile, err := s.lock(flock.TryOpen, flock.Exclusive)
+	if errors.Is(err, flock.ErrLocked) {
 		return nil
 	}
 	if err != nil {
@@ -142,20 +143,15 @@ func blobPath(name sum) string {
 }
 func manifestPath(digits string) string { return manifests + "/" + digits + ".json" }
 
-// lock locks the store, shared (LOCK_SH) or exclusively (LOCK_EX), until the result is closed. Other processes are kept out,
-// too.
-func (s *Store) lock(how int) (*os.File, error) {
+// lock locks the store, shared or exclusively, until the result is closed. Other processes are kept out, too. take is
+// flock.TryOpen, which fails at once where another has the lock, or flock.WaitOpen.
+func (s *Store) lock(take func(*os.File, flock.Mode) error, mode flock.Mode) (*os.File, error) {
 	f, err := s.root.OpenFile(incoming, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+	if err := take(f, mode); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

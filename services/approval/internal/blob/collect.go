@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/rumi-ai/rumi/libs/flock"
 )
 
 // Collect removes three things: every manifest that is in neither list that named returns, every blob that no tree in current
@@ -19,7 +19,7 @@ import (
 // removed: nobody knows which blobs that tree needs, and it is whole again once the operator has put the manifest back. Any
 // other file that can't be read or removed stays, and doesn't stop the rest.
 func (s *Store) Collect(named func() (historic, current []string, err error)) (removed int, err error) {
-	lockFile, err := s.lock(unix.LOCK_EX)
+	lockFile, err := s.lock(flock.WaitOpen, flock.Exclusive)
 	if err != nil {
 		return 0, fmt.Errorf("collect blobs: %w", err)
 	}

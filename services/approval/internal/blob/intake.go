@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -30,7 +31,7 @@ type Intake struct {
 // NewIntake begins to take bytes in. Close must be called, after the digest is in a record if there was a Commit: from Close
 // on, a tree that no record names is collected.
 func (s *Store) NewIntake() (*Intake, error) {
-	lockFile, err := s.lock(unix.LOCK_SH)
+	lockFile, err := s.lock(flock.WaitOpen, flock.Shared)
 	if err != nil {
 		return nil, fmt.Errorf("begin to keep: %w", err)
 	}

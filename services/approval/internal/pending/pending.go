@@ -14,10 +14,10 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 )
 
 const (
@@ -172,13 +172,8 @@ func (e *Export) write(s summary) (err error) {
 	}
 	defer dir.Close()
 	// Replicas have the same name for what is not whole yet, so that a crash leaves one at most; they write in turns.
-	for {
-		if err = unix.Flock(int(dir.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return os.NewSyscallError("flock", err)
+	if err := flock.WaitOpen(dir, flock.Exclusive); err != nil {
+		return err
 	}
 	temp := e.path + ".new"
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)

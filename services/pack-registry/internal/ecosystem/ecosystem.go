@@ -18,10 +18,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
@@ -35,10 +34,7 @@ const (
 	oldPrefix = ".rumi-old-" // a folder that was replaced or removed, and is being deleted
 )
 
-const (
-	lockWait  = 20 * time.Second // how long a change waits for another one to end
-	lockPause = 20 * time.Millisecond
-)
+const lockWait = 20 * time.Second // how long a change waits for another one to end
 
 // How packs are copied. The operator's group may write to what an apply installs. A backup keeps the modes of the folder that it copies,
 // and a rollback restores them: the digest covers modes, and must again be the one that was approved.
@@ -80,9 +76,8 @@ type Ecosystem struct {
 	root     *os.Root
 	packs    pack.Cache // of the packs in root
 	backups  backupFolder
-	lockAt   string
-	lock     *os.File // open on it; nil before the first change
-	keep     int      // see Config, as are those of the same names
+	lockAt   string // path of the lock file
+	keep     int    // see Config, as are those of the same names
 	retired  func(context.Context) ([]string, error)
 	approved func(ctx context.Context, packID string) (bool, error)
 	mutex    chan struct{} // holds one token; the lock among this process's goroutines
@@ -111,13 +106,9 @@ func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log
 	return e, nil
 }
 
-// Close closes the folders and the lock file.
+// Close closes the folders.
 func (e *Ecosystem) Close() error {
-	err := errors.Join(e.root.Close(), e.backups.close())
-	if e.lock != nil {
-		err = errors.Join(err, e.lock.Close())
-	}
-	return err
+	return errors.Join(e.root.Close(), e.backups.close())
 }
 
 // acquire waits until no other change is under way, in this process or another. After wait it gives up with a fault, 503.
@@ -130,58 +121,13 @@ func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release fu
 	case <-ctx.Done():
 		return nil, busy.Because(ctx.Err())
 	}
-	for {
-		if err := e.openLock(); err != nil {
-			<-e.mutex
-			return nil, err
-		}
-		err := unix.Flock(int(e.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil && !e.lockIsCurrent() { // replaced between the two: nobody else would wait for it
-			continue
-		}
-		if err == nil {
-			return func() {
-				_ = unix.Flock(int(e.lock.Fd()), unix.LOCK_UN)
-				<-e.mutex
-			}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			<-e.mutex
-			return nil, fmt.Errorf("lock ecosystem: %w", err)
-		}
-		select {
-		case <-time.After(lockPause):
-		case <-ctx.Done():
-			<-e.mutex
+	lock := flock.New(e.lockAt) // removed or replaced meanwhile, it is made and waited for anew
+	if err := lock.Lock(ctx); err != nil {
+		<-e.mutex
+		if ctx.Err() != nil {
 			return nil, busy.Because(ctx.Err())
 		}
+		return nil, spaceFault(unusable("user_data/pack_staging/"+filepath.Base(e.lockAt), err))
 	}
-}
-
-// openLock opens the lock file, and opens it again if it was removed or replaced meanwhile. The error is a fault.
-func (e *Ecosystem) openLock() error {
-	if e.lock != nil && e.lockIsCurrent() {
-		return nil
-	}
-	if e.lock != nil {
-		e.lock.Close()
-		e.lock = nil
-	}
-	lock, err := os.OpenFile(e.lockAt, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o640)
-	if err != nil {
-		return spaceFault(unusable("user_data/pack_staging/"+filepath.Base(e.lockAt), err))
-	}
-	e.lock = lock
-	return nil
-}
-
-// lockIsCurrent says whether the open lock file is the one at its path. A lock on a file that was replaced keeps nobody out who
-// opens the new one.
-func (e *Ecosystem) lockIsCurrent() bool {
-	mine, err := e.lock.Stat()
-	if err != nil {
-		return false
-	}
-	now, err := os.Lstat(e.lockAt)
-	return err == nil && os.SameFile(mine, now)
+	return func() { lock.Close(); <-e.mutex }, nil
 }

@@ -10,9 +10,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
@@ -87,7 +86,7 @@ func (a *Area) removeInterrupted(ctx context.Context) {
 // sweepTemp removes the folder of an import unless somebody is still at it.
 func (a *Area) sweepTemp(name string) error {
 	// An import makes its folder and locks it while it has the area's lock: none is seen between the two.
-	leave, err := lock(a.root, unix.LOCK_EX|unix.LOCK_NB)
+	leave, err := lock(a.root, flock.TryOpen, flock.Exclusive)
 	if err != nil {
 		return nil // an import begins; the next sweep is soon enough
 	}
@@ -100,7 +99,7 @@ func (a *Area) sweepTemp(name string) error {
 		return err
 	}
 	defer dir.Close()
-	release, err := lock(dir, unix.LOCK_EX|unix.LOCK_NB)
+	release, err := lock(dir, flock.TryOpen, flock.Exclusive)
 	if err != nil {
 		return nil // held by the import
 	}
@@ -110,7 +109,7 @@ func (a *Area) sweepTemp(name string) error {
 
 // makeTemp makes the folder of an import and locks it until release.
 func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
-	leave, err := lock(a.root, unix.LOCK_SH)
+	leave, err := lock(a.root, flock.WaitOpen, flock.Shared)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +121,7 @@ func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	release, err = lock(dir, unix.LOCK_EX|unix.LOCK_NB)
+	release, err = lock(dir, flock.TryOpen, flock.Exclusive)
 	if err != nil {
 		dir.Close()
 		return nil, nil, err
@@ -139,19 +138,14 @@ func (a *Area) list() ([]fs.DirEntry, error) {
 	return dir.ReadDir(-1)
 }
 
-// hold locks a folder in a mode of flock until release; a process that dies lets go of it. With LOCK_NB it fails at once where
-// another has it.
-func lock(dir *os.Root, mode int) (release func(), err error) {
+// lock locks a folder until release; a process that dies releases it, too. take is flock.TryOpen, which fails at once where
+// another has the lock, or flock.WaitOpen.
+func lock(dir *os.Root, take func(*os.File, flock.Mode) error, mode flock.Mode) (release func(), err error) {
 	f, err := dir.Open(".")
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), mode); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
+	if err := take(f, mode); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
@@ -23,6 +22,7 @@ import (
 	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
 )
@@ -334,18 +334,12 @@ func (v *Vault) names() ([]string, error) {
 // exclude keeps every other writer out, of this process and of others, until unlock is called.
 func (v *Vault) exclude() (unlock func(), err error) {
 	v.writers.Lock()
-	for {
-		err = syscall.Flock(int(v.lock.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock.WaitOpen(v.lock, flock.Exclusive); err != nil {
 		v.writers.Unlock()
-		return nil, fmt.Errorf("lock folder: %w", err)
+		return nil, err
 	}
 	return func() {
-		if err := syscall.Flock(int(v.lock.Fd()), syscall.LOCK_UN); err != nil {
+		if err := flock.Unlock(v.lock); err != nil {
 			v.log.Error("could not unlock the folder of secrets", "error", err)
 		}
 		v.writers.Unlock()
