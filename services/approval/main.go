@@ -94,9 +94,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 			}
 		})
 	})
-	httpapi.Routes(rt.Mux(), packs, export)
-	diskusage.Route(rt.Mux(), func(ctx context.Context) ([]diskusage.Item, error) {
+	return httpapi.Serve(rt.Mux(), packs, export, func(ctx context.Context) ([]diskusage.Item, error) {
 		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "approved", Depth: 1, Kind: "approved_trees"}) // Collect removes those that no record needs
 	})
-	return nil
 }

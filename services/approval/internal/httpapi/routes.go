@@ -1,4 +1,5 @@
-// Package httpapi is approval over HTTP: the public endpoints of contract.md and those of the other services.
+// Package httpapi answers the endpoints of api/approval: it checks requests, lets few reviews run at once, calls the domain, and turns
+// records and reviews into answers.
 package httpapi
 
 import (
@@ -7,29 +8,20 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 
 	api "github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/approval"
 	"github.com/rumi-ai/rumi/services/approval/internal/pending"
-	"github.com/rumi-ai/rumi/services/approval/internal/record"
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
-)
-
-const (
-	gateway  = "gateway"
-	registry = "pack-registry"
-	egress   = "egress-proxy"
-	broker   = "capability-broker"
-	pip      = "pip-installer"
 )
 
 // defaultReason is that of a rejection without one.
@@ -38,27 +30,29 @@ const defaultReason = "User rejected"
 // atOnce is how many reviews are under way at a time: a hostile pack's can take 100 MB.
 const atOnce = 2
 
-// Routes adds the endpoints to mux.
-func Routes(mux *server.Mux, service *approval.Service, export *pending.Export) {
-	h := routes{service, export, make(chan struct{}, atOnce)}
-	mux.Route("GET /api/packs", rpc.Handle(h.list), gateway)
-	mux.Route("GET /api/packs/pending", rpc.Handle(h.waiting), gateway)
-	mux.Route("GET /api/packs/{pack_id}/status", rpc.Raw(h.status), gateway)
-	mux.Route("GET /api/packs/{pack_id}/review", rpc.Raw(h.review), gateway)
-	mux.Route("GET /api/packs/{pack_id}/review/file", rpc.Raw(h.excerpt), gateway)
-	mux.Route("POST /api/packs/{pack_id}/approve", rpc.Handle(h.approve), gateway)
-	mux.Route("POST /api/packs/{pack_id}/reject", rpc.Handle(h.reject), gateway)
+// Serve answers the endpoints of api/approval on mux. usage finds what the service keeps on the disk.
+func Serve(mux *server.Mux, service *approval.Service, export *pending.Export, usage diskusage.List) error {
+	a, h := routes{service, export, make(chan struct{}, atOnce)}, route.NewHandlers(api.Routes)
+	route.Handle(h, api.List, a.list)
+	route.Handle(h, api.ListPending, a.waiting)
+	route.HandleStream(h, api.Status, a.status)
+	route.HandleStream(h, api.Review, a.review)
+	route.HandleStream(h, api.ReviewFile, a.excerpt)
+	route.Handle(h, api.Approve, a.approve)
+	route.Handle(h, api.Reject, a.reject)
 
-	mux.Route("GET /internal/packs/overview", rpc.Handle(h.overview), gateway)
-	mux.Route("POST /internal/packs/refresh", rpc.Handle(h.refresh), registry)
-	mux.Route("PUT /internal/packs/{pack_id}/retired", rpc.Handle(h.retire), registry)
-	mux.Route("GET /internal/packs/retired", rpc.Handle(h.retired), registry)
-	mux.Route("GET /internal/packs/{pack_id}/approved", rpc.Handle(h.everApproved), registry)
-	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(h.remove), registry)
-	mux.Route("PUT /internal/packs/{pack_id}/running", rpc.Handle(h.running), broker)
-	service.Gates().Routes(mux, egress, broker, pip)
-	mux.Route("GET /internal/trees/{digest}", rpc.Raw(h.tree), broker, pip)
-	mux.Route("POST /internal/pending/refresh", rpc.Handle(h.pendingChanged), broker, pip)
+	route.Handle(h, api.Overview, a.overview)
+	route.Handle(h, api.Refresh, a.refresh)
+	route.Handle(h, api.Retire, a.retire)
+	route.Handle(h, api.ListRetired, a.retired)
+	route.Handle(h, api.WasApproved, a.everApproved)
+	route.Handle(h, api.Remove, a.remove)
+	route.Handle(h, api.SetRunning, a.running)
+	route.HandleStream(h, api.GetTree, a.tree)
+	route.Handle(h, api.RefreshPending, a.pendingChanged)
+	service.Gates().Handle(h)
+	diskusage.Handle(h, api.Storage, usage)
+	return h.Mount(mux)
 }
 
 type routes struct {
@@ -67,29 +61,15 @@ type routes struct {
 	reviews chan struct{} // holds a token for each that is under way
 }
 
-type listed struct {
-	PackID       string     `json:"pack_id"`
-	Status       string     `json:"status"`
-	MayRun       bool       `json:"may_run"` // approved, and so is every pack above it
-	PackIdentity string     `json:"pack_identity"`
-	Version      string     `json:"version"`
-	Description  string     `json:"description"`
-	CreatedAt    time.Time  `json:"created_at"`
-	ApprovedAt   *time.Time `json:"approved_at"`
-	Digest       *string    `json:"digest"`
-	Error        *string    `json:"error"`
-	Missing      bool       `json:"missing"` // its folder is gone
-}
-
-func (h routes) list(ctx context.Context, _ struct{}) ([]listed, error) {
+func (h routes) list(ctx context.Context, _ struct{}) ([]api.Listed, error) {
 	records, err := h.service.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]listed, len(records))
+	all := make([]api.Listed, len(records))
 	for i, r := range records {
 		trouble, missing := h.service.GateProblem(r)
-		all[i] = listed{
+		all[i] = api.Listed{
 			Missing: missing,
 			PackID:  r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
 			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(trouble, r.LastError)),
@@ -109,40 +89,14 @@ func (h routes) waiting(ctx context.Context, _ struct{}) ([]string, error) {
 	return ids, err
 }
 
-type packRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-}
-
-type dossier struct {
-	PackID      string           `json:"pack_id"`
-	Status      string           `json:"status"`
-	MayRun      bool             `json:"may_run"`
-	CreatedAt   time.Time        `json:"created_at"`
-	ApprovedAt  *time.Time       `json:"approved_at"`
-	Digest      *string          `json:"digest"`
-	FileHashes  fileHashes       `json:"file_hashes"`
-	Requested   record.Requested `json:"permissions_requested"`
-	Rejection   *string          `json:"rejection_reason"`
-	LastError   *string          `json:"last_error"`
-	Missing     bool             `json:"missing"`
-	Version     string           `json:"version"`
-	VersionHist []event          `json:"version_history"`
-}
-
-// fileHashes maps a path to "sha256:…", for all files of the tree with a digest; the zero value is of none. A history names many
-// trees, so they are fetched one after the other while the answer is written.
-type fileHashes struct {
-	digest string
-	of     *manifests
-}
-
-// MarshalJSONTo implements json.MarshalerTo.
-func (f fileHashes) MarshalJSONTo(enc *jsontext.Encoder) error {
-	if err := enc.WriteToken(jsontext.BeginObject); err != nil {
-		return err
+// fileHashes are those of the tree with a digest, "" for none. A history names many trees, so each is fetched while the answer is
+// written.
+func fileHashes(digest string, of *manifests) api.FileHashes {
+	if digest == "" {
+		return api.FileHashes{}
 	}
-	if f.digest != "" {
-		m, err := f.of.get(f.digest)
+	return api.FileHashes{Each: func(yield func(path, hash string) error) error {
+		m, err := of.get(digest)
 		if err != nil {
 			return err
 		}
@@ -150,15 +104,12 @@ func (f fileHashes) MarshalJSONTo(enc *jsontext.Encoder) error {
 			if e.Kind != tree.File {
 				continue
 			}
-			if err := enc.WriteToken(jsontext.String(e.Path)); err != nil {
-				return err
-			}
-			if err := enc.WriteToken(jsontext.String("sha256:" + e.SHA256)); err != nil {
+			if err := yield(e.Path, "sha256:"+e.SHA256); err != nil {
 				return err
 			}
 		}
-	}
-	return enc.WriteToken(jsontext.EndObject)
+		return nil
+	}}
 }
 
 // manifests fetches manifests and keeps the last: who approves a pack again and again mostly approves the same.
@@ -179,27 +130,7 @@ func (m *manifests) get(digest string) (tree.Manifest, error) {
 	return m.last, nil
 }
 
-type event struct {
-	Version    string     `json:"version"`
-	Timestamp  time.Time  `json:"timestamp"`
-	Action     string     `json:"action"`
-	Actor      string     `json:"actor"`
-	Digest     *string    `json:"digest"`
-	Reason     *string    `json:"reason"`
-	FileHashes fileHashes `json:"file_hashes"`
-}
-
-type statusResponse struct {
-	PackID   string  `json:"pack_id"`
-	Status   string  `json:"status"`
-	Approval dossier `json:"approval"`
-}
-
-func (h routes) status(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[packRequest](r)
-	if err != nil {
-		return err
-	}
+func (h routes) status(w http.ResponseWriter, r *http.Request, req api.PackRequest) error {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return err
@@ -212,31 +143,22 @@ func (h routes) status(w http.ResponseWriter, r *http.Request) error {
 	kept := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
 	of := d.Record
 	trouble, missing := h.service.GateProblem(of)
-	answer := dossier{
+	answer := api.PackDetails{
 		Missing: missing,
 		PackID:  of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
-		FileHashes: fileHashes{of.Digest, kept}, Requested: of.Requested, Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(trouble, of.LastError)),
-		Version: of.Version, VersionHist: make([]event, len(d.History)),
+		FileHashes: fileHashes(of.Digest, kept), Requested: api.Requested(of.Requested), Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(trouble, of.LastError)),
+		Version: of.Version, VersionHistory: make([]api.Event, len(d.History)),
 	}
 	for i, e := range d.History {
-		answer.VersionHist[i] = event{
+		answer.VersionHistory[i] = api.Event{
 			Version: e.Version, Timestamp: e.Timestamp, Action: e.Action, Actor: e.Actor, Digest: orNull(e.Digest), Reason: orNull(e.Reason),
-			FileHashes: fileHashes{e.Digest, kept},
+			FileHashes: fileHashes(e.Digest, kept),
 		}
 	}
-	return rpc.StreamData(w, statusResponse{of.PackID, string(of.Status), answer})
+	return rpc.StreamData(w, api.StatusResponse{PackID: of.PackID, Status: string(of.Status), Approval: answer})
 }
 
-type reviewRequest struct {
-	PackID   string `json:"-" path:"pack_id"`
-	Warnings string `json:"-" query:"warnings"` // the one kind that is listed
-}
-
-func (h routes) review(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[reviewRequest](r)
-	if err != nil {
-		return err
-	}
+func (h routes) review(w http.ResponseWriter, r *http.Request, req api.ReviewRequest) error {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return err
@@ -266,20 +188,7 @@ func (h routes) turn(ctx context.Context) (done func(), err error) {
 	}
 }
 
-type excerptRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	Path   string `json:"-" query:"path"`
-	Tree   string `json:"-" query:"tree"`   // current, the default, or approved
-	Digest string `json:"-" query:"digest"` // what that tree's must be; none for any
-	Offset int64  `json:"-" query:"offset"` // in bytes
-	Limit  int64  `json:"-" query:"limit"`  // in bytes; 0 for review.DefaultExcerpt
-}
-
-func (h routes) excerpt(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[excerptRequest](r)
-	if err != nil {
-		return err
-	}
+func (h routes) excerpt(w http.ResponseWriter, r *http.Request, req api.ReviewFileRequest) error {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return err
@@ -314,22 +223,9 @@ func (h routes) excerpt(w http.ResponseWriter, r *http.Request) error {
 	return rpc.WriteData(w, found)
 }
 
-type decided struct {
-	Success bool    `json:"success"`
-	PackID  string  `json:"pack_id"`
-	Status  string  `json:"status"`
-	Digest  *string `json:"digest,omitzero"`
-	Reason  *string `json:"reason,omitzero"`
-}
-
-type approveRequest struct {
-	PackID string         `json:"-" path:"pack_id"`
-	Digest jsontext.Value `json:"digest"` // of what was reviewed; without it what lies there is approved
-}
-
 // reviewed is the digest that a decision is bound to, "" for none. An empty one and null are mistakes of the caller's, who
 // wanted to bind the decision: they must not approve whatever lies there.
-func (r approveRequest) reviewed() (string, error) {
+func reviewed(r api.ApproveRequest) (string, error) {
 	if r.Digest == nil {
 		return "", nil
 	}
@@ -341,40 +237,35 @@ func (r approveRequest) reviewed() (string, error) {
 	return *digest, err
 }
 
-func (h routes) approve(ctx context.Context, req approveRequest) (decided, error) {
+func (h routes) approve(ctx context.Context, req api.ApproveRequest) (api.Decision, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
-		return decided{}, err
+		return api.Decision{}, err
 	}
-	reviewed, err := req.reviewed()
+	digest, err := reviewed(req)
 	if err != nil {
-		return decided{}, err
+		return api.Decision{}, err
 	}
-	r, err := h.service.Approve(ctx, id, reviewed)
+	r, err := h.service.Approve(ctx, id, digest)
 	if err != nil {
-		return decided{}, err
+		return api.Decision{}, err
 	}
-	return decided{Success: true, PackID: r.PackID, Status: string(r.Status), Digest: &r.Digest}, nil
+	return api.Decision{Success: true, PackID: r.PackID, Status: string(r.Status), Digest: &r.Digest}, nil
 }
 
-type rejectRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	Reason string `json:"reason"`
-}
-
-func (h routes) reject(ctx context.Context, req rejectRequest) (decided, error) {
+func (h routes) reject(ctx context.Context, req api.RejectRequest) (api.Decision, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
-		return decided{}, err
+		return api.Decision{}, err
 	}
 	if req.Reason == "" {
 		req.Reason = defaultReason
 	}
 	r, err := h.service.Reject(ctx, id, req.Reason)
 	if err != nil {
-		return decided{}, err
+		return api.Decision{}, err
 	}
-	return decided{Success: true, PackID: r.PackID, Status: string(r.Status), Reason: &req.Reason}, nil
+	return api.Decision{Success: true, PackID: r.PackID, Status: string(r.Status), Reason: &req.Reason}, nil
 }
 
 func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, error) {
@@ -392,12 +283,7 @@ func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, 
 	return struct{}{}, h.service.Refresh(ctx, ids...)
 }
 
-type retireRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	api.RetireRequest
-}
-
-func (h routes) retire(ctx context.Context, req retireRequest) (api.RetireResponse, error) {
+func (h routes) retire(ctx context.Context, req api.RetireRequest) (api.RetireResponse, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.RetireResponse{}, err
@@ -411,7 +297,7 @@ func (h routes) retired(ctx context.Context, _ struct{}) (api.RetiredResponse, e
 	return api.RetiredResponse{PackIDs: ids}, err
 }
 
-func (h routes) everApproved(ctx context.Context, req packRequest) (api.ApprovedResponse, error) {
+func (h routes) everApproved(ctx context.Context, req api.PackRequest) (api.ApprovedResponse, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.ApprovedResponse{}, err
@@ -420,7 +306,7 @@ func (h routes) everApproved(ctx context.Context, req packRequest) (api.Approved
 	return api.ApprovedResponse{Approved: approved}, err
 }
 
-func (h routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse, error) {
+func (h routes) remove(ctx context.Context, req api.PackRequest) (api.RemoveResponse, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.RemoveResponse{}, err
@@ -429,12 +315,7 @@ func (h routes) remove(ctx context.Context, req packRequest) (api.RemoveResponse
 	return api.RemoveResponse{Removed: removed}, err
 }
 
-type runningRequest struct {
-	PackID string `json:"-" path:"pack_id"`
-	api.RunningRequest
-}
-
-func (h routes) running(ctx context.Context, req runningRequest) (struct{}, error) {
+func (h routes) running(ctx context.Context, req api.RunningRequest) (struct{}, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return struct{}{}, err
@@ -442,9 +323,9 @@ func (h routes) running(ctx context.Context, req runningRequest) (struct{}, erro
 	return struct{}{}, h.service.SetRunning(ctx, id, req.Running)
 }
 
-func (h routes) tree(w http.ResponseWriter, r *http.Request) error {
+func (h routes) tree(w http.ResponseWriter, _ *http.Request, req api.TreeRequest) error {
 	w.Header().Set("Content-Type", "application/x-tar")
-	return h.service.SendTree(w, r.PathValue("digest"))
+	return h.service.SendTree(w, req.Digest)
 }
 
 func (h routes) pendingChanged(context.Context, struct{}) (struct{}, error) {

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
@@ -15,8 +16,7 @@ func TestReviewsTakeTurns(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, "GET", "/api/packs/demo/review", nil)
-	r.SetPathValue("pack_id", "demo")
-	if err := h.review(httptest.NewRecorder(), r); !fault.Is(err, fault.KindUnavailable) {
+	if err := h.review(httptest.NewRecorder(), r, api.ReviewRequest{PackID: "demo"}); !fault.Is(err, fault.KindUnavailable) {
 		t.Errorf("a review did not wait for its turn: %v", err)
 	}
 	if len(h.reviews) != 1 {

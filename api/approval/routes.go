@@ -1,0 +1,253 @@
+// Package approval is what the service approval answers: operators review, approve and reject packs; pack-registry has packs read again
+// and forgotten; others fetch approved trees. Gates are followed with libs/gate.
+package approval
+
+import (
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
+)
+
+// Service is approval's name.
+const Service = roster.Approval
+
+// The public endpoints.
+var (
+	List        = route.New[struct{}, []Listed]("GET", "/api/packs", Service, route.Quick)
+	ListPending = route.New[struct{}, []string]("GET", "/api/packs/pending", Service, route.Quick) // ids of packs that a person has to decide about
+	Status      = route.New[PackRequest, StatusResponse]("GET", "/api/packs/{pack_id}/status", Service, route.Quick)
+	Review      = route.New[ReviewRequest, Document]("GET", "/api/packs/{pack_id}/review", Service, route.Slow)
+	ReviewFile  = route.New[ReviewFileRequest, Document]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow)
+	Approve     = route.New[ApproveRequest, Decision]("POST", "/api/packs/{pack_id}/approve", Service, route.Slow)
+	Reject      = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow)
+)
+
+// The endpoints of other services.
+var (
+	Overview    = route.Internal[OverviewRequest, []Summary]("GET", "/internal/packs/overview", Service, roster.Gateway)
+	Refresh     = route.Internal[RefreshRequest, struct{}]("POST", "/internal/packs/refresh", Service, roster.PackRegistry)
+	Retire      = route.Internal[RetireRequest, RetireResponse]("PUT", "/internal/packs/{pack_id}/retired", Service, roster.PackRegistry)
+	ListRetired = route.Internal[struct{}, RetiredResponse]("GET", "/internal/packs/retired", Service, roster.PackRegistry)
+	WasApproved = route.Internal[PackRequest, ApprovedResponse]("GET", "/internal/packs/{pack_id}/approved", Service, roster.PackRegistry)
+	Remove      = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
+	SetRunning  = route.Internal[RunningRequest, struct{}]("PUT", "/internal/packs/{pack_id}/running", Service, roster.CapabilityBroker)
+	// GetTree is answered with a tar archive, as tree.Send writes it.
+	GetTree        = route.Internal[TreeRequest, route.Stream]("GET", "/internal/trees/{digest}", Service, roster.CapabilityBroker, roster.PipInstaller)
+	RefreshPending = route.Internal[struct{}, struct{}]("POST", "/internal/pending/refresh", Service, roster.CapabilityBroker, roster.PipInstaller)
+	Storage        = diskusage.Endpoint(Service)
+)
+
+// Routes are all endpoints, those of libs/gate too.
+var Routes = append(route.NewTable(List, ListPending, Status, Review, ReviewFile, Approve, Reject,
+	Overview, Refresh, Retire, ListRetired, WasApproved, Remove, SetRunning, GetTree, RefreshPending, Storage), gate.Table...)
+
+// Document is a review or an excerpt of a file as docs/api.md describes it, field by field. It has no type here: its thirty types are
+// those of approval's package review, which makes it, and nothing but a person reads it.
+type Document = jsontext.Value
+
+// PackRequest names a pack.
+type PackRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+}
+
+// Requested is what a pack's descriptor asks for.
+type Requested struct {
+	Secrets []string `json:"secrets"`
+	Domains []string `json:"allowed_domains"`
+	Ports   []uint16 `json:"allowed_ports"`
+}
+
+// Listed is a pack in the list.
+type Listed struct {
+	PackID       string     `json:"pack_id"`
+	Status       string     `json:"status"`
+	MayRun       bool       `json:"may_run"` // approved, and so is every pack above it
+	PackIdentity string     `json:"pack_identity"`
+	Version      string     `json:"version"`
+	Description  string     `json:"description"`
+	CreatedAt    time.Time  `json:"created_at"`
+	ApprovedAt   *time.Time `json:"approved_at"` // null before the first approval
+	Digest       *string    `json:"digest"`      // of the approved tree; null before the first approval
+	Error        *string    `json:"error"`
+	Missing      bool       `json:"missing"` // its folder is gone
+}
+
+// StatusResponse is a pack with its files and its history.
+type StatusResponse struct {
+	PackID   string      `json:"pack_id"`
+	Status   string      `json:"status"`
+	Approval PackDetails `json:"approval"`
+}
+
+// PackDetails is all that approval keeps of a pack.
+type PackDetails struct {
+	PackID         string     `json:"pack_id"`
+	Status         string     `json:"status"`
+	MayRun         bool       `json:"may_run"`
+	CreatedAt      time.Time  `json:"created_at"`
+	ApprovedAt     *time.Time `json:"approved_at"`
+	Digest         *string    `json:"digest"`
+	FileHashes     FileHashes `json:"file_hashes"` // of the approved tree
+	Requested      Requested  `json:"permissions_requested"`
+	Rejection      *string    `json:"rejection_reason"`
+	LastError      *string    `json:"last_error"`
+	Missing        bool       `json:"missing"`
+	Version        string     `json:"version"`
+	VersionHistory []Event    `json:"version_history"`
+}
+
+// Event is an entry of a pack's history.
+type Event struct {
+	Version    string     `json:"version"`
+	Timestamp  time.Time  `json:"timestamp"`
+	Action     string     `json:"action"` // approved, rejected, modified, …
+	Actor      string     `json:"actor"`
+	Digest     *string    `json:"digest"` // of the tree that an approval was about
+	Reason     *string    `json:"reason"`
+	FileHashes FileHashes `json:"file_hashes"` // of that tree
+}
+
+// FileHashes maps the path of every file of a tree to "sha256:<hex>". A client reads ByPath. The server sets Each instead, which
+// yields them while the answer is written: a history names many trees, and all their files at once may not fit in memory.
+type FileHashes struct {
+	ByPath map[string]string
+	Each   func(yield func(path, hash string) error) error
+}
+
+// MarshalJSONTo writes an object: what Each yields, or ByPath where Each is nil.
+func (f FileHashes) MarshalJSONTo(out *jsontext.Encoder) error {
+	if f.Each == nil {
+		if f.ByPath == nil {
+			f.ByPath = map[string]string{}
+		}
+		return json.MarshalEncode(out, f.ByPath)
+	}
+	if err := out.WriteToken(jsontext.BeginObject); err != nil {
+		return err
+	}
+	err := f.Each(func(path, hash string) error {
+		if err := out.WriteToken(jsontext.String(path)); err != nil {
+			return err
+		}
+		return out.WriteToken(jsontext.String(hash))
+	})
+	if err != nil {
+		return err
+	}
+	return out.WriteToken(jsontext.EndObject)
+}
+
+// UnmarshalJSONFrom reads an object into ByPath.
+func (f *FileHashes) UnmarshalJSONFrom(in *jsontext.Decoder) error {
+	return json.UnmarshalDecode(in, &f.ByPath)
+}
+
+// ReviewRequest asks what is to be approved.
+type ReviewRequest struct {
+	PackID   string `json:"-" path:"pack_id"`
+	Warnings string `json:"-" query:"warnings"` // the one kind that is listed, each by itself; "" for all
+}
+
+// ReviewFileRequest asks for a part of a file.
+type ReviewFileRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Path   string `json:"-" query:"path"`   // in the pack's folder
+	Tree   string `json:"-" query:"tree"`   // current, the default, or approved
+	Digest string `json:"-" query:"digest"` // what that tree's must be; "" for any
+	Offset int64  `json:"-" query:"offset"` // in bytes
+	Limit  int64  `json:"-" query:"limit"`  // in bytes; 0 for the default, 64 KiB
+}
+
+// ApproveRequest approves a pack.
+type ApproveRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	// Digest is a string, that of what was reviewed; without it, what lies there is approved. It is raw JSON since null and "" are
+	// mistakes of a caller's that wanted to bind its decision: they must not approve whatever lies there.
+	Digest jsontext.Value `json:"digest,omitzero"`
+}
+
+// RejectRequest rejects a pack.
+type RejectRequest struct {
+	PackID string `json:"-" path:"pack_id"`
+	Reason string `json:"reason"` // "" for "User rejected"
+}
+
+// Decision is what became of a pack.
+type Decision struct {
+	Success bool    `json:"success"`
+	PackID  string  `json:"pack_id"`
+	Status  string  `json:"status"`
+	Digest  *string `json:"digest,omitzero"` // that is approved
+	Reason  *string `json:"reason,omitzero"` // of a rejection
+}
+
+// OverviewRequest may name one pack.
+type OverviewRequest struct {
+	PackID string `json:"-" query:"pack_id"` // "" for all
+}
+
+// Summary is a pack without its files, for the gateway's lists.
+type Summary struct {
+	PackID      string     `json:"pack_id"`
+	Status      string     `json:"status"`
+	Undecided   bool       `json:"undecided"` // a person has to approve or reject it
+	MayRun      bool       `json:"may_run"`
+	Identity    string     `json:"pack_identity"`
+	Version     string     `json:"version"`
+	Description string     `json:"description"`
+	CreatedAt   time.Time  `json:"created_at"`
+	UpdatedAt   time.Time  `json:"updated_at"`
+	ApprovedAt  *time.Time `json:"approved_at"`
+	Digest      *string    `json:"digest"`
+	Error       *string    `json:"error"`
+	Requested   Requested  `json:"permissions_requested"`
+}
+
+// RefreshRequest names packs to read again; none means all.
+type RefreshRequest struct {
+	PackIDs  []string `json:"pack_ids"`
+	Replaced bool     `json:"replaced,omitzero"` // the named packs have just been put in place
+}
+
+// RetireRequest begins a pack's uninstall.
+type RetireRequest struct {
+	PackID    string `json:"-" path:"pack_id"`
+	Installed bool   `json:"installed"` // it has files, so it is to be known
+}
+
+// RetireResponse says whether there is such a pack.
+type RetireResponse struct {
+	Known bool `json:"known"`
+}
+
+// RetiredResponse lists the packs whose uninstall has begun and not ended.
+type RetiredResponse struct {
+	PackIDs []string `json:"pack_ids"`
+}
+
+// ApprovedResponse says whether a pack was ever approved since it became known.
+type ApprovedResponse struct {
+	Approved bool `json:"approved"`
+}
+
+// RemoveResponse says whether there was a record to remove.
+type RemoveResponse struct {
+	Removed bool `json:"removed"`
+}
+
+// RunningRequest says whether a pack's container runs.
+type RunningRequest struct {
+	PackID  string `json:"-" path:"pack_id"`
+	Running bool   `json:"running"`
+}
+
+// TreeRequest names an approved tree.
+type TreeRequest struct {
+	Digest string `json:"-" path:"digest"` // "sha256:<hex>"
+}
