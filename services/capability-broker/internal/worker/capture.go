@@ -14,27 +14,29 @@ const (
 	stderr = "stderr"
 )
 
-// Bounds of what is kept of a worker's output until it is in the log.
+// Bounds of what is held of a worker's output until it is in the log.
 const (
 	maxLine     = 16 << 10 // bytes after which a line without end is cut
-	maxMarker   = 160      // bytes of a mark (runtime/PROTOCOL.md, "Noise")
-	recentCalls = 4        // whose marks are believed: an answer may overtake what was printed before it
+	maxMarker   = 160      // bytes of a marker (runtime/PROTOCOL.md, "Noise")
+	recentCalls = 4        // calls whose markers are believed: stdout and stderr are two pipes, so an answer may overtake what was printed before it
 )
 
-// capture makes lines of what one worker prints, each with the request that it was printed for. The marks in it are believed where they
-// name a call that this worker was given, under an id that its code can't have known before: what is left of an earlier call
-// can't write in the name of a later one.
+// capture makes lines of what one worker prints, each with the request that it was printed for. It is the io.Writer of the worker's stderr.
+//
+// The worker puts markers around what a call prints, but the handler's code can print the same bytes. So a marker is believed only if it has
+// the id of a call that this worker was given. Ids are random and given with the call: code that is left running from an earlier call
+// can't know the id of a later one, and so can't write in its name.
 type capture struct {
 	log *logFile
 
 	mu            sync.Mutex
-	calls         []announcedCall // the last few
-	request       string          // whose call prints; "" where none does
-	stream        string
-	line          []byte // without its end as yet
-	partialMarker []byte // a mark that has not come whole
-	pending       []byte // lines for the file
-	dropping      bool   // there is no room in the log for the rest of what is being written
+	calls         []announcedCall // the last recentCalls
+	request       string          // the request whose call prints now; "" for none
+	stream        string          // of line
+	line          []byte          // a line that has no end yet
+	partialMarker []byte          // the beginning of what may become a marker
+	pending       []byte          // encoded lines that are to be written to the file
+	dropping      bool            // the log's rate limit is reached: the rest of this Write is dropped
 }
 
 type announcedCall struct{ call, request string }
@@ -60,7 +62,7 @@ func (c *capture) note(request, text string) {
 	c.flush()
 }
 
-// Write takes a piece of output. It never fails and never waits for long.
+// Write takes a piece of output. It never fails and never blocks for long: a worker whose stderr isn't read stands still.
 func (c *capture) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,7 +88,7 @@ func (c *capture) Write(p []byte) (int, error) {
 		case closed < 0 && len(data) < maxMarker && bytes.IndexByte(data, '\n') < 0:
 			c.partialMarker = slices.Clone(data)
 			data = nil
-		default: // the code's own
+		default: // not a marker: the code printed this byte itself
 			c.appendText(data[:1])
 			data = data[1:]
 		}
@@ -95,8 +97,8 @@ func (c *capture) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// nextBoundary is where the next end of a line or mark is. Without room for lines only marks matter: a handler that prints without end must
-// not cost more than it takes to read.
+// nextBoundary returns the index of the next end of a line or beginning of a marker, -1 for none. While lines are dropped only markers matter:
+// a handler that prints without end must not cost the broker more than the reading.
 func (c *capture) nextBoundary(data []byte) int {
 	mark := bytes.IndexByte(data, '\x1e')
 	if c.dropping {
@@ -111,7 +113,7 @@ func (c *capture) nextBoundary(data []byte) int {
 	return mark
 }
 
-// Close writes what has no end and will get none.
+// Close writes the last line, which has no end.
 func (c *capture) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,7 +123,7 @@ func (c *capture) Close() {
 	c.flush()
 }
 
-// applyMarker heeds a mark and says whether it was one.
+// applyMarker switches to the request and stream of a marker. It returns false if the text isn't one.
 func (c *capture) applyMarker(text string) bool {
 	call, word, _ := strings.Cut(text, " ")
 	i := slices.IndexFunc(c.calls, func(a announcedCall) bool { return a.call == call })
@@ -143,7 +145,7 @@ func (c *capture) applyMarker(text string) bool {
 	return true
 }
 
-// appendText takes text without an end of a line.
+// appendText adds text that has no end of a line to the current line. A line over maxLine is cut.
 func (c *capture) appendText(text []byte) {
 	if c.dropping {
 		return
@@ -157,19 +159,20 @@ func (c *capture) appendText(text []byte) {
 	c.line = append(c.line, text...)
 }
 
-// endPartialLine ends a line that was begun.
+// endPartialLine ends the current line if it has any text.
 func (c *capture) endPartialLine() {
 	if len(c.line) > 0 {
 		c.endLine()
 	}
 }
 
+// endLine emits the current line.
 func (c *capture) endLine() {
 	c.emit(LogLine{TS: time.Now().UTC(), RequestID: c.request, Stream: c.stream, Text: string(c.line)})
 	c.line = c.line[:0]
 }
 
-// emit has a line written, if there is room for it. Where there is not, the log says so in its place.
+// emit adds a line to what is to be written, if the rate limit allows it. If not, a line in its place says so, once.
 func (c *capture) emit(line LogLine) {
 	if c.dropping {
 		return
@@ -189,7 +192,7 @@ func (c *capture) emit(line LogLine) {
 	}
 }
 
-// flush ends a piece of output.
+// flush writes what is pending to the file, at the end of a Write.
 func (c *capture) flush() {
 	c.log.write(c.pending)
 	c.pending, c.dropping = c.pending[:0], false

@@ -1,5 +1,14 @@
-// Package worker has trusted handlers do jobs in warm containers. The wire between broker and container is
+// Package worker runs calls of trusted handlers in warm containers. The protocol between broker and container is
 // runtime/PROTOCOL.md.
+//
+// A handler was trusted by a person, but it is a pack author's code and is called with what other packs send it. So it runs in a
+// container without network and sockets, under limits, and nothing that it answers or prints is believed: an answer must have the
+// call's unguessable id, its size is bounded before it is read, exceptions' names are shown only if they are Python's own, and
+// output is stored by request without letting one call write in the name of another.
+//
+// From bottom to top: conn.go (one worker's protocol), capture.go, logs.go, logread.go (what handlers print), spec.go (which calls share
+// workers), backoff.go (how often workers may be started), lifecycle.go and pool.go (which worker does a call), containers.go (workers
+// in containers). Package call uses Pool.Run.
 package worker
 
 import (
@@ -24,22 +33,23 @@ import (
 const (
 	maxOutput     = 1 << 20
 	maxAnswer     = maxOutput + 4<<10
-	maxUnreserved = 64 << 10 // the longest answer that is read without Job.Reserve
+	maxUnreserved = 64 << 10 // the longest answer that is read without asking Job.Reserve
 )
 
 // Errors of Run, beside the context's own.
 var (
-	// ErrBusy: as many calls wait as may, or as many workers run as may.
+	// ErrBusy: as many calls wait, or as many workers run, as the limits allow.
 	ErrBusy = errors.New("run handler: too many calls wait")
-	// ErrPaused: its workers had to be replaced so often of late that the next one isn't started yet.
+	// ErrPaused: the handler's workers had to be replaced so often recently that the next one isn't started yet (see backoff).
 	ErrPaused = errors.New("run handler: its workers end too often")
-	// ErrTooLarge: what the handler returned is over 1 MiB.
+	// ErrTooLarge: the handler returned more than 1 MiB.
 	ErrTooLarge = errors.New("run handler: its answer is too large")
-	// ErrMount: a folder that is granted isn't there, or may not be seen.
+	// ErrMount: a granted folder is missing, may not be mounted, or was replaced between check and mount.
 	ErrMount = errors.New("run handler: a folder can't be mounted")
 )
 
-// FailedError is a handler that ran and did not succeed. It holds nothing of what the handler was given or printed.
+// FailedError says that a handler ran and did not succeed. It has nothing of what the handler was given or printed, since it goes into the
+// audit log.
 type FailedError struct {
 	Kind string // load, args, exception, exit, coroutine or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
 	What string // a built-in exception's class or a few fixed words
@@ -47,7 +57,7 @@ type FailedError struct {
 
 func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }
 
-// errRevoked is of a call whose worker was ended by a decision, not by anything that the handler did.
+// errRevoked fails a call whose worker was ended by a decision (a grant revoked, a gate closed), not by anything that the handler did.
 var errRevoked = &FailedError{Kind: "lost", What: "its grant or its right to run was taken away"}
 
 // Reason is what may be said about an error of Run in the audit log.
@@ -68,11 +78,12 @@ type Job struct {
 	Config    jsontext.Value // of the grant; an object
 	Args      jsontext.Value // an object
 
-	// Begin is asked when a worker is ready, just before it gets the job; nil for nobody to ask. Its error is Run's.
+	// Begin, if not nil, is called when a worker is ready, just before it gets the job. Its error is Run's. A call may have waited long for
+	// the worker, so the caller checks here once more that the call is still allowed.
 	Begin func(ctx context.Context) error
 
-	// Reserve is asked before a long answer of so many bytes is read, which waits in the worker meanwhile; nil for nobody to ask.
-	// Where it has an error there is no answer, and the worker is lost.
+	// Reserve, if not nil, is called before an answer of more than 64 KiB is read, with its length in bytes. The answer waits in the worker
+	// until Reserve returns. After an error the answer isn't read, and the worker is ended.
 	Reserve func(ctx context.Context, n int) error
 }
 
@@ -101,17 +112,18 @@ type wireAnswer struct {
 	Recycle bool           `json:"retire"`
 }
 
-// state is what became of a worker by a call.
+// state is what a call has left of its worker.
 type state int
 
 const (
 	usable  state = iota
-	recycle       // it answered, and wants to be replaced
+	recycle       // it answered, and asked to be replaced
 	suspect       // it answered, and its last calls have all failed
 	broken        // it has ended or has to
 )
 
-// frame encodes a job, length first, under an id that its worker can't know before.
+// frame encodes a job, length first. Its id is random: a handler's code that is left running from an earlier call can't know it, and so
+// can't answer this call.
 func (j Job) frame() (id string, frame []byte, err error) {
 	id = rand.Text()
 	var b bytes.Buffer
@@ -135,18 +147,18 @@ type Process interface {
 	Kill()
 }
 
-// Announcer is a Process whose output somebody reads.
+// Announcer is a Process whose output is captured in the handler's log.
 type Announcer interface {
-	// Announce says which request a call is for, before the worker is given it. call is the id on the wire.
+	// Announce says which request a call is for, before the worker gets the call. call is the id on the wire.
 	Announce(call, request string)
 	// Note adds a line of the broker's own to what was printed for a request.
 	Note(request, text string)
 }
 
-// Packaged is a Process that has the installed packages of its pack.
+// Packaged is a Process that has its pack's installed packages mounted. The digest is "" for none.
 type Packaged interface{ Packages() (digest string) }
 
-// conn is one worker. Calls of it follow one after the other.
+// conn speaks the protocol with one worker. Its calls follow one after the other.
 type conn struct {
 	process  Process
 	open     atomic.Bool       // a call waits for its answer
@@ -169,7 +181,8 @@ func newConn(p Process) *conn {
 	return c
 }
 
-// read takes what the worker writes. Whatever isn't the one answer to the open call ends the worker.
+// read reads what the worker writes until it ends. Anything but one answer to the open call ends the worker: a worker that answers
+// unasked was changed by what runs in it.
 func (c *conn) read() {
 	defer close(c.readDone)
 	for {
@@ -189,7 +202,7 @@ func (c *conn) read() {
 	}
 }
 
-// readFrame reads an answer when there is room for it.
+// readFrame reads an answer. Before a long one it asks for memory.
 func (c *conn) readFrame() ([]byte, error) {
 	header := make([]byte, 4)
 	if _, err := io.ReadFull(c.process, header); err != nil {
@@ -209,7 +222,7 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	if err != nil {
 		return nil, usable, err
 	}
-	stop := context.AfterFunc(ctx, c.end) // frees the Write of a worker that doesn't read
+	stop := context.AfterFunc(ctx, c.end) // also frees a Write to a worker that doesn't read
 	defer stop()
 	c.reserve = func(n int) error {
 		if job.Reserve == nil {
@@ -233,7 +246,7 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	c.open.Store(true)
 	if _, err := c.process.Write(frame); err != nil {
 		c.end()
-		<-c.readDone // nobody asks for room any more
+		<-c.readDone // from here on job.Reserve isn't called any more
 		return nil, broken, c.lost(ctx)
 	}
 	select {
@@ -249,12 +262,12 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 		}
 	}
 	if !stop() {
-		s = broken // the time ran out in this very moment: it is being ended already
+		s = broken // the time ran out at this very moment: the worker is being ended already
 	}
 	return output, s, err
 }
 
-// lost is why a worker that is gone gave no answer.
+// lost returns why a worker that has ended gave no answer.
 func (c *conn) lost(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -289,7 +302,7 @@ func parseAnswer(raw []byte, id string) (output jsontext.Value, s state, err err
 	case "load", "exception", "exit", "value":
 		return nil, s, &FailedError{Kind: a.Kind, What: class(a.Error)}
 	}
-	// The call was right, so that a worker which can't read it has been changed by an earlier one.
+	// The call was well-formed: a worker that can't read it was changed by an earlier call.
 	return nil, broken, &FailedError{Kind: "lost", What: "the worker understood nothing"}
 }
 
@@ -311,8 +324,8 @@ func set(words string) map[string]bool {
 	return m
 }
 
-// class keeps of a worker's word only what can't carry anything: a handler may name a class of its own after what it
-// was given, and the audit log must not have that.
+// class returns the name of an exception class if it is one of Python's own. Any other name is the handler's to choose: it could be made of
+// a secret that the handler was given, and the name goes into the audit log.
 func class(name string) string {
 	if exceptions[name] {
 		return name
@@ -320,7 +333,7 @@ func class(name string) string {
 	return "an error of its own"
 }
 
-// end kills the worker. It returns at once; gone and killed are closed soon after.
+// end kills the worker. It returns at once; killed is closed when the container is removed, readDone when its output has ended.
 func (c *conn) end() {
 	c.ending.Do(func() {
 		c.cancel()

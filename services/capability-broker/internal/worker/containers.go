@@ -20,7 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 )
 
-// removeTimeout bounds the removal of a container; what is left is for who asks TakeRemovalFailed and InUse to sweep.
+// removeTimeout bounds the removal of a container. A container that is left is swept later: see TakeRemovalFailed and InUse.
 const removeTimeout = 30 * time.Second
 
 // Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
@@ -31,16 +31,16 @@ type Engine interface {
 	Remove(ctx context.Context, id string) error
 }
 
-// Environments gives what is installed for packs by their requirements.lock.
+// Environments provides what is installed for packs from their requirements.lock.
 type Environments interface {
-	// Use calls fn with the folder of what is installed for a pack and its digest, both "" where nothing is. The folder stays until fn
-	// returns; what is mounted by then stays with its container.
+	// Use calls fn with the folder of what is installed for a pack and its digest, both "" if nothing is. The folder isn't removed before
+	// fn returns; what a container has mounted by then stays there for it.
 	Use(ctx context.Context, packID string, fn func(path, digest string) error) error
 	// Current is the digest of what is installed for a pack now, "" for nothing.
 	Current(ctx context.Context, packID string) (digest string, err error)
 }
 
-// sitePackages is where a container has what is installed for its pack. Python looks there last (runtime/python/lib).
+// sitePackages is where a container has what is installed for its pack. Python searches it last (runtime/python/lib).
 const sitePackages = "/site-packages"
 
 // The worker's own call, and when it wants to be replaced: see runtime/PROTOCOL.md.
@@ -49,7 +49,7 @@ const (
 	mountVariable = "RUMI_MOUNT_" // and a number from 0
 )
 
-// environ tells a worker from where on it is recycle: three quarters of its memory, half of its processes.
+// environ says from which use of memory and processes on a worker asks to be recycled: three quarters and half of its limits.
 func environ(l sandbox.Limits) map[string]string {
 	return map[string]string{
 		"RUMI_RETIRE_BYTES": strconv.FormatInt(l.Memory/4*3, 10), "RUMI_RETIRE_TASKS": strconv.FormatInt(l.PIDs/2, 10),
@@ -73,8 +73,9 @@ type Containers struct {
 	failed bool              // since TakeRemovalFailed was asked
 }
 
-// InUse says whether a container that bears this process's labels is one that is in use. Another was left behind, or somebody copied
-// the labels: once a container is made its id decides, since a name is in the labels, too.
+// InUse says whether a container with this process's labels is in use. One that isn't was left behind, or somebody copied the labels.
+// While a container is being made, only its name is known; from then on its id decides, since the name is in the labels, too, and can be
+// copied.
 func (c *Containers) InUse(made sandbox.Container) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,14 +83,14 @@ func (c *Containers) InUse(made sandbox.Container) bool {
 	return named && (id == "" || id == made.ID)
 }
 
-// setID notes which container has a name.
+// setID notes the id of the container that was made under a name.
 func (c *Containers) setID(name, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ids[name] = id
 }
 
-// TakeRemovalFailed says whether a container could not be removed since it was asked last.
+// TakeRemovalFailed says whether a container could not be removed since the last call.
 func (c *Containers) TakeRemovalFailed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,7 +99,8 @@ func (c *Containers) TakeRemovalFailed() bool {
 	return failed
 }
 
-// reserveName gives a name to a container before it is there, so that nobody takes it for one that was left behind.
+// reserveName chooses the name of a container before it is made. Without the reservation a sweep that runs between the making
+// and setID would take the container for one that was left behind.
 func (c *Containers) reserveName() string {
 	name := strings.ToLower(rand.Text())
 	c.mu.Lock()
@@ -110,6 +112,7 @@ func (c *Containers) reserveName() string {
 	return name
 }
 
+// release forgets a container. removed is false if it may still be there.
 func (c *Containers) release(name string, removed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,10 +120,11 @@ func (c *Containers) release(name string, removed bool) {
 	c.failed = c.failed || !removed
 }
 
-// readOnlyPermission is what its name says, whatever a grant says of its mounts.
+// readOnlyPermission is the permission whose mounts are read-only, whatever its grant says.
 const readOnlyPermission = "fs.read"
 
-// Launch implements Launcher. The copy stays what it was proved to be until the start has mounted it.
+// Launch implements Launcher. The handler's copy is verified and locked (Folders.Use) until the container that mounts it has been started,
+// so that what was verified is what runs.
 func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 	folders, err := c.Mounts.Find(ctx, spec.Mounts, spec.Trust.PermissionID == readOnlyPermission)
 	if err != nil {
@@ -163,7 +167,7 @@ func (c *Containers) Launch(ctx context.Context, spec Spec) (Process, error) {
 	return p, nil
 }
 
-// withPackages calls fn with what is installed for a pack.
+// withPackages calls fn with what is installed for a pack; see Environments.Use.
 func (c *Containers) withPackages(ctx context.Context, packID string, fn func(path, digest string) error) error {
 	if c.Environments == nil {
 		return fn("", "")
@@ -171,7 +175,7 @@ func (c *Containers) withPackages(ctx context.Context, packID string, fn func(pa
 	return c.Environments.Use(ctx, packID, fn)
 }
 
-// start makes and starts the container. What is mounted may go once it has returned.
+// start makes and starts the container. Once it has returned, the sources of its mounts may be removed.
 func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
 	made, err := p.owner.Engine.Create(ctx, spec)
 	if err != nil {
@@ -185,7 +189,10 @@ func (p *process) start(ctx context.Context, spec sandbox.Spec) error {
 	return p.owner.Engine.Start(ctx, made.ID)
 }
 
-// verifyMounts asks the worker, which has loaded nothing of the handler yet, what it sees at the places of its mounts.
+// verifyMounts closes a race between check and use: Mounts.Find has checked and opened the granted folders, but the engine mounts by path, and
+// a pack that may write nearby could have put a link or another folder there in between. So the worker, which has loaded nothing of
+// the handler's code yet, is asked for the device and inode of what it sees at each target, and these must be those of the
+// folders that were checked.
 func (p *process) verifyMounts(ctx context.Context, folders []*mount.Found) error {
 	stop := context.AfterFunc(ctx, p.Kill)
 	defer stop()
@@ -217,12 +224,12 @@ func (p *process) verifyMounts(ctx context.Context, folders []*mount.Found) erro
 	return nil
 }
 
-// process is a worker's container.
+// process is a worker's container as a Process.
 type process struct {
 	sandbox.Stream
 	owner   *Containers
 	name    string
-	id      string // "" where none could be made
+	id      string // "" if none could be made
 	capture *capture
 	once    sync.Once
 
@@ -246,7 +253,7 @@ func (p *process) Kill() {
 			_ = p.Stream.Close() // never fails
 		}
 		if p.id == "" {
-			p.owner.release(p.name, false) // it may have been made by an engine that could not say so any more
+			p.owner.release(p.name, false) // the engine may have made it though its answer was lost
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)

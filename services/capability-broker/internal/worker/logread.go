@@ -15,13 +15,13 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// pollInterval is how often a followed log is looked at: it may be another replica that writes it.
+// pollInterval is how often a followed log is read. It is polled since another replica, that is another process, may be writing it.
 const pollInterval = 200 * time.Millisecond
 
-// ErrNoLog is a handler that has printed nothing yet, or is unknown.
+// ErrNoLog: the handler has printed nothing yet, or is unknown.
 var ErrNoLog = errors.New("handler log: there is none")
 
-// Tail gives the last lines of a handler's log, tail at most. ErrNoLog where there is no file.
+// Tail returns the last lines of a handler's log, tail at most. It is ErrNoLog if there is no file.
 func (l *Logs) Tail(packID, slug string, tail int) ([]LogLine, error) {
 	r := l.reader(packID, slug)
 	defer r.close()
@@ -32,8 +32,8 @@ func (l *Logs) Tail(packID, slug string, tail int) ([]LogLine, error) {
 	return lines, err
 }
 
-// Follow gives the last lines of a handler's log, tail at most, and then those that are added, until ctx ends or still is false.
-// A file that isn't there yet is waited for.
+// Follow returns the last lines of a handler's log, tail at most, and then those that are added, until ctx ends or allowed returns false. It
+// waits for a file that isn't there yet. No line is missed or returned twice when the file is rotated.
 func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, allowed func() bool) iter.Seq2[LogLine, error] {
 	return func(yield func(LogLine, error) bool) {
 		r := l.reader(packID, slug)
@@ -64,7 +64,7 @@ func (l *Logs) Follow(ctx context.Context, packID, slug string, tail int, allowe
 	}
 }
 
-// logReader reads a handler's log from file to file.
+// logReader reads a handler's log, and goes on with the next file when it is rotated.
 type logReader struct {
 	path    string
 	file    *os.File // nil while there is none
@@ -81,9 +81,10 @@ func (r *logReader) close() {
 	}
 }
 
-// readInitial reads what is there.
+// readInitial reads the old file and the present one, and returns their last lines.
 func (r *logReader) readInitial(tail int) ([]LogLine, error) {
-	// In this order: what becomes the old file meanwhile is read twice rather than missed, which the end of this file tells.
+	// The present file is opened before the old one is read. If it is rotated in between, both are the same file: that is noticed
+	// (rotated), while in the other order the lines of the file between them would be missed.
 	if err := r.open(); err != nil || r.file == nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (r *logReader) open() error {
 	return nil
 }
 
-// rotated says whether another file is the log by now.
+// rotated says whether another file has taken the place of the open one.
 func (r *logReader) rotated() (bool, error) {
 	here, err := r.file.Stat()
 	if err != nil {
@@ -128,7 +129,7 @@ func (r *logReader) rotated() (bool, error) {
 	return !os.SameFile(here, there), nil
 }
 
-// readAdded reads what was added, in the file that is open and in the one that has taken its place.
+// readAdded reads what was added since the last read: in the open file and, if it was rotated, in the one that has taken its place.
 func (r *logReader) readAdded() ([]LogLine, error) {
 	if r.file == nil {
 		if err := r.open(); err != nil || r.file == nil {
@@ -140,7 +141,7 @@ func (r *logReader) readAdded() ([]LogLine, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, err := r.readToEnd() // all of it, if it was moved before
+	lines, err := r.readToEnd() // after the check: a file that was rotated before it isn't written any more, so this is all of it
 	if err != nil || !rotated {
 		return lines, err
 	}
@@ -163,7 +164,7 @@ func (r *logReader) readToEnd() ([]LogLine, error) {
 	return r.takeLines(), nil
 }
 
-// takeLines takes the lines that have an end.
+// takeLines decodes the lines that have an end, and leaves the rest in partial.
 func (r *logReader) takeLines() (list []LogLine) {
 	for {
 		text, rest, whole := bytes.Cut(r.partial, []byte("\n"))

@@ -17,14 +17,14 @@ import (
 // Bounds of a handler's log.
 const (
 	maxLog    = 1 << 20   // bytes of the file, after which it becomes the old one
-	logPerSec = 64 << 10  // bytes a second; what is more is dropped
-	logAtOnce = 1 << 20   // bytes
-	logStep   = 128 << 10 // bytes that are written at once
+	logPerSec = 64 << 10  // bytes a second that a handler may print; what is more is dropped
+	logBurst  = 1 << 20   // bytes that it may print at once after a silence
+	logStep   = 128 << 10 // bytes of a write(2)
 	logSuffix = ".log"
 	oldSuffix = ".log.1"
 )
 
-// LogLine is a line of a handler's log, and with an end of a line as JSON in its file.
+// LogLine is a line of a handler's log. In the file it is a line of JSON.
 type LogLine struct {
 	TS        time.Time `json:"ts,omitzero"` // when it was read; zero for what an earlier version wrote, whose lines had none
 	RequestID string    `json:"request_id"`  // of the call that printed it; "" for what was printed between calls
@@ -32,8 +32,8 @@ type LogLine struct {
 	Text      string    `json:"text"`
 }
 
-// Logs keeps what handlers print, in <dir>/<pack_id>/<slug>.log and the file before it. None of it goes to the
-// service's own log: a handler may print what it was given.
+// Logs stores what handlers print, in <dir>/<pack_id>/<slug>.log and, once that is full, <slug>.log.1. None of it goes into the service's own
+// log: a handler may print the secrets that it was given. It is safe for concurrent use; several replicas may append to one file.
 type Logs struct {
 	dir  string
 	log  *slog.Logger
@@ -49,14 +49,14 @@ func NewLogs(dir string, log *slog.Logger) (*Logs, error) {
 	return &Logs{dir: dir, log: log, open: make(map[string]*logFile)}, nil
 }
 
-// of is the log of a handler.
+// of returns the log of a handler. All workers of the handler share it, and with it the rate limit.
 func (l *Logs) of(packID, slug string) *logFile {
 	path := filepath.Join(l.dir, packID, slug)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := l.open[path]
 	if f == nil {
-		f = &logFile{path: path, log: l.log, bucket: rate.NewLimiter(logPerSec, logAtOnce)}
+		f = &logFile{path: path, log: l.log, bucket: rate.NewLimiter(logPerSec, logBurst)}
 		l.open[path] = f
 	}
 	return f
@@ -67,7 +67,7 @@ func (l *Logs) RemovePack(packID string) error {
 	l.mu.Lock()
 	for path := range l.open {
 		if filepath.Base(filepath.Dir(path)) == packID {
-			delete(l.open, path) // who holds one goes on writing to it
+			delete(l.open, path) // a worker that still has it goes on writing to it
 		}
 	}
 	l.mu.Unlock()
@@ -77,7 +77,7 @@ func (l *Logs) RemovePack(packID string) error {
 	return nil
 }
 
-// Sweep removes the logs of the packs that keep doesn't want.
+// Sweep removes the logs of the packs for which keep is false.
 func (l *Logs) Sweep(keep func(packID string) bool) error {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
@@ -92,7 +92,8 @@ func (l *Logs) Sweep(keep func(packID string) bool) error {
 	return errors.Join(problems...)
 }
 
-// logFile is opened for each write: handlers that print are few, and a file that was removed comes back.
+// logFile is a handler's log. The file is opened for each write: few handlers print, and a file that was removed or rotated by another replica
+// comes back by itself.
 type logFile struct {
 	path   string
 	log    *slog.Logger
@@ -103,7 +104,7 @@ type logFile struct {
 	failed   bool
 }
 
-// admit says whether there is room for so many bytes, and whether these are the first for which there is none.
+// admit says whether so many bytes may be written under the rate limit, and whether these are the first that may not.
 func (f *logFile) admit(bytes int) (admitted, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,7 +114,7 @@ func (f *logFile) admit(bytes int) (admitted, first bool) {
 	return admitted, first
 }
 
-// write appends lines. It says in the service's log where that fails, and once only.
+// write appends lines. A failure is logged in the service's log, once until a write succeeds.
 func (f *logFile) write(lines []byte) {
 	if len(lines) == 0 {
 		return

@@ -17,13 +17,10 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
-// startTimeout bounds the start of a worker, which goes on when the call that caused it has given up.
-const startTimeout = 30 * time.Second
-
 // Launcher starts workers.
 type Launcher interface {
-	// Launch starts a worker. handler.ErrUntrusted says that the handler's copy is not what was trusted, ErrMount that a
-	// folder which is granted can't be shown.
+	// Launch starts a worker. The error is handler.ErrUntrusted if the handler's copy is not what was trusted, ErrMount if a granted
+	// folder is missing or may not be mounted.
 	Launch(ctx context.Context, s Spec) (Process, error)
 }
 
@@ -33,44 +30,50 @@ type Limits struct {
 	Total      int           // workers of all; one principal's are half of them at most
 	Queue      int           // calls that may wait for the workers of one handler and principal
 	Idle       time.Duration // how long a worker without calls is kept
-	Ceiling    Ceiling       // of which a Pool heeds the time
+	Ceiling    Ceiling       // a Pool uses its Timeout only
 }
 
-// Pool keeps workers warm, a few for each handler and principal, and what is granted: what one principal's call leaves
-// behind in a worker is never seen by another's. It is safe for concurrent use.
+// Pool keeps workers warm: a few for each handler, principal and set of grants. Workers are never shared between those, because
+// handlers' code is Python of a pack's author and may leave anything behind in its process: what one principal's call leaves is never
+// seen by another principal's, nor by a call under other grants. It is safe for concurrent use.
 type Pool struct {
 	launcher Launcher
 	limits   Limits
 	log      *slog.Logger
 	starts   *prometheus.CounterVec
 
-	mu       sync.Mutex
+	tasks sync.WaitGroup // starts, ends and reapers of workers; Close waits for them
+
+	mu       sync.Mutex // guards all of the following, and every field of groups, members (unless said otherwise) and backoffs
 	closed   bool
 	groups   map[key]*group
 	backoffs map[backoffKey]*backoff
 	total    int // workers that run or start
-	ending   sync.WaitGroup
 }
 
+// group is the workers of one key, and the calls that wait for one of them. A group that Pool.groups doesn't have any more was
+// ended: whoever still holds it (a start under way) must not use it.
 type group struct {
 	key      key
 	spec     Spec
-	waiters  []chan outcome // first come, first served; each of capacity 1
-	idle     []*member      // the last used at the end
+	waiters  []chan acquired // first come, first served; each of capacity 1, so that no sender ever blocks
+	idle     []*member       // the one that was used last at the end
 	members  map[*member]bool
-	workers  int // those that start included
+	workers  int // members, and those that start
 	starting int
 }
 
+// member is a worker of a group. It is either idle, or in the hands of exactly one call, or discarded.
 type member struct {
 	*conn
-	used   time.Time
+	used   time.Time // when it became idle
 	group  *group
-	failed int  // calls in a row; of the one that has the worker
-	stale  bool // what is installed for its pack is something else by now
+	failed int  // calls in a row that failed; only the call that has the worker uses it
+	stale  bool // its pack has other packages installed by now
 }
 
-type outcome struct {
+// acquired is what a waiter gets: a worker, or the reason why there is none.
+type acquired struct {
 	member *member
 	err    error
 }
@@ -86,11 +89,13 @@ func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Reg
 	return p
 }
 
-// minCallTime is what a call must have left when a worker is ready for it. One with less would only cost the worker.
+// minCallTime is how much time a call must have left when a worker is ready for it. A call with less would only run out of time, and
+// its worker would be killed for it: a pack could kill warm workers by calls with tiny time limits.
 const minCallTime = time.Millisecond
 
-// Run does a job in a worker, starting one where none is free. It ends with ctx at the latest; the container of a call
-// that ran out of time is killed. A call whose time is over before it began costs no worker.
+// Run does a job in a worker, and starts one if none is free. It returns when ctx ends at the latest; the container of a call
+// that ran out of time is killed, since Python code can't be interrupted otherwise. A call whose time is over before it began costs no
+// worker. Errors: ErrBusy, ErrPaused, ErrTooLarge, ErrMount, *FailedError, those of Launch and of Job.Begin, and ctx's.
 func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	m, err := p.acquire(ctx, job)
 	if err != nil {
@@ -112,7 +117,7 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	return output, err
 }
 
-// checkTimeLeft says that there is no time for a call to begin.
+// checkTimeLeft is an error if a call has no time left to begin.
 func checkTimeLeft(ctx context.Context) error {
 	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < minCallTime {
 		return context.DeadlineExceeded
@@ -120,7 +125,8 @@ func checkTimeLeft(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// assess looks at what a worker answers, whatever it says of itself: one whose calls fail one after the other may be the reason.
+// assess decides from its answers whether a worker may go on, whatever it says of itself: if suspectAfter calls in a row have failed,
+// something that an earlier call left behind in the worker may be the reason.
 func (m *member) assess(s state, err error) state {
 	if _, failed := errors.AsType[*FailedError](err); !failed {
 		m.failed = 0
@@ -155,7 +161,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return nil, err
 	}
-	wait := make(chan outcome, 1)
+	wait := make(chan acquired, 1)
 	g.waiters = append(g.waiters, wait)
 	p.mu.Unlock()
 
@@ -182,7 +188,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 	return nil, ctx.Err()
 }
 
-// group is that of a spec, made where there is none.
+// group returns the group of a spec, and makes it if there is none.
 func (p *Pool) group(s Spec) *group {
 	k := s.key()
 	g := p.groups[k]
@@ -193,111 +199,7 @@ func (p *Pool) group(s Spec) *group {
 	return g
 }
 
-// ensureStarting sees to it that a worker will come free for each of so many that wait, by starting one where that is allowed and
-// those that start already are not enough. The error is why none will.
-func (p *Pool) ensureStarting(g *group, waiting int) error {
-	if g.starting >= waiting || g.workers >= p.limits.PerHandler {
-		return nil
-	}
-	err := error(nil)
-	switch {
-	case !p.mayStart(g):
-		err = ErrPaused
-	case p.workersOf(g.key.principal) >= p.principalLimit() && !p.evict(g.key.principal), p.total >= p.limits.Total && !p.evict(""):
-		err = ErrBusy
-	default:
-		p.add(g)
-	}
-	if g.workers > 0 {
-		return nil
-	}
-	return err
-}
-
-func (p *Pool) add(g *group) {
-	g.workers++
-	g.starting++
-	p.total++
-	p.ending.Go(func() { p.start(g) })
-}
-
-// principalLimit is how many workers one principal may hold: calls that never end must not keep all others from being answered.
-func (p *Pool) principalLimit() int { return max(1, p.limits.Total/2) }
-
-// workersOf is how many it does.
-func (p *Pool) workersOf(principal string) (n int) {
-	for k, g := range p.groups {
-		if k.principal == principal {
-			n += g.workers
-		}
-	}
-	return n
-}
-
-// evict ends the worker that has been idle for longest, of a principal or, for "", of all.
-func (p *Pool) evict(principal string) bool {
-	var oldest *member
-	for k, g := range p.groups {
-		if principal != "" && k.principal != principal {
-			continue
-		}
-		if len(g.idle) > 0 && (oldest == nil || g.idle[0].used.Before(oldest.used)) {
-			oldest = g.idle[0]
-		}
-	}
-	if oldest == nil {
-		return false
-	}
-	oldest.group.idle = oldest.group.idle[1:]
-	p.discard(oldest)
-	return true
-}
-
-func (p *Pool) start(g *group) {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	process, err := p.launcher.Launch(ctx, g.spec)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	g.starting--
-	if err != nil {
-		p.starts.WithLabelValues("failed").Inc()
-		p.log.Error("starting a handler failed", "pack_id", g.key.packID, "slug", g.key.slug, "principal", g.key.principal, "error", err)
-		g.workers--
-		p.total--
-		if g.workers == 0 {
-			for _, w := range g.waiters {
-				w <- outcome{err: fmt.Errorf("start handler: %w", err)}
-			}
-			g.waiters = nil
-		}
-		p.dropIfEmpty(g)
-		return
-	}
-	p.starts.WithLabelValues("ok").Inc()
-	m := &member{conn: newConn(process), group: g}
-	g.members[m] = true
-	if p.closed || p.groups[g.key] != g {
-		p.discard(m)
-		return
-	}
-	p.ending.Go(func() { p.reap(m) })
-	p.handOver(m)
-}
-
-// handOver hands a worker to the next waiter, or puts it to the idle ones.
-func (p *Pool) handOver(m *member) {
-	g := m.group
-	if len(g.waiters) > 0 {
-		next := g.waiters[0]
-		g.waiters = g.waiters[1:]
-		next <- outcome{member: m}
-		return
-	}
-	m.used = time.Now()
-	g.idle = append(g.idle, m)
-}
-
+// release takes back the worker of a call that is over. s says what became of it: it is used again, replaced, or discarded.
 func (p *Pool) release(m *member, s state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -310,7 +212,7 @@ func (p *Pool) release(m *member, s state) {
 	default:
 	}
 	if s == recycle || s == suspect {
-		// A successor that may not start yet would be worse than none: this one answers, at least.
+		// If no successor may be started yet, this worker goes on: it answers, at least.
 		if p.charge(m.group, map[state]float64{recycle: recycleCost, suspect: 1}[s]); !p.mayStart(m.group) {
 			s = usable
 		}
@@ -332,59 +234,6 @@ func (p *Pool) release(m *member, s state) {
 	}
 }
 
-// replace starts a worker for those who wait for one that is gone.
-func (p *Pool) replace(g *group) {
-	if len(g.waiters) == 0 || p.closed || p.groups[g.key] != g {
-		return
-	}
-	err := p.ensureStarting(g, len(g.waiters))
-	if err == nil {
-		return
-	}
-	for _, w := range g.waiters {
-		w <- outcome{err: err}
-	}
-	g.waiters = nil
-	p.dropIfEmpty(g)
-}
-
-// reap waits for a worker to end by itself while it is idle, so that no call finds a dead one.
-func (p *Pool) reap(m *member) {
-	<-m.readDone
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, other := range m.group.idle {
-		if other == m {
-			m.group.idle = append(m.group.idle[:i], m.group.idle[i+1:]...)
-			p.log.Warn("a handler's worker ended by itself", "pack_id", m.group.key.packID, "slug", m.group.key.slug, "reason", m.reason)
-			p.charge(m.group, 1)
-			p.discard(m)
-			return
-		}
-	}
-}
-
-// discard ends a worker that is in no list any more.
-func (p *Pool) discard(m *member) {
-	g := m.group
-	if !g.members[m] {
-		return
-	}
-	delete(g.members, m)
-	g.workers--
-	p.total--
-	m.end()
-	p.ending.Go(func() { <-m.killed; <-m.readDone })
-	p.dropIfEmpty(g)
-}
-
-// dropIfEmpty forgets a group that has nothing left.
-func (p *Pool) dropIfEmpty(g *group) {
-	if g.workers == 0 && len(g.waiters) == 0 && p.groups[g.key] == g {
-		delete(p.groups, g.key)
-	}
-}
-
 // End ends the workers that which names: those of a handler's pack or slug, or of a principal. Calls under way fail.
 func (p *Pool) End(which func(packID, slug, principal string) bool) {
 	p.mu.Lock()
@@ -399,7 +248,7 @@ func (p *Pool) End(which func(packID, slug, principal string) bool) {
 func (p *Pool) endGroup(g *group) {
 	delete(p.groups, g.key) // one that starts finds that out
 	for _, w := range g.waiters {
-		w <- outcome{err: errRevoked}
+		w <- acquired{err: errRevoked}
 	}
 	g.waiters, g.idle = nil, nil
 	for m := range g.members {
@@ -433,7 +282,7 @@ func (p *Pool) EndInvalid(stillValid func(Spec) bool) {
 	}
 }
 
-// Packs are those of whose handlers workers run.
+// Packs returns the packs whose handlers have workers.
 func (p *Pool) Packs() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -444,8 +293,8 @@ func (p *Pool) Packs() []string {
 	return slices.Collect(maps.Keys(packs))
 }
 
-// RecycleOutdated replaces the workers of a pack's handlers that have other packages than those of that digest: idle ones now, others after
-// their call.
+// RecycleOutdated replaces the workers of a pack's handlers that were started with other packages than those of that digest: idle
+// ones now, others after their call.
 func (p *Pool) RecycleOutdated(packID, digest string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -473,26 +322,7 @@ func (p *Pool) RecycleOutdated(packID, digest string) {
 	}
 }
 
-// Warm starts a worker for a spec that has none, so that its first call finds one. It never takes more than half of all
-// that may run.
-func (p *Pool) Warm(s Spec) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.warm(s)
-}
-
-func (p *Pool) warm(s Spec) {
-	if p.closed || p.total > p.limits.Total/2 || p.workersOf(s.Principal) >= p.principalLimit() {
-		return
-	}
-	g := p.group(s)
-	if g.workers == 0 && p.mayStart(g) {
-		p.add(g)
-	}
-	p.dropIfEmpty(g)
-}
-
-// EvictIdle ends workers that nobody used for Limits.Idle, until ctx ends.
+// EvictIdle ends the workers that have been idle for Limits.Idle, again and again until ctx ends.
 func (p *Pool) EvictIdle(ctx context.Context) error {
 	return periodic.Run(ctx, max(p.limits.Idle/10, time.Second), func(context.Context) {
 		now := time.Now()
@@ -509,7 +339,7 @@ func (p *Pool) EvictIdle(ctx context.Context) error {
 	})
 }
 
-// Close ends all workers and waits until they are gone, or ctx ends.
+// Close ends all workers and waits until their containers are removed, or ctx ends. Run returns ErrBusy from now on.
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -518,7 +348,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	done := make(chan struct{})
-	go func() { p.ending.Wait(); close(done) }()
+	go func() { p.tasks.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil

@@ -11,12 +11,12 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
-// Spec says what a worker is to be: whose code, for whom, with what. Calls whose specs are the same share workers.
+// Spec says what a worker is to be: whose code, for whom, with what. Calls share workers only if their specs are the same.
 type Spec struct {
 	Trust     *handler.Trust
 	Principal string
-	Grants    string       // names the grants that it is given by, not only what they allow: see grant.Chain.Identity
-	Limits    grant.Limits // as granted; the operator's ceiling is put on them when a worker starts
+	Grants    string       // identifies the grants themselves, not what they allow: see grant.Chain.Identity
+	Limits    grant.Limits // as granted; when a worker starts, the operator's ceiling is applied to them
 	Mounts    []grant.Mount
 }
 
@@ -25,19 +25,19 @@ func SpecFor(t *handler.Trust, principal string, p grant.Permit) Spec {
 	return Spec{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
 }
 
-// key tells groups of workers apart. What decisions are named by is in it, and not what they came to: a handler that is approved
-// anew, and a permission that is granted anew or revoked and granted again, gets new workers, in which nothing is left of what
-// was allowed before.
-type key struct{ packID, slug, digest, principal, grants, box string }
+// key tells groups of workers apart. It identifies the decisions (this approval of the handler, these grants), not what they
+// allow. So a handler that is approved again, or a permission that is revoked and granted again, gets new workers even if
+// nothing in them changed: in an old worker something may be left of what was allowed before.
+type key struct{ packID, slug, digest, principal, grants, sandbox string }
 
 func (s Spec) key() key {
 	k := key{packID: s.Trust.PackID, slug: s.Trust.Slug, principal: s.Principal, grants: s.Grants}
 	k.digest = s.Trust.FolderDigest + s.Trust.InstalledAt.UTC().Format(" "+time.RFC3339Nano)
 	if l := s.Limits; l.MemoryMB != nil || l.CPUs != nil || l.PIDs != nil {
-		k.box = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
+		k.sandbox = fmt.Sprint(deref(l.MemoryMB), deref(l.CPUs), deref(l.PIDs))
 	}
 	for _, m := range s.Mounts {
-		k.box += fmt.Sprintf(" %q %q %t", m.Source, m.TargetPath(), m.Writable())
+		k.sandbox += fmt.Sprintf(" %q %q %t", m.Source, m.TargetPath(), m.Writable())
 	}
 	return k
 }
@@ -52,14 +52,14 @@ func deref[T any](p *T) (v T) {
 	return v
 }
 
-// Ceiling is what no call may have more of, whatever its grant says. What a grant doesn't say is the profile's, or the
-// ceiling where that is lower.
+// Ceiling is the operator's bound on every call, whatever its grant says. What a grant doesn't name has the default of package
+// sandbox, or the ceiling if that is lower.
 type Ceiling struct {
 	sandbox.Limits
-	Timeout time.Duration // of a call, once a worker has it
+	Timeout time.Duration // of a call, from when a worker has it
 }
 
-// CheckGrant is a check of grant.Config: a grant over the ceiling, or one that nothing could start with, is refused.
+// CheckGrant refuses a grant whose limits are over the ceiling, or so low that nothing could start. It is one of grant.Config's checks.
 func (c Ceiling) CheckGrant(_ context.Context, g *grant.Grant) error {
 	l := g.Terms.Limits
 	if l == nil {
@@ -83,7 +83,7 @@ func (c Ceiling) CheckGrant(_ context.Context, g *grant.Grant) error {
 	return nil
 }
 
-// of is what a grant's limits come to. A ceiling that was lowered since the grant counts.
+// of is what a worker really gets of a grant's limits. If the ceiling was lowered since the grant was made, the ceiling counts.
 func (c Ceiling) of(l grant.Limits) sandbox.Limits {
 	asked := sandbox.Limits{CPUs: deref(l.CPUs), PIDs: deref(l.PIDs)}
 	if l.MemoryMB != nil {
