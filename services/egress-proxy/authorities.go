@@ -11,13 +11,13 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 )
 
-// verification is how servers are verified: by the system's authorities and those of RUMI_EGRESS_CA_FILE, as that file is
-// now. Connections that are open stay.
+// verification is the TLS configuration for connections to servers: the system's authorities and those of RUMI_EGRESS_CA_FILE. The
+// file is read again when it changes, since operators renew authorities without a restart. Open connections stay open.
 type verification struct {
 	file *authorities.File // nil where the setting is unset
 
 	mu  sync.Mutex
-	pem string // of the operator's authorities in tls
+	pem string // the operator's authorities that tls was made with
 	tls *tls.Config
 }
 
@@ -58,13 +58,13 @@ func (v *verification) with(pem []byte) (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
 
-// config is for the next handshake.
+// config gives the configuration for the next handshake.
 func (v *verification) config() *tls.Config {
 	pem := v.operators()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if string(pem) != v.pem {
-		if next, err := v.with(pem); err == nil { // else the system's can't be read, and what was read before stands
+		if next, err := v.with(pem); err == nil { // if the system's can't be read, the configuration of before is used on
 			v.tls, v.pem = next, string(pem)
 		}
 	}

@@ -13,20 +13,20 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// config is what the egress proxy alone knows.
+// config is the settings of egress-proxy alone. docs/settings.md explains them.
 type config struct {
 	SockDir    string     `env:"RUMI_EGRESS_SOCK_DIR" envDefault:"/run/rumi/egress/packs"`
 	SockGID    int        `env:"RUMI_EGRESS_SOCKET_GID" envDefault:"-1"` // unset: the service's own group
 	SockMode   socketMode `env:"RUMI_EGRESS_SOCKET_MODE" envDefault:"0660"`
-	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute and pack; 0 is off
-	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // of request bodies a UTC day and pack; 0 is off
-	Refusals   refusals   `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"` // with entries of their own a day and pack; 0 is any number
+	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute of one pack; 0 is no limit
+	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // bytes that one pack may send in a UTC day; 0 is no limit
+	Refusals   refusals   `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"` // refusals of one pack a day that have audit entries of their own; 0 is no limit
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
-	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; beside the system's authorities
-	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // asked for packs' names; unset: as the system does
+	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; in addition to the system's authorities
+	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // servers asked for packs' names; unset: those of the system
 }
 
-// socketMode is 0660, or 0666 to let everybody in who sees the directory, or 0600.
+// socketMode is the mode of packs' sockets: 0660, 0600, or 0666 for every process that can enter their folder.
 type socketMode fs.FileMode
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -86,7 +86,7 @@ func (c *cidrs) UnmarshalText(text []byte) error {
 	return err
 }
 
-// dnsServers are host:port.
+// dnsServers is a list of host:port.
 type dnsServers []string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -116,7 +116,7 @@ func (d *dnsServers) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// addresses is the policy that the configuration makes.
+// addresses makes the policy of RUMI_EGRESS_ALLOW_CIDRS, which denies all internal addresses if that is unset.
 func (c config) addresses() *address.Policy {
 	if c.AllowCIDRs.policy == nil {
 		return address.NewPolicy(nil)

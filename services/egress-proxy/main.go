@@ -1,5 +1,3 @@
-// Command egress-proxy is the one way out of a pack: it keeps network grants, serves a socket for every approved pack and
-// carries what the grants allow.
 package main
 
 import (
@@ -32,7 +30,7 @@ import (
 
 func main() { service.Main(api.Service, builder(resolvers)) }
 
-// resolvers are who resolves names for packs, and the suite's own: never the same, since packs may keep all places of one busy.
+// resolvers returns one resolver for packs and one for ourselves, so that packs can't exhaust the slots of ours.
 func resolvers(cfg config) (packs, suite resolve.Resolver) {
 	if len(cfg.DNS) > 0 {
 		return dns.New(cfg.DNS), dns.System()
@@ -40,7 +38,7 @@ func resolvers(cfg config) (packs, suite resolve.Resolver) {
 	return dns.System(), dns.System()
 }
 
-// builder leaves open who resolves names.
+// builder returns the function that wires the service up. Tests give it other resolvers.
 func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Build[config] {
 	return func(ctx context.Context, rt *service.Runtime, cfg config) error {
 		verify, err := newVerification(rt, cfg)
@@ -95,7 +93,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 	}
 }
 
-// neighbours are where other services are, and the database.
+// neighbours gives the host:port of the other services and of the database, by name, as far as they are configured.
 func neighbours(rt *service.Runtime) map[string][]string {
 	all := maps.Clone(map[string][]string(rt.Directory()))
 	if u, err := url.Parse(rt.Store().URL); err == nil && u.Host != "" {
@@ -107,7 +105,7 @@ func neighbours(rt *service.Runtime) map[string][]string {
 	return all
 }
 
-// auditMode leaves an entry where sockets are open to everybody who sees their directory.
+// auditMode writes an audit entry if packs' sockets are open to every process that can enter their folder (RUMI_EGRESS_SOCKET_MODE=0666).
 func auditMode(ctx context.Context, log *audit.Log, cfg config) error {
 	if !cfg.SockMode.relaxed() {
 		return nil

@@ -1,7 +1,12 @@
-// Package address says which addresses and names a pack may never reach, and which only where the operator opened them.
+// Package address decides which addresses a pack may be connected to, whatever it was granted. A grant names hosts; a host's
+// owner decides which addresses it has, and may choose internal ones (DNS rebinding). So each address is judged again,
+// after the name was resolved and right before the connection is made to that very address.
 //
-// Ranges are those of the IANA special-purpose registries (RFC 6890 and its updates), multicast, the addresses at which
-// clouds hand out credentials, and every IPv6 form that carries an IPv4 address.
+// Public addresses are allowed. Others are denied, unless an operator opened their range (RUMI_EGRESS_ALLOW_CIDRS). Some stay denied
+// even then (sealed): those at which clouds hand out credentials, and those of Rumi itself, which package selfaddr finds.
+//
+// Ranges are those of the IANA special-purpose registries (RFC 6890 and its updates), multicast, and every IPv6 form that
+// carries an IPv4 address: a translator on the way (NAT64, 6to4) would turn such a form into a connection to that address.
 package address
 
 import "net/netip"
@@ -14,7 +19,8 @@ type class struct {
 	inner  func(netip.Addr) netip.Addr // the IPv4 address that it carries; nil for none
 }
 
-// classes are looked through in order; the first that has the address decides.
+// classes are compared in order; the first that has the address decides. Sealed ones come first: 169.254.0.0/16 must not be opened
+// by a range that also lies in another class.
 var classes = []class{
 	{name: "metadata", sealed: true, ranges: prefixes(
 		"169.254.0.0/16",     // link-local; all clouds' metadata, and those of containers (ECS, EKS) at other ends of it
@@ -48,7 +54,8 @@ var classes = []class{
 	{name: "reserved", ranges: prefixes("2001::/23", "2001:db8::/32", "3fff::/20", "2620:4f:8000::/48")},
 }
 
-// Beside the classes, only 2000::/3 is given out for the Internet.
+// globalUnicast is the only IPv6 range that IANA gives out for the Internet. What lies outside it and in no class is reserved: denied
+// until somebody knows what it is.
 var globalUnicast = netip.MustParsePrefix("2000::/3")
 
 var (
@@ -79,7 +86,8 @@ func classOf(a netip.Addr) *class {
 
 func last32(a netip.Addr) netip.Addr { return bytesAt(12, 0)(a) }
 
-// bytesAt reads an IPv4 address at an offset, each byte xored with mask (Teredo hides its client's from translators).
+// bytesAt reads an IPv4 address at an offset, each byte xored with mask. Teredo stores its client's address inverted (RFC 4380,
+// section 4), so that address translators on the way don't rewrite it.
 func bytesAt(offset int, mask byte) func(netip.Addr) netip.Addr {
 	return func(a netip.Addr) netip.Addr {
 		b := a.As16()

@@ -7,7 +7,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// suite are the names under which a compose or Swarm network resolves our own services and those that come with them.
+// suite are the names under which a Compose or Swarm network resolves Rumi's own services and those that are deployed with them.
 var suite = append(roster.Names(), "consul", "prometheus", "grafana", "postgres")
 
 // hosts are names of the machine the suite runs on, and of services that hand out credentials.
@@ -30,21 +30,21 @@ var denied = func() map[string]bool {
 	return m
 }()
 
-// suiteName says whether a name is one of the suite's own, or of its replicas.
+// suiteName says whether a name is that of one of Rumi's own services, or of its replicas in a Swarm.
 func suiteName(name string) bool {
 	return slices.Contains(suite, strings.TrimPrefix(name, "tasks."))
 }
 
-// Suite are the suite's own names, whose addresses stay closed.
+// Suite gives the names of Rumi's own services. Their addresses are denied to packs; see package selfaddr.
 func Suite() []string { return append([]string(nil), suite...) }
 
-// reservedSuffixes are for names that the public DNS never has: RFC 2606, RFC 6761, RFC 6762, RFC 8375, RFC 9476, ICANN's
-// "internal", and what private networks use besides.
+// reservedSuffixes end names that the public DNS never has: those of RFC 2606, RFC 6761, RFC 6762, RFC 8375 and RFC 9476, ICANN's
+// ".internal", and others that are usual in private networks.
 var reservedSuffixes = []string{
 	".localhost", ".local", ".internal", ".intranet", ".private", ".corp", ".home", ".lan", ".home.arpa", ".localdomain", ".test", ".invalid", ".example", ".onion", ".alt",
 }
 
-// PrivateName says whether a name can't be a public one: it stands for an internal address, if for any.
+// PrivateName says whether a name can't be in the public DNS. If it resolves at all, it is to an internal address.
 func PrivateName(name string) bool {
 	if !strings.Contains(name, ".") {
 		return true
@@ -57,7 +57,8 @@ func PrivateName(name string) bool {
 	return false
 }
 
-// DeniedName says whether a name, in hostname's one form, is never looked up for a pack, whatever was granted.
+// DeniedName says whether a name, in hostname's normal form, is never resolved for a pack, whatever was granted. The look-up itself
+// would tell a pack something: our resolver answers for names of the container network that no pack can ask for itself.
 func DeniedName(name string) bool {
 	return denied[name] || strings.HasSuffix(name, ".cluster.local") || strings.HasSuffix(name, ".consul")
 }

@@ -7,23 +7,23 @@ import (
 	"sync/atomic"
 )
 
-// Policy judges addresses. It is safe for concurrent use.
+// Policy decides about addresses. It is safe for concurrent use.
 type Policy struct {
 	opened []netip.Prefix
-	self   atomic.Pointer[selfIndex]
+	self   atomic.Pointer[selfIndex] // replaced as a whole, so that Judge takes no lock
 }
 
-// Self is what belongs to the suite itself and stays closed inside opened ranges.
+// Self is where Rumi itself is. It stays denied inside ranges that an operator opened.
 type Self struct {
-	Listeners []netip.AddrPort // with an unspecified address: the port on every address of this machine
-	Machine   []netip.Addr     // this machine's addresses; loopback ones needn't be named
-	Hosts     []netip.Addr     // closed with all their ports
+	Listeners []netip.AddrPort // an unspecified address (0.0.0.0, ::) stands for the port on every address of this machine
+	Machine   []netip.Addr     // this machine's addresses; loopback addresses needn't be listed
+	Hosts     []netip.Addr     // denied with all their ports
 }
 
-// selfIndex is Self, ready for decisions.
+// selfIndex is Self as sets.
 type selfIndex struct {
 	listeners map[netip.AddrPort]bool
-	everyAddr map[uint16]bool // ports that are ours on every address of this machine
+	everyAddr map[uint16]bool // ports of listeners on an unspecified address
 	machine   map[netip.Addr]bool
 	hosts     map[netip.Addr]bool
 }
@@ -59,10 +59,10 @@ func ParseOpened(s string) ([]netip.Prefix, error) {
 	return opened, nil
 }
 
-// Opens says whether anything beside public addresses can be reached at all.
+// Opens says whether an operator opened any range. If not, only public addresses can be reached.
 func (p *Policy) Opens() bool { return len(p.opened) > 0 }
 
-// SetSelf says what is the suite's own, in place of what was said before.
+// SetSelf replaces what the policy knows of Rumi's own addresses. Until it was called, none of them is known.
 func (p *Policy) SetSelf(o Self) {
 	next := &selfIndex{map[netip.AddrPort]bool{}, map[uint16]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}}
 	for _, l := range o.Listeners {
@@ -86,8 +86,8 @@ func (o *selfIndex) has(to netip.AddrPort) bool {
 	return o.hosts[addr] || o.listeners[to] || o.everyAddr[to.Port()] && (addr.IsLoopback() || o.machine[addr])
 }
 
-// Judge says whether a pack with a fitting grant may be connected to the address. Where it may not, class says what
-// kind of address it is, for the audit log.
+// Judge says whether a pack may be connected to the address. If not, class is the kind of address, for the audit log. The connection
+// must be made to this very address: resolving the name once more would ask its owner a second time.
 func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 	addr := to.Addr()
 	if !addr.IsValid() || addr.Zone() != "" || to.Port() == 0 {
@@ -100,7 +100,7 @@ func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 	if c.sealed || !p.isOpened(addr) {
 		return c.name, false
 	}
-	if c.inner != nil {
+	if c.inner != nil { // opened as IPv6; the IPv4 address in it must be allowed, too
 		return p.Judge(netip.AddrPortFrom(c.inner(addr), to.Port()))
 	}
 	if p.self.Load().has(to) {
@@ -112,8 +112,9 @@ func (p *Policy) Judge(to netip.AddrPort) (class string, ok bool) {
 // AllowCIDRs is the setting that opens internal ranges.
 const AllowCIDRs = "RUMI_EGRESS_ALLOW_CIDRS"
 
-// Obstacle says why no grant lets a pack reach a host, "" where none is known; nothing is looked up. setting is what an operator
-// can set to change that, "" where nothing can. name is in hostname's one form; addr is valid for an address.
+// Obstacle says why a pack can't reach a host whatever it is granted, "" if no reason is known. setting is the setting with which an
+// operator can change that, "" if there is none. name is in hostname's normal form; addr is valid if the host is an
+// address. No name is resolved: an operator who proposes a grant must not cause look-ups of names that a pack chose.
 func (p *Policy) Obstacle(name string, addr netip.Addr, port uint16) (why, setting string) {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -142,7 +143,7 @@ func (p *Policy) obstacleAt(addr netip.Addr, port uint16) (why, setting string) 
 		if carried == nil || !carried.sealed {
 			break
 		}
-		c, class = carried, carried.name // which opening the outer range wouldn't change
+		c, class = carried, carried.name // sealed: to open the outer range would change nothing, so the inner class is the reason
 	}
 	switch {
 	case class == "own_service":

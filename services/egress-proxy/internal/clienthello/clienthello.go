@@ -1,5 +1,9 @@
-// Package clienthello reads the first message of a TLS connection (RFC 8446, section 4.1.2), for the name of the server
-// that it asks for (RFC 6066, section 3), without taking part in the connection.
+// Package clienthello reads the first message of a TLS connection (RFC 8446, section 4.1.2) and gives the server name in it (SNI,
+// RFC 6066, section 3). It takes no part in the connection: nothing is decrypted.
+//
+// It is there for tunnels. CONNECT names the granted host, but many hosts share one address at a CDN, and the server chooses among them
+// by the server name: a pack that is granted one of them could reach any (domain fronting). So the server name must be the
+// host of the CONNECT. An ambiguous hello is refused, since the server might read another name in it than we do.
 package clienthello
 
 import (
@@ -9,7 +13,7 @@ import (
 )
 
 const (
-	// MaxSize is the longest run of records, in bytes, that a hello may take. Those with post-quantum keys have 2 KiB.
+	// MaxSize is the longest run of records, in bytes, that a hello may take. One with post-quantum keys has 2 KiB.
 	MaxSize = 16 << 10
 
 	recordHeader    = 5
@@ -28,9 +32,9 @@ var (
 	ErrMalformed = errors.New("read ClientHello: malformed")
 )
 
-// Read reads records from r until they hold a whole ClientHello, and nothing after the last of them. It gives the
-// records as they came, also where there is an error, and the server's name, "" for none. The error is ErrNotTLS,
-// ErrTooLarge, ErrMalformed or r's own. Bounding the time is the caller's business.
+// Read reads records from r until they have a whole ClientHello, and not a byte more: what follows is for the server. It gives the
+// records as they came, to be passed on, also with an error, and the server name, "" if there is none. The error is
+// ErrNotTLS, ErrTooLarge, ErrMalformed or r's own. The caller must bound the time: a client may send a byte an hour.
 func Read(r io.Reader) (records []byte, serverName string, err error) {
 	var message []byte
 	for {
@@ -73,7 +77,7 @@ func Read(r io.Reader) (records []byte, serverName string, err error) {
 		switch {
 		case want > MaxSize:
 			return records, "", ErrTooLarge
-		case len(message) > want: // a client says nothing more before the server has answered
+		case len(message) > want: // a client sends nothing else before the server has answered, so this isn't a hello that servers read alike
 			return records, "", ErrMalformed
 		case len(message) == want:
 			serverName, err = Parse(message[messageHeader:])
@@ -92,9 +96,9 @@ func appendFrom(dst []byte, r io.Reader, n int) ([]byte, error) {
 	return dst[:start+m], err
 }
 
-// Parse reads the body of a ClientHello message and gives the server's name, "" for none. The error is ErrMalformed:
-// for what breaks the format, and for an extension that stands twice or a list of several names, of which nobody can
-// tell which one a server goes by.
+// Parse reads the body of a ClientHello message and gives the server name, "" if there is none. The error is ErrMalformed: for a
+// message that breaks the format, and for an extension that is there twice or a list of several names, of which servers may
+// go by the one or the other.
 func Parse(body []byte) (serverName string, err error) {
 	in := input(body)
 	if !in.skip(2+32) || // version, random
@@ -116,24 +120,30 @@ func Parse(body []byte) (serverName string, err error) {
 			return "", ErrMalformed
 		}
 		seen[kind] = true
-		if kind != extServerName {
-			continue
+		if kind == extServerName {
+			if serverName, err = parseServerName(data); err != nil {
+				return "", err
+			}
 		}
-		list := data.vector(2)
-		if list == nil || len(*data) > 0 || len(*list) == 0 || (*list)[0] != nameTypeHost {
-			return "", ErrMalformed
-		}
-		list.skip(1)
-		name := list.vector(2)
-		if name == nil || len(*name) == 0 || len(*list) > 0 {
-			return "", ErrMalformed
-		}
-		serverName = string(*name)
 	}
 	return serverName, nil
 }
 
-// input is what is left to read.
+// parseServerName reads the data of a server_name extension, which must have exactly one name, of type host_name.
+func parseServerName(data *input) (string, error) {
+	list := data.vector(2)
+	if list == nil || len(*data) > 0 || len(*list) == 0 || (*list)[0] != nameTypeHost {
+		return "", ErrMalformed
+	}
+	list.skip(1)
+	name := list.vector(2)
+	if name == nil || len(*name) == 0 || len(*list) > 0 {
+		return "", ErrMalformed
+	}
+	return string(*name), nil
+}
+
+// input is the bytes that are left to read.
 type input []byte
 
 func (in *input) skip(n int) bool {
@@ -153,7 +163,7 @@ func (in *input) uint16() (uint16, bool) {
 	return v, true
 }
 
-// vector reads bytes that their length in width bytes precedes; nil where there are not as many.
+// vector reads a vector of TLS: its length in width bytes, then so many bytes. It is nil if there are fewer.
 func (in *input) vector(width int) *input {
 	if len(*in) < width {
 		return nil

@@ -385,7 +385,7 @@ func TestOneFamilyIsNotAnswered(t *testing.T) {
 		}
 	}
 	if took[0] < grace || took[1] > grace/2 || took[2] > grace/2 {
-		t.Errorf("took %v; want the grace of %v once, then %v", took, grace, hurriedGrace)
+		t.Errorf("took %v; want the grace of %v once, then %v", took, grace, shortGrace)
 	}
 	close(release) // the next try is answered
 	select {

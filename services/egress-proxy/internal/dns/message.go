@@ -11,14 +11,15 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Bounds on what an answer may hold. What is longer is refused whole: no address is dropped before it was judged.
+// Bounds on an answer. A longer one is refused as a whole, not cut: an internal address must not get lost before it is judged.
 const (
 	maxRecords = 256 // in the answer section
 	maxAddrs   = 64
-	maxChain   = 8 // aliases from the name that was asked for to the one that has addresses
+	maxChain   = 8 // aliases (CNAME) between the name that was asked for and the one with addresses
 )
 
-// payload is the largest UDP answer that is asked for: what crosses any path unfragmented (RFC 9715, section 3.1).
+// payload is the largest UDP answer that a server is asked to send. Of that size it isn't fragmented on any usual path (RFC 9715, section
+// 3.1); the second fragment of an answer can be forged without knowing port or id.
 const payload = 1232
 
 var (
@@ -34,7 +35,7 @@ type question struct {
 	kind dnsmessage.Type
 }
 
-// newQuery is the message that asks q.
+// newQuery makes the message that asks q, with TCP's two bytes of length in front.
 func newQuery(id uint16, q question, edns bool) ([]byte, error) {
 	b := dnsmessage.NewBuilder(make([]byte, 2, 2+512), dnsmessage.Header{ID: id, RecursionDesired: true})
 	if err := b.StartQuestions(); err != nil {
@@ -64,29 +65,16 @@ func newQuery(id uint16, q question, edns bool) ([]byte, error) {
 	return m, nil
 }
 
-// parse reads the answer to q that was asked under an id. No addresses and no error is a name that has none, or doesn't
-// exist: ttl then says how long that holds.
+// parse reads the answer to q that was asked under an id. No addresses and no error means that the name has none, or doesn't exist:
+// ttl is then how long that may be cached.
 func parse(m []byte, id uint16, q question) (addrs []netip.Addr, ttl time.Duration, err error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(m)
-	if err != nil || h.ID != id || !h.Response || h.OpCode != 0 {
+	if err != nil {
 		return nil, 0, errForeign
 	}
-	asked, err := p.AllQuestions()
-	switch {
-	case err == nil && len(asked) == 0 && (h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented):
-		return nil, 0, errNoEDNS
-	case err != nil || len(asked) != 1 || asked[0].Type != q.kind || asked[0].Class != dnsmessage.ClassINET || !sameName(asked[0].Name, q.name):
-		return nil, 0, errForeign
-	case h.Truncated:
-		return nil, 0, errTruncated
-	}
-	switch h.RCode {
-	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
-	case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented:
-		return nil, 0, errNoEDNS
-	default:
-		return nil, 0, fmt.Errorf("read DNS answer: the server says %s", strings.TrimPrefix(h.RCode.String(), "RCode"))
+	if err := checkReply(h, &p, id, q); err != nil {
+		return nil, 0, err
 	}
 	found, err := readAnswers(&p, q.kind)
 	if err != nil {
@@ -99,7 +87,36 @@ func parse(m []byte, id uint16, q question) (addrs []netip.Addr, ttl time.Durati
 	return nil, min(ttl, soaTTL(&p)), nil
 }
 
-// records are those of an answer that are of use, by the name they are for.
+// checkReply is nil for a message that answers q, whole and with success or "no such name". errForeign is for one that answers another
+// query, which may be forged: the id and the question, which a forger must guess, are compared before anything else of it
+// is believed.
+func checkReply(h dnsmessage.Header, p *dnsmessage.Parser, id uint16, q question) error {
+	if h.ID != id || !h.Response || h.OpCode != 0 {
+		return errForeign
+	}
+	withoutEDNS := h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented
+	asked, err := p.AllQuestions()
+	switch {
+	case err == nil && len(asked) == 0 && withoutEDNS:
+		return errNoEDNS
+	case err != nil || len(asked) != 1 || !q.is(asked[0]):
+		return errForeign
+	case h.Truncated:
+		return errTruncated
+	case withoutEDNS:
+		return errNoEDNS
+	case h.RCode != dnsmessage.RCodeSuccess && h.RCode != dnsmessage.RCodeNameError:
+		return fmt.Errorf("read DNS answer: the server says %s", strings.TrimPrefix(h.RCode.String(), "RCode"))
+	}
+	return nil
+}
+
+// is says whether a question of a message is q.
+func (q question) is(asked dnsmessage.Question) bool {
+	return asked.Type == q.kind && asked.Class == dnsmessage.ClassINET && sameName(asked.Name, q.name)
+}
+
+// records are the address and alias records of an answer, by owner name.
 type records struct {
 	aliases map[string]alias
 	addrs   map[string][]netip.Addr
@@ -111,6 +128,7 @@ type alias struct {
 	ttl time.Duration
 }
 
+// readAnswers reads the answer section: aliases, and addresses of one kind.
 func readAnswers(p *dnsmessage.Parser, kind dnsmessage.Type) (*records, error) {
 	r := &records{map[string]alias{}, map[string][]netip.Addr{}, map[string]time.Duration{}}
 	for n := 0; ; n++ {
@@ -118,38 +136,38 @@ func readAnswers(p *dnsmessage.Parser, kind dnsmessage.Type) (*records, error) {
 		if err == dnsmessage.ErrSectionDone {
 			return r, nil
 		}
-		if err != nil || n >= maxRecords {
-			return nil, errMalformed
-		}
-		owner, ttl := key(h.Name), duration(h.TTL)
-		switch {
-		case h.Class != dnsmessage.ClassINET:
-			err = p.SkipAnswer()
-		case h.Type == dnsmessage.TypeCNAME:
-			var c dnsmessage.CNAMEResource
-			if c, err = p.CNAMEResource(); err == nil {
-				if old, twice := r.aliases[owner]; twice && !sameName(old.to, c.CNAME) {
-					return nil, errMalformed
-				}
-				r.aliases[owner] = alias{c.CNAME, ttl}
-			}
-		case h.Type == kind && kind == dnsmessage.TypeA:
-			var a dnsmessage.AResource
-			if a, err = p.AResource(); err == nil {
-				r.add(owner, netip.AddrFrom4(a.A), ttl)
-			}
-		case h.Type == kind && kind == dnsmessage.TypeAAAA:
-			var a dnsmessage.AAAAResource
-			if a, err = p.AAAAResource(); err == nil {
-				r.add(owner, netip.AddrFrom16(a.AAAA), ttl)
-			}
-		default:
-			err = p.SkipAnswer()
-		}
-		if err != nil {
+		if err != nil || n >= maxRecords || r.read(p, h, kind) != nil {
 			return nil, errMalformed
 		}
 	}
+}
+
+// read reads one record, whose header is h. Records of other kinds are skipped.
+func (r *records) read(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, kind dnsmessage.Type) error {
+	owner, ttl := key(h.Name), duration(h.TTL)
+	switch {
+	case h.Class != dnsmessage.ClassINET:
+		return p.SkipAnswer()
+	case h.Type == dnsmessage.TypeCNAME:
+		c, err := p.CNAMEResource()
+		if err != nil {
+			return err
+		}
+		if old, twice := r.aliases[owner]; twice && !sameName(old.to, c.CNAME) { // which of them holds, nobody can tell
+			return errMalformed
+		}
+		r.aliases[owner] = alias{c.CNAME, ttl}
+		return nil
+	case h.Type == kind && kind == dnsmessage.TypeA:
+		a, err := p.AResource()
+		r.add(owner, netip.AddrFrom4(a.A), ttl)
+		return err
+	case h.Type == kind && kind == dnsmessage.TypeAAAA:
+		a, err := p.AAAAResource()
+		r.add(owner, netip.AddrFrom16(a.AAAA), ttl)
+		return err
+	}
+	return p.SkipAnswer()
 }
 
 func (r *records) add(owner string, a netip.Addr, ttl time.Duration) {
@@ -159,7 +177,8 @@ func (r *records) add(owner string, a netip.Addr, ttl time.Duration) {
 	r.addrs[owner] = append(r.addrs[owner], a)
 }
 
-// follow goes from a name along its aliases to addresses. Records of names that don't lie on that way are none of it.
+// follow goes from a name along its aliases to addresses. Records of other names are ignored: a server could put any name's
+// addresses into its answer (cache poisoning).
 func (r *records) follow(name dnsmessage.Name) ([]netip.Addr, time.Duration, error) {
 	ttl := time.Duration(math.MaxInt64)
 	at := key(name)
@@ -180,7 +199,7 @@ func (r *records) follow(name dnsmessage.Name) ([]netip.Addr, time.Duration, err
 	return nil, 0, errors.New("read DNS answer: too many aliases")
 }
 
-// soaTTL is how long it holds that there is nothing (RFC 2308, section 5), 0 where nobody says.
+// soaTTL is how long a negative answer may be cached (RFC 2308, section 5), 0 if the answer doesn't say.
 func soaTTL(p *dnsmessage.Parser) time.Duration {
 	for range maxRecords {
 		h, err := p.AuthorityHeader()
@@ -202,7 +221,7 @@ func soaTTL(p *dnsmessage.Parser) time.Duration {
 	return 0
 }
 
-// duration reads a time to live. One with its highest bit set is zero (RFC 2181, section 8).
+// duration converts a time to live. One with its highest bit set counts as zero (RFC 2181, section 8).
 func duration(ttl uint32) time.Duration {
 	if ttl > math.MaxInt32 {
 		return 0
@@ -214,7 +233,7 @@ func key(n dnsmessage.Name) string { return lower(n.Data[:n.Length]) }
 
 func sameName(a, b dnsmessage.Name) bool { return key(a) == key(b) }
 
-// lower folds A-Z only: a name may hold any byte.
+// lower folds A to Z only. A name may have any bytes, so they must not be taken for UTF-8.
 func lower(name []byte) string {
 	b := make([]byte, len(name))
 	for i, c := range name {

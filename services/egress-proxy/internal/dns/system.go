@@ -18,8 +18,8 @@ const (
 	maxFile  = 1 << 20 // bytes of a file that are read
 )
 
-// System makes a client of what /etc/hosts says, and of the servers of /etc/resolv.conf. Both are read again when they
-// change. Search domains are not used: names are whole.
+// System makes a client that answers from /etc/hosts and asks the servers of /etc/resolv.conf. Both files are read again when they
+// change. Search domains are not used: a pack that asks for "x" must not get "x.corp.example.com".
 func System() *Client { return system("/etc/hosts", "/etc/resolv.conf") }
 
 func system(hostsPath, resolvPath string) *Client {
@@ -30,14 +30,14 @@ func system(hostsPath, resolvPath string) *Client {
 		hosts: func(name string) []netip.Addr {
 			known, err := hosts.read()
 			if err != nil {
-				return nil // as everybody does who reads that file
+				return nil // a missing or unreadable /etc/hosts has no names, as for the C library
 			}
 			return known[strings.TrimSuffix(strings.ToLower(name), ".")]
 		},
 	}
 }
 
-// file is what a file says, read again when it has changed.
+// file is the parsed content of a file, read again when its identity, size or time of change differs.
 type file[T any] struct {
 	path  string
 	parse func(io.Reader) T
@@ -68,7 +68,7 @@ func (f *file[T]) read() (T, error) {
 	return f.value, nil
 }
 
-// parseHosts reads lines of an address and its names. What isn't that is left out.
+// parseHosts reads lines of an address and its names. Other lines are skipped.
 func parseHosts(r io.Reader) map[string][]netip.Addr {
 	hosts := make(map[string][]netip.Addr)
 	for fields := range lines(r, "#") {
@@ -86,7 +86,7 @@ func parseHosts(r io.Reader) map[string][]netip.Addr {
 	return hosts
 }
 
-// parseResolv reads the servers; where there are none it is this machine, as resolv.conf(5) says.
+// parseResolv reads the servers. A file without any means a server on this machine, as resolv.conf(5) says.
 func parseResolv(r io.Reader) (servers []string) {
 	for fields := range lines(r, "#;") {
 		if fields[0] != "nameserver" || len(fields) < 2 {
@@ -102,7 +102,7 @@ func parseResolv(r io.Reader) (servers []string) {
 	return servers
 }
 
-// lines gives the fields of each line that has any, without comments.
+// lines iterates over the fields of each line that has any, without comments.
 func lines(r io.Reader, comment string) func(func([]string) bool) {
 	return func(yield func([]string) bool) {
 		in := bufio.NewScanner(r)

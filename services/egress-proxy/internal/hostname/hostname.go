@@ -1,8 +1,10 @@
-// Package hostname gives every spelling of a host one form, so that what is compared with a grant, looked up, dialled and
-// verified in a certificate is the same thing.
+// Package hostname brings every spelling of a host to one normal form. The same form is compared with a grant, resolved, dialled and
+// verified in a certificate. If two of these steps read a host differently, a pack could be granted one host and reach
+// another.
 //
-// Names follow UTS #46 (non-transitional) and the length bounds of RFC 1035. What libc's inet_aton would take for an
-// address (RFC 6943, section 3.1.1: decimal, hex, octal, short) is told apart from names.
+// Names follow UTS #46 (non-transitional) and the length bounds of RFC 1035. Texts that the C library's inet_aton takes for an address
+// (RFC 6943, section 3.1.1: 127.1, 0x7f.1, 2130706433) are told apart from names: a server program behind us might read
+// "0x7f.1" as 127.0.0.1, so it must not count as a name that isn't internal.
 package hostname
 
 import (
@@ -18,21 +20,20 @@ import (
 // MaxLength is the longest name, in bytes and without a trailing dot (RFC 1035, section 2.3.4).
 const MaxLength = 253
 
-// ErrInvalid is a text that is no host.
+// ErrInvalid is the error for a text that is no host.
 var ErrInvalid = errors.New("parse host: not a name or an address")
 
-// Host is a host in its one form. The zero value is none.
+// Host is a host in its normal form. The zero value is no host; no grant covers it.
 type Host struct {
 	Name    string     // lower-case ASCII without trailing dot, or the address as netip writes it, without brackets
-	Addr    netip.Addr // valid for an address
-	Numeric bool       // an address, but in a spelling that only some parsers take for one
+	Addr    netip.Addr // valid if the host is an address
+	Numeric bool       // an address in a spelling that only some parsers take for one; always refused
 }
 
-// profile maps case, width and dots; underscores and hyphens anywhere are left to the DNS, which knows both.
+// profile maps case, width and dots. It allows underscores and hyphens anywhere: names with them exist in the DNS.
 var profile = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false), idna.BidiRule())
 
-// Parse reads a host as it stands in a URL: a name, an IPv4 address, or an IPv6 address in brackets. The error is
-// ErrInvalid.
+// Parse reads a host as it is written in a URL: a name, an IPv4 address, or an IPv6 address in brackets. The error is ErrInvalid.
 func Parse(s string) (Host, error) {
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
@@ -54,7 +55,7 @@ func Parse(s string) (Host, error) {
 	}
 	addr, ok := parseNumeric(name)
 	if !ok {
-		return Host{}, ErrInvalid // as WHATWG has it: nobody agrees on what it would mean
+		return Host{}, ErrInvalid // as in the WHATWG URL standard: parsers disagree on what it means
 	}
 	return Host{Name: addr.String(), Addr: addr, Numeric: true}, nil
 }
@@ -98,7 +99,8 @@ func canonical(s string) (string, error) {
 	return name, nil
 }
 
-// plain says whether mapping would leave s as it is: no capitals, no other script, no A-label that must be checked.
+// plain says whether mapping would leave s as it is: no capitals, no other script, no A-label (xn--) that must be checked. Most hosts
+// are plain, and mapping costs allocations.
 func plain(s string) bool {
 	for i := range len(s) {
 		switch c := s[i]; {
@@ -114,7 +116,7 @@ func plain(s string) bool {
 	return true
 }
 
-// endsInNumber says whether the last label makes the whole an IPv4 address to somebody (WHATWG URL, "ends in a number").
+// endsInNumber says whether the last label is a number: some parsers take such a host for an IPv4 address (WHATWG URL, "ends in a number").
 func endsInNumber(name string) bool {
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	if digits(last) {
@@ -154,7 +156,7 @@ func number(s string) (uint64, bool) {
 	base := 10
 	switch {
 	case s == "0x":
-		return 0, true // inet_aton of BSD and WHATWG take it for zero
+		return 0, true // BSD's inet_aton and the WHATWG URL standard read it as zero
 	case strings.HasPrefix(s, "0x"):
 		s, base = s[2:], 16
 	case len(s) > 1 && s[0] == '0':

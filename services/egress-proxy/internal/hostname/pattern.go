@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// Pattern is one entry of a grant's allowed_domains (contract.md, "Matching"): a name or an address, "*.x.com" for any
+// Pattern is one entry of a grant's allowed_domains (docs/contract.md): a name or an address, "*.x.com" for any
 // depth below x.com but not x.com itself, or "*" for every host.
 type Pattern struct {
 	any    bool
@@ -12,8 +12,8 @@ type Pattern struct {
 	name   string
 }
 
-// ParsePattern reads an entry. Names are brought to their one form; an IPv6 address may have brackets or none. A
-// numeric form that is no plain address is refused: nobody can say what its author meant. The error is ErrInvalid.
+// ParsePattern reads an entry. Names are brought to their normal form; an IPv6 address may have brackets or none. A number that isn't
+// a plain address ("127.1") is refused: it isn't clear which address its author meant. The error is ErrInvalid.
 func ParsePattern(s string) (Pattern, error) {
 	if s == "*" {
 		return Pattern{any: true}, nil
@@ -35,13 +35,13 @@ func ParsePattern(s string) (Pattern, error) {
 	return Pattern{name: h.Name}, nil
 }
 
-// Any says whether the pattern is "*".
+// Any says whether the pattern is "*", which covers every host.
 func (p Pattern) Any() bool { return p.any }
 
-// Wildcard says whether the pattern covers what lies below a name.
+// Wildcard says whether the pattern covers all names below one, "*.x.com".
 func (p Pattern) Wildcard() bool { return p.suffix != "" }
 
-// String is the pattern in its one form.
+// String gives the pattern in its normal form.
 func (p Pattern) String() string {
 	switch {
 	case p.any:
@@ -53,7 +53,7 @@ func (p Pattern) String() string {
 	}
 }
 
-// Match says whether the pattern covers h. A wildcard below a name covers names only, no address.
+// Match says whether the pattern covers h. "*.x.com" covers names only, never an address.
 func (p Pattern) Match(h Host) bool {
 	switch {
 	case h.Name == "":

@@ -1,5 +1,8 @@
-// Package selfaddr keeps packs from the suite itself: inside a range that an operator opened (RUMI_EGRESS_ALLOW_CIDRS) its
-// services stay closed, wherever they move.
+// Package selfaddr finds the addresses at which Rumi's own services listen, so that package address denies them to packs.
+//
+// An operator may open an internal range (RUMI_EGRESS_ALLOW_CIDRS) for, say, a model server. Often the same range has the gateway, the
+// database and Consul in it. The range is opened, those are not; and since containers get other addresses when they
+// restart, they are looked for again every few seconds.
 package selfaddr
 
 import (
@@ -17,20 +20,20 @@ import (
 
 const (
 	scanInterval  = 5 * time.Second
-	lookupTimeout = 2 * time.Second // Docker answers at once for what is there; for the rest the host may ask in vain
+	lookupTimeout = 2 * time.Second // Docker's DNS answers at once for names that it has, and forwards others, maybe in vain
 )
 
-// Finder finds where the suite is.
+// Finder keeps Policy's Self up to where Rumi's services are. All fields but last must be set.
 type Finder struct {
 	Policy    *address.Policy
-	Listening []netip.AddrPort                                           // of this process
-	Directory map[string][]string                                        // host:port of other services, by name; those it lacks are looked up by name
-	Lookup    func(ctx context.Context, name string) (dns.Answer, error) // as services find each other
+	Listening []netip.AddrPort                                           // listeners of this process
+	Directory map[string][]string                                        // host:port of other services, by name; names that it lacks are looked up
+	Lookup    func(ctx context.Context, name string) (dns.Answer, error) // the resolver that services find each other with, not the one for packs
 
-	last map[string][]netip.Addr // what each name last resolved to: a name that fails to resolve is not open for that
+	last map[string][]netip.Addr // what each name last resolved to; if a look-up fails, the addresses stay denied: a failing DNS must not open them
 }
 
-// Run tells the policy what it finds, again and again until ctx ends. Where nothing is opened there is nothing to find.
+// Run scans every few seconds until ctx ends. If no range is opened, there is nothing to protect and it returns at once.
 func (f *Finder) Run(ctx context.Context) error {
 	if !f.Policy.Opens() {
 		return nil
@@ -38,7 +41,8 @@ func (f *Finder) Run(ctx context.Context) error {
 	return periodic.Run(ctx, scanInterval, f.Scan)
 }
 
-// Scan tells the policy once. Nothing should be served before.
+// Scan looks once and sets Policy's Self. It must have returned before the first pack is served: until then the addresses are not
+// known, and so not denied.
 func (f *Finder) Scan(ctx context.Context) {
 	if !f.Policy.Opens() {
 		return
@@ -55,12 +59,12 @@ func (f *Finder) Scan(ctx context.Context) {
 		}
 	}
 	for _, name := range slices.Clone(names) {
-		names = append(names, "tasks."+name) // in a swarm a service's name has one address, and each replica its own besides
+		names = append(names, "tasks."+name) // in a Swarm a service's name is a virtual address; "tasks." has those of its replicas
 	}
 	f.resolve(ctx, names)
 	for _, addrs := range f.last {
 		for _, a := range addrs {
-			if !a.IsLoopback() { // a name of this machine, whose listeners are known one by one
+			if !a.IsLoopback() { // a service on this machine: its listeners are denied one by one, not all of loopback
 				self.Hosts = append(self.Hosts, a)
 			}
 		}
@@ -78,7 +82,7 @@ func (f *Finder) resolve(ctx context.Context, names []string) {
 	results := make(chan found, len(names))
 	for _, name := range names {
 		go func() {
-			answer, _ := f.Lookup(ctx, name) // empty where that fails
+			answer, _ := f.Lookup(ctx, name) // no addresses if that fails
 			results <- found{name, answer.Addrs}
 		}()
 	}
@@ -94,10 +98,10 @@ func (f *Finder) resolve(ctx context.Context, names []string) {
 	f.last = next
 }
 
-// machine are the addresses of this machine's interfaces.
+// machine gives the addresses of this machine's interfaces, at which a listener on 0.0.0.0 can be reached.
 func machine() []netip.Addr {
 	var addrs []netip.Addr
-	found, _ := net.InterfaceAddrs() // loopback addresses, where all listen that nobody configured, need no list
+	found, _ := net.InterfaceAddrs() // address.Self needs no loopback addresses, so an error loses little
 	for _, a := range found {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
 			addrs = append(addrs, prefix.Addr().Unmap())

@@ -1,4 +1,5 @@
-// Package store keeps network grants in libs/store's database.
+// Package store keeps grants, denials and daily usage in libs/store's database (SQLite or PostgreSQL). It implements the Store
+// interfaces that packages grant, denials and quota declare.
 package store
 
 import (
@@ -18,7 +19,7 @@ import (
 //go:embed migrations/*.sql
 var files embed.FS
 
-// Migrations make and change the tables.
+// Migrations are goose's SQL files that make and change the tables, for store.Open.
 var Migrations = func() fs.FS {
 	sub, err := fs.Sub(files, "migrations")
 	if err != nil {
@@ -33,15 +34,16 @@ type Grants struct {
 
 	mu      sync.Mutex
 	changes *store.Changes
-	last    int64 // the revision when they were last asked
+	last    int64 // the revision that was last read
 }
 
-// New makes the store over a database that has Migrations.
+// New makes the store of grants over a database that has Migrations.
 func New(db *store.DB) *Grants { return &Grants{db: db, changes: db.Changes()} }
 
 const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel"
 
-// Revision implements grant.Store. It is asked many times a second, and queries only where something may have changed.
+// Revision implements grant.Store. It is called 50 times a second and queries the database only if another process may have written
+// to it since the last time.
 func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +77,8 @@ func (s *Grants) Grants(ctx context.Context) (grants []grant.Grant, revision int
 // Apply implements grant.Store.
 func (s *Grants) Apply(ctx context.Context, packID string, change func(*grant.Grant) (*grant.Grant, error)) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
-		// First, since the row serialises changes of one pack where the database locks rows.
+		// This comes first: with PostgreSQL it locks the row until the commit, so that changes run one after the other and the read
+		// below sees the one before.
 		if _, err := tx.Exec("UPDATE grant_revision SET revision = revision + 1 WHERE id = 1"); err != nil {
 			return fmt.Errorf("count grant revision: %w", err)
 		}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Masked stands for a segment that looks like a credential.
+// Masked is written in place of a segment that looks like a credential.
 const Masked = "***"
 
 // Lengths from which a run of letters and digits looks like a credential. Random tokens of the services that put theirs into
@@ -23,9 +23,9 @@ var (
 	uuid          = regexp.MustCompile(`(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 )
 
-// Mask replaces each segment of an escaped path that looks like a credential by Masked. Some services have theirs in the path
-// of a URL (Telegram's bot token, webhooks of Slack and Discord), and what is logged or proposed must not show it. This is a
-// guess by the form of the segment: a credential that looks like a word is not found.
+// Mask replaces each segment of an escaped path that looks like a credential by Masked. Some services put credentials into the path
+// of a URL (Telegram's bot token, webhooks of Slack and Discord), and neither a log nor a proposal may show them. The form
+// of the segment decides, so this is a guess: a credential that looks like a word isn't found.
 func Mask(path string) string {
 	masked, start := "", 0
 	for i := 0; i <= len(path); i++ {
@@ -45,7 +45,7 @@ func Mask(path string) string {
 	return masked
 }
 
-// BeforeMasked is a masked path up to its first masked segment, and the whole path where there is none.
+// BeforeMasked gives a masked path up to its first masked segment, and the whole path if there is none.
 func BeforeMasked(path string) string {
 	before, _, _ := strings.Cut(path+"/", "/"+Masked+"/")
 	if before == path+"/" {
@@ -64,7 +64,7 @@ func secretLike(segment string) bool {
 	if telegramToken.MatchString(segment) || uuid.MatchString(segment) {
 		return true
 	}
-	// Parameters ("x;token=abc") are judged one by one.
+	// Parameters ("x;token=abc") are looked at one by one.
 	for part := range strings.FieldsFuncSeq(segment, func(c rune) bool { return strings.ContainsRune(";=,:@&.", c) }) {
 		if mixed(part) || longRun(part) {
 			return true
@@ -89,7 +89,7 @@ func mixed(s string) bool {
 	return len(s) >= minMixed && upper && lower && digit
 }
 
-// longRun says whether s has a stretch of letters and digits that is too long for a word.
+// longRun says whether s has a run of letters and digits that is too long for a word.
 func longRun(s string) bool {
 	letters, digits := 0, 0
 	long := func() bool {

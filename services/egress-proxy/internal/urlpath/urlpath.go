@@ -1,5 +1,9 @@
-// Package urlpath gives the path of a URL one form, in which it is compared with a grant's rules, and tells the paths on whose
-// meaning servers differ.
+// Package urlpath brings the path of a URL to one normal form, in which it is compared with a grant's path rules, and finds the paths
+// that servers read differently.
+//
+// A path rule is worth nothing if the server takes the path for another one than we do. Servers decode escapes once or twice, collapse
+// "//", cut at ";" or at a NUL byte, take "\" for "/", remove ".." before or after decoding. No normal form agrees with
+// all of them, so such paths are not rewritten: they are under no prefix (Exact).
 package urlpath
 
 import (
@@ -12,12 +16,12 @@ import (
 // MaxPrefix is the longest path prefix of a rule, in bytes.
 const MaxPrefix = 2048
 
-// ErrInvalid is a text that is no path prefix.
+// ErrInvalid is the error for a text that is no path prefix.
 var ErrInvalid = errors.New("parse path prefix: not an absolute path that every server reads alike")
 
-// Normalize brings an escaped path, as url.URL.EscapedPath gives it, to its one form: escapes of unreserved characters
-// undone, others in capitals (RFC 3986, section 6.2.2), then dot segments removed (section 5.2.4). Empty segments and
-// escaped slashes stay: to some servers they mean something.
+// Normalize brings an escaped path, as url.URL.EscapedPath gives it, to its normal form: escapes of unreserved characters are undone,
+// the digits of others are written in capitals (RFC 3986, section 6.2.2), then dot segments are removed (section 5.2.4).
+// Empty segments and escaped slashes stay, since some servers give them a meaning.
 func Normalize(escaped string) string {
 	if !strings.Contains(escaped, "%") && !strings.Contains(escaped, "/.") {
 		return escaped
@@ -69,21 +73,32 @@ func removeDots(path string) string {
 	return "/" + strings.Join(kept, "/")
 }
 
-// Exact says whether a path, as it is sent, is in its one form and every server takes it for the same: only of such a path a
-// prefix says what is asked for.
+// Exact says whether a path, as it is sent, is in its normal form and every server reads it alike. Only for such a path does a prefix
+// say what is asked for.
 func Exact(path string) bool { return Plain(path) && Normalize(path) == path }
 
-// unclear are characters that stand in no path (RFC 3986, section 3.3) but are sent in some: servers escape, refuse or cut there.
+// unclear are characters that no path may have (RFC 3986, section 3.3) but that clients send. Servers escape them, refuse them or cut
+// the path there.
 const unclear = "\"<>[]^`{|}\\"
 
-// Plain says whether every server takes a normalised path for the same. Those are not plain that a server may decode
-// twice, collapse or cut before it looks: empty segments, escaped slashes and escapes, backslashes, control characters,
-// bytes that are no UTF-8, segments of dots and spaces, with parameters too ("..;x").
+// Plain says whether every server reads a normalised path alike. These are not plain, since a server may decode them twice, collapse
+// or cut them before it looks: empty segments, escaped slashes and escapes of escapes, backslashes, control characters,
+// bytes that are no UTF-8, and segments of dots and spaces, also with parameters ("..;x").
 func Plain(path string) bool {
 	rest, ok := strings.CutPrefix(path, "/")
-	if !ok {
+	if !ok || !plainEscapes(path) {
 		return false
 	}
+	decoded, err := url.PathUnescape(rest)
+	if err != nil || !utf8.ValidString(decoded) || strings.ContainsFunc(decoded, cutsOrSeparates) {
+		return false
+	}
+	return plainSegments(strings.Split(decoded, "/"))
+}
+
+// plainEscapes says whether a path has no unclear character, and no escape that would be a separator or another escape once it is
+// decoded: "%2f", "%5c", "%252e".
+func plainEscapes(path string) bool {
 	for i := range len(path) {
 		if path[i] != '%' {
 			if strings.IndexByte(unclear, path[i]) >= 0 {
@@ -101,16 +116,14 @@ func Plain(path string) bool {
 			}
 		}
 	}
-	decoded, err := url.PathUnescape(rest)
-	if err != nil || !utf8.ValidString(decoded) {
-		return false
-	}
-	for i := range len(decoded) {
-		if c := decoded[i]; c < ' ' || c == 0x7f || c == '\\' {
-			return false
-		}
-	}
-	segments := strings.Split(decoded, "/")
+	return true
+}
+
+// cutsOrSeparates says whether some server ends or divides a path at the character: control characters and backslashes.
+func cutsOrSeparates(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }
+
+// plainSegments says whether no segment but the last is empty, and none consists of dots and spaces only, parameters aside.
+func plainSegments(segments []string) bool {
 	for i, segment := range segments {
 		if segment == "" && i == len(segments)-1 {
 			break
@@ -133,21 +146,21 @@ func ParsePrefix(s string) (string, error) {
 		return "", ErrInvalid
 	}
 	prefix := unescapeUnreserved(u.EscapedPath())
-	if !Plain(prefix) { // with its dot segments: in a rule they are a mistake, whatever they come to
+	if !Plain(prefix) { // before dot segments are removed: in a rule they are a mistake, whatever they would come to
 		return "", ErrInvalid
 	}
 	return prefix, nil
 }
 
-// Under says whether a path is the prefix or below it: "/v1" covers "/v1" and "/v1/x" but not "/v1x"; "/v1/" covers
-// what is below it only. Both are in their one form.
+// Under says whether a path is the prefix or below it: "/v1" covers "/v1" and "/v1/x" but not "/v1x"; "/v1/" covers only paths below
+// it. Both must be in their normal form; the caller checks Exact.
 func Under(path, prefix string) bool {
 	rest, ok := strings.CutPrefix(path, prefix)
 	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))
 }
 
-// escapeAt reads "%XX" at i.
-func escapeAt(s string, i int) (byte, bool) {
+// escapeAt reads the escape "%XX" at i. ok is false if there is none.
+func escapeAt(s string, i int) (c byte, ok bool) {
 	if i+2 >= len(s) || s[i] != '%' {
 		return 0, false
 	}
