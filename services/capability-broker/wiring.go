@@ -159,7 +159,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 		return d, err
 	}
 	d.handlers.Grants = d.grants
-	rt.Go("trust", func(ctx context.Context) error { return d.handlers.Registry.Follow(ctx, rt.Log) })
+	rt.Go("trust", d.handlers.Registry.Follow)
 	rt.Go("grants", d.grants.Follow)
 	rt.Go("notifier", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 	// A pack's handlers become candidates as soon as the pack is there, not only when an operator asks for a scan.

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,13 +15,13 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
-// followEvery is how often a replica looks for what others granted or revoked; a revoke must reach every replica
+// followInterval is how often a replica looks for what others granted or revoked; a revoke must reach every replica
 // within 100 ms.
-const followEvery = 40 * time.Millisecond
+const followInterval = 40 * time.Millisecond
 
 // Store keeps grants. Every write raises the revision.
 type Store interface {
@@ -54,19 +52,14 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// snapshot is never changed after it was published.
-type snapshot struct {
-	revision int64
-	grants   map[string]map[string]*Grant // principal → permission
-}
+// byPrincipal are all grants, by principal and permission. It is never changed once it is the snapshot's value.
+type byPrincipal map[string]map[string]*Grant
 
-// compile compiles the argument schema of a grant, unless it is what the snapshot has compiled for it already.
-func (s *snapshot) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error) {
-	if s == nil {
-		return schema.Compile
-	}
+// compile compiles the argument schema of a grant, unless these grants have it compiled already. Compiling takes milliseconds, and every
+// change of any grant loads them all.
+func (all byPrincipal) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error) {
 	return func(raw jsontext.Value) (*schema.Schema, error) {
-		if old := s.grants[g.PrincipalID][g.PermissionID]; old != nil && old.args != nil && bytes.Equal(old.Terms.ArgsSchema, raw) {
+		if old := all[g.PrincipalID][g.PermissionID]; old != nil && old.args != nil && bytes.Equal(old.Terms.ArgsSchema, raw) {
 			return old.args, nil
 		}
 		return schema.Compile(raw)
@@ -88,75 +81,62 @@ type Config struct {
 	Checks []func(ctx context.Context, g *Grant) error
 }
 
-// Cache holds every grant. It is safe for concurrent use.
+// Cache has every grant in memory, and is the way to change one. It is safe for concurrent use.
 type Cache struct {
 	Config
-	follower store.Follower
-	now      atomic.Pointer[snapshot]
-	mu       sync.Mutex    // one reload at a time, so that an older one never replaces a newer one
-	using    chan struct{} // one use at a time: the database would have them try again
+	snapshot *snapshot.Snapshot[byPrincipal]
+	counting chan struct{} // holds a token while a use is counted: see Use
 }
 
 // Open reads every grant.
 func Open(ctx context.Context, cfg Config) (*Cache, error) {
-	c := &Cache{Config: cfg, using: make(chan struct{}, 1)}
-	c.follower.What, c.follower.Every, c.follower.Look, c.follower.Log = "capability grants", followEvery, c.look, cfg.Log
-	if err := c.reload(ctx); err != nil {
+	c := &Cache{Config: cfg, counting: make(chan struct{}, 1)}
+	var err error
+	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[byPrincipal]{
+		Name: "capability grants", Interval: followInterval, Log: cfg.Log, Revision: cfg.Store.Revision, Load: c.load,
+	})
+	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Cache) reload(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	began := time.Now()
+func (c *Cache) load(ctx context.Context, before byPrincipal) (byPrincipal, int64, error) {
 	list, revision, err := c.Store.Grants(ctx)
 	if err != nil {
-		return fmt.Errorf("read grants: %w", err)
+		return nil, 0, fmt.Errorf("read grants: %w", err)
 	}
-	next := &snapshot{revision: revision, grants: make(map[string]map[string]*Grant)}
-	before := c.now.Load()
+	next := make(byPrincipal)
 	for i := range list {
 		g := &list[i]
 		if err := g.prepare(c.Permissions, before.compile(g)); err != nil {
-			// Written by another version. It allows nothing; the others are as good as ever.
+			// A newer or an older version of the broker has written it. It allows nothing, and keeps no other grant from working.
 			c.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
 			g.unusable = Unreadable
 		}
-		if next.grants[g.PrincipalID] == nil {
-			next.grants[g.PrincipalID] = make(map[string]*Grant)
+		if next[g.PrincipalID] == nil {
+			next[g.PrincipalID] = make(map[string]*Grant)
 		}
-		next.grants[g.PrincipalID][g.PermissionID] = g
+		next[g.PrincipalID][g.PermissionID] = g
 	}
-	c.now.Store(next)
-	c.follower.Heard(began)
-	return nil
+	return next, revision, nil
 }
 
-// Follow takes over what other replicas write, until ctx ends. While the store can't be asked the grants in memory hold
-// for store.Lease, then no grant allows anything.
-func (c *Cache) Follow(ctx context.Context) error { return c.follower.Follow(ctx) }
-
-func (c *Cache) look(ctx context.Context) error {
-	revision, err := c.Store.Revision(ctx)
-	if err == nil && revision != c.now.Load().revision {
-		err = c.reload(ctx)
-	}
-	return err
-}
+// Follow takes over what other replicas write, until ctx ends. While the database can't be asked the grants in memory hold for
+// snapshot.Lease; then no grant allows anything.
+func (c *Cache) Follow(ctx context.Context) error { return c.snapshot.Follow(ctx) }
 
 // Each calls fn for every grant in memory, revoked ones among them. The grants must not be changed.
 func (c *Cache) Each(fn func(*Grant)) {
-	for _, held := range c.now.Load().grants {
-		for _, g := range held {
+	for _, grants := range c.snapshot.Value() {
+		for _, g := range grants {
 			fn(g)
 		}
 	}
 }
 
 // Revision is that of the grants in memory; another one may mean other grants.
-func (c *Cache) Revision() int64 { return c.now.Load().revision }
+func (c *Cache) Revision() int64 { return c.snapshot.Revision() }
 
 // List gives the grants by principal, all of them or one principal's, with the uses there have been so far.
 func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
@@ -164,7 +144,7 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 	if err != nil {
 		return nil, fmt.Errorf("list grants: %w", err)
 	}
-	now, out := c.now.Load(), make(map[string][]*Grant)
+	now, out := c.snapshot.Value(), make(map[string][]*Grant)
 	for i := range list {
 		g := &list[i]
 		if principal != "" && g.PrincipalID != principal {
@@ -175,8 +155,8 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 		}
 		out[g.PrincipalID] = append(out[g.PrincipalID], g)
 	}
-	for _, held := range out {
-		slices.SortFunc(held, func(a, b *Grant) int { return strings.Compare(a.PermissionID, b.PermissionID) })
+	for _, grants := range out {
+		slices.SortFunc(grants, func(a, b *Grant) int { return strings.Compare(a.PermissionID, b.PermissionID) })
 	}
 	return out, nil
 }
@@ -251,7 +231,7 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("grant %s to %s: %w", r.PermissionID, r.PrincipalID, err)
 	}
-	return next, c.reload(ctx)
+	return next, c.snapshot.Reload(ctx)
 }
 
 // Pin makes the grants of a permission that name no handler name this one, each with an audit entry. Nothing else of them
@@ -281,7 +261,7 @@ func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error
 	if !pinned {
 		return nil
 	}
-	return c.reload(ctx)
+	return c.snapshot.Reload(ctx)
 }
 
 // Revoke takes a permission away and says whether there was one to take. A pack that was never known is not found.
@@ -302,7 +282,7 @@ func (c *Cache) Revoke(ctx context.Context, r Request) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("revoke %s from %s: %w", r.PermissionID, r.PrincipalID, err)
 	case revoked:
-		return true, c.reload(ctx)
+		return true, c.snapshot.Reload(ctx)
 	case found:
 		return false, nil
 	}
@@ -330,7 +310,7 @@ func (c *Cache) RemovePrincipal(ctx context.Context, principal string) (int, err
 	if removed == 0 {
 		return 0, nil
 	}
-	return removed, c.reload(ctx)
+	return removed, c.snapshot.Reload(ctx)
 }
 
 // entry is a grant decision's audit entry. Of the config only what the permission itself says of it is written, and of

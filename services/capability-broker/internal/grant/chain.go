@@ -25,7 +25,7 @@ type Permit struct {
 // Chain gives the grants of a principal and its parents for a permission. It takes no lock and touches no disk. The
 // grants must not be changed. While nobody can say whether they still hold, they are ones that allow nothing.
 func (c *Cache) Chain(principal, permission string) Chain {
-	all, fresh := c.now.Load().grants, c.follower.Fresh(time.Now())
+	all, fresh := c.snapshot.Value(), c.snapshot.Fresh(time.Now())
 	find := func(id string) *Grant {
 		if !fresh {
 			return &Grant{PrincipalID: id, PermissionID: permission, unusable: Unknown}

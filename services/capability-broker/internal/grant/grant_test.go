@@ -17,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/store"
@@ -274,7 +275,7 @@ func TestFollowWithin100ms(t *testing.T) {
 		if !seen() {
 			t.Error("a store that is down took grants away at once")
 		}
-		time.Sleep(dbstore.Lease)
+		time.Sleep(snapshot.Lease)
 		if got := decide(b, "p", "a"); got != grant.Unknown {
 			t.Errorf("when the lease has run out: %q", got)
 		}

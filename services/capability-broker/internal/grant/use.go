@@ -39,8 +39,8 @@ func (c *Cache) Use(ctx context.Context, chain Chain) (Reason, error) {
 		return Allowed, nil
 	}
 	select {
-	case c.using <- struct{}{}:
-		defer func() { <-c.using }()
+	case c.counting <- struct{}{}:
+		defer func() { <-c.counting }()
 	case <-ctx.Done():
 		return "", fmt.Errorf("count a use: %w", ctx.Err())
 	}
@@ -51,7 +51,7 @@ func (c *Cache) Use(ctx context.Context, chain Chain) (Reason, error) {
 	case reason == Allowed:
 		return Allowed, nil
 	case reason == Changed:
-		if err := c.reload(ctx); err != nil {
+		if err := c.snapshot.Reload(ctx); err != nil {
 			return "", err
 		}
 		return "", ErrChanged

@@ -87,7 +87,7 @@ type Service struct {
 
 // New makes a Service and finishes what a process that died may have begun.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	registry, err := OpenRegistry(ctx, cfg.Store)
+	registry, err := OpenRegistry(ctx, cfg.Store, cfg.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -9,20 +9,18 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
-// followEvery is how often a replica looks for trust that others gave or took.
-const followEvery = 250 * time.Millisecond
+// followInterval is how often a replica looks for trust that others gave or took.
+const followInterval = 250 * time.Millisecond
 
 // Trust says that the exact bytes of one folder may serve one permission.
 type Trust struct {
@@ -49,67 +47,64 @@ type TrustStore interface {
 	TrustRevision(ctx context.Context) (int64, error)
 }
 
-type trusted struct {
-	revision     int64
+// trusts is all trust there is. It is never changed once it is the snapshot's value.
+type trusts struct {
 	byPermission map[string][]*Trust
-	bySlug       map[[2]string]*Trust // pack and slug
+	bySlug       map[grant.HandlerRef]*Trust
 }
 
 // Registry is the trust there is, in memory. It is safe for concurrent use.
 type Registry struct {
-	store TrustStore
-	now   atomic.Pointer[trusted]
-	mu    sync.Mutex // one reload at a time
+	store    TrustStore
+	snapshot *snapshot.Snapshot[*trusts]
 }
 
 // OpenRegistry reads all trust.
-func OpenRegistry(ctx context.Context, from TrustStore) (*Registry, error) {
+func OpenRegistry(ctx context.Context, from TrustStore, log *slog.Logger) (*Registry, error) {
 	r := &Registry{store: from}
-	return r, r.Reload(ctx)
+	var err error
+	r.snapshot, err = snapshot.Open(ctx, snapshot.Config[*trusts]{
+		Name: "trust in handlers", Interval: followInterval, Log: log, Revision: from.TrustRevision, Load: r.load,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
-// Reload takes over what the store has.
-func (r *Registry) Reload(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Registry) load(ctx context.Context, before *trusts) (*trusts, int64, error) {
 	list, revision, err := r.store.Trusts(ctx)
 	if err != nil {
-		return fmt.Errorf("read trust: %w", err)
+		return nil, 0, fmt.Errorf("read trust: %w", err)
 	}
-	before := r.now.Load()
-	next := &trusted{revision: revision, byPermission: make(map[string][]*Trust), bySlug: make(map[[2]string]*Trust)}
+	next := &trusts{byPermission: make(map[string][]*Trust), bySlug: make(map[grant.HandlerRef]*Trust)}
 	for i := range list {
 		t := &list[i]
 		t.compile(before)
 		next.byPermission[t.PermissionID] = append(next.byPermission[t.PermissionID], t)
-		next.bySlug[[2]string{t.PackID, t.Slug}] = t
+		next.bySlug[t.Ref()] = t
 	}
-	r.now.Store(next)
-	return nil
+	return next, revision, nil
 }
 
-// Follow takes over what other replicas write, until ctx ends. Trust that can't be followed needs no lease of its own:
-// it allows nothing without grants, which have one.
-func (r *Registry) Follow(ctx context.Context, log *slog.Logger) error {
-	f := store.Follower{What: "trust in handlers", Every: followEvery, Log: log, Look: func(ctx context.Context) error {
-		revision, err := r.store.TrustRevision(ctx)
-		if err == nil && revision != r.now.Load().revision {
-			err = r.Reload(ctx)
-		}
-		return err
-	}}
-	return f.Follow(ctx)
-}
+// Reload takes over what the store has.
+func (r *Registry) Reload(ctx context.Context) error { return r.snapshot.Reload(ctx) }
+
+// Follow takes over what other replicas write, until ctx ends. Nothing asks whether the trust in memory is still fresh: trust allows
+// nothing without a grant, and grants do ask.
+func (r *Registry) Follow(ctx context.Context) error { return r.snapshot.Follow(ctx) }
 
 // Revision is that of the trust in memory; another one may mean other trust.
-func (r *Registry) Revision() int64 { return r.now.Load().revision }
+func (r *Registry) Revision() int64 { return r.snapshot.Revision() }
 
 // For gives the handlers that are trusted to serve a permission. They must not be changed.
-func (r *Registry) For(permission string) []*Trust { return r.now.Load().byPermission[permission] }
+func (r *Registry) For(permission string) []*Trust {
+	return r.snapshot.Value().byPermission[permission]
+}
 
 // All gives everything that is trusted, by pack and slug. It must not be changed.
 func (r *Registry) All() []*Trust {
-	return slices.SortedFunc(maps.Values(r.now.Load().bySlug), func(a, b *Trust) int {
+	return slices.SortedFunc(maps.Values(r.snapshot.Value().bySlug), func(a, b *Trust) int {
 		return cmp.Or(cmp.Compare(a.PackID, b.PackID), cmp.Compare(a.Slug, b.Slug))
 	})
 }
@@ -141,12 +136,12 @@ func (r *Registry) Pin(g *grant.Grant) {
 
 // Permissions are those that trusted handlers serve, sorted.
 func (r *Registry) Permissions() []string {
-	return slices.Sorted(maps.Keys(r.now.Load().byPermission))
+	return slices.Sorted(maps.Keys(r.snapshot.Value().byPermission))
 }
 
 // Of gives what is trusted under a pack and slug, nil for nothing. It must not be changed.
 func (r *Registry) Of(packID, slug string) *Trust {
-	return r.now.Load().bySlug[[2]string{packID, slug}]
+	return r.snapshot.Value().bySlug[grant.HandlerRef{PackID: packID, Slug: slug}]
 }
 
 // Choose gives the one of a permission's trusted handlers that is to serve a grant: the one it names, or the only one
@@ -171,12 +166,12 @@ func Choose(trusted []*Trust, wanted *grant.HandlerRef) (t *Trust, reason string
 }
 
 // compile compiles the schema of configs, unless it is compiled already.
-func (t *Trust) compile(before *trusted) {
+func (t *Trust) compile(before *trusts) {
 	if t.ConfigSchema == nil {
 		return
 	}
 	if before != nil {
-		if old := before.bySlug[[2]string{t.PackID, t.Slug}]; old != nil && old.FolderDigest == t.FolderDigest && old.config != nil {
+		if old := before.bySlug[t.Ref()]; old != nil && old.FolderDigest == t.FolderDigest && old.config != nil {
 			t.config = old.config
 			return
 		}
