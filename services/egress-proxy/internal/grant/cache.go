@@ -6,16 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// followEvery is how often the store is asked whether another replica changed something. A grant that is revoked at one replica
+// followInterval is how often the store is asked whether another replica changed something. A grant that is revoked at one replica
 // must be closed at every other within 100 ms.
-const followEvery = 20 * time.Millisecond
+const followInterval = 20 * time.Millisecond
 
 // Store keeps grants; all replicas share one.
 type Store interface {
@@ -34,26 +33,29 @@ type Store interface {
 // so that a request of a pack costs no query. It is safe for concurrent use. Use Open.
 type Cache struct {
 	store    Store
-	follower store.Follower
-	snap     atomic.Pointer[snapshot]
+	log      *slog.Logger
+	snapshot *snapshot.Snapshot[*grants]
 
-	mu       sync.Mutex // serialises changes of the snapshot
+	mu       sync.Mutex
 	narrowed func(packID string)
 }
 
-// snapshot is never changed after it was published.
-type snapshot struct {
-	revision int64
-	grants   map[string]*compiledGrant
+// grants are all grants. They are never changed once they are the snapshot's value.
+type grants struct {
+	byPack   map[string]*compiledGrant
 	expires  time.Time // the next expiry for which OnNarrow's function is still to be called; zero for none
+	narrowed []string  // packs whose grant allows less than in the value before, was removed or has expired since
 }
 
 // Open makes a cache and reads all grants from the store.
 func Open(ctx context.Context, from Store, log *slog.Logger) (*Cache, error) {
-	c := &Cache{store: from, narrowed: func(string) {}}
-	c.follower.What, c.follower.Every, c.follower.Look, c.follower.Log = "network grants", followEvery, c.look, log
-	c.snap.Store(&snapshot{revision: -1})
-	if err := c.Refresh(ctx); err != nil {
+	c := &Cache{store: from, log: log, narrowed: func(string) {}}
+	var err error
+	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[*grants]{
+		Name: "network grants", Interval: followInterval, Log: log, Revision: from.Revision, Load: c.load, Published: c.published,
+		Expired: func(all *grants, now time.Time) bool { return !all.expires.IsZero() && !now.Before(all.expires) },
+	})
+	if err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -68,14 +70,23 @@ func (c *Cache) OnNarrow(f func(packID string)) {
 	c.narrowed = f
 }
 
+// published announces which grants allow less.
+func (c *Cache) published(all *grants) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range all.narrowed {
+		c.narrowed(id)
+	}
+}
+
 // Check decides whether the pack's grant covers the host and port. shown is how the host is named in the reason. When the store
-// has not answered for store.Lease, every pack is denied: the store may hold a revocation that this replica has not read.
+// has not answered for snapshot.Lease, every pack is denied: the store may hold a revocation that this replica has not read.
 func (c *Cache) Check(packID string, host hostname.Host, shown string, port uint16) Decision {
 	now := time.Now()
-	if !c.follower.Fresh(now) {
+	if !c.snapshot.Fresh(now) {
 		return Decision{Reason: ReasonUnknown}
 	}
-	r := c.snap.Load().grants[packID]
+	r := c.snapshot.Value().byPack[packID]
 	if r == nil {
 		return Decision{Reason: ReasonNone}
 	}
@@ -84,7 +95,7 @@ func (c *Cache) Check(packID string, host hostname.Host, shown string, port uint
 
 // Get gives a pack's record, also a revoked or expired one. ok is false for a pack without one.
 func (c *Cache) Get(packID string) (g Grant, ok bool) {
-	if r := c.snap.Load().grants[packID]; r != nil {
+	if r := c.snapshot.Value().byPack[packID]; r != nil {
 		return r.grant, true
 	}
 	return Grant{}, false
@@ -92,9 +103,9 @@ func (c *Cache) Get(packID string) (g Grant, ok bool) {
 
 // List gives all records, revoked and expired ones included, in no particular order.
 func (c *Cache) List() []Grant {
-	rules := c.snap.Load().grants
-	all := make([]Grant, 0, len(rules))
-	for _, r := range rules {
+	byPack := c.snapshot.Value().byPack
+	all := make([]Grant, 0, len(byPack))
+	for _, r := range byPack {
 		all = append(all, r.grant)
 	}
 	return all
@@ -116,43 +127,38 @@ func (c *Cache) Apply(ctx context.Context, packID string, change func(old *Grant
 	return c.Refresh(context.WithoutCancel(ctx))
 }
 
-// Refresh brings the snapshot up to the store. Refreshes run one after the other: otherwise a slow one could put the rows that it
-// read earlier in place of a later one's.
-func (c *Cache) Refresh(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// Refresh brings the snapshot up to the store. Refreshes run one after the other: see package snapshot.
+func (c *Cache) Refresh(ctx context.Context) error { return c.snapshot.Reload(ctx) }
+
+// load reads all grants, compiles those that old doesn't have, and finds out which allow less than in old.
+func (c *Cache) load(ctx context.Context, old *grants) (*grants, int64, error) {
 	began := time.Now()
-	grants, revision, err := c.store.Grants(ctx)
+	list, revision, err := c.store.Grants(ctx)
 	if err != nil {
-		return fmt.Errorf("read network grants: %w", err)
+		return nil, 0, fmt.Errorf("read network grants: %w", err)
 	}
-	old := c.snap.Load()
-	next := &snapshot{revision: revision, grants: make(map[string]*compiledGrant, len(grants))}
-	var narrowed []string
-	for _, g := range grants {
-		before := old.grants[g.PackID]
+	if old == nil {
+		old = &grants{}
+	}
+	next := &grants{byPack: make(map[string]*compiledGrant, len(list))}
+	for _, g := range list {
+		before := old.byPack[g.PackID]
 		after := before
 		if before == nil || before.grant.Revision != g.Revision {
 			after = c.compile(ctx, g)
 		}
-		next.grants[g.PackID] = after
+		next.byPack[g.PackID] = after
 		next.noteExpiry(&after.grant, began)
 		if before != nil && (after != before && after.grant.narrows(&before.grant, began) || old.expired(&after.grant, began)) {
-			narrowed = append(narrowed, g.PackID)
+			next.narrowed = append(next.narrowed, g.PackID)
 		}
 	}
-	for id := range old.grants {
-		if next.grants[id] == nil {
-			narrowed = append(narrowed, id)
+	for id := range old.byPack {
+		if next.byPack[id] == nil {
+			next.narrowed = append(next.narrowed, id)
 		}
 	}
-	// First published, then announced: see OnNarrow.
-	c.snap.Store(next)
-	c.follower.Heard(began) // not the time now: the rows may be as old as the query's beginning
-	for _, id := range narrowed {
-		c.narrowed(id)
-	}
-	return nil
+	return next, revision, nil
 }
 
 // compile makes a grant ready for decisions. A grant that can't be compiled was written by another version; it allows nothing,
@@ -160,40 +166,27 @@ func (c *Cache) Refresh(ctx context.Context) error {
 func (c *Cache) compile(ctx context.Context, g Grant) *compiledGrant {
 	compiled, err := compile(g)
 	if err != nil {
-		c.follower.Log.ErrorContext(ctx, "a network grant can't be read and allows nothing; grant it again", "pack_id", g.PackID, "error", err)
+		c.log.ErrorContext(ctx, "a network grant can't be read and allows nothing; grant it again", "pack_id", g.PackID, "error", err)
 		g.Enabled = false
 		return &compiledGrant{grant: g}
 	}
 	return compiled
 }
 
-// noteExpiry takes a grant's expiry into account for the snapshot's next one.
-func (s *snapshot) noteExpiry(g *Grant, now time.Time) {
+// noteExpiry takes a grant's expiry into account for the next one of all.
+func (s *grants) noteExpiry(g *Grant, now time.Time) {
 	if at := g.ExpiresAt; g.Enabled && at.After(now) && (s.expires.IsZero() || at.Before(s.expires)) {
 		s.expires = at
 	}
 }
 
-// expired says whether a grant has expired since the snapshot was made. Nobody changes a grant when it expires, so its revision
+// expired says whether a grant has expired since these were loaded. Nobody changes a grant when it expires, so its revision
 // doesn't show that.
-func (s *snapshot) expired(g *Grant, now time.Time) bool {
+func (s *grants) expired(g *Grant, now time.Time) bool {
 	at := g.ExpiresAt
 	return g.Enabled && !at.IsZero() && !at.After(now) && !s.expires.IsZero() && !at.Before(s.expires)
 }
 
 // Follow keeps the snapshot up to what other replicas change and calls OnNarrow's function for grants that expire, until ctx ends.
-// When the store doesn't answer, the snapshot is used for store.Lease; after that everything is denied.
-func (c *Cache) Follow(ctx context.Context) error { return c.follower.Follow(ctx) }
-
-func (c *Cache) look(ctx context.Context) error {
-	now := time.Now()
-	revision, err := c.store.Revision(ctx)
-	if err != nil {
-		return err
-	}
-	snap := c.snap.Load()
-	if revision != snap.revision || (!snap.expires.IsZero() && !now.Before(snap.expires)) {
-		return c.Refresh(ctx)
-	}
-	return nil
-}
+// When the store doesn't answer, the snapshot is used for snapshot.Lease; after that everything is denied.
+func (c *Cache) Follow(ctx context.Context) error { return c.snapshot.Follow(ctx) }

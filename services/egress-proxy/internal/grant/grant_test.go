@@ -15,7 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
@@ -122,11 +122,7 @@ func newFixture(t *testing.T) *fixture {
 		o.narrowed = append(o.narrowed, id)
 	})
 	o.Service = NewService(cache, gates{}, o.log)
-	o.refresh = func() {
-		if began := time.Now(); cache.look(context.Background()) == nil {
-			cache.follower.Heard(began)
-		}
-	}
+	o.refresh = func() { _ = cache.snapshot.Compare(context.Background()) } // an error leaves the grants as they are, as in Follow
 	return o
 }
 
@@ -387,7 +383,7 @@ func TestReplicasAndLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		there := NewService(other, gates{}, &entries{})
-		settle := func() { time.Sleep(followEvery + time.Millisecond); synctest.Wait() }
+		settle := func() { time.Sleep(followInterval + time.Millisecond); synctest.Wait() }
 		there.Grant(ctx, "p", request("x.com *.y.com", 443))
 		settle()
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
@@ -420,7 +416,7 @@ func TestReplicasAndLease(t *testing.T) {
 		there.Grant(ctx, "p", request("x.com", 443))
 		settle()
 		o.store.set(errors.New("database is down"))
-		time.Sleep(store.Lease - time.Second)
+		time.Sleep(snapshot.Lease - time.Second)
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
 			t.Errorf("within the lease: %s", got)
 		}
