@@ -6,7 +6,6 @@ import (
 
 	"github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/candidate"
-	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/service"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
@@ -57,14 +56,15 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	w.supervise(rt, s, d, sockets)
 	follow(rt, s, w, packs, sockets)
 
-	mux := rt.Mux()
-	httpapi.Capability(mux, d.grants, d.handlers)
-	httpapi.Handlers(mux, d.handlers.Registry, w.logs)
-	httpapi.Containers(mux, packs)
-	httpapi.Internal(mux, &uninstall.Service{
-		Sockets: sockets, Workers: w.pool, Gates: s.gates, Grants: d.grants, Handlers: d.handlers, Logs: w.logs, Containers: packs,
+	err = httpapi.Serve(rt.Mux(), httpapi.Parts{
+		Grants: d.grants, Handlers: d.handlers, Printed: w.logs, Containers: packs, Usage: files.Usage,
+		Remover: &uninstall.Service{
+			Sockets: sockets, Workers: w.pool, Gates: s.gates, Grants: d.grants, Handlers: d.handlers, Logs: w.logs, Containers: packs,
+		},
 	})
-	diskusage.Route(mux, files.Usage)
+	if err != nil {
+		return err
+	}
 	if cfg.SecurityMode != permissive { // there, packs are processes that end with the broker
 		stop := &shutdown.Packs{Containers: packs, Gates: s.gates, MountsLost: rt.MountsLost}
 		rt.OnStop("packs", stop.Stop) // registered last, so done first: while it waits, sockets are served

@@ -1,4 +1,3 @@
-// Package httpapi is the broker's HTTP API: routes, requests and answers.
 package httpapi
 
 import (
@@ -7,12 +6,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
+	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
@@ -25,47 +22,16 @@ type capability struct {
 	handlers *handler.Service
 }
 
-// Capability serves grants and handler candidates.
-func Capability(mux *server.Mux, grants *grant.Cache, handlers *handler.Service) {
-	c := capability{grants, handlers}
-	mux.Route("GET /api/capability/grants", rpc.Handle(c.list), "gateway")
-	mux.Route("POST /api/capability/grants/grant", rpc.Handle(c.grant), "gateway")
-	mux.Route("POST /api/capability/grants/revoke", rpc.Handle(c.revoke), "gateway")
-	mux.Route("POST /api/capability/candidates/scan", rpc.Handle(c.scan), "gateway")
-	mux.Route("POST /api/capability/requests/{candidate_key}/approve", rpc.Handle(c.approve), "gateway")
-	mux.Route("POST /api/capability/requests/{candidate_key}/revoke", rpc.Handle(c.withdraw), "gateway")
-	candidate.Routes(mux, handlers.Candidates(), candidate.Wire[handler.Candidate]{
-		KeyForm: fault.HandlerKeyForm,
-		Prefix:  "/api/capability", ValidKey: handler.ValidKey, View: c.view,
-	})
-}
-
-type grantRequest struct {
-	PrincipalID  string         `json:"principal_id"`
-	PermissionID string         `json:"permission_id"`
-	Config       jsontext.Value `json:"config"`
-	ExpiresAt    *string        `json:"expires_at"`
-	grant.Terms
-}
-
-type grantResponse struct {
-	Success      bool           `json:"success"`
-	PrincipalID  string         `json:"principal_id"`
-	PermissionID string         `json:"permission_id"`
-	Granted      bool           `json:"granted"`
-	Config       jsontext.Value `json:"config"`
-	ExpiresAt    *time.Time     `json:"expires_at"`
-	Warnings     []string       `json:"warnings"` // why calls will be refused as things are
-	grant.Terms
-}
-
-func (c capability) grant(ctx context.Context, req grantRequest) (grantResponse, error) {
+func (c capability) grant(ctx context.Context, req api.GrantRequest) (api.GrantResponse, error) {
 	before := c.grants.Chain(req.PrincipalID, req.PermissionID)[0]
-	g, err := c.grants.Grant(ctx, grant.Request(req))
+	g, err := c.grants.Grant(ctx, request(req))
 	if err != nil {
-		return grantResponse{}, err
+		return api.GrantResponse{}, err
 	}
-	return grantResponse{true, g.PrincipalID, g.PermissionID, true, g.Config, at(g.ExpiresAt), append(c.warnings(&g), removed(before, &g)...), g.Terms}, nil
+	return api.GrantResponse{
+		Success: true, PrincipalID: g.PrincipalID, PermissionID: g.PermissionID, Granted: true, Config: g.Config, ExpiresAt: at(g.ExpiresAt),
+		Warnings: append(c.warnings(&g), removed(before, &g)...), Terms: wireTerms(g.Terms),
+	}, nil
 }
 
 // removed says what a grant named that the one in its place doesn't: posting a grant replaces the one before.
@@ -91,56 +57,12 @@ func removed(before, now *grant.Grant) []string {
 	return []string{"no longer granted: " + strings.Join(gone, ", ")}
 }
 
-// revokeRequest has the fields of a grant, since callers may send what they granted; only the names count.
-type revokeRequest struct {
-	grantRequest
-	Reason string `json:"reason"`
-}
-
-type revokeResponse struct {
-	Success      bool   `json:"success"`
-	PrincipalID  string `json:"principal_id"`
-	PermissionID string `json:"permission_id"`
-	Revoked      bool   `json:"revoked"`
-}
-
-func (c capability) revoke(ctx context.Context, req revokeRequest) (revokeResponse, error) {
-	revoked, err := c.grants.Revoke(ctx, grant.Request(req.grantRequest))
+func (c capability) revoke(ctx context.Context, req api.RevokeRequest) (api.RevokeResponse, error) {
+	revoked, err := c.grants.Revoke(ctx, request(req.GrantRequest))
 	if err != nil {
-		return revokeResponse{}, err
+		return api.RevokeResponse{}, err
 	}
-	return revokeResponse{true, req.PrincipalID, req.PermissionID, revoked}, nil
-}
-
-type listRequest struct {
-	PrincipalID string `query:"principal_id" json:"-"`
-}
-
-type listResponse struct {
-	Grants map[string]principalGrants `json:"grants"`
-	Count  int                        `json:"count"`
-}
-
-type principalGrants struct {
-	Version     string                `json:"version"`
-	PrincipalID string                `json:"principal_id"`
-	Enabled     bool                  `json:"enabled"` // any permission is
-	GrantedAt   time.Time             `json:"granted_at"`
-	UpdatedAt   time.Time             `json:"updated_at"`
-	Permissions map[string]permission `json:"permissions"`
-}
-
-type permission struct {
-	Enabled   bool           `json:"enabled"` // neither revoked nor expired
-	Config    jsontext.Value `json:"config"`
-	ExpiresAt *time.Time     `json:"expires_at"`
-	GrantedAt time.Time      `json:"granted_at"`
-	UpdatedAt time.Time      `json:"updated_at"`
-	GrantedBy string         `json:"granted_by"`
-	Reason    grant.Reason   `json:"reason,omitzero"` // why it allows nothing
-	grant.Terms
-	Uses     *int64   `json:"uses,omitzero"` // calls that have started, of a grant with max_uses
-	Warnings []string `json:"warnings"`      // as when it is granted
+	return api.RevokeResponse{Success: true, PrincipalID: req.PrincipalID, PermissionID: req.PermissionID, Revoked: revoked}, nil
 }
 
 // warnings say why calls of a grant that is itself in order would be refused as things are: what isn't trusted, or is
@@ -181,24 +103,24 @@ func (c capability) noHandler(permission string) string {
 	return "No trusted handler for " + permission + " yet (trusted: " + strings.Join(served, ", ") + ")"
 }
 
-func (c capability) list(ctx context.Context, req listRequest) (listResponse, error) {
+func (c capability) list(ctx context.Context, req api.GrantsRequest) (api.GrantsResponse, error) {
 	if req.PrincipalID != "" {
 		if _, err := pack.ParseID(req.PrincipalID); err != nil {
-			return listResponse{}, fault.InvalidPrincipal()
+			return api.GrantsResponse{}, fault.InvalidPrincipal()
 		}
 	}
 	grants, err := c.grants.List(ctx, req.PrincipalID)
 	if err != nil {
-		return listResponse{}, err
+		return api.GrantsResponse{}, err
 	}
 	now := time.Now()
-	answer := listResponse{Grants: make(map[string]principalGrants)}
+	answer := api.GrantsResponse{Grants: make(map[string]api.PrincipalGrants)}
 	for id, held := range grants {
-		p := principalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]permission, len(held))}
+		p := api.PrincipalGrants{Version: grantsVersion, PrincipalID: id, Permissions: make(map[string]api.Grant, len(held))}
 		for _, g := range held {
 			reason := g.Decide(now)
-			held := permission{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
-				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: reason, Terms: g.Terms,
+			held := api.Grant{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
+				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: string(reason), Terms: wireTerms(g.Terms),
 				Warnings: []string{}}
 			if g.Terms.MaxUses != nil {
 				held.Uses = &g.Uses
@@ -233,53 +155,27 @@ func (c capability) scan(ctx context.Context, _ struct{}) (candidate.ScanResult,
 	return c.handlers.Scan(ctx)
 }
 
-type approveRequest struct {
-	Key   string `path:"candidate_key" json:"-"`
-	Notes string `json:"notes"`
-}
-
-type approveResponse struct {
-	Success     bool            `json:"success"`
-	Status      candidate.State `json:"status"`
-	InstalledTo string          `json:"installed_to"`
-	HandlerID   string          `json:"handler_id"`
-	Permission  string          `json:"permission_id"`
-	SHA256      string          `json:"sha256"`
-	Digest      string          `json:"digest"`   // of the whole folder
-	Warnings    []string        `json:"warnings"` // what it did to grants
-}
-
-func (c capability) approve(ctx context.Context, req approveRequest) (approveResponse, error) {
+func (c capability) approve(ctx context.Context, req api.ApproveRequest) (api.ApproveResponse, error) {
 	if !handler.ValidKey(req.Key) {
-		return approveResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
+		return api.ApproveResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
 	}
 	t, err := c.handlers.Approve(ctx, req.Key, req.Notes)
 	if err != nil {
-		return approveResponse{}, err
+		return api.ApproveResponse{}, err
 	}
 	effects := []string{}
 	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
 		effects = c.handlers.Effects(item.Payload)
 	}
-	return approveResponse{true, candidate.Installed, t.InstalledTo(), t.HandlerID, t.PermissionID, t.ScriptSHA256, t.FolderDigest, effects}, nil
+	return api.ApproveResponse{
+		Success: true, Status: string(candidate.Installed), InstalledTo: t.InstalledTo(), HandlerID: t.HandlerID, Permission: t.PermissionID,
+		SHA256: t.ScriptSHA256, Digest: t.FolderDigest, Warnings: effects,
+	}, nil
 }
 
-type withdrawRequest struct {
-	Key    string `path:"candidate_key" json:"-"`
-	Reason string `json:"reason"`
-}
-
-type withdrawResponse struct {
-	Success       bool            `json:"success"`
-	Status        candidate.State `json:"status"`
-	RejectCount   int             `json:"reject_count"`
-	CooldownUntil *time.Time      `json:"cooldown_until"`
-	Warnings      []string        `json:"warnings"` // which grants are refused now
-}
-
-func (c capability) withdraw(ctx context.Context, req withdrawRequest) (withdrawResponse, error) {
+func (c capability) withdraw(ctx context.Context, req api.WithdrawRequest) (api.WithdrawResponse, error) {
 	if !handler.ValidKey(req.Key) {
-		return withdrawResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
+		return api.WithdrawResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
 	}
 	effects := []string{} // told by what is trusted before
 	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
@@ -287,27 +183,16 @@ func (c capability) withdraw(ctx context.Context, req withdrawRequest) (withdraw
 	}
 	item, err := c.handlers.Withdraw(ctx, req.Key, req.Reason)
 	if err != nil {
-		return withdrawResponse{}, err
+		return api.WithdrawResponse{}, err
 	}
-	return withdrawResponse{true, item.State, item.RejectCount, item.CoolsUntil(), effects}, nil
+	return api.WithdrawResponse{
+		Success: true, Status: string(item.State), RejectCount: item.RejectCount, CooldownUntil: item.CoolsUntil(), Warnings: effects,
+	}, nil
 }
 
-type itemView struct {
-	Key           string            `json:"candidate_key"`
-	Status        candidate.State   `json:"status"`
-	RejectCount   int               `json:"reject_count"`
-	CooldownUntil *time.Time        `json:"cooldown_until"`
-	LastEventTS   time.Time         `json:"last_event_ts"`
-	CreatedAt     time.Time         `json:"created_at"`
-	Candidate     handler.Candidate `json:"candidate"`
-	InstalledTo   *string           `json:"installed_to"` // null also for one that another version has replaced
-	LastError     *string           `json:"last_error"`
-	Effects       []string          `json:"effects,omitempty"` // of one that waits: what approving it does to grants
-}
-
-func (c capability) view(item candidate.Item[handler.Candidate]) any {
-	v := itemView{Key: item.Key, Status: item.State, RejectCount: item.RejectCount, CooldownUntil: item.CoolsUntil(),
-		LastEventTS: item.UpdatedAt, CreatedAt: item.CreatedAt, Candidate: item.Payload}
+func (c capability) view(item candidate.Item[handler.Candidate]) api.HandlerItem {
+	v := api.HandlerItem{Key: item.Key, Status: string(item.State), RejectCount: item.RejectCount, CooldownUntil: item.CoolsUntil(),
+		LastEventTS: item.UpdatedAt, CreatedAt: item.CreatedAt, Candidate: shipped(item.Payload)}
 	if t := c.handlers.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key {
 		to := t.InstalledTo()
 		v.InstalledTo = &to
@@ -319,4 +204,40 @@ func (c capability) view(item candidate.Item[handler.Candidate]) any {
 		v.Effects = c.handlers.Effects(item.Payload)
 	}
 	return v
+}
+
+// shipped is a candidate as answers have it.
+func shipped(c handler.Candidate) api.HandlerCandidate {
+	return api.HandlerCandidate{
+		PackID: c.PackID, Slug: c.Slug, HandlerID: c.HandlerID, PermissionID: c.PermissionID, Entrypoint: c.Entrypoint, SourceDir: c.SourceDir,
+		ScriptSHA256: c.ScriptSHA256, Description: c.Description, Risk: c.Risk, ConfigSchema: c.ConfigSchema, FolderDigest: c.FolderDigest, Notes: c.Notes,
+	}
+}
+
+// request is what the grants are asked for.
+func request(r api.GrantRequest) grant.Request {
+	request := grant.Request{PrincipalID: r.PrincipalID, PermissionID: r.PermissionID, Config: r.Config, ExpiresAt: r.ExpiresAt, Terms: grant.Terms{
+		MaxUses: r.MaxUses, RateLimit: r.RateLimit, ArgsSchema: r.ArgsSchema, Handler: (*grant.HandlerRef)(r.Handler), Limits: (*grant.Limits)(r.Limits),
+	}}
+	if r.Mounts != nil {
+		request.Mounts = make([]grant.Mount, len(r.Mounts))
+	}
+	for i, m := range r.Mounts {
+		request.Mounts[i] = grant.Mount(m)
+	}
+	return request
+}
+
+// wireTerms are the terms of a grant as answers have them.
+func wireTerms(t grant.Terms) api.Terms {
+	terms := api.Terms{
+		MaxUses: t.MaxUses, RateLimit: t.RateLimit, ArgsSchema: t.ArgsSchema, Handler: (*api.HandlerRef)(t.Handler), Limits: (*api.Limits)(t.Limits),
+	}
+	if t.Mounts != nil {
+		terms.Mounts = make([]api.Mount, len(t.Mounts))
+	}
+	for i, m := range t.Mounts {
+		terms.Mounts[i] = api.Mount(m)
+	}
+	return terms
 }

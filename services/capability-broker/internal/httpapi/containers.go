@@ -8,87 +8,56 @@ import (
 	"net/http"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 )
 
 type containers struct{ *container.Manager }
 
-// Containers serves pack containers and what there is to know of Docker.
-func Containers(mux *server.Mux, m *container.Manager) {
-	c := containers{m}
-	mux.Route("GET /api/docker/status", rpc.Handle(c.docker), "gateway")
-	mux.Route("GET /api/containers", rpc.Handle(c.list), "gateway")
-	mux.Route("POST /api/containers/{pack_id}/start", rpc.Handle(c.start), "gateway")
-	mux.Route("POST /api/containers/{pack_id}/stop", rpc.Handle(c.stop), "gateway")
-	mux.Route("DELETE /api/containers/{pack_id}", rpc.Handle(c.delete), "gateway")
-	mux.Route("GET /api/containers/{pack_id}/stats", rpc.Handle(c.stats), "gateway")
-	mux.Route("GET /api/containers/{pack_id}/logs", rpc.Raw(c.logs), "gateway")
+func (c containers) list(ctx context.Context, _ struct{}) ([]api.Container, error) {
+	infos, err := c.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]api.Container, len(infos))
+	for i, info := range infos {
+		all[i] = api.Container{
+			PackID: info.PackID, ID: info.ID, Status: info.Status, Image: info.Image, ImageID: info.ImageID, Digest: info.Digest,
+			CreatedAt: info.CreatedAt, StartedAt: info.StartedAt, FinishedAt: info.FinishedAt, ExitCode: info.ExitCode, OOMKilled: info.OOMKilled,
+			Reason: info.Reason, RestartPolicy: info.RestartPolicy, Restarts: info.Restarts, RestartAt: info.RestartAt,
+			LastExit: (*api.LastExit)(info.LastExit), Limits: info.Limits, Warnings: info.Warnings,
+		}
+	}
+	return all, nil
 }
 
-type packRequest struct {
-	PackID string `path:"pack_id" json:"-"`
-}
-
-func (c containers) list(ctx context.Context, _ struct{}) ([]container.Info, error) {
-	return c.List(ctx)
-}
-
-type startResponse struct {
-	Success bool   `json:"success"`
-	PackID  string `json:"pack_id"`
-	ID      string `json:"container_id"`
-	Status  string `json:"status"`
-	Digest  string `json:"digest"`
-	ImageID string `json:"image_id"`
-
-	Warnings []string `json:"warnings"`
-}
-
-func (c containers) start(ctx context.Context, req packRequest) (startResponse, error) {
+func (c containers) start(ctx context.Context, req api.PackRequest) (api.StartResponse, error) {
 	started, err := c.Start(ctx, req.PackID)
 	if err != nil {
-		return startResponse{}, err
+		return api.StartResponse{}, err
 	}
-	return startResponse{true, req.PackID, started.ID, "running", started.Digest, started.ImageID, append([]string{}, started.Warnings...)}, nil
+	return api.StartResponse{
+		Success: true, PackID: req.PackID, ID: started.ID, Status: "running", Digest: started.Digest, ImageID: started.ImageID,
+		Warnings: append([]string{}, started.Warnings...),
+	}, nil
 }
 
-type stopResponse struct {
-	Success bool   `json:"success"`
-	PackID  string `json:"pack_id"`
-	Stopped bool   `json:"stopped"` // it was running
-}
-
-func (c containers) stop(ctx context.Context, req packRequest) (stopResponse, error) {
+func (c containers) stop(ctx context.Context, req api.PackRequest) (api.StopResponse, error) {
 	stopped, err := c.Stop(ctx, req.PackID)
-	return stopResponse{true, req.PackID, stopped}, err
+	return api.StopResponse{Success: true, PackID: req.PackID, Stopped: stopped}, err
 }
 
-type deleteResponse struct {
-	Success bool   `json:"success"`
-	PackID  string `json:"pack_id"`
-	Removed bool   `json:"removed"` // there was one
-}
-
-func (c containers) delete(ctx context.Context, req packRequest) (deleteResponse, error) {
+func (c containers) delete(ctx context.Context, req api.PackRequest) (api.DeleteResponse, error) {
 	removed, _, err := c.Delete(ctx, req.PackID)
-	return deleteResponse{true, req.PackID, removed}, err
-}
-
-type logsRequest struct {
-	PackID string `path:"pack_id" json:"-"`
-	Tail   int    `query:"tail" json:"-"`
-	Follow bool   `query:"follow" json:"-"`
-	Run    int    `query:"run" json:"-"`
-	Since  string `query:"since" json:"-"`
+	return api.DeleteResponse{Success: true, PackID: req.PackID, Removed: removed}, err
 }
 
 // lines are those that a request asks for; all that is wrong with it is a fault.
-func (c containers) lines(ctx context.Context, req logsRequest) (iter.Seq2[sandbox.Line, error], error) {
+func (c containers) lines(ctx context.Context, req api.LogsRequest) (iter.Seq2[sandbox.Line, error], error) {
 	switch {
 	case req.Run > 0 || req.Run < -container.RunsKept:
 		return nil, fault.InvalidField("run", fmt.Sprintf("a whole number from %d to 0", -container.RunsKept))
@@ -106,24 +75,9 @@ func (c containers) lines(ctx context.Context, req logsRequest) (iter.Seq2[sandb
 	return c.Logs(ctx, req.PackID, sandbox.LogOptions{Tail: req.Tail, Follow: req.Follow})
 }
 
-type logLine struct {
-	TS     time.Time `json:"ts"`
-	Stream string    `json:"stream"`
-	Text   string    `json:"text"`
-}
+func shown(l sandbox.Line) api.Line { return api.Line{TS: l.Time, Stream: l.Stream, Text: l.Text} }
 
-func shown(l sandbox.Line) logLine { return logLine{l.Time, l.Stream, l.Text} }
-
-type logsResponse struct {
-	PackID string    `json:"pack_id"`
-	Lines  []logLine `json:"lines"`
-}
-
-func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[logsRequest](r)
-	if err != nil {
-		return err
-	}
+func (c containers) logs(w http.ResponseWriter, r *http.Request, req api.LogsRequest) error {
 	if _, err := pack.ParseID(req.PackID); err != nil {
 		return err
 	}
@@ -137,7 +91,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request) error {
 	if req.Follow {
 		return follow(w, r, lines, shown)
 	}
-	answer := logsResponse{PackID: req.PackID, Lines: []logLine{}}
+	answer := api.LogsResponse{PackID: req.PackID, Lines: []api.Line{}}
 	size := 0
 	for line, err := range lines {
 		if err != nil {

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
-	"time"
 
+	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 )
@@ -22,37 +21,8 @@ type handlers struct {
 	printed  *worker.Logs
 }
 
-// Handlers serves the trusted handlers and what they print.
-func Handlers(mux *server.Mux, registry *handler.Registry, printed *worker.Logs) {
-	h := handlers{registry, printed}
-	mux.Route("GET /api/capability/handlers", rpc.Handle(h.list), "gateway")
-	mux.Route("GET /api/capability/handlers/{pack_id}/{slug}/logs", rpc.Raw(h.logs), "gateway")
-}
-
-type handlersRequest struct {
-	PackID string `query:"pack_id" json:"-"` // "" for every pack
-}
-
-type handlersResponse struct {
-	Handlers []handlerView `json:"handlers"` // by pack and slug
-	Count    int           `json:"count"`
-}
-
-type handlerView struct {
-	PackID       string    `json:"pack_id"`
-	Slug         string    `json:"slug"`
-	HandlerID    string    `json:"handler_id"`
-	PermissionID string    `json:"permission_id"`
-	Entrypoint   string    `json:"entrypoint"`
-	CandidateKey string    `json:"candidate_key"`
-	Digest       string    `json:"digest"` // of the whole folder
-	InstalledAt  time.Time `json:"installed_at"`
-	InstalledBy  string    `json:"installed_by"`
-	InstalledTo  string    `json:"installed_to"`
-}
-
-func (h handlers) list(_ context.Context, req handlersRequest) (handlersResponse, error) {
-	answer := handlersResponse{Handlers: []handlerView{}}
+func (h handlers) list(_ context.Context, req api.HandlersRequest) (api.HandlersResponse, error) {
+	answer := api.HandlersResponse{Handlers: []api.Handler{}}
 	if req.PackID != "" {
 		if _, err := pack.ParseID(req.PackID); err != nil {
 			return answer, err
@@ -60,8 +30,9 @@ func (h handlers) list(_ context.Context, req handlersRequest) (handlersResponse
 	}
 	for _, t := range h.registry.All() {
 		if req.PackID == "" || t.PackID == req.PackID {
-			answer.Handlers = append(answer.Handlers, handlerView{
-				t.PackID, t.Slug, t.HandlerID, t.PermissionID, t.Entrypoint, t.CandidateKey, t.FolderDigest, t.InstalledAt, t.InstalledBy, t.InstalledTo(),
+			answer.Handlers = append(answer.Handlers, api.Handler{
+				PackID: t.PackID, Slug: t.Slug, HandlerID: t.HandlerID, PermissionID: t.PermissionID, Entrypoint: t.Entrypoint, CandidateKey: t.CandidateKey,
+				Digest: t.FolderDigest, InstalledAt: t.InstalledAt, InstalledBy: t.InstalledBy, InstalledTo: t.InstalledTo(),
 			})
 		}
 	}
@@ -69,25 +40,8 @@ func (h handlers) list(_ context.Context, req handlersRequest) (handlersResponse
 	return answer, nil
 }
 
-type handlerLogsRequest struct {
-	PackID string `path:"pack_id" json:"-"`
-	Slug   string `path:"slug" json:"-"`
-	Tail   int    `query:"tail" json:"-"`
-	Follow bool   `query:"follow" json:"-"`
-}
-
-type handlerLogsResponse struct {
-	PackID string           `json:"pack_id"`
-	Slug   string           `json:"slug"`
-	Lines  []worker.LogLine `json:"lines"`
-}
-
 // logs gives what a handler has printed, also one that is trusted no longer while its pack is installed.
-func (h handlers) logs(w http.ResponseWriter, r *http.Request) error {
-	req, err := rpc.Decode[handlerLogsRequest](r)
-	if err != nil {
-		return err
-	}
+func (h handlers) logs(w http.ResponseWriter, r *http.Request, req api.HandlerLogsRequest) error {
 	if _, err := pack.ParseID(req.PackID); err != nil {
 		return err
 	}
@@ -108,7 +62,13 @@ func (h handlers) logs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.Follow {
-		return follow(w, r, h.printed.Follow(r.Context(), req.PackID, req.Slug, req.Tail, trusted), func(l worker.LogLine) worker.LogLine { return l })
+		return follow(w, r, h.printed.Follow(r.Context(), req.PackID, req.Slug, req.Tail, trusted), handlerLine)
 	}
-	return rpc.WriteData(w, handlerLogsResponse{req.PackID, req.Slug, append([]worker.LogLine{}, lines...)})
+	answer := api.HandlerLogsResponse{PackID: req.PackID, Slug: req.Slug, Lines: make([]api.HandlerLine, len(lines))}
+	for i, l := range lines {
+		answer.Lines[i] = handlerLine(l)
+	}
+	return rpc.WriteData(w, answer)
 }
+
+func handlerLine(l worker.LogLine) api.HandlerLine { return api.HandlerLine(l) }

@@ -5,8 +5,6 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/server"
 )
 
 // Remover takes everything there is of a pack, and gives its data back.
@@ -15,18 +13,19 @@ type Remover interface {
 	RestoreData(ctx context.Context, packID string) (api.RestoredData, error)
 }
 
-// Internal serves what other services ask.
-func Internal(mux *server.Mux, r Remover) {
-	mux.Route("DELETE /internal/packs/{pack_id}", rpc.Handle(func(ctx context.Context, req packRequest) (api.Removal, error) {
-		if _, err := pack.ParseID(req.PackID); err != nil {
-			return api.Removal{}, err
-		}
-		return r.Remove(ctx, req.PackID)
-	}), "pack-registry")
-	mux.Route("POST /internal/packs/{pack_id}/data", rpc.Handle(func(ctx context.Context, req packRequest) (api.RestoredData, error) {
-		if _, err := pack.ParseID(req.PackID); err != nil {
-			return api.RestoredData{}, err
-		}
-		return r.RestoreData(ctx, req.PackID)
-	}), "pack-registry")
+// removal answers what pack-registry asks.
+type removal struct{ Remover }
+
+func (r removal) remove(ctx context.Context, req api.PackRequest) (api.Removal, error) {
+	if _, err := pack.ParseID(req.PackID); err != nil {
+		return api.Removal{}, err
+	}
+	return r.Remove(ctx, req.PackID)
+}
+
+func (r removal) restoreData(ctx context.Context, req api.PackRequest) (api.RestoredData, error) {
+	if _, err := pack.ParseID(req.PackID); err != nil {
+		return api.RestoredData{}, err
+	}
+	return r.RestoreData(ctx, req.PackID)
 }
