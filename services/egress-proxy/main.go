@@ -26,6 +26,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 func main() { service.Main(api.Service, builder(resolvers)) }
@@ -72,11 +73,11 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		rt.Go("own addresses", finder.Run)
 
 		proxy := egress.New(egress.Config{
-			Gates: view, Grants: grants, Addresses: policy, Resolver: resolver, Dial: egress.Dial, TLS: verify.config,
+			Gates: view, Grants: grants, Addresses: policy, Resolver: resolver, Dial: upstream.Dial, TLS: verify.config,
 			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
 		})
 		rt.OnStop("refusals", proxy.Flush)
-		rt.Go("refusals", proxy.Count)
+		rt.Go("refusals", proxy.Record)
 		rt.Go("idle connections", proxy.Sweep)
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 // benchmark drives a proxy as it runs in production, with real sockets and a real audit log, from several connections.
@@ -35,7 +36,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 		}
 		b.Cleanup(func() { log.Close() })
 		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
-		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), Dial
+		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), upstream.Dial
 		c.TLS, c.Metrics = func() *tls.Config { return &tls.Config{} }, prometheus.NewRegistry()
 		c.Tracer = uncollected()
 	})

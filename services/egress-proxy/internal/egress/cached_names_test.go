@@ -11,7 +11,7 @@ import (
 func TestCachedAnswersAreDecidedOnAnew(t *testing.T) {
 	w := newWorld(t)
 	opened := address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")})
-	w.proxy.cfg.Addresses = opened
+	w.proxy.packs.Addresses = opened
 	w.at("x.example", "172.18.0.2", "80", script(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" }))
 	if r := w.ask("GET", "http://x.example/"); !r.Success {
 		t.Fatal(r.errorText())

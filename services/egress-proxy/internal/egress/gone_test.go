@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 )
 
 // A client that leaves ends what its server does for it, whatever it asked for and however far that is.
@@ -63,7 +64,7 @@ func TestServerIsToldWhenTheClientLeaves(t *testing.T) {
 					if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
 						t.Errorf("%s: %+v", name, e)
 					}
-					for _, kind := range []string{kindFrame, kindHTTP} {
+					for _, kind := range []record.Kind{record.KindFrame, record.KindHTTP} {
 						if n := w.streams(kind); n != 0 {
 							t.Errorf("%s: %v %s under way", name, n, kind)
 						}
@@ -106,7 +107,7 @@ func TestStalledUploadEndsWithItsClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "server stalls" { // until no more is taken of the client
-			sent := func() int64 { return w.underWay(kindHTTP).sent.Load() }
+			sent := func() int64 { return w.underWay(record.KindHTTP).Sent }
 			w.eventually("the stall", func() bool {
 				n := sent()
 				time.Sleep(50 * time.Millisecond)
@@ -122,17 +123,15 @@ func TestStalledUploadEndsWithItsClient(t *testing.T) {
 }
 
 // underWay is the one transfer of a kind.
-func (w *world) underWay(kind string) *transfer {
+func (w *world) underWay(kind record.Kind) record.UnderWay {
 	w.t.Helper()
-	w.proxy.transfers.mu.Lock()
-	defer w.proxy.transfers.mu.Unlock()
-	for t := range w.proxy.transfers.all {
-		if t.kind == kind {
+	for _, t := range w.proxy.recorder.UnderWay() {
+		if t.Kind == kind {
 			return t
 		}
 	}
 	w.t.Fatalf("no %s is under way", kind)
-	return nil
+	return record.UnderWay{}
 }
 
 // When a container is gone, its tunnels are, too, though their servers say nothing.
@@ -148,17 +147,15 @@ func TestTunnelsEndWithTheirClient(t *testing.T) {
 		conns = append(conns, c)
 	}
 	w.eventually("the tunnels", func() bool {
-		w.proxy.transfers.mu.Lock()
-		defer w.proxy.transfers.mu.Unlock()
 		joined := 0
-		for t := range w.proxy.transfers.all {
-			if t.moved != nil {
+		for _, t := range w.proxy.recorder.UnderWay() {
+			if t.Counter {
 				joined++
 			}
 		}
 		return joined == tunnels
 	})
-	if n := w.streams(kindTunnel); n != tunnels {
+	if n := w.streams(record.KindTunnel); n != tunnels {
 		t.Errorf("%v under way, want %d", n, tunnels)
 	}
 	for _, c := range conns {
@@ -175,10 +172,10 @@ func TestTunnelsEndWithTheirClient(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	if n := w.streams(kindTunnel); n != 0 {
+	if n := w.streams(record.KindTunnel); n != 0 {
 		t.Errorf("%v under way at the end", n)
 	}
-	w.eventually("no place is held", func() bool { return len(w.proxy.pack("p").streams) == 0 })
+	w.eventually("no place is held", func() bool { return w.proxy.packs.Get("p").Streams() == 0 })
 }
 
 // What a client sent before it left still reaches its server, through a tunnel.

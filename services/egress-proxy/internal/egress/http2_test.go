@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 )
 
@@ -60,9 +61,9 @@ func TestHTTP2InFrames(t *testing.T) {
 		case "/binary":
 			rw.Write([]byte{0xff, 0xfe, 0})
 		case "/huge":
-			rw.Write(make([]byte, MaxResponse+1))
+			rw.Write(make([]byte, frameproto.MaxResponse+1))
 		case "/claims":
-			rw.Header().Set("Content-Length", fmt.Sprint(MaxResponse+1))
+			rw.Header().Set("Content-Length", fmt.Sprint(frameproto.MaxResponse+1))
 		case "/moved":
 			http.Redirect(rw, r, "/end", http.StatusFound)
 		case "/same":
@@ -170,7 +171,7 @@ func TestHTTP2IsShared(t *testing.T) {
 	get(3, "https://x.example/")
 	w.proxy.Cut("p")
 	get(4, "https://x.example/") // none is used past a revoke
-	w.proxy.pack("p").session.Load().pool.Sweep(time.Now().Add(time.Hour))
+	w.proxy.packs.Get("p").Session().Pool.Sweep(time.Now().Add(time.Hour))
 	get(5, "https://x.example/") // idle for long
 	s.CloseClientConnections()
 	get(6, "https://x.example/") // a dead one is noticed

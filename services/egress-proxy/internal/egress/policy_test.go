@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 )
 
 // Addresses of conformance.md, written as a URL writes them.
@@ -125,7 +126,7 @@ func TestOrder(t *testing.T) {
 		t.Errorf("an unknown pack: %q", r.errorText())
 	}
 	w.gates["p"] = gate.State{Open: true}
-	for i := range rateBurst {
+	for i := range session.RateBurst {
 		if r := w.ask("GET", "http://10.0.0.1/"); r.errorType() != "blocked" {
 			t.Fatalf("request %d: %s", i, r.errorType())
 		}
@@ -183,13 +184,13 @@ func TestRebinding(t *testing.T) {
 		t.Fatal(r.errorText())
 	}
 	w.names["x.example"] = []string{"127.0.0.1"}
-	w.proxy.names = resolve.New(w)
+	w.proxy.packs.Names = resolve.New(w)
 	w.contacts()
 	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" { // though a connection to the first is still open
 		t.Errorf("%s %q", r.errorType(), r.errorText())
 	}
 	w.names["x.example"] = []string{"93.184.216.35"}
-	w.proxy.names = resolve.New(w)
+	w.proxy.packs.Names = resolve.New(w)
 	w.at("x.example", "93.184.216.35", "80", w.sites["93.184.216.34:80"])
 	w.names["x.example"] = []string{"93.184.216.35"}
 	if r := w.ask("GET", "http://x.example/"); !r.Success {

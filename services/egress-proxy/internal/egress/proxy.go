@@ -1,25 +1,19 @@
-// Package egress answers packs' requests: the framed JSON of contract.md, "Egress", and plain HTTP proxying on the same
-// socket, judged in the order protocol, gate, grant, rate, name resolution, address class, and sent to the very address
-// that was judged.
+// Package egress is the proxy between packs and the Internet: it wires together how requests come in (frameproto, httpproxy), what is kept of
+// each pack (session) and what is written down (record). How a request is decided on stands in package decision; the order in which to read the
+// packages, too.
 package egress
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -27,190 +21,121 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpproxy"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-const (
-	rateBurst   = 100
-	maxInFlight = 64  // requests of one pack at its servers that came in frames; each may hold an answer of 4 MiB
-	maxStreams  = 256 // requests and tunnels of one pack that came as HTTP; each holds 64 KiB
-	sweepEvery  = 15 * time.Second
-)
+const sweepEvery = 15 * time.Second
 
-// Config is what the proxy judges with and reaches the world through.
+// MaxRequest is the longest frame of a request, in bytes.
+const MaxRequest = frameproto.MaxRequest
+
+// Config is what the proxy decides by, how it reaches servers, and where it writes down what happened.
 type Config struct {
 	Gates interface {
-		Get(string) (gate.State, bool)
+		Get(packID string) (gate.State, bool)
 	}
 	Grants interface {
-		Check(string, hostname.Host, string, uint16) grant.Decision
+		Check(packID string, host hostname.Host, shown string, port uint16) grant.Decision
 	}
 	Denials   *denials.Log
 	Quota     *quota.Quota
 	Addresses *address.Policy
 	Resolver  resolve.Resolver
-	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
-	TLS       func() *tls.Config // roots of the next handshake; never its own server name
-	Rate      int                // requests a minute and pack; 0 for any number
-	Refusals  int                // that leave entries of their own, a day and pack; 0 for any number
+	Dial      func(ctx context.Context, to netip.AddrPort) (net.Conn, error) // see upstream.Dial
+	TLS       func() *tls.Config                                             // roots of the next handshake; never its own server name
+	Rate      int                                                            // requests a minute and pack; 0 for any number
+	Refusals  int                                                            // denied or failed requests with entries of their own, a day and pack; 0 for any number
 	Audit     audit.Submitter
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 	Tracer    trace.Tracer
 }
 
-// Proxy answers the requests of all packs.
+// Proxy answers the requests of all packs. Use New.
 type Proxy struct {
-	cfg   Config
-	names *resolve.Cache
-	pools upstream.Config
-	meter meter
-
-	transfers transfers
-
-	denials, failures *audit.Refusals
-
-	mu    sync.Mutex
-	packs map[string]*pack
+	packs    *session.Packs
+	recorder *record.Recorder
 }
 
-// New makes a proxy.
+// New returns a proxy that serves nothing yet: see Handler.
 func New(cfg Config) *Proxy {
 	return &Proxy{
-		cfg: cfg, names: resolve.New(cfg.Resolver), pools: upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
-		meter: newMeter(cfg.Metrics), packs: make(map[string]*pack), transfers: transfers{all: make(map[*transfer]struct{})},
-		denials: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log), failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		packs: session.New(session.Config{
+			Gates: cfg.Gates, Grants: cfg.Grants, Addresses: cfg.Addresses, Names: resolve.New(cfg.Resolver), Quota: cfg.Quota, Rate: cfg.Rate,
+			Upstream: &upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
+		}),
+		recorder: record.New(record.Config{
+			Denials: cfg.Denials, Refusals: cfg.Refusals, Audit: cfg.Audit, Log: cfg.Log, Metrics: cfg.Metrics, Tracer: cfg.Tracer,
+		}),
 	}
 }
 
-// Dial is Config.Dial for the real world.
-func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{KeepAlive: 30 * time.Second, Control: boundUnsent}
-	return dialer.DialContext(ctx, "tcp", to.String())
-}
+// Record writes the per-second summaries of refusals beyond the daily limit of single audit entries, and follows what is under way, until ctx
+// ends.
+func (p *Proxy) Record(ctx context.Context) error { return p.recorder.Run(ctx) }
 
-const (
-	// unsentMax is how many bytes the kernel takes for a server beyond those that are on their way. Without a bound it is up to
-	// 4 MB for each upload to a server that doesn't read, which no limit on a container counts everywhere (cgroup v1), and 256 of
-	// them are a pack's. A connection needs no more than a few segments ahead to be kept busy.
-	unsentMax = 256 << 10
-	// unackedMax is how long a server may take nothing of what is sent to it.
-	unackedMax = 2 * time.Minute
-)
+// Flush writes the summaries of refusals since Record wrote them last. Call it once packs ask for nothing any more.
+func (p *Proxy) Flush(ctx context.Context) error { return p.recorder.Flush(ctx) }
 
-// boundUnsent bounds what a connection holds that its server doesn't take. It is net.Dialer's Control.
-func boundUnsent(_, _ string, conn syscall.RawConn) error {
-	var err error
-	controlErr := conn.Control(func(fd uintptr) {
-		err = errors.Join(
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentMax),
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedMax.Milliseconds())),
-		)
-	})
-	return errors.Join(controlErr, err)
-}
-
-// Count writes down, each second until ctx ends, how much was refused that has no entries of its own, and what is under way.
-func (p *Proxy) Count(ctx context.Context) error {
-	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return p.denials.Follow(ctx) })
-	both.Go(func() error { return p.failures.Follow(ctx) })
-	both.Go(func() error { return p.observeAll(ctx) })
-	return both.Wait()
-}
-
-// Flush is Count once more, for when nobody asks any more.
-func (p *Proxy) Flush(ctx context.Context) error {
-	return errors.Join(p.denials.Flush(ctx), p.failures.Flush(ctx))
-}
-
-// pack is what the proxy keeps of one pack.
-type pack struct {
-	proxy   *Proxy
-	id      string
-	tokens  *rate.Limiter // nil for no limit
-	slots   chan struct{}
-	streams chan struct{}
-	session atomic.Pointer[session]
-}
-
-// session lives as long as a pack's permissions only widen. When a grant is narrowed or the gate closes, the session is cancelled, and with it
-// its requests and pooled connections.
-type session struct {
-	ctx  context.Context
-	end  context.CancelFunc
-	pool *upstream.Pool
-}
-
-func (p *Proxy) newSession() *session {
-	s := &session{}
-	s.ctx, s.end = context.WithCancel(context.Background())
-	s.pool = upstream.NewPool(s.ctx, &p.pools)
-	return s
-}
-
-func (p *Proxy) pack(id string) *pack {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	k := p.packs[id]
-	if k == nil {
-		k = &pack{proxy: p, id: id, slots: make(chan struct{}, maxInFlight), streams: make(chan struct{}, maxStreams)}
-		if p.cfg.Rate > 0 {
-			k.tokens = rate.NewLimiter(rate.Limit(float64(p.cfg.Rate)/60), rateBurst)
-		}
-		k.session.Store(p.newSession())
-		p.packs[id] = k
-	}
-	return k
-}
-
-// Handler answers on the socket of a pack: who asks is told by the socket.
-func (p *Proxy) Handler(id string) uds.Handler { return &handler{proxy: p, id: id} }
-
-// Cut ends the requests under way of a pack and closes its connections. It must be called after what a pack may do has
-// shrunk: its gate closed, its grant changed.
-func (p *Proxy) Cut(id string) {
-	p.mu.Lock()
-	k := p.packs[id]
-	p.mu.Unlock()
-	if k != nil {
-		k.cut()
-	}
-}
-
-func (k *pack) cut() {
-	old := k.session.Swap(k.proxy.newSession())
-	old.end()
-	old.pool.Close()
-}
+// Cut ends the requests under way of a pack and closes its connections. It must be called after what a pack may do has shrunk: its gate closed,
+// its grant changed.
+func (p *Proxy) Cut(packID string) { p.packs.End(packID) }
 
 // Forget is Cut for a pack that is gone.
-func (p *Proxy) Forget(id string) {
-	p.Cut(id)
-	p.mu.Lock()
-	delete(p.packs, id)
-	p.mu.Unlock()
-	p.names.Forget(id)
+func (p *Proxy) Forget(packID string) { p.packs.Forget(packID) }
+
+// Sweep closes connections that have been idle for a minute, until ctx ends; then all.
+func (p *Proxy) Sweep(ctx context.Context) error {
+	_ = periodic.Run(ctx, sweepEvery, func(context.Context) { p.packs.Sweep(time.Now()) })
+	p.packs.EndAll()
+	return nil
 }
 
-// Sweep closes connections that have been idle for long, until ctx ends; then all.
-func (p *Proxy) Sweep(ctx context.Context) error {
-	_ = periodic.Run(ctx, sweepEvery, func(context.Context) {
-		now := time.Now()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, k := range p.packs {
-			k.session.Load().pool.Sweep(now)
-		}
+// Handler answers on the socket of a pack. The socket is what says which pack asks: each pack's container has its own only.
+func (p *Proxy) Handler(packID string) uds.Handler { return &handler{proxy: p, packID: packID} }
+
+// handler is a pack's uds.Handler, uds.Beginner and uds.Streamer for one life of its socket.
+type handler struct {
+	proxy  *Proxy
+	packID string
+
+	once sync.Once
+	of   *session.Pack // from the first request on: most sockets get none for long
+}
+
+// pack is whose socket it is. ctx is that of a request. The pack's session ends with the socket, at the latest.
+func (h *handler) pack(ctx context.Context) *session.Pack {
+	h.once.Do(func() {
+		h.of = h.proxy.packs.Get(h.packID)
+		context.AfterFunc(uds.SocketOf(ctx), h.of.EndSession)
 	})
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, k := range p.packs {
-		k.cut()
-	}
-	return nil
+	return h.of
+}
+
+// Answer implements uds.Handler.
+func (h *handler) Answer(ctx context.Context, request, dst []byte) []byte {
+	return h.Begin(ctx, request).Finish(dst)
+}
+
+// Refuse implements uds.Handler.
+func (h *handler) Refuse(err error, dst []byte) []byte {
+	return frameproto.Refuse(h.proxy.packs.Get(h.packID), h.proxy.recorder, err, dst)
+}
+
+// Begin implements uds.Beginner.
+func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
+	return frameproto.Begin(ctx, h.pack(ctx), h.proxy.recorder, request)
+}
+
+// Stream implements uds.Streamer.
+func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
+	httpproxy.Serve(ctx, h.pack(ctx), h.proxy.recorder, s)
 }

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 
 	"github.com/go-json-experiment/json"
@@ -237,7 +237,7 @@ func TestWhatIsAnswered(t *testing.T) {
 // An answer that is allowed fits the client's 4 MiB message whatever its body is made of.
 func TestResponseTooLarge(t *testing.T) {
 	w := newWorld(t)
-	const limit = MaxResponse
+	const limit = frameproto.MaxResponse
 	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
 		var n int
 		var fill string
@@ -333,65 +333,4 @@ func TestAuditFails(t *testing.T) {
 			t.Errorf("%s: %+v", url, r)
 		}
 	}
-}
-
-func TestTimes(t *testing.T) {
-	second := func(v float64) *float64 { return &v }
-	tests := []struct {
-		m                    message
-		total, connect, read time.Duration
-	}{
-		{message{}, defaultTimeout, 0, 0},
-		{message{Timeout: second(5)}, 5 * time.Second, 0, 0},
-		{message{Timeout: second(120)}, 120 * time.Second, 0, 0},
-		{message{Timeout: second(1e-12)}, 1, 0, 0},
-		{message{Connect: second(2), Read: second(3)}, 120 * time.Second, 2 * time.Second, 3 * time.Second},
-		{message{Connect: second(2)}, 120 * time.Second, 2 * time.Second, 30 * time.Second},
-		{message{Read: second(3)}, 120 * time.Second, 10 * time.Second, 3 * time.Second},
-		{message{Connect: second(120), Read: second(120)}, 120 * time.Second, 120 * time.Second, 120 * time.Second},
-		{message{Timeout: second(5), Connect: second(2), Read: second(100)}, 5 * time.Second, 2 * time.Second, 100 * time.Second},
-		{message{Timeout: second(10), Read: second(1)}, 10 * time.Second, 0, time.Second},
-		{message{Timeout: second(10), Connect: second(1)}, 10 * time.Second, time.Second, 0},
-	}
-	for _, tt := range tests {
-		var c call
-		if f := c.setTimes(tt.m); f != nil || c.total != tt.total || c.connect != tt.connect || c.read != tt.read {
-			t.Errorf("%+v: total %v, connect %v, read %v, %v; want %v, %v, %v", tt.m, c.total, c.connect, c.read, f, tt.total, tt.connect, tt.read)
-		}
-	}
-}
-
-func FuzzParse(f *testing.F) {
-	for _, s := range []string{
-		`{"method":"GET","url":"http://x.example/"}`, `{"url":"https://[::1]:443/a?b#c","headers":{"A":"b"},"body":"x","timeout_seconds":1.5}`,
-		`{"url":"http://127.1/"}`, `{"url":"http://ü.example/%41?ü"}`, `{"timeout_seconds":NaN}`, `{"headers":{"Connection":"x, y"}}`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, frame []byte) {
-		c, failure := parse(frame)
-		if failure != nil {
-			if failure.Kind != "validation_error" && failure.Kind != "protocol_error" {
-				t.Fatalf("%q: %+v", frame, failure)
-			}
-			return
-		}
-		for i := range len(c.url.Path) {
-			if b := c.url.Path[i]; b <= ' ' || b >= 0x7f {
-				t.Fatalf("%q: target %q", frame, c.url.Path)
-			}
-		}
-		if c.url.Path[0] != '/' || c.total <= 0 || c.total > maxTimeout || !allowedMethod(c.method) {
-			t.Fatalf("%q: %+v", frame, c)
-		}
-		for _, field := range c.fields {
-			if strings.ContainsAny(field.Name+field.Value, "\r\n\x00") {
-				t.Fatalf("%q: %+v", frame, field)
-			}
-		}
-		again, failure := decision.ParseURL(c.url.String())
-		if failure != nil && !c.url.Host.Numeric || failure == nil && (again.Host.Name != c.url.Host.Name || again.Port != c.url.Port || again.Path != c.url.Path || again.TLS != c.url.TLS) {
-			t.Fatalf("%q: %q is read as %+v, %+v", frame, c.url.String(), again, failure)
-		}
-	})
 }

@@ -104,12 +104,12 @@ func TestConnectTimeoutIsShared(t *testing.T) {
 	w := newWorld(t)
 	w.names["x.example"] = []string{"93.184.216.34"}
 	var left time.Duration
-	w.proxy.pools.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+	w.proxy.packs.Upstream.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 		until, _ := ctx.Deadline()
 		left = time.Until(until)
 		return nil, context.DeadlineExceeded
 	}
-	w.proxy.names = resolve.New(delayed{w, 300 * time.Millisecond})
+	w.proxy.packs.Names = resolve.New(delayed{w, 300 * time.Millisecond})
 	w.ask("GET", "http://x.example/", "timeout_seconds", 60, "connect_timeout_seconds", 1)
 	if left <= 0 || left > 700*time.Millisecond {
 		t.Errorf("a second less a look-up of 0.3 s leaves %v for the connection", left)

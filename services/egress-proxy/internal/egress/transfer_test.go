@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 )
 
 // eventually waits for what another goroutine does.
@@ -38,7 +40,9 @@ func (w *world) metric(name, label string) (sum float64) {
 	return sum
 }
 
-func (w *world) streams(kind string) float64 { return w.metric("rumi_egress_streams", kind) }
+func (w *world) streams(kind record.Kind) float64 {
+	return w.metric("rumi_egress_streams", string(kind))
+}
 
 // moved is what the metrics say of bytes, both ways.
 func (w *world) moved() float64 {
@@ -71,24 +75,25 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 		return c
 	}
 	for _, test := range []struct {
-		kind, method string
-		open         func() io.Closer
+		kind   record.Kind
+		method string
+		open   func() io.Closer
 	}{
-		{kindTunnel, "CONNECT", func() io.Closer {
+		{record.KindTunnel, "CONNECT", func() io.Closer {
 			c := tls.Client(connect(t, path, "x.example:443"), &tls.Config{ServerName: "x.example", RootCAs: w.roots})
 			if err := c.Handshake(); err != nil {
 				t.Fatal(err)
 			}
 			return c
 		}},
-		{kindWebSocket, "GET", func() io.Closer {
+		{record.KindWebSocket, "GET", func() io.Closer {
 			return open("GET ws://x.example/ws HTTP/1.1\nHost: x.example\nConnection: Upgrade\nUpgrade: websocket\n\nhello")
 		}},
-		{kindHTTP, "GET", func() io.Closer { return open("GET http://x.example/events HTTP/1.1\nHost: x.example\n\n") }},
-		{kindHTTP, "POST", func() io.Closer {
+		{record.KindHTTP, "GET", func() io.Closer { return open("GET http://x.example/events HTTP/1.1\nHost: x.example\n\n") }},
+		{record.KindHTTP, "POST", func() io.Closer {
 			return open("POST http://x.example/upload HTTP/1.1\nHost: x.example\nTransfer-Encoding: chunked\n\n5\nhello\n")
 		}},
-		{kindHTTP, "PUT", func() io.Closer {
+		{record.KindHTTP, "PUT", func() io.Closer {
 			return open("PUT http://x.example/upload HTTP/1.1\nHost: x.example\nContent-Length: 70000\n\nhello")
 		}},
 	} {
@@ -106,13 +111,13 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 			t.Errorf("%s: %+v", test.method, e)
 		}
 		w.eventually(test.method+": the gauge and the bytes", func() bool {
-			w.proxy.observe(time.Now())
+			w.proxy.recorder.Observe(time.Now())
 			return w.streams(test.kind) == 1 && w.moved() > before
 		})
 		if all := w.begun(); len(all) != 0 {
 			t.Errorf("%s: a second entry within minutes: %+v", test.method, all)
 		}
-		w.proxy.observe(time.Now().Add(progressEvery))
+		w.proxy.recorder.Observe(time.Now().Add(record.ProgressEvery))
 		all := w.begun()
 		if len(all) != 1 || all[0].Phase != "progress" || all[0].Details["request_id"] != begin || all[0].Details["bytes"].(int64)+all[0].Details["bytes_sent"].(int64) <= 0 {
 			t.Errorf("%s: after some minutes: %+v", test.method, all)
@@ -157,11 +162,11 @@ func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
 		}
 		go ask("/slow")
 		<-arrived
-		w.proxy.observe(time.Now())
+		w.proxy.recorder.Observe(time.Now())
 		if all := w.begun(); len(all) != 0 {
 			t.Errorf("at once: %+v", all)
 		}
-		w.proxy.observe(time.Now().Add(beginAfter))
+		w.proxy.recorder.Observe(time.Now().Add(record.BeginAfter))
 		all := w.begun()
 		release <- struct{}{}
 		e := w.settled(1)[0]

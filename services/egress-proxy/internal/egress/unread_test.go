@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 )
 
 // A pack that asks for much over many connections and reads none of it has its own further answers wait, and the process hold little.
@@ -75,7 +77,7 @@ func TestUnreadAnswersHoldLittle(t *testing.T) {
 			for i, c := range conns {
 				reading.Go(func() error {
 					defer c.Close()
-					data, err := uds.ReadFrame(c, MaxResponse)
+					data, err := uds.ReadFrame(c, frameproto.MaxResponse)
 					if err != nil {
 						return fmt.Errorf("answer %d: %w", i, err)
 					}
@@ -108,14 +110,14 @@ func TestLongAnswersOverHTTP2InTurn(t *testing.T) {
 		t.Fatal(got.errorText())
 	}
 	var asking errgroup.Group
-	for i := range maxInFlight {
+	for i := range session.MaxInFlight {
 		c := dialSocket(t, path)
 		c.SetDeadline(time.Now().Add(2 * time.Minute))
 		asking.Go(func() error {
 			if err := uds.WriteFrame(c, []byte(`{"url":"https://big.example/long","timeout_seconds":120}`)); err != nil {
 				return err
 			}
-			data, err := uds.ReadFrame(c, MaxResponse)
+			data, err := uds.ReadFrame(c, frameproto.MaxResponse)
 			if err != nil {
 				return fmt.Errorf("answer %d: %w", i, err)
 			}
@@ -127,17 +129,5 @@ func TestLongAnswersOverHTTP2InTurn(t *testing.T) {
 	}
 	if err := asking.Wait(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestOverflowsIsRight(t *testing.T) {
-	for _, unit := range []string{"x", "\x00", "\n", "\"", "\\", "\x1f", "é", "\u2028", "</script>", "\x7f"} {
-		for _, extra := range []int{-2, 0, 2} {
-			quoted := len(appendQuote(nil, unit)) - 2
-			body := []byte(strings.Repeat(unit, max(MaxResponse/quoted+extra, 0)))
-			if got, want := overflows(body), len(appendQuote(nil, body))-2 > MaxResponse; got != want {
-				t.Errorf("%q, %d: %v, want %v", unit, len(body), got, want)
-			}
-		}
 	}
 }

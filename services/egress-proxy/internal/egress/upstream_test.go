@@ -150,7 +150,7 @@ func TestConnectFailures(t *testing.T) {
 			t.Errorf("%s: %s %q", url, r.errorType(), r.errorText())
 		}
 	}
-	w.proxy.pools.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
+	w.proxy.packs.Upstream.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
 	for _, field := range []string{"timeout_seconds", "connect_timeout_seconds"} {
 		if r := w.ask("GET", "http://93.184.216.99/", field, 0.05); r.errorType() != "timeout" {
 			t.Errorf("%s: %s %q", field, r.errorType(), r.errorText())
@@ -250,7 +250,7 @@ func TestConnectionsArePooled(t *testing.T) {
 	if r := decode(t, w.proxy.Handler("q").Answer(context.Background(), []byte(`{"url":"http://x.example/"}`), nil)); !r.Success || count() != 6 {
 		t.Errorf("another pack uses p's connection: %d connections", conns)
 	}
-	w.proxy.pack("p").session.Load().pool.Sweep(time.Now().Add(time.Hour))
+	w.proxy.packs.Get("p").Session().Pool.Sweep(time.Now().Add(time.Hour))
 	get(7, "http://x.example/") // idle for long
 	w.proxy.Cut("q")
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 )
 
 // socket serves pack "p" as in production and gives the socket's path.
@@ -404,9 +405,9 @@ func TestCutEndsHTTP(t *testing.T) {
 
 func TestStreamsAreBounded(t *testing.T) {
 	w := newWorld(t)
-	k := w.proxy.pack("p")
-	for range maxStreams {
-		k.streams <- struct{}{}
+	k := w.proxy.packs.Get("p")
+	for range session.MaxStreams {
+		k.AcquireStream()
 	}
 	r, err := w.browser().Get("http://x.example/")
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 )
 
 // speak sends a request as it is and gives the answer as it is, up to the end of a body of known length.
@@ -161,13 +161,13 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 	path := w.socket()
 	tunnel := func(to string) string { return "CONNECT " + to + " HTTP/1.1\r\nHost: " + to + "\r\n\r\n" }
 	full := func() func() {
-		k := w.proxy.pack("p")
-		for range maxStreams {
-			k.streams <- struct{}{}
+		k := w.proxy.packs.Get("p")
+		for range session.MaxStreams {
+			k.AcquireStream()
 		}
 		return func() {
-			for range maxStreams {
-				<-k.streams
+			for range session.MaxStreams {
+				k.ReleaseStream()
 			}
 		}
 	}
@@ -202,8 +202,8 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 			t.Errorf("%s: %q, want it to begin with %q and to have %q", name, head, test.starts, test.has)
 		}
 	}
-	k := w.proxy.pack("p")
-	k.tokens.AllowN(time.Now(), int(k.tokens.Tokens()))
+	for w.ask("GET", "http://10.0.0.1/").errorType() != "rate_limited" { // until no token is left
+	}
 	if head, _ := speak(t, path, tunnel("x.example:443")); !strings.HasPrefix(head, "HTTP/1.1 429 Rumi: Rate limit exceeded\r\n") || !strings.Contains(head, "\r\nRetry-After: 1\r\n") {
 		t.Errorf("too often: %q", head)
 	}

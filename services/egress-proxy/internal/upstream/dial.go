@@ -124,3 +124,9 @@ func interleave(addrs []netip.Addr) []netip.Addr {
 	}
 	return all[:min(len(all), maxAddrs)]
 }
+
+// DialTunnel connects to a target for a tunnel, in which the pack itself speaks TLS: the connection is the caller's, and none of the pool's.
+func (p *Pool) DialTunnel(ctx context.Context, t *Target) (net.Conn, error) {
+	conn, _, err := p.cfg.Connect(ctx, t, time.Now().Add(streamConnect))
+	return conn, err
+}

@@ -1,4 +1,4 @@
-package egress
+package frameproto
 
 import (
 	"encoding/base64"
@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -18,28 +19,28 @@ import (
 // bodyEncoding is the header that says that a body is base64. A server's own field of that name is dropped.
 const bodyEncoding = "X-Proxy-Body-Encoding"
 
-// conclude writes down what came of a request and appends the answer for the pack to dst. An answer that is over the
-// limit becomes a failure, and so does one that could not be written down.
-func (k *pack) conclude(r *result, began time.Time, dst []byte) []byte {
+// answer records what came of the request and appends the answer for the pack to dst. An answer that is over the limit becomes a failure, and so
+// does one that couldn't be written down.
+func (e *exchange) answer(dst []byte) []byte {
 	start := len(dst)
-	r.latency = time.Since(began)
-	if r.failure == nil && overflows(r.response.Body) {
-		r.failure = decision.TooLarge
+	e.Latency = time.Since(e.began)
+	if e.Failure == nil && overflows(e.response.Body) {
+		e.Failure = decision.TooLarge
 	}
-	if r.failure == nil {
-		dst = appendAnswer(dst, r)
+	if e.Failure == nil {
+		dst = appendAnswer(dst, &e.Result, e.response)
 		if len(dst)-start > MaxResponse {
-			r.failure = decision.TooLarge
+			e.Failure = decision.TooLarge
 		}
 	}
-	if r.failure == nil {
-		r.status, r.received = r.response.Status, int64(len(r.response.Body))
+	if e.Failure == nil {
+		e.Status, e.Received = e.response.Status, int64(len(e.response.Body))
 	}
-	if err := k.record(r)(); err != nil {
-		r.failure = decision.Internal
+	if err := e.recorder.Record(e.pack.ID, &e.Result)(); err != nil {
+		e.Failure = decision.Internal
 	}
-	if r.failure != nil {
-		dst = appendFailure(dst[:start], r)
+	if e.Failure != nil {
+		dst = appendFailure(dst[:start], &e.Result)
 	}
 	return dst
 }
@@ -61,16 +62,16 @@ func overflows(body []byte) bool {
 	return n > MaxResponse
 }
 
-func appendAnswer(dst []byte, r *result) []byte {
-	body := r.response.Body
+func appendAnswer(dst []byte, r *record.Result, response *upstream.Response) []byte {
+	body := response.Body
 	dst = slices.Grow(dst, len(body)+len(body)/16+1<<10)
 	dst = append(dst, `{"success":true,"status_code":`...)
-	dst = strconv.AppendInt(dst, int64(r.response.Status), 10)
+	dst = strconv.AppendInt(dst, int64(response.Status), 10)
 	binary := !utf8.Valid(body)
 	dst = append(dst, `,"headers":`...)
-	dst = appendHeaders(dst, r.response.Fields, binary)
+	dst = appendHeaders(dst, response.Fields, binary)
 	dst = append(dst, `,"header_list":`...)
-	dst = appendList(dst, r.response.Fields)
+	dst = appendList(dst, response.Fields)
 	dst = append(dst, `,"body":`...)
 	if binary {
 		dst = append(dst, '"')
@@ -84,28 +85,25 @@ func appendAnswer(dst []byte, r *result) []byte {
 	dst = append(dst, `,"bytes_read":`...)
 	dst = strconv.AppendInt(dst, int64(len(body)), 10)
 	dst = append(dst, `,"final_url":`...)
-	dst = appendQuote(dst, r.destination.String())
+	dst = appendQuote(dst, r.Destination.String())
 	return append(dst, '}')
 }
 
-func appendFailure(dst []byte, r *result) []byte {
+func appendFailure(dst []byte, r *record.Result) []byte {
 	dst = append(dst, `{"success":false,"status_code":null,"headers":null,"header_list":null,"body":null,"error":`...)
-	dst = appendQuote(dst, r.failure.Text)
+	dst = appendQuote(dst, r.Failure.Text)
 	dst = append(dst, `,"error_type":`...)
-	dst = appendQuote(dst, string(r.failure.Kind))
+	dst = appendQuote(dst, string(r.Failure.Kind))
 	dst = appendCommon(dst, r)
 	return append(dst, `,"bytes_read":0,"final_url":null}`...)
 }
 
-func appendCommon(dst []byte, r *result) []byte {
+func appendCommon(dst []byte, r *record.Result) []byte {
 	dst = append(dst, `,"latency_ms":`...)
-	dst = strconv.AppendFloat(dst, milliseconds(r.latency), 'f', -1, 64)
+	dst = strconv.AppendFloat(dst, record.Milliseconds(r.Latency), 'f', -1, 64)
 	dst = append(dst, `,"redirect_hops":`...)
-	return strconv.AppendInt(dst, int64(r.hops), 10)
+	return strconv.AppendInt(dst, int64(r.Hops), 10)
 }
-
-// milliseconds has three decimals.
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // appendHeaders writes an object: each name once, as first spelt, with its values joined by ", ", those of Set-Cookie
 // by a newline, since a cookie may hold a comma.
@@ -166,8 +164,8 @@ func sameName(f, g upstream.Field) bool {
 	return len(f.Name) == len(g.Name) && strings.EqualFold(f.Name, g.Name)
 }
 
-// appendQuote writes a JSON string. What isn't UTF-8 was dealt with before; should something have got past that, it is
-// replaced.
+// appendQuote appends a JSON string. Callers see to it that s is UTF-8; bytes that aren't are replaced all the same, rather than making the answer
+// invalid JSON.
 func appendQuote[T []byte | string](dst []byte, s T) []byte {
 	quoted, err := jsontext.AppendQuote(dst, s)
 	if err != nil {

@@ -1,4 +1,6 @@
-package egress
+// Package frameproto serves requests in frames: a JSON object each way over a pack's socket, behind four bytes of length (contract.md, "Egress").
+// A request and its answer are in memory as a whole, and the proxy follows redirects.
+package frameproto
 
 import (
 	"cmp"
@@ -102,7 +104,7 @@ func parse(frame []byte) (c call, f *decision.Failure) {
 	if m.Method != "" {
 		c.method = strings.ToUpper(m.Method)
 	}
-	if !allowedMethod(c.method) {
+	if !methodAllowed(c.method) {
 		c.method = ""
 		return c, decision.Invalid("Method not allowed: %s", decision.Clip(m.Method))
 	}
@@ -117,7 +119,7 @@ func parse(frame []byte) (c call, f *decision.Failure) {
 	return c, f
 }
 
-func allowedMethod(m string) bool {
+func methodAllowed(m string) bool {
 	switch m {
 	case "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH":
 		return true

@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 )
 
 const (
@@ -85,19 +87,18 @@ func closeWrite(c io.Closer) {
 	c.Close()
 }
 
-// counting gives a function that tells how many bytes went over a connection to a server so far. What is counted is the
-// connection that it gives: TCP itself, in which the kernel counts, so that bytes need not pass through the process, or one
-// around what it was given.
-func counting(conn net.Conn) (net.Conn, func() (sent, received int64)) {
+// countBytes returns a function that tells how many bytes went over a connection to a server so far, and the connection to use: TCP itself, of
+// which the kernel counts the bytes, so that they need not pass through this process (splice(2)), or one that counts around any other.
+func countBytes(conn net.Conn) (net.Conn, func() (sent, received int64)) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
-		c := &counted{Conn: conn}
-		return c, c.moved
+		c := &countingConn{Conn: conn}
+		return c, c.bytes
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		c := &counted{Conn: conn}
-		return c, c.moved
+		c := &countingConn{Conn: conn}
+		return c, c.bytes
 	}
 	var mu sync.Mutex
 	var sent, received int64
@@ -113,28 +114,28 @@ func counting(conn net.Conn) (net.Conn, func() (sent, received int64)) {
 	}
 }
 
-// counted is a connection that counts what goes over it.
-type counted struct {
+// countingConn counts what goes over a connection.
+type countingConn struct {
 	net.Conn
 	sent, received atomic.Int64
 }
 
-func (c *counted) moved() (sent, received int64) { return c.sent.Load(), c.received.Load() }
+func (c *countingConn) bytes() (sent, received int64) { return c.sent.Load(), c.received.Load() }
 
-func (c *counted) Read(p []byte) (int, error) {
+func (c *countingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received.Add(int64(n))
 	return n, err
 }
 
-func (c *counted) Write(p []byte) (int, error) {
+func (c *countingConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.sent.Add(int64(n))
 	return n, err
 }
 
 // CloseWrite passes an end on.
-func (c *counted) CloseWrite() error {
+func (c *countingConn) CloseWrite() error {
 	closeWrite(c.Conn)
 	return nil
 }
@@ -142,23 +143,23 @@ func (c *counted) CloseWrite() error {
 // errQuotaExceeded ends a stream to a server when the day's bytes are used up.
 var errQuotaExceeded = errors.New("write to server: the pack's daily bytes are used up")
 
-// metered is what a pack sends to a server, taken from what it may send today.
-type metered struct {
+// quotaConn is a connection to a server on which what is sent is taken from the pack's daily quota.
+type quotaConn struct {
 	net.Conn
-	pack  *pack
-	spent atomic.Bool // nothing was left for what came next
+	pack     *session.Pack
+	exceeded atomic.Bool // by what was written last: it wasn't sent
 }
 
-func (m *metered) Write(p []byte) (int, error) {
-	if m.pack.spend(len(p)) != nil {
-		m.spent.Store(true)
+func (c *quotaConn) Write(p []byte) (int, error) {
+	if c.pack.Spend(len(p)) != nil {
+		c.exceeded.Store(true)
 		return 0, errQuotaExceeded
 	}
-	return m.Conn.Write(p)
+	return c.Conn.Write(p)
 }
 
 // CloseWrite passes an end on.
-func (m *metered) CloseWrite() error {
-	closeWrite(m.Conn)
+func (c *quotaConn) CloseWrite() error {
+	closeWrite(c.Conn)
 	return nil
 }

@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"math"
@@ -7,30 +7,40 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 )
 
-// refuse writes down why a request gets no answer from its server, and says so.
-func (c *client) refuse(r *result, began time.Time) {
+// refusal is the body of an answer that is the proxy's own.
+type refusal struct {
+	Success   bool          `json:"success"` // false
+	Error     string        `json:"error"`
+	ErrorType decision.Kind `json:"error_type"`
+}
+
+// refuse records why a request gets no answer from its server, and tells the client.
+func (c *clientConn) refuse(r *record.Result, began time.Time) {
 	if err := c.finish(r, began); err != nil {
-		r.failure = decision.Internal
+		r.Failure = decision.Internal
 	}
-	body := appendQuote([]byte(`{"success":false,"error":`), r.failure.Text)
-	body = append(body, `,"error_type":`...)
-	body = append(appendQuote(body, string(r.failure.Kind)), "}\n"...)
-	c.begin()
+	body, _ := json.Marshal(refusal{Error: r.Failure.Text, ErrorType: r.Failure.Kind}, jsontext.AllowInvalidUTF8(true)) // of strings: it can't fail
+	body = append(body, '\n')
+	c.beginResponse()
 	c.refusalHead(r)
 	c.out.WriteString("Content-Type: application/json; charset=utf-8\r\nContent-Length: ")
 	c.out.WriteString(strconv.Itoa(len(body)))
-	if c.closes {
+	if c.closeAfter {
 		c.out.WriteString("\r\nConnection: close")
 	}
 	c.out.WriteString("\r\n\r\n")
-	if r.call.method != http.MethodHead {
+	if r.Method != http.MethodHead {
 		c.out.Write(body)
 	}
 	if c.out.Flush() != nil {
-		c.closes = true
+		c.closeAfter = true
 	}
 }
 
@@ -54,14 +64,14 @@ func httpStatus(f *decision.Failure) int {
 
 // refusalHead writes what says that it is the proxy that answers, and not the server: Proxy-Status (RFC 9209), which no server's
 // answer may have.
-func (c *client) refusalHead(r *result) {
-	status := httpStatus(r.failure)
+func (c *clientConn) refusalHead(r *record.Result) {
+	status := httpStatus(r.Failure)
 	reason := http.StatusText(status)
-	if r.call.method == http.MethodConnect { // of which most clients show nothing else
-		reason = "Rumi: " + printable(strings.TrimPrefix(r.failure.Text, "Network access denied: "))
+	if r.Method == http.MethodConnect { // of which most clients show nothing else
+		reason = "Rumi: " + printable(strings.TrimPrefix(r.Failure.Text, "Network access denied: "))
 	}
-	c.out.WriteString("HTTP/1.1 " + strconv.Itoa(status) + " " + reason + "\r\nProxy-Status: rumi; error=" + proxyError(r.failure) + "\r\n")
-	if wait := c.pack.retryAfter(r.failure, time.Now()); wait > 0 {
+	c.out.WriteString("HTTP/1.1 " + strconv.Itoa(status) + " " + reason + "\r\nProxy-Status: rumi; error=" + proxyError(r.Failure) + "\r\n")
+	if wait := c.pack.RetryAfter(r.Failure, time.Now()); wait > 0 {
 		c.out.WriteString("Retry-After: " + strconv.Itoa(int(math.Ceil(wait.Seconds()))) + "\r\n")
 	}
 }
@@ -105,17 +115,4 @@ func proxyError(f *decision.Failure) string {
 		return "http_response_incomplete"
 	}
 	return "proxy_internal_error"
-}
-
-// retryAfter is how long a client should wait that was told that there is too much of something; 0 for other failures.
-func (k *pack) retryAfter(f *decision.Failure, now time.Time) time.Duration {
-	switch f {
-	case decision.TooManyStreams:
-		return time.Second
-	case decision.DailyQuota:
-		return now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
-	case decision.RateLimited:
-		return time.Duration((1 - k.tokens.TokensAt(now)) / float64(k.tokens.Limit()) * float64(time.Second))
-	}
-	return 0
 }

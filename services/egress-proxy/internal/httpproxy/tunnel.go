@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
@@ -25,46 +27,46 @@ const helloTimeout = 10 * time.Second // from the tunnel's announcement to a who
 // client's error says something.
 var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 
-// tunnel serves a CONNECT request. It is announced when its destination is judged and its server reached, so that a client is told
-// what is wrong with either (RFC 9110, section 9.3.6). Nothing goes to the server before what the client begins with is
-// judged, too: TLS for the same name, or HTTP/1.1, whose requests are then judged one by one. It says whether the
-// connection goes on, with such requests.
-func (c *client) tunnel(r *result, began time.Time) (again bool) {
-	s := c.pack.session.Load() // before anything is judged, as in run
-	ctx, release := sessionContext(s, c.stream.Sends())
-	target, f := c.pack.authorize(ctx, s, r.request(false), began.Add(defaultTimeout))
+// tunnel serves a CONNECT request. The tunnel is announced once its destination was decided on and its server reached, so that a client is told
+// what is wrong with either (RFC 9110, section 9.3.6).
+//
+// Nothing goes to the server before the client's first bytes were checked, too: they must be TLS for the same name, or HTTP/1.1, of which each
+// request is then decided on. Otherwise a tunnel to an allowed name could ask a shared server for another one (domain fronting). again says that
+// the connection goes on, with such requests.
+func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
+	s := c.pack.Session() // before anything is decided on; see package session
+	ctx, release := s.With(c.stream.Sends())
+	target, f := c.pack.Authorize(ctx, s, r.Request(false), began.Add(authorizeTimeout))
 	var server net.Conn
 	if f == nil {
-		r.allowed(c.pack, kindTunnel, began)
+		c.recorder.Start(new(record.Transfer), record.KindTunnel, c.pack.ID, r, began)
 		server, f = c.reach(ctx, s, r, target)
 	}
 	release()
 	if f != nil {
-		r.failure, c.closes = f, true
-		c.refuse(r, began)
-		c.linger()
-		return false
+		r.Failure = f
+		return c.refuseAndClose(r, began)
 	}
 	defer server.Close()
-	r.unbounded = true
-	stop := context.AfterFunc(s.ctx, func() { c.stream.Close(); server.Close() }) // from here on a client may half close
+	r.Unbounded = true
+	stop := s.AfterEnd(func() { c.stream.Close(); server.Close() }) // from here on a client may half close
 	defer stop()
 	c.out.WriteString("HTTP/1.1 200 Connection established\r\n\r\n")
 	if c.flush() != nil {
-		r.failure = decision.ClientClosed
+		r.Failure = decision.ClientClosed
 		c.finish(r, began)
 		return false
 	}
-	hello, plain, f := c.hello(r.destination)
+	hello, plain, f := c.hello(r.Destination)
 	switch {
 	case f != nil:
 		server.Close()
 		c.end(s, r, f, began)
 		return false
 	case plain:
-		inside := r.destination
+		inside := r.Destination
 		inside.TLS = false
-		c.inside = &inside
+		c.tunnelTo = &inside
 		return c.finish(r, began) == nil
 	}
 	c.carry(s, r, server, hello)
@@ -73,50 +75,50 @@ func (c *client) tunnel(r *result, began time.Time) (again bool) {
 }
 
 // reach connects a tunnel to its server, once it is written down.
-func (c *client) reach(ctx context.Context, s *session, r *result, target *upstream.Target) (net.Conn, *decision.Failure) {
-	if c.pack.proxy.begin(r.transfer) != nil {
+func (c *clientConn) reach(ctx context.Context, s *session.Session, r *record.Result, target *upstream.Target) (net.Conn, *decision.Failure) {
+	if c.recorder.Begin(r.Transfer) != nil {
 		return nil, decision.Internal
 	}
-	server, _, err := c.pack.proxy.pools.Connect(ctx, target, time.Now().Add(defaultConnect)) // the pack speaks TLS itself
+	server, err := s.Pool.DialTunnel(ctx, target) // the pack speaks TLS itself
 	switch {
 	case err == nil:
 		return server, nil
 	case ctx.Err() != nil:
-		return nil, c.pack.interruptedFailure(s)
+		return nil, c.pack.Interrupted(s)
 	default:
-		return nil, c.pack.upstreamFailure(s, err)
+		return nil, c.pack.UpstreamFailure(s, err)
 	}
 }
 
 // carry joins the client to its server and says in r what came of it.
-func (c *client) carry(s *session, r *result, server net.Conn, hello []byte) {
+func (c *clientConn) carry(s *session.Session, r *record.Result, server net.Conn, hello []byte) {
 	pending, _ := c.in.Peek(c.in.Buffered())
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
-	bound := &metered{Conn: server, pack: c.pack}
-	if c.pack.proxy.cfg.Quota.Limited() {
-		server = bound // otherwise bytes need not pass through this process
+	limited := &quotaConn{Conn: server, pack: c.pack}
+	if c.pack.QuotaLimited() {
+		server = limited // otherwise bytes need not pass through this process
 	}
-	server, moved := counting(server)
-	c.pack.proxy.count(r.transfer, moved)
+	server, bytes := countBytes(server)
+	c.recorder.SetCounter(r.Transfer, bytes)
 	_, err := server.Write(early)
 	if err == nil {
-		sent, received := join(c.ctx, conn, server, moved)
-		r.sent, r.received = sent+int64(len(early)), received
+		sent, received := join(c.ctx, conn, server, bytes)
+		r.Sent, r.Received = sent+int64(len(early)), received
 	}
 	switch {
-	case s.ctx.Err() != nil:
-		r.failure = c.pack.sessionEndedFailure()
-	case bound.spent.Load():
-		r.failure = decision.DailyQuota
+	case s.Ended():
+		r.Failure = c.pack.EndedFailure()
+	case limited.exceeded.Load():
+		r.Failure = decision.DailyQuota
 	case err != nil:
-		r.failure = c.pack.upstreamFailure(s, err)
+		r.Failure = c.pack.UpstreamFailure(s, err)
 	}
 }
 
-// hello reads what a tunnel begins with and judges it. plain says that it is the head of an HTTP/1.1 request, which stays
+// hello reads and checks what a tunnel begins with. plain says that it is the head of an HTTP/1.1 request, which stays
 // unread; otherwise it is a ClientHello.
-func (c *client) hello(to decision.Destination) (records []byte, plain bool, f *decision.Failure) {
+func (c *clientConn) hello(to decision.Destination) (records []byte, plain bool, f *decision.Failure) {
 	c.stream.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.stream.SetReadDeadline(time.Time{})
 	first, err := c.in.Peek(1)
@@ -147,7 +149,7 @@ func (c *client) hello(to decision.Destination) (records []byte, plain bool, f *
 
 // plainHello looks at the first line of what begins with a letter and says what is wrong with it as a tunnel's beginning. What is
 // wrong with it as a request is told later.
-func (c *client) plainHello() *decision.Failure {
+func (c *clientConn) plainHello() *decision.Failure {
 	for seen := 0; seen < c.in.Size(); {
 		_, err := c.in.Peek(seen + 1)
 		have, _ := c.in.Peek(c.in.Buffered())
@@ -177,17 +179,17 @@ func notTLS(detail string) *decision.Failure {
 }
 
 // end ends a tunnel that nothing was joined by.
-func (c *client) end(s *session, r *result, f *decision.Failure, began time.Time) {
-	if s.ctx.Err() != nil {
-		f = c.pack.sessionEndedFailure()
+func (c *clientConn) end(s *session.Session, r *record.Result, f *decision.Failure, began time.Time) {
+	if s.Ended() {
+		f = c.pack.EndedFailure()
 	}
-	switch r.failure = f; {
+	switch r.Failure = f; {
 	case f.Reason == "sni_mismatch":
 		if c.finish(r, began) == nil {
 			c.stream.Write(alertUnrecognizedName)
 		}
 	case f.Reason == "tls_required":
-		c.closes = true
+		c.closeAfter = true
 		c.refuse(r, began)
 	default:
 		c.finish(r, began)
@@ -197,32 +199,32 @@ func (c *client) end(s *session, r *result, f *decision.Failure, began time.Time
 }
 
 // upgrade joins a client to a server that agreed to WebSocket.
-func (c *client) upgrade(s *session, r *result, out *http.Request, response *http.Response, body *upload, began time.Time) {
-	c.closes = true
+func (c *clientConn) upgrade(s *session.Session, r *record.Result, out *http.Request, response *http.Response, body *upload, began time.Time) {
+	c.closeAfter = true
 	server, ok := response.Body.(io.ReadWriteCloser)
 	if !ok || !headers.IsWebSocket(out.Header) || !headers.IsWebSocket(response.Header) || !body.stop() {
-		r.status = 0
-		r.failure = &decision.Failure{Kind: decision.KindUpstream, Text: "Server switched to a protocol that nobody asked for"}
+		r.Status = 0
+		r.Failure = &decision.Failure{Kind: decision.KindUpstream, Text: "Server switched to a protocol that nobody asked for"}
 		c.refuse(r, began)
 		return
 	}
-	r.unbounded = true
-	c.pack.proxy.setKind(r.transfer, kindWebSocket)
+	r.Unbounded = true
+	c.recorder.SetKind(r.Transfer, record.KindWebSocket)
 	headers.Strip(response.Header)
-	c.begin()
+	c.beginResponse()
 	c.statusLine(response)
 	c.out.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")
 	response.Header.Write(c.out)
 	c.out.WriteString("\r\n")
-	upgraded := &upgradedServer{ReadWriteCloser: server, transfer: r.transfer}
+	upgraded := &upgradedServer{ReadWriteCloser: server, pack: c.pack, transfer: r.Transfer}
 	if c.flush() == nil {
-		r.sent, r.received = join(c.ctx, upgradedClient{c.in, c.stream.UnixConn}, upgraded, r.transfer.bytes)
+		r.Sent, r.Received = join(c.ctx, upgradedClient{c.in, c.stream.UnixConn}, upgraded, r.Transfer.Bytes)
 	}
 	switch {
-	case s.ctx.Err() != nil:
-		r.failure = c.pack.sessionEndedFailure()
-	case upgraded.spent:
-		r.failure = decision.DailyQuota
+	case s.Ended():
+		r.Failure = c.pack.EndedFailure()
+	case upgraded.exceeded:
+		r.Failure = decision.DailyQuota
 	}
 	c.finish(r, began)
 }
@@ -238,22 +240,23 @@ func (u upgradedClient) Read(p []byte) (int, error) { return u.Reader.Read(p) }
 // upgradedServer counts what goes to a server and comes from it, and takes what goes from what the pack may send today.
 type upgradedServer struct {
 	io.ReadWriteCloser
-	transfer *transfer
-	spent    bool // of the writer, until join returns
+	pack     *session.Pack
+	transfer *record.Transfer
+	exceeded bool // the daily quota was; belongs to the writer until join returns
 }
 
 func (u *upgradedServer) Read(p []byte) (int, error) {
 	n, err := u.ReadWriteCloser.Read(p)
-	u.transfer.received.Add(int64(n))
+	u.transfer.AddReceived(n)
 	return n, err
 }
 
 func (u *upgradedServer) Write(p []byte) (int, error) {
-	if u.transfer.pack.spend(len(p)) != nil {
-		u.spent = true
+	if u.pack.Spend(len(p)) != nil {
+		u.exceeded = true
 		return 0, errQuotaExceeded
 	}
 	n, err := u.ReadWriteCloser.Write(p)
-	u.transfer.sent.Add(int64(n))
+	u.transfer.AddSent(n)
 	return n, err
 }

@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"bytes"
@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 
@@ -26,49 +28,50 @@ import (
 const (
 	copyBuffer = 32 << 10
 	maxInterim = 256 << 10 // bytes of the interim answers before one answer
+	longBody   = 64 << 10  // bytes; a request with a longer body, or one of unknown length, has an entry of its beginning
 )
 
 // upload is a request's body on its way to the server.
 type upload struct {
-	client  *client
-	body    io.Reader
-	expects bool // 100 (Continue), before the client sends any
-	server  *upstream.Stream
-	trailer http.Header // is complete when the body came to its end
+	client         *clientConn
+	body           io.Reader
+	awaitsContinue bool // the client sends nothing before 100 (Continue)
+	server         *upstream.Stream
+	trailer        http.Header // is complete when the body came to its end
 
-	transfer *transfer // whose bytes it counts; nil for a request that was refused
+	transfer *record.Transfer // whose bytes it counts; nil for a request that was refused
 
-	mu    sync.Mutex
-	over  bool
-	ended bool  // came to its end
-	err   error // the client's
-	spent bool  // the pack may send no more today
+	mu        sync.Mutex
+	closed    bool  // nothing more may be read: the exchange is over
+	complete  bool  // the body was read to its end
+	err       error // the client's
+	overQuota bool  // the pack may send no more today
 }
 
 // Read implements io.Reader for the transport, which may still read when it has answered.
 func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.over {
+	if u.closed {
 		return 0, errors.New("read request body: the exchange is over")
 	}
-	if u.expects {
-		u.expects = false
-		if err := u.client.proceed(); err != nil {
+	if u.awaitsContinue {
+		u.awaitsContinue = false
+		if err := u.client.sendContinue(); err != nil {
 			u.err = err
 			return 0, err
 		}
 	}
 	n, err := u.body.Read(p)
-	if u.client.pack.spend(n) != nil {
-		u.spent = true
+	if u.client.pack.Spend(n) != nil {
+		u.overQuota = true
 		return 0, errQuotaExceeded
 	}
-	u.transfer.sent.Add(int64(n))
+	u.transfer.AddSent(n)
 	u.server.Allow(n) // the server says now and then that it may go on
 	switch {
 	case err == io.EOF:
-		u.ended = true
+		u.complete = true
 		headers.Strip(u.trailer) // of what nobody had announced, too
 	case err != nil:
 		u.err = err
@@ -79,18 +82,19 @@ func (u *upload) Read(p []byte) (int, error) {
 // Close implements io.Closer. What is left of the body is dealt with when the exchange is over.
 func (u *upload) Close() error { return nil }
 
-// stop ends reading and says whether the body came to its end.
+// stop ends reading, and says whether the body was read to its end. net/http's transport may still be in Read, and would otherwise take bytes of
+// the client's next request for the rest of this body.
 func (u *upload) stop() bool {
 	u.mu.Lock()
-	ended := u.ended
+	ended := u.complete
 	u.mu.Unlock()
 	if ended {
 		return true
 	}
 	u.client.stream.SetReadDeadline(past) // a Read that waits
 	u.mu.Lock()
-	u.over = true
-	ended = u.ended
+	u.closed = true
+	ended = u.complete
 	u.mu.Unlock()
 	u.client.stream.SetReadDeadline(time.Time{})
 	return ended
@@ -99,29 +103,29 @@ func (u *upload) stop() bool {
 // forward sends a request to its server and streams the answer back. A client that closes its connection, or ends what it
 // sends, before it has the answer is taken to have left (as net/http's server has it): the server is told by its own
 // connection.
-func (c *client) forward(r *result, in *http.Request, began time.Time) {
-	s := c.pack.session.Load() // before anything is judged, as in run
-	ctx, cancel := context.WithCancel(s.ctx)
+func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time) {
+	s := c.pack.Session() // before anything is decided on; see package session
+	ctx, cancel := context.WithCancel(s.Context())
 	defer cancel()
 	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
 	defer unwatch()
-	target, f := c.pack.authorize(ctx, s, r.request(in.ContentLength != 0), began.Add(defaultTimeout))
-	body := &upload{client: c, body: in.Body, expects: in.Header.Get("Expect") != "", ended: in.ContentLength == 0}
+	target, f := c.pack.Authorize(ctx, s, r.Request(in.ContentLength != 0), began.Add(authorizeTimeout))
+	body := &upload{client: c, body: in.Body, awaitsContinue: in.Header.Get("Expect") != "", complete: in.ContentLength == 0}
 	if f == nil {
-		f = c.decided(r, in, began)
+		f = c.startTransfer(r, in, began)
 	}
 	if f != nil {
-		r.failure = f
-		c.decline(r, body, began)
+		r.Failure = f
+		c.refuseWithBody(r, body, began)
 		return
 	}
-	body.transfer = r.transfer
-	body.server = s.pool.NewStream(target, headers.IsWebSocket(in.Header))
+	body.transfer = r.Transfer
+	body.server = s.Pool.NewStream(target, headers.IsWebSocket(in.Header))
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
-	out := outgoing(ctx, in, r.destination, target, body)
-	if out.URL.RequestURI() != r.destination.Path { // what is sent must be what was judged
-		r.failure = decision.Invalid("Invalid path in URL")
-		c.decline(r, body, began)
+	out := outgoing(ctx, in, r.Destination, target, body)
+	if out.URL.RequestURI() != r.Destination.Path { // what is sent must be what was decided on
+		r.Failure = decision.Invalid("Invalid path in URL")
+		c.refuseWithBody(r, body, began)
 		return
 	}
 	response, err := body.server.RoundTrip(out)
@@ -129,21 +133,21 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 		response.Body.Close()
 		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
 	}
-	if err == nil && isEvents(response) && c.pack.proxy.begin(r.transfer) != nil {
+	if err == nil && isEvents(response) && c.recorder.Begin(r.Transfer) != nil {
 		response.Body.Close()
-		r.failure, c.closes = decision.Internal, true
-		c.decline(r, body, began)
+		r.Failure, c.closeAfter = decision.Internal, true
+		c.refuseWithBody(r, body, began)
 		return
 	}
 	if err != nil {
-		r.failure = c.roundTripFailure(ctx, s, body, err)
-		c.decline(r, body, began)
+		r.Failure = c.roundTripFailure(ctx, s, body, err)
+		c.refuseWithBody(r, body, began)
 		return
 	}
 	defer response.Body.Close()
-	r.status = response.StatusCode
+	r.Status = response.StatusCode
 	// From here on the pack can only be told by the connection's end.
-	stop := context.AfterFunc(s.ctx, func() { c.stream.Close() })
+	stop := s.AfterEnd(func() { c.stream.Close() })
 	defer stop()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		unwatch() // it may half close now
@@ -152,34 +156,34 @@ func (c *client) forward(r *result, in *http.Request, began time.Time) {
 	}
 	err = c.answer(r, response, in, body.server)
 	ended := body.stop()
-	r.sent, r.received = r.transfer.bytes()
+	r.Sent, r.Received = r.Transfer.Bytes()
 	switch {
-	case s.ctx.Err() != nil:
-		r.failure = c.pack.sessionEndedFailure()
-	case body.overspent():
-		r.failure = decision.DailyQuota
+	case s.Ended():
+		r.Failure = c.pack.EndedFailure()
+	case body.exceededQuota():
+		r.Failure = decision.DailyQuota
 	case errors.Is(err, errClient), err != nil && ctx.Err() != nil:
-		r.failure = decision.ClientClosed
+		r.Failure = decision.ClientClosed
 	case err != nil:
-		r.failure = c.pack.upstreamFailure(s, upstream.Failure(err))
+		r.Failure = c.pack.UpstreamFailure(s, upstream.Failure(err))
 	}
-	if r.failure != nil {
-		c.closes = true
+	if r.Failure != nil {
+		c.closeAfter = true
 	}
 	c.finish(r, began)
-	if r.failure == nil && !ended {
-		c.closes = true
+	if r.Failure == nil && !ended {
+		c.closeAfter = true
 		c.linger()
 	}
 }
 
-// decided makes an allowed request a transfer, and writes down at once what is known to be no ordinary one.
-func (c *client) decided(r *result, in *http.Request, began time.Time) *decision.Failure {
-	r.allowed(c.pack, kindHTTP, began)
+// startTransfer begins the transfer of an allowed request, and writes it down at once if it may last.
+func (c *clientConn) startTransfer(r *record.Result, in *http.Request, began time.Time) *decision.Failure {
+	c.recorder.Start(new(record.Transfer), record.KindHTTP, c.pack.ID, r, began)
 	if in.ContentLength >= 0 && in.ContentLength <= longBody && !headers.IsWebSocket(in.Header) {
 		return nil
 	}
-	if c.pack.proxy.begin(r.transfer) != nil {
+	if c.recorder.Begin(r.Transfer) != nil {
 		return decision.Internal
 	}
 	return nil
@@ -192,26 +196,26 @@ func isEvents(response *http.Response) bool {
 }
 
 // roundTripFailure is why a request got no answer.
-func (c *client) roundTripFailure(ctx context.Context, s *session, body *upload, err error) *decision.Failure {
+func (c *clientConn) roundTripFailure(ctx context.Context, s *session.Session, body *upload, err error) *decision.Failure {
 	switch {
-	case s.ctx.Err() != nil:
-		return c.pack.sessionEndedFailure()
-	case body.overspent():
-		c.closes = true
+	case s.Ended():
+		return c.pack.EndedFailure()
+	case body.exceededQuota():
+		c.closeAfter = true
 		return decision.DailyQuota
 	case ctx.Err() != nil:
-		c.closes = true
+		c.closeAfter = true
 		return decision.ClientClosed
 	case body.failed() != nil:
-		c.closes = true
+		c.closeAfter = true
 		return bodyFailure(body.failed())
 	}
-	return c.pack.upstreamFailure(s, upstream.Failure(err))
+	return c.pack.UpstreamFailure(s, upstream.Failure(err))
 }
 
 // interim passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which is this proxy's to
 // say. It is called for one after the other, before the answer.
-func (c *client) interim(in *http.Request) func(code int, header textproto.MIMEHeader) error {
+func (c *clientConn) interim(in *http.Request) func(code int, header textproto.MIMEHeader) error {
 	left := maxInterim
 	return func(code int, header textproto.MIMEHeader) error {
 		fields := http.Header(header).Clone()
@@ -228,7 +232,7 @@ func (c *client) interim(in *http.Request) func(code int, header textproto.MIMEH
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.answering {
+		if c.responding {
 			return nil
 		}
 		_, err := c.stream.Write(b.Bytes())
@@ -236,10 +240,10 @@ func (c *client) interim(in *http.Request) func(code int, header textproto.MIMEH
 	}
 }
 
-func (u *upload) overspent() bool {
+func (u *upload) exceededQuota() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.spent
+	return u.overQuota
 }
 
 func (u *upload) failed() error {
@@ -259,20 +263,20 @@ func bodyFailure(err error) *decision.Failure {
 	return decision.BadBody.WithDetail(err.Error())
 }
 
-// decline is refuse for a request whose body is still to come, or partly.
-func (c *client) decline(r *result, body *upload, began time.Time) {
+// refuseWithBody is refuse for a request of which the body is still to come, or a part of it.
+func (c *clientConn) refuseWithBody(r *record.Result, body *upload, began time.Time) {
 	ended := body.stop()
-	if r.transfer != nil {
-		r.sent, _ = r.transfer.bytes()
+	if r.Transfer != nil {
+		r.Sent, _ = r.Transfer.Bytes()
 	}
-	if !ended && !body.expects && body.failed() == nil {
+	if !ended && !body.awaitsContinue && body.failed() == nil {
 		c.stream.SetReadDeadline(time.Now().Add(lingerTime))
 		_, err := io.CopyN(io.Discard, body.body, drainBytes)
 		c.stream.SetReadDeadline(time.Time{})
 		ended = err == io.EOF
 	}
 	if !ended {
-		c.closes = true
+		c.closeAfter = true
 	}
 	c.refuse(r, began)
 	if !ended {
@@ -305,16 +309,13 @@ func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t 
 	return out.WithContext(ctx)
 }
 
-// errClient marks an error of the pack's connection.
-var errClient = errors.New("write answer")
-
 // answer streams a server's answer to the client. The error is errClient or the server's.
-func (c *client) answer(r *result, response *http.Response, in *http.Request, server *upstream.Stream) error {
+func (c *clientConn) answer(r *record.Result, response *http.Response, in *http.Request, server *upstream.Stream) error {
 	bodiless, length := bodiless(in.Method, response)
 	headers.Strip(response.Header)
 	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
 	chunked := !bodiless && (response.ContentLength < 0 || len(response.Trailer) > 0) && in.ProtoAtLeast(1, 1)
-	c.begin()
+	c.beginResponse()
 	c.statusLine(response)
 	response.Header.Write(c.out)
 	switch {
@@ -329,9 +330,9 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, se
 	case response.ContentLength >= 0:
 		c.out.WriteString("Content-Length: " + strconv.FormatInt(response.ContentLength, 10) + "\r\n")
 	default:
-		c.closes = true // the body's end is the connection's
+		c.closeAfter = true // the body's end is the connection's
 	}
-	if c.closes {
+	if c.closeAfter {
 		c.out.WriteString("Connection: close\r\n")
 	}
 	c.out.WriteString("\r\n")
@@ -348,7 +349,7 @@ func (c *client) answer(r *result, response *http.Response, in *http.Request, se
 	defer copyBuffers.Put(buf)
 	for {
 		n, err := response.Body.Read(buf[:])
-		r.transfer.received.Add(int64(n))
+		r.Transfer.AddReceived(n)
 		if n > 0 {
 			server.Allow(n)
 			if chunked {
@@ -397,10 +398,3 @@ func bodiless(method string, response *http.Response) (bodiless bool, length str
 }
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
-
-func (c *client) flush() error {
-	if err := c.out.Flush(); err != nil {
-		return errClient
-	}
-	return nil
-}

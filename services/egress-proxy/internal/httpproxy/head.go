@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"bufio"
@@ -26,9 +26,9 @@ var (
 	errNotHTTP     = decision.Protocol("Request is not HTTP/1.1")
 )
 
-// head waits for a whole request head, which stays unread. The error is bufio.ErrBufferFull for one that is too long, or
-// the connection's.
-func (c *client) head() ([]byte, error) {
+// head waits for a whole request head, and leaves it unread. The error is bufio.ErrBufferFull for a head that is too long,
+// os.ErrDeadlineExceeded for one that takes too long (a client that sends a byte a minute would hold its buffers for ever), or the connection's.
+func (c *clientConn) head() ([]byte, error) {
 	timed := false
 	for seen := 0; ; {
 		_, err := c.in.Peek(seen + 1)
@@ -71,10 +71,10 @@ func headEnd(b []byte) int {
 	}
 }
 
-// checkHead reads what a request's head says. It takes one reading of it only: what two parsers may understand
-// differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2 and 6.3). method and to are filled in as far as they
-// could be read. inside is where a tunnel goes in which the request came; nil for none.
-func checkHead(head []byte, inside *decision.Destination) (method string, to decision.Destination, f *decision.Failure) {
+// checkHead reads what a request's head says. Whatever two parsers may understand differently is refused (RFC 9112, sections 2.2, 3.2.2, 5.1, 5.2
+// and 6.3): net/http reads the head after us, and the server after that, and all must see the request that was decided on. method and to are filled in as far as they
+// could be read. tunnelTo is where the tunnel goes in which the request came; nil for none.
+func checkHead(head []byte, tunnelTo *decision.Destination) (method string, to decision.Destination, f *decision.Failure) {
 	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
 	method, rest, _ := strings.Cut(lines[0], " ")
 	target, version, ok := strings.Cut(rest, " ")
@@ -82,12 +82,12 @@ func checkHead(head []byte, inside *decision.Destination) (method string, to dec
 		return "", to, errNotHTTP
 	}
 	switch {
-	case method == http.MethodConnect && inside == nil:
+	case method == http.MethodConnect && tunnelTo == nil:
 		to, f = decision.ParseAuthority(target)
 	case !slices.Contains(grant.Methods, method):
 		return "", to, decision.Invalid("Method not allowed: %s", decision.Clip(method))
 	default:
-		to, f = parseTarget(method, target, inside)
+		to, f = parseTarget(method, target, tunnelTo)
 	}
 	if f != nil {
 		return method, to, f
@@ -95,8 +95,8 @@ func checkHead(head []byte, inside *decision.Destination) (method string, to dec
 	return method, to, headers.OfHead(lines[1:], method, version, to)
 }
 
-// maskPercents overwrites the escapes in a head's request target, where it lies. checkHead has read it, and net/http, which reads the
-// rest, refuses targets that servers accept.
+// maskPercents overwrites the escapes in a head's request target, in place. checkHead has read the target already, and net/http, which reads the
+// head next, refuses targets that servers accept, such as "/%".
 func maskPercents(head []byte) {
 	line, _, _ := bytes.Cut(head, []byte("\r\n"))
 	for i := range line {
@@ -108,13 +108,13 @@ func maskPercents(head []byte) {
 
 // parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
 // the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
-func parseTarget(method, target string, inside *decision.Destination) (to decision.Destination, f *decision.Failure) {
+func parseTarget(method, target string, tunnelTo *decision.Destination) (to decision.Destination, f *decision.Failure) {
 	asterisk := method == http.MethodOptions && target == "*"
 	switch {
-	case inside == nil && strings.HasPrefix(target, "/"):
+	case tunnelTo == nil && strings.HasPrefix(target, "/"):
 		return to, decision.Invalid("URL must have a hostname")
-	case inside != nil && (asterisk || strings.HasPrefix(target, "/")):
-		target = "http://" + inside.HostPort() + strings.TrimPrefix(target, "*")
+	case tunnelTo != nil && (asterisk || strings.HasPrefix(target, "/")):
+		target = "http://" + tunnelTo.HostPort() + strings.TrimPrefix(target, "*")
 	}
 	for ours, theirs := range map[string]string{"http": "ws", "https": "wss"} {
 		if scheme, rest, ok := strings.Cut(target, "://"); ok && strings.EqualFold(scheme, theirs) {
@@ -125,7 +125,7 @@ func parseTarget(method, target string, inside *decision.Destination) (to decisi
 	if to, f = decision.ParseURL(target); f != nil {
 		return to, f
 	}
-	if inside != nil && (to.TLS || to.Host != inside.Host || to.Port != inside.Port) {
+	if tunnelTo != nil && (to.TLS || to.Host != tunnelTo.Host || to.Port != tunnelTo.Port) {
 		return to, decision.Invalid("URL is not of the tunnel's host")
 	}
 	if method == http.MethodOptions && !to.HasPath && !strings.Contains(to.Path, "?") {

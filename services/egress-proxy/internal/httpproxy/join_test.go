@@ -1,4 +1,4 @@
-package egress
+package httpproxy
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 )
 
 // halves is one end of a connection of which each direction can be closed by itself.
@@ -34,13 +36,13 @@ type joined struct {
 func newJoined() *joined {
 	client, near := newHalves()
 	far, server := newHalves()
-	counter := &transfer{}
+	counter := new(record.Transfer)
 	counted := countedEnd{far, counter}
 	ctx, cancel := context.WithCancel(context.Background())
 	took := make(chan time.Duration, 1)
 	go func() {
 		began := time.Now()
-		join(ctx, near, counted, counter.bytes)
+		join(ctx, near, counted, counter.Bytes)
 		took <- time.Since(began)
 	}()
 	return &joined{client, server, cancel, took}
@@ -49,18 +51,18 @@ func newJoined() *joined {
 // countedEnd counts as the kernel does.
 type countedEnd struct {
 	halves
-	transfer *transfer
+	transfer *record.Transfer
 }
 
 func (c countedEnd) Read(p []byte) (int, error) {
 	n, err := c.halves.Read(p)
-	c.transfer.received.Add(int64(n))
+	c.transfer.AddReceived(n)
 	return n, err
 }
 
 func (c countedEnd) Write(p []byte) (int, error) {
 	n, err := c.halves.Write(p)
-	c.transfer.sent.Add(int64(n))
+	c.transfer.AddSent(n)
 	return n, err
 }
 
