@@ -11,7 +11,6 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -100,80 +99,102 @@ func (u *upload) stop() bool {
 	return ended
 }
 
-// forward sends a request to its server and streams the answer back. A client that closes its connection, or ends what it
-// sends, before it has the answer is taken to have left (as net/http's server has it): the server is told by its own
-// connection.
+// forwarding is a plain HTTP request under way.
+type forwarding struct {
+	*clientConn
+	result  *record.Result
+	session *session.Session
+	bound   context.Context // ends with the session, and when the client leaves
+	request *http.Request
+	body    *upload
+	began   time.Time
+}
+
+// forward sends a request to its server and streams the answer back. A client that closes its connection, or its sending half, before it has the
+// answer is taken to have left, as by net/http's server. The server is then told by the end of its own connection.
 func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time) {
 	s := c.pack.Session() // before anything is decided on; see package session
 	ctx, cancel := context.WithCancel(s.Context())
 	defer cancel()
 	unwatch := context.AfterFunc(c.stream.Sends(), cancel)
 	defer unwatch()
-	target, f := c.pack.Authorize(ctx, s, r.Request(in.ContentLength != 0), began.Add(authorizeTimeout))
-	body := &upload{client: c, body: in.Body, awaitsContinue: in.Header.Get("Expect") != "", complete: in.ContentLength == 0}
-	if f == nil {
-		f = c.startTransfer(r, in, began)
-	}
-	if f != nil {
-		r.Failure = f
-		c.refuseWithBody(r, body, began)
-		return
-	}
-	body.transfer = r.Transfer
-	body.server = s.Pool.NewStream(target, headers.IsWebSocket(in.Header))
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim(in)})
-	out := outgoing(ctx, in, r.Destination, target, body)
-	if out.URL.RequestURI() != r.Destination.Path { // what is sent must be what was decided on
-		r.Failure = decision.Invalid("Invalid path in URL")
-		c.refuseWithBody(r, body, began)
-		return
-	}
-	response, err := body.server.RoundTrip(out)
-	if err == nil && response.StatusCode < 100 { // which net/http lets pass, and no client understands
-		response.Body.Close()
-		err = &upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"}
-	}
-	if err == nil && isEvents(response) && c.recorder.Begin(r.Transfer) != nil {
-		response.Body.Close()
-		r.Failure, c.closeAfter = decision.Internal, true
-		c.refuseWithBody(r, body, began)
-		return
-	}
-	if err != nil {
-		r.Failure = c.roundTripFailure(ctx, s, body, err)
-		c.refuseWithBody(r, body, began)
+	f := &forwarding{clientConn: c, result: r, session: s, bound: ctx, request: in, began: began, body: &upload{
+		client: c, body: in.Body, awaitsContinue: in.Header.Get("Expect") != "", complete: in.ContentLength == 0,
+	}}
+	out, response, failure := f.roundTrip()
+	if failure != nil {
+		r.Failure = failure
+		c.refuseWithBody(r, f.body, began)
 		return
 	}
 	defer response.Body.Close()
 	r.Status = response.StatusCode
-	// From here on the pack can only be told by the connection's end.
+	// From here on the pack can be told only by the connection's end.
 	stop := s.AfterEnd(func() { c.stream.Close() })
 	defer stop()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		unwatch() // it may half close now
-		c.upgrade(s, r, out, response, body, began)
+		c.upgrade(s, r, out, response, f.body, began)
 		return
 	}
-	err = c.answer(r, response, in, body.server)
-	ended := body.stop()
+	f.respond(response)
+}
+
+// roundTrip decides on the request and sends it to its server. out is the request that was sent. The answer's body is still to be read.
+func (f *forwarding) roundTrip() (out *http.Request, response *http.Response, failure *decision.Failure) {
+	r := f.result
+	target, failure := f.pack.Authorize(f.bound, f.session, r.Request(f.request.ContentLength != 0), f.began.Add(authorizeTimeout))
+	if failure == nil {
+		failure = f.startTransfer(r, f.request, f.began)
+	}
+	if failure != nil {
+		return nil, nil, failure
+	}
+	f.body.transfer = r.Transfer
+	f.body.server = f.session.Pool.NewStream(target, headers.IsWebSocket(f.request.Header))
+	ctx := httptrace.WithClientTrace(f.bound, &httptrace.ClientTrace{Got1xxResponse: f.interim(f.request)})
+	out = outgoing(ctx, f.request, r.Destination, target, f.body)
+	if out.URL.RequestURI() != r.Destination.Path { // what is sent must be what was decided on
+		return nil, nil, decision.Invalid("Invalid path in URL")
+	}
+	response, err := f.body.server.RoundTrip(out)
+	switch {
+	case err != nil:
+		return nil, nil, f.roundTripFailure(err)
+	case response.StatusCode < 100: // which net/http lets pass, and no client understands
+		response.Body.Close()
+		return nil, nil, f.roundTripFailure(&upstream.Error{Kind: upstream.KindBroken, Text: "Server sent an invalid status"})
+	case isEvents(response) && f.recorder.Begin(r.Transfer) != nil:
+		response.Body.Close()
+		f.closeAfter = true
+		return nil, nil, decision.Internal
+	}
+	return out, response, nil
+}
+
+// respond streams the answer to the client, and records what came of the request.
+func (f *forwarding) respond(response *http.Response) {
+	r := f.result
+	err := f.answer(r, response, f.request, f.body.server)
+	ended := f.body.stop()
 	r.Sent, r.Received = r.Transfer.Bytes()
 	switch {
-	case s.Ended():
-		r.Failure = c.pack.EndedFailure()
-	case body.exceededQuota():
+	case f.session.Ended():
+		r.Failure = f.pack.EndedFailure()
+	case f.body.exceededQuota():
 		r.Failure = decision.DailyQuota
-	case errors.Is(err, errClient), err != nil && ctx.Err() != nil:
+	case errors.Is(err, errClient), err != nil && f.bound.Err() != nil:
 		r.Failure = decision.ClientClosed
 	case err != nil:
-		r.Failure = c.pack.UpstreamFailure(s, upstream.Failure(err))
+		r.Failure = f.pack.UpstreamFailure(f.session, upstream.Failure(err))
 	}
 	if r.Failure != nil {
-		c.closeAfter = true
+		f.closeAfter = true
 	}
-	c.finish(r, began)
+	f.finish(r, f.began)
 	if r.Failure == nil && !ended {
-		c.closeAfter = true
-		c.linger()
+		f.closeAfter = true
+		f.linger()
 	}
 }
 
@@ -196,21 +217,21 @@ func isEvents(response *http.Response) bool {
 }
 
 // roundTripFailure is why a request got no answer.
-func (c *clientConn) roundTripFailure(ctx context.Context, s *session.Session, body *upload, err error) *decision.Failure {
+func (f *forwarding) roundTripFailure(err error) *decision.Failure {
 	switch {
-	case s.Ended():
-		return c.pack.EndedFailure()
-	case body.exceededQuota():
-		c.closeAfter = true
+	case f.session.Ended():
+		return f.pack.EndedFailure()
+	case f.body.exceededQuota():
+		f.closeAfter = true
 		return decision.DailyQuota
-	case ctx.Err() != nil:
-		c.closeAfter = true
+	case f.bound.Err() != nil:
+		f.closeAfter = true
 		return decision.ClientClosed
-	case body.failed() != nil:
-		c.closeAfter = true
-		return bodyFailure(body.failed())
+	case f.body.failed() != nil:
+		f.closeAfter = true
+		return bodyFailure(f.body.failed())
 	}
-	return c.pack.UpstreamFailure(s, upstream.Failure(err))
+	return f.pack.UpstreamFailure(f.session, upstream.Failure(err))
 }
 
 // interim passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which is this proxy's to
@@ -308,93 +329,3 @@ func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t 
 	}
 	return out.WithContext(ctx)
 }
-
-// answer streams a server's answer to the client. The error is errClient or the server's.
-func (c *clientConn) answer(r *record.Result, response *http.Response, in *http.Request, server *upstream.Stream) error {
-	bodiless, length := bodiless(in.Method, response)
-	headers.Strip(response.Header)
-	// An answer over HTTP/2 may have both a length and a trailer, which HTTP/1.1 has behind chunks only.
-	chunked := !bodiless && (response.ContentLength < 0 || len(response.Trailer) > 0) && in.ProtoAtLeast(1, 1)
-	c.beginResponse()
-	c.statusLine(response)
-	response.Header.Write(c.out)
-	switch {
-	case bodiless && length != "":
-		c.out.WriteString("Content-Length: " + length + "\r\n")
-	case bodiless:
-	case chunked:
-		c.out.WriteString("Transfer-Encoding: chunked\r\n")
-		for name := range response.Trailer {
-			c.out.WriteString("Trailer: " + name + "\r\n")
-		}
-	case response.ContentLength >= 0:
-		c.out.WriteString("Content-Length: " + strconv.FormatInt(response.ContentLength, 10) + "\r\n")
-	default:
-		c.closeAfter = true // the body's end is the connection's
-	}
-	if c.closeAfter {
-		c.out.WriteString("Connection: close\r\n")
-	}
-	c.out.WriteString("\r\n")
-	if bodiless {
-		return c.flush()
-	}
-	// A short body of known length comes at once; what may take its time is announced first.
-	if response.ContentLength < 0 || response.ContentLength > copyBuffer {
-		if err := c.flush(); err != nil {
-			return err
-		}
-	}
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
-	for {
-		n, err := response.Body.Read(buf[:])
-		r.Transfer.AddReceived(n)
-		if n > 0 {
-			server.Allow(n)
-			if chunked {
-				c.out.WriteString(strconv.FormatInt(int64(n), 16) + "\r\n")
-			}
-			c.out.Write(buf[:n])
-			if chunked {
-				c.out.WriteString("\r\n")
-			}
-			if err == nil { // at the end the rest goes out together
-				if err := c.flush(); err != nil {
-					return err
-				}
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			c.out.Flush()
-			return err
-		}
-	}
-	if chunked {
-		c.out.WriteString("0\r\n")
-		headers.Strip(response.Trailer)
-		response.Trailer.Write(c.out)
-		c.out.WriteString("\r\n")
-	}
-	return c.flush()
-}
-
-// bodiless says whether an answer has no body, and if so gives the length that the server says another answer's would have:
-// that of 304 (Not Modified) to a GET, or of HEAD to the same (RFC 9110, section 8.6).
-func bodiless(method string, response *http.Response) (bodiless bool, length string) {
-	if response.StatusCode == http.StatusNoContent {
-		return true, ""
-	}
-	if method != http.MethodHead && response.StatusCode != http.StatusNotModified {
-		return false, ""
-	}
-	if given := response.Header["Content-Length"]; len(given) == 1 {
-		length = given[0]
-	}
-	return true, length
-}
-
-var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}

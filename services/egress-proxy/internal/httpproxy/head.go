@@ -106,23 +106,14 @@ func maskPercents(head []byte) {
 	}
 }
 
-// parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to
-// the same. WebSocket's schemes are HTTP's by other names: what asks for it is the upgrade (RFC 6455, section 1.7).
+// parseTarget reads a request target: in absolute form (RFC 9112, section 3.2.2), or, in a tunnel, in origin form or what comes to the same.
 func parseTarget(method, target string, tunnelTo *decision.Destination) (to decision.Destination, f *decision.Failure) {
-	asterisk := method == http.MethodOptions && target == "*"
-	switch {
-	case tunnelTo == nil && strings.HasPrefix(target, "/"):
+	if url, ok := inTunnel(method, target, tunnelTo); ok {
+		target = url
+	} else if strings.HasPrefix(target, "/") {
 		return to, decision.Invalid("URL must have a hostname")
-	case tunnelTo != nil && (asterisk || strings.HasPrefix(target, "/")):
-		target = "http://" + tunnelTo.HostPort() + strings.TrimPrefix(target, "*")
 	}
-	for ours, theirs := range map[string]string{"http": "ws", "https": "wss"} {
-		if scheme, rest, ok := strings.Cut(target, "://"); ok && strings.EqualFold(scheme, theirs) {
-			target = ours + "://" + rest
-			break
-		}
-	}
-	if to, f = decision.ParseURL(target); f != nil {
+	if to, f = decision.ParseURL(fromWebSocket(target)); f != nil {
 		return to, f
 	}
 	if tunnelTo != nil && (to.TLS || to.Host != tunnelTo.Host || to.Port != tunnelTo.Port) {
@@ -132,4 +123,25 @@ func parseTarget(method, target string, tunnelTo *decision.Destination) (to deci
 		to.Path = "*" // RFC 9112, section 3.2.4
 	}
 	return to, nil
+}
+
+// inTunnel returns the URL for a target without a host, which has a meaning in a tunnel only: a path, or "*" for OPTIONS.
+func inTunnel(method, target string, tunnelTo *decision.Destination) (url string, ok bool) {
+	if tunnelTo == nil || !strings.HasPrefix(target, "/") && (method != http.MethodOptions || target != "*") {
+		return "", false
+	}
+	return "http://" + tunnelTo.HostPort() + strings.TrimPrefix(target, "*"), true
+}
+
+// fromWebSocket returns a URL with HTTP's scheme where it has WebSocket's. These are other names for the same: what asks for WebSocket is the
+// upgrade (RFC 6455, section 1.7).
+func fromWebSocket(url string) string {
+	scheme, rest, ok := strings.Cut(url, "://")
+	switch {
+	case ok && strings.EqualFold(scheme, "ws"):
+		return "http://" + rest
+	case ok && strings.EqualFold(scheme, "wss"):
+		return "https://" + rest
+	}
+	return url
 }

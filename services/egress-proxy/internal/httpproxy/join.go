@@ -15,35 +15,36 @@ import (
 )
 
 const (
-	// afterEnd is how long one direction may go on without a byte when the other has ended: its receiver may be gone, which
-	// nobody would ever say.
+	// afterEnd is how long one direction may go on without a byte once the other has ended. Its receiver may be gone: that shows only when
+	// something is sent to it, and the sender may never send again.
 	afterEnd = 30 * time.Second
-	// afterEndPoll is how often it is looked at.
+	// afterEndPoll is how often the bytes are compared.
 	afterEndPoll = 5 * time.Second
 )
 
-// join copies both ways until both have ended, and gives the bytes of each. When one direction has ended, the other ends,
-// too: at once if it was by an error, afterEnd after the last byte otherwise. When the client is gone, what it had sent still
-// goes to the server, within the same time, and nothing else happens. moved counts the bytes that went to the server and came
-// from it so far. Whoever closes both ends from elsewhere ends it at once.
-func join(gone context.Context, client, server io.ReadWriteCloser, moved func() (sent, received int64)) (sent, received int64) {
-	shut := func() { client.Close(); server.Close() }
-	pass := func(to, from io.ReadWriteCloser, n *int64) chan struct{} {
+// join copies in both directions until both have ended, and returns the bytes of each.
+//
+// When one direction has ended, the other ends, too: at once if the first ended by an error, else afterEnd after its last byte. gone ends when the
+// client is gone: then what it had sent still goes to the server, within the same time, and the answer goes nowhere. bytes counts those that went
+// to the server and came from it so far. Closing both connections from elsewhere ends the join at once.
+func join(gone context.Context, client, server io.ReadWriteCloser, bytes func() (sent, received int64)) (sent, received int64) {
+	closeBoth := func() { client.Close(); server.Close() }
+	copyTo := func(to, from io.ReadWriteCloser, n *int64) chan struct{} {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
 			var err error
 			if *n, err = io.Copy(to, from); err != nil {
-				shut()
+				closeBoth()
 			} else {
 				closeWrite(to)
 			}
 		}()
 		return ended
 	}
-	up, down := pass(server, client, &sent), pass(client, server, &received)
+	up, down := copyTo(server, client, &sent), copyTo(client, server, &received)
 	left := gone.Done()
-	select { // nothing bounds a connection of which both ends are there
+	select { // while both directions are open, nothing bounds how long they are idle: that is a tunnel's right
 	case <-up:
 		up = nil
 	case <-down:
@@ -53,10 +54,10 @@ func join(gone context.Context, client, server io.ReadWriteCloser, moved func() 
 	}
 	tick := time.NewTicker(afterEndPoll)
 	defer tick.Stop()
-	last, since := total(moved()), time.Now()
+	last, since := total(bytes()), time.Now()
 	for up != nil || down != nil {
 		if up == nil && left == nil {
-			shut()
+			closeBoth()
 		}
 		select {
 		case <-up:
@@ -66,10 +67,10 @@ func join(gone context.Context, client, server io.ReadWriteCloser, moved func() 
 		case <-left:
 			left = nil
 		case now := <-tick.C:
-			if n := total(moved()); n != last {
+			if n := total(bytes()); n != last {
 				last, since = n, now
 			} else if now.Sub(since) >= afterEnd {
-				shut()
+				closeBoth()
 			}
 		}
 	}
@@ -78,7 +79,7 @@ func join(gone context.Context, client, server io.ReadWriteCloser, moved func() 
 
 func total(sent, received int64) int64 { return sent + received }
 
-// closeWrite passes an end on. What can't be half closed is closed.
+// closeWrite tells the other end that nothing more comes. A connection that can't be half closed is closed.
 func closeWrite(c io.Closer) {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
@@ -140,7 +141,7 @@ func (c *countingConn) CloseWrite() error {
 	return nil
 }
 
-// errQuotaExceeded ends a stream to a server when the day's bytes are used up.
+// errQuotaExceeded ends what is sent to a server when the pack's daily bytes are used up.
 var errQuotaExceeded = errors.New("write to server: the pack's daily bytes are used up")
 
 // quotaConn is a connection to a server on which what is sent is taken from the pack's daily quota.

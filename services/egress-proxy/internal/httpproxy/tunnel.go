@@ -23,8 +23,8 @@ import (
 
 const helloTimeout = 10 * time.Second // from the tunnel's announcement to a whole ClientHello
 
-// alertUnrecognizedName is what a tunnel ends with whose ClientHello is for another name (RFC 8446, section 6), so that the
-// client's error says something.
+// alertUnrecognizedName is the TLS alert that a client gets whose ClientHello is for another name (RFC 8446, section 6.2), so that its error says
+// what is wrong.
 var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 
 // tunnel serves a CONNECT request. The tunnel is announced once its destination was decided on and its server reached, so that a client is told
@@ -40,7 +40,7 @@ func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
 	var server net.Conn
 	if f == nil {
 		c.recorder.Start(new(record.Transfer), record.KindTunnel, c.pack.ID, r, began)
-		server, f = c.reach(ctx, s, r, target)
+		server, f = c.connect(ctx, s, r, target)
 	}
 	release()
 	if f != nil {
@@ -57,11 +57,11 @@ func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
 		c.finish(r, began)
 		return false
 	}
-	hello, plain, f := c.hello(r.Destination)
+	hello, plain, f := c.checkHello(r.Destination)
 	switch {
 	case f != nil:
 		server.Close()
-		c.end(s, r, f, began)
+		c.refuseHello(s, r, f, began)
 		return false
 	case plain:
 		inside := r.Destination
@@ -69,13 +69,13 @@ func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
 		c.tunnelTo = &inside
 		return c.finish(r, began) == nil
 	}
-	c.carry(s, r, server, hello)
+	c.relay(s, r, server, hello)
 	c.finish(r, began)
 	return false
 }
 
-// reach connects a tunnel to its server, once it is written down.
-func (c *clientConn) reach(ctx context.Context, s *session.Session, r *record.Result, target *upstream.Target) (net.Conn, *decision.Failure) {
+// connect connects a tunnel to its server, once the tunnel has its audit entry: a crash must not lose a connection that was made.
+func (c *clientConn) connect(ctx context.Context, s *session.Session, r *record.Result, target *upstream.Target) (net.Conn, *decision.Failure) {
 	if c.recorder.Begin(r.Transfer) != nil {
 		return nil, decision.Internal
 	}
@@ -90,8 +90,8 @@ func (c *clientConn) reach(ctx context.Context, s *session.Session, r *record.Re
 	}
 }
 
-// carry joins the client to its server and says in r what came of it.
-func (c *clientConn) carry(s *session.Session, r *record.Result, server net.Conn, hello []byte) {
+// relay joins the client to its server, until one of them ends, and says in r what came of it. hello is what was read of the client before.
+func (c *clientConn) relay(s *session.Session, r *record.Result, server net.Conn, hello []byte) {
 	pending, _ := c.in.Peek(c.in.Buffered())
 	conn, rest := c.stream.Detach()
 	early := append(append(hello, pending...), rest...)
@@ -116,14 +116,14 @@ func (c *clientConn) carry(s *session.Session, r *record.Result, server net.Conn
 	}
 }
 
-// hello reads and checks what a tunnel begins with. plain says that it is the head of an HTTP/1.1 request, which stays
-// unread; otherwise it is a ClientHello.
-func (c *clientConn) hello(to decision.Destination) (records []byte, plain bool, f *decision.Failure) {
+// checkHello reads and checks what a tunnel begins with. plain says that it is the head of an HTTP/1.1 request, which stays unread; otherwise it
+// is a ClientHello, and records are the TLS records that it came in.
+func (c *clientConn) checkHello(to decision.Destination) (records []byte, plain bool, f *decision.Failure) {
 	c.stream.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.stream.SetReadDeadline(time.Time{})
 	first, err := c.in.Peek(1)
 	if err == nil && isLetter(first[0]) {
-		return nil, true, c.plainHello()
+		return nil, true, c.checkPlain()
 	}
 	var name string
 	if err == nil {
@@ -147,9 +147,9 @@ func (c *clientConn) hello(to decision.Destination) (records []byte, plain bool,
 	return records, false, nil
 }
 
-// plainHello looks at the first line of what begins with a letter and says what is wrong with it as a tunnel's beginning. What is
-// wrong with it as a request is told later.
-func (c *clientConn) plainHello() *decision.Failure {
+// checkPlain checks that the first line of what begins with a letter is one of an HTTP/1.1 request. What is wrong with the request itself is
+// answered later, as for any other.
+func (c *clientConn) checkPlain() *decision.Failure {
 	for seen := 0; seen < c.in.Size(); {
 		_, err := c.in.Peek(seen + 1)
 		have, _ := c.in.Peek(c.in.Buffered())
@@ -171,15 +171,15 @@ func (c *clientConn) plainHello() *decision.Failure {
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
-// notTLS is a tunnel in which something else was said. Its client is told so: the words are about what it sent itself.
+// notTLS is a tunnel that begins with neither TLS nor HTTP/1.1. Its client is told so: the text is about what the client sent itself.
 func notTLS(detail string) *decision.Failure {
 	f := decision.Blocked("tls_required", detail)
 	f.Text += ": a tunnel must carry TLS or HTTP/1.1"
 	return f
 }
 
-// end ends a tunnel that nothing was joined by.
-func (c *clientConn) end(s *session.Session, r *record.Result, f *decision.Failure, began time.Time) {
+// refuseHello ends a tunnel whose client began with something else than it may, and records it. Nothing of it went to the server.
+func (c *clientConn) refuseHello(s *session.Session, r *record.Result, f *decision.Failure, began time.Time) {
 	if s.Ended() {
 		f = c.pack.EndedFailure()
 	}
@@ -198,7 +198,8 @@ func (c *clientConn) end(s *session.Session, r *record.Result, f *decision.Failu
 	c.linger()
 }
 
-// upgrade joins a client to a server that agreed to WebSocket.
+// upgrade joins a client to a server that agreed to WebSocket. Any other protocol is refused: behind an upgrade that we don't know could come
+// requests that nobody decides on.
 func (c *clientConn) upgrade(s *session.Session, r *record.Result, out *http.Request, response *http.Response, body *upload, began time.Time) {
 	c.closeAfter = true
 	server, ok := response.Body.(io.ReadWriteCloser)
@@ -229,7 +230,7 @@ func (c *clientConn) upgrade(s *session.Session, r *record.Result, out *http.Req
 	c.finish(r, began)
 }
 
-// upgradedClient is a connection of which something was read ahead.
+// upgradedClient is a client's connection of which some bytes were read already, which come first.
 type upgradedClient struct {
 	io.Reader
 	*net.UnixConn
@@ -237,7 +238,7 @@ type upgradedClient struct {
 
 func (u upgradedClient) Read(p []byte) (int, error) { return u.Reader.Read(p) }
 
-// upgradedServer counts what goes to a server and comes from it, and takes what goes from what the pack may send today.
+// upgradedServer counts what goes to a server and comes from it, and takes what goes there from the pack's daily quota.
 type upgradedServer struct {
 	io.ReadWriteCloser
 	pack     *session.Pack

@@ -19,36 +19,20 @@ type head struct {
 	ambiguous bool  // both chunked and a length: whoever wrote that may mean another end
 }
 
-// parseHead reads a header block that readHead made.
+// parseHead reads a header block that readHead made. What is ambiguous is refused: the proxy and the pack must not take the same bytes for
+// different answers.
 func parseHead(text string) (*head, error) {
 	line, rest := cutLine(text)
 	h := &head{length: -1}
-	version, status, ok := strings.Cut(line, " ")
-	if version != "HTTP/1.1" && version != "HTTP/1.0" || !ok || len(status) < 3 || len(status) > 3 && status[3] != ' ' {
-		return nil, broken("Server does not speak HTTP/1.1")
+	if err := h.statusLine(line); err != nil {
+		return nil, err
 	}
-	n, err := strconv.ParseUint(status[:3], 10, 16)
-	if err != nil || n < 100 {
-		return nil, broken("Server sent an invalid status")
-	}
-	h.status = int(n)
-	h.keepAlive = version == "HTTP/1.1"
 	h.fields = make([]Field, 0, strings.Count(rest, "\n"))
 	for rest != "" {
 		line, rest = cutLine(rest)
-		if line[0] == ' ' || line[0] == '\t' { // obsolete folding: one space stands for it (RFC 9112, section 5.2)
-			if len(h.fields) == 0 {
-				return nil, broken("Server sent an invalid header")
-			}
-			last := &h.fields[len(h.fields)-1]
-			last.Value = strings.Trim(last.Value+" "+strings.Trim(line, " \t"), " ")
-			continue
+		if err := h.field(line); err != nil {
+			return nil, err
 		}
-		name, value, ok := strings.Cut(line, ":")
-		if !ok || !httpguts.ValidHeaderFieldName(name) {
-			return nil, broken("Server sent an invalid header")
-		}
-		h.fields = append(h.fields, Field{name, strings.Trim(value, " \t")})
 	}
 	for i := range h.fields {
 		f := &h.fields[i]
@@ -64,6 +48,40 @@ func parseHead(text string) (*head, error) {
 	}
 	h.ambiguous = h.chunked && h.length >= 0
 	return h, nil
+}
+
+// statusLine reads the first line of a head (RFC 9112, section 4).
+func (h *head) statusLine(line string) error {
+	version, status, ok := strings.Cut(line, " ")
+	if version != "HTTP/1.1" && version != "HTTP/1.0" || !ok || len(status) < 3 || len(status) > 3 && status[3] != ' ' {
+		return broken("Server does not speak HTTP/1.1")
+	}
+	n, err := strconv.ParseUint(status[:3], 10, 16)
+	if err != nil || n < 100 {
+		return broken("Server sent an invalid status")
+	}
+	h.status = int(n)
+	h.keepAlive = version == "HTTP/1.1"
+	return nil
+}
+
+// field reads a line of a head after the first. An indented one continues the field before it, with one space in between (obsolete folding, RFC
+// 9112, section 5.2).
+func (h *head) field(line string) error {
+	if line[0] == ' ' || line[0] == '\t' {
+		if len(h.fields) == 0 {
+			return broken("Server sent an invalid header")
+		}
+		last := &h.fields[len(h.fields)-1]
+		last.Value = strings.Trim(last.Value+" "+strings.Trim(line, " \t"), " ")
+		return nil
+	}
+	name, value, ok := strings.Cut(line, ":")
+	if !ok || !httpguts.ValidHeaderFieldName(name) {
+		return broken("Server sent an invalid header")
+	}
+	h.fields = append(h.fields, Field{name, strings.Trim(value, " \t")})
+	return nil
 }
 
 // frame takes over what a field says of the answer's end and of what follows it.
