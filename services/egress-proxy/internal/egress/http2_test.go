@@ -194,13 +194,19 @@ func TestCutEndsHTTP2(t *testing.T) {
 			}
 		}
 	})
+	arrives := func(path string) {
+		t.Helper()
+		if proto := <-arrived; proto != "HTTP/2.0" {
+			t.Errorf("%s came as %s, want HTTP/2.0", path, proto)
+		}
+	}
 	framed := make(chan reply, 1)
 	go func() { framed <- w.ask("GET", "https://x.example/framed") }()
+	arrives("/framed")
 	streamed, _, _ := absolute(t, w.socket(), "GET", "https://x.example/streamed", "", "")
-	for range 2 {
-		if proto := <-arrived; proto != "HTTP/2.0" {
-			t.Error(proto)
-		}
+	arrives("/streamed")
+	if _, dialled := w.contacts(); len(dialled) != 1 {
+		t.Errorf("what is framed and what is streamed use %d connections, want 1", len(dialled))
 	}
 	w.mu.Lock()
 	w.grants["p"] = nil
@@ -213,9 +219,9 @@ func TestCutEndsHTTP2(t *testing.T) {
 		t.Error("the stream ended well")
 	}
 	for range 2 {
-		<-left   // the server's handlers are told
-		<-closed // and no connection stays
+		<-left // the server's handlers are told
 	}
+	<-closed // and the connection doesn't stay
 }
 
 // What a pack sees of a plain HTTP proxy is the same whether the server speaks HTTP/2 or not.

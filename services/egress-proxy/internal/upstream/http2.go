@@ -31,10 +31,11 @@ const (
 	// connection's window: that would keep the server from sending the answers that have their budget, which only they can give back (deadlock).
 	maxPerH2Conn = connAhead / streamAhead
 
-	pingAfter    = 15 * time.Second
-	pingTimeout  = 10 * time.Second
-	frameStalls  = 30 * time.Second // for a server to take the next byte over HTTP/2
-	streamStalls = time.Minute      // for a server to take the next 16 KiB of a streamed request over HTTP/1.1
+	pingAfter      = 15 * time.Second
+	pingTimeout    = 10 * time.Second
+	frameStalls    = 30 * time.Second // for a server to take the next byte over HTTP/2
+	streamStalls   = time.Minute      // for a server to take the next 16 KiB of a streamed request over HTTP/1.1
+	expectContinue = time.Second      // for a server to say 100 (Continue) to a streamed request that asks for it, before its body is sent
 )
 
 // idleTimer cancels an exchange whose server sends nothing for long once it has the request.
@@ -84,10 +85,13 @@ type h2Conn struct {
 
 type tlsConnKey struct{}
 
-// newTransport returns the part of a transport that all have in common: HTTP/2, with bounds on what a server may make of it.
-func newTransport() *http.Transport {
+// newHTTP2 returns what speaks HTTP/2 over connections that were made before, with bounds on what a server may make of them. It keeps none.
+func newHTTP2() *http.Transport {
 	t := &http.Transport{
-		DisableCompression: true, MaxResponseHeaderBytes: maxHead, Protocols: new(http.Protocols),
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return ctx.Value(tlsConnKey{}).(*tls.Conn), nil
+		},
+		DisableCompression: true, ExpectContinueTimeout: expectContinue, MaxResponseHeaderBytes: maxHead, Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: streamAhead, MaxReceiveBufferPerConnection: connAhead,
 			SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: frameStalls,
@@ -97,14 +101,9 @@ func newTransport() *http.Transport {
 	return t
 }
 
-// newH2Conn begins to speak HTTP/2 over a connection on which the TLS handshake agreed on it. The transport keeps no connection itself.
+// newH2Conn begins to speak HTTP/2 over a connection on which the TLS handshake agreed on it.
 func (c *Config) newH2Conn(ctx context.Context, conn *tls.Conn, wire *QuotaConn) (*h2Conn, error) {
-	c.once.Do(func() {
-		c.http2 = newTransport()
-		c.http2.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return ctx.Value(tlsConnKey{}).(*tls.Conn), nil
-		}
-	})
+	c.once.Do(func() { c.http2 = newHTTP2() })
 	wire.Limit()
 	cc, err := c.http2.NewClientConn(context.WithValue(ctx, tlsConnKey{}, conn), "https", "server:443")
 	if err != nil {
@@ -202,6 +201,9 @@ func (r *Request) forHTTP2(ctx context.Context, k key) *http.Request {
 	}
 	for _, f := range r.Fields {
 		name := textproto.CanonicalMIMEHeaderKey(f.Name)
+		if name == "Expect" {
+			name = "expect" // as HTTP/2 has it on the wire; net/http knows it by the other spelling only, and would wait for 100 (Continue)
+		}
 		q.Header[name] = append(q.Header[name], f.Value)
 	}
 	if len(r.Body) > 0 {

@@ -25,7 +25,7 @@ type Config struct {
 	TLS  func() *tls.Config // roots and versions of the next handshake; names and protocols are set by the pool
 
 	once  sync.Once
-	http2 *http.Transport // of Pool.Do; made when it is first needed
+	http2 *http.Transport // made when it is first needed
 }
 
 // Pool keeps the connections of one session of one pack: those of exchanges that are held in memory (Do) and of those that are streamed
@@ -40,7 +40,7 @@ type Pool struct {
 	idle      map[key][]*conn // of HTTP/1.1; the one used last is at the end, and used next
 	h2Count   int
 	h2        map[key][]*h2Conn // in use or not
-	transport *http.Transport   // of streamed exchanges; made when it is first needed
+	transport *http.Transport   // of streamed exchanges over HTTP/1.1; made when it is first needed
 }
 
 // key is what a connection is good for: one address, under one name.

@@ -3,14 +3,15 @@ package upstream
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
+	"errors"
+	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
@@ -24,72 +25,182 @@ const (
 // Stream is one exchange whose bodies are passed on as they come, in both directions, instead of being held in memory as Pool.Do does. Use
 // Pool.NewStream.
 //
-// It is net/http's transport that speaks HTTP for it: header fields are passed on in its order and spelling, which is what HTTP promises
-// between proxies, while framed requests were promised their own (see the package comment).
+// Over HTTP/2 it shares the pool's connections with Do. HTTP/1.1 is net/http's there, over connections of its own: header fields are passed on in
+// net/http's order and spelling, which is all that HTTP promises between proxies, while framed requests were promised their own.
 type Stream struct {
-	pool *Pool
-	to   dialTarget
-	conn atomic.Pointer[boundConn] // over TLS: the connection that the exchange was given
+	pool   *Pool
+	target *Target
+	http1  bool
+
+	mu   sync.Mutex
+	over bool    // RoundTrip has returned: no connection can be handed over any more
+	key  key     // of h2
+	h2   *h2Conn // the connection that the exchange has joined; nil for HTTP/1.1
 }
 
-// dialTarget is what the transport's dial functions need to know of the exchange that they are called for.
-type dialTarget struct {
-	*Target
-	http1 bool // no other version of HTTP
-}
+// errHTTP2 is what the dial function of net/http's transport returns for a server that speaks HTTP/2: the exchange then goes over the pool's
+// connection, which it was handed.
+var errHTTP2 = errors.New("the server speaks HTTP/2")
 
-type dialTargetKey struct{}
+type streamKey struct{}
 
 // NewStream begins an exchange with a target. http1 keeps it to HTTP/1.1, which alone has upgrades.
 func (p *Pool) NewStream(t *Target, http1 bool) *Stream {
-	return &Stream{pool: p, to: dialTarget{t, http1}}
+	return &Stream{pool: p, target: t, http1: http1}
 }
 
 // URL is the URL that a request for RoundTrip must have. path is the request target.
 //
-// The transport reuses connections by the URL's scheme, host and port, and a name's addresses change: its connections must not be used for
+// net/http's transport reuses connections by the URL's scheme, host and port, and a name's addresses change: its connections must not be used for
 // addresses that were never decided on. The host is therefore a digest of the name and the set of its addresses. The server sees neither: it
 // sees the request's Host, and the name in the TLS handshake.
 func (s *Stream) URL(path string) *url.URL {
 	scheme := "http"
-	if s.to.TLS {
+	if s.target.TLS {
 		scheme = "https"
 	}
-	digest := sha256.Sum256([]byte(s.to.Host + "\n" + s.to.ID))
-	return urlpath.RequestURL(scheme, hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(s.to.Port)), path)
+	digest := sha256.Sum256([]byte(s.target.Host + "\n" + s.target.ID))
+	return urlpath.RequestURL(scheme, hex.EncodeToString(digest[:16])+":"+strconv.Itoa(int(s.target.Port)), path)
 }
 
-// RoundTrip sends a request and returns its server's answer, of which the body is still to be read. Errors are net/http's; see Failure. The
-// exchange ends with the request's context and with the pool's.
+// RoundTrip sends a request and returns its server's answer, of which the body is still to be read, and closed. Errors are net/http's; see
+// Failure. The exchange ends with the request's context and with the pool's.
 func (s *Stream) RoundTrip(r *http.Request) (*http.Response, error) {
-	t, err := s.pool.streams()
-	if err != nil {
-		return nil, err
-	}
-	ctx := context.WithValue(r.Context(), dialTargetKey{}, s.to)
-	if s.to.TLS {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: s.gotConn})
-	}
-	return t.RoundTrip(r.WithContext(ctx))
-}
-
-func (s *Stream) gotConn(got httptrace.GotConnInfo) {
-	if secured, ok := got.Conn.(*tls.Conn); ok {
-		if b, ok := secured.NetConn().(*boundConn); ok {
-			b.Allow(Overhead)
-			s.conn.Store(b)
+	for first := true; ; first = false {
+		h := s.joinIdle()
+		if h == nil {
+			response, err := s.roundTripHTTP1(r)
+			if h = s.take(); h == nil {
+				return response, err
+			}
+		}
+		response, err, again := s.roundTripHTTP2(r, h)
+		if !again || !first {
+			return response, err
 		}
 	}
 }
 
+// joinIdle joins one of the pool's connections over HTTP/2; nil where none takes the exchange.
+func (s *Stream) joinIdle() *h2Conn {
+	if s.http1 {
+		return nil
+	}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	for _, addr := range s.target.Addrs {
+		k := key{s.target.TLS, s.target.Host, s.target.Port, addr}
+		if h := s.pool.joinAny(k); h != nil {
+			s.mu.Lock()
+			s.key, s.h2 = k, h
+			s.mu.Unlock()
+			return h
+		}
+	}
+	return nil
+}
+
+// roundTripHTTP1 sends the request over HTTP/1.1. If its server turns out to speak HTTP/2, nothing was sent, and take returns the connection.
+func (s *Stream) roundTripHTTP1(r *http.Request) (*http.Response, error) {
+	t, err := s.pool.streams()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.over = false
+	s.mu.Unlock()
+	response, err := t.RoundTrip(r.WithContext(context.WithValue(r.Context(), streamKey{}, s)))
+	if h := s.take(); h != nil && !errors.Is(err, errHTTP2) { // an idle connection came free during the dial, or the client left
+		s.leave(h, true)
+	}
+	return response, err
+}
+
+// handOver gives the exchange a connection over HTTP/2 that it has joined. It says whether the exchange still waits for one.
+func (s *Stream) handOver(k key, h *h2Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.h2 != nil {
+		return false
+	}
+	s.key, s.h2 = k, h
+	return true
+}
+
+// take returns the connection that was handed over, if any, and refuses any other from now on.
+func (s *Stream) take() *h2Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	return s.h2
+}
+
+// roundTripHTTP2 sends the request over a connection that the exchange has joined, which it leaves with the end of the answer's body. again says
+// that the server has done nothing about the request, as far as can be told, and that it can be sent again.
+func (s *Stream) roundTripHTTP2(r *http.Request, h *h2Conn) (_ *http.Response, err error, again bool) {
+	s.pool.mu.Lock()
+	first := h.used == 1
+	s.pool.mu.Unlock()
+	q := r.WithContext(r.Context())
+	q.Close = false // what Target.Close guards against doesn't exist in HTTP/2, and others share the connection
+	response, err := h.cc.RoundTrip(q)
+	if err != nil {
+		refused := isRefused(err)
+		s.leave(h, refused || r.Context().Err() != nil)
+		bodiless := r.Body == nil || r.Body == http.NoBody
+		return nil, err, bodiless && r.Context().Err() == nil && (refused || !first && idempotent(r.Method) && exchangeErrorKind(err) == KindBroken)
+	}
+	response.Body = &h2Body{ReadCloser: response.Body, ctx: r.Context(), leave: func(healthy bool) { s.leave(h, healthy) }}
+	return response, nil, false
+}
+
+// leave ends the exchange's use of a connection; healthy as in Pool.leave.
+func (s *Stream) leave(h *h2Conn, healthy bool) {
+	s.mu.Lock()
+	s.h2 = nil
+	s.mu.Unlock()
+	s.pool.leave(s.key, h, healthy)
+}
+
+func exchangeErrorKind(err error) Kind {
+	var e *Error
+	errors.As(exchangeError(err), &e)
+	return e.Kind
+}
+
+// h2Body is the body of an answer over HTTP/2. Its exchange leaves the connection at its end, or when it is closed.
+type h2Body struct {
+	io.ReadCloser
+	ctx   context.Context // of the exchange
+	once  sync.Once
+	leave func(healthy bool)
+}
+
+func (b *h2Body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil { // what ends because the client left says nothing against the connection
+		b.once.Do(func() { b.leave(err == io.EOF || b.ctx.Err() != nil) })
+	}
+	return n, err
+}
+
+func (b *h2Body) Close() error {
+	err := b.ReadCloser.Close()
+	b.once.Do(func() { b.leave(true) })
+	return err
+}
+
 // Allow lets the server send what goes with n bytes of a body, the request's or its answer's. See QuotaConn.
 func (s *Stream) Allow(n int) {
-	if c := s.conn.Load(); c != nil {
-		c.Allow(FrameRatio * n)
+	s.mu.Lock()
+	h := s.h2
+	s.mu.Unlock()
+	if h != nil {
+		h.wire.Allow(FrameRatio * n)
 	}
 }
 
-// streams returns the transport of streamed exchanges, which is made for the first of them: most pools never need it.
+// streams returns the transport of exchanges over HTTP/1.1 that are streamed. It is made for the first of them: most pools never need it.
 func (p *Pool) streams() (*http.Transport, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,19 +208,14 @@ func (p *Pool) streams() (*http.Transport, error) {
 		return nil, context.Canceled
 	}
 	if p.transport == nil {
-		p.transport = p.newStreamTransport()
+		p.transport = &http.Transport{
+			DialContext: p.dialPlain, DialTLSContext: p.dialTLS,
+			DisableCompression: true, ExpectContinueTimeout: expectContinue, MaxResponseHeaderBytes: maxHead, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
+			IdleConnTimeout: idleFor, MaxIdleConns: streamIdleConns, MaxIdleConnsPerHost: streamIdleConns / 2, Protocols: new(http.Protocols),
+		}
+		p.transport.Protocols.SetHTTP1(true)
 	}
 	return p.transport, nil
-}
-
-func (p *Pool) newStreamTransport() *http.Transport {
-	t := newTransport()
-	t.DialContext, t.DialTLSContext = p.dialPlain, p.dialTLS
-	t.ExpectContinueTimeout = time.Second
-	t.IdleConnTimeout, t.MaxIdleConns, t.MaxIdleConnsPerHost = idleFor, streamIdleConns, streamIdleConns/2
-	t.ReadBufferSize, t.WriteBufferSize = 16<<10, 16<<10
-	t.Protocols.SetHTTP1(true)
-	return t
 }
 
 // boundConn is a connection that ends with the pool's context.
@@ -119,7 +225,7 @@ type boundConn struct {
 }
 
 // Write implements net.Conn. A server that takes nothing of a request for long is given up. Without that, a client that has left would go
-// unnoticed: that it left shows only behind what it had sent, which waits for the server. HTTP/2 has such a bound of its own.
+// unnoticed: that it left shows only behind what it had sent, which waits for the server.
 func (c *boundConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(streamStalls)); err != nil {
 		return 0, err
@@ -132,42 +238,50 @@ func (c *boundConn) Close() error {
 	return c.QuotaConn.Close()
 }
 
-// dialPlain makes a connection to the target of the exchange that the transport has it made for. Another exchange may be given it, too: one
+// dialPlain makes a connection to the target of the exchange for which the transport asks for it. Another exchange may be given it, too: one
 // whose URL is the same, and so its target.
 func (p *Pool) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
-	c, err := p.dialBound(ctx.Value(dialTargetKey{}).(dialTarget), time.Now().Add(streamConnect))
+	c, _, err := p.dialBound(ctx.Value(streamKey{}).(*Stream).target, time.Now().Add(streamConnect))
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// dialTLS is dialPlain with TLS. The transport goes by the protocol that was agreed on in the handshake.
+// dialTLS is dialPlain with TLS. A connection over HTTP/2 goes to the pool, and the error is errHTTP2.
 func (p *Pool) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
-	to, deadline := ctx.Value(dialTargetKey{}).(dialTarget), time.Now().Add(streamConnect)
-	conn, err := p.dialBound(to, deadline)
+	s, deadline := ctx.Value(streamKey{}).(*Stream), time.Now().Add(streamConnect)
+	conn, addr, err := p.dialBound(s.target, deadline)
 	if err != nil {
 		return nil, err
 	}
 	protocols := []string{HTTP2, HTTP1}
-	if to.http1 {
+	if s.http1 {
 		protocols = protocols[1:]
 	}
-	secured, err := p.cfg.Handshake(p.ctx, to.Target, conn, deadline, protocols...)
+	secured, err := p.cfg.Handshake(p.ctx, s.target, conn, deadline, protocols...)
 	if err != nil {
 		return nil, err
 	}
-	if secured.ConnectionState().NegotiatedProtocol == HTTP2 {
-		conn.Limit()
+	if secured.ConnectionState().NegotiatedProtocol != HTTP2 {
+		return secured, nil
 	}
-	return secured, nil
+	k := key{s.target.TLS, s.target.Host, s.target.Port, addr}
+	h, err := p.adopt(p.ctx, k, secured, conn.QuotaConn)
+	if err != nil {
+		return nil, err
+	}
+	if !s.handOver(k, h) {
+		p.leave(k, h, true)
+	}
+	return nil, errHTTP2
 }
 
 // dialBound connects under the pool's context, not the exchange's: the transport may use the connection for another exchange.
-func (p *Pool) dialBound(to dialTarget, deadline time.Time) (*boundConn, error) {
-	conn, _, err := p.cfg.Connect(p.ctx, to.Target, deadline)
+func (p *Pool) dialBound(t *Target, deadline time.Time) (*boundConn, netip.Addr, error) {
+	conn, addr, err := p.cfg.Connect(p.ctx, t, deadline)
 	if err != nil {
-		return nil, err
+		return nil, addr, err
 	}
-	return &boundConn{NewQuotaConn(conn), context.AfterFunc(p.ctx, func() { conn.Close() })}, nil
+	return &boundConn{NewQuotaConn(conn), context.AfterFunc(p.ctx, func() { conn.Close() })}, addr, nil
 }

@@ -4,7 +4,7 @@
 // There is one stack for all: one way to connect (Config.Connect, Config.Handshake), one pool for each session, and two ways to use it. Pool.Do
 // holds a request and its answer in memory, for framed requests. Its HTTP/1.1 is written by hand, over net and crypto/tls: packs are promised
 // the order and spelling of header fields, which net/http doesn't keep. Pool.NewStream passes bodies on as they come, for plain HTTP proxying;
-// there net/http speaks HTTP/1.1. HTTP/2, of many thousand lines, is net/http's in both.
+// there net/http speaks HTTP/1.1. HTTP/2, of many thousand lines, is net/http's in both, and its connections are the same.
 package upstream
 
 import (
