@@ -9,11 +9,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
 // How long certificates are good for. A leaf is renewed by the next `rumi init` that finds less than RenewBefore left.
@@ -175,40 +176,12 @@ type file struct {
 }
 
 // writeFiles writes the files in the order given, each whole or not at all. When it returns they are on the disk, their
-// names too: a crash must not leave a certificate without its key, or an empty one.
+// names too: a crash must not leave a certificate without its key, or an empty one. Two inits don't write at a time.
 func writeFiles(dir string, files []file) error {
 	for _, f := range files {
-		if err := writeFile(filepath.Join(dir, f.name), f.data); err != nil {
+		if err := atomicfile.WritePath(filepath.Join(dir, f.name), f.data, 0o600, atomicfile.TempName(f.name+".new")); err != nil {
 			return fmt.Errorf("write identity: %w", err)
 		}
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("write identity: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("write identity: %w", err)
-	}
 	return nil
-}
-
-func writeFile(path string, data []byte) error {
-	temp := path + ".new"
-	// What a crash left under the name is removed, so that a link there is never written through.
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	out, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if _, err := out.Write(data); err != nil {
-		return err
-	}
-	if err := out.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
 }

@@ -12,13 +12,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
 // maxFile bounds what Load reads: a keyset of a hundred keys is under 32 KiB.
@@ -37,24 +38,7 @@ func Create(path string) error {
 	}
 	out.WriteByte('\n')
 
-	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("create keyset: %w", err)
-	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
-	if _, err := temp.Write(out.Bytes()); err != nil {
-		return fmt.Errorf("create keyset: %w", err)
-	}
-	if err := temp.Sync(); err != nil {
-		return fmt.Errorf("create keyset: %w", err)
-	}
-	// A link, unlike a rename, fails where the name is taken.
-	if err := os.Link(temp.Name(), path); err != nil {
-		return fmt.Errorf("create keyset: %w", err)
-	}
-	if err := syncDir(dir); err != nil {
+	if err := atomicfile.WritePath(path, out.Bytes(), 0o600, atomicfile.NoReplace()); err != nil {
 		return fmt.Errorf("create keyset: %w", err)
 	}
 	return nil
@@ -106,13 +90,4 @@ func read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
 	return data, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
@@ -157,19 +158,7 @@ func Vacate(dir string) (io.Closer, error) {
 // WriteMark marks dir, which must be there, as the given home's. It replaces no mark: errors.Is(err, fs.ErrExist) where
 // there is one.
 func WriteMark(dir, home string) error {
-	temp, err := os.CreateTemp(dir, MarkName+"-*")
-	if err != nil {
-		return fmt.Errorf("mark socket folder: %w", err)
-	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
-	if _, err := temp.WriteString(home + "\n"); err != nil {
-		return fmt.Errorf("mark socket folder: %w", err)
-	}
-	if err := temp.Chmod(0o644); err != nil {
-		return fmt.Errorf("mark socket folder: %w", err)
-	}
-	if err := os.Link(temp.Name(), filepath.Join(dir, MarkName)); err != nil {
+	if err := atomicfile.WritePath(filepath.Join(dir, MarkName), []byte(home+"\n"), 0o644, atomicfile.NoReplace()); err != nil {
 		return fmt.Errorf("mark socket folder: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/authorities"
 )
 
@@ -77,15 +78,5 @@ func (a Authorities) explain(err error) error {
 
 // replaceFile puts data in the place of a file of the services, in one step, readable by the group that its folder gives.
 func (cfg Config) replaceFile(path string, data []byte) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
-	_, err = temp.Write(data)
-	if err = errors.Join(err, temp.Chown(cfg.UID, -1), temp.Chmod(0o640), temp.Sync()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
+	return atomicfile.WritePath(path, data, 0o640, atomicfile.Owner(cfg.UID, -1))
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/identity"
 )
 
@@ -42,7 +43,7 @@ func (cfg Config) homeID(settings string, gid int, log *slog.Logger) (string, er
 			return "", fmt.Errorf("restore home id: %w", err)
 		}
 	}
-	if err := writeWhole(path, []byte(home+"\n"), 0o640, cfg.UID, gid); err != nil {
+	if err := atomicfile.WritePath(path, []byte(home+"\n"), 0o640, atomicfile.NoReplace(), atomicfile.Owner(cfg.UID, gid)); err != nil {
 		return "", fmt.Errorf("write home id: %w", err)
 	}
 	if len(copies) == 0 {

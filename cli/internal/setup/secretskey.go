@@ -144,7 +144,8 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(first, second)
 }
 
-// shareFile makes shared another name of the file at path, in one step.
+// shareFile makes shared another name of the file at path, in one step. atomicfile would make a file of its own, and a change
+// of one would not be one of the other.
 func shareFile(path, shared string) error {
 	temp := filepath.Join(filepath.Dir(shared), "."+filepath.Base(shared)+".new")
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {

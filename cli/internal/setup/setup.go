@@ -211,37 +211,6 @@ func setAside(paths ...string) error {
 	return nil
 }
 
-// writeWhole puts a new file in place in one step, synced, with its owner and mode.
-func writeWhole(path string, data []byte, mode fs.FileMode, uid, gid int) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
-	if _, err := temp.Write(data); err != nil {
-		return err
-	}
-	if err := temp.Chown(uid, gid); err != nil {
-		return err
-	}
-	if err := temp.Chmod(mode); err != nil {
-		return err
-	}
-	if err := temp.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(temp.Name(), path); err != nil { // unlike a rename it never replaces
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
-}
-
 // give changes the owner of a file that a library made as root, unless it is right: an earlier run may have ended between
 // the two.
 func give(path string, uid, gid int) error {

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
 // tokenName is the API token's file: in the settings, where operators read and replace it, and in the folder of the
@@ -25,7 +27,7 @@ func (cfg Config) token(settings string, gid int, log *slog.Logger) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		secret := make([]byte, 32)
 		_, _ = rand.Read(secret) // it never fails
-		if err := writeWhole(path, []byte(hex.EncodeToString(secret)), tokenMode, cfg.UID, gid); err != nil {
+		if err := atomicfile.WritePath(path, []byte(hex.EncodeToString(secret)), tokenMode, atomicfile.NoReplace(), atomicfile.Owner(cfg.UID, gid)); err != nil {
 			return fmt.Errorf("make API token: %w", err)
 		}
 		log.Info("API token made", "path", path)

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -65,8 +66,7 @@ func (s *Suite) SetToken(token string) {
 	settings := filepath.Join(s.UserData(), "settings")
 	path, shared := filepath.Join(settings, "api_token"), filepath.Join(settings, "gateway", "api_token")
 	must(s.t, os.MkdirAll(filepath.Dir(shared), 0o750))
-	must(s.t, os.WriteFile(path+".new", []byte(token+"\n"), 0o640))
-	must(s.t, os.Rename(path+".new", path))
+	must(s.t, atomicfile.WritePath(path, []byte(token+"\n"), 0o640))
 	must(s.t, os.RemoveAll(shared))
 	must(s.t, os.Link(path, shared))
 }

@@ -4,7 +4,6 @@ package pending
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
@@ -175,16 +175,8 @@ func (e *Export) write(s summary) (err error) {
 	if err := flock.WaitOpen(dir, flock.Exclusive); err != nil {
 		return err
 	}
-	temp := e.path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, e.path); err != nil {
+	temp := atomicfile.TempName(filepath.Base(e.path) + ".new")
+	if err := atomicfile.WritePath(e.path, append(data, '\n'), 0o640, temp); err != nil {
 		return err
 	}
 	e.written = data

@@ -12,9 +12,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/authorities"
 )
 
@@ -53,18 +53,9 @@ func (b *Bundle) Write() error {
 	if old, err := os.ReadFile(b.Path); err == nil && bytes.Equal(old, bundle) {
 		return nil
 	}
-	temp, err := os.CreateTemp(filepath.Dir(b.Path), ".egress-ca-*")
-	if err != nil {
-		return fmt.Errorf("write certificate authorities: %w", err)
-	}
-	_, err = temp.Write(bundle)
 	// Packs run as nobody. No power cut may leave half of it: the next start must find it whole or make it anew.
-	err = errors.Join(err, temp.Chmod(0o444), temp.Sync(), temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), b.Path)
-	}
-	if err != nil {
-		return fmt.Errorf("write certificate authorities: %w", errors.Join(err, os.Remove(temp.Name())))
+	if err := atomicfile.WritePath(b.Path, bundle, 0o444); err != nil {
+		return fmt.Errorf("write certificate authorities: %w", err)
 	}
 	return nil
 }

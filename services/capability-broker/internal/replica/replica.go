@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
@@ -108,30 +109,8 @@ func Node(dir string) (string, error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("name this host: %w", err)
 		}
-		if err := writeNew(path, strings.ToLower(rand.Text())); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := atomicfile.WritePath(path, []byte(strings.ToLower(rand.Text())), 0o640, atomicfile.NoReplace()); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("name this host: %w", err)
 		}
 	}
-}
-
-// writeNew makes a file whole and durable, or finds that another process was faster (fs.ErrExist).
-func writeNew(path, text string) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".node-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.WriteString(text)
-	if err = errors.Join(err, temp.Chmod(0o640), temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(temp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

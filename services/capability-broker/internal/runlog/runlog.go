@@ -8,6 +8,7 @@ package runlog
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -118,31 +120,23 @@ func lastLines(output iter.Seq2[sandbox.Line, error]) (lines []sandbox.Line, err
 	return lines, nil
 }
 
-// write writes a run's file whole or not at all. It isn't synced: after a power cut a run's output may be missing, which costs
-// nobody a decision.
+// write writes a run's file whole or not at all.
 func write(path string, head Head, lines []sandbox.Line) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".run-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	out := bufio.NewWriter(temp)
+	var text bytes.Buffer
 	encode := func(v any) error {
-		text, err := json.Marshal(v)
-		if err == nil {
-			_, err = out.Write(append(text, '\n'))
-		}
+		line, err := json.Marshal(v)
+		text.Write(append(line, '\n'))
 		return err
 	}
-	err = encode(head)
+	err := encode(head)
 	for _, line := range lines {
 		line.Text = strings.ToValidUTF8(line.Text, "\uFFFD")
 		err = errors.Join(err, encode(line))
 	}
-	if err = errors.Join(err, out.Flush(), temp.Chmod(0o640), temp.Close()); err != nil {
+	if err != nil {
 		return err
 	}
-	return os.Rename(temp.Name(), path)
+	return atomicfile.WritePath(path, text.Bytes(), 0o640)
 }
 
 // Read returns the lines of a run, its head's line first. It ends after an error.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	api "github.com/rumi-ai/rumi/api/secrets"
+	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keyset"
 )
@@ -151,20 +151,21 @@ func (v *Vault) read(key string) (file, error) {
 	return decodeFile(key, data)
 }
 
-// prepare writes f to its temporary name and syncs it.
-func (v *Vault) prepare(f file) error {
+// prepare writes f under its temporary name and syncs it. Commit of the result puts it in the place of the old one.
+func (v *Vault) prepare(f file) (_ *atomicfile.File, err error) {
 	data, err := encodeFile(f)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	temp := tempName(f.Key)
-	if err := v.root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	out, err := v.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := atomicfile.Create(v.root, fileName(f.Key), 0o600, atomicfile.TempName(tempName(f.Key)))
 	if err != nil {
-		return err
+		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			out.Discard()
+		}
+	}()
 	half := len(data) / 2
 	_, err = out.Write(data[:half])
 	v.step("half written")
@@ -174,14 +175,5 @@ func (v *Vault) prepare(f file) error {
 	if err == nil {
 		err = out.Sync()
 	}
-	return errors.Join(err, out.Close())
-}
-
-// publish puts the prepared file in the place of the old one and syncs the folder.
-func (v *Vault) publish(key string) error {
-	if err := v.root.Rename(tempName(key), fileName(key)); err != nil {
-		return err
-	}
-	v.step("renamed")
-	return v.folder.Sync()
+	return out, err
 }

@@ -239,16 +239,13 @@ func (v *Vault) Delete(ctx context.Context, key string) error {
 
 // change makes next the file of its key. The order lets a crash leave no change without its line in the journal and its
 // audit entry: file beside, journal, audit entry, file in place.
-func (v *Vault) change(ctx context.Context, action string, at time.Time, next file, details map[string]any) (err error) {
-	defer func() {
-		if err != nil {
-			_ = v.root.Remove(tempName(next.Key)) // the next writer or start removes it where this fails
-		}
-	}()
+func (v *Vault) change(ctx context.Context, action string, at time.Time, next file, details map[string]any) error {
 	entry := audit.Entry{Category: audit.System, Severity: audit.Info, Action: auditActions[action], Success: true, Details: details}
-	if err := v.prepare(next); err != nil {
+	prepared, err := v.prepare(next)
+	if err != nil {
 		return err
 	}
+	defer prepared.Discard() // where a crash or an error keeps it from this, the next writer or start removes it
 	v.step("prepared")
 	if err := v.note(line{TS: at, Action: action, Key: next.Key, Actor: origin.Of(ctx).Actor}); err != nil {
 		return fmt.Errorf("write journal: %w", err)
@@ -258,10 +255,11 @@ func (v *Vault) change(ctx context.Context, action string, at time.Time, next fi
 		return err
 	}
 	v.step("audited")
-	if err := v.publish(next.Key); err != nil {
+	if err := prepared.Commit(); err != nil {
 		entry.Success, entry.Severity, entry.Error = false, audit.Error, "file could not be replaced"
 		return errors.Join(err, v.audit.Write(ctx, entry))
 	}
+	v.step("renamed")
 	return nil
 }
 

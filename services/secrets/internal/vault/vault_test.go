@@ -400,10 +400,11 @@ func TestClockSetBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.prepare(file{Version: formatVersion, Key: "A", CreatedAt: future, UpdatedAt: future, Sealed: sealed}); err != nil {
+	prepared, err := v.prepare(file{Version: formatVersion, Key: "A", CreatedAt: future, UpdatedAt: future, Sealed: sealed})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.publish("A"); err != nil {
+	if err := prepared.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	set(t, v, "A", "new")
