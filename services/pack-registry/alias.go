@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// homeAlias is how the operator names the Rumi home, or "" where that can't be believed. Compose fills RUMI_HOME_PATH from
-// the shell's folder, which need not be the project's. mountinfo (/proc/self/mountinfo) says from where the folder
-// ecosystem is mounted: its path below the top of its file system, with which the right name of the home must end.
+// homeAlias is the path of the Rumi home on the host, or "" where RUMI_HOME_PATH can't be right. Compose takes that variable
+// from the folder of the shell, which needn't be the project's. mountinfo is the content of /proc/self/mountinfo. It has the
+// path of the ecosystem folder on the host below the root of its file system, and the right home, with /ecosystem, must end
+// with that path.
 func homeAlias(path, ecosystem, mountinfo string) string {
 	if !filepath.IsAbs(path) {
 		return ""
@@ -25,5 +26,5 @@ func homeAlias(path, ecosystem, mountinfo string) string {
 	return path
 }
 
-// unescape undoes what the kernel does to names in mountinfo.
+// unescape undoes the escapes of names in mountinfo.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -1,4 +1,3 @@
-// The service pack-registry knows what packs there are: it takes them in, installs them, and takes them out.
 package main
 
 import (
@@ -26,13 +25,13 @@ func main() { service.Main(registry.Service, build) }
 // config is what only this service knows.
 type config struct {
 	Ecosystem   string   `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
-	ImportRoots []string `env:"RUMI_IMPORT_ROOTS"`                 // folders beside those in the Rumi home, separated by commas
-	Backups     int      `env:"RUMI_PACK_BACKUPS" envDefault:"10"` // of each pack that are kept; 0 for all
-	HomePath    string   `env:"RUMI_HOME_PATH"`                    // how the operator names the Rumi home, where that isn't how this process does
+	ImportRoots []string `env:"RUMI_IMPORT_ROOTS"`                 // folders outside of the Rumi home from which packs may be imported, separated by commas
+	Backups     int      `env:"RUMI_PACK_BACKUPS" envDefault:"10"` // backups that are kept of each pack; 0 for all
+	HomePath    string   `env:"RUMI_HOME_PATH"`                    // the path of the Rumi home on the host
 }
 
-// SpareHeap lets less garbage lie than in other services: an import stays under 32 MiB, however many there were before it, and
-// nobody calls so often that it mattered.
+// SpareHeap is the ballast of the heap in bytes (see libs/service). It is smaller than in other services: an import must stay under
+// 32 MiB however many there were before it, and imports are so rare that frequent collections cost nothing.
 func (config) SpareHeap() int { return 8 << 20 }
 
 func build(ctx context.Context, rt *service.Runtime, cfg config) error {

@@ -1,5 +1,3 @@
-// Command pip-installer installs what packs list in requirements.lock, after an operator's yes, and hands the
-// environments out.
 package main
 
 import (
@@ -32,15 +30,15 @@ import (
 // config is what only pip-installer knows.
 type config struct {
 	BuilderImage string   `env:"RUMI_BUILDER_IMAGE" envDefault:"rumi-builder:local"`
-	IndexURLs    []string `env:"RUMI_PIP_INDEX_URLS"`    // that may be used, the first by default; unset is pip's own default
-	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"`   // internal networks in which an index may lie
-	CAFile       string   `env:"RUMI_PIP_CA_FILE"`       // PEM, beside the public CAs
-	Runtime      string   `env:"RUMI_CONTAINER_RUNTIME"` // of builders, by the name Docker knows it; default: Docker's own
+	IndexURLs    []string `env:"RUMI_PIP_INDEX_URLS"`    // package indexes that may be used, the default first; unset: pip's own default only
+	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"`   // internal networks in which an index may be
+	CAFile       string   `env:"RUMI_PIP_CA_FILE"`       // PEM file of certificate authorities, in addition to the public ones
+	Runtime      string   `env:"RUMI_CONTAINER_RUNTIME"` // Docker's name of the runtime of builder containers; unset: Docker's default
 }
 
 func main() { service.Main(api.Service, start) }
 
-// start serves with builds in containers.
+// start is the service with builds in containers.
 func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	engine, err := sandbox.Connect(ctx, sandbox.Config{Home: rt.Identity.Home, Own: []string{filepath.Join(rt.UserData, "pip")}, Runtime: cfg.Runtime, ImageMoved: imageMoved(rt)})
 	if err != nil {
@@ -72,7 +70,8 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	return assemble(ctx, rt, cfg, builder, gate.NewView(rt.Log))
 }
 
-// imageMoved tells that what builds run in has been replaced behind its name.
+// imageMoved returns the function that logs and audits that the builder image's tag points to another image than before:
+// somebody has replaced the image in which strangers' code runs.
 func imageMoved(rt *service.Runtime) func(ctx context.Context, name, from, to string) {
 	return func(ctx context.Context, name, from, to string) {
 		rt.Log.WarnContext(ctx, "the builder image's tag now points to another image", "image", name, "from", from, "to", to)
@@ -84,7 +83,7 @@ func imageMoved(rt *service.Runtime) func(ctx context.Context, name, from, to st
 	}
 }
 
-// assemble serves with builds by builder, for packs whose gates, which it follows, are open.
+// assemble is the service with any Builder; tests use one without containers. It follows the gates into gates.
 func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder installer.Builder, gates *gate.View) error {
 	indexes, err := installer.ParseIndexes(cfg.IndexURLs)
 	if err != nil {
@@ -110,7 +109,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	gatekeeper := approval.NewClient(rt.Peer(approval.Service))
 	approved := tree.NewCache(trees, func(ctx context.Context, digest string) (io.ReadCloser, error) { return gatekeeper.Tree(ctx, digest) })
 	notify := candidate.NewTask("notifying approval of pending locks", gatekeeper.RefreshPending)
-	notify.Due() // what changed while it or this service was away must be told, too
+	notify.Due() // counts may have changed while approval or this service was down
 	rt.Go("pending counts", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 
 	i := installer.New(installer.Config{
@@ -118,7 +117,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Audit: rt.Audit, Log: rt.Log,
 		Changed: func(context.Context) { notify.Due() },
 	})
-	// A lock waits from when its pack brings it, not from when somebody thinks of a scan.
+	// A lock becomes a candidate when its pack is installed, not only when an operator asks for a scan.
 	notice := candidate.NewTask("scanning packs for locks", i.BackgroundScanLocks)
 	gates.OnChange(func(gate.Change) { notice.Due() })
 	rt.Go("locks of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
@@ -136,7 +135,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	})
 }
 
-// makeDir makes a folder of ours below user_data/pip.
+// makeDir makes a folder of this service below user_data/pip.
 func makeDir(rt *service.Runtime, name string) (string, error) {
 	dir := filepath.Join(rt.UserData, "pip", name)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -145,7 +144,7 @@ func makeDir(rt *service.Runtime, name string) (string, error) {
 	return dir, nil
 }
 
-// authoritiesOf are the operator's certificate authorities for the next build, nil where the setting is unset.
+// authoritiesOf returns the operator's certificate authorities as PEM for the next build; nil if none are configured.
 func authoritiesOf(rt *service.Runtime, cfg config) (func() []byte, error) {
 	if cfg.CAFile == "" {
 		return nil, nil

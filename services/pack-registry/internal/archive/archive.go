@@ -1,9 +1,13 @@
-// Package archive judges and unpacks the zip archives that packs come in.
+// Package archive checks and unpacks the zip archives that packs come in.
 //
-// An archive is judged whole, from its central directory and its local headers, before anything of it is written, and what
-// was promised is enforced again while it is unpacked. Where two readers could see two different archives (names twice, two
-// directories that disagree, data between or after what is listed) it is refused. The format is PKWARE's APPNOTE.TXT 6.3.10;
-// of it only what packs need is accepted: one file, no encryption, nothing of 4 GiB or more, stored and deflated data.
+// The attack that it defends against is an archive that two programs read differently: the tool with which a person looks into
+// it, and Rumi. Zip makes that easy, because names, sizes and offsets are written twice and readers differ in which they use.
+// An archive is therefore checked as a whole, its central directory against its local headers, before anything is written;
+// whatever two readers could see differently is refused (a name twice, two end records that disagree, bytes between entries or
+// after the end). What was promised is enforced again while it is unpacked, since the file may change in between.
+//
+// The format is PKWARE's APPNOTE.TXT 6.3.10. Only what packs need of it is accepted: one file, no encryption, nothing of 4 GiB
+// or more, stored and deflated data.
 package archive
 
 import (
@@ -23,7 +27,7 @@ const (
 	MaxBytes   = 500 << 20 // of all files, unpacked
 )
 
-// Archive is an archive that was judged and may be unpacked.
+// Archive is an archive that was checked and may be unpacked.
 type Archive struct {
 	Top   string // the name of the one top-level folder
 	Files int    // regular files in it
@@ -35,8 +39,8 @@ type Archive struct {
 	entries []entry
 }
 
-// Open judges the archive in r, which is size bytes long. name stands for it in errors, which are faults: 400 with the texts of
-// contract.md. What r holds may change afterwards; Extract notices.
+// Open checks the archive in r, which is size bytes long. name stands for it in errors, which are faults (400) with the texts
+// of docs/contract.md. What r reads may change afterwards: Extract notices that.
 func Open(r io.ReaderAt, size int64, name string) (*Archive, error) {
 	entries, directory, err := readDirectory(r, size)
 	if err != nil {
@@ -59,7 +63,7 @@ func notValid(name string, reason error) error {
 	return fault.Invalid("Not a valid zip archive: %s (%v)", printable(name), reason).With("archive_invalid")
 }
 
-// judge looks at what is in the archive: names, kinds, counts, sizes, and that all lies in one folder.
+// check checks the names, kinds, counts and sizes of all entries, and that everything lies in one top folder.
 func (a *Archive) check() error {
 	for i := range a.entries {
 		if err := checkKind(&a.entries[i]); err != nil {
@@ -129,7 +133,8 @@ const (
 	emptyStream = 2    // bytes of deflated nothing, which some writers give folders
 )
 
-// judgeKind refuses what is neither a file nor a folder, and an entry that is not sure which.
+// checkKind refuses an entry that is neither a file nor a folder, and one that different readers could take for the one or the
+// other.
 func checkKind(e *entry) error {
 	e.folder = strings.HasSuffix(e.name, "/")
 	switch kind := e.mode & modeType; {
@@ -144,7 +149,7 @@ func checkKind(e *entry) error {
 	return nil
 }
 
-// show makes a stranger's name fit for a message: short, and without anything that a terminal or a log would act on.
+// printable makes a name from an archive fit for a message: short, and without anything that a terminal or a log would act on.
 func printable(name string) string {
 	name = shorten(name)
 	if text.IsLine(name) {
@@ -187,7 +192,7 @@ func (e *entry) path() string {
 // executable says whether anybody may execute the file.
 func (e *entry) executable() bool { return e.mode&0o111 != 0 }
 
-// byPosition sorts entries as they lie in the archive.
+// byPosition lists the entries in the order in which they lie in the archive.
 func byPosition(entries []entry) []*entry {
 	sorted := make([]*entry, len(entries))
 	for i := range entries {

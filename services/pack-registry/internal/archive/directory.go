@@ -43,8 +43,8 @@ const (
 
 var little = binary.LittleEndian
 
-// readDirectory reads the central directory, which must lie right before the end record or records, and those at the very end.
-// start is where it begins.
+// readDirectory reads the central directory, which must lie right before the end records, and these at the very end of the
+// archive. start is where it begins.
 func readDirectory(r io.ReaderAt, size int64) (entries []entry, start int64, err error) {
 	end, at, err := findEnd(r, size)
 	if err != nil {
@@ -72,8 +72,9 @@ func readDirectory(r io.ReaderAt, size int64) (entries []entry, start int64, err
 	return entries, where.offset, nil
 }
 
-// findEnd finds the end record: the one whose comment ends where the archive does. There may be only one such, and nothing in its
-// comment that others, who look for the last of all, would take for one.
+// findEnd finds the end record: the one whose comment ends where the archive ends. Readers look for it from the end, but differ
+// in whether they check the comment's length. An archive with a second candidate, or with the signature in the comment, would
+// have two directories for two readers, and is refused.
 func findEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 	tail := make([]byte, min(size, endSize+maxComment))
 	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
@@ -97,7 +98,7 @@ func findEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 	return end, at, nil
 }
 
-// read takes one entry off the central directory.
+// read takes one entry off the beginning of a central directory, and returns the rest.
 func (e *entry) read(directory []byte) (rest []byte, err error) {
 	if len(directory) < centralSize || little.Uint32(directory) != centralSignature {
 		return nil, errors.New("central directory is damaged")

@@ -30,19 +30,18 @@ const (
 	ExecutableMode = fs.FileMode(0o775)
 )
 
-// Extract writes what is in the top folder into root, which is empty. Each file must have the size and the checksum that the
-// archive promised, no more and no less, and nothing may be there already; otherwise the error is a fault as Open has it, and
-// root holds a part.
+// Extract writes the content of the top folder into root, which must be empty. Each file must have the size and checksum that
+// the archive promised. Otherwise, and if a name exists already, the error is a fault as of Open, and root holds a part.
 func (a *Archive) Extract(ctx context.Context, root *os.Root) error {
 	return a.extract(ctx, root, byPosition(a.entries), func(int) error { return nil })
 }
 
-// Consume is Extract of an archive that is not needed afterwards, whatever comes of it: it is unpacked from its end, and what
-// has been unpacked is cut off. truncate makes the archive shorter; calls don't overlap.
+// Consume is Extract of an archive that isn't needed afterwards, whatever the result. It unpacks from the end, and cuts off
+// what is unpacked; truncate shortens the archive, one call at a time.
 //
-// An archive that has just arrived lies in memory that the kernel keeps files in. Given back at once that takes the next file,
-// where the archive and its files together would need twice as much; and memory that has not been in use lately costs many
-// times what copying into it does, wherever it has to be reclaimed first or to be had from a hypervisor.
+// The reason is memory. An archive that was just uploaded lies in the page cache. If its pages are given back at once, the next
+// files take them; otherwise archive and files need twice as much. Memory that was not in use lately is expensive, where it
+// first has to be reclaimed, or to be had from a hypervisor.
 func (a *Archive) Consume(ctx context.Context, root *os.Root, truncate func(size int64) error) error {
 	entries := byPosition(a.entries)
 	slices.Reverse(entries)
@@ -50,7 +49,7 @@ func (a *Archive) Consume(ctx context.Context, root *os.Root, truncate func(size
 	return a.extract(ctx, root, entries, c.unpacked)
 }
 
-// extract writes entries in an order and tells done the number of each that is written.
+// extract writes entries in the given order, and calls done with the index of each that is written.
 func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, done func(int) error) error {
 	made := map[string]bool{".": true}
 	for _, e := range entries {
@@ -84,10 +83,11 @@ func (a *Archive) extract(ctx context.Context, root *os.Root, entries []*entry, 
 	return group.Wait()
 }
 
-// cutBytes is how much of an archive is cut off at a time: what stays in a processor's cache, in few calls.
+// cutBytes is how many bytes are cut off at a time: few enough to be in a processor's cache, enough for few calls.
 const cutBytes = 4 << 20
 
-// cutter cuts off the end of an archive that is unpacked. Several unpack, so what lies behind may be needed still.
+// truncator cuts off the end of an archive while it is unpacked. Several goroutines unpack, so that an entry may still be
+// needed while later ones are done.
 type truncator struct {
 	truncate func(int64) error
 
@@ -98,7 +98,7 @@ type truncator struct {
 	cutAt   int64 // where the archive ends now; 0 as long as nothing was cut off
 }
 
-// cut notes that an entry is unpacked.
+// unpacked notes that an entry is unpacked, and cuts off what is not needed any more.
 func (c *truncator) unpacked(i int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,7 +120,7 @@ func (c *truncator) unpacked(i int) error {
 	return c.truncate(end)
 }
 
-// unpackers is how many files are unpacked at once; each takes 400 KiB of memory.
+// unpackConcurrency is how many files are unpacked at once; each takes 400 KiB of memory.
 const unpackConcurrency = 4
 
 // entry writes a file; for a folder, and for what is left out, it does nothing.
@@ -150,7 +150,7 @@ func mkdirs(root *os.Root, folder string, made map[string]bool) error {
 	return root.Mkdir(folder, FolderMode)
 }
 
-// errContent marks data that is not what was promised.
+// errContent says that data isn't what the archive promised.
 var errContent = errors.New("content differs from the central directory")
 
 // unpacker keeps what each file needs.

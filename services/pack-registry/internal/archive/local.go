@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// checkLocalHeaders reads each entry's local header, compares it with the central directory and fills in where the data
-// lies. The entries must fill the archive from its first byte to the central directory, which begins at end: nothing may
-// overlap and nothing may lie in between.
+// checkLocalHeaders compares each entry's local header with the central directory, and sets where its data lies. The entries
+// must fill the archive from its first byte to the central directory, which begins at end. If entries could overlap, or bytes
+// could lie between them, a reader that walks the local headers would find other files than one that reads the directory.
 func checkLocalHeaders(r io.ReaderAt, end int64, entries []entry) error {
 	sorted := byPosition(entries)
 	next := int64(0)
@@ -112,9 +112,10 @@ func (e *entry) compareSizes(fixed, extra []byte) error {
 	return nil
 }
 
-// checkDescriptor compares what stands behind an entry's data: a checksum and two sizes of 4 or 8 bytes, with or without a
-// signature. Its length tells which; that the sizes should have 8 bytes exactly where the local header has a ZIP64 field not all
-// writers heed, and nothing can be hidden in either, since each of its bytes is known beforehand.
+// checkDescriptor compares the data descriptor that follows an entry's data: a checksum and two sizes of 4 or 8 bytes, with or
+// without a signature. Its length says which of the four forms it is. The format wants sizes of 8 bytes exactly where the local
+// header has a ZIP64 field, but not all writers obey. Nothing can be hidden in any form, because every byte of it is known
+// beforehand.
 func (e *entry) checkDescriptor(r io.ReaderAt, length int64) error {
 	var buf [24]byte
 	if length != 12 && length != 16 && length != 20 && length != 24 {

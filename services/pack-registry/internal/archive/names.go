@@ -18,7 +18,7 @@ const (
 	maxDepth = 32 // components
 )
 
-// names collects the paths of an archive and refuses those that could mean something else than what they say.
+// names collects the paths of an archive, and refuses a path that different systems could take for different files.
 type names struct {
 	folders map[string]bool   // paths of folders, with an entry or implied
 	files   map[string]bool   // paths of files
@@ -30,7 +30,7 @@ func newNames() *names {
 	return &names{folders: map[string]bool{}, files: map[string]bool{}, entered: map[string]bool{}, folded: map[string]string{}}
 }
 
-// add judges an entry's name by itself and beside those before it.
+// add checks an entry's name by itself, and against those before it.
 func (n *names) add(e *entry) error {
 	if err := checkName(e.name); err != nil {
 		return err
@@ -53,7 +53,8 @@ func (n *names) add(e *entry) error {
 	return nil
 }
 
-// place puts one path where no other may be.
+// insert adds one path. A path that another one has, also one that differs by case or Unicode form only, is refused: on a file
+// system that ignores these, one file would overwrite the other.
 func (n *names) insert(path string, isFolder bool, name string) error {
 	if n.files[path] || !isFolder && n.folders[path] {
 		return fault.Invalid("File and folder of one name in archive: %s", printable(name)).With("archive_duplicate_name")
@@ -84,7 +85,7 @@ func (n *names) tops() []string {
 	return slices.Sorted(maps.Keys(tops))
 }
 
-// judgeName judges a name by itself. Backslashes and drive letters are read as the systems do that know them.
+// checkName checks a name by itself. Backslashes and drive letters count, because some systems read them as parts of a path.
 func checkName(name string) error {
 	parts := strings.FieldsFunc(name, func(r rune) bool { return r == '/' || r == '\\' })
 	switch {

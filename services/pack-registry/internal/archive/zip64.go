@@ -19,11 +19,11 @@ const (
 	zip64Whole       = 28
 )
 
-// location is where the central directory lies and how many entries it has.
+// location says where the central directory lies, and how many entries it has.
 type location struct{ count, length, offset int64 }
 
-// locate reads from the end record, which lies at at, where the directory lies. It must lie right before the end record, or before
-// the records of ZIP64 where those are between: whether a reader heeds them or not it finds the same directory.
+// locate finds the central directory by an end record, which lies at at, and by the ZIP64 records before it, if there are any.
+// The directory must lie right before the first of these records: then a reader that ignores ZIP64 finds the same one.
 func locate(r io.ReaderAt, end []byte, at int64) (location, error) {
 	disk, diskOfDirectory := little.Uint16(end[4:]), little.Uint16(end[6:])
 	count, total := int64(little.Uint16(end[8:])), int64(little.Uint16(end[10:]))
@@ -53,7 +53,7 @@ func locate(r io.ReaderAt, end []byte, at int64) (location, error) {
 	return where, nil
 }
 
-// allOf says whether each value is what ZIP64 says, or says that ZIP64 says it.
+// allOf says whether each value in the end record is the one in the ZIP64 record, or is the placeholder that refers to it.
 func allOf(unknown, want int64, values ...int64) bool {
 	for _, value := range values {
 		if value != want && value != unknown {
@@ -63,7 +63,7 @@ func allOf(unknown, want int64, values ...int64) bool {
 	return true
 }
 
-// known is a disk's number that the records of ZIP64 don't have to tell: it was checked there.
+// diskNumber is the number of an archive's part; the placeholder for ZIP64 counts as 0, because the number there was checked.
 func diskNumber(disk uint16) uint16 {
 	if disk == unknown16 {
 		return 0
@@ -118,8 +118,8 @@ func readLocator(r io.ReaderAt, at int64) (begin int64, found bool, err error) {
 	return begin, true, nil
 }
 
-// widen replaces those numbers of an entry that stand in its ZIP64 field. disk is the part that it begins in. The field has exactly
-// those that are needed, or all of them; others would be read differently by readers that expect the one and by those that expect the other.
+// applyZIP64 replaces those numbers of an entry that are in its ZIP64 field. disk is the part in which the entry begins. The
+// field must have exactly the numbers that are needed, or all of them: other forms are read differently by different readers.
 func (e *entry) applyZIP64(extra []byte, disk uint16) (uint16, error) {
 	numbers := []*int64{&e.size, &e.packed, &e.header}
 	var missing []*int64

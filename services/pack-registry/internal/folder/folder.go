@@ -1,4 +1,5 @@
-// Package folder copies, syncs and removes folders of packs: within an os.Root, without links, within bounds.
+// Package folder copies, syncs and removes folders of packs. It works within an os.Root, follows no links, and keeps within
+// limits.
 package folder
 
 import (
@@ -20,14 +21,15 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
-// Modes are what a copy is made with; the umask, or the default access control list of where it is made, takes from them.
+// Modes are the modes of what a copy makes. The umask, or the default access control list of the target's folder, takes bits
+// from them.
 type Modes struct {
 	Folder     fs.FileMode
 	File       fs.FileMode
 	Executable fs.FileMode // of a file that anybody may execute in the source
 }
 
-// Options say what may be copied and how.
+// Options say what may be copied, and how.
 type Options struct {
 	Modes
 	Limits
@@ -104,16 +106,17 @@ func atEntry(shown string, err error) error {
 	return &EntryError{shown, err}
 }
 
-// Folded is the same for names that a file system which heeds neither case nor Unicode form takes for one.
+// Folded is equal for names that a file system takes for the same if it ignores case and Unicode form.
 func Folded(name string) string {
 	return norm.NFC.String(caser.String(norm.NFC.String(name)))
 }
 
 var caser = cases.Fold() // stateless
 
-// Copy makes the folder name in to as a copy of the folder from in source; it must not exist. What is neither a folder nor a
-// regular file is a *RefusedError, as is a name that can't be printed or is another's but for its case; more than the limits allow is a *LimitError. Nothing is
-// synced: SyncAll does that, for all of it together. After an error a part may be there.
+// Copy copies the folder from in source to the folder name in to, which must not exist. An entry that is neither a folder nor a
+// regular file is a *RefusedError, and so is a name that can't be printed, or that differs from another by case only. If the
+// limits are exceeded the error is a *LimitError. Nothing is synced; SyncAll does that for everything at once. After an error a
+// part of the copy may exist.
 func Copy(ctx context.Context, source *os.Root, from string, to *os.Root, name string, options Options) error {
 	c := copier{ctx: ctx, Options: options}
 	if err := c.folder(source, from, to, name, ".", 0); err != nil {
@@ -122,6 +125,7 @@ func Copy(ctx context.Context, source *os.Root, from string, to *os.Root, name s
 	return nil
 }
 
+// copier is one copy, with what it has counted so far.
 type copier struct {
 	Options
 	ctx     context.Context
@@ -130,7 +134,7 @@ type copier struct {
 	bytes   int64
 }
 
-// folder copies one folder; shown is its path for messages.
+// folder copies one folder; shown is its path in messages.
 func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown string, depth int) error {
 	if depth > maxDepth {
 		return &LimitError{Depth, int64(depth), maxDepth}
@@ -182,13 +186,13 @@ func (c *copier) folder(source *os.Root, from string, to *os.Root, name, shown s
 	return nil
 }
 
-// notShown says why a name can't be shown.
+// unprintable says which character of a name can't be shown.
 func unprintable(name string) string {
 	c, _ := text.FirstHidden(name, "")
 	return fmt.Sprintf("not a name that can be shown: it has %v", c)
 }
 
-// admit refuses names that a pack may not have; folded holds those that were admitted in the same folder.
+// checkName refuses names that a pack may not have; folded has the names in the same folder so far.
 func (c *copier) checkName(folded map[string]string, name, shown string) error {
 	if c.Lenient {
 		return nil
@@ -204,7 +208,7 @@ func (c *copier) checkName(folded map[string]string, name, shown string) error {
 	return nil
 }
 
-// entry copies what has a name in a folder.
+// entry copies one entry of a folder.
 func (c *copier) entry(in, out *os.Root, name, shown string, info fs.FileInfo, depth int) error {
 	switch {
 	case info.IsDir():
@@ -228,7 +232,7 @@ func (c *copier) entry(in, out *os.Root, name, shown string, info fs.FileInfo, d
 	}
 }
 
-// dead says whether an error is that of a mount whose other end is gone.
+// isDeadMount says whether an error comes from a mount whose server is gone.
 func isDeadMount(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE)
 }
@@ -250,7 +254,8 @@ func copyLink(in, out *os.Root, name string) error {
 	return out.Symlink(target, name)
 }
 
-// enter opens a folder and makes sure that it is the one that was there, not one that a link leads to.
+// openFolder opens a sub-folder. It makes sure that it is the one that Lstat saw: between the two calls somebody may have put a
+// link in its place.
 func openFolder(root *os.Root, name, shown string) (*os.Root, error) {
 	before, err := root.Lstat(name)
 	if err != nil {
@@ -274,7 +279,7 @@ func openFolder(root *os.Root, name, shown string) (*os.Root, error) {
 	return inner, nil
 }
 
-// Names lists the names in a folder, in no order. It looks at none of them: one that can't be looked at is named like the others.
+// Names lists the names in a folder, in no order. It calls no lstat, so that a name for which that fails is listed, too.
 func Names(root *os.Root, name string) ([]string, error) {
 	dir, err := root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -284,8 +289,10 @@ func Names(root *os.Root, name string) ([]string, error) {
 	return dir.Readdirnames(-1)
 }
 
+// file copies one regular file. before is what Lstat said: if another file is there by the time it is opened, the copy is
+// refused.
 func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) error {
-	// O_NONBLOCK: should it have become a FIFO meanwhile, that must not block.
+	// O_NONBLOCK: if somebody has put a FIFO in its place since Lstat, opening that must not block.
 	source, err := in.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -309,7 +316,7 @@ func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) 
 		return err
 	}
 	defer target.Close()
-	// One byte more than is left, to see whether there is one.
+	// One byte more than the limit leaves, to notice a file that grows while it is read.
 	n, err := io.Copy(target, io.LimitReader(source, c.Limits.Bytes-c.bytes+1))
 	if c.bytes += n; c.bytes > c.Limits.Bytes {
 		return &LimitError{Bytes, c.bytes, c.Limits.Bytes}
@@ -326,8 +333,8 @@ func (c *copier) file(in, out *os.Root, name, shown string, before fs.FileInfo) 
 	return target.Close()
 }
 
-// StartWriting has the kernel write a file to the disk from now on, while the next is made. It promises nothing: a file has to be
-// synced all the same, which then takes less long.
+// StartWriting has the kernel write a file to the disk while the next one is copied. It guarantees nothing: the file has to be
+// synced all the same, which then takes less time.
 func StartWriting(f *os.File) {
 	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // not every file system can
 }
@@ -342,10 +349,11 @@ func Sync(root *os.Root) error {
 	return dir.Sync()
 }
 
-// syncers is how many files are synced at once: the file system's journal takes those together that wait together.
+// syncConcurrency is how many files are synced at once: a file system's journal commits those together that wait together.
 const syncConcurrency = 32
 
-// SyncAll puts a folder with everything in it on the disk, but for its own entry in root. Nobody may change it meanwhile.
+// SyncAll brings a folder with everything in it to the disk, except its own entry in root. Nobody may change the folder
+// meanwhile.
 func SyncAll(root *os.Root, name string) error {
 	inner, err := root.OpenRoot(name)
 	if err != nil {
@@ -358,7 +366,7 @@ func SyncAll(root *os.Root, name string) error {
 	return errors.Join(err, group.Wait())
 }
 
-// syncInto has a group sync what is in a folder, and the folder.
+// syncInto has group sync a folder and everything in it.
 func syncInto(group *errgroup.Group, root *os.Root) error {
 	dir, err := root.Open(".")
 	if err != nil {
@@ -390,7 +398,7 @@ func syncInto(group *errgroup.Group, root *os.Root) error {
 	return nil
 }
 
-// syncOne has a group sync a file and close it.
+// syncOne has group sync and close a file.
 func syncOne(group *errgroup.Group, f *os.File) {
 	group.Go(func() error { return errors.Join(f.Sync(), f.Close()) })
 }
@@ -417,8 +425,8 @@ func Each(ctx context.Context, root *os.Root, name string, each func(path string
 	return nil
 }
 
-// Remove removes a folder with everything in it. One that is not there is removed already. The error is the first; what
-// could be removed is. Folders of this process's user are opened up first where they forbid it.
+// Remove removes a folder with everything in it; one that doesn't exist is no error. It removes as much as it can, and returns
+// the first error. Folders of this process's user that forbid the removal get the rights for it first.
 func Remove(root *os.Root, name string) error {
 	err := root.RemoveAll(name)
 	if errors.Is(err, fs.ErrPermission) {
@@ -431,7 +439,7 @@ func Remove(root *os.Root, name string) error {
 	return nil
 }
 
-// openUp lets this process change what is in a folder and all below it, as far as they belong to its user.
+// makeWritable gives this process the rights to change a folder and everything below it, as far as its user owns them.
 func makeWritable(root *os.Root, name string) {
 	info, err := root.Lstat(name)
 	if err != nil || !info.IsDir() {

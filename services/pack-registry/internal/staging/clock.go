@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// ages knows for how long this process has known of stagings, by a clock that nobody sets. The times of records are those of the wall
-// clock, which a machine without a battery, or with another time zone in its hardware clock, sets by hours or years.
+// knownSince is when this process first saw each staging, by the monotonic clock, which nobody sets. The times in records are
+// the wall clock's. A machine without a battery, or with another time zone in its hardware clock, sets that by hours or years
+// when it starts.
 type knownSince map[string]firstSeen
 
 type firstSeen struct {
 	first time.Time // with its monotonic reading
-	made  bool      // this process made it then, so its age is known
+	made  bool      // this process made the staging at that moment, so its age is known
 }
 
-// sight remembers a staging from now on, unless it is known; made says that it has just been made.
+// observe notes a staging, unless it is known already; made says that it has just been made.
 func (a *Area) observe(id string, made bool) firstSeen {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -26,9 +27,9 @@ func (a *Area) observe(id string, made bool) firstSeen {
 	return s
 }
 
-// over says whether a staging is older than limit: by the time since it was made where this process made it, so that a clock that is
-// set ahead takes nothing fresh away. Any other is that old where the wall clock says so, or where it has been known for so long, so
-// that a clock that is set back keeps none for ever.
+// expired says whether a staging is older than limit. A staging of this process is judged by the monotonic clock alone: a wall
+// clock that jumps ahead must not remove what was imported a minute ago. A staging of another process has expired if the wall
+// clock says so, or if this process has known it for longer than limit: a wall clock that jumps back must not keep it forever.
 func (a *Area) expired(id string, created time.Time, limit time.Duration) bool {
 	s := a.observe(id, false)
 	known := time.Since(s.first) > limit
@@ -38,7 +39,7 @@ func (a *Area) expired(id string, created time.Time, limit time.Duration) bool {
 	return known || time.Since(created) > limit
 }
 
-// unsight forgets the stagings that are not among ids.
+// forgetExcept forgets the stagings that are not in ids.
 func (a *Area) forgetExcept(ids map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

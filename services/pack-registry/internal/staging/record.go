@@ -10,7 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// Staging is an import that may be applied. Its files are in the folder named by its id.
+// Staging is an import that may be applied. Its files are in the folder of the area that is named by its id.
 type Staging struct {
 	ID         string // 16 hexadecimal digits
 	CreatedAt  time.Time

@@ -22,15 +22,15 @@ const (
 	RumiPack = "rumipack"
 )
 
-// Places say from where an import by path may come.
+// ImportFolders are the folders from which an import by path may come.
 type ImportFolders struct {
-	Home      string   // the Rumi home as this process sees it; paths are relative to it
-	HomeAlias string   // the same as the operator names it; "" where that is not known
+	Home      string   // the Rumi home as this process sees it; relative paths start here
+	HomeAlias string   // the Rumi home as the operator sees it on the host; "" where that isn't known
 	Inside    []string // folders in the home: "ecosystem", "user_data/import"
-	Absolute  []string // further folders
+	Absolute  []string // further folders, absolute (RUMI_IMPORT_ROOTS)
 }
 
-// find splits a path from a request into a folder that imports may come from and the rest of the path in it.
+// find splits a path from a request into one of the folders and the rest of the path in it.
 func (p ImportFolders) find(given string) (root, rest string, err error) {
 	name := filepath.Clean(given)
 	if filepath.IsAbs(name) {
@@ -54,13 +54,13 @@ func (p ImportFolders) find(given string) (root, rest string, err error) {
 	return "", "", p.outsideFault(given)
 }
 
-// inside gives the path of name in a folder; ok is false for a name that lies elsewhere, or is that folder.
+// inside is the path of name relative to folder; ok is false if name lies elsewhere, or is the folder itself.
 func inside(name, folder string) (rest string, ok bool) {
 	rest, err := filepath.Rel(folder, name)
 	return rest, err == nil && rest != "." && filepath.IsLocal(rest)
 }
 
-// outside refuses a path, and says how to import what it names.
+// outsideFault refuses a path that is in none of the folders, and says how to import what it names.
 func (p ImportFolders) outsideFault(given string) *fault.Fault {
 	name := path.Base(path.Clean(given))
 	if name == "." || name == "/" || name == ".." || len(name) > 100 || !text.IsLine(name) || p.isImportFolder(given) {
@@ -71,19 +71,19 @@ func (p ImportFolders) outsideFault(given string) *fault.Fault {
 		strings.Join(append(append([]string{}, p.Inside...), p.Absolute...), ", "), to, path.Join(to, name), name).With("path_outside")
 }
 
-// names says whether a path is that of one of the places themselves.
+// isImportFolder says whether a path is one of the folders itself.
 func (p ImportFolders) isImportFolder(given string) bool {
 	return slices.Contains(p.Inside, path.Clean(given))
 }
 
-// source is what an import by path names, found and open.
+// source is the folder or file that an import by path names, open.
 type source struct {
 	root *os.Root
 	rest string // in root
 	kind string
 }
 
-// open finds what a path names. Links are followed as long as they stay within the allowed folder.
+// open opens what a path names. Links are followed only as long as they stay in the folder: os.Root refuses the others.
 func (p ImportFolders) open(given string) (*source, error) {
 	place, rest, err := p.find(given)
 	if err != nil {
@@ -136,13 +136,13 @@ func (s *source) archiveKind() (string, error) {
 	return "", nil
 }
 
-// zipBegins is what a zip archive that is not empty begins with. Archives come without a name that says so: GitHub's end in
+// zipBegins are the first bytes of a zip archive that isn't empty. Some archives have no name that says so: GitHub's end in
 // "zipball" or in the name of a branch.
 const zipBegins = "PK\x03\x04"
 
 func (s *source) Close() error { return s.root.Close() }
 
-// failed says why what a path names can't be had.
+// openFault says why the source at a path can't be opened.
 func (p ImportFolders) openFault(given string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -154,7 +154,8 @@ func (p ImportFolders) openFault(given string, err error) error {
 	}
 }
 
-// unreadable says what may not be read, and how to mend that. given is a path as the operator gives it.
+// permissionFault says what this process may not read, and the command that mends it. given is the path as the operator gave
+// it.
 func permissionFault(given string, err error) error {
 	shown := text.Escape(given)
 	return fault.Invalid("Source can't be read: %s (permission denied; it must be readable by group %d: sudo chgrp -R %[2]d %[1]s && sudo chmod -R g+rX %[1]s)", shown, os.Getgid()).

@@ -1,5 +1,6 @@
-// Package staging takes in what may become packs: a folder, an archive, an upload. What is taken in lies in a folder of its own,
-// checked and synced, until it is applied, or expires.
+// Package staging imports what may become packs: a folder, an archive on the disk, or an upload. Each import is checked, and
+// then lies in a folder of its own (a staging), synced, until it is applied or expires. Package ecosystem applies it;
+// internal/store keeps its record.
 package staging
 
 import (
@@ -31,8 +32,8 @@ const (
 	MaxUpload  = 500 << 20        // bytes of an uploaded archive
 	Lifetime   = 24 * time.Hour   // of a staging
 	maxNotes   = 4096             // bytes
-	orphanAge  = time.Hour        // an import that has no record yet may still get one
-	applyGrace = 10 * time.Minute // an apply that found a staging just before its time was over may still be at it
+	orphanAge  = time.Hour        // a younger folder without a record may belong to an import that is about to write it
+	applyGrace = 10 * time.Minute // an expired staging is removed this much later: an apply that found it just before may still copy it
 )
 
 // Payload is the folder of a staging that holds its packs, each in a folder of its own.
@@ -44,7 +45,7 @@ const (
 	uploaded   = "upload"
 )
 
-// Area is the folder of all stagings. It is safe for concurrent use, and for use by several processes.
+// Area is the folder of all stagings. It is safe for concurrent use, and several processes may use the folder.
 type Area struct {
 	dir        string
 	mu         sync.Mutex // held while root is opened, which never changes after that, and for ages
@@ -56,8 +57,8 @@ type Area struct {
 	log        *slog.Logger
 }
 
-// Open opens the area in dir, which is made when it is missing. Where that can't be done the log says so, and every call that needs the
-// area tries again and fails with a fault, 503, as long as it can't.
+// Open opens the area in dir, which it makes if it is missing. Where that fails the log says so, and each call that needs the
+// area tries again; as long as it fails the call does, with a fault (503).
 func Open(dir string, folders ImportFolders, st Store, auditLog *audit.Log, log *slog.Logger) *Area {
 	a := &Area{dir: dir, knownSince: knownSince{}, folders: folders, store: st, audit: auditLog, log: log}
 	if err := a.ready(); err != nil {
@@ -66,7 +67,7 @@ func Open(dir string, folders ImportFolders, st Store, auditLog *audit.Log, log 
 	return a
 }
 
-// ready opens the area's folder, unless that was done before.
+// ready opens the area's folder, unless it is open.
 func (a *Area) ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,7 +109,7 @@ func (a *Area) Close() error {
 	return a.root.Close()
 }
 
-// ParseID checks a staging's id from outside: 16 hexadecimal digits. The error is a fault: 400 "Invalid staging_id".
+// ParseID checks the id of a staging from a request: 16 hexadecimal digits. The error is a fault: 400 "Invalid staging_id".
 func ParseID(s string) (string, error) {
 	if len(s) != 16 || strings.Trim(s, "0123456789abcdef") != "" {
 		return "", fault.Invalid("Invalid staging_id (16 hex digits, as import answers)").With("invalid_staging_id")
@@ -116,8 +117,8 @@ func ParseID(s string) (string, error) {
 	return s, nil
 }
 
-// ImportPath takes in the folder or archive that the given path names. Errors that the input is to blame for are faults with the texts of
-// contract.md; nothing is left of what was refused.
+// ImportPath imports the folder or archive at a path, as the operator gives it. Errors that are the input's fault have the
+// texts of docs/contract.md; nothing is left of what was refused.
 func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, error) {
 	return a.doImport(ctx, Staging{SourcePath: given, Notes: notes}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		if given == "" {
@@ -140,8 +141,8 @@ func (a *Area) ImportPath(ctx context.Context, given, notes string) (Staging, er
 	})
 }
 
-// ImportUpload takes in an archive that is being sent; filename is what the sender calls it. Not more than MaxUpload bytes are
-// read. notes is asked when content has been read.
+// ImportUpload imports an archive while it is being sent; filename is the sender's name for it. It reads no more than MaxUpload
+// bytes. notes is called after content was read, because a form may send them in that order.
 func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Reader, notes func() (string, error)) (Staging, error) {
 	return a.doImport(ctx, Staging{SourcePath: filename}, func(ctx context.Context, to *os.Root, st *Staging) (string, error) {
 		arriving := bufio.NewReader(content)
@@ -180,7 +181,7 @@ func (a *Area) ImportUpload(ctx context.Context, filename string, content io.Rea
 	})
 }
 
-// save writes content to f in large pieces, in however small ones it arrives.
+// save writes content to f in large pieces, even if it arrives in small ones.
 func save(f *os.File, content io.Reader) (n int64, err error) {
 	pieces := bufio.NewWriterSize(struct{ io.Writer }{f}, 256<<10) // without f's ReadFrom, which would take small ones
 	if n, err = io.Copy(pieces, content); err != nil {
@@ -189,7 +190,8 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 	return n, pieces.Flush()
 }
 
-// importing makes a staging: fill puts what comes in into the folder incoming and tells its name.
+// doImport makes a staging. fill puts what is imported into the folder incoming, and returns the name of its top folder. The
+// result is audited; if that fails the staging is discarded.
 func (a *Area) doImport(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (Staging, error) {
 	if err := a.ready(); err != nil {
 		return Staging{}, err
@@ -211,7 +213,7 @@ func (a *Area) doImport(ctx context.Context, st Staging, fill func(context.Conte
 	return st, nil
 }
 
-// Declared lists the packs of a staging by the ids that they declare.
+// Declared lists the packs of a staging by the ids in their descriptors.
 func Declared(st Staging) (ids []string) {
 	for _, p := range st.Packs {
 		ids = append(ids, string(p.Declared))
@@ -219,6 +221,8 @@ func Declared(st Staging) (ids []string) {
 	return ids
 }
 
+// build fills a temporary folder, arranges the packs in it, syncs it, renames it to the staging's id, and writes the record.
+// After a crash before the record there is only a folder, which Sweep removes.
 func (a *Area) build(ctx context.Context, st *Staging, fill func(context.Context, *os.Root, *Staging) (string, error)) error {
 	if len(st.Notes) > maxNotes {
 		return tooManyNotes()
@@ -268,7 +272,7 @@ func tooManyNotes() error {
 	return fault.Invalid("Invalid value for field 'notes': longer than %d bytes", maxNotes).With("invalid_field")
 }
 
-// copyFolder takes in a folder by the rules for archives.
+// copyFolder imports a folder by the same rules and limits as an archive.
 func (a *Area) copyFolder(ctx context.Context, src *source, given string, to *os.Root) error {
 	err := folder.Copy(ctx, src.root, src.rest, to, incoming, folder.Options{
 		Modes:  folder.Modes{Folder: archive.FolderMode, File: archive.FileMode, Executable: archive.ExecutableMode},
@@ -298,7 +302,7 @@ func (a *Area) copyFolder(ctx context.Context, src *source, given string, to *os
 	return err
 }
 
-// tooMuch says that a folder is over a limit of archives, which are its limits, too.
+// limitFault says that a folder exceeds a limit of archives, and what to do if it is a git repository.
 func limitFault(src *source, given string, limit *folder.LimitError) error {
 	where := fmt.Sprintf(" (in the folder %s", text.Escape(given))
 	if info, err := src.root.Lstat(path.Join(src.rest, ".git")); err == nil && info.IsDir() {
@@ -310,7 +314,7 @@ func limitFault(src *source, given string, limit *folder.LimitError) error {
 	return fault.Invalid("Archive contains too many %s: %d > %d%s)", limit.What, limit.Reached, limit.Limit, where).With("archive_too_many_files")
 }
 
-// unpack takes in an archive and tells the name of its top folder, and st what is left out. extract writes what is in it.
+// unpack imports an archive with extract, and returns the name of its top folder. The archive's warnings are added to st.
 func unpack(ctx context.Context, f *os.File, name string, to *os.Root, st *Staging, extract func(*archive.Archive, context.Context, *os.Root) error) (top string, err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -335,13 +339,13 @@ func unpack(ctx context.Context, f *os.File, name string, to *os.Root, st *Stagi
 	return in.Top, extract(in, ctx, inside)
 }
 
-// NotFound is the answer to an id that no staging has, or not any more.
+// NotFound is the fault for an id that no staging has, or has no longer.
 func NotFound(id string) *fault.Fault {
 	return fault.NotFound("Staging not found: %s", id).With("staging_not_found")
 }
 
-// FindPayload is the staging of an id together with the folder of its packs, which the caller closes. Without one, or when its
-// time is over, the error is NotFound.
+// FindPayload returns a staging and the folder of its packs, which the caller closes. Without one, or if it has expired, the
+// error is NotFound.
 func (a *Area) FindPayload(ctx context.Context, id string) (Staging, *os.Root, error) {
 	if err := a.ready(); err != nil {
 		return Staging{}, nil, err
@@ -363,14 +367,14 @@ func (a *Area) FindPayload(ctx context.Context, id string) (Staging, *os.Root, e
 	return st, payload, nil
 }
 
-// Listed is a staging and how much there is in it.
+// Listed is a staging with its size.
 type Listed struct {
 	Staging
 	Files int
 	Bytes int64 // of the files
 }
 
-// List lists the stagings whose time is not over, the newest first.
+// List lists the stagings that have not expired, the newest first.
 func (a *Area) List(ctx context.Context) ([]Listed, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
@@ -400,7 +404,7 @@ func (a *Area) List(ctx context.Context) ([]Listed, error) {
 	return all, nil
 }
 
-// Discard removes a staging. One that is not there is removed already.
+// Discard removes a staging. One that doesn't exist is no error.
 func (a *Area) Discard(ctx context.Context, id string) error {
 	if err := a.ready(); err != nil {
 		return err

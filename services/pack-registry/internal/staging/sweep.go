@@ -16,7 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
-// Sweep removes the stagings whose time has been over for a while, and what imports that were killed have left.
+// Sweep removes the stagings that expired a while ago, the files of imports that were killed, and folders without a record.
 func (a *Area) Sweep(ctx context.Context) error {
 	if err := a.ready(); err != nil {
 		return fmt.Errorf("sweep stagings: %w", err)
@@ -57,8 +57,8 @@ func (a *Area) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// SweepHourly sweeps until ctx ends. At first it removes only what killed imports have left: the clock of a machine that has just
-// started may be ahead until it is set right, and nothing says how old a staging of an earlier process is but that.
+// SweepHourly sweeps every hour until ctx ends. At first it removes only the files of imports that were killed: the clock of a
+// machine that has just started may be wrong until it is set, and it is all that says how old an earlier process's staging is.
 func (a *Area) SweepHourly(ctx context.Context) error {
 	if a.ready() == nil {
 		a.removeInterrupted(ctx)
@@ -70,7 +70,8 @@ func (a *Area) SweepHourly(ctx context.Context) error {
 	})
 }
 
-// sweepKilled removes at once what imports that were killed have left: an import that is repeated needs the space.
+// removeInterrupted removes the files of imports that were killed. Each import does this first, since a repeated import needs
+// the space.
 func (a *Area) removeInterrupted(ctx context.Context) {
 	entries, err := a.list()
 	for _, e := range entries {
@@ -83,12 +84,13 @@ func (a *Area) removeInterrupted(ctx context.Context) {
 	}
 }
 
-// sweepTemp removes the folder of an import unless somebody is still at it.
+// sweepTemp removes the folder of an import, unless the import still runs: then it holds a lock on the folder.
 func (a *Area) sweepTemp(name string) error {
-	// An import makes its folder and locks it while it has the area's lock: none is seen between the two.
+	// An import holds the area's lock, shared, while it makes and locks its folder. With that lock held exclusively here, no folder can be
+	// seen after it was made and before it is locked.
 	leave, err := lock(a.root, flock.TryOpen, flock.Exclusive)
 	if err != nil {
-		return nil // an import begins; the next sweep is soon enough
+		return nil // an import is just beginning; the next sweep tries again
 	}
 	defer leave()
 	dir, err := a.root.OpenRoot(name)
@@ -107,7 +109,7 @@ func (a *Area) sweepTemp(name string) error {
 	return folder.Remove(a.root, name)
 }
 
-// makeTemp makes the folder of an import and locks it until release.
+// makeTemp makes the folder of an import, and locks it until release.
 func (a *Area) makeTemp(name string) (dir *os.Root, release func(), err error) {
 	leave, err := lock(a.root, flock.WaitOpen, flock.Shared)
 	if err != nil {
@@ -152,7 +154,7 @@ func lock(dir *os.Root, take func(*os.File, flock.Mode) error, mode flock.Mode) 
 	return func() { f.Close() }, nil
 }
 
-// noSpace says what takes the room, where err is that there is none.
+// noSpace adds to an error of a full disk which stagings take the space; any other error is returned as it is.
 func (a *Area) noSpace(ctx context.Context, err error) error {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return err

@@ -1,4 +1,5 @@
-// Package store keeps what pack-registry must not forget: stagings and the journal of apply.
+// Package store keeps stagings and the journal of pack-registry in a database (SQLite or PostgreSQL). It implements
+// staging.Store and ecosystem.Journal with their types.
 package store
 
 import (
@@ -19,7 +20,7 @@ import (
 //go:embed migrations/*.sql
 var embedded embed.FS
 
-// Migrations are the goose files of pack-registry.
+// Migrations are the goose files of pack-registry's schema.
 func Migrations() fs.FS {
 	sub, err := fs.Sub(embedded, "migrations")
 	if err != nil {
@@ -28,13 +29,13 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// Store is pack-registry's state in a database.
+// Store is pack-registry's state in a database. Its methods are described at staging.Store and ecosystem.Journal.
 type Store struct{ db *store.DB }
 
-// New makes a Store of a database with Migrations.
+// New uses a database to which Migrations have been applied.
 func New(db *store.DB) *Store { return &Store{db} }
 
-// AddStaging keeps a new staging.
+// AddStaging stores a new staging.
 func (s *Store) AddStaging(ctx context.Context, st staging.Staging) error {
 	packs, err := json.Marshal(st.Packs)
 	if err != nil {
@@ -71,7 +72,7 @@ func scanStaging(scan func(...any) error) (staging.Staging, error) {
 	return st, nil
 }
 
-// Staging is the staging of an id; staging.ErrUnknown without one.
+// Staging reads a staging; without one the error is staging.ErrUnknown.
 func (s *Store) Staging(ctx context.Context, id string) (staging.Staging, error) {
 	var st staging.Staging
 	err := s.db.View(ctx, func(tx *store.Tx) (err error) {
@@ -98,7 +99,7 @@ func (s *Store) Stagings(ctx context.Context, since time.Time) ([]staging.Stagin
 	return all, wrap("list stagings", err)
 }
 
-// StagingTimes tells when each staging was made, by its id. It reads nothing else of them.
+// StagingTimes reads when each staging was made, by id, and nothing else of it.
 func (s *Store) StagingTimes(ctx context.Context) (made map[string]time.Time, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
 		made = map[string]time.Time{}
@@ -123,7 +124,7 @@ func (s *Store) RemoveStaging(ctx context.Context, id string) error {
 	}))
 }
 
-// SaveOperation keeps an operation as it is now.
+// SaveOperation stores an operation as it is now.
 func (s *Store) SaveOperation(ctx context.Context, op journal.Operation) error {
 	packs, err := json.Marshal(op.Packs)
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *Store) SaveOperation(ctx context.Context, op journal.Operation) error {
 	}))
 }
 
-// EndOperation forgets an operation, and the staging that it used up.
+// EndOperation forgets an operation and, unless it was undone, the staging that it used up.
 func (s *Store) EndOperation(ctx context.Context, op journal.Operation) error {
 	return wrap("end operation", s.db.Tx(ctx, func(tx *store.Tx) error {
 		if op.State != journal.Undoing {

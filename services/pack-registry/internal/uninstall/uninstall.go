@@ -1,4 +1,5 @@
-// Package uninstall takes everything of a pack out of the suite, each owner asked for its part.
+// Package uninstall removes everything that the suite has of a pack, in an order in which an interruption leaves nothing that
+// runs or is granted. Each owner removes its own part.
 package uninstall
 
 import (
@@ -18,14 +19,14 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/ecosystem"
 )
 
-// timeout bounds a whole uninstall; stopping a container takes the most of it.
+// timeout bounds a whole uninstall. Stopping the container takes the most of it.
 const timeout = 50 * time.Second
 
-// ending bounds its last step, which is taken also where the caller has gone, or the time was over, meanwhile.
+// endTimeout bounds the last step, which is also taken if the caller is gone, or timeout has passed.
 const endTimeout = 5 * time.Second
 
-// Owners are asked to forget a pack. All of it is idempotent. Approval is asked twice: Retire closes the pack's gate and keeps it
-// closed, whatever is done to the pack, until Remove.
+// Owners are the services that remove their part of a pack. All methods are idempotent, because an uninstall may be repeated.
+// Approval is called twice: Retire closes the pack's gate and keeps it closed, whatever happens to the pack, until Remove.
 type Owners struct {
 	Approval interface {
 		Retire(ctx context.Context, packID string, installed bool) (known bool, err error)
@@ -60,11 +61,17 @@ func New(owners Owners, eco *ecosystem.Ecosystem, auditLog *audit.Log, log *slog
 // Result is what an uninstall did. It goes over the wire as it is, also with a failure.
 type Result = registry.UninstallResponse
 
-// Uninstall takes a pack out: first approval retires it, so that nothing of it runs, is approved or is granted anything meanwhile;
-// then container, grants and environment go, then its files, of which a backup is kept; last approval forgets it. A part that fails
-// keeps what would follow, and the whole may be repeated, also where there is nothing left of the pack but that it is retired. Then
-// the error is a fault (503, or 409 where the operator has to mend something) that carries the Result. A pack that nobody knows is
-// 404 "Pack not found".
+// Uninstall removes a pack, in this order:
+//
+//   - Approval retires it: from then on nothing of it runs, and nothing can be approved or granted, also by a call that
+//     crosses the uninstall.
+//   - Broker, egress and pip remove its container, grants and environments, all at once.
+//   - Its files are backed up and removed.
+//   - The audit entry is written, and approval deletes the record.
+//
+// If a part fails, the later ones are not tried, and the pack stays retired. The error is then a fault that carries the Result:
+// 503, or 409 where the operator has to repair something first. The call may be repeated until it succeeds, also if nothing of
+// the pack is left except that it is retired. A pack that nobody knows is 404 "Pack not found".
 func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -116,7 +123,7 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 	return Result{}, incompleteFault(result, problems)
 }
 
-// end has approval forget a pack of which nothing else is left.
+// removeRecord has approval delete the record of a pack of which nothing else is left.
 func (u *Uninstaller) removeRecord(ctx context.Context, id pack.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
@@ -124,7 +131,7 @@ func (u *Uninstaller) removeRecord(ctx context.Context, id pack.ID) error {
 	return err
 }
 
-// revoke has container, grants and environment removed, all at once.
+// revoke has the container, the grants and the environments removed, all at once.
 func (u *Uninstaller) revoke(ctx context.Context, id pack.ID, result *Result, failed func(step string, err error)) {
 	steps := &result.Steps
 	var wait sync.WaitGroup
@@ -150,6 +157,7 @@ func (u *Uninstaller) revoke(ctx context.Context, id pack.ID, result *Result, fa
 	steps.PrivilegeRevoke = brokerErr == nil && egressErr == nil && pipErr == nil
 }
 
+// removeFiles backs up and removes the pack's files. It warns of installed children, which can't run without their parent.
 func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Result, failed func(step string, err error)) {
 	removed, err := u.ecosystem.Remove(ctx, id)
 	result.Backup, result.Warnings = removed.Backup, removed.Warnings
@@ -164,6 +172,7 @@ func (u *Uninstaller) removeFiles(ctx context.Context, id pack.ID, result *Resul
 	}
 }
 
+// auditEntry is the audit entry of an uninstall, complete or not.
 func auditEntry(result Result) audit.Entry {
 	e := audit.Entry{
 		Category: audit.Approval, Action: "pack_uninstalled", Success: result.Success, OwnerPack: result.PackID,
@@ -181,7 +190,7 @@ func auditEntry(result Result) audit.Entry {
 	return e
 }
 
-// incomplete is the answer to an uninstall that has to be repeated.
+// incompleteFault is the error of an uninstall that has to be repeated.
 func incompleteFault(result Result, problems []error) error {
 	kind := fault.KindUnavailable
 	for _, err := range problems {

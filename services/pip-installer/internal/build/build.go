@@ -1,5 +1,6 @@
-// Package build installs what a lock lists in a builder container: the one place of the suite where package indexes are
-// asked and, for source distributions, where strangers' build code runs.
+// Package build installs what a lock lists, in a builder container. It is the one place of the suite where package indexes are
+// asked and, for source distributions, where strangers' build code runs. Nothing that a builder leaves is trusted: package
+// environment checks it.
 package build
 
 import (
@@ -25,11 +26,11 @@ import (
 // Bounds of a build.
 const (
 	maxTime     = 10 * time.Minute
-	maxDisk     = 4 << 30 // bytes that free space may shrink by while it runs, pip's temporary files included
-	maxParallel = 2       // in one process
+	maxDisk     = 4 << 30 // bytes by which the disk's free space may shrink during a build, pip's temporary files included
+	maxParallel = 2       // builds at once in this process
 	orphanAge   = maxTime + 5*time.Minute
-	logTail     = 400 // lines of a failed build that are looked at
-	maxReason   = 600 // bytes of pip's own words in an error
+	logTail     = 400 // lines at the end of a build's log that are read
+	maxReason   = 600 // bytes of pip's messages in an error
 )
 
 //go:embed build.py
@@ -56,7 +57,7 @@ func New(cfg Config) *Builder {
 	return &Builder{cfg: cfg, slots: semaphore.NewWeighted(maxParallel)}
 }
 
-// Request is what to install, and how.
+// Request says what to install, and how.
 type Request struct {
 	PackID       string
 	Requirements []lock.Requirement
@@ -64,7 +65,7 @@ type Request struct {
 	AllowSdist   bool   // otherwise wheels only, of which no code runs
 }
 
-// Failure is a build that was begun in order and did not succeed.
+// Failure is the error of a build that ran and did not succeed.
 type Failure struct {
 	Reason      string
 	Unreachable bool // the index didn't answer: trying again may help
@@ -72,21 +73,21 @@ type Failure struct {
 
 func (f *Failure) Error() string { return "build environment: " + f.Reason }
 
-// AddressError says that the index, or where it sends pip, has an address that may not be used.
+// AddressError says that the index, or a host to which it redirects pip, has an internal address that may not be used.
 type AddressError struct{ Host string }
 
 func (e *AddressError) Error() string {
 	return fmt.Sprintf("build environment: host %q has an internal address", e.Host)
 }
 
-// Result is what was installed.
+// Result is a finished build.
 type Result struct {
-	Dir    string       // the folder for sys.path: whatever the builder left there, nothing of it checked
-	Remove func() error // removes Dir; to be called once it has been looked at
+	Dir    string       // the folder for sys.path, as the builder left it: nothing in it is checked
+	Remove func() error // removes Dir; the caller calls it when it has copied what it needs
 }
 
-// Build installs. A *Failure or an *AddressError says that it can't be done; any other error (Docker is absent, the
-// image is missing, ctx ended) says nothing about the request.
+// Build installs the requirements. A *Failure or an *AddressError says that this request can't be built; any other error
+// (Docker is down, the image is missing, ctx ended) says nothing about the request.
 func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
 	if err := b.slots.Acquire(ctx, 1); err != nil {
 		return Result{}, fmt.Errorf("wait for other builds: %w", err)
@@ -102,7 +103,7 @@ func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
 	return Result{Dir: filepath.Join(w.scratch(), "out"), Remove: w.remove}, nil
 }
 
-// request is what build.py reads.
+// request is the file that build.py reads.
 type request struct {
 	Requirements []string            `json:"requirements"`
 	Extras       map[string][]string `json:"extras"` // by normalised name
@@ -130,7 +131,7 @@ func (b *Builder) prepare(req Request) (*workDir, error) {
 	return b.newWork(files)
 }
 
-// result is what build.py prints last.
+// result is the last line that build.py prints.
 type result struct {
 	OK      bool   `json:"ok"`
 	Kind    string `json:"kind"`
@@ -179,7 +180,7 @@ func (b *Builder) spec(w *workDir, argv []string) sandbox.Spec {
 	}
 }
 
-// container runs one to its end and gives the end of its log.
+// container runs a container to its end, removes it, and returns the end of its log.
 func (b *Builder) container(ctx context.Context, spec sandbox.Spec) (exit sandbox.Exit, lines []sandbox.Line, err error) {
 	made, err := b.cfg.Engine.Create(ctx, spec)
 	if err != nil {
@@ -205,7 +206,8 @@ func (b *Builder) container(ctx context.Context, spec sandbox.Spec) (exit sandbo
 	return exit, lines, nil
 }
 
-// judge makes an error of how build.py ended and what was printed, all of it in the hands of whom it builds for.
+// parseResult makes an error of how build.py ended and what it printed. The packages that were built can print anything, too,
+// so nothing that is decided here may do harm if it is wrong.
 func parseResult(exit sandbox.Exit, lines []sandbox.Line) error {
 	var reported result
 	var pipErrors []string
@@ -236,7 +238,7 @@ func parseResult(exit sandbox.Exit, lines []sandbox.Line) error {
 	}
 }
 
-// printable keeps the end of a text, where pip sums up, as one line without control characters.
+// printable keeps the end of a text, where pip has its summary, as one line without control characters.
 func printable(s string) string {
 	s = strings.Map(func(c rune) rune {
 		if unicode.IsGraphic(c) {

@@ -1,5 +1,5 @@
-// Package environment keeps the environments that were built for packs: read-only folders for sys.path, by the digest
-// of their tree.
+// Package environment stores the environments that were built for packs: read-only folders for sys.path, by the digest of their
+// tree.
 package environment
 
 import (
@@ -18,16 +18,16 @@ import (
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
-// maxMetadata bounds a METADATA file, in bytes; it may hold a whole README.
+// maxMetadata bounds a METADATA file, in bytes; it may contain a whole README.
 const maxMetadata = 4 << 20
 
-// Store keeps environments in a folder. It is safe for concurrent use, by several processes too.
+// Store keeps environments in a folder. It is safe for concurrent use, and several processes may use the folder.
 type Store struct {
 	dir   string
 	cache *tree.Cache
 }
 
-// NewStore makes a Store of the environments in dir, which exists.
+// NewStore makes a Store of the environments in dir, which must exist.
 func NewStore(dir string) *Store {
 	missing := func(context.Context, string) (io.ReadCloser, error) { return nil, errMissing() }
 	return &Store{dir: dir, cache: tree.NewCache(dir, missing)}
@@ -35,7 +35,7 @@ func NewStore(dir string) *Store {
 
 func errMissing() error { return fault.NotFound("Environment not found").With("environment_not_found") }
 
-// Path is where the environment of a digest lies.
+// Path is the folder of the environment with a digest, whether or not it exists.
 func (s *Store) Path(digest string) (string, error) {
 	digits, err := tree.ParseDigest(digest)
 	if err != nil {
@@ -44,8 +44,8 @@ func (s *Store) Path(digest string) (string, error) {
 	return filepath.Join(s.dir, digits, tree.TreeName), nil
 }
 
-// Add vets what a builder left in the folder built and keeps a copy of it. Nobody may write there any more. What must
-// not be in an environment is a *RefusedError.
+// Add checks what a builder left in the folder built, and stores a copy of it. Nobody may write to that folder any more.
+// Something that must not be in an environment is a *RefusedError.
 func (s *Store) Add(ctx context.Context, built string, locked []lock.Requirement) (api.Environment, error) {
 	root, err := os.OpenRoot(built)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *Store) Add(ctx context.Context, built string, locked []lock.Requirement
 	if err != nil {
 		return api.Environment{}, err
 	}
-	// The builder's umask is nobody's concern: the digest is of what containers see.
+	// Modes are normalised: they depend on the builder's umask, and the digest must not.
 	for i, e := range m.Entries {
 		m.Entries[i].Mode = 0o444
 		if e.Kind == tree.Dir || e.Mode&0o111 != 0 {
@@ -96,7 +96,7 @@ func readSmall(root *os.Root, name string) ([]byte, error) {
 	return text, nil
 }
 
-// keep copies a tree into the folder the way it would come from another machine: hashed on the way, synced, renamed.
+// store copies a tree into the store as if it came from another machine: hashed on the way, synced, renamed.
 func (s *Store) store(ctx context.Context, root *os.Root, m tree.Manifest, digest string) error {
 	switch _, err := s.cache.Get(ctx, digest); {
 	case err == nil:
@@ -115,12 +115,12 @@ func (s *Store) store(ctx context.Context, root *os.Root, m tree.Manifest, diges
 	err = tree.Receive(r, digest, filepath.Dir(path))
 	_ = r.CloseWithError(err) // lets the sender end
 	if errors.Is(err, fs.ErrExist) {
-		return nil // another replica was as fast
+		return nil // another replica has stored the same environment meanwhile
 	}
 	return err
 }
 
-// Send writes an environment for tree.Receive. One that isn't there, or not whole, is a not-found fault.
+// Send writes an environment for tree.Receive. One that doesn't exist, or isn't complete, is a not-found fault.
 func (s *Store) Send(ctx context.Context, w io.Writer, digest string) error {
 	path, err := s.cache.Get(ctx, digest)
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Store) Send(ctx context.Context, w io.Writer, digest string) error {
 	return tree.Send(w, m, func(e tree.Entry) (io.ReadCloser, error) { return root.Open(e.Path) })
 }
 
-// Sweep removes the environments that keep doesn't want; age is how long ago one was added.
+// Sweep removes the environments for which keep is false; age is the time since one was added.
 func (s *Store) Sweep(keep func(digest string, age time.Duration) bool) error {
 	return s.cache.Sweep(func(digest string) bool {
 		path, err := s.Path(digest)

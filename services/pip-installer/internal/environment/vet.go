@@ -19,8 +19,9 @@ import (
 //go:embed stdlib.txt
 var stdlib string
 
-// reserved are the top-level modules that an environment must not have: those of the standard library, those that
-// Python imports by itself when it starts, and those through which packs talk to Rumi.
+// reserved are the top-level modules that an environment must not have. With one of them a package could replace code of Python
+// or of Rumi in every process of the pack: modules of the standard library, those that Python imports when it starts, and those
+// through which packs talk to Rumi.
 var reserved = func() map[string]bool {
 	names := map[string]bool{"sitecustomize": true, "usercustomize": true, "rumi_syscall": true, "rumi_capability": true, "rumi_worker": true}
 	for name := range strings.Lines(stdlib) {
@@ -29,7 +30,7 @@ var reserved = func() map[string]bool {
 	return names
 }()
 
-// RefusedError says what in an environment must not be there, or is missing.
+// RefusedError says what must not be in an environment, or what is missing from it.
 type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "vet environment: " + e.Reason }
@@ -40,8 +41,8 @@ func refuse(format string, args ...any) error {
 
 const distInfo = ".dist-info"
 
-// vet refuses what can be told from names alone and compares what is installed with what the lock lists: neither more
-// nor less, and each in its version. read gives a file of the tree.
+// vet refuses what can be seen from names alone, and compares what is installed with what the lock lists: the same
+// distributions, each in its version. read returns the content of a file of the tree.
 func vet(m tree.Manifest, read func(name string) ([]byte, error), locked []lock.Requirement) ([]api.Package, error) {
 	var distributions []string
 	for _, e := range m.Entries {
@@ -81,7 +82,7 @@ func vet(m tree.Manifest, read func(name string) ([]byte, error), locked []lock.
 	return compare(installed, locked)
 }
 
-// vetTop judges one name directly in the environment.
+// vetTop checks one name directly in the environment.
 func vetTop(e tree.Entry) error {
 	lower := strings.ToLower(e.Path)
 	for _, suffix := range []string{".pth", ".egg-link", ".egg", ".egg-info"} {
@@ -100,7 +101,7 @@ func vetTop(e tree.Entry) error {
 	return nil
 }
 
-// metadata reads name and version out of METADATA, and checks that the folder says the same.
+// metadata reads name and version from a METADATA file, and checks that its folder's name says the same.
 func metadata(dir string, text []byte) (api.Package, error) {
 	var p api.Package
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -124,7 +125,7 @@ func metadata(dir string, text []byte) (api.Package, error) {
 	return p, nil
 }
 
-// compare gives what is installed, by name, when it is what the lock lists.
+// compare returns the installed packages, by name, if they are exactly those of the lock.
 func compare(installed map[string]api.Package, locked []lock.Requirement) ([]api.Package, error) {
 	packages := make([]api.Package, 0, len(locked))
 	for _, want := range locked {

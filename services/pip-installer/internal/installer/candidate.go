@@ -1,5 +1,6 @@
-// Package installer takes packs' requirements.lock files from found to installed: scan, the operator's decision, the
-// build, and the environment that is handed out.
+// Package installer is the workflow of requirements.lock files: scan, decision, build, and the environment that is sent to
+// whoever runs the pack. It uses libs/candidate for states and decisions, internal/build for installing, and
+// internal/environment for the result.
 package installer
 
 import (
@@ -15,10 +16,10 @@ import (
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
-// places are where a pack may have a lock, relative to its folder.
+// lockPaths are the paths at which a pack may have a lock, relative to its folder.
 var lockPaths = []string{"requirements.lock", "backend/requirements.lock"}
 
-// Lock is the payload of a candidate: what a scan saw of a lock, and what approving it added.
+// Lock is the payload of a candidate: what a scan found in a lock, and what its approval added.
 type Lock struct {
 	Relpath      string             `json:"relpath"`
 	SHA256       string             `json:"sha256"` // of the file, in hexadecimal
@@ -45,7 +46,7 @@ func keyOf(packID, relpath string, content []byte) (key, digest string) {
 
 var hexSHA256 = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
 
-// ValidKey says whether s may be the key of a candidate: pack_id:relpath:sha256.
+// ValidKey says whether s has the form of a candidate's key: pack_id:relpath:sha256.
 func ValidKey(s string) bool {
 	part := strings.Split(s, ":")
 	if len(part) != 3 {

@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Environment is that of the pack's lock that was installed last.
+// Environment is the environment of the lock that was installed last for a pack.
 func (i *Installer) Environment(ctx context.Context, packID string) (api.Environment, error) {
 	installed, err := i.OfPack(ctx, packID, candidate.Installed)
 	if err != nil {
@@ -33,7 +33,7 @@ func (i *Installer) Environment(ctx context.Context, packID string) (api.Environ
 	return env, nil
 }
 
-// Send writes an environment of a pack; digest names which, "" the present one.
+// Send writes an environment of a pack as a tree. digest says which; "" is the current one.
 func (i *Installer) Send(ctx context.Context, w io.Writer, packID, digest string) error {
 	if digest == "" {
 		env, err := i.Environment(ctx, packID)
@@ -54,7 +54,7 @@ func (i *Installer) Send(ctx context.Context, w io.Writer, packID, digest string
 	return fault.NotFound("Environment not found").With("environment_not_found")
 }
 
-// Remove forgets a pack and removes what was installed for it, unless another pack has the same.
+// Remove forgets a pack, and removes what was installed for it unless another pack has the same environment.
 func (i *Installer) Remove(ctx context.Context, packID string) (removed bool, err error) {
 	items, err := i.RemovePack(ctx, packID)
 	if err != nil || len(items) == 0 {
@@ -67,11 +67,11 @@ func (i *Installer) Remove(ctx context.Context, packID string) (removed bool, er
 	return true, i.Sweep(ctx, digests...)
 }
 
-// fresh is how long an environment is left alone that no candidate has: another replica may be about to say that it is
+// orphanAge is how long an environment without a candidate is left alone: another replica may be about to record it as
 // installed.
 const orphanAge = time.Hour
 
-// Sweep removes the environments that no installed candidate has: those given, and those that are not fresh.
+// Sweep removes the environments that no installed candidate has, if they are among those given or older than orphanAge.
 func (i *Installer) Sweep(ctx context.Context, given ...string) error {
 	i.sweepLock.Lock()
 	defer i.sweepLock.Unlock()
@@ -92,7 +92,7 @@ func (i *Installer) Sweep(ctx context.Context, given ...string) error {
 	return nil
 }
 
-// SweepAll removes what is not needed any more: environments, and copies of trees that nobody has approved any longer.
+// SweepAll removes unused environments, and copies of trees that aren't approved any more.
 func (i *Installer) SweepAll(ctx context.Context) error {
 	err := i.Sweep(ctx)
 	if i.cfg.Gates.Fresh() {

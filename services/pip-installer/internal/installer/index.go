@@ -11,13 +11,13 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Indexes are the package indexes that may be used. The zero value is pip's own default and no other.
+// Indexes are the package indexes that may be used. The zero value allows pip's own default only.
 type Indexes struct{ urls []string }
 
-// hostName is a DNS name or an address as an operator writes it; what the name resolves to is judged by the builder.
+// hostName is a DNS name or an IPv6 address in brackets. What the name resolves to is checked by the builder.
 var hostName = regexp.MustCompile(`\A(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])\z`)
 
-// ParseIndexes reads RUMI_PIP_INDEX_URLS. The first is the default.
+// ParseIndexes reads RUMI_PIP_INDEX_URLS. The first index is the default.
 func ParseIndexes(list []string) (Indexes, error) {
 	var found Indexes
 	for _, text := range list {
@@ -30,7 +30,7 @@ func ParseIndexes(list []string) (Indexes, error) {
 	return found, nil
 }
 
-// Choose gives the index for a request's index_url, "" for pip's own default. One that may not be used is a fault.
+// Choose returns the index for a request's index_url; "" is pip's own default. An index that isn't allowed is a fault.
 func (i Indexes) Choose(asked string) (string, error) {
 	if asked == "" {
 		if len(i.urls) == 0 {
@@ -48,7 +48,7 @@ func (i Indexes) Choose(asked string) (string, error) {
 	return u, nil
 }
 
-// canonicalIndex gives equal indexes equal spellings. The error doesn't repeat the URL, which may hold a password.
+// canonicalIndex returns the same text for the same index. Its errors don't repeat the URL, which may have a password in it.
 func canonicalIndex(text string) (string, error) {
 	u, err := url.Parse(text)
 	switch {

@@ -49,8 +49,8 @@ type Installer struct {
 	*Candidates
 	cfg Config
 
-	// keeping is held for reading from when an environment is kept until a candidate says that it is installed, and for
-	// writing by Sweep.
+	// sweepLock is held for reading from before an environment is stored until its candidate is recorded as installed, and for writing by
+	// Sweep: otherwise Sweep could remove an environment that no candidate has yet.
 	sweepLock sync.RWMutex
 }
 
@@ -61,7 +61,7 @@ func New(cfg Config) *Installer {
 	return i
 }
 
-// ScanLocks asks what locks lie in packs and takes note of them.
+// ScanLocks reads the locks of all packs and records them, for an operator who asked for it.
 func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error) {
 	found, problems, err := i.findLocks(ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func (i *Installer) ScanLocks(ctx context.Context) (candidate.ScanResult, error)
 	return i.Scan(ctx, found, problems)
 }
 
-// NoticeLocks is ScanLocks without an operator who asked for it: see candidate.Candidates.Notice.
+// BackgroundScanLocks is ScanLocks without an operator who asked for it: see candidate.Candidates.BackgroundScan.
 func (i *Installer) BackgroundScanLocks(ctx context.Context) error {
 	found, problems, err := i.findLocks(ctx)
 	if err != nil {
@@ -79,6 +79,7 @@ func (i *Installer) BackgroundScanLocks(ctx context.Context) error {
 	return i.BackgroundScan(ctx, found, problems)
 }
 
+// findLocks reads the locks of all packs. A lock that can't be read or parsed is among the problems.
 func (i *Installer) findLocks(ctx context.Context) (found []candidate.Found[Lock], problems []candidate.ScanError, err error) {
 	packs, err := i.cfg.Registry.Select(ctx, lockPaths...)
 	if err != nil {
@@ -106,14 +107,16 @@ func (i *Installer) findLocks(ctx context.Context) (found []candidate.Found[Lock
 	return found, problems, nil
 }
 
-// Decision is what an operator says beside yes.
+// Decision is what an operator adds to an approval.
 type Decision struct {
 	AllowSdist bool   // build from source where there is no wheel: runs code of the packages in the builder
 	IndexURL   string // "" for the default
 	Notes      string
 }
 
-// Approve installs what a lock lists and makes it the environment of its pack.
+// Approve installs what a lock lists, and makes it the environment of its pack. The lock is read three times, and must be the
+// same: as it was scanned (what the operator saw), as it is now, and as it is in the tree that was approved for the pack. Only
+// the last one is acted on.
 func (i *Installer) Approve(ctx context.Context, key string, decision Decision) (Item, error) {
 	index, err := i.cfg.Indexes.Choose(decision.IndexURL)
 	if err != nil {
@@ -147,7 +150,7 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 	})
 }
 
-// unchanged checks that the lock on disk is still the one that was scanned.
+// checkUnchanged checks that the lock in the pack's folder is still the one that was scanned.
 func (i *Installer) checkUnchanged(ctx context.Context, item *Item) error {
 	packs, err := i.cfg.Registry.Select(ctx, item.Payload.Relpath)
 	if err != nil {
@@ -177,7 +180,8 @@ func (i *Installer) mismatch(ctx context.Context, item *Item) error {
 	return candidate.InstallFailed(refusal)
 }
 
-// approvedLock reads the lock out of the tree that was approved, which is all that may be acted on.
+// approvedLock reads the lock from the approved tree, which is all that may be acted on. It fails where the pack's gate is
+// closed.
 func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requirement, error) {
 	state, known := i.cfg.Gates.GetLatest(ctx, item.PackID)
 	if err := gate.Check(item.PackID, state, known, i.cfg.Gates.Fresh()); fault.Is(err, fault.KindUnavailable) {
@@ -216,7 +220,7 @@ func (i *Installer) approvedLock(ctx context.Context, item *Item) ([]lock.Requir
 	return requirements, nil
 }
 
-// build installs into a work folder, which is the caller's.
+// build installs the requirements into a work folder, which the caller removes.
 func (i *Installer) build(ctx context.Context, item *Item, requirements []lock.Requirement) (build.Result, error) {
 	if err := i.cfg.Builder.Check(ctx); err != nil {
 		return build.Result{}, err
@@ -245,7 +249,7 @@ func (i *Installer) build(ctx context.Context, item *Item, requirements []lock.R
 	return built, errors.Join(err, i.cfg.Audit.Write(context.WithoutCancel(ctx), failed))
 }
 
-// keep vets what was built and keeps it as an environment.
+// addEnvironment checks what was built and stores it as an environment.
 func (i *Installer) addEnvironment(ctx context.Context, item *Item, built build.Result, requirements []lock.Requirement) error {
 	env, err := i.cfg.Environments.Add(ctx, built.Dir, requirements)
 	if removeErr := built.Remove(); removeErr != nil {
@@ -261,7 +265,7 @@ func (i *Installer) addEnvironment(ctx context.Context, item *Item, built build.
 	return nil
 }
 
-// buildFault says to the caller what a failed build means.
+// buildFault is what a failed build means to the caller.
 func buildFault(err error) error {
 	if refused, ok := errors.AsType[*build.AddressError](err); ok {
 		return fault.Invalid("index_url is not allowed: host '%s' has an internal address", refused.Host).With("index_not_allowed")
@@ -276,7 +280,7 @@ func buildFault(err error) error {
 	return candidate.InstallFailed(fault.Conflict("Installation failed: %s", failed.Reason).With("install_failed").Because(err))
 }
 
-// record writes the audit entry of a decision's outcome.
+// record writes the audit entry of a decision.
 func (i *Installer) record(ctx context.Context, change candidate.Change[Lock]) error {
 	item := change.Item
 	var entry audit.Entry

@@ -1,5 +1,6 @@
-// Package lock reads requirements.lock, strictly: NAME==VERSION and comments, nothing else that pip would understand
-// and that could fetch, run or hide something. What it reads is never given to pip; the requirements it found are.
+// Package lock reads requirements.lock files, strictly: lines NAME==VERSION and comments. Everything else that pip understands
+// is refused, because it could fetch, run or hide something. The file itself is never given to pip, only the requirements that
+// were found in it.
 package lock
 
 import (
@@ -16,7 +17,7 @@ import (
 // MaxBytes bounds a lock file (contract.md, "Locks").
 const MaxBytes = 1 << 20
 
-// maxQuoted is how much of a bad line an error shows, in bytes.
+// maxQuoted is how many bytes of a bad line an error shows.
 const maxQuoted = 80
 
 // Requirement is one line: exactly one version of one distribution.
@@ -34,12 +35,12 @@ func (r Requirement) String() string {
 	return r.Name + "==" + r.Version
 }
 
-// Key tells distributions apart: the name as PEP 503 normalises it.
+// Key identifies a distribution: its name as PEP 503 normalises it.
 func (r Requirement) Key() string { return NormalizeName(r.Name) }
 
 var separators = regexp.MustCompile(`[-_.]+`)
 
-// NormalizeName is the normal form of a distribution's or an extra's name (PEP 503, PEP 685).
+// NormalizeName is the normal form of the name of a distribution or an extra (PEP 503, PEP 685).
 func NormalizeName(name string) string {
 	return strings.ToLower(separators.ReplaceAllString(name, "-"))
 }
@@ -52,7 +53,7 @@ var (
 	codingCookie = regexp.MustCompile(`coding[:=][ \t]*[-_.a-zA-Z0-9]+`)
 )
 
-// Parse reads a lock. The error says the line and what is wrong with it, for the operator.
+// Parse reads a lock. The error says for the operator which line is wrong, and why.
 func Parse(data []byte) ([]Requirement, error) {
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("larger than %d bytes", MaxBytes)
@@ -132,7 +133,7 @@ func parseExtras(list string) ([]string, error) {
 	return extras, nil
 }
 
-// splitComment cuts at a # that begins the line or follows white space, as pip does.
+// splitComment cuts a line at a # that begins it or follows white space, as pip does.
 func splitComment(line string) (code, comment string) {
 	for i := range len(line) {
 		if line[i] == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
@@ -142,9 +143,9 @@ func splitComment(line string) (code, comment string) {
 	return line, ""
 }
 
-// checkCharacters refuses what a reviewer can't see and what others than us take for the end of a line: controls but the
-// tab (Python splits at U+000B, U+000C, U+001C to U+001E, U+0085 and a lone CR), U+2028, U+2029, byte order marks and
-// marks that change the direction of text.
+// checkCharacters refuses characters that a reviewer can't see, and those that other programs take for the end of a line, so
+// that they would read a second requirement in it: all controls except the tab (Python splits at U+000B, U+000C, U+001C to
+// U+001E, U+0085 and a lone CR), U+2028, U+2029, byte order marks, and marks that change the direction of text.
 func checkCharacters(line string) error {
 	for _, c := range line {
 		if c != '\t' && !unicode.IsGraphic(c) {

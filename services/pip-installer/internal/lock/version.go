@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Version is a version of PEP 440 in a form in which equal versions are equal.
+// Version is a version of PEP 440, normalised: equal versions are equal values.
 type Version struct {
 	public string // normalised, without zeros at the end of the release
 	local  string // normalised; "" for none
@@ -24,7 +24,7 @@ const maxVersion = 128
 
 var phases = map[string]string{"a": "a", "alpha": "a", "b": "b", "beta": "b", "c": "rc", "rc": "rc", "pre": "rc", "preview": "rc"}
 
-// ParseVersion reads a version. Wildcards are none.
+// ParseVersion reads a version. A wildcard is none.
 func ParseVersion(s string) (Version, bool) {
 	if len(s) > maxVersion {
 		return Version{}, false
@@ -67,7 +67,7 @@ func ParseVersion(s string) (Version, bool) {
 	return Version{out.String(), strings.Join(locals, ".")}, true
 }
 
-// number drops leading zeros; an absent number is 0.
+// number removes leading zeros; an absent number is 0.
 func number(digits string) string {
 	if digits = strings.TrimLeft(digits, "0"); digits == "" {
 		return "0"
@@ -75,8 +75,7 @@ func number(digits string) string {
 	return digits
 }
 
-// Matches says whether an installed version is what ==v asks for (PEP 440, "Version matching"): a local part counts only
-// where v has one.
+// Matches says whether an installed version satisfies ==v (PEP 440, "Version matching"). A local part counts only if v has one.
 func (v Version) Matches(installed Version) bool {
 	return v.public == installed.public && (v.local == "" || v.local == installed.local)
 }
