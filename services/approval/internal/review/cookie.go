@@ -12,12 +12,12 @@ import (
 var cookiePattern = regexp.MustCompile(`^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)`)
 
 // harmless are the encodings in which text is what it looks like.
-var harmless = map[string]bool{"utf-8": true, "utf8": true, "utf-8-sig": true, "ascii": true, "us-ascii": true}
+var plainEncodings = map[string]bool{"utf-8": true, "utf8": true, "utf-8-sig": true, "ascii": true, "us-ascii": true}
 
 // keepFirst keeps the first two lines of a file.
-func (s *search) keepFirst(part []byte) {
+func (s *search) collectFirst(part []byte) {
 	s.first = append(s.first, part[:min(len(part), maxFirst+1-len(s.first))]...)
-	s.ended = len(s.first) > maxFirst || len(firstLines(s.first)) > 2
+	s.firstDone = len(s.first) > maxFirst || len(firstLines(s.first)) > 2
 }
 
 // firstLines are up to three lines, the last perhaps not whole. Python ends a line at a carriage return, too.
@@ -47,7 +47,7 @@ func (s *search) cookie() {
 		if match == nil {
 			continue
 		}
-		if name := string(match[1]); !harmless[strings.ReplaceAll(strings.ToLower(name), "_", "-")] {
+		if name := string(match[1]); !plainEncodings[strings.ReplaceAll(strings.ToLower(name), "_", "-")] {
 			s.add("encoding", i+1, "Python reads it as "+clip(name)+": its text may be another than the one shown")
 		}
 		return

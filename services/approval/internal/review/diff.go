@@ -21,7 +21,7 @@ const (
 	maxDiffs     = 2 << 20   // of all diffs together
 	maxDiffWork  = 64 << 20  // of all that is read for them
 	diffContext  = 3         // lines around a change
-	beside       = 200       // what is shown of a long line beside what changed in it
+	lineContext  = 200       // what is shown of a long line beside what changed in it
 )
 
 // DiffState says what a diff is, or why there is none.
@@ -40,13 +40,13 @@ const (
 
 // differ makes the diffs of a review.
 type differ struct {
-	open Open
-	room int // bytes left for diffs
-	work int // bytes left to read
-	cut  bool
+	open      Open
+	remaining int // bytes left for diffs
+	work      int // bytes left to read
+	cut       bool
 }
 
-func newDiffer(open Open) *differ { return &differ{open: open, room: maxDiffs, work: maxDiffWork} }
+func newDiffer(open Open) *differ { return &differ{open: open, remaining: maxDiffs, work: maxDiffWork} }
 
 // changed compares two versions of a file; content is what a search found the newer one to be.
 func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffState, error) {
@@ -59,7 +59,7 @@ func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffSta
 		return nil, DiffUnread, nil
 	case max(old.Size, now.Size) > maxDiffRead:
 		return nil, DiffTooLarge, nil
-	case !d.afford(int(old.Size + now.Size)):
+	case !d.reserve(int(old.Size + now.Size)):
 		return nil, DiffOmitted, nil
 	}
 	a, err := read(old, d.open)
@@ -76,7 +76,7 @@ func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffSta
 	if bytes.IndexByte(a, 0) >= 0 {
 		return nil, DiffBinary, nil
 	}
-	return d.take(unified("approved/"+old.Path, "now/"+now.Path, string(a), string(b)))
+	return d.account(unified("approved/"+old.Path, "now/"+now.Path, string(a), string(b)))
 }
 
 // added shows a file that is new as a diff from nothing.
@@ -90,18 +90,18 @@ func (d *differ) added(now tree.Entry, content Content) (*string, DiffState, err
 		return nil, DiffUnread, nil
 	case now.Size > maxDiffFile:
 		return nil, DiffTooLarge, nil
-	case !d.afford(int(now.Size)):
+	case !d.reserve(int(now.Size)):
 		return nil, DiffOmitted, nil
 	}
 	b, err := read(now, d.open)
 	if err != nil {
 		return nil, "", err
 	}
-	return d.take(unified("/dev/null", "now/"+now.Path, "", string(b)))
+	return d.account(unified("/dev/null", "now/"+now.Path, "", string(b)))
 }
 
-func (d *differ) afford(size int) bool {
-	if size > d.work || d.room <= 0 {
+func (d *differ) reserve(size int) bool {
+	if size > d.work || d.remaining <= 0 {
 		d.cut = true
 		return false
 	}
@@ -109,15 +109,15 @@ func (d *differ) afford(size int) bool {
 	return true
 }
 
-func (d *differ) take(diff string, state DiffState) (*string, DiffState, error) {
+func (d *differ) account(diff string, state DiffState) (*string, DiffState, error) {
 	switch {
 	case diff == "":
 		return nil, state, nil
-	case len(diff) > d.room:
+	case len(diff) > d.remaining:
 		d.cut = true
 		return nil, DiffOmitted, nil
 	}
-	d.room -= len(diff)
+	d.remaining -= len(diff)
 	return &diff, state, nil
 }
 
@@ -310,8 +310,8 @@ func differing(line, other string) (from, to int) {
 	if same == len(line) {
 		same, end = 0, 0
 	}
-	from = max(0, same-beside)
-	to = min(len(line), len(line)-end+beside, from+maxLine)
+	from = max(0, same-lineContext)
+	to = min(len(line), len(line)-end+lineContext, from+maxLine)
 	for from > 0 && !utf8.RuneStart(line[from]) {
 		from--
 	}

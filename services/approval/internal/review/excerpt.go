@@ -42,7 +42,7 @@ func ExcerptOf(e tree.Entry, r io.Reader, offset, limit int64) (*Excerpt, error)
 	limit = min(limit, MaxExcerpt)
 	hash := sha256.New()
 	part := &portion{from: offset, to: offset + limit}
-	s, err := lookThrough(io.TeeReader(r, io.MultiWriter(hash, part)), false)
+	s, err := searchContent(io.TeeReader(r, io.MultiWriter(hash, part)), false)
 	if err != nil {
 		return nil, fmt.Errorf("read %q: %w", e.Path, err)
 	}

@@ -56,7 +56,7 @@ func FuzzLookThrough(f *testing.F) {
 		if before < 0 || before > 200_000 {
 			return
 		}
-		bare, err := lookThrough(strings.NewReader("\n\n\n"+s), python)
+		bare, err := searchContent(strings.NewReader("\n\n\n"+s), python)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func FuzzLookThrough(f *testing.F) {
 			t.Fatal(err)
 		}
 		padding := "\n\n" + strings.Repeat("y", before) + "\n"
-		padded, err := lookThrough(strings.NewReader(padding+s), python)
+		padded, err := searchContent(strings.NewReader(padding+s), python)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,12 +40,12 @@ func (s *search) addWord(one []byte, c class) {
 	if len(s.word)+len(one) > maxWord {
 		s.endWord()
 	}
-	if !s.foreign {
-		s.passes, s.any, s.scripts = true, 0, 0
+	if !s.nonASCII {
+		s.asciiLike, s.any, s.scripts = true, 0, 0
 	}
 	s.word = append(s.word, one...)
-	s.foreign = true
-	s.passes = s.passes && c&(alike|compatible) != 0
+	s.nonASCII = true
+	s.asciiLike = s.asciiLike && c&(alike|compatible) != 0
 	s.any |= c
 	s.scripts |= 1 << min(c.script(), 63)
 }
@@ -53,7 +53,7 @@ func (s *search) addWord(one []byte, c class) {
 // words takes a run of visible ASCII characters: only where it begins and where it ends can it be part of an identifier that has
 // other letters, too.
 func (s *search) words(run []byte) {
-	if s.foreign {
+	if s.nonASCII {
 		n := 0
 		for n < len(run) && n < maxWord && isWord(run[n]) {
 			n++
@@ -83,18 +83,18 @@ func isWord(c byte) bool {
 
 // endWord judges the identifier that ends here.
 func (s *search) endWord() {
-	if !s.foreign {
+	if !s.nonASCII {
 		s.word = s.word[:0]
 		return
 	}
 	word := s.word
-	s.word, s.foreign = s.word[:0], false
+	s.word, s.nonASCII = s.word[:0], false
 	switch f := s.of("look_alike"); {
 	case f != nil && f.count >= maxPerKind: // there is nothing to be learnt from one more
 	case s.any&alike != 0 && disguised(string(word)):
 		s.found("look_alike", quoteWord(string(word))+" mixes letters of several scripts that look alike")
 	case s.suspects.words[string(word)]:
-	case s.passes && (s.python || s.any&compatible == 0), s.python && s.scripts&^(1<<noScript|1<<latinScript|1<<cjkScript) != 0 && mixed(string(word)):
+	case s.asciiLike && (s.python || s.any&compatible == 0), s.python && s.scripts&^(1<<noScript|1<<latinScript|1<<cjkScript) != 0 && mixed(string(word)):
 		s.suspects.add(string(word))
 	}
 }
@@ -159,7 +159,7 @@ const (
 )
 
 // usual are the scripts that are looked for first.
-var usual = []struct {
+var commonScripts = []struct {
 	script script
 	tables []*unicode.RangeTable
 }{
@@ -187,7 +187,7 @@ func scriptOf(r rune) script {
 		}
 		return noScript
 	}
-	for _, one := range usual {
+	for _, one := range commonScripts {
 		if unicode.In(r, one.tables...) {
 			return one.script
 		}

@@ -48,7 +48,7 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 		case e.Kind != tree.File:
 		case e.Size <= maxRequestFile:
 			files[e.Path] = e
-		case asks(e.Path):
+		case isRequestFile(e.Path):
 			r.Unread = append(r.Unread, e.Path)
 		}
 	}
@@ -144,7 +144,7 @@ func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) er
 }
 
 // asks says whether a pack asks for something in a file of that name.
-func asks(name string) bool {
+func isRequestFile(name string) bool {
 	switch strings.TrimPrefix(name, "backend/") {
 	case pack.File, "permissions.json", "requirements.lock":
 		return true
@@ -164,8 +164,8 @@ func isHandler(name string) bool {
 // without are the requests that old doesn't have.
 func (r Requests) without(old Requests) Requests {
 	more := Requests{
-		Secrets: minus(r.Secrets, old.Secrets), Domains: minus(r.Domains, old.Domains), Ports: minus(r.Ports, old.Ports),
-		Handlers: minus(r.Handlers, old.Handlers), Packages: minus(r.Packages, old.Packages), Permissions: null, Unread: minus(r.Unread, old.Unread),
+		Secrets: without(r.Secrets, old.Secrets), Domains: without(r.Domains, old.Domains), Ports: without(r.Ports, old.Ports),
+		Handlers: without(r.Handlers, old.Handlers), Packages: without(r.Packages, old.Packages), Permissions: null, Unread: without(r.Unread, old.Unread),
 	}
 	if string(r.Permissions) != string(old.Permissions) {
 		more.Permissions = r.Permissions
@@ -173,7 +173,7 @@ func (r Requests) without(old Requests) Requests {
 	return more
 }
 
-func minus[T comparable](all, known []T) []T {
+func without[T comparable](all, known []T) []T {
 	more := []T{}
 	for _, v := range all {
 		if !slices.Contains(known, v) {

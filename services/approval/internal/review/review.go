@@ -126,13 +126,13 @@ func Of(in Input) (*Review, error) {
 		r.ApprovedDigest, r.ApprovedLost = &in.Lost, true
 		r.Notes = append(r.Notes, "What was approved ("+in.Lost+") is not kept any more, so nothing can be compared with it. To approve the pack again mends that.")
 	}
-	warned := newWarnings(in.Only)
-	entrypoint, err := r.metadata(in, warned)
+	collected := newWarnings(in.Only)
+	entrypoint, err := r.metadata(in, collected)
 	if err != nil {
 		return nil, err
 	}
-	warned.warnOfNames(in.Now)
-	contents, err := lookThroughAll(in, entrypoint, warned)
+	collected.warnOfNames(in.Now)
+	contents, err := searchAll(in, entrypoint, collected)
 	if err != nil {
 		return nil, err
 	}
@@ -141,8 +141,8 @@ func Of(in Input) (*Review, error) {
 		return nil, err
 	}
 	var more bool
-	r.Warnings, more = warned.list()
-	r.WarningCounts = warned.counts
+	r.Warnings, more = collected.list()
+	r.WarningCounts = collected.counts
 	r.Truncated = more || d.cut
 	if more && in.Only == "" {
 		r.Notes = append(r.Notes, "Not all warnings are listed: ask for those of one kind with ?warnings=KIND.")
@@ -154,12 +154,12 @@ func Of(in Input) (*Review, error) {
 }
 
 // metadata compares what the pack says of itself and asks for; it gives the file that it runs, "" for none.
-func (r *Review) metadata(in Input, warned *warnings) (entrypoint string, err error) {
+func (r *Review) metadata(in Input, collected *warnings) (entrypoint string, err error) {
 	fields, at, err := descriptorFields(in.Now, in.Open)
 	if err != nil {
 		return "", err
 	}
-	if err := warned.warnOfDescriptor(in.Now, at, in.Open); err != nil {
+	if err := collected.warnOfDescriptor(in.Now, at, in.Open); err != nil {
 		return "", err
 	}
 	if r.Requests, err = requestsOf(in.Now, in.Open); err != nil {
@@ -182,14 +182,14 @@ func (r *Review) metadata(in Input, warned *warnings) (entrypoint string, err er
 	r.Descriptor = describeChanges(fields, before, at, was)
 	for _, f := range r.Descriptor {
 		if f.Name == "entrypoint" || f.Name == "pack_identity" {
-			warned.add(Warning{Path: cmp.Or(at, was), Kind: f.Name, Detail: fmt.Sprintf("was %s, is %s", clip(string(f.Before)), clip(string(f.After))), Count: 1})
+			collected.add(Warning{Path: cmp.Or(at, was), Kind: f.Name, Detail: fmt.Sprintf("was %s, is %s", clip(string(f.Before)), clip(string(f.After))), Count: 1})
 		}
 	}
 	return stringOf(fields["entrypoint"]), nil
 }
 
 // lookThroughAll searches every file; it gives their contents by path.
-func lookThroughAll(in Input, entrypoint string, warned *warnings) (map[string]Content, error) {
+func searchAll(in Input, entrypoint string, collected *warnings) (map[string]Content, error) {
 	contents := make(map[string]Content, len(in.Now.Entries))
 	for _, e := range in.Now.Entries {
 		if e.Kind != tree.File {
@@ -200,7 +200,7 @@ func lookThroughAll(in Input, entrypoint string, warned *warnings) (map[string]C
 			return nil, fmt.Errorf("review %q: %w", e.Path, err)
 		}
 		contents[e.Path] = s.content
-		warned.warnOfContent(e, s, source)
+		collected.warnOfContent(e, s, source)
 	}
 	return contents, nil
 }
@@ -212,7 +212,7 @@ func searchFile(e tree.Entry, open Open, python bool) (s *searched, source bool,
 		return nil, false, err
 	}
 	defer f.Close()
-	if s, err = lookThrough(f, python); err != nil {
+	if s, err = searchContent(f, python); err != nil {
 		return nil, false, err
 	}
 	if len(s.suspects.words) > 0 {
@@ -251,8 +251,8 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 	for _, e := range in.Now.Entries {
 		old, ok := before[e.Path]
 		line := Listed{File: describe(e), Content: contents[e.Path], Change: "none"}
-		switch from, moved := renamed[e.Path]; {
-		case moved:
+		switch from, isRename := renamed[e.Path]; {
+		case isRename:
 			line.Change = "renamed"
 			r.Renamed = append(r.Renamed, Rename{from.Path, e.Path, describe(from), describe(e)})
 		case !ok:
@@ -290,7 +290,7 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 // listAdded lists the entries that are new, but for those that were renamed.
 func (r *Review) listAdded(added []tree.Entry, renamed map[string]tree.Entry, contents map[string]Content, d *differ) error {
 	for _, e := range added {
-		if _, moved := renamed[e.Path]; moved {
+		if _, isRename := renamed[e.Path]; isRename {
 			continue
 		}
 		one := Addition{File: describe(e), Content: contents[e.Path]}

@@ -58,34 +58,34 @@ type searched struct {
 // search looks through a file as a stream.
 type search struct {
 	searched
-	line     int  // of what comes next, from 1
-	column   int  // bytes of that line that were seen
-	blanks   int  // white space that the line had last, in columns
-	shows    bool // the line has something visible
-	empty    int  // lines right before it that have nothing
-	nul      bool
-	invalid  bool
-	marked   bool // begins with a byte order mark of UTF-16 or UTF-32
-	first    []byte
-	ended    bool   // first is whole
-	word     []byte // the identifier that ends here
-	foreign  bool   // it has letters that are not ASCII
-	passes   bool   // each of these looks like ASCII, or is ASCII in compatibility form
-	any      class  // what any of these has
-	scripts  uint64 // of these, a bit for each
-	judged   [8]int // how many characters were found, by index in kinds
-	unjudged [8]int // how many more there are that were not looked at one by one
+	line       int  // of what comes next, from 1
+	column     int  // bytes of that line that were seen
+	blanks     int  // white space that the line had last, in columns
+	hasVisible bool // the line has something visible
+	empty      int  // lines right before it that have nothing
+	nul        bool
+	invalid    bool
+	marked     bool // begins with a byte order mark of UTF-16 or UTF-32
+	first      []byte
+	firstDone  bool   // first is whole
+	word       []byte // the identifier that ends here
+	nonASCII   bool   // it has letters that are not ASCII
+	asciiLike  bool   // each of these looks like ASCII, or is ASCII in compatibility form
+	any        class  // what any of these has
+	scripts    uint64 // of these, a bit for each
+	examined   [8]int // how many characters were found, by index in kinds
+	unexamined [8]int // how many more there are that were not looked at one by one
 }
 
 var buffers = sync.Pool{New: func() any { buf := make([]byte, window+around); return &buf }}
 
 // lookThrough searches the file that r reads. python says that Python reads the file as source.
-func lookThrough(r io.Reader, python bool) (*searched, error) {
+func searchContent(r io.Reader, python bool) (*searched, error) {
 	s := &search{line: 1}
 	s.python = python
-	held := buffers.Get().(*[]byte)
-	defer buffers.Put(held)
-	buf := (*held)[:0]
+	pooled := buffers.Get().(*[]byte)
+	defer buffers.Put(pooled)
+	buf := (*pooled)[:0]
 	done := 0 // the bytes of buf that were searched, and stay only as context of those that follow
 	begun := false
 	for {
@@ -101,9 +101,9 @@ func lookThrough(r io.Reader, python bool) (*searched, error) {
 		}
 		limit := len(buf)
 		if !end {
-			limit = whole(buf, done)
+			limit = searchLimit(buf, done)
 		}
-		s.look(buf, done, limit)
+		s.scan(buf, done, limit)
 		if end {
 			return s.result(), nil
 		}
@@ -130,7 +130,7 @@ func (s *search) begin(buf []byte) (mark int) {
 func (s *search) result() *searched {
 	s.endLine()
 	s.cookie()
-	for i, n := range s.unjudged {
+	for i, n := range s.unexamined {
 		if n > 0 {
 			s.of(kinds[i]).count += n
 		}
@@ -148,7 +148,7 @@ func (s *search) result() *searched {
 }
 
 // whole is up to where buf can be searched before more is read: what decides about a character must be there.
-func whole(buf []byte, done int) int {
+func searchLimit(buf []byte, done int) int {
 	limit := len(buf) - around/2
 	for limit > done && !utf8.RuneStart(buf[limit]) && limit > len(buf)-around/2-utf8.UTFMax {
 		limit--
@@ -157,9 +157,9 @@ func whole(buf []byte, done int) int {
 }
 
 // look searches buf from done to limit; what lies around that is what it is judged by.
-func (s *search) look(buf []byte, done, limit int) {
-	if s.python && !s.ended {
-		s.keepFirst(buf[done:limit])
+func (s *search) scan(buf []byte, done, limit int) {
+	if s.python && !s.firstDone {
+		s.collectFirst(buf[done:limit])
 	}
 	for i := done; i < limit; {
 		if s.column == 0 {
@@ -211,7 +211,7 @@ func (s *search) plainLine(buf []byte) int {
 		s.empty++
 	} else {
 		s.visible()
-		s.empty, s.shows = 0, false
+		s.empty, s.hasVisible = 0, false
 	}
 	s.line++
 	return n + 1
@@ -262,10 +262,10 @@ func (s *search) visible() {
 	if s.blanks >= blankRun {
 		s.found("far_right", fmt.Sprintf("text behind %d blanks", s.blanks))
 	}
-	if !s.shows && s.empty >= blankLines {
+	if !s.hasVisible && s.empty >= blankLines {
 		s.found("far_down", fmt.Sprintf("text behind %d blank lines", s.empty))
 	}
-	s.blanks, s.shows = 0, true
+	s.blanks, s.hasVisible = 0, true
 }
 
 // control takes a control character.
@@ -294,10 +294,10 @@ func (s *search) endLine() {
 		s.found("long_line", fmt.Sprintf("%d bytes", s.column))
 	}
 	s.empty++
-	if s.shows {
+	if s.hasVisible {
 		s.empty = 0
 	}
-	s.column, s.blanks, s.shows = 0, 0, false
+	s.column, s.blanks, s.hasVisible = 0, 0, false
 }
 
 // rune takes a character that is not ASCII and gives its size.
@@ -330,14 +330,14 @@ func (s *search) rune(buf []byte, i int) int {
 
 // hidden judges a character that hides unless what is around it says otherwise.
 func (s *search) hidden(buf []byte, i, of int) {
-	if s.judged[of] >= maxPerKind {
-		s.unjudged[of]++ // there is nothing to be learnt from one more
+	if s.examined[of] >= maxPerKind {
+		s.unexamined[of]++ // there is nothing to be learnt from one more
 		return
 	}
 	from, to := max(0, i-around/2), min(len(buf), i+around/2)
 	r, _, kind := text.Classify(string(buf[from:to]), i-from)
 	if name := kindOf(kind); name != "" {
-		s.judged[of]++
+		s.examined[of]++
 		s.found(name, text.Char{Rune: r, Kind: kind}.String())
 	}
 }
