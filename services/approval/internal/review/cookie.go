@@ -11,16 +11,16 @@ import (
 // cookiePattern is how a line of Python names the encoding of its file (PEP 263).
 var cookiePattern = regexp.MustCompile(`^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)`)
 
-// harmless are the encodings in which text is what it looks like.
+// plainEncodings are the encodings in which a file means what it looks like.
 var plainEncodings = map[string]bool{"utf-8": true, "utf8": true, "utf-8-sig": true, "ascii": true, "us-ascii": true}
 
-// keepFirst keeps the first two lines of a file.
+// collectFirst collects the first two lines of a file.
 func (s *search) collectFirst(part []byte) {
 	s.first = append(s.first, part[:min(len(part), maxFirst+1-len(s.first))]...)
 	s.firstDone = len(s.first) > maxFirst || len(firstLines(s.first)) > 2
 }
 
-// firstLines are up to three lines, the last perhaps not whole. Python ends a line at a carriage return, too.
+// firstLines are up to three lines; the last may be incomplete. Python ends a line at a carriage return, too.
 func firstLines(data []byte) (lines [][]byte) {
 	for len(lines) < 2 {
 		i := bytes.IndexAny(data, "\r\n")
@@ -36,7 +36,8 @@ func firstLines(data []byte) (lines [][]byte) {
 	return append(lines, data)
 }
 
-// cookie looks for the encoding that the first two lines name.
+// cookie warns if the first two lines name an encoding other than UTF-8: Python then decodes another program from the bytes
+// than an editor shows.
 func (s *search) cookie() {
 	if !s.python {
 		return
@@ -57,7 +58,7 @@ func (s *search) cookie() {
 	}
 }
 
-// clip keeps a stranger's word short enough for a message, and readable.
+// clip makes a stranger's word short and readable, for a message.
 func clip(s string) string {
 	return text.Escape(text.Clip(s, 64))
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// warnOfDescriptor tells what the descriptor at says that will most likely not do what was meant. One that can't be read is what the
-// pack's state says.
+// warnOfDescriptor warns of declarations in the descriptor at that most likely don't do what the author meant. A descriptor
+// that can't be read has no warnings: the pack's state says that.
 func (w *warnings) warnOfDescriptor(m tree.Manifest, at string, open Open) error {
 	i := slices.IndexFunc(m.Entries, func(e tree.Entry) bool { return e.Path == at && e.Kind == tree.File })
 	if i < 0 || m.Entries[i].Size > pack.MaxDescriptor {
@@ -35,7 +35,7 @@ func (w *warnings) warnOfDescriptor(m tree.Manifest, at string, open Open) error
 	return nil
 }
 
-// listing is the names and kinds of a tree as a file system whose files can't be opened.
+// listing is the names and kinds of a tree, as a file system whose files can't be opened.
 type listing struct{ tree.Manifest }
 
 var (

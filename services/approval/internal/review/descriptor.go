@@ -14,7 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// maxValue is how much of a value of a descriptor is shown, in bytes.
+// maxValue is how many bytes of a descriptor's value are shown.
 const maxValue = 16 << 10
 
 // Field is a member of ecosystem.json that the approved version has otherwise, or not; all of them at a first review. Members of
@@ -25,8 +25,8 @@ type Field struct {
 	After  jsontext.Value `json:"after"`  // null for none
 }
 
-// descriptorFields are the members of the descriptor in a tree, and its path; there are none where it is no JSON object, which the
-// pack's state says.
+// descriptorFields reads the members of the descriptor in a tree, and its path. There are none if it is no JSON object; the
+// pack's state says that.
 func descriptorFields(m tree.Manifest, open Open) (fields map[string]jsontext.Value, at string, err error) {
 	for _, base := range []string{"", "backend"} {
 		name := path.Join(base, pack.File)
@@ -66,7 +66,7 @@ func flatten(fields map[string]jsontext.Value, name string, value jsontext.Value
 	canonical(fields, name, value)
 }
 
-// canonical adds a value in its canonical form, so that only what it says is compared.
+// canonical adds a value in its canonical form, so that white space and the order of members don't count as changes.
 func canonical(fields map[string]jsontext.Value, name string, value jsontext.Value) {
 	value = value.Clone()
 	if value.Canonicalize() == nil {
@@ -98,7 +98,7 @@ func describeChanges(now, before map[string]jsontext.Value, at, was string) []Fi
 	return changes
 }
 
-// rank puts first what decides about what runs.
+// rank orders fields: those that decide what runs come first.
 func rank(field string) int {
 	if i := slices.Index([]string{"entrypoint", "pack_identity", "pack_id"}, field); i >= 0 {
 		return i

@@ -21,7 +21,7 @@ const (
 	maxDiffs     = 2 << 20   // of all diffs together
 	maxDiffWork  = 64 << 20  // of all that is read for them
 	diffContext  = 3         // lines around a change
-	lineContext  = 200       // what is shown of a long line beside what changed in it
+	lineContext  = 200       // bytes of a long line that are shown before and after its change
 )
 
 // DiffState says what a diff is, or why there is none.
@@ -38,7 +38,7 @@ const (
 	DiffOmitted   DiffState = "omitted"   // all diffs together are larger than a review may be
 )
 
-// differ makes the diffs of a review.
+// differ makes the diffs of a review, within limits for all of them together.
 type differ struct {
 	open      Open
 	remaining int // bytes left for diffs
@@ -48,7 +48,7 @@ type differ struct {
 
 func newDiffer(open Open) *differ { return &differ{open: open, remaining: maxDiffs, work: maxDiffWork} }
 
-// changed compares two versions of a file; content is what a search found the newer one to be.
+// changed compares two versions of a file. content says how the newer one can be read.
 func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffState, error) {
 	switch {
 	case old.Kind != tree.File || now.Kind != tree.File || old.SHA256 == now.SHA256:
@@ -100,6 +100,7 @@ func (d *differ) added(now tree.Entry, content Content) (*string, DiffState, err
 	return d.account(unified("/dev/null", "now/"+now.Path, "", string(b)))
 }
 
+// reserve says whether texts of that size may still be compared, and takes the work off the limit.
 func (d *differ) reserve(size int) bool {
 	if size > d.work || d.remaining <= 0 {
 		d.cut = true
@@ -109,6 +110,7 @@ func (d *differ) reserve(size int) bool {
 	return true
 }
 
+// account takes a diff off the limit of all diffs; if it doesn't fit the diff is omitted.
 func (d *differ) account(diff string, state DiffState) (*string, DiffState, error) {
 	switch {
 	case diff == "":
@@ -121,7 +123,7 @@ func (d *differ) account(diff string, state DiffState) (*string, DiffState, erro
 	return &diff, state, nil
 }
 
-// unified is the unified diff of two different texts, in which what hides is written as an escape.
+// unified is the unified diff of two different texts. Characters that hide are written as escapes.
 func unified(oldName, newName, a, b string) (string, DiffState) {
 	// Only what lies between the lines that both begin and end with is compared, with some lines around it.
 	head := commonLines(a, b)
@@ -321,7 +323,7 @@ func differing(line, other string) (from, to int) {
 	return from, to
 }
 
-// visible writes what hides in a line as an escape; tabs and a carriage return at its end are what they are.
+// visible writes the characters of a line that hide as escapes, except tabs and a carriage return at the end.
 func visible(line string) string {
 	body, dos := strings.CutSuffix(line, "\r")
 	if text.IsLine(body) {
@@ -338,7 +340,7 @@ func visible(line string) string {
 	return body
 }
 
-// shown is a path in the head of a diff, quoted where it could pass for something else.
+// shown is a path in the head of a diff, quoted if it could be taken for something else.
 func shown(path string) string {
 	if !text.IsLine(path) {
 		return text.Escape(strconv.Quote(path))

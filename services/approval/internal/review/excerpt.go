@@ -19,7 +19,7 @@ const (
 	MaxExcerpt     = 1 << 20
 )
 
-// ErrChanged is in the error of ExcerptOf where the file is no longer what its entry says.
+// ErrChanged is in the error of ExcerptOf if the file isn't the one that its entry describes.
 var ErrChanged = errors.New("the file changed while it was read")
 
 // Excerpt is a part of a file of one tree.
@@ -36,8 +36,8 @@ type Excerpt struct {
 	Data     string  `json:"data"`
 }
 
-// ExcerptOf reads a file whole and gives up to limit bytes of it from offset on. A character that is cut at the end is left to what
-// follows.
+// ExcerptOf reads a file whole, compares it with its entry, and returns up to limit bytes of it from offset on. A character
+// that would be cut at the end is left to the next part.
 func ExcerptOf(e tree.Entry, r io.Reader, offset, limit int64) (*Excerpt, error) {
 	limit = min(limit, MaxExcerpt)
 	hash := sha256.New()
@@ -63,7 +63,7 @@ func ExcerptOf(e tree.Entry, r io.Reader, offset, limit int64) (*Excerpt, error)
 	return x, nil
 }
 
-// wholeCharacters leaves out a character at the end that is not whole, unless nothing else is there.
+// wholeCharacters leaves out an incomplete character at the end, unless there is nothing else.
 func wholeCharacters(data []byte) []byte {
 	for n := 1; n < min(utf8.UTFMax, len(data)); n++ {
 		end := data[len(data)-n:]
@@ -78,7 +78,7 @@ func wholeCharacters(data []byte) []byte {
 	return data
 }
 
-// portion keeps what is written to it between two offsets.
+// portion is a writer that stores only the bytes between two offsets.
 type portion struct {
 	from, to, at int64
 	data         bytes.Buffer

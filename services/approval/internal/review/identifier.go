@@ -13,15 +13,15 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Bounds of identifiers that are looked at.
+// Bounds of the identifiers that are examined.
 const (
 	maxWord     = 256  // bytes; a longer one is looked at in parts
 	maxSuspects = 1000 // of one file
 	leastAlike  = 3    // bytes of an ASCII identifier that another may be taken for: words of one letter exist in many languages
 )
 
-// suspects are what the identifiers of a file that are not ASCII look like, for those that can be cleared only by a second look: by
-// where they stand, and by whether what they look like is in the file, too.
+// suspects are identifiers that aren't ASCII and need a second reading of the file: whether they are suspicious depends on
+// where they stand, and on whether the ASCII identifier that they look like is in the file as well.
 type suspects struct {
 	words map[string]bool
 }
@@ -35,7 +35,7 @@ func (s *suspects) add(word string) {
 	}
 }
 
-// addWord goes on with the identifier that ends here by a letter of the class c.
+// addWord continues the identifier with a letter of the class c.
 func (s *search) addWord(one []byte, c class) {
 	if len(s.word)+len(one) > maxWord {
 		s.endWord()
@@ -50,8 +50,8 @@ func (s *search) addWord(one []byte, c class) {
 	s.scripts |= 1 << min(c.script(), 63)
 }
 
-// words takes a run of visible ASCII characters: only where it begins and where it ends can it be part of an identifier that has
-// other letters, too.
+// words takes a run of visible ASCII characters. Only at its beginning and its end can it be part of an identifier with other
+// letters.
 func (s *search) words(run []byte) {
 	if s.nonASCII {
 		n := 0
@@ -81,7 +81,7 @@ func isWord(c byte) bool {
 	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
-// endWord judges the identifier that ends here.
+// endWord ends an identifier, and decides whether it is suspicious.
 func (s *search) endWord() {
 	if !s.nonASCII {
 		s.word = s.word[:0]
@@ -124,8 +124,8 @@ func disguised(word string) bool {
 	return false
 }
 
-// mixed says whether a part of a word has letters of scripts that are not written together. Greek letters beside Latin ones are
-// formulas, and Japanese, Chinese and Korean are written with Latin ones.
+// mixed says whether a part of a word has letters of scripts that aren't written together. Greek beside Latin letters is
+// allowed, as in formulas, and so are Latin letters in Japanese, Chinese and Korean.
 func mixed(word string) bool {
 	for part := range parts(word) {
 		var seen []script
@@ -158,7 +158,7 @@ const (
 	otherScript // and so on, one for each
 )
 
-// usual are the scripts that are looked for first.
+// commonScripts are the scripts that are looked for first.
 var commonScripts = []struct {
 	script script
 	tables []*unicode.RangeTable
@@ -263,8 +263,8 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
-// source reads the identifiers of a file one after the other. Of Python it tells code from comments and strings; in an f-string what
-// stands in braces is code.
+// source reads the identifiers of a file one after another. In Python it tells code from comments and strings; the expressions
+// in an f-string are code.
 type source struct {
 	r      *bufio.Reader
 	python bool
@@ -282,8 +282,8 @@ func newSource(r io.Reader, python bool) *source {
 	return &source{r: bufio.NewReaderSize(r, window), python: python, line: 1}
 }
 
-// next is the next identifier, until the next call; code says that it stands neither in a comment nor in a string. The error is
-// io.EOF at the end.
+// next returns the next identifier; word is valid until the next call. code says that it stands neither in a comment nor in a
+// string. The error is io.EOF at the end.
 func (s *source) next() (word []byte, line int, code bool, err error) {
 	s.word = s.word[:0]
 	for {
@@ -321,7 +321,7 @@ func (s *source) next() (word []byte, line int, code bool, err error) {
 	}
 }
 
-// letter goes on with a character that is not ASCII; it says whether the identifier may go on behind it.
+// letter takes a character that isn't ASCII, and says whether the identifier may continue after it.
 func (s *source) letter() bool {
 	_ = s.r.UnreadByte()
 	r, size, err := s.r.ReadRune()
@@ -342,7 +342,7 @@ func (s *source) code() bool {
 	return !s.comment && (s.quote == 0 || s.format && s.depth > 0)
 }
 
-// step takes a character that is part of no identifier; s.word is the one right before it.
+// step takes a character that is part of no identifier; s.word is the word right before it.
 func (s *source) step(r byte) {
 	switch {
 	case s.comment:
@@ -356,7 +356,7 @@ func (s *source) step(r byte) {
 	}
 }
 
-// begin begins a string; the quotes that follow say whether it has three.
+// begin begins a string; the quotes that follow say whether it is a triple-quoted one.
 func (s *source) begin(r byte) {
 	s.quote, s.depth = r, 0
 	s.format = len(s.word) <= 2 && bytes.ContainsAny(s.word, "fF")

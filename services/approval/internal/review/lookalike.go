@@ -11,8 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
-// prototypes are letters and digits that fonts draw like one or two of ASCII, by what they look like: the rows of Unicode's
-// confusables.txt (UTS #39) whose target is ASCII, without those that compatibility composition (NFKC) resolves.
+// prototypes are letters and digits that fonts draw like one or two ASCII characters, by those characters: the rows of
+// Unicode's confusables.txt (UTS #39) with an ASCII target, except those that compatibility composition (NFKC) resolves anyway.
 var prototypes = []struct{ ascii, letters string }{
 	{"2", "\u01a7\u03e8\u14bf\ua644\ua6ef\ua75a"},
 	{"3", "\u01b7\u021c\u0417\u04e0\u2ccc\ua76a\ua7ab\U000118ca\U00016f3b"},
@@ -111,8 +111,9 @@ var lookAlikes = sync.OnceValue(func() map[rune]string {
 	return all
 })
 
-// asASCII writes a word in the ASCII letters that a reader may take its letters for; ok is false where one of them looks like none.
-// Letters in compatibility form (full-width, mathematical) look like none: that they are others is plain to see.
+// asASCII writes a word with the ASCII characters that a reader may take its letters for; ok is false if one of them looks like
+// none. Letters in compatibility form (full-width, mathematical) count as looking like none: a reader sees that they are
+// others.
 func asASCII(word string) (ascii string, ok bool) {
 	var b strings.Builder
 	for _, r := range word {
@@ -132,8 +133,8 @@ func asASCII(word string) (ascii string, ok bool) {
 // twins are ASCII letters that many fonts draw alike.
 var twins = strings.NewReplacer("0", "o", "1", "l", "i", "l", "|", "l", "5", "s", "rn", "m", "vv", "w")
 
-// skeleton is equal for names that a reader may take for each other: compatibility forms, case, look-alikes, kinds of spaces and
-// what is invisible don't count.
+// skeleton is equal for names that a reader may take for each other: it ignores compatibility forms, case, look-alikes, kinds
+// of spaces, and invisible characters.
 func skeleton(name string) string {
 	if !utf8.ValidString(name) {
 		return name

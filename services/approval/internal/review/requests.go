@@ -16,7 +16,7 @@ import (
 // maxRequestFile bounds a file that requests are read from, in bytes.
 const maxRequestFile = 1 << 20
 
-// Requests are what a pack asks for. Nothing of it is granted by an approval.
+// Requests are what a pack asks for. An approval grants none of it.
 type Requests struct {
 	Secrets     []string       `json:"secrets"`
 	Domains     []string       `json:"allowed_domains"`
@@ -27,7 +27,7 @@ type Requests struct {
 	Unread      []string       `json:"unread"`      // files that are too large to say what they ask for, or can't be understood
 }
 
-// Handler is trusted code that it wants to have run for packs.
+// Handler is a capability handler that the pack ships: trusted code that it wants to have run for packs.
 type Handler struct {
 	Slug         string `json:"slug"`
 	HandlerID    string `json:"handler_id"`
@@ -110,7 +110,7 @@ func (r *Requests) readPermissions(files map[string]tree.Entry, open Open) error
 	return nil
 }
 
-// read takes over what one file asks for.
+// read adds what one file asks for.
 func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) error {
 	switch {
 	case e.Path == "requirements.lock", e.Path == "backend/requirements.lock":
@@ -143,7 +143,7 @@ func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) er
 	return nil
 }
 
-// asks says whether a pack asks for something in a file of that name.
+// isRequestFile says whether a file of that name can ask for something.
 func isRequestFile(name string) bool {
 	switch strings.TrimPrefix(name, "backend/") {
 	case pack.File, "permissions.json", "requirements.lock":
@@ -161,7 +161,7 @@ func isHandler(name string) bool {
 	return false
 }
 
-// without are the requests that old doesn't have.
+// without returns the requests that old doesn't have.
 func (r Requests) without(old Requests) Requests {
 	more := Requests{
 		Secrets: without(r.Secrets, old.Secrets), Domains: without(r.Domains, old.Domains), Ports: without(r.Ports, old.Ports),

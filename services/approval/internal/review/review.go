@@ -1,5 +1,9 @@
-// Package review shows a person what a decision about a pack would be about: what it asks for, what is in it, what changed since the
-// last approval, and what deserves a second look.
+// Package review describes to a person what a decision about a pack would be about: what the pack asks for, what is in it, what
+// changed since the last approval, and what deserves a second look.
+//
+// The attack that it defends against is a file that doesn't look like what it does: invisible or look-alike characters, text
+// pushed out of sight, an encoding that makes Python read another program than a person sees. Read review.go first, then
+// search.go and identifier.go (the search of contents), diff.go, and warnings.go.
 package review
 
 import (
@@ -12,18 +16,18 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// Review is the whole picture. A person reads it from the top, so what matters most comes first and what is long last.
+// Review is the whole answer. A person reads it from the top, so what matters most comes first, and long lists come last.
 type Review struct {
-	Digest         string         `json:"digest"`          // of what lies there now; approve takes it
+	Digest         string         `json:"digest"`          // of the pack's folder now; an approval can be bound to it
 	ApprovedDigest *string        `json:"approved_digest"` // null before the first approval
-	ApprovedLost   bool           `json:"approved_lost"`   // what was approved isn't kept any more: nothing is compared with it
-	Notes          []string       `json:"notes"`           // what there is to know about this review
+	ApprovedLost   bool           `json:"approved_lost"`   // the approved tree is missing from the store, so nothing is compared with it
+	Notes          []string       `json:"notes"`           // remarks about the review itself: a missing tree, lists that are cut
 	Summary        Summary        `json:"summary"`
 	WarningCounts  map[string]int `json:"warning_counts"` // kind → all there are, also those that are not listed
 	Warnings       []Warning      `json:"warnings"`
 	Descriptor     []Field        `json:"descriptor_changes"`
 	Requests       Requests       `json:"requests"`
-	NewRequests    Requests       `json:"new_requests"` // those that the approved version didn't have
+	NewRequests    Requests       `json:"new_requests"` // requests that the approved version didn't have
 	Changed        []Change       `json:"changed"`
 	Renamed        []Rename       `json:"renamed"`
 	Added          []Addition     `json:"added"`
@@ -101,16 +105,16 @@ type ModeChange struct {
 // Open opens the content of a file by its SHA-256.
 type Open func(sha256 string) (io.ReadCloser, error)
 
-// Input is what a review is made of.
+// Input is what a review is made from.
 type Input struct {
 	Now      tree.Manifest
 	Approved *tree.Manifest // nil for none
-	Lost     string         // the digest of what was approved, where it isn't kept any more
+	Lost     string         // the digest of the approved tree, if the store has lost it
 	Open     Open           // serves the contents of both trees
 	Only     string         // the one kind of warnings that is listed, each by itself; "" for all
 }
 
-// Kinds are the kinds of warnings, the worst first.
+// Kinds lists the kinds of warnings, the worst first.
 func Kinds() []string { return slices.Clone(severity) }
 
 // Of makes a review.
@@ -153,7 +157,8 @@ func Of(in Input) (*Review, error) {
 	return r, nil
 }
 
-// metadata compares what the pack says of itself and asks for; it gives the file that it runs, "" for none.
+// metadata compares the descriptor and the requests with the approved ones. It returns the file that the pack runs, "" for
+// none.
 func (r *Review) metadata(in Input, collected *warnings) (entrypoint string, err error) {
 	fields, at, err := descriptorFields(in.Now, in.Open)
 	if err != nil {
@@ -188,7 +193,7 @@ func (r *Review) metadata(in Input, collected *warnings) (entrypoint string, err
 	return stringOf(fields["entrypoint"]), nil
 }
 
-// lookThroughAll searches every file; it gives their contents by path.
+// searchAll searches the contents of all files, and returns how each can be read, by path.
 func searchAll(in Input, entrypoint string, collected *warnings) (map[string]Content, error) {
 	contents := make(map[string]Content, len(in.Now.Entries))
 	for _, e := range in.Now.Entries {
@@ -205,7 +210,7 @@ func searchAll(in Input, entrypoint string, collected *warnings) (map[string]Con
 	return contents, nil
 }
 
-// searchFile searches one file; source says that it is read as text whatever it is.
+// searchFile searches one file. source says that the file is read as text whatever its content is.
 func searchFile(e tree.Entry, open Open, python bool) (s *searched, source bool, err error) {
 	f, err := open(e.SHA256)
 	if err != nil {
@@ -316,8 +321,8 @@ func (r *Review) modeChange(at map[[3]string]int, before, after File) {
 	r.ModeChanges[i].Count++
 }
 
-// renames finds the files among added that have the content of one that is gone, by their paths; each that is gone is the origin of
-// one at most. An empty file comes from nowhere.
+// renames finds the files in added that have the content of a removed one, and returns the origin of each by its path. Each
+// removed file is the origin of one file at most. An empty file has no origin.
 func renames(added []tree.Entry, gone map[string]tree.Entry) map[string]tree.Entry {
 	from := map[string][]tree.Entry{}
 	for _, path := range slices.Sorted(maps.Keys(gone)) {

@@ -20,12 +20,12 @@ import (
 // Bounds of a search. Lengths are in bytes; a search holds window bytes of a file at a time, whatever the file's size.
 const (
 	window     = 64 << 10
-	around     = 320  // what is kept of the text around a character to judge it by
-	maxLine    = 2000 // nobody reads a longer line to its end
-	blankRun   = 120  // blanks in a row that push what follows out of sight
-	blankLines = 200  // blank lines in a row that do
+	around     = 320  // text around a character, half before and half after it, that decides whether it is suspicious
+	maxLine    = 2000 // a longer line is a warning: nobody reads it to its end
+	blankRun   = 120  // that many blanks in a row push the rest of a line out of sight
+	blankLines = 200  // that many blank lines in a row push the rest of a file out of sight
 	maxFirst   = 1 << 20
-	maxPerKind = 1000 // characters of one kind in one file that are judged one by one
+	maxPerKind = 1000 // characters of one kind in one file that are examined one by one
 )
 
 // Content says how a file can be read.
@@ -38,7 +38,7 @@ const (
 	Undecodable Content = "undecodable" // no NUL, but not UTF-8: another encoding, or compressed data
 )
 
-// finding is what a search found of one kind.
+// finding is what a search found of one kind of warning.
 type finding struct {
 	kind   string
 	line   int // of the first, from 1
@@ -55,26 +55,26 @@ type searched struct {
 	suspects suspects
 }
 
-// search looks through a file as a stream.
+// search goes through a file as a stream, in memory of constant size.
 type search struct {
 	searched
-	line       int  // of what comes next, from 1
-	column     int  // bytes of that line that were seen
-	blanks     int  // white space that the line had last, in columns
-	hasVisible bool // the line has something visible
-	empty      int  // lines right before it that have nothing
+	line       int  // the current line, from 1
+	column     int  // bytes of that line so far
+	blanks     int  // width of the white space right before, in columns
+	hasVisible bool // the line has something visible so far
+	empty      int  // lines right before this one without anything visible
 	nul        bool
 	invalid    bool
 	marked     bool // begins with a byte order mark of UTF-16 or UTF-32
 	first      []byte
-	firstDone  bool   // first is whole
-	word       []byte // the identifier that ends here
-	nonASCII   bool   // it has letters that are not ASCII
-	asciiLike  bool   // each of these looks like ASCII, or is ASCII in compatibility form
-	any        class  // what any of these has
-	scripts    uint64 // of these, a bit for each
-	examined   [8]int // how many characters were found, by index in kinds
-	unexamined [8]int // how many more there are that were not looked at one by one
+	firstDone  bool   // first is complete
+	word       []byte // the identifier so far
+	nonASCII   bool   // word has letters that are not ASCII
+	asciiLike  bool   // each of these letters looks like ASCII, or is ASCII in compatibility form
+	any        class  // the union of their classes
+	scripts    uint64 // their scripts, a bit for each
+	examined   [8]int // characters that were examined, by index in kinds
+	unexamined [8]int // further characters, beyond maxPerKind, that were only counted
 }
 
 var buffers = sync.Pool{New: func() any { buf := make([]byte, window+around); return &buf }}
@@ -147,7 +147,8 @@ func (s *search) result() *searched {
 	return &s.searched
 }
 
-// whole is up to where buf can be searched before more is read: what decides about a character must be there.
+// searchLimit is how far buf can be searched before more is read: the text after a character, by which it is judged, must be in
+// buf.
 func searchLimit(buf []byte, done int) int {
 	limit := len(buf) - around/2
 	for limit > done && !utf8.RuneStart(buf[limit]) && limit > len(buf)-around/2-utf8.UTFMax {
@@ -156,7 +157,7 @@ func searchLimit(buf []byte, done int) int {
 	return max(limit, done)
 }
 
-// look searches buf from done to limit; what lies around that is what it is judged by.
+// scan searches buf from done to limit. The bytes outside of that are only context.
 func (s *search) scan(buf []byte, done, limit int) {
 	if s.python && !s.firstDone {
 		s.collectFirst(buf[done:limit])
@@ -187,7 +188,8 @@ func (s *search) scan(buf []byte, done, limit int) {
 	}
 }
 
-// plainLine takes a line in which there is nothing to be found and gives its length; 0 for any other. Most lines are such.
+// plainLine passes over a line in which nothing can be found, and returns its length; 0 for any other line. Most lines are
+// such, so this is the fast path.
 func (s *search) plainLine(buf []byte) int {
 	n := bytes.IndexByte(buf[:min(len(buf), blankRun)], '\n')
 	if n < 0 || len(s.word) > 0 || s.blanks > 0 {
@@ -257,7 +259,7 @@ func (s *search) text(run []byte) {
 	s.words(run)
 }
 
-// visible is told of something visible behind s.blanks.
+// visible notes that something visible follows the blanks.
 func (s *search) visible() {
 	if s.blanks >= blankRun {
 		s.found("far_right", fmt.Sprintf("text behind %d blanks", s.blanks))
@@ -287,7 +289,7 @@ func (s *search) control(buf []byte, i int) {
 	s.column++
 }
 
-// endLine judges the line that ends here.
+// endLine ends a line, and warns if it is too long.
 func (s *search) endLine() {
 	s.endWord()
 	if s.column > maxLine {
@@ -300,7 +302,7 @@ func (s *search) endLine() {
 	s.column, s.blanks, s.hasVisible = 0, 0, false
 }
 
-// rune takes a character that is not ASCII and gives its size.
+// rune takes a character that isn't ASCII, and returns its length in bytes.
 func (s *search) rune(buf []byte, i int) int {
 	r, size := utf8.DecodeRune(buf[i:])
 	s.column += size
@@ -328,7 +330,7 @@ func (s *search) rune(buf []byte, i int) int {
 	return size
 }
 
-// hidden judges a character that hides unless what is around it says otherwise.
+// hidden decides about a character that hides, unless the text around it gives it a purpose (a joiner within an emoji, say).
 func (s *search) hidden(buf []byte, i, of int) {
 	if s.examined[of] >= maxPerKind {
 		s.unexamined[of]++ // there is nothing to be learnt from one more
@@ -342,7 +344,7 @@ func (s *search) hidden(buf []byte, i, of int) {
 	}
 }
 
-// kindOf is the kind of a warning; "" for none.
+// kindOf is the kind of warning for a kind of character; "" for none.
 func kindOf(kind text.Kind) string {
 	switch kind {
 	case text.Control:
@@ -359,7 +361,7 @@ func kindOf(kind text.Kind) string {
 	return ""
 }
 
-// of is what was found of a kind, nil for nothing.
+// of is the finding of a kind, nil for none.
 func (s *searched) of(kind string) *finding {
 	for i := range s.findings {
 		if s.findings[i].kind == kind {
@@ -369,7 +371,7 @@ func (s *searched) of(kind string) *finding {
 	return nil
 }
 
-// add counts a finding; detail is kept of the first.
+// add counts a finding; only the first has a detail.
 func (s *searched) add(kind string, line int, detail string) {
 	if f := s.of(kind); f != nil {
 		f.count++
@@ -380,8 +382,9 @@ func (s *searched) add(kind string, line int, detail string) {
 
 func (s *search) found(kind, detail string) { s.add(kind, s.line, detail) }
 
-// class is what a search has to know of a character that is not ASCII. From kindShift on stands the index in kinds of what hides
-// unless what is around it says otherwise, 0 for nothing; from scriptShift on the script of a letter.
+// class is everything that a search has to know of a character that isn't ASCII, in one number. The bits from kindShift on are
+// an index in kinds, for a character that hides unless the text around it says otherwise (0 for any other); those from
+// scriptShift on are the script of a letter.
 type class uint16
 
 const (
@@ -401,7 +404,8 @@ var kinds = []string{"", "control", "bidirectional", "invisible", "private_use",
 // planes are those that classes has one by one; of the others only what is default ignorable and private is assigned.
 const planes = 4
 
-// classes are the classes of the first planes. Looking up properties takes hundreds of times as long.
+// classes are the classes of the first planes, computed once: to look up the Unicode properties takes hundreds of times as
+// long.
 var classes = sync.OnceValue(func() []class {
 	table := make([]class, planes<<16)
 	for r := range rune(len(table)) {
@@ -444,7 +448,7 @@ func classify(r rune) class {
 	return c
 }
 
-// isPython says whether Python reads a file as source by its name.
+// isPython says whether Python reads a file as source, by its name.
 func isPython(name string) bool {
 	switch strings.ToLower(path.Ext(name)) {
 	case ".py", ".pyw", ".pyi", ".pth":

@@ -10,11 +10,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// maxWarnings is how many warnings are listed.
+// maxWarnings is how many warnings a review lists.
 const maxWarnings = 500
 
-// Warning is something that a reviewer wants to be told of. Where Count is more than 1 it is about several files: all under the
-// folder Path, or all findings in the file Path.
+// Warning is something that a reviewer should know of. If Count is more than 1, it is about several findings: all in the folder
+// Path, or all in the file Path.
 type Warning struct {
 	Path   string `json:"path"`
 	Kind   string `json:"kind"`
@@ -23,7 +23,7 @@ type Warning struct {
 	Count  int    `json:"count"`         // of findings, or of files under a folder
 }
 
-// severity are the kinds of warnings, the worst first. What a person can't see comes before what one can.
+// severity lists the kinds of warnings, the worst first. Things that a person can't see come before things that one can.
 var severity = []string{
 	"entrypoint",    // what a started container runs is something else
 	"pack_identity", // it calls itself another pack
@@ -45,10 +45,10 @@ var severity = []string{
 	"descriptor", // what is declared most likely doesn't do what was meant
 }
 
-// bulk are the kinds of which packs have many for good reasons: those in one folder are one warning.
+// bulk lists the kinds that packs have many of for good reasons: all in one folder are one warning.
 var bulk = map[string]bool{"bytecode": true, "long_line": true, "executable": true, "binary": true, "hidden": true}
 
-// warnings collects warnings. Every one is counted; of each kind as many are kept as can be listed.
+// warnings collects warnings. All are counted; of each kind only as many are stored as can be listed.
 type warnings struct {
 	only    string // the one kind that is listed; "" for all
 	counts  map[string]int
@@ -88,8 +88,8 @@ func (w *warnings) add(one Warning) {
 	w.kept[one.Kind] = append(w.kept[one.Kind], one)
 }
 
-// foldingFolder is the folder that a file's warnings of bulk are told of: the outermost hidden or cache folder that it is in, or else
-// its own.
+// foldingFolder is the folder under which a file's warnings of bulk are listed: the outermost hidden or cache folder that it is
+// in, or else its own.
 func foldingFolder(name string) string {
 	dir := path.Dir(name)
 	at := 0
@@ -103,7 +103,7 @@ func foldingFolder(name string) string {
 	return dir
 }
 
-// list gives the warnings, the worst first, and whether there are more.
+// list returns the warnings, the worst first, and whether there are more.
 func (w *warnings) list() (all []Warning, truncated bool) {
 	all = []Warning{}
 	for _, kind := range severity {
@@ -115,7 +115,7 @@ func (w *warnings) list() (all []Warning, truncated bool) {
 	return all, w.more
 }
 
-// warnOfNames looks at the names and the modes of a tree.
+// warnOfNames warns of the names and modes of a tree.
 func (w *warnings) warnOfNames(m tree.Manifest) {
 	alike := map[string]string{} // folder and skeleton → the first name with it
 	for _, e := range m.Entries {
@@ -160,10 +160,10 @@ func (w *warnings) warnOfNames(m tree.Manifest) {
 	}
 }
 
-// ascii is a name in which nothing can be taken for something else.
+// ascii is a name with everything that isn't ASCII escaped, so that nothing in it can be taken for something else.
 func ascii(name string) string { return clip(fmt.Sprintf("%+q", name)) }
 
-// warnOfContent says what a search of a file found.
+// warnOfContent warns of what the search of a file found.
 func (w *warnings) warnOfContent(e tree.Entry, s *searched, source bool) {
 	switch s.content {
 	case Binary:
@@ -186,7 +186,7 @@ func (w *warnings) warnOfContent(e tree.Entry, s *searched, source bool) {
 	}
 }
 
-// readAsSource says whether something runs a file, or reads it as text, though not all of it is text.
+// readAsSource says whether a program runs the file, or reads it as text, even if not all of it is text.
 func readAsSource(e tree.Entry) bool {
 	if e.Mode&0o111 != 0 {
 		return true
