@@ -95,7 +95,7 @@ func works(_ context.Context, i *item) error { i.Payload.Result = "installed"; r
 func TestLifeOfACandidate(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, open func() *store.DB) {
 		if r := o.scan(t, "a:1", "b:1"); r.PendingCreated != 2 || r.Scanned != 2 || r.Errors == nil {
-			t.Fatalf("first scan: %+v", r)
+			t.Fatalf("first scan: %+v; want r.PendingCreated == 2 && r.Scanned == 2 && r.Errors != nil", r)
 		}
 		got, err := o.Approve(operator(t), "a:1", works)
 		if err != nil || got.State != candidate.Installed || got.Payload != (payload{"seen", "installed"}) || got.Actor != "operator" {
@@ -108,14 +108,14 @@ func TestLifeOfACandidate(t *testing.T) {
 				want = candidate.Status{State: candidate.Blocked, RejectCount: 3}
 			}
 			if err != nil || got.Status != want {
-				t.Fatalf("rejection %d: %+v, %v", n, got, err)
+				t.Fatalf("rejection %d: %+v, %v; want err == nil && got.Status == %v", n, got, err, want)
 			}
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Installed: 1, Blocked: 1}) {
 			t.Fatalf("counts: %+v, %v", counts, err)
 		}
 		if r := o.scan(t, "a:1", "b:1"); r.SkippedInstalled != 1 || r.SkippedBlocked != 1 || r.PendingCreated != 0 {
-			t.Fatalf("second scan: %+v", r)
+			t.Fatalf("second scan: %+v; want r.SkippedInstalled == 1 && r.SkippedBlocked == 1 && r.PendingCreated == 0", r)
 		}
 		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Status != (candidate.Status{State: candidate.Pending}) {
 			t.Fatalf("unblock: %+v, %v", got, err)
@@ -126,13 +126,13 @@ func TestLifeOfACandidate(t *testing.T) {
 			"unblock blocked→pending by operator: again",
 		}
 		if fmt.Sprint(o.audit) != fmt.Sprint(want) {
-			t.Errorf("audit log has %q", o.audit)
+			t.Errorf("audit log has %q; want fmt.Sprint(o.audit) == fmt.Sprint(want)", o.audit)
 		}
 		if o.pings != 1+len(want) {
-			t.Errorf("told of %d changes", o.pings)
+			t.Errorf("told of %d changes; want o.pings == 1 + len(want)", o.pings)
 		}
 		if again := newOwner(open()).get(t, "b:1"); again != o.get(t, "b:1") || again.Reason != "again" {
-			t.Errorf("another replica reads %+v", again)
+			t.Errorf("another replica reads %+v; want again == o.get(t, \"b:1\") && again.Reason == \"again\"", again)
 		}
 	})
 }
@@ -145,11 +145,11 @@ func TestCooldown(t *testing.T) {
 		}
 		o.now = o.now.Add(candidate.Cooldown - time.Microsecond)
 		if r := o.scan(t, "a:1"); r.SkippedCooldown != 1 {
-			t.Fatalf("just before its end: %+v", r)
+			t.Fatalf("just before its end: %+v; want r.SkippedCooldown == 1", r)
 		}
 		o.now = o.now.Add(time.Microsecond)
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
-			t.Fatalf("at its end: %+v", r)
+			t.Fatalf("at its end: %+v; want r.PendingCreated == 1", r)
 		}
 		if got := o.get(t, "a:1"); got.Status != (candidate.Status{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
 			t.Errorf("%+v", got)
@@ -166,17 +166,17 @@ func TestFailedInstallation(t *testing.T) {
 			return candidate.InstallFailed(reason)
 		})
 		if !errors.Is(err, reason) || !fault.Is(err, fault.KindConflict) {
-			t.Fatalf("error is %v", err)
+			t.Fatalf("error is %v; want errors.Is(err, reason) && fault.Is(err, fault.KindConflict)", err)
 		}
 		got := o.get(t, "a:1")
 		if got.State != candidate.Failed || got.LastError != "Index said no\uFFFD" || got.Payload.Result != "half" || got.Actor != "operator" {
 			t.Fatalf("%+v", got)
 		}
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
-			t.Fatalf("scan: %+v", r)
+			t.Fatalf("scan: %+v; want r.PendingCreated == 1", r)
 		}
 		if got := o.get(t, "a:1"); got.State != candidate.Pending || got.LastError != "" || got.Payload.Result != "" {
-			t.Errorf("%+v", got)
+			t.Errorf("%+v; want got.State == candidate.Pending && got.LastError == \"\" && got.Payload.Result == \"\"", got)
 		}
 	})
 }
@@ -198,19 +198,19 @@ func TestAnotherThingUnderTheSameKey(t *testing.T) {
 			must(t, err)
 		}
 		if got := o.scan(t, "p:a", "p:b"); got.SkippedInstalled != 1 || got.PendingCreated != 0 {
-			t.Errorf("the same again: %+v", got)
+			t.Errorf("the same again: %+v; want got.SkippedInstalled == 1 && got.PendingCreated == 0", got)
 		}
 		pings := o.pings
 		got, err := o.Scan(t.Context(), other, nil)
 		must(t, err)
 		if got.PendingCreated != 1 || got.SkippedCooldown != 1 || got.SkippedBlocked != 1 || o.pings != pings+1 {
-			t.Errorf("another: %+v, told %d times", got, o.pings-pings)
+			t.Errorf("another: %+v, told %d times; want got.PendingCreated == 1 && got.SkippedCooldown == 1 && got.SkippedBlocked == 1 && o.pings == pings + 1", got, o.pings-pings)
 		}
 		if a := o.get(t, "p:a"); a.State != candidate.Pending || a.Payload != (payload{Slug: "other"}) {
 			t.Errorf("becomes %+v", a)
 		}
 		if b := o.get(t, "p:b"); b.State != candidate.Rejected || b.Payload.Slug != "seen" {
-			t.Errorf("the rejected one becomes %+v", b)
+			t.Errorf("the rejected one becomes %+v; want b.State == candidate.Rejected && b.Payload.Slug == \"seen\"", b)
 		}
 	})
 }
@@ -222,7 +222,7 @@ func TestRefusedApprovalChangesNothing(t *testing.T) {
 		refusal := fault.Conflict("Pack 'a' is not approved (status: pending)")
 		_, err := o.Approve(t.Context(), "a:1", func(_ context.Context, i *item) error { i.Payload.Result = "x"; return refusal })
 		if !errors.Is(err, refusal) || o.get(t, "a:1") != before || len(o.audit) != 0 {
-			t.Errorf("error %v, item %+v, audit %v", err, o.get(t, "a:1"), o.audit)
+			t.Errorf("error %v, item %+v, audit %v; want errors.Is(err, refusal) && o.get(t, \"a:1\") == %v && len(o.audit) == 0", err, o.get(t, "a:1"), o.audit, before)
 		}
 	})
 }
@@ -236,13 +236,13 @@ func TestApproveIsIdempotent(t *testing.T) {
 			wg.Go(func() {
 				got, err := o.Approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
 				if err != nil || got.Payload.Result != "installed" {
-					t.Errorf("%+v, %v", got, err)
+					t.Errorf("%+v, %v; want err == nil && got.Payload.Result == \"installed\"", got, err)
 				}
 			})
 		}
 		wg.Wait()
 		if installs != 1 || len(o.audit) != 1 {
-			t.Errorf("%d installations, audit %v", installs, o.audit)
+			t.Errorf("%d installations, audit %v; want installs == 1 && len(o.audit) == 1", installs, o.audit)
 		}
 	})
 }
@@ -280,7 +280,7 @@ func TestDecisionDuringAnInstallationStands(t *testing.T) {
 			}
 		}
 		if len(o.audit) != 0 {
-			t.Errorf("audit log of decisions that were not taken: %q", o.audit)
+			t.Errorf("audit log of decisions that were not taken: %q; want len(o.audit) == 0", o.audit)
 		}
 	})
 }
@@ -291,7 +291,7 @@ func TestCallerWhoLeavesDoesNotUndoAnInstallation(t *testing.T) {
 		ctx, cancel := context.WithCancel(operator(t))
 		_, err := o.Approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
 		if got := o.get(t, "a:1"); err != nil || got.State != candidate.Installed || got.Actor != "operator" {
-			t.Errorf("%+v, %v", got, err)
+			t.Errorf("%+v, %v; want err == nil && got.State == candidate.Installed && got.Actor == \"operator\"", got, err)
 		}
 	})
 }
@@ -304,7 +304,7 @@ func TestNothingIsDecidedWithoutAuditEntry(t *testing.T) {
 		_, rejected := o.Reject(t.Context(), "a:1", "no")
 		_, approved := o.Approve(t.Context(), "a:1", works)
 		if !errors.Is(rejected, o.failing) || !errors.Is(approved, o.failing) || o.get(t, "a:1") != before || o.pings != pings {
-			t.Errorf("%v, %v, %+v", rejected, approved, o.get(t, "a:1"))
+			t.Errorf("%v, %v, %+v; want errors.Is(rejected, o.failing) && errors.Is(approved, o.failing) && o.get(t, \"a:1\") == %v && o.pings == %v", rejected, approved, o.get(t, "a:1"), before, pings)
 		}
 	})
 }
@@ -325,7 +325,7 @@ func TestUnknownAndBadRequests(t *testing.T) {
 			"NUL":     {func() error { _, err := o.Reject(t.Context(), "a:1", "\x00"); return err }, fault.KindInvalid},
 		} {
 			if err := c.call(); !fault.Is(err, c.kind) {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: %v; want fault.Is(err, c.kind)", name, err)
 			}
 		}
 	})
@@ -347,13 +347,13 @@ func TestListing(t *testing.T) {
 			return strings.Join(keys, " ")
 		}
 		if got := keys(o.List(t.Context(), "")); got != "a:2 b:1 a:1" {
-			t.Errorf("all: %s", got)
+			t.Errorf("all: %s; want got == \"a:2 b:1 a:1\"", got)
 		}
 		if got := keys(o.List(t.Context(), candidate.Pending)); got != "a:2 a:1" {
-			t.Errorf("pending: %s", got)
+			t.Errorf("pending: %s; want got == \"a:2 a:1\"", got)
 		}
 		if got := keys(o.OfPack(t.Context(), "b", candidate.Rejected)); got != "b:1" {
-			t.Errorf("of b: %s", got)
+			t.Errorf("of b: %s; want got == \"b:1\"", got)
 		}
 	})
 }
@@ -367,7 +367,7 @@ func TestRemovePackKeepsBlocks(t *testing.T) {
 		}
 		removed, err := o.RemovePack(t.Context(), "a")
 		if err != nil || len(removed) != 1 || removed[0].Key != "a:1" {
-			t.Fatalf("%+v, %v", removed, err)
+			t.Fatalf("%+v, %v; want err == nil && len(removed) == 1 && removed[0].Key == \"a:1\"", removed, err)
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Pending: 1, Blocked: 1}) {
 			t.Errorf("%+v, %v", counts, err)

@@ -113,11 +113,11 @@ func TestTransitions(t *testing.T) {
 	for _, state := range States {
 		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock, Supersede, Withdraw} {
 			if !seen[state][verb] {
-				t.Errorf("no case for %s × %s", state, verb)
+				t.Errorf("no case for %s × %s; want seen[state][verb]", state, verb)
 			}
 		}
 		if len(transitions[state]) != 8 {
-			t.Errorf("%s has %d verbs", state, len(transitions[state]))
+			t.Errorf("%s has %d verbs; want len(transitions[state]) == 8", state, len(transitions[state]))
 		}
 	}
 }
@@ -125,12 +125,12 @@ func TestTransitions(t *testing.T) {
 func TestParseState(t *testing.T) {
 	for text, want := range map[string]State{"": "", "all": "", "pending": Pending, "blocked": Blocked} {
 		if got, err := ParseState(text); err != nil || got != want {
-			t.Errorf("%q: %q, %v", text, got, err)
+			t.Errorf("%q: %q, %v; want err == nil && got == %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"Pending", "pending\n", "gone", " "} {
 		if _, err := ParseState(text); !fault.Is(err, fault.KindInvalid) {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: %v; want fault.Is(err, fault.KindInvalid)", text, err)
 		}
 	}
 }

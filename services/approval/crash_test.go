@@ -136,6 +136,6 @@ func (w *world) checkKept(broker *api.Client, round int) {
 	}
 	audited := len(slices.DeleteFunc(w.entries("approval", "demo"), func(a string) bool { return a != "pack_approved" && a != "pack_rejected" }))
 	if audited < decided {
-		w.t.Fatalf("round %d: %d decisions, %d audit entries", round, decided, audited)
+		w.t.Fatalf("round %d: %d decisions, %d audit entries; want audited >= %v", round, decided, audited, decided)
 	}
 }

@@ -17,7 +17,7 @@ import (
 func (w *world) retire(id string, installed bool) {
 	w.t.Helper()
 	if known, err := w.client.Retire(w.t.Context(), id, installed); err != nil || !known {
-		w.t.Fatalf("retire %s: %v, %v", id, known, err)
+		w.t.Fatalf("retire %s: %v, %v; want err == nil && known", id, known, err)
 	}
 }
 
@@ -66,7 +66,7 @@ func TestARetiredPackStaysSo(t *testing.T) {
 				answer, err := w.call("GET", "/api/packs/"+id+"/status", nil)
 				w.check(err)
 				if text := answer["approval"].(map[string]any)["last_error"]; answer["status"] != "error" || text != incomplete+id+later {
-					t.Errorf("%s: it is %v, %v", doing, answer["status"], text)
+					t.Errorf("%s: it is %v, %v; want answer[\"status\"] == \"error\" && text == incomplete + id + later", doing, answer["status"], text)
 				}
 			}
 			retired("retired")
@@ -100,19 +100,19 @@ func TestARetiredPackStaysSo(t *testing.T) {
 				t.Error("it waits for a decision")
 			}
 			if ids, err := w.client.Retired(t.Context()); err != nil || !slices.Contains(ids, id) {
-				t.Errorf("retired are %v, %v", ids, err)
+				t.Errorf("retired are %v, %v; want err == nil && slices.Contains(ids, id)", ids, err)
 			}
 			actions := w.entries("approval", id)
 			if n := len(slices.DeleteFunc(slices.Clone(actions), func(a string) bool { return a != "pack_retired" })); n != 1 && state != "unknown" || n != 2 && state == "unknown" {
 				t.Errorf("audited %v", actions)
 			}
 			if removed, err := w.client.Remove(t.Context(), id); err != nil || !removed {
-				t.Errorf("removed %v, %v", removed, err)
+				t.Errorf("removed %v, %v; want err == nil && removed", removed, err)
 			}
 			w.eventually("the pack is unknown", func() bool { _, known := w.view.Get(id); return !known })
 			w.check(w.client.Refresh(t.Context()))
 			if s := w.status(id); s != "pending" { // what lies there is a new pack
-				t.Errorf("after that it is %s", s)
+				t.Errorf("after that it is %s; want s == \"pending\"", s)
 			}
 		})
 	}
@@ -134,17 +134,17 @@ func TestARetiredPackStaysSo(t *testing.T) {
 func TestRetireOfWhatIsNotKnown(t *testing.T) {
 	w := start(t)
 	if known, err := w.client.Retire(t.Context(), "never", false); err != nil || known {
-		t.Errorf("known %v, %v", known, err)
+		t.Errorf("known %v, %v; want err == nil && not known", known, err)
 	}
 	if ids, err := w.client.Retired(t.Context()); err != nil || len(ids) != 0 {
-		t.Errorf("retired are %v, %v", ids, err)
+		t.Errorf("retired are %v, %v; want err == nil && len(ids) == 0", ids, err)
 	}
 	w.write(filepath.Join(w.Ecosystem(), "files/ecosystem.json"), `{"pack_id":"files","pack_identity":"github:a/files"}`)
 	w.retire("files", true)
 	w.check(w.client.Refresh(t.Context()))
 	w.check(w.client.Refresh(t.Context(), "files"))
 	if s := w.status("files"); s != "error" {
-		t.Errorf("it is %s", s)
+		t.Errorf("it is %s; want s == \"error\"", s)
 	}
 	if got := w.entries("approval", "files"); !slices.Equal(got, []string{"pack_retired"}) {
 		t.Errorf("audited %v", got)
@@ -162,10 +162,10 @@ func TestRetiredAcrossARestart(t *testing.T) {
 	w.write(filepath.Join(dir, "backend/main.py"), "evil")
 	w.check(w.client.Refresh(t.Context()))
 	if s := w.status("demo"); s != "error" {
-		t.Errorf("it is %s", s)
+		t.Errorf("it is %s; want s == \"error\"", s)
 	}
 	if got := w.entries("security", "demo"); len(got) != 0 {
-		t.Errorf("audited %v", got)
+		t.Errorf("audited %v; want len(got) == 0", got)
 	}
 	w.eventually("the gate is told", func() bool { s, known := w.view.Get("demo"); return known && s.Retired && !s.Open })
 }

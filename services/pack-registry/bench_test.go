@@ -108,7 +108,7 @@ func (w *bench) call(method, path, contentType string, body io.Reader) map[strin
 	var a answer
 	must(w.b, json.NewDecoder(response.Body).Decode(&a))
 	if !a.Success {
-		w.b.Fatalf("%s %s: %+v", method, path, a)
+		w.b.Fatalf("%s %s: %+v; want a.Success", method, path, a)
 	}
 	return a.Data
 }
@@ -248,7 +248,7 @@ func BenchmarkScan200Packs(b *testing.B) {
 	fill(w)
 	for b.Loop() {
 		if found := w.call("POST", "/api/packs/scan", "application/json", nil); found["scanned"] != 200.0 {
-			b.Fatalf("scanned %v", found["scanned"])
+			b.Fatalf("scanned %v; want found[\"scanned\"] == 200.0", found["scanned"])
 		}
 	}
 }

@@ -28,7 +28,7 @@ func startBoth(b *testing.B, approval string) *bench {
 
 func (w *bench) scan() {
 	if found := w.call("POST", "/api/packs/scan", "application/json", nil); found["scanned"] != 200.0 {
-		w.b.Fatalf("scanned %v", found["scanned"])
+		w.b.Fatalf("scanned %v; want found[\"scanned\"] == 200.0", found["scanned"])
 	}
 }
 

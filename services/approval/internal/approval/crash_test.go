@@ -106,7 +106,7 @@ func TestCrash(t *testing.T) {
 			t.Run(fmt.Sprintf("%s what is %s", verb, before), func(t *testing.T) {
 				for step := 0; crash(t, verb, before, step); step++ {
 					if step > steps {
-						t.Fatalf("more than %d steps", steps)
+						t.Fatalf("more than %d steps; want step <= %v", steps, steps)
 					}
 				}
 			})
@@ -167,7 +167,7 @@ func crash(t *testing.T, verb string, before pack.Status, step int) (killed bool
 
 	check(t, s.Collect(t.Context()))
 	if r, err = s.Approve(t.Context(), "p", ""); err != nil || r.Status != pack.StatusApproved {
-		t.Fatalf("step %d: the next process can't approve: %v", step, err)
+		t.Fatalf("step %d: the next process can't approve: %v; want err == nil && r.Status == pack.StatusApproved", step, err)
 	}
 	check(t, s.Collect(t.Context()))
 	wholeTree(t, s, r.Digest)

@@ -51,7 +51,7 @@ func TestSummaryFollowsWhatItCounts(t *testing.T) {
 			flat := strings.Join(strings.Fields(string(text)), "")
 			for _, part := range parts {
 				if !strings.Contains(flat, part) {
-					t.Fatalf("no %s in %s", part, flat)
+					t.Fatalf("no %s in %s; want strings.Contains(flat, part)", part, flat)
 				}
 			}
 		}
@@ -118,7 +118,7 @@ func TestReplicasWriteOneAfterTheOther(t *testing.T) {
 	close(stop)
 	reader.Wait()
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("left behind: %v, %v; want err == nil && len(left) == 1", left, err)
 	}
 }
 

@@ -45,7 +45,7 @@ func TestAFolderThatCannotBeWatched(t *testing.T) {
 				t.Errorf("unwatched %v, a unchanged: %v; want a, which nobody knows to be unchanged", got, p.Unchanged("a"))
 			}
 			if !strings.Contains(p.log.String(), "fs.inotify.max_user_watches") {
-				t.Errorf("the log doesn't say what mends it: %s", p.log)
+				t.Errorf("the log doesn't say what mends it: %s; want strings.Contains(p.log.String(), \"fs.inotify.max_user_watches\")", p.log)
 			}
 			inotifyAdd = before
 			p.check(p.CheckMounts())
@@ -72,7 +72,7 @@ func TestWithoutInotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "fs.inotify.max_user_instances") {
-		t.Errorf("the log doesn't say what mends it: %s", log.String())
+		t.Errorf("the log doesn't say what mends it: %s; want strings.Contains(log.String(), \"fs.inotify.max_user_instances\")", log.String())
 	}
 	w.BeginScan("a", true).Done()
 	if got := fmt.Sprint(w.Unwatched()); got != "[a]" || w.Unchanged("a") {

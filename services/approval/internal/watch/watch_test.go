@@ -344,7 +344,7 @@ func TestTenThousandPacks(t *testing.T) {
 		}
 	}
 	if len(p.watches) > limit || covered < packs/2 || len(p.Unwatched()) != 0 {
-		t.Errorf("%d watches, %d packs covered, %d that may run are not", len(p.watches), covered, len(p.Unwatched()))
+		t.Errorf("%d watches, %d packs covered, %d that may run are not; want len(p.watches) <= %v && covered >= packs / 2 && len(p.Unwatched()) == 0", len(p.watches), covered, len(p.Unwatched()), limit)
 	}
 }
 

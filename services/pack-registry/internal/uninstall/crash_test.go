@@ -128,7 +128,7 @@ func TestCrash(t *testing.T) {
 			for ; crash(t, c.approval, c.files, step); step++ {
 			}
 			if step != 4 {
-				t.Errorf("%d steps", step)
+				t.Errorf("%d steps; want step == 4", step)
 			}
 		})
 	}
@@ -178,11 +178,11 @@ func crash(t *testing.T, known, files bool, step int) (killed bool) {
 		t.Errorf("step %d: again: %+v, %v", step, result, err)
 	}
 	if _, err := u.Uninstall(t.Context(), "p"); !fault.Is(err, fault.KindNotFound) {
-		t.Errorf("step %d: once more: %v", step, err)
+		t.Errorf("step %d: once more: %v; want fault.Is(err, fault.KindNotFound)", step, err)
 	}
 	for _, o := range append(others, approval) {
 		if o.read() != "" {
-			t.Errorf("step %d: %s has %q", step, o, o.read())
+			t.Errorf("step %d: %s has %q; want o.read() == \"\"", step, o, o.read())
 		}
 	}
 	if !strings.Contains(entries(t, home), `"action":"pack_uninstalled","success":true`) {
