@@ -224,7 +224,7 @@ func TestScanTellsOfMissingRights(t *testing.T) {
 	open(0o744, "names/backend")
 	check(t, os.Chown(h.path("ecosystem/secret"), 0, os.Getegid())) // the folder's group is no sign of its files'
 	check(t, os.Chown(h.path("ecosystem/secret/backend/main.py"), 0, 4242))
-	var found Found
+	var found ScanResult
 	packtest.AsNobody(t, func() { found = h.eco.Scan() })
 	warnings := found.Warnings
 	broken := map[string]string{

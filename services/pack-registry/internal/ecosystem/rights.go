@@ -13,20 +13,20 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// Bounds of what a scan looks for in packs that are in order as far as approval is concerned.
+// Bounds of the search for missing rights.
 const (
-	maxRightsNames = 20_000 // names that are looked at in all packs together; the packs' own folders are looked at in any case
-	maxRights      = 50     // packs that are told of one by one
+	maxRightsNames = 20_000 // names that are checked in all packs together; the packs' own folders are always checked
+	maxRights      = 50     // packs that are reported one by one
 )
 
-// missingRights are about packs that were copied into the ecosystem folder so that they can't be read, and so not approved (errors), or
-// not be replaced or removed later (warnings): copying programs take the source's modes along, and with them cut what the folder's
-// access list would give.
+// missingRights reports packs that were copied into the ecosystem folder with rights that are too narrow. Some can't be read,
+// and so not approved (unread); others can't be replaced or removed later (warnings). The usual reason is a program that copies
+// the source's modes, and so reduces the rights that the folder's default access list would give.
 func (e *Ecosystem) missingRights(all []pack.Found) (unread []Refusal, warnings []string) {
 	left, more := maxRightsNames, 0
 	for _, found := range all {
 		if found.Err != nil {
-			continue // told of as an error
+			continue // Scan reports its Err
 		}
 		r := rights{left: &left}
 		r.folder(e.root, found.Dir)
@@ -77,7 +77,7 @@ func (r *rights) countDenied(count *int, name string, err error) {
 	}
 }
 
-// folder looks at a folder and at what is in it; name is relative to root, the ecosystem folder.
+// folder checks a folder and everything in it; name is relative to root, the ecosystem folder.
 func (r *rights) folder(root *os.Root, name string) {
 	dir, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *rights) folder(root *os.Root, name string) {
 	}
 }
 
-// refused says why this process may not do something to a name in a folder; nil where it may, or nobody can say.
+// refused says why this process may not do something to a name in a folder; nil where it may, or where that can't be told.
 func refused(dir int, name string, mode uint32) error {
 	if err := unix.Faccessat(dir, name, mode, unix.AT_EACCESS); errors.Is(err, fs.ErrPermission) {
 		return err
@@ -119,7 +119,7 @@ func refused(dir int, name string, mode uint32) error {
 	return nil
 }
 
-// owned says whether a folder belongs to this process's user, which can open it up.
+// owned says whether a folder belongs to this process's user, who can give himself the rights.
 func owned(dir *os.File) bool {
 	info, err := dir.Stat()
 	if err != nil {

@@ -11,17 +11,17 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// Found is what a scan finds.
-type Found struct {
+// ScanResult is the result of a scan.
+type ScanResult struct {
 	PackIDs  []string
-	Broken   []Refusal // packs that can't be read in whole, and what would be packs, or would hold some, if it could be read
+	Broken   []Refusal // packs of which something can't be read, and folders that can't be read and may hold packs
 	Warnings []string
 }
 
-// Scan lists the installed packs and whatever the operator should know about the folder they lie in.
-func (e *Ecosystem) Scan() Found {
+// Scan lists the installed packs, and everything that the operator should know about the ecosystem folder.
+func (e *Ecosystem) Scan() ScanResult {
 	all, unread := e.packs.Installed(e.root)
-	found := Found{PackIDs: make([]string, 0, len(all))}
+	found := ScanResult{PackIDs: make([]string, 0, len(all))}
 	for _, u := range unread {
 		found.Broken = append(found.Broken, Refusal{path.Base(path.Join("ecosystem", u.Path)), e.operatorMessage(u.Path, u.Err)})
 	}
@@ -47,9 +47,9 @@ func (e *Ecosystem) Scan() Found {
 	return found
 }
 
-// Declared are the warnings about what installed packs say and have that will most likely not do what was meant. Of a pack that can't be
-// read there are none: a scan tells.
-func (e *Ecosystem) Declared(packIDs ...string) (warnings []string) {
+// DeclarationWarnings are the warnings about declarations of installed packs that most likely don't do what their authors
+// meant. A pack that can't be read has none; Scan reports it.
+func (e *Ecosystem) DeclarationWarnings(packIDs ...string) (warnings []string) {
 	for _, id := range packIDs {
 		found, err := e.packs.Find(e.root, pack.ID(id))
 		if err != nil || found.Err != nil {
@@ -62,17 +62,17 @@ func (e *Ecosystem) Declared(packIDs ...string) (warnings []string) {
 	return warnings
 }
 
-// contents are the warnings about what a pack says and has.
+// contents are the warnings about the descriptor and the files of a pack.
 func (e *Ecosystem) contents(p pack.Found) []string {
 	root, err := e.root.OpenRoot(p.Dir)
 	if err != nil {
-		return nil // gone or changed since it was found; the next scan tells
+		return nil // removed or changed since it was found; the next scan reports that
 	}
 	defer root.Close()
 	return pack.Warnings(p.Descriptor, root.FS())
 }
 
-// ignored are the warnings about what lies in the ecosystem folder and is no pack.
+// ignored are the warnings about entries of the ecosystem folder that are no packs.
 func (e *Ecosystem) ignored() (warnings []string) {
 	all, more := pack.ListIgnored(e.root)
 	for _, one := range all {
@@ -84,8 +84,8 @@ func (e *Ecosystem) ignored() (warnings []string) {
 	return warnings
 }
 
-// Tidy ends what was interrupted and clears away what it has left; warnings are for the operator. While another change is under way
-// it does nothing: the hidden folders are in use, and a later call sees what is left over.
+// RemoveLeftovers ends interrupted operations, and removes what they left; the warnings are for the operator. While another
+// change is under way it does nothing, because hidden folders are in use then.
 func (e *Ecosystem) RemoveLeftovers(ctx context.Context) (warnings []string) {
 	release, err := e.acquire(ctx, time.Millisecond)
 	if err != nil {

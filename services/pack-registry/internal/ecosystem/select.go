@@ -69,7 +69,7 @@ func splitPatterns(patterns []string) ([][]string, error) {
 	return split, nil
 }
 
-// selectFrom adds the matching files of one pack.
+// selectFrom adds the matching files of one pack. left is the number of bytes that may still be read of all packs.
 func (e *Ecosystem) selectFrom(found pack.Found, patterns [][]string, into *api.Pack, left *int64) error {
 	root, err := e.root.OpenRoot(found.Dir)
 	if err != nil {
@@ -93,7 +93,7 @@ func (e *Ecosystem) selectFrom(found pack.Found, patterns [][]string, into *api.
 	return nil
 }
 
-// matches are the paths in a pack that fit patterns: files, and what may be one or hold some and can't be looked into.
+// matches are the paths in a pack that match a pattern: files, and entries that can't be read and might match or hold a match.
 type matches struct {
 	root   *os.Root
 	paths  []string
@@ -107,8 +107,8 @@ func (m *matches) add(p string) error {
 	return nil
 }
 
-// match adds the paths of what is no folder and fits the pattern's components below dir. The error is about all of the pack; one
-// entry that can't be looked into is one that has matched.
+// match adds the paths below dir that match the components of a pattern and are no folders. An error concerns the whole pack; a
+// single entry that can't be read is added as a match with its error.
 func (m *matches) match(dir string, pattern []string) error {
 	names, err := candidates(m.root, dir, pattern[0])
 	if _, unread := errors.AsType[*fs.PathError](err); unread && dir != "." {
@@ -138,7 +138,7 @@ func (m *matches) match(dir string, pattern []string) error {
 	return nil
 }
 
-// candidates lists the names in a folder that fit one component of a pattern.
+// candidates lists the names in a folder that match one component of a pattern.
 func candidates(root *os.Root, dir, component string) ([]string, error) {
 	if !strings.ContainsAny(component, `*?[\`) {
 		return []string{component}, nil
@@ -164,7 +164,7 @@ func candidates(root *os.Root, dir, component string) ([]string, error) {
 	}), nil
 }
 
-// read reads one file; what is wrong with it stands in its Error.
+// read reads one file; if that fails its Error says why.
 func read(root *os.Root, name string, left *int64) api.File {
 	file := api.File{Path: name}
 	failedEntry := func(format string, args ...any) api.File {

@@ -10,10 +10,10 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 )
 
-// Usage lists what takes room of installed packs, of their backups, and of what changes have left.
+// Usage lists the disk space of installed packs, of their backups, and of leftovers.
 func (e *Ecosystem) Usage(ctx context.Context) []diskusage.Item {
 	var items []diskusage.Item
-	all, _ := e.packs.Installed(e.root) // scan tells what can't be read
+	all, _ := e.packs.Installed(e.root) // Scan reports what can't be read
 	for _, found := range all {
 		item := diskusage.Item{
 			Path: path.Join("ecosystem", found.Dir), Kind: "pack", PackID: string(found.ID), Remove: "DELETE /api/packs/" + string(found.ID),
@@ -35,7 +35,7 @@ func (e *Ecosystem) Usage(ctx context.Context) []diskusage.Item {
 	return append(items, e.backupUsage(ctx)...)
 }
 
-// packOf is the pack of a hidden folder "<prefix><operation>-<pack_id>"; "" where the name doesn't tell.
+// packOf is the pack of a hidden folder "<prefix><operation>-<pack_id>"; "" for another name.
 func packOf(hidden string) string {
 	name := strings.TrimPrefix(strings.TrimPrefix(hidden, newPrefix), oldPrefix)
 	if _, id, ok := strings.Cut(name, "-"); ok {
@@ -46,7 +46,7 @@ func packOf(hidden string) string {
 	return ""
 }
 
-// backupUsage lists the backups of all packs, installed or not, and what isn't one among them.
+// backupUsage lists the backups of all packs, installed or not, and other entries of the folder of backups.
 func (e *Ecosystem) backupUsage(ctx context.Context) (items []diskusage.Item) {
 	backups, err := e.backups.open()
 	if err != nil {
@@ -80,7 +80,8 @@ func (e *Ecosystem) backupUsage(ctx context.Context) (items []diskusage.Item) {
 	return items
 }
 
-// foreignUsage is what takes room in the folder of backups and is none: it is unfinished, which a scan removes, or somebody's.
+// foreignUsage is an entry of the folder of backups that is no backup: an unfinished one, which the next scan removes, or
+// somebody else's.
 func (e *Ecosystem) foreignUsage(ctx context.Context, name string) diskusage.Item {
 	item := diskusage.Item{Path: path.Join(BackupFolder, name), Kind: "unknown"}
 	if base := path.Base(name); strings.HasPrefix(base, makingPrefix) || strings.HasPrefix(base, removingPrefix) {

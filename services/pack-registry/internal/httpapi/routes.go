@@ -90,7 +90,7 @@ func (p Packs) apply(ctx context.Context, r api.ApplyRequest) (api.ApplyResponse
 		return api.ApplyResponse{}, err
 	}
 	response := api.ApplyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []api.Refusal{}, Warnings: applied.Warnings}
-	response.Warnings = append(response.Warnings, p.Ecosystem.Declared(applied.PackIDs...)...)
+	response.Warnings = append(response.Warnings, p.Ecosystem.DeclarationWarnings(applied.PackIDs...)...)
 	response.Warnings = append(response.Warnings, p.tellApproval(ctx, applied.PackIDs...)...)
 	return response, nil
 }
