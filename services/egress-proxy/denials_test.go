@@ -39,7 +39,7 @@ func TestFromDenialToGrant(t *testing.T) {
 		"http://10.0.0.1/", "http://[fd00:ec2::254]/", "http://0x7f.1/", "http://x.localhost:" + port + "/",
 	} {
 		if a := r.ask(c, u); a.ErrorType != "grant_denied" {
-			t.Fatalf("%s: %+v", u, a)
+			t.Fatalf("%s: got %+v, want grant_denied", u, a)
 		}
 	}
 	var list struct {
@@ -60,12 +60,12 @@ func TestFromDenialToGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list.Count != 8 || len(list.Denials) != 8 || !strings.Contains(answer, `"host":"numeric form of 127.0.0.1","port":80`) {
-		t.Fatalf("%s", answer)
+		t.Fatalf("got %s, want 8 denials, the numeric form of 127.0.0.1 among them", answer)
 	}
 	first := list.Denials[7] // the least recent
 	if first.PackID != "p" || first.Host != "127.0.0.1" || fmt.Sprint(first.Port) != port || first.Method != "GET" || first.Count != 2 ||
 		first.Reason != "grant_denied" || first.LastSeen.Before(first.FirstSeen) || time.Since(first.FirstSeen) > time.Minute {
-		t.Errorf("%+v", first)
+		t.Errorf("got %+v as the least recent, want 2 refusals of p, just now", first)
 	}
 
 	// 127.0.0.0/8 is opened in this rig, nothing else internal is.
@@ -86,7 +86,7 @@ func TestFromDenialToGrant(t *testing.T) {
 	}
 	r.mustCall("POST", "/api/network/grant", proposal)
 	if a := r.ask(c, url); !a.Success {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v under the proposed grant, want success", a)
 	}
 	later := time.Now().Add(time.Second).UTC().Format(time.RFC3339)
 	if got := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p&since="+later, "")); got != granted+"}" {
@@ -96,24 +96,24 @@ func TestFromDenialToGrant(t *testing.T) {
 	// What rules refuse is opened path by path.
 	r.mustCall("POST", "/api/network/grant", fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[%s],"rules":[{"path_prefixes":["/v1"]}]}`, port))
 	if a := r.ask(c, url+"/v2/x?token=secret"); a.ErrorType != "grant_denied" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v, want grant_denied by the path rules", a)
 	}
 	if answer := r.mustCall("GET", "/api/network/denials", ""); !strings.Contains(answer, `"path":"/v2/x","reason":"rule_denied"`) || strings.Contains(answer, "secret") {
-		t.Errorf("%s", answer)
+		t.Errorf("got %s, want /v2/x refused by rules, without the query", answer)
 	}
 	proposal = data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p", ""))
 	if !strings.Contains(proposal, `{"domains":["127.0.0.1"],"methods":["GET"],"path_prefixes":["/v2/x"]}`) {
-		t.Errorf("%s", proposal)
+		t.Errorf("got %s, want a rule for GET and /v2/x in it", proposal)
 	}
 	r.mustCall("POST", "/api/network/grant", proposal)
 	if a := r.ask(c, url+"/v2/x"); !a.Success {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v under the proposed grant, want success", a)
 	}
 
 	// A segment that looks like a credential is told nowhere, and stands in no proposal.
 	const token = "bot123456789:AAH-canary-Zx81kQ"
 	if a := r.ask(c, url+"/"+token+"/send"); a.ErrorType != "grant_denied" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v, want grant_denied by the path rules", a)
 	}
 	for _, path := range []string{"denials", "proposal?pack_id=p"} {
 		if answer := r.mustCall("GET", "/api/network/"+path, ""); strings.Contains(answer, "canary") {
@@ -182,7 +182,7 @@ func TestDailyBytes(t *testing.T) {
 		}
 	}
 	if a := send(401); a.ErrorType != "rate_limited" || a.Error != "Daily egress budget exceeded" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v, want the daily budget exceeded", a)
 	}
 	if err := r.proxy.Stop(); err != nil {
 		t.Fatal(err)
@@ -199,6 +199,6 @@ func TestDailyBytes(t *testing.T) {
 		t.Errorf("a request without a body: %+v", a)
 	}
 	if answer := r.mustCall("GET", "/api/network/denials?pack_id=p", ""); !strings.Contains(answer, `"reason":"budget_exceeded"`) {
-		t.Errorf("%s", answer)
+		t.Errorf("got %s, want a denial by the daily budget in it", answer)
 	}
 }

@@ -71,12 +71,12 @@ func TestConfiguredDNS(t *testing.T) {
 	r.grant("p", `"*.models.example"`, port)
 	for range 3 {
 		if a := r.ask(c, "http://a.models.example:"+port+"/"); a.Body != "a.models.example:"+port {
-			t.Errorf("%+v", a)
+			t.Errorf("got %+v, want the answer of a.models.example", a)
 		}
 	}
 	for _, host := range []string{"other.example", "models.example", "gateway"} {
 		if a := r.ask(c, fmt.Sprintf("http://%s:%s/", host, port)); a.ErrorType != "grant_denied" {
-			t.Errorf("%s: %+v", host, a)
+			t.Errorf("%s: got %+v, want grant_denied", host, a)
 		}
 	}
 	if got := strings.Join(asked(), " "); got != "a.models.example." {

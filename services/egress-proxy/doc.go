@@ -29,7 +29,10 @@
 //   - internal/headers: the one check of header fields;
 //   - internal/clienthello: the server name of a TLS connection that isn't opened;
 //   - internal/upstream: HTTP to servers that may be hostile, too;
-//   - internal/egress: a request of a pack from first byte to last, in each protocol;
+//   - internal/session: what is kept of each pack: its limits, and the time for which its permissions only widened;
+//   - internal/record: a request's audit entries, log line, metrics and span;
+//   - internal/frameproto, internal/httpproxy: the two protocols that packs speak;
+//   - internal/egress: puts these together for one connection of a pack;
 //   - internal/denials, internal/quota: what was refused, what was sent; internal/flush stores both once a second;
 //   - internal/sockets: the packs' sockets, which follow the gates;
 //   - internal/store: grants, denials and usage in a database;

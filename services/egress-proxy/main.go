@@ -53,7 +53,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		rt.ReadyWhen("store", db.Ping)
 		rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-		grants, err := grant.Open(ctx, grantstore.New(db), rt.Log)
+		grants, err := grant.Open(ctx, grantstore.NewGrants(db), rt.Log)
 		if err != nil {
 			return err
 		}

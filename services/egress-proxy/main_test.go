@@ -46,17 +46,17 @@ func TestLifeOfAGrant(t *testing.T) {
 	r.pack("p", "approved")
 	c := r.dial("p")
 	if a := r.ask(c, url+"/x"); a.ErrorType != "grant_denied" || a.Error != "Network access denied: No network grant for this pack" {
-		t.Fatalf("%+v", a)
+		t.Fatalf("got %+v without a grant, want grant_denied", a)
 	}
 	r.grant("p", `"127.0.0.1"`, port)
 	if a := r.ask(c, url+"/x"); !a.Success || a.Body != "hello from /x" {
-		t.Fatalf("%+v", a)
+		t.Fatalf("got %+v under a grant, want the server's answer", a)
 	}
 	if a := r.ask(c, "http://127.0.0.1:1/"); a.Error != "Network access denied: Port 1 not in allowed list" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v for another port, want that it isn't in the list", a)
 	}
 	if a := r.ask(c, "http://example.com/"); a.Error != "Network access denied: Domain 'example.com' not in allowed list" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v for another host, want that it isn't in the list", a)
 	}
 	check := func(domain string, port any, allowed bool, reason string) {
 		t.Helper()
@@ -84,7 +84,7 @@ func TestLifeOfAGrant(t *testing.T) {
 		t.Errorf("revoke: %s", got)
 	}
 	if a := r.ask(c, url); a.Error != "Network access denied: Network grant is disabled" {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v after the revoke, want that the grant is disabled", a)
 	}
 	check("127.0.0.1", port, false, "Network grant is disabled")
 	if got := r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`); !strings.Contains(got, `"revoked":false`) {
@@ -265,10 +265,10 @@ func TestIdentityIsTheSocket(t *testing.T) {
 	r.grant("p", `"127.0.0.1"`, port)
 	frame := fmt.Sprintf(`{"method":"GET","url":%q,"pack_id":"p","owner_pack":"p","principal_id":"p"}`, url)
 	if a, err := ask(p, frame); err != nil || !a.Success {
-		t.Errorf("%+v, %v", a, err)
+		t.Errorf("got %+v, %v on p's socket, want success", a, err)
 	}
 	if a, err := ask(q, frame); err != nil || a.Error != "Network access denied: No network grant for this pack" {
-		t.Errorf("%+v, %v", a, err)
+		t.Errorf("got %+v, %v on q's socket, want that q has no grant", a, err)
 	}
 }
 
@@ -279,12 +279,12 @@ func TestOwnListenersStayClosed(t *testing.T) {
 	r.grant("p", `"*"`, "0")
 	for _, at := range []string{r.proxy.Address, r.proxy.Admin} {
 		if a := r.ask(c, "http://"+at+"/metrics"); a.ErrorType != "blocked" {
-			t.Errorf("%s: %+v", at, a)
+			t.Errorf("%s: got %+v, want blocked", at, a)
 		}
 	}
 	for _, url := range []string{"http://169.254.169.254/", "http://10.0.0.1/", "http://0.0.0.0:9090/", "http://[::ffff:127.0.0.1]/"} {
 		if a := r.ask(c, url); a.ErrorType != "blocked" {
-			t.Errorf("%s: %+v", url, a)
+			t.Errorf("%s: got %+v, want blocked", url, a)
 		}
 	}
 }
@@ -325,7 +325,7 @@ func TestRevokeCuts(t *testing.T) {
 		select {
 		case a := <-done:
 			if a.ErrorType != "grant_denied" || a.Error != step.text {
-				t.Errorf("%s: %+v", step.name, a)
+				t.Errorf("%s: got %+v, want grant_denied with %q", step.name, a, step.text)
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatalf("%s: the request goes on", step.name)
@@ -363,7 +363,7 @@ func TestRestart(t *testing.T) {
 	r.start()
 	c := r.dial("p")
 	if a := r.ask(c, url); !a.Success {
-		t.Errorf("%+v", a)
+		t.Errorf("got %+v, want success", a)
 	}
 	after, err := os.Stat(filepath.Dir(r.socket("p")))
 	if err != nil || !os.SameFile(before, after) {
@@ -379,7 +379,7 @@ func TestExpiry(t *testing.T) {
 	until := time.Now().Add(2 * time.Second).UTC() // long enough for the grant to be kept and used on a slow machine
 	r.mustCall("POST", "/api/network/grant", fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[%s],"expires_at":%q}`, port, until.Format(time.RFC3339Nano)))
 	if a := r.ask(c, url); !a.Success {
-		t.Fatalf("%+v", a)
+		t.Fatalf("got %+v before the grant expires, want success", a)
 	}
 	r.eventually("expired", func() bool { return r.ask(c, url).Error == "Network access denied: Network grant is disabled" })
 	if time.Now().Before(until) {
@@ -453,7 +453,7 @@ func TestDNSServers(t *testing.T) {
 	} {
 		var got dnsServers
 		if err := got.UnmarshalText([]byte(text)); err != nil || strings.Join(got, " ") != want {
-			t.Errorf("%q: %v, %v", text, got, err)
+			t.Errorf("%q: got %v, %v, want %q", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"192.0.2.1:0", "192.0.2.1:65536", "192.0.2.300", "a b", ":53", "udp://192.0.2.1", "1.1.1.1;8.8.8.8", "127.1"} {

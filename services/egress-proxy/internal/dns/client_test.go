@@ -270,11 +270,11 @@ func TestLookup(t *testing.T) {
 			switch {
 			case c.err == "nothing":
 				if !errors.As(err, &nothing) || nothing.TTL != c.ttl {
-					t.Errorf("%v", err)
+					t.Errorf("got %v, want that there is no such name, for %v", err, c.ttl)
 				}
 			case c.err != "":
 				if err == nil || errors.As(err, &nothing) || !strings.Contains(err.Error(), c.err) {
-					t.Errorf("%v", err)
+					t.Errorf("got %v, want an error with %q", err, c.err)
 				}
 			case err != nil || texts(got.Addrs) != c.addrs || got.TTL != c.ttl:
 				t.Errorf("%v %v, %v", got.Addrs, got.TTL, err)
@@ -301,7 +301,7 @@ func TestWithoutEDNS(t *testing.T) {
 		m.Answers = of(q, address(q.Name.String(), "192.0.2.1", 60))
 	})
 	if got, err := New([]string{s.addr}).Lookup(t.Context(), "x.example"); err != nil || texts(got.Addrs) != "192.0.2.1" {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got %v, %v, want 192.0.2.1", got, err)
 	}
 	const want = "udp A x.example. 0,udp A x.example. 1,udp AAAA x.example. 0,udp AAAA x.example. 1"
 	if asked := strings.Join(s.questions(), ","); asked != want {
@@ -322,7 +322,7 @@ func TestNextServer(t *testing.T) {
 	})
 	got, err := New([]string{l.LocalAddr().String(), bad.addr, good.addr}).Lookup(t.Context(), "x.example")
 	if err != nil || texts(got.Addrs) != "192.0.2.1" {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got %v, %v, want 192.0.2.1 of the server that answers", got, err)
 	}
 	if _, err := New(nil).Lookup(t.Context(), "x.example"); err == nil {
 		t.Error("an answer from nobody")

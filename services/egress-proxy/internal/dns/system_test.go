@@ -57,28 +57,28 @@ func TestSystem(t *testing.T) {
 	}
 	write(resolv, "search example\nnameserver 192.0.2.7\n")
 	if got, err := c.servers(); err != nil || !slices.Equal(got, []string{"192.0.2.7:53"}) {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got the servers %v, %v, want 192.0.2.7:53", got, err)
 	}
 	write(resolv, "nameserver 192.0.2.8\n")
 	if got, err := c.servers(); err != nil || !slices.Equal(got, []string{"192.0.2.8:53"}) {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got the servers %v, %v, want those of the changed file", got, err)
 	}
 	c.servers = func() ([]string, error) { return []string{s.addr}, nil } // a port below 1024 is not for tests
 	write(hosts, "127.0.0.2 y.example\n")
 	if got, err := c.Lookup(t.Context(), "Y.example."); err != nil || texts(got.Addrs) != "127.0.0.2" || got.TTL != hostsTTL {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got %v, %v, want the address in the hosts file", got, err)
 	}
 	if asked := s.questions(); asked != nil {
 		t.Errorf("asked %v", asked)
 	}
 	if got, err := c.Lookup(t.Context(), "x.example"); err != nil || texts(got.Addrs) != "192.0.2.1" {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got %v, %v, want the server's 192.0.2.1", got, err)
 	}
 	if _, err := c.Lookup(t.Context(), "x"); err == nil {
 		t.Error("a search domain was tried")
 	}
 	write(hosts, "127.0.0.3 x.example\n")
 	if got, err := c.Lookup(t.Context(), "x.example"); err != nil || texts(got.Addrs) != "127.0.0.3" {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("got %v, %v, want the address in the changed hosts file", got, err)
 	}
 }

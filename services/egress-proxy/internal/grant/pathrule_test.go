@@ -67,7 +67,7 @@ func TestPathRules(t *testing.T) {
 	for _, tt := range tests {
 		d := o.decision(t, tt.domain)
 		if !d.Allowed {
-			t.Fatalf("%s: %s", tt.domain, d.Reason)
+			t.Fatalf("%s: denied (%s), want that the host is allowed", tt.domain, d.Reason)
 		}
 		if got := d.ForRequest(tt.method, tt.path); got.Allowed != tt.want || !tt.want && got.Reason != ReasonPathRules {
 			t.Errorf("%s %s %s: %v", tt.method, tt.domain, tt.path, got)
@@ -105,7 +105,7 @@ func TestGrantWithoutPathRules(t *testing.T) {
 	}
 	d := o.decision(t, "x.com")
 	if !d.Allowed || !d.ForTunnel().Allowed || !d.ForRequest("DELETE", "//%2f/..;/").Allowed {
-		t.Errorf("%+v", d)
+		t.Errorf("got %+v, want that a grant without path rules allows everything", d)
 	}
 }
 

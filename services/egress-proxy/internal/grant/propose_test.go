@@ -90,7 +90,7 @@ func TestPropose(t *testing.T) {
 	for _, tt := range tests {
 		w, _, err := propose(tt.old, refusals(t, tt.refused), obstacle, now)
 		if err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
+			t.Fatalf("%s: error %v, want a proposal", tt.name, err)
 		}
 		want := granted(tt.domains, tt.ports)
 		if strings.Join(w.AllowedDomains, " ") != tt.domains || fmt.Sprint(w.AllowedPorts) != fmt.Sprint(want.AllowedPorts) {
@@ -124,7 +124,7 @@ func TestProposeKeepsTheRest(t *testing.T) {
 	all := func(hostname.Host, uint16) (string, string) { return "", "" }
 	got, _, err := o.Propose(t.Context(), "p", refusals(t, "GET y.com:80"), all)
 	if want := (Request{AllowedDomains: []string{"x.com", "y.com"}, AllowedPorts: []int{443, 80}, Notes: "why", ExpiresAt: w.ExpiresAt}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	if g, _ := o.cache.Get("p"); len(g.AllowedDomains) != 1 {
 		t.Errorf("a proposal changed the grant: %+v", g)

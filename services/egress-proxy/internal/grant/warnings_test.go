@@ -101,7 +101,7 @@ func TestGrantTellsWhatItRemoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g, err := o.Grant(t.Context(), "p", request("y.com", 443)); err != nil || g.Removed.Warning() != "no longer granted: x.com" {
-		t.Errorf("%q, %v", g.Removed.Warning(), err)
+		t.Errorf("got the warning %q, error %v, want that x.com is no longer granted", g.Removed.Warning(), err)
 	}
 }
 

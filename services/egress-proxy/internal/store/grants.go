@@ -37,8 +37,8 @@ type Grants struct {
 	last    int64 // the revision that was last read
 }
 
-// New makes the store of grants over a database that has Migrations.
-func New(db *store.DB) *Grants { return &Grants{db: db, changes: db.Changes()} }
+// NewGrants makes the store over a database that has Migrations.
+func NewGrants(db *store.DB) *Grants { return &Grants{db: db, changes: db.Changes()} }
 
 const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel"
 

@@ -17,7 +17,7 @@ import (
 func TestGrants(t *testing.T) {
 	storetest.Run(t, grantstore.Migrations, func(t *testing.T, open func() *store.DB) {
 		ctx := context.Background()
-		s := grantstore.New(open())
+		s := grantstore.NewGrants(open())
 		now := time.Date(2026, 2, 3, 4, 5, 6, 789000, time.UTC)
 		want := grant.Grant{
 			PackID: "p", Enabled: true, AllowedDomains: []string{"*.x.com", "bücher.example"}, AllowedPorts: []int{443, 0},
@@ -56,7 +56,7 @@ func TestGrants(t *testing.T) {
 		}
 		put(want)
 		want.Revision = 1
-		other := grantstore.New(open())
+		other := grantstore.NewGrants(open())
 		if grants, revision := load(other); !reflect.DeepEqual(grants, map[string]grant.Grant{"p": want}) || revision != 1 {
 			t.Errorf("another process reads %+v at %d, want %+v", grants, revision, want)
 		}
