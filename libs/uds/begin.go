@@ -9,13 +9,13 @@ import (
 const maxBegun = 64
 
 // Beginner is a Handler whose answers may have to wait for something that is no matter of the request any more, such as
-// a disk. While one waits, what the client has sent already is begun: a client that sends without waiting for
-// answers has them decided together, in order, and answered together.
+// a disk. While one waits, the requests that the client has sent already are begun, too. A client that sends requests
+// without waiting for answers has them decided in order, and gets the answers in this order, in one write.
 type Beginner interface {
 	Handler
 
-	// Begin decides a request as far as that takes no time. The slice request is its until it returns. Finish is
-	// called of what it returns, unless the process is in a panic.
+	// Begin decides a request as far as that takes no time. It may use the slice request until it returns. The server calls
+	// Finish of each Pending that it returns exactly once, unless a handler panics.
 	Begin(ctx context.Context, request []byte) Pending
 }
 
@@ -33,7 +33,7 @@ type Pending interface {
 // to go on.
 func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
 	pending := append(b.pending[:0], h.Begin(c.ctx, b.request))
-	for pending[len(pending)-1].Decided() && len(pending) < maxBegun && c.sound(in) {
+	for pending[len(pending)-1].Decided() && len(pending) < maxBegun && c.nextIsValid(in) {
 		request, err := AppendFrame(b.request[:0], in, c.server.limits.Request)
 		if err != nil {
 			return false
@@ -44,7 +44,7 @@ func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
 	b.pending = pending
 	out := b.response[:0]
 	for i, p := range pending {
-		if !p.Decided() && len(out) > 0 { // it may take long
+		if !p.Decided() && len(out) > 0 { // its Finish may take long; the answers before it needn't wait for that
 			if !c.send(out) {
 				return false
 			}
@@ -62,9 +62,9 @@ func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
 	return c.send(out)
 }
 
-// sound says whether a whole frame has arrived that nothing is wrong with. What is wrong with one is told when those
-// before it are answered.
-func (c *conn) sound(in *reader) bool {
+// nextIsValid says whether a whole frame of an allowed length has arrived. One of another length is left for exchange, which
+// refuses it after those before it are answered.
+func (c *conn) nextIsValid(in *reader) bool {
 	if !buffered(in) {
 		return false
 	}

@@ -1,9 +1,16 @@
 // Package uds is the wire between a pack and the services outside its container: Unix sockets, one directory to a
 // pack, that carry frames of a 4-byte big-endian length and that many bytes (contract.md, "Sockets").
 //
-// Who is on the other end is told by the socket alone (design.md, decision 4), so the package takes care that a
-// socket is where it should be, has its mode from the first instant anybody can connect, and is served by one
-// replica at a time.
+// A service knows a caller by nothing but the socket on which its request came (design.md, decision 4): a pack that reached
+// another pack's socket would have that pack's rights. So the package makes sure that a socket lies in its own directory
+// and follows no link there, has its mode from the first instant anybody can connect, is served by one replica at a
+// time, and only in a folder that belongs to this Rumi home.
+//
+// The clients are hostile. Limits bound what one socket's clients can make the process spend: connections, memory of
+// requests (requests.go) and of answers (Budget), time.
+//
+// Read first frame.go and reader.go (the protocol), then listen.go (how a socket is made), serve.go with requests.go, budget.go
+// and watch.go (how it is served), and last set.go and owner.go (the sockets of all packs).
 package uds
 
 import (
@@ -18,8 +25,9 @@ import (
 // headerSize is the length prefix, in bytes.
 const headerSize = 4
 
-// firstStep is how much is allocated for a frame before any of it has arrived: a length prefix is only a claim.
-const firstStep = 16 << 10
+// initialAlloc is how much is allocated for a frame before any of it has arrived, in bytes. The length prefix is the client's claim:
+// four bytes must not make the process allocate a MiB.
+const initialAlloc = 16 << 10
 
 // ErrEmpty is a frame of length 0, which no message is.
 var ErrEmpty = errors.New("read frame: it is empty")
@@ -60,7 +68,7 @@ func AppendFrame(dst []byte, r io.Reader, max int) ([]byte, error) {
 	}
 	start, left := len(dst), int(claim)
 	out := dst
-	for step := firstStep; left > 0; step *= 2 {
+	for step := initialAlloc; left > 0; step *= 2 {
 		n := min(step, left)
 		out = slices.Grow(out, n)[:len(out)+n]
 		if _, err := io.ReadFull(r, out[len(out)-n:]); err != nil {

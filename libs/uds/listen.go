@@ -22,11 +22,11 @@ const (
 	// DefaultMode is a socket's mode where none is configured.
 	DefaultMode fs.FileMode = 0o660
 
-	bornName = ".rumi.sock.new" // where a socket lies until it is fit to be found
+	tempName = ".rumi.sock.new" // of a socket until it has its mode and listens
 	backlog  = 4096             // the kernel cuts it to net.core.somaxconn
 )
 
-// ErrLocked is a socket that another replica serves. Trying again later is right: the lock goes with its holder.
+// ErrLocked is a socket that another replica serves. Trying again later is right: the kernel drops the lock when its holder ends.
 var ErrLocked = errors.New("listen: another replica serves this socket")
 
 // DirName is the name of the directory that holds the socket of a pack or principal: the first 32 hex digits of the
@@ -49,7 +49,7 @@ type Listener struct {
 	*net.UnixListener
 
 	path   string
-	dir    place // the socket's own directory
+	dir    dirID // the socket's own directory
 	lock   *lock
 	once   sync.Once
 	closed error
@@ -83,7 +83,7 @@ func listen(cfg Config, lk *lock) (*Listener, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	at, err := placeOf(dir)
+	at, err := dirIDOf(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -94,18 +94,19 @@ func listen(cfg Config, lk *lock) (*Listener, error) {
 	return &Listener{UnixListener: inner, path: filepath.Join(cfg.Dir, cfg.Name, SocketName), dir: at, lock: lk}, nil
 }
 
-// place says which directory it is. Keeping it open would cost a descriptor for each of thousands of sockets.
-type place struct{ dev, ino uint64 }
+// dirID identifies a directory, by device and inode. Keeping it open would cost a descriptor for each of thousands of sockets.
+type dirID struct{ dev, ino uint64 }
 
-func placeOf(dir *os.File) (place, error) {
+func dirIDOf(dir *os.File) (dirID, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return place{}, fmt.Errorf("look at socket directory: %w", err)
+		return dirID{}, fmt.Errorf("inspect socket directory: %w", err)
 	}
-	return place{uint64(st.Dev), st.Ino}, nil
+	return dirID{uint64(st.Dev), st.Ino}, nil
 }
 
-// unlink removes the socket from the directory that it was made in. Where another has taken its place that is left alone.
+// unlink removes the socket from the directory that it was made in. If another directory is at the path by now, its socket is
+// another process's, and stays.
 func (l *Listener) unlink() error {
 	fd, err := unix.Open(filepath.Dir(l.path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
@@ -115,7 +116,7 @@ func (l *Listener) unlink() error {
 	}
 	dir := os.NewFile(uintptr(fd), filepath.Dir(l.path))
 	defer dir.Close()
-	if at, err := placeOf(dir); err != nil || at != l.dir {
+	if at, err := dirIDOf(dir); err != nil || at != l.dir {
 		return err
 	}
 	if err := unix.Unlinkat(fd, SocketName, 0); err != nil && err != unix.ENOENT {
@@ -139,15 +140,16 @@ func openDir(cfg Config) (*os.File, error) {
 	if cfg.Mode&0o007 != 0 {
 		mode |= 0o001 // a socket for everybody needs a directory that everybody may pass through
 	}
-	if err := settle(fd, "", mode, cfg.GID); err != nil {
+	if err := applyMode(fd, "", mode, cfg.GID); err != nil {
 		dir.Close()
 		return nil, err
 	}
 	return dir, nil
 }
 
-// bind makes the socket under another name, gives it its group and mode, listens, and only then moves it to where it
-// is looked for: nobody can connect while it has another mode, whatever the umask is.
+// bind makes the socket under a temporary name, gives it its group and mode, listens, and only then renames it. The race that
+// this closes: bind(2) makes a socket with the mode that the umask leaves, so between bind and chmod a client could
+// connect that the mode keeps out. It can't connect before the socket has its name.
 func bind(dir *os.File, cfg Config) (*net.UnixListener, error) {
 	dirfd := int(dir.Fd())
 	var st unix.Stat_t
@@ -157,7 +159,7 @@ func bind(dir *os.File, cfg Config) (*net.UnixListener, error) {
 	case err != nil && err != unix.ENOENT:
 		return nil, fmt.Errorf("look for a stale socket in %s: %w", dir.Name(), err)
 	}
-	if err := unix.Unlinkat(dirfd, bornName, 0); err != nil && err != unix.ENOENT {
+	if err := unix.Unlinkat(dirfd, tempName, 0); err != nil && err != unix.ENOENT {
 		return nil, fmt.Errorf("remove a half-made socket in %s: %w", dir.Name(), err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -167,16 +169,16 @@ func bind(dir *os.File, cfg Config) (*net.UnixListener, error) {
 	file := os.NewFile(uintptr(fd), dir.Name())
 	defer file.Close()
 	// Through the descriptor the path is short, whatever the length of Dir, and is the directory that was checked.
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + bornName}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + tempName}); err != nil {
 		return nil, fmt.Errorf("bind socket in %s: %w", dir.Name(), err)
 	}
-	if err := settle(dirfd, bornName, cfg.Mode, cfg.GID); err != nil {
+	if err := applyMode(dirfd, tempName, cfg.Mode, cfg.GID); err != nil {
 		return nil, err
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
 		return nil, fmt.Errorf("listen in %s: %w", dir.Name(), err)
 	}
-	if err := unix.Renameat(dirfd, bornName, dirfd, SocketName); err != nil {
+	if err := unix.Renameat(dirfd, tempName, dirfd, SocketName); err != nil {
 		return nil, fmt.Errorf("move socket into place in %s: %w", dir.Name(), err)
 	}
 	l, err := net.FileListener(file)
@@ -186,9 +188,9 @@ func bind(dir *os.File, cfg Config) (*net.UnixListener, error) {
 	return l.(*net.UnixListener), nil
 }
 
-// settle gives group and mode to name in dirfd, or to dirfd itself where name is "". It touches only what differs, since
-// a directory that somebody else made right must not be changed.
-func settle(dirfd int, name string, mode fs.FileMode, gid int) error {
+// applyMode sets group and mode of name in dirfd, or of dirfd itself where name is "". What is right already isn't touched: a
+// directory may belong to another user, who made it right, and changing it would fail.
+func applyMode(dirfd int, name string, mode fs.FileMode, gid int) error {
 	var st unix.Stat_t
 	var err error
 	if name == "" {

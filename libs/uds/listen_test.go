@@ -149,7 +149,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	// What kill -9 leaves: the socket, the lock file without its lock, and perhaps a half-made socket.
 	first.UnixListener.Close()
 	first.lock.close()
-	stale, err := net.Listen("unix", filepath.Join(filepath.Dir(path), bornName))
+	stale, err := net.Listen("unix", filepath.Join(filepath.Dir(path), tempName))
 	if err != nil {
 		t.Fatal(err)
 	}

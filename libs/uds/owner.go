@@ -14,9 +14,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
-// MarkName is the file of a folder of sockets that holds the id of the Rumi home to which the folder belongs. Who serves
-// sockets in the folder, or mounts them, holds a shared lock (flock) on the file for as long as it runs. While anybody
-// holds one, no other home takes the folder over.
+// MarkName is the file of a folder of sockets that holds the id of the Rumi home to which the folder belongs. A process
+// that serves sockets in the folder, or mounts them, holds a shared lock (flock) on the file for as long as it runs. While any
+// process holds one, no other home takes the folder over.
 const MarkName = ".rumi-home"
 
 // ErrForeign is a folder of sockets that belongs to another Rumi home. Names in it are derived from pack ids alone, so
@@ -27,10 +27,10 @@ var ErrForeign = errors.New("belongs to another Rumi home")
 type Owner struct {
 	dir, home string
 
-	mu   sync.Mutex
-	mark *os.File    // with a shared lock; nil while the folder isn't ours
-	read unix.Stat_t // of the mark when it was read
-	term int         // how often the folder became ours
+	mu       sync.Mutex
+	mark     *os.File    // with a shared lock; nil while the folder isn't ours
+	markStat unix.Stat_t // of the mark when it was read
+	term     int         // how often the folder became ours
 }
 
 // NewOwner is the owner of dir for the given home id.
@@ -45,7 +45,7 @@ func (o *Owner) Check() error {
 	path := filepath.Join(o.dir, MarkName)
 	if o.mark != nil {
 		var there unix.Stat_t
-		if unix.Lstat(path, &there) == nil && same(&o.read, &there) {
+		if unix.Lstat(path, &there) == nil && same(&o.markStat, &there) {
 			return nil
 		}
 		o.mark.Close()
@@ -60,7 +60,7 @@ func (o *Owner) Check() error {
 	if err != nil {
 		return fmt.Errorf("read the owner of %s: %w", o.dir, err)
 	}
-	if err := o.accept(mark); err != nil {
+	if err := o.checkHome(mark); err != nil {
 		mark.Close()
 		return err
 	}
@@ -80,12 +80,12 @@ func same(a, b *unix.Stat_t) bool {
 	return a.Dev == b.Dev && a.Ino == b.Ino && a.Mtim == b.Mtim && a.Size == b.Size
 }
 
-// accept takes the shared lock before it reads, so that what was read stays true while the lock is held.
-func (o *Owner) accept(mark *os.File) error {
+// checkHome takes the shared lock before it reads, so that what was read stays true while the lock is held.
+func (o *Owner) checkHome(mark *os.File) error {
 	if err := flock.TryOpen(mark, flock.Shared); err != nil {
 		return fmt.Errorf("%s is just changing its owner: %w", o.dir, err)
 	}
-	if err := unix.Fstat(int(mark.Fd()), &o.read); err != nil {
+	if err := unix.Fstat(int(mark.Fd()), &o.markStat); err != nil {
 		return fmt.Errorf("read the owner of %s: %w", o.dir, err)
 	}
 	home, err := readMark(mark)
@@ -137,8 +137,8 @@ func ReadMark(dir string) (string, error) {
 	return readMark(mark)
 }
 
-// Vacate locks the mark of dir alone, so that nobody who serves the folder is running. ErrLocked says that somebody is.
-// The caller closes the file after it has replaced the mark.
+// Vacate locks the mark of dir exclusively, which succeeds only while no process serves the folder or mounts from it; else the
+// error is ErrLocked. The caller closes the result after it has replaced the mark.
 func Vacate(dir string) (io.Closer, error) {
 	mark, err := openMark(filepath.Join(dir, MarkName))
 	if err != nil {

@@ -75,6 +75,7 @@ func (r *reader) release() {
 	}
 }
 
+// fill receives once, into the buffer.
 func (r *reader) fill() error {
 	if r.from > 0 {
 		r.to = copy(r.buf[:], r.buf[r.from:r.to])
@@ -92,7 +93,7 @@ func (r *reader) fill() error {
 // Buffered is how many bytes can be read without waiting.
 func (r *reader) Buffered() int { return r.to - r.from }
 
-// Peek gives the next n bytes, at most readBuffer, without reading them. They are good until the next call.
+// Peek returns the next n bytes, at most readBuffer, without reading them. They are valid until the next call.
 func (r *reader) Peek(n int) ([]byte, error) {
 	for r.Buffered() < n {
 		if err := r.fill(); err != nil {

@@ -21,7 +21,7 @@ import (
 type Handler interface {
 	// Answer answers one request. The slice request is the handler's until it returns, not after. It is called
 	// for requests of several connections at once. ctx is the connection's: it ends when the socket is taken away, and when
-	// the client has closed the connection, with ErrGone as its cause. A client that says nothing more but still reads is
+	// the client has closed the connection, with ErrClientClosed as its cause. A client that says nothing more but still reads is
 	// answered.
 	Answer(ctx context.Context, request, dst []byte) []byte
 
@@ -32,13 +32,13 @@ type Handler interface {
 
 // Limits bound what one socket's clients can make the process spend. A zero field means the default.
 type Limits struct {
-	Request int           // longest request frame, in bytes; 1 MiB
-	Conns   int           // connections at once; 1024. Over it the connection idle for longest is closed
-	Held    int           // bytes of requests over 16 KiB at once, from their first byte to their answer; 16 MiB, 4 requests at least. Over it the next one waits
-	Answers int           // bytes of answers for which Room is taken at once; 32 MiB
-	Frame   time.Duration // from a frame's first byte to its last; 10 s
-	Write   time.Duration // a client must have read an answer within one to two of these, within one where Room was taken; 30 s
-	Drain   time.Duration // how long running requests may still take when the socket is closed; 2 s
+	Request  int           // longest request frame, in bytes; 1 MiB
+	Conns    int           // connections at once; 1024. Over it the connection idle for longest is closed
+	Requests int           // bytes of requests over 16 KiB at once, from their first byte to their answer; 16 MiB, 4 requests at least. Over it the next one waits
+	Answers  int           // bytes of answers that Budgets reserve at once; 32 MiB
+	Frame    time.Duration // from a frame's first byte to its last; 10 s
+	Write    time.Duration // a client must have read an answer within one to two of these, within one where it reserved some Budget; 30 s
+	Drain    time.Duration // how long running requests may still take when the socket is closed; 2 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -53,10 +53,10 @@ func (l Limits) withDefaults() Limits {
 	if l.Conns == 0 {
 		l.Conns = 1024
 	}
-	if l.Held == 0 {
-		l.Held = 16 << 20
+	if l.Requests == 0 {
+		l.Requests = 16 << 20
 	}
-	l.Held = max(l.Held, 4*l.Request)
+	l.Requests = max(l.Requests, 4*l.Request)
 	if l.Answers == 0 {
 		l.Answers = 32 << 20
 	}
@@ -67,8 +67,8 @@ func (l Limits) withDefaults() Limits {
 }
 
 const (
-	keepBuffer = 64 << 10 // larger buffers are left to the garbage collector
-	swallow    = 16 << 20 // how much of a refused frame is read, so that its sender gets to reading the answer
+	maxPooledBuffer = 64 << 10 // larger buffers are left to the garbage collector
+	maxDrained      = 16 << 20 // how much of a refused frame is read, so that its sender gets to reading the answer
 )
 
 // Serve serves l until ctx ends, then closes it and waits for the requests under way, Limits.Drain at most. The
@@ -100,12 +100,12 @@ type server struct {
 	cancel   context.CancelFunc
 	open     context.Context // ends when no more requests are read
 	shut     context.CancelFunc
-	held     *semaphore.Weighted // bytes of Limits.Held
+	requests *semaphore.Weighted // bytes of Limits.Requests
 	answers  *semaphore.Weighted // bytes of Limits.Answers
 	stopping atomic.Bool
-	turn     atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
+	sequence atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
 	waiting  atomic.Bool   // somebody waits in admit
-	room     chan struct{} // a connection has ended, or become idle while somebody waits
+	vacancy  chan struct{} // a connection has ended, or become idle while somebody waits
 	running  sync.WaitGroup
 
 	mu    sync.Mutex
@@ -114,10 +114,10 @@ type server struct {
 
 func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server {
 	s := &server{listener: l, handler: h, limits: limits.withDefaults(), log: log,
-		room: make(chan struct{}, 1), conns: make(map[*conn]struct{})}
+		vacancy: make(chan struct{}, 1), conns: make(map[*conn]struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.open, s.shut = context.WithCancel(s.ctx)
-	s.held = semaphore.NewWeighted(int64(s.limits.Held))
+	s.requests = semaphore.NewWeighted(int64(s.limits.Requests))
 	s.answers = semaphore.NewWeighted(int64(s.limits.Answers))
 	return s
 }
@@ -141,8 +141,8 @@ func (s *server) accept() error {
 			continue
 		}
 		delay = 0
-		c := &conn{server: s, UnixConn: uc, room: Room{of: s.answers, all: int64(s.limits.Answers)}}
-		c.used.Store(s.turn.Add(1))
+		c := &conn{server: s, UnixConn: uc, budget: Budget{pool: s.answers, limit: int64(s.limits.Answers)}}
+		c.lastUsed.Store(s.sequence.Add(1))
 		if !s.admit(c) {
 			uc.Close()
 			return nil
@@ -151,7 +151,8 @@ func (s *server) accept() error {
 	}
 }
 
-// admit makes room for c and registers it; false means that the server stops.
+// admit registers c. Where Limits.Conns are open it closes the one idle for longest first, and waits while all are busy. False means
+// that the server stops.
 func (s *server) admit(c *conn) bool {
 	for {
 		s.mu.Lock()
@@ -166,19 +167,20 @@ func (s *server) admit(c *conn) bool {
 			return true
 		}
 		s.mu.Unlock()
-		s.waiting.Store(true) // before looking for an idle one: who becomes idle after that look sees it
+		s.waiting.Store(true) // before evict looks for an idle one: a connection that becomes idle after that sees it, and signals
 		s.evict()
 		select {
-		case <-s.room:
+		case <-s.vacancy:
 		case <-s.ctx.Done():
 		}
 		s.waiting.Store(false)
 	}
 }
 
+// signal wakes admit, if it waits. It doesn't block.
 func (s *server) signal() {
 	select {
-	case s.room <- struct{}{}:
+	case s.vacancy <- struct{}{}:
 	default:
 	}
 }
@@ -189,7 +191,7 @@ func (s *server) evict() {
 	defer s.mu.Unlock()
 	var oldest *conn
 	for c := range s.conns {
-		if c.state.Load() == idle && (oldest == nil || c.used.Load() < oldest.used.Load()) {
+		if c.state.Load() == idle && (oldest == nil || c.lastUsed.Load() < oldest.lastUsed.Load()) {
 			oldest = c
 		}
 	}
@@ -227,31 +229,33 @@ func (s *server) stop(drain time.Duration) {
 	<-done
 }
 
-// What a connection is doing. Only an idle one may be closed from outside without cutting an answer off.
+// What a connection is doing. It goes from idle to busy and back by compare-and-swap, in its own goroutine; closeIdle takes an
+// idle one to closed, in others. So a connection is closed from outside only while that cuts no answer off.
 const (
 	idle int32 = iota // between frames, or inside one that hasn't come to its end
 	busy
-	gone
+	closed
 )
 
 type conn struct {
 	*net.UnixConn
 	server     *server
 	state      atomic.Int32
-	used       atomic.Uint64
+	lastUsed   atomic.Uint64
 	writeUntil time.Time // the write deadline in force
 	lifetime
-	ctx   context.Context // of the handler, for requests of this connection: client, by which RoomOf and SocketOf find the connection
-	holds int             // bytes of Limits.Held
-	room  Room
-	waits atomic.Pointer[context.CancelFunc]
+	ctx          context.Context // of the handler, for requests of this connection: client, by which BudgetOf and SocketOf find the connection
+	requestBytes int             // bytes of Limits.Requests
+	budget       Budget
+	giveUp       atomic.Pointer[context.CancelFunc] // ends the wait in reserveRequest; nil outside of it
 }
 
+// closeIdle closes the connection if it is idle, also while it waits in reserveRequest.
 func (c *conn) closeIdle() {
-	if c.state.CompareAndSwap(idle, gone) {
+	if c.state.CompareAndSwap(idle, closed) {
 		c.Close()
-		if give := c.waits.Load(); give != nil {
-			(*give)()
+		if cancel := c.giveUp.Load(); cancel != nil {
+			(*cancel)()
 		}
 	}
 }
@@ -266,12 +270,15 @@ var pool = sync.Pool{New: func() any {
 	return &buffers{request: make([]byte, 0, 4<<10), response: make([]byte, 0, 4<<10)}
 }}
 
+// release puts the buffers back, unless a long frame has made them large.
 func (b *buffers) release() {
-	if cap(b.request) <= keepBuffer && cap(b.response) <= keepBuffer {
+	if cap(b.request) <= maxPooledBuffer && cap(b.response) <= maxPooledBuffer {
 		pool.Put(b)
 	}
 }
 
+// serve reads and answers frames until the connection ends, or the server stops. A panic of the handler costs this connection
+// only.
 func (c *conn) serve() {
 	s := c.server
 	defer func() {
@@ -305,7 +312,7 @@ func (c *conn) exchange(in *reader) bool {
 	s := c.server
 	b := pool.Get().(*buffers)
 	defer b.release()
-	defer c.drop()
+	defer c.release()
 
 	request, err := c.read(in, b.request[:0])
 	b.request = request
@@ -346,8 +353,8 @@ func (c *conn) read(in *reader, dst []byte) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		if n := int64(binary.BigEndian.Uint32(header)); n > unheld && n <= int64(c.server.limits.Request) {
-			if !c.hold(int(n)) {
+		if n := int64(binary.BigEndian.Uint32(header)); n > unreserved && n <= int64(c.server.limits.Request) {
+			if !c.reserveRequest(int(n)) {
 				return dst, net.ErrClosed
 			}
 			if err := c.frameDeadline(); err != nil {
@@ -358,6 +365,7 @@ func (c *conn) read(in *reader, dst []byte) ([]byte, error) {
 	return AppendFrame(dst, in, c.server.limits.Request)
 }
 
+// buffered says whether the next frame has been received whole.
 func buffered(in *reader) bool {
 	have := in.Buffered()
 	if have < headerSize {
@@ -384,7 +392,7 @@ func (c *conn) refuse(in *reader, err error, b *buffers) {
 	}
 	c.CloseWrite()
 	c.SetReadDeadline(time.Now().Add(c.server.limits.Frame))
-	io.CopyN(io.Discard, in, min(int64(large.Length), swallow))
+	io.CopyN(io.Discard, in, min(int64(large.Length), maxDrained))
 }
 
 // write fills in the header that frame begins with and sends it; one without a payload ends the connection.
@@ -396,16 +404,16 @@ func (c *conn) write(frame []byte) bool {
 	return c.send(frame)
 }
 
-// send sends frames. The deadline is renewed when half of it is gone, not each time.
+// send sends frames. The deadline is renewed when half of it has passed, not each time.
 func (c *conn) send(frames []byte) bool {
 	if len(frames) == 0 {
 		return true
 	}
-	c.used.Store(c.server.turn.Add(1)) // before anybody can know that it is answered
+	c.lastUsed.Store(c.server.sequence.Add(1)) // before the client can know that it is answered, and reuse the connection
 	now, limit := time.Now(), c.server.limits.Write
-	if c.room.taken > 0 || c.writeUntil.Sub(now) < limit {
+	if c.budget.reserved > 0 || c.writeUntil.Sub(now) < limit {
 		c.writeUntil = now.Add(2 * limit)
-		if c.room.taken > 0 { // others may wait for it
+		if c.budget.reserved > 0 { // others may wait for what it has reserved
 			c.writeUntil = now.Add(limit)
 		}
 		if err := c.SetWriteDeadline(c.writeUntil); err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// retryEvery is how often a socket is tried for that another replica serves or that could not be made.
-const retryEvery = 250 * time.Millisecond
+// retryInterval is how often a Set tries to make the sockets that another replica serves or that could not be made.
+const retryInterval = 250 * time.Millisecond
 
 // SetConfig configures the sockets of a Set.
 type SetConfig struct {
@@ -24,28 +24,29 @@ type SetConfig struct {
 	Log     *slog.Logger
 }
 
-// Set keeps one socket open for each id that is wanted. A socket that can't be had now, since another replica serves
-// it or the file system refuses, is tried for again until it is no longer wanted.
+// Set keeps one socket open for each id that is wanted. A socket that can't be made now, because another replica serves it or
+// because of the file system, is tried again until it is no longer wanted. It is safe for concurrent use.
 type Set struct {
 	cfg   SetConfig
 	owner *Owner // nil without SetConfig.Home
 	stop  chan struct{}
 	done  chan struct{}
 
-	mu      sync.Mutex
-	foreign string // why no socket is served, as it was logged last; "" while the folder is ours
-	closed  bool
-	members map[string]*member
-	ending  sync.WaitGroup
+	mu         sync.Mutex
+	ownerError string // why no socket is served, as it was logged last; "" while the folder is ours
+	closed     bool
+	members    map[string]*member
+	ending     sync.WaitGroup
 }
 
+// member is one wanted socket.
 type member struct {
 	id     string
 	lock   *lock
 	server *server // nil while it waits
 	failed string  // the last error that was logged, so that it is logged once
 
-	elsewhere bool // another replica serves it
+	servedElsewhere bool // another replica serves it
 }
 
 // NewSet makes an empty set. Close ends it.
@@ -58,8 +59,8 @@ func NewSet(cfg SetConfig) *Set {
 	return s
 }
 
-// Ensure has id's socket served from now on, by this process or by another replica. When it returns the socket is there,
-// unless it can't be had yet.
+// Ensure wants id's socket from now on. When it returns, this process serves the socket, or another replica does, or Ready
+// says why not.
 func (s *Set) Ensure(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,8 +69,8 @@ func (s *Set) Ensure(id string) {
 	}
 	m := &member{id: id}
 	s.members[id] = m
-	if s.owned() == nil {
-		s.try(m)
+	if s.checkOwner() == nil {
+		s.tryListen(m)
 	}
 }
 
@@ -77,20 +78,21 @@ func (s *Set) Ensure(id string) {
 func (s *Set) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.owned(); err != nil {
+	if err := s.checkOwner(); err != nil {
 		return err
 	}
 	for _, m := range s.members {
-		if m.server == nil && m.failed != "" && !m.elsewhere {
+		if m.server == nil && m.failed != "" && !m.servedElsewhere {
 			return fmt.Errorf("the socket of %s can't be made: %s", m.id, m.failed)
 		}
 	}
 	return nil
 }
 
-// owned is nil while the folder belongs to our home. Where it does not, sockets stop being served at once: a stranger's
-// packs may have the folders mounted. Nothing is removed, since what lies there is not ours.
-func (s *Set) owned() error {
+// checkOwner is nil while the folder belongs to our home. Where it doesn't, all sockets stop being served at once: the packs of
+// another home may have the folders mounted by now, and would be served as ours. Nothing is removed, because the files there
+// are the other home's. mu is held.
+func (s *Set) checkOwner() error {
 	if s.owner == nil {
 		return nil
 	}
@@ -99,12 +101,12 @@ func (s *Set) owned() error {
 	if err == nil {
 		err = s.owner.Check()
 	}
-	text, before := "", s.foreign
+	text, before := "", s.ownerError
 	if err != nil {
 		text = err.Error()
 	}
 	if text != before {
-		s.foreign = text
+		s.ownerError = text
 		if err != nil {
 			s.cfg.Log.Error("the folder of the sockets is not ours; no socket is served until it is", "error", err)
 		} else {
@@ -117,16 +119,16 @@ func (s *Set) owned() error {
 	return err
 }
 
-// abandon stops serving every socket without removing it, and leaves the members waiting.
+// abandon stops serving every socket without removing it. They are made again when the folder is ours again. mu is held.
 func (s *Set) abandon() {
 	for _, m := range s.members {
 		if m.server != nil {
 			if err := m.server.listener.abandon(); err != nil {
 				s.cfg.Log.Warn("closing a socket failed", "id", m.id, "error", err)
 			}
-			s.end(&member{server: m.server}, 0)
+			s.stopServer(&member{server: m.server}, 0)
 		} else {
-			m.drop()
+			m.closeLock()
 		}
 		m.server, m.lock = nil, nil
 	}
@@ -142,14 +144,14 @@ func (s *Set) Remove(id string) {
 		return
 	}
 	delete(s.members, id)
-	if s.owned() != nil || m.server == nil {
-		m.drop()
+	if s.checkOwner() != nil || m.server == nil {
+		m.closeLock()
 		return
 	}
 	if err := m.server.listener.Remove(); err != nil {
 		s.cfg.Log.Warn("removing a socket failed", "id", id, "error", err)
 	}
-	s.end(m, 0)
+	s.stopServer(m, 0)
 }
 
 // Serving says whether this process serves id's socket now.
@@ -168,19 +170,19 @@ func (s *Set) Close() {
 		s.mu.Unlock()
 		return
 	}
-	_ = s.owned() // what lies in a stranger's folder is not removed
+	_ = s.checkOwner() // what lies in a stranger's folder is not removed
 	s.closed = true
 	close(s.stop)
 	for id, m := range s.members {
 		delete(s.members, id)
 		if m.server == nil {
-			m.drop()
+			m.closeLock()
 			continue
 		}
 		if err := m.server.listener.Close(); err != nil {
 			s.cfg.Log.Warn("closing a socket failed", "id", id, "error", err)
 		}
-		s.end(m, s.cfg.Limits.withDefaults().Drain)
+		s.stopServer(m, s.cfg.Limits.withDefaults().Drain)
 	}
 	s.mu.Unlock()
 	<-s.done
@@ -190,15 +192,16 @@ func (s *Set) Close() {
 	}
 }
 
-func (s *Set) end(m *member, drain time.Duration) {
+// stopServer ends the member's server without waiting for it; Close waits.
+func (s *Set) stopServer(m *member, drain time.Duration) {
 	s.ending.Go(func() { m.server.stop(drain) })
 }
 
-// try makes the member's socket, or leaves it waiting.
-func (s *Set) try(m *member) {
+// tryListen makes the member's socket and serves it, or notes why it can't be made. mu is held.
+func (s *Set) tryListen(m *member) {
 	cfg := Config{Dir: s.cfg.Dir, Name: DirName(m.id), Mode: s.cfg.Mode, GID: s.cfg.GID}
 	l, err := m.listen(cfg)
-	m.elsewhere = errors.Is(err, ErrLocked)
+	m.servedElsewhere = errors.Is(err, ErrLocked)
 	if err != nil {
 		if text := err.Error(); text != m.failed {
 			m.failed = text
@@ -213,26 +216,27 @@ func (s *Set) try(m *member) {
 	m.server = srv
 	s.ending.Go(func() {
 		if err := srv.accept(); err != nil {
-			s.lost(m, srv, err)
+			s.listenerFailed(m, srv, err)
 		}
 	})
 }
 
-// lost puts a member whose listener failed back to waiting.
-func (s *Set) lost(m *member, srv *server, err error) {
+// listenerFailed has a member whose listener failed tried again.
+func (s *Set) listenerFailed(m *member, srv *server, err error) {
 	s.cfg.Log.Error("a socket stopped listening; making it again", "id", m.id, "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.server == srv && s.members[m.id] == m {
 		srv.listener.Close()
-		s.end(&member{server: srv}, 0)
+		s.stopServer(&member{server: srv}, 0)
 		m.server, m.lock = nil, nil
 	}
 }
 
+// retry tries to make the sockets that are wanted and not served, until Close.
 func (s *Set) retry() {
 	defer close(s.done)
-	tick := time.NewTicker(retryEvery)
+	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -241,10 +245,10 @@ func (s *Set) retry() {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		if !s.closed && s.owned() == nil {
+		if !s.closed && s.checkOwner() == nil {
 			for _, m := range s.members {
 				if m.server == nil {
-					s.try(m)
+					s.tryListen(m)
 				}
 			}
 		}
@@ -252,6 +256,7 @@ func (s *Set) retry() {
 	}
 }
 
+// listen is Listen with the member's lock, which stays open while another replica holds it.
 func (m *member) listen(cfg Config) (*Listener, error) {
 	if m.lock == nil {
 		lk, err := newLock(cfg)
@@ -262,12 +267,13 @@ func (m *member) listen(cfg Config) (*Listener, error) {
 	}
 	l, err := listen(cfg, m.lock)
 	if err != nil && !errors.Is(err, ErrLocked) {
-		m.lock.close() // another replica may have more luck
+		m.lock.close() // so that another replica can try
 	}
 	return l, err
 }
 
-func (m *member) drop() {
+// closeLock gives up the lock, or waiting for it.
+func (m *member) closeLock() {
 	if m.lock != nil {
 		m.lock.close()
 	}

@@ -5,16 +5,17 @@ import (
 	"net"
 )
 
-// Streamer is a Handler that speaks a second protocol on the same socket, told from frames by a connection's first byte.
+// Streamer is a Handler that speaks a second protocol on the same socket, such as HTTP. The first byte of a connection says which
+// protocol it speaks.
 type Streamer interface {
 	Handler
 
-	// Stream serves a connection that begins with an ASCII letter, which no frame below 1 GiB does, and returns when
-	// it is done with it; the connection is closed then. ctx ends as that of Handler.Answer does.
+	// Stream serves a connection whose first byte is an ASCII letter; no frame below 1 GiB begins with one. When it returns the
+	// connection is closed. ctx ends as that of Handler.Answer does.
 	Stream(ctx context.Context, s *Stream)
 }
 
-// Stream is a connection in the hands of a Streamer. It is busy until Rest is called.
+// Stream is a connection in the hands of a Streamer. It is busy until WaitIdle is called.
 type Stream struct {
 	*net.UnixConn
 	in   *reader
@@ -24,15 +25,15 @@ type Stream struct {
 // Read reads what was received.
 func (s *Stream) Read(p []byte) (int, error) { return s.in.Read(p) }
 
-// Sends gives a context that ends when the client says nothing more, whatever of it is still unread: it has closed the
-// connection or its own direction of it (ErrHalfClosed).
+// Sends returns a context that ends when the client sends nothing more, even while some of what it sent is unread. The cause is
+// ErrClientClosed, or ErrHalfClosed if it has closed its own direction only.
 func (s *Stream) Sends() context.Context { return s.conn.sends }
 
-// Rest waits for the client's next byte, which stays unread, as an idle connection: one that may be closed to make room
-// for another or because the server stops. False means that the connection is at its end.
-func (s *Stream) Rest() bool {
+// WaitIdle waits for the client's next byte, which stays unread. Meanwhile the connection is idle: it may be closed to admit
+// another one, or because the server stops. False means that the connection has ended.
+func (s *Stream) WaitIdle() bool {
 	c := s.conn
-	c.used.Store(c.server.turn.Add(1))
+	c.lastUsed.Store(c.server.sequence.Add(1))
 	if !c.state.CompareAndSwap(busy, idle) {
 		return false
 	}
@@ -48,13 +49,13 @@ func (s *Stream) Rest() bool {
 	return c.state.CompareAndSwap(idle, busy)
 }
 
-// Detach gives the connection itself and what was received of it and not read. The stream must not be read any more.
+// Detach returns the connection itself, and the bytes that were received and not read. The Stream must not be read any more.
 func (s *Stream) Detach() (*net.UnixConn, []byte) {
 	rest, _ := s.in.Peek(s.in.Buffered())
 	return s.UnixConn, rest
 }
 
-// stream hands the connection over if its first byte, which is there, says so.
+// stream hands the connection to a Streamer if its first byte, which is buffered, is a letter. It says whether it did.
 func (c *conn) stream(in *reader) bool {
 	streamer, ok := c.server.handler.(Streamer)
 	if !ok {

@@ -31,7 +31,7 @@ func (h lines) Stream(ctx context.Context, s *Stream) {
 			}
 		}
 		fmt.Fprint(s, "line ", line)
-		if in.Buffered() == 0 && !s.Rest() {
+		if in.Buffered() == 0 && !s.WaitIdle() {
 			return
 		}
 	}
@@ -72,7 +72,7 @@ func TestTwoProtocols(t *testing.T) {
 	}
 }
 
-// Resting streams make room and don't hold up the end; busy ones are ended by it.
+// Idle streams are closed to admit others and don't hold up the end; busy ones are ended by it.
 func TestStreamsRest(t *testing.T) {
 	h := lines{newEcho("a")}
 	path, stop := serve(t, h, Limits{Conns: 2, Drain: 50 * time.Millisecond})

@@ -15,9 +15,9 @@ import (
 
 // The causes (context.Cause) of contexts that end because of what a client did.
 var (
-	// ErrGone is a client that has closed its connection: nobody can read an answer any more.
-	ErrGone = errors.New("client closed the connection")
-	// ErrHalfClosed is a client that says nothing more, but may still read.
+	// ErrClientClosed is a client that has closed its connection: nobody can read an answer any more.
+	ErrClientClosed = errors.New("client closed the connection")
+	// ErrHalfClosed is a client that sends nothing more, but may still read.
 	ErrHalfClosed = errors.New("client ended what it sends")
 )
 
@@ -26,27 +26,27 @@ var (
 // A client that has closed its connection can't be told from one that only says nothing more by reading: both are an end of
 // file. AF_UNIX tells them apart by poll(2): POLLRDHUP for one direction, POLLHUP for both.
 type lifetime struct {
-	id     uint64 // in the watcher, from register on; of its mutex
-	client context.Context
-	gone   context.CancelCauseFunc
-	sends  context.Context // ends with client, too
-	ended  context.CancelCauseFunc
+	id           uint64 // in the watcher, from register on; of its mutex
+	client       context.Context
+	cancelClient context.CancelCauseFunc
+	sends        context.Context // ends with client, too
+	cancelSends  context.CancelCauseFunc
 }
 
-// watchAfter is how old a connection gets before it is watched, which spares one that carries a single short request the
-// system call and the wake-up.
+// watchAfter is how old a connection gets before it is watched. Most connections carry a single short request and end before;
+// for them the system call and the wake-up are saved.
 const watchAfter = 50 * time.Millisecond
 
-// watcher notices what clients do while nobody reads from their connections. It is one epoll instance of the process, in which
+// watcher notices that clients close their connections while nobody reads from these. It is one epoll instance of the process, in which
 // each connection is once, edge-triggered, and not for data: while requests come and go nothing is done for it. The runtime's
 // poller waits for the instance, so that no thread does.
 type watcher struct {
-	mu      sync.Mutex
-	file    *os.File // the epoll instance; nil until the first connection is watched
-	raw     syscall.RawConn
-	last    uint64
-	young   map[*conn]struct{} // not watched yet; nil while adopt isn't due
-	watched map[uint64]*lifetime
+	mu        sync.Mutex
+	file      *os.File // the epoll instance; nil until the first connection is watched
+	raw       syscall.RawConn
+	last      uint64
+	unwatched map[*conn]struct{} // not watched yet; nil while watchAll isn't due
+	watched   map[uint64]*lifetime
 }
 
 var peers watcher
@@ -79,36 +79,36 @@ func (w *watcher) start() error {
 func (w *watcher) add(c *conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.young == nil {
-		w.young = make(map[*conn]struct{})
-		time.AfterFunc(watchAfter, w.adopt)
+	if w.unwatched == nil {
+		w.unwatched = make(map[*conn]struct{})
+		time.AfterFunc(watchAfter, w.watchAll)
 	}
-	w.young[c] = struct{}{}
+	w.unwatched[c] = struct{}{}
 }
 
 // remove must be called before the connection is closed. The kernel forgets it by itself then.
 func (w *watcher) remove(c *conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.young, c)
+	delete(w.unwatched, c)
 	delete(w.watched, c.id)
 }
 
-// adopt begins to watch the connections that have not ended meanwhile. Where that fails, for want of a descriptor, they are
+// watchAll begins to watch the connections that have not ended meanwhile. Where that fails, for want of a descriptor, they are
 // served as if their clients stayed for ever.
-func (w *watcher) adopt() {
+func (w *watcher) watchAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	young := w.young
-	w.young = nil
-	for c := range young {
+	unwatched := w.unwatched
+	w.unwatched = nil
+	for c := range unwatched {
 		if err := w.register(c); err != nil && !errors.Is(err, net.ErrClosed) {
 			c.server.log.Error("the end of a client will not be noticed before it is answered", "error", err)
 		}
 	}
 }
 
-// register makes the kernel tell of a connection, of what has happened already, too. The mutex must be held.
+// register has the kernel report what happens to a connection, and what has happened already. The mutex must be held.
 func (w *watcher) register(c *conn) error {
 	if err := w.start(); err != nil {
 		return err
@@ -129,11 +129,11 @@ func (w *watcher) register(c *conn) error {
 	if err = errors.Join(err, inner, added); err != nil {
 		return fmt.Errorf("watch a connection: %w", err)
 	}
-	w.watched[c.id] = &c.lifetime // before tell looks for it, which waits for the mutex
+	w.watched[c.id] = &c.lifetime // before run gets an event of it: cancelContexts waits for the mutex, which is held here
 	return nil
 }
 
-// run tells connections what their clients did, for as long as the process lives.
+// run waits for events of all watched connections, for as long as the process lives.
 func (w *watcher) run(raw syscall.RawConn) {
 	var events [64]unix.EpollEvent
 	for {
@@ -147,22 +147,22 @@ func (w *watcher) run(raw syscall.RawConn) {
 			panic(fmt.Sprintf("wait for an epoll instance that nobody closes: %v, %v", err, failed))
 		}
 		for _, e := range events[:n] {
-			w.tell(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events)
+			w.cancelContexts(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events)
 		}
 	}
 }
 
-// tell ends a connection's contexts.
-func (w *watcher) tell(id uint64, events uint32) {
+// cancelContexts ends the contexts of the connection with that id, as its events have it.
+func (w *watcher) cancelContexts(id uint64, events uint32) {
 	w.mu.Lock()
 	l := w.watched[id]
 	w.mu.Unlock()
 	switch {
 	case l == nil: // closed meanwhile
 	case events&(unix.EPOLLHUP|unix.EPOLLERR) != 0:
-		l.gone(ErrGone)
+		l.cancelClient(ErrClientClosed)
 	case events&unix.EPOLLRDHUP != 0:
-		l.ended(ErrHalfClosed)
+		l.cancelSends(ErrHalfClosed)
 	}
 }
 
@@ -171,8 +171,8 @@ func (c *conn) watch() {
 	if c.client != nil {
 		return
 	}
-	c.client, c.gone = context.WithCancelCause(c.server.ctx)
-	c.sends, c.ended = context.WithCancelCause(c.client)
+	c.client, c.cancelClient = context.WithCancelCause(c.server.ctx)
+	c.sends, c.cancelSends = context.WithCancelCause(c.client)
 	c.ctx = context.WithValue(c.client, connKey{}, c)
 	peers.add(c)
 }
@@ -183,14 +183,14 @@ func (c *conn) unwatch() {
 		return
 	}
 	peers.remove(c)
-	c.gone(ErrGone)
-	c.ended(ErrGone)
+	c.cancelClient(ErrClientClosed)
+	c.cancelSends(ErrClientClosed)
 }
 
 type connKey struct{}
 
-// SocketOf gives the context of the socket on which a request came that a Handler was given ctx with: it ends when the socket
-// is taken away. Where ctx is not from a Handler it is given itself.
+// SocketOf returns the context of the socket of a connection whose request a Handler got with ctx. It ends when the socket is
+// closed, and outlives the connection. Where ctx is not from a Handler, ctx itself is returned.
 func SocketOf(ctx context.Context) context.Context {
 	if c, ok := ctx.Value(connKey{}).(*conn); ok {
 		return c.server.ctx

@@ -68,8 +68,8 @@ func TestContextEndsWithTheClient(t *testing.T) {
 	WriteFrame(other, []byte("other"))
 	stays := next(t, h.entered, "another client's request")
 	c.Close()
-	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrGone) {
-		t.Errorf("the context of a request whose client has closed ends with %v, want %v", err, ErrGone)
+	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrClientClosed) {
+		t.Errorf("the context of a request whose client has closed ends with %v, want %v", err, ErrClientClosed)
 	}
 	if stays.Err() != nil || SocketOf(stays).Err() != nil {
 		t.Errorf("the end of a client ends another's context (%v) or the socket's (%v)", stays.Err(), SocketOf(stays).Err())
@@ -90,7 +90,7 @@ func TestHalfClosedClientIsAnswered(t *testing.T) {
 	WriteFrame(after, []byte("y"))
 	next(t, h.entered, "another request")
 	after.Close()
-	if err := next(t, h.causes, "the end of the other client"); !errors.Is(err, ErrGone) {
+	if err := next(t, h.causes, "the end of the other client"); !errors.Is(err, ErrClientClosed) {
 		t.Fatal(err)
 	}
 	if ctx.Err() != nil {
@@ -114,8 +114,8 @@ func TestHalfClosedClientThatGoesIsNoticed(t *testing.T) {
 		t.Fatalf("half closing ends the context: %v", context.Cause(ctx))
 	}
 	c.Close()
-	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrGone) {
-		t.Errorf("got %v, want %v", err, ErrGone)
+	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrClientClosed) {
+		t.Errorf("got %v, want %v", err, ErrClientClosed)
 	}
 }
 
@@ -134,27 +134,27 @@ func TestStreamTellsHalfFromWhole(t *testing.T) {
 		t.Fatalf("half closing ends the stream: %v", context.Cause(ctx))
 	}
 	c.Close()
-	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrGone) {
-		t.Errorf("got %v, want %v", err, ErrGone)
+	if err := next(t, h.causes, "the end of the client"); !errors.Is(err, ErrClientClosed) {
+		t.Errorf("got %v, want %v", err, ErrClientClosed)
 	}
 }
 
-// A client that leaves while its frame waits for room leaves its place, too.
-func TestClientThatLeavesDoesNotWaitForRoom(t *testing.T) {
+// A client that leaves while its frame waits for memory waits no longer.
+func TestClientThatLeavesDoesNotWaitForMemory(t *testing.T) {
 	h := newWaiter()
 	l := mustListen(t, config(t))
 	s := newServer(l, h, Limits{Request: 1 << 20}, nil)
-	if !s.held.TryAcquire(int64(s.limits.Held)) {
-		t.Fatal("no room in an idle server")
+	if !s.requests.TryAcquire(int64(s.limits.Requests)) {
+		t.Fatal("nothing to reserve in an idle server")
 	}
 	client, server := pair(t, l)
 	c := &conn{server: s, UnixConn: server}
 	defer c.unwatch()
 	had := make(chan bool, 1)
-	go func() { had <- c.hold(1 << 20) }()
+	go func() { had <- c.reserveRequest(1 << 20) }()
 	client.Close()
 	if next(t, had, "the end of the wait") {
-		t.Error("got room that nobody gave back")
+		t.Error("reserved what nobody released")
 	}
 }
 

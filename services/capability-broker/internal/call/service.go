@@ -151,7 +151,7 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	took := time.Since(began)
 	start := len(dst)
 	dst = encode(dst, req.id, output, refused, took)
-	uds.RoomOf(ctx).Keep(len(dst) - start)
+	uds.BudgetOf(ctx).Shrink(len(dst) - start)
 	result := "ok"
 	if refused != nil {
 		result = string(refused.kind)
@@ -167,8 +167,8 @@ const (
 	copies     = 4        // of an output are in memory at once: as it comes, read, encoded, and in the answer's frame
 )
 
-// makeRoom waits for room for what an output of n bytes takes until it was sent.
-func makeRoom(ctx context.Context, n int) error { return uds.RoomOf(ctx).Take(ctx, copies*n) }
+// reserveOutput reserves what an output of n bytes takes in memory until it was sent.
+func reserveOutput(ctx context.Context, n int) error { return uds.BudgetOf(ctx).Reserve(ctx, copies*n) }
 
 // record is what one call leaves in the audit log.
 type record struct {
@@ -190,7 +190,7 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 	defer cancel()
 
 	output, refused := k.carryOut(ctx, req, &rec)
-	if refused != nil && !refused.denied() && errors.Is(context.Cause(ctx), uds.ErrGone) {
+	if refused != nil && !refused.denied() && errors.Is(context.Cause(ctx), uds.ErrClientClosed) {
 		// Whatever was going on has failed for want of somebody to answer.
 		refused = &refusal{kind: executionError, reason: "The client closed the connection before the call had ended"}
 	}
@@ -350,7 +350,7 @@ func (k socket) decideBuiltin(own *builtin.Permission, p grant.Permit, req reque
 			return nil, refused
 		}
 		output, no := do(ctx)
-		if n := len(output); n > longOutput && makeRoom(ctx, n) != nil {
+		if n := len(output); n > longOutput && reserveOutput(ctx, n) != nil {
 			return nil, &refusal{kind: timedOut, reason: "There was no room for the answer in time"}
 		}
 		return output, refusedBy(no)
@@ -388,7 +388,7 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 		var unstarted *refusal
 		output, err := k.Runner.Run(ctx, worker.Job{
 			Spec:      worker.SpecFor(t, k.principal, p),
-			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Reserve: makeRoom,
+			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Reserve: reserveOutput,
 			Begin: func(ctx context.Context) error {
 				if unstarted = k.begin(ctx, p); unstarted != nil {
 					return errUnstarted

@@ -108,7 +108,7 @@ func (e *exchange) finish(dst []byte) []byte {
 	start := len(dst)
 	dst = e.answer(dst)
 	if e.reserved {
-		uds.RoomOf(e.ctx).Keep(len(dst) - start)
+		uds.BudgetOf(e.ctx).Shrink(len(dst) - start)
 	}
 	if e.response != nil && cap(e.response.Body) > cap(*body) && cap(e.response.Body) <= maxBodyBuffer {
 		*body = e.response.Body[:0]
@@ -131,7 +131,7 @@ func (e *exchange) Reserve(fields []upstream.Field, body int) error {
 	e.reserved = true
 	ctx, cancel := context.WithDeadline(e.bound, e.began.Add(e.call.total))
 	defer cancel()
-	return uds.RoomOf(e.ctx).Take(ctx, need)
+	return uds.BudgetOf(e.ctx).Reserve(ctx, need)
 }
 
 // run sends the call to its server and follows redirects. Its result is in e.

@@ -78,7 +78,7 @@ func Serve(ctx context.Context, pack *session.Pack, recorder *record.Recorder, s
 		b.in.Reset(nil)
 		b.out.Reset(nil)
 		bufferPool.Put(b)
-		if !s.Rest() {
+		if !s.WaitIdle() {
 			return
 		}
 	}

@@ -12,21 +12,21 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-func TestRoom(t *testing.T) {
-	rooms := func() (a, b *Room) {
+func TestBudget(t *testing.T) {
+	budgets := func() (a, b *Budget) {
 		all := semaphore.NewWeighted(10)
-		return &Room{of: all, all: 10}, &Room{of: all, all: 10}
+		return &Budget{pool: all, limit: 10}, &Budget{pool: all, limit: 10}
 	}
-	now := func(r *Room, n int) error {
+	now := func(r *Budget, n int) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		return r.Take(ctx, n)
+		return r.Reserve(ctx, n)
 	}
 	run := func(name string, test func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 	}
 	run("more than there is waits until its context ends", func(t *testing.T) {
-		a, b := rooms()
+		a, b := budgets()
 		if err := now(a, 6); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestRoom(t *testing.T) {
 		}
 	})
 	run("what is taken counts towards more, and less changes nothing", func(t *testing.T) {
-		a, b := rooms()
+		a, b := budgets()
 		for _, n := range []int{6, 2, 10, 5} {
 			if err := now(a, n); err != nil {
 				t.Errorf("%d: %v", n, err)
@@ -49,26 +49,26 @@ func TestRoom(t *testing.T) {
 		}
 	})
 	run("what is given back is there for others", func(t *testing.T) {
-		a, b := rooms()
+		a, b := budgets()
 		_ = now(a, 10)
-		a.Keep(20)
-		a.Keep(7)
+		a.Shrink(20)
+		a.Shrink(7)
 		if err := now(b, 3); err != nil {
 			t.Error(err)
 		}
-		a.drop()
+		a.release()
 		if err := now(b, 10); err != nil {
 			t.Error(err)
 		}
 	})
 	run("two that want more don't wait for each other", func(t *testing.T) {
-		a, b := rooms()
+		a, b := budgets()
 		_, _ = now(a, 5), now(b, 5)
 		done := make(chan error)
-		for _, r := range []*Room{a, b} {
+		for _, r := range []*Budget{a, b} {
 			go func() {
 				err := now(r, 8)
-				r.drop()
+				r.release()
 				done <- err
 			}()
 		}
@@ -79,42 +79,42 @@ func TestRoom(t *testing.T) {
 		}
 	})
 	run("more than there can be is all there is", func(t *testing.T) {
-		a, _ := rooms()
+		a, _ := budgets()
 		if err := now(a, 1000); err != nil {
 			t.Error(err)
 		}
 	})
 	run("a context of another place has none", func(t *testing.T) {
-		r := RoomOf(context.Background())
+		r := BudgetOf(context.Background())
 		if err := now(r, 1<<40); err != nil {
 			t.Error(err)
 		}
-		r.Keep(1)
+		r.Shrink(1)
 	})
 }
 
-// long answers with a mebibyte, for which it takes room.
+// long answers with a mebibyte, for which it reserves memory.
 type long struct{ *echo }
 
 func (long) Answer(ctx context.Context, request, dst []byte) []byte {
 	if string(request) == "short" {
 		return append(dst, request...)
 	}
-	if RoomOf(ctx).Take(ctx, mebi) != nil {
+	if BudgetOf(ctx).Reserve(ctx, mebi) != nil {
 		return dst
 	}
 	return append(dst, strings.Repeat("x", mebi)...)
 }
 
-// Who reads nothing, or next to nothing, loses its connection, and what it held goes to those that wait; what takes no room passes by.
-func TestUnreadAnswersLoseTheirRoom(t *testing.T) {
+// A client that reads nothing, or next to nothing, loses its connection, and what it had reserved goes to those that wait. Answers that reserve nothing are not held up.
+func TestUnreadAnswersLoseTheirReservation(t *testing.T) {
 	path, _ := serve(t, long{newEcho("")}, Limits{Answers: 2 * mebi, Write: 2 * time.Second})
 	for range 2 {
 		c := dial(t, path)
 		if err := WriteFrame(c, []byte("long")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // it has its room
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // it has its reservation
 			t.Fatal(err)
 		}
 		go func() {

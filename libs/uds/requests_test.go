@@ -31,7 +31,7 @@ func TestHalfFramesHoldLittle(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	path, stop := serve(t, newEcho("p"), Limits{Frame: time.Minute, Drain: time.Minute, Held: 4 * mebi})
+	path, stop := serve(t, newEcho("p"), Limits{Frame: time.Minute, Drain: time.Minute, Requests: 4 * mebi})
 	before := heap()
 	for range clients {
 		half(t, path)
@@ -58,14 +58,14 @@ func TestHalfFramesHoldLittle(t *testing.T) {
 	}
 }
 
-// Long frames that wait for room are answered when there is some, however long that was, and none is lost.
-func TestLongFramesWaitForRoom(t *testing.T) {
-	path, _ := serve(t, newEcho("p"), Limits{Frame: 3 * time.Second, Held: 4 * mebi})
+// Long frames that wait for memory are answered when there is some, however long that was, and none is lost.
+func TestLongFramesWaitForMemory(t *testing.T) {
+	path, _ := serve(t, newEcho("p"), Limits{Frame: 3 * time.Second, Requests: 4 * mebi})
 	var stuck []net.Conn
 	for range 4 {
 		stuck = append(stuck, half(t, path))
 	}
-	time.Sleep(200 * time.Millisecond) // they have the room
+	time.Sleep(200 * time.Millisecond) // they have reserved it all
 	done := make(chan error, 8)
 	for range cap(done) {
 		c := dial(t, path)
@@ -80,7 +80,7 @@ func TestLongFramesWaitForRoom(t *testing.T) {
 			done <- err
 		}()
 	}
-	for range cap(done) { // the first four are refused when their time is over, which makes room
+	for range cap(done) { // the first four are refused when their time is over, which releases memory
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -92,10 +92,10 @@ func TestLongFramesWaitForRoom(t *testing.T) {
 	}
 }
 
-// Who waits for room gives way to another connection as idle ones do.
+// A connection that waits for memory is closed to admit another one, as idle ones are.
 func TestWaitingFramesGiveWay(t *testing.T) {
 	const conns = 8
-	path, _ := serve(t, newEcho("p"), Limits{Frame: time.Minute, Conns: conns, Held: 4 * mebi})
+	path, _ := serve(t, newEcho("p"), Limits{Frame: time.Minute, Conns: conns, Requests: 4 * mebi})
 	for range conns {
 		half(t, path)
 	}
