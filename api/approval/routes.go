@@ -10,6 +10,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -65,41 +66,41 @@ type Requested struct {
 
 // Listed is a pack in the list.
 type Listed struct {
-	PackID       string     `json:"pack_id"`
-	Status       string     `json:"status"`
-	MayRun       bool       `json:"may_run"` // approved, and so is every pack above it
-	PackIdentity string     `json:"pack_identity"`
-	Version      string     `json:"version"`
-	Description  string     `json:"description"`
-	CreatedAt    time.Time  `json:"created_at"`
-	ApprovedAt   *time.Time `json:"approved_at"` // null before the first approval
-	Digest       *string    `json:"digest"`      // of the approved tree; null before the first approval
-	Error        *string    `json:"error"`
-	Missing      bool       `json:"missing"` // its folder is gone
+	PackID       string      `json:"pack_id"`
+	Status       pack.Status `json:"status"`
+	MayRun       bool        `json:"may_run"` // approved, and so is every pack above it
+	PackIdentity string      `json:"pack_identity"`
+	Version      string      `json:"version"`
+	Description  string      `json:"description"`
+	CreatedAt    time.Time   `json:"created_at"`
+	ApprovedAt   *time.Time  `json:"approved_at"` // null before the first approval
+	Digest       *string     `json:"digest"`      // of the approved tree; null before the first approval
+	Error        *string     `json:"error"`
+	Missing      bool        `json:"missing"` // its folder is gone
 }
 
 // StatusResponse is a pack with its files and its history.
 type StatusResponse struct {
 	PackID   string      `json:"pack_id"`
-	Status   string      `json:"status"`
+	Status   pack.Status `json:"status"`
 	Approval PackDetails `json:"approval"`
 }
 
 // PackDetails is all that approval keeps of a pack.
 type PackDetails struct {
-	PackID         string     `json:"pack_id"`
-	Status         string     `json:"status"`
-	MayRun         bool       `json:"may_run"`
-	CreatedAt      time.Time  `json:"created_at"`
-	ApprovedAt     *time.Time `json:"approved_at"`
-	Digest         *string    `json:"digest"`
-	FileHashes     FileHashes `json:"file_hashes"` // of the approved tree
-	Requested      Requested  `json:"permissions_requested"`
-	Rejection      *string    `json:"rejection_reason"`
-	LastError      *string    `json:"last_error"`
-	Missing        bool       `json:"missing"`
-	Version        string     `json:"version"`
-	VersionHistory []Event    `json:"version_history"`
+	PackID         string      `json:"pack_id"`
+	Status         pack.Status `json:"status"`
+	MayRun         bool        `json:"may_run"`
+	CreatedAt      time.Time   `json:"created_at"`
+	ApprovedAt     *time.Time  `json:"approved_at"`
+	Digest         *string     `json:"digest"`
+	FileHashes     FileHashes  `json:"file_hashes"` // of the approved tree
+	Requested      Requested   `json:"permissions_requested"`
+	Rejection      *string     `json:"rejection_reason"`
+	LastError      *string     `json:"last_error"`
+	Missing        bool        `json:"missing"`
+	Version        string      `json:"version"`
+	VersionHistory []Event     `json:"version_history"`
 }
 
 // Event is an entry of a pack's history.
@@ -180,11 +181,11 @@ type RejectRequest struct {
 
 // Decision is what became of a pack.
 type Decision struct {
-	Success bool    `json:"success"`
-	PackID  string  `json:"pack_id"`
-	Status  string  `json:"status"`
-	Digest  *string `json:"digest,omitzero"` // that is approved
-	Reason  *string `json:"reason,omitzero"` // of a rejection
+	Success bool        `json:"success"`
+	PackID  string      `json:"pack_id"`
+	Status  pack.Status `json:"status"`
+	Digest  *string     `json:"digest,omitzero"` // that is approved
+	Reason  *string     `json:"reason,omitzero"` // of a rejection
 }
 
 // OverviewRequest may name one pack.
@@ -194,19 +195,19 @@ type OverviewRequest struct {
 
 // Summary is a pack without its files, for the gateway's lists.
 type Summary struct {
-	PackID      string     `json:"pack_id"`
-	Status      string     `json:"status"`
-	Undecided   bool       `json:"undecided"` // a person has to approve or reject it
-	MayRun      bool       `json:"may_run"`
-	Identity    string     `json:"pack_identity"`
-	Version     string     `json:"version"`
-	Description string     `json:"description"`
-	CreatedAt   time.Time  `json:"created_at"`
-	UpdatedAt   time.Time  `json:"updated_at"`
-	ApprovedAt  *time.Time `json:"approved_at"`
-	Digest      *string    `json:"digest"`
-	Error       *string    `json:"error"`
-	Requested   Requested  `json:"permissions_requested"`
+	PackID      string      `json:"pack_id"`
+	Status      pack.Status `json:"status"`
+	Undecided   bool        `json:"undecided"` // a person has to approve or reject it
+	MayRun      bool        `json:"may_run"`
+	Identity    string      `json:"pack_identity"`
+	Version     string      `json:"version"`
+	Description string      `json:"description"`
+	CreatedAt   time.Time   `json:"created_at"`
+	UpdatedAt   time.Time   `json:"updated_at"`
+	ApprovedAt  *time.Time  `json:"approved_at"`
+	Digest      *string     `json:"digest"`
+	Error       *string     `json:"error"`
+	Requested   Requested   `json:"permissions_requested"`
 }
 
 // RefreshRequest names packs to read again; none means all.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -25,12 +27,14 @@ func TestRoutes(t *testing.T) {
 		}
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		o = newOwner(db)
-		candidate.Routes(rt.Mux(), o.candidates, candidate.Wire[payload]{
-			Prefix:   "/api/pip",
+		endpoints := wire.NewEndpoints[map[string]any]("/api/pip", "pip-installer")
+		h := route.NewHandlers(endpoints.Table())
+		route.Handle(h, endpoints.Scan, func(context.Context, struct{}) (candidate.ScanResult, error) { return candidate.ScanResult{}, nil })
+		candidate.Handle(h, endpoints, o.candidates, candidate.Shown[payload, map[string]any]{
 			ValidKey: func(key string) bool { return strings.HasPrefix(key, "pack:") },
-			View:     func(i item) any { return map[string]any{"candidate_key": i.Key} },
+			View:     func(i item) map[string]any { return map[string]any{"candidate_key": i.Key} },
 		})
-		return nil
+		return h.Mount(rt.Mux())
 	}, nil)
 	o.scan(t, key, "pack:b:1")
 

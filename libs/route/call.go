@@ -16,12 +16,18 @@ import (
 // Call asks the service behind peer and returns the answer's data. It is the inverse of rpc.Decode: fields tagged path and query go
 // into the address, the others into the body. Errors, and the time that a call without a deadline may take, are those of client.Call.
 func Call[Req, Resp any](ctx context.Context, peer *client.Peer, e Endpoint[Req, Resp], req Req) (Resp, error) {
+	return CallAs[Resp](ctx, peer, e, req)
+}
+
+// CallAs is Call for a caller that reads the data as a type of its own: it passes parts of the answer on as they came, or reads few of
+// its fields.
+func CallAs[T, Req, Resp any](ctx context.Context, peer *client.Peer, e Endpoint[Req, Resp], req Req) (T, error) {
 	path, body, err := address(&e.route, req)
 	if err != nil {
-		var none Resp
+		var none T
 		return none, err
 	}
-	return client.Call[Resp](ctx, peer, e.route.Method, path, body)
+	return client.Call[T](ctx, peer, e.route.Method, path, body)
 }
 
 // Open asks for an answer that is no envelope. The caller reads and closes the answer's body; a status other than 2xx is an error, as

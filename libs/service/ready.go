@@ -14,12 +14,20 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 )
 
 const (
 	checkTimeout = time.Second // for each check; a dead mount or database must not hang whoever asks
 	minFree      = 8 << 20     // bytes a folder's disk must have left to be written to
 )
+
+// ReadyOf is the endpoint at which a service tells the gateway whether it is ready. Every service has it beside those of its own table.
+func ReadyOf(owner string) route.Endpoint[struct{}, Readiness] {
+	return route.Internal[struct{}, Readiness]("GET", "/internal/ready", owner, roster.Gateway)
+}
 
 // Readiness is the answer of /readyz and of GET /internal/ready.
 type Readiness struct {

@@ -82,9 +82,10 @@ func (rt *Runtime) Mux() *server.Mux {
 			}
 		}
 		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Refused: refused})
-		rt.mux.Route("GET /internal/ready", rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
+		ready := ReadyOf(rt.Name).Route()
+		rt.mux.Route(ready.Name(), rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
 			return rt.Readiness(ctx), nil
-		}), "gateway")
+		}), ready.Callers...)
 	}
 	return rt.mux
 }

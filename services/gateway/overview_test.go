@@ -15,6 +15,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
@@ -73,10 +74,12 @@ func viewsWorld(t *testing.T, down ...string) *world {
 			for pattern, data := range routes {
 				rt.Mux().Route(pattern, rpc.Raw(answer(data)), "gateway")
 			}
-			diskusage.Route(rt.Mux(), func(context.Context) ([]diskusage.Item, error) {
+			storage := diskusage.Endpoint(name)
+			h := route.NewHandlers(route.NewTable(storage))
+			diskusage.Handle(h, storage, func(context.Context) ([]diskusage.Item, error) {
 				return []diskusage.Item{{Path: "user_data/" + name, Kind: "kept", Bytes: int64(100 * len(name)), Files: 1, Removable: name == "pack-registry"}}, nil
 			})
-			return nil
+			return h.Mount(rt.Mux())
 		}, env)
 	}
 	w.servers["gateway"] = servicetest.Start(suite, "gateway", build, map[string]string{"RUMI_API_RATE_LIMIT": "0", "RUMI_LOG_LEVEL": "error"})

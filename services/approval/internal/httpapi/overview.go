@@ -30,7 +30,7 @@ func (h routes) overview(ctx context.Context, req api.OverviewRequest) ([]api.Su
 	all := make([]api.Summary, len(records))
 	for i, r := range records {
 		all[i] = api.Summary{
-			PackID: r.PackID, Status: string(r.Status), Undecided: r.Status.Undecided(), MayRun: h.service.MayRun(pack.ID(r.PackID)), Identity: r.Identity,
+			PackID: r.PackID, Status: r.Status, Undecided: r.Status.Undecided(), MayRun: h.service.MayRun(pack.ID(r.PackID)), Identity: r.Identity,
 			Version: r.Version, Description: r.Description, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, ApprovedAt: orNull(r.ApprovedAt),
 			Digest: orNull(r.Digest), Error: orNull(r.LastError), Requested: api.Requested(r.Requested),
 		}

@@ -71,7 +71,7 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]api.Listed, error) {
 		trouble, missing := h.service.GateProblem(r)
 		all[i] = api.Listed{
 			Missing: missing,
-			PackID:  r.PackID, Status: string(r.Status), MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
+			PackID:  r.PackID, Status: r.Status, MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
 			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(trouble, r.LastError)),
 		}
 	}
@@ -145,7 +145,7 @@ func (h routes) status(w http.ResponseWriter, r *http.Request, req api.PackReque
 	trouble, missing := h.service.GateProblem(of)
 	answer := api.PackDetails{
 		Missing: missing,
-		PackID:  of.PackID, Status: string(of.Status), MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
+		PackID:  of.PackID, Status: of.Status, MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
 		FileHashes: fileHashes(of.Digest, kept), Requested: api.Requested(of.Requested), Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(trouble, of.LastError)),
 		Version: of.Version, VersionHistory: make([]api.Event, len(d.History)),
 	}
@@ -155,7 +155,7 @@ func (h routes) status(w http.ResponseWriter, r *http.Request, req api.PackReque
 			FileHashes: fileHashes(e.Digest, kept),
 		}
 	}
-	return rpc.StreamData(w, api.StatusResponse{PackID: of.PackID, Status: string(of.Status), Approval: answer})
+	return rpc.StreamData(w, api.StatusResponse{PackID: of.PackID, Status: of.Status, Approval: answer})
 }
 
 func (h routes) review(w http.ResponseWriter, r *http.Request, req api.ReviewRequest) error {
@@ -250,7 +250,7 @@ func (h routes) approve(ctx context.Context, req api.ApproveRequest) (api.Decisi
 	if err != nil {
 		return api.Decision{}, err
 	}
-	return api.Decision{Success: true, PackID: r.PackID, Status: string(r.Status), Digest: &r.Digest}, nil
+	return api.Decision{Success: true, PackID: r.PackID, Status: r.Status, Digest: &r.Digest}, nil
 }
 
 func (h routes) reject(ctx context.Context, req api.RejectRequest) (api.Decision, error) {
@@ -265,7 +265,7 @@ func (h routes) reject(ctx context.Context, req api.RejectRequest) (api.Decision
 	if err != nil {
 		return api.Decision{}, err
 	}
-	return api.Decision{Success: true, PackID: r.PackID, Status: string(r.Status), Reason: &req.Reason}, nil
+	return api.Decision{Success: true, PackID: r.PackID, Status: r.Status, Reason: &req.Reason}, nil
 }
 
 func (h routes) refresh(ctx context.Context, req api.RefreshRequest) (struct{}, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
@@ -68,7 +69,7 @@ type Edge struct {
 // target is where a route leads.
 type target struct {
 	name    string // of the route, in metrics and spans
-	handler func(w http.ResponseWriter, r *http.Request, class route.Class) error
+	handler handler
 }
 
 // New makes an Edge over route.Routes.
@@ -89,13 +90,13 @@ func New(cfg Config) (*Edge, error) {
 	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
 		r := &route.Routes[i]
-		to := target{name: r.Method + " " + r.Pattern, handler: own[r.Pattern]}
-		if r.Service != "" {
-			if proxies[r.Service] == nil {
-				e.peers[r.Service], e.contacts[r.Service] = cfg.Peer(r.Service), newContact()
-				proxies[r.Service] = newProxy(r.Service, e.peers[r.Service], e.contacts[r.Service], cfg.Log)
+		to := target{name: r.Name(), handler: own[r.Name()]}
+		if r.Owner != roster.Gateway {
+			if proxies[r.Owner] == nil {
+				e.peers[r.Owner], e.contacts[r.Owner] = cfg.Peer(r.Owner), newContact()
+				proxies[r.Owner] = newProxy(r.Owner, e.peers[r.Owner], e.contacts[r.Owner], cfg.Log)
 			}
-			to.handler = proxies[r.Service].serve
+			to.handler = proxies[r.Owner].serve
 		}
 		if to.handler == nil {
 			return nil, fmt.Errorf("make routes: nobody answers %s", to.name)

@@ -9,28 +9,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/roster"
+	declared "github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
-	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 )
 
 // healthTimeout bounds how long a service may take to say that it is ready.
 const healthTimeout = 2 * time.Second
-
-type healthResponse struct {
-	Status   string               `json:"status"` // ok, or degraded where a service isn't ready
-	Services map[string]readiness `json:"services"`
-}
-
-type readiness struct {
-	Ready   bool            `json:"ready"`          // it answers, and every check is ok
-	Error   string          `json:"error,omitzero"` // why it isn't
-	Version string          `json:"version"`        // "" where it does not answer, as the next two
-	Uptime  float64         `json:"uptime_seconds"`
-	Checks  []service.Check `json:"checks"`
-}
 
 // contact knows when a service answered last.
 type contact struct {
@@ -56,9 +45,9 @@ func (c *contact) silence() string {
 func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) error {
 	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
 	defer cancel()
-	answer := healthResponse{Status: "ok", Services: map[string]readiness{}}
+	answer := api.Health{Status: "ok", Services: map[string]api.Readiness{}}
 	var mu sync.Mutex
-	keep := func(name string, state readiness) {
+	keep := func(name string, state api.Readiness) {
 		mu.Lock()
 		defer mu.Unlock()
 		answer.Services[name] = state
@@ -69,16 +58,16 @@ func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) err
 	var wg sync.WaitGroup
 	for name, peer := range e.peers {
 		wg.Go(func() {
-			answered, err := client.Call[service.Readiness](ctx, peer, http.MethodGet, "/internal/ready", nil)
+			answered, err := declared.Call(ctx, peer, service.ReadyOf(name), struct{}{})
 			if err != nil {
-				keep(name, readiness{Error: e.unanswered(name, err), Checks: []service.Check{}})
+				keep(name, api.Readiness{Error: e.unanswered(name, err), Checks: []api.Check{}})
 				return
 			}
 			e.contacts[name].answered()
 			keep(name, shown(answered))
 		})
 	}
-	wg.Go(func() { keep("gateway", shown(e.cfg.Readiness(ctx))) })
+	wg.Go(func() { keep(roster.Gateway, shown(e.cfg.Readiness(ctx))) })
 	wg.Wait()
 	return rpc.WriteData(w, answer)
 }
@@ -91,13 +80,11 @@ func (e *Edge) unanswered(name string, err error) string {
 	return fmt.Sprintf("Service unavailable: %s: %s; see docker compose logs %s", name, e.contacts[name].silence(), name)
 }
 
-func shown(of service.Readiness) readiness {
-	state := readiness{Ready: of.Ready, Version: of.Version, Uptime: of.Uptime, Checks: of.Checks}
-	if state.Checks == nil {
-		state.Checks = []service.Check{}
-	}
+func shown(of service.Readiness) api.Readiness {
+	state := api.Readiness{Ready: of.Ready, Version: of.Version, Uptime: of.Uptime, Checks: []api.Check{}}
 	var failing []string
 	for _, c := range of.Checks {
+		state.Checks = append(state.Checks, api.Check(c))
 		if !c.OK {
 			failing = append(failing, c.Name)
 		}

@@ -5,22 +5,13 @@ package overview
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
-)
-
-// The owners that are asked.
-const (
-	registry = "pack-registry"
-	approval = "approval"
-	egress   = "egress-proxy"
-	broker   = "capability-broker"
-	pip      = "pip-installer"
-	secrets  = "secrets"
 )
 
 // timeout bounds a view: well within the gateway's own for a quick call.
@@ -74,15 +65,16 @@ func (s *sections) end() map[string]string {
 	return s.errors
 }
 
-// get asks a service.
-func get[T any](ctx context.Context, v *Views, service, path string) (T, error) {
-	return client.Call[T](ctx, v.Peer(service), http.MethodGet, path, nil)
+// get asks the owner of an endpoint. T is the endpoint's response, or what is read of it here.
+func get[T, Req, Resp any](ctx context.Context, v *Views, e route.Endpoint[Req, Resp], req Req) (T, error) {
+	owner := e.Route().Owner
+	return route.CallAs[T](ctx, v.Peer(owner), e, req)
 }
 
 // fetch adds a section that is one question.
-func fetch[T any](s *sections, v *Views, section, service, path string, into *T) {
+func fetch[T, Req, Resp any](s *sections, v *Views, section string, e route.Endpoint[Req, Resp], req Req, into *T) {
 	s.add(section, func(ctx context.Context) error {
-		answer, err := get[T](ctx, v, service, path)
+		answer, err := get[T](ctx, v, e, req)
 		if err == nil {
 			*into = answer
 		}
@@ -90,11 +82,12 @@ func fetch[T any](s *sections, v *Views, section, service, path string, into *T)
 	})
 }
 
-// Call is a call of this API that does something.
-type Call struct {
-	Method string `json:"method"`
-	Path   string `json:"path"`
-	Body   any    `json:"body,omitzero"` // to be completed where a field is null
+// call is a call of an endpoint, as a view shows it to a person. Where the owner has named nothing, the path keeps the pattern's name.
+func call[Req, Resp any](e route.Endpoint[Req, Resp], req Req, body any) api.Call {
+	of := e.Route()
+	path, err := route.Path(e, req)
+	if err != nil {
+		path = of.Pattern
+	}
+	return api.Call{Method: of.Method, Path: path, Body: body}
 }
-
-func post(path string, body any) Call { return Call{http.MethodPost, path, body} }

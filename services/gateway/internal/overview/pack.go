@@ -3,7 +3,6 @@ package overview
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"time"
 
@@ -11,130 +10,69 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/pack"
+
+	"github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/egress"
+	api "github.com/rumi-ai/rumi/api/gateway"
+	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/secrets"
+	"github.com/rumi-ai/rumi/libs/candidate/wire"
 )
 
 // day is how far back denials are counted.
 const day = 24 * time.Hour
 
-// Pack is all about one pack. What could not be asked is null and named in Errors.
-type Pack struct {
-	PackID      string            `json:"pack_id"`
-	Status      pack.Status       `json:"status"`
-	MayRun      bool              `json:"may_run"`
-	Identity    string            `json:"pack_identity"`
-	Version     string            `json:"version"`
-	Description string            `json:"description"`
-	CreatedAt   time.Time         `json:"created_at"`
-	ApprovedAt  *time.Time        `json:"approved_at"`
-	Digest      *string           `json:"digest"`
-	Error       *string           `json:"error"`
-	Container   jsontext.Value    `json:"container"` // as in GET /api/containers; null for none
-	Network     *Network          `json:"network"`
-	Secrets     []Secret          `json:"secrets"`
-	Handlers    []Handler         `json:"handlers"`
-	Lock        *Lock             `json:"lock"`        // the newest; null for none
-	Denials24h  *int64            `json:"denials_24h"` // requests refused, of destinations that were refused in the last 24 h
-	Next        []Step            `json:"next"`        // what is left to do, in this order
-	Errors      map[string]string `json:"errors"`
-}
-
-// Network is what a pack asks for beside what it was granted.
-type Network struct {
-	Requested Destinations   `json:"requested"`
-	Granted   jsontext.Value `json:"granted"` // as in GET /api/network/list; null for none
-	Missing   Destinations   `json:"missing"`
-}
-
-// Destinations are domains, patterns among them, and ports.
-type Destinations struct {
-	Domains []string `json:"allowed_domains"`
-	Ports   []int    `json:"allowed_ports"`
-}
-
-// Secret is one that a pack asks for or may read.
-type Secret struct {
-	Key       string `json:"key"`
-	Requested bool   `json:"requested"`
-	Set       *bool  `json:"set"`     // null where it is not known
-	Granted   *bool  `json:"granted"` // likewise
-}
-
-// Handler is a handler that the pack brings along.
-type Handler struct {
-	Slug         string  `json:"slug"`
-	HandlerID    string  `json:"handler_id"`
-	PermissionID string  `json:"permission_id"`
-	State        string  `json:"state"`
-	CandidateKey string  `json:"candidate_key"`
-	LastError    *string `json:"last_error"`
-}
-
-// Lock is the pack's requirements.lock.
-type Lock struct {
-	State        string  `json:"state"`
-	CandidateKey string  `json:"candidate_key"`
-	Path         string  `json:"requirements_relpath"`
-	Packages     int     `json:"packages"`
-	LastError    *string `json:"last_error"`
-}
-
-// Step is something that is left to do.
-type Step struct {
-	What string `json:"what"`
-	Call
-}
-
 // Pack collects it. An unknown pack is approval's not-found fault; without approval there is no answer.
-func (v *Views) Pack(ctx context.Context, id string) (Pack, error) {
-	query := "?pack_id=" + url.QueryEscape(id)
-	known, err := get[[]summary](ctx, v, approval, "/internal/packs/overview"+query)
+func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
+	known, err := get[[]approval.Summary](ctx, v, approval.Overview, approval.OverviewRequest{PackID: id})
 	if err != nil {
-		return Pack{}, err
+		return api.Pack{}, err
 	}
 	if len(known) != 1 {
-		return Pack{}, fmt.Errorf("ask approval for pack %s: %d of them", id, len(known))
+		return api.Pack{}, fmt.Errorf("ask approval for pack %s: %d of them", id, len(known))
 	}
 	var (
 		containers []jsontext.Value
 		network    networkGrants
-		refused    denials
-		keys       secretKeys
-		grants     capabilityGrants
-		handlers   handlerRequests
-		locks      lockRequests
+		refused    egress.DenialsResponse
+		keys       secrets.ListResponse
+		grants     broker.GrantsResponse
+		handlers   wire.ListResponse[broker.HandlerItem]
+		locks      wire.ListResponse[pip.LockItem]
 	)
 	s := begin(ctx)
-	fetch(s, v, "container", broker, "/api/containers", &containers)
-	fetch(s, v, "network", egress, "/api/network/list", &network)
-	fetch(s, v, "denials", egress, "/api/network/denials"+query, &refused)
-	fetch(s, v, "secrets", secrets, "/api/secrets", &keys)
-	fetch(s, v, "grants", broker, "/api/capability/grants?principal_id="+url.QueryEscape(id), &grants)
-	fetch(s, v, "handlers", broker, "/api/capability/requests", &handlers)
-	fetch(s, v, "lock", pip, "/api/pip/requests", &locks)
+	fetch(s, v, "container", broker.ListContainers, struct{}{}, &containers)
+	fetch(s, v, "network", egress.List, struct{}{}, &network)
+	fetch(s, v, "denials", egress.ListDenials, egress.DenialsRequest{PackID: id}, &refused)
+	fetch(s, v, "secrets", secrets.List, struct{}{}, &keys)
+	fetch(s, v, "grants", broker.ListGrants, broker.GrantsRequest{PrincipalID: id}, &grants)
+	fetch(s, v, "handlers", broker.Candidates.List, wire.ListRequest{}, &handlers)
+	fetch(s, v, "lock", pip.Candidates.List, wire.ListRequest{}, &locks)
 	failed := s.end()
 
 	about := known[0]
-	p := Pack{PackID: about.PackID, Status: about.Status, MayRun: about.MayRun, Identity: about.Identity, Version: about.Version,
+	p := api.Pack{PackID: about.PackID, Status: about.Status, MayRun: about.MayRun, Identity: about.Identity, Version: about.Version,
 		Description: about.Description, CreatedAt: about.CreatedAt, ApprovedAt: about.ApprovedAt, Digest: about.Digest, Error: about.Error,
 		Container: jsontext.Value("null"), Errors: failed}
 	lacks := func(section string) bool { _, ok := failed[section]; return ok }
 	if !lacks("container") {
 		if p.Container, err = containerOf(containers, id); err != nil {
-			return Pack{}, err
+			return api.Pack{}, err
 		}
 	}
 	if !lacks("network") {
 		if p.Network, err = networkOf(about, network.Grants[id]); err != nil {
-			return Pack{}, err
+			return api.Pack{}, err
 		}
 	}
 	if !lacks("denials") {
 		p.Denials24h = recent(refused.Denials, time.Now().Add(-day))
 	}
-	p.Secrets = secretsOf(about, keys, !lacks("secrets"), grants.keys(id), !lacks("grants"))
+	p.Secrets = secretsOf(about, keys, !lacks("secrets"), readable(grants, id), !lacks("grants"))
 	p.Handlers = handlersOf(handlers, id)
 	p.Lock = lockOf(locks, id)
-	p.Next = p.steps(lacks)
+	p.Next = steps(&p, lacks)
 	return p, nil
 }
 
@@ -153,9 +91,9 @@ func containerOf(all []jsontext.Value, id string) (jsontext.Value, error) {
 	return jsontext.Value("null"), nil
 }
 
-func networkOf(about summary, granted jsontext.Value) (*Network, error) {
-	n := &Network{Requested: Destinations{orEmpty(about.Requested.Domains), orEmpty(about.Requested.Ports)}, Granted: granted,
-		Missing: Destinations{[]string{}, []int{}}}
+func networkOf(about approval.Summary, granted jsontext.Value) (*api.Network, error) {
+	n := &api.Network{Requested: api.Destinations{Domains: orEmpty(about.Requested.Domains), Ports: ports(about.Requested.Ports)}, Granted: granted,
+		Missing: api.Destinations{Domains: []string{}, Ports: []int{}}}
 	var now grant
 	if len(granted) == 0 {
 		n.Granted = jsontext.Value("null")
@@ -178,7 +116,7 @@ func networkOf(about summary, granted jsontext.Value) (*Network, error) {
 	return n, nil
 }
 
-func recent(all []denial, since time.Time) *int64 {
+func recent(all []egress.Denial, since time.Time) *int64 {
 	var n int64
 	for _, d := range all {
 		if d.LastSeen.After(since) {
@@ -188,11 +126,11 @@ func recent(all []denial, since time.Time) *int64 {
 	return &n
 }
 
-func secretsOf(about summary, keys secretKeys, keysKnown bool, granted []string, grantsKnown bool) []Secret {
-	set := keys.set()
-	all := []Secret{}
+func secretsOf(about approval.Summary, keys secrets.ListResponse, keysKnown bool, granted []string, grantsKnown bool) []api.Secret {
+	set := isSet(keys)
+	all := []api.Secret{}
 	add := func(key string, requested bool) {
-		s := Secret{Key: key, Requested: requested}
+		s := api.Secret{Key: key, Requested: requested}
 		if keysKnown {
 			s.Set = new(set[key])
 		}
@@ -212,18 +150,20 @@ func secretsOf(about summary, keys secretKeys, keysKnown bool, granted []string,
 	return all
 }
 
-func handlersOf(all handlerRequests, id string) []Handler {
-	out := []Handler{}
+func handlersOf(all wire.ListResponse[broker.HandlerItem], id string) []api.Handler {
+	out := []api.Handler{}
 	for _, h := range all.Items {
 		if c := h.Candidate; c.PackID == id {
-			out = append(out, Handler{c.Slug, c.HandlerID, c.Permission, h.Status, h.Key, h.LastError})
+			out = append(out, api.Handler{
+				Slug: c.Slug, HandlerID: c.HandlerID, PermissionID: c.PermissionID, State: h.Status, CandidateKey: h.Key, LastError: h.LastError,
+			})
 		}
 	}
 	return out
 }
 
-func lockOf(all lockRequests, id string) *Lock {
-	var newest *lockRequest
+func lockOf(all wire.ListResponse[pip.LockItem], id string) *api.Lock {
+	var newest *pip.LockItem
 	for i, l := range all.Items {
 		if l.PackID == id && (newest == nil || l.CreatedAt.After(newest.CreatedAt)) {
 			newest = &all.Items[i]
@@ -232,51 +172,52 @@ func lockOf(all lockRequests, id string) *Lock {
 	if newest == nil {
 		return nil
 	}
-	return &Lock{newest.Status, newest.Key, newest.Path, len(newest.Requirements), newest.LastError}
+	return &api.Lock{
+		State: newest.Status, CandidateKey: newest.Key, Path: newest.Relpath, Packages: len(newest.Requirements), LastError: newest.LastError,
+	}
 }
 
 // steps are what is left until the pack runs with all that it asks for. A section that lacks its answer has none.
-func (p *Pack) steps(lacks func(section string) bool) []Step {
-	steps := []Step{}
-	add := func(what string, call Call) { steps = append(steps, Step{what, call}) }
-	base := "/api/packs/" + url.PathEscape(p.PackID)
+func steps(p *api.Pack, lacks func(section string) bool) []api.Step {
+	steps := []api.Step{}
+	add := func(what string, call api.Call) { steps = append(steps, api.Step{What: what, Call: call}) }
 	if p.Status.Undecided() {
-		add("review", Call{Method: "GET", Path: base + "/review"})
-		add("approve", post(base+"/approve", nil))
+		add("review", call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil))
+		add("approve", call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil))
 	}
 	for _, h := range p.Handlers {
 		if h.State == "pending" {
-			add("approve handler "+h.Slug, post("/api/capability/requests/"+url.PathEscape(h.CandidateKey)+"/approve", nil))
+			add("approve handler "+h.Slug, call(broker.Approve, broker.ApproveRequest{Key: h.CandidateKey}, nil))
 		}
 	}
 	if p.Lock != nil && p.Lock.State == "pending" {
-		add("approve lock "+p.Lock.Path, post("/api/pip/requests/"+url.PathEscape(p.Lock.CandidateKey)+"/approve", map[string]any{"allow_sdist": false}))
+		add("approve lock "+p.Lock.Path, call(pip.Approve, pip.ApproveRequest{Key: p.Lock.CandidateKey}, map[string]any{"allow_sdist": false}))
 	}
 	if n := p.Network; n != nil && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
-		add("grant network", post("/api/network/grant", p.wanted()))
+		add("grant network", call(egress.PostGrant, egress.GrantRequest{}, wanted(p)))
 	}
-	var readable []string
+	var keys []string
 	for _, s := range p.Secrets {
 		if s.Requested && s.Set != nil && !*s.Set {
-			add("set secret "+s.Key, post("/api/secrets/set", map[string]any{"key": s.Key, "value": nil}))
+			add("set secret "+s.Key, call(secrets.Set, secrets.SetRequest{}, map[string]any{"key": s.Key, "value": nil}))
 		}
 		if s.Granted != nil && (*s.Granted || s.Requested) {
-			readable = append(readable, s.Key)
+			keys = append(keys, s.Key)
 		}
 	}
-	if slices.ContainsFunc(p.Secrets, func(s Secret) bool { return s.Granted != nil && s.Requested && !*s.Granted }) {
-		add("grant secrets", post("/api/capability/grants/grant", map[string]any{
-			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": readable}}))
+	if slices.ContainsFunc(p.Secrets, func(s api.Secret) bool { return s.Granted != nil && s.Requested && !*s.Granted }) {
+		add("grant secrets", call(broker.PostGrant, broker.GrantRequest{}, map[string]any{
+			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": keys}}))
 	}
 	if p.MayRun && p.Status != pack.StatusRunning && !lacks("container") {
-		add("start", post("/api/containers/"+url.PathEscape(p.PackID)+"/start", nil))
+		add("start", call(broker.StartContainer, broker.PackRequest{PackID: p.PackID}, nil))
 	}
 	return steps
 }
 
 // wanted is a grant of what is granted and what is missing. A grant that is posted replaces the one before, so that rules and an
 // end must be in it, too.
-func (p *Pack) wanted() map[string]any {
+func wanted(p *api.Pack) map[string]any {
 	body := map[string]any{}
 	var now struct {
 		Enabled        bool           `json:"enabled"`
@@ -300,6 +241,14 @@ func (p *Pack) wanted() map[string]any {
 	body["allowed_domains"] = append(slices.Clone(now.AllowedDomains), p.Network.Missing.Domains...)
 	body["allowed_ports"] = append(slices.Clone(now.AllowedPorts), p.Network.Missing.Ports...)
 	return body
+}
+
+func ports(requested []uint16) []int {
+	all := make([]int, len(requested))
+	for i, port := range requested {
+		all[i] = int(port)
+	}
+	return all
 }
 
 func orEmpty[T any](s []T) []T {

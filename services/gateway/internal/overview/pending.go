@@ -5,14 +5,20 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/api/approval"
+	"github.com/rumi-ai/rumi/api/broker"
+	"github.com/rumi-ai/rumi/api/egress"
+	api "github.com/rumi-ai/rumi/api/gateway"
+	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/api/secrets"
+	"github.com/rumi-ai/rumi/libs/candidate/wire"
 
 	"github.com/rumi-ai/rumi/libs/pack"
 )
@@ -32,53 +38,33 @@ const (
 	kindSecret  = "secret"
 )
 
-// Item is one thing that waits for a person.
-type Item struct {
-	Kind   string    `json:"kind"` // pack, handler, lock, network, secret
-	PackID string    `json:"pack_id"`
-	What   string    `json:"what"`
-	Since  time.Time `json:"since"`
-	Count  int64     `json:"count,omitzero"` // refused requests, of kind network
-	Risk   string    `json:"risk,omitzero"`
-	Review *Call     `json:"review,omitzero"` // shows what is decided about
-	Decide Call      `json:"decide"`
-}
-
-// Pending is what waits, the newest first.
-type Pending struct {
-	Items   []Item            `json:"items"`
-	Count   int               `json:"count"`
-	Omitted int               `json:"omitted,omitzero"` // older ones, beyond 1000
-	Errors  map[string]string `json:"errors"`           // sections that could not be asked: packs, handlers, locks, network, secrets
-}
-
 // Pending asks every owner what waits.
-func (v *Views) Pending(ctx context.Context) Pending {
+func (v *Views) Pending(ctx context.Context) api.Pending {
 	var (
 		mu    sync.Mutex
-		items = []Item{}
-		packs []summary
-		keys  secretKeys
+		items = []api.Item{}
+		packs []approval.Summary
+		keys  secrets.ListResponse
 	)
-	keep := func(found ...Item) {
+	keep := func(found ...api.Item) {
 		mu.Lock()
 		defer mu.Unlock()
 		items = append(items, found...)
 	}
 	s := begin(ctx)
-	fetch(s, v, "packs", approval, "/internal/packs/overview", &packs)
-	fetch(s, v, "secrets", secrets, "/api/secrets", &keys)
+	fetch(s, v, "packs", approval.Overview, approval.OverviewRequest{}, &packs)
+	fetch(s, v, "secrets", secrets.List, struct{}{}, &keys)
 	s.add("handlers", func(ctx context.Context) error {
-		answer, err := get[handlerRequests](ctx, v, broker, "/api/capability/requests?status=pending")
+		answer, err := get[wire.ListResponse[broker.HandlerItem]](ctx, v, broker.Candidates.List, wire.ListRequest{Status: "pending"})
 		for _, h := range answer.Items {
-			keep(h.item())
+			keep(handlerItem(h))
 		}
 		return err
 	})
 	s.add("locks", func(ctx context.Context) error {
-		answer, err := get[lockRequests](ctx, v, pip, "/api/pip/requests?status=pending")
+		answer, err := get[wire.ListResponse[pip.LockItem]](ctx, v, pip.Candidates.List, wire.ListRequest{Status: "pending"})
 		for _, l := range answer.Items {
-			keep(l.item())
+			keep(lockItem(l))
 		}
 		return err
 	})
@@ -90,7 +76,7 @@ func (v *Views) Pending(ctx context.Context) Pending {
 	failed := s.end()
 	for _, p := range packs {
 		if p.Undecided {
-			keep(p.item())
+			keep(packItem(p))
 		}
 	}
 	_, noPacks := failed["packs"]
@@ -100,26 +86,26 @@ func (v *Views) Pending(ctx context.Context) Pending {
 	case noPacks:
 		failed["secrets"] = "what packs ask for is not known: " + failed["packs"]
 	default:
-		keep(unset(packs, keys.set())...)
+		keep(unset(packs, isSet(keys))...)
 	}
 	return newest(items, failed)
 }
 
-func newest(items []Item, failed map[string]string) Pending {
-	slices.SortStableFunc(items, func(a, b Item) int {
+func newest(items []api.Item, failed map[string]string) api.Pending {
+	slices.SortStableFunc(items, func(a, b api.Item) int {
 		return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.PackID, b.PackID), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.What, b.What))
 	})
-	answer := Pending{Items: items, Count: len(items), Errors: failed}
+	answer := api.Pending{Items: items, Count: len(items), Errors: failed}
 	if len(items) > maxItems {
 		answer.Items, answer.Omitted = items[:maxItems], len(items)-maxItems
 	}
 	return answer
 }
 
-func (p summary) item() Item {
-	base := "/api/packs/" + url.PathEscape(p.PackID)
-	item := Item{Kind: kindPack, PackID: p.PackID, What: strings.TrimSpace("new: " + p.Version), Since: p.UpdatedAt,
-		Review: &Call{Method: "GET", Path: base + "/review"}, Decide: post(base+"/approve", nil)}
+func packItem(p approval.Summary) api.Item {
+	review := call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil)
+	item := api.Item{Kind: kindPack, PackID: p.PackID, What: strings.TrimSpace("new: " + p.Version), Since: p.UpdatedAt,
+		Review: &review, Decide: call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil)}
 	if p.ApprovedAt != nil {
 		item.What = "changed since it was approved"
 		if p.Error != nil {
@@ -129,32 +115,32 @@ func (p summary) item() Item {
 	return item
 }
 
-func (h handlerRequest) item() Item {
+func handlerItem(h broker.HandlerItem) api.Item {
 	c := h.Candidate
 	risk := slices.Clone(h.Effects)
 	if c.Risk != "" {
 		risk = append([]string{c.Risk}, risk...)
 	}
-	return Item{Kind: kindHandler, PackID: c.PackID, What: fmt.Sprintf("%s serves %s", c.Slug, c.Permission), Since: h.At,
-		Risk: strings.Join(risk, "; "), Decide: post("/api/capability/requests/"+url.PathEscape(h.Key)+"/approve", nil)}
+	return api.Item{Kind: kindHandler, PackID: c.PackID, What: fmt.Sprintf("%s serves %s", c.Slug, c.PermissionID), Since: h.LastEventTS,
+		Risk: strings.Join(risk, "; "), Decide: call(broker.Approve, broker.ApproveRequest{Key: h.Key}, nil)}
 }
 
-func (l lockRequest) item() Item {
-	return Item{Kind: kindLock, PackID: l.PackID, What: fmt.Sprintf("%s: %d packages", l.Path, len(l.Requirements)), Since: l.UpdatedAt,
-		Decide: post("/api/pip/requests/"+url.PathEscape(l.Key)+"/approve", map[string]any{"allow_sdist": false})}
+func lockItem(l pip.LockItem) api.Item {
+	return api.Item{Kind: kindLock, PackID: l.PackID, What: fmt.Sprintf("%s: %d packages", l.Relpath, len(l.Requirements)), Since: l.UpdatedAt,
+		Decide: call(pip.Approve, pip.ApproveRequest{Key: l.Key}, map[string]any{"allow_sdist": false})}
 }
 
 // unset are the secrets that packs ask for and that are not set, once a pack. A blocked pack is asked nothing of.
-func unset(packs []summary, set map[string]bool) []Item {
-	var items []Item
+func unset(packs []approval.Summary, set map[string]bool) []api.Item {
+	var items []api.Item
 	for _, p := range packs {
 		if p.Status == pack.StatusBlocked {
 			continue
 		}
 		for _, key := range p.Requested.Secrets {
 			if !set[key] {
-				items = append(items, Item{Kind: kindSecret, PackID: p.PackID, What: key + " is not set", Since: p.UpdatedAt,
-					Decide: post("/api/secrets/set", map[string]any{"key": key, "value": nil})})
+				items = append(items, api.Item{Kind: kindSecret, PackID: p.PackID, What: key + " is not set", Since: p.UpdatedAt,
+					Decide: call(secrets.Set, secrets.SetRequest{}, map[string]any{"key": key, "value": nil})})
 			}
 		}
 	}
@@ -163,15 +149,15 @@ func unset(packs []summary, set map[string]bool) []Item {
 
 // refused are the destinations that packs were refused and that a grant would open. What was granted since is not among them:
 // egress-proxy's proposal then adds nothing to the grant.
-func (v *Views) refused(ctx context.Context) ([]Item, error) {
-	answer, err := get[denials](ctx, v, egress, "/api/network/denials")
+func (v *Views) refused(ctx context.Context) ([]api.Item, error) {
+	answer, err := get[egress.DenialsResponse](ctx, v, egress.ListDenials, egress.DenialsRequest{})
 	if err != nil {
 		return nil, err
 	}
-	byPack := map[string][]denial{}
+	byPack := map[string][]egress.Denial{}
 	var order []string // those with the newest first, as they are answered
 	for _, d := range answer.Denials {
-		if !d.grantable() {
+		if !grantable(d) {
 			continue
 		}
 		if byPack[d.PackID] == nil {
@@ -182,13 +168,13 @@ func (v *Views) refused(ctx context.Context) ([]Item, error) {
 	if len(order) == 0 {
 		return nil, nil
 	}
-	grants, err := get[networkGrants](ctx, v, egress, "/api/network/list")
+	grants, err := get[networkGrants](ctx, v, egress.List, struct{}{})
 	if err != nil {
 		return nil, err
 	}
 	var (
 		mu    sync.Mutex
-		items []Item
+		items []api.Item
 		first error
 		wg    sync.WaitGroup
 		slots = make(chan struct{}, atOnce)
@@ -211,8 +197,8 @@ func (v *Views) refused(ctx context.Context) ([]Item, error) {
 }
 
 // proposed are the refusals of one pack that the grant of now doesn't cover, with the grant that would.
-func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value, refused []denial) ([]Item, error) {
-	proposal, err := get[jsontext.Value](ctx, v, egress, "/api/network/proposal?pack_id="+url.QueryEscape(id))
+func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value, refused []egress.Denial) ([]api.Item, error) {
+	proposal, err := get[jsontext.Value](ctx, v, egress.Propose, egress.ProposalRequest{PackID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -231,27 +217,27 @@ func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value,
 	if same(now, then) {
 		return nil, nil
 	}
-	byPlace := map[string]*Item{}
-	var items []*Item
+	byDestination := map[string]*api.Item{}
+	var items []*api.Item
 	for _, d := range refused {
 		if d.Reason == "grant_denied" && (now.allowsDomain(d.Host) && now.allowsPort(d.Port) || !then.allowsDomain(d.Host) || !then.allowsPort(d.Port)) {
 			continue // granted since, or nothing that a grant opens
 		}
 		what := fmt.Sprintf("%s:%d", d.Host, d.Port)
-		item := byPlace[what]
+		item := byDestination[what]
 		if item == nil {
-			item = &Item{Kind: kindNetwork, PackID: id, What: what, Since: d.FirstSeen, Decide: post("/api/network/grant", proposal)}
+			item = &api.Item{Kind: kindNetwork, PackID: id, What: what, Since: d.FirstSeen, Decide: call(egress.PostGrant, egress.GrantRequest{}, proposal)}
 			if d.Port == 80 {
 				item.Risk = "not encrypted"
 			}
-			byPlace[what], items = item, append(items, item)
+			byDestination[what], items = item, append(items, item)
 		}
 		item.Count += d.Count
 		if d.FirstSeen.Before(item.Since) {
 			item.Since = d.FirstSeen
 		}
 	}
-	out := make([]Item, len(items))
+	out := make([]api.Item, len(items))
 	for i, item := range items {
 		out[i] = *item
 	}

@@ -11,34 +11,20 @@ import (
 	"sync"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// Stored is one thing on the disk, and whose it is.
-type Stored struct {
-	Service string `json:"service"`
-	diskusage.Item
-}
-
-// Storage is what takes room, the largest first.
-type Storage struct {
-	Items          []Stored          `json:"items"`
-	Count          int               `json:"count"`
-	Bytes          int64             `json:"bytes"`           // of all items, those that are omitted too
-	RemovableBytes int64             `json:"removable_bytes"` // of those among Items that may go
-	Omitted        int               `json:"omitted,omitzero"`
-	Errors         map[string]string `json:"errors"` // by service
-}
-
 // Storage asks every service that keeps files.
-func (v *Views) Storage(ctx context.Context) Storage {
+func (v *Views) Storage(ctx context.Context) api.Storage {
 	var mu sync.Mutex
-	answer := Storage{Items: []Stored{}}
+	answer := api.Storage{Items: []api.Stored{}}
 	keep := func(service string, report diskusage.Report) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, item := range report.Items {
-			answer.Items = append(answer.Items, Stored{service, item})
+			answer.Items = append(answer.Items, api.Stored{Service: service, Item: item})
 			answer.Bytes += item.Bytes
 			if item.Removable {
 				answer.RemovableBytes += item.Bytes
@@ -48,7 +34,7 @@ func (v *Views) Storage(ctx context.Context) Storage {
 		answer.Bytes += report.OmittedBytes
 	}
 	s := begin(ctx)
-	for _, service := range []string{registry, approval, broker, pip} {
+	for _, service := range roster.Where(func(s roster.Service) bool { return s.StoresFiles }) {
 		s.add(service, func(ctx context.Context) error {
 			report, err := diskusage.Ask(ctx, v.Peer(service))
 			if err == nil {
@@ -57,13 +43,13 @@ func (v *Views) Storage(ctx context.Context) Storage {
 			return err
 		})
 	}
-	s.add("gateway", func(ctx context.Context) error {
+	s.add(api.Service, func(ctx context.Context) error {
 		items, err := v.auditLog(ctx)
-		keep("gateway", diskusage.NewReport(items))
+		keep(api.Service, diskusage.NewReport(items))
 		return err
 	})
 	answer.Errors = s.end()
-	slices.SortStableFunc(answer.Items, func(a, b Stored) int {
+	slices.SortStableFunc(answer.Items, func(a, b api.Stored) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Path, b.Path))
 	})
 	answer.Count = len(answer.Items) + answer.Omitted

@@ -34,7 +34,7 @@ func TestGuide(t *testing.T) {
 	key := "my_pack%3Afs_read_v1%3Afs_read_handler%3Aabc123"
 	lock := "my_pack%3Abackend%2Frequirements.lock%3Aabc123"
 	for _, c := range []struct{ method, target, service string }{
-		{"GET", "/api/health", ""},
+		{"GET", "/api/health", "gateway"},
 		{"GET", "/api/packs", "approval"},
 		{"GET", "/api/packs/pending", "approval"},
 		{"GET", "/api/packs/my_pack/status", "approval"},
@@ -87,7 +87,7 @@ func TestGuide(t *testing.T) {
 		{"POST", "/api/secrets/delete", "secrets"},
 	} {
 		found, _, err := table(t).Find(request(t, c.method, c.target))
-		if err != nil || found.Service != c.service {
+		if err != nil || found.Owner != c.service {
 			t.Errorf("%s %s goes to %+v, %v; want %s", c.method, c.target, found, err, c.service)
 		}
 	}
@@ -164,9 +164,9 @@ func TestIdsAsPaths(t *testing.T) {
 
 func TestTablesThatCannotBe(t *testing.T) {
 	for name, routes := range map[string][]route.Route{
-		"twice":            {{Method: "GET", Pattern: "/a"}, {Method: "GET", Pattern: "/a"}},
-		"name and literal": {{Method: "GET", Pattern: "/a/{x}"}, {Method: "GET", Pattern: "/a/b"}},
-		"no slash":         {{Method: "GET", Pattern: "a"}},
+		"twice":        {{Method: "GET", Pattern: "/a"}, {Method: "GET", Pattern: "/a"}},
+		"names differ": {{Method: "GET", Pattern: "/a/{x}"}, {Method: "GET", Pattern: "/a/{y}"}},
+		"no slash":     {{Method: "GET", Pattern: "a"}},
 	} {
 		if _, err := route.NewTable(routes); err == nil {
 			t.Errorf("%s: made a table", name)
