@@ -89,7 +89,7 @@ type Entry struct {
 	OwnerPack       string // the pack it is about, "" for none
 	Phase           string // begin, progress or end of a request that leaves several entries with one request_id; "" where it leaves one
 	Details         map[string]any
-	Attrs           []slog.Attr // more details, in order, no name twice: for those who write ten thousands of entries a second, to whom a map costs too much
+	Attrs           []slog.Attr // more details, in order, no name twice. For callers that write ten thousands of entries a second, where a map costs too much
 	Error           string      // what failed
 	RejectionReason string      // why it was denied
 }
@@ -122,8 +122,8 @@ func Open(dir, service string, log *slog.Logger) (*Log, error) {
 	return l, nil
 }
 
-// Write appends e. The caller must not let what it decided happen when Write fails. A cancelled ctx does not stop it:
-// what was decided is written.
+// Write appends e. If it fails, the caller must not let happen what it decided: a decision without an entry can't be found later.
+// The end of ctx doesn't stop it, because a decision that was made must be written.
 func (l *Log) Write(ctx context.Context, e Entry) error {
 	t, err := l.submit(sourceOf(ctx), &e)
 	if err == nil {
@@ -132,10 +132,10 @@ func (l *Log) Write(ctx context.Context, e Entry) error {
 	return l.failure(ctx, e.Category, e.Action, err)
 }
 
-// Submit is Write in two steps, for callers that have something else to do while entries are on their way to the disk.
-// What Write promises holds once wait has returned nil; until then the entries may lie in memory. wait must be called,
-// once, by any goroutine. Where an entry can't be encoded, those after it are not written. The entries may be changed as
-// soon as Submit returns.
+// Submit is Write in two steps, for callers that have something else to do while the entries are written. What Write promises
+// holds once wait has returned nil; until then the entries may be in memory only. wait must be called exactly once, by any
+// goroutine. If an entry can't be encoded, those after it are not written. The caller may change the entries as soon as Submit
+// returns.
 func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) {
 	type sent struct {
 		category Category
@@ -163,6 +163,7 @@ func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) 
 	}
 }
 
+// failure logs and classifies why an entry could not be written; nil for nil.
 func (l *Log) failure(ctx context.Context, category Category, action string, err error) error {
 	if err == nil {
 		return nil
@@ -175,10 +176,10 @@ func (l *Log) failure(ctx context.Context, category Category, action string, err
 	return err
 }
 
-// bodies are what entries are encoded into before their turn to be written comes.
+// bodies are buffers into which entries are encoded before they are added to a batch.
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-// source is what a context says of the entries written with it.
+// source is the part of an entry that comes from the context: who asked, in which request and trace.
 type source struct {
 	origin.Origin
 	traceID string
@@ -192,6 +193,7 @@ func sourceOf(ctx context.Context) source {
 	return s
 }
 
+// submit encodes an entry and adds it to its category's stream.
 func (l *Log) submit(from source, e *Entry) (ticket, error) {
 	if e.Category.String() == "" {
 		return ticket{}, fmt.Errorf("no such category: %d", e.Category)

@@ -28,7 +28,8 @@ func openFile(path string, day int64) (*file, error) {
 		f, err = os.OpenFile(path, flags|os.O_CREATE, 0o640)
 	}
 	if err == nil {
-		// Or the name of a synced file could be lost: also where another process has made the file a moment ago.
+		// Without this a power cut could lose the file's name, and with it lines that Write has promised. It is done even if the
+		// file was there: another process may have made it a moment ago, and not have synced the folder yet.
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
@@ -37,7 +38,7 @@ func openFile(path string, day int64) (*file, error) {
 		}
 		return nil, err
 	}
-	torn, err := endsInHalfALine(path)
+	torn, err := endsTorn(path)
 	if err != nil {
 		_ = f.Close()
 		return nil, err
@@ -50,7 +51,7 @@ func openFile(path string, day int64) (*file, error) {
 	return &file{day: day, f: f, id: idOf(&st), torn: torn, syncFile: datasync}, nil
 }
 
-// fileID tells files apart, whatever they are called.
+// fileID identifies a file whatever its name is, by device and inode.
 type fileID struct{ dev, ino uint64 }
 
 func idOf(st *unix.Stat_t) fileID { return fileID{st.Dev, st.Ino} }
@@ -62,7 +63,7 @@ func makeFiles(prefixes []string, day int64) {
 		f, err := os.OpenFile(prefix+dayName(day), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
 		if err == nil {
 			_ = f.Close()
-		} // else it is there, or whoever writes to it is told why it can't be
+		} // else it is there, or Write will report why it can't be
 	}
 }
 
@@ -70,19 +71,19 @@ func dayName(day int64) string {
 	return time.Unix(day*secondsADay, 0).UTC().Format(time.DateOnly) + ".jsonl"
 }
 
-// tornAfter is how long a last line must lack its end to count as cut short: a write that is under way takes
+// tornTimeout is how long a last line must lack its end to count as cut short: a write that is under way takes
 // microseconds, unless its process isn't run meanwhile.
-const tornAfter = 250 * time.Millisecond
+const tornTimeout = 250 * time.Millisecond
 
-// endsInHalfALine says whether a crash or a full disk cut the last line short. A line that another process is in the
-// middle of writing is waited for; a wrong yes would cost an empty line.
-func endsInHalfALine(path string) (bool, error) {
+// endsTorn says whether a crash or a full disk cut the last line short. The race: another process may be in the middle of
+// writing that line; so it looks again for tornTimeout. A wrong yes costs no more than an empty line.
+func endsTorn(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	for waited := time.Duration(0); ; waited += tornAfter / 50 {
+	for waited := time.Duration(0); ; waited += tornTimeout / 50 {
 		end, err := f.Seek(0, io.SeekEnd)
 		if err != nil || end == 0 {
 			return false, err
@@ -91,13 +92,14 @@ func endsInHalfALine(path string) (bool, error) {
 		if _, err := f.ReadAt(last[:], end-1); err != nil {
 			return false, err
 		}
-		if last[0] == '\n' || waited >= tornAfter {
+		if last[0] == '\n' || waited >= tornTimeout {
 			return last[0] != '\n', nil
 		}
-		time.Sleep(tornAfter / 50)
+		time.Sleep(tornTimeout / 50)
 	}
 }
 
+// syncDir brings the names in a folder to the disk.
 func syncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -107,6 +109,7 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
+// datasync is fdatasync(2), begun again after a signal.
 func datasync(f *os.File) error {
 	for {
 		err := unix.Fdatasync(int(f.Fd()))
@@ -116,8 +119,8 @@ func datasync(f *os.File) error {
 	}
 }
 
-// moved says whether the file's name doesn't lead to it any more: it was removed, or renamed by what rotates logs. What is
-// appended then would be read by nobody who looks for that name, and lost with a file that is compressed and removed.
+// moved says whether the file was removed, or renamed as log rotation does. Lines that are appended after that would be missing
+// where readers look, and lost when the renamed file is compressed and removed.
 func (f *file) moved() bool {
 	var st unix.Stat_t
 	switch err := unix.Lstat(f.f.Name(), &st); {
@@ -126,11 +129,11 @@ func (f *file) moved() bool {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return true
 	}
-	return false // nobody can say: what is open goes on being written to
+	return false // unknown: go on writing to the open file
 }
 
-// write appends lines, by one system call as long as there is room. On an error whole says how many bytes of whole
-// lines were written all the same.
+// write appends lines by one system call. On an error, such as a full disk, whole says how many bytes of whole lines were written
+// nevertheless.
 func (f *file) write(lines []byte) (whole int, err error) {
 	if f.torn {
 		if _, err := f.f.Write([]byte{'\n'}); err != nil {

@@ -12,57 +12,60 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
-// summarise is how long refusals are counted before the count is written.
-const summarise = time.Second
+// summaryInterval is how long refusals are counted before one entry with the count is written.
+const summaryInterval = time.Second
 
 // Submitter is where entries go; *Log is it.
 type Submitter interface {
 	Submit(ctx context.Context, entries ...Entry) (wait func() error)
 }
 
-// Refusals writes the entries of what packs were refused, and keeps a pack that is refused without end from filling the
-// disk. A pack may leave a number of them a day one by one. What is beyond is accounted for by two of each kind a second
-// at most: the first of a second's is written as it is, the others by one that counts them. A refusal is answered when its
-// own entry, or the first that it is counted with, is where Log.Write brings it: what a kill can lose is the count of the
-// last second, not the fact. Use NewRefusals.
+// Refusals writes the audit entries of refused requests, and bounds how many. The attack: a pack that asks ten thousand times a
+// second for what it may not have, to fill the disk with entries or to hide one that matters among them.
+//
+// Each pack has a daily number of entries of its own. Beyond it a pack leaves at most two entries of each kind a second: the
+// first refusal of the second as it is, and one that counts the others. A refused request is answered only when its own
+// entry, or the entry of the first that it is counted with, has been written as Log.Write writes. So a kill can lose the
+// count of the last second, but not the fact that there were refusals. Use NewRefusals.
 type Refusals struct {
 	to    Submitter
 	daily float64 // 0 for any number
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	packs map[string]*refused
+	packs map[string]*packRefusals
 }
 
-// refused is what is remembered of one pack.
-type refused struct {
-	left  float64 // entries that it may still leave, as of at
-	at    time.Time
-	count *count // of the running second; nil while it has entries left
-	owed  *count // of seconds before, that could not be written
+// packRefusals is the state of one pack: a token bucket, and the counts of refusals beyond it.
+type packRefusals struct {
+	left      float64 // entries that the pack may still leave, as of refilled; grows by daily a day
+	refilled  time.Time
+	count     *count // of the current second; nil while there are entries left
+	unwritten *count // of earlier seconds, whose entry could not be written
 }
 
-// count is of refusals within a second.
+// count is a number of refusals within one second, or more if their entry could not be written earlier.
 type count struct {
 	first   chan struct{} // closed when the entries of the first are written
-	failure error         // of that, once first is closed
+	failure error         // why they could not be written; read it once first is closed
 	entries []Entry       // of the first
 	actor   string
 
-	from, to time.Time // the others: when the earliest and the latest was,
-	n        int64     // how many there are
+	// The refusals after the first:
+	from, to time.Time // of the earliest and the latest
+	n        int64     // how many
 	reasons  map[string]int64
 }
 
 // NewRefusals bounds the refusals of a pack that have entries of their own to daily a day, all of which may come at
 // once; 0 is no bound.
 func NewRefusals(to Submitter, daily int, log *slog.Logger) *Refusals {
-	return &Refusals{to: to, daily: float64(daily), log: log, packs: make(map[string]*refused)}
+	return &Refusals{to: to, daily: float64(daily), log: log, packs: make(map[string]*packRefusals)}
 }
 
-// Submit hands the entries of one refusal over, or counts it; alone says which. It is Log.Submit otherwise. entries are
-// about the same refusal and their OwnerPack; reason is of a fixed set.
-func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ...Entry) (wait func() error, alone bool) {
+// Submit is Log.Submit for the entries of one refusal, or only counts it: single says which. All entries are about this refusal
+// and have packID as their OwnerPack. reason is one of a fixed set, because each makes a field of the count.
+func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ...Entry) (wait func() error, single bool) {
 	if r.daily == 0 {
 		return r.to.Submit(ctx, entries...), true
 	}
@@ -70,7 +73,7 @@ func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ..
 	r.mu.Lock()
 	p := r.packs[packID]
 	if p == nil {
-		p = &refused{left: r.daily, at: now}
+		p = &packRefusals{left: r.daily, refilled: now}
 		r.packs[packID] = p
 	}
 	if c := p.count; c != nil {
@@ -88,7 +91,7 @@ func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ..
 	p.count = c
 	r.mu.Unlock()
 	written := r.to.Submit(ctx, entries...)
-	go func() { // others wait for it, whatever becomes of the caller
+	go func() { // not in the caller's wait: others wait for it, too, and the caller may never call it
 		c.failure = written()
 		close(c.first)
 	}()
@@ -100,9 +103,10 @@ func (c *count) wait() error {
 	return c.failure
 }
 
-func (p *refused) refill(now time.Time, daily float64) {
-	p.left = min(daily, p.left+now.Sub(p.at).Hours()/24*daily)
-	p.at = now
+// refill adds the entries that the time since the last call allows.
+func (p *packRefusals) refill(now time.Time, daily float64) {
+	p.left = min(daily, p.left+now.Sub(p.refilled).Hours()/24*daily)
+	p.refilled = now
 }
 
 func (c *count) add(reason string, now time.Time) {
@@ -114,25 +118,25 @@ func (c *count) add(reason string, now time.Time) {
 	c.reasons[reason]++
 }
 
-// Follow writes what was counted, each second until ctx ends.
-func (r *Refusals) Follow(ctx context.Context) error {
-	return periodic.Run(ctx, summarise, func(ctx context.Context) {
-		_ = r.Flush(ctx) // the log has said so; the next second's count has what failed
+// Run writes the per-second summaries of refusals beyond the daily limit of single audit entries, until ctx ends.
+func (r *Refusals) Run(ctx context.Context) error {
+	return periodic.Run(ctx, summaryInterval, func(ctx context.Context) {
+		_ = r.Flush(ctx) // Log.Submit has logged it; the count goes into the next second's
 	})
 }
 
-// Flush writes what was counted so far. Call it when nobody submits any more, too.
+// Flush writes the summaries of what was counted so far. Call it once more after the last Submit.
 func (r *Refusals) Flush(ctx context.Context) error {
 	now := time.Now()
 	due := make(map[string]*count)
 	r.mu.Lock()
 	for id, p := range r.packs {
-		c := p.owed.plus(p.count)
-		p.count, p.owed = nil, nil
+		c := p.unwritten.plus(p.count)
+		p.count, p.unwritten = nil, nil
 		if c != nil && c.n > 0 {
 			due[id] = c
 		} else if p.refill(now, r.daily); p.left >= r.daily {
-			delete(r.packs, id) // as if it had never been refused anything
+			delete(r.packs, id) // its bucket is full, as a new one's would be
 		}
 	}
 	r.mu.Unlock()
@@ -140,13 +144,13 @@ func (r *Refusals) Flush(ctx context.Context) error {
 	for id, c := range due {
 		if err := r.write(ctx, id, c); err != nil {
 			problems = append(problems, err)
-			r.owe(id, c)
+			r.keepUnwritten(id, c)
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// plus is both counts, the receiver's being the earlier; either may be nil.
+// plus adds a later count to c and returns the sum. Either may be nil.
 func (c *count) plus(later *count) *count {
 	if c == nil || later == nil {
 		if c == nil {
@@ -164,6 +168,7 @@ func (c *count) plus(later *count) *count {
 	return c
 }
 
+// write writes the summary of a count: one entry of each kind that the first refusal had.
 func (r *Refusals) write(ctx context.Context, packID string, c *count) error {
 	ctx = origin.With(context.WithoutCancel(ctx), origin.Origin{Actor: c.actor})
 	entries := make([]Entry, 0, len(c.entries))
@@ -171,7 +176,7 @@ func (r *Refusals) write(ctx context.Context, packID string, c *count) error {
 		entries = append(entries, Entry{
 			Category: e.Category, Severity: e.Severity, Action: e.Action, OwnerPack: packID,
 			Details: map[string]any{
-				"allowed": false, "count": c.n, "first_ts": stamp(c.from), "last_ts": stamp(c.to), "by_reason": c.reasons,
+				"allowed": false, "count": c.n, "first_ts": formatTime(c.from), "last_ts": formatTime(c.to), "by_reason": c.reasons,
 			},
 			RejectionReason: "refusals beyond those that a pack has entries of their own for, counted",
 		})
@@ -183,11 +188,11 @@ func (r *Refusals) write(ctx context.Context, packID string, c *count) error {
 	return nil
 }
 
-// owe leaves a count for the next flush.
-func (r *Refusals) owe(packID string, c *count) {
+// keepUnwritten keeps a count for the next Flush.
+func (r *Refusals) keepUnwritten(packID string, c *count) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.packs[packID].owed = c
+	r.packs[packID].unwritten = c
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }

@@ -66,7 +66,7 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		d := &disk{}
 		r := audit.NewRefusals(d, 24*60, slog.New(slog.DiscardHandler)) // one a minute
 		ctx, cancel := context.WithCancel(t.Context())
-		go r.Follow(ctx)
+		go r.Run(ctx)
 		time.Sleep(time.Second / 2)
 		refuse := func(pack, reason string) (func() error, bool) {
 			ctx := origin.With(ctx, origin.Origin{Actor: "pack:" + pack, RequestID: "r"})
@@ -74,9 +74,9 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		}
 		must := func(pack, reason string, wantAlone bool) {
 			t.Helper()
-			wait, alone := refuse(pack, reason)
-			if err := wait(); err != nil || alone != wantAlone {
-				t.Fatalf("alone %v, want %v; %v", alone, wantAlone, err)
+			wait, single := refuse(pack, reason)
+			if err := wait(); err != nil || single != wantAlone {
+				t.Fatalf("single %v, want %v; %v", single, wantAlone, err)
 			}
 		}
 		next := func() { time.Sleep(time.Second); synctest.Wait() }
@@ -120,12 +120,12 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		if len(entries) > 3*seconds {
 			t.Errorf("%d entries in %d seconds", len(entries), seconds)
 		}
-		// Those that were written alone were handed to a disk that this loop did not wait for.
+		// Those that were written single were handed to a disk that this loop did not wait for.
 		if got := accounted(entries); got < int64(n)-3 || got > int64(n) {
 			t.Errorf("%d refusals, %d accounted for", n, got)
 		}
 
-		// A disk that is full fails every refusal, counted or not, and what is owed is written when it can be.
+		// A disk that is full fails every refusal, counted or not, and what is unwritten is written when it can be.
 		must("p", "x", true)
 		must("p", "x", false)
 		d.taken()
@@ -160,9 +160,9 @@ func TestRefusalsWithoutBound(t *testing.T) {
 	d := &disk{}
 	r := audit.NewRefusals(d, 0, slog.New(slog.DiscardHandler))
 	for range 100 {
-		wait, alone := r.Submit(t.Context(), "p", "x", audit.Entry{Category: audit.Security, Action: "x"})
-		if err := wait(); err != nil || !alone {
-			t.Fatal(alone, err)
+		wait, single := r.Submit(t.Context(), "p", "x", audit.Entry{Category: audit.Security, Action: "x"})
+		if err := wait(); err != nil || !single {
+			t.Fatal(single, err)
 		}
 	}
 	if n := len(d.taken()); n != 100 {

@@ -7,20 +7,22 @@ import (
 
 const secondsADay = 24 * 60 * 60
 
-// keepBuffer is the largest buffer, in bytes, that is kept for the next lines.
-const keepBuffer = 1 << 20
+// maxSpareBuffer is the largest buffer, in bytes, that is kept for the next lines.
+const maxSpareBuffer = 1 << 20
 
-// stream is one category, with its group commit: what comes while a write or sync runs waits for the next one together,
-// so that the number of system calls doesn't grow with the number of writers. Time is read under its lock, so that
-// a file's lines are in the order of their ts (as far as one process writes them).
+// stream is the files of one category, with group commit: lines that are submitted while a write or a sync runs are written
+// together by the next one, so the number of system calls doesn't grow with the number of writers. There is no goroutine of
+// its own: the first of those that wait writes for all (see wait).
+//
+// The time of a line is read under mu, so the lines that one process writes to a file are in the order of their ts.
 type stream struct {
 	prefix string   // of the files' paths
 	all    []string // the prefixes of all categories
 	synced bool
 
 	mu         sync.Mutex
-	queue      []*batch // not yet taken by a commit, in order
-	committing bool     // somebody writes; the file is theirs
+	queue      []*batch // that no commit has taken yet, the oldest first
+	committing bool     // a goroutine is in commit, or about to be: file is its alone
 	spare      [][]byte // buffers that no batch uses, at most two: one to be filled while one is written
 
 	drains sync.WaitGroup
@@ -29,22 +31,23 @@ type stream struct {
 
 // batch is a number of lines of one day that share a write and, where the category has it, a sync.
 type batch struct {
-	day     int64 // since 1970, UTC
-	lines   []byte
-	decided bool
-	done    chan struct{} // closed when decided; nil while nobody waits for it
-	kept    int           // how many bytes of lines are where they should be; the lines they hold are no failure
-	err     error         // why the rest isn't
+	day      int64 // since 1970, UTC
+	lines    []byte
+	finished bool
+	done     chan struct{} // closed when finished; nil while nobody waits for it
+	written  int           // bytes of whole lines that are in the file (on the disk if synced); these lines have not failed
+	err      error         // why the rest isn't
 }
 
-// ticket is one line's place.
+// ticket is a submitted line, to be waited for.
 type ticket struct {
 	stream *stream
 	batch  *batch
 	end    int // of the line in the batch
 }
 
-// submit takes a line, whose body lacks only the leading `{"ts":"…",`.
+// submit adds a line to the newest batch. body is the line's JSON object without its ts. The line is written by wait, or by the
+// wait of another line.
 func (s *stream) submit(body []byte) ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +61,7 @@ func (s *stream) submit(body []byte) ticket {
 	return ticket{s, b, len(b.lines)}
 }
 
-// open is the batch for lines of now.
+// open returns the batch for lines of now: the newest, unless a commit has taken it or the day is over. mu is held.
 func (s *stream) open(now time.Time) *batch {
 	day := now.Unix() / secondsADay
 	if n := len(s.queue); n > 0 && s.queue[n-1].day == day {
@@ -72,13 +75,13 @@ func (s *stream) open(now time.Time) *batch {
 	return b
 }
 
-// wait returns when the ticket's line is where it should be, or failed to get there. Whoever waits while nobody writes
-// does the writing.
+// wait returns when the ticket's line has been written (and synced, if the category is), or could not be. If nobody is writing
+// meanwhile, the caller writes the batches that are before it, and its own.
 func (t ticket) wait() error {
 	s := t.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !t.batch.decided {
+	for !t.batch.finished {
 		if !s.committing {
 			s.committing = true
 			s.commit()
@@ -97,13 +100,13 @@ func (t ticket) wait() error {
 		s.committing = true
 		s.drains.Go(s.drain)
 	}
-	if t.end <= t.batch.kept {
+	if t.end <= t.batch.written {
 		return nil
 	}
 	return t.batch.err
 }
 
-// drain writes for others, so that nobody who is done has to.
+// drain writes the batches of those that still wait, so that a caller whose own line is written needn't stay for them.
 func (s *stream) drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,24 +116,24 @@ func (s *stream) drain() {
 	s.committing = false
 }
 
-// commit writes the first batch of the queue, with the lock released meanwhile.
+// commit writes the oldest batch. mu is held, but not during the write; committing keeps others out of it.
 func (s *stream) commit() {
 	b := s.queue[0]
 	s.queue = append(s.queue[:0], s.queue[1:]...)
 	s.mu.Unlock()
-	b.kept, b.err = s.put(b)
+	b.written, b.err = s.writeBatch(b)
 	s.mu.Lock()
-	if b.decided = true; b.done != nil {
+	if b.finished = true; b.done != nil {
 		close(b.done)
 	}
-	if cap(b.lines) <= keepBuffer && len(s.spare) < 2 {
+	if cap(b.lines) <= maxSpareBuffer && len(s.spare) < 2 {
 		s.spare = append(s.spare, b.lines[:0])
 	}
 	b.lines = nil
 }
 
-// put brings a batch to the disk.
-func (s *stream) put(b *batch) (kept int, err error) {
+// writeBatch writes a batch to the file of its day, and syncs it if the category is. mu is not held. written is as in batch.
+func (s *stream) writeBatch(b *batch) (written int, err error) {
 	if s.file == nil || s.file.day != b.day || s.file.moved() {
 		f, err := openFile(s.prefix+dayName(b.day), b.day)
 		if err != nil {
@@ -144,17 +147,18 @@ func (s *stream) put(b *batch) (kept int, err error) {
 		}
 		s.file = f
 	}
-	kept, err = s.file.write(b.lines)
-	if kept > 0 && s.synced {
-		// The kernel reports a lost page once: every line that this sync was for counts as lost.
+	written, err = s.file.write(b.lines)
+	if written > 0 && s.synced {
+		// The kernel reports a page that it could not write once only, to one sync. So after a failure every line that this
+		// sync was for counts as lost.
 		if err := s.file.sync(); err != nil {
 			return 0, err
 		}
 	}
-	return kept, err
+	return written, err
 }
 
-// close writes what nobody waits for and closes the file.
+// close writes the lines that nobody waits for, and closes the file.
 func (s *stream) close() error {
 	s.drains.Wait()
 	s.mu.Lock()

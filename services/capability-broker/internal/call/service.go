@@ -228,9 +228,9 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 // Count writes down, each second until ctx ends, how many refusals, failures and claims have no entries of their own.
 func (s *Service) Count(ctx context.Context) error {
 	var all errgroup.Group
-	all.Go(func() error { return s.refusals.Follow(ctx) })
-	all.Go(func() error { return s.failures.Follow(ctx) })
-	all.Go(func() error { return s.claims.Follow(ctx) })
+	all.Go(func() error { return s.refusals.Run(ctx) })
+	all.Go(func() error { return s.failures.Run(ctx) })
+	all.Go(func() error { return s.claims.Run(ctx) })
 	return all.Wait()
 }
 

@@ -54,8 +54,8 @@ func New(cfg Config) *Recorder {
 // Run writes the per-second summaries of refusals beyond the daily limit of single entries, and follows the transfers under way, until ctx ends.
 func (c *Recorder) Run(ctx context.Context) error {
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error { return c.denied.Follow(ctx) })
-	all.Go(func() error { return c.failed.Follow(ctx) })
+	all.Go(func() error { return c.denied.Run(ctx) })
+	all.Go(func() error { return c.failed.Run(ctx) })
 	all.Go(func() error { return c.observeAll(ctx) })
 	return all.Wait()
 }
