@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// advisory is a known way out of containers, or around what keeps them in.
+// advisory is a published vulnerability that leads out of containers, or around what isolates them.
 type advisory struct {
 	cve       string
 	component string   // as the engine names it: Engine, containerd, runc
-	since     string   // the first version that has it; "" for all before the fix
-	fixed     []string // the first fixed version of each line that was mended, oldest first
+	since     string   // the first affected version; "" for all before the fix
+	fixed     []string // the first fixed version of each release line that got the fix, oldest first
 	what      string
 }
 
@@ -35,7 +35,7 @@ var advisories = []advisory{
 	{"CVE-2024-41110", "Engine", "19.03.0", []string{"23.0.15", "25.0.6", "26.1.5", "27.1.1"}, "authorization plugins can be bypassed"},
 }
 
-// Warning is something that weakens what keeps code in its container.
+// Warning is something that weakens the isolation of containers.
 type Warning struct {
 	Code    string // known_vulnerability, version_unreadable, no_seccomp, no_memory_limit, …
 	Message string // for people
@@ -45,11 +45,11 @@ type Warning struct {
 	Component    string
 	Version      string
 	FixedIn      []string
-	MayBePatched bool // the version is a distributor's, who mends without changing upstream's number
+	MayBePatched bool // the version is a distribution's, which fixes faults without changing upstream's number
 }
 
-// affected says whether a version has the fault. A line of releases that was mended has it before its own fix; one that was
-// not has it if it is older than the newest that was.
+// affected says whether a version has the vulnerability. In a release line that got a fix, the versions before the fix have it. A line that got
+// none has it if it is older than the newest line that did.
 func (a advisory) affected(v version) bool {
 	parse := func(text string) version {
 		v, ok := parseVersion(text)
@@ -69,7 +69,7 @@ func (a advisory) affected(v version) bool {
 	return v.line(parse(a.fixed[len(a.fixed)-1])) < 0
 }
 
-// vulnerabilities gives a warning for each advisory that a component's version falls under.
+// vulnerabilities returns a warning for each advisory that affects a component's version.
 func vulnerabilities(component, text string) []Warning {
 	v, ok := parseVersion(text)
 	if !ok {

@@ -64,7 +64,7 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 		return Container{}, err
 	}
 	cfg, host := e.profile(spec, instance, calls, binds, cpus)
-	cfg.Image = image.id // not the name: it may lead elsewhere by now
+	cfg.Image = image.id // not the name, which may lead to another image by now
 	name := containerName(instance, spec.Kind, spec.Name)
 	for label := range image.labels {
 		if strings.HasPrefix(label, composePrefix) {
@@ -83,16 +83,16 @@ func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
 	return c, nil
 }
 
-// Labels that docker compose puts on the images it builds. A container inherits them, and tools would take it for a
-// service of the project that built the image.
+// Labels that docker compose puts on the images it builds. A container inherits them, and tools (docker compose down
+// --remove-orphans) would take it for a service of the project that built the image. Create overwrites them.
 const (
 	composePrefix  = "com.docker.compose."
 	composeProject = composePrefix + "project"
 	composeService = composePrefix + "service"
 )
 
-// create makes the container under that name, or, where a container that isn't ours has the name, under a longer one: a
-// name decides nothing.
+// create makes the container under that name. If a container that isn't ours has taken the name, it gets a longer one: otherwise anybody who
+// can use the engine could keep a pack from starting. Names decide nothing; labels and ids do.
 func (e *Engine) create(ctx context.Context, cfg *container.Config, host *container.HostConfig, name string, spec Spec) (id string, err error) {
 	ctx, cancel := bounded(ctx, changeWait)
 	defer cancel()
@@ -130,7 +130,7 @@ func containerName(instance string, kind Kind, name string) string {
 	return prefix(instance) + "-" + string(kind) + "-" + name
 }
 
-// Fingerprint tells containers apart that were made of different Specs.
+// Fingerprint is equal for equal Specs only. It tells whether a container was made of a Spec, and is in the label io.rumi.spec.
 func (s Spec) Fingerprint() string {
 	text, err := json.Marshal(s) // maps are sorted
 	if err != nil {
@@ -153,9 +153,9 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	return nil
 }
 
-// Stop sends SIGTERM and, after grace (rounded up to seconds), SIGKILL; without grace, and to a paused container, SIGKILL
-// at once: the engine resumes a paused one to end it, and no code of its may run again. One that isn't alive is no error;
-// one that is still alive afterwards is.
+// Stop sends SIGTERM and, after grace (rounded up to seconds), SIGKILL. Without grace it sends SIGKILL at once, and so it does to a paused
+// container: to stop that one by SIGTERM the engine would resume it, and its code, whose gate may be closed, would run again. A container
+// that isn't alive is no error. One that is still alive afterwards is, whatever the engine answered.
 func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error {
 	c, err := e.Inspect(ctx, id)
 	if err != nil || !c.Alive() {
@@ -195,7 +195,7 @@ func (e *Engine) kill(ctx context.Context, id string) error {
 	}
 }
 
-// Remove kills a container and forgets it. One that is gone is no error.
+// Remove kills a container and removes it with its log. One that is gone already is no error.
 func (e *Engine) Remove(ctx context.Context, id string) error {
 	_, err := e.Inspect(ctx, id)
 	if errors.Is(err, ErrNotFound) {
@@ -216,7 +216,7 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	return clientError(ctx, "remove container", err)
 }
 
-// waitRemoved waits until a container that is being removed is.
+// waitRemoved waits until the removal of a container by somebody else is done.
 func (e *Engine) waitRemoved(ctx context.Context, id string) error {
 	waited, failure := e.api.ContainerWait(ctx, id, container.WaitConditionRemoved)
 	select {
@@ -230,7 +230,7 @@ func (e *Engine) waitRemoved(ctx context.Context, id string) error {
 	}
 }
 
-// Inspect is the container as it is now.
+// Inspect returns the container as it is now. A container of another home is ErrNotFound.
 func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 	mine, err := e.ownership(ctx)
 	if err != nil {
@@ -268,15 +268,15 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 	return c, nil
 }
 
-// fromLabels is what the labels say.
+// fromLabels returns the part of a Container that its labels say. Labels can be copied: none of it is proof of anything.
 func fromLabels(labels map[string]string) Container {
 	return Container{Kind: Kind(labels[labelKind]), Name: labels[labelName], PackID: labels[labelPackID],
 		Principal: labels[labelPrincipal], Digest: labels[labelDigest], Packages: labels[labelPackages],
 		Image: labels[labelImage], Replica: labels[labelReplica], SpecFingerprint: labels[labelSpec]}
 }
 
-// Find gives the containers of that kind and name, the oldest first, whatever Docker calls them: it goes by labels. There
-// is one at most, unless somebody else made containers with our labels.
+// Find returns the containers of that kind and name, the oldest first. It goes by labels, not by Docker's names. There is one at most,
+// unless somebody else made containers with our labels.
 func (e *Engine) Find(ctx context.Context, kind Kind, name string) ([]Container, error) {
 	found, err := e.list(ctx, filters.Arg("label", labelKind+"="+string(kind)), filters.Arg("label", labelName+"="+name))
 	if err != nil {
@@ -296,7 +296,7 @@ func (e *Engine) Find(ctx context.Context, kind Kind, name string) ([]Container,
 	return whole, nil
 }
 
-// List gives the containers of this home, running or not, of one kind or, with "", of all.
+// List returns the containers of this home, running or not, of one kind or, with "", of all. Started, Finished and Exit are not set.
 func (e *Engine) List(ctx context.Context, kind Kind) ([]Container, error) {
 	if kind == "" {
 		return e.list(ctx, filters.Arg("label", labelKind))
@@ -328,8 +328,8 @@ func (e *Engine) list(ctx context.Context, wanted ...filters.KeyValuePair) ([]Co
 	return list, nil
 }
 
-// Sweep removes those containers of a kind that keep doesn't want (nil wants none): what a process that died left behind.
-// It goes on after a failure, and gives what it removed.
+// Sweep removes the containers of a kind for which keep is false (all, if keep is nil): what a process that died left behind. It goes on after
+// a failure, and returns what it removed.
 func (e *Engine) Sweep(ctx context.Context, kind Kind, keep func(Container) bool) ([]Container, error) {
 	all, err := e.List(ctx, kind)
 	if err != nil {
@@ -356,7 +356,7 @@ type Exit struct {
 	OOMKilled bool // the kernel killed something in it for its memory limit
 }
 
-// Wait returns when the container doesn't run any more (at once where it doesn't now), or with ctx's error.
+// Wait returns when the container doesn't run any more (at once if it doesn't now), or with ctx's error.
 func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 	if _, err := e.Inspect(ctx, id); err != nil {
 		return Exit{}, err

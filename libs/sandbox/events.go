@@ -11,24 +11,24 @@ import (
 
 // Event is something that happened to a container of this instance.
 type Event struct {
-	// Action is Docker's word: start, die, oom, destroy, pause, unpause or rename; or Resync, when events may have been missed (at the beginning, too)
-	// and List alone tells what is so; or Lost, when the engine went away.
+	// Action is Docker's word: start, die, oom, destroy, pause, unpause or rename. Or it is Resync: events may have been missed (at the beginning,
+	// too), and List says what is so. Or Lost: the engine went away.
 	Action    string
-	Container Container // ID, and what labels tell; empty for Resync and Lost
+	Container Container // ID, and what labels say; empty for Resync and Lost
 	ExitCode  int       // for die
 }
 
 // Actions of our own.
 const (
-	Resync = "resync" // look for yourself
-	Lost   = "lost"   // from here to the next Resync nothing is told
+	Resync = "resync" // list what there is
+	Lost   = "lost"   // no event is reported from here to the next Resync
 )
 
 // eventsRetry is how long Events waits before it asks again an engine that went away.
 const eventsRetry = time.Second
 
 // Events calls on for each event, one at a time, until ctx ends. An engine that is absent or goes away is asked again each
-// second. An event may be told of something that Resync's List has shown already.
+// second. An event may report what a List after Resync has shown already.
 func (e *Engine) Events(ctx context.Context, on func(Event)) {
 	for ctx.Err() == nil {
 		e.events(ctx, on)
@@ -39,7 +39,7 @@ func (e *Engine) Events(ctx context.Context, on func(Event)) {
 	}
 }
 
-// events goes on until the stream of events breaks.
+// events is Events until the stream of events breaks.
 func (e *Engine) events(ctx context.Context, on func(Event)) {
 	mine, err := e.ownership(ctx)
 	if err != nil {
@@ -53,8 +53,8 @@ func (e *Engine) events(ctx context.Context, on func(Event)) {
 	} {
 		wanted.Add("event", string(action))
 	}
-	// The engine may take up the request for events after it has answered the List that follows Resync: what happens in
-	// between is told too, since the engine keeps its last events and is asked for those from now on, by its own clock.
+	// Race: the engine may take up the request for events after it has answered the List that follows Resync, and what happened in
+	// between would be in neither. So the events are asked for from now on, by the engine's own clock: it keeps its last events.
 	info, err := e.info(ctx)
 	if err != nil {
 		return
@@ -70,7 +70,8 @@ func (e *Engine) events(ctx context.Context, on func(Event)) {
 			on(Event{Action: Lost})
 			return
 		case m := <-messages:
-			// An event names no mounts: who hears of a container without a home looks whether it is ours.
+			// A container without a home's label may be an earlier version's of ours, which only its mounts say (see owns); an event has no
+			// mounts. It is passed on, and the receiver's Find decides.
 			if home, labelled := m.Actor.Attributes[labelHome]; mine.home != "" && labelled && home != mine.home {
 				continue
 			} else if mine.home == "" && (labelled || m.Actor.Attributes[labelInstance] != mine.instance) {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Limits bound what a container may use. A field that is 0 is what the profile has: DefaultLimits.
+// Limits bound what a container may use. A field that is 0 stands for that of DefaultLimits.
 type Limits struct {
 	Memory int64   // bytes, swap included; /tmp counts towards it
 	CPUs   float64 // processors
@@ -18,8 +18,8 @@ var DefaultLimits = Limits{Memory: 512 << 20, CPUs: 1, PIDs: 128}
 // MinLimits are the least that a container starts with: what the engine asks for, and room for PID 1.
 var MinLimits = Limits{Memory: 16 << 20, CPUs: 0.01, PIDs: 8}
 
-// Within is what is given to who asks for l under a ceiling, and in words what was cut. What isn't asked for is the
-// profile's, or the ceiling where that is lower, which is no cut.
+// Within returns what l comes to under a ceiling, and in words what was cut. A field that is 0 becomes that of DefaultLimits, or the ceiling's
+// if that is lower; this counts as no cut.
 func (l Limits) Within(ceiling Limits) (given Limits, cut []string) {
 	ceiling = ceiling.withDefaults(DefaultLimits)
 	if l.Memory > ceiling.Memory {
@@ -57,7 +57,8 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// nanoCPUs is the limit as the engine wants it, which refuses more than the machine has. The profile's one CPU always is.
+// nanoCPUs is the limit as the engine wants it. The engine refuses more CPUs than the machine has, so they are cut to that; the default of one
+// CPU needs no question.
 func (e *Engine) nanoCPUs(ctx context.Context, cpus float64) (int64, error) {
 	if cpus > DefaultLimits.CPUs {
 		e.mu.Lock()

@@ -14,7 +14,7 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 )
 
-// LogOptions says which lines Logs gives.
+// LogOptions says which lines Logs returns.
 type LogOptions struct {
 	Tail   int  // at most so many of the last ones; 0 for all that are kept (30 MiB)
 	Follow bool // then go on until the container ends
@@ -23,15 +23,15 @@ type LogOptions struct {
 // Line is one line of a container's output.
 type Line struct {
 	Time   time.Time // when its first byte arrived
-	Stream string    // "stdout" or "stderr"; GapStream for a line that Logs itself says
-	Text   string    // without its end; may be no UTF-8; lines over 64 KiB are cut into several
+	Stream string    // "stdout" or "stderr"; GapStream for a line of Logs itself
+	Text   string    // without its end; may be invalid UTF-8; lines over 64 KiB are cut into several
 }
 
 // maxLine is where a line without end is cut, in bytes.
 const maxLine = 64 << 10
 
-// Logs gives a container's output in the order the engine read it, which between stdout and stderr need not be that of its
-// writing. It ends after an error, which may be ctx's.
+// Logs returns a container's output in the order in which the engine read it. Between stdout and stderr this need not be the order in which
+// it was written. It ends after an error, which may be ctx's.
 func (e *Engine) Logs(ctx context.Context, id string, opts LogOptions) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		if _, err := e.Inspect(ctx, id); err != nil {
@@ -71,7 +71,7 @@ func (e *Engine) readLog(ctx context.Context, id string, asked container.LogsOpt
 	return err
 }
 
-// GapStream is the stream of a line that says that lines of a followed log are missing, or come late.
+// GapStream is the stream of a line which says that lines of a followed log are missing here, or come late.
 const GapStream = "gap"
 
 const (
@@ -79,18 +79,18 @@ const (
 	gapLost = "lines are missing here: the engine dropped them before they were read"
 )
 
-// reread is the state of a reading that makes up for what a followed log left out. Both streams share it.
+// reread is the state of the second reading of a log, which makes up for what following it left out. Both streams share it.
 type reread struct {
-	tail    bool // what was printed before the first line that was given is not wanted
-	any     bool // any frame was read before
+	tail    bool // the caller asked for the last lines only: lines before the first that was given are not wanted
+	any     bool // the first reading gave any frame
 	aligned bool // one of those was recognised in this reading
-	skipped bool // frames were left out since nothing had been recognised yet
-	lost    bool // nothing was recognised in the reading before: all there is comes after a gap
+	skipped bool // frames were skipped, since nothing had been recognised yet
+	lost    bool // this is a third reading: the second recognised nothing, so all that is kept comes after a gap
 }
 
-// catchUp reads a log that was followed to its end once more, and gives what was left out. An engine may end a followed log before
-// the last lines of a container that ended (20.10 does, every other time), and pass over whole files of a log that it rotates. All
-// that it keeps is read, not what is younger than the last line: the clock may have been set back.
+// catchUp reads a log that was followed to its end once more, and yields what was left out. An engine may end a followed log before
+// the last lines of a container that ended (20.10 does, every other time), and may skip whole files of a log that it rotates. The whole
+// log is read, not what is newer than the last line: the clock may have been set back.
 func (e *Engine) catchUp(ctx context.Context, id string, asked container.LogsOptions, stdout, stderr *assembler, tail bool) error {
 	join := &reread{tail: tail, any: stdout.frames.next+stderr.frames.next > 0}
 	stdout.catchUp(join)
@@ -99,7 +99,7 @@ func (e *Engine) catchUp(ctx context.Context, id string, asked container.LogsOpt
 	if err != nil || join.aligned || !join.skipped {
 		return err
 	}
-	// The last line that was given isn't kept any more.
+	// The engine doesn't keep the last line that was given any more.
 	join.lost = true
 	last := stdout.last
 	if stderr.last.After(last) {
@@ -111,11 +111,11 @@ func (e *Engine) catchUp(ctx context.Context, id string, asked container.LogsOpt
 	return e.readLog(ctx, id, asked, stdout, stderr)
 }
 
-// errStopped: who ranges over the lines broke off.
+// errStopped: the caller left the loop over the lines.
 var errStopped = errors.New("enough lines")
 
-// assembler puts the lines of one stream together. Docker frames each piece it stored (a line, or 16 KiB of a longer one) and
-// puts the time it stored it in front of each; StdCopy makes one Write of a frame.
+// assembler puts the lines of one stream together. Docker stores pieces: a line, or 16 KiB of a longer one. It sends each piece as a frame with
+// the time at which it was stored in front; StdCopy calls Write once for each frame.
 type assembler struct {
 	stream string
 	yield  func(Line, error) bool
@@ -134,7 +134,7 @@ func (l *assembler) catchUp(join *reread) {
 	l.omitted = &assembler{stream: l.stream, yield: l.yield}
 }
 
-// gap says in the log that lines are missing there.
+// gap yields a line which says that lines are missing here.
 func (l *assembler) gap(at time.Time, text string) error {
 	if !l.yield(Line{Time: at, Stream: GapStream, Text: text}, nil) {
 		return errStopped
@@ -160,7 +160,7 @@ func (l *assembler) classify(sum uint64) frameClass {
 	return v
 }
 
-// route says which lines a frame is a part of; nil for one that is not given.
+// route returns the assembler that a frame belongs to; nil for a frame that is not to be given again.
 func (l *assembler) route(at time.Time, sum uint64) (*assembler, error) {
 	if l.join == nil {
 		if l.repeated(at, sum) {
@@ -203,7 +203,7 @@ func (l *assembler) Write(frame []byte) (int, error) {
 	return len(frame), nil
 }
 
-// appendText adds a piece to the line that has no end yet.
+// appendText adds a piece to the current line.
 func (l *assembler) appendText(at time.Time, text []byte) error {
 	if len(l.text) == 0 {
 		l.since = at
@@ -225,7 +225,7 @@ func (l *assembler) end() error {
 	return nil
 }
 
-// flush gives a last line that has no end.
+// flush yields the last line, if it has no end.
 func (l *assembler) flush() error {
 	if l.omitted != nil {
 		if err := l.omitted.flush(); err != nil {

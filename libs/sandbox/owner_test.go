@@ -103,7 +103,7 @@ func TestContainersOfOlderVersionsAreFoundByTheirMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours, sibling := mounting(pack), mounting(elsewhere)
-	engine := of(t, Config{Home: newHome(), Own: []string{data}, Instance: testInstance + "-new"})
+	engine := of(t, Config{Home: newHome(), HomeDirs: []string{data}, Instance: testInstance + "-new"})
 	found, err := engine.List(t.Context(), Pack)
 	if err != nil || len(found) != 1 || found[0].ID != ours.ID || !found[0].Outdated {
 		t.Errorf("found %+v, %v, want %.12s, outdated", found, err, ours.ID)

@@ -18,13 +18,13 @@ const (
 	tmpSize      = 64 << 20 // bytes of /tmp; they count towards the memory too
 	tmpInodes    = 16384
 	shmSize      = 16 << 20 // bytes of /dev/shm
-	oomScore     = 500      // the host's kernel kills packs before services
+	oomScore     = 500      // if the host has no memory left, its kernel kills packs before services
 	stopSeconds  = 10
-	maxMounts    = 17       // a handler has its code, what is installed for its pack and 15 that a grant may name
+	maxMounts    = 17       // a handler has its code, its pack's packages and up to 15 folders that a grant names
 	maxEnvLength = 32 << 10 // bytes of one value
 )
 
-// check refuses what Docker would misread or a caller can't have meant.
+// check refuses what Docker would misread, or what a caller can't have meant.
 func (s Spec) check() error {
 	switch s.Kind {
 	case Pack, Handler, Builder:
@@ -40,10 +40,8 @@ func (s Spec) check() error {
 	if s.Dir != "" && !path.IsAbs(s.Dir) {
 		return fmt.Errorf("folder %q is not absolute", s.Dir)
 	}
-	for key, value := range s.Env {
-		if !validEnv.MatchString(key) || len(value) > maxEnvLength || strings.ContainsRune(value, 0) {
-			return fmt.Errorf("environment variable %q can't be set", key)
-		}
+	if err := checkEnv(s.Env); err != nil {
+		return err
 	}
 	for _, group := range s.Groups {
 		if group <= 0 { // group 0 owns too much of the image
@@ -53,11 +51,24 @@ func (s Spec) check() error {
 	if err := s.Limits.Check(); err != nil {
 		return err
 	}
-	if len(s.Mounts) > maxMounts {
-		return fmt.Errorf("%d mounts are more than %d", len(s.Mounts), maxMounts)
+	return checkMounts(s.Mounts)
+}
+
+func checkEnv(env map[string]string) error {
+	for key, value := range env {
+		if !validEnv.MatchString(key) || len(value) > maxEnvLength || strings.ContainsRune(value, 0) {
+			return fmt.Errorf("environment variable %q can't be set", key)
+		}
+	}
+	return nil
+}
+
+func checkMounts(mounts []Mount) error {
+	if len(mounts) > maxMounts {
+		return fmt.Errorf("%d mounts are more than %d", len(mounts), maxMounts)
 	}
 	targets := map[string]bool{}
-	for _, m := range s.Mounts {
+	for _, m := range mounts {
 		if err := m.check(); err != nil {
 			return err
 		}
@@ -69,6 +80,7 @@ func (s Spec) check() error {
 	return nil
 }
 
+// check refuses paths that Docker would clean or resolve itself, and targets that would hide what the image needs to be safe.
 func (m Mount) check() error {
 	if !path.IsAbs(m.Source) || path.Clean(m.Source) != m.Source {
 		return fmt.Errorf("mount source %q is not a clean absolute path", m.Source)
@@ -84,8 +96,9 @@ func (m Mount) check() error {
 	return nil
 }
 
-// profile is the one place where a container's rights are decided. What isn't named here stays Docker's default: its
-// AppArmor profile, masked paths, a PID and UTS namespace of its own, no devices, no ports.
+// profile is the only function in which a container's rights are decided. What isn't named here stays Docker's default: its AppArmor
+// profile, masked paths, a PID and UTS namespace of its own, no devices, no ports. Package sandboxtest compares what the engine reports with
+// this, field by field.
 func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, nanoCPUs int64) (*container.Config, *container.HostConfig) {
 	network, logs := "none", container.LogConfig{
 		Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"},
@@ -121,7 +134,7 @@ func (e *Engine) profile(s Spec, instance, calls string, binds []mount.Mount, na
 		Env:          env,
 		Labels:       labels,
 		OpenStdin:    s.Stdin,
-		StdinOnce:    s.Stdin && s.Kind != Pack, // who fed it died: end
+		StdinOnce:    s.Stdin && s.Kind != Pack, // its stdin ends with the process that attached to it, and so it does
 		AttachStdin:  s.Stdin,
 		AttachStdout: true,
 		AttachStderr: true,

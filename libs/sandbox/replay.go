@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// maxIndexed is how many frames of a stream are remembered: what the engine keeps in one file of a log (10 MiB) has no more.
+// maxIndexed is how many frames of a stream are remembered: one file of the engine's log (10 MiB) has no more.
 const maxIndexed = 1 << 17
 
 // frameIndex remembers the last frames of a stream by a fingerprint of their time and text. Frames are numbered from 0.
@@ -50,10 +50,11 @@ func (s *frameIndex) find(sum uint64) (n int, known bool) {
 }
 
 // history says of each frame of a stream whether it came before. Engines repeat frames: 20.10 may send a whole file of a
-// log again after it has rotated it, and a log that is read anew begins before the place where the last reading ended.
+// log again after it has rotated it, and a log that is read again begins before the point at which the last reading ended.
 //
-// Times alone can't say that: the clock may have been set back, and then what is new has the times of what is old. A
-// frame came before if it is exactly one that was remembered, by time and text, and stands where that one's turn was.
+// Times alone can't decide that: the clock may have been set back, and then new frames have the times of old ones. Texts can't either: a
+// pack may print the same line for hours. A frame is a repetition if it is a remembered one by time and text, and comes in the
+// remembered order.
 type history struct {
 	frames frameIndex
 	cursor int       // number of the frame that a repetition has reached; frames.next while nothing is repeated
@@ -63,8 +64,8 @@ type history struct {
 	reached int // how many frames a new reading of the log has recognised, counted from 0 to the last of them
 }
 
-// repeated says whether a frame is a repetition. One that is not is remembered. Frames with equal times and texts that follow each
-// other directly are no repetition: a coarse clock gives such times to lines that were printed one after the other.
+// repeated says whether a frame is a repetition, and remembers it if not. Frames with equal times and texts that follow each other
+// directly are no repetition: a coarse clock gives equal times to lines that were printed one after the other.
 func (h *history) repeated(at time.Time, sum uint64) bool {
 	if h.frames.matches(h.cursor, sum) {
 		h.cursor++
@@ -88,7 +89,7 @@ func (h *history) remember(at time.Time, sum uint64) {
 	}
 }
 
-// frameClass is what a frame of a log that is read anew is.
+// frameClass is what a frame of a log that is read again is.
 type frameClass int
 
 const (
@@ -98,8 +99,8 @@ const (
 	frameBefore                    // it may stand before all frames that were given
 )
 
-// classifyReread judges a frame of a log that is read anew from its beginning. aligned says whether any frame of the log, of
-// whichever stream, has been recognised in this reading.
+// classifyReread classifies a frame of a log that is read again from its beginning. aligned says whether any frame of the log, of
+// either stream, has been recognised in this reading: until then, unknown frames may be older than all that were given.
 func (h *history) classifyReread(sum uint64, aligned bool) frameClass {
 	switch n, remembered := h.frames.find(sum); {
 	case h.frames.next > 0 && h.reached == h.frames.next:

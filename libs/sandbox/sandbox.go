@@ -1,6 +1,20 @@
-// Package sandbox runs code that nobody trusts in Docker containers of one hardened kind. It is the only importer of
-// the Docker client: who holds the Docker socket and nothing but this package can't make a privileged container, mount
-// the host or join its network, since no field says so.
+// Package sandbox runs untrusted code in Docker containers, all with one hardened profile (profile.go). It is the only package that
+// imports the Docker client.
+//
+// Whoever may use Docker's socket is root on the host. A service that has the socket, and uses it through this package only,
+// can't make a privileged container, mount the host's folders or join its network by a mistake: Spec has no field that says so.
+//
+// What stands against which attack:
+//
+//   - Code in a container: no capabilities, no new privileges, a read-only image, limits, a seccomp profile (seccomp.go), no network but
+//     for builders.
+//   - Other containers on the engine: only containers of this Rumi home are listed, started, stopped or removed (owner.go).
+//   - Sources of mounts that lead elsewhere: no links, no sockets, no devices (self.go).
+//   - An engine that hangs, is away, restarts or repeats itself: bounds on each call (bounded), Watch, Events with Resync and Lost,
+//     logs that are read again (logs.go, replay.go).
+//   - An engine with known holes: warnings in Status (advisory.go).
+//
+// The broker and pip-installer use it; package unconfined of the broker implements the same methods without containers.
 package sandbox
 
 import (
@@ -37,7 +51,7 @@ const (
 	GID = 65534
 )
 
-// Spec is all a caller may choose about a container.
+// Spec is all that a caller may choose about a container. Everything else is in profile.
 type Spec struct {
 	Kind      Kind
 	Name      string            // tells it from others of its kind, ^[a-zA-Z0-9_.-]{1,128}$; the container is rumi-<instance>-<kind>-<name>
@@ -55,8 +69,8 @@ type Spec struct {
 	Stdin     bool // keep stdin open for Attach; a handler's or builder's ends with the first Attach, a pack's stays
 }
 
-// Mount shows a folder or a regular file of this process in the container. Nothing below it that is a mount of its own
-// comes along.
+// Mount shows a folder or a regular file of this process in the container. Mounts below the source don't come along: what the operator
+// mounts somewhere below a pack's folder later is not for the pack.
 type Mount struct {
 	Source   string // absolute, as this process sees it; without links below the mount that it lies in
 	Target   string // absolute
@@ -75,7 +89,7 @@ type Container struct {
 	Image           string // Spec.Image
 	ImageID         string // "sha256:…", what that name meant when it was made
 	Replica         string // Config.Replica of who made it
-	SpecFingerprint string // Fingerprint of the Spec it was made of
+	SpecFingerprint string // Fingerprint of the Spec that it was made of
 	Status          string // Docker's word: created, running, paused, restarting, removing, exited, dead
 	Created         time.Time
 	Outdated        bool // made by a version that labelled containers otherwise: to be ended, not to be started
@@ -89,7 +103,8 @@ type Container struct {
 // Running says whether code runs in it.
 func (c Container) Running() bool { return c.Status == "running" }
 
-// Alive says whether there are processes in it, which run or may run again without a start.
+// Alive says whether there are processes in it. A paused container is alive: its code runs on as soon as anybody unpauses it,
+// without a start that could be refused.
 func (c Container) Alive() bool {
 	switch c.Status {
 	case "running", "paused", "restarting":
@@ -114,9 +129,9 @@ type Config struct {
 	// Home is the identity of the home whose containers these are, 32 hexadecimal digits. It alone decides what is ours.
 	// A process without one ("") owns the containers without one that have its Instance.
 	Home string
-	// Own are folders of this process that nothing but containers of this home may have mounted. A container without a
-	// home that has one of them, or something in it, is an older version's and ours.
-	Own []string
+	// HomeDirs are folders of this process that only containers of this home have mounted. A container without the label of a home
+	// that has one of them mounted, or something in it, was made by an older version and is ours.
+	HomeDirs []string
 	// Instance is in the names of containers and in a label, for people, ^[a-z0-9][a-z0-9_-]{0,62}$. "" means the compose
 	// project of the container this process runs in, or "local" outside one.
 	Instance string
@@ -127,19 +142,19 @@ type Config struct {
 	Runtime string
 	// Replica tells containers of several processes of one instance apart, ^[a-zA-Z0-9_.-]{1,128}$; "" for none.
 	Replica string
-	// ImageMoved is called, where it isn't nil, by a Create that finds another image behind a name than the one before.
+	// ImageMoved, if not nil, is called by a Create that finds another image behind a name than the Create before.
 	ImageMoved func(ctx context.Context, name, from, to string)
 }
 
-// Engine is a Docker engine as this instance sees it. Its methods may be called from many goroutines. Where the engine
-// doesn't answer they return a fault of kind unavailable, "Docker is required but not available".
+// Engine is a Docker engine as this instance sees it. It is safe for concurrent use. If the engine doesn't answer, its methods
+// return a fault of kind unavailable, "Docker is required but not available".
 type Engine struct {
 	api     client.APIClient
 	network string
 	proc    string // where procfs is
 
 	home       string
-	own        []string
+	homeDirs   []string
 	configured string // Config.Instance
 	runtime    string
 	replica    string
@@ -149,7 +164,7 @@ type Engine struct {
 	negotiation chan struct{} // has a token while somebody asks which version of its API the engine speaks
 	negotiated  atomic.Bool
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards all of the following; but for findSelf never held over a call of the engine
 	outage   outage
 	self     *self  // found once, kept
 	cpus     int    // of the engine's machine; 0 until it matters
@@ -164,8 +179,8 @@ var (
 	validEnv      = regexp.MustCompile(`\A[a-zA-Z_][a-zA-Z0-9_]*\z`)
 )
 
-// Connect makes an Engine. It fails for a wrong Config only: an engine that is absent is told by Status and by each call,
-// and may come later.
+// Connect makes an Engine. It fails for a wrong Config only. That the engine is absent is said by Status and by each call, since it may
+// come later.
 func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if cfg.Instance != "" && !validInstance.MatchString(cfg.Instance) {
 		return nil, fmt.Errorf("connect to Docker: instance %q is not %s", cfg.Instance, validInstance)
@@ -196,15 +211,15 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if !path.IsAbs(socket) {
 		socket = ""
 	}
-	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", home: cfg.Home, own: cfg.Own, configured: cfg.Instance, runtime: cfg.Runtime,
+	return &Engine{api: api, network: cfg.BuilderNetwork, proc: "/proc", home: cfg.Home, homeDirs: cfg.HomeDirs, configured: cfg.Instance, runtime: cfg.Runtime,
 		replica: cfg.Replica, socket: socket, imageMoved: cfg.ImageMoved, images: make(map[string]string), negotiation: make(chan struct{}, 1)}, nil
 }
 
 // Close drops idle connections.
 func (e *Engine) Close() error { return e.api.Close() }
 
-// negotiate settles the version of the API before anything is asked: the client would do so in the middle of its first
-// call, and read the version in others at the same time without a lock.
+// negotiate agrees with the engine on a version of the API before anything else is asked. Race: left to itself, the client negotiates in the
+// middle of its first call and writes the version, while other calls read it without a lock.
 func (e *Engine) negotiate(ctx context.Context) error {
 	if e.negotiated.Load() {
 		return nil
@@ -229,13 +244,13 @@ func (e *Engine) negotiate(ctx context.Context) error {
 	return nil
 }
 
-// Image gives the id ("sha256:…") of an image that is here. One that isn't is a fault of kind unavailable.
+// Image returns the id ("sha256:…") of an image that the engine has. One that it hasn't is a fault of kind unavailable.
 func (e *Engine) Image(ctx context.Context, name string) (id string, err error) {
 	found, err := e.inspectImage(ctx, name)
 	return found.id, err
 }
 
-// localImage is an image that is here.
+// localImage is an image that the engine has.
 type localImage struct {
 	id     string
 	labels map[string]string
@@ -261,7 +276,8 @@ func (e *Engine) inspectImage(ctx context.Context, name string) (localImage, err
 	return found, nil
 }
 
-// resolveImage is inspectImage for a container that is going to be made.
+// resolveImage is inspectImage for a container that is about to be made. It notices if the image's name leads to another image than last time:
+// whoever replaces the image decides what all packs run in.
 func (e *Engine) resolveImage(ctx context.Context, name string) (localImage, error) {
 	found, err := e.inspectImage(ctx, name)
 	if err != nil {
@@ -277,7 +293,7 @@ func (e *Engine) resolveImage(ctx context.Context, name string) (localImage, err
 	return found, nil
 }
 
-// ID is the engine's own, which it keeps: another one is another engine.
+// ID returns the engine's own id. The engine keeps it over restarts, so another id is another engine.
 func (e *Engine) ID(ctx context.Context) (string, error) {
 	e.mu.Lock()
 	id := e.engineID
@@ -323,8 +339,8 @@ func (e *Engine) Instance(ctx context.Context) (string, error) {
 	return me.instance, nil
 }
 
-// HostPath is where the engine's host has what this process sees at an absolute path: the path itself outside a container,
-// inside one the place that it was mounted from. A path in no mount of this container's is an error.
+// HostPath returns where the engine's host has what this process sees at an absolute path. Outside a container that is the path itself,
+// inside one the source of the mount that it lies in. A path in no mount of this container is an error.
 func (e *Engine) HostPath(ctx context.Context, name string) (string, error) {
 	me, err := e.findSelf(ctx)
 	if err != nil {
@@ -334,7 +350,7 @@ func (e *Engine) HostPath(ctx context.Context, name string) (string, error) {
 	return host, err
 }
 
-// How long an engine may take. One that takes longer hangs, and is as good as absent.
+// How long an engine may take for an answer. One that takes longer hangs, and counts as absent.
 const (
 	answerWait = 7 * time.Second // to answer a question
 	changeWait = time.Minute     // to make, start, end or remove a container
@@ -348,8 +364,8 @@ func bounded(ctx context.Context, bound time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, bound, errHung)
 }
 
-// clientError turns an error of the Docker client into ours: an engine that can't be reached or hangs is unavailable, all else is
-// kept. ctx is what the client was called with.
+// clientError wraps an error of the Docker client. If the engine can't be reached or hangs, it becomes a fault of kind unavailable. ctx is
+// the one that the client was called with.
 func clientError(ctx context.Context, what string, err error) error {
 	because := fmt.Errorf("%s: %w", what, err)
 	switch {

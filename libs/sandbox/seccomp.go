@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketFamilies are all that untrusted code may make a socket of. The others are kernel code it has no need of, and some
-// don't stop at a network namespace: AF_VSOCK leads from a container without a network to the machine's hypervisor.
+// socketFamilies are the address families that untrusted code may use. The others are kernel code that it has no need of, and some don't
+// stop at a network namespace: AF_VSOCK leads from a container without a network to the hypervisor of the machine.
 var socketFamilies = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
-// SystemCalls is the seccomp profile of every container, as Docker reads it.
+// SystemCalls returns the seccomp profile of every container, as JSON for Docker. Tests compare it with what the engine reports.
 func SystemCalls() (string, error) { return systemCalls() }
 
-// systemCalls is the seccomp profile: Docker's newest default, whatever the engine's age (20.10's own
-// allows AF_VSOCK and io_uring), with the families above and the machine's own ABI only, since socketcall(2) of the 32-bit
-// ones hides the family from seccomp.
+// systemCalls is the seccomp profile: Docker's newest default, whatever the engine's age, since the default of 20.10 allows AF_VSOCK and
+// io_uring. It differs from that default twice. socket(2) is allowed for the families above only. And only the machine's own ABI is
+// allowed: in 32-bit ABIs a socket can be made by socketcall(2), which passes the family in memory, where seccomp can't see it.
 var systemCalls = sync.OnceValues(func() (string, error) {
 	p := seccomp.DefaultProfile()
 	for i := range p.ArchMap {

@@ -16,16 +16,16 @@ import (
 	"github.com/docker/docker/api/types/mount"
 )
 
-// self is what this process is to the engine.
+// self is what the engine knows of the container that this process runs in.
 type self struct {
 	inContainer bool
 	instance    string
 	mounts      []ownMount
 }
 
-// ownMount is a place in this container that the host has too.
+// ownMount is a mount of this container whose source is on the host.
 type ownMount struct {
-	target   string // here
+	target   string // in this container
 	source   string // on the engine's host
 	writable bool
 }
@@ -95,8 +95,8 @@ func ownContainer(proc string) (string, error) {
 	return containerID(mounts)
 }
 
-// containerID reads mountinfo; proc(5): "36 35 98:0 /root /mount/point options… - type source options". What a host shows of
-// its containers lies at other mount points than these.
+// containerID finds this container's id in mountinfo; proc(5): "36 35 98:0 /root /mount/point options… - type source options". Only the
+// mount points that are looked at matter: on a host, mountinfo has the mounts of all its containers, at other mount points.
 func containerID(mountinfo io.Reader) (string, error) {
 	var byCgroup string
 	text := bufio.NewScanner(mountinfo)
@@ -124,7 +124,7 @@ func containerID(mountinfo io.Reader) (string, error) {
 	return byCgroup, nil
 }
 
-// hostPath is where the host has name (absolute, clean), and the mount it was found by.
+// hostPath returns where the host has name (absolute, clean), and the mount of this container that name lies in.
 func (s *self) hostPath(name string) (string, ownMount, error) {
 	if !s.inContainer {
 		return name, ownMount{target: "/", source: "/", writable: true}, nil
@@ -141,9 +141,12 @@ func (s *self) hostPath(name string) (string, ownMount, error) {
 	return path.Join(best.source, strings.TrimPrefix(name, best.target)), best, nil
 }
 
-// binds turns the caller's mounts into Docker's. The source must be a folder or a regular file (no Docker socket, no
-// device), and no link may lie below the mount that it is in: the engine would follow it on the host, where it may lead
-// elsewhere. Who may write there between this look and the engine's is the caller's to know.
+// binds turns the caller's mounts into Docker's. The source must be a folder or a regular file: no Docker socket, no device. No link may
+// lie on the way to it below the mount that it is in: the engine follows links on the host, where they may lead elsewhere, for
+// example from a pack's data to /etc.
+//
+// This is a check before a use: the engine resolves the path again. The caller must know that nobody untrusted may write to the
+// folders on the way in between, or compare afterwards what was mounted (as the broker's workers do).
 func (s *self) binds(mounts []Mount) ([]mount.Mount, error) {
 	binds := make([]mount.Mount, 0, len(mounts))
 	for _, m := range mounts {
@@ -170,7 +173,7 @@ func (s *self) binds(mounts []Mount) ([]mount.Mount, error) {
 	return binds, nil
 }
 
-// checkSource says what is wrong with a source that lies in the mount root.
+// checkSource refuses a source that binds must not mount. root is the target of the mount of this container that the source lies in.
 func checkSource(source, root string) error {
 	info, err := os.Lstat(source)
 	if err != nil {

@@ -16,10 +16,10 @@ type Stats struct {
 	Time time.Time // of the reading
 
 	CPUTime       time.Duration // of all its processors, since its start
-	ThrottledTime time.Duration // that it would have run and was held back by its limit
+	ThrottledTime time.Duration // for which it would have run, but its limit held it back
 
-	Memory      int64 // bytes, without the file cache that the kernel would give up first; what the limit counts, but for that
-	MemoryPeak  int64 // bytes, cache included; 0 where the kernel doesn't tell (cgroup v2)
+	Memory      int64 // bytes that the limit counts, without the file cache that the kernel would give up first
+	MemoryPeak  int64 // bytes, cache included; 0 if the kernel doesn't say (cgroup v2)
 	MemoryLimit int64 // bytes
 
 	PIDs, PIDLimit int64 // a limit of 0 is none
@@ -54,7 +54,7 @@ func (e *Engine) Stats(ctx context.Context, id string) (Stats, error) {
 	return statsOf(raw), nil
 }
 
-// statsOf reads what the engine passes on of cgroup v1 or v2, which name things differently.
+// statsOf reads the engine's answer, which has the names of cgroup v1 or v2.
 func statsOf(raw container.StatsResponse) Stats {
 	s := Stats{
 		Time:          raw.Read,

@@ -14,7 +14,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-// Status is what is known about the engine.
+// Status is what the engine says of itself, and what we make of it.
 type Status struct {
 	Available  bool
 	Version    string // of the engine
@@ -68,7 +68,7 @@ func (e *Engine) Status(ctx context.Context) Status {
 	return s
 }
 
-// statusOf reads what the engine says of itself.
+// statusOf reads the engine's answers.
 func statusOf(v types.Version, info system.Info, runtime string) Status {
 	s := Status{
 		Available: true, Version: v.Version, OS: v.Os, Arch: v.Arch, Components: make(map[string]string), Kernel: v.KernelVersion,
@@ -94,7 +94,22 @@ func statusOf(v types.Version, info system.Info, runtime string) Status {
 			s.Warnings = append(s.Warnings, vulnerabilities(name, text)...)
 		}
 	}
-	for _, option := range info.SecurityOptions { // "name=seccomp,profile=default"; "seccomp" before API 1.26
+	s.readSecurityOptions(info.SecurityOptions)
+	warn(!s.Seccomp, "no_seccomp", "the engine filters no system calls (no seccomp)")
+	warn(!info.MemoryLimit, "no_memory_limit", "the kernel can't limit the memory of containers")
+	warn(info.MemoryLimit && !info.SwapLimit, "no_swap_limit", "the kernel can't limit the swap of containers; boot with swapaccount=1")
+	warn(!info.PidsLimit, "no_pids_limit", "the kernel can't limit the processes of containers")
+	warn(!info.CPUCfsQuota, "no_cpu_limit", "the kernel can't limit the processor time of containers")
+	// A shim may be named by its type without being configured; then only a start tells.
+	_, listed := info.Runtimes[runtime]
+	warn(runtime != "" && !listed && !strings.Contains(runtime, "."), "runtime_unknown",
+		fmt.Sprintf("the engine knows no runtime %q (RUMI_CONTAINER_RUNTIME): no container will start", runtime))
+	return s
+}
+
+// readSecurityOptions sets what the engine says of its own isolation.
+func (s *Status) readSecurityOptions(options []string) {
+	for _, option := range options { // "name=seccomp,profile=default"; "seccomp" before API 1.26
 		name, _, _ := strings.Cut(strings.TrimPrefix(option, "name="), ",")
 		switch name {
 		case "seccomp":
@@ -109,14 +124,4 @@ func statusOf(v types.Version, info system.Info, runtime string) Status {
 			s.Rootless = true
 		}
 	}
-	warn(!s.Seccomp, "no_seccomp", "the engine filters no system calls (no seccomp)")
-	warn(!info.MemoryLimit, "no_memory_limit", "the kernel can't limit the memory of containers")
-	warn(info.MemoryLimit && !info.SwapLimit, "no_swap_limit", "the kernel can't limit the swap of containers; boot with swapaccount=1")
-	warn(!info.PidsLimit, "no_pids_limit", "the kernel can't limit the processes of containers")
-	warn(!info.CPUCfsQuota, "no_cpu_limit", "the kernel can't limit the processor time of containers")
-	// A shim may be named by its type without being configured; then only a start tells.
-	_, listed := info.Runtimes[runtime]
-	warn(runtime != "" && !listed && !strings.Contains(runtime, "."), "runtime_unknown",
-		fmt.Sprintf("the engine knows no runtime %q (RUMI_CONTAINER_RUNTIME): no container will start", runtime))
-	return s
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 )
 
-// Stream is a container's standard input and output. Read gives what it writes to stdout (io.EOF once it ended), Write
-// goes to its stdin.
+// Stream is a container's standard input and output. Read returns what it writes to stdout (io.EOF after its end), Write writes to its
+// stdin.
 type Stream interface {
 	io.ReadWriter
 	// CloseWrite ends the container's stdin; its output can still be read.

@@ -11,7 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
-// outage is since when the engine has not answered, and with which error; zero while it does.
+// outage is how long the engine has not answered; the zero value says that it answers.
 type outage struct {
 	since time.Time
 	err   error

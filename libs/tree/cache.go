@@ -21,8 +21,9 @@ const (
 	fetchTimeout   = 5 * time.Minute
 )
 
-// Cache keeps read-only copies of trees that another service owns, in a folder named by the digits of each digest. Several
-// processes may share its folder. It is safe for concurrent use.
+// Cache keeps read-only copies of trees that another service owns, each in a folder named by its digest's digits. Copies are mounted into
+// containers, so what Get returns must be what the digest names, whatever happened to the disk or was done by hand: each Get verifies. It
+// is safe for concurrent use, and several processes may share its folder.
 type Cache struct {
 	dir   string
 	fetch func(ctx context.Context, digest string) (io.ReadCloser, error)
@@ -32,21 +33,21 @@ type Cache struct {
 	fingerprints map[string]Fingerprint // of the copies that this process has verified, by digest
 }
 
-// NewCache makes a Cache of the trees in dir, which exists. fetch asks the owner for what Send writes.
+// NewCache makes a Cache of the copies in dir, which must exist. fetch asks the owner of the trees for the stream that Send writes.
 func NewCache(dir string, fetch func(ctx context.Context, digest string) (io.ReadCloser, error)) *Cache {
 	return &Cache{dir: dir, fetch: fetch, fingerprints: map[string]Fingerprint{}}
 }
 
-// Get gives the path of the copy (the folder to mount), fetching it where it is missing. Each time the copy is checked
-// against the digest: by hashing it, or, where nothing has changed since it was hashed, by its Fingerprint. A damaged copy is
-// fetched anew. The error of fetch is in Get's.
+// Get returns the path of the copy, the folder to mount, and fetches it if it is missing. The copy is verified against the digest each time:
+// by hashing it or, if its Fingerprint is still the one from before this process hashed it, by that. A damaged copy is fetched again. Get's
+// error wraps that of fetch.
 func (c *Cache) Get(ctx context.Context, digest string) (string, error) {
 	digits, err := ParseDigest(digest)
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(c.dir, digits)
-	// A caller that gives up doesn't take from the others what they wait for too.
+	// All callers for one digest wait for one fetch. One that gives up must not end it for the others.
 	done := c.flights.DoChan(digest, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
@@ -80,14 +81,14 @@ func (c *Cache) ensure(ctx context.Context, digest, dir string) error {
 		return err
 	}
 	defer stream.Close()
-	// Another process may have been faster.
+	// ErrExist: another process was faster. Its copy is verified like our own.
 	if err := Receive(stream, digest, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return c.verify(ctx, digest, dir)
 }
 
-// verify is nil when dir holds the tree, fs.ErrNotExist when there is nothing, ErrMismatch when it is another.
+// verify returns nil if dir holds the tree, fs.ErrNotExist if nothing is there, ErrMismatch if it is another tree or damaged.
 func (c *Cache) verify(ctx context.Context, digest, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -113,7 +114,7 @@ func (c *Cache) verify(ctx context.Context, digest, dir string) error {
 	return nil
 }
 
-// damaged makes of what was found in a copy that it is not the one; a caller's end stays what it is.
+// damaged turns an error that was found in a copy into ErrMismatch. If ctx has ended, the error says nothing of the copy and stays.
 func damaged(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, ErrMismatch) {
 		return err
@@ -121,7 +122,8 @@ func damaged(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrMismatch, withoutNotExist{err})
 }
 
-// withoutNotExist keeps the text of an error: a file that is missing from a copy must not pass for a missing copy.
+// withoutNotExist keeps the text of an error and hides what it wraps: a file that is missing in a copy must not be taken for a missing copy,
+// which would be fetched without removing this one.
 type withoutNotExist struct{ err error }
 
 func (e withoutNotExist) Error() string { return e.err.Error() }
@@ -168,7 +170,7 @@ func verifyCopy(ctx context.Context, root *os.Root, digest string) error {
 	return nil
 }
 
-// Manifest is that of a copy that Get has made; fs.ErrNotExist without one.
+// Manifest returns the manifest of a copy that Get has made. It doesn't verify the copy. Without a copy it is fs.ErrNotExist.
 func (c *Cache) Manifest(digest string) (Manifest, error) {
 	digits, err := ParseDigest(digest)
 	if err != nil {
@@ -191,8 +193,8 @@ func manifestOf(root *os.Root) (Manifest, error) {
 	return ReadManifest(f)
 }
 
-// Sweep removes the copies whose digests keep doesn't want, and what processes that died were receiving. Nobody may be
-// about to mount a tree that keep doesn't want.
+// Sweep removes the copies for whose digest keep is false, and what processes that died were receiving. The caller makes sure that nobody is
+// about to mount one of those.
 func (c *Cache) Sweep(keep func(digest string) bool) error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -217,7 +219,7 @@ func (c *Cache) Sweep(keep func(digest string) bool) error {
 	return nil
 }
 
-// remove takes a copy out of the way in one step before it is removed, so that no half of it is ever found.
+// remove renames a copy into a temporary folder before it removes it, so that nobody ever finds half of it.
 func (c *Cache) remove(digest, dir string) error {
 	c.mu.Lock()
 	delete(c.fingerprints, digest)

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fingerprint is what the file system says of a tree without reading a file: names, kinds, modes, sizes, inodes and the times
-// of last change. Fingerprints are only comparable on one machine.
+// Fingerprint is a hash of what the file system says of a tree without reading any file: names, kinds, modes, sizes, inodes, and the times
+// of last modification and change. Equal fingerprints spare a Scan. They are comparable on one machine only.
 type Fingerprint [sha256.Size]byte
 
-// Visitor sees what FingerprintWith sees, as it sees it.
+// Visitor is called with everything that FingerprintWith passes, while the folders are open.
 type Visitor interface {
 	// Folder is called with a folder, open, before its names are read; the first is the tree itself.
 	Folder(fd int, st *unix.Stat_t) error
@@ -24,14 +24,17 @@ type Visitor interface {
 	File(parent int, name string, st *unix.Stat_t) error
 }
 
-// FingerprintOf is the Fingerprint of a folder. As long as it stays, so does the content: nobody but root can set a change time. A
-// fingerprint taken within the clock's granularity of a change may miss it, so take it before the Scan that it stands for and
-// not in the same 10 ms. It has the errors of Scan, but for bounds on bytes.
+// FingerprintOf returns the Fingerprint of a folder. As long as it stays the same, so does the content: a program can set a modification
+// time as it likes, but the change time is the kernel's, and only root can turn the clock back.
+//
+// A change time has the granularity of the kernel's clock. A file that is written twice within it keeps its change time at the second
+// write. So take a fingerprint before the Scan that it stands for, and don't trust one that is taken within 10 ms of a change.
+// The errors are those of Scan, but for the bound on bytes.
 func FingerprintOf(ctx context.Context, root *os.Root) (Fingerprint, error) {
 	return FingerprintWith(ctx, root, noVisitor{})
 }
 
-// FingerprintWith is FingerprintOf with somebody beside it; its errors are those of FingerprintOf and the visitor's.
+// FingerprintWith is FingerprintOf, and calls visitor on the way. Its errors are those of FingerprintOf and the visitor's.
 func FingerprintWith(ctx context.Context, root *os.Root, visitor Visitor) (Fingerprint, error) {
 	top, err := root.Open(".")
 	if err != nil {
@@ -115,7 +118,7 @@ func (s *fingerprinter) folder(fd int, path string, depth int, st *unix.Stat_t) 
 	return nil
 }
 
-// noVisitor is the Visitor that FingerprintOf has.
+// noVisitor does nothing.
 type noVisitor struct{}
 
 func (noVisitor) Folder(int, *unix.Stat_t) error       { return nil }

@@ -1,7 +1,31 @@
 // Package tree describes a folder exactly and moves it between services: what was hashed is what arrives.
 //
-// A Manifest lists every folder and file with its mode, size and SHA-256; no name is skipped, and what is neither a folder
-// nor a regular file is refused. Its digest names the tree everywhere.
+// # What a digest covers
+//
+// A Manifest lists every folder and file of a tree with its path, kind, mode and, for files, size and SHA-256. No name is skipped, hidden
+// or not. The digest is the SHA-256 of an encoding of that list, so two trees have the same digest exactly if paths, kinds, modes,
+// sizes and contents are the same. Owners, times and extended attributes are not in it: copies get owners, times and modes of
+// their own anyway (see Receive).
+//
+// # What a tree may hold
+//
+// Folders and regular files. A symbolic link, FIFO, socket or device is refused: a link would make the digest depend on what lies
+// outside, a device or FIFO has no content to hash, and reading one may block or change something. A hard link is a regular
+// file like any other, since the file system has no mark for it: each of its names is hashed as a file of its own, and
+// a write through a name outside the tree shows as a changed change time (see Fingerprint) and a changed hash. A copy
+// shares no inode with its source, so nobody can change it from there.
+//
+// # Attacks and races
+//
+// The folder's author is hostile and may change it at any moment. Scan opens each name in its open folder without following
+// links, and asks what was opened what it is; so a swap between a check and the opening gains nothing. It hashes what it
+// gives to its Sink, in one reading: what was hashed is what was kept, whatever the file became meanwhile. Copies are read-only
+// and verified each time they are used (Cache).
+//
+// # Reading order
+//
+// manifest.go (what a tree is), scan.go (reading one), stream.go (moving one), cache.go (keeping verified copies), fingerprint.go
+// (noticing changes without reading), rename.go (putting a folder in place in one step).
 package tree
 
 import (
@@ -20,7 +44,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Bounds of a tree. A folder beyond them is refused.
+// Bounds of a tree. A folder beyond them is refused: a pack must not be able to fill the memory or disk of whoever scans it.
 const (
 	MaxEntries = 50_000  // folders and files
 	MaxBytes   = 2 << 30 // of all files together
@@ -54,8 +78,9 @@ type Manifest struct {
 	Entries []Entry `json:"entries"`
 }
 
-// Digest names the tree: "sha256:" and the SHA-256 of an encoding in which every field of every entry has its own place.
-// Equal digests mean equal paths, kinds, modes, sizes and contents.
+// Digest names the tree: "sha256:" and the SHA-256 of an encoding of all entries. Equal digests mean equal paths, kinds, modes, sizes and
+// contents. Each text is preceded by its length and each number has eight bytes, so no two lists of entries have the same encoding: without
+// that, a pack could move bytes from one field into the next and keep the digest that was approved.
 func (m Manifest) Digest() string {
 	h := sha256.New()
 	_, _ = io.WriteString(h, "rumi tree 1\n")
@@ -77,7 +102,7 @@ func (m Manifest) Digest() string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
-// FileHashes maps the path of each file to "sha256:…", as the API shows it. Folders are not in it.
+// FileHashes maps the path of each file to "sha256:<hex>", as the API shows it. Folders are not in it.
 func (m Manifest) FileHashes() map[string]string {
 	hashes := make(map[string]string, len(m.Entries))
 	for _, e := range m.Entries {
@@ -97,7 +122,7 @@ func (m Manifest) Bytes() int64 {
 	return sum
 }
 
-// ParseDigest checks a digest from outside and gives its 64 hexadecimal digits, which are safe as a file's name. The error
+// ParseDigest checks a digest from outside and returns its 64 hexadecimal digits, which are safe as a file's name. The error
 // is a fault: 400 "Invalid digest".
 func ParseDigest(digest string) (string, error) {
 	digits, ok := strings.CutPrefix(digest, "sha256:")
@@ -140,6 +165,8 @@ func ReadManifest(r io.Reader) (Manifest, error) {
 	return m, nil
 }
 
+// check refuses a manifest that describes no tree. It comes from another service, and unpacking it makes files: a path must not lead
+// out of the tree or appear twice, and the order must be the only possible one, so that equal trees have equal digests.
 func (m Manifest) check() error {
 	if len(m.Entries) == 0 || len(m.Entries) > MaxEntries {
 		return fmt.Errorf("%d entries", len(m.Entries))
@@ -150,21 +177,14 @@ func (m Manifest) check() error {
 	folders := map[string]bool{}
 	var total int64
 	for i, e := range m.Entries {
+		if err := e.check(); err != nil {
+			return err
+		}
 		switch {
-		case !fs.ValidPath(e.Path) || strings.ContainsRune(e.Path, 0) || len(e.Path) > MaxPath || strings.Count(e.Path, "/") > MaxDepth:
-			return fmt.Errorf("path %q", e.Path)
 		case i > 0 && e.Path <= m.Entries[i-1].Path:
 			return fmt.Errorf("%q is out of order", e.Path)
 		case i > 0 && !folders[path.Dir(e.Path)]:
 			return fmt.Errorf("%q lies in no folder", e.Path)
-		case e.Mode&^0o7777 != 0:
-			return fmt.Errorf("mode of %q", e.Path)
-		case e.Kind == Dir && (e.Size != 0 || e.SHA256 != ""):
-			return fmt.Errorf("folder %q with content", e.Path)
-		case e.Kind == File && (e.Size < 0 || e.Size > MaxBytes || !isHex(e.SHA256)):
-			return fmt.Errorf("size or hash of %q", e.Path)
-		case e.Kind != Dir && e.Kind != File:
-			return fmt.Errorf("kind of %q", e.Path)
 		}
 		if e.Kind == Dir {
 			folders[e.Path] = true
@@ -172,6 +192,23 @@ func (m Manifest) check() error {
 		if total += e.Size; total > MaxBytes {
 			return fmt.Errorf("more than %d bytes", int64(MaxBytes))
 		}
+	}
+	return nil
+}
+
+// check refuses an entry that no tree can have, wherever it stands.
+func (e Entry) check() error {
+	switch {
+	case !fs.ValidPath(e.Path) || strings.ContainsRune(e.Path, 0) || len(e.Path) > MaxPath || strings.Count(e.Path, "/") > MaxDepth:
+		return fmt.Errorf("path %q", e.Path)
+	case e.Mode&^0o7777 != 0:
+		return fmt.Errorf("mode of %q", e.Path)
+	case e.Kind == Dir && (e.Size != 0 || e.SHA256 != ""):
+		return fmt.Errorf("folder %q with content", e.Path)
+	case e.Kind == File && (e.Size < 0 || e.Size > MaxBytes || !isHex(e.SHA256)):
+		return fmt.Errorf("size or hash of %q", e.Path)
+	case e.Kind != Dir && e.Kind != File:
+		return fmt.Errorf("kind of %q", e.Path)
 	}
 	return nil
 }

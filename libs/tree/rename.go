@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// renameat2 is the system call; tests stand in for file systems that know none of its flags.
+// renameat2 is the system call; tests replace it to act like file systems that know none of its flags.
 var renameat2 = unix.Renameat2
 
 // lacksFlag says whether a file system, or the kernel, doesn't know a flag of renameat2: NFS, most FUSE file systems, ZFS before 2.2,
@@ -16,9 +16,9 @@ func lacksFlag(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// RenameNew renames from to to, both relative to the folder that dir is open on, or to the working folder where dir is
-// unix.AT_FDCWD. It is fs.ErrExist where something is at to. On a file system that can't refuse by itself it looks first; what
-// appears at to between the look and the rename is replaced only if it is an empty folder.
+// RenameNew renames from to to, both relative to the folder that dir is open on (unix.AT_FDCWD for the working folder). The error is
+// fs.ErrExist if something is at to already. File systems that know RENAME_NOREPLACE check and rename in one step. On others it is checked
+// first, and something may appear at to in between: rename(2) replaces that only if it is an empty folder.
 func RenameNew(dir int, from, to string) error {
 	err := renameat2(dir, from, dir, to, unix.RENAME_NOREPLACE)
 	if !lacksFlag(err) {
@@ -38,10 +38,10 @@ func RenameNew(dir int, from, to string) error {
 	return err
 }
 
-// Exchange swaps two folders, relative to the folder that dir is open on. Both must be there; aside is a third name, which must be
-// free. On a file system that can't swap, folder b is renamed to aside, then a to b, then aside to a: a process that is killed
-// meanwhile leaves b's folder at aside, and its name free or a's name free. After an error everything is where it was, or b's folder
-// is at aside, where the caller finds it.
+// Exchange swaps two folders, relative to the folder that dir is open on. Both must exist; aside is a third name, which must be
+// free. On a file system that can't swap in one step, b is renamed to aside, then a to b, then aside to a. A process that is killed
+// in between leaves the former b at aside, and either b or a is missing: the caller's journal has what it needs to end the swap. After an
+// error everything is as it was, or the former b is at aside.
 func Exchange(dir int, a, b, aside string) error {
 	err := renameat2(dir, a, dir, b, unix.RENAME_EXCHANGE)
 	if !lacksFlag(err) {

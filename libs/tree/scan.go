@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chunk is how much of a file is read at a time, in bytes. Files up to this size are hashed by the goroutine that walks,
-// larger ones beside it.
+// chunk is how much of a file is read at a time, in bytes. Files up to this size are hashed by the walking goroutine itself, larger ones in
+// goroutines of their own.
 const chunk = 128 << 10
 
 // RefusedError says that a folder can't be a tree because of one thing in it.
@@ -32,9 +32,10 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("refuse %q: %s", e.Path, e.Reason) }
 
-// Sink keeps what Scan reads, so that what was hashed is what was kept. It is used by several goroutines.
+// Sink stores what Scan reads, so that what was hashed is what was stored: reading a file once to hash it and once more to store it would
+// let its author change it in between. It is used by several goroutines.
 type Sink interface {
-	// Create begins to keep a file of about size bytes.
+	// Create begins to store a file of about size bytes.
 	Create(size int64) (Blob, error)
 }
 
@@ -45,11 +46,12 @@ type Blob interface {
 	Discard()
 }
 
-// Scan reads every file under root once and describes the whole. Where sink is not nil it is given what was read. A link, a
-// device, a FIFO, a socket, a name that is not UTF-8 and anything beyond the bounds is a *RefusedError; a file that changes
-// while it is read is described as it was read. The error of what can't be read has an *fs.PathError whose path is relative to root.
+// Scan reads every file under root once and describes the whole. What it reads it also gives to sink, if that is not nil. A link, a
+// device, a FIFO, a socket, a name that is not UTF-8 and anything beyond the bounds is a *RefusedError. A file that changes
+// while it is read is described as it was read. If something can't be read, the error has an *fs.PathError whose path is relative to root.
 //
-// Nothing is opened by a path: each name is opened in its folder, without following links.
+// Nothing is opened by a path: each name is opened in its open folder, without following links. With paths, an author who replaces a folder
+// by a link during the scan could have files from outside the tree read, stored and shown to a reviewer, or approved.
 func Scan(ctx context.Context, root *os.Root, sink Sink) (Manifest, error) {
 	top, err := root.Open(".")
 	if err != nil {
@@ -60,7 +62,7 @@ func Scan(ctx context.Context, root *os.Root, sink Sink) (Manifest, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	s := &scan{ctx: ctx, sink: sink, group: group, own: newReader()}
 	err = s.folder(int(top.Fd()), ".", 0)
-	// An error of a goroutine ends ctx, which ends the walk with a less telling error.
+	// An error of a goroutine ends ctx, and so the walk; the walk's error then says only that.
 	if later := group.Wait(); later != nil {
 		err = later
 	}
@@ -118,7 +120,8 @@ func (s *scan) folder(fd int, path string, depth int) error {
 
 // entry describes one name in the folder that parent is open on.
 func (s *scan) entry(parent int, name, path string, depth int) error {
-	// O_NONBLOCK: a FIFO must not block. What it is, is asked of what was opened, so nothing can be swapped in between.
+	// O_NONBLOCK: opening a FIFO must not block until somebody writes to it. What kind of file it is, is asked of the open descriptor, so
+	// that nothing can be swapped between the question and the reading.
 	fd, err := openat(parent, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return openError(parent, name, path, err)
@@ -180,7 +183,7 @@ func (s *scan) add(e Entry, depth int) error {
 	return nil
 }
 
-// checkPath judges a path that comes after so many entries.
+// checkPath refuses a path beyond the bounds; entries is how many came before it.
 func checkPath(path string, depth, entries int) error {
 	switch {
 	case entries >= MaxEntries:
@@ -193,7 +196,8 @@ func checkPath(path string, depth, entries int) error {
 	return nil
 }
 
-// read hashes what fd is open on, to its end, and gives it to the sink.
+// read hashes what fd is open on to its end, and gives it to the sink. The file may grow meanwhile, so the bytes that were read count
+// against MaxBytes, not the size from before.
 func (s *scan) read(r *reader, fd int, path string, size int64) (read content, err error) {
 	var blob Blob
 	if s.sink != nil {
@@ -232,7 +236,7 @@ func (s *scan) read(r *reader, fd int, path string, size int64) (read content, e
 	read.sum = hex.EncodeToString(r.hash.Sum(r.sum[:0]))
 	if blob != nil {
 		if err := blob.Commit(read.sum); err != nil {
-			blob = alreadyCommitted{} // Commit was called, so Discard must not be
+			blob = alreadyCommitted{} // Commit was called, so Discard must not be called
 			return content{}, fmt.Errorf("keep %q: %w", path, err)
 		}
 	}
@@ -247,7 +251,7 @@ type alreadyCommitted struct{ Blob }
 
 func (alreadyCommitted) Discard() {}
 
-// reader is what a goroutine needs to read files.
+// reader is the buffers of a goroutine that reads files.
 type reader struct {
 	buf  [chunk]byte
 	sum  [sha256.Size]byte
@@ -300,7 +304,8 @@ func list(fd int, path string) ([]string, error) {
 	}
 }
 
-// openError says why a name could not be opened: it is not something that a tree may hold, or the reason lies elsewhere.
+// openError returns why a name could not be opened: a *RefusedError if it is something that a tree may not hold, otherwise err as an
+// *fs.PathError. The open has failed already, so a swap between it and this question changes the text only.
 func openError(parent int, name, path string, err error) error {
 	var st unix.Stat_t
 	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {

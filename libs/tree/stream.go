@@ -21,12 +21,12 @@ const (
 	TreeName     = "tree"     // the copy
 )
 
-// ErrMismatch is in the error of whoever finds that a tree is not the one that a digest names.
+// ErrMismatch: a tree is not the one that a digest names, or a file not the one that its manifest names.
 var ErrMismatch = errors.New("tree does not match its digest")
 
-// Send writes a tree for Receive: a tar stream of the manifest and then each file's content in the manifest's order, named
-// by its hash. open gives the content of a file; Send closes it. A content that is not what the manifest says is
-// ErrMismatch, so that the other side never gets a whole stream.
+// Send writes a tree for Receive: a tar stream of the manifest and then each file's content in the manifest's order, named by its hash. open
+// returns the content of a file; Send closes it. A content that isn't what the manifest says is ErrMismatch, and the stream breaks
+// off: the receiver never gets a stream that is whole and wrong.
 func Send(w io.Writer, m Manifest, open func(Entry) (io.ReadCloser, error)) error {
 	var list bytes.Buffer
 	if err := WriteManifest(&list, m); err != nil {
@@ -65,7 +65,8 @@ func sendFile(out *tar.Writer, e Entry, open func(Entry) (io.ReadCloser, error))
 	return copyExactly(out, content, e)
 }
 
-// copyExactly copies a file's content and fails with ErrMismatch unless it is what e says.
+// copyExactly copies a file's content, and fails with ErrMismatch unless its size and hash are those of e. It never copies more than
+// e.Size bytes.
 func copyExactly(to io.Writer, from io.Reader, e Entry) error {
 	h := sha256.New()
 	n, err := io.Copy(io.MultiWriter(to, h), io.LimitReader(from, e.Size))
@@ -80,8 +81,11 @@ func copyExactly(to io.Writer, from io.Reader, e Entry) error {
 }
 
 // Receive reads what Send wrote and makes dir, which must not exist, with the manifest and a read-only copy of the tree in
-// it: folders 0555, files 0444 or, where anybody might execute them, 0555. Nothing appears at dir unless everything is what
-// digest names, and then it is synced. A dir that has appeared meanwhile is fs.ErrExist.
+// it. Folders have mode 0555, files 0444 or, if any execute bit was set, 0555: set-user-id bits are not copied. The copy is made under a
+// temporary name beside dir, hashed as it is written, synced, and renamed: nothing appears at dir unless everything is what digest names, and
+// what has appeared survives a power cut. If dir has appeared meanwhile, the error is fs.ErrExist.
+//
+// The sender is not trusted: file names come from the manifest, whose digest is checked before any file is made, and not from the tar stream.
 func Receive(r io.Reader, digest, dir string) error {
 	if err := receive(r, digest, dir); err != nil {
 		return fmt.Errorf("receive tree %s: %w", digest, err)
@@ -128,7 +132,7 @@ func receive(r io.Reader, digest, dir string) error {
 	return syncPath(filepath.Dir(dir))
 }
 
-// unexpected makes an error of an end that comes too early.
+// unexpected turns io.EOF, which means an end, into the error of an end that comes too early.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -169,7 +173,7 @@ func unpack(in *tar.Reader, m Manifest, temp string) error {
 			return err
 		}
 	}
-	// Folders last, and the inner ones first: in a folder of mode 0555 nothing can be made.
+	// Modes of folders come last, those of inner folders first: in a folder of mode 0555 nothing can be made or changed any more.
 	for i := len(m.Entries) - 1; i >= 0; i-- {
 		if e := m.Entries[i]; e.Kind == Dir {
 			if err := root.Chmod(filepath.Join(TreeName, e.Path), fs.FileMode(copyMode(e))); err != nil {
@@ -203,7 +207,7 @@ func copyMode(e Entry) uint32 {
 	return 0o444
 }
 
-// syncAll puts a copy on the disk. All files are written by now, so the first sync does most of the work.
+// syncAll makes a copy durable. All files are written by now, so the first sync does most of the work.
 func syncAll(temp string, m Manifest) error {
 	if err := syncPath(filepath.Join(temp, ManifestName)); err != nil {
 		return err
@@ -225,7 +229,8 @@ func syncPath(path string) error {
 	return f.Sync()
 }
 
-// RemoveAll removes a read-only copy, whose folders can't be written to as they are. One that isn't there is no error.
+// RemoveAll removes a read-only copy: its folders are made writable first, or nothing in them could be removed. One that isn't there is no
+// error.
 func RemoveAll(dir string) error {
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {

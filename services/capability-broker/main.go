@@ -114,7 +114,7 @@ func openHost(ctx context.Context, rt *service.Runtime, cfg config, files layout
 	rt.OnStop("replica", func(context.Context) error { h.replica.Close(); return nil })
 	if h.engine, err = engine.Open(ctx, engine.Config{
 		Permissive: cfg.SecurityMode == permissive, RuntimeDir: cfg.RuntimeDir, DockerSocket: cfg.DockerSocket, Instance: cfg.Instance,
-		Runtime: cfg.Runtime, Home: rt.Identity.Home, Own: []string{files.Capabilities(), files.Packs(), cfg.SockDir},
+		Runtime: cfg.Runtime, Home: rt.Identity.Home, HomeDirs: []string{files.Capabilities(), files.Packs(), cfg.SockDir},
 		Node: h.node, Replica: h.replica.ID, ReplicaAlive: h.replica.Alive, Audit: rt.Audit, Log: rt.Log,
 	}); err != nil {
 		return h, err

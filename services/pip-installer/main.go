@@ -40,7 +40,7 @@ func main() { service.Main(api.Service, start) }
 
 // start is the service with builds in containers.
 func start(ctx context.Context, rt *service.Runtime, cfg config) error {
-	engine, err := sandbox.Connect(ctx, sandbox.Config{Home: rt.Identity.Home, Own: []string{filepath.Join(rt.UserData, "pip")}, Runtime: cfg.Runtime, ImageMoved: imageMoved(rt)})
+	engine, err := sandbox.Connect(ctx, sandbox.Config{Home: rt.Identity.Home, HomeDirs: []string{filepath.Join(rt.UserData, "pip")}, Runtime: cfg.Runtime, ImageMoved: imageMoved(rt)})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type Config struct {
 	Instance     string   // keeps suites on one Docker apart; "" for the compose project
 	Runtime      string   // of every container, by the name Docker knows it; "" for Docker's own
 	Home         string   // the Rumi home
-	Own          []string // folders of which containers may get parts, as this process sees them
+	HomeDirs     []string // folders of which containers may get parts, as this process sees them
 
 	Node         string                    // of this host: see replica.Node
 	Replica      string                    // of this process
@@ -66,7 +66,7 @@ func Open(ctx context.Context, cfg Config) (Engine, error) {
 	}
 	docker, err := sandbox.Connect(ctx, sandbox.Config{
 		Host: "unix://" + cfg.DockerSocket, Instance: cfg.Instance, Runtime: cfg.Runtime, Replica: cfg.Replica, ImageMoved: cfg.imageMoved,
-		Home: cfg.Home, Own: cfg.Own,
+		Home: cfg.Home, HomeDirs: cfg.HomeDirs,
 	})
 	if err != nil {
 		return nil, err
