@@ -169,7 +169,7 @@ func TestTunnelsEndWithTheirClient(t *testing.T) {
 	}
 	for _, e := range w.settled(tunnels) {
 		if !e.Success || e.Details["bytes_sent"].(int64) == 0 {
-			t.Errorf("%+v", e)
+			t.Errorf("entry of a tunnel whose client left: %+v, want success and bytes_sent over 0", e)
 		}
 	}
 	if n := w.streams(record.KindTunnel); n != 0 {

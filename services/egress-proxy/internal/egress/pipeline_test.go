@@ -52,7 +52,7 @@ func TestRequestsSentTogether(t *testing.T) {
 		}
 	}
 	if n := len(w.audited()); n != rounds*(len(requests)+1) {
-		t.Errorf("%d entries", n)
+		t.Errorf("%d entries, want %d", n, rounds*(len(requests)+1))
 	}
 
 	w.mu.Lock()
@@ -90,13 +90,13 @@ func TestRefusalsAreCounted(t *testing.T) {
 		}
 		counted[e.Category.String()] += n
 		if e.Success || e.OwnerPack != "p" || e.Details["allowed"] != false {
-			t.Errorf("%+v", e)
+			t.Errorf("entry of a refusal: %+v, want no success, of pack p, not allowed", e)
 		}
 	}
 	if lines != 11*3+3 || counted["security"] != times || counted["network"] != 2*times {
-		t.Errorf("%d entries stand for %v", lines, counted)
+		t.Errorf("%d entries stand for %v; want %d, which stand for %d in security and %d in network", lines, counted, 11*3+3, times, 2*times)
 	}
 	if got := w.counts(); got["denied/grant_denied"] != times || got["failed/validation_error"] != times {
-		t.Errorf("%v", got)
+		t.Errorf("counters are %v, want %d of denied/grant_denied and of failed/validation_error", got, times)
 	}
 }

@@ -206,7 +206,7 @@ func TestWhatIsAnswered(t *testing.T) {
 	}))
 	r := w.ask("GET", "http://x.example/headers")
 	if !r.Success || *r.Status != 404 || *r.Body != "hi" || *r.BytesRead != 2 || *r.Hops != 0 {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want 404 with body hi, 2 bytes, no hops", r)
 	}
 	wantHeaders := map[string]string{"x-LOWER": "1", "Set-Cookie": "a=1; Expires=Mon, 01 Jan 2035 00:00:00 GMT\nb=2", "Vary": "A, B", "X-Other": "é", "Content-Length": "2"}
 	if fmt.Sprint(r.Headers) != fmt.Sprint(wantHeaders) {

@@ -158,7 +158,7 @@ func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
 	} {
 		ask("/")
 		if e := w.settled(1)[0]; e.Phase != "" || len(w.begun()) != 0 {
-			t.Errorf("%+v", e)
+			t.Errorf("entry of an ordinary request: %+v, want no phase, and no entry before it", e)
 		}
 		go ask("/slow")
 		<-arrived

@@ -20,31 +20,16 @@ import (
 
 // sink is a server that takes in a ClientHello, then sends chunks for ever.
 func sink(b *testing.B, chunk int) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	return listen(b, func(c net.Conn) {
+		if _, _, err := clienthello.Read(c); err != nil {
+			return
+		}
+		for buf := make([]byte, chunk); ; {
+			if _, err := c.Write(buf); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				if _, _, err := clienthello.Read(c); err != nil {
-					return
-				}
-				for buf := make([]byte, chunk); ; {
-					if _, err := c.Write(buf); err != nil {
-						return
-					}
-				}
-			}()
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
 type discardAudit struct{}
@@ -129,27 +114,14 @@ func dialBench(b *testing.B, network, address string) net.Conn {
 
 // plainRelay passes TCP connections on to an address.
 func plainRelay(b *testing.B, network, address string) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s, err := net.Dial(network, address)
-			if err != nil {
-				c.Close()
-				continue
-			}
-			go func() { io.Copy(s, c); s.Close() }()
-			go func() { io.Copy(c, s); c.Close() }()
+	return listen(b, func(c net.Conn) {
+		server, err := net.Dial(network, address)
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String()
+		go func() { io.Copy(server, c); server.Close() }()
+		io.Copy(c, server)
+	})
 }
 
 // BenchmarkForward is BenchmarkRequest1's request as plain HTTP.

@@ -39,7 +39,7 @@ func TestTunnel(t *testing.T) {
 	received, _ := e.Details["bytes"].(int64)
 	sent, _ := e.Details["bytes_sent"].(int64)
 	if !e.Success || e.Details["method"] != "CONNECT" || e.Details["url"] != "https://x.example" || received < int64(len(big)) || sent < int64(len(big)) {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want a tunnel for https://x.example by CONNECT with at least the bytes that were sent", e)
 	}
 }
 
@@ -57,26 +57,11 @@ func connect(t *testing.T, path, to string) net.Conn {
 
 // quietSite takes connections and gives what it is sent on each until its end.
 func (w *world) quietSite(name, addr, port string) <-chan string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { l.Close() })
 	got := make(chan string, 100)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				all, _ := io.ReadAll(c)
-				got <- string(all)
-			}()
-		}
-	}()
-	w.at(name, addr, port, l.Addr().String())
+	w.at(name, addr, port, listen(w.t, func(c net.Conn) {
+		all, _ := io.ReadAll(c)
+		got <- string(all)
+	}))
 	return got
 }
 
@@ -142,7 +127,7 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 	conn = connect(t, path, "x.example:443")
 	conn.Close()
 	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want error_type client_closed", e)
 	}
 	// The name is compared in its one form.
 	conn = connect(t, path, "X.Example:443")
@@ -179,7 +164,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 		t.Error("a revoke leaves it open")
 	}
 	if e := w.settled(2)[0]; e.Details["blocked_reason"] != "grant_changed" {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want blocked_reason grant_changed", e)
 	}
 }
 
@@ -197,7 +182,7 @@ func TestTunnelToNowhere(t *testing.T) {
 		t.Errorf("%s %+v", r.Status, got)
 	}
 	if e := w.settled(1)[0]; e.Details["error_type"] != "connection_refused" {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want error_type connection_refused", e)
 	}
 }
 
@@ -226,7 +211,7 @@ func TestCutEndsTunnel(t *testing.T) {
 	}
 	for _, e := range w.settled(4) {
 		if e.Details["blocked_reason"] != "grant_changed" {
-			t.Errorf("%+v", e)
+			t.Errorf("entry: %+v, want blocked_reason grant_changed", e)
 		}
 	}
 }

@@ -169,7 +169,9 @@ func TestTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		serve(t, l, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" })
+		accept(t, l, func(c net.Conn) {
+			converse(c, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" })
+		})
 		w.at(name, addr, "443", l.Addr().String())
 	}
 	serveTLS("wrong.example", "93.184.216.3", certificate(t, w.roots, "other.example"), &tls.Config{})
@@ -177,24 +179,12 @@ func TestTLS(t *testing.T) {
 	serveTLS("expired.example", "93.184.216.5", certificate(t, w.roots, "expired.example", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), &tls.Config{})
 	serveTLS("old.example", "93.184.216.6", certificate(t, w.roots, "old.example"), &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
 	for i, greeting := range []string{"HTTP/1.1 400 Bad Request\r\n\r\n", ""} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				io.WriteString(c, greeting)
-				c.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, c)
-				c.Close()
-			}
-		}()
-		w.at([]string{"plain.example", "closes.example"}[i], "93.184.217."+strconv.Itoa(i), "443", l.Addr().String())
+		address := listen(t, func(c net.Conn) {
+			io.WriteString(c, greeting)
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
+		})
+		w.at([]string{"plain.example", "closes.example"}[i], "93.184.217."+strconv.Itoa(i), "443", address)
 	}
 	for url, want := range map[string]string{
 		"https://good.example/":    " ",

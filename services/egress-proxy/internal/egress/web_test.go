@@ -294,7 +294,7 @@ func TestServerSentEventsArriveAtOnce(t *testing.T) {
 	r.Body.Close() // a client that leaves is noticed though the server says nothing
 	<-ended
 	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" || e.Details["bytes"] != int64(27) {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want error_type client_closed and 27 bytes", e)
 	}
 }
 
@@ -341,7 +341,7 @@ func TestWebSocket(t *testing.T) {
 	}
 	c.Close()
 	if e := w.settled(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != int64(101) {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want success, 14 bytes each way, status_code 101", e)
 	}
 	if _, _, r := open("x.example", "h2c"); r.StatusCode != 200 { // no other upgrade gets through
 		t.Errorf("h2c: %d", r.StatusCode)
@@ -382,7 +382,7 @@ func TestCutEndsHTTP(t *testing.T) {
 		t.Errorf("ended well, with %q", body)
 	}
 	if all := w.settled(2); all[0].Details["blocked_reason"] != "pack_modified" || all[1].Details["bytes"] != int64(5) {
-		t.Errorf("%+v", all)
+		t.Errorf("entries: %+v, want blocked_reason pack_modified in the first, 5 bytes in the second", all)
 	}
 	w.mu.Lock()
 	w.gates["p"] = gate.State{PackID: "p", Open: true}

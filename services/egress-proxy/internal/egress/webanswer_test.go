@@ -216,6 +216,6 @@ func TestServersDoNotSetProxyStatus(t *testing.T) {
 		rw.Header().Set("Proxy-Status", "rumi; error=http_request_denied")
 	})
 	if head, _ := speak(t, w.socket(), request("GET", "http://x.example/")); strings.Contains(head, "Proxy-Status") {
-		t.Errorf("%q", head)
+		t.Errorf("head of the answer: %q, want no Proxy-Status of the server's", head)
 	}
 }

@@ -111,7 +111,7 @@ func TestHTTPAnswerWithoutEnd(t *testing.T) {
 	r.Body.Close()
 	<-left
 	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
-		t.Errorf("%+v", e)
+		t.Errorf("entry: %+v, want error_type client_closed", e)
 	}
 }
 

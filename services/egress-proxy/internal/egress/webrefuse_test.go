@@ -103,7 +103,7 @@ func TestConnectionOutlivesRefusal(t *testing.T) {
 			t.Fatal(err)
 		}
 		if readRefusal(t, r); r.StatusCode != 403 || r.Close {
-			t.Errorf("%+v", r)
+			t.Errorf("got %+v, want 403 on a connection that stays open", r)
 		}
 	}
 }

@@ -127,7 +127,7 @@ func TestReach(t *testing.T) {
 						}
 						conn.Close()
 					case !errors.As(err, &failure) || failure.Kind != c.kind || failure.Text != c.text:
-						t.Errorf("%v", err)
+						t.Errorf("got %v, want kind %d, text %q", err, c.kind, c.text)
 					}
 					time.Sleep(time.Minute) // those that were given up answer all the same
 					synctest.Wait()
