@@ -10,13 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
-
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/uds"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/frameproto"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 )
 
 func TestRequestsThatBreakTheRules(t *testing.T) {

@@ -8,11 +8,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
-
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -45,7 +44,8 @@ func (e *exchange) answer(dst []byte) []byte {
 	return dst
 }
 
-// overflows says of a long body whether it alone is over the limit when it is quoted, which may make it six times as long.
+// overflows says whether a body is over the limit of an answer by itself once it is quoted, which may make it six times as long (\u0000). It is
+// asked before the answer is made: a body of 4 MiB would otherwise take 24 MiB for an answer that is thrown away.
 func overflows(body []byte) bool {
 	if len(body) <= MaxResponse/6 || !utf8.Valid(body) {
 		return false

@@ -10,13 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
-
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
-
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -28,7 +26,7 @@ const (
 	maxRedirects = 3
 )
 
-// What holds where a request doesn't say.
+// Defaults.
 const (
 	defaultTimeout = 30 * time.Second
 	defaultConnect = 10 * time.Second
@@ -38,14 +36,14 @@ const (
 type call struct {
 	method  string
 	url     decision.Destination
-	fields  []upstream.Field // what the pack set, less what is the proxy's to say
+	fields  []upstream.Field // what the pack set, but for the fields that are the proxy's own
 	body    []byte
 	total   time.Duration // of the whole request
 	connect time.Duration // for a name to be looked up and a connection to be made, of each hop; 0 for no bound of its own
 	read    time.Duration // for the next byte of an answer; 0 for no bound of its own
 }
 
-// message is a request as it comes. Fields that nobody knows are ignored.
+// message is a request as it comes. Unknown members are ignored: a later version of the protocol may have more.
 type message struct {
 	Method  string    `json:"method"`
 	URL     string    `json:"url"`

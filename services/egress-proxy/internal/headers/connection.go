@@ -30,7 +30,7 @@ func Strip(h http.Header) {
 }
 
 // IsWebSocket says whether a head asks for an upgrade to WebSocket, or agrees to it (RFC 6455, section 4). No other upgrade is passed on: what
-// follows it could be requests that nobody decides on.
+// follows it could be requests that no decision was made about.
 func IsWebSocket(h http.Header) bool {
 	return HasToken(h["Connection"], "upgrade") && len(h["Upgrade"]) == 1 && strings.EqualFold(h["Upgrade"][0], "websocket")
 }

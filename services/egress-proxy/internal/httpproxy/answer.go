@@ -13,7 +13,7 @@ import (
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// framing is how the end of an answer's body is told to a client (RFC 9112, section 6).
+// framing is how a client knows where an answer's body ends (RFC 9112, section 6).
 type framing int
 
 const (

@@ -165,7 +165,7 @@ func (c *clientConn) beginResponse() {
 	c.mu.Unlock()
 }
 
-// sendContinue tells a client that waits for 100 (Continue) to send its body.
+// sendContinue sends 100 (Continue) to a client that waits for it before it sends its body.
 func (c *clientConn) sendContinue() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -15,12 +15,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
-
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
-
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
@@ -47,7 +45,8 @@ type upload struct {
 	overQuota bool  // the pack may send no more today
 }
 
-// Read implements io.Reader for the transport, which may still read when it has answered.
+// Read implements io.Reader for the transport. The transport may still read once it has returned an answer, from a goroutine of its own: a server
+// may answer before the body has come to its end. closed keeps it from the client's next request then.
 func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -62,16 +61,16 @@ func (u *upload) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := u.body.Read(p)
-	if u.client.pack.Spend(n) != nil {
+	if u.client.pack.Spend(n) != nil { // before the bytes go out: what isn't sent isn't spent, but nothing is sent unspent
 		u.overQuota = true
 		return 0, errQuotaExceeded
 	}
 	u.transfer.AddSent(n)
-	u.server.Allow(n) // the server says now and then that it may go on
+	u.server.Allow(n) // for the window updates with which the server acknowledges it
 	switch {
 	case err == io.EOF:
 		u.complete = true
-		headers.Strip(u.trailer) // of what nobody had announced, too
+		headers.Strip(u.trailer) // of fields that weren't announced, too
 	case err != nil:
 		u.err = err
 	}
@@ -111,7 +110,7 @@ type forwarding struct {
 }
 
 // forward sends a request to its server and streams the answer back. A client that closes its connection, or its sending half, before it has the
-// answer is taken to have left, as by net/http's server. The server is then told by the end of its own connection.
+// answer is taken to have left, as by net/http's server. The server then sees the end of its own connection.
 func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time) {
 	s := c.pack.Session() // before anything is decided on; see package session
 	ctx, cancel := context.WithCancel(s.Context())
@@ -129,7 +128,7 @@ func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time
 	}
 	defer response.Body.Close()
 	r.Status = response.StatusCode
-	// From here on the pack can be told only by the connection's end.
+	// From here on there is an answer under way: that the session ended can be shown only by the connection's end.
 	stop := s.AfterEnd(func() { c.stream.Close() })
 	defer stop()
 	if response.StatusCode == http.StatusSwitchingProtocols {
@@ -234,8 +233,9 @@ func (f *forwarding) roundTripFailure(err error) *decision.Failure {
 	return f.pack.UpstreamFailure(f.session, upstream.Failure(err))
 }
 
-// interim passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which is this proxy's to
-// say. It is called for one after the other, before the answer.
+// interim returns a function that passes a server's interim answers on (RFC 9110, section 15.2), but for 100 (Continue), which this proxy sends
+// itself, and 101. net/http calls it for one after the other, before the answer. Their number has no limit in HTTP: without maxInterim a server
+// could keep a request busy for ever.
 func (c *clientConn) interim(in *http.Request) func(code int, header textproto.MIMEHeader) error {
 	left := maxInterim
 	return func(code int, header textproto.MIMEHeader) error {
@@ -273,7 +273,7 @@ func (u *upload) failed() error {
 	return u.err
 }
 
-// bodyFailure is why a body can't be read: what is wrong with it, or that nobody sends it any more.
+// bodyFailure is why a body can't be read: it isn't well-formed, or the client has left.
 func bodyFailure(err error) *decision.Failure {
 	var op *net.OpError
 	var call *os.SyscallError
@@ -305,7 +305,8 @@ func (c *clientConn) refuseWithBody(r *record.Result, body *upload, began time.T
 	}
 }
 
-// outgoing is the request as the server gets it.
+// outgoing is the request as the server gets it. Nothing of the client's header is trusted that says where a body ends, or what happens to the
+// connection: net/http writes those fields anew from what it has read.
 func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t *upstream.Target, body *upload) *http.Request {
 	upgrade, trailers := headers.IsWebSocket(in.Header), headers.HasToken(in.Header["Te"], "trailers")
 	headers.Strip(in.Header)
@@ -318,7 +319,7 @@ func outgoing(ctx context.Context, in *http.Request, to decision.Destination, t 
 		in.Header["Te"] = []string{"trailers"}
 	}
 	if in.Header["User-Agent"] == nil {
-		in.Header["User-Agent"] = []string{""} // how net/http is kept from adding its own
+		in.Header["User-Agent"] = []string{""} // keeps net/http from adding its own
 	}
 	out := &http.Request{
 		Method: in.Method, URL: body.server.URL(to.Path), Host: to.HostPort(), Header: in.Header, Trailer: in.Trailer,

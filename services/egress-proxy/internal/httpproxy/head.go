@@ -8,11 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
-
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
-
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
 )
 
 const (

@@ -1,7 +1,7 @@
 // Package resolve looks names up for packs, through a cache that all packs share.
 //
-// Packs are hostile, and to each other, too. A pack must not learn much from the cache, fill it, or use all look-ups that can be under way: each
-// pack has a share of both. The cache holds what DNS said, not whether packs may be connected to it: that is decided anew for each request.
+// Packs may be hostile to each other. One must not fill the cache or use all look-ups that can be under way: each pack has a share of both. The
+// cache has the answers of DNS, not whether packs may be connected to them: that is decided anew for each request.
 package resolve
 
 import (

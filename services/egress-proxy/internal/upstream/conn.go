@@ -21,7 +21,7 @@ const (
 	maxHead     = 256 << 10 // bytes of an answer's status line and fields
 	oneWrite    = 16 << 10  // a body up to this goes out together with its header
 	besideReads = 64 << 10  // a longer body is written while the answer is read: some servers answer, and close, early
-	firstBody   = 8 << 10   // allocated for a body whose length nobody knows
+	firstBody   = 8 << 10   // allocated at first for a body of unknown length
 )
 
 // conn is a connection to a server.
@@ -235,13 +235,13 @@ func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, 
 	}
 }
 
-// isNetwork tells what the connection says from what the chunked reader says of its contents.
+// isNetwork says whether an error is the connection's, rather than the chunked reader's about what came over it.
 func isNetwork(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) || isTimeout(err)
 }
 
-// skipTrailer reads trailer fields to their end; nobody asked for them (RFC 9110, section 6.5.1).
+// skipTrailer reads and drops trailer fields, up to their end: packs aren't given any (RFC 9110, section 6.5.1, allows that).
 func (c *conn) skipTrailer() error {
 	for total := 0; total <= maxHead; {
 		line, err := c.in.ReadSlice('\n')

@@ -186,8 +186,8 @@ func (p *Pool) exchangeHTTP2(ctx context.Context, k key, s *h2Conn, r *Request, 
 	return nil, failure, refused || !first && !answered && failure.Kind == KindBroken && idempotent(r.Method)
 }
 
-// isRefused says whether a server declined a request before it did anything about it (RFC 9113, section 8.7), as it may
-// where requests came before it could say how many it takes.
+// isRefused says whether a server declined a request before it did anything about it (RFC 9113, section 8.7). That happens where requests arrive
+// before the server's first settings, with how many it takes at once, have.
 func isRefused(err error) bool {
 	var reset http2.StreamError
 	return errors.As(err, &reset) && reset.Code == http2.ErrCodeRefusedStream

@@ -1,5 +1,5 @@
 // Package upstream speaks HTTP/1.1 (RFC 9112) and HTTP/2 (RFC 9113) to the servers that packs reach: to addresses that were
-// judged, over the connections of one pack's session, with every byte bounded.
+// decided on, over the connections of one pack's session, with every byte bounded.
 //
 // There is one stack for all: one way to connect (Config.Connect, Config.Handshake), one pool for each session, and two ways to use it. Pool.Do
 // holds a request and its answer in memory, for framed requests. Its HTTP/1.1 is written by hand, over net and crypto/tls: packs are promised
