@@ -19,23 +19,23 @@ import (
 const (
 	// proxyAddress is on the container's own loopback, which nobody else reaches.
 	proxyAddress = "127.0.0.1:3128"
-	// maxRelayed connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a process
+	// maxConnections connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a process
 	// in a pack's container may have. egress-proxy says so when a pack has too many requests under way, and does before.
-	maxRelayed  = 448
-	relayBuffer = 32 << 10
-	// afterEnd is how long one direction may stay silent when the other has ended. Packs' clients hardly ever end one
+	maxConnections = 448
+	relayBuffer    = 32 << 10
+	// halfCloseTimeout is how long one direction may stay silent when the other has ended. Packs' clients hardly ever end one
 	// direction alone: it is for those that are gone.
-	afterEnd = 30 * time.Second
-	// takeover is how long a socket may be away: another replica takes a second to serve what one that died has served,
+	halfCloseTimeout = 30 * time.Second
+	// takeoverTimeout is how long a socket may be away: another replica takes a second to serve what one that died has served,
 	// a proxy that is started anew a few.
-	takeover     = 5 * time.Second
-	takeoverPoll = 20 * time.Millisecond
-	farewell     = time.Second // for a client to read that the proxy is away
-	attempts     = 3           // to find a proxy that reads what a client says
+	takeoverTimeout      = 5 * time.Second
+	takeoverPollInterval = 20 * time.Millisecond
+	drainTimeout         = time.Second // for a client to read that the proxy is away
+	maxAttempts          = 3           // to find a proxy that reads what a client says
 )
 
-// away is the answer of a proxy that isn't there, in the form of egress-proxy's own.
-var away = func() string {
+// unavailable is the answer of a proxy that isn't there, in the form of egress-proxy's own.
+var unavailable = func() string {
 	const body = `{"success":false,"error":"Egress proxy does not answer","error_type":"connection_refused"}` + "\n"
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n" +
 		"Content-Length: " + strconv.Itoa(len(body)) + "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n" + body
@@ -51,7 +51,7 @@ func withProxy(environ []string, socket string) ([]string, error) {
 	if err != nil {
 		return environ, fmt.Errorf("offer a proxy on loopback: %w", err)
 	}
-	go relay{socket, takeover, afterEnd}.all(l)
+	go relay{socket, takeoverTimeout, halfCloseTimeout}.serve(l)
 	return proxyEnviron(environ), nil
 }
 
@@ -101,33 +101,33 @@ func setAll(environ []string, variables ...string) []string {
 
 // relay passes connections on to a socket.
 type relay struct {
-	socket   string
-	patience time.Duration // with a socket that is away
-	silence  time.Duration // of one direction, once the other has ended
+	socket    string
+	takeover  time.Duration // with a socket that is away
+	halfClose time.Duration // of one direction, once the other has ended
 }
 
-// all passes every connection of l on, for as long as the process lives.
-func (r relay) all(l net.Listener) {
-	places := make(chan struct{}, maxRelayed)
+// serve passes every connection of l on, for as long as the process lives.
+func (r relay) serve(l net.Listener) {
+	slots := make(chan struct{}, maxConnections)
 	for {
-		places <- struct{}{}
+		slots <- struct{}{}
 		client, err := l.Accept()
 		if err != nil { // out of descriptors, which are the program's to give back
-			<-places
+			<-slots
 			fmt.Fprintln(os.Stderr, "rumi-runtime: accept for the proxy:", err)
 			time.Sleep(time.Second)
 			continue
 		}
 		go func() {
-			defer func() { <-places }()
-			r.one(client)
+			defer func() { <-slots }()
+			r.relayOne(client)
 		}()
 	}
 }
 
-// one passes a connection on, each way until its end. Clients speak first, and the proxy is looked for when one does: what
+// relayOne passes a connection on, each way until its end. Clients speak first, and the proxy is looked for when one does: what
 // comes while its socket is away waits for it. A connection that was being served when the proxy died ends.
-func (r relay) one(client net.Conn) {
+func (r relay) relayOne(client net.Conn) {
 	defer client.Close()
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buffer)
@@ -135,7 +135,7 @@ func (r relay) one(client net.Conn) {
 	if n == 0 {
 		return
 	}
-	for range attempts {
+	for range maxAttempts {
 		proxy, err := r.dial()
 		if err != nil {
 			break
@@ -155,11 +155,11 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	if _, err := proxy.Write(first); err != nil {
 		return false
 	}
-	up, down := upload{Conn: proxy}, download{Conn: proxy, silence: r.silence}
+	up, down := upload{Conn: proxy}, download{Conn: proxy, timeout: r.halfClose}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pass(&up, client)
+		copyThenCloseWrite(&up, client)
 		down.bound()
 	}()
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
@@ -177,8 +177,8 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	if err != nil {
 		client.Close()
 	}
-	pass(client, &down)
-	client.SetReadDeadline(time.Now().Add(r.silence))
+	copyThenCloseWrite(client, &down)
+	client.SetReadDeadline(time.Now().Add(r.halfClose))
 	<-done
 	return true
 }
@@ -188,19 +188,19 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 // of a bounded number, for ever.
 type download struct {
 	net.Conn
-	silence     time.Duration
+	timeout     time.Duration
 	clientEnded atomic.Bool
 }
 
 // bound starts the bound, also for a wait under way.
 func (d *download) bound() {
 	d.clientEnded.Store(true)
-	d.SetReadDeadline(time.Now().Add(d.silence))
+	d.SetReadDeadline(time.Now().Add(d.timeout))
 }
 
 func (d *download) Read(p []byte) (int, error) {
 	if d.clientEnded.Load() {
-		d.SetReadDeadline(time.Now().Add(d.silence))
+		d.SetReadDeadline(time.Now().Add(d.timeout))
 	}
 	return d.Conn.Read(p)
 }
@@ -221,10 +221,10 @@ func (u *upload) CloseWrite() error { return u.Conn.(*net.UnixConn).CloseWrite()
 
 // dial connects to the socket, which may be away for a moment: nobody listens at it, or it isn't there.
 func (r relay) dial() (net.Conn, error) {
-	for began := time.Now(); ; time.Sleep(takeoverPoll) {
+	for began := time.Now(); ; time.Sleep(takeoverPollInterval) {
 		conn, err := net.Dial("unix", r.socket)
 		moment := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
-		if err == nil || !moment || time.Since(began) > r.patience {
+		if err == nil || !moment || time.Since(began) > r.takeover {
 			return conn, err
 		}
 	}
@@ -233,19 +233,19 @@ func (r relay) dial() (net.Conn, error) {
 // refuse tells a client that the proxy is away, and takes what it still sends: a connection that is closed before may lose
 // the answer.
 func refuse(client net.Conn) {
-	if _, err := io.WriteString(client, away); err != nil {
+	if _, err := io.WriteString(client, unavailable); err != nil {
 		return
 	}
 	closeWrite(client)
-	client.SetReadDeadline(time.Now().Add(farewell))
+	client.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.Copy(io.Discard, client)
 }
 
 var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
 
-// pass copies until from ends, and passes the end on. It copies by itself where io.Copy would have the kernel splice: that
+// copyThenCloseWrite copies until from ends, and passes the end on. It copies by itself where io.Copy would have the kernel splice: that
 // takes four descriptors more for each connection.
-func pass(to, from net.Conn) {
+func copyThenCloseWrite(to, from net.Conn) {
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buffer)
 	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:]); err != nil {

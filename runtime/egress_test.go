@@ -162,7 +162,7 @@ func relayed(t testing.TB, r relay) string {
 			if err != nil {
 				return
 			}
-			go r.one(c)
+			go r.relayOne(c)
 		}
 	}()
 	return l.Addr().String()
@@ -214,7 +214,7 @@ func TestRelay(t *testing.T) {
 	t.Run("the client ends first", func(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "s")
 		listen(t, socket, count)
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		c.Write(make([]byte, 1<<20))
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "1048576 bytes" {
@@ -230,7 +230,7 @@ func TestRelay(t *testing.T) {
 			all, _ := io.ReadAll(c)
 			said <- string(all)
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "hello")
 		if got, err := io.ReadAll(c); string(got) != "all I have" {
 			t.Errorf("%q, %v", got, err)
@@ -248,7 +248,7 @@ func TestRelay(t *testing.T) {
 			asked <- struct{}{}
 			c.Read(make([]byte, 10)) // all of it, so that it may have been acted upon
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "xyz")
 		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 1 {
 			t.Errorf("%q, %v, asked %d times", got, err, len(asked))
@@ -262,7 +262,7 @@ func TestRelay(t *testing.T) {
 			asked <- struct{}{}
 			c.Read(make([]byte, 1)) // and more than that is unread: the socket is reset
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "head")
 		<-asked
 		io.WriteString(c, "body")
@@ -280,7 +280,7 @@ func TestRelay(t *testing.T) {
 			}
 			count(c)
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "early")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "5 bytes" {
@@ -295,7 +295,7 @@ func TestRelay(t *testing.T) {
 			io.WriteString(c, "one thing")
 			<-release
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, 50 * time.Millisecond}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, 50 * time.Millisecond}))
 		io.WriteString(c, "hello")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "one thing" || err != nil {
@@ -312,7 +312,7 @@ func TestRelay(t *testing.T) {
 				}
 			}
 		})
-		c := connect(t, relayed(t, relay{socket, takeover, afterEnd}))
+		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "hello")
 		io.ReadFull(c, make([]byte, 1))
 		c.SetLinger(0)
@@ -337,18 +337,18 @@ func waitReadable(c *net.UnixConn) {
 func TestRelayToAProxyThatIsAway(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	listen(t, socket, count).Close() // which takes the socket away
-	address := relayed(t, relay{socket, time.Hour, afterEnd})
+	address := relayed(t, relay{socket, time.Hour, halfCloseTimeout})
 	c := connect(t, address)
 	io.WriteString(c, "early")
 	c.CloseWrite()
-	time.Sleep(3 * takeoverPoll) // so that it has been looked for
+	time.Sleep(3 * takeoverPollInterval) // so that it has been looked for
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close() // a socket at which nobody listens, as one that was killed leaves
-	time.Sleep(3 * takeoverPoll)
+	time.Sleep(3 * takeoverPollInterval)
 	if err := os.Remove(socket); err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestRelayToAProxyThatIsAway(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 
-	nobody := relay{filepath.Join(t.TempDir(), "s"), 0, afterEnd}
+	nobody := relay{filepath.Join(t.TempDir(), "s"), 0, halfCloseTimeout}
 	response, err := (&http.Client{Transport: &http.Transport{
 		Proxy:             http.ProxyURL(&url.URL{Scheme: "http", Host: relayed(t, nobody)}),
 		DisableKeepAlives: true,
@@ -420,7 +420,7 @@ func BenchmarkRelay(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			socket := filepath.Join(b.TempDir(), "s")
 			listen(b, socket, func(conn *net.UnixConn) { c.proxy(conn) })
-			address := relayed(b, relay{socket, takeover, afterEnd})
+			address := relayed(b, relay{socket, takeoverTimeout, halfCloseTimeout})
 			b.SetBytes(size)
 			for b.Loop() {
 				conn := connect(b, address)

@@ -47,7 +47,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 	}
 	environ = withAuthorities(environ, os.Getenv("RUMI_EGRESS_CA_FILE"))
-	status, err := supervise(argv, environ, abandoned(os.Getenv("RUMI_CAPABILITY_SOCKET"), lookEvery, looksInVain))
+	status, err := supervise(argv, environ, abandoned(os.Getenv("RUMI_CAPABILITY_SOCKET"), pollInterval, maxFailures))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 		status = exitCannotRun

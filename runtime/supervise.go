@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// passedOn are the signals that mean something to the program. SIGKILL and SIGSTOP can't be caught, the rest are about a
+// forwarded are the signals that mean something to the program. SIGKILL and SIGSTOP can't be caught, the rest are about a
 // terminal or about ourselves.
-var passedOn = []os.Signal{
+var forwarded = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
 }
 
@@ -28,23 +28,23 @@ func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", argv[0], err)
 	}
-	if err := hide(); err != nil {
+	if err := hideFromChild(); err != nil {
 		return 0, err
 	}
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, append(passedOn, syscall.SIGCHLD)...) // before the child, whose end must not be missed
+	signal.Notify(signals, append(forwarded, syscall.SIGCHLD)...) // before the child, whose end must not be missed
 	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: environ, Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", path, err)
 	}
-	var patience <-chan time.Time
+	var grace <-chan time.Time
 	for {
 		select {
 		case <-abandoned:
 			fmt.Fprintln(os.Stderr, "rumi-runtime: nobody has served the capability socket for a minute: the pack ends")
-			abandoned, patience = nil, time.After(lastingGrace)
+			abandoned, grace = nil, time.After(termGrace)
 			_ = syscall.Kill(child, syscall.SIGTERM)
-		case <-patience: // the end of PID 1 is that of all
+		case <-grace: // the end of PID 1 is that of all
 			return exitAbandoned, nil
 		case s := <-signals:
 			if s != syscall.SIGCHLD {
@@ -52,7 +52,7 @@ func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 				_ = syscall.Kill(child, s.(syscall.Signal))
 				continue
 			}
-			if status, ended := reap(child); ended && patience != nil {
+			if status, ended := reap(child); ended && grace != nil {
 				return exitAbandoned, nil
 			} else if ended {
 				return status, nil
@@ -81,9 +81,9 @@ func reap(child int) (status int, ended bool) {
 	}
 }
 
-// hide keeps the program, which runs as the same user, from tracing PID 1 and from reading its memory in /proc. The
+// hideFromChild keeps the program, which runs as the same user, from tracing PID 1 and from reading its memory in /proc. The
 // program itself is as it was after its exec.
-func hide() error {
+func hideFromChild() error {
 	const prSetDumpable = 4 // prctl(2)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {
 		return fmt.Errorf("hide PID 1 from its program: %w", errno)

@@ -11,9 +11,9 @@ import (
 // `docker compose down` or by a crash that nothing mends. It must not run on for ever. A broker that restarts, or another
 // replica that takes the socket over, is there again long before.
 const (
-	lookEvery    = 15 * time.Second
-	looksInVain  = 4               // in a row, a minute; counted, since the time a container was paused is no absence
-	lastingGrace = 5 * time.Second // between SIGTERM and the end of the container
+	pollInterval = 15 * time.Second
+	maxFailures  = 4               // in a row, a minute; counted, since the time a container was paused is no absence
+	termGrace    = 5 * time.Second // between SIGTERM and the end of the container
 )
 
 // abandoned is closed when nobody has served the socket for so many looks in a row; never without a socket.
@@ -26,7 +26,7 @@ func abandoned(socket string, every time.Duration, looks int) <-chan struct{} {
 		defer close(ended)
 		for vain := 0; vain < looks; {
 			time.Sleep(every)
-			if served(socket) {
+			if listening(socket) {
 				vain = 0
 			} else {
 				vain++
@@ -36,8 +36,8 @@ func abandoned(socket string, every time.Duration, looks int) <-chan struct{} {
 	return ended
 }
 
-// served says whether somebody listens on a socket. A server that is only too busy to take the connection does.
-func served(socket string) bool {
+// listening says whether somebody listens on a socket. A server that is only too busy to take the connection does.
+func listening(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, time.Second)
 	if err == nil {
 		conn.Close()

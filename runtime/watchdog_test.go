@@ -84,10 +84,10 @@ func TestBusyServerIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if !served(socket) {
+	if !listening(socket) {
 		t.Error("a server that accepts nothing is taken for none")
 	}
-	if served(filepath.Join(t.TempDir(), "none.sock")) {
+	if listening(filepath.Join(t.TempDir(), "none.sock")) {
 		t.Error("a socket that isn't there is served")
 	}
 	select {
