@@ -17,32 +17,32 @@ import (
 )
 
 const (
-	// proxyAddress is on the container's own loopback, which nobody else reaches.
+	// proxyAddress is on the container's own loopback. No other container can reach it.
 	proxyAddress = "127.0.0.1:3128"
-	// maxConnections connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a process
-	// in a pack's container may have. egress-proxy says so when a pack has too many requests under way, and does before.
+	// maxConnections is how many connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a
+	// process in a pack's container may have. egress-proxy's own limit is lower: a pack gets its clear answer first.
 	maxConnections = 448
 	relayBuffer    = 32 << 10
-	// halfCloseTimeout is how long one direction may stay silent when the other has ended. Packs' clients hardly ever end one
-	// direction alone: it is for those that are gone.
+	// halfCloseTimeout is how long one direction may carry nothing when the other has ended. Few clients end one direction alone; most
+	// that seem to are gone.
 	halfCloseTimeout = 30 * time.Second
-	// takeoverTimeout is how long a socket may be away: another replica takes a second to serve what one that died has served,
-	// a proxy that is started anew a few.
+	// takeoverTimeout is how long the socket may be unserved before a client is told. Another replica takes over the socket of a dead
+	// one within a second; a restarted proxy takes a few.
 	takeoverTimeout      = 5 * time.Second
 	takeoverPollInterval = 20 * time.Millisecond
-	drainTimeout         = time.Second // for a client to read that the proxy is away
-	maxAttempts          = 3           // to find a proxy that reads what a client says
+	drainTimeout         = time.Second // for a client to read the answer that the proxy is unavailable
+	maxAttempts          = 3           // to find a proxy that reads the request
 )
 
-// unavailable is the answer of a proxy that isn't there, in the form of egress-proxy's own.
+// unavailable is the answer when no proxy serves the socket, in the form of egress-proxy's own refusals.
 var unavailable = func() string {
 	const body = `{"success":false,"error":"Egress proxy does not answer","error_type":"connection_refused"}` + "\n"
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n" +
 		"Content-Length: " + strconv.Itoa(len(body)) + "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n" + body
 }()
 
-// withProxy makes the pack's egress socket a proxy that unmodified code finds, and gives environ with the variables that
-// such code looks at. Without a socket, environ is given as it is, and so it is with an error.
+// withProxy starts the relay to the pack's egress socket, and returns environ with the variables by which unmodified code finds it. If
+// there is no socket, or with an error, environ is returned unchanged.
 func withProxy(environ []string, socket string) ([]string, error) {
 	if socket == "" {
 		return environ, nil
@@ -55,29 +55,29 @@ func withProxy(environ []string, socket string) ([]string, error) {
 	return proxyEnviron(environ), nil
 }
 
-// proxyEnviron is environ with the proxy's variables in place of any that are there.
+// proxyEnviron returns environ with the variables of the proxy, which replace those that are there.
 func proxyEnviron(environ []string) []string {
 	const proxy = "http://" + proxyAddress
 	direct := "localhost,127.0.0.1,::1"
 	if name, err := os.Hostname(); err == nil && name != "" {
-		direct += "," + name // servers that a pack runs for itself
+		direct += "," + name // for servers that a pack runs for itself
 	}
 	return setAll(environ,
 		"HTTP_PROXY="+proxy, "HTTPS_PROXY="+proxy, "ALL_PROXY="+proxy, "NO_PROXY="+direct,
-		"http_proxy="+proxy, "https_proxy="+proxy, "all_proxy="+proxy, "no_proxy="+direct, // curl knows HTTP_PROXY so only
-		"WS_PROXY="+proxy, "WSS_PROXY="+proxy, "ws_proxy="+proxy, "wss_proxy="+proxy, // aiohttp's, for WebSockets
-		"NODE_USE_ENV_PROXY=1", // Node looks at the others only then
+		"http_proxy="+proxy, "https_proxy="+proxy, "all_proxy="+proxy, "no_proxy="+direct, // curl reads http_proxy in small letters only
+		"WS_PROXY="+proxy, "WSS_PROXY="+proxy, "ws_proxy="+proxy, "wss_proxy="+proxy, // aiohttp, for WebSockets
+		"NODE_USE_ENV_PROXY=1", // Node ignores the others without it
 	)
 }
 
-// withAuthorities gives environ with the variables by which tools find the certificate authorities in bundle. A tunnel is
-// TLS between the program and its server, so that it is the program that must know them.
+// withAuthorities returns environ with the variables by which tools find the certificate authorities in bundle. In a tunnel, TLS is
+// between the program and its server, so the program itself must know the operator's authorities.
 func withAuthorities(environ []string, bundle string) []string {
 	if bundle == "" {
 		return environ
 	}
 	return setAll(environ,
-		"SSL_CERT_FILE="+bundle,       // OpenSSL and what stands on it: Python's ssl, httpx; Go
+		"SSL_CERT_FILE="+bundle,       // OpenSSL and what uses it (Python's ssl, httpx); Go
 		"REQUESTS_CA_BUNDLE="+bundle,  // requests, pip, botocore
 		"CURL_CA_BUNDLE="+bundle,      // curl
 		"GIT_SSL_CAINFO="+bundle,      // git
@@ -90,7 +90,7 @@ func withAuthorities(environ []string, bundle string) []string {
 	)
 }
 
-// setAll is environ with variables in place of those of the same names.
+// setAll returns environ with variables, which replace those of the same names.
 func setAll(environ []string, variables ...string) []string {
 	kept := slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
@@ -99,20 +99,20 @@ func setAll(environ []string, variables ...string) []string {
 	return append(kept, variables...)
 }
 
-// relay passes connections on to a socket.
+// relay relays connections to a socket. It reads nothing of them, so there is nothing in it that a pack could confuse.
 type relay struct {
 	socket    string
-	takeover  time.Duration // with a socket that is away
-	halfClose time.Duration // of one direction, once the other has ended
+	takeover  time.Duration // how long to wait for the socket to be served
+	halfClose time.Duration // how long one direction may carry nothing once the other has ended
 }
 
-// serve passes every connection of l on, for as long as the process lives.
+// serve relays every connection of l, for as long as the process lives.
 func (r relay) serve(l net.Listener) {
 	slots := make(chan struct{}, maxConnections)
 	for {
 		slots <- struct{}{}
 		client, err := l.Accept()
-		if err != nil { // out of descriptors, which are the program's to give back
+		if err != nil { // out of descriptors: only the program can close some, so wait and try again
 			<-slots
 			fmt.Fprintln(os.Stderr, "rumi-runtime: accept for the proxy:", err)
 			time.Sleep(time.Second)
@@ -125,8 +125,9 @@ func (r relay) serve(l net.Listener) {
 	}
 }
 
-// relayOne passes a connection on, each way until its end. Clients speak first, and the proxy is looked for when one does: what
-// comes while its socket is away waits for it. A connection that was being served when the proxy died ends.
+// relayOne relays a connection, each way until its end. HTTP clients send first, so the proxy is dialled when the first bytes are there:
+// a request that comes while the socket is unserved waits, and can be sent to another replica if the first one didn't read
+// it. A connection that carried more when its proxy died ends: what was sent may have had an effect.
 func (r relay) relayOne(client net.Conn) {
 	defer client.Close()
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
@@ -147,9 +148,9 @@ func (r relay) relayOne(client net.Conn) {
 	refuse(client)
 }
 
-// join passes what client has said first, then everything each way. It says false where the proxy is gone without having
-// read of that, so that another may be told: a process that is killed closes what it serves before it stops to listen, and
-// those who connect in between are never served.
+// join sends first, then copies both ways. It returns false if the proxy closed the connection without having read any of first: the
+// caller may then try another one. That happens when a proxy is killed: the kernel closes the connections that it serves
+// before the one it listens on, and connections that are made in between are never accepted.
 func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	defer proxy.Close()
 	if _, err := proxy.Write(first); err != nil {
@@ -164,13 +165,13 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	}()
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
 	n, err := proxy.Read(buffer[:])
-	// Linux says so of a Unix socket whose other end was closed with something unread, or was never accepted.
+	// Linux reports ECONNRESET for a Unix socket whose other end was closed with unread bytes, or was never accepted.
 	if n == 0 && errors.Is(err, syscall.ECONNRESET) {
 		client.SetReadDeadline(time.Unix(1, 0))
 		<-done
 		client.SetReadDeadline(time.Time{})
 		relayBuffers.Put(buffer)
-		return up.more // which it may have read the first of; the client's connection ends
+		return up.more // true: more than first was sent, and the proxy may have read some; the client's connection ends
 	}
 	_, err = client.Write(buffer[:n])
 	relayBuffers.Put(buffer)
@@ -183,16 +184,16 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 	return true
 }
 
-// download is a connection to the proxy. Once the client has ended, each wait for the next bytes is bounded: a client that
-// is gone looks like one that has only said all it had to say, and a server that stays silent would hold the connection, one
-// of a bounded number, for ever.
+// download is the connection to the proxy as the source of bytes for the client. Once the client has ended its direction, each wait for the
+// next bytes is bounded. A client that is gone looks like one that has sent all it had to send; without the bound, a silent
+// server would hold one of maxConnections for ever.
 type download struct {
 	net.Conn
 	timeout     time.Duration
 	clientEnded atomic.Bool
 }
 
-// bound starts the bound, also for a wait under way.
+// bound starts the bound, also for a read that is under way.
 func (d *download) bound() {
 	d.clientEnded.Store(true)
 	d.SetReadDeadline(time.Now().Add(d.timeout))
@@ -205,10 +206,10 @@ func (d *download) Read(p []byte) (int, error) {
 	return d.Conn.Read(p)
 }
 
-// upload is a connection to the proxy that notes whether more than the first of what a client said was passed on.
+// upload is the connection to the proxy as the destination of the client's bytes.
 type upload struct {
 	net.Conn
-	more bool
+	more bool // whether anything was written after the first bytes
 }
 
 func (u *upload) Write(p []byte) (int, error) {
@@ -216,10 +217,10 @@ func (u *upload) Write(p []byte) (int, error) {
 	return u.Conn.Write(p)
 }
 
-// CloseWrite passes on that the client has ended.
+// CloseWrite ends the direction to the proxy, since the client has ended it.
 func (u *upload) CloseWrite() error { return u.Conn.(*net.UnixConn).CloseWrite() }
 
-// dial connects to the socket, which may be away for a moment: nobody listens at it, or it isn't there.
+// dial connects to the socket. While nobody listens on it, or it isn't there, it tries again for r.takeover.
 func (r relay) dial() (net.Conn, error) {
 	for began := time.Now(); ; time.Sleep(takeoverPollInterval) {
 		conn, err := net.Dial("unix", r.socket)
@@ -230,8 +231,8 @@ func (r relay) dial() (net.Conn, error) {
 	}
 }
 
-// refuse tells a client that the proxy is away, and takes what it still sends: a connection that is closed before may lose
-// the answer.
+// refuse answers that the proxy is unavailable, then reads what the client still sends: closing a TCP connection with unread bytes resets
+// it, and the reset may overtake the answer.
 func refuse(client net.Conn) {
 	if _, err := io.WriteString(client, unavailable); err != nil {
 		return
@@ -243,8 +244,8 @@ func refuse(client net.Conn) {
 
 var relayBuffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
 
-// copyThenCloseWrite copies until from ends, and passes the end on. It copies by itself where io.Copy would have the kernel splice: that
-// takes four descriptors more for each connection.
+// copyThenCloseWrite copies until from ends, then ends that direction of to. The wrapped reader and writer keep io.Copy from splice(2),
+// whose pipes would take four more descriptors for each connection.
 func copyThenCloseWrite(to, from net.Conn) {
 	buffer := relayBuffers.Get().(*[relayBuffer]byte)
 	defer relayBuffers.Put(buffer)

@@ -3,16 +3,20 @@
 //	rumi-runtime run [--] ARGV...   runs one program; a first word that ends in .py is a Python file
 //	rumi-runtime serve              runs the Python worker, which answers calls on stdin (PROTOCOL.md)
 //
-// Where RUMI_EGRESS_SOCKET names a socket, it listens on 127.0.0.1:3128 and relays to it, and the program finds HTTP_PROXY,
-// HTTPS_PROXY and NO_PROXY set accordingly, so that code which knows nothing of Rumi reaches what the pack was granted.
-// Where RUMI_EGRESS_CA_FILE names a bundle of certificate authorities, SSL_CERT_FILE and its like name it, too.
+// A container has no network. If RUMI_EGRESS_SOCKET names a socket, rumi-runtime listens on 127.0.0.1:3128, relays each connection to
+// that socket and sets HTTP_PROXY, HTTPS_PROXY and NO_PROXY for the program. So code that knows nothing of Rumi reaches what
+// the pack was granted. The relay decides nothing; egress-proxy at the other end does. If RUMI_EGRESS_CA_FILE names a bundle
+// of certificate authorities, SSL_CERT_FILE and similar variables name it, too.
 //
-// Where RUMI_CAPABILITY_SOCKET names a socket that nobody has served for a minute, it ends the program and the container,
-// with status 143.
+// If RUMI_CAPABILITY_SOCKET names a socket that nobody has served for a minute, rumi-runtime ends the program and the container, with
+// status 143: without a broker, nobody would stop the pack when its gate closes.
 //
-// The program inherits stdin, stdout, stderr, environment and folder. Signals are passed on to it, orphans are reaped, and
-// its end is the container's, with its exit status, or 128+n for signal n. Status 64 is wrong usage, 126 a program that
-// can't be run, 127 one that isn't there.
+// The program inherits stdin, stdout, stderr, environment and folder. Signals are forwarded to it, and orphans are reaped. The container
+// ends when the program does, with its exit status, or 128+n for signal n. Status 64 means wrong usage, 126 a program that
+// can't be run, 127 a program that isn't there.
+//
+// Nothing here is trusted by a service: PID 1 runs as the pack's user, in its container. What keeps a pack in is the container and the
+// services behind its sockets.
 package main
 
 import (
@@ -25,7 +29,7 @@ import (
 	"strings"
 )
 
-// worker is where the image has the Python worker.
+// worker is the path of the Python worker in the image.
 const worker = "/usr/local/lib/rumi/worker/rumi_worker.py"
 
 // Exit statuses of our own, as shells and sysexits.h have them.
@@ -43,7 +47,7 @@ func main() {
 		os.Exit(exitUsage)
 	}
 	environ, err := withProxy(os.Environ(), os.Getenv("RUMI_EGRESS_SOCKET"))
-	if err != nil { // the socket itself can still be used
+	if err != nil { // the program can still use the socket itself
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 	}
 	environ = withAuthorities(environ, os.Getenv("RUMI_EGRESS_CA_FILE"))
@@ -58,7 +62,7 @@ func main() {
 	os.Exit(status)
 }
 
-// command is the argv that our own arguments stand for.
+// command gives the argv to run for our own arguments.
 func command(args []string) ([]string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "serve":
@@ -74,7 +78,7 @@ func command(args []string) ([]string, error) {
 		if !strings.HasSuffix(argv[0], ".py") {
 			return argv, nil
 		}
-		// Absolute, so that a file called -x.py is no option of Python's.
+		// Absolute, so that Python doesn't take a file called -x.py for an option.
 		file, err := filepath.Abs(argv[0])
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", argv[0], err)

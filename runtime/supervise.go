@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// forwarded are the signals that mean something to the program. SIGKILL and SIGSTOP can't be caught, the rest are about a
-// terminal or about ourselves.
+// forwarded are the signals that are forwarded to the program. SIGKILL and SIGSTOP can't be caught; the others are about a terminal or
+// about this process.
 var forwarded = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
 }
 
-// exitAbandoned says that it was not the program's own end.
+// exitAbandoned is the exit status if we ended the program, not the program itself: 143.
 const exitAbandoned = exitSignalBase + int(syscall.SIGTERM)
 
-// supervise runs argv with that environment until it ends and gives its exit status; an error means that it never ran.
-// When abandoned is closed it gets SIGTERM and a grace, and the status is that of SIGTERM whatever its own is.
+// supervise runs argv in that environment until the program ends, and gives its exit status. An error means that the program never ran.
+// When abandoned is closed, the program gets SIGTERM and termGrace; the status is then exitAbandoned, whatever its own is.
 //
-// os/exec is not used to run it: that waits for its own child by itself, and PID 1 must wait for every process that lost
-// its parent, with one wait for all.
+// Why not os/exec: it waits for its own child with a wait of its own. PID 1 must wait for every process that lost its parent, by wait(-1),
+// and the two would take each other's children.
 func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
@@ -32,7 +32,7 @@ func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 		return 0, err
 	}
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, append(forwarded, syscall.SIGCHLD)...) // before the child, whose end must not be missed
+	signal.Notify(signals, append(forwarded, syscall.SIGCHLD)...) // before the fork: a SIGCHLD between fork and Notify would be lost, and the container would never end
 	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: environ, Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", path, err)
@@ -44,11 +44,11 @@ func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 			fmt.Fprintln(os.Stderr, "rumi-runtime: nobody has served the capability socket for a minute: the pack ends")
 			abandoned, grace = nil, time.After(termGrace)
 			_ = syscall.Kill(child, syscall.SIGTERM)
-		case <-grace: // the end of PID 1 is that of all
+		case <-grace: // the kernel kills all other processes of the container when PID 1 ends
 			return exitAbandoned, nil
 		case s := <-signals:
 			if s != syscall.SIGCHLD {
-				// It may have ended since; its SIGCHLD is on its way then.
+				// An error means that the program has ended; its SIGCHLD is on the way then.
 				_ = syscall.Kill(child, s.(syscall.Signal))
 				continue
 			}
@@ -61,7 +61,8 @@ func supervise(argv, environ []string, abandoned <-chan struct{}) (int, error) {
 	}
 }
 
-// reap waits for every process that has ended, and says whether child was one of them, and how it ended.
+// reap waits for every process that has ended, and says whether child was one of them, with its exit status. One SIGCHLD may stand for
+// several ends, so it goes on until none is left.
 func reap(child int) (status int, ended bool) {
 	for {
 		var how syscall.WaitStatus
@@ -81,8 +82,9 @@ func reap(child int) (status int, ended bool) {
 	}
 }
 
-// hideFromChild keeps the program, which runs as the same user, from tracing PID 1 and from reading its memory in /proc. The
-// program itself is as it was after its exec.
+// hideFromChild makes this process undumpable: the program, which runs as the same user, can't trace PID 1 nor open its memory and
+// descriptors in /proc. Without it, a program could make PID 1 ignore the end of the broker. The setting doesn't hold for
+// the program: an exec resets it.
 func hideFromChild() error {
 	const prSetDumpable = 4 // prctl(2)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); errno != 0 {

@@ -7,36 +7,38 @@ import (
 	"time"
 )
 
-// A pack whose capability socket nobody serves any more is one whose gate nobody watches: the broker is gone, by
-// `docker compose down` or by a crash that nothing mends. It must not run on for ever. A broker that restarts, or another
-// replica that takes the socket over, is there again long before.
+// The watchdog ends a pack whose capability socket nobody serves. The broker that would stop the pack when its gate closes is gone then:
+// by `docker compose down`, or by a crash after which it doesn't start again. A pack must not run on for ever unobserved. A
+// minute is long: a broker that restarts, or a replica that takes the socket over, is back after seconds.
 const (
 	pollInterval = 15 * time.Second
-	maxFailures  = 4               // in a row, a minute; counted, since the time a container was paused is no absence
+	maxFailures  = 4               // in a row, so a minute. Counted, not timed: a container that was paused for an hour has not lost its broker
 	termGrace    = 5 * time.Second // between SIGTERM and the end of the container
 )
 
-// abandoned is closed when nobody has served the socket for so many looks in a row; never without a socket.
-func abandoned(socket string, every time.Duration, looks int) <-chan struct{} {
+// abandoned gives a channel that is closed when failures attempts in a row to connect to the socket have failed. Without a socket it is
+// never closed.
+func abandoned(socket string, every time.Duration, failures int) <-chan struct{} {
 	ended := make(chan struct{})
 	if socket == "" {
 		return ended
 	}
 	go func() {
 		defer close(ended)
-		for vain := 0; vain < looks; {
+		for failed := 0; failed < failures; {
 			time.Sleep(every)
 			if listening(socket) {
-				vain = 0
+				failed = 0
 			} else {
-				vain++
+				failed++
 			}
 		}
 	}()
 	return ended
 }
 
-// listening says whether somebody listens on a socket. A server that is only too busy to take the connection does.
+// listening says whether a process listens on a socket. Errors other than "refused" and "no such file" count as listening: a server
+// that is too busy to accept must not cost a pack its life.
 func listening(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, time.Second)
 	if err == nil {
