@@ -58,14 +58,14 @@ def call(permission_id, args=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=
         return {"success": False, "output": None, "error": text, "error_type": kind, "latency_ms": 0}
 
 
-_told = False
+_warned = False
 
 
 def get_secret(key):
     """The value of a secret, a string; None where it may not be read or isn't there, which look the same."""
     result = call("secrets.get", {"key": key})
     if result.get("error_type") == "socket_not_found":
-        _tell("rumi: no capability socket at %s: is this running as a pack? get_secret gives None" % (SOCKET_PATH,))
+        _warn_once("rumi: no capability socket at %s: is this running as a pack? get_secret gives None" % (SOCKET_PATH,))
     output = result.get("output")
     if not result.get("success") or not isinstance(output, dict) or not output.get("success"):
         return None
@@ -73,9 +73,9 @@ def get_secret(key):
     return value if isinstance(value, str) else None
 
 
-def _tell(text):
+def _warn_once(text):
     """Says once why no secret can be read: None alone looks like a secret that isn't set."""
-    global _told
-    if not _told:
-        _told = True
+    global _warned
+    if not _warned:
+        _warned = True
         print(text, file=sys.stderr)

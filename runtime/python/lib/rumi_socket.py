@@ -97,7 +97,7 @@ class Caller:
         """Bounds of a frame's JSON, in bytes."""
         self._max_request = max_request
         self._max_response = max_response
-        self._kept = threading.local()
+        self._idle = threading.local()
 
     def call(self, path, request, timeout):
         """The answer, a dict, to request at the socket path within timeout seconds.
@@ -110,7 +110,7 @@ class Caller:
             raise TooLarge("Request too large: %d > %d" % (len(payload), self._max_request))
         frame = struct.pack(">I", len(payload)) + payload
         deadline = time.monotonic() + timeout
-        conn = self._take(path)
+        conn = self._take_idle(path)
         for left in reversed(range(_ATTEMPTS)):
             try:
                 if conn is None:
@@ -124,23 +124,23 @@ class Caller:
                     conn = None
                 if not left or not isinstance(error, _Unread):
                     raise
-        self._keep(path, conn)
+        self._put_idle(path, conn)
         return answer
 
-    def _take(self, path):
+    def _take_idle(self, path):
         """This thread's connection to path if it can be used; it is nobody's then."""
-        kept, self._kept.state = getattr(self._kept, "state", None), None
-        if kept is None:
+        idle, self._idle.state = getattr(self._idle, "state", None), None
+        if idle is None:
             return None
-        pid, at, conn = kept
+        pid, at, conn = idle
         # After a fork both processes hold one connection: answers would mix. Closing here leaves the parent's as it is.
         if pid != os.getpid() or at != path or _readable(conn):
             conn.close()
             return None
         return conn
 
-    def _keep(self, path, conn):
-        self._kept.state = (os.getpid(), path, conn)
+    def _put_idle(self, path, conn):
+        self._idle.state = (os.getpid(), path, conn)
 
     def _receive(self, conn, deadline):
         (length,) = struct.unpack(">I", _read(conn, 4, deadline, _Unread))
@@ -156,16 +156,16 @@ class Caller:
 
 def _connect(path, deadline):
     """A connection to path; where its folder is there, who listens in it may be about to be replaced by another."""
-    patience = min(deadline, time.monotonic() + TAKEOVER) - _POLL
+    give_up = min(deadline, time.monotonic() + TAKEOVER) - _POLL
     while True:
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _bound(conn, deadline)
+            _set_timeout(conn, deadline)
             conn.connect(path)
             return conn
         except (FileNotFoundError, ConnectionRefusedError):
             conn.close()
-            if time.monotonic() > patience or not os.path.isdir(os.path.dirname(path)):
+            if time.monotonic() > give_up or not os.path.isdir(os.path.dirname(path)):
                 raise
         except BaseException:
             conn.close()
@@ -173,7 +173,7 @@ def _connect(path, deadline):
         time.sleep(_POLL)
 
 
-def _bound(conn, deadline):
+def _set_timeout(conn, deadline):
     """Lets the next operation take what is left of the time."""
     left = deadline - time.monotonic()
     if not left > 0:  # also for a NaN
@@ -196,7 +196,7 @@ def _readable(conn):
 def _send(conn, frame, deadline):
     rest = memoryview(frame)
     while rest:
-        _bound(conn, deadline)
+        _set_timeout(conn, deadline)
         try:
             rest = rest[conn.send(rest):]
         except (BrokenPipeError, ConnectionResetError):
@@ -208,7 +208,7 @@ def _read(conn, length, deadline, reset=Broken):
     data = bytearray(length)
     view, have = memoryview(data), 0
     while have < length:
-        _bound(conn, deadline)
+        _set_timeout(conn, deadline)
         try:
             more = conn.recv_into(view[have:])
         except ConnectionResetError:

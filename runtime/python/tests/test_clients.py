@@ -27,7 +27,7 @@ def frame(data):
 def forget():
     """Closes the connections that this thread keeps."""
     for module in (rumi_syscall, rumi_capability):
-        module._caller._take("")
+        module._caller._take_idle("")
 
 
 def read_exactly(conn, length):
@@ -218,7 +218,7 @@ class Syscall(Case):
                 self.failed(answer, "validation_error")
                 self.assertIn(text, answer["error"])
 
-    def test_a_time_out_of_two_numbers_is_told(self):
+    def test_a_time_out_of_two_numbers_is_in_the_error(self):
         release = threading.Event()
         self.addCleanup(release.set)
         self.serve(lambda request: release.wait() and None)
@@ -457,10 +457,10 @@ class Capability(Case):
         self.failed(rumi_capability.call("fs.read", {"x": object()}), "TypeError")
         self.failed(rumi_capability.call("fs.read", {"x": "x" * (4 << 20)}), "validation_error")
 
-    def test_a_missing_socket_is_told_once(self):
+    def test_a_missing_socket_is_warned_of_once(self):
         """None alone looks like a secret that isn't set."""
-        was, rumi_capability._told = rumi_capability._told, False
-        self.addCleanup(setattr, rumi_capability, "_told", was)
+        was, rumi_capability._warned = rumi_capability._warned, False
+        self.addCleanup(setattr, rumi_capability, "_warned", was)
         with contextlib.redirect_stderr(io.StringIO()) as said:
             for _ in range(2):
                 self.assertIsNone(rumi_capability.get_secret("KEY"))

@@ -21,7 +21,7 @@ import types
 import warnings
 
 
-def own(module):
+def copy_of(module):
     """A copy of a module's functions: code under test may replace what is in the module itself."""
     return types.SimpleNamespace(**vars(module))
 
@@ -29,8 +29,8 @@ def own(module):
 # Functions look names up here. The modules below are copies, so that replacing json.loads or len breaks the code that did
 # it and not the worker.
 __builtins__ = dict(vars(builtins))
-_gc, _os, _resource, _sys, _time, _warnings = own(gc), own(os), own(resource), own(sys), own(time), own(warnings)
-_locale, _signal = own(_locale), own(_signal)
+_gc, _os, _resource, _sys, _time, _warnings = copy_of(gc), copy_of(os), copy_of(resource), copy_of(sys), copy_of(time), copy_of(warnings)
+_locale, _signal = copy_of(_locale), copy_of(_signal)
 _environ, _modules = os.environ, sys.modules
 
 _SIGNALS = tuple(sorted(_signal.valid_signals() if hasattr(_signal, "valid_signals") else range(1, _signal.NSIG)))
@@ -54,11 +54,11 @@ def _umask():
     return mask
 
 
-def _put_environ(kept):
-    zone = _environ._data.get(b"TZ") != kept.get(b"TZ")
-    for name in [name for name in _environ._data if name not in kept]:
+def _put_environ(saved):
+    zone = _environ._data.get(b"TZ") != saved.get(b"TZ")
+    for name in [name for name in _environ._data if name not in saved]:
         del _environ[_os.fsdecode(name)]
-    for name, value in kept.items():
+    for name, value in saved.items():
         if _environ._data.get(name) != value:
             _environ[_os.fsdecode(name)] = _os.fsdecode(value)
     if zone:
@@ -69,8 +69,8 @@ def _signals():
     return tuple(map(_signal.getsignal, _SIGNALS))
 
 
-def _put_signals(kept):
-    for number, handler in zip(_SIGNALS, kept):
+def _put_signals(saved):
+    for number, handler in zip(_SIGNALS, saved):
         if _signal.getsignal(number) != handler:
             _signal.signal(number, handler)
 
@@ -79,8 +79,8 @@ def _limits():
     return tuple(map(_resource.getrlimit, _LIMITS))
 
 
-def _put_limits(kept):
-    for which, limit in zip(_LIMITS, kept):
+def _put_limits(saved):
+    for which, limit in zip(_LIMITS, saved):
         if _resource.getrlimit(which) != limit:
             _resource.setrlimit(which, limit)
 
@@ -89,8 +89,8 @@ def _timers():
     return tuple(_signal.getitimer(which)[0] > 0 for which in _TIMERS)
 
 
-def _put_timers(kept):
-    for which, runs in zip(_TIMERS, kept):
+def _put_timers(saved):
+    for which, runs in zip(_TIMERS, saved):
         if not runs:
             _signal.setitimer(which, 0)
 
@@ -99,8 +99,8 @@ def _collector():
     return _gc.isenabled(), _gc.get_threshold(), _gc.get_debug()
 
 
-def _put_collector(kept):
-    enabled, threshold, debug = kept
+def _put_collector(saved):
+    enabled, threshold, debug = saved
     (_gc.enable if enabled else _gc.disable)()
     _gc.set_threshold(*threshold)
     _gc.set_debug(debug)
@@ -110,8 +110,8 @@ def _hooks():
     return _sys.gettrace(), _sys.getprofile(), _sys.get_asyncgen_hooks(), _sys.get_coroutine_origin_tracking_depth()
 
 
-def _put_hooks(kept):
-    trace, profile, generators, depth = kept
+def _put_hooks(saved):
+    trace, profile, generators, depth = saved
     _sys.settrace(trace)
     _sys.setprofile(profile)
     _sys.set_asyncgen_hooks(*generators)
@@ -123,14 +123,14 @@ def _wait_for_connections():
     return module.getdefaulttimeout() if module else None
 
 
-def _put_wait_for_connections(kept):
+def _put_wait_for_connections(saved):
     module = _modules.get("_socket")
     if module:
-        module.setdefaulttimeout(kept)
+        module.setdefaulttimeout(saved)
 
 
-def _put_tracing(kept):
-    (_tracemalloc.start if kept else _tracemalloc.stop)()
+def _put_tracing(saved):
+    (_tracemalloc.start if saved else _tracemalloc.stop)()
 
 
 class _Attributes:
@@ -142,8 +142,8 @@ class _Attributes:
     def get(self):
         return tuple(id(self._space.get(name)) for name in self._names), tuple(self._space.get(name) for name in self._names)
 
-    def put(self, kept):
-        for name, value in zip(self._names, kept[1]):
+    def put(self, saved):
+        for name, value in zip(self._names, saved[1]):
             self._space[name] = value
 
 
@@ -157,27 +157,27 @@ class _List:
         found = self._space.get(self._name)
         return id(found), tuple(found), found
 
-    def put(self, kept):
-        _, items, found = kept
+    def put(self, saved):
+        _, items, found = saved
         self._space[self._name] = found
         found[:] = items
         self._after()
 
 
 class _Names:
-    """A dictionary of the interpreter's, of which the kept names are put back and others may come: sys.modules, builtins."""
+    """A dictionary of the interpreter's, of which the saved names are put back and others may come: sys.modules, builtins."""
 
     def __init__(self, space):
         self._space = space
 
     def get(self):
-        return _Kept(self._space)
+        return _Saved(self._space)
 
-    def put(self, kept):
-        self._space.update(kept)
+    def put(self, saved):
+        self._space.update(saved)
 
 
-class _Kept(dict):
+class _Saved(dict):
     """What was in a dictionary. It differs from a later one in which a name is gone or is another object's."""
 
     def __ne__(self, later):
@@ -189,14 +189,14 @@ _SETTINGS = [
     ("working folder", _os.getcwd, _os.chdir),
     ("umask", _umask, _os.umask),
     ("environment", lambda: dict(_environ._data), _put_environ),
-    ("locale", lambda: _locale.setlocale(_locale.LC_ALL), lambda kept: _locale.setlocale(_locale.LC_ALL, kept)),
+    ("locale", lambda: _locale.setlocale(_locale.LC_ALL), lambda saved: _locale.setlocale(_locale.LC_ALL, saved)),
     ("signal handlers", _signals, _put_signals),
-    ("signal mask", lambda: _signal.pthread_sigmask(_signal.SIG_BLOCK, ()), lambda kept: _signal.pthread_sigmask(_signal.SIG_SETMASK, kept)),
+    ("signal mask", lambda: _signal.pthread_sigmask(_signal.SIG_BLOCK, ()), lambda saved: _signal.pthread_sigmask(_signal.SIG_SETMASK, saved)),
     ("timers", _timers, _put_timers),
     ("limits", _limits, _put_limits),
-    ("priority", lambda: _os.getpriority(_os.PRIO_PROCESS, 0), lambda kept: _os.setpriority(_os.PRIO_PROCESS, 0, kept)),
-    ("processors", lambda: _os.sched_getaffinity(0), lambda kept: _os.sched_setaffinity(0, kept)),
-    ("scheduler", lambda: _os.sched_getscheduler(0), lambda kept: _os.sched_setscheduler(0, kept, _os.sched_param(0))),
+    ("priority", lambda: _os.getpriority(_os.PRIO_PROCESS, 0), lambda saved: _os.setpriority(_os.PRIO_PROCESS, 0, saved)),
+    ("processors", lambda: _os.sched_getaffinity(0), lambda saved: _os.sched_setaffinity(0, saved)),
+    ("scheduler", lambda: _os.sched_getscheduler(0), lambda saved: _os.sched_setscheduler(0, saved, _os.sched_param(0))),
     ("recursion limit", _sys.getrecursionlimit, _sys.setrecursionlimit),
     ("switch interval", _sys.getswitchinterval, _sys.setswitchinterval),
     ("tracing hooks", _hooks, _put_hooks),
@@ -228,12 +228,12 @@ class State:
     """What a call finds. keep is to be called when the code is loaded, begin before a call and restore after it."""
 
     def __init__(self):
-        self.keep()
+        self.save()
 
-    def keep(self):
+    def save(self):
         """Takes what is set now for what each call is to find: what a file sets while it is loaded is there for its calls."""
         self._settings = [(name, get, put, get()) for name, get, put in _SETTINGS]
-        self._keep_modules()
+        self._save_modules()
         self.begin()
 
     def begin(self):
@@ -243,13 +243,13 @@ class State:
     def restore(self):
         """Puts back what the call has set. The names of what it left that can't be undone; empty where all is as it was."""
         left = []
-        for name, get, put, kept in self._settings:
+        for name, get, put, saved in self._settings:
             try:
-                if kept != get():
-                    put(kept)
+                if saved != get():
+                    put(saved)
             except BaseException:  # the code may have left an object of its own there
                 try:
-                    put(kept)
+                    put(saved)
                 except BaseException:
                     left.append(name)
         if _thread._count() > self._threads and _threads_left():
@@ -260,7 +260,7 @@ class State:
             left.append("another function in place of " + replaced)
         return left
 
-    def _keep_modules(self):
+    def _save_modules(self):
         self._known = len(_modules)
         spaces = [(name, getattr(_modules.get(name), "__dict__", None)) for name in _WATCHED]
         self._spaces = [(name, space, dict(space)) for name, space in spaces if type(space) is dict]
@@ -269,15 +269,15 @@ class State:
         """A function of the interpreter's modules, such as json.loads, in whose place is another one now; "" for none. One that a
         module has put there which the call imported is part of loading that."""
         if len(_modules) != self._known:
-            self._keep_modules()
+            self._save_modules()
             return ""
-        for i, (name, space, kept) in enumerate(self._spaces):
+        for i, (name, space, saved) in enumerate(self._spaces):
             try:
-                if space == kept:
+                if space == saved:
                     continue
             except BaseException:  # objects may compare as they like
                 pass
-            for attribute, value in kept.items():
+            for attribute, value in saved.items():
                 if callable(value) and space.get(attribute) is not value:
                     return "%s.%s" % (name, attribute)
             self._spaces[i] = name, space, dict(space)  # a value that is computed once it is needed
@@ -308,7 +308,7 @@ def _threads_left():
     return False
 
 
-def worn():
+def nearly_used_up():
     """Of what the worker has so little left that the next calls may not do with it; "" for nothing."""
     if 0 < _RETIRE_BYTES < _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss * 1024:
         return "memory"
@@ -330,7 +330,7 @@ def worn():
     return ""
 
 
-def crowded():
+def too_many_tasks():
     """Whether threads or processes that the code left behind may be why a call failed."""
     try:
         tasks = len(_os.listdir("/proc/self/task"))

@@ -22,7 +22,7 @@ del sys.modules["rumi_state"]  # a pack may have a module of that name
 # Code under test shares this process and may replace what it finds in modules. Functions here look names up in copies, so
 # that a library which swaps json.loads, or a handler which patches len or os.write, doesn't change what the worker does.
 __builtins__ = dict(vars(builtins))
-_contextvars, _io, _os, _traceback = map(rumi_state.own, (contextvars, io, os, traceback))
+_contextvars, _io, _os, _traceback = map(rumi_state.copy_of, (contextvars, io, os, traceback))
 _ASYNC = types.CoroutineType, types.AsyncGeneratorType
 _dup, _F_DUPFD_CLOEXEC = fcntl.fcntl, fcntl.F_DUPFD_CLOEXEC
 _pack, _unpack = struct.pack, struct.unpack
@@ -127,7 +127,7 @@ class Streams:
             self._last = stream
             self._mark(stream)
 
-    def say(self, text):
+    def log(self, text):
         """Writes a line of the worker's own."""
         self.switch(b"stderr")
         try:
@@ -179,11 +179,11 @@ class Worker:
                 return 0
             (length,) = _unpack(">I", head.ljust(4, b"\0"))
             if len(head) < 4 or not 0 < length <= MAX_CALL:
-                self._streams.say("rumi: no call has a length of %s" % head.hex())
+                self._streams.log("rumi: no call has a length of %s" % head.hex())
                 return EX_DATAERR
             body = self._read(length)
             if len(body) < length:
-                self._streams.say("rumi: the calls ended in the middle of one")
+                self._streams.log("rumi: the calls ended in the middle of one")
                 return EX_DATAERR
             self._answer(body)
 
@@ -214,16 +214,16 @@ class Worker:
             answer = {"id": call_id, "ok": True}
         except Refused as refused:
             if refused.trace:
-                self._streams.say(refused.trace)
+                self._streams.log(refused.trace)
             output = None
             answer = {"id": call_id, "ok": False, "kind": refused.kind, "error": refused.error}
-            if rumi_state.crowded():
+            if rumi_state.too_many_tasks():
                 left.append("too many threads or processes")
-        if short := rumi_state.worn():
+        if short := rumi_state.nearly_used_up():
             left.append("little more of " + short)
         if left:
             answer["retire"] = True
-            self._streams.say("rumi: the call left %s; the next one gets a new worker" % ", ".join(left))
+            self._streams.log("rumi: the call left %s; the next one gets a new worker" % ", ".join(left))
         self._streams.end()
         answer = _dumps_ascii(answer).encode()
         if output is not None:
@@ -249,7 +249,7 @@ class Worker:
         if isinstance(value, _ASYNC):
             if isinstance(value, types.CoroutineType):
                 value.close()  # or Python complains that it was never awaited
-            self._streams.say("rumi: %s is async, and nobody awaits it: write a def that calls asyncio.run" % name)
+            self._streams.log("rumi: %s is async, and nobody awaits it: write a def that calls asyncio.run" % name)
             raise Refused("coroutine", "the function is async")
         return value
 
@@ -258,9 +258,9 @@ class Worker:
         if self._modules:
             raise Refused("invalid", "too late")
         seen = []
-        while (place := _os.environ.get("RUMI_MOUNT_%d" % len(seen))) is not None:
+        while (folder := _os.environ.get("RUMI_MOUNT_%d" % len(seen))) is not None:
             try:
-                found = _os.stat(place)
+                found = _os.stat(folder)
             except OSError as error:
                 raise Refused("load", type(error).__name__) from error
             seen.append([found.st_dev, found.st_ino])
@@ -308,7 +308,7 @@ class Worker:
             sys.modules.pop(name, None)
             raise Refused("load", type(error).__name__, error) from error
         self._modules[path] = module
-        self._state.keep()
+        self._state.save()
         return module
 
 
@@ -378,7 +378,7 @@ def main():
     except BrokenPipeError:
         status = 0  # who asked is gone
     except BaseException:
-        streams.say(_traceback.format_exc())
+        streams.log(_traceback.format_exc())
     finally:
         # Not sys.exit: a thread that a call left behind would keep the process.
         _os._exit(status)
