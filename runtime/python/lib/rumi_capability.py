@@ -1,4 +1,4 @@
-"""Capabilities for packs, through the capability broker: what a pack may have done for it, if it was granted.
+"""Capability calls for packs, through the capability broker: a pack may call the permissions that it was granted.
 
     import rumi_capability
 
@@ -8,7 +8,7 @@
     else:
         print(result["error_type"], result["error"])
 
-    key = rumi_capability.get_secret("MY_API_KEY")  # None where it may not be read or isn't there
+    key = rumi_capability.get_secret("MY_API_KEY")  # None if the pack may not read it or there is none
 """
 
 import os
@@ -26,14 +26,17 @@ MAX_TIMEOUT = 120.0
 
 __all__ = ["call", "get_secret"]
 
-# The broker keeps the time of a call; this is for its answer to arrive.
+# The broker ends a call at its time-out; these seconds more are for its answer to arrive.
 _GRACE = 5.0
 
 _caller = rumi_socket.Caller(MAX_REQUEST_SIZE, MAX_RESPONSE_SIZE)
 
 
 def call(permission_id, args=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=None, request_id=None):
-    """Calls the permission's handler: a dict of success, output, error, error_type, latency_ms. Raises nothing."""
+    """Call a permission. Return a dict of success, output, error, error_type and latency_ms.
+
+    It raises nothing: a failure is an answer with success False and an error_type.
+    """
     path = socket_path or SOCKET_PATH
     try:
         bounds, timeout = rumi_socket.times(timeout_seconds, DEFAULT_TIMEOUT, MAX_TIMEOUT)
@@ -62,7 +65,7 @@ _warned = False
 
 
 def get_secret(key):
-    """The value of a secret, a string; None where it may not be read or isn't there, which look the same."""
+    """Return the value of a secret, a string. None if the pack may not read it or there is none; both look the same."""
     result = call("secrets.get", {"key": key})
     if result.get("error_type") == "socket_not_found":
         _warn_once("rumi: no capability socket at %s: is this running as a pack? get_secret gives None" % (SOCKET_PATH,))
@@ -74,7 +77,7 @@ def get_secret(key):
 
 
 def _warn_once(text):
-    """Says once why no secret can be read: None alone looks like a secret that isn't set."""
+    """Print, once, why no secret can be read: None alone looks like a secret that isn't set."""
     global _warned
     if not _warned:
         _warned = True

@@ -1,6 +1,6 @@
-"""Frames of JSON over a Unix socket: a length, 4 bytes big-endian, then so many bytes of UTF-8 JSON. Both directions.
+"""Frames of JSON over a Unix socket: a length of 4 bytes, big-endian, then so many bytes of UTF-8 JSON. Both directions.
 
-Behind rumi_syscall and rumi_capability; packs use those.
+Packs use rumi_syscall and rumi_capability, which are built on this module.
 """
 
 import json
@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 
-# What a failure before, or instead of, an answer is called. Any other is called by its exception's class.
+# The error_type of failures before, or instead of, an answer. For any other exception it is the name of its class.
 _KNOWN = (
     (FileNotFoundError, "socket_not_found"),
     (PermissionError, "permission_denied"),
@@ -19,22 +19,22 @@ _KNOWN = (
     (json.JSONDecodeError, "json_decode_error"),
 )
 
-# How long a socket may be away, in seconds: another replica takes a second to serve what one that died has served.
+# How long the socket may be unserved, in seconds. Another replica takes over the socket of a dead one within a second.
 TAKEOVER = 5.0
 _POLL = 0.02
-_ATTEMPTS = 3  # at a request that nobody reads
+_ATTEMPTS = 3  # to send a request that the other side closes unread
 
 
 class Broken(Exception):
-    """The other side closed the connection or talked nonsense. What was asked for may have happened."""
+    """The other side closed the connection or sent no valid answer. The request may have been carried out."""
 
 
 class _Unread(Broken):
-    """The other side closed the connection before it had read all of the request."""
+    """The other side closed the connection before it had read all of the request: it wasn't carried out."""
 
 
 class TooLarge(Exception):
-    """The request is over the bound of the other side. Nothing was sent."""
+    """The request is larger than the other side allows. Nothing was sent."""
 
 
 class Misuse(Exception):
@@ -42,10 +42,10 @@ class Misuse(Exception):
 
 
 def times(timeout_seconds, default, most):
-    """The fields of a request that bound its time, and how many seconds all of it may take.
+    """Return the fields of a request that bound its time, and how many seconds all of it may take.
 
-    timeout_seconds is a number, None for the default, or (connect, read) as requests has it: the second bounds each wait
-    for the next byte, so that all of it may take as long as the other side lets it, most. A number over most counts as most.
+    timeout_seconds is a number, None for the default, or (connect, read) as in the library requests. read bounds each wait
+    for the next byte, so the whole request may take most seconds. A number over most counts as most.
     """
     if timeout_seconds is None:
         timeout_seconds = default
@@ -69,7 +69,7 @@ def _seconds(value):
 
 
 def json_text(data):
-    """data as JSON, or Misuse with the reason."""
+    """Return data as JSON. Raise Misuse with the reason if that can't be done."""
     try:
         return json.dumps(data, ensure_ascii=False, allow_nan=False)
     except RecursionError:
@@ -79,7 +79,7 @@ def json_text(data):
 
 
 def error_type(error, broken):
-    """The error_type of an exception that Caller.call raised; broken is what Broken is called."""
+    """Return the error_type of an exception that Caller.call raised. broken is that of Broken."""
     if isinstance(error, Broken):
         return broken
     if isinstance(error, (TooLarge, Misuse)):
@@ -91,19 +91,19 @@ def error_type(error, broken):
 
 
 class Caller:
-    """Asks one question after another over a connection that each thread keeps for itself."""
+    """Sends requests, one after the other. Each thread has a connection of its own, which stays open between them."""
 
     def __init__(self, max_request, max_response):
-        """Bounds of a frame's JSON, in bytes."""
+        """Set the bounds of a frame's JSON, in bytes."""
         self._max_request = max_request
         self._max_response = max_response
         self._idle = threading.local()
 
     def call(self, path, request, timeout):
-        """The answer, a dict, to request at the socket path within timeout seconds.
+        """Send request to the socket path and return the answer, a dict, within timeout seconds.
 
-        A request that the other side closed the connection on without having read all of it did not happen, and is sent
-        once more over a new connection. Nothing else is repeated: who asked decides whether it may happen twice.
+        If the other side closes the connection before it has read all of the request, the request wasn't carried out. It is
+        sent again over a new connection. Nothing else is repeated: only the caller knows whether it may happen twice.
         """
         payload = json.dumps(request, ensure_ascii=False, allow_nan=False).encode("utf-8")
         if len(payload) > self._max_request:
@@ -128,12 +128,16 @@ class Caller:
         return answer
 
     def _take_idle(self, path):
-        """This thread's connection to path if it can be used; it is nobody's then."""
+        """Return this thread's idle connection to path, None if there is none that can be used.
+
+        The connection is taken out: a call that fails in the middle must not leave it to the next one.
+        """
         idle, self._idle.state = getattr(self._idle, "state", None), None
         if idle is None:
             return None
         pid, at, conn = idle
-        # After a fork both processes hold one connection: answers would mix. Closing here leaves the parent's as it is.
+        # After a fork both processes have the connection, and would read each other's answers. Closing it here doesn't close
+        # the parent's.
         if pid != os.getpid() or at != path or _readable(conn):
             conn.close()
             return None
@@ -155,7 +159,11 @@ class Caller:
 
 
 def _connect(path, deadline):
-    """A connection to path; where its folder is there, who listens in it may be about to be replaced by another."""
+    """Return a connection to path.
+
+    If the socket is unserved or missing but its folder is there, try again for TAKEOVER seconds: another replica may be about
+    to serve it. Without the folder, this is no container of a pack, and nobody ever will.
+    """
     give_up = min(deadline, time.monotonic() + TAKEOVER) - _POLL
     while True:
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -174,7 +182,7 @@ def _connect(path, deadline):
 
 
 def _set_timeout(conn, deadline):
-    """Lets the next operation take what is left of the time."""
+    """Let the next operation on conn take what is left of the time."""
     left = deadline - time.monotonic()
     if not left > 0:  # also for a NaN
         raise socket.timeout("timed out")
@@ -182,7 +190,11 @@ def _set_timeout(conn, deadline):
 
 
 def _readable(conn):
-    """Between two requests nothing may come: what does is the end, or an answer that nobody waits for."""
+    """Return whether something came on an idle connection.
+
+    Between two requests nothing may come. It is the end, or the late answer to a request whose time was up, which the next
+    request would take for its own.
+    """
     try:
         conn.setblocking(False)
         conn.recv(1, socket.MSG_PEEK)
@@ -204,7 +216,7 @@ def _send(conn, frame, deadline):
 
 
 def _read(conn, length, deadline, reset=Broken):
-    """length bytes; reset is raised where the connection is reset before the first of them."""
+    """Return length bytes. Raise reset if the connection is reset before the first of them."""
     data = bytearray(length)
     view, have = memoryview(data), 0
     while have < length:
@@ -212,7 +224,7 @@ def _read(conn, length, deadline, reset=Broken):
         try:
             more = conn.recv_into(view[have:])
         except ConnectionResetError:
-            # Linux says so of a Unix socket whose other end was closed with something unread, or was never accepted.
+            # Linux resets a Unix socket whose other end was closed with unread bytes, or was never accepted.
             raise (Broken if have else reset)("Connection closed while waiting for the response") from None
         if not more:
             raise Broken("Connection closed while waiting for the response")

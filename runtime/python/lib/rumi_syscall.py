@@ -8,12 +8,12 @@
     else:
         print(result["error_type"], result["error"])
 
-Every function returns a dict and raises nothing: success, status_code, headers, body, error, error_type, latency_ms,
-redirect_hops, bytes_read, final_url. An answer of any status is a success. A body that is no text is base64, and the
-header X-Proxy-Body-Encoding says so.
+Every function returns a dict of success, status_code, headers, body, error, error_type, latency_ms, redirect_hops, bytes_read
+and final_url, and raises nothing. An answer of any status is a success. A body that isn't text is base64; the header
+X-Proxy-Body-Encoding says so.
 
-A request may have 1 MiB, an answer 4 MiB. requests, httpx, urllib and curl have no such bounds, send bytes and stream: they
-find the same proxy by HTTP_PROXY and HTTPS_PROXY, which are set in a pack's container.
+A request may have 1 MiB, an answer 4 MiB. requests, httpx, urllib and curl have no such bounds; they can send bytes and
+stream. They find the same proxy by HTTP_PROXY and HTTPS_PROXY, which are set in a pack's container.
 """
 
 import os
@@ -31,7 +31,7 @@ MAX_TIMEOUT = 120.0
 
 __all__ = ["http_request", "request", "get", "post", "post_json", "put", "delete", "patch", "head"]
 
-# The proxy keeps the time of a request; this is for its answer to arrive.
+# The proxy ends a request at its time-out; these seconds more are for its answer to arrive.
 _GRACE = 5.0
 
 _caller = rumi_socket.Caller(MAX_REQUEST_SIZE, MAX_RESPONSE_SIZE)
@@ -53,11 +53,11 @@ def _failure(error, kind):
 
 
 def http_request(method, url, headers=None, body=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=None, params=None, json=None):
-    """One request: GET, HEAD, POST, PUT, DELETE or PATCH.
+    """Send one request: GET, HEAD, POST, PUT, DELETE or PATCH.
 
-    body is text, or bytes that are UTF-8 text. json is data to send as JSON instead. params is a dict or a list of pairs
-    that is added to the URL as its query. headers is a dict of texts. timeout_seconds bounds all of the request, 120 at
-    most; (connect, read) bounds the connection and each wait for the next byte.
+    body is text, or bytes that are UTF-8 text. json is data to send as JSON instead. params is a dict or a list of pairs that
+    is added to the URL's query. headers is a dict of texts. timeout_seconds bounds the whole request, 120 at most; (connect,
+    read) bounds the connection and each wait for the next byte.
     """
     path = socket_path or SOCKET_PATH
     try:
@@ -132,7 +132,7 @@ def _body(body):
 def _json_body(body, data, headers):
     if body is not None:
         raise rumi_socket.Misuse("give body or json, not both")
-    # One Content-Type only: a header in two spellings is refused.
+    # Only one Content-Type: the proxy refuses a header that is there twice, in whatever spelling.
     named = {name: value for name, value in headers.items() if name.lower() != "content-type"}
     named["Content-Type"] = "application/json"
     return rumi_socket.json_text(data), named
@@ -142,43 +142,43 @@ request = http_request
 
 
 def get(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
-    """A GET request."""
+    """Send a GET request."""
     return http_request("GET", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
 def head(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
-    """A HEAD request."""
+    """Send a HEAD request."""
     return http_request("HEAD", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
 def delete(url, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None):
-    """A DELETE request."""
+    """Send a DELETE request."""
     return http_request("DELETE", url, headers=headers, timeout_seconds=timeout_seconds, params=params)
 
 
 def post(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
-    """A POST request with a text as its body, or with json as JSON."""
+    """Send a POST request with a text as its body, or with json as JSON."""
     return http_request(
         "POST", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
     )
 
 
 def put(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
-    """A PUT request with a text as its body, or with json as JSON."""
+    """Send a PUT request with a text as its body, or with json as JSON."""
     return http_request(
         "PUT", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
     )
 
 
 def patch(url, body=None, headers=None, timeout_seconds=DEFAULT_TIMEOUT, params=None, json=None):
-    """A PATCH request with a text as its body, or with json as JSON."""
+    """Send a PATCH request with a text as its body, or with json as JSON."""
     return http_request(
         "PATCH", url, headers=headers, body=body, timeout_seconds=timeout_seconds, params=params, json=json
     )
 
 
 def post_json(url, data, headers=None, timeout_seconds=DEFAULT_TIMEOUT):
-    """A POST request with data as JSON, None as null."""
+    """Send a POST request with data as JSON; None is null."""
     try:
         body, named = _json_body(None, data, _headers(headers))
     except rumi_socket.Misuse as error:

@@ -1,7 +1,8 @@
-"""Run by Python at its start, before any code of a pack (the image's PYTHONPATH names this folder).
+"""Python runs this at its start, before any code of a pack: the image's PYTHONPATH names this folder.
 
-A pack's own folder comes first on sys.path, so a file called rumi_syscall.py there, or in one of its dependencies, would
-be taken for ours. And what the base image brought with it (pip and its like) is no part of what a pack was approved with.
+It does two things. Our modules are found here and nowhere else: a pack's folder comes first on sys.path, so a file
+rumi_syscall.py in it, or in a dependency, would be imported in place of ours. And packages of the base image, such as pip,
+are taken off sys.path: a pack was approved without them.
 """
 
 import os
@@ -14,7 +15,7 @@ _OURS = frozenset(("rumi_syscall", "rumi_capability", "rumi_socket"))
 
 
 class _Ours:
-    """Finds our modules here and nowhere else."""
+    """A finder that finds our modules in this folder and nowhere else."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -26,6 +27,6 @@ class _Ours:
 sys.meta_path.insert(0, _Ours)
 
 _base = frozenset(site.getsitepackages())
-# The pack's installed environment goes last: it can't shadow the standard library, and its .pth files are not read.
-# Without a container (RUMI_SECURITY_MODE=permissive) it lies elsewhere.
+# The pack's installed environment comes last, so it can't shadow the standard library. It isn't a site folder, so its .pth files, which
+# may run code, are not read. Without a container (RUMI_SECURITY_MODE=permissive) it is elsewhere.
 sys.path[:] = [entry for entry in sys.path if entry not in _base] + [os.environ.get("RUMI_SITE_PACKAGES", "/site-packages")]

@@ -1,10 +1,10 @@
-"""What a call can change in the worker's process beside its own modules, and how that is undone before the next call.
+"""What a call can change in the worker's process outside its own modules, and how that is undone before the next call.
 
-Three kinds: settings, which are put back; what can't be put back (threads, processes, functions of other modules that were
-replaced, a limit that was lowered for good), for which the worker asks to be replaced; and room (memory, descriptors, /tmp,
-/dev/shm), for which it does so while there is some left.
+There are three kinds. Settings are put back. Other changes can't be undone: threads, processes, replaced functions of
+other modules, a hard limit that was lowered. After these the worker asks to be replaced. And resources can be used up:
+memory, descriptors, /tmp, /dev/shm. The worker asks to be replaced while some are left, so that no call fails first.
 
-The handler's own globals, modules that it imported and its files in /tmp stay: they are what a warm worker is for.
+The handler's own globals, the modules that it imported and its files in /tmp stay. They are what a warm worker is for.
 """
 
 import _locale
@@ -22,12 +22,11 @@ import warnings
 
 
 def copy_of(module):
-    """A copy of a module's functions: code under test may replace what is in the module itself."""
+    """Return a copy of a module's functions: the called code may replace those in the module itself."""
     return types.SimpleNamespace(**vars(module))
 
 
-# Functions look names up here. The modules below are copies, so that replacing json.loads or len breaks the code that did
-# it and not the worker.
+# The names below are copies, so that code which replaces os.getcwd or len breaks itself and not the worker.
 __builtins__ = dict(vars(builtins))
 _gc, _os, _resource, _sys, _time, _warnings = copy_of(gc), copy_of(os), copy_of(resource), copy_of(sys), copy_of(time), copy_of(warnings)
 _locale, _signal = copy_of(_locale), copy_of(_signal)
@@ -37,13 +36,14 @@ _SIGNALS = tuple(sorted(_signal.valid_signals() if hasattr(_signal, "valid_signa
 _LIMITS = tuple(sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}))
 _TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 
-# The worker asks to be replaced from here on: peak memory in bytes and tasks (0 for never), a descriptor's number.
+# From these values on the worker asks to be replaced: peak memory in bytes, threads and processes (0 for never), and the number of
+# a new descriptor.
 _RETIRE_BYTES = int(os.environ.get("RUMI_RETIRE_BYTES") or 0)
 _RETIRE_TASKS = int(os.environ.get("RUMI_RETIRE_TASKS") or 0)
 _RETIRE_DESCRIPTOR = 256
 
-# Where all of these folders and of the processes in /proc are the container's own. Without one (RUMI_SECURITY_MODE=permissive)
-# they are the host's.
+# In a container, /proc, /tmp and /dev/shm are the container's own. Without one (RUMI_SECURITY_MODE=permissive) they are the host's, and
+# what others use of them says nothing about this worker.
 _CONTAINED = os.getppid() == 1
 _SCRATCH = ("/tmp", "/dev/shm")
 
@@ -134,7 +134,7 @@ def _put_tracing(saved):
 
 
 class _Attributes:
-    """Attributes of a module, such as sys.excepthook."""
+    """Attributes of a module, such as sys.excepthook. They are compared by identity, not by an __eq__ of the called code."""
 
     def __init__(self, module, *names):
         self._space, self._names = vars(module), names
@@ -148,7 +148,7 @@ class _Attributes:
 
 
 class _List:
-    """A list that a module keeps, such as sys.path: the same object with the same items."""
+    """A list in a module, such as sys.path. Put back are the object and its items."""
 
     def __init__(self, module, name, after=lambda: None):
         self._space, self._name, self._after = vars(module), name, after
@@ -165,7 +165,7 @@ class _List:
 
 
 class _Names:
-    """A dictionary of the interpreter's, of which the saved names are put back and others may come: sys.modules, builtins."""
+    """A dictionary such as sys.modules or builtins. Saved names are put back; new ones may stay."""
 
     def __init__(self, space):
         self._space = space
@@ -178,13 +178,13 @@ class _Names:
 
 
 class _Saved(dict):
-    """What was in a dictionary. It differs from a later one in which a name is gone or is another object's."""
+    """A saved dictionary. It differs from a later one if a name is missing there or names another object."""
 
     def __ne__(self, later):
         return not self.items() <= later.items()
 
 
-# Each is a name, a function that tells what is set, and one that sets it again. What they return is compared.
+# Each setting is a name, a function that gets it and one that puts it back. It is put back if a later get differs.
 _SETTINGS = [
     ("working folder", _os.getcwd, _os.chdir),
     ("umask", _umask, _os.umask),
@@ -216,8 +216,8 @@ for _each in (
     _SETTINGS.append((type(_each).__name__.lstrip("_").lower(), _each.get, _each.put))
 
 
-# Modules whose functions may not be other ones for the next call: those that all code stands on. What the handler imports beside
-# these is its own to change.
+# Modules whose functions must be the same at the next call, since nearly all code uses them. The handler may change other modules that
+# it imports.
 _WATCHED = (
     "codecs", "importlib", "io", "json", "json.decoder", "json.encoder", "linecache", "os", "posixpath", "re", "signal", "struct", "sys",
     "time", "traceback", "types", "warnings",
@@ -225,29 +225,29 @@ _WATCHED = (
 
 
 class State:
-    """What a call finds. keep is to be called when the code is loaded, begin before a call and restore after it."""
+    """What each call finds. Call save when code was loaded, begin before a call and restore after it."""
 
     def __init__(self):
         self.save()
 
     def save(self):
-        """Takes what is set now for what each call is to find: what a file sets while it is loaded is there for its calls."""
+        """Save the settings as they are now, for each later call. What a file sets while it is loaded is there for its calls."""
         self._settings = [(name, get, put, get()) for name, get, put in _SETTINGS]
         self._save_modules()
         self.begin()
 
     def begin(self):
-        """Notes what runs before a call."""
+        """Note the threads and processes before a call."""
         self._threads, self._children = _thread._count(), _children()
 
     def restore(self):
-        """Puts back what the call has set. The names of what it left that can't be undone; empty where all is as it was."""
+        """Put back what the call has set. Return names of what can't be undone; empty if all is as it was."""
         left = []
         for name, get, put, saved in self._settings:
             try:
                 if saved != get():
                     put(saved)
-            except BaseException:  # the code may have left an object of its own there
+            except BaseException:  # comparing may run a method of an object that the code left there
                 try:
                     put(saved)
                 except BaseException:
@@ -266,8 +266,11 @@ class State:
         self._spaces = [(name, space, dict(space)) for name, space in spaces if type(space) is dict]
 
     def _replaced(self):
-        """A function of the interpreter's modules, such as json.loads, in whose place is another one now; "" for none. One that a
-        module has put there which the call imported is part of loading that."""
+        """Return the name of a function of _WATCHED that was replaced, such as json.loads; "" for none.
+
+        If the call imported modules, the functions as they are now are saved instead: some libraries patch others when they
+        are imported, and would do so in a new worker, too.
+        """
         if len(_modules) != self._known:
             self._save_modules()
             return ""
@@ -275,17 +278,17 @@ class State:
             try:
                 if space == saved:
                     continue
-            except BaseException:  # objects may compare as they like
+            except BaseException:  # comparing may run a method of the called code
                 pass
             for attribute, value in saved.items():
                 if callable(value) and space.get(attribute) is not value:
                     return "%s.%s" % (name, attribute)
-            self._spaces[i] = name, space, dict(space)  # a value that is computed once it is needed
+            self._spaces[i] = name, space, dict(space)  # no function: a value that the module computes when it is first needed
         return ""
 
 
 def _children():
-    """1 where this process has children, which may have ended already, else 0."""
+    """Return 1 if this process has children, running or ended, else 0. No child is waited for."""
     try:
         _os.waitid(_os.P_ALL, 0, _os.WEXITED | _os.WNOHANG | _os.WNOWAIT)
     except ChildProcessError:
@@ -296,7 +299,7 @@ def _children():
 
 
 def _threads_left():
-    """Whether threads are left that are no idle ones of a concurrent.futures pool."""
+    """Return whether there are threads other than those of concurrent.futures pools, which wait for work and do nothing."""
     threading = _modules.get("threading")
     if threading is None:
         return True
@@ -309,11 +312,11 @@ def _threads_left():
 
 
 def nearly_used_up():
-    """Of what the worker has so little left that the next calls may not do with it; "" for nothing."""
+    """Return the resource of which so little is left that a next call may fail; "" for none."""
     if 0 < _RETIRE_BYTES < _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss * 1024:
         return "memory"
     try:
-        lowest = _os.dup(0)  # the first number that is free
+        lowest = _os.dup(0)  # dup gives the lowest free number: about as many descriptors are open
     except OSError:
         return "descriptors"
     _os.close(lowest)
@@ -331,10 +334,10 @@ def nearly_used_up():
 
 
 def too_many_tasks():
-    """Whether threads or processes that the code left behind may be why a call failed."""
+    """Return whether there are so many threads and processes that a call may have failed because of them."""
     try:
         tasks = len(_os.listdir("/proc/self/task"))
-        if _CONTAINED:  # its processes are all the container's own
+        if _CONTAINED:  # all processes in /proc are the container's
             tasks += sum(name.isdigit() for name in _os.listdir("/proc"))
     except OSError:
         return True

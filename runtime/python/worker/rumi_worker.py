@@ -1,6 +1,11 @@
-"""The worker of `rumi-runtime serve`: runs a container's calls, one after the other. PROTOCOL.md has the wire format."""
+"""The worker of `rumi-runtime serve`: it runs a container's calls, one after the other.
 
-# All that is used is imported here, before a pack's folder is on sys.path: a json.py of its own is its own affair.
+PROTOCOL.md has the wire format. The called code is hostile, and it runs in this very process: nothing here keeps it from
+forging the answer to its own call. What is kept is that one call can't change what the next one gets, as far as Python
+allows; where it doesn't, the answer asks the broker for a new worker. The container is the boundary, not this file.
+"""
+
+# Everything is imported here, before a pack's folder is on sys.path: a json.py of the pack must not become ours.
 import builtins
 import contextvars
 import fcntl
@@ -17,10 +22,10 @@ import types
 
 import rumi_state
 
-del sys.modules["rumi_state"]  # a pack may have a module of that name
+del sys.modules["rumi_state"]  # a pack may have a module with that name
 
-# Code under test shares this process and may replace what it finds in modules. Functions here look names up in copies, so
-# that a library which swaps json.loads, or a handler which patches len or os.write, doesn't change what the worker does.
+# The called code shares this process and may replace functions of modules. The worker uses copies, so that a library that swaps
+# json.loads, or a handler that patches len or os.write, doesn't change what the worker does.
 __builtins__ = dict(vars(builtins))
 _contextvars, _io, _os, _traceback = map(rumi_state.copy_of, (contextvars, io, os, traceback))
 _ASYNC = types.CoroutineType, types.AsyncGeneratorType
@@ -36,7 +41,10 @@ def _not_json(value):
 
 
 def _encoder(ascii):
-    """What json.dumps(value, ensure_ascii=ascii, allow_nan=False, separators=(",", ":")) does, by functions of the interpreter's."""
+    """Return json.dumps(…, ensure_ascii=ascii, allow_nan=False, separators=(",", ":")), made of functions written in C.
+
+    The Python functions of module json look names up in it at each call, so the called code could replace them.
+    """
     if json.encoder.c_make_encoder is None:  # not CPython
         return json.JSONEncoder(ensure_ascii=ascii, allow_nan=False, separators=(",", ":")).encode
     quote = json.encoder.encode_basestring_ascii if ascii else json.encoder.encode_basestring
@@ -46,24 +54,24 @@ def _encoder(ascii):
 
 _dumps, _dumps_ascii = _encoder(False), _encoder(True)
 
-# Another folder only where there is no container (RUMI_SECURITY_MODE=permissive).
+# The folder of the pack. It is another one only without a container (RUMI_SECURITY_MODE=permissive).
 ROOT = os.environ.get("RUMI_PACK_DIR", "/pack")
 MAX_CALL = 8 * 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
 EX_DATAERR = 65  # sysexits.h
 
-# The broker's own call: what the container sees where folders are mounted.
+# The broker's own call: which folders the container has at its mount points.
 STAT = ":stat"
 
-# Code under test may close whatever descriptors it can name; these lie out of the way of small numbers.
+# The worker's descriptors get numbers from here on. Code that closes "all" descriptors often counts from 3 to some small number.
 _FIRST_PRIVATE = 500
 
-# How the broker's calls begin.
+# The beginning of the broker's calls. The id is read from it even if the rest is no JSON, so that there is one to answer.
 _matches_id = re.compile(rb'\{"id":"([A-Za-z0-9-]{1,128})"').match
 
 
 class Refused(Exception):
-    """Answers a call with a kind and a word of ours. The traceback of what caused it is for the handler's log."""
+    """A call that is answered with a kind and an error text of ours. The traceback of its cause goes to the log only."""
 
     def __init__(self, kind, error, cause=None):
         super().__init__(kind, error)
@@ -73,12 +81,16 @@ class Refused(Exception):
         if cause is not None:
             try:
                 self.trace = "".join(_traceback.format_exception(type(cause), cause, cause.__traceback__)).rstrip("\n")
-            except BaseException:  # an exception of the code's own may do anything
+            except BaseException:  # formatting runs methods of the exception, which the called code may have written
                 self.trace = "rumi: no traceback of an exception that can't be shown"
 
 
 class Streams:
-    """The descriptors: calls and answers out of the code's way, nothing to read on 0, and 1 with 2 where its noise goes."""
+    """The worker's descriptors.
+
+    Calls and answers are moved to high numbers, out of reach of code that reads stdin or prints. Descriptor 0 is /dev/null;
+    1 and 2 both go to the container's stderr, since its stdout carries the answers.
+    """
 
     def __init__(self):
         self.calls = _private(0)
@@ -92,8 +104,11 @@ class Streams:
         self.renew()
 
     def renew(self):
-        """Undoes what the last call did to 0, 1 and 2, and gives the next one files of its own over them: closing one, or
-        collecting a TextIOWrapper around its buffer, closes neither the descriptor nor the next call's."""
+        """Undo what the last call did to descriptors 0, 1 and 2, and make new sys.stdin, sys.stdout and sys.stderr.
+
+        The new objects don't own their descriptor: closing one, or collecting a TextIOWrapper around its buffer, closes
+        nothing of the next call's.
+        """
         _os.dup2(self._nothing, 0)
         _os.dup2(self._noise, 1)
         _os.dup2(self._noise, 2)
@@ -106,13 +121,13 @@ class Streams:
         sys.stderr = sys.__stderr__ = stderr
 
     def begin(self, call_id):
-        """Marks in the noise where a call begins, so that its reader can tell whose it is."""
+        """Mark the beginning of a call in the noise, so that its reader can tell which call printed what follows."""
         self._call = call_id
         self._last = b"stdout"
         self._mark(b"begin")
 
     def end(self):
-        """Marks where it ends."""
+        """Mark the end of the call."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -122,13 +137,13 @@ class Streams:
         self._call = None
 
     def switch(self, stream):
-        """Marks that what follows is written to another stream than what came before."""
+        """Mark that what follows is written to another stream than what came before."""
         if stream is not self._last:
             self._last = stream
             self._mark(stream)
 
     def log(self, text):
-        """Writes a line of the worker's own."""
+        """Write a line of the worker itself to stderr."""
         self.switch(b"stderr")
         try:
             _os.write(self._noise, text.encode("utf-8", "backslashreplace") + b"\n")
@@ -144,7 +159,7 @@ class Streams:
 
 
 class _Noise(io.FileIO):
-    """One of the standard descriptors, which it doesn't close."""
+    """A raw file over a standard descriptor, which it doesn't close. Each write is marked with the stream's name."""
 
     def __init__(self, fd, streams, name):
         super().__init__(fd, "w", closefd=False)
@@ -172,7 +187,7 @@ class Worker:
         self._state = rumi_state.State()
 
     def serve(self):
-        """Answers until the calls end. The exit status."""
+        """Answer calls until there are no more. Return the exit status."""
         while True:
             head = self._read(4)
             if not head:
@@ -188,7 +203,7 @@ class Worker:
             self._answer(body)
 
     def _read(self, length):
-        """length bytes, or fewer at the end of the calls."""
+        """Return length bytes, or fewer if the calls end before."""
         data = bytearray()
         while len(data) < length:
             more = _os.read(self._calls, length - len(data))
@@ -198,6 +213,7 @@ class Worker:
         return bytes(data)
 
     def _answer(self, body):
+        """Run one call and write its answer."""
         call_id = None
         self._streams.renew()
         left = []
@@ -233,6 +249,7 @@ class Worker:
             rest = rest[_os.write(self._answers, rest):]
 
     def _run(self, call):
+        """Run the function that the call names, and return what it returned. Everything that it raises becomes a Refused."""
         name, args = call.get("call"), call.get("args")
         if not isinstance(name, str) or "\0" in name or not isinstance(args, list):
             raise Refused("invalid", "call is no string or args is no array")
@@ -244,17 +261,21 @@ class Worker:
             value = _contextvars.copy_context().run(_in_context, function, args)
         except SystemExit as end:
             raise Refused("exit", "SystemExit", end) from end
-        except BaseException as error:  # a KeyboardInterrupt of the code's own making, too
+        except BaseException as error:  # also a KeyboardInterrupt that the code raises itself
             raise Refused("exception", type(error).__name__, error) from error
         if isinstance(value, _ASYNC):
             if isinstance(value, types.CoroutineType):
-                value.close()  # or Python complains that it was never awaited
+                value.close()  # without it, Python warns that the coroutine was never awaited
             self._streams.log("rumi: %s is async, and nobody awaits it: write a def that calls asyncio.run" % name)
             raise Refused("coroutine", "the function is async")
         return value
 
     def _stat(self):
-        """Device and inode of each mounted folder, while nobody else's code can have had a say in it."""
+        """Return device and inode of each mounted folder.
+
+        The broker checks by them that Docker mounted the folder that was allowed, and not one that took its path meanwhile.
+        Once a file of the pack has been loaded, its code could have patched os.stat, so the call is refused then.
+        """
         if self._modules:
             raise Refused("invalid", "too late")
         seen = []
@@ -267,6 +288,7 @@ class Worker:
         return seen
 
     def _function(self, name):
+        """Return the function that file.py:function names. The attribute is looked up at each call, as Python would."""
         if found := self._named.get(name):
             module, attribute = found
         else:
@@ -277,6 +299,7 @@ class Worker:
         return function
 
     def _find(self, name):
+        """Return the module and the attribute's name. Loads the file at its first call."""
         file, separator, attribute = name.rpartition(":")
         if not separator or not attribute.isidentifier():
             raise Refused("invalid", "call is not file.py:function")
@@ -289,13 +312,14 @@ class Worker:
         return found
 
     def _load(self, path):
+        """Load a file as a module, once. Its folder comes first on sys.path."""
         if path in self._modules:
             return self._modules[path]
         folder = _os.path.dirname(path)
         if folder not in sys.path:
             sys.path.insert(0, folder)
-        # Called by its own name, as `python file.py` would not but `import file` would: pickles and dataclasses want it
-        # in sys.modules. A second file of that name gets another.
+        # The module has the file's name and is in sys.modules, as after `import file`: pickle and dataclasses need that. A
+        # second file with the same name gets another one.
         name = _os.path.basename(path)[:-3]
         if name in sys.modules:
             name = "%s_%d" % (name, len(self._modules))
@@ -313,8 +337,10 @@ class Worker:
 
 
 def _in_context(function, args):
-    """Runs a call in a context of its own, so that what it sets in context variables ends with it. The one of decimal is an
-    object that is changed in place."""
+    """Run a call in a context of its own, so that context variables which it sets end with it.
+
+    The context of decimal is an object that is changed in place, so the call gets a copy of it.
+    """
     decimal = sys.modules.get("decimal")
     if decimal is not None:
         decimal.setcontext(decimal.getcontext().copy())
@@ -322,7 +348,7 @@ def _in_context(function, args):
 
 
 def _parse(body):
-    """The call, an object with an id; what has none can't be answered to anybody in particular."""
+    """Return the call, an object with an id. Without an id the answer's id would be null, so the call is refused."""
     try:
         text = body.decode("utf-8").strip(" \t\n\r")
         call, end = _scan(text, 0)
@@ -341,11 +367,11 @@ def _parse(body):
 
 
 def _encode(value):
-    """The JSON of what a function returned."""
+    """Return what a function returned, as JSON."""
     try:
         _unique(value)
         output = _dumps(value).encode("utf-8")
-    except BaseException as error:  # a subclass of dict may do anything
+    except BaseException as error:  # encoding runs methods of the value, such as those of a subclass of dict
         raise Refused("value", type(error).__name__, error) from error
     if len(output) > MAX_OUTPUT:
         raise Refused("too_large", "output is over %d bytes" % MAX_OUTPUT)
@@ -353,7 +379,10 @@ def _encode(value):
 
 
 def _unique(value):
-    """Finds objects in which the encoder would write one name twice ({1: …, "1": …}), which is no JSON for the reader."""
+    """Raise ValueError if the encoder would write one name twice in an object, as for {1: …, "1": …}.
+
+    Readers of such JSON differ in which value they take; the broker refuses it.
+    """
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             if len({key if isinstance(key, str) else _dumps(key) for key in value}) != len(value):
@@ -366,21 +395,22 @@ def _unique(value):
 
 
 def main():
-    # The folder of this file was put first on sys.path; nobody else needs what is in it.
+    """Serve calls, then end the process."""
+    # Python put the folder of this file first on sys.path. A pack must not import from it.
     sys.path.pop(0)
     streams = Streams()
-    # Not an exception in the middle of whatever runs: PID 1 passes the signal on to end this process.
+    # PID 1 forwards SIGINT to end this process. The default handler of Python would raise an exception in the called code instead.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(ROOT)
     status = 70  # EX_SOFTWARE, where serve itself fails
     try:
         status = Worker(streams).serve()
     except BrokenPipeError:
-        status = 0  # who asked is gone
+        status = 0  # the broker is gone
     except BaseException:
         streams.log(_traceback.format_exc())
     finally:
-        # Not sys.exit: a thread that a call left behind would keep the process.
+        # Not sys.exit: it waits for threads, and a call may have left one that never ends.
         _os._exit(status)
 
 
