@@ -118,7 +118,7 @@ func TestNoProxyWithoutSocket(t *testing.T) {
 func TestProxyEnviron(t *testing.T) {
 	got := proxyEnviron([]string{"A=1", "HTTP_PROXY=http://elsewhere", "no_proxy=*", "HTTP_PROXY_X=2", "B=3"})
 	if len(got) != 16 || !slices.Equal(got[:3], []string{"A=1", "HTTP_PROXY_X=2", "B=3"}) || !slices.Contains(got, "HTTP_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "no_proxy="+direct(t)) || !slices.Contains(got, "WSS_PROXY=http://127.0.0.1:3128") || !slices.Contains(got, "ws_proxy=http://127.0.0.1:3128") || !slices.Contains(got, "all_proxy=http://127.0.0.1:3128") {
-		t.Errorf("%q", got)
+		t.Errorf("got %q, want the proxy's variables in place of those that were there", got)
 	}
 	if got, err := withProxy([]string{"A=1"}, ""); err != nil || !slices.Equal(got, []string{"A=1"}) {
 		t.Errorf("without a socket: %q, %v", got, err)
@@ -141,7 +141,7 @@ func TestAuthorities(t *testing.T) {
 		"GIT_SSL_CAINFO=/ca.pem", "NODE_EXTRA_CA_CERTS=/ca.pem", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=/ca.pem", "AWS_CA_BUNDLE=/ca.pem",
 		"PIP_CERT=/ca.pem", "CARGO_HTTP_CAINFO=/ca.pem", "DENO_CERT=/ca.pem"}
 	if !slices.Equal(got, want) {
-		t.Errorf("%q", got)
+		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := withAuthorities([]string{"SSL_CERT_FILE=/image/s"}, ""); !slices.Equal(got, []string{"SSL_CERT_FILE=/image/s"}) {
 		t.Errorf("without a bundle: %q", got)
@@ -218,7 +218,7 @@ func TestRelay(t *testing.T) {
 		c.Write(make([]byte, 1<<20))
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "1048576 bytes" {
-			t.Errorf("%q, %v", got, err)
+			t.Errorf("got %q, %v, want that all 1048576 bytes arrived", got, err)
 		}
 	})
 	t.Run("the proxy ends first", func(t *testing.T) {
@@ -233,12 +233,12 @@ func TestRelay(t *testing.T) {
 		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "hello")
 		if got, err := io.ReadAll(c); string(got) != "all I have" {
-			t.Errorf("%q, %v", got, err)
+			t.Errorf("got %q, %v, want all that the server sent", got, err)
 		}
 		io.WriteString(c, "and mine")
 		c.CloseWrite()
 		if got := <-said; got != "and mine" {
-			t.Errorf("%q", got)
+			t.Errorf("the server got %q, want what the client sent after the server's end", got)
 		}
 	})
 	t.Run("the proxy breaks", func(t *testing.T) {
@@ -284,7 +284,7 @@ func TestRelay(t *testing.T) {
 		io.WriteString(c, "early")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "5 bytes" {
-			t.Errorf("%q, %v", got, err)
+			t.Errorf("got %q, %v, want that 5 bytes arrived", got, err)
 		}
 	})
 	t.Run("the client has ended and the proxy says nothing", func(t *testing.T) {
@@ -354,7 +354,7 @@ func TestRelayToAProxyThatIsAway(t *testing.T) {
 	}
 	listen(t, socket, count)
 	if got, err := io.ReadAll(c); string(got) != "5 bytes" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("got %q, %v, want that the next proxy got 5 bytes", got, err)
 	}
 
 	nobody := relay{filepath.Join(t.TempDir(), "s"), 0, halfCloseTimeout}

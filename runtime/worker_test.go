@@ -225,7 +225,7 @@ func TestImports(t *testing.T) {
 	a := serve(t).call("handler.py:imports", nil, []string{"rumi_syscall", "rumi_capability", "wave", "json", "pip", "setuptools", "rumi_worker"})
 	var got map[string]string
 	if err := json.Unmarshal(a.Output, &got); err != nil {
-		t.Fatalf("%v: %+v", err, a)
+		t.Fatalf("%v: got the answer %+v, want an object of texts", err, a)
 	}
 	for name, want := range map[string]string{
 		"rumi_syscall":    "/usr/local/lib/rumi/lib/rumi_syscall.py", // not the pack's own
@@ -280,7 +280,7 @@ func TestStreamsAndJSONAreEachCallsOwn(t *testing.T) {
 	s := serve(t)
 	for _, call := range []string{"handler.py:wraps_stdout", "handler.py:closes_standard", "handler.py:breaks_streams", "handler.py:swaps_json"} {
 		if a := s.call(call, nil, nil); !a.OK {
-			t.Errorf("%s: %+v", call, a)
+			t.Errorf("%s: got %+v, want ok", call, a)
 		}
 		if a := s.call("handler.py:prints_line", nil, call); !a.OK {
 			t.Errorf("after %s: %+v; it printed %q", call, a, s.printed())
@@ -325,7 +325,7 @@ func TestNoiseIsMarked(t *testing.T) {
 	for _, id := range []string{"one", "two"} {
 		s.send(frame(fmt.Appendf(nil, `{"id":%q,"call":"handler.py:prints_line","args":[null,%q]}`, id, id)))
 		if a, err := s.receive(); err != nil || !a.OK {
-			t.Fatalf("%+v, %v", a, err)
+			t.Fatalf("got %+v, %v, want ok", a, err)
 		}
 	}
 	if err := s.stream.CloseWrite(); err != nil {
@@ -346,7 +346,7 @@ func TestClosedStreams(t *testing.T) {
 	s := serve(t)
 	for _, call := range []string{"handler.py:closes_standard", "handler.py:breaks_streams"} {
 		if a := s.call(call, nil, nil); !a.OK {
-			t.Errorf("%s: %+v", call, a)
+			t.Errorf("%s: got %+v, want ok", call, a)
 		}
 		if a := s.call("handler.py:raises", nil, nil); a.Kind != "exception" {
 			t.Errorf("after %s: %+v", call, a)

@@ -194,11 +194,11 @@ class Worker:
                 return 0
             (length,) = _unpack(">I", head.ljust(4, b"\0"))
             if len(head) < 4 or not 0 < length <= MAX_CALL:
-                self._streams.log("rumi: no call has a length of %s" % head.hex())
+                self._streams.log("rumi: the worker ends: a call has the length %s (hexadecimal), want 1 to %d bytes" % (head.hex(), MAX_CALL))
                 return EX_DATAERR
             body = self._read(length)
             if len(body) < length:
-                self._streams.log("rumi: the calls ended in the middle of one")
+                self._streams.log("rumi: the worker ends: stdin ended in the middle of a call")
                 return EX_DATAERR
             self._answer(body)
 
@@ -236,10 +236,10 @@ class Worker:
             if rumi_state.too_many_tasks():
                 left.append("too many threads or processes")
         if short := rumi_state.nearly_used_up():
-            left.append("little more of " + short)
+            left.append("little " + short)
         if left:
             answer["retire"] = True
-            self._streams.log("rumi: the call left %s; the next one gets a new worker" % ", ".join(left))
+            self._streams.log("rumi: a new worker takes the next call, since this one left: " + ", ".join(left))
         self._streams.end()
         answer = _dumps_ascii(answer).encode()
         if output is not None:
@@ -277,7 +277,7 @@ class Worker:
         Once a file of the pack has been loaded, its code could have patched os.stat, so the call is refused then.
         """
         if self._modules:
-            raise Refused("invalid", "too late")
+            raise Refused("invalid", "a file of the pack is loaded already")
         seen = []
         while (folder := _os.environ.get("RUMI_MOUNT_%d" % len(seen))) is not None:
             try:
