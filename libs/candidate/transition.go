@@ -12,32 +12,33 @@ type Verb string
 // The verbs. An approval is Install or Fail, according to how it ends.
 const (
 	Scan    Verb = "scan"
-	Renew   Verb = "renew" // a scan that sees another thing under an installed candidate's key
+	Renew   Verb = "renew" // a scan found another payload under the key of an installed candidate, or it isn't in use any more
 	Install Verb = "install"
 	Fail    Verb = "fail"
 	Reject  Verb = "reject"
 	Unblock Verb = "unblock"
-	// Supersede is a scan that doesn't see the candidate's bytes any more, or sees that others are in use in its place.
+	// Supersede: a scan no longer finds the candidate's bytes, and it isn't in use.
 	Supersede Verb = "supersede"
 	// Withdraw takes an approval back. It counts as a rejection.
 	Withdraw Verb = "withdraw"
 )
 
-// rule says what a verb makes of a standing, or why it may not.
+// rule returns the status after a verb, or the fault that forbids it.
 type rule func(s Status, now time.Time) (Status, *fault.Fault)
 
-// transitions is the whole state machine. An operator's approval is good in any state but blocked: the cooldown keeps
-// packs from asking again, it doesn't bind the operator, and a failed install may simply be tried again.
+// transitions is the state machine, complete: a rule for every state and verb. An operator can approve in any state but
+// blocked: the cooldown keeps packs from asking again and again, it doesn't bind the operator, and a failed installation may be
+// repeated.
 var transitions = map[State]map[Verb]rule{
-	Pending:    {Scan: unchanged, Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Installed:  {Scan: unchanged, Renew: goesTo(Pending), Install: unchanged, Fail: refused("candidate_installed", "Candidate is already installed"), Reject: refused("candidate_installed", "Cannot reject installed candidate"), Unblock: notBlocked, Supersede: isSuperseded, Withdraw: isRejected},
-	Rejected:   {Scan: endCooldown, Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Failed:     {Scan: goesTo(Pending), Renew: unchanged, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: isSuperseded, Withdraw: notInstalled},
-	Blocked:    {Scan: unchanged, Renew: unchanged, Install: isBlocked, Fail: isBlocked, Reject: refused("candidate_blocked", "Candidate is already blocked"), Unblock: isUnblocked, Supersede: unchanged, Withdraw: notInstalled},
-	Superseded: {Scan: isSeenAgain, Renew: isSeenAgain, Install: goesTo(Installed), Fail: goesTo(Failed), Reject: isRejected, Unblock: notBlocked, Supersede: unchanged, Withdraw: notInstalled},
+	Pending:    {Scan: unchanged, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
+	Installed:  {Scan: unchanged, Renew: become(Pending), Install: unchanged, Fail: refuse("candidate_installed", "Candidate is already installed"), Reject: refuse("candidate_installed", "Cannot reject installed candidate"), Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: countRejection},
+	Rejected:   {Scan: endCooldown, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
+	Failed:     {Scan: become(Pending), Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
+	Blocked:    {Scan: unchanged, Renew: unchanged, Install: refuseBlocked, Fail: refuseBlocked, Reject: refuse("candidate_blocked", "Candidate is already blocked"), Unblock: resetRejections, Supersede: unchanged, Withdraw: refuseNotInstalled},
+	Superseded: {Scan: revive, Renew: revive, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: unchanged, Withdraw: refuseNotInstalled},
 }
 
-// Apply gives the standing after verb, or the fault that the caller gets because the state forbids it.
+// Apply returns the status after a verb, or the fault that forbids it.
 func (s Status) Apply(verb Verb, now time.Time) (Status, error) {
 	next, refusal := transitions[s.State][verb](s, now)
 	if refusal != nil {
@@ -48,13 +49,15 @@ func (s Status) Apply(verb Verb, now time.Time) (Status, error) {
 
 func unchanged(s Status, _ time.Time) (Status, *fault.Fault) { return s, nil }
 
-func goesTo(to State) rule {
+// become is the rule for a new state; the number of rejections stays.
+func become(to State) rule {
 	return func(s Status, _ time.Time) (Status, *fault.Fault) {
 		return Status{State: to, RejectCount: s.RejectCount}, nil
 	}
 }
 
-func isRejected(s Status, now time.Time) (Status, *fault.Fault) {
+// countRejection counts a rejection, and blocks the candidate at the BlockedAfter-th.
+func countRejection(s Status, now time.Time) (Status, *fault.Fault) {
 	count := s.RejectCount + 1
 	if count >= BlockedAfter {
 		return Status{State: Blocked, RejectCount: count}, nil
@@ -62,6 +65,7 @@ func isRejected(s Status, now time.Time) (Status, *fault.Fault) {
 	return Status{State: Rejected, RejectCount: count, CooldownUntil: now.Add(Cooldown)}, nil
 }
 
+// endCooldown makes a rejected candidate pending, if its cooldown is over.
 func endCooldown(s Status, now time.Time) (Status, *fault.Fault) {
 	if now.Before(s.CooldownUntil) {
 		return s, nil
@@ -69,13 +73,14 @@ func endCooldown(s Status, now time.Time) (Status, *fault.Fault) {
 	return Status{State: Pending, RejectCount: s.RejectCount}, nil
 }
 
-// isSuperseded keeps a cooldown, which counts again when the bytes come back.
-func isSuperseded(s Status, _ time.Time) (Status, *fault.Fault) {
+// markSuperseded keeps the cooldown: it must still count if the pack brings the same bytes back.
+func markSuperseded(s Status, _ time.Time) (Status, *fault.Fault) {
 	s.State = Superseded
 	return s, nil
 }
 
-func isSeenAgain(s Status, now time.Time) (Status, *fault.Fault) {
+// revive is for a superseded candidate whose bytes are back: it is rejected while its cooldown lasts, otherwise pending.
+func revive(s Status, now time.Time) (Status, *fault.Fault) {
 	if now.Before(s.CooldownUntil) {
 		s.State = Rejected
 		return s, nil
@@ -83,21 +88,23 @@ func isSeenAgain(s Status, now time.Time) (Status, *fault.Fault) {
 	return Status{State: Pending, RejectCount: s.RejectCount}, nil
 }
 
-func isUnblocked(Status, time.Time) (Status, *fault.Fault) {
+// resetRejections makes a blocked candidate pending, with no rejections.
+func resetRejections(Status, time.Time) (Status, *fault.Fault) {
 	return Status{State: Pending}, nil
 }
 
-func refused(code, text string) rule {
+// refuse is the rule for a verb that a state forbids.
+func refuse(code, text string) rule {
 	return func(s Status, _ time.Time) (Status, *fault.Fault) {
 		return s, fault.Conflict("%s", text).With(code)
 	}
 }
 
 var (
-	isBlocked    = refused("candidate_blocked", "Candidate is blocked. Unblock first.")
-	notInstalled = refused("candidate_not_installed", "Candidate is not installed")
+	refuseBlocked      = refuse("candidate_blocked", "Candidate is blocked. Unblock first.")
+	refuseNotInstalled = refuse("candidate_not_installed", "Candidate is not installed")
 )
 
-func notBlocked(s Status, _ time.Time) (Status, *fault.Fault) {
+func refuseNotBlocked(s Status, _ time.Time) (Status, *fault.Fault) {
 	return s, fault.NotFound("Candidate not found in blocked list").With("candidate_not_blocked")
 }

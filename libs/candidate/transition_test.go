@@ -12,12 +12,12 @@ func TestTransitions(t *testing.T) {
 	now := time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC)
 	later := now.Add(Cooldown)
 	const (
-		installed      = "Candidate is already installed"
-		cannotReject   = "Cannot reject installed candidate"
-		alreadyBlocked = "Candidate is already blocked"
-		unblockFirst   = "Candidate is blocked. Unblock first."
-		notInList      = "Candidate not found in blocked list"
-		notInstalled   = "Candidate is not installed"
+		installed          = "Candidate is already installed"
+		cannotReject       = "Cannot reject installed candidate"
+		alreadyBlocked     = "Candidate is already blocked"
+		unblockFirst       = "Candidate is blocked. Unblock first."
+		notInList          = "Candidate not found in blocked list"
+		refuseNotInstalled = "Candidate is not installed"
 	)
 	pending, done, failed := Status{Pending, 0, time.Time{}}, Status{Installed, 0, time.Time{}}, Status{Failed, 0, time.Time{}}
 	cooling, cooled := Status{Rejected, 1, now.Add(time.Nanosecond)}, Status{Rejected, 1, now}
@@ -86,13 +86,13 @@ func TestTransitions(t *testing.T) {
 		{"superseded", superseded, Reject, Status{Rejected, 1, later}, "", 0},
 		{"superseded", superseded, Unblock, superseded, notInList, fault.KindNotFound},
 
-		{"pending", pending, Withdraw, pending, notInstalled, fault.KindConflict},
+		{"pending", pending, Withdraw, pending, refuseNotInstalled, fault.KindConflict},
 		{"installed", done, Withdraw, Status{Rejected, 1, later}, "", 0},
 		{"installed at last", Status{Installed, 2, time.Time{}}, Withdraw, blocked, "", 0},
-		{"cooling", cooling, Withdraw, cooling, notInstalled, fault.KindConflict},
-		{"failed", failed, Withdraw, failed, notInstalled, fault.KindConflict},
-		{"blocked", blocked, Withdraw, blocked, notInstalled, fault.KindConflict},
-		{"superseded", superseded, Withdraw, superseded, notInstalled, fault.KindConflict},
+		{"cooling", cooling, Withdraw, cooling, refuseNotInstalled, fault.KindConflict},
+		{"failed", failed, Withdraw, failed, refuseNotInstalled, fault.KindConflict},
+		{"blocked", blocked, Withdraw, blocked, refuseNotInstalled, fault.KindConflict},
+		{"superseded", superseded, Withdraw, superseded, refuseNotInstalled, fault.KindConflict},
 	}
 	seen := map[State]map[Verb]bool{}
 	for _, c := range cases {

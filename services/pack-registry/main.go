@@ -52,7 +52,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return fmt.Errorf("look at mounts: %w", err)
+		return fmt.Errorf("read mount table: %w", err)
 	}
 	alias := homeAlias(cfg.HomePath, cfg.Ecosystem, string(mounts))
 	if alias == "" && cfg.HomePath != "" {

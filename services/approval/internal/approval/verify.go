@@ -99,14 +99,14 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 		if changed, err := r.Apply(record.Modify, at); err != nil || !changed {
 			return nil, err
 		}
-		r.LastError = "it was put in place anew"
+		r.LastError = "it was replaced by an apply or a rollback"
 		return &decision{action: "modified", err: r.LastError, details: map[string]any{"approved_digest": r.Digest, "replaced": true}}, nil
 	})
 	if fault.Is(err, fault.KindNotFound) { // a new pack: Refresh registers it
 		return nil
 	}
 	if r := s.gates.newest(id); err != nil && r != nil && r.Status.Executable() {
-		s.gates.holdClosed(id, "it was put in place anew")
+		s.gates.holdClosed(id, "it was replaced by an apply or a rollback")
 	}
 	return err
 }
@@ -250,7 +250,7 @@ func (s *Service) reconcile(ctx context.Context, id pack.ID, r *record.Record, s
 	now, err := s.scan(ctx, id, scan)
 	if err != nil {
 		if ctx.Err() == nil && r.Status.Executable() {
-			s.gates.holdClosed(id, "it could not be looked at: "+fault.Of(err).Message)
+			s.gates.holdClosed(id, "it could not be scanned: "+fault.Of(err).Message)
 		}
 		return nil, false, err
 	}

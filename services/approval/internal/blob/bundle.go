@@ -139,12 +139,12 @@ func (s *Store) readIndex(name string) (map[sum]location, error) {
 		return nil, err
 	}
 	count := binary.BigEndian.Uint64(end[len(magic):])
-	room := info.Size() - int64(footer)
-	if string(end[:len(magic)]) != magic || count > uint64(room)/indexEntry {
+	payload := info.Size() - int64(footer)
+	if string(end[:len(magic)]) != magic || count > uint64(payload)/indexEntry {
 		return nil, errTorn
 	}
 	index := make([]byte, count*indexEntry)
-	contents := room - int64(len(index))
+	contents := payload - int64(len(index))
 	if _, err := f.ReadAt(index, contents); err != nil {
 		return nil, err
 	}

@@ -52,13 +52,13 @@ var bulk = map[string]bool{"bytecode": true, "long_line": true, "executable": tr
 type warnings struct {
 	only    string // the one kind that is listed; "" for all
 	counts  map[string]int
-	kept    map[string][]Warning
+	listed  map[string][]Warning
 	folders map[[2]string]int // kind and folder → index in kept
 	more    bool
 }
 
 func newWarnings(only string) *warnings {
-	return &warnings{only: only, counts: map[string]int{}, kept: map[string][]Warning{}, folders: map[[2]string]int{}}
+	return &warnings{only: only, counts: map[string]int{}, listed: map[string][]Warning{}, folders: map[[2]string]int{}}
 }
 
 func (w *warnings) add(one Warning) {
@@ -69,7 +69,7 @@ func (w *warnings) add(one Warning) {
 	key := [2]string{one.Kind, foldingFolder(one.Path)}
 	fold := bulk[one.Kind] && w.only == ""
 	if i, ok := w.folders[key]; fold && ok {
-		folder := &w.kept[one.Kind][i]
+		folder := &w.listed[one.Kind][i]
 		if folder.Count == 1 {
 			folder.Detail = fmt.Sprintf("several files in this folder, the first is %s: %s", clip(folder.Path), folder.Detail)
 			folder.Path, folder.Line = key[1], 0
@@ -77,15 +77,15 @@ func (w *warnings) add(one Warning) {
 		folder.Count++
 		return
 	}
-	if len(w.kept[one.Kind]) == maxWarnings {
+	if len(w.listed[one.Kind]) == maxWarnings {
 		w.more = true
 		return
 	}
 	if fold {
-		w.folders[key] = len(w.kept[one.Kind])
+		w.folders[key] = len(w.listed[one.Kind])
 		one.Count = 1
 	}
-	w.kept[one.Kind] = append(w.kept[one.Kind], one)
+	w.listed[one.Kind] = append(w.listed[one.Kind], one)
 }
 
 // foldingFolder is the folder under which a file's warnings of bulk are listed: the outermost hidden or cache folder that it is
@@ -107,7 +107,7 @@ func foldingFolder(name string) string {
 func (w *warnings) list() (all []Warning, truncated bool) {
 	all = []Warning{}
 	for _, kind := range severity {
-		all = append(all, w.kept[kind]...)
+		all = append(all, w.listed[kind]...)
 	}
 	if len(all) > maxWarnings {
 		return all[:maxWarnings], true
@@ -122,40 +122,40 @@ func (w *warnings) warnOfNames(m tree.Manifest) {
 		if e.Path == "." {
 			continue
 		}
-		say := func(kind, format string, args ...any) {
+		warn := func(kind, format string, args ...any) {
 			w.add(Warning{Path: e.Path, Kind: kind, Detail: fmt.Sprintf(format, args...), Count: 1})
 		}
 		name := path.Base(e.Path)
 		if strings.HasPrefix(name, ".") {
-			say("hidden", "its name begins with a dot")
+			warn("hidden", "its name begins with a dot")
 		}
 		if disguised(name) || mixed(name) {
-			say("look_alike", "its name has letters of several scripts: %s", ascii(name))
+			warn("look_alike", "its name has letters of several scripts: %s", ascii(name))
 		}
 		key := path.Dir(e.Path) + "/" + skeleton(name)
 		if other, ok := alike[key]; ok {
-			say("look_alike", "its name looks like that of %s", ascii(other))
+			warn("look_alike", "its name looks like that of %s", ascii(other))
 		} else {
 			alike[key] = name
 		}
-		told := map[string]bool{}
+		warned := map[string]bool{}
 		for c := range text.Hidden(name) {
-			if kind := kindOf(c.Kind); kind != "" && !told[kind] {
-				told[kind] = true
-				say(kind, "its name contains %v", c)
+			if kind := kindOf(c.Kind); kind != "" && !warned[kind] {
+				warned[kind] = true
+				warn(kind, "its name contains %v", c)
 			}
 		}
 		if e.Kind != tree.File {
 			continue
 		}
 		if e.Mode&0o7000 != 0 {
-			say("special_mode", "mode %04o", e.Mode)
+			warn("special_mode", "mode %04o", e.Mode)
 		}
 		if e.Mode&0o111 != 0 {
-			say("executable", "mode %04o", e.Mode)
+			warn("executable", "mode %04o", e.Mode)
 		}
 		if slices.Contains([]string{".pyc", ".pyo", ".pyd", ".so", ".class"}, strings.ToLower(path.Ext(name))) {
-			say("bytecode", "compiled code can't be reviewed")
+			warn("bytecode", "compiled code can't be reviewed")
 		}
 	}
 }

@@ -106,7 +106,7 @@ func New(cfg Config) (w *Watcher, err error) {
 	w.watchDirs(".", pack.LegacyDir)
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rumi_approval_unwatched_packs",
-		Help: "Packs that may run and are looked at in turns because not all of them can be watched.",
+		Help: "Packs that may run and are scanned periodically because they can't be watched.",
 	}, func() float64 { return float64(len(w.Unwatched())) }))
 	go w.receive()
 	return w, nil

@@ -55,7 +55,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 		found, err := pack.Find(e.root, id)
 		if err != nil { // fs.ErrNotExist
 			if errors.Is(err, pack.ErrUnreadable) {
-				removed.Warnings = append(removed.Warnings, fmt.Sprintf("Whether a pack '%s' lies in the old place too isn't known: %v", id, err))
+				removed.Warnings = append(removed.Warnings, fmt.Sprintf("It isn't known whether ecosystem/packs has a pack '%s', too: %v", id, err))
 			}
 			if len(made) > 0 {
 				e.prune(ctx, id, made...)
@@ -69,7 +69,7 @@ func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 			return removed, err
 		}
 		made, left = append(made, path.Base(backup)), append(left, more...)
-		if removed.Backup == "" { // that of the place that counted
+		if removed.Backup == "" { // the backup of the folder that was in use: Find returns that one first
 			removed.Backup = path.Join(BackupFolder, backup)
 		}
 	}

@@ -46,7 +46,7 @@ func (e *Ecosystem) missingRights(all []pack.Found) (unread []Refusal, warnings 
 		warnings = append(warnings, fmt.Sprintf("%s: ecosystem/%s. %s", found.ID, what, pack.GrantCommand(e.root, found.Dir, r.first)))
 	}
 	if left < 0 {
-		warnings = append(warnings, fmt.Sprintf("Only %d files and folders were looked at; whether Rumi may read those of the other packs is told when they are approved", maxRightsNames))
+		warnings = append(warnings, fmt.Sprintf("Only the first %d files and folders were checked. For the other packs, an approval says whether Rumi may read them", maxRightsNames))
 	}
 	if more > 0 {
 		warnings = append(warnings, fmt.Sprintf("%d more packs can't be read or changed by Rumi in part", more))
@@ -64,7 +64,7 @@ func others(n int) string {
 
 // rights counts what this process may not do in a pack's folder.
 type rights struct {
-	left      *int // names that may still be looked at
+	left      *int // names that may still be checked
 	first     string
 	err       error // why the first can't be read
 	unread    int   // files and folders
@@ -95,7 +95,7 @@ func (r *rights) folder(root *os.Root, name string) {
 		r.countDenied(&r.unread, name, err)
 		return
 	}
-	entries, _ := dir.ReadDir(-1) // what can't be looked at at all is the reader's to tell
+	entries, _ := dir.ReadDir(-1) // a folder that can't be listed is reported by whoever reads it
 	for _, entry := range entries {
 		if *r.left--; *r.left < 0 {
 			return

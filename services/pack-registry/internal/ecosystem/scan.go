@@ -95,7 +95,7 @@ func (e *Ecosystem) RemoveLeftovers(ctx context.Context) (warnings []string) {
 	blocked, err := e.recoverOperations(ctx)
 	if err != nil {
 		e.log.WarnContext(ctx, "could not finish or undo interrupted installations", "error", err)
-		return []string{"Interrupted installations could not be looked for: " + message(err)}
+		return []string{"The journal of installations could not be read: " + message(err)}
 	}
 	for _, id := range slices.Sorted(maps.Keys(blocked)) {
 		warnings = append(warnings, fmt.Sprintf("%s: %s", id, blocked[id]))

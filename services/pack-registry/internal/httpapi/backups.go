@@ -57,7 +57,7 @@ func (p Packs) rollback(ctx context.Context, r api.RollbackRequest) (api.Rollbac
 	if rolled.Backup != "" {
 		response.BackupPath = &rolled.Backup
 	}
-	response.Warnings = append(response.Warnings, p.tellApproval(ctx, string(id))...)
+	response.Warnings = append(response.Warnings, p.notifyApproval(ctx, string(id))...)
 	if r.Data {
 		// After the pack, so that no other one ever gets the data. The pack waits for a decision and doesn't run meanwhile.
 		restored, err := p.Data.RestoreData(context.WithoutCancel(ctx), string(id))
@@ -69,11 +69,11 @@ func (p Packs) rollback(ctx context.Context, r api.RollbackRequest) (api.Rollbac
 	return response, nil
 }
 
-// tellApproval has approval read packs that have just been put in place. It watches the place: what it can't be told now it finds
-// by itself, so that is a warning.
-func (p Packs) tellApproval(ctx context.Context, ids ...string) (warnings []string) {
+// notifyApproval has approval scan packs that were just replaced. Approval watches the folder, too, and notices by itself what it
+// can't be notified of, so that a failure is only a warning.
+func (p Packs) notifyApproval(ctx context.Context, ids ...string) (warnings []string) {
 	if err := p.Approval.Replaced(context.WithoutCancel(ctx), ids...); err != nil {
-		return []string{"approval could not be told: " + fault.Of(err).Message}
+		return []string{"approval could not be notified of the change, and will notice it by itself: " + fault.Of(err).Message}
 	}
 	return nil
 }

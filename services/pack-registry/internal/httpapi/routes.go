@@ -91,7 +91,7 @@ func (p Packs) apply(ctx context.Context, r api.ApplyRequest) (api.ApplyResponse
 	}
 	response := api.ApplyResponse{Success: true, AppliedPackIDs: applied.PackIDs, BackupPaths: applied.Backups, Errors: []api.Refusal{}, Warnings: applied.Warnings}
 	response.Warnings = append(response.Warnings, p.Ecosystem.DeclarationWarnings(applied.PackIDs...)...)
-	response.Warnings = append(response.Warnings, p.tellApproval(ctx, applied.PackIDs...)...)
+	response.Warnings = append(response.Warnings, p.notifyApproval(ctx, applied.PackIDs...)...)
 	return response, nil
 }
 

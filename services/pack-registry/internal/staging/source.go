@@ -85,11 +85,11 @@ type source struct {
 
 // open opens what a path names. Links are followed only as long as they stay in the folder: os.Root refuses the others.
 func (p ImportFolders) open(given string) (*source, error) {
-	place, rest, err := p.find(given)
+	base, rest, err := p.find(given)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(place)
+	root, err := os.OpenRoot(base)
 	if err != nil {
 		return nil, p.openFault(given, err)
 	}

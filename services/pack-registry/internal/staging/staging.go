@@ -88,15 +88,15 @@ func (a *Area) ready() error {
 		a.root = root
 		return nil
 	}
-	mend := "Move away what is in its place"
+	fix := "Move away what is in its place"
 	if errors.Is(err, fs.ErrPermission) {
-		mend = fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), areaFolder)
+		fix = fmt.Sprintf("Run in the Rumi home: sudo chown -R %d:%d %s", os.Geteuid(), os.Getegid(), areaFolder)
 	}
 	why := err
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		why = errno
 	}
-	return fault.Unavailable("%s can't be used (%v). %s", areaFolder, why, mend).With("folder_unusable").Because(err)
+	return fault.Unavailable("%s can't be used (%v). %s", areaFolder, why, fix).With("folder_unusable").Because(err)
 }
 
 // Close closes the area.
