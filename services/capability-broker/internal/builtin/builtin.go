@@ -39,9 +39,9 @@ type Call struct {
 	Grants grant.Chain
 	// Details are those of the call's audit entry, to which Decide and Act may add names, never values.
 	Details map[string]any
-	// Expect may be called by Act, once, while somebody else does what takes long and will hardly fail: it writes the audit
-	// entry of a success and returns when that is on the disk. Nothing may be added to Details any more.
-	Expect func(ctx context.Context)
+	// Prewrite may be called by Act, once, while another service does what takes long and will hardly fail. It writes the audit entry of a
+	// success and returns when that is on the disk. Nothing may be added to Details from then on: the entry has them.
+	Prewrite func(ctx context.Context)
 }
 
 // Act carries a call out. Its output is a JSON value.

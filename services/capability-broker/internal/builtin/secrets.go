@@ -60,7 +60,9 @@ func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
 // SecretsGet is secrets.get: it hands the value of a secret that the grant names to the caller, at most rate times a
 // minute. Calls that are denied count, so that nobody learns the names of keys by trying.
 func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
-	var served sync.Map // the keys that had a value when last asked for; grants bound them
+	// served has the keys that had a value when they were last asked for. Only for these is a success likely enough to write its audit entry
+	// ahead. It can't grow without bounds: keys are named by grants.
+	var served sync.Map
 	return &Permission{
 		ID: "secrets.get", Action: "permission_secrets_get", Rate: rate, Parse: parseSecretKeys,
 		Decide: func(c Call) (Act, *Refusal) {
@@ -84,16 +86,16 @@ func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 				}
 			}
 			return func(ctx context.Context) (jsontext.Value, *Refusal) {
-				_, expected := served.Load(args.Key)
+				_, likely := served.Load(args.Key)
 				output, no := secret(ctx, secrets, args.Key, func() {
-					if expected {
-						c.Expect(ctx)
+					if likely {
+						c.Prewrite(ctx)
 					}
 				}, log)
 				switch {
 				case no != nil:
 					served.Delete(args.Key)
-				case !expected:
+				case !likely:
 					served.Store(args.Key, nil)
 				}
 				return output, no

@@ -1,5 +1,12 @@
-// Package call answers the capability sockets: it decides about what a pack asks for and has it done by a built-in or by a
-// trusted handler. Who asks is told by the socket alone.
+// Package call answers the capability sockets. For each call it decides whether the pack may make it, has a built-in permission or a trusted
+// handler carry it out, and writes both to the audit log.
+//
+// Everything in a call's frame was written by a pack, which is assumed to be hostile. Who calls is decided by the socket alone: each pack's
+// container has one socket mounted, its own. A frame that names another sender is answered all the same, as its socket's, and the claim is
+// in the audit log. The pack reads that it is refused, and no reason; the reason is for the operator.
+//
+// Read service.go from Answer on: it is the way of a call. message.go is the protocol, rate.go the rates, prewritten.go an audit entry that
+// is written while the call is still under way, sockets.go which packs have a socket.
 package call
 
 import (
@@ -19,13 +26,13 @@ import (
 const (
 	MaxRequest  = 4 << 20 // bytes of a request frame
 	MaxResponse = 1 << 20 // bytes of a response frame
-	MaxConns    = 64      // connections of one socket; with MaxRequest, what one pack can make the broker hold
+	MaxConns    = 64      // connections of one socket
 
 	MaxTimeout     = 120 * time.Second
 	defaultTimeout = 30 * time.Second
 )
 
-// errorType says in a word why a call did not succeed.
+// errorType is an answer's error_type: why a call did not succeed, for programs.
 type errorType string
 
 // The error types of contract.md.
@@ -43,7 +50,7 @@ const (
 	accessDenied     errorType = "access_denied" // inside the output of secrets.get only
 )
 
-// texts are what a pack reads: nothing about why.
+// texts are the messages that a pack reads. Those of refusals give no reason: a pack must not learn what it would need to be granted.
 var texts = map[errorType]string{
 	grantDenied:      "Permission denied",
 	trustDenied:      "Permission denied",
@@ -60,8 +67,8 @@ type refusal struct {
 	text   string // what the pack reads, where texts has nothing
 	reason string // for the audit log; the pack never sees it
 
-	output  jsontext.Value // a call that succeeded, with an output that says no
-	changed bool           // it was decided by what is no longer so, and has not started
+	output  jsontext.Value // not nil: the pack reads a success with this output, which tells what is refused
+	changed bool           // the call has not started, and its grants have changed since the decision: decide again
 }
 
 func (r *refusal) message() string {
@@ -71,7 +78,8 @@ func (r *refusal) message() string {
 	return texts[r.kind]
 }
 
-// denied says whether the refusal is a decision against the caller, which the audit log has twice.
+// denied says whether the refusal is a decision against the caller, not a failure. The audit log has such a decision twice: as a security
+// event, and among the uses of permissions.
 func (r *refusal) denied() bool {
 	switch r.kind {
 	case grantDenied, trustDenied, handlerNotFound, rateLimited, accessDenied:
@@ -80,20 +88,20 @@ func (r *refusal) denied() bool {
 	return false
 }
 
-// wireRequest has every field raw, so that a wrong type is answered by name. Other fields are ignored.
+// wireRequest is a request frame. Every field is raw, so that the answer can name the one that has a wrong type. Other fields are ignored.
 type wireRequest struct {
 	PermissionID jsontext.Value `json:"permission_id"`
 	Args         jsontext.Value `json:"args"`
 	Timeout      jsontext.Value `json:"timeout_seconds"`
 	RequestID    jsontext.Value `json:"request_id"`
 
-	// What a payload says about its sender is ignored; one that names somebody else is noted.
+	// What a frame says about its sender has no effect. One that names another pack is in the audit log.
 	PrincipalID jsontext.Value `json:"principal_id"`
 	PackID      jsontext.Value `json:"pack_id"`
 	OwnerPack   jsontext.Value `json:"owner_pack"`
 }
 
-// response is the answer. The fields are there in every answer.
+// response is an answer's frame. It has all fields, whatever the answer.
 type response struct {
 	Success   bool           `json:"success"`
 	Output    jsontext.Value `json:"output"`
@@ -103,16 +111,16 @@ type response struct {
 	RequestID string         `json:"request_id"`
 }
 
-// request is a call that can be decided about.
+// request is a frame that was read: a call that can be decided about.
 type request struct {
 	permission string
 	args       jsontext.Value // an object
 	timeout    time.Duration
 	id         string
-	claims     string // whom the payload names in place of its sender, "" for nobody
+	claims     string // the pack that the frame names as its sender although it isn't, clipped; "" for none
 }
 
-// parse reads a frame. The request it returns with a refusal has what could be read, its id at least.
+// parse reads a frame. A request that is returned with a refusal has what could be read of it, its id at least.
 func parse(frame []byte, principal string) (request, *refusal) {
 	req := request{id: origin.NewRequestID(), timeout: defaultTimeout}
 	var wire wireRequest
@@ -122,32 +130,21 @@ func parse(frame []byte, principal string) (request, *refusal) {
 	if id, ok := stringOf(wire.RequestID); ok && origin.ValidRequestID(id) {
 		req.id = id
 	}
-	for _, claim := range []jsontext.Value{wire.PrincipalID, wire.PackID, wire.OwnerPack} {
-		if len(claim) == 0 || claim.Kind() == 'n' {
-			continue
-		}
-		if name, ok := stringOf(claim); !ok || name != principal {
-			req.claims = text.Prefix(name, 64) // a pack puts it into the audit log
-			if req.claims == "" {
-				req.claims = "(not a name)"
-			}
-			break
-		}
-	}
+	req.claims = wire.claims(principal)
 	permission, ok := stringOf(wire.PermissionID)
 	if !ok || !grant.ValidPermission(permission) {
 		return req, &refusal{kind: invalidRequest, text: "Missing or invalid permission_id"}
 	}
 	req.permission = permission
 	switch {
-	case len(wire.Args) == 0 || wire.Args.Kind() == 'n':
+	case absent(wire.Args):
 		req.args = jsontext.Value("{}")
 	case wire.Args.Kind() == '{':
 		req.args = wire.Args
 	default:
 		return req, &refusal{kind: validationError, text: "'args' must be an object"}
 	}
-	if len(wire.Timeout) > 0 && wire.Timeout.Kind() != 'n' {
+	if !absent(wire.Timeout) {
 		d, err := parseTimeout(wire.Timeout)
 		if err != nil {
 			return req, &refusal{kind: validationError, text: err.Error()}
@@ -157,7 +154,28 @@ func parse(frame []byte, principal string) (request, *refusal) {
 	return req, nil
 }
 
-// parseTimeout reads seconds; more than may be asked for is what may be asked for.
+// maxClaim is how many bytes of a claim the audit log gets: it was written by a pack.
+const maxClaim = 64
+
+// claims is the first sender that the frame names and that isn't the principal, "" for none.
+func (w *wireRequest) claims(principal string) string {
+	for _, claim := range []jsontext.Value{w.PrincipalID, w.PackID, w.OwnerPack} {
+		if absent(claim) {
+			continue
+		}
+		if name, ok := stringOf(claim); !ok || name == "" {
+			return "(not a name)"
+		} else if name != principal {
+			return text.Prefix(name, maxClaim)
+		}
+	}
+	return ""
+}
+
+// absent says whether a field isn't there, or is null, which means the same.
+func absent(v jsontext.Value) bool { return len(v) == 0 || v.Kind() == 'n' }
+
+// parseTimeout reads seconds. More than MaxTimeout is MaxTimeout.
 func parseTimeout(v jsontext.Value) (time.Duration, error) {
 	if v.Kind() != '0' {
 		return 0, fmt.Errorf("'timeout_seconds' must be a number")
@@ -184,7 +202,7 @@ func stringOf(v jsontext.Value) (string, bool) {
 	return s, true
 }
 
-// encode appends the answer to dst. An answer over MaxResponse is replaced by the refusal that says so.
+// encode appends the answer to dst. An answer over MaxResponse, which no client need read, is replaced by a refusal that says so.
 func encode(dst []byte, id string, output jsontext.Value, refused *refusal, took time.Duration) []byte {
 	if refused != nil && refused.output != nil {
 		output, refused = refused.output, nil

@@ -172,7 +172,7 @@ func setClock(t time.Time, by time.Duration) time.Time {
 
 func TestUsualRefillsByTheMonotonicClock(t *testing.T) {
 	for _, by := range []time.Duration{0, -365 * 24 * time.Hour, time.Hour} {
-		u, now := newUsual(600), time.Now()
+		u, now := newDefaultRate(600), time.Now()
 		count := func(after time.Duration) (n int) {
 			for range 1000 {
 				if u.take("p", setClock(now.Add(after), by)) {

@@ -7,15 +7,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// window counts what was done within the last minute, exactly: a token bucket would let nearly twice the limit through
-// in the first minute.
+// window counts the events of the last minute exactly. A token bucket would let nearly twice the limit through in the first minute, and
+// what an operator writes as "max. 10 a minute" must be that. It takes 8 bytes for each event of the limit (at most 60,000; grant.Terms).
 type window struct {
-	began time.Time // all other times are counted from here, by the monotonic clock: setting the clock lets nobody through and keeps nobody out
-	mu    sync.Mutex
-	past  map[quotaKey]*ring
+	began  time.Time // all other times count from here, by the monotonic clock: setting the clock of the host changes no rate
+	mu     sync.Mutex
+	events map[quotaKey]*ring
 }
 
-// quota is how many calls of a permission a minute count for a principal.
+// quota is how many calls of a permission a principal may make in a minute.
 type quota struct {
 	principal, permission string
 	limit                 int // at least 1
@@ -23,24 +23,24 @@ type quota struct {
 
 type quotaKey struct{ principal, permission string }
 
-// ring holds the times of the last events, since the window began, as many as the limit is.
+// ring holds the times of the last events, at most as many as the limit: if the oldest of these is a minute old, one more is allowed.
 type ring struct {
 	limit int
-	at    []time.Duration
-	next  int // where the oldest is, once the ring is full
+	at    []time.Duration // since window.began
+	next  int             // the index of the oldest, once the ring is full
 }
 
-func newWindow() *window { return &window{began: time.Now(), past: make(map[quotaKey]*ring)} }
+func newWindow() *window { return &window{began: time.Now(), events: make(map[quotaKey]*ring)} }
 
-// take counts one event of every quota and says whether all are within their limits. One that isn't is not counted in
-// any, so that a caller who goes on trying is let through again as soon as the window has room. Quotas of one principal
-// and permission with another limit than last time start anew.
+// take counts one event in every quota and says whether all are within their limits. An event that isn't is counted in none, so that a
+// caller that goes on trying is let through again as soon as a minute has passed. A quota whose limit has changed since its last event
+// starts anew.
 func (w *window) take(now time.Time, quotas ...quota) bool {
 	at := now.Sub(w.began)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range quotas {
-		if !w.ring(q).room(at) {
+		if !w.ring(q).allows(at) {
 			return false
 		}
 	}
@@ -52,15 +52,15 @@ func (w *window) take(now time.Time, quotas ...quota) bool {
 
 func (w *window) ring(q quota) *ring {
 	key := quotaKey{q.principal, q.permission}
-	r := w.past[key]
+	r := w.events[key]
 	if r == nil || r.limit != q.limit {
 		r = &ring{limit: q.limit}
-		w.past[key] = r
+		w.events[key] = r
 	}
 	return r
 }
 
-func (r *ring) room(at time.Duration) bool {
+func (r *ring) allows(at time.Duration) bool {
 	return len(r.at) < r.limit || at-r.at[r.next] >= time.Minute
 }
 
@@ -73,34 +73,34 @@ func (r *ring) add(at time.Duration) {
 	r.next = (r.next + 1) % len(r.at)
 }
 
-// usualBurst is how many calls of a principal may follow each other at once, a minute's at most.
-const usualBurst = 100
+// maxBurst is how many calls of a principal may follow each other at once under the default rate; never more than a minute's.
+const maxBurst = 100
 
-// usual bounds the calls of a principal that no other rate bounds: each leaves an entry in the audit log, and what a pack may
-// write there must have a bound.
-type usual struct {
+// defaultRate bounds the calls of a principal for which neither a grant nor the permission sets a rate: each leaves an entry in the audit
+// log, and what a pack may write there must have a bound. It is a token bucket: unlike the exact window it costs the same whatever the rate.
+type defaultRate struct {
 	limit rate.Limit // a second; 0 for no bound
 	burst int
 
-	mu   sync.Mutex
-	past map[string]*rate.Limiter // by principal
+	mu      sync.Mutex
+	buckets map[string]*rate.Limiter // by principal
 }
 
-func newUsual(perMinute int) *usual {
-	return &usual{limit: rate.Limit(float64(perMinute) / 60), burst: min(usualBurst, perMinute), past: make(map[string]*rate.Limiter)}
+func newDefaultRate(perMinute int) *defaultRate {
+	return &defaultRate{limit: rate.Limit(float64(perMinute) / 60), burst: min(maxBurst, perMinute), buckets: make(map[string]*rate.Limiter)}
 }
 
 // take counts a call and says whether it is within the bound.
-func (u *usual) take(principal string, now time.Time) bool {
-	if u.limit == 0 {
+func (d *defaultRate) take(principal string, now time.Time) bool {
+	if d.limit == 0 {
 		return true
 	}
-	u.mu.Lock()
-	l := u.past[principal]
+	d.mu.Lock()
+	l := d.buckets[principal]
 	if l == nil {
-		l = rate.NewLimiter(u.limit, u.burst)
-		u.past[principal] = l
+		l = rate.NewLimiter(d.limit, d.burst)
+		d.buckets[principal] = l
 	}
-	u.mu.Unlock()
+	d.mu.Unlock()
 	return l.AllowN(now, 1)
 }

@@ -25,29 +25,31 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 )
 
-// Gates tells from memory whether a pack may run.
+// Gates are approval's decisions about packs, in memory; *gate.View is them.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
 }
 
-// Grants finds what a principal and its parents are granted.
+// Grants are the capability grants, in memory; *grant.Cache is them.
 type Grants interface {
+	// Chain gives the grants of a principal and its parents for a permission.
 	Chain(principal, permission string) grant.Chain
-	// Use counts a call that is about to start. grant.ErrChanged says that it must be decided about again.
+	// Use counts a call that is about to start. grant.ErrChanged means that a grant has changed, so the call must be decided about again.
 	Use(ctx context.Context, c grant.Chain) (grant.Reason, error)
 }
 
-// Handlers finds the trusted handlers of a permission.
+// Handlers is the trust in handlers, in memory; *handler.Registry is it.
 type Handlers interface {
+	// For lists the handlers that are trusted to serve a permission.
 	For(permission string) []*handler.Trust
 }
 
-// Runner has a handler do a job. Its errors are worker's.
+// Runner runs calls in handlers' workers; *worker.Pool is one. Its errors are those of package worker.
 type Runner interface {
 	Run(ctx context.Context, job worker.Job) (jsontext.Value, error)
 }
 
-// Audit is where decisions are written.
+// Audit is the audit log; *audit.Log is one. Write returns when the entry is on the disk.
 type Audit interface {
 	audit.Submitter
 	Write(ctx context.Context, e audit.Entry) error
@@ -65,33 +67,38 @@ type Config struct {
 	Tracer   trace.Tracer
 	Metrics  prometheus.Registerer
 
-	Refusals int // that leave entries of their own, a day and pack; 0 for any number. As many failures do beside them
-	Rate     int // calls of a principal a minute that neither their grant nor their permission bounds; 0 for any number
+	// Refusals is how many refused calls leave audit entries of their own, for each pack and day; the others are counted in a summary. 0 is
+	// any number. Calls that were allowed and failed are bounded by the same number, and so are claims to be another pack. Without a bound,
+	// a pack that is refused in a loop would fill the disk.
+	Refusals int
+	// Rate is how many calls a principal may make in a minute where neither its grants nor the permission set a rate; 0 is any number. Each
+	// call leaves an audit entry, so a pack must not be able to make any number of them.
+	Rate int
 }
 
-// Service decides about calls and has them carried out.
+// Service decides about calls and has them carried out. It is safe for concurrent use.
 type Service struct {
 	Config
-	ownRates *window // of the broker's own permissions
-	rates    *window // of grants
-	usual    *usual  // of all calls that have no rate of their own
-	refusals *audit.Refusals
-	failures *audit.Refusals // calls that were allowed and did not succeed
-	claims   *audit.Refusals // of being somebody else: any call may make one, whatever is granted
-	calls    *prometheus.CounterVec
-	duration prometheus.Histogram
+	builtinRates *window      // of the broker's own permissions
+	grantRates   *window      // of grants that set a rate
+	defaultRates *defaultRate // of the calls for which neither sets one
+	refusals     *audit.Refusals
+	failures     *audit.Refusals // calls that were allowed and did not succeed
+	claims       *audit.Refusals // calls that name another pack as their sender: any call may, whatever is granted
+	calls        *prometheus.CounterVec
+	duration     prometheus.Histogram
 }
 
-// New makes a Service.
+// New makes a Service and registers its metrics.
 func New(cfg Config) *Service {
 	s := &Service{
-		Config:   cfg,
-		ownRates: newWindow(),
-		rates:    newWindow(),
-		usual:    newUsual(cfg.Rate),
-		refusals: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
-		failures: audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
-		claims:   audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		Config:       cfg,
+		builtinRates: newWindow(),
+		grantRates:   newWindow(),
+		defaultRates: newDefaultRate(cfg.Rate),
+		refusals:     audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		failures:     audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
+		claims:       audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rumi_capability_calls_total",
 			Help: "Calls over capability sockets, by result: ok or the error type.",
@@ -106,15 +113,16 @@ func New(cfg Config) *Service {
 	return s
 }
 
-// Socket is what answers the socket of one principal.
+// Socket answers the calls on the socket of one principal. Who calls is decided by the socket alone, never by what a call says.
 func (s *Service) Socket(principal string) uds.Handler { return socket{s, principal} }
 
+// socket is the Service as one principal sees it.
 type socket struct {
 	*Service
 	principal string
 }
 
-// Refuse answers a frame that could not be read.
+// Refuse implements uds.Handler: it answers a frame that could not be read.
 func (k socket) Refuse(err error, dst []byte) []byte {
 	r := &refusal{kind: protocolError, text: "Request frame could not be read"}
 	var large *uds.TooLargeError
@@ -130,7 +138,7 @@ func (k socket) Refuse(err error, dst []byte) []byte {
 	return encode(dst, origin.NewRequestID(), nil, r, 0)
 }
 
-// Answer answers one call.
+// Answer implements uds.Handler: it answers one call, appending to dst.
 func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	began := time.Now()
 	req, refused := parse(frame, k.principal)
@@ -142,7 +150,7 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	if req.claims != "" {
 		written, _ := k.claims.Submit(ctx, k.principal, "claim", audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "principal_id_overridden",
 			Success: true, OwnerPack: k.principal, Details: map[string]any{"claimed": req.claims, "principal_id": k.principal}})
-		_ = written() // the claim changes nothing, so that a log which can't be written doesn't either
+		_ = written() // the claim has no effect on the call, so neither has a log that can't be written
 	}
 	var output jsontext.Value
 	if refused == nil {
@@ -163,22 +171,22 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 }
 
 const (
-	longOutput = 64 << 10 // bytes of an output over which room is taken for it
-	copies     = 4        // of an output are in memory at once: as it comes, read, encoded, and in the answer's frame
+	longOutput = 64 << 10 // bytes of an output from which on memory is reserved for it
+	copies     = 4        // of an output that are in memory at once: as received, decoded, encoded, and in the answer's frame
 )
 
-// reserveOutput reserves what an output of n bytes takes in memory until it was sent.
+// reserveOutput reserves, of its socket's budget of memory, what an output of n bytes takes until it is sent. It waits until there is enough.
 func reserveOutput(ctx context.Context, n int) error { return uds.BudgetOf(ctx).Reserve(ctx, copies*n) }
 
-// record is what one call leaves in the audit log.
+// record is what one call leaves in the audit log. It is made by do and filled on the way.
 type record struct {
-	action  string
-	details map[string]any
-	ahead   *ahead // see expect
+	action     string
+	details    map[string]any
+	prewritten *prewritten // nil where the entry of a success is still to be written
 }
 
-// do decides about a call, carries it out and writes its entries. What isn't written didn't happen, as far as the caller
-// learns.
+// do decides about a call, carries it out and writes its audit entries. Where they can't be written the call counts as failed, even if it
+// was carried out: the caller must get nothing that the log doesn't have.
 func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.Value, *refusal) {
 	rec := record{action: "permission_execute", details: map[string]any{
 		"permission_type": "capability", "principal_id": k.principal, "permission_id": req.permission,
@@ -191,7 +199,7 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 
 	output, refused := k.carryOut(ctx, req, &rec)
 	if refused != nil && !refused.denied() && errors.Is(context.Cause(ctx), uds.ErrClientClosed) {
-		// Whatever was going on has failed for want of somebody to answer.
+		// The caller is gone, which ended whatever was going on. What it was doing at that moment is no reason to blame the handler.
 		refused = &refusal{kind: executionError, reason: "The client closed the connection before the call had ended"}
 	}
 	rec.details["latency_ms"] = float64(time.Since(began).Microseconds()) / 1000
@@ -202,8 +210,8 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 }
 
 func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
-	if rec.ahead != nil {
-		if err := rec.ahead.err; err != nil || refused == nil {
+	if rec.prewritten != nil {
+		if err := rec.prewritten.err; err != nil || refused == nil {
 			return err
 		}
 	}
@@ -225,7 +233,7 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	return written()
 }
 
-// Count writes down, each second until ctx ends, how many refusals, failures and claims have no entries of their own.
+// Count writes, each second until ctx ends, the summaries of the refusals, failures and claims beyond Config.Refusals.
 func (s *Service) Count(ctx context.Context) error {
 	var all errgroup.Group
 	all.Go(func() error { return s.refusals.Run(ctx) })
@@ -234,18 +242,18 @@ func (s *Service) Count(ctx context.Context) error {
 	return all.Wait()
 }
 
-// Flush is Count once more, for when nobody calls any more.
+// Flush writes the last summaries, when no call comes any more.
 func (s *Service) Flush(ctx context.Context) error {
 	return errors.Join(s.refusals.Flush(ctx), s.failures.Flush(ctx), s.claims.Flush(ctx))
 }
 
-// act carries out what was decided.
+// act carries out a call that was allowed.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
 
-// canceled is of a call whose client, or whose socket, is there no more.
+// canceled is the reason of a call whose client or socket has gone away.
 const canceled = "The call was cancelled"
 
-// maxDecisions is how often a call is decided about whose grant changes between its decision and its start.
+// maxDecisions bounds how often a call is decided about again because its grant has changed between the decision and its start.
 const maxDecisions = 3
 
 func (k socket) carryOut(ctx context.Context, req request, rec *record) (output jsontext.Value, refused *refusal) {
@@ -261,7 +269,9 @@ func (k socket) carryOut(ctx context.Context, req request, rec *record) (output 
 	return output, refused
 }
 
-// begin counts the start of a call, if it is still what it was decided by: it may have waited long for a worker.
+// begin is called when all is ready for a call to start. It closes the race between the decision and the start, which may be far apart: a
+// call may wait for a worker for as long as its time-out, and a revoke must reach it there. The grants are compared with those of the
+// decision, and a use is counted in the database, in one transaction with the check that one is left.
 func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	own := p.Chain[0]
 	if !p.Chain.StillValid(k.Grants.Chain(own.PrincipalID, own.PermissionID), time.Now()) {
@@ -284,20 +294,20 @@ func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	return nil
 }
 
-// decide decides about a call from memory, in the order gate → grant → rate → arguments, and says how it is to be carried
-// out.
+// decide decides about a call, from memory alone, in the order gate, grant, rate, arguments. It returns what carries the call out, or why
+// it is refused. A call that is refused for its grant still counts in the rate of a built-in permission: see builtin.SecretsGet.
 func (k socket) decide(req request, rec *record) (act, *refusal) {
 	own, now := k.Builtins[req.permission], time.Now()
-	within := own == nil || own.Rate == 0 || k.ownRates.take(now, quota{k.principal, req.permission, own.Rate})
+	within := own == nil || own.Rate == 0 || k.builtinRates.take(now, quota{k.principal, req.permission, own.Rate})
 	p, refused := k.permitted(req.permission, now)
 	switch {
 	case refused != nil:
 		return nil, refused
 	case !within:
 		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded"}
-	case !bounded(own, p.Chain) && !k.usual.take(k.principal, now):
+	case !bounded(own, p.Chain) && !k.defaultRates.take(k.principal, now):
 		return nil, &refusal{kind: rateLimited, reason: "Rate of the principal's calls exceeded (RUMI_CAPABILITY_RATE_LIMIT)"}
-	case !k.rates.take(now, quotas(p.Chain)...):
+	case !k.grantRates.take(now, quotas(p.Chain)...):
 		return nil, &refusal{kind: rateLimited, reason: "Rate of the grant exceeded"}
 	}
 	if reason := p.Chain.CheckArgs(req.args); reason != grant.Allowed {
@@ -309,12 +319,13 @@ func (k socket) decide(req request, rec *record) (act, *refusal) {
 	return k.decideHandler(p, req, rec)
 }
 
-// bounded says whether an operator has set a rate for just such calls.
+// bounded says whether a rate is set for such calls, by the permission or by one of the grants.
 func bounded(own *builtin.Permission, c grant.Chain) bool {
 	return own != nil && own.Rate > 0 || slices.ContainsFunc(c, func(g *grant.Grant) bool { return g.Terms.RateLimit != nil })
 }
 
-// quotas are the rates that a chain's grants allow: a child's calls count in its parents', too.
+// quotas are the rates that a chain's grants set. A child's calls count in its parents' rates, too, or a pack could multiply its rate by
+// having children.
 func quotas(c grant.Chain) (list []quota) {
 	for _, g := range c {
 		if g.Terms.RateLimit != nil {
@@ -336,11 +347,11 @@ func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refu
 	return p, nil
 }
 
-// decideBuiltin decides about a call of one of the broker's own permissions.
+// decideBuiltin decides about a call of a permission that the broker serves itself.
 func (k socket) decideBuiltin(own *builtin.Permission, p grant.Permit, req request, rec *record) (act, *refusal) {
 	do, no := own.Decide(builtin.Call{
 		Principal: k.principal, RequestID: req.id, Args: req.args, Grants: p.Chain, Details: rec.details,
-		Expect: func(ctx context.Context) { k.expect(ctx, rec) },
+		Prewrite: func(ctx context.Context) { k.prewrite(ctx, rec) },
 	})
 	if no != nil {
 		return nil, refusedBy(no)
@@ -364,10 +375,11 @@ func refusedBy(no *builtin.Refusal) *refusal {
 	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, output: no.Output}
 }
 
-// errUnstarted has a worker that is ready for a call left alone.
+// errUnstarted tells the worker pool that a call won't start after all, so that its worker is free for another one.
 var errUnstarted = errors.New("the call may not start")
 
-// decideHandler decides about a call that a trusted handler is to do.
+// decideHandler decides about a call of a permission that a trusted handler serves. Three packs may be in it: the caller, the pack of the
+// handler, which must be allowed to run itself, and parents of the caller.
 func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *refusal) {
 	trusted := k.Handlers.For(req.permission)
 	t, reason := handler.Choose(trusted, p.Handler)
@@ -403,8 +415,8 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 	}, nil
 }
 
-// outcome turns a worker's error into what the pack and the log are told. The error's own text stays in the service's
-// log: it never holds what a handler printed or was given.
+// outcome turns a worker's error into what the caller reads and what the audit log has. The error's own text goes to the service's log
+// only. It never holds what a handler printed or was given, which may be secret.
 func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refusal {
 	switch {
 	case err == nil:

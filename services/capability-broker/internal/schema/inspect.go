@@ -16,20 +16,21 @@ import (
 
 const draft = "https://json-schema.org/draft/2020-12/schema"
 
-// holds is what the value of a keyword has for schemas in it.
-type holds int
+// subschemas says where in the value of a keyword there are schemas.
+type subschemas int
 
 const (
-	nothing    holds = iota
-	one              // a schema
-	list             // a list of schemas
-	byName           // schemas by name
-	byProperty       // schemas by the name of a property
-	byPattern        // schemas by pattern
+	nothing    subschemas = iota
+	one                   // a schema
+	list                  // a list of schemas
+	byName                // schemas by name
+	byProperty            // schemas by the name of a property
+	byPattern             // schemas by pattern
 )
 
-// keywords are those of draft 2020-12 that assert something or do no harm.
-var keywords = map[string]holds{
+// keywords are those of draft 2020-12 that assert something or are comments. Every other one is refused, so that no misspelt keyword lets
+// everything through.
+var keywords = map[string]subschemas{
 	"$schema": nothing, "$comment": nothing, "$ref": nothing, "$defs": byName,
 	"title": nothing, "description": nothing, "default": nothing, "deprecated": nothing, "readOnly": nothing, "writeOnly": nothing,
 	"examples": nothing,
@@ -48,120 +49,144 @@ var keywords = map[string]holds{
 	"minimum": nothing, "maximum": nothing, "exclusiveMinimum": nothing, "exclusiveMaximum": nothing, "multipleOf": nothing,
 }
 
-// formats are those that are checked. "regex" would have a pack's patterns compiled.
+// formats are those that are checked. "regex" isn't among them: it would have patterns compiled that a pack sends as values.
 var formats = []string{"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "iri", "iri-reference", "json-pointer",
 	"relative-json-pointer", "time", "uri", "uri-reference", "uri-template", "uuid"}
 
 // walk goes through the schemas in a schema.
 type walk struct {
-	names  map[string]bool
-	nodes  map[string]*node // by JSON pointer
-	weight map[string]int   // those that are known; 0 for one that is being weighed
+	names   map[string]bool
+	nodes   map[string]*node // by JSON pointer
+	weights map[string]int   // by JSON pointer; 0 for a schema whose weight is being computed
 }
 
-// node is one schema: what it weighs alone, and where those are that it leads to.
+// node is one schema: its weight without its subschemas, and where these and the targets of its references are.
 type node struct {
 	alone    int
-	children []string
+	children []string // JSON pointers
 }
 
-// inspect refuses what this package has no use for, and says what a schema weighs with all that references in it lead to.
-// It adds the names of properties to names.
+// inspect refuses what this package has no use for, and returns the weight of a schema: how many schemas one value may have to be checked
+// against, counting what a reference leads to each time. It adds the names of properties to names.
 func inspect(doc any, names map[string]bool) (int, error) {
 	w := walk{names, make(map[string]*node), make(map[string]int)}
 	if err := w.visit("", doc); err != nil {
 		return 0, err
 	}
-	return w.weigh("")
+	return w.weight("")
 }
 
 func at(where, format string, args ...any) error {
 	return fmt.Errorf("at '%s': %w", where, fmt.Errorf(format, args...))
 }
 
-// visit notes a schema and those in it.
+// visit records a schema and those in it.
 func (w *walk) visit(where string, schema any) error {
 	n := &node{alone: 1}
 	w.nodes[where] = n
 	object, ok := schema.(map[string]any)
 	if !ok {
-		return nil // true and false; other values are left to the metaschema
+		return nil // true and false; the metaschema refuses other values
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
-		value, place := object[name], where+"/"+escape(name)
 		what, known := keywords[name]
 		if !known {
 			return at(where, "the keyword '%s' is not known here", name)
 		}
-		if err := w.keyword(n, name, place, value); err != nil {
+		pointer := where + "/" + escape(name)
+		if err := w.keyword(n, name, pointer, object[name]); err != nil {
 			return err
 		}
-		inside := children(what, value)
-		for _, key := range slices.Sorted(maps.Keys(inside)) {
-			path := place
-			if key != "" || what == byName || what == byProperty || what == byPattern {
-				path += "/" + escape(key)
-			}
-			if what == byPattern {
-				if _, err := newPattern(key, new(int)); err != nil {
-					return at(path, "%w", err)
-				}
-			}
-			if what == byProperty {
-				w.names[key] = true
-			}
-			if what != byName {
-				n.children = append(n.children, path)
-			}
-			if err := w.visit(path, inside[key]); err != nil {
-				return err
-			}
+		if err := w.visitChildren(n, what, pointer, object[name]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// keyword looks at the keywords whose value matters here.
-func (w *walk) keyword(n *node, name, place string, value any) error {
+// visitChildren records the schemas in the value of a keyword of n.
+func (w *walk) visitChildren(n *node, what subschemas, pointer string, value any) error {
+	inside := children(what, value)
+	for _, key := range slices.Sorted(maps.Keys(inside)) {
+		path := pointer
+		if key != "" || what == byName || what == byProperty || what == byPattern {
+			path += "/" + escape(key)
+		}
+		switch what {
+		case byPattern:
+			if _, err := newPattern(key, new(int)); err != nil {
+				return at(path, "%w", err)
+			}
+		case byProperty:
+			w.names[key] = true
+		}
+		if what != byName { // a definition costs nothing until a reference leads to it
+			n.children = append(n.children, path)
+		}
+		if err := w.visit(path, inside[key]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keyword checks the keywords whose value matters here. Values of a wrong type are left to the metaschema, which refuses them.
+func (w *walk) keyword(n *node, name, pointer string, value any) error {
+	text, isText := value.(string)
 	switch name {
 	case "$schema":
-		if s, ok := value.(string); !ok || strings.TrimSuffix(s, "#") != draft {
-			return at(place, "only %s is known", draft)
+		if !isText || strings.TrimSuffix(text, "#") != draft {
+			return at(pointer, "only %s is known", draft)
 		}
 	case "$ref":
-		s, _ := value.(string)
-		fragment, ok := strings.CutPrefix(s, "#")
-		target, err := url.PathUnescape(fragment)
-		if !ok || err != nil || target != "" && target[0] != '/' {
-			return at(place, "a reference must be a JSON pointer inside the schema, such as #/$defs/name")
+		target, err := reference(text)
+		if err != nil {
+			return at(pointer, "%w", err)
 		}
 		n.children = append(n.children, target)
 	case "pattern":
-		if s, ok := value.(string); ok {
-			if _, err := newPattern(s, new(int)); err != nil {
-				return at(place, "%w", err)
-			}
+		if !isText {
+			return nil
+		}
+		if _, err := newPattern(text, new(int)); err != nil {
+			return at(pointer, "%w", err)
 		}
 	case "format":
-		if s, ok := value.(string); ok && !slices.Contains(formats, s) {
-			return at(place, "the format '%s' is not known here", s)
+		if isText && !slices.Contains(formats, text) {
+			return at(pointer, "the format '%s' is not known here", text)
 		}
 	case "required":
-		list, _ := value.([]any)
-		for _, item := range list {
-			if s, ok := item.(string); ok {
-				w.names[s] = true
-			}
-		}
-		n.alone += len(list)
+		n.alone += w.required(value)
 	case "enum", "const", "dependentRequired":
 		n.alone += size(value)
 	}
 	return nil
 }
 
+// reference is the JSON pointer that the value of a $ref leads to. Nothing outside the schema may be named: a schema must not make the
+// broker fetch anything.
+func reference(text string) (string, error) {
+	fragment, ok := strings.CutPrefix(text, "#")
+	target, err := url.PathUnescape(fragment)
+	if !ok || err != nil || target != "" && target[0] != '/' {
+		return "", errors.New("a reference must be a JSON pointer inside the schema, such as #/$defs/name")
+	}
+	return target, nil
+}
+
+// required adds the names in a list to those that the schema has, and returns its length.
+func (w *walk) required(value any) int {
+	list, _ := value.([]any)
+	for _, item := range list {
+		if name, ok := item.(string); ok {
+			w.names[name] = true
+		}
+	}
+	return len(list)
+}
+
 // children are the schemas in the value of a keyword, by name or index, "" for the value itself.
-func children(what holds, value any) map[string]any {
+func children(what subschemas, value any) map[string]any {
 	switch what {
 	case one:
 		return map[string]any{"": value}
@@ -195,10 +220,10 @@ func size(value any) int {
 	return n
 }
 
-// weigh adds up what a schema leads to. Without recursion in it a check takes no more steps than its weight for each
-// value.
-func (w *walk) weigh(where string) (int, error) {
-	if n, known := w.weight[where]; known {
+// weight adds up what a schema leads to. Ten definitions that each refer twice to the next make a thousand schemas out of a few hundred
+// bytes; recursion makes any number, so it is refused. Without it a check takes at most weight steps for each value.
+func (w *walk) weight(where string) (int, error) {
+	if n, known := w.weights[where]; known {
 		if n == 0 {
 			return 0, at(where, "a reference leads back to where it came from; recursive schemas are not known here")
 		}
@@ -208,10 +233,10 @@ func (w *walk) weigh(where string) (int, error) {
 	if n == nil {
 		return 0, at(where, "a reference leads here, but this is no schema")
 	}
-	w.weight[where] = 0
+	w.weights[where] = 0
 	total := n.alone
 	for _, child := range n.children {
-		more, err := w.weigh(child)
+		more, err := w.weight(child)
 		if err != nil {
 			return 0, err
 		}
@@ -220,7 +245,7 @@ func (w *walk) weigh(where string) (int, error) {
 	if total > maxWeight {
 		return 0, errors.New("it is too complex")
 	}
-	w.weight[where] = total
+	w.weights[where] = total
 	return total, nil
 }
 
@@ -230,10 +255,11 @@ func escape(token string) string { return string(jsontext.Pointer("").AppendToke
 type pattern struct {
 	*regexp.Regexp
 	program int
-	spent   *int
+	matched *int // bytes times instructions so far, of all patterns of one check
 }
 
-func newPattern(s string, spent *int) (*pattern, error) {
+// newPattern compiles a pattern that adds to matched what each of its matches costs.
+func newPattern(s string, matched *int) (*pattern, error) {
 	if len(s) > maxPattern {
 		return nil, fmt.Errorf("a pattern is too long (max: %d bytes)", maxPattern)
 	}
@@ -252,13 +278,14 @@ func newPattern(s string, spent *int) (*pattern, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a pattern is not valid in RE2 syntax: %w", err)
 	}
-	return &pattern{compiled, len(program.Inst), spent}, nil
+	return &pattern{compiled, len(program.Inst), matched}, nil
 }
 
-// MatchString implements jsonschema.Regexp. Beyond what one check may spend nothing matches, and the check fails whatever
-// follows from that.
+// MatchString implements jsonschema.Regexp. RE2 takes linear time, but linear in the pattern times the text, and a pack may send megabytes
+// for a schema with hundreds of patterns. So each check has a budget, maxMatching. Once it is spent nothing matches any more; what the
+// validator concludes from that doesn't matter, since Check reports the overrun whatever the result.
 func (p *pattern) MatchString(s string) bool {
-	if *p.spent += (len(s) + 1) * p.program; *p.spent > maxMatching {
+	if *p.matched += (len(s) + 1) * p.program; *p.matched > maxMatching {
 		return false
 	}
 	return p.Regexp.MatchString(s)

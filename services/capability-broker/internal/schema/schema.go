@@ -1,10 +1,13 @@
-// Package schema says whether a JSON value is what a JSON Schema (draft 2020-12) asks for. It serves as a fence: schemas
-// are written by operators and by packs, values by packs, and neither may make the broker fetch, loop or work for long.
+// Package schema checks JSON values by JSON Schemas (draft 2020-12) that may be hostile, and so may the values. Schemas are written by
+// operators (args_schema of a grant) and by packs (config_schema of a handler), values by packs. None of them may make the broker fetch
+// anything, loop, or work for long; and no text that this package returns may repeat a value, which may be secret.
 //
-// Of 2020-12 everything that asserts something is there, format included. What asserts nothing here or reaches out of the
-// schema is refused, so that a misspelt keyword lets nothing through: unknown keywords, content*, $id, anchors, dynamic
-// and recursive references. References are JSON pointers inside the schema. Patterns are in Go's syntax (RE2), whose
-// matching takes linear time.
+// Every keyword of 2020-12 that asserts something is known, format included. What asserts nothing here or reaches out of the schema is
+// refused when the schema is compiled, so that a misspelt keyword lets nothing through: unknown keywords, content*, $id, anchors, dynamic
+// and recursive references. References are JSON pointers inside the schema. Patterns are in Go's syntax (RE2).
+//
+// The work of a check is bounded before it begins: values in it times the weight of the schema (inspect.go), and bytes times instructions
+// of all pattern matches.
 package schema
 
 import (
@@ -46,7 +49,7 @@ const location = "urn:rumi:schema"
 // Schema is a compiled schema. It is safe for concurrent use.
 type Schema struct {
 	weight   int
-	names    map[string]bool // that the schema itself has for properties
+	names    map[string]bool // of properties, in the schema itself: only these may be in an error
 	compiled sync.Pool       // of *instance
 }
 
