@@ -19,31 +19,33 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
-// followInterval is how often a replica looks for what others granted or revoked; a revoke must reach every replica
-// within 100 ms.
+// followInterval is how often a replica asks for changes that others have made. A revoke must reach every replica within 100 ms; what this
+// leaves of them is for reading the grants.
 const followInterval = 40 * time.Millisecond
 
-// Store keeps grants. Every write raises the revision.
+// Store is the database of grants, which all replicas share; internal/store implements it. Every write but Use raises the revision.
 type Store interface {
-	// Grants gives all of them and the revision they are of.
+	// Grants returns all grants and the revision that they are of, read in one transaction.
 	Grants(ctx context.Context) ([]Grant, int64, error)
-	// Revision is that of the last write.
+	// Revision is that of the last write. It is asked 25 times a second, so it must cost next to nothing when nothing has changed.
 	Revision(ctx context.Context) (int64, error)
-	// Apply hands the grant there is (nil for none) to change and stores what it returns, in one transaction. An
-	// error, or a nil grant, leaves the store as it was.
+	// Apply calls change with the present grant of a principal and permission, nil for none, and stores the grant that it returns, in one
+	// transaction. An error of change is returned as it is; then, and for a nil grant, the store stays as it was. change may run several
+	// times, where the transaction must be tried again.
 	Apply(ctx context.Context, principal, permission string, change func(*Grant) (*Grant, error)) error
-	// Use counts one use of each of the grants, or of none where one of them can't be used: the answer is why, and which of
-	// them. Uses of several callers, on several replicas, count one after the other.
+	// Use counts one use in each of the grants, or in none where one of them has no use left or is another by now: reason says why, and of is
+	// the index of that grant. Uses by several callers, on several replicas, count one after the other.
 	Use(ctx context.Context, grants []*Grant) (reason Reason, of int, err error)
-	// Remove deletes every grant of the principal, after commit has been told how many and returned no error.
+	// Remove deletes every grant of a principal, in one transaction. Before it commits it calls commit with their number; an error of commit
+	// is returned, and nothing is deleted.
 	Remove(ctx context.Context, principal string, commit func(n int) error) error
 }
 
-// Packs knows which packs there are.
+// Packs are the packs that approval knows; peers.Packs is them.
 type Packs interface {
-	// Known says whether there is such a pack; an error means that nobody can say.
+	// Known says whether there is such a pack, asking approval if it must. An error means that nobody can say at the moment.
 	Known(ctx context.Context, packID string) (bool, error)
-	// Grantable is nil for a pack that is known and not being uninstalled, as far as can be told without asking; else a fault.
+	// Grantable is nil for a pack that is known and not being uninstalled, as far as memory can tell; else a fault.
 	Grantable(packID string) error
 }
 
@@ -74,10 +76,11 @@ type Config struct {
 	Audit       Audit
 	Log         *slog.Logger
 
-	// Pin, which may be nil, makes a new grant say what it means as things are: which handler serves it.
+	// Pin, which may be nil, has a new grant name the handler that serves it at present, so that a second handler of the permission, trusted
+	// later, doesn't change what the grant means.
 	Pin func(g *Grant)
-	// Checks judge a new grant, its config and terms being well-formed, by what is not in it: the operator's ceilings,
-	// what a handler asks for. Their errors are faults of KindInvalid.
+	// Checks refuse a new grant, whose config and terms are well-formed, by what isn't in it: the operator's ceilings, the config that a
+	// handler asks for, folders of the host. Their errors are faults of KindInvalid.
 	Checks []func(ctx context.Context, g *Grant) error
 }
 
@@ -135,10 +138,11 @@ func (c *Cache) Each(fn func(*Grant)) {
 	}
 }
 
-// Revision is that of the grants in memory; another one may mean other grants.
+// Revision is that of the grants in memory. It changes whenever a grant does.
 func (c *Cache) Revision() int64 { return c.snapshot.Revision() }
 
-// List gives the grants by principal, all of them or one principal's, with the uses there have been so far.
+// List returns the grants by principal, all of them or one principal's, each sorted by permission. It reads the store, not memory: the uses
+// that are counted so far are there only.
 func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant, error) {
 	list, _, err := c.Store.Grants(ctx)
 	if err != nil {
@@ -161,7 +165,7 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 	return out, nil
 }
 
-// Request is what an operator asks for.
+// Request is what an operator asks for: to grant, or to revoke.
 type Request struct {
 	PrincipalID  string
 	PermissionID string
@@ -185,7 +189,9 @@ func (r Request) check() error {
 	return nil
 }
 
-// Grant gives a permission, replacing the grant there is. The pack must be known, and not be being uninstalled.
+// Grant grants a permission, in place of the grant that there is. A pack that approval doesn't know is a not-found fault, one that is being
+// uninstalled a conflict. The audit entry is written before the change is committed: there may be an entry of a change that then failed,
+// never a change without its entry.
 func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err := r.check(); err != nil {
 		return Grant{}, err
@@ -204,7 +210,7 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 		if err != nil {
 			return Grant{}, fault.Invalid("Invalid expires_at: must be an RFC 3339 time such as 2027-01-31T12:00:00Z").With("invalid_expires_at")
 		}
-		if next.ExpiresAt = at.UTC(); !at.After(now) { // year 1, too, which is never elsewhere
+		if next.ExpiresAt = at.UTC(); !at.After(now) { // this refuses year 1, too, whose zero time would mean "never"
 			return Grant{}, fault.Invalid("Invalid expires_at: it is in the past").With("invalid_expires_at")
 		}
 	}
@@ -222,7 +228,8 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 		}
 	}
 	err := c.Store.Apply(ctx, r.PrincipalID, r.PermissionID, func(*Grant) (*Grant, error) {
-		// Asked once more, so that no grant follows the RemovePrincipal of an uninstall.
+		// Asked again inside the transaction: an uninstall may have begun since, and its RemovePrincipal may be over already. A grant that
+		// was stored after that would be there for whichever pack takes the name next.
 		if err := c.Packs.Grantable(r.PrincipalID); err != nil {
 			return nil, err
 		}
@@ -234,8 +241,8 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	return next, c.snapshot.Reload(ctx)
 }
 
-// Pin makes the grants of a permission that name no handler name this one, each with an audit entry. Nothing else of them
-// changes.
+// Pin has the grants of a permission that name no handler name this one, each with an audit entry. Nothing else of them changes. It is called
+// before a second handler of the permission is trusted: see handler.Service.
 func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error {
 	list, _, err := c.Store.Grants(ctx)
 	if err != nil {
@@ -264,7 +271,8 @@ func (c *Cache) Pin(ctx context.Context, permission string, to HandlerRef) error
 	return c.snapshot.Reload(ctx)
 }
 
-// Revoke takes a permission away and says whether there was one to take. A pack that was never known is not found.
+// Revoke revokes a permission and says whether it was granted. The grant stays in the store, not enabled. A pack that approval doesn't know
+// and that has no grant is a not-found fault.
 func (c *Cache) Revoke(ctx context.Context, r Request) (bool, error) {
 	if err := r.check(); err != nil {
 		return false, err
@@ -294,7 +302,7 @@ func (c *Cache) Revoke(ctx context.Context, r Request) (bool, error) {
 	return false, nil
 }
 
-// RemovePrincipal deletes every grant of a pack that is uninstalled and says how many there were.
+// RemovePrincipal deletes every grant of a pack that is uninstalled, and returns their number.
 func (c *Cache) RemovePrincipal(ctx context.Context, principal string) (int, error) {
 	removed := 0
 	err := c.Store.Remove(ctx, principal, func(n int) error {
@@ -313,8 +321,8 @@ func (c *Cache) RemovePrincipal(ctx context.Context, principal string) (int, err
 	return removed, c.snapshot.Reload(ctx)
 }
 
-// entry is a grant decision's audit entry. Of the config only what the permission itself says of it is written, and of
-// an argument schema only that there is one: either may hold what must not be in a log.
+// entry is the audit entry of a decision about a grant. Of the config it has only Settings.Details, and of an argument schema only that there
+// is one: either may hold what must not be in a log.
 func entry(action string, g *Grant, more map[string]any) audit.Entry {
 	details := map[string]any{
 		"permission_type": "capability_grant", "principal_id": g.PrincipalID, "permission_id": g.PermissionID,

@@ -9,21 +9,22 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
-// Chain is what a call stands on: the principal's own grant and, where the principal is the child of another
-// (parent__child), the grants of its parents, nearest first. A child has at most what its parents have, so each of them
-// must allow the call.
+// Chain is the grants that a call of a permission depends on: the principal's own first and, where the principal is the child of another
+// pack (parent__child), those of its parents, nearest first. A child has at most what its parents have, so each of them must allow the
+// call. A chain is never empty: a missing grant is one that allows nothing.
 type Chain []*Grant
 
 // Permit is what a chain allows together.
 type Permit struct {
 	Chain   Chain
-	Handler *HandlerRef // nil for whichever is the only one
-	Limits  Limits      // the narrowest
-	Mounts  []Mount     // of the principal's own grant
+	Handler *HandlerRef // nil where no grant names one: the only handler of the permission
+	Limits  Limits      // of each, the lowest of the chain
+	Mounts  []Mount     // of the principal's own grant; each is within what its parents are granted
 }
 
-// Chain gives the grants of a principal and its parents for a permission. It takes no lock and touches no disk. The
-// grants must not be changed. While nobody can say whether they still hold, they are ones that allow nothing.
+// Chain returns the grants of a principal and its parents for a permission, from memory: it takes no lock and reads no disk. The grants must
+// not be changed. While the database can't be followed, a grant may have been revoked without this replica's knowing: then every grant of
+// the chain is one that allows nothing, with the reason Unknown.
 func (c *Cache) Chain(principal, permission string) Chain {
 	all, fresh := c.snapshot.Value(), c.snapshot.Fresh(time.Now())
 	find := func(id string) *Grant {
@@ -42,8 +43,9 @@ func (c *Cache) Chain(principal, permission string) Chain {
 	return chain
 }
 
-// Identity names the very grants of the chain. A grant that replaces another has another identity, even where it says the same and
-// however fast it followed: comparing what grants say would take one that was revoked and granted again for the one before.
+// Identity names the grants of the chain as decisions, not by what they allow. A grant that replaces another has another identity, even
+// with the same content: otherwise a permission that was revoked and granted again between two checks would look unchanged, and what it
+// had started before the revoke would go on.
 func (c Chain) Identity() string {
 	var b strings.Builder
 	for _, g := range c {
@@ -55,7 +57,7 @@ func (c Chain) Identity() string {
 // Decide says what the chain allows at the time now, or why it allows nothing.
 func (c Chain) Decide(now time.Time) (Permit, Reason) { return c.permit((*Grant).Decide, now) }
 
-// DecideStarted is Decide for a call that has started: the one that used up its grant goes on.
+// DecideStarted is Decide for a call that has started, and for the worker that it runs in: the call that has used up its grant goes on.
 func (c Chain) DecideStarted(now time.Time) (Permit, Reason) { return c.permit((*Grant).inForce, now) }
 
 func (c Chain) permit(decide func(*Grant, time.Time) Reason, now time.Time) (Permit, Reason) {
@@ -75,8 +77,11 @@ func (c Chain) permit(decide func(*Grant, time.Time) Reason, now time.Time) (Per
 	return p, Allowed
 }
 
-// under narrows the permit to what a parent's grant allows, too. What both have to say about arguments is judged when
-// they are there.
+// under narrows the permit to what a parent's grant allows, too, or says why that can't be done. Schemas of arguments are not compared: each
+// is applied to a call's arguments (CheckArgs).
+//
+// A config that only a handler understands can't be narrowed: it must be the parent's own, or a child could give itself more by naming, say,
+// a higher limit.
 func (p *Permit) under(parent *Grant) Reason {
 	own := p.Chain[0]
 	if own.settings == nil && !bytes.Equal(own.sorted, parent.sorted) {

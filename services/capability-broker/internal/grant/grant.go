@@ -1,7 +1,12 @@
-// Package grant decides which principal may use which permission.
+// Package grant decides which principal may use which permission, and on which terms.
 //
-// A principal is an approved pack, known by its socket. Decisions are made from an immutable snapshot in memory; the
-// store behind it is the truth, and a change is answered only after both have it.
+// A principal is an approved pack, known by its socket. Grants are rows of the database; each replica decides by a copy of them in memory
+// (Cache), which follows the database. A change is answered only after the database and this replica's copy have it; other replicas have it
+// within 100 ms, or decide that nothing is allowed once they can't follow.
+//
+// A child of a pack (parent__child) has at most what its parents have. So a decision is always about a Chain: the grant of the principal and
+// those of its parents. What no decision in memory can tell is whether a use is left, since replicas share the count: Cache.Use asks the
+// database.
 package grant
 
 import (
@@ -17,7 +22,7 @@ import (
 
 const maxPermissionID = 128
 
-// Bounds of a grant's config, which is copied into every call of a handler.
+// maxConfigBytes bounds a grant's config, which is copied into every call of a handler.
 const maxConfigBytes = 64 << 10
 
 var (
@@ -51,36 +56,36 @@ type Grant struct {
 	Terms        Terms
 	Uses         int64 // calls that have started since GrantedAt, counted where Terms has MaxUses
 
-	// What decisions need of Config, prepared once.
+	// What prepare computes.
 	settings Settings
 	sorted   jsontext.Value // Config with its names in order
-	args     *schema.Schema // of Terms.ArgsSchema
-	usedUp   *atomic.Bool   // all uses are known to have been made; they never come back
-	unusable Reason         // why nothing is allowed, whatever the rest says
+	args     *schema.Schema // of Terms.ArgsSchema, nil for none
+	usedUp   *atomic.Bool   // true once no use is left: uses never come back; nil where they have no bound
+	unusable Reason         // not Allowed: why the grant allows nothing, whatever the rest says
 }
 
-// Permissions are those that the broker serves itself.
+// Permissions are the permissions that the broker serves itself; builtin.Table is them.
 type Permissions interface {
-	// Parse reads the config of a permission's grant, a compact object. It is nil for a permission that handlers serve. A
-	// config that the permission doesn't know is a fault of KindInvalid.
+	// Parse reads the config of a permission's grant, a compact JSON object. The result is nil for a permission that handlers serve: only the
+	// handler knows what its config means. A config that a permission of the broker's doesn't understand is a fault of KindInvalid.
 	Parse(permission string, config jsontext.Value) (Settings, error)
 }
 
-// Settings are the config of a grant of one of the broker's own permissions, as its parser understands it.
+// Settings are the config of a grant of one of the broker's own permissions, as Permissions.Parse has read it.
 type Settings interface {
-	// Details is what an audit entry of the grant says of it.
+	// Details is what the audit entry of the grant has of them. No secret may be among it.
 	Details() map[string]any
-	// Warning says why every call is refused, "" where that isn't so.
+	// Warning says why every call will be refused, such as for an empty list of keys; "" where some may be allowed.
 	Warning() string
 }
 
-// Settings are nil for a permission that handlers serve.
+// Settings returns the grant's settings, nil for a permission that handlers serve.
 func (g *Grant) Settings() Settings { return g.settings }
 
 // Reason is why a principal may not use a permission, for the audit log and the operator; "" means it may.
 type Reason string
 
-// The reasons.
+// The reasons of a single grant. Chain adds to them the parent that they are about.
 const (
 	Allowed    Reason = ""
 	None       Reason = "No capability grant for this permission"
@@ -91,7 +96,7 @@ const (
 	Unreadable Reason = "Capability grant can't be read; grant it again"
 )
 
-// Decide says whether the grant allows its permission at the time now.
+// Decide says whether the grant allows a call to start at the time now, as far as memory can tell: Cache.Use has the last word on uses.
 func (g *Grant) Decide(now time.Time) Reason {
 	if reason := g.inForce(now); reason != Allowed {
 		return reason
@@ -102,7 +107,7 @@ func (g *Grant) Decide(now time.Time) Reason {
 	return Allowed
 }
 
-// inForce is Decide for a call that has started: whether another may start is no matter.
+// inForce says whether the grant allows a call that has started to go on. That it is used up doesn't matter: this call may be its last use.
 func (g *Grant) inForce(now time.Time) Reason {
 	switch {
 	case g.unusable != "":
@@ -117,15 +122,15 @@ func (g *Grant) inForce(now time.Time) Reason {
 
 func (g *Grant) expired(now time.Time) bool { return !g.ExpiresAt.IsZero() && !now.Before(g.ExpiresAt) }
 
-// ReadTerms takes over terms as they were stored. What this version doesn't understand narrows all the same: the grant
-// allows nothing.
+// ReadTerms reads terms as they are stored. Unknown members were written by a newer version, and each may narrow the grant: ignoring one
+// could allow what its operator forbade. So a grant with unknown members allows nothing.
 func (g *Grant) ReadTerms(raw []byte) {
 	if err := json.Unmarshal(raw, &g.Terms, json.RejectUnknownMembers(true)); err != nil {
 		g.unusable = Unreadable
 	}
 }
 
-// prepare checks a grant's config and terms and keeps what decisions need of them. An empty config is {}.
+// prepare checks a grant's config and terms, and computes what decisions need of them, so that a call doesn't have to. An empty config is {}.
 func (g *Grant) prepare(own Permissions, compile func(jsontext.Value) (*schema.Schema, error)) (err error) {
 	if g.Config, g.sorted, err = object("config", g.Config, maxConfigBytes); err != nil {
 		return err
@@ -153,7 +158,7 @@ func (g *Grant) prepare(own Permissions, compile func(jsontext.Value) (*schema.S
 	return nil
 }
 
-// object gives an object as it is kept, and with its names in order. An absent one is {}.
+// object returns a JSON object as it is stored, and with its names in order, which can be compared. An absent one is {}.
 func object(field string, raw jsontext.Value, limit int) (compact, sorted jsontext.Value, err error) {
 	if len(raw) == 0 || raw.Kind() == 'n' {
 		raw = jsontext.Value("{}")

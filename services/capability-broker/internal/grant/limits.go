@@ -2,7 +2,7 @@ package grant
 
 import "github.com/rumi-ai/rumi/libs/fault"
 
-// Limits are what a call's container may use at most. What is absent is the operator's default.
+// Limits are what a call's container may use at most. A field that is absent leaves the operator's default.
 type Limits struct {
 	MemoryMB       *int64   `json:"memory_mb,omitzero"` // MiB
 	CPUs           *float64 `json:"cpus,omitzero"`
@@ -28,19 +28,19 @@ func (l *Limits) check() error {
 	return nil
 }
 
-// narrow gives what both allow.
+// narrow returns, field by field, the lower of two limits.
 func (l Limits) narrow(other *Limits) Limits {
 	if other == nil {
 		return l
 	}
 	return Limits{
-		MemoryMB: lesser(l.MemoryMB, other.MemoryMB), CPUs: lesser(l.CPUs, other.CPUs),
-		PIDs: lesser(l.PIDs, other.PIDs), TimeoutSeconds: lesser(l.TimeoutSeconds, other.TimeoutSeconds),
+		MemoryMB: lower(l.MemoryMB, other.MemoryMB), CPUs: lower(l.CPUs, other.CPUs),
+		PIDs: lower(l.PIDs, other.PIDs), TimeoutSeconds: lower(l.TimeoutSeconds, other.TimeoutSeconds),
 	}
 }
 
-// lesser is the smaller of two bounds, where nil bounds nothing.
-func lesser[T int64 | float64](a, b *T) *T {
+// lower is the lower of two bounds, where nil bounds nothing.
+func lower[T int64 | float64](a, b *T) *T {
 	if a == nil || b != nil && *b < *a {
 		return b
 	}

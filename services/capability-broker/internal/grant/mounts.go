@@ -17,10 +17,10 @@ type Mount struct {
 	ReadOnly *bool  `json:"read_only,omitzero"` // absent means true
 }
 
-// Writable says whether the container may change what it sees.
+// Writable says whether the container may change what is in the folder.
 func (m Mount) Writable() bool { return m.ReadOnly != nil && !*m.ReadOnly }
 
-// TargetPath is where the container sees it.
+// TargetPath is the path of the folder in the container: Target, or /mnt/ and the last name of Source.
 func (m Mount) TargetPath() string {
 	if m.Target != "" {
 		return m.Target
@@ -35,8 +35,8 @@ const (
 	maxMountName = 255  // bytes of each name in it
 )
 
-// taken are the folders at the top of a container in which nothing is mounted.
-var taken = strings.Fields("bin boot dev etc lib lib32 lib64 libx32 opt pack proc root run sbin site-packages sys tmp usr var")
+// reserved are the folders at the top of a container in which nothing may be mounted: a grant must not replace what the container runs.
+var reserved = strings.Fields("bin boot dev etc lib lib32 lib64 libx32 opt pack proc root run sbin site-packages sys tmp usr var")
 
 func checkMounts(list []Mount) error {
 	if len(list) > maxMounts {
@@ -50,7 +50,7 @@ func checkMounts(list []Mount) error {
 		if !cleanPath(target) || !path.IsAbs(target) || target == "/" {
 			return fault.Invalid("Invalid mounts: 'target' must be an absolute path without '.', '..', a slash at the end and names over 255 bytes").With("invalid_mounts")
 		}
-		if top, _, _ := strings.Cut(target[1:], "/"); slices.Contains(taken, top) {
+		if top, _, _ := strings.Cut(target[1:], "/"); slices.Contains(reserved, top) {
 			return fault.Invalid("Invalid mounts: 'target' must not lie in /%s, which is the container's own; take /mnt/NAME", top).With("invalid_mounts")
 		}
 		for _, other := range list[:i] {
@@ -78,7 +78,7 @@ func inside(p, folder string) bool {
 	return p == folder || folder == "/" || strings.HasPrefix(p, folder+"/")
 }
 
-// within says whether one of the mounts shows all that m does, and lets it be changed where m does.
+// within says whether one of the mounts gives at least what m gives: the folder or one around it, writable if m is.
 func (m Mount) within(list []Mount) bool {
 	return slices.ContainsFunc(list, func(p Mount) bool {
 		return inside(m.Source, p.Source) && (p.Writable() || !m.Writable())

@@ -12,7 +12,7 @@ const (
 	maxRate = 60_000  // calls a minute; each principal's last so many are remembered
 )
 
-// Terms narrow a grant beyond its config. What is absent narrows nothing.
+// Terms restrict a grant beyond its config. A field that is absent restricts nothing.
 type Terms struct {
 	MaxUses    *int64         `json:"max_uses,omitzero"`    // calls that may ever start
 	RateLimit  *int           `json:"rate_limit,omitzero"`  // calls in a minute
@@ -22,7 +22,8 @@ type Terms struct {
 	Mounts     []Mount        `json:"mounts,omitzero"`      // what the handler's containers see of the host
 }
 
-// HandlerRef names a handler. Its bytes are not in it: it is whatever is trusted under that pack and slug.
+// HandlerRef names a handler by its pack and slug: whichever bytes are trusted under them. A new version of a handler needs an approval, but
+// no new grants.
 type HandlerRef struct {
 	PackID string `json:"pack_id"`
 	Slug   string `json:"slug"`
@@ -31,8 +32,7 @@ type HandlerRef struct {
 // String is pack/slug.
 func (r HandlerRef) String() string { return r.PackID + "/" + r.Slug }
 
-// check refuses what no grant may hold. What only the operator's settings or what is trusted can tell is for
-// Config.Checks.
+// check refuses terms that no grant may have. What depends on settings, on handlers or on the host is for Config.Checks.
 func (t *Terms) check(permission string) error {
 	switch {
 	case t.MaxUses != nil && (*t.MaxUses < 1 || *t.MaxUses > maxUses):

@@ -1,5 +1,12 @@
-// Package handler takes packs' capability handlers from found to trusted: scan, approval, the read-only copy that runs,
-// and the proof before each start that the copy is what was trusted.
+// Package handler takes packs' capability handlers from found to trusted: scan, approval, the read-only copy that runs, and the check before
+// each start that the copy is what was trusted.
+//
+// A handler is a folder of a pack, share/capability_handlers/<slug>, with a handler.json and a handler.py. It passes three gates, each about
+// exact bytes. The pack itself is approved (approval), by the digest of its tree. A candidate, which a scan has found, is approved by an
+// operator: that is trust, in the digest of the handler's folder. And each start compares the copy on the disk with that digest.
+//
+// The bytes are copied from the approved tree, never from ecosystem/, where whoever installs packs may write at any time. scan.go finds
+// candidates, service.go and effects.go decide, folders.go has the copies, trust.go has what is trusted in memory.
 package handler
 
 import (
@@ -14,7 +21,7 @@ import (
 // foldersDir is where a pack has its handlers, one folder a slug, relative to the folder of its ecosystem.json.
 const foldersDir = "share/capability_handlers"
 
-// Candidate is what a scan saw of a handler, and what approval added.
+// Candidate is what a scan has found of a handler, and what its approval added.
 type Candidate struct {
 	PackID       string `json:"pack_id"`
 	Slug         string `json:"slug"`
@@ -29,11 +36,13 @@ type Candidate struct {
 	ConfigSchema jsontext.Value `json:"config_schema,omitzero"`
 
 	FolderDigest string `json:"folder_digest,omitzero"` // set by approval
-	Notes        string `json:"notes,omitzero"`         // of whoever approved
+	Notes        string `json:"notes,omitzero"`         // by the operator who approved it
 
-	warnings []string // about its handler.json, seen by a scan
+	warnings []string // about its handler.json, of a scan
 
-	outdated bool // seen by a scan: something else is trusted under its key than what its pack was approved with since
+	// outdated is a scan's finding: under the same key, and with the same handler.py, the pack was approved with another folder than is
+	// trusted. The key has only the script's hash.
+	outdated bool
 }
 
 // Key is the candidate's key.
@@ -56,7 +65,7 @@ func ValidKey(s string) bool {
 // sourceDir is a handler's folder relative to its pack's, where base is that of the ecosystem.json.
 func sourceDir(base, slug string) string { return path.Join(base, foldersDir, slug) }
 
-// trust is what an approved candidate is trusted for.
+// trust is the trust that an approval of the candidate gives.
 func (c Candidate) trust() Trust {
 	return Trust{
 		CandidateKey: c.Key(), PackID: c.PackID, Slug: c.Slug, HandlerID: c.HandlerID, PermissionID: c.PermissionID,

@@ -31,7 +31,7 @@ var (
 	entryPattern     = regexp.MustCompile(`\Ahandler\.py:[A-Za-z_][A-Za-z0-9_]{0,63}\z`)
 )
 
-// Descriptor is a handler.json. Fields it has beyond these are left alone.
+// Descriptor is a handler.json. Other members have no effect, but a warning.
 type Descriptor struct {
 	HandlerID    string `json:"handler_id"`
 	PermissionID string `json:"permission_id"`
@@ -39,16 +39,16 @@ type Descriptor struct {
 	Description  string `json:"description"`
 	Risk         string `json:"risk"`
 
-	// ConfigSchema is the JSON Schema of what a grant's config must be; absent where any object will do.
+	// ConfigSchema is the JSON Schema that the config of a grant must satisfy; absent where any object does.
 	ConfigSchema jsontext.Value `json:"config_schema,omitzero"`
 
-	unknown []string // members that nobody reads, in order
+	unknown []string // members with no effect, in the order of the file
 }
 
 // knownMembers are the members of a handler.json.
 var knownMembers = pack.Members(reflect.TypeFor[Descriptor](), "")
 
-// warnings are about the members that nobody reads.
+// warnings name the members with no effect, which are often misspelt ones.
 func (d Descriptor) warnings() (all []string) {
 	for _, member := range d.unknown[:min(len(d.unknown), pack.MaxWarnings)] {
 		all = append(all, descriptorFile+": "+pack.UnknownMember(member, knownMembers))

@@ -11,11 +11,11 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
-// pin makes the grants that a handler's approval would leave without an answer name the one they are served by now. A grant
-// that names no handler is served by the only one there is: with a second one nobody could say which its operator meant, and a
-// decision about one pack would take away what was decided about another.
+// pin has grants that name no handler name the one that serves them now, before a second one of the same permission is trusted. A grant
+// that names none is served by the only handler there is. With a second one it would be ambiguous, so refused: whoever gets a handler of
+// the same permission approved could so take away what was granted to others.
 func (s *Service) pin(ctx context.Context, next Trust) error {
-	if err := s.Registry.Reload(ctx); err != nil { // another replica may have approved one a moment ago
+	if err := s.Registry.Reload(ctx); err != nil { // another replica may have approved a handler since the last comparison
 		return err
 	}
 	others := s.others(next)
@@ -25,13 +25,13 @@ func (s *Service) pin(ctx context.Context, next Trust) error {
 	return s.Grants.Pin(ctx, next.PermissionID, others[0].Ref())
 }
 
-// others are the trusted handlers of a permission but for the one of t's pack and slug.
+// others are the handlers that are trusted for t's permission, without the one of t's pack and slug.
 func (s *Service) others(t Trust) []*Trust {
 	return slices.DeleteFunc(slices.Clone(s.Registry.For(t.PermissionID)), func(o *Trust) bool { return o.Ref() == t.Ref() })
 }
 
-// Effects say what trusting a candidate does, or did, to grants: which handlers serve its permission then, and which grants are
-// refused then.
+// Effects tells an operator, in sentences, what trusting a candidate does to grants: which handlers serve its permission then, and which
+// grants are refused then.
 func (s *Service) Effects(c Candidate) []string {
 	next, effects := c.trust(), []string{}
 	if others := s.others(next); len(others) > 0 {
@@ -56,15 +56,15 @@ func (s *Service) Effects(c Candidate) []string {
 	return append(effects, sentence("the config of these grants of %s does not fit the handler's config_schema, and they are refused then: %s", next.PermissionID, unfit)...)
 }
 
-// Withdrawn says which grants nothing serves once a handler is not trusted any more.
+// Withdrawn tells an operator, in sentences, which grants no handler serves once trust in a candidate is withdrawn.
 func (s *Service) Withdrawn(c Candidate) []string {
 	t, refused := c.trust(), []string{}
 	s.eachGrant(t.Ref(), func(g *grant.Grant) { refused = append(refused, g.PrincipalID) })
 	return sentence("no trusted handler serves these grants of %s any more, and they are refused: %s", t.PermissionID, refused)
 }
 
-// eachGrant calls fn for the grants in force that a handler serves: those that name it, and those that name none while it is the
-// only one of its permission.
+// eachGrant calls fn for the grants in force that a handler serves: those that name it, and those that name none while it is the only one of
+// its permission.
 func (s *Service) eachGrant(ref grant.HandlerRef, fn func(*grant.Grant)) {
 	now := time.Now()
 	s.Grants.Each(func(g *grant.Grant) {
@@ -89,7 +89,7 @@ func sentence(format, permission string, names []string) []string {
 	return []string{fmt.Sprintf(format, permission, strings.Join(names, ", "))}
 }
 
-// Withdraw takes trust in a handler back: its workers are ended, its copy is removed, and its candidate counts as rejected.
+// Withdraw withdraws the trust in a candidate's handler: its workers end, its copy is removed, and the candidate counts as rejected.
 func (s *Service) Withdraw(ctx context.Context, key, reason string) (candidate.Item[Candidate], error) {
 	s.approving.Lock()
 	defer s.approving.Unlock()
@@ -102,7 +102,7 @@ func (s *Service) Withdraw(ctx context.Context, key, reason string) (candidate.I
 		return item, err
 	}
 	if s.Registry.Of(item.Payload.PackID, item.Payload.Slug) != nil {
-		return item, nil // another version had taken its place
+		return item, nil // another version is trusted under the slug; its workers and copy stay
 	}
 	s.Retired(item.Payload.PackID, item.Payload.Slug)
 	return item, s.Folders.remove(item.Payload.PackID, item.Payload.Slug)

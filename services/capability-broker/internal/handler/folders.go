@@ -15,20 +15,24 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// stagedName is the folder, beside those of the packs, of copies on their way in. No pack id begins with a dot.
+// stagedName is the folder of copies that are not installed yet, beside those of the packs. No pack id begins with a dot.
 const stagedName = ".staged"
 
-// stagedFor is how long a staged copy may lie before it was left by a process that died.
-const stagedFor = time.Hour
+// maxStaged is how old a staged copy may be. An older one was left by a process that died.
+const maxStaged = time.Hour
 
-// ErrUntrusted is in the error of whoever finds that a handler's copy is not what is trusted.
+// ErrUntrusted is in an error that a handler's copy is not what is trusted, or can't be read.
 var ErrUntrusted = errors.New("the handler's copy is not what is trusted")
 
-// Folders are the read-only copies of handlers, <dir>/<pack_id>/<slug>. What is trusted is decided elsewhere; here is
-// made sure that nothing else is used.
+// Folders are the read-only copies of handlers, <dir>/<pack_id>/<slug>. What is trusted is decided by Service; Folders makes sure that nothing
+// else is mounted into a container. It is safe for concurrent use.
+//
+// Whoever gets at the disk behind the broker's back may change a copy. So its digest is computed before each start, and the lock makes sure
+// that this process doesn't replace the copy between that check and the mount. From then on the container has the folder itself, whatever
+// becomes of the name.
 type Folders struct {
 	dir string
-	mu  sync.RWMutex // held while a copy is in use between its proof and its mount, and alone while one is put in place
+	mu  sync.RWMutex // shared from the check of a copy to its mount, exclusive while one is put in place or removed
 }
 
 // NewFolders makes the folder of copies.
@@ -45,7 +49,8 @@ func (f *Folders) staged(t Trust) string {
 	return filepath.Join(f.dir, stagedName, strings.TrimPrefix(t.FolderDigest, "sha256:")+"-"+t.PackID+"-"+t.Slug)
 }
 
-// stage copies a folder to where install finds it and says what its digest is. The copy is on the disk when it returns.
+// stage copies a folder to where install finds it, and returns t with the digest of the copy. The copy is synced when stage returns. It is
+// received as a tree is from another service, so that what is hashed is what was written, even if the source changes meanwhile.
 func (f *Folders) stage(ctx context.Context, source *os.Root, t Trust) (Trust, error) {
 	m, err := manifest(ctx, source)
 	if err != nil {
@@ -63,7 +68,7 @@ func (f *Folders) stage(ctx context.Context, source *os.Root, t Trust) (Trust, e
 	return t, nil
 }
 
-// manifest is that of a folder's copy: the copy is read-only, so these are the modes that it will be checked with.
+// manifest is the manifest of a folder's copy. The copy is read-only, so these modes are the ones that verify will find.
 func manifest(ctx context.Context, source *os.Root) (tree.Manifest, error) {
 	m, err := tree.Scan(ctx, source, nil)
 	for i, e := range m.Entries {
@@ -74,7 +79,9 @@ func manifest(ctx context.Context, source *os.Root) (tree.Manifest, error) {
 	return m, err
 }
 
-// install puts the staged copy of what is trusted in its place, unless that has it already.
+// install puts the staged copy of what is trusted in place of the present one, unless that is right already. It runs after the trust was
+// committed. A crash before it is finished leaves a copy that is missing or wrong, with which nothing starts, and the staged one, which
+// Service.recover installs.
 func (f *Folders) install(ctx context.Context, t Trust) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -91,7 +98,7 @@ func (f *Folders) install(ctx context.Context, t Trust) error {
 	if err := tree.RemoveAll(to); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
-	// A folder can only be moved by who may write in it.
+	// rename(2) of a folder to another parent needs the right to write in the folder itself, since its ".." changes.
 	if err := os.Chmod(from, 0o755); err != nil {
 		return fmt.Errorf("install handler: %w", err)
 	}
@@ -126,8 +133,8 @@ func (f *Folders) verify(ctx context.Context, t Trust) error {
 	return nil
 }
 
-// Use hands the path of a handler's copy to mount, after the proof that it is what is trusted; it stays that until
-// mount returns. Otherwise the error is ErrUntrusted.
+// Use calls mount with the path of a handler's copy, after it has verified that the copy is what is trusted. This process doesn't change the
+// copy until mount returns. If it isn't what is trusted the error is ErrUntrusted; other errors are mount's.
 func (f *Folders) Use(ctx context.Context, t Trust, mount func(path string) error) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -137,8 +144,8 @@ func (f *Folders) Use(ctx context.Context, t Trust, mount func(path string) erro
 	return mount(f.path(t.PackID, t.Slug))
 }
 
-// proved says whether the copy is what is trusted.
-func (f *Folders) proved(ctx context.Context, t Trust) bool {
+// verified says whether the copy is what is trusted.
+func (f *Folders) verified(ctx context.Context, t Trust) bool {
 	return f.Use(ctx, t, func(string) error { return nil }) == nil
 }
 
@@ -165,7 +172,7 @@ func (f *Folders) remove(packID, slug string) error {
 	return nil
 }
 
-// sweep removes staged copies that nobody came for.
+// sweep removes staged copies that were never installed.
 func (f *Folders) sweep(now time.Time) error {
 	dir := filepath.Join(f.dir, stagedName)
 	entries, err := os.ReadDir(dir)
@@ -174,7 +181,7 @@ func (f *Folders) sweep(now time.Time) error {
 	}
 	var problems []error
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > stagedFor {
+		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > maxStaged {
 			problems = append(problems, tree.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}

@@ -97,7 +97,7 @@ func FuzzParseDescriptor(f *testing.F) {
 			t.Fatal(err)
 		}
 		var back Candidate
-		if err := json.Unmarshal(stored, &back); err != nil || !same(back, c) {
+		if err := json.Unmarshal(stored, &back); err != nil || !sameHandler(back, c) {
 			t.Errorf("%+v comes back as %+v, %v", c, back, err)
 		}
 	})

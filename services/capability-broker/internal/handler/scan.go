@@ -11,9 +11,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate"
 )
 
-// Sources reads what lies on disk; the pack registry owns it.
+// Sources reads packs' files in ecosystem/. pack-registry owns that folder; peers.Sources asks it.
 type Sources interface {
-	// Select gives the files of every installed pack whose path in the pack matches one of the patterns (path.Match).
+	// Select returns every installed pack with those of its files whose path in the pack matches one of the patterns (path.Match).
 	Select(ctx context.Context, patterns ...string) ([]Source, error)
 }
 
@@ -33,20 +33,20 @@ type File struct {
 	Error   string // why it can't be read: too large, a link, …
 }
 
-var errNotThere = errors.New("the file is not there")
+var errNoFile = errors.New("the file is not there")
 
 func (s Source) file(name string) (File, error) {
 	i := slices.IndexFunc(s.Files, func(f File) bool { return f.Path == name })
 	switch {
 	case i < 0:
-		return File{}, fmt.Errorf("read %s: %w", path.Base(name), errNotThere)
+		return File{}, fmt.Errorf("read %s: %w", path.Base(name), errNoFile)
 	case s.Files[i].Error != "":
 		return File{}, fmt.Errorf("read %s: %s", path.Base(name), s.Files[i].Error)
 	}
 	return s.Files[i], nil
 }
 
-// slugs lists the names of the folders in the pack's folder of handlers.
+// slugs lists the names of the folders in the pack's folder of handlers, sorted.
 func (s Source) slugs() []string {
 	var found []string
 	prefix := path.Join(s.Base, foldersDir) + "/"
@@ -61,7 +61,7 @@ func (s Source) slugs() []string {
 	return slices.Compact(found)
 }
 
-// candidate reads one handler's folder.
+// candidate makes a candidate of one handler's folder. An error says what is wrong with the folder.
 func (s Source) candidate(slug string) (Candidate, error) {
 	dir := sourceDir(s.Base, slug)
 	if !slugPattern.MatchString(slug) {
@@ -96,10 +96,10 @@ func patterns(slug string) (list []string) {
 	return list
 }
 
-// Scan looks at every installed pack, in whatever state, and takes note of its handlers. One that is trusted is to be decided
-// about again when its pack was approved with another folder of it since, even if handler.py is the same.
+// Scan finds the handlers of every installed pack, whatever the pack's status, and records them as candidates. A handler that is trusted
+// becomes pending again when its pack was approved with another folder of it since, even if handler.py is the same.
 func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
-	found, problems, err := s.look(ctx)
+	found, problems, err := s.find(ctx)
 	if err != nil {
 		return candidate.ScanResult{}, err
 	}
@@ -112,16 +112,16 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 	return result, err
 }
 
-// Notice is Scan without an operator who asked for it: see candidate.Candidates.Notice.
+// Notice is Scan when a pack has changed, without an operator who has asked for it: see candidate.Candidates.Notice.
 func (s *Service) Notice(ctx context.Context) error {
-	found, problems, err := s.look(ctx)
+	found, problems, err := s.find(ctx)
 	if err != nil {
 		return err
 	}
 	return s.candidates.BackgroundScan(ctx, found, problems)
 }
 
-func (s *Service) look(ctx context.Context) (found []candidate.Found[Candidate], problems []candidate.ScanError, err error) {
+func (s *Service) find(ctx context.Context) (found []candidate.Found[Candidate], problems []candidate.ScanError, err error) {
 	packs, err := s.Sources.Select(ctx, patterns("*")...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("scan handlers: %w", err)

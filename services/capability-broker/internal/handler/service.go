@@ -21,41 +21,44 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
-// Gates tells from memory which packs may run.
+// Gates are approval's decisions about packs; *gate.View is them.
 type Gates interface {
 	Get(packID string) (gate.State, bool)
 	GetLatest(ctx context.Context, packID string) (gate.State, bool)
 	Fresh() bool
 }
 
-// Trees gives read-only folders by digest.
+// Trees are the read-only copies of approved packs; *tree.Cache is them.
 type Trees interface {
+	// Get returns the folder of a tree, fetching it from approval where it isn't there.
 	Get(ctx context.Context, digest string) (path string, err error)
 }
 
-// Audit is where decisions are written.
+// Audit is the audit log; *audit.Log is one.
 type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Store keeps trust, one record a pack and slug.
+// Store is the database of trust, one record for each pack and slug; internal/store implements it. Every write raises the revision.
 type Store interface {
 	TrustStore
-	// PutTrust stores in a transaction that is under way.
+	// PutTrust stores trust as a part of tx, in place of what is trusted under the same pack and slug.
 	PutTrust(tx *store.Tx, t Trust) error
-	// ReplaceTrust stores after commit returned no error.
+	// ReplaceTrust is PutTrust in a transaction of its own. It calls commit before it commits; an error of commit is returned, and nothing is
+	// stored.
 	ReplaceTrust(ctx context.Context, t Trust, commit func() error) error
-	// TrustedKey is the candidate key that is trusted under a pack and slug, "" for none.
+	// TrustedKey reads, as a part of tx, the key of the candidate that is trusted under a pack and slug, "" for none.
 	TrustedKey(tx *store.Tx, packID, slug string) (string, error)
-	// DropTrust deletes trust in a candidate in a transaction that is under way, if it is there.
+	// DropTrust deletes, as a part of tx, the trust in a candidate, if there is any.
 	DropTrust(tx *store.Tx, key string) error
-	// RemoveTrust deletes all trust of a pack, after commit has been told of it and returned no error.
+	// RemoveTrust deletes all trust in a pack's handlers. It calls commit with it before it commits; an error of commit is returned, and
+	// nothing is deleted.
 	RemoveTrust(ctx context.Context, packID string, commit func(removed []Trust) error) error
 }
 
-// Grants are the capability grants, which name handlers.
+// Grants are the capability grants, which name handlers; *grant.Cache is them.
 type Grants interface {
-	// Pin makes the grants of a permission that name no handler name this one.
+	// Pin has the grants of a permission that name no handler name this one.
 	Pin(ctx context.Context, permission string, to grant.HandlerRef) error
 	// Each calls fn for every grant. The grants must not be changed.
 	Each(fn func(*grant.Grant))
@@ -71,44 +74,45 @@ type Config struct {
 	Trees   Trees
 	Audit   Audit
 	Log     *slog.Logger
-	Grants  Grants // to be set before the first decision: grants ask the Registry, too
+	Grants  Grants // may be set after New, but before the first decision: the grants need the Registry that New makes
 
-	Changed func(ctx context.Context) // told that counts of candidates have changed; must not block
-	Retired func(packID, slug string) // told that what runs for a handler is out of date; "" for all slugs
+	Changed func(ctx context.Context) // called when counts of candidates have changed; must not block
+	Retired func(packID, slug string) // called when the workers of a handler must end; slug "" is all handlers of the pack
 }
 
-// Service decides about handlers. It is safe for concurrent use.
+// Service has the verbs of operators about handlers. It is safe for concurrent use.
 type Service struct {
 	Config
 	Registry   *Registry
 	candidates *candidate.Candidates[Candidate]
-	approving  sync.Mutex // one approval at a time: trust and copy of a slug change together
+	approving  sync.Mutex // one decision at a time: trust and copy of a slug change together
 }
 
-// New makes a Service and finishes what a process that died may have begun.
+// New makes a Service, and finishes what a process that died may have begun.
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	registry, err := OpenRegistry(ctx, cfg.Store, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{Config: cfg, Registry: registry}
-	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.keep, Changed: cfg.Changed, InUse: s.inUse,
-		Differs: func(installed, seen Candidate) bool { return seen.outdated || !same(installed, seen) }})
+	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.storeTrust, Changed: cfg.Changed, InUse: s.inUse,
+		Differs: func(installed, seen Candidate) bool { return seen.outdated || !sameHandler(installed, seen) }})
 	return s, s.recover(ctx)
 }
 
-// Candidates are the candidates, for the routes that need nothing of this package.
+// Candidates returns the candidates, for the routes that need nothing else of this package.
 func (s *Service) Candidates() *candidate.Candidates[Candidate] { return s.candidates }
 
-// recover puts copies in place whose trust was committed but which were not. A copy that is wrong for another reason
-// stays as it is: each call of it is denied, and approving its candidate again mends it.
+// recover installs the copies whose trust was committed by a process that died before it installed them. A copy that is wrong for another
+// reason stays as it is: no worker starts with it, and approving the candidate again repairs it. It is a security event, since somebody may
+// have changed the copy on the disk.
 func (s *Service) recover(ctx context.Context) error {
 	list, _, err := s.Store.Trusts(ctx)
 	if err != nil {
 		return fmt.Errorf("recover handlers: %w", err)
 	}
 	for _, t := range list {
-		if s.Folders.proved(ctx, t) {
+		if s.Folders.verified(ctx, t) {
 			continue
 		}
 		if err := s.Folders.install(ctx, t); err != nil {
@@ -135,7 +139,7 @@ var actions = map[candidate.State]string{
 	candidate.Failed:    "hash_mismatch",
 }
 
-// record writes the entry of a decision about a candidate.
+// record writes the audit entry of a decision about a candidate, before the decision is committed.
 func (s *Service) record(ctx context.Context, c candidate.Change[Candidate]) error {
 	e := audit.Entry{Category: audit.Security, Action: actions[c.Item.State], Success: c.Verb != candidate.Fail,
 		OwnerPack: c.Item.PackID, Details: details(c.Item.Payload.trust())}
@@ -160,8 +164,8 @@ func details(t Trust) map[string]any {
 	}
 }
 
-// keep stores trust together with the state that means it.
-func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
+// storeTrust stores or deletes trust in the transaction that changes the candidate's state, so that no crash comes between them.
+func (s *Service) storeTrust(tx *store.Tx, c candidate.Change[Candidate]) error {
 	switch c.Verb {
 	case candidate.Install:
 		t := c.Item.Payload.trust()
@@ -173,15 +177,18 @@ func (s *Service) keep(tx *store.Tx, c candidate.Change[Candidate]) error {
 	return nil
 }
 
-// inUse says whether an installed candidate is what is trusted: a newer version takes the place of the one before.
+// inUse says whether an installed candidate is the one that is trusted under its slug: a newer version has its own candidate, and may have
+// taken its place.
 func (s *Service) inUse(tx *store.Tx, item candidate.Item[Candidate]) (bool, error) {
 	key, err := s.Store.TrustedKey(tx, item.Payload.PackID, item.Payload.Slug)
 	return key == item.Key, err
 }
 
-// Approve trusts a candidate's handler and puts its copy in place; it replaces what was trusted under the same pack and
-// slug. Approving what is trusted already changes nothing, unless the rest of its folder is another in the pack's approved
-// bytes by now.
+// Approve trusts a candidate's handler, in place of what was trusted under the same pack and slug, and installs its copy. Approving what is
+// trusted already changes nothing, unless its copy is damaged, or the pack was approved with another folder since.
+//
+// The order is: stage the copy, commit the trust with its audit entry, install the copy, end the workers of the version before. After a
+// crash at any point either the old version is trusted, or the new one is and recover finishes the rest.
 func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error) {
 	if len(notes) > candidate.MaxText {
 		return Trust{}, fault.TooLong("notes", candidate.MaxText)
@@ -202,17 +209,17 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 		return nil
 	})
 	if err != nil {
-		if staged != nil { // somebody decided otherwise meanwhile
+		if staged != nil { // such as where another operator has decided otherwise meanwhile
 			err = errors.Join(err, s.Folders.discard(*staged))
 		}
 		return Trust{}, fmt.Errorf("approve handler: %w", err)
 	}
-	ctx = context.WithoutCancel(ctx) // what is decided is carried out
+	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that goes away must not stop it half way
 	if staged == nil {
-		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.proved(ctx, *t) && !s.outdated(ctx, *t, item.Payload) {
+		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.verified(ctx, *t) && !s.outdated(ctx, *t, item.Payload) {
 			return *t, nil
 		}
-		if staged, err = s.again(ctx, item); err != nil {
+		if staged, err = s.reinstall(ctx, item); err != nil {
 			return Trust{}, fmt.Errorf("approve handler: %w", err)
 		}
 	}
@@ -226,9 +233,9 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 	return *staged, nil
 }
 
-// again trusts a candidate that is installed already, but that another version has replaced since or whose copy is
-// damaged.
-func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (*Trust, error) {
+// reinstall trusts a candidate that is installed already, where another version has replaced it since, its folder has changed, or its copy
+// is damaged. The candidate's state doesn't change.
+func (s *Service) reinstall(ctx context.Context, item candidate.Item[Candidate]) (*Trust, error) {
 	t, err := s.prepare(ctx, item.Payload)
 	if err != nil {
 		return nil, err
@@ -243,7 +250,9 @@ func (s *Service) again(ctx context.Context, item candidate.Item[Candidate]) (*T
 	})
 }
 
-// prepare makes the copy of what was scanned out of what was approved, if both are the same.
+// prepare stages a copy of the handler that was scanned, from the approved tree of its pack. The operator decides about what the scan has
+// found, so the handler must be the same in three places: the candidate, ecosystem/ at this moment, and the approved tree. Otherwise the
+// candidate fails, and the next scan finds what is there by then.
 func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	changed := candidate.InstallFailed(fault.ContentChanged("handler.py", "/api/capability/candidates/scan"))
 	packs, err := s.Sources.Select(ctx, patterns(c.Slug)...)
@@ -275,8 +284,8 @@ func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
 	return s.Folders.stage(ctx, source, c.trust())
 }
 
-// outdated says whether the approved bytes of a handler's pack have another folder than is trusted. Where nobody can say,
-// what is trusted stays.
+// outdated says whether the approved tree of a handler's pack has another folder of it than is trusted. Where that can't be found out the
+// answer is no: what is trusted goes on.
 func (s *Service) outdated(ctx context.Context, t Trust, c Candidate) bool {
 	state, known := s.Gates.Get(c.PackID)
 	if !known || !state.Open {
@@ -295,18 +304,18 @@ func (s *Service) outdated(ctx context.Context, t Trust, c Candidate) bool {
 	return err == nil && m.Digest() != t.FolderDigest
 }
 
-// onDisk says whether the pack still has, under ecosystem/, the handler that was scanned.
+// onDisk says whether the pack still has, in ecosystem/, the handler that was scanned.
 func onDisk(packs []Source, c Candidate) bool {
 	for _, p := range packs {
 		if p.PackID == c.PackID && p.Error == "" {
 			now, err := p.candidate(c.Slug)
-			return err == nil && same(now, c)
+			return err == nil && sameHandler(now, c)
 		}
 	}
 	return false
 }
 
-// approved says whether the tree that was approved has the handler that was scanned.
+// approved says whether the approved tree has the handler that was scanned; source is the handler's folder in it.
 func approved(source *os.Root, c Candidate) bool {
 	script, err := source.ReadFile(scriptFile)
 	if err != nil {
@@ -322,16 +331,17 @@ func approved(source *os.Root, c Candidate) bool {
 	}}
 	then, err := s.candidate(c.Slug)
 	then.SourceDir = c.SourceDir
-	return err == nil && same(then, c)
+	return err == nil && sameHandler(then, c)
 }
 
-// same compares what a scan sees.
-func same(a, b Candidate) bool {
+// sameHandler compares what a scan finds of two candidates, not what a decision adds.
+func sameHandler(a, b Candidate) bool {
 	a.FolderDigest, b.FolderDigest, a.Notes, b.Notes, a.outdated, b.outdated = "", "", "", "", false, false
 	return reflect.DeepEqual(a, b)
 }
 
-// RemovePack takes trust, copies and candidates of a pack that is uninstalled, and says whether anything was trusted.
+// RemovePack removes trust, copies and candidates of a pack that is uninstalled, and says whether anything was trusted. It may be called
+// again after an error.
 func (s *Service) RemovePack(ctx context.Context, packID string) (bool, error) {
 	s.approving.Lock()
 	defer s.approving.Unlock()

@@ -19,10 +19,10 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
-// followInterval is how often a replica looks for trust that others gave or took.
+// followInterval is how often a replica asks for trust that others have given or withdrawn.
 const followInterval = 250 * time.Millisecond
 
-// Trust says that the exact bytes of one folder may serve one permission.
+// Trust is the decision that a folder with exactly these bytes may serve one permission.
 type Trust struct {
 	CandidateKey string
 	PackID       string
@@ -34,16 +34,16 @@ type Trust struct {
 	FolderDigest string // of the whole folder, "sha256:…" as libs/tree has it
 	InstalledAt  time.Time
 	InstalledBy  string
-	ConfigSchema jsontext.Value // what a grant's config must be; nil where any object will do
+	ConfigSchema jsontext.Value // what a grant's config must satisfy; nil where any object does
 
-	config *schema.Schema // of ConfigSchema, compiled by the Registry; nil also where it can't be
+	config *schema.Schema // ConfigSchema as the Registry has compiled it; nil also where it can't be compiled
 }
 
-// TrustStore keeps trust, one record a pack and slug. Every write raises the revision.
+// TrustStore is what a Registry needs of Store.
 type TrustStore interface {
-	// Trusts gives all of it and the revision it is of.
+	// Trusts returns all trust and the revision that it is of, read in one transaction.
 	Trusts(ctx context.Context) ([]Trust, int64, error)
-	// TrustRevision is that of the last write.
+	// TrustRevision is the revision of the last write.
 	TrustRevision(ctx context.Context) (int64, error)
 }
 
@@ -94,15 +94,15 @@ func (r *Registry) Reload(ctx context.Context) error { return r.snapshot.Reload(
 // nothing without a grant, and grants do ask.
 func (r *Registry) Follow(ctx context.Context) error { return r.snapshot.Follow(ctx) }
 
-// Revision is that of the trust in memory; another one may mean other trust.
+// Revision is that of the trust in memory. It changes whenever trust does.
 func (r *Registry) Revision() int64 { return r.snapshot.Revision() }
 
-// For gives the handlers that are trusted to serve a permission. They must not be changed.
+// For lists the handlers that are trusted to serve a permission. They must not be changed.
 func (r *Registry) For(permission string) []*Trust {
 	return r.snapshot.Value().byPermission[permission]
 }
 
-// All gives everything that is trusted, by pack and slug. It must not be changed.
+// All lists everything that is trusted, sorted by pack and slug. It must not be changed.
 func (r *Registry) All() []*Trust {
 	return slices.SortedFunc(maps.Values(r.snapshot.Value().bySlug), func(a, b *Trust) int {
 		return cmp.Or(cmp.Compare(a.PackID, b.PackID), cmp.Compare(a.Slug, b.Slug))
@@ -122,8 +122,7 @@ func (r *Registry) CheckGrant(_ context.Context, g *grant.Grant) error {
 	return nil
 }
 
-// Pin makes a new grant that names no handler name the only one there is, so that it goes on to mean it when a second one is
-// trusted.
+// Pin has a new grant that names no handler name the only one there is, so that the grant still means this one when a second one is trusted.
 func (r *Registry) Pin(g *grant.Grant) {
 	if g.Terms.Handler != nil || grant.Reserved(g.PermissionID) {
 		return
@@ -134,18 +133,18 @@ func (r *Registry) Pin(g *grant.Grant) {
 	}
 }
 
-// Permissions are those that trusted handlers serve, sorted.
+// Permissions lists the permissions that trusted handlers serve, sorted.
 func (r *Registry) Permissions() []string {
 	return slices.Sorted(maps.Keys(r.snapshot.Value().byPermission))
 }
 
-// Of gives what is trusted under a pack and slug, nil for nothing. It must not be changed.
+// Of returns what is trusted under a pack and slug, nil for nothing. It must not be changed.
 func (r *Registry) Of(packID, slug string) *Trust {
 	return r.snapshot.Value().bySlug[grant.HandlerRef{PackID: packID, Slug: slug}]
 }
 
-// Choose gives the one of a permission's trusted handlers that is to serve a grant: the one it names, or the only one
-// there is. Where there is none it says why, for the operator.
+// Choose returns which of a permission's trusted handlers serves a grant: the one that it names, or the only one there is. t is nil where
+// none does; then reason says why, for the operator. A grant that names a handler is never served by another one.
 func Choose(trusted []*Trust, wanted *grant.HandlerRef) (t *Trust, reason string) {
 	names := make([]string, len(trusted))
 	for i, t := range trusted {
@@ -165,7 +164,7 @@ func Choose(trusted []*Trust, wanted *grant.HandlerRef) (t *Trust, reason string
 	return trusted[0], ""
 }
 
-// compile compiles the schema of configs, unless it is compiled already.
+// compile compiles the schema of configs, unless before has it compiled for the same folder.
 func (t *Trust) compile(before *trusts) {
 	if t.ConfigSchema == nil {
 		return
@@ -176,10 +175,11 @@ func (t *Trust) compile(before *trusts) {
 			return
 		}
 	}
-	t.config, _ = schema.Compile(t.ConfigSchema) // it compiled when it was approved; for another version's see CheckConfig
+	t.config, _ = schema.Compile(t.ConfigSchema) // it could be compiled when it was approved; where another version of the broker did that, see CheckConfig
 }
 
-// CheckConfig says why a grant's config is not what the handler asks for, "" where it is or the handler asks for nothing.
+// CheckConfig says why a grant's config doesn't satisfy the handler's schema, "" where it does or there is none. A schema that this version
+// can't compile is satisfied by nothing.
 func (t *Trust) CheckConfig(config jsontext.Value) string {
 	switch {
 	case t.ConfigSchema == nil:
@@ -196,7 +196,7 @@ func (t *Trust) CheckConfig(config jsontext.Value) string {
 // Ref names the handler as grants do.
 func (t *Trust) Ref() grant.HandlerRef { return grant.HandlerRef{PackID: t.PackID, Slug: t.Slug} }
 
-// InstalledTo is where the copy is, relative to the Rumi home.
+// InstalledTo is the folder of the copy, relative to the Rumi home.
 func (t *Trust) InstalledTo() string {
 	return path.Join("user_data/capabilities/handlers", t.PackID, t.Slug)
 }
