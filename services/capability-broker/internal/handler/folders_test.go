@@ -243,14 +243,14 @@ func TestCrashBetweenTrustAndCopy(t *testing.T) {
 		}
 	}
 	open()
-	if !f.proved(t.Context(), trust) || len(log) != 0 {
+	if !f.verified(t.Context(), trust) || len(log) != 0 {
 		t.Fatalf("not finished: %v", log)
 	}
 	if err := errors.Join(os.Chmod(filepath.Join(dir, "p/s"), 0o755), os.Remove(filepath.Join(dir, "p/s/handler.py"))); err != nil {
 		t.Fatal(err)
 	}
 	open()
-	if f.proved(t.Context(), trust) || len(log) != 1 || log[0].Action != "hash_mismatch" {
+	if f.verified(t.Context(), trust) || len(log) != 1 || log[0].Action != "hash_mismatch" {
 		t.Errorf("a damaged copy: %v", log)
 	}
 }
@@ -262,7 +262,7 @@ func TestStagedCopiesDoNotStayForEver(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		there bool
-	}{{stagedFor / 2, true}, {2 * stagedFor, false}} {
+	}{{maxStaged / 2, true}, {2 * maxStaged, false}} {
 		if err := f.sweep(time.Now().Add(c.after)); err != nil {
 			t.Fatal(err)
 		}

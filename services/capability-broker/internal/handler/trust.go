@@ -109,8 +109,8 @@ func (r *Registry) All() []*Trust {
 	})
 }
 
-// CheckGrant refuses a new grant whose config isn't what its handler asks for. One that no handler serves as yet may be
-// made; its config is judged when it is used.
+// CheckGrant is a check of grant.Config: it refuses a new grant whose config doesn't satisfy its handler's schema. A permission that no
+// handler serves yet may be granted; the config is checked at each call.
 func (r *Registry) CheckGrant(_ context.Context, g *grant.Grant) error {
 	t, _ := Choose(r.For(g.PermissionID), g.Terms.Handler)
 	if t == nil {

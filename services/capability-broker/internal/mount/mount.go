@@ -1,12 +1,14 @@
-// Package mount decides which folders of the host a handler's container may see, and makes sure that it sees those and no
-// others.
+// Package mount decides which folders of the host a handler's container may see, and makes sure that it sees those and no others.
 //
-// A grant names a folder by its path, and so does the order to the engine, which walks that path again, as root, on the
-// host, following links. Whoever may write in a folder on the way can put a link there in between: another handler whose
-// grant lets it write in a folder around it, or whoever else uses the operator's folders. No check beforehand helps against
-// that. So a folder is opened here without following a link, kept open so that its inode can't become another's, and
-// compared with what the container really got, before the first line of the handler is loaded: Found.Is. What fails that
-// has shown the folder to our own code only, and is removed.
+// The attack is a race. A grant names a folder by its path, and the engine is told a path, too: it walks that path again, as root, on the
+// host, and follows links. Whoever may write in a folder on the way can replace a folder by a link between the check and that walk: another
+// handler, whose grant lets it write in a folder around this one, or anybody who uses the operator's folders. The link could lead to /etc.
+// No check beforehand helps.
+//
+// So the check comes afterwards. A folder is opened here without following a link, and kept open, so that its inode number can't be given
+// to another folder. When the container has started, and before the first line of the handler is loaded, the worker in it (our own code)
+// says what device and inode its mount has, and Found.Is compares. Where they differ the container is removed: it has shown the wrong folder
+// to our code only.
 package mount
 
 import (
@@ -26,29 +28,29 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
-// Setting names the operator's roots.
+// Setting is the environment variable that lists the operator's roots, for error texts.
 const Setting = "RUMI_CAPABILITY_MOUNT_ROOTS"
 
-// system are the host's own folders: neither they, nor what is in them, nor what they are in is anybody's to see.
+// system are the host's own folders. No handler may see them, what is in them, or a folder that holds them.
 var system = strings.Fields(`/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /run /sbin /sys /usr
 	/var/lib/containerd /var/lib/docker /var/run`)
 
-// Config says which folders there are.
+// Config says which folders handlers may be granted, and which not.
 type Config struct {
-	Shared string   // where sources without a slash in front lie
-	Roots  []string // in which others may lie; at the same place on the host as here
-	// Own are Rumi's folders and sockets, as this process sees them; handlers see nothing of them, Shared aside.
+	Shared string   // holds the folders of mounts whose source has no slash in front
+	Roots  []string // the operator's, in which other sources must be; each has the same path here as on the host
+	// Own are Rumi's folders and sockets, as this process sees them. Handlers see nothing of them, except Shared.
 	Own []string
-	// UserData is one of Own that lies in user_data: all of that is Rumi's, and ecosystem beside it.
+	// UserData is the one of Own whose parent on the host is user_data: all of user_data is Rumi's, and so is ecosystem beside it.
 	UserData string
-	// HostPath is where the host has a path.
+	// HostPath returns the path on the host of a path in this process.
 	HostPath func(ctx context.Context, path string) (string, error)
 }
 
-// Folders finds what grants name.
+// Folders finds the folders that grants name. It is safe for concurrent use.
 type Folders struct{ Config }
 
-// New checks the operator's roots.
+// New makes Folders, and refuses roots that would let handlers see what is the system's.
 func New(cfg Config) (*Folders, error) {
 	for _, root := range cfg.Roots {
 		if !path.IsAbs(root) || path.Clean(root) != root {
@@ -69,28 +71,28 @@ func inside(p, folder string) bool {
 
 func overlap(a, b string) bool { return inside(a, b) || inside(b, a) }
 
-// Found is a folder that a container may see.
+// Found is a folder that a container may see, as it was when it was checked. Close it once the container has been compared with it.
 type Found struct {
 	sandbox.Mount
-	folder   *os.File // open, so that the inode stays its own
+	folder   *os.File // open, so that the inode can't be reused
 	dev, ino uint64
 }
 
-// Is says whether a folder in a container is this one.
+// Is says whether a folder in a container, with that device and inode, is this one.
 func (f *Found) Is(dev, ino uint64) bool { return f.dev == dev && f.ino == ino }
 
-// Close lets go of the folder.
+// Close closes the folder.
 func (f *Found) Close() { _ = f.folder.Close() } // read-only: never fails
 
-// CheckGrant is a check of grant.Config: are there such folders, and may they be seen?
+// CheckGrant is a check of grant.Config: it refuses a grant of folders that aren't there or that no handler may see.
 func (f *Folders) CheckGrant(ctx context.Context, g *grant.Grant) error {
 	found, err := f.Find(ctx, g.Terms.Mounts, false)
 	closeAll(found)
 	return err
 }
 
-// Find opens the folders of a grant, which is well-formed. Where readOnly is set none may be written in. What may not be
-// seen, or isn't there, is a fault of KindInvalid.
+// Find opens the folders of a grant, which is well-formed. With readOnly none of them will be writable, whatever the grant says. A folder that
+// isn't there, or that no handler may see, is a fault of KindInvalid. The caller closes what is returned.
 func (f *Folders) Find(ctx context.Context, mounts []grant.Mount, readOnly bool) (list []*Found, err error) {
 	defer func() {
 		if err != nil {
@@ -122,11 +124,11 @@ func (f *Folders) find(ctx context.Context, m grant.Mount) (*Found, error) {
 		if root, rest, err = f.root(m.Source); err != nil {
 			return nil, err
 		}
-		if err := f.foreign(ctx, m.Source); err != nil {
+		if err := f.notPrivate(ctx, m.Source); err != nil {
 			return nil, err
 		}
 	} else if !strings.Contains(rest, "/") {
-		if err := f.share(rest); err != nil {
+		if err := f.makeShared(rest); err != nil {
 			return nil, err
 		}
 	}
@@ -157,7 +159,7 @@ func private(source string) error {
 	return fault.Invalid("Invalid mounts: %s holds or lies in what is Rumi's own or the system's", source).With("invalid_mounts")
 }
 
-// root is the innermost of the roots that a path lies in, and the rest of the path.
+// root returns the innermost of the roots that hold a path, and the rest of the path.
 func (f *Folders) root(source string) (root, rest string, err error) {
 	for _, r := range f.Roots {
 		if inside(source, r) && len(r) > len(root) {
@@ -170,8 +172,9 @@ func (f *Folders) root(source string) (root, rest string, err error) {
 	return root, strings.TrimPrefix(strings.TrimPrefix(source, root), "/"), nil
 }
 
-// foreign refuses a path that is, holds or lies in what is the system's or Rumi's own, by what the host calls them.
-func (f *Folders) foreign(ctx context.Context, source string) error {
+// notPrivate refuses a path that is, holds or lies in a folder of the system's or Rumi's own. It compares paths of the host: in this
+// process's container Rumi's folders may be mounted elsewhere.
+func (f *Folders) notPrivate(ctx context.Context, source string) error {
 	at, err := f.HostPath(ctx, source)
 	if err != nil {
 		return unmounted(source, err)
@@ -180,7 +183,7 @@ func (f *Folders) foreign(ctx context.Context, source string) error {
 	for _, own := range f.Own {
 		host, err := f.HostPath(ctx, own)
 		if err != nil {
-			continue // in no mount: nobody else has it
+			continue // no mount leads there: the folder is in this container only, so it can't be mounted into another one
 		}
 		if theirs = append(theirs, host); own == f.UserData {
 			userData := path.Dir(host)
@@ -202,9 +205,10 @@ func unmounted(source string, err error) error {
 	return fault.Invalid("Invalid mounts: capability-broker doesn't see %s; mount it there at its own path", source).With("invalid_mounts").Because(err)
 }
 
-// share makes a folder that packs share, unless it is there. Whatever a handler makes in it, this process and the group of
-// user_data may change; on a file system without access control lists everybody may, which the folder around it narrows.
-func (f *Folders) share(name string) error {
+// makeShared makes a folder that packs share, unless it is there. Its default access control list lets this process and the group of user_data
+// change whatever a handler makes in it. On a file system without such lists everybody may write in it; the mode of Shared itself keeps
+// other users of the host out.
+func (f *Folders) makeShared(name string) error {
 	made := path.Join(f.Shared, name)
 	if err := os.Mkdir(made, 0o770); err != nil {
 		if errors.Is(err, fs.ErrExist) {
@@ -236,7 +240,7 @@ func (f *Folders) share(name string) error {
 
 type inode struct{ dev, ino uint64 }
 
-// inodes are those of Own: they are known by whatever path leads there.
+// inodes are those of Own. By them a folder is recognised whatever path leads to it: a bind mount in one of the roots has another path.
 func (f *Folders) inodes() (map[inode]bool, error) {
 	known := make(map[inode]bool)
 	for _, p := range f.Own {
@@ -253,8 +257,8 @@ func (f *Folders) inodes() (map[inode]bool, error) {
 
 var errOwn = errors.New("a folder of Rumi's own")
 
-// open walks from a root into a folder, one name at a time: no link is followed, and none of own is passed. Links on the
-// way to the root are the operator's.
+// open walks from a root into a folder, one name at a time, without following a link and without passing a folder of own. Links on the way to
+// the root were made by the operator, who names it.
 func open(root, rest string, own map[inode]bool) (folder *os.File, err error) {
 	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	fd, err := unix.Open(root, flags, 0)

@@ -1,4 +1,5 @@
-// Package peers shows other services to the broker's packages as what these ask for.
+// Package peers implements, by clients of other services, the interfaces that the broker's packages declare. So these packages know no other
+// service, and are tested without one.
 package peers
 
 import (
@@ -19,7 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
 
-// Packs implements grant.Packs by what approval pushes.
+// Packs implements grant.Packs by the gates that approval pushes.
 type Packs struct{ Gates *gate.View }
 
 // Known implements grant.Packs.
@@ -49,14 +50,14 @@ func (s Secrets) Value(ctx context.Context, key string, asked func()) (string, e
 	return value.Reveal(), err
 }
 
-// Environments implements container.Environments with read-only copies of what pip-installer has installed.
+// Environments implements container.Environments with read-only copies of what pip-installer has installed, a folder for each digest.
 type Environments struct {
 	client *pip.Client
 	cache  *tree.Cache
-	owners sync.Map // digest → a pack that has it: pip-installer is asked by pack
+	owners sync.Map // digest → a pack that has it: pip-installer is asked for a pack's environment, not for a digest
 }
 
-// NewEnvironments keeps the copies in dir, which exists.
+// NewEnvironments makes Environments whose copies are in dir, which exists.
 func NewEnvironments(client *pip.Client, dir string) *Environments {
 	e := &Environments{client: client}
 	e.cache = tree.NewCache(dir, func(ctx context.Context, digest string) (io.ReadCloser, error) {
@@ -83,14 +84,15 @@ func (e *Environments) For(ctx context.Context, packID string) (container.Packag
 	return container.Packages{Dir: dir, Digest: env.Digest, Lock: env.CandidateKey}, err
 }
 
-// HandlerEnvironments are the environments as handlers use them.
+// HandlerEnvironments implements worker.Environments: a handler runs with what is installed for its pack. A pack's own container is different:
+// it starts with one environment and keeps it.
 type HandlerEnvironments struct {
 	*Environments
-	lock string // container.TreesLock
-	last sync.Map
+	lock string   // container.TreesLock: who holds it shared keeps the copies from being swept, by any replica of this host
+	last sync.Map // pack → the digest that pip-installer has named last
 }
 
-// ForHandlers lets handlers use what their packs have installed. lock is container.TreesLock.
+// ForHandlers returns the environments as handlers use them. lock is container.TreesLock.
 func (e *Environments) ForHandlers(lock string) *HandlerEnvironments {
 	return &HandlerEnvironments{Environments: e, lock: lock}
 }
@@ -104,7 +106,7 @@ func (h *HandlerEnvironments) Use(ctx context.Context, packID string, fn func(pa
 	defer held.Close()
 	digest, err := h.Current(ctx, packID)
 	if known, ok := h.last.Load(packID); err != nil && ok {
-		digest, err = known.(string), nil // pip-installer being away stops no handler
+		digest, err = known.(string), nil // a pip-installer that can't be reached stops no handler
 	}
 	if err != nil {
 		return fmt.Errorf("find a handler's packages: %w", err)
@@ -142,7 +144,7 @@ func (e *Environments) Sweep(keep func(digest string) bool) error {
 	return e.cache.Sweep(keep)
 }
 
-// Sources implements handler.Sources by what pack-registry reads from disk.
+// Sources implements handler.Sources by the files that pack-registry reads.
 type Sources struct{ Client *registry.Client }
 
 // Select implements handler.Sources.

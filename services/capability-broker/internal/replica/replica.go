@@ -1,5 +1,8 @@
-// Package replica tells the processes of this service apart that run on one host and share its folders: who is alive, and
-// on which host that is.
+// Package replica knows the processes of this service that run on one host and share its folders.
+//
+// Each replica holds the flock(2) of a file that is named for it, for as long as it lives: the kernel releases the lock however the process
+// ends. So a file whose lock can be taken belongs to a replica that has died. Ids are random, never reused: a process id could be another
+// program's by now.
 package replica
 
 import (
@@ -20,14 +23,14 @@ const suffix = ".alive"
 
 var validID = regexp.MustCompile(`\A[a-z2-7]{26}\z`)
 
-// Replica is this process among the others. While it lives it has the lock of a file that is named for it.
+// Replica is this process as one of them.
 type Replica struct {
 	ID   string
 	dir  string
 	lock *flock.File
 }
 
-// Join makes this process one of those that share dir, which is made. Close ends that, as does the end of the process.
+// Join makes this process one of the replicas that share dir, which is made if it isn't there. Close ends that, and so does the end of the process.
 func Join(dir string) (*Replica, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("join replicas: %w", err)
@@ -40,7 +43,8 @@ func Join(dir string) (*Replica, error) {
 			return r, nil
 		}
 		r.lock.Close()
-		// Nobody else has the name: who looks for the dead has found the file before its lock was taken, and removes it.
+		// The id is random, so no other replica has it. But between the making of the file and its lock, another replica's RemoveDead may
+		// find the file unlocked, take the lock and remove it. Another id is tried.
 		if !errors.Is(err, flock.ErrLocked) {
 			return nil, fmt.Errorf("join replicas: %w", err)
 		}
@@ -49,10 +53,11 @@ func Join(dir string) (*Replica, error) {
 
 func (r *Replica) path(id string) string { return filepath.Join(r.dir, id+suffix) }
 
-// Close says that this process is no replica any more.
+// Close makes this process no replica any more.
 func (r *Replica) Close() { r.lock.Remove() }
 
-// Alive says whether the replica of that id lives. Of an id that none can have it doesn't.
+// Alive says whether the replica of that id runs. Where that can't be found out the answer is yes: nothing that it has may be taken away.
+// An id that no replica can have, which somebody else may have written on a container, is not alive.
 func (r *Replica) Alive(id string) bool {
 	if id == r.ID {
 		return true
@@ -66,7 +71,7 @@ func (r *Replica) Alive(id string) bool {
 	lock := flock.New(r.path(id))
 	defer lock.Close()
 	if err := lock.Try(); err != nil {
-		return true // or can't be known, which is no reason to take away what it has
+		return true // locked, or the lock can't be tried
 	}
 	return false
 }
@@ -75,7 +80,7 @@ func (r *Replica) Alive(id string) bool {
 func (r *Replica) RemoveDead() (dead int, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
-		return 0, fmt.Errorf("look for dead replicas: %w", err)
+		return 0, fmt.Errorf("find dead replicas: %w", err)
 	}
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), suffix)

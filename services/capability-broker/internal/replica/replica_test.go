@@ -52,9 +52,9 @@ func TestJoiningWhileOthersBury(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "replicas")
 	first := join(t, dir)
 	done := make(chan struct{})
-	var burying sync.WaitGroup
+	var removing sync.WaitGroup
 	for range 4 {
-		burying.Go(func() {
+		removing.Go(func() {
 			for {
 				select {
 				case <-done:
@@ -79,7 +79,7 @@ func TestJoiningWhileOthersBury(t *testing.T) {
 		r.Close()
 	}
 	close(done)
-	burying.Wait()
+	removing.Wait()
 }
 
 func TestNodeIsTheSameForAll(t *testing.T) {
