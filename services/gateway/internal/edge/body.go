@@ -18,12 +18,12 @@ import (
 
 const (
 	bodyTimeout  = 30 * time.Second // for all of a JSON body
-	stallTimeout = 30 * time.Second // for the next piece of an upload, or of an answer to be taken
+	stallTimeout = 30 * time.Second // for the next piece of an upload to arrive, or of an answer to be read by the client
 )
 
-// takeBody puts a bounded body in the place of r's. A JSON body is read here, so that no service sees half of one or
+// boundBody puts a bounded body in the place of r's. A JSON body is read here, so that no service sees half of one or
 // waits for a slow client; an upload is passed on as it comes. stop must be called when the exchange is over.
-func takeBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop func(), err error) {
+func boundBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop func(), err error) {
 	stop = func() {}
 	if r.Body == nil || r.Body == http.NoBody {
 		return stop, nil

@@ -38,7 +38,7 @@ const (
 	anonymous = "anonymous"
 
 	// Failed authentications of one address that are answered 401 before they are answered 429 (contract.md).
-	failures       = 10
+	maxFailures    = 10
 	failuresWindow = time.Minute
 )
 
@@ -57,13 +57,13 @@ type Config struct {
 
 // Edge is the public http.Handler.
 type Edge struct {
-	cfg      Config
-	table    *route.Table
-	targets  map[*route.Route]target
-	peers    map[string]*client.Peer // all services that own a path
-	contacts map[string]*contact     // of these
-	failed   *limit.Window           // authentications
-	told     *limit.Window           // audit entries that say an address is over failed
+	cfg          Config
+	table        *route.Table
+	targets      map[*route.Route]target
+	peers        map[string]*client.Peer // all services that own a path
+	lastAnswers  map[string]*lastAnswer  // of these
+	failures     *limit.Window           // of authentication, by address
+	failureNotes *limit.Window           // audit entries which say that an address is over failures
 }
 
 // target is where a route leads.
@@ -79,13 +79,13 @@ func New(cfg Config) (*Edge, error) {
 		return nil, err
 	}
 	e := &Edge{
-		cfg:      cfg,
-		table:    table,
-		targets:  map[*route.Route]target{},
-		peers:    map[string]*client.Peer{},
-		contacts: map[string]*contact{},
-		failed:   limit.New(failures, failuresWindow),
-		told:     limit.New(1, failuresWindow),
+		cfg:          cfg,
+		table:        table,
+		targets:      map[*route.Route]target{},
+		peers:        map[string]*client.Peer{},
+		lastAnswers:  map[string]*lastAnswer{},
+		failures:     limit.New(maxFailures, failuresWindow),
+		failureNotes: limit.New(1, failuresWindow),
 	}
 	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
@@ -93,8 +93,8 @@ func New(cfg Config) (*Edge, error) {
 		to := target{name: r.Name(), handler: own[r.Name()]}
 		if r.Owner != roster.Gateway {
 			if proxies[r.Owner] == nil {
-				e.peers[r.Owner], e.contacts[r.Owner] = cfg.Peer(r.Owner), newContact()
-				proxies[r.Owner] = newProxy(r.Owner, e.peers[r.Owner], e.contacts[r.Owner], cfg.Log)
+				e.peers[r.Owner], e.lastAnswers[r.Owner] = cfg.Peer(r.Owner), newLastAnswer()
+				proxies[r.Owner] = newProxy(r.Owner, e.peers[r.Owner], e.lastAnswers[r.Owner], cfg.Log)
 			}
 			to.handler = proxies[r.Owner].serve
 		}
@@ -150,11 +150,11 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	var err error
 	switch {
 	case public:
-		err = e.public(w, r)
+		err = e.servePublic(w, r)
 	case !admitted:
-		err = e.refuse(w, r)
+		err = e.refuseUnauthenticated(w, r)
 	default:
-		err = e.serve(w, r, &to)
+		err = e.serveAPI(w, r, &to)
 	}
 	if err != nil {
 		rpc.WriteError(ctx, w, err)
@@ -172,8 +172,8 @@ var welcome = struct {
 	Docs: "README.md and docs/api.md in the folder that Rumi was installed from",
 }
 
-// public answers what needs no token.
-func (e *Edge) public(w http.ResponseWriter, r *http.Request) error {
+// servePublic answers what needs no token.
+func (e *Edge) servePublic(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path != "/healthz" && r.URL.Path != "/" {
 		return fault.NoRoute()
 	}
@@ -189,30 +189,32 @@ func (e *Edge) public(w http.ResponseWriter, r *http.Request) error {
 	}{"ok"})
 }
 
-// refuse answers a request without the right token. Each is audited until its address is over the limit, and from
-// then on one a minute, so that nobody can fill the disk with them.
-func (e *Edge) refuse(w http.ResponseWriter, r *http.Request) error {
+// refuseUnauthenticated answers a request without the right token: 401, or 429 once its address has failed too often. Each refusal is
+// audited until the address is over the limit, and from then on one a minute: an attacker that guesses tokens must not be able to fill the
+// disk with audit entries. A right token is never refused for the failures of others: it doesn't come here.
+func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) error {
 	address := parseAddress(r.RemoteAddr)
-	within, wait := e.failed.Allow(address)
+	within, wait := e.failures.Allow(address)
 	entry := audit.Entry{
 		Category: audit.Security, Severity: audit.Warning, Action: "authentication_failed", Success: false,
-		Details:         map[string]any{"address": hostOf(r.RemoteAddr), "method": shorten(r.Method), "path": shorten(r.URL.Path), "limited": !within},
+		Details:         map[string]any{"address": hostOf(r.RemoteAddr), "method": clip(r.Method), "path": clip(r.URL.Path), "limited": !within},
 		RejectionReason: "no token or a wrong one",
 	}
 	if within {
-		e.write(r.Context(), entry)
+		e.writeAudit(r.Context(), entry)
 		w.Header().Set("WWW-Authenticate", challenge(r.Header))
 		return fault.Unauthenticated("Unauthorized").With("unauthorized")
 	}
-	if first, _ := e.told.Allow(address); first {
+	if first, _ := e.failureNotes.Allow(address); first {
 		entry.RejectionReason = "too many failed authentications; further ones are not audited for a minute"
-		e.write(r.Context(), entry)
+		e.writeAudit(r.Context(), entry)
 	}
 	return fault.Limited("Too many failed authentications").With("too_many_failures").After(wait)
 }
 
-// serve answers a request of the operator.
-func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
+// serveAPI answers a request with the right token. to is set as soon as the route is known, so that metrics name it also where the request
+// is refused afterwards.
+func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
 	if e.cfg.Rate != nil {
 		if ok, wait := e.cfg.Rate.Allow(parseAddress(r.RemoteAddr)); !ok {
 			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
@@ -229,11 +231,11 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 		return err
 	}
 	if err := e.cfg.Site.Check(r); err != nil {
-		e.write(r.Context(), audit.Entry{
+		e.writeAudit(r.Context(), audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "origin_refused", Success: false,
 			Details: map[string]any{
-				"host": shorten(r.Host), "origin": shorten(r.Header.Get("Origin")), "fetch_site": shorten(r.Header.Get("Sec-Fetch-Site")),
-				"method": shorten(r.Method), "path": shorten(r.URL.Path), "address": hostOf(r.RemoteAddr),
+				"host": clip(r.Host), "origin": clip(r.Header.Get("Origin")), "fetch_site": clip(r.Header.Get("Sec-Fetch-Site")),
+				"method": clip(r.Method), "path": clip(r.URL.Path), "address": hostOf(r.RemoteAddr),
 			},
 			RejectionReason: fault.Of(err).Message,
 		})
@@ -244,7 +246,7 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 			return err
 		}
 	}
-	stop, err := takeBody(w.ResponseWriter, r, found.Class)
+	stop, err := boundBody(w.ResponseWriter, r, found.Class)
 	defer stop()
 	if err != nil {
 		return err
@@ -252,8 +254,8 @@ func (e *Edge) serve(w *answerWriter, r *http.Request, to *target) error {
 	return to.handler(w, r, found.Class)
 }
 
-// write audits a refusal; it stands whether that succeeds or not, and audit logs its own failures.
-func (e *Edge) write(ctx context.Context, entry audit.Entry) { _ = e.cfg.Audit.Write(ctx, entry) }
+// writeAudit audits a refusal. The refusal stands whether that succeeds or not; the audit log logs its own failures.
+func (e *Edge) writeAudit(ctx context.Context, entry audit.Entry) { _ = e.cfg.Audit.Write(ctx, entry) }
 
 // bearer is the token of the one Authorization header, "" for any other scheme or number of them. Between the scheme and the token
 // are one or more spaces (RFC 9110, section 11.4).
@@ -297,5 +299,5 @@ func parseAddress(remote string) netip.Addr {
 	return address
 }
 
-// shorten bounds what a client can put into a log.
-func shorten(s string) string { return text.Clip(s, 200) }
+// clip bounds what a client can put into the audit log.
+func clip(s string) string { return text.Clip(s, 200) }

@@ -21,20 +21,20 @@ import (
 // healthTimeout bounds how long a service may take to say that it is ready.
 const healthTimeout = 2 * time.Second
 
-// contact knows when a service answered last.
-type contact struct {
+// lastAnswer knows when a service answered last. Requests that are proxied and health checks record it.
+type lastAnswer struct {
 	began time.Time
-	last  atomic.Int64 // ns after began; 0 for never
+	at    atomic.Int64 // ns after began; 0 for never
 }
 
-func newContact() *contact { return &contact{began: time.Now()} }
+func newLastAnswer() *lastAnswer { return &lastAnswer{began: time.Now()} }
 
-func (c *contact) answered() { c.last.Store(max(int64(time.Since(c.began)), 1)) }
+func (l *lastAnswer) record() { l.at.Store(max(int64(time.Since(l.began)), 1)) }
 
-// silence says for how long there was no answer.
-func (c *contact) silence() string {
-	last := time.Duration(c.last.Load())
-	silent := (time.Since(c.began) - last).Round(time.Second)
+// silence is a sentence about how long there was no answer.
+func (l *lastAnswer) silence() string {
+	last := time.Duration(l.at.Load())
+	silent := (time.Since(l.began) - last).Round(time.Second)
 	if last == 0 {
 		return fmt.Sprintf("it has not answered since the gateway started %v ago", silent)
 	}
@@ -58,29 +58,30 @@ func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) err
 	var wg sync.WaitGroup
 	for name, peer := range e.peers {
 		wg.Go(func() {
-			answered, err := declared.Call(ctx, peer, service.ReadyOf(name), struct{}{})
+			ready, err := declared.Call(ctx, peer, service.ReadyOf(name), struct{}{})
 			if err != nil {
 				keep(name, api.Readiness{Error: e.unanswered(name, err), Checks: []api.Check{}})
 				return
 			}
-			e.contacts[name].answered()
-			keep(name, shown(answered))
+			e.lastAnswers[name].record()
+			keep(name, wireReadiness(ready))
 		})
 	}
-	wg.Go(func() { keep(roster.Gateway, shown(e.cfg.Readiness(ctx))) })
+	wg.Go(func() { keep(roster.Gateway, wireReadiness(e.cfg.Readiness(ctx))) })
 	wg.Wait()
 	return rpc.WriteData(w, answer)
 }
 
-// unanswered says what is known of a service that doesn't say whether it is ready.
+// unanswered is the error of a service that doesn't say whether it is ready: for how long it hasn't answered anything, and where its log is.
 func (e *Edge) unanswered(name string, err error) string {
 	if f := fault.Of(err); f.Kind != fault.KindUnavailable && f.Kind != fault.KindInternal {
 		return f.Message // it did answer
 	}
-	return fmt.Sprintf("Service unavailable: %s: %s; see docker compose logs %s", name, e.contacts[name].silence(), name)
+	return fmt.Sprintf("Service unavailable: %s: %s; see docker compose logs %s", name, e.lastAnswers[name].silence(), name)
 }
 
-func shown(of service.Readiness) api.Readiness {
+// wireReadiness is a readiness as answers have it; the checks that fail are named in its error.
+func wireReadiness(of service.Readiness) api.Readiness {
 	state := api.Readiness{Ready: of.Ready, Version: of.Version, Uptime: of.Uptime, Checks: []api.Check{}}
 	var failing []string
 	for _, c := range of.Checks {

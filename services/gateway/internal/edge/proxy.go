@@ -21,18 +21,18 @@ import (
 
 // proxy hands requests to one service.
 type proxy struct {
-	service string
-	contact *contact
-	reverse *httputil.ReverseProxy
+	service    string
+	lastAnswer *lastAnswer
+	reverse    *httputil.ReverseProxy
 }
 
-func newProxy(service string, peer http.RoundTripper, contact *contact, log *slog.Logger) *proxy {
-	p := &proxy{service: service, contact: contact}
+func newProxy(service string, peer http.RoundTripper, last *lastAnswer, log *slog.Logger) *proxy {
+	p := &proxy{service: service, lastAnswer: last}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
 		Transport:      peer,
-		ModifyResponse: p.received,
-		ErrorHandler:   p.failed,
+		ModifyResponse: p.checkResponse,
+		ErrorHandler:   p.writeFailure,
 		BufferPool:     buffers{},
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
@@ -47,22 +47,23 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, class route.Class)
 		ctx, cancel = context.WithCancel(r.Context())
 		timer := time.AfterFunc(class.Timeout, cancel)
 		defer timer.Stop()
-		ctx = context.WithValue(ctx, beginning{}, timer)
+		ctx = context.WithValue(ctx, headTimerKey{}, timer)
 	} else {
 		ctx, cancel = context.WithTimeout(r.Context(), class.Timeout)
 	}
 	if u, ok := r.Body.(*upload); ok {
-		ctx = context.WithValue(ctx, sending{}, u)
+		ctx = context.WithValue(ctx, uploadKey{}, u)
 	}
 	defer cancel()
 	p.reverse.ServeHTTP(w, r.WithContext(ctx))
 	return nil
 }
 
-// Context keys: the timer that runs until an answer begins, where its end is not bounded, and the upload that is sent.
+// Keys of values in a request's context: the timer that bounds the wait for an answer's head, where its end is not bounded, and the upload
+// that is passed on.
 type (
-	beginning struct{}
-	sending   struct{}
+	headTimerKey struct{}
+	uploadKey    struct{}
 )
 
 // rewrite makes the request that the service gets: the path as it came, what only the gateway may say, and nothing
@@ -84,12 +85,13 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.Header.Set(rpc.AddressHeader, from.Address)
 }
 
-// received looks at an answer before it is passed on.
-func (p *proxy) received(answer *http.Response) error {
-	if timer, ok := answer.Request.Context().Value(beginning{}).(*time.Timer); ok {
+// checkResponse checks the head of an answer before it is passed on. What is no envelope of ours (a redirect, an error page of the HTTP
+// library) is a failure of the service.
+func (p *proxy) checkResponse(answer *http.Response) error {
+	if timer, ok := answer.Request.Context().Value(headTimerKey{}).(*time.Timer); ok {
 		timer.Stop()
 	}
-	p.contact.answered()
+	p.lastAnswer.record()
 	answer.Header.Del(rpc.RequestIDHeader) // ours is set
 	if answer.StatusCode >= 300 {
 		kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
@@ -100,9 +102,9 @@ func (p *proxy) received(answer *http.Response) error {
 	return nil
 }
 
-// failed answers what the service didn't. It is called before anything has been written.
-func (p *proxy) failed(w http.ResponseWriter, r *http.Request, err error) {
-	if u, ok := r.Context().Value(sending{}).(*upload); ok && u.failure() != nil {
+// writeFailure answers in the place of a service that didn't. It is called before anything has been written.
+func (p *proxy) writeFailure(w http.ResponseWriter, r *http.Request, err error) {
+	if u, ok := r.Context().Value(uploadKey{}).(*upload); ok && u.failure() != nil {
 		w.Header().Set("Connection", "close")
 		err = bodyFault(u.failure())
 	} else if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

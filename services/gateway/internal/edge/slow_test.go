@@ -143,10 +143,10 @@ func (s *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestStalledUpload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &transport{}
-		p := newProxy("pack-registry", to, newContact(), slog.New(slog.DiscardHandler))
+		p := newProxy("pack-registry", to, newLastAnswer(), slog.New(slog.DiscardHandler))
 		class := route.Class{Timeout: time.Hour, Upload: 1 << 20}
 		conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			stop, err := takeBody(w, r, class)
+			stop, err := boundBody(w, r, class)
 			defer stop()
 			if err == nil {
 				err = p.serve(w, r, class)
@@ -224,7 +224,7 @@ func TestServiceThatHangs(t *testing.T) {
 		"?follow=true": {Timeout: 20 * time.Second, Follow: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy("approval", hung{}, newContact(), slog.New(slog.DiscardHandler))
+			p := newProxy("approval", hung{}, newLastAnswer(), slog.New(slog.DiscardHandler))
 			conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = p.serve(w, r, class) }))
 			began := time.Now()
 			go io.WriteString(conn, "GET /"+query+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -266,7 +266,7 @@ func (endless) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestFollowing(t *testing.T) {
 	for query, want := range map[string]int{"?follow=true": 60, "?follow=1": 60, "?follow=True&tail=5": 60, "?follow=false": 0, "?follow=maybe": 0, "": 0} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy("capability-broker", endless{}, newContact(), slog.New(slog.DiscardHandler))
+			p := newProxy("capability-broker", endless{}, newLastAnswer(), slog.New(slog.DiscardHandler))
 			conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer func() { _ = recover() }() // how the answer is broken off
 				_ = p.serve(w, r, route.Class{Timeout: 15 * time.Second, Follow: true})

@@ -34,7 +34,7 @@ type sections struct {
 	errors map[string]string // by section, what its owner answered
 }
 
-func begin(ctx context.Context) *sections {
+func newSections(ctx context.Context) *sections {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	return &sections{ctx: ctx, cancel: cancel, errors: map[string]string{}}
 }
@@ -58,8 +58,8 @@ func (s *sections) fail(section string, err error) {
 	s.errors[section] = fault.Of(err).Message
 }
 
-// end waits for all.
-func (s *sections) end() map[string]string {
+// wait waits for all sections and returns the errors.
+func (s *sections) wait() map[string]string {
 	s.wg.Wait()
 	s.cancel()
 	return s.errors

@@ -9,8 +9,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/rumi-ai/rumi/libs/pack"
-
 	"github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/api/egress"
@@ -18,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 // day is how far back denials are counted.
@@ -41,7 +40,7 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 		handlers   wire.ListResponse[broker.HandlerItem]
 		locks      wire.ListResponse[pip.LockItem]
 	)
-	s := begin(ctx)
+	s := newSections(ctx)
 	fetch(s, v, "container", broker.ListContainers, struct{}{}, &containers)
 	fetch(s, v, "network", egress.List, struct{}{}, &network)
 	fetch(s, v, "denials", egress.ListDenials, egress.DenialsRequest{PackID: id}, &refused)
@@ -49,7 +48,7 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 	fetch(s, v, "grants", broker.ListGrants, broker.GrantsRequest{PrincipalID: id}, &grants)
 	fetch(s, v, "handlers", broker.Candidates.List, wire.ListRequest{}, &handlers)
 	fetch(s, v, "lock", pip.Candidates.List, wire.ListRequest{}, &locks)
-	failed := s.end()
+	failed := s.wait()
 
 	about := known[0]
 	p := api.Pack{PackID: about.PackID, Status: about.Status, MayRun: about.MayRun, Identity: about.Identity, Version: about.Version,

@@ -19,14 +19,13 @@ import (
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
-
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
 const (
-	maxItems     = 1000 // of a pending list; the newest are shown
-	maxProposals = 100  // packs whose refusals are looked at, those with the newest
-	atOnce       = 8    // of these
+	maxItems      = 1000 // of a pending list; the newest are shown
+	maxProposals  = 100  // packs whose refusals are compared with a proposal, those with the newest refusals
+	maxConcurrent = 8    // of these
 )
 
 // The kinds of what waits.
@@ -51,7 +50,7 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 		defer mu.Unlock()
 		items = append(items, found...)
 	}
-	s := begin(ctx)
+	s := newSections(ctx)
 	fetch(s, v, "packs", approval.Overview, approval.OverviewRequest{}, &packs)
 	fetch(s, v, "secrets", secrets.List, struct{}{}, &keys)
 	s.add("handlers", func(ctx context.Context) error {
@@ -69,11 +68,11 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 		return err
 	})
 	s.add("network", func(ctx context.Context) error {
-		found, err := v.refused(ctx)
+		found, err := v.refusedDestinations(ctx)
 		keep(found...)
 		return err
 	})
-	failed := s.end()
+	failed := s.wait()
 	for _, p := range packs {
 		if p.Undecided {
 			keep(packItem(p))
@@ -86,12 +85,12 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 	case noPacks:
 		failed["secrets"] = "what packs ask for is not known: " + failed["packs"]
 	default:
-		keep(unset(packs, isSet(keys))...)
+		keep(unsetSecrets(packs, isSet(keys))...)
 	}
-	return newest(items, failed)
+	return newestFirst(items, failed)
 }
 
-func newest(items []api.Item, failed map[string]string) api.Pending {
+func newestFirst(items []api.Item, failed map[string]string) api.Pending {
 	slices.SortStableFunc(items, func(a, b api.Item) int {
 		return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.PackID, b.PackID), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.What, b.What))
 	})
@@ -130,8 +129,9 @@ func lockItem(l pip.LockItem) api.Item {
 		Decide: call(pip.Approve, pip.ApproveRequest{Key: l.Key}, map[string]any{"allow_sdist": false})}
 }
 
-// unset are the secrets that packs ask for and that are not set, once a pack. A blocked pack is asked nothing of.
-func unset(packs []approval.Summary, set map[string]bool) []api.Item {
+// unsetSecrets are the secrets that packs ask for and that are not set, once for each pack. A blocked pack is left out: nothing is to be
+// done for it.
+func unsetSecrets(packs []approval.Summary, set map[string]bool) []api.Item {
 	var items []api.Item
 	for _, p := range packs {
 		if p.Status == pack.StatusBlocked {
@@ -147,9 +147,9 @@ func unset(packs []approval.Summary, set map[string]bool) []api.Item {
 	return items
 }
 
-// refused are the destinations that packs were refused and that a grant would open. What was granted since is not among them:
+// refusedDestinations are the destinations that packs were refused and that a grant would open. What was granted since is not among them:
 // egress-proxy's proposal then adds nothing to the grant.
-func (v *Views) refused(ctx context.Context) ([]api.Item, error) {
+func (v *Views) refusedDestinations(ctx context.Context) ([]api.Item, error) {
 	answer, err := get[egress.DenialsResponse](ctx, v, egress.ListDenials, egress.DenialsRequest{})
 	if err != nil {
 		return nil, err
@@ -177,13 +177,13 @@ func (v *Views) refused(ctx context.Context) ([]api.Item, error) {
 		items []api.Item
 		first error
 		wg    sync.WaitGroup
-		slots = make(chan struct{}, atOnce)
+		slots = make(chan struct{}, maxConcurrent)
 	)
 	for _, id := range order[:min(len(order), maxProposals)] {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			found, err := v.proposed(ctx, id, grants.Grants[id], byPack[id])
+			found, err := v.undecided(ctx, id, grants.Grants[id], byPack[id])
 			mu.Lock()
 			defer mu.Unlock()
 			items = append(items, found...)
@@ -196,8 +196,8 @@ func (v *Views) refused(ctx context.Context) ([]api.Item, error) {
 	return items, first
 }
 
-// proposed are the refusals of one pack that the grant of now doesn't cover, with the grant that would.
-func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value, refused []egress.Denial) ([]api.Item, error) {
+// undecided are the refusals of one pack that its current grant doesn't cover, with the grant that would.
+func (v *Views) undecided(ctx context.Context, id string, current jsontext.Value, refused []egress.Denial) ([]api.Item, error) {
 	proposal, err := get[jsontext.Value](ctx, v, egress.Propose, egress.ProposalRequest{PackID: id})
 	if err != nil {
 		return nil, err
@@ -214,7 +214,7 @@ func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value,
 	if err := json.Unmarshal(proposal, &then); err != nil {
 		return nil, err
 	}
-	if same(now, then) {
+	if addsNothing(now, then) {
 		return nil, nil
 	}
 	byDestination := map[string]*api.Item{}
@@ -244,8 +244,8 @@ func (v *Views) proposed(ctx context.Context, id string, current jsontext.Value,
 	return out, nil
 }
 
-// same says whether a proposal adds nothing to a grant.
-func same(now, then grant) bool {
+// addsNothing says whether a proposal adds nothing to a grant.
+func addsNothing(now, then grant) bool {
 	for _, d := range then.AllowedDomains {
 		if !slices.Contains(now.AllowedDomains, d) {
 			return false

@@ -33,7 +33,7 @@ func (v *Views) Storage(ctx context.Context) api.Storage {
 		answer.Omitted += report.Omitted
 		answer.Bytes += report.OmittedBytes
 	}
-	s := begin(ctx)
+	s := newSections(ctx)
 	for _, service := range roster.Where(func(s roster.Service) bool { return s.StoresFiles }) {
 		s.add(service, func(ctx context.Context) error {
 			report, err := diskusage.Ask(ctx, v.Peer(service))
@@ -48,7 +48,7 @@ func (v *Views) Storage(ctx context.Context) api.Storage {
 		keep(api.Service, diskusage.NewReport(items))
 		return err
 	})
-	answer.Errors = s.end()
+	answer.Errors = s.wait()
 	slices.SortStableFunc(answer.Items, func(a, b api.Stored) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Path, b.Path))
 	})

@@ -30,7 +30,7 @@ func New(hosts, origins []string) (*Policy, error) {
 		if h == "" || strings.ContainsAny(h, "/ *?#@") {
 			return nil, fmt.Errorf("RUMI_ALLOWED_HOSTS: %q: want a host or host:port, such as rumi.example.com or rumi.example.com:8443", h)
 		}
-		p.hosts[normal(h)] = true
+		p.hosts[normalHost(h)] = true
 	}
 	for _, o := range origins {
 		if err := p.origin.AddTrustedOrigin(strings.TrimSpace(o)); err != nil {
@@ -40,37 +40,39 @@ func New(hosts, origins []string) (*Policy, error) {
 	return p, nil
 }
 
-// Check refuses a state-changing request whose Host isn't ours (a name that an attacker points at us) or that a page
-// of another origin sent. The fault is of kind denied, its code "origin_refused".
+// Check refuses a state-changing request whose Host isn't ours, or that a page of another origin sent. The first is DNS rebinding: a page
+// of an attacker's name, which then resolves to 127.0.0.1, is of the same origin as our API for the browser. The fault is of kind denied,
+// its code "origin_refused".
 func (p *Policy) Check(r *http.Request) error {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		return nil
 	}
-	if !p.known(r.Host) {
-		return fault.Denied("Host not allowed: %s; name it in RUMI_ALLOWED_HOSTS, or call localhost (reads are answered under any name, changes aren't)", shown(r.Host)).With("origin_refused")
+	if !p.allowsHost(r.Host) {
+		return fault.Denied("Host not allowed: %s; name it in RUMI_ALLOWED_HOSTS, or call localhost (reads are answered under any name, changes aren't)", printable(r.Host)).With("origin_refused")
 	}
 	if err := p.origin.Check(r); err != nil {
-		return fault.Denied("Origin not allowed: %s; name it in RUMI_ALLOWED_ORIGINS", shown(source(r))).With("origin_refused").Because(err)
+		return fault.Denied("Origin not allowed: %s; name it in RUMI_ALLOWED_ORIGINS", printable(requestSource(r))).With("origin_refused").Because(err)
 	}
 	return nil
 }
 
-// source is whom a refused request comes from, as far as its browser says.
-func source(r *http.Request) string {
+// requestSource names the page that a refused request comes from, as far as the browser says it.
+func requestSource(r *http.Request) string {
 	if o := r.Header.Get("Origin"); o != "" {
 		return o
 	}
 	return "a page of another site"
 }
 
-// shown is what a client sent as an answer may repeat it.
-func shown(s string) string {
+// printable is what a client sent, in a form that an answer may repeat: quoted, 200 bytes at most.
+func printable(s string) string {
 	return strings.Trim(strconv.Quote(text.Clip(s, 200)), `"`)
 }
 
-func (p *Policy) known(host string) bool {
-	host = normal(host)
+// allowsHost says whether a Host header names us: with its port, or with any port.
+func (p *Policy) allowsHost(host string) bool {
+	host = normalHost(host)
 	if p.hosts[host] {
 		return true
 	}
@@ -84,5 +86,5 @@ func (p *Policy) known(host string) bool {
 	return p.hosts[strings.TrimSuffix(name, ".")]
 }
 
-// normal is host as it is compared: small letters, no trailing dot.
-func normal(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") }
+// normalHost is host as hosts are compared: small letters, no trailing dot.
+func normalHost(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") }

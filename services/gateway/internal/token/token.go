@@ -34,12 +34,12 @@ type File struct {
 	log     *slog.Logger
 	changed func() // told of each token that takes another's place
 
-	current atomic.Pointer[reading]
-	mu      sync.Mutex // of reading the file
+	current atomic.Pointer[snapshot]
+	mu      sync.Mutex // one goroutine reads the file at a time
 }
 
-// reading is what the file held at a time.
-type reading struct {
+// snapshot is what the file held at a time. It is never changed, so that Check reads it without a lock.
+type snapshot struct {
 	token string // "" admits nobody
 	last  string // the token, or where there is none the one before
 	at    time.Time
@@ -57,7 +57,7 @@ func Open(path string, log *slog.Logger, changed func()) (*File, error) {
 	case err != nil && !errors.Is(err, errReplaced):
 		return nil, fmt.Errorf("read API token: %w", err)
 	}
-	f.current.Store(&reading{token: token, last: token, at: time.Now(), err: err})
+	f.current.Store(&snapshot{token: token, last: token, at: time.Now(), err: err})
 	return f, nil
 }
 
@@ -81,7 +81,7 @@ func (f *File) Check(presented string) bool {
 	return equal(presented, f.refresh(known).token)
 }
 
-// Ready says why nobody is admitted, nil where that isn't so.
+// Ready is the reason why no token is accepted, nil where one is.
 func (f *File) Ready() error {
 	known := f.current.Load()
 	if time.Since(known.at) >= Refresh {
@@ -90,15 +90,16 @@ func (f *File) Ready() error {
 	return known.err
 }
 
-// refresh reads the file again, unless somebody else has done so since seen was loaded.
-func (f *File) refresh(seen *reading) *reading {
+// refresh reads the file again, unless another goroutine has done so since seen was loaded: many requests with a wrong token at once read
+// it once.
+func (f *File) refresh(seen *snapshot) *snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := f.current.Load()
 	if known != seen {
 		return known
 	}
-	next := &reading{at: time.Now(), last: known.last}
+	next := &snapshot{at: time.Now(), last: known.last}
 	if next.token, next.err = read(f.path); next.err == nil {
 		next.last = next.token
 	}
