@@ -1,4 +1,3 @@
-// The service gateway is the one that clients reach: it checks the API token and hands each request to its owner.
 package main
 
 import (
@@ -8,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
 
-func main() { service.Main("gateway", build) }
+func main() { service.Main(roster.Gateway, build) }
 
 type config struct {
 	RateLimit      int      `env:"RUMI_API_RATE_LIMIT" envDefault:"120"` // requests of one address a window; 0 is no limit

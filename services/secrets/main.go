@@ -1,4 +1,3 @@
-// The service secrets keeps the values that packs may be granted: encrypted, one file a key, never shown again.
 package main
 
 import (

@@ -21,7 +21,7 @@ import (
 )
 
 // steps are all the places where a change can be cut short.
-var steps = []string{"half written", "prepared", "noted", "audited", "renamed"}
+var steps = []string{"half written", "prepared", "journaled", "audited", "renamed"}
 
 // childHome and childStep make the test binary a writer that dies: with a step, at its third change there; without one,
 // whenever the parent kills it.
@@ -56,7 +56,7 @@ func writeUntilKilled(base, dieAt string) error {
 		return err
 	}
 	changes := 0
-	v.at = func(step string) {
+	v.onStep = func(step string) {
 		if step == steps[0] {
 			changes++
 		}

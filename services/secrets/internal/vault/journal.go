@@ -20,8 +20,8 @@ type line struct {
 	Actor  string    `json:"actor"`
 }
 
-// note appends l to the journal and syncs it. The caller holds the lock of all writers.
-func (v *Vault) note(l line) error {
+// appendJournal appends l to the journal and syncs it. The caller holds the lock of all writers.
+func (v *Vault) appendJournal(l line) error {
 	data, err := json.Marshal(l)
 	if err != nil {
 		return err

@@ -2,7 +2,8 @@
 // deleted, and a journal of every change.
 //
 // Several processes may share the folder. Writers exclude each other by a lock on a file in it; readers need none,
-// since files are replaced by rename. Nothing is cached, so a file that somebody tampers with is noticed at its next use.
+// since files are replaced by rename. Nothing is cached: a file that an attacker changes, or swaps for another key's, is noticed at its
+// next use, and no reader is given a value that was deleted meanwhile.
 package vault
 
 import (
@@ -78,8 +79,8 @@ type Vault struct {
 	audit   *audit.Log
 	log     *slog.Logger
 
-	writers sync.Mutex     // within the process what lock is between processes
-	at      func(a string) // told of each step of a change; nil but in crash tests
+	writers sync.Mutex        // within the process what lock is between processes
+	onStep  func(step string) // called at each step of a change; nil but in crash tests
 }
 
 // Open opens the folder of secrets dir, which is made when it is missing and closed to everybody else. What killed
@@ -127,7 +128,7 @@ func (v *Vault) open(dir string) error {
 	if v.journal, err = v.root.OpenFile(journalName, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
-	unlock, err := v.exclude()
+	unlock, err := v.lockWriters()
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (v *Vault) open(dir string) error {
 	return v.sweep()
 }
 
-// sweep removes what killed writers left and makes what Open made durable.
+// sweep removes the temporary files of killed writers, and syncs the folder, so that the files that Open made survive a power cut.
 func (v *Vault) sweep() error {
 	names, err := v.names()
 	if err != nil {
@@ -178,7 +179,7 @@ func (v *Vault) Set(ctx context.Context, key string, value api.Value) (created b
 	if err != nil {
 		return false, fmt.Errorf("set secret: %w", err)
 	}
-	unlock, err := v.exclude()
+	unlock, err := v.lockWriters()
 	if err != nil {
 		return false, fmt.Errorf("set secret: %w", err)
 	}
@@ -212,7 +213,7 @@ func (v *Vault) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := v.exclude()
+	unlock, err := v.lockWriters()
 	if err != nil {
 		return fmt.Errorf("delete secret: %w", err)
 	}
@@ -237,8 +238,9 @@ func (v *Vault) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-// change makes next the file of its key. The order lets a crash leave no change without its line in the journal and its
-// audit entry: file beside, journal, audit entry, file in place.
+// change makes next the file of its key. The order of its steps is an invariant: new file beside the old one, line in the journal, audit
+// entry, rename. So a crash, whenever it comes, leaves no change without its line and its entry; it may leave a line and an entry of a
+// change that didn't happen, whose time is in no file. The caller holds the lock of writers.
 func (v *Vault) change(ctx context.Context, action string, at time.Time, next file, details map[string]any) error {
 	entry := audit.Entry{Category: audit.System, Severity: audit.Info, Action: auditActions[action], Success: true, Details: details}
 	prepared, err := v.prepare(next)
@@ -247,10 +249,10 @@ func (v *Vault) change(ctx context.Context, action string, at time.Time, next fi
 	}
 	defer prepared.Discard() // where a crash or an error keeps it from this, the next writer or start removes it
 	v.step("prepared")
-	if err := v.note(line{TS: at, Action: action, Key: next.Key, Actor: origin.Of(ctx).Actor}); err != nil {
+	if err := v.appendJournal(line{TS: at, Action: action, Key: next.Key, Actor: origin.Of(ctx).Actor}); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
-	v.step("noted")
+	v.step("journaled")
 	if err := v.audit.Write(ctx, entry); err != nil {
 		return err
 	}
@@ -319,7 +321,7 @@ func (v *Vault) List(ctx context.Context) ([]Secret, error) {
 	return secrets, nil
 }
 
-// names lists the folder.
+// names lists the names in the folder, temporary files too.
 func (v *Vault) names() ([]string, error) {
 	dir, err := v.root.Open(".")
 	if err != nil {
@@ -329,8 +331,9 @@ func (v *Vault) names() ([]string, error) {
 	return dir.Readdirnames(-1)
 }
 
-// exclude keeps every other writer out, of this process and of others, until unlock is called.
-func (v *Vault) exclude() (unlock func(), err error) {
+// lockWriters keeps every other writer out until unlock is called: of this process by a mutex, of others by the lock of a file. A file lock
+// alone would not do: goroutines of a process share its descriptor, and with it the lock.
+func (v *Vault) lockWriters() (unlock func(), err error) {
 	v.writers.Lock()
 	if err := flock.WaitOpen(v.lock, flock.Exclusive); err != nil {
 		v.writers.Unlock()
@@ -345,8 +348,8 @@ func (v *Vault) exclude() (unlock func(), err error) {
 }
 
 func (v *Vault) step(name string) {
-	if v.at != nil {
-		v.at(name)
+	if v.onStep != nil {
+		v.onStep(name)
 	}
 }
 

@@ -415,7 +415,7 @@ func TestClockSetBack(t *testing.T) {
 func TestStepsAreAllKnown(t *testing.T) {
 	v := newHome(t).open(t)
 	seen := map[string]bool{}
-	v.at = func(step string) { seen[step] = true }
+	v.onStep = func(step string) { seen[step] = true }
 	set(t, v, "A", "x")
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, slices.Sorted(slices.Values(steps))) {
 		t.Fatalf("steps are %v, crash_test.go knows %v", got, steps)
