@@ -15,10 +15,10 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// drainTimeout is how long output is read on after a process has ended: something it started may hold the other end open.
+// drainTimeout bounds how long output is read after a process has ended: something that it started may hold the pipe open.
 const drainTimeout = time.Second
 
-// child is one process, before, during and after its run, and in later ones.
+// child is what Create made: one process at a time, which may be started again after its end.
 type child struct {
 	spec   sandbox.Spec
 	argv   []string
@@ -28,7 +28,7 @@ type child struct {
 
 	mu      sync.Mutex // guards the rest
 	process *os.Process
-	ended   chan struct{} // closed after the run of process
+	ended   chan struct{} // closed when process has ended
 	scratch string        // its HOME and /tmp
 
 	attached      bool
@@ -36,7 +36,7 @@ type child struct {
 	stderr        io.Writer
 }
 
-// pipes is what Attach gives: the ends of the process's stdout and stdin.
+// pipes is the Stream that Attach returns: our ends of the process's stdout and stdin.
 type pipes struct{ stdout, stdin *os.File }
 
 func (p pipes) Read(b []byte) (int, error)  { return p.stdout.Read(b) }
@@ -62,7 +62,8 @@ func (c *child) attach(stderr io.Writer) (sandbox.Stream, error) {
 	return ours, nil
 }
 
-// Start runs what Create made, again where it has ended. One that runs already is no error; one that is attached to runs once.
+// Start runs what Create made, again if it has ended. One that runs already is no error. One that was attached to runs once only, since its pipes
+// end with it.
 func (e *Engine) Start(ctx context.Context, id string) error {
 	c, err := e.child(id)
 	if err != nil {
@@ -111,10 +112,10 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 		err = errors.New("the broker stops")
 	}
 	if err != nil {
-		c.output.end() // for who follows it
+		c.output.end() // or a Logs that follows it would wait forever
 		return fmt.Errorf("start process: %w", err)
 	}
-	if c.attached { // or their ends would never be seen
+	if c.attached { // our copies of its ends: while they are open, neither side sees the other's end
 		c.stdin.Close()
 		c.stdout.Close()
 	}
@@ -128,9 +129,9 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	return nil
 }
 
-// wait notes the end of a process and kills what it started and left.
+// wait waits for the end of a process, kills what it started and left running, and publishes the end.
 func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
-	_ = cmd.Wait() // the state has it
+	_ = cmd.Wait() // its error says no more than ProcessState
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	if _, err := killTagged(func(tag string) bool { return tag == e.tag(c.info.ID) }); err != nil {
 		e.Log.Error("what a process left behind could not be ended", "pack_id", c.spec.PackID, "error", err)
@@ -148,8 +149,8 @@ func (c *child) wait(e *Engine, cmd *exec.Cmd, ended chan<- struct{}) {
 	e.publish(sandbox.Event{Action: "die", Container: info, ExitCode: code})
 }
 
-// signal reaches the process and what it started, but for what left its process group, which wait ends. What it gives is closed after the run;
-// nil where there is none.
+// signal sends a signal to the process group: the process and what it started, but for what left the group, which wait kills. ended is closed
+// after the end; it is nil if nothing runs.
 func (c *child) signal(s syscall.Signal) (ended <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +161,7 @@ func (c *child) signal(s syscall.Signal) (ended <-chan struct{}) {
 	case <-c.ended:
 		return nil
 	default:
-		_ = syscall.Kill(-c.process.Pid, s) // ended in this moment
+		_ = syscall.Kill(-c.process.Pid, s) // fails if it ended at this moment
 		return c.ended
 	}
 }
@@ -194,15 +195,15 @@ func (c *child) kill() {
 	}
 }
 
-// removeScratch removes what a run has left; mu is held.
+// removeScratch removes the folder that a run had as HOME and /tmp; mu is held.
 func (c *child) removeScratch() {
 	if c.scratch != "" {
-		_ = os.RemoveAll(c.scratch) // in a folder for temporary files, and nobody's but the pack's
+		_ = os.RemoveAll(c.scratch) // what can't be removed is left to the host's cleaning of temporary files
 		c.scratch = ""
 	}
 }
 
-// discard frees what a process that ended, or was never started, still has.
+// discard frees what a process that has ended, or was never started, still holds.
 func (c *child) discard() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,9 +1,16 @@
-// Package unconfined runs packs and handlers as child processes of the broker, for RUMI_SECURITY_MODE=permissive. It takes
-// the Specs that libs/sandbox takes and confines nothing: what it starts is the broker's own user, sees the whole file
-// system and the network, has no limits, and could use every pack's socket.
+// Package unconfined runs packs and handlers as child processes of the broker, for RUMI_SECURITY_MODE=permissive: for developing packs on a
+// machine without Docker. It takes the Specs of libs/sandbox and confines nothing. What it starts runs as the broker's user, sees the whole
+// file system and the network, has no limits, and could use every pack's socket. So each start is logged as a warning and audited.
 //
-// There is no other file system either. Where a Spec mounts a folder, the process finds it under its own name: a variable,
-// an argument or a working directory that names the mount's target is changed to name the source.
+// There is no file system of its own either, so mounts are imitated: a variable, an argument or a working directory that names a mount's
+// target is changed to name the source (hostPath).
+//
+// What the package does see to is that nothing outlives the broker. The kernel kills a child with the thread that started it
+// (startAll); what a child has started carries a tag in its environment and is found by it (orphans.go), at the end of the child
+// and, for brokers that were killed, at the next start.
+//
+// Package engine of the broker chooses between this and libs/sandbox. Read engine.go, child.go (one process), output.go (what it
+// printed), orphans.go, stats.go.
 package unconfined
 
 import (
@@ -29,14 +36,14 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// What a Spec calls the programs of the pack image.
+// The programs of the pack image: as a Spec names them, and their files in RuntimeDir.
 const (
 	imageRuntime = "rumi-runtime"
 	workerFile   = "worker/rumi_worker.py"
 	modules      = "lib"
 )
 
-// Audit is where starts are written.
+// Audit is the audit log; starts are written there.
 type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
@@ -44,7 +51,7 @@ type Audit interface {
 // Config is what an Engine needs.
 type Config struct {
 	RuntimeDir   string // holds lib/ and worker/ of runtime/python
-	DockerSocket string // only to warn where what is started could use it
+	DockerSocket string // only to warn if what is started could use it
 	Node         string // the name of this host among those that share a database
 	Replica      string // of this process, as sandbox.Config has it
 	Alive        func(replica string) bool
@@ -52,17 +59,17 @@ type Config struct {
 	Log          *slog.Logger
 }
 
-// Engine runs Specs as processes. They end with it. It is safe for concurrent use.
+// Engine runs Specs as processes, which end with it. It is safe for concurrent use.
 type Engine struct {
 	Config
 	python   string
 	warnings []sandbox.Warning
-	starts   chan func()   // run by one thread, with whose end the kernel kills what it started
+	starts   chan func()   // run by the thread of startAll
 	closing  chan struct{} // nothing more is started
 	closed   chan struct{} // nothing runs any more
 	close    sync.Once
 
-	mu          sync.Mutex
+	mu          sync.Mutex        // guards the following, and child.info
 	children    map[string]*child // by id
 	subscribers []chan sandbox.Event
 }
@@ -102,8 +109,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// startAll runs what is to be started. The kernel sends a parent's death signal when the thread ends that forked, so that
-// one thread forks all children and lives as long as the process does.
+// startAll runs the functions of starts, all on one thread. The kernel sends a child its parent's death signal (prctl(2),
+// PR_SET_PDEATHSIG) when the thread that forked it ends, not the process. Go ends idle threads at times, and a child would die with one: so one
+// thread forks all children and lives as long as there are any.
 func (e *Engine) startAll() {
 	runtime.LockOSThread()
 	for {
@@ -111,7 +119,7 @@ func (e *Engine) startAll() {
 		case start := <-e.starts:
 			start()
 		case <-e.closing:
-			<-e.closed // for as long as there may be children
+			<-e.closed // until there are no children any more
 			return
 		}
 	}
@@ -129,13 +137,13 @@ func (e *Engine) Close() error {
 	return errors.Join(failures...)
 }
 
-// Status is that of a Docker that nobody asks, with warnings.
+// Status says that there is no engine, and warns of what that means.
 func (e *Engine) Status(context.Context) sandbox.Status { return sandbox.Status{Warnings: e.warnings} }
 
-// ID is none: there is no engine.
+// ID is "": there is no engine.
 func (e *Engine) ID(context.Context) (string, error) { return "", nil }
 
-// Create notes what Start will run. A name that is taken is sandbox.ErrExists.
+// Create notes what Start is to run. A name that is taken is sandbox.ErrExists.
 func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container, error) {
 	argv, err := e.command(spec)
 	if err != nil {
@@ -161,7 +169,7 @@ func (e *Engine) Create(_ context.Context, spec sandbox.Spec) (sandbox.Container
 	return c.info, nil
 }
 
-// command is the argv that a Spec's stands for here.
+// command translates a Spec's command for the pack image into an argv for this host.
 func (e *Engine) command(spec sandbox.Spec) ([]string, error) {
 	argv := spec.Command
 	if len(argv) == 0 || argv[0] != imageRuntime {
@@ -193,7 +201,7 @@ func (e *Engine) command(spec sandbox.Spec) ([]string, error) {
 	return argv, nil
 }
 
-// hostPath changes a path that lies at or under a mount's target to the source's. Anything else is given as it is.
+// hostPath translates a path at or under a mount's target into one at or under its source. Anything else is returned unchanged.
 func hostPath(mounts []sandbox.Mount, path string) string {
 	for _, m := range mounts {
 		if rest, under := strings.CutPrefix(path, m.Target); under && (rest == "" || rest[0] == '/') {
@@ -203,7 +211,7 @@ func hostPath(mounts []sandbox.Mount, path string) string {
 	return path
 }
 
-// environ is all that a process gets: nothing of the broker's own but where programs lie.
+// environ is the whole environment of a process. Of the broker's own it has PATH only: the others may hold secrets.
 func (e *Engine) environ(spec sandbox.Spec, id, scratch string) []string {
 	vars := map[string]string{
 		"PATH": os.Getenv("PATH"), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8",
@@ -231,7 +239,7 @@ func (e *Engine) child(id string) (*child, error) {
 	return nil, fmt.Errorf("find process %.12s: %w", id, sandbox.ErrNotFound)
 }
 
-// Find gives the processes of that kind and name: one, or none.
+// Find returns the processes of that kind and name: one or none.
 func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) ([]sandbox.Container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -243,7 +251,7 @@ func (e *Engine) Find(_ context.Context, kind sandbox.Kind, name string) ([]sand
 	return nil, nil
 }
 
-// List gives the processes, running or not, of one kind or, with "", of all.
+// List returns the processes, running or not, of one kind or, with "", of all.
 func (e *Engine) List(_ context.Context, kind sandbox.Kind) ([]sandbox.Container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -256,7 +264,7 @@ func (e *Engine) List(_ context.Context, kind sandbox.Kind) ([]sandbox.Container
 	return list, nil
 }
 
-// Remove kills a process and forgets it, with its output. One that is gone is no error.
+// Remove kills a process and forgets it and its output. One that is gone already is no error.
 func (e *Engine) Remove(_ context.Context, id string) error {
 	c, err := e.child(id)
 	if err != nil {
@@ -272,8 +280,8 @@ func (e *Engine) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-// Sweep removes those processes of a kind that keep doesn't want (nil wants none), and ends what brokers that were killed have
-// left, of every kind.
+// Sweep removes the processes of a kind for which keep is false (all, if keep is nil). It also kills what brokers that were killed have
+// left running, of every kind.
 func (e *Engine) Sweep(ctx context.Context, kind sandbox.Kind, keep func(sandbox.Container) bool) ([]sandbox.Container, error) {
 	all, err := e.List(ctx, kind)
 	if err != nil {
@@ -314,7 +322,8 @@ func (e *Engine) Events(ctx context.Context, on func(sandbox.Event)) {
 	}
 }
 
-// publish passes an event on. Who is 1,024 behind misses some, and finds out by looking at the list as it does at intervals.
+// publish sends an event to all subscribers. A subscriber that is 1,024 events behind misses this one; its next scan of the list finds what it
+// missed.
 func (e *Engine) publish(event sandbox.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -326,7 +335,7 @@ func (e *Engine) publish(event sandbox.Event) {
 	}
 }
 
-// Attach gives the stdin and stdout that a process will have once it is started; its stderr goes to the writer.
+// Attach returns the stdin and stdout that a process will have once it is started. What it writes to stderr goes to the writer.
 func (e *Engine) Attach(_ context.Context, id string, stderr io.Writer) (sandbox.Stream, error) {
 	c, err := e.child(id)
 	if err != nil {

@@ -16,16 +16,16 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 )
 
-// tagVariable is a variable that says whose a process is: "node/replica/child". What a process starts has it, too, whichever group
-// or session it goes to, unless it takes pains not to.
+// tagVariable is an environment variable that says which child a process belongs to: "node/replica/child". What a process starts inherits it,
+// whichever process group or session that moves to. Code that clears its environment on purpose gets away: this package doesn't confine.
 const tagVariable = "RUMI_UNCONFINED"
 
-// maxKillRounds bounds how often processes are looked for that start others while they are ended.
+// maxKillRounds bounds how often killTagged lists processes: some may start others while they are killed.
 const maxKillRounds = 100
 
 func (e *Engine) tag(id string) string { return e.Node + "/" + e.Replica + "/" + id }
 
-// killTagged kills the processes whose tags are wanted, and says how many there were.
+// killTagged kills the processes whose tags are wanted, again until there are none, and returns how many there were.
 func killTagged(wanted func(tag string) bool) (ended int, err error) {
 	for range maxKillRounds {
 		found, err := killTaggedOnce(wanted)
@@ -36,7 +36,7 @@ func killTagged(wanted func(tag string) bool) (ended int, err error) {
 	return ended, fmt.Errorf("end what processes left behind: it starts others faster than it ends")
 }
 
-// killTaggedOnce looks once at each process.
+// killTaggedOnce is one round of killTagged.
 func killTaggedOnce(wanted func(tag string) bool) (killed int, err error) {
 	folders, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -47,7 +47,8 @@ func killTaggedOnce(wanted func(tag string) bool) (killed int, err error) {
 		if err != nil || pid == os.Getpid() || !wanted(tagOf(folder)) {
 			continue
 		}
-		// By a descriptor, since the number may be another process's by now: then the second look says so.
+		// Race: the process may end after its tag was read, and its number become another process's. So it is killed by a descriptor,
+		// and its tag is read once more when that is open: from then on the number can't mean another process to us.
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			continue // it has ended
@@ -66,7 +67,7 @@ func killTaggedOnce(wanted func(tag string) bool) (killed int, err error) {
 	return killed, nil
 }
 
-// tagOf reads the tag of a process, "" where it has none, has ended, or is somebody else's.
+// tagOf reads the tag of a process; "" if it has none, has ended, or belongs to another user.
 func tagOf(folder string) string {
 	text, err := os.ReadFile(filepath.Join(folder, "environ"))
 	if err != nil {
@@ -80,7 +81,8 @@ func tagOf(folder string) string {
 	return ""
 }
 
-// endOrphans ends what brokers that were killed have left running: the kernel ends with a broker only what it started itself.
+// endOrphans kills what brokers that were killed have left running: with a broker the kernel kills only what that started itself, not what
+// its children started.
 func (e *Engine) endOrphans(ctx context.Context) error {
 	ended, err := killTagged(func(tag string) bool {
 		of, rest, _ := strings.Cut(tag, "/")

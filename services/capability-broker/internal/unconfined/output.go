@@ -11,15 +11,15 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// Bounds of what is kept of a process's output.
+// Bounds of what is kept of a process's output, in memory.
 const (
 	maxLine = 64 << 10 // bytes after which a line without end is cut
 	maxKept = 4 << 20  // bytes, of the last lines
 
-	lineCost = 64 // bytes that a line takes beside its text: a pack may print nothing but ends of lines
+	lineCost = 64 // bytes that a line counts beside its text, or a pack that prints empty lines only would fill the memory
 )
 
-// output is what a process printed, and will print.
+// output is the last lines that a process printed, of all its runs.
 type output struct {
 	mu      sync.Mutex
 	changed sync.Cond
@@ -36,7 +36,7 @@ func newOutput() *output {
 	return o
 }
 
-// stream is where the process writes.
+// stream returns the writer for the process's stdout or stderr.
 func (o *output) stream(name string) io.Writer { return stream{o, name} }
 
 type stream struct {
@@ -77,14 +77,14 @@ func (o *output) add(stream string, text []byte) {
 	}
 }
 
-// begin says that more comes, of another run.
+// begin says that another run begins: more output comes.
 func (o *output) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = false
 }
 
-// end says that nothing more comes.
+// end says that the run is over: no more output comes. A line that has no end yet is complete.
 func (o *output) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -98,8 +98,8 @@ func (o *output) end() {
 	o.changed.Broadcast()
 }
 
-// next gives the lines from number from on, and the number to ask for next; more is false where none will come. With wait it
-// gives some as soon as there are any.
+// next returns the lines from number from on, and the number to ask for next; more is false if no more will come. With wait it waits until
+// there is a line, the run is over, or ctx ends.
 func (o *output) next(ctx context.Context, from int, wait bool) (lines []sandbox.Line, next int, more bool) {
 	defer context.AfterFunc(ctx, func() {
 		o.mu.Lock()
@@ -116,7 +116,7 @@ func (o *output) next(ctx context.Context, from int, wait bool) (lines []sandbox
 	return lines, from + len(lines), !o.ended
 }
 
-// Logs gives a process's output, of which the last 4 MiB are kept for as long as the process isn't removed.
+// Logs returns a process's output. The last 4 MiB are kept until the process is removed.
 func (e *Engine) Logs(ctx context.Context, id string, opts sandbox.LogOptions) iter.Seq2[sandbox.Line, error] {
 	return func(yield func(sandbox.Line, error) bool) {
 		c, err := e.child(id)
