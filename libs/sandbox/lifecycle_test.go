@@ -25,7 +25,7 @@ func TestLife(t *testing.T) {
 	}
 	all, err := engine.Find(t.Context(), Pack, spec.Name)
 	if err != nil || len(all) != 1 || !all[0].Running() {
-		t.Fatalf("%+v, %v", all, err)
+		t.Fatalf("got %+v, %v; want one container that runs", all, err)
 	}
 	found := all[0]
 	if found.Started.IsZero() || !found.Finished.IsZero() {
@@ -37,7 +37,7 @@ func TestLife(t *testing.T) {
 	}
 	inspected, err := engine.Inspect(t.Context(), c.ID)
 	if err != nil || !inspected.Running() || inspected.Image != probeImage || !strings.HasPrefix(inspected.ImageID, "sha256:") {
-		t.Errorf("%+v, %v", inspected, err)
+		t.Errorf("got %+v, %v; want a container that runs %s", inspected, err, probeImage)
 	}
 	for range engine.Logs(t.Context(), c.ID, LogOptions{Follow: true}) {
 		break // "ready": it handles SIGTERM from here on
@@ -119,7 +119,7 @@ func TestOthersContainersAreNotThere(t *testing.T) {
 		}
 	}
 	if c, err := engine.Inspect(t.Context(), c.ID); err != nil || !c.Running() {
-		t.Errorf("%+v, %v", c, err)
+		t.Errorf("got %+v, %v; want a container that still runs", c, err)
 	}
 }
 
@@ -198,7 +198,7 @@ func TestEvents(t *testing.T) {
 		break
 	}
 	if e := next("die"); e.ExitCode != 3 || e.Container.Kind != Pack || !strings.HasPrefix(e.Container.Name, "TestEvents") {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want exit code 3 of a pack of this test", e)
 	}
 	cancel()
 	<-ended

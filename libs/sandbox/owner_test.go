@@ -169,7 +169,7 @@ func TestEventsOfPausedAndRenamedContainers(t *testing.T) {
 		select {
 		case got := <-seen:
 			if got != want {
-				t.Errorf("told %s, want %s", got, want)
+				t.Errorf("got %s, want %s", got, want)
 			}
 		case <-ctx.Done():
 			t.Fatalf("not told of %s", want)
@@ -225,7 +225,7 @@ func TestReplacedSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := engine.Watch(t.Context()); !errors.Is(err, ErrSocketReplaced) {
-		t.Errorf("told %v, want %v", err, ErrSocketReplaced)
+		t.Errorf("got %v, want %v", err, ErrSocketReplaced)
 	}
 	if err := engine.Ready(t.Context()); err != nil {
 		t.Errorf("not ready at once: %v", err)
@@ -254,6 +254,6 @@ func TestHungEngine(t *testing.T) {
 	_, err = engine.api.ContainerList(ctx, container.ListOptions{})
 	want := "Docker is required but not available: the engine does not answer"
 	if f := fault.Of(clientError(ctx, "list containers", err)); f.Kind != fault.KindUnavailable || f.Message != want {
-		t.Errorf("told %v %q, want unavailable %q", f.Kind, f.Message, want)
+		t.Errorf("got %v %q, want unavailable %q", f.Kind, f.Message, want)
 	}
 }

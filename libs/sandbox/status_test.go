@@ -30,7 +30,7 @@ func TestStatusOf(t *testing.T) {
 	s := statusOf(version, modern, "runsc")
 	if len(s.Warnings) != 0 || !s.Seccomp || !s.AppArmor || s.SELinux || !s.UserNamespaces || s.Rootless || !s.LiveRestore || s.Runtime != "runsc" ||
 		s.DefaultRuntime != "runc" || !slices.Equal(s.Runtimes, []string{"runc", "runsc"}) || s.CgroupVersion != "2" || s.Components["runc"] != "1.3.3" {
-		t.Errorf("%+v", s)
+		t.Errorf("got %+v, want what the engine says above, without warnings", s)
 	}
 	codes := func(s Status) string {
 		var list []string
@@ -60,7 +60,7 @@ func TestStatusOfTheEngine(t *testing.T) {
 	s := testEngine(t).Status(t.Context())
 	if !s.Available || s.Components["Engine"] != s.Version || s.Components["runc"] == "" || s.DefaultRuntime == "" || s.Runtime != s.DefaultRuntime ||
 		!slices.Contains(s.Runtimes, s.Runtime) || s.StorageDriver == "" || s.CgroupVersion == "" || s.CgroupDriver == "" || !s.Seccomp {
-		t.Errorf("%+v", s)
+		t.Errorf("got %+v, want an available engine with seccomp and all fields", s)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestLimitsWithin(t *testing.T) {
 	} {
 		got, cut := c.asked.Within(c.ceiling)
 		if got != c.want || strings.Join(cut, ", ") != c.cut {
-			t.Errorf("%+v within %+v: %+v, %q", c.asked, c.ceiling, got, cut)
+			t.Errorf("%+v within %+v: got %+v, %q; want %+v, %q", c.asked, c.ceiling, got, cut, c.want, c.cut)
 		}
 	}
 }
@@ -199,7 +199,7 @@ func TestStats(t *testing.T) {
 	s, err := engine.Stats(t.Context(), c.ID)
 	if err != nil || s.MemoryLimit != 64<<20 || s.PIDLimit != 20 || s.Memory <= 0 || s.Memory > 64<<20 || s.PIDs < 1 || s.CPUTime <= 0 ||
 		time.Since(s.Time) > time.Minute {
-		t.Errorf("%+v, %v", s, err)
+		t.Errorf("got %+v, %v; want limits of 64 MiB and 20 processes, and some use of both", s, err)
 	}
 }
 

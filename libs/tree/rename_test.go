@@ -46,7 +46,7 @@ func TestRenameNew(t *testing.T) {
 			}
 		}
 		if err := RenameNew(fd, "a", "b"); err != nil || held(dir, "b") != "a" || held(dir, "a") != "" {
-			t.Errorf("%v, b holds %q", err, held(dir, "b"))
+			t.Errorf("got %v, b holds %q; want it to hold a's", err, held(dir, "b"))
 		}
 		if err := RenameNew(fd, "missing", "c"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("of nothing: %v, want fs.ErrNotExist", err)

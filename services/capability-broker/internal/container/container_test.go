@@ -169,7 +169,7 @@ func TestGateThatClosesDuringTheStart(t *testing.T) {
 		r.gates.set("p", "approved", "d1")
 		r.docker.onStart = func() { r.GateChanged(r.gates.set("p", "blocked", "d1")) }
 		if _, err := r.Start(t.Context(), "p"); !fault.Is(err, fault.KindDenied) || fault.Of(err).Message != "Pack not approved: blocked" {
-			t.Errorf("told %v", err)
+			t.Errorf("got %v, want that the pack is blocked", err)
 		}
 		r.want(t, "afterwards", "p=exited", "container_started p <nil>", "container_stopped p gate closed")
 	})

@@ -65,8 +65,8 @@ func (d *docker) Create(_ context.Context, s sandbox.Spec) (sandbox.Container, e
 
 func (d *docker) refuseCreate(yes bool) { d.mu.Lock(); defer d.mu.Unlock(); d.refusing = yes }
 
-// tell is for who holds mu. Nobody hears of what happens while the engine is away.
-func (d *docker) tell(e sandbox.Event) {
+// publish sends an event; mu is held. While the engine is away, nobody gets any.
+func (d *docker) publish(e sandbox.Event) {
 	if !d.down {
 		d.events <- e
 	}
@@ -74,7 +74,7 @@ func (d *docker) tell(e sandbox.Event) {
 
 func (d *docker) die(c *sandbox.Container, exit sandbox.Exit) {
 	c.Status, c.Finished, c.Exit = "exited", time.Now().Add(d.ahead), exit
-	d.tell(sandbox.Event{Action: "die", Container: *c, ExitCode: exit.Code})
+	d.publish(sandbox.Event{Action: "die", Container: *c, ExitCode: exit.Code})
 }
 
 // exits has a pack's container end by itself.
@@ -94,7 +94,7 @@ func (d *docker) ID(context.Context) (string, error) {
 	return d.id, nil
 }
 
-// stranger puts a container beside those that were made by the rig: with labels that somebody copied, or of an older version.
+// stranger adds a container that the rig did not make: with labels that somebody copied, or of an older version.
 func (d *docker) stranger(c sandbox.Container) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,21 +103,21 @@ func (d *docker) stranger(c sandbox.Container) {
 		c.Name = c.PackID
 	}
 	d.containers[c.ID] = &c
-	d.tell(sandbox.Event{Action: "start", Container: c})
+	d.publish(sandbox.Event{Action: "start", Container: c})
 }
 
 // setClock sets the clock of the engine's host.
 func (d *docker) setClock(ahead time.Duration) { d.mu.Lock(); defer d.mu.Unlock(); d.ahead = ahead }
 
-// turns gives a container another status and tells it.
+// turns gives a container another status and publishes action.
 func (d *docker) turns(id, status, action string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.containers[id].Status = status
-	d.tell(sandbox.Event{Action: action, Container: *d.containers[id]})
+	d.publish(sandbox.Event{Action: action, Container: *d.containers[id]})
 }
 
-// goes has the engine go away, with all containers or without.
+// goes has the engine go away. With exit, all containers end with it.
 func (d *docker) goes(exit *sandbox.Exit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -156,7 +156,7 @@ func (d *docker) Start(_ context.Context, id string) error {
 	}
 	return d.with(id, func(c *sandbox.Container) {
 		c.Status, c.Started = "running", time.Now().Add(d.ahead)
-		d.tell(sandbox.Event{Action: "start", Container: *c})
+		d.publish(sandbox.Event{Action: "start", Container: *c})
 	})
 }
 
@@ -178,7 +178,7 @@ func (d *docker) Remove(_ context.Context, id string) error {
 			d.die(c, sandbox.Exit{Code: 137})
 		}
 		delete(d.containers, id)
-		d.tell(sandbox.Event{Action: "destroy", Container: *c})
+		d.publish(sandbox.Event{Action: "destroy", Container: *c})
 	})
 	if errors.Is(err, sandbox.ErrNotFound) {
 		return nil

@@ -121,7 +121,7 @@ func TestUnpauseBehindAClosedGate(t *testing.T) {
 func TestOutdatedContainersAreReplaced(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
-		next := r.again(t, func() { r.docker.containers["c1"].Outdated = true })
+		next := r.restarted(t, func() { r.docker.containers["c1"].Outdated = true })
 		time.Sleep(time.Second)
 		next.want(t, "replaced", "p=running", "container_started p <nil>", "stray_container_removed p "+reasonOutdated, "container_started p <nil>")
 		if got := next.info(t); got.ID != "c2" {
@@ -136,7 +136,7 @@ func TestWhatRanOnAnotherEngineIsWantedHere(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.started(t, "p", "d1")
 		r.want(t, "before", "p=running", "container_started p <nil>")
-		next := r.again(t, func() { clear(r.docker.containers); r.docker.id = "engine-2" })
+		next := r.restarted(t, func() { clear(r.docker.containers); r.docker.id = "engine-2" })
 		time.Sleep(time.Second)
 		next.want(t, "there", "p=running", "container_stopped p "+reasonMoved, "container_started p <nil>")
 		next.stop()
@@ -151,7 +151,7 @@ func TestClockThatIsSetBack(t *testing.T) {
 		c := r.docker.containers["c1"]
 		c.Started = c.Started.Add(-time.Hour)
 		c.Status, c.Finished, c.Exit = "exited", c.Started.Add(time.Second), sandbox.Exit{Code: 137}
-		r.docker.tell(sandbox.Event{Action: "die", Container: *c, ExitCode: 137})
+		r.docker.publish(sandbox.Event{Action: "die", Container: *c, ExitCode: 137})
 		r.docker.mu.Unlock()
 		r.want(t, "its end", "p=exited", "container_started p <nil>", "container_stopped p exited")
 		time.Sleep(time.Hour)
@@ -207,7 +207,7 @@ func TestSuiteStops(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		r.want(t, "stopped", "p=exited q=exited", "container_stopped p the suite stops")
-		next := r.again(t, func() {})
+		next := r.restarted(t, func() {})
 		time.Sleep(time.Second)
 		next.want(t, "with the next suite", "p=running q=exited", "container_started p <nil>")
 		next.stop()
@@ -222,8 +222,8 @@ func TestStoppedChildIsReported(t *testing.T) {
 		before := r.gates.reported()
 		r.GateChanged(r.gates.set("p", "modified", "d1")) // as its parent is
 		time.Sleep(time.Minute)
-		if told := r.gates.reported(); told != before+1 {
-			t.Errorf("told %d times that it has stopped, want once", told-before)
+		if reports := r.gates.reported(); reports != before+1 {
+			t.Errorf("reported %d times that it has stopped, want once", reports-before)
 		}
 	})
 }
@@ -240,7 +240,7 @@ func TestRefusalNamesTheParent(t *testing.T) {
 				r.gates.remove("fam")
 			}
 			if _, err := r.Start(t.Context(), "fam__kid"); fault.Of(err).Message != want {
-				t.Errorf("told %q, want %q", fault.Of(err).Message, want)
+				t.Errorf("got %q, want %q", fault.Of(err).Message, want)
 			}
 		}
 	})
@@ -252,13 +252,13 @@ func TestRefusalSaysWhy(t *testing.T) {
 		state := gate.State{PackID: "p", Status: "modified", Reason: "2 files changed; GET /api/packs/p/review"}
 		want := "Pack not approved: modified (2 files changed; GET /api/packs/p/review)"
 		if got := r.gateFault("p", state).Message; got != want {
-			t.Errorf("told %q, want %q", got, want)
+			t.Errorf("got %q, want %q", got, want)
 		}
 		r.gates.set("fam", "modified", "d1")
 		state.PackID = "fam__kid"
 		want = "Pack not approved: modified (its parent 'fam' is modified)"
 		if got := r.gateFault("fam__kid", state).Message; got != want {
-			t.Errorf("told %q, want %q", got, want)
+			t.Errorf("got %q, want %q", got, want)
 		}
 	})
 }

@@ -124,7 +124,7 @@ func TestStoppedStaysStopped(t *testing.T) {
 					time.Sleep(time.Hour)
 					r.want(t, "stopped", "p=exited", want...)
 					if got := r.info(t); got.RestartAt != nil || !waiting && got.Reason != c.reason {
-						t.Errorf("%+v", got)
+						t.Errorf("stopped: got restart at %v, reason %q; want no restart, reason %q", got.RestartAt, got.Reason, c.reason)
 					}
 				})
 			})
@@ -141,7 +141,7 @@ func TestNewVersionIsNotStartedForAnOldOne(t *testing.T) {
 		time.Sleep(time.Minute)
 		r.want(t, "waits for an operator", "p=exited", "container_started p <nil>", "container_stopped p exited")
 		if got := r.info(t); got.Reason != "another version was approved" {
-			t.Errorf("%+v", got)
+			t.Errorf("got reason %q, want that another version was approved", got.Reason)
 		}
 	})
 }
@@ -163,15 +163,15 @@ func TestApprovalComesBack(t *testing.T) {
 // themselves aren't.
 func TestEngineRestarts(t *testing.T) {
 	for name, exit := range map[string]sandbox.Exit{"killed": {Code: 137}, "went politely": {}} {
-		for _, told := range []bool{false, true} { // of their ends, before that of the engine
-			t.Run(fmt.Sprintf("%s told=%v", name, told), func(t *testing.T) {
+		for _, reported := range []bool{false, true} { // their ends, before that of the engine
+			t.Run(fmt.Sprintf("%s reported=%v", name, reported), func(t *testing.T) {
 				run(t, func(t *testing.T, r *rig) {
 					r.started(t, "q", "d1")
 					r.docker.exits("q", sandbox.Exit{Code: 2})
 					r.want(t, "before", "q=exited", "container_started q <nil>", "container_stopped q exited")
 					time.Sleep(time.Minute)
 					r.started(t, "p", "d1")
-					if told {
+					if reported {
 						r.docker.exits("p", exit)
 						synctest.Wait()
 						time.Sleep(time.Second)
@@ -186,7 +186,7 @@ func TestEngineRestarts(t *testing.T) {
 					r.docker.comes()
 					synctest.Wait()
 					stopped := "container_stopped p " + reasonWithEngine
-					if told {
+					if reported {
 						stopped = "container_stopped p exited"
 					}
 					r.want(t, "afterwards", "p=running q=exited", "container_started p <nil>", stopped, "container_started p <nil>")
@@ -201,14 +201,14 @@ func TestEngineRestarts(t *testing.T) {
 // To what the clock is set while packs run says nothing about why they end.
 func TestEngineRestartsWhileTheClockIsSet(t *testing.T) {
 	for _, ahead := range []time.Duration{-365 * 24 * time.Hour, -time.Hour, time.Hour, 365 * 24 * time.Hour} {
-		for _, told := range []bool{false, true} { // of the ends, before that of the engine
-			t.Run(fmt.Sprintf("with the engine, clock=%v told=%v", ahead, told), func(t *testing.T) {
+		for _, reported := range []bool{false, true} { // of the ends, before that of the engine
+			t.Run(fmt.Sprintf("with the engine, clock=%v reported=%v", ahead, reported), func(t *testing.T) {
 				run(t, func(t *testing.T, r *rig) {
 					r.started(t, "p", "d1")
 					time.Sleep(time.Minute)
 					r.docker.setClock(ahead)
 					stopped := "container_stopped p " + reasonWithEngine
-					if told {
+					if reported {
 						r.docker.exits("p", sandbox.Exit{Code: 143})
 						synctest.Wait()
 						time.Sleep(time.Second)
@@ -264,8 +264,8 @@ func TestEngineRestartsWithLiveRestore(t *testing.T) {
 	})
 }
 
-// again makes a Manager on what the rig's leaves behind, as after kill -9 of a broker.
-func (r *rig) again(t *testing.T, meanwhile func()) *rig {
+// restarted makes a Manager on what the rig's leaves behind, as after kill -9 of a broker.
+func (r *rig) restarted(t *testing.T, meanwhile func()) *rig {
 	t.Helper()
 	r.stop()
 	meanwhile()
@@ -304,7 +304,7 @@ func TestBrokerRestarts(t *testing.T) {
 				r.started(t, "p", "d1")
 				time.Sleep(time.Second)
 				r.want(t, "before", "p=running", "container_started p <nil>")
-				next := r.again(t, func() { time.Sleep(time.Second); c.meanwhile(t, r); time.Sleep(time.Second) })
+				next := r.restarted(t, func() { time.Sleep(time.Second); c.meanwhile(t, r); time.Sleep(time.Second) })
 				time.Sleep(5 * time.Second)
 				next.want(t, "afterwards", c.statuses, c.entries...)
 				next.stop()
@@ -379,7 +379,7 @@ func TestLimitsAreCut(t *testing.T) {
 		r.started(t, "p", "d1")
 		got := r.info(t)
 		if *got.Limits != (pack.Resources{MemoryMB: 1024, CPUs: 0.5, PIDs: 128}) || len(got.Warnings) != 2 {
-			t.Errorf("%+v, %q", *got.Limits, got.Warnings)
+			t.Errorf("got limits %+v, warnings %q; want 1024 MiB, 0.5 CPUs, 128 processes and two warnings", *got.Limits, got.Warnings)
 		}
 	}, func(c *Config) { c.Ceiling = sandbox.Limits{Memory: 1 << 30, CPUs: 2} })
 }

@@ -107,7 +107,7 @@ func TestCallsThatFailWhateverTheWorker(t *testing.T) {
 		failing.Store(true)
 		for range 6000 {
 			if _, err := within(time.Second, p, job("a", `1`)); Reason(err) != "The handler failed (exception: OSError)" {
-				t.Fatalf("told %v", err)
+				t.Fatalf("got %v, want that the handler failed with OSError", err)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -146,11 +146,11 @@ func TestCallsWithoutTimeCostNoWorker(t *testing.T) {
 			j := job("a", `1`)
 			j.Begin = func(context.Context) error { t.Error("a call without time began"); return nil }
 			if _, err := within(time.Microsecond, p, j); !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("told %v", err)
+				t.Fatalf("got %v, want a deadline", err)
 			}
 			j.Begin = func(context.Context) error { time.Sleep(time.Second); return nil }
 			if _, err := within(time.Second, p, j); !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("told %v", err)
+				t.Fatalf("got %v, want a deadline", err)
 			}
 		}
 		if n := m.launched.Load(); n != 1 {

@@ -141,7 +141,7 @@ func TestTail(t *testing.T) {
 	_, _ = n.Write([]byte("new\n"))
 	lines, err := l.Tail("o", "s", 10)
 	if err != nil || len(lines) != 3 || lines[0].Text != "Traceback:" || lines[1].Text != `{"a": 1}` || lines[2].Text != "new" || !lines[0].TS.IsZero() {
-		t.Errorf("%+v, %v", lines, err)
+		t.Errorf("got %+v, %v; want a traceback, some JSON and \"new\"", lines, err)
 	}
 	if lines, err = l.Tail("o", "s", 1); err != nil || len(lines) != 1 || lines[0].Text != "new" {
 		t.Errorf("the last line: %+v, %v", lines, err)

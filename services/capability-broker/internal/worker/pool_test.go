@@ -208,7 +208,7 @@ func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 	})
 }
 
-// Begin is asked once there is a worker and not before; who is told no leaves the worker to the next.
+// Begin is called when there is a worker and not before. A call that it refuses leaves the worker to the next.
 func TestBegin(t *testing.T) {
 	m := &machine{behave: polite, starts: time.Second}
 	refused, single := errors.New("refused"), roomy
@@ -344,7 +344,7 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 			}}
 			inPool(t, m, roomy, func(t *testing.T, p *Pool) {
 				if _, err := within(5*time.Second, p, job("a", "{}")); !c.check(err) {
-					t.Errorf("told %v", err)
+					t.Errorf("got %v, which is another error than expected", err)
 				}
 				synctest.Wait()
 				if got, err := within(5*time.Second, p, job("a", `{"x":1}`)); err != nil || got != `{"x":1}` {
@@ -397,7 +397,7 @@ func TestFailedLaunch(t *testing.T) {
 	m := &machine{failing: handler.ErrUntrusted, starts: time.Second}
 	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
 		if _, err := within(5*time.Second, p, job("a", "{}")); !errors.Is(err, handler.ErrUntrusted) {
-			t.Errorf("told %v", err)
+			t.Errorf("got %v, want %v", err, handler.ErrUntrusted)
 		}
 		m.failing, m.behave = nil, polite
 		if _, err := within(5*time.Second, p, job("a", "{}")); err != nil {
@@ -411,12 +411,12 @@ func TestStartOutlivesItsCaller(t *testing.T) {
 	m := &machine{behave: polite, starts: 3 * time.Second}
 	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
 		if _, err := within(time.Second, p, job("a", "{}")); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("told %v", err)
+			t.Errorf("got %v, want a deadline", err)
 		}
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if _, err := within(time.Second, p, job("a", "{}")); err != nil || m.launched.Load() != 1 {
-			t.Errorf("%v after %d launches", err, m.launched.Load())
+			t.Errorf("got %v after %d launches, want an answer after one", err, m.launched.Load())
 		}
 	})
 }

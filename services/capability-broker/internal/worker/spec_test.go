@@ -71,10 +71,10 @@ func TestCeiling(t *testing.T) {
 	} {
 		err := c.CheckGrant(t.Context(), &grant.Grant{Terms: grant.Terms{Limits: &x.asked}})
 		if (err == nil) != x.ok || err != nil && !fault.Is(err, fault.KindInvalid) {
-			t.Errorf("%+v: %v", x.asked, err)
+			t.Errorf("%+v: got %v, want allowed=%v", x.asked, err, x.ok)
 		}
 		if given := c.of(x.asked); given != x.given || c.timeout(x.asked) != x.timeout {
-			t.Errorf("%+v: given %+v for %v", x.asked, given, c.timeout(x.asked))
+			t.Errorf("%+v: got %+v for %v, want %+v for %v", x.asked, given, c.timeout(x.asked), x.given, x.timeout)
 		}
 	}
 }
@@ -97,12 +97,12 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 		if n := m.running.Load(); n != 2 {
 			t.Fatalf("%d workers, want 2", n)
 		}
-		told := make(chan error)
-		go func() { _, err := within(time.Minute, p, job("a", `{"wait":true}`)); told <- err }()
+		result := make(chan error)
+		go func() { _, err := within(time.Minute, p, job("a", `{"wait":true}`)); result <- err }()
 		synctest.Wait()
 		p.EndInvalid(func(s Spec) bool { return s.Principal != "a" })
-		if err := <-told; !lost(err) {
-			t.Errorf("the call under way is told %v", err)
+		if err := <-result; !lost(err) {
+			t.Errorf("the call under way: got %v, want a lost worker", err)
 		}
 		synctest.Wait()
 		if n := m.running.Load(); n != 1 {
@@ -144,7 +144,7 @@ func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
 		}
 		began := time.Now()
 		if _, err := within(time.Minute, p, job("0", "{}")); err != nil || time.Since(began) > 0 {
-			t.Errorf("%v after %v", err, time.Since(began))
+			t.Errorf("got %v after %v, want an answer at once", err, time.Since(began))
 		}
 		time.Sleep(2 * time.Minute)
 		if n := m.running.Load(); n != 0 {
@@ -161,7 +161,7 @@ func TestCallMeetsAWorkerThatStarts(t *testing.T) {
 		time.Sleep(time.Second)
 		began := time.Now()
 		if _, err := within(time.Minute, p, job("a", "{}")); err != nil || time.Since(began) != time.Second || m.launched.Load() != 1 {
-			t.Errorf("%v after %v, of %d workers", err, time.Since(began), m.launched.Load())
+			t.Errorf("got %v after %v, of %d workers; want an answer after a second, of one", err, time.Since(began), m.launched.Load())
 		}
 	})
 }
@@ -183,7 +183,7 @@ func TestTimeOfTheGrant(t *testing.T) {
 		j.Args = jsontext.Value(`{"wait":true}`)
 		began := time.Now()
 		if _, err := within(time.Minute, p, j); errors.Is(err, ErrBusy) || err == nil || time.Since(began) != 2*time.Second {
-			t.Errorf("%v after %v", err, time.Since(began))
+			t.Errorf("got %v after %v, want an error after two seconds", err, time.Since(began))
 		}
 	})
 }
