@@ -1,4 +1,4 @@
-// Package diskusage is how a service tells what it keeps on the disk, how much room that takes, and how each of it is removed.
+// Package diskusage is the report of a service about what it keeps on the disk: paths, bytes, and how to remove each.
 //
 // Every service that keeps files in the Rumi home answers Endpoint with a report of its own, and the gateway puts the reports
 // together for GET /api/storage.
@@ -29,7 +29,7 @@ func Endpoint(owner string) route.Endpoint[struct{}, Report] {
 // MaxItems bounds the items of one report: the largest are named, the others counted.
 const MaxItems = 1000
 
-// Item is one thing that takes room and is removed as a whole.
+// Item is one folder or file that takes space and is removed as a whole.
 type Item struct {
 	Path      string    `json:"path"`                // relative to the Rumi home: "user_data/pack_backups/x/20260102T…"
 	Kind      string    `json:"kind"`                // snake_case, one of its service's: "backup", "staging", "leftover"
@@ -68,10 +68,10 @@ func NewReport(items []Item) Report {
 	return report
 }
 
-// List finds what a service keeps. Its error is the answer's; what can't be read of one item belongs into that item's Error instead.
+// List returns what a service keeps. Its error becomes the answer's. What can't be read of one item belongs in that item's Error.
 type List func(context.Context) ([]Item, error)
 
-// Handle answers e with what list finds.
+// Handle serves e with the result of list.
 func Handle(h *route.Handlers, e route.Endpoint[struct{}, Report], list List) {
 	route.Handle(h, e, func(ctx context.Context, _ struct{}) (Report, error) {
 		items, err := list(ctx)
@@ -82,12 +82,13 @@ func Handle(h *route.Handlers, e route.Endpoint[struct{}, Report], list List) {
 	})
 }
 
-// Ask gets the report of the service behind peer, whichever that is.
+// Ask gets the report of the service behind peer, whichever service that is.
 func Ask(ctx context.Context, peer *client.Peer) (Report, error) {
 	return route.Call(ctx, peer, Endpoint(""), struct{}{})
 }
 
-// RemoveCommand is what an operator runs in the Rumi home to remove what lies at a path, which somebody else may have named.
+// RemoveCommand is the shell command that an operator runs in the Rumi home to remove a path. The attack: a pack names a file so
+// that the pasted command does something else. So a path with any character that a shell could interpret is quoted.
 func RemoveCommand(path string) string {
 	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") != "" {
 		path = "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
@@ -95,9 +96,9 @@ func RemoveCommand(path string) string {
 	return "rm -rf -- " + path
 }
 
-// Measure fills in Bytes, Files and, where some of it can't be read, Error of what lies at name in root: a file, or a folder with
-// everything in it. Links are not followed, and a file with several names in the folder is counted once. What is not there has no
-// bytes and is no error.
+// Measure sets Bytes and Files to those of name in root: a file, or a folder with everything in it. If some of it can't be read it
+// sets Error, too. Links are not followed, and a file with several names in the folder is counted once. A name that doesn't
+// exist has 0 bytes and is no error.
 func (i *Item) Measure(ctx context.Context, root *os.Root, name string) {
 	m := measuring{ctx: ctx, item: i, counted: map[file]bool{}}
 	m.count(root, name, 0)
@@ -109,21 +110,24 @@ func (i *Item) Measure(ctx context.Context, root *os.Root, name string) {
 	}
 }
 
-// maxDepth bounds folders within folders; what lies deeper counts as not read.
+// maxDepth bounds folders within folders: each level keeps a descriptor open. What lies deeper counts as unread.
 const maxDepth = 128
 
+// file identifies a file whatever its name is.
 type file struct{ device, inode uint64 }
 
+// measuring is one run of Measure.
 type measuring struct {
 	ctx     context.Context
 	item    *Item
-	counted map[file]bool // those with several names
+	counted map[file]bool // of the files with several names
 	unread  int
-	first   error // why the first of these can't be read
+	first   error // why the first unread name can't be read
 }
 
+// fail notes a name that could not be read, unless it was removed meanwhile.
 func (m *measuring) fail(err error) {
-	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	if m.unread++; m.first == nil {
@@ -131,6 +135,7 @@ func (m *measuring) fail(err error) {
 	}
 }
 
+// count adds what is at name: a file, or a folder with everything in it.
 func (m *measuring) count(root *os.Root, name string, depth int) {
 	if m.ctx.Err() != nil {
 		return
@@ -148,7 +153,8 @@ func (m *measuring) count(root *os.Root, name string, depth int) {
 	}
 }
 
-// folder counts what is in one. It reads names only: with types or more, the first that can't be looked at would end the list.
+// folder counts the contents of a folder. It reads names only: if it read types, too, the first entry that can't be inspected
+// would end the list.
 func (m *measuring) folder(root *os.Root, name string, depth int) {
 	inner, err := root.OpenRoot(name)
 	if err != nil {
@@ -171,6 +177,7 @@ func (m *measuring) folder(root *os.Root, name string, depth int) {
 	}
 }
 
+// file adds a regular file, once if it has several names.
 func (m *measuring) file(info fs.FileInfo) {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
 		key := file{uint64(st.Dev), st.Ino}

@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// Folder is a folder of a service's own below user_data, as Folders shows it.
+// Folder is a folder below user_data that belongs to a service, and how Folders reports it.
 type Folder struct {
 	Path      string // below user_data: "packs/.uninstalled"
-	Depth     int    // which names below it are items of their own: 0 none, it is one itself; 1 its entries; 2 those of its entries
+	Depth     int    // which names are items: 0 the folder itself, 1 its entries, 2 the entries of these
 	Kind      string // of the items
-	Packs     bool   // its entries are called by a pack's id; others are not shown
+	Packs     bool   // its entries are named by pack ids; hidden ones are left out
 	Removable bool   // nothing needs them
 }
 
-// Folders measures folders below the folder user_data, which is called so in paths wherever it lies. A folder that isn't there has no items;
-// one that can't be read is an item with the error.
+// Folders measures folders below userData, which the items' paths call user_data wherever it is. A folder that doesn't exist has no
+// items; one that can't be read is an item with the error.
 func Folders(ctx context.Context, userData string, folders ...Folder) ([]Item, error) {
 	root, err := os.OpenRoot(userData)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package jsonpos says where a JSON text is wrong and why, in words for whoever wrote the text: line, column and kind,
-// without anything of the text's content and without the words of a library.
+// Package jsonpos says where a JSON text is wrong and why, for the person who wrote the text: line, column and kind of mistake. It
+// quotes nothing of the text, which may hold secrets or control characters, and none of the library's messages.
 package jsonpos
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// At is the line and the column of the byte at offset, as an editor counts them: from 1, a column a character, lines end with LF,
+// At returns the line and the column of the byte at offset, as an editor counts them: from 1, a column a character, lines end with LF,
 // CR LF or CR. An offset beyond the text is its end.
 func At(text []byte, offset int64) (line, column int) {
 	before := text[:min(max(offset, 0), int64(len(text)))]
@@ -28,8 +28,8 @@ func At(text []byte, offset int64) (line, column int) {
 	return line, utf8.RuneCount(before[start:]) + 1
 }
 
-// Describe says where and why text was refused with err, which package json or jsontext returned for it: "line 3, column 27: a
-// comma before }". Where err has no position, it is the kind alone.
+// Describe says where and why text is wrong, given the error that package json or jsontext returned for it, such as "line 3, column
+// 27: a comma before }". If err has no position, it is the kind alone.
 func Describe(text []byte, err error) string {
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		offset, kind := syntax(text, syntactic)
@@ -44,16 +44,18 @@ func Describe(text []byte, err error) string {
 	return "it can't be read"
 }
 
+// located puts the position before the kind.
 func located(text []byte, offset int64, kind string) string {
 	line, column := At(text, offset)
 	return fmt.Sprintf("line %d, column %d: %s", line, column, kind)
 }
 
-// syntax is the place and the kind of a mistake. What the library says decides between the parts of the grammar only.
+// syntax returns the offset and the kind of a mistake. The library's message is used only to tell in which part of the grammar the
+// mistake is; a new version with other messages would make the kind less precise, not wrong.
 func syntax(text []byte, err *jsontext.SyntacticError) (offset int64, kind string) {
 	offset = min(err.ByteOffset, int64(len(text)))
 	rest := text[offset:]
-	said := err.Err.Error()
+	message := err.Err.Error()
 	switch {
 	case errors.Is(err.Err, io.ErrUnexpectedEOF):
 		return int64(len(text)), "it ends too early"
@@ -63,32 +65,32 @@ func syntax(text []byte, err *jsontext.SyntacticError) (offset int64, kind strin
 		return offset, "a name must be in double quotes"
 	case bytes.HasPrefix(rest, []byte("\ufeff")):
 		return offset, "a byte order mark; save it as UTF-8 without one"
-	case strings.Contains(said, "UTF-8"):
+	case strings.Contains(message, "UTF-8"):
 		return offset, "not UTF-8"
-	case strings.Contains(said, "escape"), strings.Contains(said, "surrogate"):
+	case strings.Contains(message, "escape"), strings.Contains(message, "surrogate"):
 		return offset, `an escape that JSON doesn't have; a backslash is written \\`
-	case strings.Contains(said, "in string"):
+	case strings.Contains(message, "in string"):
 		return offset, `a line break or control character in a text; write \n for a line break`
 	case bytes.HasPrefix(rest, []byte("/")), bytes.HasPrefix(rest, []byte("#")):
 		return offset, "JSON has no comments"
-	case strings.Contains(said, "literal"):
+	case strings.Contains(message, "literal"):
 		return offset, "want true, false or null"
-	case strings.Contains(said, "in number"):
+	case strings.Contains(message, "in number"):
 		return offset, "a digit is missing in a number"
-	case strings.Contains(said, "top-level"):
+	case strings.Contains(message, "top-level"):
 		return offset, "something follows its end"
-	case strings.Contains(said, "after object name"):
+	case strings.Contains(message, "after object name"):
 		return offset, "a colon is missing after a name"
-	case strings.Contains(said, "after"):
-		return between(text, offset)
+	case strings.Contains(message, "after"):
+		return wrongSeparator(text, offset)
 	}
-	return value(text, offset)
+	return wrongValue(text, offset)
 }
 
-// between is for what stands where a comma or the end of a list or an object should.
-func between(text []byte, offset int64) (int64, string) {
+// wrongSeparator describes a character where a comma, or the end of a list or an object, should be.
+func wrongSeparator(text []byte, offset int64) (int64, string) {
 	before := bytes.TrimRight(text[:offset], " \t\r\n")
-	c := at(text, offset)
+	c := runeAt(text, offset)
 	switch {
 	case (c == '}' || c == ']') && bytes.HasSuffix(before, []byte(",")):
 		return int64(len(before) - 1), fmt.Sprintf("a comma before %c", c)
@@ -100,10 +102,10 @@ func between(text []byte, offset int64) (int64, string) {
 	return offset, "a comma is missing before it"
 }
 
-// value is for what stands where a value or a name should.
-func value(text []byte, offset int64) (int64, string) {
-	c := at(text, offset)
-	next := at(bytes.TrimLeft(text[min(offset+1, int64(len(text))):], " \t\r\n"), 0)
+// wrongValue describes a character where a value or a name should be.
+func wrongValue(text []byte, offset int64) (int64, string) {
+	c := runeAt(text, offset)
+	next := runeAt(bytes.TrimLeft(text[min(offset+1, int64(len(text))):], " \t\r\n"), 0)
 	switch {
 	case c == ',' && (next == '}' || next == ']'):
 		return offset, fmt.Sprintf("a comma before %c", next)
@@ -111,9 +113,9 @@ func value(text []byte, offset int64) (int64, string) {
 		return offset, "a comma too many"
 	case c == '}', c == ']':
 		return offset, "a value is missing"
-	case strings.ContainsRune("'`´‘’‚“”„«»", c) && !named(text[:offset]):
+	case strings.ContainsRune("'`´‘’‚“”„«»", c) && !expectsName(text[:offset]):
 		return offset, `a text must be in double quotes: "`
-	case named(text[:offset]):
+	case expectsName(text[:offset]):
 		return offset, "a name must be in double quotes"
 	case unicode.IsLetter(c):
 		return offset, "want true, false, null or a number; a text must be in double quotes"
@@ -121,13 +123,14 @@ func value(text []byte, offset int64) (int64, string) {
 	return offset, "a value is missing"
 }
 
-func at(text []byte, offset int64) rune {
+// runeAt is the character at offset; utf8.RuneError at the end.
+func runeAt(text []byte, offset int64) rune {
 	c, _ := utf8.DecodeRune(text[min(offset, int64(len(text))):])
 	return c
 }
 
-// named says whether what follows before is the name of a member. before is right as far as it goes.
-func named(before []byte) bool {
+// expectsName says whether the name of a member must follow before, which is valid JSON so far.
+func expectsName(before []byte) bool {
 	var open []byte
 	quoted := false
 	for i := 0; i < len(before); i++ {

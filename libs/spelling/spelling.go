@@ -1,7 +1,7 @@
-// Package spelling finds the name that somebody may have meant.
+// Package spelling finds the known name that a misspelt one may stand for, for error messages.
 package spelling
 
-// maxMistakes are the letters that a slip may have put in, left out or changed.
+// maxMistakes is how many letters may have been put in, left out or changed.
 const maxMistakes = 2
 
 // Hint suggests the known name that a misspelt one is likely to be: " (RUMI_HOME?)", or "" where none is near.
@@ -12,8 +12,8 @@ func Hint(name string, known []string) string {
 	return ""
 }
 
-// Nearest is the known name that a misspelt one is likely to be, "" where none is near: at most two mistakes, and fewer than half
-// of its letters. Names are compared as plain makes them, which takes away what spellings may differ in.
+// Nearest returns the known name nearest to a misspelt one; "" if none has at most two mistakes, and fewer than half of its letters.
+// plain is applied to both names before they are compared, to drop differences that don't count, such as case.
 func Nearest(name string, known []string, plain func(string) string) string {
 	best, least := "", maxMistakes+1
 	for _, k := range known {
@@ -24,7 +24,7 @@ func Nearest(name string, known []string, plain func(string) string) string {
 	return best
 }
 
-// distance is how many letters have to be put in, left out or changed to make b of a.
+// distance is the Levenshtein distance of a and b, in bytes. It takes the product of their lengths: callers clip strangers' names.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

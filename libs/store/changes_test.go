@@ -27,7 +27,7 @@ func TestChanges(t *testing.T) {
 				t.Fatalf("read %d, want %d", n, i)
 			}
 		}
-		changes.Again()
+		changes.Recheck()
 		if !changes.Pending() {
 			t.Error("asked again, and it says no")
 		}

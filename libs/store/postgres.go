@@ -53,6 +53,8 @@ func openPostgres(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err
 		}
 	}()
 
+	// One process migrates at a time. An advisory lock belongs to its connection, so it is taken and released on the same one; the
+	// server drops it when the process dies.
 	lock, err := pool.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -102,13 +104,13 @@ func (postgresDialect) rebind(query string) string {
 	return out.String()
 }
 
-// retryable knows serialization_failure and deadlock_detected.
+// retryable is true for serialization_failure and deadlock_detected.
 func (postgresDialect) retryable(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (e.Code == "40001" || e.Code == "40P01")
 }
 
-// unavailable knows connections that failed or broke, too_many_connections and the server's starts and stops.
+// unavailable is true for connections that failed or broke, for too_many_connections and while the server starts or stops.
 func (postgresDialect) unavailable(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code == "53300" || strings.HasPrefix(e.Code, "57P") || strings.HasPrefix(e.Code, "08")
@@ -120,13 +122,14 @@ func (postgresDialect) unavailable(err error) bool {
 	return ok || pgconn.SafeToRetry(err)
 }
 
-// full knows disk_full.
+// full is true for disk_full.
 func (postgresDialect) full(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && e.Code == "53100"
 }
 
-// writeOptions give what SQLite's single writer gives: as if one ran after the other.
+// writeOptions ask for serializable transactions, so that one SQL text has the same effect as with SQLite's single writer: as if
+// the transactions ran one after the other.
 func (postgresDialect) writeOptions() *sql.TxOptions {
 	return &sql.TxOptions{Isolation: sql.LevelSerializable}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
-// Connections of one process to its SQLite file. SQLite has one writer at a time whatever one asks for, so a queue in
-// the process beats several connections that poll for the lock.
+// Connections of one process to its SQLite file. SQLite lets one connection write at a time. So a process has one for writing, and
+// its transactions wait for it in a queue; several connections would poll for the lock, and wait longer and without order.
 const (
 	sqliteWriters = 1
 	sqliteReaders = 4
@@ -43,13 +43,14 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 	}
 	defer lock.Close()
 
-	db := &DB{dialect: sqliteDialect{}, log: path + "-wal"}
+	db := &DB{dialect: sqliteDialect{}, wal: path + "-wal"}
 	defer func() {
 		if err != nil {
 			_ = db.Close()
 		}
 	}()
-	// The journal mode is kept in the file. Setting it needs the file alone, which the lock gives us.
+	// The journal mode is kept in the file, and to set it no other process may use the file. The lock keeps out those that open it;
+	// in those that have it open already the mode is set.
 	if db.write, err = sql.Open("sqlite", sqliteDSN(path, "immediate", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)")); err != nil {
 		return nil, err
 	}
@@ -68,6 +69,7 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 	return db, db.read.PingContext(ctx)
 }
 
+// sqliteDSN names the file, how transactions begin (lock: deferred or immediate) and what each connection sets first.
 func sqliteDSN(path, lock string, pragmas ...string) string {
 	q := url.Values{"_txlock": {lock}, "_pragma": append([]string{"busy_timeout(" + sqliteBusy + ")"}, pragmas...)}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()

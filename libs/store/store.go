@@ -33,10 +33,10 @@ type DB struct {
 	write   *sql.DB
 	read    *sql.DB
 	dialect dialect
-	log     string // see Changes
+	wal     string // path of SQLite's write-ahead log, "" for PostgreSQL; see Changes
 }
 
-// dialect is where the two databases differ.
+// dialect is the part that differs between the two databases.
 type dialect interface {
 	rebind(query string) string
 	retryable(err error) bool   // another transaction was in the way: the same one again may succeed
@@ -79,7 +79,7 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// Ping says whether the database answers.
+// Ping is nil if the database answers; for readiness.
 func (db *DB) Ping(ctx context.Context) error {
 	if err := db.read.PingContext(ctx); err != nil {
 		return fmt.Errorf("ping store: %w", db.classify(err))
@@ -87,7 +87,8 @@ func (db *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
-// maxTries bounds how often a transaction is run that others get in the way of, with pauses of up to maxPause between.
+// maxTries bounds how often a transaction is run that conflicts with others, with pauses of up to maxPause between. The pauses are
+// random: two processes that conflict would do so again after equal ones.
 const (
 	maxTries = 12
 	maxPause = 200 * time.Millisecond
@@ -106,6 +107,7 @@ func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.run(ctx, db.read, db.dialect.readOptions(), fn)
 }
 
+// run runs fn in transactions of pool until one succeeds, fails for a reason that another try wouldn't mend, or maxTries are over.
 func (db *DB) run(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn func(tx *Tx) error) error {
 	pause := time.Millisecond
 	for try := 1; ; try++ {
@@ -125,6 +127,7 @@ func (db *DB) run(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn fun
 	}
 }
 
+// once runs fn in one transaction.
 func (db *DB) once(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn func(tx *Tx) error) error {
 	tx, err := pool.BeginTx(ctx, opts)
 	if err != nil {
@@ -140,7 +143,8 @@ func (db *DB) once(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn fu
 	return nil
 }
 
-// classify turns what the database itself failed at into a fault that a client may try again.
+// classify turns a failure of the database itself into a fault: 507 where the disk is full, 503 where a client may try again.
+// Other errors are returned as they are.
 func (db *DB) classify(err error) error {
 	if _, ok := errors.AsType[*fault.Fault](err); ok {
 		return err

@@ -11,7 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Tx is a running transaction. It is valid inside the function it was given to only, and not for concurrent use.
+// Tx is a running transaction. It is valid only inside the function that DB.Tx or DB.View called with it, and not for concurrent
+// use.
 type Tx struct {
 	ctx    context.Context
 	tx     *sql.Tx
@@ -45,13 +46,13 @@ func (t *Tx) QueryRow(query string, args ...any) *Row {
 	return &Row{row: t.tx.QueryRowContext(t.ctx, t.rebind(query), args...)}
 }
 
-// Row is the answer of QueryRow.
+// Row is the result of QueryRow.
 type Row struct {
 	row *sql.Row
 	err error
 }
 
-// Scan copies the row's columns. Without a row it answers ErrNoRows.
+// Scan copies the row's columns to dest. If there is no row the error is ErrNoRows.
 func (r *Row) Scan(dest ...any) error {
 	if r.err != nil {
 		return r.err
@@ -74,7 +75,8 @@ func (t *Tx) Each(fn func(scan func(dest ...any) error) error, query string, arg
 	return rows.Err()
 }
 
-// portable turns arguments into what both databases take. Text that PostgreSQL can't hold is refused for SQLite too.
+// portable turns arguments into values that both databases store alike. Text that PostgreSQL can't store is refused for SQLite,
+// too: a pack must not be able to store on one what fails on the other.
 func portable(args []any) ([]any, error) {
 	out := args
 	for i, arg := range args {
@@ -104,6 +106,7 @@ func portable(args []any) ([]any, error) {
 	return out, nil
 }
 
+// micros is how a time is stored: microseconds since 1970, 0 for the zero time.
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -33,16 +33,16 @@ var laterIdeographs = &unicode.RangeTable{R32: []unicode.Range32{
 	{Lo: 0x31350, Hi: 0x33479, Stride: 1},
 }}
 
-// joined are the scripts in whose words joiners are written: those whose letters join, and those with conjuncts.
-var joined = []*unicode.RangeTable{
+// joiningScripts are the scripts in whose words joiners are written: those whose letters join, and those with conjuncts.
+var joiningScripts = []*unicode.RangeTable{
 	unicode.Arabic, unicode.Syriac, unicode.Mandaic, unicode.Nko, unicode.Mongolian, unicode.Phags_Pa, unicode.Adlam, unicode.Hanifi_Rohingya,
 	unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya, unicode.Tamil, unicode.Telugu,
 	unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Khmer, unicode.Myanmar, unicode.Tibetan, unicode.Balinese,
 	unicode.Javanese, unicode.Sundanese, unicode.Meetei_Mayek, unicode.Chakma, unicode.Brahmi, unicode.Grantha,
 }
 
-// unspaced are the scripts that write no spaces between words and mark their borders by U+200B.
-var unspaced = []*unicode.RangeTable{
+// unspacedScripts are the scripts that write no spaces between words and mark their borders by U+200B.
+var unspacedScripts = []*unicode.RangeTable{
 	unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar, unicode.Tibetan, unicode.Javanese, unicode.Balinese, unicode.Tai_Tham, unicode.New_Tai_Lue,
 }
 
@@ -68,11 +68,11 @@ func joinerBelongs(r rune, before, after string) bool {
 	base := last(before)
 	switch r {
 	case joiner:
-		return afterEmoji(before) && unicode.Is(pictographic, first(after)) || unicode.In(base, joined...) && !ignorable(base)
+		return afterEmoji(before) && unicode.Is(pictographic, first(after)) || unicode.In(base, joiningScripts...) && !ignorable(base)
 	case nonJoiner:
-		return unicode.In(base, joined...) && !ignorable(base)
+		return unicode.In(base, joiningScripts...) && !ignorable(base)
 	case zeroWidthSpace:
-		return unicode.In(base, unspaced...) && unicode.In(first(after), unspaced...)
+		return unicode.In(base, unspacedScripts...) && unicode.In(first(after), unspacedScripts...)
 	case vowelSeparator:
 		return unicode.In(base, unicode.Mongolian) && unicode.IsLetter(first(after))
 	}
@@ -96,7 +96,8 @@ func tagBelongs(r rune, before, after string) bool {
 	if r < tagFirst || r > tagCancel {
 		return false
 	}
-	// Not more of the text than a flag takes is looked at: a long run of tags would take the square of its length.
+	// Only as much of the text as a flag takes is searched. Without the bound, a pack could write a file of nothing but tags, and
+	// the search around each of them would take the square of its length.
 	const run = 4 * len("gbeng") // bytes of tags, without the end
 	before = before[max(0, len(before)-run-len(string(blackFlag))):]
 	at := strings.LastIndex(before, string(blackFlag))

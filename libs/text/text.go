@@ -1,6 +1,8 @@
-// Package text finds what hides in a text: characters that a person who reads it doesn't see, or sees elsewhere than they stand.
+// Package text deals with text that strangers wrote and people read. Classify, Hidden and Escape find hidden characters: characters
+// that a reader doesn't see, or sees elsewhere than they are. A pack could hide in them what a reviewer should see, as in the
+// "Trojan Source" attack. Clip bounds a text before it is repeated.
 //
-// Characters are judged by their Unicode properties and by what stands around them, not by lists of bad ones. Ordinary text of any
+// Characters are classified by their Unicode properties and by the characters around them, not by lists of bad ones. Ordinary text of any
 // language passes: every visible character, every space (U+00A0, U+202F and U+3000 as well), emoji with what belongs to them (a
 // variation selector 15 or 16 behind an emoji, a joiner between two, skin tones, keycaps, the three flags made of tags) and the
 // joiners that the writing of Persian, Hindi, Khmer or Mongolian can't do without. Properties are those of Unicode Standard Annex
@@ -16,10 +18,10 @@ import (
 	"unicode/utf8"
 )
 
-// Kind says by what property a character hides. It is readable: "bidirectional control".
+// Kind is the property by which a character is hidden, in words for a message: "bidirectional control".
 type Kind string
 
-// The kinds. None is the kind of a character that hides nothing.
+// The kinds. None is the kind of a visible character.
 const (
 	None       Kind = ""
 	Invalid    Kind = "invalid UTF-8"           // one byte that belongs to no character
@@ -33,7 +35,7 @@ const (
 	Unassigned Kind = "unassigned character"    // category Cn: shown as nothing, or as a box
 )
 
-// Char is one character of a text that hides.
+// Char is one hidden character of a text.
 type Char struct {
 	Offset int  // in bytes
 	Rune   rune // utf8.RuneError for Invalid
@@ -41,7 +43,7 @@ type Char struct {
 	Kind   Kind
 }
 
-// String is readable: "U+200B (invisible character)".
+// String is for messages: "U+200B (invisible character)".
 func (c Char) String() string {
 	if c.Kind == Invalid {
 		return fmt.Sprintf("byte 0x%02X (%s)", c.Byte, c.Kind)
@@ -49,10 +51,11 @@ func (c Char) String() string {
 	return fmt.Sprintf("U+%04X (%s)", c.Rune, c.Kind)
 }
 
-// Classify decodes the character of s at the byte offset i, which is less than len(s), and says whether it hides, judged by what
-// stands before and behind it in s: hand it a whole line or more. size is that of the character in bytes.
+// Classify decodes the character of s at the byte offset i, which must be less than len(s). kind is None if it is visible. The
+// characters before and behind it in s count, so s should be a whole line or more. size is the length of the character in
+// bytes.
 //
-// A byte order mark (U+FEFF) is Ignorable wherever it stands; who allows one at the beginning of a file cuts it off first.
+// A byte order mark (U+FEFF) is Ignorable wherever it is. A caller that allows one at the beginning of a file cuts it off first.
 func Classify(s string, i int) (r rune, size int, kind Kind) {
 	if c := s[i]; c < utf8.RuneSelf {
 		if c < ' ' || c == 0x7f {
@@ -67,7 +70,7 @@ func Classify(s string, i int) (r rune, size int, kind Kind) {
 	return r, size, classify(r, s[:i], s[i+size:])
 }
 
-// Hidden gives the characters of s that hide, in order. Line breaks and tabs are among them (Control).
+// Hidden iterates over the hidden characters of s, in order. Line breaks and tabs are among them (Control).
 func Hidden(s string) iter.Seq[Char] {
 	return func(yield func(Char) bool) {
 		for i := 0; i < len(s); {
@@ -84,7 +87,8 @@ func Hidden(s string) iter.Seq[Char] {
 	}
 }
 
-// FirstHidden is the first character of s that hides and is none of the allowed ones; ok is false where there is none.
+// FirstHidden returns the first hidden character of s that is not in allowed; ok is false if there is none. Invalid bytes can't be
+// allowed.
 func FirstHidden(s, allowed string) (c Char, ok bool) {
 	for c := range Hidden(s) {
 		if c.Kind == Invalid || !strings.ContainsRune(allowed, c.Rune) {
@@ -94,14 +98,14 @@ func FirstHidden(s, allowed string) (c Char, ok bool) {
 	return Char{}, false
 }
 
-// IsLine says whether s is one line in which nothing hides. An empty string is.
+// IsLine says whether s is one line without hidden characters. An empty string is.
 func IsLine(s string) bool {
 	_, hidden := FirstHidden(s, "")
 	return !hidden
 }
 
-// Escape writes what hides in s the way Go does ("\u200b", "\n", "\x00"), and leaves everything else as it is. What it gives is a line
-// in which nothing hides.
+// Escape replaces the hidden characters of s by Go's escapes ("\u200b", "\n", "\x00") and leaves everything else as it is. The result
+// is a line without hidden characters. It isn't reversible: a backslash in s stays one.
 func Escape(s string) string {
 	if IsLine(s) {
 		return s
@@ -123,7 +127,7 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// classify judges one valid character that is not ASCII.
+// classify is Classify for one valid character that is not ASCII.
 func classify(r rune, before, after string) Kind {
 	switch {
 	case unicode.Is(unicode.Cc, r):
@@ -133,20 +137,21 @@ func classify(r rune, before, after string) Kind {
 	case unicode.Is(unicode.Bidi_Control, r):
 		return Bidi
 	case unicode.Is(unicode.Variation_Selector, r):
-		return unless(selectorBelongs(r, before, after), Selector)
+		return kindUnless(selectorBelongs(r, before, after), Selector)
 	case ignorable(r):
-		return unless(joinerBelongs(r, before, after) || tagBelongs(r, before, after), Ignorable)
+		return kindUnless(joinerBelongs(r, before, after) || tagBelongs(r, before, after), Ignorable)
 	case unicode.Is(unicode.Co, r):
 		return Private
 	case r == brailleBlank, unicode.Is(blank, r):
-		return unless(r == brailleBlank && brailleAround(before, after), Blank)
+		return kindUnless(r == brailleBlank && brailleAround(before, after), Blank)
 	case !unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.P, unicode.S, unicode.Zs, unicode.Cf):
-		return unless(unicode.Is(pictographic, r) || unicode.Is(laterIdeographs, r), Unassigned)
+		return kindUnless(unicode.Is(pictographic, r) || unicode.Is(laterIdeographs, r), Unassigned)
 	}
 	return None
 }
 
-func unless(belongs bool, kind Kind) Kind {
+// kindUnless is kind, or None if the character belongs where it is.
+func kindUnless(belongs bool, kind Kind) Kind {
 	if belongs {
 		return None
 	}

@@ -29,7 +29,7 @@ func (s *Service) Follow(ctx context.Context) error {
 		err := s.catchUp(limited)
 		cancel()
 		if err != nil {
-			changes.Again()
+			changes.Recheck()
 			if !failing && ctx.Err() == nil {
 				s.Log.ErrorContext(ctx, "could not read the decisions of other replicas; trying again", "error", err)
 			}

@@ -60,7 +60,7 @@ func (c *Containers) Records(ctx context.Context) (list []container.Record, chan
 		}, `SELECT pack_id, record FROM capability_containers WHERE node = ? ORDER BY pack_id`, c.node)
 	})
 	if err != nil {
-		c.changes.Again()
+		c.changes.Recheck()
 		return nil, false, err
 	}
 	return list, true, errors.Join(unread...)

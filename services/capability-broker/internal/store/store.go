@@ -61,7 +61,7 @@ func (r *revision) read(ctx context.Context, db *store.DB) (int64, error) {
 	}
 	err := db.View(ctx, func(tx *store.Tx) error { return readRevision(tx, r.subject, &r.last) })
 	if err != nil {
-		r.changes.Again()
+		r.changes.Recheck()
 	}
 	return r.last, err
 }

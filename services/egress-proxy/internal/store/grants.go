@@ -51,7 +51,7 @@ func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
 		return s.last, nil
 	}
 	if err = s.db.View(ctx, func(tx *store.Tx) error { revision, err = readRevision(tx); return err }); err != nil {
-		s.changes.Again()
+		s.changes.Recheck()
 		return 0, err
 	}
 	s.last = revision
