@@ -98,7 +98,7 @@ func TestOnlyTheLastInstalledIsInUse(t *testing.T) {
 }
 
 // What is noticed without a scan waits at once, is told as new by the next scan, and changes no decision.
-func TestNotice(t *testing.T) {
+func TestBackgroundScan(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
 		o.notice(t, "p:1", "p:2")
 		if got, err := o.Counts(t.Context()); err != nil || got.Pending != 2 || o.pings != 1 {

@@ -16,7 +16,7 @@ import (
 
 // Whatever stands where the packs of the old place are expected keeps nobody from the others. Where nobody can say whether it holds
 // packs, that is told; nothing hangs.
-func TestSomethingElseAtTheOldPlace(t *testing.T) {
+func TestLegacyFolderIsNoFolder(t *testing.T) {
 	for _, name := range packtest.Names() {
 		t.Run(name, func(t *testing.T) {
 			dir := readable(t)

@@ -459,7 +459,7 @@ func TestDecisionsAtOnce(t *testing.T) {
 	}
 }
 
-func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
+func TestAScanThatFindsNothingNewWritesNothing(t *testing.T) {
 	w := start(t)
 	w.pack("demo")
 	before, _ := w.view.Get("demo")

@@ -12,7 +12,7 @@ import (
 
 // The service starts whatever lies in the place of its staging area: it says so, packs can be listed all the same, and imports work as
 // soon as the obstacle is gone.
-func TestSomethingInPlaceOfTheStagingArea(t *testing.T) {
+func TestStagingAreaIsNoFolder(t *testing.T) {
 	for name, obstruct := range map[string]func(path string) error{
 		"a file":        func(path string) error { return os.WriteFile(path, nil, 0o644) },
 		"a FIFO":        func(path string) error { return syscall.Mkfifo(path, 0o644) },

@@ -109,7 +109,7 @@ func check(t *testing.T, open func(string) (io.ReadCloser, error), m tree.Manife
 
 var large = strings.Repeat("0123456789abcdef", 64<<10)
 
-func TestEachContentIsKeptOnce(t *testing.T) {
+func TestEachContentIsStoredOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	files := map[string]string{"a": "same", "b": "same", "c": "", "d": large, "e": large, "f": large[:128<<10], "g": large[:128<<10+1]}
@@ -138,7 +138,7 @@ func TestEachContentIsKeptOnce(t *testing.T) {
 }
 
 // What a review took in can be read until its end, and then it is gone.
-func TestWhatIsNotKeptIsGone(t *testing.T) {
+func TestWhatIsNotCommittedIsDiscarded(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	in, err := s.NewIntake()

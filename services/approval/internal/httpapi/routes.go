@@ -24,20 +24,21 @@ import (
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
 
-// defaultReason is that of a rejection without one.
+// defaultReason is the reason of a rejection whose request has none.
 const defaultReason = "User rejected"
 
-// atOnce is how many reviews are under way at a time: a hostile pack's can take 100 MB.
-const atOnce = 2
+// maxReviews is how many reviews run at once. The review of a hostile pack can take 100 MB of memory, so that more could
+// exhaust it.
+const maxReviews = 2
 
 // Serve answers the endpoints of api/approval on mux. usage finds what the service keeps on the disk.
 func Serve(mux *server.Mux, service *approval.Service, export *pending.Export, usage diskusage.List) error {
-	a, h := routes{service, export, make(chan struct{}, atOnce)}, route.NewHandlers(api.Routes)
+	a, h := routes{service, export, make(chan struct{}, maxReviews)}, route.NewHandlers(api.Routes)
 	route.Handle(h, api.List, a.list)
-	route.Handle(h, api.ListPending, a.waiting)
+	route.Handle(h, api.ListPending, a.listPending)
 	route.HandleStream(h, api.Status, a.status)
 	route.HandleStream(h, api.Review, a.review)
-	route.HandleStream(h, api.ReviewFile, a.excerpt)
+	route.HandleStream(h, api.ReviewFile, a.reviewFile)
 	route.Handle(h, api.Approve, a.approve)
 	route.Handle(h, api.Reject, a.reject)
 
@@ -45,11 +46,11 @@ func Serve(mux *server.Mux, service *approval.Service, export *pending.Export, u
 	route.Handle(h, api.Refresh, a.refresh)
 	route.Handle(h, api.Retire, a.retire)
 	route.Handle(h, api.ListRetired, a.retired)
-	route.Handle(h, api.WasApproved, a.everApproved)
+	route.Handle(h, api.WasApproved, a.wasApproved)
 	route.Handle(h, api.Remove, a.remove)
 	route.Handle(h, api.SetRunning, a.running)
 	route.HandleStream(h, api.GetTree, a.tree)
-	route.Handle(h, api.RefreshPending, a.pendingChanged)
+	route.Handle(h, api.RefreshPending, a.refreshPending)
 	service.Gates().Handle(h)
 	diskusage.Handle(h, api.Storage, usage)
 	return h.Mount(mux)
@@ -58,7 +59,7 @@ func Serve(mux *server.Mux, service *approval.Service, export *pending.Export, u
 type routes struct {
 	service *approval.Service
 	export  *pending.Export
-	reviews chan struct{} // holds a token for each that is under way
+	reviews chan struct{} // holds a token for each review under way
 }
 
 func (h routes) list(ctx context.Context, _ struct{}) ([]api.Listed, error) {
@@ -68,17 +69,17 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]api.Listed, error) {
 	}
 	all := make([]api.Listed, len(records))
 	for i, r := range records {
-		trouble, missing := h.service.GateProblem(r)
+		problem, missing := h.service.GateProblem(r)
 		all[i] = api.Listed{
 			Missing: missing,
 			PackID:  r.PackID, Status: r.Status, MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
-			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(trouble, r.LastError)),
+			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(problem, r.LastError)),
 		}
 	}
 	return all, nil
 }
 
-func (h routes) waiting(ctx context.Context, _ struct{}) ([]string, error) {
+func (h routes) listPending(ctx context.Context, _ struct{}) ([]string, error) {
 	records, err := h.service.List(ctx)
 	ids := []string{}
 	for _, r := range records {
@@ -89,8 +90,8 @@ func (h routes) waiting(ctx context.Context, _ struct{}) ([]string, error) {
 	return ids, err
 }
 
-// fileHashes are those of the tree with a digest, "" for none. A history names many trees, so each is fetched while the answer is
-// written.
+// fileHashes are the hashes of the files of an approved tree; a digest of "" has none. A history names many trees, so each
+// manifest is read only when it is written to the answer.
 func fileHashes(digest string, of *manifests) api.FileHashes {
 	if digest == "" {
 		return api.FileHashes{}
@@ -112,7 +113,7 @@ func fileHashes(digest string, of *manifests) api.FileHashes {
 	}}
 }
 
-// manifests fetches manifests and keeps the last: who approves a pack again and again mostly approves the same.
+// manifests reads manifests and remembers the last one: consecutive events of a history mostly name the same tree.
 type manifests struct {
 	fetch  func(digest string) (tree.Manifest, error)
 	digest string
@@ -140,19 +141,19 @@ func (h routes) status(w http.ResponseWriter, r *http.Request, req api.PackReque
 	if err != nil {
 		return err
 	}
-	kept := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
+	cache := &manifests{fetch: func(digest string) (tree.Manifest, error) { return h.service.Manifest(ctx, digest) }}
 	of := d.Record
-	trouble, missing := h.service.GateProblem(of)
+	problem, missing := h.service.GateProblem(of)
 	answer := api.PackDetails{
 		Missing: missing,
 		PackID:  of.PackID, Status: of.Status, MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
-		FileHashes: fileHashes(of.Digest, kept), Requested: api.Requested(of.Requested), Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(trouble, of.LastError)),
+		FileHashes: fileHashes(of.Digest, cache), Requested: api.Requested(of.Requested), Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(problem, of.LastError)),
 		Version: of.Version, VersionHistory: make([]api.Event, len(d.History)),
 	}
 	for i, e := range d.History {
 		answer.VersionHistory[i] = api.Event{
 			Version: e.Version, Timestamp: e.Timestamp, Action: e.Action, Actor: e.Actor, Digest: orNull(e.Digest), Reason: orNull(e.Reason),
-			FileHashes: fileHashes(e.Digest, kept),
+			FileHashes: fileHashes(e.Digest, cache),
 		}
 	}
 	return rpc.StreamData(w, api.StatusResponse{PackID: of.PackID, Status: of.Status, Approval: answer})
@@ -166,7 +167,7 @@ func (h routes) review(w http.ResponseWriter, r *http.Request, req api.ReviewReq
 	if req.Warnings != "" && !slices.Contains(review.Kinds(), req.Warnings) {
 		return fault.Invalid("Invalid value for field 'warnings': want one of %s", strings.Join(review.Kinds(), ", ")).With("invalid_field")
 	}
-	done, err := h.turn(r.Context())
+	done, err := h.beginReview(r.Context())
 	if err != nil {
 		return err
 	}
@@ -178,8 +179,8 @@ func (h routes) review(w http.ResponseWriter, r *http.Request, req api.ReviewReq
 	return rpc.StreamData(w, found)
 }
 
-// turn waits until a review may begin; done ends it.
-func (h routes) turn(ctx context.Context) (done func(), err error) {
+// beginReview waits until a review may begin; done ends it.
+func (h routes) beginReview(ctx context.Context) (done func(), err error) {
 	select {
 	case h.reviews <- struct{}{}:
 		return func() { <-h.reviews }, nil
@@ -188,7 +189,7 @@ func (h routes) turn(ctx context.Context) (done func(), err error) {
 	}
 }
 
-func (h routes) excerpt(w http.ResponseWriter, r *http.Request, req api.ReviewFileRequest) error {
+func (h routes) reviewFile(w http.ResponseWriter, r *http.Request, req api.ReviewFileRequest) error {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return err
@@ -208,7 +209,7 @@ func (h routes) excerpt(w http.ResponseWriter, r *http.Request, req api.ReviewFi
 	case req.Limit < 0 || req.Limit > review.MaxExcerpt:
 		return fault.Invalid("Invalid value for field 'limit': want a number of bytes from 1 to %d", review.MaxExcerpt).With("invalid_field")
 	}
-	done, err := h.turn(r.Context())
+	done, err := h.beginReview(r.Context())
 	if err != nil {
 		return err
 	}
@@ -223,8 +224,8 @@ func (h routes) excerpt(w http.ResponseWriter, r *http.Request, req api.ReviewFi
 	return rpc.WriteData(w, found)
 }
 
-// reviewed is the digest that a decision is bound to, "" for none. An empty one and null are mistakes of the caller's, who
-// wanted to bind the decision: they must not approve whatever lies there.
+// reviewed is the digest that a decision is bound to; "" if the request has no member digest. An empty string and null are errors: the
+// caller meant to bind the decision to a digest, so they must not approve whatever the folder holds now.
 func reviewed(r api.ApproveRequest) (string, error) {
 	if r.Digest == nil {
 		return "", nil
@@ -297,7 +298,7 @@ func (h routes) retired(ctx context.Context, _ struct{}) (api.RetiredResponse, e
 	return api.RetiredResponse{PackIDs: ids}, err
 }
 
-func (h routes) everApproved(ctx context.Context, req api.PackRequest) (api.ApprovedResponse, error) {
+func (h routes) wasApproved(ctx context.Context, req api.PackRequest) (api.ApprovedResponse, error) {
 	id, err := pack.ParseID(req.PackID)
 	if err != nil {
 		return api.ApprovedResponse{}, err
@@ -328,7 +329,7 @@ func (h routes) tree(w http.ResponseWriter, _ *http.Request, req api.TreeRequest
 	return h.service.SendTree(w, req.Digest)
 }
 
-func (h routes) pendingChanged(context.Context, struct{}) (struct{}, error) {
+func (h routes) refreshPending(context.Context, struct{}) (struct{}, error) {
 	h.export.Notify()
 	return struct{}{}, nil
 }

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestNobodyElseIsToldOfMounts: the kernel tells each open file once that the table of mounts has changed, whoever asks. Go's own
+// TestNobodyElsePollsTheMountTable: the kernel tells each open file once that the table of mounts has changed, whoever asks. Go's own
 // poller asks as soon as there is something to tell, and mounts would find nothing.
-func TestNobodyElseIsToldOfMounts(t *testing.T) {
+func TestNobodyElsePollsTheMountTable(t *testing.T) {
 	m, err := openMounts(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

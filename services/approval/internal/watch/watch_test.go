@@ -207,7 +207,7 @@ func TestAFenceWaitsForEverythingBefore(t *testing.T) {
 	group.Wait()
 }
 
-func TestALookThatDidNotSeeAllCoversNothing(t *testing.T) {
+func TestAnIncompleteScanIsNotClean(t *testing.T) {
 	p := newFixture(t, 0)
 	p.pack("demo", true)
 	scan := p.BeginScan("demo", true)
@@ -385,7 +385,7 @@ func TestMountsBelowTheRootAreNoticed(t *testing.T) {
 	}
 }
 
-func TestRunTellsOncePerBurst(t *testing.T) {
+func TestRunReportsOncePerBurst(t *testing.T) {
 	dir := t.TempDir()
 	told := make(chan []string, 100)
 	w, err := New(Config{Root: dir, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), OnChange: func(ids []string, all bool) { told <- ids }})

@@ -84,7 +84,7 @@ func TestApplyUsesAStagingUp(t *testing.T) {
 	}
 }
 
-func TestApplyFromTheOldPlace(t *testing.T) {
+func TestApplyOverAPackInTheLegacyFolder(t *testing.T) {
 	h := newHome(t, t.TempDir())
 	h.write(t, "ecosystem/packs/p/ecosystem.json", descriptor("p", "i"))
 	h.write(t, "ecosystem/packs/p/old", "")

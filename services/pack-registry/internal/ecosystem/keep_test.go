@@ -140,7 +140,7 @@ func TestRemoveBackup(t *testing.T) {
 }
 
 // Whatever stands in the place of the folder of backups, or of a pack's, the service works, and who needs a backup is told.
-func TestSomethingElseInThePlaceOfBackups(t *testing.T) {
+func TestBackupFolderIsNoFolder(t *testing.T) {
 	for _, name := range packtest.Names() {
 		if packtest.NeedsRights(name) || name == "link" || name == "link inside" { // root may, and backups on another disk are a link
 			continue
@@ -197,7 +197,7 @@ func TestBackupsThatAreReplaced(t *testing.T) {
 
 // Packs that were copied so that they can't be read, replaced or removed later are told of by a scan, with the command: what keeps them
 // from being approved as errors that name the file.
-func TestScanTellsOfMissingRights(t *testing.T) {
+func TestScanReportsMissingRights(t *testing.T) {
 	dir := t.TempDir()
 	for _, readable := range []string{dir, filepath.Dir(dir)} {
 		check(t, os.Chmod(readable, 0o755))
@@ -256,7 +256,7 @@ func TestScanTellsOfMissingRights(t *testing.T) {
 }
 
 // What a pack has left and can't be removed is told of with one command, as long as it is there.
-func TestLeftoversAreToldOfWhileTheyAreThere(t *testing.T) {
+func TestLeftoversAreReportedUntilRemoved(t *testing.T) {
 	h := newHome(t, t.TempDir())
 	h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
 	h.write(t, "ecosystem/q/ecosystem.json", versioned("q", "i", "1"))
@@ -393,7 +393,7 @@ func TestSelectAroundWhatCannotBeRead(t *testing.T) {
 
 // Whatever stands in the lock's place, the service starts and says why nothing can be changed; a lock that is removed while the
 // service runs is made anew.
-func TestSomethingElseInThePlaceOfTheLock(t *testing.T) {
+func TestLockFileIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.MkdirAll(filepath.Join(dir, "user_data/pack_staging/.lock"), 0o755))
 	h := newHome(t, dir)

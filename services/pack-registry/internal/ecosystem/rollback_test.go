@@ -79,7 +79,7 @@ func TestRollback(t *testing.T) {
 	check(t, err)
 }
 
-func TestRollbackFromTheOldPlace(t *testing.T) {
+func TestRollbackOfAPackInTheLegacyFolder(t *testing.T) {
 	h := newHome(t, t.TempDir())
 	h.write(t, "ecosystem/packs/p/ecosystem.json", versioned("p", "i", "1"))
 	h.write(t, "user_data/import/p/ecosystem.json", versioned("p", "i", "2"))

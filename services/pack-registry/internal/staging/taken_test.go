@@ -15,9 +15,9 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
 )
 
-// TestImportTells has imports that do something else than what may have been meant: it is told, and still told when the staging is
+// TestImportWarns has imports that do something else than what may have been meant: it is told, and still told when the staging is
 // looked at later.
-func TestImportTells(t *testing.T) {
+func TestImportWarns(t *testing.T) {
 	h := newHome(t)
 	ecosystem := []string{
 		"eco/default/ecosystem.json", descriptor("default"), "eco/lib/backend/ecosystem.json", descriptor("lib"),

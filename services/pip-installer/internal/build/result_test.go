@@ -8,7 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-func TestJudge(t *testing.T) {
+func TestParseResult(t *testing.T) {
 	out := func(texts ...string) (lines []sandbox.Line) {
 		for _, text := range texts {
 			lines = append(lines, sandbox.Line{Stream: "stdout", Text: text})

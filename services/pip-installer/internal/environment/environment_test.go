@@ -154,7 +154,7 @@ func TestSpecialFilesAreRefused(t *testing.T) {
 }
 
 // What is kept is read-only, the same whatever the builder's umask was, and travels as it is.
-func TestKeptAndSent(t *testing.T) {
+func TestAddAndSend(t *testing.T) {
 	store := environment.NewStore(storeDir(t))
 	first := built(t, with(nil))
 	env, err := store.Add(t.Context(), first, parse(t, "idna==3.10"))
