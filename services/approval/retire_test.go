@@ -21,12 +21,15 @@ func (w *world) retire(id string, installed bool) {
 	}
 }
 
+// uninstallIncomplete is what everybody is told who asks for a retired pack.
+func uninstallIncomplete(id string) string {
+	return "its uninstall is incomplete: repeat `DELETE /api/packs/" + id + "`, unless another call is still at it"
+}
+
 // From the beginning of an uninstall to its end nothing lets the pack run, from whatever state it came and whatever is done to its
 // folder; and everybody who tries is told what to do.
 func TestARetiredPackStaysSo(t *testing.T) {
 	w := start(t)
-	const incomplete = "its uninstall is incomplete: repeat `DELETE /api/packs/"
-	const later = "`, unless another call is still at it"
 	for state, reach := range map[string]func(id string){
 		"pending":  func(string) {},
 		"approved": w.approve,
@@ -57,63 +60,17 @@ func TestARetiredPackStaysSo(t *testing.T) {
 			dir := w.pack(id)
 			reach(id)
 			if state != "unknown" && w.status(id) != state {
-				t.Fatalf("it is %s", w.status(id))
+				t.Fatalf("before it is retired the pack is %s, want %s", w.status(id), state)
 			}
 			w.retire(id, true)
 			w.eventually("the gate is closed", func() bool { s, known := w.view.Get(id); return known && !s.Open && s.Retired && s.Status == "error" })
-			retired := func(doing string) {
-				t.Helper()
-				answer, err := w.call("GET", "/api/packs/"+id+"/status", nil)
-				w.check(err)
-				if text := answer["approval"].(map[string]any)["last_error"]; answer["status"] != "error" || text != incomplete+id+later {
-					t.Errorf("%s: it is %v, %v; want answer[\"status\"] == \"error\" && text == incomplete + id + later", doing, answer["status"], text)
-				}
+			w.staysRetired(t, id, dir)
+			w.refusesRetired(t, id)
+			retirements := 1
+			if state == "unknown" { // it was retired once before
+				retirements = 2
 			}
-			retired("retired")
-			w.retire(id, true) // again
-			w.retire(id, false)
-			for doing, act := range map[string]func(){
-				"scan":            func() { w.check(w.client.Refresh(t.Context())) },
-				"a look":          func() { w.check(w.client.Refresh(t.Context(), id)) },
-				"another version": func() { w.write(filepath.Join(dir, "new.py"), "new"); w.check(w.client.Replaced(t.Context(), id)) },
-				"its folder is gone, and back again": func() {
-					w.check(os.RemoveAll(dir))
-					w.check(w.client.Refresh(t.Context()))
-					retired("gone")
-					w.pack(id)
-				},
-				"its container ends": func() {
-					w.check(api.NewClient(w.Peer("capability-broker", "approval")).SetRunning(t.Context(), id, false))
-				},
-			} {
-				act()
-				retired(doing)
-			}
-			for _, call := range [][2]string{{"POST", "approve"}, {"POST", "reject"}, {"GET", "review"}} {
-				_, err := w.call(call[0], "/api/packs/"+id+"/"+call[1], nil)
-				if f := fault.Of(err); f.Kind != fault.KindConflict || f.Code != "uninstall_incomplete" || f.Message != "Cannot "+call[1]+" pack '"+id+"': "+incomplete+id+later {
-					t.Errorf("%s: %v", call[1], err)
-				}
-			}
-			pending, err := client.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
-			if w.check(err); slices.Contains(pending, id) {
-				t.Error("it waits for a decision")
-			}
-			if ids, err := w.client.Retired(t.Context()); err != nil || !slices.Contains(ids, id) {
-				t.Errorf("retired are %v, %v; want err == nil && slices.Contains(ids, id)", ids, err)
-			}
-			actions := w.entries("approval", id)
-			if n := len(slices.DeleteFunc(slices.Clone(actions), func(a string) bool { return a != "pack_retired" })); n != 1 && state != "unknown" || n != 2 && state == "unknown" {
-				t.Errorf("audited %v", actions)
-			}
-			if removed, err := w.client.Remove(t.Context(), id); err != nil || !removed {
-				t.Errorf("removed %v, %v; want err == nil && removed", removed, err)
-			}
-			w.eventually("the pack is unknown", func() bool { _, known := w.view.Get(id); return !known })
-			w.check(w.client.Refresh(t.Context()))
-			if s := w.status(id); s != "pending" { // what lies there is a new pack
-				t.Errorf("after that it is %s; want s == \"pending\"", s)
-			}
+			w.removeRetired(t, id, retirements)
 		})
 	}
 	w.eventually("the summary has counted none of them as anything but pending", func() bool {
@@ -131,6 +88,76 @@ func TestARetiredPackStaysSo(t *testing.T) {
 
 // A pack that has no files and no record is nobody's to uninstall; one that has files is known from then on, so that a scan doesn't
 // offer it for approval in between.
+
+// isRetired checks what approval answers about a retired pack, after something was done to it.
+func (w *world) isRetired(t *testing.T, id, after string) {
+	t.Helper()
+	answer, err := w.call("GET", "/api/packs/"+id+"/status", nil)
+	w.check(err)
+	if text := answer["approval"].(map[string]any)["last_error"]; answer["status"] != "error" || text != uninstallIncomplete(id) {
+		t.Errorf("after %s the status is %v and last_error %v, want error and %s", after, answer["status"], text, uninstallIncomplete(id))
+	}
+}
+
+// staysRetired checks that nothing that happens to a retired pack's folder or container changes what approval says of it.
+func (w *world) staysRetired(t *testing.T, id, dir string) {
+	w.isRetired(t, id, "its retirement")
+	w.retire(id, true) // again
+	w.retire(id, false)
+	for doing, act := range map[string]func(){
+		"a scan of all packs": func() { w.check(w.client.Refresh(t.Context())) },
+		"a scan of the pack":  func() { w.check(w.client.Refresh(t.Context(), id)) },
+		"another version":     func() { w.write(filepath.Join(dir, "new.py"), "new"); w.check(w.client.Replaced(t.Context(), id)) },
+		"its folder was gone, and is back again": func() {
+			w.check(os.RemoveAll(dir))
+			w.check(w.client.Refresh(t.Context()))
+			w.isRetired(t, id, "its folder is gone")
+			w.pack(id)
+		},
+		"the end of its container": func() {
+			w.check(api.NewClient(w.Peer("capability-broker", "approval")).SetRunning(t.Context(), id, false))
+		},
+	} {
+		act()
+		w.isRetired(t, id, doing)
+	}
+}
+
+// refusesRetired checks that a retired pack can be neither decided about nor reviewed, and that it is listed as retired only.
+func (w *world) refusesRetired(t *testing.T, id string) {
+	for _, call := range [][2]string{{"POST", "approve"}, {"POST", "reject"}, {"GET", "review"}} {
+		_, err := w.call(call[0], "/api/packs/"+id+"/"+call[1], nil)
+		want := "Cannot " + call[1] + " pack '" + id + "': " + uninstallIncomplete(id)
+		if f := fault.Of(err); f.Kind != fault.KindConflict || f.Code != "uninstall_incomplete" || f.Message != want {
+			t.Errorf("%s: got %v, want the conflict uninstall_incomplete: %s", call[1], err, want)
+		}
+	}
+	pending, err := client.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
+	if w.check(err); slices.Contains(pending, id) {
+		t.Errorf("pending are %v, want %s not among them", pending, id)
+	}
+	if ids, err := w.client.Retired(t.Context()); err != nil || !slices.Contains(ids, id) {
+		t.Errorf("retired are %v, %v, want %s among them", ids, err, id)
+	}
+}
+
+// removeRetired ends an uninstall: the pack is unknown after it, and what still lies in its folder is a new pack. retirements is how many
+// entries the audit log has of its retirement.
+func (w *world) removeRetired(t *testing.T, id string, retirements int) {
+	actions := w.entries("approval", id)
+	if n := len(slices.DeleteFunc(slices.Clone(actions), func(a string) bool { return a != "pack_retired" })); n != retirements {
+		t.Errorf("audited %v, want pack_retired %d times", actions, retirements)
+	}
+	if removed, err := w.client.Remove(t.Context(), id); err != nil || !removed {
+		t.Errorf("removed %v, %v, want true and no error", removed, err)
+	}
+	w.eventually("the pack is unknown", func() bool { _, known := w.view.Get(id); return !known })
+	w.check(w.client.Refresh(t.Context()))
+	if s := w.status(id); s != "pending" {
+		t.Errorf("after its removal the pack is %s, want pending", s)
+	}
+}
+
 func TestRetireOfWhatIsNotKnown(t *testing.T) {
 	w := start(t)
 	if known, err := w.client.Retire(t.Context(), "never", false); err != nil || known {
