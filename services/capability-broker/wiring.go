@@ -21,7 +21,6 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
-	"github.com/rumi-ai/rumi/services/capability-broker/internal/kv"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/layout"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/mount"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/orphan"
@@ -138,7 +137,7 @@ type decisions struct {
 
 func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers) (d decisions, err error) {
 	d.builtins = builtin.NewTable(append(
-		builtin.Stores(kv.New(s.db, cfg.StoreMax), rt.Log),
+		builtin.Stores(store.NewValues(s.db, cfg.StoreMax), rt.Log),
 		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(rt.Peer("secrets"))}, cfg.SecretRate, rt.Log),
 	)...)
 	notify := candidate.NewTask("telling approval of candidates", approval.NewClient(rt.Peer(approval.Service)).RefreshPending)

@@ -22,7 +22,7 @@ import (
 // Bounds of store.*. An answer has 1 MiB in all (contract.md, "Sockets"): what may be written can also be read.
 const (
 	maxValueBytes = 1 << 20   // what a grant may say
-	answerRoom    = 1 << 10   // of an answer, beside its value
+	answerRest    = 1 << 10   // of an answer, beside its value
 	maxBatchKeys  = 100       // keys of a store.batch_get
 	maxBatchBytes = 900 << 10 // values of a store.batch_get together; the rest is for keys
 	maxListKeys   = 1000      // keys of a page: with maxStoreKey, half of what an answer has
@@ -34,17 +34,25 @@ var (
 	storeKey = regexp.MustCompile(`\A[a-zA-Z0-9_/.:-]*\z`)
 )
 
-// Values are what store.* reads and writes; *kv.Values is one.
+// Values are the values of all stores; *store.Values is them.
 type Values interface {
-	Get(ctx context.Context, at kv.Place) (value jsontext.Value, found bool, err error)
-	Set(ctx context.Context, at kv.Place, value jsontext.Value, by string) (created bool, err error)
-	Swap(ctx context.Context, at kv.Place, expected, value jsontext.Value, by string) (swapped bool, current jsontext.Value, err error)
-	Delete(ctx context.Context, at kv.Place) (deleted bool, err error)
+	// Get returns a value; found says whether there is one.
+	Get(ctx context.Context, key kv.Key) (value jsontext.Value, found bool, err error)
+	// Set writes a value for the pack by, and says whether its key is new. kv.ErrFull: nothing was written.
+	Set(ctx context.Context, key kv.Key, value jsontext.Value, by string) (created bool, err error)
+	// Swap writes value if the present one is the same as expected (kv.Same), where null is also the same as none. Otherwise current is the
+	// present one, nil for none.
+	Swap(ctx context.Context, key kv.Key, expected, value jsontext.Value, by string) (swapped bool, current jsontext.Value, err error)
+	// Delete deletes a value and says whether there was one.
+	Delete(ctx context.Context, key kv.Key) (deleted bool, err error)
+	// List returns up to limit names of a store that begin with prefix and come after the name after, "" for the first ones.
 	List(ctx context.Context, storeID, prefix, after string, limit int) (kv.Page, error)
+	// Batch returns the values of several keys, as of one moment, as long as they are at most budget bytes together; left are the keys of
+	// the values beyond that.
 	Batch(ctx context.Context, storeID string, keys []string, budget int) (found map[string]jsontext.Value, left []string, err error)
 }
 
-// storeTerms are what a grant of store.* says. No store is none.
+// storeTerms is the config of a grant of store.*. An empty list of stores allows none.
 type storeTerms struct {
 	stores   map[string]bool
 	maxValue int // bytes
@@ -75,7 +83,7 @@ func parseStoreTerms(permission string) func(jsontext.Value) (grant.Settings, er
 		if c.MaxValueBytes < 1 || c.MaxValueBytes > maxValueBytes {
 			return nil, fault.Invalid("Invalid config for %s: 'max_value_bytes' must be from 1 to %d", permission, maxValueBytes).With("invalid_config")
 		}
-		terms := storeTerms{stores: make(map[string]bool, len(c.AllowedStoreIDs)), maxValue: min(c.MaxValueBytes, maxValueBytes-answerRoom)}
+		terms := storeTerms{stores: make(map[string]bool, len(c.AllowedStoreIDs)), maxValue: min(c.MaxValueBytes, maxValueBytes-answerRest)}
 		for _, id := range c.AllowedStoreIDs {
 			if !storeID.MatchString(id) {
 				return nil, fault.Invalid("Invalid config for %s: every id in 'allowed_store_ids' must match ^[a-zA-Z0-9_.:-]{1,128}$", permission).With("invalid_config")
@@ -86,7 +94,7 @@ func parseStoreTerms(permission string) func(jsontext.Value) (grant.Settings, er
 	}
 }
 
-// storeArgs are the arguments of every store.*; each reads its own.
+// storeArgs are the arguments of all permissions of store.*; each reads those that it has.
 type storeArgs struct {
 	StoreID  string         `json:"store_id"`
 	Key      string         `json:"key"`
@@ -99,9 +107,9 @@ type storeArgs struct {
 	Cursor   string         `json:"cursor"`
 }
 
-func (a *storeArgs) place() kv.Place { return kv.Place{StoreID: a.StoreID, Key: a.Key} }
+func (a *storeArgs) key() kv.Key { return kv.Key{StoreID: a.StoreID, Name: a.Key} }
 
-// storeCall is a call of store.* whose grants allow the store.
+// storeCall is a call of store.* whose grants allow its store.
 type storeCall struct {
 	Call
 	args     storeArgs
@@ -163,7 +171,7 @@ func newStoreCall(c Call, values Values) (*storeCall, *Refusal) {
 			return nil, &Refusal{Kind: NotGranted, Reason: "Store is not in allowed_store_ids of the parent " + g.PrincipalID}
 		}
 	}
-	c.Details["store_id"] = s.args.StoreID // an operator's word by now
+	c.Details["store_id"] = s.args.StoreID // a grant names it, so it is no text of the pack's
 	return s, nil
 }
 
@@ -172,7 +180,7 @@ func invalid(format string, args ...any) *Refusal {
 	return &Refusal{Kind: Invalid, Text: text, Reason: text}
 }
 
-// validKey is what names a value: what could be a path within a folder.
+// validKey says whether a key may name a value: it must be what could be a path within a folder, so that it is safe wherever it is used.
 func validKey(key string) bool {
 	return key != "" && len(key) <= maxStoreKey && storeKey.MatchString(key) && key[0] != '/' && key[len(key)-1] != '/' &&
 		!slices.Contains(strings.Split(key, "/"), "..")
@@ -185,7 +193,7 @@ func (s *storeCall) checkKey() *Refusal {
 	return nil
 }
 
-// compact is a value as it is kept. One that is too large is nobody's to write.
+// compact returns a value as it is stored, or refuses one that is larger than the grants allow.
 func (s *storeCall) compact(field string, v jsontext.Value) (jsontext.Value, *Refusal) {
 	if len(v) == 0 {
 		return nil, invalid("Missing '%s'", field)
@@ -197,12 +205,12 @@ func (s *storeCall) compact(field string, v jsontext.Value) (jsontext.Value, *Re
 	s.Details["bytes"] = len(v)
 	if len(v) > s.maxValue {
 		return nil, &Refusal{Kind: TooLarge, Reason: "The value is too large",
-			Output: says(TooLarge, fmt.Sprintf("Value too large (max %d bytes)", s.maxValue), nil)}
+			Output: failure(TooLarge, fmt.Sprintf("Value too large (max %d bytes)", s.maxValue), nil)}
 	}
 	return v, nil
 }
 
-// storeOutput is what a call of store.* gives, whatever came of it.
+// storeOutput is the output of a call of store.*, whether it succeeded or not.
 type storeOutput struct {
 	Success bool   `json:"success"`
 	Error   string `json:"error,omitzero"`
@@ -226,8 +234,8 @@ type storeOutput struct {
 	Remaining  []string                  `json:"remaining,omitzero"`
 }
 
-// says is an output that tells why there is no other.
-func says(kind Kind, text string, current jsontext.Value) jsontext.Value {
+// failure is the output of a call that did not succeed.
+func failure(kind Kind, text string, current jsontext.Value) jsontext.Value {
 	output, _ := encodeOutput(storeOutput{Error: text, Type: kind, Current: current})
 	return output
 }
@@ -240,11 +248,11 @@ func encodeOutput(o storeOutput) (jsontext.Value, *Refusal) {
 	return output, nil
 }
 
-// stored turns an error of Values into what the pack and the log are told.
-func stored(err error) *Refusal {
+// refusalOf turns an error of Values into what the pack and the log read.
+func refusalOf(err error) *Refusal {
 	switch {
 	case errors.Is(err, kv.ErrFull):
-		return &Refusal{Kind: Full, Reason: "The store is full", Output: says(Full, "The store is full", nil)}
+		return &Refusal{Kind: Full, Reason: "The store is full", Output: failure(Full, "The store is full", nil)}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Refusal{Kind: TimedOut, Reason: "The store did not answer in time"}
 	case errors.Is(err, context.Canceled):
@@ -253,10 +261,10 @@ func stored(err error) *Refusal {
 	return &Refusal{Kind: Failed, Reason: "The store could not be used", err: err}
 }
 
-// result notes in the audit entry what came of a call that was carried out and found nothing, or something else.
+// result is the output of a call that was carried out, but found no value or another one. The audit entry has the result.
 func (s *storeCall) result(kind Kind, text string, current jsontext.Value) (jsontext.Value, *Refusal) {
 	s.Details["result"] = string(kind)
-	return says(kind, text, current), nil
+	return failure(kind, text, current), nil
 }
 
 func (s *storeCall) get() (Act, *Refusal) {
@@ -264,10 +272,10 @@ func (s *storeCall) get() (Act, *Refusal) {
 		return nil, no
 	}
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
-		value, found, err := s.values.Get(ctx, s.args.place())
+		value, found, err := s.values.Get(ctx, s.args.key())
 		switch {
 		case err != nil:
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		case !found:
 			return s.result(NoKey, "Key not found", nil)
 		}
@@ -284,9 +292,9 @@ func (s *storeCall) set() (Act, *Refusal) {
 		return nil, no
 	}
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
-		created, err := s.values.Set(ctx, s.args.place(), value, s.Principal)
+		created, err := s.values.Set(ctx, s.args.key(), value, s.Principal)
 		if err != nil {
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		}
 		return encodeOutput(storeOutput{Success: true, StoreID: s.args.StoreID, Key: s.args.Key, Created: &created})
 	}, nil
@@ -297,9 +305,9 @@ func (s *storeCall) delete() (Act, *Refusal) {
 		return nil, no
 	}
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
-		deleted, err := s.values.Delete(ctx, s.args.place())
+		deleted, err := s.values.Delete(ctx, s.args.key())
 		if err != nil {
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		}
 		return encodeOutput(storeOutput{Success: true, StoreID: s.args.StoreID, Key: s.args.Key, Deleted: &deleted})
 	}, nil
@@ -318,10 +326,10 @@ func (s *storeCall) cas() (Act, *Refusal) {
 		expected = jsontext.Value("null")
 	}
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
-		swapped, current, err := s.values.Swap(ctx, s.args.place(), expected, value, s.Principal)
+		swapped, current, err := s.values.Swap(ctx, s.args.key(), expected, value, s.Principal)
 		switch {
 		case err != nil:
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		case swapped:
 			return encodeOutput(storeOutput{Success: true, StoreID: s.args.StoreID, Key: s.args.Key})
 		case current == nil:
@@ -348,7 +356,7 @@ func (s *storeCall) list() (Act, *Refusal) {
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
 		page, err := s.values.List(ctx, s.args.StoreID, s.args.Prefix, string(after), limit)
 		if err != nil {
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		}
 		s.Details["keys"] = len(page.Keys)
 		next := jsontext.Value("null")
@@ -376,7 +384,7 @@ func (s *storeCall) batchGet() (Act, *Refusal) {
 	return func(ctx context.Context) (jsontext.Value, *Refusal) {
 		results, left, err := s.values.Batch(ctx, s.args.StoreID, keys, maxBatchBytes)
 		if err != nil {
-			return nil, stored(err)
+			return nil, refusalOf(err)
 		}
 		found := len(results)
 		missing, truncated := len(keys)-found-len(left), len(left) > 0

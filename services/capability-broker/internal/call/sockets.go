@@ -8,21 +8,22 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
-// Sockets has a socket open for each pack that should have one.
+// Sockets opens and closes the capability sockets as gates change. It is safe for concurrent use.
 type Sockets struct {
 	set *uds.Set
 
 	mu      sync.Mutex
-	pending map[string]bool // by pack: is it to have a socket
+	pending map[string]bool // by pack: whether it should have a socket; what Run has still to do
 	due     chan struct{}
 }
 
-// NewSockets makes the sockets' owner; they follow what GateChanged is told once Run runs.
+// NewSockets makes Sockets without any; Run opens them.
 func NewSockets(cfg uds.SetConfig) *Sockets {
 	return &Sockets{set: uds.NewSet(cfg), pending: make(map[string]bool), due: make(chan struct{}, 1)}
 }
 
-// GateChanged takes note of a pack's new state. It returns at once, as gate.View wants it.
+// GateChanged is called by gate.View with each change. It returns at once: it runs in the goroutine that reads the stream of gates, and files
+// may be slow. Run does the work.
 func (s *Sockets) GateChanged(c gate.Change) {
 	s.want(c.PackID, !c.Removed && c.State.Status.HasSocket())
 }
@@ -37,7 +38,7 @@ func (s *Sockets) want(packID string, wanted bool) {
 	}
 }
 
-// Remove takes the socket of a pack that is uninstalled away.
+// Remove closes the socket of a pack that is uninstalled. When it returns, the pack can make no call.
 func (s *Sockets) Remove(packID string) {
 	s.mu.Lock()
 	delete(s.pending, packID)
@@ -45,13 +46,13 @@ func (s *Sockets) Remove(packID string) {
 	s.set.Remove(packID)
 }
 
-// Ready is nil where every socket that is to be there is served.
+// Ready is nil if every socket that should be there is served.
 func (s *Sockets) Ready() error { return s.set.Ready() }
 
-// Serving says whether it is this process that answers the socket of a pack.
+// Serving says whether this process answers the socket of a pack. Of several replicas on a host one does.
 func (s *Sockets) Serving(packID string) bool { return s.set.Serving(packID) }
 
-// Run makes and removes sockets until ctx ends, then closes them all.
+// Run opens and closes sockets as gates change, until ctx ends; then it closes them all.
 func (s *Sockets) Run(ctx context.Context) error {
 	defer s.set.Close()
 	for {

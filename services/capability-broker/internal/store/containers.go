@@ -12,7 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 )
 
-// Containers implements container.Records for one host.
+// Containers implements container.Records: the records of the containers of one host. Other hosts that share the database have their own.
 type Containers struct {
 	db   *store.DB
 	node string
@@ -21,13 +21,13 @@ type Containers struct {
 	changes *store.Changes
 }
 
-// NewContainers gives the records of the host that goes by the name of node.
+// NewContainers makes Containers of the host that replica.Node has named.
 func NewContainers(db *store.DB, node string) *Containers {
 	return &Containers{db: db, node: node, changes: db.Changes()}
 }
 
-// Claim gives this host the records of all others. A database in a file is of one host; records of another name are this
-// host's own, brought here with the home while its name was not.
+// Claim gives this host the records of all other hosts. It is for SQLite: a database in a file is used by one host only, so records of
+// another host are this one's, from before the Rumi home was moved here without the file that has the host's name.
 func (c *Containers) Claim(ctx context.Context) error {
 	return c.db.Tx(ctx, func(tx *store.Tx) error {
 		_, err := tx.Exec(`UPDATE capability_containers SET node = ? WHERE node <> ?

@@ -1,4 +1,8 @@
-// Package store keeps the broker's grants and trust in its database.
+// Package store keeps the broker's grants, trust, container records and values of store.* in its database. It implements the stores that
+// packages grant, handler, container and builtin declare.
+//
+// Replicas share the database. For grants and for trust a row of capability_revisions counts the writes: it is raised in the transaction of
+// each write, and replicas compare it with the revision of their copy in memory (libs/store/snapshot).
 package store
 
 import (
@@ -28,24 +32,24 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// Subjects of capability_revisions.
+// Subjects of capability_revisions, one row each.
 const (
 	grants = "grants"
 	trust  = "trust"
 )
 
-// Store implements grant.Store and handler.Store.
+// Store implements grant.Store and handler.Store. It is safe for concurrent use.
 type Store struct {
 	db            *store.DB
 	grants, trust revision
 }
 
-// New makes a Store on an open database that has Migrations.
+// New makes a Store of an open database that has Migrations.
 func New(db *store.DB) *Store {
 	return &Store{db: db, grants: revision{subject: grants, changes: db.Changes()}, trust: revision{subject: trust, changes: db.Changes()}}
 }
 
-// revision is one row of capability_revisions, read only when the database has changed: it is asked many times a second.
+// revision is one row of capability_revisions. It is asked for many times a second, so it is read only if the database may have changed.
 type revision struct {
 	subject string
 	mu      sync.Mutex
@@ -145,10 +149,11 @@ func (s *Store) Apply(ctx context.Context, principal, permission string, change 
 	})
 }
 
-// errUnused has a transaction that counted some uses count none.
+// errUnused rolls back a transaction that has counted uses in some grants of a chain, and can't in another.
 var errUnused = errors.New("no use is left")
 
-// Use implements grant.Store. It raises no revision: replicas keep what they know of a grant.
+// Use implements grant.Store. Each use is one conditional UPDATE, so that of two replicas that use the last one only one succeeds. It raises
+// no revision: a use changes nothing that replicas decide by in memory, and every call would make them all reload.
 func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reason, of int, err error) {
 	err = s.db.Tx(ctx, func(tx *store.Tx) error {
 		reason = grant.Allowed
@@ -177,7 +182,7 @@ func (s *Store) Use(ctx context.Context, list []*grant.Grant) (reason grant.Reas
 	return reason, of, err
 }
 
-// unused says why a grant could not be used.
+// unused says, in the same transaction, why no use could be counted in a grant. Times are compared as the database has them, in microseconds.
 func unused(tx *store.Tx, g *grant.Grant) (grant.Reason, error) {
 	var grantedAt time.Time
 	var enabled bool
