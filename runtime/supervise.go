@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,7 +69,7 @@ func reap(child int) (status int, ended bool) {
 		var how syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &how, syscall.WNOHANG, nil)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil || pid == 0: // ECHILD, or none that has ended
 			return status, ended

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -25,14 +26,39 @@ func data(t *testing.T, answer string) string {
 	return string(envelope.Data)
 }
 
-// What was refused makes the grant that opens it, and no more.
+// What was refused makes the grant that opens it, and no more. The steps build on each other.
 func TestFromDenialToGrant(t *testing.T) {
 	r := newRig(t, nil)
 	url, port := upstreamServer(t, func(http.ResponseWriter, *http.Request) {})
 	r.pack("p", "approved")
 	c := r.dial("p")
+	denialsAreCounted(t, r, c, url, port)
+	proposalOpensWhatCanBeOpened(t, r, c, url, port)
+	rulesAreOpenedPathByPath(t, r, c, url, port)
+	tokensAreMasked(t, r, c, url)
+	denialsOutliveARestart(t, r, c)
+
+	for _, tt := range []struct {
+		path   string
+		status int
+		text   string
+	}{
+		{"proposal", 400, "Missing pack_id"},
+		{"proposal?pack_id=../x", 400, "Invalid pack_id"},
+		{"proposal?pack_id=never", 404, "Pack not found"},
+		{"proposal?pack_id=p&since=yesterday", 400, "Invalid since"},
+		{"denials?pack_id=../x", 400, "Invalid pack_id"},
+	} {
+		if status, body := r.call("GET", "/api/network/"+tt.path, ""); status != tt.status || !strings.Contains(body, tt.text) {
+			t.Errorf("%s: got %d %s, want %d and %q", tt.path, status, body, tt.status, tt.text)
+		}
+	}
+}
+
+func denialsAreCounted(t *testing.T, r *rig, c net.Conn, url, port string) {
+	t.Helper()
 	if got := data(t, r.mustCall("GET", "/api/network/denials?pack_id=p", "")); got != `{"denials":[],"count":0}` {
-		t.Errorf("at first %s", got)
+		t.Errorf("got %s at first, want no denials", got)
 	}
 	for _, u := range []string{
 		url, url, "http://169.254.169.254/latest/meta-data", "http://gateway:8080/", "http://metadata.google.internal/",
@@ -67,12 +93,15 @@ func TestFromDenialToGrant(t *testing.T) {
 		first.Reason != "grant_denied" || first.LastSeen.Before(first.FirstSeen) || time.Since(first.FirstSeen) > time.Minute {
 		t.Errorf("got %+v as the least recent, want 2 refusals of p, just now", first)
 	}
+}
 
-	// 127.0.0.0/8 is opened in this rig, nothing else internal is.
+// 127.0.0.0/8 is opened in this rig, nothing else internal is.
+func proposalOpensWhatCanBeOpened(t *testing.T, r *rig, c net.Conn, url, port string) {
+	t.Helper()
 	proposal := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p", ""))
 	granted, left, _ := strings.Cut(proposal, `,"left_out":`)
 	if want := fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1","x.localhost"],"allowed_ports":[%s]`, port); granted != want {
-		t.Fatalf("%s, want %s", proposal, want)
+		t.Fatalf("got the proposal %s, want %s", proposal, want)
 	}
 	for _, want := range []string{
 		`"host":"gateway","port":8080,"method":"GET","why":"one of Rumi's own services: never reached"}`,
@@ -81,7 +110,7 @@ func TestFromDenialToGrant(t *testing.T) {
 		`"host":"numeric form of 127.0.0.1","port":80,"method":"GET","why":"not a host that a grant can name"}`,
 	} {
 		if !strings.Contains(left, want) {
-			t.Errorf("left out %s, want %s in it", left, want)
+			t.Errorf("got %s left out, want %s in it", left, want)
 		}
 	}
 	r.mustCall("POST", "/api/network/grant", proposal)
@@ -90,10 +119,13 @@ func TestFromDenialToGrant(t *testing.T) {
 	}
 	later := time.Now().Add(time.Second).UTC().Format(time.RFC3339)
 	if got := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p&since="+later, "")); got != granted+"}" {
-		t.Errorf("with nothing refused since: %s, want what is granted", got)
+		t.Errorf("got %s with nothing refused since, want what is granted", got)
 	}
+}
 
-	// What rules refuse is opened path by path.
+// What rules refuse is opened path by path.
+func rulesAreOpenedPathByPath(t *testing.T, r *rig, c net.Conn, url, port string) {
+	t.Helper()
 	r.mustCall("POST", "/api/network/grant", fmt.Sprintf(`{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[%s],"rules":[{"path_prefixes":["/v1"]}]}`, port))
 	if a := r.ask(c, url+"/v2/x?token=secret"); a.ErrorType != "grant_denied" {
 		t.Errorf("got %+v, want grant_denied by the path rules", a)
@@ -101,7 +133,7 @@ func TestFromDenialToGrant(t *testing.T) {
 	if answer := r.mustCall("GET", "/api/network/denials", ""); !strings.Contains(answer, `"path":"/v2/x","reason":"rule_denied"`) || strings.Contains(answer, "secret") {
 		t.Errorf("got %s, want /v2/x refused by rules, without the query", answer)
 	}
-	proposal = data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p", ""))
+	proposal := data(t, r.mustCall("GET", "/api/network/proposal?pack_id=p", ""))
 	if !strings.Contains(proposal, `{"domains":["127.0.0.1"],"methods":["GET"],"path_prefixes":["/v2/x"]}`) {
 		t.Errorf("got %s, want a rule for GET and /v2/x in it", proposal)
 	}
@@ -109,8 +141,11 @@ func TestFromDenialToGrant(t *testing.T) {
 	if a := r.ask(c, url+"/v2/x"); !a.Success {
 		t.Errorf("got %+v under the proposed grant, want success", a)
 	}
+}
 
-	// A segment that looks like a credential is told nowhere, and stands in no proposal.
+// A segment that looks like a credential is shown nowhere, and is in no proposal.
+func tokensAreMasked(t *testing.T, r *rig, c net.Conn, url string) {
+	t.Helper()
 	const token = "bot123456789:AAH-canary-Zx81kQ"
 	if a := r.ask(c, url+"/"+token+"/send"); a.ErrorType != "grant_denied" {
 		t.Errorf("got %+v, want grant_denied by the path rules", a)
@@ -123,8 +158,11 @@ func TestFromDenialToGrant(t *testing.T) {
 	if answer := r.mustCall("GET", "/api/network/denials", ""); !strings.Contains(answer, `"path":"/***/send"`) {
 		t.Errorf("got %s, want the path without the token", answer)
 	}
+}
 
-	// A restart forgets nothing; a removal does.
+// A restart loses no denials; the removal of the pack deletes them.
+func denialsOutliveARestart(t *testing.T, r *rig, c net.Conn) {
+	t.Helper()
 	r.ask(c, "http://last.example.com/")
 	if err := r.proxy.Stop(); err != nil {
 		t.Fatal(err)
@@ -132,29 +170,13 @@ func TestFromDenialToGrant(t *testing.T) {
 	r.start()
 	r.dial("p")
 	if answer := r.mustCall("GET", "/api/network/denials?pack_id=p", ""); !strings.Contains(answer, `"count":11`) || !strings.Contains(answer, "last.example.com") {
-		t.Errorf("after a restart %s", answer)
+		t.Errorf("got %s after a restart, want all denials of before", answer)
 	}
 	if _, err := api.NewClient(r.suite.Peer("pack-registry", "egress-proxy")).Remove(t.Context(), "p"); err != nil {
 		t.Fatal(err)
 	}
 	if got := data(t, r.mustCall("GET", "/api/network/denials?pack_id=p", "")); got != `{"denials":[],"count":0}` {
-		t.Errorf("of a removed pack %s", got)
-	}
-
-	for _, tt := range []struct {
-		path   string
-		status int
-		text   string
-	}{
-		{"proposal", 400, "Missing pack_id"},
-		{"proposal?pack_id=../x", 400, "Invalid pack_id"},
-		{"proposal?pack_id=never", 404, "Pack not found"},
-		{"proposal?pack_id=p&since=yesterday", 400, "Invalid since"},
-		{"denials?pack_id=../x", 400, "Invalid pack_id"},
-	} {
-		if status, body := r.call("GET", "/api/network/"+tt.path, ""); status != tt.status || !strings.Contains(body, tt.text) {
-			t.Errorf("%s: %d %s", tt.path, status, body)
-		}
+		t.Errorf("got %s of a removed pack, want no denials", got)
 	}
 }
 

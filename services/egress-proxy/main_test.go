@@ -307,7 +307,7 @@ func TestRevokeCuts(t *testing.T) {
 	c := r.dial("p")
 	steps := []struct {
 		name   string
-		shrink func()
+		narrow func()
 		text   string
 	}{
 		{"revoke", func() { r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`) }, "Network access denied: Network grant was changed during the request"},
@@ -321,7 +321,7 @@ func TestRevokeCuts(t *testing.T) {
 		done := make(chan answer, 1)
 		go func() { a, _ := ask(c, fmt.Sprintf(`{"url":"%s/wait"}`, url)); done <- a }()
 		<-entered
-		step.shrink()
+		step.narrow()
 		select {
 		case a := <-done:
 			if a.ErrorType != "grant_denied" || a.Error != step.text {

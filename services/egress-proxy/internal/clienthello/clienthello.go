@@ -90,7 +90,7 @@ func appendFrom(dst []byte, r io.Reader, n int) ([]byte, error) {
 	start := len(dst)
 	dst = append(dst, make([]byte, n)...)
 	m, err := io.ReadFull(r, dst[start:])
-	if err == io.EOF && start > 0 {
+	if errors.Is(err, io.EOF) && start > 0 {
 		err = io.ErrUnexpectedEOF
 	}
 	return dst[:start+m], err

@@ -281,7 +281,7 @@ func exchange(ctx context.Context, network, server string, q question, edns bool
 			return nil, 0, err
 		}
 		addrs, ttl, err := parse(answer, id, q)
-		if err == errTruncated {
+		if errors.Is(err, errTruncated) {
 			err = errMalformed
 		}
 		return addrs, ttl, err
@@ -296,7 +296,7 @@ func exchange(ctx context.Context, network, server string, q question, edns bool
 			return nil, 0, err
 		}
 		addrs, ttl, err := parse(buf[:n], id, q)
-		if err != errForeign {
+		if !errors.Is(err, errForeign) {
 			return addrs, ttl, err
 		}
 	}

@@ -133,7 +133,7 @@ func readAnswers(p *dnsmessage.Parser, kind dnsmessage.Type) (*records, error) {
 	r := &records{map[string]alias{}, map[string][]netip.Addr{}, map[string]time.Duration{}}
 	for n := 0; ; n++ {
 		h, err := p.AnswerHeader()
-		if err == dnsmessage.ErrSectionDone {
+		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			return r, nil
 		}
 		if err != nil || n >= maxRecords || r.read(p, h, kind) != nil {
