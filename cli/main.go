@@ -1,4 +1,5 @@
-// Command rumi sets up a Rumi installation.
+// Command rumi sets up a Rumi installation. `rumi init` prepares a Rumi home before the services start, and `rumi reconcile` corrects
+// what changes while they run; both need root, and are services of docker-compose.yml. What they do is in internal/setup.
 package main
 
 import (
@@ -14,13 +15,13 @@ import (
 	"github.com/rumi-ai/rumi/cli/internal/setup"
 )
 
-// commands are what `rumi` can do, a field each.
+// commands are the subcommands of `rumi`.
 type commands struct {
 	Init      initCommand      `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
 	Reconcile reconcileCommand `cmd:"" help:"Keep right what changes while the suite runs: the folders of sockets, as after a reboot, and the API token that the gateway sees. Needs root. Runs until it is stopped."`
 }
 
-// homeFlags say which home it is and whom it is prepared for.
+// homeFlags are the flags of both subcommands: the home, and the users and groups it is prepared for.
 type homeFlags struct {
 	Home              string `help:"The Rumi home: the folder that holds ecosystem/ and user_data/." default:"/rumi" type:"path"`
 	EgressSockets     string `help:"Folder of the egress sockets." default:"/run/rumi/egress/packs" type:"path"`

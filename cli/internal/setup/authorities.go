@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/authorities"
 )
 
-// caDir holds a folder for each setting that names certificate authorities, each seen by the services that use it.
+// caDir holds a folder for each setting that names certificate authorities. Each is mounted by the services that use it.
 const caDir = "ca"
 
 // Authorities is a setting that names a file of certificate authorities.
@@ -24,10 +24,10 @@ type Authorities struct {
 	Name    string // of the folder in settings/ca that gets a copy
 }
 
-// authorities copies the operator's certificate authorities to where the services see them, in a folder: a file that is
-// mounted singly would stay the old one when it is replaced. A file that can't be used leaves the copy from before in force,
-// with the reason beside it, which the services' readiness tells. Without such a copy it is an error.
-func (cfg Config) authorities(settings string, log *slog.Logger) error {
+// copyAuthorities copies the operator's certificate authorities into folders that the services mount. (Were the file mounted by itself,
+// the services would keep the old one when the operator replaces it.) If the file can't be used, the copy from before stays in
+// force, and the reason is written beside it, for the services' readiness to show. Without a copy from before it is an error.
+func (cfg Config) copyAuthorities(settings string, log *slog.Logger) error {
 	var problems []error
 	for _, a := range cfg.Authorities {
 		dir := filepath.Join(settings, caDir, a.Name)

@@ -13,17 +13,17 @@ import (
 	"github.com/rumi-ai/rumi/libs/acl"
 )
 
-// folder is one folder with the owner and mode it must have.
+// folder is a folder, and the owner, mode and access control lists that it must have.
 type folder struct {
 	path     string // relative to the root it is made in
 	uid, gid int
 	mode     uint32    // permission bits with set-group-id, as chmod(2) takes them
-	access   *acl.List // nil for none beyond the mode
-	inherit  *acl.List // what is made in it starts with; nil for nothing special
+	access   *acl.List // its access control list; nil leaves it
+	inherit  *acl.List // its default list: what files and folders made in it start with; nil leaves it
 }
 
-// ensure makes the folder where it is missing and mends its owner, mode and lists where they differ. It follows no link
-// and leaves alone what lies in the folder. Where the file system keeps no access control lists it says so and goes on.
+// ensure makes the folder if it is missing, and corrects its owner, mode and lists where they differ. It follows no link and changes
+// nothing inside the folder. On a file system without access control lists it logs that and goes on.
 func (d folder) ensure(root *os.Root, log *slog.Logger) error {
 	made := true
 	if err := root.Mkdir(d.path, 0o700); errors.Is(err, fs.ErrExist) {
@@ -57,6 +57,7 @@ func (d folder) ensure(root *os.Root, log *slog.Logger) error {
 	return nil
 }
 
+// mend corrects owner, lists and mode of the open folder.
 func (d folder) mend(f *os.File, log *slog.Logger) (mended bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -71,18 +72,18 @@ func (d folder) mend(f *os.File, log *slog.Logger) (mended bool, err error) {
 	if d.inherit != nil {
 		changed, err := acl.SetDefault(f, *d.inherit)
 		mended = mended || changed
-		if err := tolerate(err, log); err != nil {
+		if err := allowUnsupported(err, log); err != nil {
 			return false, err
 		}
 	}
 	if d.access != nil {
 		changed, err := acl.SetAccess(f, *d.access)
 		mended = mended || changed
-		if err := tolerate(err, log); err != nil {
+		if err := allowUnsupported(err, log); err != nil {
 			return false, err
 		}
 	}
-	// Last, because a new list has changed the mode bits.
+	// The mode comes last, because setting a list changes the mode's group bits.
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return false, fmt.Errorf("inspect %s: %w", f.Name(), err)
 	}
@@ -95,7 +96,8 @@ func (d folder) mend(f *os.File, log *slog.Logger) (mended bool, err error) {
 	return mended, nil
 }
 
-func tolerate(err error, log *slog.Logger) error {
+// allowUnsupported logs that the file system has no access control lists, instead of failing.
+func allowUnsupported(err error, log *slog.Logger) error {
 	if errors.Is(err, acl.ErrUnsupported) {
 		log.Warn("access control list not set; files that the operator copies in under a strict umask may have to be "+
 			"opened to the group by hand", "error", err.Error())

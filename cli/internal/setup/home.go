@@ -12,10 +12,10 @@ import (
 	"github.com/rumi-ai/rumi/libs/identity"
 )
 
-// homeID reads the id of the home, or makes it where the home has none. Containers, socket folders and certificates are
-// known by it, so that one that was lost is restored from the copies of the services; it is made anew only where nothing
-// bears one yet.
-func (cfg Config) homeID(settings string, gid int, log *slog.Logger) (string, error) {
+// ensureHomeID reads the id of the home, or makes one. Containers, socket folders and certificates bear the id, and a new one would
+// make them a stranger's. So an id that was lost is restored from the services' copies, and a new one is made only where no
+// service has a copy yet.
+func (cfg Config) ensureHomeID(settings string, gid int, log *slog.Logger) (string, error) {
 	path := filepath.Join(settings, identity.HomeFile)
 	home, err := identity.ReadHome(path)
 	if err == nil {

@@ -15,13 +15,15 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
-// reconcileEvery is how soon a change is answered: a replaced API token is good after a second at most.
-const reconcileEvery = 500 * time.Millisecond
+// reconcileInterval is how often everything is checked. The guide promises that a replaced API token is valid within a second.
+const reconcileInterval = 500 * time.Millisecond
 
-// Reconcile keeps right, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and
-// the engine makes anew as root's, and the services' names of the API token and of the key of the secrets. It makes nothing that Run would have to make
-// first, and holds the socket folders' marks, so that no other home takes them over. What can't be mended is logged once
-// and tried again. It ends with a LostError where a folder was replaced under its mount: a restart mounts the new one.
+// Reconcile corrects, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and the engine
+// makes anew as root's, and the links through which services see the API token and the key of the secrets. It makes neither home
+// id nor token nor key; Run does. It holds the locks of the socket folders' marks, so that no other home takes them over.
+//
+// A failure is logged once and tried again. If a folder was replaced on the host under its mount, a *mounts.LostError is returned:
+// a restart mounts the new one.
 func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	settings := filepath.Join(cfg.Home, "user_data/settings")
 	var st unix.Stat_t // its group is the operator's
@@ -39,7 +41,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	owners := []*uds.Owner{uds.NewOwner(cfg.EgressSockets, home), uds.NewOwner(cfg.CapabilitySockets, home)}
 	steps := map[string]func() error{
 		"socket folders": func() error {
-			if err := cfg.socketFolders(home, log); err != nil {
+			if err := cfg.ensureSocketFolders(home, log); err != nil {
 				return err
 			}
 			for _, o := range owners {
@@ -53,7 +55,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
 	}
 	failed := map[string]string{}
-	err = periodic.RunErr(ctx, reconcileEvery, func(context.Context) error {
+	err = periodic.RunErr(ctx, reconcileInterval, func(context.Context) error {
 		switch lost, err := mounted.Folders(); {
 		case err != nil:
 			return err

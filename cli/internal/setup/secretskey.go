@@ -15,18 +15,18 @@ import (
 	"github.com/rumi-ai/rumi/libs/keyset"
 )
 
-// keyName is the file of the key of the secrets: in the settings, where operators back it up and replace it, and in the
-// folder of the settings that the service secrets sees.
+// keyName is the file of the key of the secrets. It has two names (hard links): in the settings, where the operator backs it up and
+// replaces it, and in secretsDir below them, which the service secrets mounts.
 const (
 	keyName    = "secrets_key"
 	keyMode    = 0o600
 	secretsDir = "secrets"
 )
 
-// secretsKey makes the key of the secrets in a home that has no secrets yet. A key that is missing is restored from the
-// service's name of it. Where that is gone, too, none is made while there are secrets: they could never be read, and the
-// operator may have a backup. The other services start nevertheless.
-func (cfg Config) secretsKey(settings string, log *slog.Logger) error {
+// ensureSecretsKey makes the key of the secrets in a home without secrets. A missing key is restored from the service's link to it. If
+// that is gone, too, and there are secrets, no key is made: with a new one they could never be read, and the operator may have a
+// backup. This is logged, not an error, so that the other services start nevertheless.
+func (cfg Config) ensureSecretsKey(settings string, log *slog.Logger) error {
 	path, shared := filepath.Join(settings, keyName), filepath.Join(settings, secretsDir, keyName)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		_, lost := keyset.Load(shared)
@@ -57,12 +57,12 @@ func (cfg Config) secretsKey(settings string, log *slog.Logger) error {
 	return nil
 }
 
-// shareKey gives the service secrets the operator's key, as shareToken gives the gateway the token. A file that holds no key
-// is not shared. A key that another has replaced is kept beside it, since secrets may have been encrypted with it.
+// shareKey links the operator's key into the folder of the service secrets, as shareToken links the token. A file that holds no key is
+// not linked. If the key was replaced, the old one is kept beside it: secrets may have been encrypted with it.
 func (cfg Config) shareKey(settings string, log *slog.Logger) error {
 	path, shared := filepath.Join(settings, keyName), filepath.Join(settings, secretsDir, keyName)
-	if err := cfg.ownFile(path, ownedFile{what: "key of the secrets", mode: keyMode, gid: cfg.GID}, log); errors.Is(err, fs.ErrNotExist) {
-		return nil // the service says that it is missing
+	if err := cfg.correctOwner(path, fileOwner{what: "key of the secrets", mode: keyMode, gid: cfg.GID}, log); errors.Is(err, fs.ErrNotExist) {
+		return nil // the service's readiness says that it is missing
 	} else if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (cfg Config) shareKey(settings string, log *slog.Logger) error {
 	if _, err := keyset.Load(path); err != nil {
 		return err
 	}
-	if err := keepKey(path, shared, log); err != nil {
+	if err := keepReplacedKey(path, shared, log); err != nil {
 		return fmt.Errorf("keep the key that was replaced: %w", err)
 	}
 	if err := shareFile(path, shared); err != nil {
@@ -82,8 +82,8 @@ func (cfg Config) shareKey(settings string, log *slog.Logger) error {
 	return nil
 }
 
-// keepKey gives the key that the service had until now a name beside the operator's, unless it is the same.
-func keepKey(path, shared string, log *slog.Logger) error {
+// keepReplacedKey links the key that the service has had until now to a name beside the operator's key, unless both are equal.
+func keepReplacedKey(path, shared string, log *slog.Logger) error {
 	old, err := os.ReadFile(shared)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -105,15 +105,16 @@ func keepKey(path, shared string, log *slog.Logger) error {
 	return nil
 }
 
-// ownedFile says how a file of the settings must be.
-type ownedFile struct {
+// fileOwner is the group and mode that a file of the settings must have.
+type fileOwner struct {
 	what string // for messages
 	mode uint32
 	gid  int
 }
 
-// ownFile mends owner and mode of a regular file that the operator may have replaced. fs.ErrNotExist where there is none.
-func (cfg Config) ownFile(path string, want ownedFile, log *slog.Logger) error {
+// correctOwner corrects owner and mode of a regular file that the operator may have replaced. errors.Is(err, fs.ErrNotExist) if there
+// is no file.
+func (cfg Config) correctOwner(path string, want fileOwner, log *slog.Logger) error {
 	var st unix.Stat_t
 	switch err := unix.Lstat(path, &st); {
 	case err != nil:
@@ -135,6 +136,7 @@ func (cfg Config) ownFile(path string, want ownedFile, log *slog.Logger) error {
 	return nil
 }
 
+// sameFile says whether both paths are names of one file.
 func sameFile(a, b string) bool {
 	first, err := os.Lstat(a)
 	if err != nil {

@@ -13,13 +13,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/spelling"
 )
 
-// setting is a variable of ours in the compose file. That file passes on every setting there is, so that it is the list of
-// those that are known.
+// setting is the name of a variable of Rumi. The compose file passes on every setting that exists, so it serves as their list.
 var setting = regexp.MustCompile(`RUMI_[A-Z0-9_]+`)
 
-// CheckSettings refuses variables of ours ("NAME=value" entries) that neither the compose file knows nor the operator's files
-// beside it: those that compose reads by itself and those that COMPOSE_FILE in the environment names. Compose passes on known
-// names only: a misspelt limit would silently be no limit.
+// CheckSettings refuses variables of Rumi in environ ("NAME=value") that are neither in the compose file nor in the operator's files
+// beside it: those that compose reads by itself and those that COMPOSE_FILE in the environment names. Without the check a misspelt
+// limit would silently be no limit, because compose passes on known names only.
 func CheckSettings(composeFile string, environ []string) error {
 	compose, err := os.ReadFile(composeFile)
 	if err != nil {
@@ -43,8 +42,8 @@ func CheckSettings(composeFile string, environ []string) error {
 	return errors.Join(problems...)
 }
 
-// overrides are the files that the operator may have put over the compose file. A path in COMPOSE_FILE that leads out of the
-// folder is left out: it names a place on the host.
+// overrides returns the paths of files with which the operator may have extended the compose file. A path in COMPOSE_FILE that leads
+// out of the folder is left out: it is one of the host, which this container doesn't see.
 func overrides(dir string, environ []string) (paths []string) {
 	names := []string{"docker-compose.override.yml", "docker-compose.override.yaml", "compose.override.yml", "compose.override.yaml"}
 	for _, entry := range environ {

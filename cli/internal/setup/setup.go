@@ -1,8 +1,13 @@
-// Package setup prepares a Rumi home: its folders with their owners and modes, the API token, the key of the secrets, the
-// home id, and the certificates by which services know each other.
+// Package setup is what the commands `rumi init` (Run) and `rumi reconcile` (Reconcile) do. It prepares a Rumi home: folders with
+// owners and modes, the API token, the key of the secrets, the home id, and the certificates by which services know each other.
 //
-// It may run on a live home at any time: what is there stays as it is, but for owners and modes of the folders themselves,
-// modes in packs and in services' folders that keep out whom they are for, and certificates that near their end.
+// It is the only part of Rumi that runs as root, and it does so in folders where packs and the operator's programs write. So it
+// follows no link there, and never removes or replaces a file that it didn't make.
+//
+// Run may be repeated at any time, also while the suite runs: existing files stay as they are, except for owners and modes of
+// folders, modes in packs and in services' folders that keep out their users, and certificates that end soon.
+//
+// Read setup.go first (Run lists the steps, in order), then the file of each step; reconcile.go last.
 package setup
 
 import (
@@ -21,26 +26,26 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// Services are those that get a certificate.
+// Services are the names of the services; each gets a certificate.
 var Services = roster.Names()
 
-// stateful are the services with a database, each in a folder that no other service sees.
+// stateful are the services with a database. Each has it in a folder that no other service mounts.
 var stateful = roster.Where(func(s roster.Service) bool { return s.Stateful })
 
-// handlerUID is what runs in containers: nobody.
+// handlerUID is the user that handlers run as in their containers: nobody.
 const handlerUID = 65534
 
 // Config says what to prepare and for whom.
 type Config struct {
-	Home              string // the Rumi home: the folder that holds ecosystem/ and user_data/
-	EgressSockets     string // the folder of the egress sockets
-	CapabilitySockets string // the folder of the capability sockets
-	UID, GID          int    // what the services run as
-	EgressGID         int    // the group of the egress sockets
-	CapabilityGID     int    // the group of the capability sockets
-	Authorities       []Authorities
-	RunDir            string // how the operator names the folder above both socket folders, for messages
-	Now               time.Time
+	Home              string        // the Rumi home: the folder that holds ecosystem/ and user_data/
+	EgressSockets     string        // the folder of the egress sockets
+	CapabilitySockets string        // the folder of the capability sockets
+	UID, GID          int           // user and group that the services run as
+	EgressGID         int           // the group of the egress sockets
+	CapabilityGID     int           // the group of the capability sockets
+	Authorities       []Authorities // the operator's own certificate authorities
+	RunDir            string        // how the operator names the folder above both socket folders, for messages
+	Now               time.Time     // decides whether certificates are renewed
 }
 
 // Run prepares everything. It needs to be root, or to have CHOWN, DAC_OVERRIDE, FOWNER and FSETID.
@@ -61,35 +66,36 @@ func Run(cfg Config, log *slog.Logger) error {
 	}
 	cfg.mendModes(home, log)
 	settings := filepath.Join(cfg.Home, "user_data/settings")
-	if err := cfg.token(settings, int(operator.Gid), log); err != nil {
+	if err := cfg.ensureToken(settings, int(operator.Gid), log); err != nil {
 		return err
 	}
-	if err := cfg.secretsKey(settings, log); err != nil {
+	if err := cfg.ensureSecretsKey(settings, log); err != nil {
 		return err
 	}
-	if err := cfg.authorities(settings, log); err != nil {
+	if err := cfg.copyAuthorities(settings, log); err != nil {
 		return err
 	}
-	id, err := cfg.homeID(settings, int(operator.Gid), log)
+	id, err := cfg.ensureHomeID(settings, int(operator.Gid), log)
 	if err != nil {
 		return err
 	}
-	if err := cfg.identities(filepath.Join(settings, "identity"), id, log); err != nil {
+	if err := cfg.issueCertificates(filepath.Join(settings, "identity"), id, log); err != nil {
 		return err
 	}
-	return cfg.socketFolders(id, log)
+	return cfg.ensureSocketFolders(id, log)
 }
 
 // homeFolders lists the folders of the home, parents first.
 //
-// The operator owns ecosystem/, what is to be imported and what handlers may be shown; the services own the rest, in the
-// operator's group, so that the operator reads it without being root.
+// The operator owns ecosystem/, user_data/import and user_data/shared. The services own the rest, in the operator's group, so that
+// the operator can read it without being root.
 func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 	shared := acl.List{Owner: 7, Group: 7, Other: 5, Groups: map[int]uint16{cfg.GID: 7}}
 	if operatorUID != 0 {
 		shared.Users = map[int]uint16{operatorUID: 7} // the operator may edit what a service has put there
 	}
-	// What handlers see of it is mounted; who else runs as nobody gets no further than this folder.
+	// Parts of user_data/shared are mounted into handlers' containers, which run as nobody. The folder itself is closed to nobody, so
+	// that no other process of that user on the host gets in; what is made in it is open to nobody.
 	granted := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 7}}
 	grantedIn := acl.List{Owner: 7, Group: 7, Users: map[int]uint16{handlerUID: 7}, Groups: map[int]uint16{cfg.GID: 7}}
 	if operatorUID != 0 {
@@ -97,48 +103,48 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 	}
 	imported := acl.List{Owner: 7, Group: 7, Groups: map[int]uint16{cfg.GID: 5}}
 
-	own := func(path string) folder {
+	serviceFolder := func(path string) folder {
 		return folder{path: "user_data" + path, uid: cfg.UID, gid: operatorGID, mode: 0o2750}
 	}
 	all := []folder{
 		{path: "ecosystem", uid: operatorUID, gid: cfg.GID, mode: 0o2775, inherit: &shared},
-		own(""),
-		own("/approved"),
-		own("/audit"),
-		own("/capabilities"),
-		own("/capabilities/handlers"),
-		own("/capabilities/trees"),
+		serviceFolder(""),
+		serviceFolder("/approved"),
+		serviceFolder("/audit"),
+		serviceFolder("/capabilities"),
+		serviceFolder("/capabilities/handlers"),
+		serviceFolder("/capabilities/trees"),
 		{path: "user_data/import", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &imported, inherit: &imported},
-		own("/pack_backups"),
-		own("/pack_staging"),
-		own("/packs"),
-		own("/pending"),
-		own("/pip"),
+		serviceFolder("/pack_backups"),
+		serviceFolder("/pack_staging"),
+		serviceFolder("/packs"),
+		serviceFolder("/pending"),
+		serviceFolder("/pip"),
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
-		own("/settings"),
-		own("/settings/gateway"), // all of the settings that the gateway sees, beside its identity
-		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // all that the service secrets sees of them, beside its identity
-		own("/settings/" + caDir),
+		serviceFolder("/settings"),
+		serviceFolder("/settings/gateway"), // with the gateway's identity all that it mounts of the settings
+		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // the same for the service secrets
+		serviceFolder("/settings/" + caDir),
 		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		{path: "user_data/settings/" + caDir + "/pip", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
-		own("/settings/identity"),
+		serviceFolder("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
-		own("/state"),
+		serviceFolder("/state"),
 	}
 	for _, name := range Services {
 		all = append(all, folder{path: "user_data/settings/identity/" + name, uid: cfg.UID, gid: cfg.GID, mode: 0o700})
 	}
 	for _, name := range stateful {
-		all = append(all, own("/state/"+name))
+		all = append(all, serviceFolder("/state/"+name))
 	}
 	return all
 }
 
-// identities makes the authority and each service's certificate, and renews those that near their end. The authority's
-// key stays in a folder that no service mounts.
-func (cfg Config) identities(dir, home string, log *slog.Logger) error {
-	authority, err := cfg.authority(dir, home, log)
+// issueCertificates issues each service's certificate where it is missing or ends soon, by the home's authority, which it makes where
+// there is none. The authority's key stays in a folder that no service mounts: no service can issue itself another name.
+func (cfg Config) issueCertificates(dir, home string, log *slog.Logger) error {
+	authority, err := cfg.loadOrMakeAuthority(dir, home, log)
 	if err != nil || authority == nil {
 		return err
 	}
@@ -152,7 +158,7 @@ func (cfg Config) identities(dir, home string, log *slog.Logger) error {
 			log.Info("certificate issued", "service", name)
 		}
 		for _, file := range []string{identity.CAFile, identity.CertFile, identity.KeyFile, identity.HomeFile} {
-			if err := give(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
+			if err := chown(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
 				return err
 			}
 		}
@@ -160,10 +166,11 @@ func (cfg Config) identities(dir, home string, log *slog.Logger) error {
 	return nil
 }
 
-// authority reads the certificate authority, or makes it where there is none. One that can't be read is made anew where no
-// service has a certificate yet, such as after a first start that was cut off. Where all have theirs, these stay good and
-// nothing is issued: authority is nil. Otherwise it is an error, since a second authority would part the services that run.
-func (cfg Config) authority(dir, home string, log *slog.Logger) (*identity.Authority, error) {
+// loadOrMakeAuthority reads the certificate authority, or makes one where there is none. For one that can't be read it depends:
+//   - no service has a certificate yet, as after a first start that was interrupted: a new one is made;
+//   - all services have certificates: these stay valid, nothing is issued, and the result is nil;
+//   - otherwise it is an error: services with certificates of two authorities wouldn't trust each other.
+func (cfg Config) loadOrMakeAuthority(dir, home string, log *slog.Logger) (*identity.Authority, error) {
 	path := filepath.Join(dir, "authority")
 	authority, err := identity.LoadAuthority(path)
 	if err == nil {
@@ -201,7 +208,7 @@ func (cfg Config) authority(dir, home string, log *slog.Logger) (*identity.Autho
 	return authority, nil
 }
 
-// setAside renames files that can't be used, those that are there.
+// setAside renames files that can't be used, as far as they exist, to NAME.unreadable.
 func setAside(paths ...string) error {
 	for _, path := range paths {
 		if err := os.Rename(path, path+".unreadable"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -211,9 +218,9 @@ func setAside(paths ...string) error {
 	return nil
 }
 
-// give changes the owner of a file that a library made as root, unless it is right: an earlier run may have ended between
-// the two.
-func give(path string, uid, gid int) error {
+// chown changes the owner of a file that a library made as root, unless it is right already. It is done for existing files, too: an
+// earlier run may have been interrupted between the two.
+func chown(path string, uid, gid int) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return fmt.Errorf("inspect %s: %w", path, err)

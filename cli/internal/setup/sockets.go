@@ -14,12 +14,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
-// asidePrefix and a home id name the folder in which a home's sockets lie while another home has the socket folder.
+// asidePrefix + home id is the folder that holds a home's sockets while the socket folder belongs to another home.
 const asidePrefix = ".home-"
 
-// socketFolders prepares the two folders that hold a folder a pack, and marks them as the home's. Anyone may list them, as
-// the guide does; what lies in them is open to the sockets' group only.
-func (cfg Config) socketFolders(home string, log *slog.Logger) error {
+// ensureSocketFolders makes the two folders of sockets, which hold a folder for each pack, and marks them as the home's. Everybody may
+// list them, as the guide does; the folders in them are open to the sockets' group only.
+func (cfg Config) ensureSocketFolders(home string, log *slog.Logger) error {
 	for _, d := range []folder{
 		{path: cfg.EgressSockets, uid: cfg.UID, gid: cfg.EgressGID, mode: 0o755},
 		{path: cfg.CapabilitySockets, uid: cfg.UID, gid: cfg.CapabilityGID, mode: 0o755},
@@ -28,7 +28,8 @@ func (cfg Config) socketFolders(home string, log *slog.Logger) error {
 		if err := os.MkdirAll(parent, 0o755); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
-		// Whose folder it is comes first: the owner and mode of another home's are left alone.
+		// Claimed before ensure changes anything: owner and mode of another home's folder must stay. Claimed again below, for a
+		// folder that ensure has made.
 		if info, err := os.Lstat(d.path); err == nil && info.IsDir() {
 			if err := cfg.claim(d.path, home, log); err != nil {
 				return err
@@ -52,8 +53,9 @@ func (cfg Config) socketFolders(home string, log *slog.Logger) error {
 	return nil
 }
 
-// claim marks dir as the home's. Another home's folder is taken over only while no suite uses it; what lies in it is put
-// aside, not removed, since containers of that home may still have it mounted, and comes back with that home.
+// claim marks dir as the home's. A folder of another home is taken over only while no suite uses it. Its contents are moved aside, not
+// removed, because containers of that home may still have them mounted; they are moved back when that home claims the folder
+// again.
 func (cfg Config) claim(dir, home string, log *slog.Logger) error {
 	inits, err := os.Open(dir)
 	if err != nil {
@@ -91,7 +93,7 @@ func (cfg Config) claim(dir, home string, log *slog.Logger) error {
 	return uds.WriteMark(dir, home)
 }
 
-// swap puts aside what owner has in dir and brings back what home had. It can be repeated where it ended in the middle.
+// swap moves owner's sockets in dir aside and moves home's back. If it was interrupted it can be repeated.
 func swap(dir, owner, home string) error {
 	if filepath.Base(owner) != owner {
 		return fmt.Errorf("%q is no home id", owner)
@@ -103,14 +105,14 @@ func swap(dir, owner, home string) error {
 	if err := moveAll(dir, aside); err != nil {
 		return err
 	}
-	own := filepath.Join(dir, asidePrefix+home)
-	if _, err := os.Lstat(own); errors.Is(err, fs.ErrNotExist) {
+	ours := filepath.Join(dir, asidePrefix+home)
+	if _, err := os.Lstat(ours); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := moveAll(own, dir); err != nil {
+	if err := moveAll(ours, dir); err != nil {
 		return err
 	}
-	return os.Remove(own)
+	return os.Remove(ours)
 }
 
 // moveAll moves the pack folders and locks of one folder to another; hidden names stay.

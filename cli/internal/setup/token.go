@@ -13,16 +13,16 @@ import (
 	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
-// tokenName is the API token's file: in the settings, where operators read and replace it, and in the folder of the
-// settings that the gateway sees.
+// tokenName is the file of the API token. It has two names (hard links): in the settings, where the operator reads and replaces it, and
+// in gatewayDir below them, which the gateway mounts.
 const (
 	tokenName  = "api_token"
 	tokenMode  = 0o640
 	gatewayDir = "gateway"
 )
 
-// token makes the API token where there is none: 256 random bits in hexadecimal, readable by the operator's group.
-func (cfg Config) token(settings string, gid int, log *slog.Logger) error {
+// ensureToken makes the API token if there is none: 256 random bits in hexadecimal, readable by the operator's group.
+func (cfg Config) ensureToken(settings string, gid int, log *slog.Logger) error {
 	path := filepath.Join(settings, tokenName)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		secret := make([]byte, 32)
@@ -35,15 +35,18 @@ func (cfg Config) token(settings string, gid int, log *slog.Logger) error {
 	return cfg.shareToken(settings, gid, log)
 }
 
-// shareToken gives the gateway the API token: a second name (hard link) of the very file, in a folder that the gateway
-// mounts. Written into, the token changes for both. Replaced or removed, the gateway's name is the file's only one: the
-// gateway believes it no more, and shareToken gives it the new file. A file mounted singly would stay the old one. Moved
-// aside, the old file keeps its two names: so where no usable file is in the settings, the gateway's name is taken away.
+// shareToken gives the gateway the API token, by a hard link to the operator's file in a folder that the gateway mounts. (Were the file
+// mounted by itself, the gateway would keep the old one when the operator replaces it.) What the operator may do with the file:
+//   - write into it: the token changes for both;
+//   - replace or remove it: the gateway's link is the old file's only name. The gateway accepts no token from a file with one
+//     name, and shareToken links the new file;
+//   - rename it: the old file keeps both names, and would stay valid. So if no usable file is in the settings, the gateway's link
+//     is removed.
 func (cfg Config) shareToken(settings string, gid int, log *slog.Logger) error {
 	path, shared := filepath.Join(settings, tokenName), filepath.Join(settings, gatewayDir, tokenName)
-	if err := cfg.ownFile(path, ownedFile{what: "API token", mode: tokenMode, gid: gid}, log); err != nil {
+	if err := cfg.correctOwner(path, fileOwner{what: "API token", mode: tokenMode, gid: gid}, log); err != nil {
 		var removed error
-		if !sameFile(path, shared) { // nobody is admitted until there is a token
+		if !sameFile(path, shared) { // the gateway admits nobody until there is a token
 			if removed = os.Remove(shared); errors.Is(removed, fs.ErrNotExist) {
 				removed = nil
 			}
