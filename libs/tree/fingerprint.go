@@ -123,11 +123,3 @@ type noVisitor struct{}
 
 func (noVisitor) Folder(int, *unix.Stat_t) error       { return nil }
 func (noVisitor) File(int, string, *unix.Stat_t) error { return nil }
-
-// Names that approval still uses.
-type Stamp = Fingerprint
-
-var (
-	StampOf   = FingerprintOf
-	StampWith = FingerprintWith
-)

@@ -112,7 +112,7 @@ type Service struct {
 
 // knownDigest says that a folder with this stamp had this digest. While the stamp stays the same the folder isn't read again.
 type knownDigest struct {
-	stamp  tree.Stamp
+	stamp  tree.Fingerprint
 	digest string
 }
 
@@ -490,7 +490,7 @@ func (s *Service) lock(id pack.ID) (unlock func()) {
 }
 
 // remember notes the digest of a folder with that stamp.
-func (s *Service) remember(id pack.ID, stamp tree.Stamp, digest string) {
+func (s *Service) remember(id pack.ID, stamp tree.Fingerprint, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.digests[string(id)] = knownDigest{stamp, digest}

@@ -132,7 +132,7 @@ type recentManifests struct {
 
 type recentManifest struct {
 	id       pack.ID
-	stamp    tree.Stamp
+	stamp    tree.Fingerprint
 	manifest tree.Manifest
 	digest   string
 }
@@ -146,7 +146,7 @@ const (
 func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
 	began := time.Now()
 	changed := &latestChange{}
-	stamp, err := tree.StampWith(ctx, root, changed)
+	stamp, err := tree.FingerprintWith(ctx, root, changed)
 	if err != nil {
 		return tree.Manifest{}, "", err
 	}
@@ -165,7 +165,7 @@ func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Roo
 	s.forget(id)
 	// A manifest is remembered only if nothing changed while it was read, and the last change before is older than mtimeGranularity:
 	// otherwise the next change might leave the stamp as it is.
-	after, err := tree.StampOf(ctx, root)
+	after, err := tree.FingerprintOf(ctx, root)
 	if err == nil && after == stamp && changed.at.Before(began.Add(-mtimeGranularity)) && len(manifest.Entries) <= maxRecentEntries {
 		s.mu.Lock()
 		defer s.mu.Unlock()

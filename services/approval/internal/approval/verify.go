@@ -25,7 +25,7 @@ const (
 	scanConcurrency = 4 // packs that are verified at once
 
 	// mtimeGranularity is how far apart two changes of a file must be for their times to differ: file systems take the time from a clock
-	// that ticks every few milliseconds (see tree.StampOf). A change within it leaves the stamp as it was.
+	// that ticks every few milliseconds (see tree.FingerprintOf). A change within it leaves the stamp as it was.
 	mtimeGranularity = 10 * time.Millisecond
 
 	fenceTimeout   = time.Second            // for the watcher to catch up; it takes microseconds
@@ -312,7 +312,7 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 
 // folderStamp is what the file system says of a pack's folder without its contents being read.
 type folderStamp struct {
-	stamp  tree.Stamp
+	stamp  tree.Fingerprint
 	stable bool // the last change is older than mtimeGranularity, so that any later change gives another stamp
 }
 
@@ -325,7 +325,7 @@ func (s *Service) stamp(ctx context.Context, dir string, scan *watch.Scan) (fold
 	defer root.Close()
 	visitor := &latestChange{next: scan}
 	began := time.Now()
-	stamp, err := tree.StampWith(ctx, root, visitor)
+	stamp, err := tree.FingerprintWith(ctx, root, visitor)
 	return folderStamp{stamp, visitor.at.Before(began.Add(-mtimeGranularity))}, err
 }
 

@@ -70,7 +70,7 @@ func (p *fixture) scan(id, dir string, executable bool) {
 	defer root.Close()
 	p.check(p.Fence(p.t.Context())) // what made the pack is not taken for a change of it
 	scan := p.BeginScan(id, executable)
-	_, err = tree.StampWith(p.t.Context(), root, scan)
+	_, err = tree.FingerprintWith(p.t.Context(), root, scan)
 	p.check(err)
 	scan.Done()
 }
@@ -331,7 +331,7 @@ func TestTenThousandPacks(t *testing.T) {
 		root, err := os.OpenRoot(filepath.Join(p.dir, fmt.Sprintf("p%05d", i)))
 		p.check(err)
 		scan := p.BeginScan(fmt.Sprintf("p%05d", i), i%2 == 0)
-		_, err = tree.StampWith(t.Context(), root, scan)
+		_, err = tree.FingerprintWith(t.Context(), root, scan)
 		p.check(err)
 		scan.Done()
 		root.Close()
