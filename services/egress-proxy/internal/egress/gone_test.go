@@ -60,8 +60,8 @@ func TestServerIsToldWhenTheClientLeaves(t *testing.T) {
 					} else {
 						c.(*net.UnixConn).CloseWrite() // as the relay passes an end on
 					}
-					next(t, left, name+" is told")
-					if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
+					next(t, left, name+": the server's end of it")
+					if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
 						t.Errorf("%s: %+v", name, e)
 					}
 					for _, kind := range []record.Kind{record.KindFrame, record.KindHTTP} {
@@ -115,7 +115,7 @@ func TestStalledUploadEndsWithItsClient(t *testing.T) {
 			})
 		}
 		c.Close()
-		if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
+		if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
 			t.Errorf("%s: %+v", name, e)
 		}
 		server.Close()
@@ -167,7 +167,7 @@ func TestTunnelsEndWithTheirClient(t *testing.T) {
 	for range tunnels {
 		next(t, ended, "the server's connection")
 	}
-	for _, e := range w.settled(tunnels) {
+	for _, e := range w.recorded(tunnels) {
 		if !e.Success || e.Details["bytes_sent"].(int64) == 0 {
 			t.Errorf("entry of a tunnel whose client left: %+v, want success and bytes_sent over 0", e)
 		}

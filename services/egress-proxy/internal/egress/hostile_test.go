@@ -318,12 +318,12 @@ func TestHTTP2ServerOfOneStream(t *testing.T) {
 // A server that says it goes away between two requests costs neither of them.
 func TestHTTP2GoesAwayPolitely(t *testing.T) {
 	w := newWorld(t)
-	told := make(chan struct{}, 1)
+	handlerEnded := make(chan struct{}, 1)
 	_, conns := w.hostileSite("x.example", "93.184.216.34", nil, func(h *hostile, s uint32, path string) error {
 		if err := h.answer(s, true, ":status", "200"); err != nil || path != "/last" {
 			return err
 		}
-		defer func() { told <- struct{}{} }()
+		defer func() { handlerEnded <- struct{}{} }()
 		return h.WriteGoAway(s, http2.ErrCodeNo, nil)
 	})
 	for i, path := range []string{"/", "/last", "/", "/"} {
@@ -331,7 +331,7 @@ func TestHTTP2GoesAwayPolitely(t *testing.T) {
 			t.Errorf("request %d: %s", i, r.errorText())
 		}
 		if path == "/last" {
-			<-told
+			<-handlerEnded
 		}
 	}
 	if n := conns.Load(); n != 2 {

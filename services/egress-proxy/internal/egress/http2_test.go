@@ -219,7 +219,7 @@ func TestCutEndsHTTP2(t *testing.T) {
 		t.Error("the stream ended well")
 	}
 	for range 2 {
-		<-left // the server's handlers are told
+		<-left // the server's handlers see it
 	}
 	<-closed // and the connection doesn't stay
 }

@@ -30,7 +30,7 @@ func TestRedirects(t *testing.T) {
 		}
 		var n int
 		if _, err := fmt.Sscanf(r.URL.Path, "/hops/%d", &n); err == nil && n > 0 {
-			http.Redirect(rw, r, fmt.Sprintf("/hops/%d", n-1), 301)
+			http.Redirect(rw, r, fmt.Sprintf("/hops/%d", n-1), http.StatusMovedPermanently)
 			return
 		}
 		fmt.Fprint(rw, "end")
@@ -107,14 +107,14 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// A redirect may close the gate behind itself: every hop is judged anew, against what then holds.
+// A redirect may close the gate behind itself: every hop is decided on anew, by the permissions of that moment.
 func TestRedirectHopsAreJudgedAnew(t *testing.T) {
 	w := newWorld(t)
 	w.site("a.example", "93.184.216.1", false, func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.grants["p"] = []string{"other.example"}
 		w.mu.Unlock()
-		http.Redirect(rw, r, "/again", 302)
+		http.Redirect(rw, r, "/again", http.StatusFound)
 	})
 	if r := w.ask("GET", "http://a.example/"); r.errorType() != "grant_denied" || *r.Hops != 1 {
 		t.Errorf("%s after %d hops", r.errorType(), *r.Hops)

@@ -38,7 +38,7 @@ func attributes(s sdktrace.ReadOnlySpan) string {
 	var all []string
 	for _, a := range s.Attributes() {
 		if !strings.HasSuffix(string(a.Key), ".size") {
-			all = append(all, fmt.Sprint(a.Key, "=", a.Value.Emit()))
+			all = append(all, fmt.Sprint(a.Key, "=", a.Value.String()))
 		}
 	}
 	return strings.Join(all, " ")
@@ -141,7 +141,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 			}
 			io.Copy(io.Discard, r.Body)
 			conn.Close()
-			if w.settled(map[bool]int{true: 4, false: 2}[strings.Contains(host, "denied")]); about == "not sampled" {
+			if w.recorded(map[bool]int{true: 4, false: 2}[strings.Contains(host, "denied")]); about == "not sampled" {
 				continue
 			}
 			w.continues(about+", as HTTP", c.continues)
@@ -153,7 +153,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
 		t.Fatal(err)
 	}
-	w.settled(1)
+	w.recorded(1)
 	w.continues("twice", false)
 	// A tunnel's span is that of its CONNECT request.
 	conn = dialSocket(t, path)
@@ -161,7 +161,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
 		t.Fatal(err)
 	}
-	w.settled(2)
+	w.recorded(2)
 	w.continues("a tunnel", true)
 }
 

@@ -105,7 +105,7 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 			defer w.mu.Unlock()
 			return len(w.early) == 1
 		})
-		e := w.begun()[0]
+		e := w.recordedEarly()[0]
 		begin, _ = e.Details["request_id"].(string)
 		if e.Phase != "begin" || e.Details["method"] != test.method || e.Details["domain"] != "x.example" || e.Details["allowed"] != true || begin == "" {
 			t.Errorf("%s: %+v", test.method, e)
@@ -114,16 +114,16 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 			w.proxy.recorder.Observe(time.Now())
 			return w.streams(test.kind) == 1 && w.moved() > before
 		})
-		if all := w.begun(); len(all) != 0 {
+		if all := w.recordedEarly(); len(all) != 0 {
 			t.Errorf("%s: a second entry within minutes: %+v", test.method, all)
 		}
 		w.proxy.recorder.Observe(time.Now().Add(record.ProgressEvery))
-		all := w.begun()
+		all := w.recordedEarly()
 		if len(all) != 1 || all[0].Phase != "progress" || all[0].Details["request_id"] != begin || all[0].Details["bytes"].(int64)+all[0].Details["bytes_sent"].(int64) <= 0 {
 			t.Errorf("%s: after some minutes: %+v", test.method, all)
 		}
 		c.Close()
-		last := w.settled(1)[0]
+		last := w.recorded(1)[0]
 		if last.Phase != "end" || last.Details["request_id"] != begin {
 			t.Errorf("%s: at the end: %+v, want request_id %s", test.method, last, begin)
 		}
@@ -157,19 +157,19 @@ func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
 		},
 	} {
 		ask("/")
-		if e := w.settled(1)[0]; e.Phase != "" || len(w.begun()) != 0 {
+		if e := w.recorded(1)[0]; e.Phase != "" || len(w.recordedEarly()) != 0 {
 			t.Errorf("entry of an ordinary request: %+v, want no phase, and no entry before it", e)
 		}
 		go ask("/slow")
 		<-arrived
 		w.proxy.recorder.Observe(time.Now())
-		if all := w.begun(); len(all) != 0 {
+		if all := w.recordedEarly(); len(all) != 0 {
 			t.Errorf("at once: %+v", all)
 		}
 		w.proxy.recorder.Observe(time.Now().Add(record.BeginAfter))
-		all := w.begun()
+		all := w.recordedEarly()
 		release <- struct{}{}
-		e := w.settled(1)[0]
+		e := w.recorded(1)[0]
 		if len(all) != 1 || all[0].Phase != "begin" || e.Phase != "end" || all[0].Details["request_id"] != e.Details["request_id"] {
 			t.Errorf("after a second: %+v, at the end: %+v", all, e)
 		}

@@ -96,7 +96,7 @@ func BenchmarkTunnel(b *testing.B) {
 	}
 }
 
-// BenchmarkPlainRelay is a relay that judges nothing, TCP on both sides.
+// BenchmarkPlainRelay is a relay that decides nothing, with TCP on both sides.
 func BenchmarkPlainRelay(b *testing.B) {
 	c := dialBench(b, "tcp", plainRelay(b, "tcp", sink(b, benchChunk)))
 	greet(b, c, "x.example")

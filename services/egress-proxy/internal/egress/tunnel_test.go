@@ -33,9 +33,9 @@ func TestTunnel(t *testing.T) {
 	if err != nil || string(body) != fmt.Sprint(len(big), " ", string(big)) {
 		t.Errorf("%d bytes, %v", len(body), err)
 	}
-	w.settled(0)
+	w.recorded(0)
 	c.CloseIdleConnections()
-	e := w.settled(1)[0]
+	e := w.recorded(1)[0]
 	received, _ := e.Details["bytes"].(int64)
 	sent, _ := e.Details["bytes_sent"].(int64)
 	if !e.Success || e.Details["method"] != "CONNECT" || e.Details["url"] != "https://x.example" || received < int64(len(big)) || sent < int64(len(big)) {
@@ -108,7 +108,7 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 		conn := connect(t, path, c.to)
 		w.contacts()
 		c.speak(conn)
-		if entries := w.settled(2); entries[0].Category != audit.Security || entries[0].Details["blocked_reason"] != c.reason || entries[1].Details["allowed"] != false {
+		if entries := w.recorded(2); entries[0].Category != audit.Security || entries[0].Details["blocked_reason"] != c.reason || entries[1].Details["allowed"] != false {
 			t.Errorf("%s: %+v", name, entries)
 		}
 		conn.Close()
@@ -122,11 +122,11 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 	if err := tls.Client(conn, &tls.Config{ServerName: "evil.example"}).Handshake(); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("the client sees %v", err)
 	}
-	w.settled(2)
+	w.recorded(2)
 	// A client that goes away without a word was not refused anything.
 	conn = connect(t, path, "x.example:443")
 	conn.Close()
-	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
+	if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
 		t.Errorf("entry: %+v, want error_type client_closed", e)
 	}
 	// The name is compared in its one form.
@@ -136,7 +136,7 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 		t.Error(err)
 	}
 	conn.Close()
-	w.settled(1)
+	w.recorded(1)
 }
 
 // WebSocket over TLS is the client's and the server's affair, until one of them or a revoke ends it.
@@ -163,12 +163,12 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	if _, err := in.ReadByte(); err == nil {
 		t.Error("a revoke leaves it open")
 	}
-	if e := w.settled(2)[0]; e.Details["blocked_reason"] != "grant_changed" {
+	if e := w.recorded(2)[0]; e.Details["blocked_reason"] != "grant_changed" {
 		t.Errorf("entry: %+v, want blocked_reason grant_changed", e)
 	}
 }
 
-// What is wrong with a server is told before there is a tunnel, in the words of any other request.
+// A server that can't be reached is reported before there is a tunnel, as for any other request.
 func TestTunnelToNowhere(t *testing.T) {
 	w := newWorld(t)
 	w.at("x.example", "93.184.216.34", "443", "127.0.0.1:1")
@@ -181,7 +181,7 @@ func TestTunnelToNowhere(t *testing.T) {
 	if got := readRefusal(t, r); r.Status != "502 Rumi: Connection refused" || got.ErrorType != "connection_refused" {
 		t.Errorf("%s %+v", r.Status, got)
 	}
-	if e := w.settled(1)[0]; e.Details["error_type"] != "connection_refused" {
+	if e := w.recorded(1)[0]; e.Details["error_type"] != "connection_refused" {
 		t.Errorf("entry: %+v, want error_type connection_refused", e)
 	}
 }
@@ -209,7 +209,7 @@ func TestCutEndsTunnel(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("after %v", took)
 	}
-	for _, e := range w.settled(4) {
+	for _, e := range w.recorded(4) {
 		if e.Details["blocked_reason"] != "grant_changed" {
 			t.Errorf("entry: %+v, want blocked_reason grant_changed", e)
 		}

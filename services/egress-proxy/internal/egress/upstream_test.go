@@ -114,7 +114,7 @@ func TestTimeoutBoundsEverything(t *testing.T) {
 	w.site("drip.example", "93.184.216.34", false, drip)
 	w.site("loop.example", "93.184.216.35", false, func(rw http.ResponseWriter, r *http.Request) {
 		time.Sleep(60 * time.Millisecond)
-		http.Redirect(rw, r, "http://loop.example/", 302)
+		http.Redirect(rw, r, "http://loop.example/", http.StatusFound)
 	})
 	defer close(over)
 	for _, url := range []string{"http://drip.example/", "http://loop.example/"} {

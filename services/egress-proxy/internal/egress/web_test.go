@@ -48,7 +48,7 @@ func (w *world) socket() string {
 	return l.Path()
 }
 
-// browser is a client that was told to use the socket as its proxy.
+// browser is an HTTP client with the socket as its proxy.
 func (w *world) browser() *http.Client {
 	path := w.socket()
 	transport := &http.Transport{
@@ -95,8 +95,8 @@ func readRefusal(t testing.TB, r *http.Response) refusal {
 	return got
 }
 
-// settled waits for the audit entry that is written when an exchange is over, and takes all there are.
-func (w *world) settled(n int) []audit.Entry {
+// recorded waits for the audit entry that is written when an exchange is over, and takes all there are.
+func (w *world) recorded(n int) []audit.Entry {
 	w.t.Helper()
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
@@ -196,7 +196,7 @@ func TestHTTPForward(t *testing.T) {
 			t.Errorf("%s %s: %d", q.method, q.path, r.StatusCode)
 		}
 	}
-	entries := w.settled(10)
+	entries := w.recorded(10)
 	d := entries[0].Details
 	if entries[0].Category != audit.Network || d["bytes"] != int64(len(big)) || d["status_code"] != int64(200) || d["url"] != "http://x.example/big" || d["method"] != "GET" {
 		t.Errorf("entry %+v", entries[0])
@@ -293,7 +293,7 @@ func TestServerSentEventsArriveAtOnce(t *testing.T) {
 	}
 	r.Body.Close() // a client that leaves is noticed though the server says nothing
 	<-ended
-	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" || e.Details["bytes"] != int64(27) {
+	if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" || e.Details["bytes"] != int64(27) {
 		t.Errorf("entry: %+v, want error_type client_closed and 27 bytes", e)
 	}
 }
@@ -340,7 +340,7 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	c.Close()
-	if e := w.settled(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != int64(101) {
+	if e := w.recorded(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != int64(101) {
 		t.Errorf("entry: %+v, want success, 14 bytes each way, status_code 101", e)
 	}
 	if _, _, r := open("x.example", "h2c"); r.StatusCode != 200 { // no other upgrade gets through
@@ -356,7 +356,7 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
-// What shrinks while an answer streams ends it; before its first byte the pack is told why.
+// Permissions that shrink while an answer streams end it. Before its first byte the pack gets the reason.
 func TestCutEndsHTTP(t *testing.T) {
 	w := newWorld(t)
 	arrived := make(chan struct{}, 4)
@@ -381,7 +381,7 @@ func TestCutEndsHTTP(t *testing.T) {
 	if body, err := io.ReadAll(r.Body); err == nil {
 		t.Errorf("ended well, with %q", body)
 	}
-	if all := w.settled(2); all[0].Details["blocked_reason"] != "pack_modified" || all[1].Details["bytes"] != int64(5) {
+	if all := w.recorded(2); all[0].Details["blocked_reason"] != "pack_modified" || all[1].Details["bytes"] != int64(5) {
 		t.Errorf("entries: %+v, want blocked_reason pack_modified in the first, 5 bytes in the second", all)
 	}
 	w.mu.Lock()

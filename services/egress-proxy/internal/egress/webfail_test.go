@@ -31,13 +31,13 @@ func TestHTTPServersThatMisbehave(t *testing.T) {
 		if body, err := io.ReadAll(r.Body); string(body) != "abc" || (err == nil) != whole {
 			t.Errorf("%s: %q, %v", path, body, err)
 		}
-		if e := w.settled(1)[0]; e.Success != whole {
+		if e := w.recorded(1)[0]; e.Success != whole {
 			t.Errorf("%s: %+v", path, e)
 		}
 	}
 }
 
-// What goes wrong between proxy and server is told to the client of a plain HTTP proxy, too.
+// The client of a plain HTTP proxy gets to know what went wrong between proxy and server, too.
 func TestHTTPServersThatFail(t *testing.T) {
 	w := newWorld(t)
 	hello := func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }
@@ -82,7 +82,7 @@ func TestHTTPServersThatFail(t *testing.T) {
 	}
 }
 
-// An answer without end reaches a pack for as long as it reads, byte for byte; when the pack leaves, the server is told.
+// An answer without end reaches a pack for as long as it reads, byte for byte; when the pack leaves, the server sees its connection end.
 func TestHTTPAnswerWithoutEnd(t *testing.T) {
 	w := newWorld(t)
 	block := make([]byte, 64<<10)
@@ -110,12 +110,12 @@ func TestHTTPAnswerWithoutEnd(t *testing.T) {
 	}
 	r.Body.Close()
 	<-left
-	if e := w.settled(1)[0]; e.Details["error_type"] != "client_closed" {
+	if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
 		t.Errorf("entry: %+v, want error_type client_closed", e)
 	}
 }
 
-// Whose fault it is that a body doesn't come to its end: who sends nonsense is told so, who leaves is not.
+// A body that doesn't come to its end: a client that sends nonsense gets an answer that says so, one that leaves gets none.
 func TestHTTPBodiesThatBreak(t *testing.T) {
 	w := newWorld(t)
 	read := func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
@@ -146,7 +146,7 @@ func TestHTTPBodiesThatBreak(t *testing.T) {
 			if got := fmt.Sprint(r.StatusCode, " ", f.ErrorType, " ", f.Error); got != want || !r.Close {
 				t.Errorf("%.40q to %s: %s, closes %v", body, url, got, r.Close)
 			}
-			if e := w.settled(1)[0]; e.Success || e.Details["error_type"] != f.ErrorType {
+			if e := w.recorded(1)[0]; e.Success || e.Details["error_type"] != f.ErrorType {
 				t.Errorf("%.40q to %s: %+v", body, url, e)
 			}
 		}

@@ -78,7 +78,7 @@ func TestHTTPRefusals(t *testing.T) {
 		if c.reason != "" {
 			entries, want = 2, c.reason
 		}
-		all := w.settled(entries)
+		all := w.recorded(entries)
 		got, _ := all[0].Details["blocked_reason"].(string)
 		if got != want || (want != "" && (all[0].Category != audit.Security || all[1].Category != audit.Network)) {
 			t.Errorf("%s: %+v", name, all)

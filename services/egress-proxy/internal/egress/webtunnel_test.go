@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 )
 
-// HTTP/1.1 in a tunnel is served as in absolute form: each request is judged and written down by itself.
+// HTTP/1.1 in a tunnel is served as in absolute form: each request is decided on and recorded by itself.
 func TestHTTPInTunnel(t *testing.T) {
 	w := newWorld(t)
 	w.at("x.example", "93.184.216.34", "80", scriptLine(t, func(line string) string {
@@ -45,7 +45,7 @@ func TestHTTPInTunnel(t *testing.T) {
 			t.Errorf("%q: %d %q, want %q", head, status, got, want)
 		}
 	}
-	entries := w.settled(9)
+	entries := w.recorded(9)
 	if entries[0].Details["method"] != "CONNECT" || !entries[0].Success || entries[0].Phase != "end" {
 		t.Errorf("of the tunnel: %+v", entries[0])
 	}
@@ -93,7 +93,7 @@ func TestHTTPInTunnelGoesNowhereElse(t *testing.T) {
 	}
 }
 
-// What is neither is told so, in words.
+// A client that speaks neither gets an answer that says so.
 func TestOtherProtocolsInTunnelAreTold(t *testing.T) {
 	w := newWorld(t)
 	got := w.quietSite("x.example", "93.184.216.34", "50051")
@@ -108,7 +108,7 @@ func TestOtherProtocolsInTunnelAreTold(t *testing.T) {
 		if f := readRefusal(t, r); r.StatusCode != 403 || f.Error != "Request blocked by security policy: a tunnel must carry TLS or HTTP/1.1" {
 			t.Errorf("%q: %d %+v", said, r.StatusCode, f)
 		}
-		if all := w.settled(2); all[0].Details["blocked_reason"] != "tls_required" {
+		if all := w.recorded(2); all[0].Details["blocked_reason"] != "tls_required" {
 			t.Errorf("%q: %+v", said, all)
 		}
 		if sent := next(t, got, "the server's end"); sent != "" {

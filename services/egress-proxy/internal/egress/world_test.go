@@ -247,8 +247,8 @@ func (w *world) contacts() (resolved, dialled []string) {
 	return resolved, dialled
 }
 
-// begun takes the entries of what was still under way when they were written.
-func (w *world) begun() []audit.Entry {
+// recordedEarly takes the entries of what was still under way when they were written.
+func (w *world) recordedEarly() []audit.Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	entries := w.early
@@ -256,7 +256,7 @@ func (w *world) begun() []audit.Entry {
 	return entries
 }
 
-// audited takes the entries since the last call, but for those of begun.
+// audited takes the entries since the last call, but for those of recordedEarly.
 func (w *world) audited() []audit.Entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()

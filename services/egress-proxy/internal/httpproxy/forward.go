@@ -294,7 +294,7 @@ func (c *clientConn) refuseWithBody(r *record.Result, body *upload, began time.T
 		c.stream.SetReadDeadline(time.Now().Add(lingerTime))
 		_, err := io.CopyN(io.Discard, body.body, drainBytes)
 		c.stream.SetReadDeadline(time.Time{})
-		ended = err == io.EOF
+		ended = errors.Is(err, io.EOF)
 	}
 	if !ended {
 		c.closeAfter = true

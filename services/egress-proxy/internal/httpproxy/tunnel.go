@@ -128,7 +128,7 @@ func (c *clientConn) checkHello(to decision.Destination) (records []byte, plain 
 		records, name, err = clienthello.Read(c.in)
 	}
 	switch {
-	case err == io.EOF, errors.Is(err, net.ErrClosed):
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		return nil, false, decision.ClientClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, false, notTLS("no ClientHello in time")
@@ -181,12 +181,13 @@ func (c *clientConn) refuseHello(s *session.Session, r *record.Result, f *decisi
 	if s.Ended() {
 		f = c.pack.EndedFailure()
 	}
-	switch r.Failure = f; {
-	case f.Reason == "sni_mismatch":
+	r.Failure = f
+	switch f.Reason {
+	case "sni_mismatch":
 		if c.finish(r, began) == nil {
 			c.stream.Write(alertUnrecognizedName)
 		}
-	case f.Reason == "tls_required":
+	case "tls_required":
 		c.closeAfter = true
 		c.refuse(r, began)
 	default:

@@ -80,7 +80,7 @@ func TestAnswersAreCachedForAsLongAsTheyHold(t *testing.T) {
 				})
 				n := New(s)
 				for _, pack := range []string{"p", "q", "p"} {
-					if err := lookUp(t, n, pack, "x.example"); err != c.err {
+					if err := lookUp(t, n, pack, "x.example"); !errors.Is(err, c.err) {
 						t.Error(err)
 					}
 				}

@@ -188,7 +188,7 @@ func (c *conn) readHead() (string, error) {
 			c.head = nil
 			return "", broken("Server's header is too long")
 		}
-		if err == bufio.ErrBufferFull {
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil {
@@ -217,7 +217,7 @@ func (c *conn) readBody(r *Request, h *head, buf []byte) (_ []byte, ended bool, 
 	case h.chunked:
 		body, err := readAll(buf, httputil.NewChunkedReader(c.in), -1, r, h.fields)
 		if err != nil {
-			if err != ErrTooLarge && !isNetwork(err) && err != errOverBudget {
+			if !errors.Is(err, ErrTooLarge) && !isNetwork(err) && !errors.Is(err, errOverBudget) {
 				err = broken("Server sent an invalid chunk")
 			}
 			return nil, false, err
@@ -246,7 +246,7 @@ func (c *conn) skipTrailer() error {
 	for total := 0; total <= maxHead; {
 		line, err := c.in.ReadSlice('\n')
 		total += len(line)
-		if err == bufio.ErrBufferFull {
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil {

@@ -173,7 +173,7 @@ func (p *Pool) exchangeHTTP2(ctx context.Context, k key, s *h2Conn, r *Request, 
 		response, err = receiveHTTP2(answer, r, buf, s.wire, idle)
 	}
 	refused := isRefused(err)
-	p.leave(k, s, err == nil || err == ErrTooLarge || refused)
+	p.leave(k, s, err == nil || errors.Is(err, ErrTooLarge) || refused)
 	switch {
 	case ctx.Err() != nil:
 		return nil, &Error{KindCanceled, "Access was taken away", context.Cause(ctx)}, false
