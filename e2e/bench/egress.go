@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
@@ -23,7 +23,7 @@ type egressWorld struct {
 	pack     string
 	socket   string
 	upstream *load.Upstream
-	squid    *beside.Tool // nil where it isn't installed
+	squid    *baseline.Tool // nil where it isn't installed
 }
 
 func (w *egressWorld) close() error {
@@ -71,7 +71,7 @@ func (b *bench) egress(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.squid, err = beside.Squid(ctx, dir, "127.0.0.1", w.upstream.Port()); err != nil && !errors.Is(err, beside.ErrAbsent) {
+	if w.squid, err = baseline.Squid(ctx, dir, "127.0.0.1", w.upstream.Port()); err != nil && !errors.Is(err, baseline.ErrAbsent) {
 		return err
 	}
 	target, ours := w.upstream.Address(), []int{b.suite.PID("egress-proxy")}

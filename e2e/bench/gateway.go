@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
@@ -72,7 +72,7 @@ func (b *bench) gateway(ctx context.Context) (err error) {
 // reverseProxy is a tool before a service, or before the bare upstream where service is "".
 type reverseProxy struct {
 	name, service string
-	tool          *beside.Tool // nil where it isn't installed
+	tool          *baseline.Tool // nil where it isn't installed
 }
 
 // reverseProxies starts Caddy and nginx before each of those. stop is there to be called whether that succeeds or not.
@@ -87,17 +87,17 @@ func (b *bench) reverseProxies(ctx context.Context, upstream string) (tools []re
 		return errors.Join(problems...)
 	}
 	for _, service := range []string{"egress-proxy", "approval", ""} {
-		to, before := beside.Target{Address: upstream}, " before a bare upstream"
+		to, before := baseline.Target{Address: upstream}, " before a bare upstream"
 		if service != "" {
-			to, before = beside.Target{Address: b.suite.Address(service), Name: service, Identity: b.suite.Identity("gateway")}, ""
+			to, before = baseline.Target{Address: b.suite.Address(service), Name: service, Identity: b.suite.Identity("gateway")}, ""
 		}
-		for name, start := range map[string]func(context.Context, string, beside.Target) (*beside.Tool, error){"Caddy": beside.Caddy, "nginx": beside.Nginx} {
+		for name, start := range map[string]func(context.Context, string, baseline.Target) (*baseline.Tool, error){"Caddy": baseline.Caddy, "nginx": baseline.Nginx} {
 			dir, err := b.suite.Dir(name)
 			if err != nil {
 				return tools, stop, err
 			}
 			tool, err := start(ctx, dir, to)
-			if err != nil && !errors.Is(err, beside.ErrAbsent) {
+			if err != nil && !errors.Is(err, baseline.ErrAbsent) {
 				return tools, stop, err
 			}
 			tools = append(tools, reverseProxy{name + before, service, tool})

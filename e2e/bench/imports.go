@@ -21,7 +21,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"golang.org/x/sys/unix"
 
-	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
@@ -189,9 +189,9 @@ func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop f
 		}
 	}
 	stored := dirs[2]
-	servers, err := beside.NginxUploads(ctx, dirs[0], dirs[1], beside.Target{Name: "pack-registry", Identity: b.suite.Identity("gateway")},
+	servers, err := baseline.NginxUploads(ctx, dirs[0], dirs[1], baseline.Target{Name: "pack-registry", Identity: b.suite.Identity("gateway")},
 		b.suite.Identity("pack-registry"), stored)
-	if errors.Is(err, beside.ErrAbsent) {
+	if errors.Is(err, baseline.ErrAbsent) {
 		return &way{}, stop, nil
 	}
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 )
 
@@ -94,7 +94,7 @@ func serveUntilDone(ctx context.Context, address string, handle func(net.Conn)) 
 }
 
 // startSelf runs one of this program's hidden commands, which take the address to listen at and one thing more.
-func (b *bench) startSelf(ctx context.Context, command, argument string) (*beside.Tool, error) {
+func (b *bench) startSelf(ctx context.Context, command, argument string) (*baseline.Tool, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
@@ -107,5 +107,5 @@ func (b *bench) startSelf(ctx context.Context, command, argument string) (*besid
 	if err != nil {
 		return nil, err
 	}
-	return beside.Await(ctx, address, suite.Command{Name: command, Path: self, Args: []string{command, address, argument}, Log: filepath.Join(dir, "output")})
+	return baseline.Await(ctx, address, suite.Command{Name: command, Path: self, Args: []string{command, address, argument}, Log: filepath.Join(dir, "output")})
 }

@@ -12,7 +12,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/rumi-ai/rumi/e2e/bench/internal/beside"
+	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
@@ -53,11 +53,11 @@ func (b *bench) tunnel(ctx context.Context) (err error) {
 		func() (net.Conn, error) { return connect("unix", b.suite.Socket("egress", pack), port) },
 		func() (net.Conn, error) { return net.Dial("tcp", relay.Address) },
 	}
-	squid, err := beside.Squid(ctx, dir, tunnelHost, port)
+	squid, err := baseline.Squid(ctx, dir, tunnelHost, port)
 	if err == nil {
 		defer func() { err = errors.Join(err, squid.Stop()) }()
 		contestants = append(contestants, func() (net.Conn, error) { return connect("tcp", squid.Address, port) })
-	} else if !errors.Is(err, beside.ErrAbsent) {
+	} else if !errors.Is(err, baseline.ErrAbsent) {
 		return err
 	}
 
@@ -124,6 +124,7 @@ func connect(network, address string, port int) (net.Conn, error) {
 	if _, err = fmt.Fprintf(conn, "CONNECT %s:%[2]d HTTP/1.1\r\nHost: %[1]s:%[2]d\r\n\r\n", tunnelHost, port); err == nil {
 		var answer *http.Response
 		// Nothing follows the answer before the ClientHello, so the reader holds back nothing.
+		//nolint:bodyclose // what follows an answer to CONNECT is the tunnel, not a body
 		if answer, err = http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect}); err == nil && answer.StatusCode != http.StatusOK {
 			err = fmt.Errorf("open a tunnel: answered %s", answer.Status)
 		}

@@ -40,7 +40,7 @@ func violations(c engine.Container) []string {
 	must(h.PidsLimit > 0 && h.PidsLimit <= 128, "pids limit is %d", h.PidsLimit)
 	must(h.Memory > 0 && h.Memory <= 512<<20, "memory limit is %d", h.Memory)
 	must(h.MemorySwap == h.Memory, "memory and swap together are %d", h.MemorySwap)
-	must(h.NanoCpus > 0 || h.CpuQuota > 0, "no limit on CPU")
+	must(h.NanoCpus > 0 || h.CPUQuota > 0, "no limit on CPU")
 	must(h.PidMode == "" && h.UTSMode == "" && (h.IpcMode == "private" || h.IpcMode == "none"),
 		"it shares namespaces: pid %q, uts %q, ipc %q", h.PidMode, h.UTSMode, h.IpcMode)
 	must(len(h.Devices) == 0, "devices: %v", h.Devices)

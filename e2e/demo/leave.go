@@ -78,12 +78,18 @@ func (w *walk) leave(ctx context.Context, pack string) error {
 		if _, err := s.within(socketWait, "its sockets are gone", func() (bool, error) { return w.sockets(pack) == 0, nil }); err != nil {
 			return "", err
 		}
-		if _, err := os.Lstat(filepath.Join(w.cfg.Home, "ecosystem", pack)); !errors.Is(err, os.ErrNotExist) {
-			return "", fmt.Errorf("ecosystem/%s is still there (%v)", pack, err)
+		switch _, err := os.Lstat(filepath.Join(w.cfg.Home, "ecosystem", pack)); {
+		case err == nil:
+			return "", fmt.Errorf("ecosystem/%s is still there", pack)
+		case !errors.Is(err, os.ErrNotExist):
+			return "", err
 		}
 		left, err := w.docker.Labelled(ctx, "io.rumi.instance="+w.instance, "io.rumi.pack_id="+pack)
-		if err != nil || len(left) > 0 {
-			return "", fmt.Errorf("containers %v are still there (%v)", left, err)
+		if err != nil {
+			return "", err
+		}
+		if len(left) > 0 {
+			return "", fmt.Errorf("containers %v are still there", left)
 		}
 		return fmt.Sprintf("%s; no files, sockets or containers are left", a.Data), nil
 	})

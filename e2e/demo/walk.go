@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/e2e/internal/api"
+	"github.com/rumi-ai/rumi/e2e/internal/auditlog"
 	"github.com/rumi-ai/rumi/e2e/internal/engine"
-	"github.com/rumi-ai/rumi/e2e/internal/trail"
 )
 
 // auditWait is how long an audit entry may take to be seen after the answer that it belongs to.
@@ -59,7 +59,7 @@ type step struct {
 // wanted is an audit entry that a step must leave.
 type wanted struct {
 	what string
-	fits func(trail.Entry) bool
+	fits func(auditlog.Entry) bool
 }
 
 // step runs one step, prints what it showed and waits for its audit entries.
@@ -77,7 +77,7 @@ func (w *walk) step(ctx context.Context, name string, do func(*step) (shown stri
 	}
 	for _, want := range s.wanted {
 		bounded, cancel := context.WithTimeout(ctx, auditWait)
-		entry, err := trail.Await(bounded, w.auditDir(), s.began, want.fits)
+		entry, err := auditlog.Await(bounded, w.auditDir(), s.began, want.fits)
 		cancel()
 		if err != nil {
 			fmt.Fprintf(w.out, "      SURPRISE: no audit entry %s: %v\n", want.what, err)
@@ -93,7 +93,7 @@ func (w *walk) step(ctx context.Context, name string, do func(*step) (shown stri
 func (s *step) leaves(a api.Answer, category, action string, success bool) {
 	s.wanted = append(s.wanted, wanted{
 		what: category + "/" + action + " of request " + a.RequestID,
-		fits: func(e trail.Entry) bool {
+		fits: func(e auditlog.Entry) bool {
 			return e.RequestID == a.RequestID && e.Category == category && named(e, action) && e.Success == success
 		},
 	})
@@ -103,13 +103,13 @@ func (s *step) leaves(a api.Answer, category, action string, success bool) {
 func (s *step) leavesOf(actor, pack, category, action string, success bool) {
 	s.wanted = append(s.wanted, wanted{
 		what: category + "/" + action + " of pack " + pack,
-		fits: func(e trail.Entry) bool {
+		fits: func(e auditlog.Entry) bool {
 			return e.Actor == actor && e.OwnerPack == pack && e.Category == category && named(e, action) && e.Success == success
 		},
 	})
 }
 
-func named(e trail.Entry, action string) bool {
+func named(e auditlog.Entry, action string) bool {
 	return e.Action == action || strings.HasSuffix(action, "_") && strings.HasPrefix(e.Action, action)
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/e2e/internal/api"
-	"github.com/rumi-ai/rumi/e2e/internal/trail"
+	"github.com/rumi-ai/rumi/e2e/internal/auditlog"
 )
 
 const (
@@ -307,7 +307,7 @@ func installLock(t *testing.T) {
 // denials counts what the security log has of a pack.
 func denials(t *testing.T, pack string, since time.Time) (n int) {
 	t.Helper()
-	entries, err := trail.Read(filepath.Join(suite.home, "user_data/audit"), since)
+	entries, err := auditlog.Read(filepath.Join(suite.home, "user_data/audit"), since)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ type Container struct {
 		Memory         int64
 		MemorySwap     int64
 		NanoCpus       int64
-		CpuQuota       int64
+		CPUQuota       int64 `json:"CpuQuota"`
 		IpcMode        string
 		PidMode        string
 		UTSMode        string

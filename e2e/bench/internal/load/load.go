@@ -91,6 +91,22 @@ func summarise(took []time.Duration, elapsed, used time.Duration) Summary {
 	return Summary{Rate: float64(len(took)) / elapsed.Seconds(), P50: p50, P99: p99, CPU: used / time.Duration(len(took))}
 }
 
+// waitReady waits until some of a poll's connections can be read, for askTimeout at most, and says how many.
+func waitReady(poll int, ready []unix.EpollEvent) (int, error) {
+	for {
+		n, err := unix.EpollWait(poll, ready, int(askTimeout.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("wait for answers: %w", err)
+		case n == 0:
+			return 0, fmt.Errorf("wait for answers: none within %v", askTimeout)
+		}
+		return n, nil
+	}
+}
+
 // drive keeps one request of each client in flight until end, on this thread alone, and says how long each took. Each client
 // asks once at least.
 func drive(ctx context.Context, clients []*Client, end time.Time) (took []time.Duration, err error) {
@@ -117,14 +133,9 @@ func drive(ctx context.Context, clients []*Client, end time.Time) (took []time.D
 	took = make([]time.Duration, 0, 1<<16)
 	ready := make([]unix.EpollEvent, len(clients))
 	for asking := len(clients); asking > 0; {
-		n, err := unix.EpollWait(poll, ready, int(askTimeout.Milliseconds()))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("wait for answers: %w", err)
-		case n == 0:
-			return nil, fmt.Errorf("wait for answers: none within %v", askTimeout)
+		n, err := waitReady(poll, ready)
+		if err != nil {
+			return nil, err
 		}
 		for _, event := range ready[:n] {
 			i := int(event.Fd)

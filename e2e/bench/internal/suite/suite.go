@@ -198,7 +198,7 @@ func (s *Suite) Client(ctx context.Context, gateway string) (*api.Client, error)
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the suite: %w; last: %v, %v\n%s", ctx.Err(), answer, err, s.Explain())
+			return nil, fmt.Errorf("wait for the suite: %w; last answer: %v\n%s", errors.Join(ctx.Err(), err), answer, s.Explain())
 		}
 	}
 }

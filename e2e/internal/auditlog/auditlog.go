@@ -1,5 +1,5 @@
-// Package trail reads the audit log as an operator does, from its files.
-package trail
+// Package auditlog reads the audit log as an operator does, from its files.
+package auditlog
 
 import (
 	"bufio"

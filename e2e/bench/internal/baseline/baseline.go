@@ -1,6 +1,6 @@
-// Package beside runs the tools that Rumi is compared with, each as its Debian package has it but for what makes the
+// Package baseline runs the tools that Rumi is compared with, each as its Debian package has it but for what makes the
 // comparison fair, on ports of 127.0.0.1.
-package beside
+package baseline
 
 import (
 	"context"
