@@ -54,7 +54,7 @@ func open(t testing.TB, dir string) *audit.Log {
 	}
 	t.Cleanup(func() {
 		if err := log.Close(); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 	return log
@@ -244,7 +244,7 @@ func TestFileFollowsTheDate(t *testing.T) {
 		} {
 			got := lines(t, filepath.Join(dir, "security_"+day+".jsonl"))
 			if len(got) != 1 || got[0]["ts"] != ts {
-				t.Errorf("%s: %v", day, got)
+				t.Errorf("the file of %s holds %v, want one entry of %s", day, got, ts)
 			}
 		}
 	})

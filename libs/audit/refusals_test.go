@@ -105,7 +105,7 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		}
 		if e := summary[0]; e.Action != "network_denied" || e.Category != audit.Security || e.Success || e.OwnerPack != "p" || e.Details["count"] != int64(10_000) ||
 			fmt.Sprint(e.Details["by_reason"]) != "map[a:9000 b:1000]" || e.Details["first_ts"] == "" {
-			t.Errorf("%+v", e)
+			t.Errorf("summary is %+v, want the count of 10,000 refusals of p, by reason", e)
 		}
 
 		// However long it goes on: three entries a second at most.
@@ -151,7 +151,7 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		if err := r.Flush(t.Context()); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 }

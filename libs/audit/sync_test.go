@@ -43,7 +43,7 @@ func TestWaitersShareASync(t *testing.T) {
 		write := func() {
 			wg.Go(func() {
 				if err := s.submit([]byte("{}")).wait(); err != nil {
-					t.Error(err)
+					t.Errorf("got %v, want no error", err)
 				}
 			})
 		}
@@ -90,7 +90,7 @@ func TestLinesNeedNotBeWaitedForInOrder(t *testing.T) {
 		s, syncs := slowDisk(t)
 		first, second := s.submit([]byte("{}")), s.submit([]byte("{}"))
 		if err := second.wait(); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		began := time.Now()
 		if err := first.wait(); err != nil || *syncs != 1 || time.Since(began) != 0 {
@@ -98,11 +98,11 @@ func TestLinesNeedNotBeWaitedForInOrder(t *testing.T) {
 		}
 		s.submit([]byte("{}"))
 		if err := s.close(); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		raw, err := os.ReadFile(s.prefix + "2000-01-01.jsonl")
 		if err != nil || bytes.Count(raw, []byte("\n")) != 3 {
-			t.Errorf("%q, %v", raw, err)
+			t.Errorf("the file holds %q, %v, want 3 lines", raw, err)
 		}
 	})
 }
@@ -116,7 +116,7 @@ func TestLinesThatWaitOverMidnight(t *testing.T) {
 		write := func() {
 			wg.Go(func() {
 				if err := s.submit([]byte("{}")).wait(); err != nil {
-					t.Error(err)
+					t.Errorf("got %v, want no error", err)
 				}
 			})
 		}
@@ -125,13 +125,13 @@ func TestLinesThatWaitOverMidnight(t *testing.T) {
 		write()
 		write()
 		if err := old.wait(); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		wg.Wait()
 		for day, want := range map[string]int{"2000-01-01": 1, "2000-01-02": 2} {
 			raw, err := os.ReadFile(s.prefix + day + ".jsonl")
 			if err != nil || bytes.Count(raw, []byte("\n")) != want {
-				t.Errorf("%s: %q, %v", day, raw, err)
+				t.Errorf("the file of %s holds %q, %v, want %d lines", day, raw, err, want)
 			}
 		}
 	})

@@ -47,7 +47,7 @@ func TestRemovedFileLocksNothing(t *testing.T) {
 	}
 	third.Close()
 	if err := waiting.Try(); err != nil {
-		t.Error(err)
+		t.Errorf("got %v, want no error", err)
 	}
 	waiting.Close()
 }
@@ -92,7 +92,7 @@ func TestLockWaits(t *testing.T) {
 		second := New(path)
 		go func() {
 			if err := second.Lock(t.Context()); err != nil {
-				t.Error(err)
+				t.Errorf("got %v, want no error", err)
 			}
 			have.Store(true)
 		}()

@@ -93,7 +93,7 @@ func TestCommittedIsReadByEveryProcess(t *testing.T) {
 			t.Errorf("n is %d", n)
 		}
 		if err := b.Ping(t.Context()); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 }
@@ -366,7 +366,7 @@ func TestProcessesThatStartTogetherShareADatabase(t *testing.T) {
 			wg.Go(func() {
 				out, err := child("count", cfg).Output()
 				if err != nil {
-					t.Error(err)
+					t.Errorf("got %v, want no error", err)
 					return
 				}
 				total[i], _ = strconv.ParseInt(string(out[:len(out)-1]), 10, 64)

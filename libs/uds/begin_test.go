@@ -97,12 +97,12 @@ func TestAnswersDoNotWaitForWhatTakesTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := ReadFrame(conn, 100); string(got) != "d1" || err != nil {
-		t.Fatalf("%q, %v", got, err)
+		t.Fatalf("got %q, %v, want %q", got, err, "d1")
 	}
 	<-h.entered
 	close(h.release)
 	if got, err := ReadFrame(conn, 100); string(got) != "wait" || err != nil {
-		t.Fatalf("%q, %v", got, err)
+		t.Fatalf("got %q, %v, want %q", got, err, "wait")
 	}
 }
 

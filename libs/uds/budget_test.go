@@ -31,21 +31,21 @@ func TestBudget(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := now(b, 5); !errors.Is(err, context.DeadlineExceeded) {
-			t.Error(err)
+			t.Errorf("got %v, want context.DeadlineExceeded", err)
 		}
 		if err := now(b, 4); err != nil { // who waited in vain has taken nothing
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 	run("what is taken counts towards more, and less changes nothing", func(t *testing.T) {
 		a, b := budgets()
 		for _, n := range []int{6, 2, 10, 5} {
 			if err := now(a, n); err != nil {
-				t.Errorf("%d: %v", n, err)
+				t.Errorf("Reserve %d bytes of 10: got %v, want no error", n, err)
 			}
 		}
 		if err := now(b, 1); err == nil {
-			t.Error("10 and 1 of 10")
+			t.Error("Reserve 1 byte while 10 of 10 are reserved: got no error, want DeadlineExceeded")
 		}
 	})
 	run("what is given back is there for others", func(t *testing.T) {
@@ -54,11 +54,11 @@ func TestBudget(t *testing.T) {
 		a.Shrink(20)
 		a.Shrink(7)
 		if err := now(b, 3); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		a.release()
 		if err := now(b, 10); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 	run("two that want more don't wait for each other", func(t *testing.T) {
@@ -74,20 +74,20 @@ func TestBudget(t *testing.T) {
 		}
 		for range 2 {
 			if err := <-done; err != nil {
-				t.Error(err)
+				t.Errorf("got %v, want no error", err)
 			}
 		}
 	})
 	run("more than there can be is all there is", func(t *testing.T) {
 		a, _ := budgets()
 		if err := now(a, 1000); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 	run("a context of another place has none", func(t *testing.T) {
 		r := BudgetOf(context.Background())
 		if err := now(r, 1<<40); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		r.Shrink(1)
 	})
@@ -129,7 +129,7 @@ func TestUnreadAnswersLoseTheirReservation(t *testing.T) {
 	short := dial(t, path)
 	began := time.Now()
 	if got, err := ask(short, "short"); err != nil || got != "short" {
-		t.Errorf("a short answer: %q, %v", got, err)
+		t.Errorf("a short answer: %q, %v, want %q", got, err, "short")
 	}
 	took := time.Since(began)
 	for range 4 {

@@ -69,18 +69,18 @@ func TestReadFrameAllocatesWhatArrives(t *testing.T) {
 func TestAppendFrameKeepsWhatWasThere(t *testing.T) {
 	got, err := AppendFrame([]byte("ab"), strings.NewReader("\x00\x00\x00\x02cd"), 8)
 	if err != nil || string(got) != "abcd" {
-		t.Errorf("got %q, %v", got, err)
+		t.Errorf("got %q, %v, want %q", got, err, "abcd")
 	}
 	got, err = AppendFrame([]byte("ab"), strings.NewReader("\x00\x00\x00\x02c"), 8)
 	if err == nil || string(got) != "ab" {
-		t.Errorf("after an error got %q, %v", got, err)
+		t.Errorf("after an error got %q, %v, want %q", got, err, "ab")
 	}
 }
 
 func TestWriteFrame(t *testing.T) {
 	var w bytes.Buffer
 	if err := WriteFrame(&w, []byte("hello")); err != nil || w.String() != "\x00\x00\x00\x05hello" {
-		t.Errorf("wrote %q, %v", w.String(), err)
+		t.Errorf("wrote %q, %v, want %q", w.String(), err, "\x00\x00\x00\x05hello")
 	}
 	if err := WriteFrame(&w, nil); err == nil {
 		t.Error("an empty frame was written")

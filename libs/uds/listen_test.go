@@ -82,7 +82,7 @@ func TestLongPath(t *testing.T) {
 	cfg.Dir = filepath.Join(cfg.Dir, strings.Repeat("long", 40))
 	l := mustListen(t, cfg)
 	if _, err := os.Lstat(l.Path()); err != nil {
-		t.Error(err)
+		t.Errorf("got %v, want no error", err)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestListenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, err := os.ReadFile(victim); err != nil || string(got) != "precious" {
-				t.Errorf("the link's target now holds %q, %v", got, err)
+				t.Errorf("the link's target now holds %q, %v, want %q", got, err, "precious")
 			}
 			if names, _ := os.ReadDir(filepath.Dir(victim)); len(names) != 1 {
 				t.Errorf("the link's folder now holds %v", names)

@@ -131,7 +131,7 @@ func TestSetHealsWhenTheFolderIsRemade(t *testing.T) {
 	}
 	until(t, "the socket isn't made again", func() bool { return s.Ready() == nil && s.Serving("p") })
 	if _, err := net.Dial("unix", filepath.Join(dir, DirName("p"), SocketName)); err != nil {
-		t.Error(err)
+		t.Errorf("got %v, want no error", err)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestHalfFramesHoldLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := ReadFrame(c, 100); err != nil || string(got) != "p" {
-		t.Errorf("a short frame beside: %q, %v", got, err)
+		t.Errorf("a short frame beside: %q, %v, want %q", got, err, "p")
 	}
 	began := time.Now()
 	stop()
@@ -82,7 +82,7 @@ func TestLongFramesWaitForMemory(t *testing.T) {
 	}
 	for range cap(done) { // the first four are refused when their time is over, which releases memory
 		if err := <-done; err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	}
 	for _, c := range stuck {
@@ -106,7 +106,7 @@ func TestWaitingFramesGiveWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := ReadFrame(c, 100); err != nil || string(got) != "p" {
-			t.Fatalf("%q, %v", got, err)
+			t.Fatalf("got %q, %v, want %q", got, err, "p")
 		}
 	}
 }

@@ -62,7 +62,7 @@ func serve(t testing.TB, h Handler, limits Limits) (path string, stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := Serve(ctx, l, h, limits, slog.New(slog.DiscardHandler)); err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 	})
 	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
@@ -101,7 +101,7 @@ func TestManyRequestsOnOneConnection(t *testing.T) {
 	io.WriteString(c, "\x00\x00\x00\x01a\x00\x00\x00\x01b")
 	for _, want := range []string{"a", "b"} {
 		if got, err := ReadFrame(c, 8); err != nil || string(got) != want {
-			t.Fatalf("got %q, %v", got, err)
+			t.Fatalf("got %q, %v, want %q", got, err, want)
 		}
 	}
 }
@@ -132,7 +132,7 @@ func TestBadFrames(t *testing.T) {
 				t.Error("the connection is still open")
 			}
 			if got, err := ask(dial(t, path), "next"); err != nil || got != "next" {
-				t.Errorf("the next connection got %q, %v", got, err)
+				t.Errorf("the next connection got %q, %v, want %q", got, err, "next")
 			}
 		})
 	}
@@ -145,7 +145,7 @@ func TestBadFrames(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 			io.WriteString(c, "b")
 			if got, err := ReadFrame(c, 8); err != nil || string(got) != "ab" {
-				t.Fatalf("got %q, %v", got, err)
+				t.Fatalf("got %q, %v, want %q", got, err, "ab")
 			}
 			time.Sleep(100 * time.Millisecond) // longer than a frame may take: being idle is no offence
 		}
@@ -156,11 +156,11 @@ func TestPanicIsContained(t *testing.T) {
 	path, _ := serve(t, newEcho(""), Limits{})
 	for _, request := range []string{"panic", "nothing"} {
 		if _, err := ask(dial(t, path), request); err != io.EOF {
-			t.Errorf("%s: %v", request, err)
+			t.Errorf("request %q: got %v, want io.EOF: the connection is closed", request, err)
 		}
 	}
 	if got, err := ask(dial(t, path), "still here"); err != nil || got != "still here" {
-		t.Errorf("got %q, %v", got, err)
+		t.Errorf("got %q, %v, want %q", got, err, "still here")
 	}
 }
 
@@ -231,7 +231,7 @@ func TestBusyConnectionsDoNot(t *testing.T) {
 		c := dial(t, path)
 		wg.Go(func() {
 			if got, err := ask(c, "wait"); err != nil || got != "wait" {
-				t.Errorf("got %q, %v", got, err)
+				t.Errorf("got %q, %v, want %q", got, err, "wait")
 			}
 		})
 		<-h.entered
@@ -239,7 +239,7 @@ func TestBusyConnectionsDoNot(t *testing.T) {
 	late := dial(t, path)
 	wg.Go(func() {
 		if got, err := ask(late, "late"); err != nil || got != "late" {
-			t.Errorf("got %q, %v", got, err)
+			t.Errorf("got %q, %v, want %q", got, err, "late")
 		}
 	})
 	close(h.release)
@@ -367,7 +367,7 @@ func TestSetFollowsWhatIsWanted(t *testing.T) {
 	}
 	for _, id := range []string{"one", "two"} {
 		if got, err := ask(dial(t, socketOf(dir, id)), "who"); err != nil || got != id {
-			t.Errorf("%s's socket answers %q, %v", id, got, err)
+			t.Errorf("%s's socket answers %q, %v, want %q", id, got, err, id)
 		}
 	}
 	c := dial(t, socketOf(dir, "one"))
@@ -383,7 +383,7 @@ func TestSetFollowsWhatIsWanted(t *testing.T) {
 	}
 	set.Ensure("one")
 	if got, err := ask(dial(t, socketOf(dir, "one")), "who"); err != nil || got != "one" {
-		t.Errorf("after coming back it answers %q, %v", got, err)
+		t.Errorf("after coming back it answers %q, %v, want %q", got, err, "one")
 	}
 	set.Close()
 	set.Ensure("three")
@@ -426,7 +426,7 @@ func TestSecondReplicaTakesOver(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 			if got, err := ask(dial(t, socketOf(dir, "p")), "who"); err != nil || got != "p" {
-				t.Errorf("got %q, %v", got, err)
+				t.Errorf("got %q, %v, want %q", got, err, "p")
 			}
 		})
 	}

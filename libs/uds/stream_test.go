@@ -52,7 +52,7 @@ func TestTwoProtocols(t *testing.T) {
 	in := bufio.NewReader(plain)
 	for range 3 {
 		if got, err := ask(framed, "Ask"); got != "Ask" || err != nil {
-			t.Fatalf("frame: %q, %v", got, err)
+			t.Fatalf("frame: %q, %v, want %q", got, err, "Ask")
 		}
 		if got := say(plain, in, "Get"); got != "line Get" {
 			t.Fatalf("line: %q", got)
@@ -62,13 +62,13 @@ func TestTwoProtocols(t *testing.T) {
 	neither := dial(t, path)
 	io.WriteString(neither, "\x80\x00\x00\x01")
 	if got, err := ReadFrame(neither, 1<<20); err != nil || !strings.HasPrefix(string(got), "refused:") {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("got %q, %v, want a frame that begins with \"refused:\"", got, err)
 	}
 	path, _ = serve(t, newEcho("b"), Limits{Request: 1 << 20})
 	one := dial(t, path)
 	io.WriteString(one, "GET ")
 	if got, err := ReadFrame(one, 1<<20); err != nil || !strings.HasPrefix(string(got), "refused:") {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("got %q, %v, want a frame that begins with \"refused:\"", got, err)
 	}
 }
 

@@ -25,7 +25,7 @@ func reconcile(t *testing.T, cfg Config) (stop func()) {
 	stop = func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			t.Errorf("got %v, want no error", err)
 		}
 		done <- nil
 	}

@@ -131,7 +131,7 @@ func TestOwnersAndModes(t *testing.T) {
 	} {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(cfg.Home, c.path), &st); err != nil {
-			t.Errorf("%s: %v", c.path, err)
+			t.Errorf("inspect %s: got %v, want no error", c.path, err)
 			continue
 		}
 		if st.Mode&0o7777 != c.mode || int(st.Uid) != c.uid || int(st.Gid) != c.gid {
@@ -149,7 +149,7 @@ func TestKeysWork(t *testing.T) {
 		t.Errorf("the API token has %d characters (%v), want 64 for 256 bits", len(token), err)
 	}
 	if _, err := keyset.Load(filepath.Join(settings, "secrets_key")); err != nil {
-		t.Error(err)
+		t.Errorf("got %v, want no error", err)
 	}
 	for _, name := range Services {
 		id, err := identity.Load(filepath.Join(settings, "identity", name))
