@@ -4,8 +4,8 @@
 // capability grants, the values of store.*, and one Unix socket for each pack, over which the pack asks for permissions. All that is
 // decided is in its database (user_data/state/capability-broker.db, or PostgreSQL); what runs is asked of Docker.
 //
-// Callers: packs, over their sockets; the gateway (grants, handlers, containers); pack-registry (uninstall). It follows approval's stream of
-// gates and fetches approved trees there; it asks pack-registry for the files of handlers, pip-installer for what is installed for packs,
+// Callers: packs, over their sockets; the gateway (grants, handlers, containers); pack-registry (uninstall); approval (how many candidates
+// wait). It follows approval's stream of gates and fetches approved trees there; it asks pack-registry for the files of handlers, pip-installer for what is installed for packs,
 // and secrets for values.
 //
 // When it dies, calls under way fail and packs run on: a restart must not interrupt them. PID 1 in a pack's container ends it after a

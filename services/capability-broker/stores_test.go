@@ -142,7 +142,7 @@ func TestLargeValues(t *testing.T) {
 	}
 	for _, key := range []string{"a", "b"} {
 		if got := set(key, value); got["success"] != true {
-			t.Fatalf("%v", got)
+			t.Fatalf("the largest value can't be written: %v", got)
 		}
 		if got := p("get", map[string]any{"store_id": "s", "key": key}); got["success"] != true || got["output"].(map[string]any)["value"] != value {
 			t.Errorf("the largest value can't be read: %v %v", got["error"], got["error_type"])

@@ -14,15 +14,15 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	w.env["RUMI_DOCKER_SOCKET"] = filepath.Join(w.run, "none.sock")
 	w.start()
 	w.gate("p", "approved", "")
-	wish := map[string]any{"principal_id": "p", "permission_id": "test.echo"}
-	w.must("POST", "/api/capability/grants/grant", wish)
+	request := map[string]any{"principal_id": "p", "permission_id": "test.echo"}
+	w.must("POST", "/api/capability/grants/grant", request)
 	w.mu.Lock()
 	w.revision++
 	retired := gate.State{PackID: "p", Status: "error", Revision: w.revision, Retired: true}
 	w.mu.Unlock()
 	w.gates.Set(retired)
 	w.as("pack-registry", "DELETE", "/internal/packs/p", nil) // it waits for the news; without Docker not all of it succeeds
-	if a := w.api("POST", "/api/capability/grants/grant", wish); a.code != 409 {
+	if a := w.api("POST", "/api/capability/grants/grant", request); a.code != 409 {
 		t.Errorf("grant after the revocation: %v", a)
 	}
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
@@ -30,5 +30,5 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	}
 	w.gates.Remove("p")
 	w.gate("p", "approved", "") // installed anew
-	w.eventually("it can be granted again", func() bool { return w.api("POST", "/api/capability/grants/grant", wish).code == 200 })
+	w.eventually("it can be granted again", func() bool { return w.api("POST", "/api/capability/grants/grant", request).code == 200 })
 }

@@ -18,16 +18,17 @@ import (
 
 var secretKey = regexp.MustCompile(`\A[A-Z0-9_]{1,64}\z`)
 
-// Secrets gives a secret's value; a missing one is a fault of kind not found.
+// Secrets are the values that the service secrets has; peers.Secrets is them.
 type Secrets interface {
-	// Value calls asked, once or not at all, when the question is on its way and its answer is to be waited for.
+	// Value returns a secret's value; a missing one is a not-found fault. It calls asked, at most once, when the request is sent and the answer
+	// is still to come.
 	Value(ctx context.Context, key string, asked func()) (string, error)
 }
 
-// secretKeys are the keys that a grant of secrets.get names. None is none.
+// secretKeys are the keys that a grant of secrets.get names. An empty set allows none.
 type secretKeys map[string]bool
 
-// Details implements grant.Settings: these are names of secrets, which may be written.
+// Details implements grant.Settings. The names of secrets may be in the audit log; their values never are.
 func (k secretKeys) Details() map[string]any {
 	return map[string]any{"allowed_keys": slices.Sorted(maps.Keys(k))}
 }
@@ -57,8 +58,8 @@ func parseSecretKeys(config jsontext.Value) (grant.Settings, error) {
 	return keys, nil
 }
 
-// SecretsGet is secrets.get: it hands the value of a secret that the grant names to the caller, at most rate times a
-// minute. Calls that are denied count, so that nobody learns the names of keys by trying.
+// SecretsGet is secrets.get: it returns the value of a secret that the grants name, at most rate times a minute. Denied calls count, too: the
+// rate is also what keeps a pack from trying names.
 func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 	// served has the keys that had a value when they were last asked for. Only for these is a success likely enough to write its audit entry
 	// ahead. It can't grow without bounds: keys are named by grants.
@@ -104,7 +105,8 @@ func SecretsGet(secrets Secrets, rate int, log *slog.Logger) *Permission {
 	}
 }
 
-// withheld is the answer that holds no value: denied and missing look the same.
+// withheld is the answer without a value. A key that isn't granted and one that doesn't exist have the same answer, so that a pack can't find
+// out which secrets there are.
 func withheld(reason string) *Refusal {
 	return &Refusal{Kind: Denied, Reason: reason,
 		Output: jsontext.Value(`{"success":false,"error":"Access denied or secret not found","error_type":"access_denied"}`)}

@@ -291,7 +291,7 @@ func TestReasons(t *testing.T) {
 			}
 			got := r.ask(c.principal, "fs.read", c.args)
 			if got.Success != (c.reason == "") || got.ErrorType != c.error_type || !got.Success && got.Error != "Permission denied" {
-				t.Errorf("%+v", got)
+				t.Errorf("the answer is %+v, want success %v or the error type %q, without a reason", got, c.reason == "", c.error_type)
 			}
 			if reason := r.reason(); reason != c.reason {
 				t.Errorf("reason %q, want %q", reason, c.reason)
@@ -332,7 +332,7 @@ func TestConfigIsCheckedWhenUsed(t *testing.T) {
 	}
 	r.grant("p", "fs.read", `{"config": {"root": "/a"}}`)
 	if got := r.ask("p", "fs.read", `{}`); !got.Success {
-		t.Errorf("%+v", got)
+		t.Errorf("the answer is %+v, want a success", got)
 	}
 	r.install("x", `{"required": ["roots"]}`)
 	if got := r.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" ||
@@ -356,13 +356,13 @@ func TestWhatCountsAsAUse(t *testing.T) {
 	r.ask("p__c", "fs.read", `{"a": 1}`)
 	r.busy = true
 	if got := r.ask("p__c", "fs.read", `{}`); got.ErrorType != "rate_limited" {
-		t.Errorf("%+v", got)
+		t.Errorf("while the runner is busy the answer is %+v, want rate_limited", got)
 	}
 	r.busy = false
 	counts(0, 0)
 	for n := range int64(2) {
 		if got := r.ask("p__c", "fs.read", `{}`); !got.Success {
-			t.Errorf("%+v", got)
+			t.Errorf("the answer is %+v, want a success", got)
 		}
 		counts(n+1, n+1)
 	}
@@ -394,10 +394,10 @@ func TestWhatCountsAsAUse(t *testing.T) {
 	}
 	r.ask("p", "secrets.get", `{"key": "MISSING"}`)
 	if got := r.ask("p", "secrets.get", `{"key": "A"}`); !strings.Contains(string(got.Output), `"value"`) {
-		t.Errorf("%+v", got)
+		t.Errorf("the answer is %+v, want the value", got)
 	}
 	if got := r.ask("p", "secrets.get", `{"key": "A"}`); got.ErrorType != "grant_denied" || r.uses("p", "secrets.get") != 2 {
-		t.Errorf("%+v", got)
+		t.Errorf("the answer is %+v after %d uses, want grant_denied after 2", got, r.uses("p", "secrets.get"))
 	}
 }
 
@@ -421,7 +421,7 @@ func TestUsesAreCountedOnceOnAllReplicas(t *testing.T) {
 					if got.Success {
 						done.Add(1)
 					} else if got.ErrorType != "grant_denied" {
-						t.Errorf("%+v", got)
+						t.Errorf("the answer is %+v, want a success or grant_denied", got)
 					}
 				}
 			})
@@ -445,7 +445,7 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 		a.grant("p", "fs.read", `{"max_uses": 5}`)
 		b := newReplica(t, open()) // follows nothing: it learns of changes by using
 		if got := b.ask("p", "fs.read", `{}`); !got.Success {
-			t.Fatalf("%+v", got)
+			t.Fatalf("the answer is %+v, want a success", got)
 		}
 		a.grant("p", "fs.read", `{"max_uses": 5, "config": {"new": true}}`)
 		if got := b.ask("p", "fs.read", `{}`); !got.Success || string(b.last.Config) != `{"new":true}` || a.uses("p", "fs.read") != 1 {
@@ -628,7 +628,7 @@ func TestNarrowestLimits(t *testing.T) {
 	r.ask("p__c", "fs.read", `{}`)
 	l := r.last.Limits
 	if *l.MemoryMB != 64 || *l.CPUs != 0.5 || *l.PIDs != 10 || l.TimeoutSeconds != nil {
-		t.Errorf("%+v", l)
+		t.Errorf("limits are %+v, want 64 MiB, half a CPU, 10 processes and no time", l)
 	}
 }
 

@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 		req, refused := parse([]byte(c.frame), "p")
 		switch {
 		case refused == nil && c.kind != "":
-			t.Errorf("%q: taken", c.frame)
+			t.Errorf("%q: was accepted, want a refusal", c.frame)
 		case refused != nil && (refused.kind != c.kind || refused.message() != c.text):
 			t.Errorf("%q: %s %q", c.frame, refused.kind, refused.message())
 		}
@@ -108,14 +108,14 @@ func TestEncode(t *testing.T) {
 		return r
 	}
 	if r := decode(encode(nil, "i", jsontext.Value(`{"a":1}`), nil, 1500*time.Microsecond)); !r.Success || string(r.Output) != `{"a":1}` || r.Error != nil || r.ErrorType != nil || r.LatencyMS != 1.5 {
-		t.Errorf("%+v", r)
+		t.Errorf("a success is answered by %+v, want its output and latency", r)
 	}
 	if r := decode(encode(nil, "i", nil, &refusal{kind: trustDenied, reason: "why"}, 0)); r.Success || *r.Error != "Permission denied" || *r.ErrorType != trustDenied || string(r.Output) != "null" {
-		t.Errorf("%+v", r)
+		t.Errorf("a refusal is answered by %+v, want no reason and no output", r)
 	}
 	huge := jsontext.Value(`"` + strings.Repeat("x", MaxResponse) + `"`)
 	if r := decode(encode(nil, "i", huge, nil, 0)); r.Success || *r.Error != "Response too large" || *r.ErrorType != responseTooLarge {
-		t.Errorf("%v %v", *r.Error, *r.ErrorType)
+		t.Errorf("an output over the limit is answered by %v (%v), want %v", *r.Error, *r.ErrorType, responseTooLarge)
 	}
 }
 
@@ -225,18 +225,18 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		req, refused := parse(frame, "p")
 		if !origin.ValidRequestID(req.id) || len(req.claims) > 64 {
-			t.Errorf("%+v", req)
+			t.Errorf("the request has the id %q and claims %q, want a valid id and at most 64 bytes", req.id, req.claims)
 		}
 		if refused != nil {
 			if refused.message() == "" || refused.kind == "" {
-				t.Errorf("%+v", refused)
+				t.Errorf("the refusal is %+v, want one with a kind and a message", refused)
 			}
 		} else if !grant.ValidPermission(req.permission) || req.args.Kind() != '{' || req.timeout <= 0 || req.timeout > MaxTimeout {
-			t.Errorf("%+v", req)
+			t.Errorf("the request is %+v, want one that can be decided about", req)
 		}
 		var answer response
 		if err := json.Unmarshal(encode(nil, req.id, nil, refused, 0), &answer); err != nil || answer.Success != (refused == nil) {
-			t.Errorf("%+v, %v", answer, err)
+			t.Errorf("the answer is %+v, %v; want success %v", answer, err, refused == nil)
 		}
 	})
 }

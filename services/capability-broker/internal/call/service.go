@@ -362,7 +362,7 @@ func (k socket) decideBuiltin(own *builtin.Permission, p grant.Permit, req reque
 		}
 		output, no := do(ctx)
 		if n := len(output); n > longOutput && reserveOutput(ctx, n) != nil {
-			return nil, &refusal{kind: timedOut, reason: "There was no room for the answer in time"}
+			return nil, &refusal{kind: timedOut, reason: "The memory for the answer was not free in time"}
 		}
 		return output, refusedBy(no)
 	}, nil

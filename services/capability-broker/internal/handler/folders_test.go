@@ -90,7 +90,7 @@ func FuzzParseDescriptor(f *testing.F) {
 		c := Candidate{PackID: "p", Slug: "s", HandlerID: d.HandlerID, PermissionID: d.PermissionID, Entrypoint: d.Entrypoint,
 			ScriptSHA256: strings.Repeat("0", 64), Description: d.Description, Risk: d.Risk, ConfigSchema: d.ConfigSchema}
 		if !ValidKey(c.Key()) || !grant.ValidPermission(d.PermissionID) || grant.Reserved(d.PermissionID) {
-			t.Errorf("%+v", c)
+			t.Errorf("the candidate is %+v, want a valid key and a permission of its own", c)
 		}
 		stored, err := json.Marshal(c)
 		if err != nil {

@@ -87,7 +87,7 @@ func TestGrants(t *testing.T) {
 	})
 }
 
-// A use is counted in every grant or in none, only in the grant that it was judged by, and never beyond the last.
+// A use is counted in every grant or in none, only in the grant that it was decided by, and never beyond the last.
 func TestUse(t *testing.T) {
 	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
 		at := time.Date(2027, 1, 2, 3, 4, 5, 6000, time.UTC)
