@@ -26,7 +26,7 @@
 //   - internal/worker: the containers in which handlers do calls, and the pool that keeps them warm;
 //   - internal/mount: the folders of the host that a handler may see;
 //   - internal/supervisor: ends workers whose decision has changed, and starts some ahead of the first call;
-//   - internal/container: the packs' own containers;
+//   - internal/container: the packs' own containers; internal/packdata, internal/runlog: their data and the output of their earlier runs;
 //   - internal/store: grants, trust and container records in a database;
 //   - internal/httpapi: the routes;
 //   - internal/uninstall, internal/shutdown, internal/orphan: the end of a pack, of the suite, and of what a dead replica has left;
