@@ -129,6 +129,24 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+var path = regexp.MustCompile("`((?:api|cli|deploy|docs|e2e|examples|libs|runtime|services)/[A-Za-z0-9_./-]+)`")
+
+// Every folder and file of the repository that a document names is there.
+func TestPathsThatDocumentsName(t *testing.T) {
+	named := 0
+	for _, name := range documents(t) {
+		for _, match := range path.FindAllStringSubmatch(prose(read(t, name)), -1) {
+			named++
+			if _, err := os.Stat(filepath.Join(root, match[1])); err != nil {
+				t.Errorf("%s names %s, which is not there", name, match[1])
+			}
+		}
+	}
+	if named < 30 {
+		t.Errorf("only %d paths are named, want those of the architecture", named)
+	}
+}
+
 // Blocks of code say what they are: commands that the journeys run ("sh"), commands that they don't ("sh no-test"), and others.
 func TestBlocksSayWhatTheyAre(t *testing.T) {
 	known := []string{"sh", "sh no-test", "text", "json", "python", "yaml", "ini", "nginx", "mermaid"}
