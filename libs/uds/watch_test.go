@@ -140,7 +140,7 @@ func TestStreamTellsHalfFromWhole(t *testing.T) {
 }
 
 // A client that leaves while its frame waits for memory waits no longer.
-func TestClientThatLeavesDoesNotWaitForMemory(t *testing.T) {
+func TestClientThatLeavesDoesNotWait(t *testing.T) {
 	h := newWaiter()
 	l := mustListen(t, config(t))
 	s := newServer(l, h, Limits{Request: 1 << 20}, nil)
