@@ -11,8 +11,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
-// Bounds in bytes. maxString keeps six texts of nothing but control characters, six bytes each once escaped, within
-// a line.
+// Bounds in bytes. maxString is such that a line holds six texts of control characters, each of which takes six bytes when
+// escaped.
 const (
 	maxLine   = 64 << 10                                                 // newline included
 	maxBody   = maxLine - len(`"ts":"2006-01-02T15:04:05.000000Z",`) - 2 // without ts and two newlines (see file.torn)

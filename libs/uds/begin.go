@@ -29,8 +29,8 @@ type Pending interface {
 	Finish(dst []byte) []byte
 }
 
-// begin begins the first request and those behind it that have arrived whole, and answers them in order. It says whether
-// to go on.
+// begin begins the first request and those behind it that have arrived whole, and answers them in order. It says whether the
+// connection goes on.
 func (c *conn) begin(h Beginner, in *reader, b *buffers) bool {
 	pending := append(b.pending[:0], h.Begin(c.ctx, b.request))
 	for pending[len(pending)-1].Decided() && len(pending) < maxBegun && c.nextIsValid(in) {

@@ -70,7 +70,7 @@ func Listen(cfg Config) (*Listener, error) {
 	return l, err
 }
 
-// listen is Listen with a lock that the caller keeps on error, so that waiting for it costs one system call a try.
+// listen is Listen with a lock that the caller keeps on an error, so that each further try costs one system call.
 func listen(cfg Config, lk *lock) (*Listener, error) {
 	if cfg.Mode == 0 {
 		cfg.Mode = DefaultMode
@@ -247,8 +247,8 @@ func (l *Listener) abandon() error {
 	return l.closed
 }
 
-// Remove is Close for a pack that is gone: directory and lock file go too. What else lies in the directory stays,
-// and the directory with it.
+// Remove is Close for a pack that was uninstalled: it removes the directory and the lock file, too. If there are other files in the
+// directory, they and the directory stay, and the error says so.
 func (l *Listener) Remove() error {
 	l.once.Do(func() {
 		l.closed = errors.Join(l.unlink(), l.UnixListener.Close())

@@ -9,10 +9,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
-// lock is the exclusive flock that decides which replica serves a socket. Its file lies beside the socket's directory, out
-// of reach of whoever has the directory mounted.
+// lock is the exclusive flock that decides which replica serves a socket. Its file is beside the socket's directory, not in
+// it: a pack has the directory mounted, and could hold the lock itself, to keep its socket from being served.
 type lock struct{ file *flock.File }
 
+// newLock names the lock of a socket. It makes the folder of the sockets if it is missing.
 func newLock(cfg Config) (*lock, error) {
 	if filepath.Base(cfg.Name) != cfg.Name || cfg.Name == "." || cfg.Name == ".." {
 		return nil, fmt.Errorf("listen: %q is no directory name", cfg.Name)
@@ -32,7 +33,8 @@ func (k *lock) try() error {
 	return err
 }
 
+// close releases the lock; the file stays.
 func (k *lock) close() { k.file.Close() }
 
-// remove takes the file away while the lock is still held.
+// remove removes the file and releases the lock; see flock.File.Remove.
 func (k *lock) remove() { k.file.Remove() }

@@ -16,8 +16,8 @@ const readBuffer = 4 << 10
 
 var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
-// reader reads what a client sends, buffered. It has a buffer only while something is in it: a connection that waits
-// costs its goroutine and little else, so that a pack's thousand idle ones don't hold a megabyte.
+// reader is a buffered reader of a connection that has a buffer only while something is in it. An idle connection costs its
+// goroutine and little else: a pack may keep a thousand of them, and bufio.Readers would take 4 MiB for these.
 type reader struct {
 	raw     syscall.RawConn
 	receive func(fd uintptr) bool // reader.tryReceive, made once
@@ -39,7 +39,7 @@ func newReader(c *net.UnixConn) (*reader, error) {
 	return r, nil
 }
 
-// tryReceive receives, or gives the buffer back where there is nothing to be received yet.
+// tryReceive receives once. If nothing has arrived it gives the buffer back and returns false, so that the runtime's poller waits.
 func (r *reader) tryReceive(fd uintptr) bool {
 	into := r.direct
 	if into == nil {

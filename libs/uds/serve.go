@@ -16,17 +16,16 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Handler answers the requests of one socket. Both methods append their answer to dst and return the extended slice,
-// so that buffers can be kept from one request to the next; returning dst as it came closes the connection.
+// Handler answers the requests of one socket. Both methods append their answer to dst and return the extended slice, so that the server
+// can use its buffers again. If they append nothing, the connection is closed.
 type Handler interface {
-	// Answer answers one request. The slice request is the handler's until it returns, not after. It is called
-	// for requests of several connections at once. ctx is the connection's: it ends when the socket is taken away, and when
-	// the client has closed the connection, with ErrClientClosed as its cause. A client that says nothing more but still reads is
-	// answered.
+	// Answer answers one request. It may use the slice request until it returns. It is called for requests of several connections
+	// at once. ctx is the connection's: it ends when the socket is closed, and when the client has closed the connection, with
+	// ErrClientClosed as its cause. It doesn't end for a client that has closed its own direction only: that one still reads.
 	Answer(ctx context.Context, request, dst []byte) []byte
 
 	// Refuse answers a frame that could not be read, before the connection is closed: err is ErrEmpty, a
-	// *TooLargeError, or os.ErrDeadlineExceeded for one that did not come to its end in time.
+	// *TooLargeError, or os.ErrDeadlineExceeded for one that took longer than Limits.Frame.
 	Refuse(err error, dst []byte) []byte
 }
 
@@ -103,7 +102,7 @@ type server struct {
 	requests *semaphore.Weighted // bytes of Limits.Requests
 	answers  *semaphore.Weighted // bytes of Limits.Answers
 	stopping atomic.Bool
-	sequence atomic.Uint64 // counts answers: tells which connection has been idle for longest without a clock
+	sequence atomic.Uint64 // counts answers; conn.lastUsed has its value, so the connection idle for longest is found without reading a clock
 	waiting  atomic.Bool   // somebody waits in admit
 	vacancy  chan struct{} // a connection has ended, or become idle while somebody waits
 	running  sync.WaitGroup
@@ -122,8 +121,8 @@ func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server 
 	return s
 }
 
-// accept runs until the listener is closed. When the process has no descriptors left it waits, since there is
-// nobody to tell.
+// accept accepts connections until the listener is closed. When the process has no descriptors left it closes an idle connection
+// and waits, longer each time: ending would take the socket away from all.
 func (s *server) accept() error {
 	for delay := time.Duration(0); ; {
 		uc, err := s.listener.AcceptUnix()
@@ -200,8 +199,8 @@ func (s *server) evict() {
 	}
 }
 
-// stop ends every connection: idle ones now, busy ones after their answer, and what is left after drain at once.
-// The listener must be closed before.
+// stop ends every connection: idle ones at once, busy ones after their answer, and after drain all that are left. The listener must
+// be closed before.
 func (s *server) stop(drain time.Duration) {
 	s.stopping.Store(true)
 	s.shut()
@@ -260,7 +259,7 @@ func (c *conn) closeIdle() {
 	}
 }
 
-// buffers are what one request needs; idle connections hold none.
+// buffers are the memory of one request and its answer. Idle connections have none.
 type buffers struct {
 	request, response []byte
 	pending           []Pending
@@ -307,7 +306,7 @@ func (c *conn) serve() {
 	}
 }
 
-// exchange reads one frame, of which the first byte is there, and answers it. It says whether to go on.
+// exchange reads one frame, whose first byte is buffered, and answers it. It says whether the connection goes on.
 func (c *conn) exchange(in *reader) bool {
 	s := c.server
 	b := pool.Get().(*buffers)
@@ -341,8 +340,8 @@ func (c *conn) exchange(in *reader) bool {
 	return true
 }
 
-// read reads a frame under the frame deadline. A frame that lies in the buffer whole needs none, which spares the
-// usual request two timer operations.
+// read reads a frame within Limits.Frame. A frame that was received whole needs no deadline, which saves two timer operations for
+// the usual request.
 func (c *conn) read(in *reader, dst []byte) ([]byte, error) {
 	if !buffered(in) {
 		if err := c.frameDeadline(); err != nil {
@@ -375,8 +374,8 @@ func buffered(in *reader) bool {
 	return uint64(have-headerSize) >= uint64(binary.BigEndian.Uint32(header))
 }
 
-// refuse tells the client what was wrong with its frame. A sender that is still writing only gets to reading once
-// somebody took what it sends.
+// refuse answers a frame that could not be read. The client of a frame that is too large is still writing it, and may not read
+// the answer before it has written all. So the rest is read and dropped, up to maxDrained.
 func (c *conn) refuse(in *reader, err error, b *buffers) {
 	var large *TooLargeError
 	switch {
