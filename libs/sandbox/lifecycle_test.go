@@ -10,6 +10,41 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
+// checkRunning checks what is said of a container that runs; made is what Create said of it.
+func checkRunning(t *testing.T, engine *Engine, made Container) {
+	t.Helper()
+	all, err := engine.Find(t.Context(), Pack, made.Name)
+	if err != nil || len(all) != 1 || !all[0].Running() {
+		t.Fatalf("got %+v, %v; want one container that runs", all, err)
+	}
+	found := all[0]
+	if found.Started.IsZero() || !found.Finished.IsZero() {
+		t.Errorf("started at %v, finished at %v", found.Started, found.Finished)
+	}
+	found.Status, found.Created, found.Started = made.Status, made.Created, made.Started
+	if found != made {
+		t.Errorf("found %+v, made %+v", found, made)
+	}
+	inspected, err := engine.Inspect(t.Context(), made.ID)
+	if err != nil || !inspected.Running() || inspected.Image != probeImage || !strings.HasPrefix(inspected.ImageID, "sha256:") {
+		t.Errorf("got %+v, %v; want a container that runs %s", inspected, err, probeImage)
+	}
+}
+
+// checkStopped checks what is said of a container that was stopped and ended with status 0.
+func checkStopped(t *testing.T, engine *Engine, id string) {
+	t.Helper()
+	if exit, err := engine.Wait(t.Context(), id); err != nil || exit != (Exit{}) {
+		t.Errorf("stopped one ended with %+v, %v", exit, err)
+	}
+	if ended, err := engine.Inspect(t.Context(), id); err != nil || !ended.Finished.After(ended.Started) || ended.Exit != (Exit{}) {
+		t.Errorf("stopped one is %+v, %v", ended, err)
+	}
+	if _, err := engine.Stats(t.Context(), id); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("statistics of a stopped one: %v", err)
+	}
+}
+
 func TestLife(t *testing.T) {
 	engine := testEngine(t)
 	spec := probe(t, Pack, "sleep")
@@ -23,22 +58,7 @@ func TestLife(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	all, err := engine.Find(t.Context(), Pack, spec.Name)
-	if err != nil || len(all) != 1 || !all[0].Running() {
-		t.Fatalf("got %+v, %v; want one container that runs", all, err)
-	}
-	found := all[0]
-	if found.Started.IsZero() || !found.Finished.IsZero() {
-		t.Errorf("started at %v, finished at %v", found.Started, found.Finished)
-	}
-	found.Status, found.Created, found.Started = c.Status, c.Created, c.Started
-	if found != c {
-		t.Errorf("found %+v, made %+v", found, c)
-	}
-	inspected, err := engine.Inspect(t.Context(), c.ID)
-	if err != nil || !inspected.Running() || inspected.Image != probeImage || !strings.HasPrefix(inspected.ImageID, "sha256:") {
-		t.Errorf("got %+v, %v; want a container that runs %s", inspected, err, probeImage)
-	}
+	checkRunning(t, engine, c)
 	for range engine.Logs(t.Context(), c.ID, LogOptions{Follow: true}) {
 		break // "ready": it handles SIGTERM from here on
 	}
@@ -47,15 +67,7 @@ func TestLife(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if exit, err := engine.Wait(t.Context(), c.ID); err != nil || exit != (Exit{}) {
-		t.Errorf("stopped one ended with %+v, %v", exit, err)
-	}
-	if ended, err := engine.Inspect(t.Context(), c.ID); err != nil || !ended.Finished.After(ended.Started) || ended.Exit != (Exit{}) {
-		t.Errorf("stopped one is %+v, %v", ended, err)
-	}
-	if _, err := engine.Stats(t.Context(), c.ID); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("statistics of a stopped one: %v", err)
-	}
+	checkStopped(t, engine, c.ID)
 	for range 2 {
 		if err := engine.Remove(t.Context(), c.ID); err != nil {
 			t.Fatal(err)

@@ -74,6 +74,48 @@ func TestHostPath(t *testing.T) {
 	}
 }
 
+// runProbe starts a container, waits for its end, and decodes what it printed.
+func runProbe(t *testing.T, ctx context.Context, engine *Engine, id string) (found map[string]string) {
+	t.Helper()
+	if err := engine.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ended, failure := engine.api.ContainerWait(ctx, id, container.WaitConditionNotRunning)
+	select {
+	case <-ended:
+	case err := <-failure:
+		t.Fatal(err)
+	}
+	raw, err := engine.api.ContainerLogs(ctx, id, container.LogsOptions{ShowStdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	var head [8]byte
+	if _, err := raw.Read(head[:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.NewDecoder(raw).Decode(&found); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// sourceOf is where the host has what a container has mounted at target.
+func sourceOf(t *testing.T, engine *Engine, id, target string) string {
+	t.Helper()
+	report, err := engine.api.ContainerInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range report.Mounts {
+		if m.Destination == target {
+			return m.Source
+		}
+	}
+	return ""
+}
+
 // The sandbox in a container of its own, over the Docker socket, as the services use it.
 func TestSelfInAContainer(t *testing.T) {
 	engine := testEngine(t)
@@ -114,38 +156,8 @@ func TestSelfInAContainer(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := engine.api.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	ended, failure := engine.api.ContainerWait(ctx, made.ID, container.WaitConditionNotRunning)
-	select {
-	case <-ended:
-	case err := <-failure:
-		t.Fatal(err)
-	}
-	raw, err := engine.api.ContainerLogs(ctx, made.ID, container.LogsOptions{ShowStdout: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	var head [8]byte
-	if _, err := raw.Read(head[:]); err != nil {
-		t.Fatal(err)
-	}
-	var found map[string]string
-	if err := json.NewDecoder(raw).Decode(&found); err != nil {
-		t.Fatal(err)
-	}
-	report, err := engine.api.ContainerInspect(ctx, made.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	volume := ""
-	for _, m := range report.Mounts {
-		if m.Destination == "/volume" {
-			volume = m.Source
-		}
-	}
+	found := runProbe(t, ctx, engine, made.ID)
+	volume := sourceOf(t, engine, made.ID, "/volume")
 	for key, want := range map[string]string{
 		"instance": project, "error": "", "/tree": tree, "/tree/a/b": tree + "/a/b", "/volume/x": volume + "/x", "create": "",
 	} {

@@ -159,6 +159,33 @@ func TestKilledContainerEndsTheStream(t *testing.T) {
 	}
 }
 
+// readLog reads a container's log to its end.
+func readLog(t *testing.T, engine *Engine, id string, opts LogOptions) (lines []Line) {
+	t.Helper()
+	for line, err := range engine.Logs(t.Context(), id, opts) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// checkLongLine checks the pieces of a line of 200,000 times "x".
+func checkLongLine(t *testing.T, pieces []string) {
+	t.Helper()
+	long := 0
+	for _, piece := range pieces {
+		if len(piece) > 2*maxLine || strings.Trim(piece, "x") != "" {
+			t.Errorf("a piece of the long line has %d bytes: %.40q; want %d at most", len(piece), piece, 2*maxLine)
+		}
+		long += len(piece)
+	}
+	if long != 200_000 {
+		t.Errorf("the long line has %d bytes, want 200000", long)
+	}
+}
+
 func TestLogs(t *testing.T) {
 	engine := testEngine(t)
 	c := create(t, engine, probe(t, Pack, "lines", "10"))
@@ -166,13 +193,7 @@ func TestLogs(t *testing.T) {
 	if err := engine.Start(t.Context(), c.ID); err != nil {
 		t.Fatal(err)
 	}
-	var followed []Line
-	for line, err := range engine.Logs(t.Context(), c.ID, LogOptions{Follow: true}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		followed = append(followed, line)
-	}
+	followed := readLog(t, engine, c.ID, LogOptions{Follow: true})
 	// What two pipes carry is in order only in each of them.
 	var stdout, stderr []string
 	for _, line := range followed {
@@ -192,27 +213,11 @@ func TestLogs(t *testing.T) {
 		t.Fatalf("stdout begins with %.60q, want %q", stdout, want)
 	}
 	if last := stdout[len(stdout)-1]; last != "no end" {
-		t.Errorf("last line = %.40q", last)
+		t.Errorf("the last line is %.40q, want %q", last, "no end")
 	}
-	long := 0
-	for _, piece := range stdout[5 : len(stdout)-1] {
-		if len(piece) > 2*maxLine || strings.Trim(piece, "x") != "" {
-			t.Errorf("piece of the long line has %d bytes: %.40q", len(piece), piece)
-		}
-		long += len(piece)
-	}
-	if long != 200_000 {
-		t.Errorf("the long line has %d bytes", long)
-	}
-	var last []string
-	for line, err := range engine.Logs(t.Context(), c.ID, LogOptions{Tail: 1}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		last = append(last, line.Text)
-	}
-	if len(last) != 1 || last[0] != "no end" {
-		t.Errorf("the last line = %q", last)
+	checkLongLine(t, stdout[5:len(stdout)-1])
+	if last := readLog(t, engine, c.ID, LogOptions{Tail: 1}); len(last) != 1 || last[0].Text != "no end" {
+		t.Errorf("a tail of one line is %+v, want %q", last, "no end")
 	}
 	count := 0
 	for range engine.Logs(t.Context(), c.ID, LogOptions{}) {

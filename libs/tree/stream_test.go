@@ -152,20 +152,45 @@ func TestSendRefusesOtherContent(t *testing.T) {
 	}
 }
 
-func TestCache(t *testing.T) {
-	stream, digest := send(t, folder(t))
-	var fetched atomic.Int32
-	dir := t.TempDir()
-	t.Cleanup(func() { writable(dir) })
-	fetch := func(_ context.Context, want string) (io.ReadCloser, error) {
-		fetched.Add(1)
-		if want != digest {
-			return nil, fs.ErrNotExist
-		}
-		return io.NopCloser(bytes.NewReader(stream)), nil
-	}
-	cache := tree.NewCache(dir, fetch)
+// owner is a service that owns one tree, and the folder of a cache of it.
+type owner struct {
+	dir, digest string
+	stream      []byte
+	fetched     atomic.Int32
+}
 
+func newOwner(t *testing.T) *owner {
+	t.Helper()
+	o := &owner{dir: t.TempDir()}
+	o.stream, o.digest = send(t, folder(t))
+	t.Cleanup(func() { writable(o.dir) })
+	return o
+}
+
+func (o *owner) fetch(_ context.Context, want string) (io.ReadCloser, error) {
+	o.fetched.Add(1)
+	if want != o.digest {
+		return nil, fs.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(o.stream)), nil
+}
+
+// get is the path of the tree's copy in a new cache.
+func (o *owner) get(t *testing.T) (*tree.Cache, string) {
+	t.Helper()
+	cache := tree.NewCache(o.dir, o.fetch)
+	path, err := cache.Get(t.Context(), o.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cache, path
+}
+
+// However many ask at once, a tree is fetched once.
+func TestCacheFetchesOnce(t *testing.T) {
+	o := newOwner(t)
+	cache := tree.NewCache(o.dir, o.fetch)
+	digest := o.digest
 	var wait sync.WaitGroup
 	for range 20 {
 		wait.Go(func() {
@@ -176,14 +201,27 @@ func TestCache(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	if n := fetched.Load(); n != 1 {
-		t.Errorf("fetched %d times", n)
+	if n := o.fetched.Load(); n != 1 {
+		t.Errorf("fetched %d times, want once", n)
 	}
-	path, _ := cache.Get(t.Context(), digest)
 	if m, err := cache.Manifest(digest); err != nil || m.Digest() != digest {
-		t.Errorf("manifest %v", err)
+		t.Errorf("manifest of %s, %v; want that of %s", m.Digest(), err, digest)
 	}
+	missing := "sha256:" + sum("x")
+	if _, err := cache.Get(t.Context(), missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a tree that nobody has: %v, want fs.ErrNotExist", err)
+	}
+	for _, bad := range []string{"", "sha256:", "sha256:../x", "sha256:" + strings.Repeat("A", 64), strings.TrimPrefix(digest, "sha256:")} {
+		if _, err := cache.Get(t.Context(), bad); err == nil {
+			t.Errorf("got a tree of the digest %q, want an error", bad)
+		}
+	}
+}
 
+// Whatever happens to a copy, Get notices and fetches it again, in the process that fetched it and in another.
+func TestDamagedCopiesAreFetchedAgain(t *testing.T) {
+	o := newOwner(t)
+	cache, path := o.get(t)
 	for name, damage := range map[string]func() error{
 		"content": func() error {
 			return errors.Join(os.Chmod(path+"/one", 0o644), os.WriteFile(path+"/one", []byte("SAME LENGTH"), 0o444), os.Chmod(path+"/one", 0o444))
@@ -199,29 +237,25 @@ func TestCache(t *testing.T) {
 		},
 		"gone": func() error { writable(path); return os.RemoveAll(path) },
 	} {
-		for _, c := range []*tree.Cache{cache, tree.NewCache(dir, fetch)} { // the same process, and another
+		for _, c := range []*tree.Cache{cache, tree.NewCache(o.dir, o.fetch)} { // the same process, and another
 			if err := damage(); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			before := fetched.Load()
-			if _, err := c.Get(t.Context(), digest); err != nil || fetched.Load() != before+1 {
-				t.Errorf("%s: %v, fetched %d times", name, err, fetched.Load()-before)
+			before := o.fetched.Load()
+			if _, err := c.Get(t.Context(), o.digest); err != nil || o.fetched.Load() != before+1 {
+				t.Errorf("%s: %v, fetched %d times, want once", name, err, o.fetched.Load()-before)
 			}
-			if err := tree.Verify(t.Context(), filepath.Dir(path), digest); err != nil {
-				t.Errorf("%s: %v", name, err)
+			if err := tree.Verify(t.Context(), filepath.Dir(path), o.digest); err != nil {
+				t.Errorf("%s: afterwards: %v", name, err)
 			}
 		}
 	}
-	missing := "sha256:" + sum("x")
-	if _, err := cache.Get(t.Context(), missing); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a tree that nobody has: %v", err)
-	}
-	for _, bad := range []string{"", "sha256:", "sha256:../x", "sha256:" + strings.Repeat("A", 64), strings.TrimPrefix(digest, "sha256:")} {
-		if _, err := cache.Get(t.Context(), bad); err == nil {
-			t.Errorf("got %q", bad)
-		}
-	}
+}
 
+func TestSweepOfCopies(t *testing.T) {
+	o := newOwner(t)
+	cache, _ := o.get(t)
+	dir, digest := o.dir, o.digest
 	old := filepath.Join(dir, ".receiving-1")
 	if err := errors.Join(os.MkdirAll(old+"/tree", 0o755), os.Chmod(old+"/tree", 0o555), os.Chtimes(old, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
 		t.Fatal(err)

@@ -87,30 +87,42 @@ func Hardened(t testing.TB, id string, kind sandbox.Kind, own ...string) Report 
 		t.Fatal(err)
 	}
 	want["HostConfig"]["SecurityOpt"] = []any{"no-new-privileges:true", "seccomp=" + calls}
+	takeEnginesOwn(t, got["HostConfig"])
+	for part := range got {
+		compare(t, part, got[part], want[part])
+	}
+	return report
+}
+
+// takeEnginesOwn checks the fields that the engine fills in by itself, and takes them out of what is compared.
+func takeEnginesOwn(t testing.TB, host map[string]any) {
+	t.Helper()
 	for field, atLeast := range enginesOwn {
-		hidden, _ := json.Marshal(got["HostConfig"][field])
+		hidden, _ := json.Marshal(host[field])
 		for _, path := range atLeast {
 			if !strings.Contains(string(hidden), `"`+path+`"`) {
 				t.Errorf("HostConfig.%s = %s, which lacks %s", field, hidden, path)
 			}
 		}
-		delete(got["HostConfig"], field)
+		delete(host, field)
 	}
-	for part, fields := range got {
-		for field, value := range fields {
-			expected, named := want[part][field]
-			delete(want[part], field)
-			if named && !reflect.DeepEqual(value, expected) || !named && !empty(value) {
-				t.Errorf("%s.%s = %v, want %v", part, field, value, expected)
-			}
-		}
-		for field, expected := range want[part] {
-			if !empty(expected) {
-				t.Errorf("%s.%s is missing, want %v", part, field, expected)
-			}
+}
+
+// compare fails the test for each field of a part that differs from what is wanted; a field that isn't named must be empty.
+func compare(t testing.TB, part string, got, want map[string]any) {
+	t.Helper()
+	for field, value := range got {
+		expected, named := want[field]
+		delete(want, field)
+		if named && !reflect.DeepEqual(value, expected) || !named && !empty(value) {
+			t.Errorf("%s.%s = %v, want %v", part, field, value, expected)
 		}
 	}
-	return report
+	for field, expected := range want {
+		if !empty(expected) {
+			t.Errorf("%s.%s is missing, want %v", part, field, expected)
+		}
+	}
 }
 
 // inspect asks the engine itself, past every library.

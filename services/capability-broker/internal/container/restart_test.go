@@ -47,37 +47,39 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// crash has p's container end, and checks that it runs again, and is the same one, after a pause of want and not before.
+func (r *rig) crash(t *testing.T, want time.Duration) {
+	t.Helper()
+	before := r.info(t)
+	r.docker.exits("p", sandbox.Exit{Code: 7})
+	synctest.Wait()
+	ended := r.info(t)
+	if ended.RestartAt == nil || ended.RestartAt.Sub(time.Now()).Round(time.Millisecond) != want || ended.Status != "exited" || *ended.ExitCode != 7 {
+		t.Fatalf("pause of %v: %+v", want, ended)
+	}
+	time.Sleep(want - time.Millisecond)
+	if s := r.info(t).Status; s != "exited" {
+		t.Fatalf("%s before the pause of %v is over", s, want)
+	}
+	time.Sleep(requeueInterval + time.Millisecond)
+	synctest.Wait()
+	after := r.info(t)
+	if after.Status != "running" || after.ID != before.ID || after.Restarts != before.Restarts+1 || after.ExitCode != nil ||
+		after.LastExit == nil || after.LastExit.Code != 7 || after.RestartAt != nil {
+		t.Fatalf("after a pause of %v: %+v", want, after)
+	}
+}
+
 // The pause doubles up to a minute, and begins anew after a run that was long. The container, and its log, stay the same.
 func TestPausesGrow(t *testing.T) {
 	run(t, func(t *testing.T, r *rig) {
 		r.describe(t, describing("always"))
 		r.started(t, "p", "d1")
-		crash := func(want time.Duration) {
-			t.Helper()
-			before := r.info(t)
-			r.docker.exits("p", sandbox.Exit{Code: 7})
-			synctest.Wait()
-			ended := r.info(t)
-			if ended.RestartAt == nil || ended.RestartAt.Sub(time.Now()).Round(time.Millisecond) != want || ended.Status != "exited" || *ended.ExitCode != 7 {
-				t.Fatalf("pause of %v: %+v", want, ended)
-			}
-			time.Sleep(want - time.Millisecond)
-			if s := r.info(t).Status; s != "exited" {
-				t.Fatalf("%s before the pause of %v is over", s, want)
-			}
-			time.Sleep(requeueInterval + time.Millisecond)
-			synctest.Wait()
-			after := r.info(t)
-			if after.Status != "running" || after.ID != before.ID || after.Restarts != before.Restarts+1 || after.ExitCode != nil ||
-				after.LastExit == nil || after.LastExit.Code != 7 || after.RestartAt != nil {
-				t.Fatalf("after a pause of %v: %+v", want, after)
-			}
-		}
 		for _, pause := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
-			crash(pause * time.Second)
+			r.crash(t, pause*time.Second)
 		}
 		time.Sleep(steadyAfter + time.Second)
-		crash(time.Second)
+		r.crash(t, time.Second)
 		// An operator's start begins anew.
 		if _, err := r.Stop(t.Context(), "p"); err != nil {
 			t.Fatal(err)
