@@ -127,7 +127,7 @@ func secret(ctx context.Context, secrets Secrets, key string, asked func(), log 
 	case errors.Is(err, context.Canceled):
 		return nil, &Refusal{Kind: Failed, Reason: "The call was cancelled"}
 	case err != nil:
-		log.ErrorContext(ctx, "a secret could not be fetched", "key", key, "error", err)
+		log.ErrorContext(ctx, "a secret could not be fetched from the service secrets, so a pack's call has failed", "key", key, "error", err)
 		return nil, &Refusal{Kind: Failed, Reason: "secrets did not answer"}
 	}
 	output, err := json.Marshal(secretOutput{Success: true, Value: value}, jsontext.AllowInvalidUTF8(true))

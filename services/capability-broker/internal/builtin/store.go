@@ -138,7 +138,7 @@ func Stores(values Values, log *slog.Logger) []*Permission {
 				return func(ctx context.Context) (jsontext.Value, *Refusal) {
 					output, no := act(ctx)
 					if no != nil && no.err != nil {
-						log.ErrorContext(ctx, "a store could not be used", "permission_id", id, "error", no.err)
+						log.ErrorContext(ctx, "values of store.* could not be read or written, so a pack's call has failed", "permission_id", id, "error", no.err)
 					}
 					return output, no
 				}, nil

@@ -48,7 +48,7 @@ func TestParse(t *testing.T) {
 		case refused == nil && c.kind != "":
 			t.Errorf("%q: was accepted, want a refusal", c.frame)
 		case refused != nil && (refused.kind != c.kind || refused.message() != c.text):
-			t.Errorf("%q: %s %q", c.frame, refused.kind, refused.message())
+			t.Errorf("%q: refused as %s, %q; want %q", c.frame, refused.kind, refused.message(), c.kind)
 		}
 		if req.id == "" || req.claims != "" {
 			t.Errorf("%q: %+v", c.frame, req)
@@ -100,7 +100,7 @@ func TestEncode(t *testing.T) {
 	decode := func(b []byte) (r response) {
 		t.Helper()
 		if len(b) > MaxResponse {
-			t.Errorf("an answer of %d bytes", len(b))
+			t.Errorf("an answer of %d bytes, want at most %d", len(b), MaxResponse)
 		}
 		if err := json.Unmarshal(b, &r); err != nil {
 			t.Fatal(err)

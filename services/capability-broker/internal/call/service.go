@@ -286,7 +286,7 @@ func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	case errors.Is(err, context.Canceled):
 		return &refusal{kind: executionError, reason: canceled}
 	case err != nil:
-		k.Log.ErrorContext(ctx, "a use could not be counted", "error", err)
+		k.Log.ErrorContext(ctx, "a use of a capability grant could not be counted, so the call was refused", "permission_id", own.PermissionID, "error", err)
 		return &refusal{kind: executionError, reason: "The use could not be counted"}
 	case reason != grant.Allowed:
 		return &refusal{kind: grantDenied, reason: string(reason)}
@@ -422,11 +422,11 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 	case err == nil:
 		return nil
 	case errors.Is(err, handler.ErrUntrusted):
-		k.Log.ErrorContext(ctx, "a handler's copy is not what was trusted", "pack_id", t.PackID, "slug", t.Slug, "error", err)
+		k.Log.ErrorContext(ctx, "a handler's copy is not what was trusted, so it can't be called; approve the handler again", "pack_id", t.PackID, "slug", t.Slug, "error", err)
 		reason := "The handler's copy is not what was trusted"
 		if err := k.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Critical, Action: "hash_mismatch", OwnerPack: t.PackID,
 			Details: map[string]any{"slug": t.Slug, "handler_id": t.HandlerID, "digest": t.FolderDigest}, RejectionReason: reason}); err != nil {
-			k.Log.ErrorContext(ctx, "a mismatch could not be audited", "error", err)
+			k.Log.ErrorContext(ctx, "the changed copy of a handler could not be entered in the audit log", "pack_id", t.PackID, "slug", t.Slug, "error", err)
 		}
 		return &refusal{kind: trustDenied, reason: reason}
 	case errors.Is(err, worker.ErrBusy):

@@ -92,7 +92,7 @@ func (cfg Config) imageMoved(ctx context.Context, name, from, to string) {
 	err := cfg.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "image_moved", Success: true,
 		Details: map[string]any{"image": name, "from": from, "to": to}})
 	if err != nil {
-		cfg.Log.ErrorContext(ctx, "a change of image could not be audited", "image", name, "error", err)
+		cfg.Log.ErrorContext(ctx, "another image behind an image's name could not be entered in the audit log", "image", name, "error", err)
 	}
 	cfg.Log.WarnContext(ctx, "an image's name leads to another image than before", "image", name, "from", from, "to", to)
 }

@@ -29,7 +29,7 @@ func TestAnotherImageIsToldOf(t *testing.T) {
 		if len(log.entries) != 1 || log.entries[0].Action != "image_moved" || log.entries[0].Details["to"] != "sha256:2" {
 			t.Errorf("entries are %+v, want one of image_moved to sha256:2", log.entries)
 		}
-		if got := text.String(); !strings.Contains(got, "level=WARN") || strings.Contains(got, "could not be audited") != (failing != nil) {
+		if got := text.String(); !strings.Contains(got, "level=WARN") || strings.Contains(got, "could not be entered in the audit log") != (failing != nil) {
 			t.Errorf("with the audit error %v the log is\n%s", failing, got)
 		}
 	}

@@ -114,7 +114,7 @@ func (c *Cache) load(ctx context.Context, before byPrincipal) (byPrincipal, int6
 		g := &list[i]
 		if err := g.prepare(c.Permissions, before.compile(g)); err != nil {
 			// A newer or an older version of the broker has written it. It allows nothing, and keeps no other grant from working.
-			c.Log.ErrorContext(ctx, "a grant can't be read", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
+			c.Log.ErrorContext(ctx, "a capability grant can't be read and allows nothing; grant it again", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
 			g.unusable = Unreadable
 		}
 		if next[g.PrincipalID] == nil {

@@ -30,7 +30,7 @@ func TestValidPermission(t *testing.T) {
 		"ä": false, "a\x00": false, "../a": false, strings.Repeat("a", 129): false,
 	} {
 		if got := grant.ValidPermission(permission); got != want {
-			t.Errorf("%q: %v", permission, got)
+			t.Errorf("%q: %v, want %v", permission, got, want)
 		}
 	}
 }
@@ -40,7 +40,7 @@ func TestReserved(t *testing.T) {
 		"secrets.get": true, "secrets.x": true, "store.set": true, "secrets": false, "store": false, "secretsx.get": false, "fs.read": false,
 	} {
 		if got := grant.Reserved(permission); got != want {
-			t.Errorf("%q: %v", permission, got)
+			t.Errorf("%q: %v, want %v", permission, got, want)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 	}
 	g := b.Chain("p", "secrets.get")[0]
 	if decide(b, "p", "secrets.get") != grant.Allowed || g.GrantedBy != "operator" || len(g.Settings().Details()["allowed_keys"].([]string)) != 2 {
-		t.Fatalf("granted %+v", g)
+		t.Fatalf("the grant is %+v, want one of two keys, made by operator", g)
 	}
 	if decide(b, "q", "secrets.get") != grant.None || decide(b, "p", "secrets") != grant.None {
 		t.Error("granted to others, too")
@@ -202,28 +202,28 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 		}
 	}
 	if reason := decide(b, "p", "secrets.get"); reason != grant.Disabled {
-		t.Errorf("after revoke: %q", reason)
+		t.Errorf("after the revoke the reason is %q, want %q", reason, grant.Disabled)
 	}
 	for id, kind := range map[string]fault.Kind{"never": fault.KindNotFound} {
 		if _, err := b.Revoke(ctx, grant.Request{PrincipalID: id, PermissionID: "a"}); !fault.Is(err, kind) {
-			t.Errorf("revoke of %s: %v", id, err)
+			t.Errorf("revoke of %s: %v, want a fault of kind %v", id, err, kind)
 		}
 	}
 	if _, err := other.Grant(ctx, r); !fault.Is(err, fault.KindUnavailable) {
-		t.Errorf("grant while nobody knows the packs: %v", err)
+		t.Errorf("grant while nobody knows the packs: %v, want a fault of kind unavailable", err)
 	}
 	if n, err := b.RemovePrincipal(ctx, "p"); err != nil || n != 1 || decide(b, "p", "secrets.get") != grant.None {
-		t.Errorf("remove: %d, %v", n, err)
+		t.Errorf("removed %d grants, %v; want 1", n, err)
 	}
 	var actions []string
 	for _, e := range l.entries {
 		actions = append(actions, e.Action)
 		if e.Category != audit.Permission || e.Details["permission_type"] != "capability_grant" || e.OwnerPack != "p" {
-			t.Errorf("entry %+v", e)
+			t.Errorf("the entry is %+v, want a permission's, of a capability grant of p", e)
 		}
 	}
-	if got := strings.Join(actions, " "); got != "permission_grant permission_revoke permission_revoke" {
-		t.Errorf("entries: %s", got)
+	if got, want := strings.Join(actions, " "), "permission_grant permission_revoke permission_revoke"; got != want {
+		t.Errorf("entries are %s, want %s", got, want)
 	}
 }
 
@@ -277,7 +277,7 @@ func TestFollowWithin100ms(t *testing.T) {
 		}
 		time.Sleep(snapshot.Lease)
 		if got := decide(b, "p", "a"); got != grant.Unknown {
-			t.Errorf("when the lease has run out: %q", got)
+			t.Errorf("when the lease has run out the reason is %q, want %q", got, grant.Unknown)
 		}
 		c.set(nil, grant.Grant{PrincipalID: "p", PermissionID: "a", Enabled: true})
 		if !seen() {

@@ -26,7 +26,7 @@ func TestValidKey(t *testing.T) {
 		"p:s:h:x:" + hash: false, "p:s:h:" + hash + "\x00": false, strings.Repeat("p", 65) + ":s:h:" + hash: false,
 	} {
 		if got := ValidKey(key); got != want {
-			t.Errorf("%q: %v", key, got)
+			t.Errorf("%q: %v, want %v", key, got, want)
 		}
 	}
 }
@@ -161,7 +161,7 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, stagedName)); len(left) != 0 {
-		t.Errorf("left staged: %v", left)
+		t.Errorf("left staged are %v, want none", left)
 	}
 	for _, path := range []string{"", "lib", "handler.py", "lib/tool"} {
 		if info, err := os.Stat(filepath.Join(installed, path)); err != nil || info.Mode().Perm()&0o222 != 0 {
@@ -209,7 +209,7 @@ func TestHandlerWithALinkIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := folders(t, t.TempDir()).stage(t.Context(), root, Trust{PackID: "p", Slug: "s"}); err == nil {
-		t.Error("copied a link")
+		t.Error("a link was copied, want an error")
 	}
 }
 

@@ -128,6 +128,6 @@ func (s *Sweeper) sweep(ctx context.Context, due bool) bool {
 // reached must not look like one that knows no packs.
 func (s *Sweeper) sweepLogs(ctx context.Context) {
 	if err := s.Logs.Sweep(func(packID string) bool { _, known := s.Gates.Get(packID); return known }); err != nil {
-		s.Log.WarnContext(ctx, "logs of packs that are gone could not be removed", "error", err)
+		s.Log.WarnContext(ctx, "logs of handlers of uninstalled packs could not be removed; trying again in an hour", "error", err)
 	}
 }

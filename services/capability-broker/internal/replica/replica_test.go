@@ -23,7 +23,7 @@ func TestWhoIsAlive(t *testing.T) {
 	a, b, c := join(t, dir), join(t, dir), join(t, dir)
 	for _, other := range []*Replica{a, b, c} {
 		if !a.Alive(other.ID) {
-			t.Errorf("%s is dead to %s", other.ID, a.ID)
+			t.Errorf("%s is dead to %s, want it alive", other.ID, a.ID)
 		}
 	}
 	b.lock.Close() // what kill -9 does
@@ -33,7 +33,7 @@ func TestWhoIsAlive(t *testing.T) {
 	}
 	for _, id := range []string{"", "..", "../../etc/passwd", strings.ToUpper(a.ID), a.ID + "\n"} {
 		if a.Alive(id) {
-			t.Errorf("%q is alive", id)
+			t.Errorf("%q is alive, want it dead", id)
 		}
 	}
 	if dead, err := a.RemoveDead(); err != nil || dead != 1 {
@@ -74,7 +74,7 @@ func TestJoiningWhileOthersBury(t *testing.T) {
 			break
 		}
 		if !first.Alive(r.ID) {
-			t.Errorf("%s is dead", r.ID)
+			t.Errorf("%s is dead, want it alive until it is closed", r.ID)
 		}
 		r.Close()
 	}
@@ -97,13 +97,13 @@ func TestNodeIsTheSameForAll(t *testing.T) {
 	wait.Wait()
 	for _, name := range names {
 		if name != names[0] || !validID.MatchString(name) {
-			t.Fatalf("names %q", names)
+			t.Fatalf("names are %q, want the same for all", names)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "node"), nil, 0o640); err != nil {
 		t.Fatal(err)
 	}
 	if name, err := Node(dir); err == nil {
-		t.Errorf("an empty file is the name %q", name)
+		t.Errorf("an empty file is the name %q, want an error", name)
 	}
 }
