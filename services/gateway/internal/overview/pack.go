@@ -22,6 +22,9 @@ import (
 // day is how far back denials are counted.
 const day = 24 * time.Hour
 
+// pending is the state of a candidate that waits for a decision.
+const pending = "pending"
+
 // Pack collects it. An unknown pack is approval's not-found fault; without approval there is no answer.
 func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 	known, err := get[[]approval.Summary](ctx, v, approval.Overview, approval.OverviewRequest{PackID: id})
@@ -176,40 +179,57 @@ func lockOf(all wire.ListResponse[pip.LockItem], id string) *api.Lock {
 	}
 }
 
-// steps are what is left until the pack runs with all that it asks for. A section that lacks its answer has none.
+// steps are what is left until the pack runs with all that it asks for, in this order. A section that lacks its answer has none.
 func steps(p *api.Pack, lacks func(section string) bool) []api.Step {
-	steps := []api.Step{}
-	add := func(what string, call api.Call) { steps = append(steps, api.Step{What: what, Call: call}) }
+	steps := append([]api.Step{}, codeSteps(p)...)
+	if n := p.Network; n != nil && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
+		steps = append(steps, step("grant network", call(egress.PostGrant, egress.GrantRequest{}, wanted(p))))
+	}
+	steps = append(steps, secretSteps(p)...)
+	if p.MayRun && p.Status != pack.StatusRunning && !lacks("container") {
+		steps = append(steps, step("start", call(broker.StartContainer, broker.PackRequest{PackID: p.PackID}, nil)))
+	}
+	return steps
+}
+
+func step(what string, call api.Call) api.Step { return api.Step{What: what, Call: call} }
+
+// codeSteps are the approvals that are missing: of the pack, of its handlers, of its lock.
+func codeSteps(p *api.Pack) []api.Step {
+	var steps []api.Step
 	if p.Status.Undecided() {
-		add("review", call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil))
-		add("approve", call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil))
+		steps = append(steps, step("review", call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil)),
+			step("approve", call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil)))
 	}
 	for _, h := range p.Handlers {
-		if h.State == "pending" {
-			add("approve handler "+h.Slug, call(broker.Approve, broker.ApproveRequest{Key: h.CandidateKey}, nil))
+		if h.State == pending {
+			steps = append(steps, step("approve handler "+h.Slug, call(broker.Approve, broker.ApproveRequest{Key: h.CandidateKey}, nil)))
 		}
 	}
-	if p.Lock != nil && p.Lock.State == "pending" {
-		add("approve lock "+p.Lock.Path, call(pip.Approve, pip.ApproveRequest{Key: p.Lock.CandidateKey}, map[string]any{"allow_sdist": false}))
+	if p.Lock != nil && p.Lock.State == pending {
+		approve := call(pip.Approve, pip.ApproveRequest{Key: p.Lock.CandidateKey}, map[string]any{"allow_sdist": false})
+		steps = append(steps, step("approve lock "+p.Lock.Path, approve))
 	}
-	if n := p.Network; n != nil && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
-		add("grant network", call(egress.PostGrant, egress.GrantRequest{}, wanted(p)))
-	}
-	var keys []string
+	return steps
+}
+
+// secretSteps are the secrets that have no value, and a grant of those that the pack asks for and may not read. A grant that is posted
+// replaces the one before, so that the keys which are granted are in it, too.
+func secretSteps(p *api.Pack) []api.Step {
+	var steps []api.Step
+	keys, missing := []string{}, false
 	for _, s := range p.Secrets {
 		if s.Requested && s.Set != nil && !*s.Set {
-			add("set secret "+s.Key, call(secrets.Set, secrets.SetRequest{}, map[string]any{"key": s.Key, "value": nil}))
+			steps = append(steps, step("set secret "+s.Key, call(secrets.Set, secrets.SetRequest{}, map[string]any{"key": s.Key, "value": nil})))
 		}
 		if s.Granted != nil && (*s.Granted || s.Requested) {
 			keys = append(keys, s.Key)
+			missing = missing || !*s.Granted
 		}
 	}
-	if slices.ContainsFunc(p.Secrets, func(s api.Secret) bool { return s.Granted != nil && s.Requested && !*s.Granted }) {
-		add("grant secrets", call(broker.PostGrant, broker.GrantRequest{}, map[string]any{
-			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": keys}}))
-	}
-	if p.MayRun && p.Status != pack.StatusRunning && !lacks("container") {
-		add("start", call(broker.StartContainer, broker.PackRequest{PackID: p.PackID}, nil))
+	if missing {
+		steps = append(steps, step("grant secrets", call(broker.PostGrant, broker.GrantRequest{}, map[string]any{
+			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": keys}})))
 	}
 	return steps
 }

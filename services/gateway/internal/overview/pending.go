@@ -54,14 +54,14 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 	fetch(s, v, "packs", approval.Overview, approval.OverviewRequest{}, &packs)
 	fetch(s, v, "secrets", secrets.List, struct{}{}, &keys)
 	s.add("handlers", func(ctx context.Context) error {
-		answer, err := get[wire.ListResponse[broker.HandlerItem]](ctx, v, broker.Candidates.List, wire.ListRequest{Status: "pending"})
+		answer, err := get[wire.ListResponse[broker.HandlerItem]](ctx, v, broker.Candidates.List, wire.ListRequest{Status: pending})
 		for _, h := range answer.Items {
 			keep(handlerItem(h))
 		}
 		return err
 	})
 	s.add("locks", func(ctx context.Context) error {
-		answer, err := get[wire.ListResponse[pip.LockItem]](ctx, v, pip.Candidates.List, wire.ListRequest{Status: "pending"})
+		answer, err := get[wire.ListResponse[pip.LockItem]](ctx, v, pip.Candidates.List, wire.ListRequest{Status: pending})
 		for _, l := range answer.Items {
 			keep(lockItem(l))
 		}
@@ -217,31 +217,32 @@ func (v *Views) undecided(ctx context.Context, id string, current jsontext.Value
 	if addsNothing(now, then) {
 		return nil, nil
 	}
-	byDestination := map[string]*api.Item{}
-	var items []*api.Item
+	return byDestination(id, slices.DeleteFunc(refused, func(d egress.Denial) bool {
+		return d.Reason == "grant_denied" && (now.allows(d) || !then.allows(d)) // granted since, or nothing that a grant opens
+	}), proposal), nil
+}
+
+// byDestination makes one item of all refusals of a host and port.
+func byDestination(id string, refused []egress.Denial, proposal jsontext.Value) []api.Item {
+	var items []api.Item
+	index := map[string]int{}
 	for _, d := range refused {
-		if d.Reason == "grant_denied" && (now.allowsDomain(d.Host) && now.allowsPort(d.Port) || !then.allowsDomain(d.Host) || !then.allowsPort(d.Port)) {
-			continue // granted since, or nothing that a grant opens
-		}
 		what := fmt.Sprintf("%s:%d", d.Host, d.Port)
-		item := byDestination[what]
-		if item == nil {
-			item = &api.Item{Kind: kindNetwork, PackID: id, What: what, Since: d.FirstSeen, Decide: call(egress.PostGrant, egress.GrantRequest{}, proposal)}
+		i, known := index[what]
+		if !known {
+			i = len(items)
+			index[what] = i
+			items = append(items, api.Item{Kind: kindNetwork, PackID: id, What: what, Since: d.FirstSeen, Decide: call(egress.PostGrant, egress.GrantRequest{}, proposal)})
 			if d.Port == 80 {
-				item.Risk = "not encrypted"
+				items[i].Risk = "not encrypted"
 			}
-			byDestination[what], items = item, append(items, item)
 		}
-		item.Count += d.Count
-		if d.FirstSeen.Before(item.Since) {
-			item.Since = d.FirstSeen
+		items[i].Count += d.Count
+		if d.FirstSeen.Before(items[i].Since) {
+			items[i].Since = d.FirstSeen
 		}
 	}
-	out := make([]api.Item, len(items))
-	for i, item := range items {
-		out[i] = *item
-	}
-	return out, nil
+	return items
 }
 
 // addsNothing says whether a proposal adds nothing to a grant.

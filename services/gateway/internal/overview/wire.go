@@ -50,6 +50,9 @@ func (g *grant) allowsPort(port int) bool {
 	return false
 }
 
+// allows says whether the grant opens the destination that was refused. Rules are not looked at.
+func (g *grant) allows(d egress.Denial) bool { return g.allowsDomain(d.Host) && g.allowsPort(d.Port) }
+
 // grantable says whether another grant would allow what was refused.
 func grantable(d egress.Denial) bool { return d.Reason == "grant_denied" || d.Reason == "rule_denied" }
 

@@ -11,11 +11,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/route"
 )
 
-// Route and Class are those of a declared endpoint.
-type (
-	Route = route.Route
-	Class = route.Class
-)
+// Route is a declared endpoint.
+type Route = route.Route
+
+// Class is that of a declared endpoint.
+type Class = route.Class
 
 // Routes are the public endpoints of all services, the gateway's own among them.
 var Routes = api.Routes().Public()
