@@ -188,8 +188,8 @@ func (l *assembler) route(at time.Time, sum uint64) (*assembler, error) {
 }
 
 func (l *assembler) Write(frame []byte) (int, error) {
-	stamp, text, _ := bytes.Cut(frame, []byte(" "))
-	at, err := time.Parse(time.RFC3339Nano, string(stamp))
+	timestamp, text, _ := bytes.Cut(frame, []byte(" "))
+	at, err := time.Parse(time.RFC3339Nano, string(timestamp))
 	if err != nil {
 		return 0, fmt.Errorf("read time of a line: %w", err)
 	}

@@ -45,7 +45,7 @@ const (
 	Builder Kind = "builder" // a dependency build, the only kind with a network
 )
 
-// UID and GID are what everything in a container runs as: nobody and nogroup, who own no file.
+// UID and GID are the user and group that everything in a container runs as: nobody and nogroup, which own no file.
 const (
 	UID = 65534
 	GID = 65534
@@ -59,7 +59,7 @@ type Spec struct {
 	Principal string            // label io.rumi.principal; "" for none
 	Digest    string            // label io.rumi.digest: the tree it runs; "" for none
 	Packages  string            // label io.rumi.packages: the tree of its dependencies; "" for none
-	Image     string            // must be here already, nothing is pulled; what its name means is looked up at each Create
+	Image     string            // the engine must have it, nothing is pulled; each Create resolves the name to an id
 	Command   []string          // the whole argv, instead of the image's entrypoint and command
 	Dir       string            // working directory; "" for the image's
 	Env       map[string]string // beside the image's
@@ -88,7 +88,7 @@ type Container struct {
 	Packages        string
 	Image           string // Spec.Image
 	ImageID         string // "sha256:…", what that name meant when it was made
-	Replica         string // Config.Replica of who made it
+	Replica         string // Config.Replica of the process that made it
 	SpecFingerprint string // Fingerprint of the Spec that it was made of
 	Status          string // Docker's word: created, running, paused, restarting, removing, exited, dead
 	Created         time.Time
@@ -114,7 +114,7 @@ func (c Container) Alive() bool {
 }
 
 var (
-	// ErrNotFound: no such container of this instance. A container of anybody else is answered the same.
+	// ErrNotFound: this home has no such container. The answer is the same for a container of another home.
 	ErrNotFound = errors.New("no such container")
 	// ErrNotRunning: the container is there, but no code runs in it.
 	ErrNotRunning = errors.New("the container is not running")
@@ -122,7 +122,7 @@ var (
 	ErrExists = errors.New("a container of that name exists")
 )
 
-// Config says which engine and in whose name.
+// Config says which engine to use, and which containers on it are ours.
 type Config struct {
 	// Host is the engine's address; "" means DOCKER_HOST or Docker's usual socket.
 	Host string
@@ -158,10 +158,10 @@ type Engine struct {
 	configured string // Config.Instance
 	runtime    string
 	replica    string
-	socket     string // the path of the engine's Unix socket, "" where it has another address
+	socket     string // the path of the engine's Unix socket, "" if it has another address
 	imageMoved func(ctx context.Context, name, from, to string)
 
-	negotiation chan struct{} // has a token while somebody asks which version of its API the engine speaks
+	negotiation chan struct{} // has a token while a call of negotiate is under way
 	negotiated  atomic.Bool
 
 	mu       sync.Mutex // guards all of the following; but for findSelf never held over a call of the engine
@@ -324,9 +324,9 @@ func (e *Engine) info(ctx context.Context) (system.Info, error) {
 	return info, nil
 }
 
-// Instance is the name that this process's containers go by.
+// Instance returns the instance of this process: Config.Instance, or the compose project of the container that it runs in.
 func (e *Engine) Instance(ctx context.Context) (string, error) {
-	if err := e.negotiate(ctx); err != nil { // all that is asked begins with this
+	if err := e.negotiate(ctx); err != nil { // here, since most methods begin with Instance
 		return "", err
 	}
 	if e.configured != "" {

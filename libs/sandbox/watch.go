@@ -22,8 +22,8 @@ const (
 	readyGrace   = 30 * time.Second // how long an engine may be away, restarting, before Ready says so
 )
 
-// ErrSocketReplaced: the file that this process has as the engine's socket has no name any more. It was mounted by itself,
-// and the engine has made another one in its place, which this process will never see.
+// ErrSocketReplaced: the socket file that this process has mounted was deleted on the host. It was mounted as a file, not with its folder; an
+// engine that restarts makes a new file, which this process will never see.
 var ErrSocketReplaced = errors.New("the engine's socket was replaced, and this process sees the old one; a restart of its container mounts the new one")
 
 // Watch asks the engine each second whether it answers, until ctx ends. It returns ErrSocketReplaced as soon as the
@@ -32,7 +32,7 @@ func (e *Engine) Watch(ctx context.Context) error {
 	return periodic.RunErr(ctx, pingInterval, e.ping, periodic.Immediately)
 }
 
-// ping asks once.
+// ping asks the engine once whether it answers.
 func (e *Engine) ping(ctx context.Context) error {
 	bound, cancel := bounded(ctx, answerWait)
 	defer cancel()
@@ -56,7 +56,7 @@ func (e *Engine) ping(ctx context.Context) error {
 	return nil
 }
 
-// socketReplaced says whether the engine's socket has lost its name.
+// socketReplaced says whether the engine's socket was deleted on the host: no name leads to it any more.
 func (e *Engine) socketReplaced() bool {
 	if e.socket == "" {
 		return false

@@ -37,7 +37,7 @@ func TestStartsOfWorkersThatEndAreBounded(t *testing.T) {
 				}
 				return polite(id, args)
 			}}
-			inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+			inPool(t, m, ample, func(t *testing.T, p *Pool) {
 				paused := 0
 				for range 6000 { // ten minutes
 					_, err := within(c.timeout, p, job("attacker", `"attack"`))
@@ -71,7 +71,7 @@ func TestAWorkerWhoseCallsAllFailIsReplaced(t *testing.T) {
 		}
 		return polite(id, args)
 	}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for i := range 2 * suspectAfter {
 			_, err := within(time.Second, p, job("a", `1`))
 			if failed := err != nil; failed != (i < suspectAfter) {
@@ -96,7 +96,7 @@ func TestCallsThatFailWhateverTheWorker(t *testing.T) {
 		}
 		return polite(id, args)
 	}}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for range 200 {
 			_, _ = within(time.Second, p, job("a", `1`))
 			time.Sleep(100 * time.Millisecond)
@@ -122,7 +122,7 @@ func TestRecyclingIsBounded(t *testing.T) {
 	m := &machine{behave: func(id string, args []jsontext.Value) ([]string, bool) {
 		return []string{fmt.Sprintf(`{"id":%q,"ok":true,"retire":true,"output":1}`, id)}, true
 	}}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for range 6000 { // ten minutes
 			if _, err := within(time.Second, p, job("a", `1`)); err != nil {
 				t.Fatal(err)
@@ -138,7 +138,7 @@ func TestRecyclingIsBounded(t *testing.T) {
 // A call whose time is over when a worker is ready leaves the worker alone, and uses nothing up.
 func TestCallsWithoutTimeCostNoWorker(t *testing.T) {
 	m := &machine{behave: polite}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		if _, err := within(time.Second, p, job("a", `1`)); err != nil {
 			t.Fatal(err)
 		}

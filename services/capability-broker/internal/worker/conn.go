@@ -52,7 +52,7 @@ var (
 // audit log.
 type FailedError struct {
 	Kind string // load, args, exception, exit, coroutine or value, as the protocol has it; "lost" for a worker that ended or broke the protocol
-	What string // a built-in exception's class or a few fixed words
+	What string // the class of a built-in exception, or one of a few fixed texts
 }
 
 func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + e.What }

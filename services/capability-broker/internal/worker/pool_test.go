@@ -175,7 +175,7 @@ func TestOnePrincipalHoldsHalfAtMost(t *testing.T) {
 	})
 }
 
-var roomy = Limits{PerHandler: 2, Total: 8, Queue: 16, Idle: time.Minute}
+var ample = Limits{PerHandler: 2, Total: 8, Queue: 16, Idle: time.Minute}
 
 func within(d time.Duration, p *Pool, j Job) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
@@ -186,7 +186,7 @@ func within(d time.Duration, p *Pool, j Job) (string, error) {
 
 func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 	m := &machine{behave: polite, starts: time.Second}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for i := range 100 {
 			want := fmt.Sprintf(`{"i":%d}`, i)
 			if got, err := within(10*time.Second, p, job("a", want)); err != nil || got != want {
@@ -211,7 +211,7 @@ func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 // Begin is called when there is a worker and not before. A call that it refuses leaves the worker to the next.
 func TestBegin(t *testing.T) {
 	m := &machine{behave: polite, starts: time.Second}
-	refused, single := errors.New("refused"), roomy
+	refused, single := errors.New("refused"), ample
 	single.PerHandler = 1
 	inPool(t, m, single, func(t *testing.T, p *Pool) {
 		asked := 0
@@ -342,7 +342,7 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 				}
 				return polite(id, args)
 			}}
-			inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+			inPool(t, m, ample, func(t *testing.T, p *Pool) {
 				if _, err := within(5*time.Second, p, job("a", "{}")); !c.check(err) {
 					t.Errorf("got %v, which is another error than expected", err)
 				}
@@ -395,7 +395,7 @@ func TestWaitersSurviveTheirWorker(t *testing.T) {
 
 func TestFailedLaunch(t *testing.T) {
 	m := &machine{failing: handler.ErrUntrusted, starts: time.Second}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		if _, err := within(5*time.Second, p, job("a", "{}")); !errors.Is(err, handler.ErrUntrusted) {
 			t.Errorf("got %v, want %v", err, handler.ErrUntrusted)
 		}
@@ -409,7 +409,7 @@ func TestFailedLaunch(t *testing.T) {
 // A caller that gives up while its worker starts leaves the worker to the next.
 func TestStartOutlivesItsCaller(t *testing.T) {
 	m := &machine{behave: polite, starts: 3 * time.Second}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		if _, err := within(time.Second, p, job("a", "{}")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want a deadline", err)
 		}

@@ -86,7 +86,7 @@ func TestReviewEndsWhatStandsNoMore(t *testing.T) {
 		}
 		return polite(id, args)
 	}}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for _, principal := range []string{"a", "b"} {
 			if _, err := within(time.Minute, p, job(principal, "{}")); err != nil {
 				t.Fatal(err)
@@ -116,7 +116,7 @@ func TestWornWorkersAreReplaced(t *testing.T) {
 	m := &machine{starts: time.Second, behave: func(id string, args []jsontext.Value) ([]string, bool) {
 		return []string{fmt.Sprintf(`{"id":%q,"ok":true,"retire":true,"output":1}`, id)}, true
 	}}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		for i := range 3 {
 			began := time.Now()
 			got, err := within(time.Minute, p, job("a", "{}"))
@@ -156,7 +156,7 @@ func TestWarmTakesHalfOfAllAtMost(t *testing.T) {
 // A call that comes while a worker starts for it waits for that one.
 func TestCallMeetsAWorkerThatStarts(t *testing.T) {
 	m := &machine{behave: polite, starts: 2 * time.Second}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		p.Warm(job("a", "{}").Spec)
 		time.Sleep(time.Second)
 		began := time.Now()
@@ -174,7 +174,7 @@ func TestTimeOfTheGrant(t *testing.T) {
 		}
 		return polite(id, args)
 	}}
-	inPool(t, m, roomy, func(t *testing.T, p *Pool) {
+	inPool(t, m, ample, func(t *testing.T, p *Pool) {
 		j := job("a", "{}")
 		j.Limits.TimeoutSeconds = ptr(2.0)
 		if _, err := within(time.Minute, p, j); err != nil {
