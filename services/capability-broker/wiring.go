@@ -13,6 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/authorities"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/gate/packsockets"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
@@ -74,7 +75,7 @@ func (w workers) sweepOrphans(rt *service.Runtime, s state, h host) {
 	rt.Go("containers of handlers", sweeper.Watch)
 }
 
-func (w workers) supervise(rt *service.Runtime, s state, d decisions, sockets *call.Sockets) {
+func (w workers) supervise(rt *service.Runtime, s state, d decisions, sockets *packsockets.Sockets) {
 	keeper := &supervisor.Supervisor{
 		Pool: w.pool, Grants: d.grants, Trust: d.handlers.Registry, Gates: s.gates, Sockets: sockets, Environments: w.environments,
 	}
@@ -169,7 +170,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 }
 
 // listen makes what answers the capability sockets. They are opened once gates are followed.
-func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers, d decisions) (*call.Sockets, error) {
+func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers, d decisions) (*packsockets.Sockets, error) {
 	if cfg.socketMode()&0o007 != 0 {
 		if err := rt.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "socket_mode_relaxed",
 			Success: true, Details: map[string]any{"mode": cfg.SocketMode, "dir": cfg.SockDir}}); err != nil {
@@ -180,10 +181,10 @@ func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w wor
 		Gates: s.gates, Grants: d.grants, Handlers: d.handlers.Registry, Runner: w.pool, Builtins: d.builtins,
 		Audit: rt.Audit, Log: rt.Log, Tracer: rt.Tracer, Metrics: rt.Metrics, Refusals: cfg.Refusals, Rate: cfg.CallRate,
 	})
-	sockets := call.NewSockets(uds.SetConfig{
+	sockets := packsockets.New(uds.SetConfig{
 		Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: cfg.socketMode(), GID: cfg.SocketGID, Handler: calls.Socket,
 		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: rt.Log,
-	})
+	}, nil)
 	rt.ReadyWhen("sockets", func(context.Context) error {
 		return service.WithFix(sockets.Ready(), "run: docker compose up --detach")
 	})
@@ -194,7 +195,7 @@ func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w wor
 }
 
 // follow has everything that a gate opens or closes follow approval. What listens to changes must be there before the first of them.
-func follow(rt *service.Runtime, s state, w workers, packs *container.Manager, sockets *call.Sockets) {
+func follow(rt *service.Runtime, s state, w workers, packs *container.Manager, sockets *packsockets.Sockets) {
 	s.gates.OnChange(sockets.GateChanged)
 	s.gates.OnChange(packs.GateChanged)
 	s.gates.OnChange(w.pool.GateChanged)

@@ -14,8 +14,10 @@ import (
 	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/gate/packsockets"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
@@ -24,7 +26,6 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/sockets"
 	grantstore "github.com/rumi-ai/rumi/services/egress-proxy/internal/store"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
@@ -82,15 +83,21 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		if err := auditMode(ctx, rt.Audit, cfg); err != nil {
 			return err
 		}
-		set := sockets.New(sockets.Config{Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID}, proxy, rt.Log)
-		rt.OnStop("sockets", func(context.Context) error { set.Close(); return nil })
-		rt.ReadyWhen("sockets", func(context.Context) error { return service.WithFix(set.Ready(), "run: docker compose up --detach") })
+		sockets := packsockets.New(uds.SetConfig{
+			Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID, Handler: proxy.Handler,
+			Limits: uds.Limits{Request: egress.MaxRequest}, Log: rt.Log,
+		}, proxy.Forget)
+		rt.Go("sockets", sockets.Run)
+		rt.ReadyWhen("sockets", func(context.Context) error {
+			return service.WithFix(sockets.Ready(), "run: docker compose up --detach")
+		})
 
 		grants.OnNarrow(proxy.Cut)
 		rt.Go("grants", grants.Follow)
-		view.OnChange(set.Change)
+		view.OnChange(proxy.GateChanged)
+		view.OnChange(sockets.GateChanged)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, set.Remove)
+		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, sockets.Remove)
 	}
 }
 

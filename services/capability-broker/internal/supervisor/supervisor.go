@@ -64,7 +64,7 @@ type Gates interface {
 	Get(packID string) (gate.State, bool)
 }
 
-// Sockets are the capability sockets; *call.Sockets is them.
+// Sockets are the capability sockets; *packsockets.Sockets is them.
 type Sockets interface {
 	// Serving says whether this process answers the socket of a pack. With several replicas on a host one of them does.
 	Serving(packID string) bool

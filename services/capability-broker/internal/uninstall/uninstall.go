@@ -10,7 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
 )
 
-// Sockets are the capability sockets; *call.Sockets is them.
+// Sockets are the capability sockets; *packsockets.Sockets is them.
 type Sockets interface {
 	Remove(packID string)
 }

@@ -89,6 +89,14 @@ func (p *Proxy) Flush(ctx context.Context) error { return p.recorder.Flush(ctx) 
 // its grant changed.
 func (p *Proxy) Cut(packID string) { p.packs.End(packID) }
 
+// GateChanged ends what a pack has under way when its gate closes or the pack goes. It is a listener of gate.View and returns at once: connections
+// are closed without waiting for their servers.
+func (p *Proxy) GateChanged(c gate.Change) {
+	if c.Removed || !c.State.Open {
+		p.Cut(c.PackID)
+	}
+}
+
 // Forget is Cut for a pack that is gone.
 func (p *Proxy) Forget(packID string) { p.packs.Forget(packID) }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
@@ -163,7 +164,9 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 	full := func() func() {
 		k := w.proxy.packs.Get("p")
 		for range session.MaxStreams {
-			k.AcquireStream()
+			for !k.AcquireStream() { // the request before may not have given its own back
+				time.Sleep(time.Millisecond)
+			}
 		}
 		return func() {
 			for range session.MaxStreams {

@@ -1,6 +1,7 @@
-package sockets
+package egress_test
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/gate/packsockets"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
@@ -26,7 +28,7 @@ import (
 // by is what it serves with.
 type crowd struct {
 	dir     string
-	sockets *Sockets
+	sockets *packsockets.Sockets
 	clients []int
 }
 
@@ -46,15 +48,28 @@ func gather(t testing.TB, packs int) *crowd {
 	proxy := egress.New(egress.Config{Gates: gate.NewView(discard), Addresses: address.NewPolicy(nil), TLS: func() *tls.Config { return &tls.Config{} }, Rate: 600,
 		Audit: log, Log: discard, Metrics: prometheus.NewRegistry(), Tracer: noop.NewTracerProvider().Tracer("")})
 	c := &crowd{dir: filepath.Join(base, "packs")}
-	c.sockets = New(Config{Dir: c.dir, Mode: 0o660, GID: -1}, proxy, discard)
+	c.sockets = packsockets.New(uds.SetConfig{Dir: c.dir, Mode: 0o660, GID: -1, Handler: proxy.Handler, Limits: uds.Limits{Request: egress.MaxRequest}, Log: discard}, proxy.Forget)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.sockets.Run(ctx) }()
 	t.Cleanup(func() {
 		for _, fd := range c.clients {
 			unix.Close(fd)
 		}
-		c.sockets.Close()
+		cancel()
+		<-done
 	})
 	for i := range packs {
-		c.sockets.Change(gate.Change{PackID: name(i), State: gate.State{PackID: name(i), Open: true, Status: "approved"}})
+		c.sockets.GateChanged(gate.Change{PackID: name(i), State: gate.State{PackID: name(i), Open: true, Status: "approved"}})
+	}
+	for i, began := 0, time.Now(); i < packs; {
+		if c.sockets.Serving(name(i)) {
+			i++
+		} else if time.Since(began) > time.Minute {
+			t.Fatalf("the socket of %s is not served", name(i))
+		} else {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	return c
 }
