@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// trustProgram looks at what a program is told of certificate authorities.
+// trustProgram prints which certificate authorities a pack's program has.
 const trustProgram = `
 import os, ssl, time
 names = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"]
@@ -25,7 +25,7 @@ print("done")
 time.sleep(3600)
 `
 
-// Packs trust for tunnels whom the egress proxy trusts for requests.
+// Packs trust, for tunnels, the same authorities as the egress proxy trusts for requests.
 func TestPacksTrustTheOperatorsAuthorities(t *testing.T) {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()

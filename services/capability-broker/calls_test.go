@@ -112,7 +112,7 @@ func TestCallFromScanToAnswer(t *testing.T) {
 	refused("grant_denied")
 }
 
-// A call whose client has gone is cancelled: its handler works for nobody no longer, its worker is replaced, and the log says why. A
+// A call whose client has closed the connection is cancelled: its handler stops, its worker is replaced, and the log says why. A
 // client that only ends what it sends gets its answer.
 func TestCallsOfClientsThatLeave(t *testing.T) {
 	w := newWorld(t)
@@ -244,7 +244,7 @@ func TestHandlerLogs(t *testing.T) {
 	}
 }
 
-// hostile are handlers that break every rule, and what their callers are told: error_type, or "" for success. Each is
+// hostile are handlers that break every rule, with the error_type that their callers read, "" for success. Each is
 // called twice, the second time in what the first has left behind.
 var hostile = map[string]struct{ code, kind string }{
 	"never_answers":     {"import time\ndef execute(c, a):\n    time.sleep(3600)", "timeout"},

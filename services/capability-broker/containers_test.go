@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packProgram does what a pack does: says who it is, writes its data, asks for a capability, and waits.
+// packProgram is a pack: it prints its id, writes its data, asks for a capability, and waits.
 const packProgram = `
 import os, sys, time, rumi_capability
 print("uid", os.getuid(), "groups", sorted(os.getgroups()), "cwd", os.getcwd())
@@ -202,7 +202,7 @@ func TestContainerEndsByItselfAndIsFollowed(t *testing.T) {
 	}
 }
 
-// A broker that stops or dies leaves packs running; the next one keeps those that may run and removes what nobody needs.
+// A broker that stops or dies leaves packs running; the next one keeps those that may run and removes the others.
 func TestRestartKeepsWhatMayRun(t *testing.T) {
 	w := newWorld(t).start()
 	for _, id := range []string{"stays", "goes"} {

@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// files installs the example pack and gives what calls its handlers for the principal p.
+// files installs the example pack and returns a function that calls its handlers for the principal p.
 func (w *world) files() (p pipe, shared func(elem ...string) string) {
 	w.t.Helper()
 	pack := make(map[string]string)
@@ -81,7 +81,7 @@ func (w *world) handlerContainers() []sandbox.Container {
 	return list
 }
 
-// What a handler is trusted for is its own folder, so what both handlers share stands in each.
+// The unit of trust is a handler's own folder, so code that both handlers need is in each of them.
 func TestFoldersOfBothHandlersAreOne(t *testing.T) {
 	files := readFiles(t, "../../examples/packs/files/share/capability_handlers")
 	reads, writes := files["fs_read/folders.py"], files["fs_write/folders.py"]

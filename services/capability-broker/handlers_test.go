@@ -234,7 +234,7 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	}
 }
 
-// Two packs may have a slug and a handler_id in common; two handlers for one permission are nobody's, unless the grant says
+// Two packs may have a slug and a handler_id in common; two handlers for one permission serve no grant, unless the grant says
 // whose they are.
 func TestTwinHandlers(t *testing.T) {
 	w := newWorld(t).start()
@@ -297,7 +297,7 @@ func TestTwinHandlers(t *testing.T) {
 		t.Errorf("list: %v", got)
 	}
 
-	// Trust can be taken back: the handler's workers end, its copy goes, and what that leaves without an answer is told.
+	// Trust can be withdrawn: the handler's workers end, its copy is removed, and the answer names the grants that no handler serves any more.
 	a := w.decide(keyOf(one), "revoke", map[string]any{"reason": "mistake"})
 	const refused = "no trusted handler serves these grants of test.h any more, and they are refused: p"
 	if a.code != 200 || a.data["status"] != "rejected" || a.data["reject_count"] != 1.0 || !reflect.DeepEqual(a.data["warnings"], []any{refused}) {
@@ -317,7 +317,7 @@ func TestTwinHandlers(t *testing.T) {
 	}
 }
 
-// What a pack brings along waits from when it brings it, without a scan; what it has no longer waits for nobody.
+// A pack's handlers are candidates as soon as the pack is there, without a scan, and are none any more when they are gone.
 func TestHandlersAreNoticed(t *testing.T) {
 	w := newWorld(t).start()
 	w.write("p", handlerPack(map[string]string{"h": one}))

@@ -56,7 +56,7 @@ func (w *world) environ() []string {
 	return list
 }
 
-// second starts a replica in this process and gives who asks it as the gateway does.
+// second starts a replica in this process and returns a function that asks it as the gateway does.
 func (w *world) second() func(method, path string) (code int, data any) {
 	w.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

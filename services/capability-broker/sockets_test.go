@@ -50,7 +50,7 @@ func TestBadFrames(t *testing.T) {
 			t.Errorf("a big one: %v", got)
 		}
 	}
-	// Half a frame, then silence, is nobody else's trouble; nor are connections beyond the bound.
+	// Half a frame, then silence, disturbs no other pack; nor do connections beyond the bound.
 	half := w.dial("p")
 	if _, err := half.Write([]byte{0, 0}); err != nil {
 		t.Fatal(err)

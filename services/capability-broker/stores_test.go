@@ -9,7 +9,7 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// store grants every store.* with a config, and gives what calls one of them over a socket.
+// store grants every store.* with a config, and returns a function that calls one of them over a socket.
 func (w *world) store(packID string, config any) func(op string, args any) map[string]any {
 	w.t.Helper()
 	for _, op := range []string{"get", "set", "delete", "list", "batch_get", "cas"} {

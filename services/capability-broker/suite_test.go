@@ -468,7 +468,7 @@ func (w *world) dial(packID string) pipe {
 	return pipe{conn, w.t}
 }
 
-// ask sends one request and gives the answer.
+// ask sends one request and returns the answer.
 func (p pipe) ask(request any) map[string]any {
 	p.t.Helper()
 	raw, err := json.Marshal(request)
@@ -514,7 +514,7 @@ func (p pipe) askRaw(raw []byte) map[string]any {
 	return out
 }
 
-// audited gives the details of the entries with an action.
+// audited returns the details of the entries with an action.
 func (w *world) audited(category, action string) (found []map[string]any) {
 	w.t.Helper()
 	for line := range strings.Lines(audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), category)) {

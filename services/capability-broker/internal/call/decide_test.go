@@ -32,8 +32,8 @@ import (
 
 var discard = slog.New(slog.DiscardHandler)
 
-// replica is a broker as far as judging goes: grants and trust in a real database, and in place of containers somebody
-// who counts.
+// replica is the part of a broker that decides: grants and trust in a real database, and in place of containers a runner
+// that counts calls.
 type replica struct {
 	t      testing.TB
 	grants *grant.Cache
@@ -437,7 +437,7 @@ func TestUsesAreCountedOnceOnAllReplicas(t *testing.T) {
 	})
 }
 
-// A replica that hasn't heard yet of a new grant or a revoke neither uses up the new one's uses nor goes by the old one.
+// A replica that hasn't heard yet of a new grant or a revoke neither uses up the new one's uses nor follows the old one.
 func TestUseAfterAChangeElsewhere(t *testing.T) {
 	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
 		a := newReplica(t, open())
@@ -469,7 +469,7 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 	})
 }
 
-// A call that waits for a worker starts by what is granted then.
+// A call that waits for a worker starts by the grants at its start, not by those at its decision.
 func TestChangesWhileACallWaits(t *testing.T) {
 	r := newReplica(t, sqlite(t))
 	r.install("x", "")

@@ -63,7 +63,7 @@ func TestSecretIsFetchedWhileItsEntryIsWritten(t *testing.T) {
 		return said
 	}
 
-	// A key that nobody had a value for yet is fetched first.
+	// A key that had no value so far is fetched first.
 	if got := ask(); !got.Success || m.early || !slices.Equal(said(), []string{"permission_secrets_get yes"}) {
 		t.Errorf("first: %+v, %v", got, said())
 	}

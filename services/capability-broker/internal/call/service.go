@@ -32,7 +32,7 @@ type Gates interface {
 
 // Grants are the capability grants, in memory; *grant.Cache is them.
 type Grants interface {
-	// Chain gives the grants of a principal and its parents for a permission.
+	// Chain returns the grants of a principal and its parents for a permission.
 	Chain(principal, permission string) grant.Chain
 	// Use counts a call that is about to start. grant.ErrChanged means that a grant has changed, so the call must be decided about again.
 	Use(ctx context.Context, c grant.Chain) (grant.Reason, error)

@@ -43,7 +43,7 @@ type Store interface {
 
 // Packs are the packs that approval knows; peers.Packs is them.
 type Packs interface {
-	// Known says whether there is such a pack, asking approval if it must. An error means that nobody can say at the moment.
+	// Known says whether there is such a pack, asking approval if it must. An error means that approval can't be asked at the moment.
 	Known(ctx context.Context, packID string) (bool, error)
 	// Grantable is nil for a pack that is known and not being uninstalled, as far as memory can tell; else a fault.
 	Grantable(packID string) error

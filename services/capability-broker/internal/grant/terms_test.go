@@ -86,7 +86,7 @@ func TestTermsInEntries(t *testing.T) {
 	}
 }
 
-// A grant that this version doesn't understand allows nothing, and keeps nobody else's from working. A newer version may
+// A grant that this version doesn't understand allows nothing, and keeps no other grant from working. A newer version may
 // have narrowed it by terms that this one doesn't know.
 func TestGrantsThatCannotBeRead(t *testing.T) {
 	s := open(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
-// The files a handler's folder must have. The candidate's key is the SHA-256 of scriptFile; what is trusted is the
+// The files a handler's folder must have. The candidate's key has the SHA-256 of scriptFile; trust is in the
 // whole folder.
 const (
 	descriptorFile = "handler.json"

@@ -12,8 +12,8 @@ import (
 )
 
 // pin has grants that name no handler name the one that serves them now, before a second one of the same permission is trusted. A grant
-// that names none is served by the only handler there is. With a second one it would be ambiguous, so refused: whoever gets a handler of
-// the same permission approved could so take away what was granted to others.
+// that names none is served by the only handler there is. With a second one it would be ambiguous, so refused: a pack could break other
+// packs' grants by offering a handler of the same permission, as soon as that is approved.
 func (s *Service) pin(ctx context.Context, next Trust) error {
 	if err := s.Registry.Reload(ctx); err != nil { // another replica may have approved a handler since the last comparison
 		return err
@@ -97,7 +97,7 @@ func (s *Service) Withdraw(ctx context.Context, key, reason string) (candidate.I
 	if err != nil {
 		return item, err
 	}
-	ctx = context.WithoutCancel(ctx) // what is decided is carried out
+	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that goes away must not stop it half way
 	if err := s.Registry.Reload(ctx); err != nil {
 		return item, err
 	}

@@ -88,7 +88,7 @@ func (e *Environments) For(ctx context.Context, packID string) (container.Packag
 // it starts with one environment and keeps it.
 type HandlerEnvironments struct {
 	*Environments
-	lock string   // container.TreesLock: who holds it shared keeps the copies from being swept, by any replica of this host
+	lock string   // container.TreesLock: while it is held shared, no replica of this host sweeps the copies
 	last sync.Map // pack → the digest that pip-installer has named last
 }
 

@@ -97,7 +97,8 @@ func (r *Replica) RemoveDead() (dead int, err error) {
 	return dead, nil
 }
 
-// Node is the name that this host goes by among those that share a database: a random one, kept in dir.
+// Node returns the name of this host among the hosts that share a database: a random one, kept in dir. It outlives processes, and every
+// replica on the host has the same.
 func Node(dir string) (string, error) {
 	path := filepath.Join(dir, "node")
 	if err := os.MkdirAll(dir, 0o750); err != nil {

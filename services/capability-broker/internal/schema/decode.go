@@ -69,7 +69,8 @@ func next(d *jsontext.Decoder, maxDepth int, n *int) (any, error) {
 }
 
 // number keeps a number as it is written, if exact arithmetic can be done with it in no time and it is the same number, nearly, to
-// handlers: where Python reads a float64, what is too large would be infinite there and what is too small zero, whatever was checked here.
+// handlers. Python reads a float64 where a number has a fraction or an exponent: a number that is too large would be infinite there, one that is
+// too small zero, and a bound that was checked here would not hold.
 func number(s string) (any, error) {
 	mantissa, exponent, written := s, 0, strings.ContainsAny(s, ".eE")
 	if i := strings.IndexAny(s, "eE"); i >= 0 {

@@ -166,7 +166,7 @@ func (s *Schema) path(tokens []string, value any) string {
 	return pointer(shown)
 }
 
-// first is the error to tell of, of those that a check found: the same one each time. Of what is inside anyOf, not and the
+// first picks, of the errors that a check has found, the one to report: the same one each time. Of what is inside anyOf, not and the
 // like no part is the cause; inner goes there all the same, for an example of what would have been right.
 func first(e *jsonschema.ValidationError, inner bool) *jsonschema.ValidationError {
 	switch e.ErrorKind.(type) {

@@ -145,7 +145,7 @@ func TestHostileValues(t *testing.T) {
 	}
 }
 
-// Neither schemas nor values, whoever wrote them, bring the broker down, and no value is repeated.
+// Neither schemas nor values, whatever is in them, bring the broker down, and no value is repeated.
 func FuzzCheck(f *testing.F) {
 	for _, c := range [][2]string{
 		{`{}`, `{}`},

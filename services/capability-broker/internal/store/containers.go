@@ -26,7 +26,7 @@ func NewContainers(db *store.DB, node string) *Containers {
 	return &Containers{db: db, node: node, changes: db.Changes()}
 }
 
-// Claim gives this host the records of all other hosts. It is for SQLite: a database in a file is used by one host only, so records of
+// Claim assigns to this host the records of all other hosts. It is for SQLite: a database in a file is used by one host only, so records of
 // another host are this one's, from before the Rumi home was moved here without the file that has the host's name.
 func (c *Containers) Claim(ctx context.Context) error {
 	return c.db.Tx(ctx, func(tx *store.Tx) error {

@@ -28,7 +28,7 @@ func NewValues(db *store.DB, maxBytes int64) *Values {
 	return &Values{db: db, maxBytes: maxBytes, writing: make(chan struct{}, 1)}
 }
 
-// Get gives a value; found says whether there is one.
+// Get implements builtin.Values.
 func (v *Values) Get(ctx context.Context, key kv.Key) (value jsontext.Value, found bool, err error) {
 	err = v.db.View(ctx, func(tx *store.Tx) (err error) {
 		value, found, err = read(tx, key)
@@ -53,7 +53,7 @@ func (v *Values) Set(ctx context.Context, key kv.Key, value jsontext.Value, by s
 }
 
 // Swap writes a value if the one that is there is the same as expected, where null is also the same as none. Otherwise
-// current is what is there, nil for nothing.
+// current is the present value, nil for none.
 func (v *Values) Swap(ctx context.Context, key kv.Key, expected, value jsontext.Value, by string) (swapped bool, current jsontext.Value, err error) {
 	err = v.write(ctx, func(tx *store.Tx) error {
 		swapped, current = false, nil
@@ -101,7 +101,7 @@ func (v *Values) Delete(ctx context.Context, key kv.Key) (deleted bool, err erro
 	return deleted, nil
 }
 
-// List gives up to limit keys that begin with prefix and come after the key after ("" for the first ones).
+// List returns up to limit keys that begin with prefix and come after the key after ("" for the first ones).
 func (v *Values) List(ctx context.Context, storeID, prefix, after string, limit int) (kv.Page, error) {
 	var page kv.Page
 	err := v.db.View(ctx, func(tx *store.Tx) error {
@@ -142,7 +142,7 @@ func behind(prefix string) []byte {
 	return nil
 }
 
-// Batch gives the values of those keys that have one, as of one moment. Values are taken in the order of keys, no key
+// Batch returns the values of those keys that have one, as of one moment. Values are taken in the order of keys, no key
 // being there twice; left are the keys whose values would make them more than budget bytes together.
 func (v *Values) Batch(ctx context.Context, storeID string, keys []string, budget int) (found map[string]jsontext.Value, left []string, err error) {
 	err = v.db.View(ctx, func(tx *store.Tx) error {

@@ -128,7 +128,7 @@ func TestBatchStaysWithinItsBudget(t *testing.T) {
 	})
 }
 
-// A budget is of bytes: what is written in other letters than Latin ones counts for what it takes.
+// A budget counts bytes, not characters.
 func TestBatchCountsBytes(t *testing.T) {
 	values(t, func(t *testing.T, mine, other *store.Values) {
 		setValue(t, mine, "a", `"`+strings.Repeat("語", 100)+`"`)
@@ -181,7 +181,7 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-// Of many that count with cas on two replicas nobody's addition is lost.
+// When many increment a number with cas on two replicas, no increment is lost.
 func TestSwapCountsEachOnce(t *testing.T) {
 	values(t, func(t *testing.T, mine, other *store.Values) {
 		const workers, rounds = 8, 5

@@ -68,7 +68,7 @@ type Service struct {
 //
 // The order matters. The socket and the workers go first, so that the pack can do nothing meanwhile. Then CatchUp makes sure that this
 // process knows that the pack is retired: from there on no grant is made to it. Without that, an operator's grant that is under way could
-// be stored after RemovePrincipal, and whoever installs a pack of the same name later would have it.
+// be stored after RemovePrincipal, and the next pack that is installed under the same name would have it.
 func (s *Service) Remove(ctx context.Context, packID string) (api.Removal, error) {
 	var done api.Removal
 	s.Sockets.Remove(packID)
