@@ -24,7 +24,7 @@ func benchmarkAsk(b *testing.B, w *world, request map[string]any) {
 	for b.Loop() {
 		began := time.Now()
 		if got := conn.ask(request); got["success"] != true {
-			b.Fatal(got)
+			b.Fatalf("the call got %v, want success", got)
 		}
 		took = append(took, time.Since(began))
 	}
@@ -59,7 +59,7 @@ func BenchmarkHandlerThroughput(b *testing.B) {
 		conn := w.dial("p")
 		for pb.Next() {
 			if got := conn.ask(request); got["success"] != true {
-				b.Error(got)
+				b.Errorf("the call got %v, want success", got)
 				return
 			}
 		}
@@ -82,7 +82,7 @@ func BenchmarkColdHandlerCall(b *testing.B) {
 	conn := w.dial("p")
 	ask := func() {
 		if got := conn.ask(map[string]any{"permission_id": "test.cold", "timeout_seconds": 20}); got["success"] != true {
-			b.Fatal(got)
+			b.Fatalf("the call got %v, want success", got)
 		}
 	}
 	ask()
@@ -226,7 +226,7 @@ func BenchmarkDenial(b *testing.B) {
 		conn := w.dial("p")
 		for pb.Next() {
 			if got := conn.ask(map[string]any{"permission_id": "test.none"}); got["error_type"] != "grant_denied" {
-				b.Error(got)
+				b.Errorf("the call got %v, want grant_denied", got)
 				return
 			}
 		}

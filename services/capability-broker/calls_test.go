@@ -52,28 +52,28 @@ func TestCallFromScanToAnswer(t *testing.T) {
 
 	scan := w.must("POST", "/api/capability/candidates/scan", nil)
 	if scan["scanned_count"] != 1.0 || scan["pending_created"] != 1.0 {
-		t.Fatalf("scan: %v", scan)
+		t.Fatalf("the scan answers %v, want one folder seen and one candidate made pending", scan)
 	}
 	key := "owner:echo:echo_handler:" + sum([]byte(echo))
 	item := w.must("GET", "/api/capability/requests?status=pending", nil)["items"].([]any)[0].(map[string]any)
 	if item["candidate_key"] != key || item["installed_to"] != nil || item["status"] != "pending" {
-		t.Fatalf("item: %v", item)
+		t.Fatalf("the pending candidate is %v, want %s, not yet installed", item, key)
 	}
 	approved := w.must("POST", "/api/capability/requests/"+strings.ReplaceAll(key, ":", "%3A")+"/approve", map[string]any{"notes": "Reviewed"})
 	if approved["success"] != true || approved["status"] != "installed" || approved["handler_id"] != "echo_handler" ||
 		approved["installed_to"] != "user_data/capabilities/handlers/owner/echo" || approved["sha256"] != sum([]byte(echo)) {
-		t.Fatalf("approve: %v", approved)
+		t.Fatalf("the approval answers %v, want it installed, with its folder and its sha256", approved)
 	}
 	got := conn.ask(call)
 	if got["success"] != true || got["error"] != nil || got["error_type"] != nil || got["request_id"] != "r-1" {
-		t.Fatalf("call: %v", got)
+		t.Fatalf("the call got %v, want success for request r-1", got)
 	}
 	output := got["output"].(map[string]any)
 	context := output["context"].(map[string]any)
 	if output["args"].(map[string]any)["x"] != 1.0 || context["principal_id"] != "user" || context["permission_id"] != "test.echo" ||
 		context["handler_id"] != "echo_handler" || context["request_id"] != "r-1" || context["ts"] == nil ||
 		context["grant_config"].(map[string]any)["root"] != "/data" {
-		t.Fatalf("output: %v", output)
+		t.Fatalf("the handler was given %v, want the args and the whole context of the call", output)
 	}
 	// What a handler prints is in its own log, and its arguments are nowhere else.
 	w.eventually("handler's log", func() bool {
@@ -98,7 +98,7 @@ func TestCallFromScanToAnswer(t *testing.T) {
 	e := w.audited("permission", "permission_execute")[2]
 	if e["success"] != true || e["owner_pack"] != "user" || e["request_id"] != "r-1" || e["actor"] != "pack:user" ||
 		e["details"].(map[string]any)["permission_type"] != "capability" {
-		t.Errorf("entry: %v", e)
+		t.Errorf("the entry of the call is %v, want success of r-1, by pack:user", e)
 	}
 
 	w.gate("user", "modified", "sha256:"+sum(nil))
@@ -131,7 +131,7 @@ def execute(c, a):
 		return map[string]any{"permission_id": "test.slow", "request_id": id, "timeout_seconds": 100, "args": map[string]any{"seconds": seconds}}
 	}
 	if got := w.dial("p").ask(call("first", 0)); got["output"] != "done" {
-		t.Fatal(got)
+		t.Fatalf("the first call got %v, want the output done", got)
 	}
 	log := func() string {
 		raw, _ := os.ReadFile(filepath.Join(w.UserData(), "capabilities/logs/p/slow.log"))
@@ -151,7 +151,7 @@ def execute(c, a):
 		for _, e := range w.audited("permission", "permission_execute") {
 			if e["request_id"] == "leaver" {
 				if e["success"] != false || e["error"] != "The client closed the connection before the call had ended" {
-					t.Fatalf("entry %v", e)
+					t.Fatalf("the entry is %v, want a failure that says that the client has gone", e)
 				}
 				return true
 			}
@@ -192,7 +192,7 @@ func TestHandlerLogs(t *testing.T) {
 		p.ask(map[string]any{"permission_id": "test.h", "request_id": fmt.Sprint("r", n), "timeout_seconds": 30, "args": map[string]any{"n": n}})
 	}
 	if got := p.ask(map[string]any{"permission_id": "test.a", "timeout_seconds": 30}); got["error_type"] != "execution_error" {
-		t.Errorf("async: %v", got)
+		t.Errorf("a handler whose execute is async: got %v, want execution_error", got)
 	}
 	if all := w.audited("permission", "permission_execute"); all[len(all)-1]["error"] != "The handler failed (coroutine: the function is async; it must be a def)" {
 		t.Errorf("async: entry %v", all[len(all)-1])
@@ -200,7 +200,7 @@ func TestHandlerLogs(t *testing.T) {
 	list := w.must("GET", "/api/capability/handlers?pack_id=p", nil)
 	first := list["handlers"].([]any)[0].(map[string]any)
 	if list["count"] != 3.0 || first["slug"] != "a" || first["permission_id"] != "test.a" || first["installed_to"] != "user_data/capabilities/handlers/p/a" || first["installed_at"] == nil {
-		t.Errorf("handlers: %v", list)
+		t.Errorf("the handlers of p are %v, want three, and a first that is in p/a", list)
 	}
 	if got := w.must("GET", "/api/capability/handlers?pack_id=q", nil); got["count"] != 0.0 {
 		t.Errorf("another pack's handlers: %v", got)
@@ -209,7 +209,7 @@ func TestHandlerLogs(t *testing.T) {
 		for _, raw := range w.must("GET", path, nil)["lines"].([]any) {
 			line := raw.(map[string]any)
 			if ts, err := time.Parse(time.RFC3339Nano, line["ts"].(string)); err != nil || time.Since(ts).Abs() > time.Minute {
-				t.Errorf("line %v: %v", line, err)
+				t.Errorf("line %v has a time that can't be read (%v) or isn't now", line, err)
 			}
 			lines = append(lines, fmt.Sprint(line["request_id"], "/", line["stream"], "/", line["text"]))
 		}
@@ -299,7 +299,7 @@ func TestHostileHandlers(t *testing.T) {
 					t.Errorf("%s: want %q: %v", slug, h.kind, got)
 				}
 				if h.kind == "timeout" && time.Since(began) > 5*time.Second {
-					t.Errorf("%s: took %v", slug, time.Since(began))
+					t.Errorf("%s: the timeout came after %v, want at most 5s", slug, time.Since(began))
 				}
 				if slug == "forges" {
 					time.Sleep(time.Second) // for its thread
@@ -309,7 +309,7 @@ func TestHostileHandlers(t *testing.T) {
 	}
 	calls.Wait()
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.good", "timeout_seconds": 20}); got["success"] != true {
-		t.Errorf("afterwards: %v", got)
+		t.Errorf("the call after the hostile ones got %v, want success", got)
 	}
 	for _, dir := range []string{"audit"} {
 		for name, raw := range readFiles(t, filepath.Join(w.UserData(), dir)) {
@@ -352,7 +352,7 @@ func TestASecretIsFetchedWhileItsEntryIsSynced(t *testing.T) {
 		}
 	})
 	if got := get(); got != "first" {
-		t.Fatalf("got %v", got)
+		t.Fatalf("got %v, want the value \"first\"", got)
 	}
 	during("second", func() {
 		for end := time.Now().Add(10 * time.Second); entries() != 2; time.Sleep(time.Millisecond) {
@@ -403,7 +403,7 @@ func TestSecretsGet(t *testing.T) {
 	grant["config"] = map[string]any{"allowed_keys": []string{"API_KEY", "MISSING"}}
 	w.must("POST", "/api/capability/grants/grant", grant)
 	if got := get("API_KEY"); got["success"] != true || got["output"].(map[string]any)["value"] != "sk-TOPSECRET" { // 3
-		t.Fatalf("allowed: %v", got)
+		t.Fatalf("a key that the grant names: got %v, want its value", got)
 	}
 	withheld(get("OTHER"))     // 4
 	withheld(get("MISSING"))   // 5

@@ -62,7 +62,7 @@ func TestPackContainer(t *testing.T) {
 	w := newWorld(t).start()
 	w.secrets["KEY"] = "v4lue"
 	if got := w.must("GET", "/api/docker/status", nil); got["available"] != true || got["required"] != true || got["version"] == "" {
-		t.Fatalf("docker: %v", got)
+		t.Fatalf("Docker's status is %v, want available, required and with a version", got)
 	}
 	w.write("p", packFiles())
 	w.gate("p", "pending", "")
@@ -72,7 +72,7 @@ func TestPackContainer(t *testing.T) {
 	})
 	for path, want := range map[string]int{"nobody": 404, "a.b": 400, "a%2fb": 400, "a%0a": 400, strings.Repeat("a", 65): 400, "%2e%2e": 404} {
 		if a := w.api("POST", "/api/containers/"+path+"/start", nil); a.code != want {
-			t.Errorf("start %s: %d %s", path, a.code, a.error)
+			t.Errorf("start of %q: got %d %s, want %d", path, a.code, a.error, want)
 		}
 	}
 	digest := w.approve("p")
@@ -82,7 +82,7 @@ func TestPackContainer(t *testing.T) {
 	started := w.must("POST", "/api/containers/p/start", nil)
 	t.Logf("start took %v", time.Since(began))
 	if started["status"] != "running" || started["pack_id"] != "p" || started["success"] != true || started["digest"] != digest {
-		t.Fatalf("start: %v", started)
+		t.Fatalf("the start answers %v, want p running with the digest %s", started, digest)
 	}
 	w.eventually("approval knows that it runs", func() bool { return w.gateStatus("p") == "running" })
 	if again := w.must("POST", "/api/containers/p/start", nil); again["container_id"] != started["container_id"] {
@@ -127,7 +127,7 @@ func TestPackContainer(t *testing.T) {
 		t.Errorf("the new version does not run: %v", second)
 	}
 	if got := w.must("POST", "/api/containers/p/stop", nil); got["success"] != true || got["stopped"] != true {
-		t.Errorf("stop: %v", got)
+		t.Errorf("the stop answers %v, want that it stopped p", got)
 	}
 	if got := w.must("POST", "/api/containers/p/stop", nil); got["success"] != true || got["stopped"] != false {
 		t.Errorf("second stop: %v", got)
@@ -136,7 +136,7 @@ func TestPackContainer(t *testing.T) {
 		t.Errorf("after stop: %q", s)
 	}
 	if got := w.must("DELETE", "/api/containers/p", nil); got["success"] != true || got["pack_id"] != "p" || got["removed"] != true {
-		t.Errorf("delete: %v", got)
+		t.Errorf("the removal answers %v, want that it removed p's container", got)
 	}
 	if s := w.status("p"); s != "" {
 		t.Errorf("after delete: %q", s)
@@ -189,16 +189,16 @@ func TestContainerEndsByItselfAndIsFollowed(t *testing.T) {
 		}
 	}
 	if got := strings.Join(seen, "|"); got != "line 0|line 1|line 2|" {
-		t.Errorf("followed %q", got)
+		t.Errorf("followed the lines %q, want those that p printed, 0 to 2", got)
 	}
 	w.eventually("approval knows that it runs no more", func() bool { return w.gateStatus("p") == "approved" })
 	w.eventually("its end is audited", func() bool { return len(w.audited("system", "container_stopped")) == 1 })
 	if d := w.audited("system", "container_stopped")[0]["details"].(map[string]any); d["exit_code"] != 7.0 || d["reason"] != "exited" {
-		t.Errorf("entry: %v", d)
+		t.Errorf("the entry says %v, want the exit code 7 and that it exited", d)
 	}
 	c := w.api("GET", "/api/containers", nil).list[0].(map[string]any)
 	if c["status"] != "exited" || c["exit_code"] != 7.0 || c["finished_at"] == nil {
-		t.Errorf("list: %v", c)
+		t.Errorf("the list has %v, want that it exited with 7, and when", c)
 	}
 }
 
@@ -253,7 +253,7 @@ func TestUninstall(t *testing.T) {
 	w.install("p")
 	w.must("POST", "/api/containers/p/start", nil)
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.echo"}); got["success"] != true {
-		t.Fatalf("call: %v", got)
+		t.Fatalf("p's call before the uninstall got %v, want success", got)
 	}
 	w.eventually("data", func() bool {
 		_, err := os.Stat(filepath.Join(w.UserData(), "packs/p/sub/note"))
@@ -264,7 +264,7 @@ func TestUninstall(t *testing.T) {
 	}
 	got := w.as("pack-registry", "DELETE", "/internal/packs/p", nil)
 	if got.code != 200 || got.data["container_stopped"] != true || got.data["container_removed"] != true || got.data["grants_removed"] != true {
-		t.Fatalf("remove: %v", got)
+		t.Fatalf("the removal got %+v, want the container stopped and removed, and the grants gone", got)
 	}
 	got = w.as("pack-registry", "DELETE", "/internal/packs/p", nil)
 	if got.code != 200 || got.data["container_stopped"] != false || got.data["container_removed"] != false || got.data["grants_removed"] != false {
@@ -280,10 +280,10 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("kept data: %v, %v", kept, err)
 	}
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
-		t.Errorf("grants: %v", list)
+		t.Errorf("p's grants after the removal are %v, want none", list)
 	}
 	if counts := w.as("approval", "GET", "/internal/candidates/counts", nil); counts.data["installed_count"] != 0.0 {
-		t.Errorf("candidates: %v", counts)
+		t.Errorf("the candidates after the removal are counted %+v, want none installed", counts)
 	}
 	if all, err := w.engine().List(context.Background(), ""); err != nil || len(all) != 0 {
 		t.Errorf("containers left: %v, %v", all, err)
@@ -297,11 +297,11 @@ func TestWithoutDocker(t *testing.T) {
 	w.write("p", packFiles())
 	w.approve("p")
 	if got := w.must("GET", "/api/docker/status", nil); got["available"] != false || got["required"] != true {
-		t.Errorf("docker: %v", got)
+		t.Errorf("Docker's status is %v, want required and not available", got)
 	}
 	for _, call := range [][2]string{{"GET", "/api/containers"}, {"POST", "/api/containers/p/start"}, {"POST", "/api/containers/p/stop"}} {
 		if a := w.api(call[0], call[1], nil); a.code != 503 || a.error != "Docker is required but not available" {
-			t.Errorf("%v: %d %s", call, a.code, a.error)
+			t.Errorf("%v: got %d %s, want 503 that says that Docker isn't available", call, a.code, a.error)
 		}
 	}
 }

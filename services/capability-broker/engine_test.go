@@ -116,7 +116,7 @@ func TestEngineRestarts(t *testing.T) {
 		ids[id] = w.must("POST", "/api/containers/"+id+"/start", nil)["container_id"].(string)
 	}
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.echo"}); got["success"] != true {
-		t.Fatalf("call: %v", got)
+		t.Fatalf("the call before the engine's failure got %v, want success", got)
 	}
 
 	engine.cut()
@@ -142,7 +142,7 @@ func TestEngineRestarts(t *testing.T) {
 	w.eventually("the pack runs again", func() bool { return w.status("p") == "running" })
 	got := w.info("p")
 	if got["container_id"] != ids["p"] || got["restarts"] != 1.0 || got["exit_code"] != nil || got["last_exit"].(map[string]any)["code"].(float64) < 128 {
-		t.Errorf("list: %v", got)
+		t.Errorf("p is %v, want a new container, one restart and the exit by a signal as its last", got)
 	}
 	w.eventually("calls are answered again", func() bool {
 		return w.dial("p").ask(map[string]any{"permission_id": "test.echo"})["success"] == true
@@ -181,13 +181,13 @@ func TestRestartPolicyAndResources(t *testing.T) {
 	w.approve("p")
 	started := w.must("POST", "/api/containers/p/start", nil)
 	if got := fmt.Sprint(started["warnings"]); got != "[memory cut from 1000 to 96 MiB]" {
-		t.Errorf("warnings %s", got)
+		t.Errorf("the start warns %s, want of the memory, cut to 96 MiB", got)
 	}
 	w.eventually("its second run", func() bool { return strings.Contains(w.logs("p"), "second run") })
 	got := w.info("p")
 	if got["container_id"] != started["container_id"] || got["restarts"] != 1.0 || got["restart_policy"] != "on-failure" || got["status"] != "running" ||
 		got["last_exit"].(map[string]any)["code"] != 9.0 || fmt.Sprint(got["limits"]) != "map[cpus:1 memory_mb:96 pids:20]" {
-		t.Errorf("list: %v", got)
+		t.Errorf("p is %v, want the same container in its second run, with 96 MiB, a CPU and 20 processes", got)
 	}
 	if log := w.logs("p"); !strings.Contains(log, "first run") {
 		t.Errorf("the log of the first run is gone:\n%s", log)
@@ -196,7 +196,7 @@ func TestRestartPolicyAndResources(t *testing.T) {
 	memory, pids, data := stats["memory"].(map[string]any), stats["pids"].(map[string]any), stats["data"].(map[string]any)
 	if memory["limit_bytes"] != 96.0*(1<<20) || memory["usage_bytes"].(float64) < 1 || pids["limit"] != 20.0 || pids["current"].(float64) < 1 ||
 		stats["cpu"].(map[string]any)["usage_seconds"].(float64) <= 0 || stats["uptime_seconds"].(float64) < 0 || data["files"] != 2.0 || data["limit_bytes"] != nil {
-		t.Errorf("stats: %v", stats)
+		t.Errorf("the stats are %v, want some usage of each resource and the limits of the manifest", stats)
 	}
 	w.must("POST", "/api/containers/p/stop", nil)
 	for path, want := range map[string]int{"p": 409, "nobody": 404, "a.b": 400} {
@@ -216,7 +216,7 @@ func TestOutOfMemoryIsShown(t *testing.T) {
 	got := w.info("p")
 	if got["status"] != "exited" || got["exit_code"] == 0.0 || got["finished_at"] == nil || got["reason"] != "out of memory" ||
 		got["restart_at"] != nil {
-		t.Errorf("list: %v", got)
+		t.Errorf("p is %v, want that it ran out of memory and won't be restarted", got)
 	}
 }
 
@@ -230,7 +230,7 @@ func TestDataLimit(t *testing.T) {
 	w.must("POST", "/api/containers/p/start", nil)
 	w.eventually("its end", func() bool { return w.info("p")["exit_code"] == 0.0 })
 	if a := w.api("POST", "/api/containers/p/start", nil); a.code != 409 || a.error != "Pack can't be started: its data folder holds 3 MiB in 2 files and folders, more than the 1 MiB that it may" {
-		t.Errorf("start: %d %s", a.code, a.error)
+		t.Errorf("the start got %d %s, want 409 that names the data that is too much", a.code, a.error)
 	}
 }
 
@@ -248,7 +248,7 @@ func TestContainersAreAsHardenedAsTheProfile(t *testing.T) {
 	w.install("p")
 	id := w.must("POST", "/api/containers/p/start", nil)["container_id"].(string)
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.echo"}); got["success"] != true {
-		t.Fatalf("call: %v", got)
+		t.Fatalf("p's call got %v, want success", got)
 	}
 	engine := w.engine()
 	defer engine.Close()
@@ -273,7 +273,7 @@ func TestContainersAreAsHardenedAsTheProfile(t *testing.T) {
 		bind(filepath.Join(w.run, "c", uds.DirName("p")), "/run/rumi/capability", true)))
 	handlers, err := engine.List(t.Context(), sandbox.Handler)
 	if err != nil || len(handlers) != 1 {
-		t.Fatalf("handlers: %v, %v", handlers, err)
+		t.Fatalf("the handlers' containers are %v (%v), want one", handlers, err)
 	}
 	handler := sandboxtest.Hardened(t, handlers[0].ID, sandbox.Handler, fmt.Sprintf(`{
 		"Config": {"Entrypoint": ["rumi-runtime", "serve"], "WorkingDir": "/pack"},

@@ -98,7 +98,7 @@ func TestFilesPack(t *testing.T) {
 		"fs.write": mounts(at("notes", "read_only", false), at("more")),
 	} {
 		if a := w.grant(permission, fields); a.code != 200 {
-			t.Fatalf("%s: %v", permission, a)
+			t.Fatalf("the grant of %s got %+v, want 200", permission, a)
 		}
 	}
 	for path, content := range map[string]string{"notes/a.txt": "héllo", "notes/raw": "\xff\x00", "more/b": "b", "secret": "TOPSECRET"} {
@@ -134,7 +134,7 @@ func TestFilesPack(t *testing.T) {
 			"entries": []any{map[string]any{"name": "b", "type": "file", "size": 1.0}}}},
 	} {
 		if got := read(c.args); !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%v: %v", c.args, got)
+			t.Errorf("read of %v: got %v, want %v", c.args, got, c.want)
 		}
 	}
 	for path, kind := range map[any]string{
@@ -169,7 +169,7 @@ func TestFilesPack(t *testing.T) {
 	write(map[string]any{"path": "big", "content": strings.Repeat("x", 2<<20+1)}, "payload_too_large")
 	for path, want := range map[string]string{"notes/sub/new": "12", "notes/a.txt": "\x00\xff", "notes/in": "replaces the link", "secret": "TOPSECRET"} {
 		if got, err := os.ReadFile(shared(path)); err != nil || string(got) != want {
-			t.Errorf("%s: %q, %v", path, got, err)
+			t.Errorf("%s holds %q (%v), want %q", path, got, err, want)
 		}
 	}
 	if left, _ := filepath.Glob(shared("notes", ".rumi-*")); len(left) > 0 {
@@ -222,10 +222,10 @@ func TestReadingHandlersCannotWrite(t *testing.T) {
 	w.install("p")
 	for permission, want := range map[string]any{"fs.read": "Read-only file system", "fs.edit": nil} {
 		if a := w.grant(permission, mounts(at("notes", "read_only", false))); a.code != 200 {
-			t.Fatal(a)
+			t.Fatalf("the grant of %s got %+v, want 200", permission, a)
 		}
 		if got := w.dial("p").ask(map[string]any{"permission_id": permission, "timeout_seconds": 20}); got["success"] != true || got["output"] != want {
-			t.Errorf("%s: %v", permission, got)
+			t.Errorf("%s: got %v, want the output %v", permission, got, want)
 		}
 	}
 }
@@ -242,7 +242,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 	}
 	for _, m := range []map[string]any{at("notes"), at(roots + "/a/docs"), at(roots + "/a"), at("notes", "target", "/data", "read_only", false)} {
 		if a := w.grant("fs.read", mounts(m)); a.code != 200 {
-			t.Errorf("%v: %d %s", m, a.code, a.error)
+			t.Errorf("the grant of the mount %v got %d %s, want 200", m, a.code, a.error)
 		}
 	}
 	for _, list := range [][]map[string]any{
@@ -254,7 +254,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 		{at("none/sub")},
 	} {
 		if a := w.grant("fs.read", mounts(list...)); a.code != 400 || !strings.HasPrefix(a.error, "Invalid mounts: ") {
-			t.Errorf("%v: %d %s", list, a.code, a.error)
+			t.Errorf("the grant of the mounts %v got %d %s, want 400 Invalid mounts", list, a.code, a.error)
 		}
 	}
 	if a := w.grant("secrets.get", mounts(at("notes"))); a.code != 400 {
@@ -285,11 +285,11 @@ func TestChangedGrantsEndTheirWorkers(t *testing.T) {
 	}
 	w.grant("test.ls", mounts(at("a")))
 	if got := ls(); !reflect.DeepEqual(got, []any{"a"}) {
-		t.Errorf("first: %v", got)
+		t.Errorf("the first grant's mounts: got %v, want a", got)
 	}
 	w.grant("test.ls", mounts(at("b"), at("c")))
 	if got := ls(); !reflect.DeepEqual(got, []any{"b", "c"}) {
-		t.Errorf("changed: %v", got)
+		t.Errorf("the changed grant's mounts: got %v, want b and c", got)
 	}
 	only := func(what string, want int) {
 		t.Helper()
@@ -307,7 +307,7 @@ func TestChangedGrantsEndTheirWorkers(t *testing.T) {
 	only("one worker", 1)
 	w.must("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "p", "permission_id": "test.ls"})
 	if got := ls(); got != "grant_denied" {
-		t.Errorf("revoked: %v", got)
+		t.Errorf("after the revocation: got %v, want grant_denied", got)
 	}
 	only("none after the revocation", 0)
 
@@ -355,14 +355,14 @@ func TestLimitsOfGrants(t *testing.T) {
 		{"memory_mb": 0}, {"pids": -1}, {"timeout_seconds": 0}, {"memory_mb": 1.5}, {"memory": 64},
 	} {
 		if a := limited("bomb", limits); a.code != 400 {
-			t.Errorf("%v: %d %s", limits, a.code, a.error)
+			t.Errorf("the grant of the limits %v got %d %s, want 400", limits, a.code, a.error)
 		}
 	}
 	if got := ask("bomb", map[string]any{"mib": 100}); got["output"] != 100.0 {
 		t.Errorf("without limits: %v", got)
 	}
 	if a := limited("bomb", map[string]any{"memory_mb": 64, "cpus": 0.5, "pids": 32}); a.code != 200 {
-		t.Fatal(a)
+		t.Fatalf("the grant of limits got %+v, want 200", a)
 	}
 	if got := ask("bomb", map[string]any{"mib": 10}); got["output"] != 10.0 {
 		t.Errorf("within its memory: %v", got)
@@ -371,7 +371,7 @@ func TestLimitsOfGrants(t *testing.T) {
 	for _, c := range w.handlerContainers() {
 		if host := inspect(t, c.ID); host.Memory == 64<<20 {
 			if found = true; host.MemorySwap != 64<<20 || host.NanoCpus != 5e8 || host.PidsLimit != 32 {
-				t.Errorf("container: %+v", host)
+				t.Errorf("the container has %+v, want 64 MiB without swap, half a CPU and 32 processes", host)
 			}
 		}
 	}
@@ -386,7 +386,7 @@ func TestLimitsOfGrants(t *testing.T) {
 	}
 	limited("fork", map[string]any{"pids": 24})
 	if got := ask("fork", nil); got["success"] != true || got["output"].(float64) > 23 || got["output"].(float64) < 4 {
-		t.Errorf("forks: %v", got)
+		t.Errorf("forks: got %v, want 4 to 23 of the 24 processes", got)
 	}
 	limited("sleep", map[string]any{"timeout_seconds": 4})
 	if got := ask("sleep", map[string]any{"s": 0}); got["output"] != "slept" {
@@ -405,7 +405,7 @@ func TestLoweredCeiling(t *testing.T) {
 	w.approve("p")
 	w.install("p")
 	if a := w.grant("test.h", map[string]any{"limits": map[string]any{"memory_mb": 512, "pids": 100}}); a.code != 200 {
-		t.Fatal(a)
+		t.Fatalf("the grant of limits got %+v, want 200", a)
 	}
 	if err := w.broker.Stop(); err != nil {
 		t.Fatal(err)
@@ -418,7 +418,7 @@ func TestLoweredCeiling(t *testing.T) {
 	})
 	for _, c := range w.handlerContainers() {
 		if host := inspect(t, c.ID); host.Memory != 128<<20 || host.PidsLimit != 64 {
-			t.Errorf("container: %+v", host)
+			t.Errorf("the container has %+v, want the machine's 128 MiB and 64 processes", host)
 		}
 	}
 }

@@ -83,7 +83,7 @@ func TestApproveIsForWhatWasScannedAndApproved(t *testing.T) {
 				return a.code == c.code && a.error == c.text
 			})
 			if item := w.candidate(keyOf(one)); item["status"] != c.state || (c.state == "failed") != (item["last_error"] == c.text) || item["installed_to"] != nil {
-				t.Errorf("item %v", item)
+				t.Errorf("the candidate is %v, want it %s, not installed, with an error only if it failed", item, c.state)
 			}
 			if c.state == "failed" && len(w.audited("security", "hash_mismatch")) == 0 {
 				t.Error("no entry hash_mismatch")
@@ -126,7 +126,7 @@ func TestNewVersionReplacesOld(t *testing.T) {
 	// The rest of the folder is trusted with it: what lies beside handler.py can't be changed in the copy.
 	copied := filepath.Join(w.UserData(), "capabilities/handlers/p/h")
 	if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o555 {
-		t.Errorf("copy: %v, %v", info.Mode(), err)
+		t.Errorf("the copy's mode is %v (%v), want 0555", info.Mode(), err)
 	}
 	if err := os.Chmod(copied, 0o755); err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestNewVersionReplacesOld(t *testing.T) {
 		t.Errorf("approving again mends it: %v", a)
 	}
 	if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["output"] != 1.0 {
-		t.Errorf("mended: %v", got)
+		t.Errorf("after the copy was mended: got %v, want 1", got)
 	}
 }
 
@@ -193,16 +193,16 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	digest := w.approve("p")
 	w.eventually("a scan that sees the other folder", func() bool { return w.scan()["pending_created"] == 1.0 })
 	if item := w.candidate(keyOf(helped)); item["status"] != "pending" || item["installed_to"] == nil {
-		t.Errorf("item: %v", item)
+		t.Errorf("the candidate of the changed folder is %v, want it pending, with the earlier one installed", item)
 	}
 	if scan := w.scan(); scan["skipped_pending"] != 1.0 {
-		t.Errorf("scan: %v", scan)
+		t.Errorf("the second scan answers %v, want one skipped as pending", scan)
 	}
 	ask(1)
 	w.eventually("approval of "+digest, func() bool { return approve() != first })
 	ask(2)
 	if scan := w.scan(); scan["skipped_installed"] != 1.0 {
-		t.Errorf("scan: %v", scan)
+		t.Errorf("the scan after the approval answers %v, want one skipped as installed", scan)
 	}
 	if n := len(w.audited("security", "capability_handler_installed")); n != 2 {
 		t.Errorf("%d entries capability_handler_installed, want 2", n)
@@ -212,10 +212,10 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	w.write("p", map[string]string{dir + "handler.json": `{"handler_id": "h_handler", "permission_id": "test.other", "config_schema": {"properties": {"a": {"const": "\u0041"}}, "additionalProperties": false}}`})
 	digest = w.approve("p")
 	if scan := w.scan(); scan["pending_created"] != 1.0 {
-		t.Errorf("scan: %v", scan)
+		t.Errorf("the scan after the change of handler.json answers %v, want one made pending", scan)
 	}
 	if item := w.candidate(keyOf(helped)); item["status"] != "pending" || item["installed_to"] == nil || item["candidate"].(map[string]any)["permission_id"] != "test.other" {
-		t.Errorf("item: %v", item)
+		t.Errorf("the candidate is %v, want it pending for test.other, with the earlier one installed", item)
 	}
 	ask(2)
 	w.eventually("approval of "+digest, func() bool { return w.decide(keyOf(helped), "approve", nil).data["permission_id"] == "test.other" })
@@ -230,7 +230,7 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	grant["config"] = map[string]any{"a": "A"}
 	w.must("POST", "/api/capability/grants/grant", grant)
 	if got := conn.ask(map[string]any{"permission_id": "test.other"}); got["output"] != 2.0 {
-		t.Errorf("call: %v", got)
+		t.Errorf("a call of the new permission got %v, want 2", got)
 	}
 }
 
@@ -248,7 +248,7 @@ func TestTwinHandlers(t *testing.T) {
 	ask := func() map[string]any { return conn.ask(map[string]any{"permission_id": "test.h"}) }
 	w.eventually("approval of the first", func() bool { return w.decide(keyOf(one), "approve", nil).code == 200 })
 	if got := ask(); got["output"] != 1.0 {
-		t.Errorf("one: %v", got)
+		t.Errorf("with one handler: got %v, want 1", got)
 	}
 	held := func() map[string]any {
 		p := w.must("GET", "/api/capability/grants", nil)["grants"].(map[string]any)["p"].(map[string]any)
@@ -278,15 +278,15 @@ func TestTwinHandlers(t *testing.T) {
 	const ambiguous = "Several handlers are trusted for this permission: p/h, q/h"
 	grant := map[string]any{"principal_id": "p", "permission_id": "test.h"}
 	if got := w.must("POST", "/api/capability/grants/grant", grant)["warnings"]; !reflect.DeepEqual(got, []any{ambiguous}) {
-		t.Errorf("warnings %v", got)
+		t.Errorf("two handlers for one permission: warnings %v, want %q", got, ambiguous)
 	}
 	for _, packID := range []string{"q", "p"} {
 		grant["handler"] = map[string]any{"pack_id": packID, "slug": "h"}
 		if got := w.must("POST", "/api/capability/grants/grant", grant)["warnings"].([]any); len(got) != 0 {
-			t.Errorf("warnings %v", got)
+			t.Errorf("a grant that names the handler of %s warns %v, want nothing", packID, got)
 		}
 		if got := ask(); got["output"] != 1.0 {
-			t.Errorf("%s: %v", packID, got)
+			t.Errorf("the call that the handler of %s serves got %v, want 1", packID, got)
 		}
 		executed := w.audited("permission", "permission_execute")
 		if got := executed[len(executed)-1]["details"].(map[string]any)["handler_pack"]; got != packID {
@@ -294,7 +294,7 @@ func TestTwinHandlers(t *testing.T) {
 		}
 	}
 	if got := held(); len(got["warnings"].([]any)) != 0 || got["handler"].(map[string]any)["pack_id"] != "p" {
-		t.Errorf("list: %v", got)
+		t.Errorf("the grant is listed as %v, want p's handler and no warnings", got)
 	}
 
 	// Trust can be withdrawn: the handler's workers end, its copy is removed, and the answer names the grants that no handler serves any more.
@@ -313,7 +313,7 @@ func TestTwinHandlers(t *testing.T) {
 		t.Errorf("%d entries capability_handler_withdrawn, want 1", got)
 	}
 	if a := w.decide(keyOf(one), "revoke", nil); a.code != 409 || a.error != "Candidate is not installed" {
-		t.Errorf("again: %v", a)
+		t.Errorf("a second revocation of trust got %+v, want 409", a)
 	}
 }
 
@@ -395,7 +395,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 	})
 	scan := w.scan()
 	if problems := scan["errors"].([]any); len(problems) != 8 || scan["scanned_count"] != 9.0 || scan["pending_created"] != 1.0 {
-		t.Fatalf("scan: %v", scan)
+		t.Fatalf("the scan answers %v, want nine folders seen, eight errors and one pending", scan)
 	}
 	if scan := w.scan(); scan["skipped_pending"] != 1.0 || scan["pending_created"] != 0.0 {
 		t.Fatalf("second scan: %v", scan)
@@ -404,7 +404,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 	for _, bad := range []string{"x", "p:h:h_handler", key + "\n", "a/p" + key[1:], key + "0", strings.ToUpper(key), "p:h:h h:" + sum(nil)} {
 		for _, verb := range []string{"approve", "reject", "unblock"} {
 			if a := w.decide(bad, verb, nil); a.code != 400 || a.error != "Invalid candidate_key (want PACK:SLUG:HANDLER_ID:SHA256, URL-encoded, as GET …/requests lists it)" {
-				t.Errorf("%s %q: %v", verb, bad, a)
+				t.Errorf("%s of the key %q got %+v, want 400 that says what a key is", verb, bad, a)
 			}
 		}
 	}
@@ -421,16 +421,16 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 	for i := 1; i <= 3; i++ {
 		got := expect(w.decide(key, "reject", map[string]any{"reason": "no\nno"}), 200, "")
 		if got["success"] != true || got["reject_count"] != float64(i) || (got["status"] == "blocked") != (i == 3) || (got["cooldown_until"] == nil) != (i == 3) {
-			t.Errorf("reject %d: %v", i, got)
+			t.Errorf("rejection %d answers %v, want its count, and blocked at the third", i, got)
 		}
 	}
 	expect(w.decide(key, "approve", nil), 409, "Candidate is blocked. Unblock first.")
 	expect(w.decide(key, "reject", nil), 409, "Candidate is already blocked")
 	if got := w.must("GET", "/api/capability/blocked", nil); got["count"] != 1.0 {
-		t.Errorf("blocked: %v", got)
+		t.Errorf("the blocked ones are %v, want one", got)
 	}
 	if got := expect(w.decide(key, "unblock", map[string]any{"reason": "second look"}), 200, ""); got["status_after"] != "pending" {
-		t.Errorf("unblock: %v", got)
+		t.Errorf("the unblocking answers %v, want pending", got)
 	}
 	expect(w.decide(key, "unblock", nil), 404, "Candidate not found in blocked list")
 	w.approve("p")
@@ -444,7 +444,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 	}
 	w.eventually("approval is told", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.refreshes > 0 })
 	if got := w.as("approval", "GET", "/internal/candidates/counts", nil).data; got["installed_count"] != 1.0 || got["pending_count"] != 0.0 {
-		t.Errorf("counts: %v", got)
+		t.Errorf("the counts are %v, want one installed and none pending", got)
 	}
 }
 
@@ -459,7 +459,7 @@ func TestApproveAgainstReject(t *testing.T) {
 		verb := []string{"approve", "reject"}[i%2]
 		calls.Go(func() {
 			if a := w.decide(keyOf(one), verb, nil); a.code != 200 && a.code != 409 {
-				t.Errorf("%s: %v", verb, a)
+				t.Errorf("%s got %+v, want 200 or 409", verb, a)
 			}
 		})
 	}
@@ -467,7 +467,7 @@ func TestApproveAgainstReject(t *testing.T) {
 	item := w.candidate(keyOf(one))
 	_, err := os.Stat(filepath.Join(w.UserData(), "capabilities/handlers/p/h/handler.py"))
 	if installed := item["status"] == "installed"; installed != (err == nil) || installed != (item["installed_to"] != nil) {
-		t.Errorf("%v, %v", item, err)
+		t.Errorf("the candidate is %v and its copy %v, want both installed or neither", item, err)
 	}
 }
 
@@ -493,7 +493,7 @@ func TestGrantsOverHTTP(t *testing.T) {
 		`{"principal_id": "p", "permission_id": "secrets.get", "config": {"allowed": []}}`:                    "Invalid config for secrets.get: only 'allowed_keys', a list of strings, is known",
 	} {
 		if a := grant(body); a.code != 400 || a.error != text {
-			t.Errorf("%s: %d %q", body, a.code, a.error)
+			t.Errorf("the grant %s got %d %q, want 400 %q", body, a.code, a.error, text)
 		}
 	}
 	if a := grant(map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 || a.error != "Pack not found" {
@@ -501,14 +501,14 @@ func TestGrantsOverHTTP(t *testing.T) {
 	}
 	if a := grant(map[string]any{"principal_id": "p", "permission_id": "fs.read", "expires_at": "2099-01-01T00:00:00Z"}); a.code != 200 ||
 		a.data["success"] != true || a.data["granted"] != true || a.data["principal_id"] != "p" || a.data["permission_id"] != "fs.read" {
-		t.Errorf("grant: %v", a)
+		t.Errorf("the grant got %+v, want that fs.read is granted to p", a)
 	}
 	list := w.must("GET", "/api/capability/grants?principal_id=p", nil)
 	p := list["grants"].(map[string]any)["p"].(map[string]any)
 	permission := p["permissions"].(map[string]any)["fs.read"].(map[string]any)
 	if list["count"] != 1.0 || p["version"] == nil || p["principal_id"] != "p" || p["enabled"] != true || p["granted_at"] == nil ||
 		p["updated_at"] == nil || permission["enabled"] != true || len(permission["config"].(map[string]any)) != 0 || permission["expires_at"] != "2099-01-01T00:00:00Z" {
-		t.Errorf("list: %v", list)
+		t.Errorf("the list is %v, want p with fs.read until 2099 and an empty config", list)
 	}
 	terms := map[string]any{"max_uses": 3.0, "rate_limit": 5.0, "args_schema": map[string]any{"type": "object"}, "handler": map[string]any{"pack_id": "q", "slug": "s"},
 		"limits": map[string]any{"memory_mb": 64.0}}
@@ -522,12 +522,12 @@ func TestGrantsOverHTTP(t *testing.T) {
 		}
 	}
 	if listed["uses"] != 0.0 || listed["expires_at"] != nil {
-		t.Errorf("list: %v", listed)
+		t.Errorf("the list has %v, want no uses and no end", listed)
 	}
 	for _, want := range []bool{true, false} {
 		a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "p", "permission_id": "fs.read"})
 		if a.code != 200 || a.data["success"] != true || a.data["revoked"] != want {
-			t.Errorf("revoke: %v", a)
+			t.Errorf("the revocation got %+v, want revoked %v", a, want)
 		}
 	}
 	if a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 {

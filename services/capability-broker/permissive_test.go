@@ -64,7 +64,7 @@ func TestPermissivePack(t *testing.T) {
 		"config": map[string]any{"allowed_keys": []string{"KEY"}}})
 	started := w.must("POST", "/api/containers/p/start", nil)
 	if started["status"] != "running" || started["digest"] != digest {
-		t.Fatalf("start: %v", started)
+		t.Fatalf("the start answers %v, want p running with the digest %s", started, digest)
 	}
 	if entries := w.audited("security", "unconfined_start"); len(entries) != 1 || entries[0]["owner_pack"] != "p" {
 		t.Errorf("entries of the start: %v", entries)
@@ -82,10 +82,10 @@ func TestPermissivePack(t *testing.T) {
 		}
 	}
 	if note, err := os.ReadFile(filepath.Join(w.UserData(), "packs/p/note")); err != nil || string(note) != "kept" {
-		t.Errorf("data: %q %v", note, err)
+		t.Errorf("p's data is %q, %v; want the note kept", note, err)
 	}
 	if got := w.must("GET", "/api/containers/p/stats", nil); got["memory"].(map[string]any)["usage_bytes"].(float64) < 1<<20 {
-		t.Errorf("stats: %v", got)
+		t.Errorf("the stats are %v, want at least 1 MiB of memory used", got)
 	}
 
 	// Modified: all of it is ended, what it started, too.
@@ -101,7 +101,7 @@ func TestPermissivePack(t *testing.T) {
 		t.Errorf("start of a modified pack: %d %s", a.code, a.error)
 	}
 	if got := w.must("DELETE", "/api/containers/p", nil); got["success"] != true || w.status("p") != "" {
-		t.Errorf("delete: %v", got)
+		t.Errorf("the removal answers %v, want success and no container", got)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestPermissiveHandler(t *testing.T) {
 	p := w.dial("p")
 	got := p.ask(map[string]any{"permission_id": "test.echo", "args": map[string]any{"n": 1}})
 	if fmt.Sprint(got["output"]) != "map[args:map[n:1] permission:test.echo]" {
-		t.Fatalf("echo: %v", got)
+		t.Fatalf("the echo got %v, want the args and the permission", got)
 	}
 	began := time.Now()
 	got = p.ask(map[string]any{"permission_id": "test.hang", "args": map[string]any{}, "timeout_seconds": 0.5})
@@ -157,7 +157,7 @@ func TestPermissiveEndsWithTheBroker(t *testing.T) {
 func TestPermissiveNeedsItsRuntime(t *testing.T) {
 	_, err := unconfined.Open(t.Context(), unconfined.Config{RuntimeDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err == nil || !strings.Contains(err.Error(), "RUMI_RUNTIME_DIR") {
-		t.Errorf("opened: %v", err)
+		t.Errorf("opened without a runtime: %v, want an error that names RUMI_RUNTIME_DIR", err)
 	}
 }
 

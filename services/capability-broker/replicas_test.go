@@ -190,7 +190,7 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("%d starts are audited", n)
 	}
 	if code, _ := other("POST", "/api/containers/both/stop"); code != http.StatusOK {
-		t.Errorf("stop: %d", code)
+		t.Errorf("the stop by the other replica got %d, want 200", code)
 	}
 	w.eventually("the first knows", func() bool { return w.status("both") == "exited" })
 

@@ -39,7 +39,7 @@ func TestBadFrames(t *testing.T) {
 		}
 		var got map[string]any
 		if err := json.Unmarshal(frame, &got); err != nil || got["success"] != false || got["error_type"] != c.kind || got["error"] != c.text {
-			t.Errorf("%s: %s, %v", name, frame, err)
+			t.Errorf("%s: got %s, %v; want %s %q", name, frame, err, c.kind, c.text)
 		}
 	}
 	// 4 MiB are allowed, and many requests follow on one connection.
@@ -78,7 +78,7 @@ func TestSocketsFollowGates(t *testing.T) {
 		t.Errorf("the socket took %v", took)
 	}
 	if info, err := os.Stat(w.socket("p")); err != nil || info.Mode().Perm() != 0o660 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+		t.Errorf("the socket's mode is %v, %v; want 0660", info.Mode(), err)
 	}
 	conn := w.dial("p")
 	w.gate("p", "modified", digest)
@@ -101,7 +101,7 @@ func TestRelaxedSocketModeIsAudited(t *testing.T) {
 	w.write("p", handlerPack(nil))
 	w.approve("p")
 	if info, err := os.Stat(w.socket("p")); err != nil || info.Mode().Perm() != 0o666 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+		t.Errorf("the socket's mode is %v, %v; want 0666", info.Mode(), err)
 	}
 	if len(w.audited("security", "socket_mode_relaxed")) != 1 {
 		t.Error("no entry socket_mode_relaxed")
@@ -128,7 +128,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		c := good
 		spoil(&c)
 		if err := c.check(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("got the error %[2]v, want one that names %[1]s", name, err)
 		}
 	}
 }

@@ -103,15 +103,15 @@ func TestStores(t *testing.T) {
 		`{"max_value_bytes":0}`, `{"max_value_bytes":1048577}`, `{"max_value_bytes":"1"}`} {
 		a := w.api("POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "store.get", "config": parsed(t, config)})
 		if a.code != 400 || !strings.HasPrefix(a.error, "Invalid config for store.get: ") {
-			t.Errorf("%s: %d %s", config, a.code, a.error)
+			t.Errorf("the config %s got %d %s, want 400 Invalid config", config, a.code, a.error)
 		}
 	}
 	entries := w.audited("permission", "permission_execute")
 	if details := entries[1]["details"].(map[string]any); details["store_id"] != "notes" || details["bytes"] != 19.0 || entries[1]["success"] != true {
-		t.Errorf("entry: %v", entries[1])
+		t.Errorf("the entry of the set is %v, want success with the store and 19 bytes", entries[1])
 	}
 	if details := entries[0]["details"].(map[string]any); details["result"] != "key_not_found" {
-		t.Errorf("entry: %v", entries[0])
+		t.Errorf("the entry of the get is %v, want key_not_found", entries[0])
 	}
 	for name, raw := range readFiles(t, filepath.Join(w.UserData(), "audit")) {
 		if strings.Contains(string(raw), "xxxx") || strings.Contains(string(raw), "kkkk") {
@@ -133,7 +133,7 @@ func TestLargeValues(t *testing.T) {
 		t.Helper()
 		got := p("set", map[string]any{"store_id": "s", "key": key, "value": value})
 		if got["success"] != true {
-			t.Fatalf("set %s: %v", key, got)
+			t.Fatalf("set of %s: got %v, want success", key, got)
 		}
 		return got["output"].(map[string]any)
 	}
@@ -162,7 +162,7 @@ func TestLargeValues(t *testing.T) {
 	if got["success"] != true || output["truncated"] != true || !reflect.DeepEqual(output["remaining"], []any{"a", "c"}) ||
 		output["found"] != 1.0 || output["not_found"] != 1.0 || len(output["results"].(map[string]any)) != 2 {
 		delete(output, "results")
-		t.Errorf("batch: %v", got)
+		t.Errorf("the batch got %v, want one found, one not, and two that remain", got)
 	}
 }
 

@@ -26,7 +26,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 		t.Errorf("grant after the revocation: %v", a)
 	}
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
-		t.Errorf("grants: %v", list)
+		t.Errorf("p's grants after the uninstall are %v, want none", list)
 	}
 	w.gates.Remove("p")
 	w.gate("p", "approved", "") // installed anew

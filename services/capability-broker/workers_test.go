@@ -95,7 +95,7 @@ func TestFolderSwappedBetweenCheckAndMount(t *testing.T) {
 			}
 		})
 		if err == nil || !strings.Contains(err.Error(), c.found) || errors.Is(err, worker.ErrMount) != (c.found != "") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want an error that says %q", name, err, c.found)
 		}
 		if err := errors.Join(os.RemoveAll(c.moved), os.Rename(c.moved+"-away", c.moved), os.MkdirAll(base+"/elsewhere/sub", 0o755)); err != nil {
 			t.Fatal(err)
@@ -128,7 +128,7 @@ func TestLeakingHandlersGoOnServing(t *testing.T) {
 			got := p.ask(map[string]any{"permission_id": "test." + slug, "timeout_seconds": 20})
 			kept, ok := got["output"].(float64)
 			if !ok {
-				t.Fatalf("%s: call %d: %v", slug, i, got)
+				t.Fatalf("%s: call %d: got %v, want a number", slug, i, got)
 			}
 			if most = max(most, kept); kept <= 50 && (slug == "descriptors" || kept == 1) {
 				fresh++
@@ -182,7 +182,7 @@ func TestWorkersAreWarmBeforeTheirFirstCall(t *testing.T) {
 	w.eventually("one more after a grant", func() bool { return len(running()) == 2 })
 	began := time.Now()
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.b"}); got["output"] != 1.0 {
-		t.Error(got)
+		t.Errorf("the call after the grant got %v, want 1", got)
 	}
 	t.Logf("the first call took %v", time.Since(began))
 	if n := len(running()); n != 2 {

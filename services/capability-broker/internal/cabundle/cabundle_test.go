@@ -98,7 +98,7 @@ func TestWrite(t *testing.T) {
 				t.Errorf("another bundle was written into the file that containers have: %v", err)
 			}
 			if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) != 0 {
-				t.Errorf("left %v, %v", left, err)
+				t.Errorf("the folder has the leftovers %v (%v), want none", left, err)
 			}
 		})
 	}

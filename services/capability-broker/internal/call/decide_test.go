@@ -317,7 +317,7 @@ func TestSecretsOfChildren(t *testing.T) {
 		r.entries = nil
 		got := r.ask("p__c", "secrets.get", `{"key": "`+key+`"}`)
 		if strings.Contains(string(got.Output), `"value"`) != (reason == "") || r.reason() != reason {
-			t.Errorf("%s: %s, %q", key, got.Output, r.reason())
+			t.Errorf("%s: got %s for the reason %q, want the reason %q", key, got.Output, r.reason(), reason)
 		}
 	}
 }
@@ -337,7 +337,7 @@ func TestConfigIsCheckedWhenUsed(t *testing.T) {
 	r.install("x", `{"required": ["roots"]}`)
 	if got := r.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" ||
 		r.reason() != "Config does not fit config_schema of the handler x/h: at '' it does not satisfy #/required" {
-		t.Errorf("%+v, %q", got, r.reason())
+		t.Errorf("a config that another handler doesn't know: got %+v for %q, want grant_denied", got, r.reason())
 	}
 }
 
@@ -368,7 +368,7 @@ func TestWhatCountsAsAUse(t *testing.T) {
 	}
 	for range 3 {
 		if got := r.ask("p__c", "fs.read", `{}`); got.ErrorType != "grant_denied" || r.reason() != "Capability grant is used up" {
-			t.Errorf("%+v, %q", got, r.reason())
+			t.Errorf("after max_uses: got %+v for %q, want grant_denied", got, r.reason())
 		}
 	}
 	counts(2, 2)
@@ -379,7 +379,7 @@ func TestWhatCountsAsAUse(t *testing.T) {
 	}
 	counts(2, 4)
 	if reason := r.reason(); reason != "Capability grant is used up (of the parent p)" {
-		t.Errorf("reason %q", reason)
+		t.Errorf("the refusal's reason is %q, want that the parent's grant is used up", reason)
 	}
 	if n := r.started.Load(); n != 4 {
 		t.Errorf("%d were started", n)
@@ -455,16 +455,16 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "Capability grant is disabled" {
-			t.Errorf("a revoke: %+v, %q", got, b.reason())
+			t.Errorf("the other replica after a revocation: got %+v for %q, want grant_denied", got, b.reason())
 		}
 		if n := a.uses("p", "fs.read"); n != 1 {
-			t.Errorf("%d uses", n)
+			t.Errorf("%d uses are counted, want 1", n)
 		}
 		if _, err := a.grants.RemovePrincipal(t.Context(), "p"); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || b.reason() != "No capability grant for this permission" {
-			t.Errorf("a removal: %+v, %q", got, b.reason())
+			t.Errorf("the other replica after a removal: got %+v for %q, want grant_denied", got, b.reason())
 		}
 	})
 }
@@ -519,7 +519,7 @@ func TestClaimsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(r.entries); n != 7 { // five, the first beyond, and the count
-		t.Fatalf("%d entries", n)
+		t.Fatalf("%d entries, want 7: five, the first beyond them, and the count of the rest", n)
 	}
 	if last := r.entries[6]; last.Action != "principal_id_overridden" || last.OwnerPack != "p" || last.Details["count"] != int64(94) {
 		t.Errorf("the count: %+v", last)
@@ -607,7 +607,7 @@ func TestRates(t *testing.T) {
 	ask := func(principal string, want bool) {
 		t.Helper()
 		if got := r.ask(principal, "fs.read", `{}`); got.Success != want || !want && (got.ErrorType != "rate_limited" || got.Error != "Rate limited" || r.reason() != "Rate of the grant exceeded") {
-			t.Fatalf("%s: %+v, %q", principal, got, r.reason())
+			t.Fatalf("%s: got %+v for %q, want success %v, or else rate_limited", principal, got, r.reason(), want)
 		}
 	}
 	for range 3 {
@@ -642,7 +642,7 @@ func BenchmarkUse(b *testing.B) {
 			r.grant("p", "fs.read", c.terms)
 			for b.Loop() {
 				if got := r.ask("p", "fs.read", `{"path": "/data/x"}`); !got.Success {
-					b.Fatal(got)
+					b.Fatalf("the call got %+v, want success", got)
 				}
 			}
 		})

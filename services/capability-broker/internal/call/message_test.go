@@ -51,7 +51,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: refused as %s, %q; want %q", c.frame, refused.kind, refused.message(), c.kind)
 		}
 		if req.id == "" || req.claims != "" {
-			t.Errorf("%q: %+v", c.frame, req)
+			t.Errorf("%q is read as %+v, want a request ID and no claim", c.frame, req)
 		}
 	}
 }
@@ -72,7 +72,7 @@ func TestRequestIDs(t *testing.T) {
 	for value, kept := range map[string]bool{`"r-1.A_b"`: true, `""`: false, `"a b"`: false, `"a\n"`: false, `7`: false, `"` + strings.Repeat("a", 129) + `"`: false} {
 		req, refused := parse([]byte(`{"permission_id":"a","request_id":`+value+`}`), "p")
 		if refused != nil || (`"`+req.id+`"` == value) != kept {
-			t.Errorf("%s: %q, %v", value, req.id, refused)
+			t.Errorf("the request ID %s is read as %q (%v), want it kept: %v", value, req.id, refused, kept)
 		}
 	}
 }

@@ -65,10 +65,10 @@ func TestSecretIsFetchedWhileItsEntryIsWritten(t *testing.T) {
 
 	// A key that had no value so far is fetched first.
 	if got := ask(); !got.Success || m.early || !slices.Equal(said(), []string{"permission_secrets_get yes"}) {
-		t.Errorf("first: %+v, %v", got, said())
+		t.Errorf("the first read: got %+v with the entries %v, want the value fetched before one entry", got, said())
 	}
 	if got := ask(); !m.early || !strings.Contains(string(got.Output), `"value"`) || !slices.Equal(said(), []string{"permission_secrets_get yes"}) {
-		t.Errorf("together: %+v, %v", got, said())
+		t.Errorf("the second read: got %+v with the entries %v, want the value beside one entry", got, said())
 	}
 
 	m.full = errors.New("no space left")

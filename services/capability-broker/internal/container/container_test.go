@@ -196,7 +196,7 @@ func TestDockerThatGoesAway(t *testing.T) {
 		r.GateChanged(r.gates.set("p", "modified", "d1"))
 		time.Sleep(3 * time.Second)
 		if _, err := r.List(t.Context()); !fault.Is(err, fault.KindUnavailable) {
-			t.Errorf("list: %v", err)
+			t.Errorf("the list without an engine: got %v, want unavailable", err)
 		}
 		r.docker.mu.Lock()
 		r.docker.down = false
@@ -214,13 +214,13 @@ func TestExitIsNoticed(t *testing.T) {
 		list, err := r.List(t.Context())
 		if err != nil || len(list) != 1 || *list[0].ExitCode != 3 || !list[0].OOMKilled || list[0].FinishedAt == nil || list[0].RestartAt != nil ||
 			list[0].Reason != "out of memory" || list[0].RestartPolicy != "no" {
-			t.Errorf("list: %+v, %v", list, err)
+			t.Errorf("the list is %+v, %v; want that p ran out of memory with the exit code 3", list, err)
 		}
 		time.Sleep(time.Hour)
 		r.want(t, "left alone", "p=exited")
 		// Starting anew makes a new container.
 		if started, err := r.Start(t.Context(), "p"); err != nil || started.ID != "c2" {
-			t.Errorf("started %+v, %v", started, err)
+			t.Errorf("the start gave %+v, %v; want the new container c2", started, err)
 		}
 		r.want(t, "anew", "p=running", "container_started p <nil>")
 	})
@@ -255,7 +255,7 @@ func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 		r.shelf.mu.Lock()
 		defer r.shelf.mu.Unlock()
 		if got := slices.Sorted(maps.Keys(r.shelf.kept)); !slices.Equal(got, []string{"d1", "d2"}) {
-			t.Errorf("kept %v", got)
+			t.Errorf("the versions kept are %v, want d1 and d2", got)
 		}
 		r.packages.mu.Lock()
 		defer r.packages.mu.Unlock()

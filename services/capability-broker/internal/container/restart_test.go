@@ -21,7 +21,7 @@ func (r *rig) info(t *testing.T) Info {
 	t.Helper()
 	list, err := r.List(t.Context())
 	if err != nil || len(list) != 1 {
-		t.Fatalf("list: %+v, %v", list, err)
+		t.Fatalf("the list is %+v, %v; want one container", list, err)
 	}
 	return list[0]
 }
@@ -329,7 +329,7 @@ func TestClosedGatesNeedNoDatabase(t *testing.T) {
 		r.records.fails(nil)
 		time.Sleep(time.Hour)
 		if got := r.docker.statuses(); got != "p=exited" {
-			t.Errorf("afterwards: %s", got)
+			t.Errorf("after an hour the containers are %s, want p=exited", got)
 		}
 	})
 }
@@ -339,7 +339,7 @@ func TestStartThatCanNotBeRecordedLeavesNothing(t *testing.T) {
 		r.gates.set("p", "approved", "d1")
 		r.records.fails(errors.New("no database"))
 		if _, err := r.Start(t.Context(), "p"); err == nil {
-			t.Error("started")
+			t.Error("started without a record, want an error")
 		}
 		r.want(t, "nothing", "")
 	})

@@ -166,7 +166,7 @@ func TestRequests(t *testing.T) {
 			continue
 		}
 		if !fault.Is(err, c.kind) || !strings.Contains(fault.Of(err).Message, c.text) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want %v that says %q", name, err, c.kind, c.text)
 		}
 	}
 }

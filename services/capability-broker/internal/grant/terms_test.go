@@ -81,7 +81,7 @@ func TestTermsInEntries(t *testing.T) {
 			t.Errorf("entry %s, want %s", raw, want)
 		}
 		if strings.Contains(string(raw), "SECRET") {
-			t.Errorf("entry %s", raw)
+			t.Errorf("the entry has the config's secret: %s; want it without", raw)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 	b := openCache(t, s, packs{"p": true}, &log{})
 	list, err := b.List(t.Context(), "")
 	if err != nil || len(list["p"]) != 5 {
-		t.Fatalf("%v, %v", list, err)
+		t.Fatalf("the list is %v, %v; want five grants of p", list, err)
 	}
 	for _, g := range list["p"] {
 		want := grant.Unreadable
@@ -122,10 +122,10 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 	}
 	// What can't be read can be taken away, and granted again.
 	if revoked, err := b.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.write"}); err != nil || !revoked {
-		t.Errorf("revoke: %v, %v", revoked, err)
+		t.Errorf("the revocation of what can't be read: %v, %v; want true", revoked, err)
 	}
 	if _, err := b.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "secrets.get"}); err != nil || decide(b, "p", "secrets.get") != grant.Allowed {
-		t.Errorf("grant: %v", err)
+		t.Errorf("the grant after the revocation: %v; want it allowed", err)
 	}
 
 	var g grant.Grant

@@ -154,7 +154,7 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 	installed := filepath.Join(dir, "p", "s")
 	if err := f.Use(t.Context(), trust, func(path string) error {
 		if path != installed {
-			t.Errorf("path %s", path)
+			t.Errorf("the copy is at %s, want %s", path, installed)
 		}
 		return nil
 	}); err != nil {
@@ -182,7 +182,7 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := used(); !errors.Is(err, ErrUntrusted) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want ErrUntrusted", name, err)
 		}
 		again := staged(t, f, source(t))
 		if again.FolderDigest != trust.FolderDigest {
@@ -267,7 +267,7 @@ func TestStagedCopiesDoNotStayForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(f.staged(trust)); (err == nil) != c.there {
-			t.Errorf("after %v: %v", c.after, err)
+			t.Errorf("after %v: %v; want it there: %v", c.after, err, c.there)
 		}
 	}
 }

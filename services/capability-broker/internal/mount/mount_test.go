@@ -22,7 +22,7 @@ func TestRoots(t *testing.T) {
 	}
 	for _, root := range []string{"/", "/etc", "/etc/ssl", "/var", "/var/lib", "/var/lib/docker/volumes", "/run", "/var/run/x", "/proc/1/root", "srv", "/srv/", "/srv/../etc", ""} {
 		if _, err := New(Config{Roots: []string{root}}); err == nil || !strings.HasPrefix(err.Error(), Setting) {
-			t.Errorf("%q: %v", root, err)
+			t.Errorf("the root %q: got %v, want an error that names %s", root, err, Setting)
 		}
 	}
 }
@@ -80,7 +80,7 @@ func TestWhatMayBeSeen(t *testing.T) {
 		}
 		var is unix.Stat_t
 		if err := unix.Stat(found[0].Source, &is); err != nil || !found[0].Is(is.Dev, is.Ino) || found[0].Is(is.Dev, is.Ino+1) || found[0].Writable {
-			t.Errorf("%s: found %+v, %v", source, found[0], err)
+			t.Errorf("%s: found %+v (%v), want it read-only, with the file's own identity", source, found[0], err)
 		}
 		closeAll(found)
 	}
@@ -110,11 +110,11 @@ func TestFoldersThatAreSharedCanBeUsedByHandlers(t *testing.T) {
 	}
 	defer closeAll(found)
 	if found[0].Target != "/mnt/fresh" || !found[0].Writable || found[1].Target != "/data" {
-		t.Errorf("found %+v, %+v", found[0], found[1])
+		t.Errorf("found %+v and %+v, want a writable /mnt/fresh and /data", found[0], found[1])
 	}
 	info, err := os.Stat(base + "/home/user_data/shared/fresh")
 	if err != nil || info.Mode().Perm()&0o070 != 0o070 {
-		t.Errorf("made %v, %v", info, err)
+		t.Errorf("the folder that was made is %v (%v), want it with rwx for its group", info, err)
 	}
 	readOnly, err := f.Find(t.Context(), []grant.Mount{{Source: "old", ReadOnly: &yes}}, true)
 	if err != nil || readOnly[0].Writable {

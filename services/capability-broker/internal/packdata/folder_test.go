@@ -50,7 +50,7 @@ func TestDataFolder(t *testing.T) {
 		{somebody, somebody, "cat " + dir + "/sub/f", false},
 	} {
 		if err := as(t, c.uid, c.gid, root, c.command); (err == nil) != c.may {
-			t.Errorf("%d:%d: %s: %v", c.uid, c.gid, c.command, err)
+			t.Errorf("%d:%d: %s: %v; want it allowed: %v", c.uid, c.gid, c.command, err, c.may)
 		}
 	}
 	if _, err := Prepare(root, "p"); err != nil {

@@ -91,7 +91,7 @@ func TestFoldersTooDeepToMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	if u, err := Measure(t.Context(), dir); err != nil || u.Files != maxDepth {
-		t.Errorf("%d deep: %+v, %v", maxDepth, u, err)
+		t.Errorf("%d deep: %+v, %v; want %d folders", maxDepth, u, err, maxDepth)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", maxDepth)), 0o755); err != nil {
 		t.Fatal(err)

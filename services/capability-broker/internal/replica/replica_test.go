@@ -37,13 +37,13 @@ func TestWhoIsAlive(t *testing.T) {
 		}
 	}
 	if dead, err := a.RemoveDead(); err != nil || dead != 1 {
-		t.Errorf("buried %d, %v", dead, err)
+		t.Errorf("removed %d dead replicas, %v; want one", dead, err)
 	}
 	if dead, err := a.RemoveDead(); err != nil || dead != 0 || !a.Alive(a.ID) {
-		t.Errorf("buried %d, %v", dead, err)
+		t.Errorf("removed %d dead replicas the second time, %v; want none, and itself alive", dead, err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("left %v, %v", entries, err)
+		t.Errorf("the folder has %v, %v; want one entry", entries, err)
 	}
 }
 

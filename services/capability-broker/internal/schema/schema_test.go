@@ -170,11 +170,11 @@ func FuzzCheck(f *testing.F) {
 		}
 		got := s.Check(value)
 		if again := s.Check(value); again != got {
-			t.Errorf("%q, then %q", got, again)
+			t.Errorf("the first check says %q and the second %q, want the same", got, again)
 		}
 		const marker = "a string that no schema and no text of ours has, SECRET"
 		if got := s.Check(jsontext.Value(`{"a":{"` + marker + `":["` + marker + `"]},"` + marker + `":"` + marker + `"}`)); strings.Contains(got, marker) && !strings.Contains(string(raw), marker) {
-			t.Errorf("%s: %q", raw, got)
+			t.Errorf("the fault of the schema %s repeats the value: %q, want it without", raw, got)
 		}
 	})
 }

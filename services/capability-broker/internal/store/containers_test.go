@@ -20,10 +20,10 @@ func TestContainers(t *testing.T) {
 		ctx := t.Context()
 		mine, replica, elsewhere := store.NewContainers(open(), "here"), store.NewContainers(open(), "here"), store.NewContainers(open(), "there")
 		if r, err := mine.Record(ctx, "p"); err != nil || !reflect.DeepEqual(r, container.Record{PackID: "p"}) {
-			t.Fatalf("before: %+v, %v", r, err)
+			t.Fatalf("the record of a pack never seen is %+v, %v; want an empty one", r, err)
 		}
 		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 0 {
-			t.Fatalf("before: %v, %v, %v", list, changed, err)
+			t.Fatalf("the first look at an empty table gives %v, %v, %v; want no records, changed", list, changed, err)
 		}
 		at := time.Date(2027, 1, 2, 3, 4, 5, 123456789, time.UTC)
 		want := container.Record{PackID: "p", ContainerID: "c", Digest: "sha256:00", Wanted: true, Running: true, Restart: pack.RestartAlways,
@@ -39,7 +39,7 @@ func TestContainers(t *testing.T) {
 			t.Errorf("%+v, %v, want %+v", r, err, want)
 		}
 		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 1 || !reflect.DeepEqual(list[0], want) {
-			t.Errorf("%+v, %v, %v", list, changed, err)
+			t.Errorf("the other replica reads %+v, %v, %v; want %+v, changed", list, changed, err, want)
 		}
 		if list, _, err := elsewhere.Records(ctx); err != nil || len(list) != 0 {
 			t.Errorf("on another host: %+v, %v", list, err)
@@ -54,7 +54,7 @@ func TestContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 0 {
-			t.Errorf("after: %v, %v, %v", list, changed, err)
+			t.Errorf("after the removal it reads %v, %v, %v; want no records, changed", list, changed, err)
 		}
 	})
 }
@@ -78,7 +78,7 @@ func TestRecordThatCanNotBeRead(t *testing.T) {
 			t.Errorf("read %+v, %v, %v, want q and an error of p", list, changed, err)
 		}
 		if r, err := c.Record(ctx, "p"); !fault.Is(err, fault.KindConflict) || r.PackID != "p" {
-			t.Errorf("p's is %+v, %v", r, err)
+			t.Errorf("p's record is %+v, %v; want a conflict", r, err)
 		}
 		if err := c.RemoveRecord(ctx, "p"); err != nil {
 			t.Fatal(err)

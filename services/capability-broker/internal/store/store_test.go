@@ -60,7 +60,7 @@ func TestGrants(t *testing.T) {
 		}
 		err = other.Apply(ctx, "p", "a.b", func(found *grant.Grant) (*grant.Grant, error) {
 			if found == nil || !reflect.DeepEqual(*found, g) {
-				t.Errorf("changes %+v", found)
+				t.Errorf("the change is made of %+v, want of %+v", found, g)
 			}
 			found.Enabled, found.ExpiresAt, found.Terms = false, time.Time{}, grant.Terms{}
 			return found, nil
@@ -169,7 +169,7 @@ func TestTrust(t *testing.T) {
 		}
 		list, revision, err := other.Trusts(ctx)
 		if err != nil || !reflect.DeepEqual(list, []handler.Trust{b, twin}) {
-			t.Fatalf("reads %+v, %v", list, err)
+			t.Fatalf("reads %+v, %v; want %+v", list, err, []handler.Trust{b, twin})
 		}
 		if now, err := mine.TrustRevision(ctx); err != nil || now != revision {
 			t.Fatalf("revision %d, %v, want %d", now, err, revision)
@@ -226,12 +226,12 @@ func TestUpgrade(t *testing.T) {
 			list, _, err := s.Grants(t.Context())
 			if want := []grant.Grant{{PrincipalID: "p", PermissionID: "a.b", Enabled: true, Config: jsontext.Value(`{"x":1}`), GrantedAt: at,
 				UpdatedAt: at, GrantedBy: "operator"}}; err != nil || !reflect.DeepEqual(list, want) {
-				t.Errorf("grants %+v, %v", list, err)
+				t.Errorf("the grants are %+v, %v; want %+v", list, err, want)
 			}
 			trusted, _, err := s.Trusts(t.Context())
 			if want := []handler.Trust{{CandidateKey: "k", PackID: "p", Slug: "s", HandlerID: "h", PermissionID: "a.b", Entrypoint: "handler.py:execute",
 				ScriptSHA256: "1", FolderDigest: "sha256:1", InstalledAt: at, InstalledBy: "operator"}}; err != nil || !reflect.DeepEqual(trusted, want) {
-				t.Errorf("trust %+v, %v", trusted, err)
+				t.Errorf("the trust is %+v, %v; want %+v", trusted, err, want)
 			}
 		})
 	}

@@ -51,7 +51,7 @@ func TestValues(t *testing.T) {
 		for i, value := range []string{`{"b":1,"a":[1.10,"é\u0000"]}`, `null`, `12345678901234567890`} {
 			created, err := mine.Set(t.Context(), at("a"), jsontext.Value(value), "p")
 			if err != nil || created != (i == 0) {
-				t.Fatalf("set: %t, %v", created, err)
+				t.Fatalf("the set says created %t, %v; want %t", created, err, i == 0)
 			}
 			wantValue(t, other, at("a"), value)
 		}
@@ -59,7 +59,7 @@ func TestValues(t *testing.T) {
 		wantValue(t, mine, at("A"), "")
 		for _, deleted := range []bool{true, false} {
 			if got, err := other.Delete(t.Context(), at("a")); err != nil || got != deleted {
-				t.Errorf("delete: %t, %v", got, err)
+				t.Errorf("the delete says deleted %t, %v; want %t", got, err, deleted)
 			}
 		}
 		wantValue(t, mine, at("a"), "")
@@ -95,7 +95,7 @@ func TestListGoesByBytes(t *testing.T) {
 		} {
 			page, err := other.List(t.Context(), "s", c.prefix, c.after, c.limit)
 			if err != nil || !slices.Equal(page.Keys, c.want) || page.Keys == nil || page.More != c.more || page.Total != c.total {
-				t.Errorf("%+v: %+v, %v", c, page, err)
+				t.Errorf("the page that is wanted is %+v, got %+v, %v", c, page, err)
 			}
 		}
 	})
@@ -147,7 +147,7 @@ func TestQuota(t *testing.T) {
 		full := func(key, value string) {
 			t.Helper()
 			if _, err := mine.Set(t.Context(), at(key), jsontext.Value(value), "p"); !errors.Is(err, kv.ErrFull) {
-				t.Errorf("set %s: %v", key, err)
+				t.Errorf("set of %s: got %v, want ErrFull", key, err)
 			}
 		}
 		setValue(t, mine, "a", long(3000))
@@ -156,7 +156,7 @@ func TestQuota(t *testing.T) {
 		setValue(t, other, "b", long(500))
 		full("a", long(3500))
 		if _, _, err := mine.Swap(t.Context(), at("a"), jsontext.Value(long(3000)), jsontext.Value(long(3500)), "p"); !errors.Is(err, kv.ErrFull) {
-			t.Errorf("swap: %v", err)
+			t.Errorf("swap: got %v, want ErrFull", err)
 		}
 		wantValue(t, other, at("a"), long(3000))
 		setValue(t, mine, "a", long(1000))
@@ -168,11 +168,11 @@ func TestQuota(t *testing.T) {
 			_, err = mine.Set(t.Context(), kv.Key{StoreID: "t", Name: strconv.Itoa(n)}, jsontext.Value("0"), "p")
 		}
 		if !errors.Is(err, kv.ErrFull) || n > maxBytes/128+1 {
-			t.Errorf("%d keys: %v", n, err)
+			t.Errorf("after %d keys: %v; want ErrFull, after %d at most", n, err, maxBytes/128+1)
 		}
 		for i := range n - 1 {
 			if deleted, err := other.Delete(t.Context(), kv.Key{StoreID: "t", Name: strconv.Itoa(i)}); err != nil || !deleted {
-				t.Fatalf("delete %d: %t, %v", i, deleted, err)
+				t.Fatalf("delete of %d: deleted %t, %v; want true", i, deleted, err)
 			}
 		}
 		if _, err := other.Set(t.Context(), kv.Key{StoreID: "t", Name: "x"}, jsontext.Value(long(3900)), "p"); err != nil {

@@ -57,7 +57,7 @@ func TestOrphansAreEnded(t *testing.T) {
 	}
 	<-orphan
 	if last := log[len(log)-1]; last.Action != "unconfined_orphans_ended" || last.Details["count"] != 1 {
-		t.Errorf("entry %+v", last)
+		t.Errorf("the last entry is %+v, want that one orphan was ended", last)
 	}
 	orphan = left(t, node+"/dead/2")
 	others = append(others, left(t, node+"/own/1"))

@@ -71,7 +71,7 @@ func TestOutput(t *testing.T) {
 		synctest.Wait()
 		write("stderr", "late\n")
 		if lines := <-got; !slices.Equal(texts(lines), []string{"stderr late"}) {
-			t.Errorf("%q", texts(lines))
+			t.Errorf("the lines are %q, want what was written while it waited", texts(lines))
 		}
 		next++
 		ctx, cancel := context.WithCancel(t.Context())
@@ -79,13 +79,13 @@ func TestOutput(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		if lines := <-got; len(lines) != 0 {
-			t.Errorf("%q", texts(lines))
+			t.Errorf("the lines are %q, want none", texts(lines))
 		}
 		go wait(t.Context())
 		synctest.Wait()
 		o.end()
 		if lines := <-got; !slices.Equal(texts(lines), []string{"stdout x"}) {
-			t.Errorf("%q", texts(lines))
+			t.Errorf("the lines are %q, want the one printed before the end", texts(lines))
 		}
 		// The last 4 MiB are kept.
 		for range 100 {

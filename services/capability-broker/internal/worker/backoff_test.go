@@ -75,7 +75,7 @@ func TestAWorkerWhoseCallsAllFailIsReplaced(t *testing.T) {
 		for i := range 2 * suspectAfter {
 			_, err := within(time.Second, p, job("a", `1`))
 			if failed := err != nil; failed != (i < suspectAfter) {
-				t.Errorf("call %d: %v", i, err)
+				t.Errorf("call %d: %v; want a failure: %v", i, err, i < suspectAfter)
 			}
 			synctest.Wait()
 		}

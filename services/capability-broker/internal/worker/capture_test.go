@@ -70,7 +70,7 @@ func TestCapture(t *testing.T) {
 				piece := left[:min(step, len(left))]
 				left = left[len(piece):]
 				if wrote, err := n.Write([]byte(piece)); err != nil || wrote != len(piece) {
-					t.Fatalf("wrote %d, %v", wrote, err)
+					t.Fatalf("wrote %d, %v; want %d", wrote, err, len(piece))
 				}
 			}
 			n.Close()

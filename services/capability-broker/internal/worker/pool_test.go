@@ -160,7 +160,7 @@ func TestOnePrincipalHoldsHalfAtMost(t *testing.T) {
 		}
 		for _, principal := range []string{"p", "q", "r"} { // idle ones make room
 			if out, err := p.Run(t.Context(), of(principal, "a", `1`)); err != nil || string(out) != "1" {
-				t.Errorf("%s: %s, %v", principal, out, err)
+				t.Errorf("%s: got %s, %v; want 1", principal, out, err)
 			}
 		}
 		close(end)
@@ -170,7 +170,7 @@ func TestOnePrincipalHoldsHalfAtMost(t *testing.T) {
 		}
 		synctest.Wait() // the one that makes room may still be ending
 		if n := m.running.Load(); n > 4 {
-			t.Errorf("%d workers", n)
+			t.Errorf("%d workers run, want at most 4", n)
 		}
 	})
 }
@@ -190,7 +190,7 @@ func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 		for i := range 100 {
 			want := fmt.Sprintf(`{"i":%d}`, i)
 			if got, err := within(10*time.Second, p, job("a", want)); err != nil || got != want {
-				t.Fatalf("%q, %v", got, err)
+				t.Fatalf("got %q, %v; want %q", got, err, want)
 			}
 		}
 		if n := m.launched.Load(); n != 1 {
@@ -230,10 +230,10 @@ func TestBegin(t *testing.T) {
 		}
 		for range 4 {
 			if _, err := within(10*time.Second, p, j); !errors.Is(err, refused) {
-				t.Errorf("refused: %v", err)
+				t.Errorf("got %v, want the refusal", err)
 			}
 			if got, err := within(10*time.Second, p, j); got != `{"a":1}` {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("after a refusal: got %q, %v; want the answer", got, err)
 			}
 		}
 		if asked != 8 || m.launched.Load() != 1 {
@@ -351,7 +351,7 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 					t.Errorf("the next call: %q, %v", got, err)
 				}
 				if replaced := m.launched.Load() == 2; replaced != c.replaced {
-					t.Errorf("%d launches", m.launched.Load())
+					t.Errorf("%d launches, want a second one: %v", m.launched.Load(), c.replaced)
 				}
 			})
 		})
@@ -430,7 +430,7 @@ func TestEndTakesCallsAndWaitersAlong(t *testing.T) {
 				began := time.Now()
 				_, err := within(10*time.Second, p, job(principal, "{}"))
 				if took := time.Since(began); principal == "a" && (!lost(err) || took > 0) || principal == "b" && took < 10*time.Second {
-					t.Errorf("%s: %v after %v", principal, err, took)
+					t.Errorf("%s: %v after %v; want a lost at once, and b not before 10s", principal, err, took)
 				}
 				if principal == "a" && Reason(err) != "The handler failed (lost: its grant or its right to run was taken away)" {
 					t.Errorf("the log blames the handler: %s", Reason(err)) // of the waiter, and of the call that runs

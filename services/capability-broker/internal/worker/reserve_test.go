@@ -38,7 +38,7 @@ func TestLongAnswersReserveMemory(t *testing.T) {
 			t.Errorf("a long answer: reserved %d, %v; want its length at least", asked, err)
 		}
 		if m.launched.Load() != 1 {
-			t.Errorf("%d workers", m.launched.Load())
+			t.Errorf("%d launches, want one worker for all", m.launched.Load())
 		}
 
 		// No memory in time is no answer in time.
@@ -59,7 +59,7 @@ func TestLongAnswersReserveMemory(t *testing.T) {
 		synctest.Wait()
 		big.Reserve = reserve
 		if output, err := within(time.Second, p, big); err != nil || string(output) != long {
-			t.Errorf("afterwards: %v", err)
+			t.Errorf("the call with room: %v, want the long answer", err)
 		}
 	})
 }

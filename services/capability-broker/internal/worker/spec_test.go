@@ -35,7 +35,7 @@ func TestSpecsThatShareWorkers(t *testing.T) {
 	for one, a := range specs {
 		for other, b := range specs {
 			if a.SharesWorkers(b) != (one == other) {
-				t.Errorf("%s and %s: %t", one, other, a.SharesWorkers(b))
+				t.Errorf("%s and %s share workers: %t, want %t", one, other, a.SharesWorkers(b), one == other)
 			}
 		}
 	}
@@ -43,7 +43,7 @@ func TestSpecsThatShareWorkers(t *testing.T) {
 		"the same in other words": with(func(s *Spec) { s.Mounts = []grant.Mount{{Source: "a", Target: "/mnt/a", ReadOnly: ptr(true)}} }),
 	} {
 		if !same.SharesWorkers(specs["a mount"]) {
-			t.Error(what)
+			t.Error(what + ": shares no workers, want the same worker for the same mounts")
 		}
 	}
 	if !with(func(s *Spec) { s.Limits.TimeoutSeconds = ptr(1.0) }).SharesWorkers(plain) {
