@@ -200,7 +200,7 @@ func TestDailyBytes(t *testing.T) {
 	}
 	for n, want := range map[int]bool{600: true, 1001: false} {
 		if a := send(n); a.Success != want {
-			t.Errorf("%d bytes: %+v", n, a)
+			t.Errorf("%d bytes: got %+v, want success %v", n, a, want)
 		}
 	}
 	if a := send(401); a.ErrorType != "rate_limited" || a.Error != "Daily egress budget exceeded" {

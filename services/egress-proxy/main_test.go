@@ -75,13 +75,13 @@ func TestLifeOfAGrant(t *testing.T) {
 	})
 	check("127.0.0.1", port, false, "Pack is disabled due to modification")
 	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"disabled_packs":["p"],"disabled_count":1`) || !strings.Contains(got, `"grant_count":1`) {
-		t.Errorf("list: %s", got)
+		t.Errorf("the list is %s, want p disabled and one grant", got)
 	}
 	r.pack("p", "approved")
 	r.eventually("approved again", func() bool { return r.ask(c, url).Success })
 
 	if got := r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p","reason":"done"}`); !strings.Contains(got, `"data":{"success":true,"pack_id":"p","revoked":true}`) {
-		t.Errorf("revoke: %s", got)
+		t.Errorf("the revocation says %s, want that p's grant is revoked", got)
 	}
 	if a := r.ask(c, url); a.Error != "Network access denied: Network grant is disabled" {
 		t.Errorf("got %+v after the revoke, want that the grant is disabled", a)
@@ -94,15 +94,15 @@ func TestLifeOfAGrant(t *testing.T) {
 		t.Errorf("revoke of a pack that never was: %d", status)
 	}
 	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"enabled":false`) {
-		t.Errorf("list: %s", got)
+		t.Errorf("the list is %s, want p's grant disabled", got)
 	}
 
 	revoked, err := api.NewClient(r.suite.Peer("pack-registry", "egress-proxy")).Remove(t.Context(), "p")
 	if err != nil || revoked {
-		t.Errorf("remove: %v, %v", revoked, err)
+		t.Errorf("the removal: %v, %v; want nothing left to revoke", revoked, err)
 	}
 	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"grants":{}`) {
-		t.Errorf("list: %s", got)
+		t.Errorf("the list is %s, want no grants", got)
 	}
 	if _, err := os.Stat(r.socket("p")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket of a removed pack: %v", err)
@@ -128,7 +128,7 @@ func TestLifeOfAGrant(t *testing.T) {
 		}
 		details := e["details"].(map[string]any)
 		if details["check_type"] == "proxy_request" && (e["actor"] != "pack:p" || e["request_id"] == "") {
-			t.Errorf("entry %v", e)
+			t.Errorf("the entry is %v, want p as its actor and a request ID", e)
 		}
 	}
 	if denials == 0 || denials != requests {
@@ -214,7 +214,7 @@ func TestWideGrantIsAWarning(t *testing.T) {
 	} {
 		r.grant("p", tt.domains, tt.ports)
 		if e := r.entries("permission")[i]; e["severity"] != tt.severity || e["details"].(map[string]any)["permission_type"] != "network" {
-			t.Errorf("%s %s: %v", tt.domains, tt.ports, e)
+			t.Errorf("the grant of %s %s: the entry is %v, want the severity %s", tt.domains, tt.ports, e, tt.severity)
 		}
 	}
 }
@@ -438,7 +438,7 @@ func TestConfigurationIsStrict(t *testing.T) {
 			rt.Stop()
 			t.Errorf("%s=%s was taken", name, value)
 		} else if !strings.Contains(err.Error(), strings.TrimPrefix(name, "RUMI_EGRESS_SOCKET_")) && !strings.Contains(strings.ToLower(err.Error()), "rate limit") && !strings.Contains(err.Error(), value) {
-			t.Errorf("%s=%s: %v", name, value, err)
+			t.Errorf("%s=%s: %v; want an error that names the setting or its value", name, value, err)
 		}
 	}
 }

@@ -135,7 +135,7 @@ func TestBudgetHoldsForHTTPAndTunnels(t *testing.T) {
 
 	tunnel := r.dial("q")
 	if status, _ := speak(t, tunnel, bufio.NewReader(tunnel), "CONNECT", "localhost:"+securePort, ""); status != http.StatusOK {
-		t.Fatal(status)
+		t.Fatalf("the tunnel got the status %d, want 200", status)
 	}
 	client := tls.Client(tunnel, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
 	if err := client.Handshake(); err != nil {

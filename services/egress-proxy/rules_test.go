@@ -75,7 +75,7 @@ func TestRules(t *testing.T) {
 		}
 	}
 	if len(reasons) != 1 || reasons["rule_denied"] != 19 {
-		t.Errorf("audited %v", reasons)
+		t.Errorf("audited %v, want 19 of rule_denied", reasons)
 	}
 	if status, body := r.call("POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["x.com"],"rules":[{"method":["GET"]}]}`); status != 400 || !strings.Contains(body, "Unknown field") {
 		t.Errorf("a misspelt field of a rule: %d %s", status, body)

@@ -27,7 +27,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	}
 	r.grant("other", `"a.test"`, "443")
 	if got := r.mustCall("GET", "/api/network/list", ""); strings.Contains(got, `"p"`) {
-		t.Errorf("list: %s", got)
+		t.Errorf("the list is %s, want nothing of p", got)
 	}
 	r.gates.Remove("p")
 	r.pack("p", "approved") // installed anew

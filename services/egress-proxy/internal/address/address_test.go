@@ -92,7 +92,7 @@ func TestJudgeInvalid(t *testing.T) {
 	p := NewPolicy(prefixes("::/0"))
 	for _, to := range []netip.AddrPort{{}, netip.MustParseAddrPort("8.8.8.8:0"), netip.AddrPortFrom(netip.MustParseAddr("fe80::1%eth0"), 80)} {
 		if class, ok := p.Judge(to); ok {
-			t.Errorf("%v is %q", to, class)
+			t.Errorf("%v is taken as %q, want it invalid", to, class)
 		}
 	}
 }
@@ -100,14 +100,14 @@ func TestJudgeInvalid(t *testing.T) {
 func TestParseOpened(t *testing.T) {
 	got, err := ParseOpened(" 10.0.0.0/8, 127.0.0.1 ,,fd12::/16")
 	if err != nil || len(got) != 3 || got[0].String() != "10.0.0.0/8" || got[1].String() != "127.0.0.1/32" || got[2].String() != "fd12::/16" {
-		t.Errorf("got %v, %v", got, err)
+		t.Errorf("got %v, %v; want 10.0.0.0/8, 127.0.0.1/32 and fd12::/16", got, err)
 	}
 	if got, err := ParseOpened(""); err != nil || NewPolicy(got).Opens() {
 		t.Errorf("nothing opens %v, %v", got, err)
 	}
 	for _, s := range []string{"10.0.0.1/8", "lan", "10.0.0.0/33", "10.0.0.0 11.0.0.0", "fe80::1%eth0"} {
 		if got, err := ParseOpened(s); err == nil {
-			t.Errorf("%q opens %v", s, got)
+			t.Errorf("%q opens %v, want an error", s, got)
 		}
 	}
 }

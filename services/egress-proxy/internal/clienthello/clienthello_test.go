@@ -139,7 +139,7 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		records, name, err := Read(bytes.NewReader(in))
 		if len(records) > MaxSize || !bytes.HasPrefix(in, records) || err != nil && name != "" {
-			t.Fatalf("%d bytes, %q, %v", len(records), name, err)
+			t.Fatalf("read %d bytes, the name %q, %v; want a beginning of the input, and no name with an error", len(records), name, err)
 		}
 		if err != nil {
 			return

@@ -42,7 +42,7 @@ func parse(t *testing.T, url string) Destination {
 	t.Helper()
 	to, f := ParseURL(url)
 	if f != nil {
-		t.Fatalf("ParseURL(%q): %s", url, f.Text)
+		t.Fatalf("ParseURL(%q): %s, want it valid", url, f.Text)
 	}
 	return to
 }

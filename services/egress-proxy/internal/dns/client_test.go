@@ -277,7 +277,7 @@ func TestLookup(t *testing.T) {
 					t.Errorf("got %v, want an error with %q", err, c.err)
 				}
 			case err != nil || texts(got.Addrs) != c.addrs || got.TTL != c.ttl:
-				t.Errorf("%v %v, %v", got.Addrs, got.TTL, err)
+				t.Errorf("got %v for %v, %v; want %s for %v", got.Addrs, got.TTL, err, c.addrs, c.ttl)
 			}
 			want := c.asked
 			if want == "" {
@@ -305,7 +305,7 @@ func TestWithoutEDNS(t *testing.T) {
 	}
 	const want = "udp A x.example. 0,udp A x.example. 1,udp AAAA x.example. 0,udp AAAA x.example. 1"
 	if asked := strings.Join(s.questions(), ","); asked != want {
-		t.Errorf("asked %s", asked)
+		t.Errorf("asked %s, want %s", asked, want)
 	}
 }
 
@@ -354,7 +354,7 @@ func TestSilence(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	if _, err := New([]string{s.addr}).Lookup(ctx, "x.example"); err == nil || time.Since(began) > tryTimeout {
-		t.Errorf("%v after %v", err, time.Since(began))
+		t.Errorf("%v after %v, want an error within %v", err, time.Since(began), tryTimeout)
 	}
 }
 
@@ -409,6 +409,6 @@ func TestBadNames(t *testing.T) {
 		}
 	}
 	if asked := s.questions(); asked != nil {
-		t.Errorf("asked %v", asked)
+		t.Errorf("asked %v, want no question", asked)
 	}
 }

@@ -36,7 +36,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, m []byte) {
 		addrs, ttl, err := parse(m, id, q)
 		if len(addrs) > maxAddrs || err != nil && addrs != nil || ttl < 0 || ttl > 1<<31*time.Second {
-			t.Fatalf("%d addresses, %v, %v", len(addrs), ttl, err)
+			t.Fatalf("parsed %d addresses, %v, %v; want at most the limit, and none with an error", len(addrs), ttl, err)
 		}
 		for _, a := range addrs {
 			if !a.Is4() {

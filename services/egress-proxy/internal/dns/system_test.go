@@ -69,7 +69,7 @@ func TestSystem(t *testing.T) {
 		t.Errorf("got %v, %v, want the address in the hosts file", got, err)
 	}
 	if asked := s.questions(); asked != nil {
-		t.Errorf("asked %v", asked)
+		t.Errorf("asked %v, want no question", asked)
 	}
 	if got, err := c.Lookup(t.Context(), "x.example"); err != nil || texts(got.Addrs) != "192.0.2.1" {
 		t.Errorf("got %v, %v, want the server's 192.0.2.1", got, err)

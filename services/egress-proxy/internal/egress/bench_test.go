@@ -95,7 +95,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 				return
 			}
 			if r := decode(b, buf); r.errorType() != want {
-				b.Errorf("%s %q", r.errorType(), r.errorText())
+				b.Errorf("got %s %q, want the error type %q", r.errorType(), r.errorText(), want)
 			}
 			next.Lock()
 			took = append(took, mine...)
@@ -149,7 +149,7 @@ func BenchmarkTLS(b *testing.B) {
 					answer = h.Answer(context.Background(), []byte(`{"url":"https://x.example/"}`), answer[:0])
 				}
 				if answer != nil && !decode(b, answer).Success {
-					b.Errorf("%s", answer)
+					b.Errorf("the answer is %s, want success", answer)
 				}
 			})
 		})

@@ -14,7 +14,7 @@ func TestCachedAnswersAreDecidedOnAnew(t *testing.T) {
 	w.proxy.packs.Addresses = opened
 	w.at("x.example", "172.18.0.2", "80", script(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi" }))
 	if r := w.ask("GET", "http://x.example/"); !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the first request fails: %s; want success", r.errorText())
 	}
 	opened.SetSelf(address.Self{Hosts: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}) // a service of ours moved there
 	w.contacts()

@@ -118,7 +118,7 @@ func sendDenied(b *testing.B, path string, client, total, each int) {
 			for have-at >= 4 && have-at-4 >= int(binary.BigEndian.Uint32(buf[at:])) {
 				end := at + 4 + int(binary.BigEndian.Uint32(buf[at:]))
 				if !bytes.Contains(buf[at:end], []byte(`"error_type":"grant_denied"`)) {
-					b.Errorf("answer %s", buf[at:end])
+					b.Errorf("the answer is %s, want grant_denied", buf[at:end])
 					return
 				}
 				at = end

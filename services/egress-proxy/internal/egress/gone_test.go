@@ -62,7 +62,7 @@ func TestServerIsToldWhenTheClientLeaves(t *testing.T) {
 					}
 					next(t, left, name+": the server's end of it")
 					if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
-						t.Errorf("%s: %+v", name, e)
+						t.Errorf("%s: the entry is %+v, want client_closed", name, e)
 					}
 					for _, kind := range []record.Kind{record.KindFrame, record.KindHTTP} {
 						if n := w.streams(kind); n != 0 {
@@ -116,7 +116,7 @@ func TestStalledUploadEndsWithItsClient(t *testing.T) {
 		}
 		c.Close()
 		if e := w.recorded(1)[0]; e.Details["error_type"] != "client_closed" {
-			t.Errorf("%s: %+v", name, e)
+			t.Errorf("%s: the entry is %+v, want client_closed", name, e)
 		}
 		server.Close()
 	}

@@ -226,7 +226,7 @@ func TestHostileHTTP2(t *testing.T) {
 			for range 2 {
 				r := w.ask("POST", "https://x.example/", "timeout_seconds", seconds, "body", "x")
 				if !strings.Contains(" "+c.kinds+" ", " "+r.errorType()+" ") {
-					t.Errorf("%s %q", r.errorType(), r.errorText())
+					t.Errorf("got %s %q, want one of %s", r.errorType(), r.errorText(), c.kinds)
 				}
 			}
 			if n := sent.Load(); n > 2*mostSent {
@@ -265,7 +265,7 @@ func TestHTTP2ServerThatTakesNoBody(t *testing.T) {
 	w := newWorld(t)
 	w.hostileSite("x.example", "93.184.216.34", []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, func(*hostile, uint32, string) error { return nil })
 	if r := w.ask("PUT", "https://x.example/", "body", strings.Repeat("x", 1<<19), "timeout_seconds", 0.3); r.errorType() != "timeout" {
-		t.Errorf("%s %s", r.errorType(), r.errorText())
+		t.Errorf("got %s %s, want timeout", r.errorType(), r.errorText())
 	}
 }
 
@@ -299,19 +299,19 @@ func TestHTTP2ServerOfOneStream(t *testing.T) {
 		return nil
 	})
 	if r := w.ask("POST", "https://x.example/"); !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the first request fails: %s; want success", r.errorText())
 	}
 	var asking sync.WaitGroup
 	for range 2 {
 		asking.Go(func() {
 			if r := w.ask("POST", "https://x.example/wait"); !r.Success {
-				t.Error(r.errorText())
+				t.Errorf("the request that waits fails: %s; want success", r.errorText())
 			}
 		})
 	}
 	asking.Wait()
 	if n := conns.Load(); n < 2 || n > 3 {
-		t.Errorf("%d connections", n)
+		t.Errorf("%d connections, want 2 or 3", n)
 	}
 }
 
@@ -328,14 +328,14 @@ func TestHTTP2GoesAwayPolitely(t *testing.T) {
 	})
 	for i, path := range []string{"/", "/last", "/", "/"} {
 		if r := w.ask("GET", "https://x.example"+path); !r.Success {
-			t.Errorf("request %d: %s", i, r.errorText())
+			t.Errorf("request %d fails: %s; want success", i, r.errorText())
 		}
 		if path == "/last" {
 			<-handlerEnded
 		}
 	}
 	if n := conns.Load(); n != 2 {
-		t.Errorf("%d connections", n)
+		t.Errorf("%d connections, want 2", n)
 	}
 }
 
@@ -350,7 +350,7 @@ func TestHTTP2FloodWhileIdle(t *testing.T) {
 		return forever(func() error { return h.WritePing(false, [8]byte{1}) })
 	})
 	if r := w.ask("GET", "https://x.example/"); !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the request fails: %s; want success", r.errorText())
 	}
 	select {
 	case <-ended:

@@ -77,7 +77,7 @@ func TestHTTP2InFrames(t *testing.T) {
 	})
 	r := w.ask("POST", "https://x.example//a%2Fb/?q=%20&&x", "body", "some text", "headers", map[string]string{"x-api-KEY": "k", "Cookie": "a=1; b=2", "Connection": "X-Drop", "X-Drop": "1"})
 	if !r.Success || *r.Body != "hello" || r.Headers["Set-Cookie"] != "b=2\na=1" || r.Headers["X-Other"] != "y" {
-		t.Fatalf("%+v %s", r, r.errorText())
+		t.Fatalf("got %+v (%s), want hello with both cookies and X-Other", r, r.errorText())
 	}
 	if got.ProtoMajor != 2 || got.Host != "x.example" || got.RequestURI != "//a%2Fb/?q=%20&&x" || got.Method != "POST" || string(sent) != "some text" || got.ContentLength != 9 {
 		t.Errorf("the server got %s %s %s %q", got.Proto, got.Method, got.RequestURI, sent)
@@ -101,14 +101,14 @@ func TestHTTP2InFrames(t *testing.T) {
 		{"PUT", "/", large, "", "hello"},
 	} {
 		if r := w.ask(c.method, "https://x.example"+c.path, "body", c.body); r.errorType() != c.kind || c.kind == "" && *r.Body != c.answer {
-			t.Errorf("%s: %s %s", c.path, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %s, want the error type %q or the body %q", c.path, r.errorType(), r.errorText(), c.kind, c.answer)
 		}
 		if string(sent) != c.body {
 			t.Errorf("%s: %d bytes arrived", c.path, len(sent))
 		}
 	}
 	if _, dialled := w.contacts(); len(dialled) != 1 {
-		t.Errorf("%d connections", len(dialled))
+		t.Errorf("%d connections, want 1", len(dialled))
 	}
 }
 
@@ -139,7 +139,7 @@ func TestHTTP2IsShared(t *testing.T) {
 	get := func(want int, url string) {
 		t.Helper()
 		if r := w.ask("GET", url); !r.Success {
-			t.Fatal(r.errorText())
+			t.Fatalf("GET %s fails: %s; want success", url, r.errorText())
 		}
 		if got := count(); got != want {
 			t.Errorf("%s: %d connections, want %d", url, got, want)
@@ -150,13 +150,13 @@ func TestHTTP2IsShared(t *testing.T) {
 	for range 15 {
 		asking.Go(func() {
 			if r := w.ask("GET", "https://x.example/wait"); !r.Success {
-				t.Error(r.errorText())
+				t.Errorf("a GET among many fails: %s; want success", r.errorText())
 			}
 		})
 	}
 	asking.Wait()
 	if got := count(); got != 1 {
-		t.Errorf("%d connections", got)
+		t.Errorf("%d connections, want 1", got)
 	}
 	w.roots.AddCert(s.Certificate())
 	w.at("y.example", "93.184.216.34", "443", s.Listener.Addr().String())
@@ -213,7 +213,7 @@ func TestCutEndsHTTP2(t *testing.T) {
 	w.mu.Unlock()
 	w.proxy.Cut("p")
 	if r := <-framed; r.errorType() != "grant_denied" {
-		t.Errorf("%s %s", r.errorType(), r.errorText())
+		t.Errorf("after the cut: got %s %s, want grant_denied", r.errorType(), r.errorText())
 	}
 	if _, err := io.ReadAll(streamed.Body); err == nil {
 		t.Error("the stream ended well")
@@ -261,12 +261,12 @@ func TestHTTP2InHTTP(t *testing.T) {
 	}
 	r, _, _ := absolute(t, path, "POST", "https://x.example/trailer", "TE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-After\r\n", "3\r\nabc\r\n0\r\nX-After: 7\r\n\r\n")
 	if body := read(r); body != "abc" || r.Trailer.Get("X-Sum") != "7" || r.Header.Get("X-Proto") != "HTTP/2.0" || r.Proto != "HTTP/1.1" {
-		t.Errorf("%q %v %v", body, r.Trailer, r.Header)
+		t.Errorf("got %q with the trailer %v and the header %v; want abc, X-Sum 7 and HTTP/2.0 within HTTP/1.1", body, r.Trailer, r.Header)
 	}
 	large := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
 	r, _, _ = absolute(t, path, "PUT", "https://x.example/sink", fmt.Sprintf("Content-Length: %d\r\n", len(large)), large)
 	if body := read(r); body != fmt.Sprint(len(large)) {
-		t.Errorf("upload: %s", body)
+		t.Errorf("the server got %s bytes, want %d", body, len(large))
 	}
 	r, c, _ := absolute(t, path, "GET", "https://x.example/events", "", "")
 	buf := make([]byte, 100)
@@ -274,22 +274,22 @@ func TestHTTP2InHTTP(t *testing.T) {
 		want := fmt.Sprintf("data: %d\n\n", i)
 		next <- want
 		if n, err := r.Body.Read(buf); string(buf[:n]) != want {
-			t.Fatalf("%q, %v", buf[:n], err)
+			t.Fatalf("read %q, %v; want %q", buf[:n], err, want)
 		}
 	}
 	close(next)
 	c.Close()
 	r, c, in := absolute(t, path, "GET", "https://x.example/ws", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: y\r\n", "early")
 	if r.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("WebSocket: %d", r.StatusCode)
+		t.Fatalf("WebSocket: got the status %d, want 101", r.StatusCode)
 	}
 	io.WriteString(c, " and late")
 	got := make([]byte, len("early and late"))
 	if _, err := io.ReadFull(in, got); err != nil || string(got) != "early and late" {
-		t.Errorf("WebSocket: %q, %v", got, err)
+		t.Errorf("WebSocket: got %q, %v; want \"early and late\"", got, err)
 	}
 	if _, dialled := w.contacts(); len(dialled) != 2 { // WebSocket has one of its own
-		t.Errorf("%d connections", len(dialled))
+		t.Errorf("%d connections, want 2", len(dialled))
 	}
 }
 
@@ -302,7 +302,7 @@ func TestAddressLiterals(t *testing.T) {
 	path := w.socket()
 	for url, want := range map[string]string{"https://93.184.216.34/": "93.184.216.34", "https://[2606:2800:220:1::1]/": "[2606:2800:220:1::1]"} {
 		if r := w.ask("GET", url); !r.Success || *r.Body != want {
-			t.Errorf("%s: %s %s %v", url, r.errorType(), r.errorText(), r.Body)
+			t.Errorf("%s: got %s %s %v, want the body %s", url, r.errorType(), r.errorText(), r.Body, want)
 		}
 		r, _, _ := absolute(t, path, "GET", url, "", "")
 		if body, err := io.ReadAll(r.Body); string(body) != want {

@@ -72,10 +72,10 @@ func TestRefusalsAreCounted(t *testing.T) {
 	const times = 1000
 	for i := range times {
 		if got := w.ask("GET", fmt.Sprintf("http://h%d.example/", i)); got.errorType() != "grant_denied" {
-			t.Fatal(got.errorText())
+			t.Fatalf("got %s %q, want grant_denied", got.errorType(), got.errorText())
 		}
 		if got := w.ask("GET", "ftp://x/"); got.errorType() != "validation_error" {
-			t.Fatal(got.errorText())
+			t.Fatalf("got %s %q, want validation_error", got.errorType(), got.errorText())
 		}
 	}
 	if err := w.proxy.Flush(t.Context()); err != nil {

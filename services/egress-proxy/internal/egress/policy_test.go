@@ -31,18 +31,18 @@ func TestDeniedLiterals(t *testing.T) {
 			url := scheme + host + "/secret?token=x"
 			r := w.ask("GET", url)
 			if r.errorType() != "blocked" || r.errorText() != "Request blocked by security policy" {
-				t.Errorf("%s: %s %q", url, r.errorType(), r.errorText())
+				t.Errorf("%s: got %s %q, want blocked", url, r.errorType(), r.errorText())
 			}
 			if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
 				t.Errorf("%s: looked up %v, dialled %v", url, resolved, dialled)
 			}
 			entries := w.audited()
 			if len(entries) != 2 || entries[0].Category != audit.Security || entries[1].Category != audit.Network {
-				t.Fatalf("%s: entries %+v", url, entries)
+				t.Fatalf("%s: the entries are %+v, want one of security and one of network", url, entries)
 			}
 			for _, e := range entries {
 				if e.Success || e.Details["blocked_reason"] != "internal_ip_blocked" || e.OwnerPack != "p" {
-					t.Errorf("%s: entry %+v", url, e)
+					t.Errorf("%s: the entry is %+v, want p's refusal with internal_ip_blocked", url, e)
 				}
 			}
 		}
@@ -63,7 +63,7 @@ func TestDeniedAnswersOfDNS(t *testing.T) {
 		for host, reason := range map[string]string{name: "dns_blocked", "mixed." + name: "dns_rebinding_blocked", "mixed2." + name: "dns_rebinding_blocked"} {
 			r := w.ask("GET", "https://"+host+"/")
 			if r.errorType() != "blocked" {
-				t.Errorf("%s: %s %q", host, r.errorType(), r.errorText())
+				t.Errorf("%s: got %s %q, want blocked (%s)", host, r.errorType(), r.errorText(), reason)
 			}
 			if resolved, dialled := w.contacts(); !slices.Equal(resolved, []string{host}) || dialled != nil {
 				t.Errorf("%s: looked up %v, dialled %v", host, resolved, dialled)
@@ -86,7 +86,7 @@ func TestDeniedNames(t *testing.T) {
 	} {
 		w.names[strings.ToLower(strings.TrimSuffix(name, "."))] = []string{"93.184.216.34"}
 		if r := w.ask("GET", "http://"+name+":8080/"); r.errorType() != "blocked" {
-			t.Errorf("%s: %s %q", name, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %q, want blocked", name, r.errorType(), r.errorText())
 		}
 		if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
 			t.Errorf("%s: looked up %v, dialled %v", name, resolved, dialled)
@@ -114,7 +114,7 @@ func TestOrder(t *testing.T) {
 		w.gates["p"] = tt.state
 		for range 200 { // denials cost no tokens
 			if r := w.ask("GET", tt.url); r.errorType() != tt.kind || r.errorText() != tt.text {
-				t.Fatalf("%s: %s %q", tt.name, r.errorType(), r.errorText())
+				t.Fatalf("%s: got %s %q, want %s %q", tt.name, r.errorType(), r.errorText(), tt.kind, tt.text)
 			}
 		}
 		if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
@@ -128,12 +128,12 @@ func TestOrder(t *testing.T) {
 	w.gates["p"] = gate.State{Open: true}
 	for i := range session.RateBurst {
 		if r := w.ask("GET", "http://10.0.0.1/"); r.errorType() != "blocked" {
-			t.Fatalf("request %d: %s", i, r.errorType())
+			t.Fatalf("request %d: got %s, want blocked", i, r.errorType())
 		}
 	}
 	for _, url := range []string{"http://10.0.0.1/", "http://gateway/", "http://x.example/"} { // rate before all the rest
 		if r := w.ask("GET", url); r.errorType() != "rate_limited" || r.errorText() != "Rate limit exceeded" {
-			t.Errorf("%s: %s %q", url, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %q, want rate_limited", url, r.errorType(), r.errorText())
 		}
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
@@ -153,7 +153,7 @@ func TestNames(t *testing.T) {
 		"a.wild.example": "a.wild.example", "bücher.example": "xn--bcher-kva.example", "BÜCHER.example.": "xn--bcher-kva.example",
 	} {
 		if r := w.ask("GET", "http://"+host+"/"); !r.Success || *r.Body != want {
-			t.Errorf("%s: %s, %v", host, r.errorText(), r.Body)
+			t.Errorf("%s: got %s, %v; want the body %s", host, r.errorText(), r.Body, want)
 		}
 	}
 	w.contacts()
@@ -181,20 +181,20 @@ func TestRebinding(t *testing.T) {
 	w := newWorld(t)
 	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {})
 	if r := w.ask("GET", "http://x.example/"); !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the first request fails: %s; want success", r.errorText())
 	}
 	w.names["x.example"] = []string{"127.0.0.1"}
 	w.proxy.packs.Names = resolve.New(w)
 	w.contacts()
 	if r := w.ask("GET", "http://x.example/"); r.errorType() != "blocked" { // though a connection to the first is still open
-		t.Errorf("%s %q", r.errorType(), r.errorText())
+		t.Errorf("after the name changed to 127.0.0.1: got %s %q, want blocked", r.errorType(), r.errorText())
 	}
 	w.names["x.example"] = []string{"93.184.216.35"}
 	w.proxy.packs.Names = resolve.New(w)
 	w.at("x.example", "93.184.216.35", "80", w.sites["93.184.216.34:80"])
 	w.names["x.example"] = []string{"93.184.216.35"}
 	if r := w.ask("GET", "http://x.example/"); !r.Success {
-		t.Error(r.errorText())
+		t.Errorf("after the name changed to a public address: %s; want success", r.errorText())
 	}
 	if _, dialled := w.contacts(); !slices.Equal(dialled, []string{"93.184.216.35:80"}) {
 		t.Errorf("dialled %v, want the address that was judged", dialled)
@@ -231,7 +231,7 @@ func TestOpenedRanges(t *testing.T) {
 			reason = e[0].Details["blocked_reason"]
 		}
 		if _, dialled := w.contacts(); reason != want || r.Success != (want == "") || want != "" && dialled != nil {
-			t.Errorf("%s: %v, %s, dialled %v", url, reason, r.errorText(), dialled)
+			t.Errorf("%s: reason %v, %s, dialled %v; want the reason %q, and no dial with one", url, reason, r.errorText(), dialled, want)
 		}
 	}
 	w.grants["p"] = []string{"model.example"}

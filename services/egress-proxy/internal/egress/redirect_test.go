@@ -94,14 +94,14 @@ func TestRedirects(t *testing.T) {
 			}
 		}
 		if _, dialled := w.contacts(); slices.ContainsFunc(dialled, func(to string) bool { return !strings.HasPrefix(to, "93.184.216.") }) {
-			t.Errorf("%s: dialled %v", tt.name, dialled)
+			t.Errorf("%s: dialled %v, want only the sites' addresses", tt.name, dialled)
 		}
 		if tt.kind == "too_many_redirects" && r.errorText() != "Too many redirects: 4 > 3" {
-			t.Errorf("%s: %q", tt.name, r.errorText())
+			t.Errorf("%s: got %q, want too many redirects: 4 > 3", tt.name, r.errorText())
 		}
 		for _, e := range w.audited() {
 			if e.Details["redirect_hops"] != int64(tt.hops) {
-				t.Errorf("%s: entry %+v", tt.name, e)
+				t.Errorf("%s: the entry is %+v, want %d redirect hops", tt.name, e, tt.hops)
 			}
 		}
 	}

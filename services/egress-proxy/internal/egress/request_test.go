@@ -105,7 +105,7 @@ func TestRequestsThatBreakTheRules(t *testing.T) {
 			t.Errorf("%s: %s %q, want %s %q", tt.name, r.errorType(), r.errorText(), tt.kind, tt.text)
 		}
 		if entries := w.audited(); len(entries) != 1 || entries[0].Success || entries[0].Details["allowed"] != false {
-			t.Errorf("%s: entries %+v", tt.name, entries)
+			t.Errorf("%s: the entries are %+v, want one refusal", tt.name, entries)
 		}
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
@@ -122,11 +122,11 @@ func TestFramesThatCannotBeRead(t *testing.T) {
 	} {
 		r := decode(t, h.Refuse(err, nil))
 		if r.errorType() != "protocol_error" || r.errorText() != text {
-			t.Errorf("%v: %s %q", err, r.errorType(), r.errorText())
+			t.Errorf("%v: got %s %q, want protocol_error %q", err, r.errorType(), r.errorText(), text)
 		}
 	}
 	if entries := w.audited(); len(entries) != 2 {
-		t.Errorf("entries %+v", entries)
+		t.Errorf("the entries are %+v, want two", entries)
 	}
 }
 
@@ -144,13 +144,13 @@ func TestWhatIsSent(t *testing.T) {
 		"Content-Type": "text/plain",
 	})
 	if !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the request fails: %s; want success", r.errorText())
 	}
 	if got.Method != "POST" || got.Host != "x.example" || body != "hällo" || got.ContentLength != 6 {
 		t.Errorf("method %s, host %s, body %q, length %d", got.Method, got.Host, body, got.ContentLength)
 	}
 	if got.RequestURI != "/a%20b/%C3%BC?q=1%202&%C3%BC=\"" {
-		t.Errorf("target %s", got.RequestURI)
+		t.Errorf("the server got the target %s, want it with its path and its query escaped as sent", got.RequestURI)
 	}
 	want := http.Header{"X-One": {"1"}, "X-Empty": {""}, "Authorization": {"Bearer t"}, "Cookie": {"a=b"}, "Content-Type": {"text/plain"},
 		"User-Agent": {headers.UserAgent}, "Accept-Encoding": {"identity"}, "Content-Length": {"6"}}
@@ -162,7 +162,7 @@ func TestWhatIsSent(t *testing.T) {
 	}
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"} {
 		if r := w.ask(method, "http://x.example/"); !r.Success || got.Method != method {
-			t.Errorf("%s: %s", method, r.errorText())
+			t.Errorf("%s: got %s, and the server saw %s", method, r.errorText(), got.Method)
 		}
 		wantLength := ""
 		if method == "POST" || method == "PUT" || method == "PATCH" {
@@ -180,7 +180,7 @@ func TestWhatIsSent(t *testing.T) {
 		t.Errorf("the least request: %s", r.errorText())
 	}
 	if r := w.raw(`{"url":"http://x.example/","method":null,"headers":null,"body":null,"timeout_seconds":null}`); !r.Success {
-		t.Errorf("nulls: %s", r.errorText())
+		t.Errorf("fields that are null: %s; want success", r.errorText())
 	}
 }
 
@@ -209,7 +209,7 @@ func TestWhatIsAnswered(t *testing.T) {
 	}
 	wantHeaders := map[string]string{"x-LOWER": "1", "Set-Cookie": "a=1; Expires=Mon, 01 Jan 2035 00:00:00 GMT\nb=2", "Vary": "A, B", "X-Other": "é", "Content-Length": "2"}
 	if fmt.Sprint(r.Headers) != fmt.Sprint(wantHeaders) {
-		t.Errorf("headers %q", r.Headers)
+		t.Errorf("the headers are %q, want %q", r.Headers, wantHeaders)
 	}
 	wantList := [][2]string{{"x-LOWER", "1"}, {"Set-Cookie", "a=1; Expires=Mon, 01 Jan 2035 00:00:00 GMT"}, {"Vary", "A"}, {"X-Other", "é"}, {"set-cookie", "b=2"}, {"VARY", "B"}, {"Content-Length", "2"}}
 	if !slices.Equal(r.HeaderList, wantList) {
@@ -217,7 +217,7 @@ func TestWhatIsAnswered(t *testing.T) {
 	}
 	r = w.ask("GET", "http://x.example/binary")
 	if got, _ := base64.StdEncoding.DecodeString(*r.Body); string(got) != binary || r.Headers["X-Proxy-Body-Encoding"] != "base64" || *r.BytesRead != len(binary) {
-		t.Errorf("binary: %+v", r)
+		t.Errorf("the binary answer is %+v, want %d bytes in base64", r, len(binary))
 	}
 	if r = w.ask("GET", "http://x.example/liar"); *r.Body != "hi" || r.Headers["X-Proxy-Body-Encoding"] != "" || len(r.HeaderList) != 1 {
 		t.Errorf("a server that claims our encoding: %+v", r)
@@ -271,12 +271,12 @@ func TestResponseTooLarge(t *testing.T) {
 			}
 			r := decode(t, answer)
 			if r.Success != tt.ok || !tt.ok && (r.errorType() != "response_too_large" || r.errorText() != "Response too large (max: 4194304 bytes)") {
-				t.Errorf("%s%s: %v %s %q", tt.path, query, r.Success, r.errorType(), r.errorText())
+				t.Errorf("%s%s: got success %v, %s %q; want success %v, or else response_too_large", tt.path, query, r.Success, r.errorType(), r.errorText(), tt.ok)
 			}
 		}
 	}
 	if r := w.ask("HEAD", "http://x.example/50000000/a"); !r.Success || r.Headers["Content-Length"] != "50000000" {
-		t.Errorf("HEAD: %s %q", r.errorType(), r.errorText())
+		t.Errorf("HEAD: got %s %q, want success with the length of 50,000,000", r.errorType(), r.errorText())
 	}
 }
 
@@ -286,25 +286,25 @@ func TestRecords(t *testing.T) {
 	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) { rw.Write([]byte("hello")) })
 	secrets := []string{"s3cr3t-query", "s3cr3t-header", "s3cr3t-body"}
 	if r := w.ask("POST", "http://x.example/path?token=s3cr3t-query", "headers", map[string]string{"Authorization": "s3cr3t-header"}, "body", "s3cr3t-body"); !r.Success {
-		t.Fatal(r.errorText())
+		t.Fatalf("the request fails: %s; want success", r.errorText())
 	}
 	w.ask("GET", "http://y.example/?token=s3cr3t-query", "headers", map[string]string{"Authorization": "s3cr3t-header"})
 	w.ask("GET", "http://x.example:81/?token=s3cr3t-query")
 	entries := w.audited()
 	if len(entries) != 4 {
-		t.Fatalf("%d entries: %+v", len(entries), entries)
+		t.Fatalf("%d entries: %+v; want 4", len(entries), entries)
 	}
 	d := entries[0].Details
 	if e := entries[0]; !e.Success || e.Action != "network_request" || e.OwnerPack != "p" ||
 		d["domain"] != "x.example" || d["port"] != int64(80) || d["allowed"] != true || d["check_type"] != "proxy_request" || d["method"] != "POST" ||
 		d["url"] != "http://x.example/path" || d["status_code"] != int64(200) || d["bytes"] != int64(5) || d["redirect_hops"] != int64(0) || d["latency_ms"] == nil {
-		t.Errorf("entry %+v", e)
+		t.Errorf("the entry is %+v, want p's success with the details of the request and no query", e)
 	}
 	if e := entries[1]; e.Action != "network_denied" || e.Details["blocked_reason"] != "grant_denied" || e.RejectionReason != "Domain 'y.example' not in allowed list" {
-		t.Errorf("entry %+v", e)
+		t.Errorf("the entry is %+v, want network_denied of y.example with grant_denied", e)
 	}
 	if e := entries[3]; e.Success || e.Details["allowed"] != true || e.Details["error_type"] != "connection_refused" {
-		t.Errorf("entry %+v", e)
+		t.Errorf("the entry is %+v, want an allowed request that failed with connection_refused", e)
 	}
 	logged := w.logs.String()
 	if n := strings.Count(logged, "\n"); n != 3 {
@@ -329,7 +329,7 @@ func TestAuditFails(t *testing.T) {
 	w.auditErr = io.ErrShortWrite
 	for _, url := range []string{"http://x.example/", "http://10.0.0.1/"} {
 		if r := w.ask("GET", url); r.errorType() != "internal_error" || r.errorText() != "Internal error" {
-			t.Errorf("%s: %+v", url, r)
+			t.Errorf("%s: got %+v, want internal_error", url, r)
 		}
 	}
 }

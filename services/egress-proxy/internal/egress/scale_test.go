@@ -110,7 +110,7 @@ func resident(t testing.TB) int64 {
 	raw, err := os.ReadFile("/proc/self/statm")
 	var size, pages int64
 	if _, scan := fmt.Sscan(string(raw), &size, &pages); err != nil || scan != nil {
-		t.Fatal(err, scan)
+		t.Fatalf("statm: %v, %v; want two numbers", err, scan)
 	}
 	return pages * int64(os.Getpagesize())
 }
@@ -159,7 +159,7 @@ func TestThousandSockets(t *testing.T) {
 		t.Errorf("%d descriptors are left", n)
 	}
 	if left, err := fs.Glob(os.DirFS(c.dir), "*"); err != nil || len(left) > 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("left are %v, %v; want no socket", left, err)
 	}
 }
 

@@ -77,7 +77,7 @@ func TestSpans(t *testing.T) {
 		w.ask(c.method, c.url)
 		s := w.spansNow(1)[0]
 		if s.Name() != "egress.request" || s.SpanKind() != trace.SpanKindClient || s.Status().Code != c.status || s.Parent().IsValid() {
-			t.Errorf("%s: %s %v %v %v", c.url, s.Name(), s.SpanKind(), s.Status(), s.Parent())
+			t.Errorf("%s: the span is %s %v %v, its parent %v; want an egress.request of a client with status %v and no parent", c.url, s.Name(), s.SpanKind(), s.Status(), s.Parent(), c.status)
 		}
 		if got := attributes(s); got != c.attributes {
 			t.Errorf("%s:\n%s, want\n%s", c.url, got, c.attributes)

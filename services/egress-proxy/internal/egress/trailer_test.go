@@ -49,6 +49,6 @@ func TestTrailersOfServersSayNothingOfTheConnection(t *testing.T) {
 	}
 	body, err := io.ReadAll(r.Body)
 	if got := fmt.Sprintf("%s %v", body, r.Trailer); err != nil || got != "abc map[X-Sum:[7]]" {
-		t.Errorf("%s, %v", got, err)
+		t.Errorf("got %s, %v; want abc with the trailer X-Sum 7", got, err)
 	}
 }

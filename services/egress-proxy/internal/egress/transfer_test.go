@@ -108,7 +108,7 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 		e := w.recordedEarly()[0]
 		begin, _ = e.Details["request_id"].(string)
 		if e.Phase != "begin" || e.Details["method"] != test.method || e.Details["domain"] != "x.example" || e.Details["allowed"] != true || begin == "" {
-			t.Errorf("%s: %+v", test.method, e)
+			t.Errorf("%s: the early entry is %+v, want the begin of an allowed request to x.example, with an ID", test.method, e)
 		}
 		w.eventually(test.method+": the gauge and the bytes", func() bool {
 			w.proxy.recorder.Observe(time.Now())
@@ -194,7 +194,7 @@ func TestNothingLastsThatIsNotWrittenDown(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := readRefusal(t, r); r.StatusCode != 500 || got.ErrorType != "internal_error" {
-			t.Errorf("%.20q: %d %+v", request, r.StatusCode, got)
+			t.Errorf("%.20q: got %d %+v, want 500 internal_error", request, r.StatusCode, got)
 		}
 	}
 	if _, dialled := w.contacts(); dialled != nil {

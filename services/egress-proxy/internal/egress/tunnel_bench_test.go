@@ -88,7 +88,7 @@ func BenchmarkTunnel(b *testing.B) {
 			c := c(b)
 			fmt.Fprint(c, "CONNECT x.example:443 HTTP/1.1\r\nHost: x.example:443\r\n\r\n")
 			if r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "CONNECT"}); err != nil || r.StatusCode != 200 {
-				b.Fatal(r, err)
+				b.Fatalf("CONNECT: got %v, %v; want 200", r, err)
 			}
 			greet(b, c, "x.example")
 			drain(b, c)

@@ -31,7 +31,7 @@ func TestTunnel(t *testing.T) {
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil || string(body) != fmt.Sprint(len(big), " ", string(big)) {
-		t.Errorf("%d bytes, %v", len(body), err)
+		t.Errorf("got %d bytes, %v; want the %d that were sent, and their number", len(body), err, len(big))
 	}
 	w.recorded(0)
 	c.CloseIdleConnections()
@@ -50,7 +50,7 @@ func connect(t *testing.T, path, to string) net.Conn {
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
 	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "CONNECT"})
 	if err != nil || r.StatusCode != 200 {
-		t.Fatalf("%+v, %v", r, err)
+		t.Fatalf("CONNECT %s: got %+v, %v; want 200", to, r, err)
 	}
 	return c // the proxy says nothing more before the client does
 }
@@ -109,7 +109,7 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 		w.contacts()
 		c.speak(conn)
 		if entries := w.recorded(2); entries[0].Category != audit.Security || entries[0].Details["blocked_reason"] != c.reason || entries[1].Details["allowed"] != false {
-			t.Errorf("%s: %+v", name, entries)
+			t.Errorf("%s: the entries are %+v, want a refusal of security with %v and one of network", name, entries, c.reason)
 		}
 		conn.Close()
 		if got := <-reached; got != "" {
@@ -147,13 +147,13 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	io.WriteString(secured, "GET /ws HTTP/1.1\r\nHost: x.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: y\r\n\r\n")
 	in := bufio.NewReader(secured)
 	if r, err := http.ReadResponse(in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%v, %v", r, err)
+		t.Fatalf("WebSocket: got %v, %v; want 101", r, err)
 	}
 	for _, text := range []string{"one", "\x00\xff", strings.Repeat("many ", 100_000)} {
 		go io.WriteString(secured, text)
 		got := make([]byte, len(text))
 		if _, err := io.ReadFull(in, got); err != nil || string(got) != text {
-			t.Fatalf("%.20q, %v", got, err)
+			t.Fatalf("read %.20q, %v; want %.20q", got, err, text)
 		}
 	}
 	w.mu.Lock()
@@ -179,7 +179,7 @@ func TestTunnelToNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := readRefusal(t, r); r.Status != "502 Rumi: Connection refused" || got.ErrorType != "connection_refused" {
-		t.Errorf("%s %+v", r.Status, got)
+		t.Errorf("got %s %+v, want 502 connection_refused", r.Status, got)
 	}
 	if e := w.recorded(1)[0]; e.Details["error_type"] != "connection_refused" {
 		t.Errorf("entry: %+v, want error_type connection_refused", e)
@@ -203,11 +203,11 @@ func TestCutEndsTunnel(t *testing.T) {
 	w.proxy.Cut("p")
 	for _, c := range []net.Conn{secured, waiting} {
 		if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
-			t.Errorf("%d bytes, %v", n, err)
+			t.Errorf("after the cut: read %d bytes, %v; want an error", n, err)
 		}
 	}
 	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("after %v", took)
+		t.Errorf("the cut ended the connections after %v, want at most 5s", took)
 	}
 	for _, e := range w.recorded(4) {
 		if e.Details["blocked_reason"] != "grant_changed" {

@@ -107,7 +107,7 @@ func TestLongAnswersOverHTTP2InTurn(t *testing.T) {
 	})
 	path := w.socket()
 	if got := w.ask("GET", "https://big.example/"); !got.Success { // a connection for all
-		t.Fatal(got.errorText())
+		t.Fatalf("the first request fails: %s; want success", got.errorText())
 	}
 	var asking errgroup.Group
 	for i := range session.MaxInFlight {

@@ -86,7 +86,7 @@ func TestServersThatMisbehave(t *testing.T) {
 		}
 		r := w.ask("POST", fmt.Sprint("http://x.example/", i), "timeout_seconds", seconds)
 		if r.errorType() != tt.kind || tt.kind == "" && *r.Body != tt.body {
-			t.Errorf("%s: %s %q, body %v", tt.name, r.errorType(), r.errorText(), r.Body)
+			t.Errorf("%s: got %s %q, body %v; want the error type %q or the body %q", tt.name, r.errorType(), r.errorText(), r.Body, tt.kind, tt.body)
 		}
 		if strings.ContainsAny(r.errorText(), "0123456789") && !strings.Contains(r.errorText(), "HTTP/1.1") {
 			t.Errorf("%s: %q tells an address", tt.name, r.errorText())
@@ -121,7 +121,7 @@ func TestTimeoutBoundsEverything(t *testing.T) {
 		began := time.Now()
 		r := w.ask("GET", url, "timeout_seconds", 0.15)
 		if took := time.Since(began); r.errorType() != "timeout" || took > 2*time.Second {
-			t.Errorf("%s: %s after %v", url, r.errorType(), took)
+			t.Errorf("%s: got %s after %v, want timeout within 2s", url, r.errorType(), took)
 		}
 	}
 	if r := w.ask("GET", "http://drip.example/", "timeout_seconds", 0.15, "connect_timeout_seconds", 0.1, "read_timeout_seconds", 0.1); r.errorType() != "timeout" {
@@ -147,13 +147,13 @@ func TestConnectFailures(t *testing.T) {
 		"http://half.example/":     " ",
 	} {
 		if r := w.ask("GET", url); r.errorType()+" "+r.errorText() != want {
-			t.Errorf("%s: %s %q", url, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %q, want %s", url, r.errorType(), r.errorText(), want)
 		}
 	}
 	w.proxy.packs.Upstream.Dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
 	for _, field := range []string{"timeout_seconds", "connect_timeout_seconds"} {
 		if r := w.ask("GET", "http://93.184.216.99/", field, 0.05); r.errorType() != "timeout" {
-			t.Errorf("%s: %s %q", field, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %q, want timeout", field, r.errorType(), r.errorText())
 		}
 	}
 }
@@ -198,7 +198,7 @@ func TestTLS(t *testing.T) {
 		"https://closes.example/":  "ssl_error TLS handshake failed",
 	} {
 		if r := w.ask("GET", url); r.errorType()+" "+r.errorText() != want {
-			t.Errorf("%s: %s %q", url, r.errorType(), r.errorText())
+			t.Errorf("%s: got %s %q, want %s", url, r.errorType(), r.errorText(), want)
 		}
 	}
 }
@@ -219,7 +219,7 @@ func TestConnectionsArePooled(t *testing.T) {
 	get := func(want int, url string) {
 		t.Helper()
 		if r := w.ask("GET", url); !r.Success {
-			t.Fatal(r.errorText())
+			t.Fatalf("GET %s fails: %s; want success", url, r.errorText())
 		}
 		if got := count(); got != want {
 			t.Errorf("%s: %d connections, want %d", url, got, want)
@@ -260,11 +260,11 @@ func TestIdleConnectionDiesInFlight(t *testing.T) {
 	}))
 	for method, want := range map[string]bool{"GET": true, "HEAD": true, "PUT": true, "DELETE": true, "POST": false, "PATCH": false} {
 		if r := w.ask("GET", "http://x.example/"); !r.Success {
-			t.Fatal(r.errorText())
+			t.Fatalf("the request before fails: %s; want success", r.errorText())
 		}
 		path := "/dies-" + method
 		if r := w.ask(method, "http://x.example"+path); r.Success != want || !want && r.errorType() != "upstream_error" {
-			t.Errorf("%s: %v %s", method, r.Success, r.errorType())
+			t.Errorf("%s: got success %v, %s; want success %v, or else upstream_error", method, r.Success, r.errorType(), want)
 		}
 		if times := map[bool]int{true: 2, false: 1}[want]; seen[path] != times {
 			t.Errorf("%s was sent %d times", method, seen[path])

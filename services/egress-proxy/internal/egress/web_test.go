@@ -90,7 +90,7 @@ func readRefusal(t testing.TB, r *http.Response) refusal {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(data, &got); err != nil || r.Header.Get("Content-Type") != "application/json; charset=utf-8" {
-		t.Fatalf("%d %q: %v", r.StatusCode, data, err)
+		t.Fatalf("got %d %q: %v; want JSON", r.StatusCode, data, err)
 	}
 	return got
 }
@@ -177,7 +177,7 @@ func TestHTTPForward(t *testing.T) {
 		t.Errorf("chunked upload with trailer: %s", body)
 	}
 	if r, body := do("GET", "/trailer", nil, func(q *http.Request) { q.Header.Set("TE", "trailers") }); body != "body" || r.Trailer.Get("X-Sum") != "42" {
-		t.Errorf("trailer: %q %v", body, r.Trailer)
+		t.Errorf("trailer: got %q %v, want body with X-Sum 42", body, r.Trailer)
 	}
 	r, body := do("GET", "/headers?q=%20&a=b%2f", nil, func(q *http.Request) {
 		q.Header = http.Header{"Connection": {"X-Mine"}, "X-Mine": {"1"}, "Proxy-Authorization": {"x"}, "Upgrade": {"h2c"}, "X-Kept": {"1", "2"}, "User-Agent": {""}}
@@ -186,32 +186,32 @@ func TestHTTPForward(t *testing.T) {
 		t.Errorf("the server saw %s", body)
 	}
 	if r.Header.Get("Proxy-Authenticate")+r.Header.Get("Keep-Alive") != "" || len(r.Header["Set-Cookie"]) != 2 {
-		t.Errorf("headers %v", r.Header)
+		t.Errorf("the headers are %v, want two cookies and none of the connection's", r.Header)
 	}
 	for _, q := range []struct {
 		method, path string
 		status       int
 	}{{"HEAD", "/big", 200}, {"GET", "/empty", 204}, {"GET", "/nosuch", 404}, {"GET", "/moved", 302}, {"DELETE", "/nosuch", 404}} {
 		if r, _ := do(q.method, q.path, nil); r.StatusCode != q.status {
-			t.Errorf("%s %s: %d", q.method, q.path, r.StatusCode)
+			t.Errorf("%s %s: got %d, want %d", q.method, q.path, r.StatusCode, q.status)
 		}
 	}
 	entries := w.recorded(10)
 	d := entries[0].Details
 	if entries[0].Category != audit.Network || d["bytes"] != int64(len(big)) || d["status_code"] != int64(200) || d["url"] != "http://x.example/big" || d["method"] != "GET" {
-		t.Errorf("entry %+v", entries[0])
+		t.Errorf("the entry is %+v, want a GET of /big with 200 and %d bytes", entries[0], len(big))
 	}
 	if got := entries[1].Details["bytes_sent"]; got != int64(len(big)) {
-		t.Errorf("sent %v", got)
+		t.Errorf("the entry has %v bytes sent, want %d", got, len(big))
 	}
 	if url := entries[4].Details["url"]; url != "http://x.example/headers" {
-		t.Errorf("url %v", url)
+		t.Errorf("the entry's URL is %v, want it without its query", url)
 	}
 	if got := w.counts()["allowed/ok"]; got != 10 {
-		t.Errorf("counted %v", w.counts())
+		t.Errorf("counted %v, want 10 of allowed/ok", w.counts())
 	}
 	if _, dialled := w.contacts(); len(dialled) != 1 {
-		t.Errorf("%d connections", len(dialled))
+		t.Errorf("%d connections, want 1", len(dialled))
 	}
 }
 
@@ -226,7 +226,7 @@ func TestHTTPForwardToTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	if body, err := io.ReadAll(r.Body); string(body) != "secured" {
-		t.Errorf("%q, %v", body, err)
+		t.Errorf("got %q, %v; want secured", body, err)
 	}
 }
 
@@ -244,7 +244,7 @@ func TestBothProtocols(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r := decode(t, data); !r.Success {
-			t.Error(r.errorText())
+			t.Errorf("the frame's request fails: %s; want success", r.errorText())
 		}
 		// Two at once: the second waits in the buffer.
 		io.WriteString(plain, strings.Repeat("GET http://x.example/ HTTP/1.1\r\nHost: x.example\r\n\r\n", 2))
@@ -254,7 +254,7 @@ func TestBothProtocols(t *testing.T) {
 				t.Fatal(err)
 			}
 			if body, err := io.ReadAll(r.Body); string(body) != "hi" {
-				t.Fatalf("%q, %v", body, err)
+				t.Fatalf("got %q, %v; want hi", body, err)
 			}
 		}
 	}
@@ -288,7 +288,7 @@ func TestServerSentEventsArriveAtOnce(t *testing.T) {
 		want := fmt.Sprintf("data: %d\n\n", i)
 		next <- want
 		if n, err := r.Body.Read(buf); string(buf[:n]) != want {
-			t.Fatalf("%q, %v", buf[:n], err)
+			t.Fatalf("read %q, %v; want %q", buf[:n], err, want)
 		}
 	}
 	r.Body.Close() // a client that leaves is noticed though the server says nothing
@@ -332,19 +332,19 @@ func TestWebSocket(t *testing.T) {
 	}
 	c, in, r := open("x.example", "websocket")
 	if r.StatusCode != 101 || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Accept") != "x" {
-		t.Fatalf("%+v", r)
+		t.Fatalf("got %+v, want 101 with the server's upgrade", r)
 	}
 	io.WriteString(c, " and late")
 	got := make([]byte, len("early and late"))
 	if _, err := io.ReadFull(in, got); err != nil || string(got) != "early and late" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("got %q, %v; want \"early and late\"", got, err)
 	}
 	c.Close()
 	if e := w.recorded(1)[0]; !e.Success || e.Details["bytes"] != int64(14) || e.Details["bytes_sent"] != int64(14) || e.Details["status_code"] != int64(101) {
 		t.Errorf("entry: %+v, want success, 14 bytes each way, status_code 101", e)
 	}
 	if _, _, r := open("x.example", "h2c"); r.StatusCode != 200 { // no other upgrade gets through
-		t.Errorf("h2c: %d", r.StatusCode)
+		t.Errorf("h2c: got the status %d, want 200 without an upgrade", r.StatusCode)
 	}
 	if _, _, r := open("other.example", "websocket"); r.StatusCode != 502 {
 		t.Errorf("another answer: %d", r.StatusCode)
@@ -352,7 +352,7 @@ func TestWebSocket(t *testing.T) {
 	c, _, _ = open("x.example", "websocket")
 	w.proxy.Cut("p")
 	if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, io.EOF) {
-		t.Errorf("cut: %v", err)
+		t.Errorf("after the cut: %v; want the connection's end", err)
 	}
 }
 
@@ -399,7 +399,7 @@ func TestCutEndsHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := readRefusal(t, r); r.StatusCode != 403 || got.ErrorType != "grant_denied" {
-		t.Errorf("%d %+v", r.StatusCode, got)
+		t.Errorf("got %d %+v, want 403 grant_denied", r.StatusCode, got)
 	}
 }
 
@@ -414,7 +414,7 @@ func TestStreamsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := readRefusal(t, r); r.StatusCode != 429 || got.ErrorType != "rate_limited" {
-		t.Errorf("%d %+v", r.StatusCode, got)
+		t.Errorf("got %d %+v, want 429 rate_limited", r.StatusCode, got)
 	}
 	if resolved, _ := w.contacts(); !slices.Equal(resolved, nil) {
 		t.Errorf("looked up %v", resolved)

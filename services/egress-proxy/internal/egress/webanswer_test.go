@@ -116,7 +116,7 @@ func TestPathsAreSentAsAsked(t *testing.T) {
 				t.Errorf("%s%s in a frame: final_url %s", host, target, *r.FinalURL)
 			}
 			if _, got := speak(t, path, request("GET", host+target)); got != target {
-				t.Errorf("%s%s: sent %q", host, target, got)
+				t.Errorf("%s%s: sent %q, want the target unchanged", host, target, got)
 			}
 		}
 	}
@@ -144,7 +144,7 @@ func TestMethods(t *testing.T) {
 	}
 	for _, method := range []string{"TRACE", "FOO", "get", "PRI"} {
 		if head, _ := speak(t, path, request(method, "http://x.example/a")); !strings.HasPrefix(head, "HTTP/1.1 400 ") {
-			t.Errorf("%s: %q", method, head)
+			t.Errorf("%s: got %q, want 400", method, head)
 		}
 	}
 	for target, want := range map[string]string{"http://x.example": "*", "http://x.example/": "/", "http://x.example?a": "/?a"} { // RFC 9112, section 3.2.4

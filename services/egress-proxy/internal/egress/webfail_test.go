@@ -29,10 +29,10 @@ func TestHTTPServersThatMisbehave(t *testing.T) {
 			t.Fatal(err)
 		}
 		if body, err := io.ReadAll(r.Body); string(body) != "abc" || (err == nil) != whole {
-			t.Errorf("%s: %q, %v", path, body, err)
+			t.Errorf("%s: got %q, %v; want abc, whole: %v", path, body, err, whole)
 		}
 		if e := w.recorded(1)[0]; e.Success != whole {
-			t.Errorf("%s: %+v", path, e)
+			t.Errorf("%s: the entry is %+v, want success %v", path, e, whole)
 		}
 	}
 }
@@ -77,7 +77,7 @@ func TestHTTPServersThatFail(t *testing.T) {
 		}
 		f := readRefusal(t, r)
 		if got := fmt.Sprint(r.StatusCode, " ", f.ErrorType, " ", f.Error); !strings.HasPrefix(got, want) || strings.Contains(got, "93.184") || strings.Contains(got, "127.0") {
-			t.Errorf("%s: %s", url, got)
+			t.Errorf("%s: got %s, want %s and no address", url, got, want)
 		}
 	}
 }
@@ -147,7 +147,7 @@ func TestHTTPBodiesThatBreak(t *testing.T) {
 				t.Errorf("%.40q to %s: %s, closes %v", body, url, got, r.Close)
 			}
 			if e := w.recorded(1)[0]; e.Success || e.Details["error_type"] != f.ErrorType {
-				t.Errorf("%.40q to %s: %+v", body, url, e)
+				t.Errorf("%.40q to %s: the entry is %+v, want %s", body, url, e, f.ErrorType)
 			}
 		}
 	}

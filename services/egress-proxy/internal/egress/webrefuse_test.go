@@ -71,7 +71,7 @@ func TestHTTPRefusals(t *testing.T) {
 			continue
 		}
 		if got := readRefusal(t, r); r.StatusCode != c.status || got != (refusal{false, c.text, c.kind}) {
-			t.Errorf("%s: %d %+v", name, r.StatusCode, got)
+			t.Errorf("%s: got %d %+v, want %d %s %q", name, r.StatusCode, got, c.status, c.kind, c.text)
 		}
 		conn.Close()
 		entries, want := 1, ""
@@ -81,7 +81,7 @@ func TestHTTPRefusals(t *testing.T) {
 		all := w.recorded(entries)
 		got, _ := all[0].Details["blocked_reason"].(string)
 		if got != want || (want != "" && (all[0].Category != audit.Security || all[1].Category != audit.Network)) {
-			t.Errorf("%s: %+v", name, all)
+			t.Errorf("%s: the entries are %+v, want the reason %q, and with one security's first", name, all, want)
 		}
 		resolved, dialled := w.contacts()
 		if c.status < 500 && dialled != nil || c.reason != "dns_rebinding_blocked" && c.status < 500 && resolved != nil {

@@ -88,7 +88,7 @@ func TestHTTPInTunnelGoesNowhereElse(t *testing.T) {
 			t.Fatalf("%q: %v", head, err)
 		}
 		if got := readRefusal(t, r); r.StatusCode != 400 || got.ErrorType != "validation_error" {
-			t.Errorf("%q: %d %+v", head, r.StatusCode, got)
+			t.Errorf("%q: got %d %+v, want 400 validation_error", head, r.StatusCode, got)
 		}
 	}
 }
@@ -106,10 +106,10 @@ func TestOtherProtocolsInTunnelAreTold(t *testing.T) {
 			t.Fatalf("%q: %v", said, err)
 		}
 		if f := readRefusal(t, r); r.StatusCode != 403 || f.Error != "Request blocked by security policy: a tunnel must carry TLS or HTTP/1.1" {
-			t.Errorf("%q: %d %+v", said, r.StatusCode, f)
+			t.Errorf("%q: got %d %+v, want 403 that says that a tunnel must carry TLS or HTTP/1.1", said, r.StatusCode, f)
 		}
 		if all := w.recorded(2); all[0].Details["blocked_reason"] != "tls_required" {
-			t.Errorf("%q: %+v", said, all)
+			t.Errorf("%q: the entries are %+v, want tls_required", said, all)
 		}
 		if sent := next(t, got, "the server's end"); sent != "" {
 			t.Errorf("%q: the server got %q", said, sent)
@@ -132,11 +132,11 @@ func TestWebSocketSchemes(t *testing.T) {
 		in := bufio.NewReader(c)
 		r, err := http.ReadResponse(in, nil)
 		if err != nil || r.StatusCode != 101 {
-			t.Fatalf("%s: %+v, %v", target, r, err)
+			t.Fatalf("%s: got %+v, %v; want 101", target, r, err)
 		}
 		got := make([]byte, len("hello"))
 		if _, err := io.ReadFull(in, got); err != nil || string(got) != "hello" {
-			t.Errorf("%s: %q, %v", target, got, err)
+			t.Errorf("%s: got %q, %v; want hello", target, got, err)
 		}
 		c.Close()
 	}
@@ -158,7 +158,7 @@ func TestClientThatTunnelsEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 		if body, err := io.ReadAll(r.Body); string(body) != "x.example /a" {
-			t.Errorf("%q, %v", body, err)
+			t.Errorf("got %q, %v; want x.example /a", body, err)
 		}
 	}
 }

@@ -45,21 +45,21 @@ func FuzzParse(f *testing.F) {
 		c, failure := parse(frame)
 		if failure != nil {
 			if failure.Kind != "validation_error" && failure.Kind != "protocol_error" {
-				t.Fatalf("%q: %+v", frame, failure)
+				t.Fatalf("%q fails with %+v, want validation_error or protocol_error", frame, failure)
 			}
 			return
 		}
 		for i := range len(c.url.Path) {
 			if b := c.url.Path[i]; b <= ' ' || b >= 0x7f {
-				t.Fatalf("%q: target %q", frame, c.url.Path)
+				t.Fatalf("%q has the target %q, want only visible ASCII", frame, c.url.Path)
 			}
 		}
 		if c.url.Path[0] != '/' || c.total <= 0 || c.total > maxTimeout || !methodAllowed(c.method) {
-			t.Fatalf("%q: %+v", frame, c)
+			t.Fatalf("%q is read as %+v, want a path, a method that is allowed and a time within its limit", frame, c)
 		}
 		for _, field := range c.fields {
 			if strings.ContainsAny(field.Name+field.Value, "\r\n\x00") {
-				t.Fatalf("%q: %+v", frame, field)
+				t.Fatalf("%q has the field %+v, want it without the ends of lines", frame, field)
 			}
 		}
 		again, failure := decision.ParseURL(c.url.String())

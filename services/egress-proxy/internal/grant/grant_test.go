@@ -242,7 +242,7 @@ func TestDecisions(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := o.check("p", "x.com", 443); got == ReasonGranted {
-			t.Errorf("%+v grants", w)
+			t.Errorf("%+v grants, want that it grants nothing", w)
 		}
 	}
 }
@@ -257,7 +257,7 @@ func TestCheckIsAudited(t *testing.T) {
 		}
 	}
 	if len(o.log.list) != 3 {
-		t.Fatalf("entries %+v", o.log.list)
+		t.Fatalf("the entries are %+v, want three", o.log.list)
 	}
 	for i, want := range []struct {
 		category audit.Category
@@ -266,7 +266,7 @@ func TestCheckIsAudited(t *testing.T) {
 	}{{audit.Network, "network_request", true}, {audit.Security, "network_denied", false}, {audit.Network, "network_request", false}} {
 		e := o.log.list[i]
 		if e.Category != want.category || e.Action != want.action || e.Success != want.success || e.Details["check_type"] != "access_check" || e.Details["allowed"] != want.success {
-			t.Errorf("entry %d: %+v", i, e)
+			t.Errorf("entry %d is %+v, want %s of %s, success %v", i, e, want.action, want.category, want.success)
 		}
 	}
 }
@@ -277,7 +277,7 @@ func TestCheckOfAModifiedPack(t *testing.T) {
 	for packID, want := range map[string]string{"p": Denied, "m": "pack_modified"} {
 		o.log.list = nil
 		if d, err := o.Service.Check(t.Context(), packID, "x.com", 443); err != nil || d.Allowed {
-			t.Fatal(d, err)
+			t.Fatalf("the check of %s gives %+v, %v; want a denial", packID, d, err)
 		}
 		for _, e := range o.log.list {
 			if got := e.Details["blocked_reason"]; got != want {
@@ -303,7 +303,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 		t.Error(err)
 	}
 	if got := o.takeNarrowed(); !slices.Equal(got, []string{"p"}) {
-		t.Errorf("narrowed %v", got)
+		t.Errorf("narrowed %v, want p once", got)
 	}
 	fresh, err := Open(t.Context(), o.store, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -322,7 +322,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 		}
 	}
 	if revoked, err := o.Revoke(t.Context(), "p", ""); err != nil || !revoked {
-		t.Errorf("revoke: %v, %v", revoked, err)
+		t.Errorf("the revocation: %v, %v; want true", revoked, err)
 	}
 	if _, err := o.Grant(t.Context(), "p", request("x.com", 443)); err != nil || o.check("p", "x.com", 443) != ReasonGranted {
 		t.Errorf("granted again: %v, %s", err, o.check("p", "x.com", 443))
@@ -344,7 +344,7 @@ func TestNoChangeWithoutAnEntry(t *testing.T) {
 	}
 	o.cache.Refresh(t.Context())
 	if got := o.check("p", "x.com", 443) + o.check("p", "y.com", 443); got != ReasonGranted+"Domain 'y.com' not in allowed list" {
-		t.Error(got)
+		t.Errorf("the reasons are %q, want x.com granted and y.com not in the list", got)
 	}
 }
 
@@ -352,10 +352,10 @@ func TestWhoIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newFixture(t)
 		if _, err := o.Grant(t.Context(), "never", request("x.com", 443)); !fault.Is(err, fault.KindNotFound) {
-			t.Errorf("grant: %v", err)
+			t.Errorf("the grant to an unknown pack: %v; want not found", err)
 		}
 		if _, err := o.Revoke(t.Context(), "never", ""); !fault.Is(err, fault.KindNotFound) {
-			t.Errorf("revoke: %v", err)
+			t.Errorf("the revocation of an unknown pack: %v; want not found", err)
 		}
 		if _, err := o.Grant(t.Context(), "q", request("x.com", 443)); err != nil { // approved or not
 			t.Error(err)
@@ -443,7 +443,7 @@ func BenchmarkCheck(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if !cache.Check("p", host, "x.com", 443).Allowed {
-			b.Fatal("denied")
+			b.Fatal("denied, want it granted")
 		}
 	}
 }

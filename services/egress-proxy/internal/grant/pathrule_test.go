@@ -70,21 +70,21 @@ func TestPathRules(t *testing.T) {
 			t.Fatalf("%s: denied (%s), want that the host is allowed", tt.domain, d.Reason)
 		}
 		if got := d.ForRequest(tt.method, tt.path); got.Allowed != tt.want || !tt.want && got.Reason != ReasonPathRules {
-			t.Errorf("%s %s %s: %v", tt.method, tt.domain, tt.path, got)
+			t.Errorf("%s %s %s: got %v, want allowed %v, or else %s", tt.method, tt.domain, tt.path, got, tt.want, ReasonPathRules)
 		}
 	}
 	if d := o.decision(t, "a.y.com").ForTunnel(); d.Allowed || d.Reason != ReasonTunnel {
-		t.Errorf("tunnel: %+v", d)
+		t.Errorf("a tunnel beside path rules: %+v, want the reason %q", d, ReasonTunnel)
 	}
 	if got := o.check("p", "api.x.com", 443); got != ReasonGranted { // network/check knows domains and ports
-		t.Errorf("check: %s", got)
+		t.Errorf("the check says %s, want it granted", got)
 	}
 	w.AllowTunnel = true
 	if _, err := o.Grant(t.Context(), "p", w); err != nil {
 		t.Fatal(err)
 	}
 	if d := o.decision(t, "a.y.com").ForTunnel(); !d.Allowed {
-		t.Errorf("tunnel: %+v", d)
+		t.Errorf("a tunnel with allow_tunnel: %+v, want it allowed", d)
 	}
 	if d := o.decision(t, "a.y.com").ForRequest("POST", "/"); d.Allowed {
 		t.Error("allow_tunnel opens requests that can be read")
@@ -94,7 +94,7 @@ func TestPathRules(t *testing.T) {
 	}
 	last := o.log.list[len(o.log.list)-1].Details
 	if rules, ok := last["rules"].([]PathRule); !ok || len(rules) != 4 || last["allow_tunnel"] != true {
-		t.Errorf("audited %v", last)
+		t.Errorf("audited %v, want four rules and allow_tunnel", last)
 	}
 }
 

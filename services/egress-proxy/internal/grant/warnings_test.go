@@ -82,7 +82,7 @@ func TestGrantTellsWhatItRemoves(t *testing.T) {
 	} {
 		o := newFixture(t)
 		if first, err := o.Grant(t.Context(), "p", tt.first); err != nil || first.Removed.Any() {
-			t.Fatalf("%s: %v, removed %v", tt.name, err, first.Removed)
+			t.Fatalf("%s: %v, removed %v; want the first grant to remove nothing", tt.name, err, first.Removed)
 		}
 		second, err := o.Grant(t.Context(), "p", tt.then)
 		if err != nil || second.Removed.Warning() != tt.want {

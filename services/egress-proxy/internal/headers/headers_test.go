@@ -15,7 +15,7 @@ func destination(t *testing.T) decision.Destination {
 	t.Helper()
 	to, f := decision.ParseURL("http://x.example/")
 	if f != nil {
-		t.Fatal(f.Text)
+		t.Fatalf("ParseURL: %s, want it valid", f.Text)
 	}
 	return to
 }

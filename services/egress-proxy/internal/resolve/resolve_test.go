@@ -178,7 +178,7 @@ func TestShares(t *testing.T) {
 		began := time.Now()
 		lookUp(t, n, "modest", "other.example")
 		if took := time.Since(began); took != time.Second {
-			t.Errorf("waited %v", took)
+			t.Errorf("the other pack waited %v, want 1s", took)
 		}
 		_, gaveUp := n.Lookup(t.Context(), "greedy", "late.example", time.Now().Add(time.Millisecond))
 		if gaveUp == nil {
@@ -233,7 +233,7 @@ func TestForgottenInFlight(t *testing.T) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if len(n.entries)+len(n.shares)+len(n.flights) != 0 {
-			t.Errorf("left: %v %v %v", n.entries, n.shares, n.flights)
+			t.Errorf("left are the entries %v, shares %v and flights %v; want none", n.entries, n.shares, n.flights)
 		}
 	})
 }

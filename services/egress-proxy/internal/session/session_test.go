@@ -65,7 +65,7 @@ func request(t *testing.T, url string) decision.Request {
 	t.Helper()
 	to, f := decision.ParseURL(url)
 	if f != nil {
-		t.Fatal(f.Text)
+		t.Fatalf("ParseURL(%q): %s, want it valid", url, f.Text)
 	}
 	return decision.Request{Method: "GET", To: to}
 }

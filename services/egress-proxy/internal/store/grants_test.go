@@ -62,7 +62,7 @@ func TestGrants(t *testing.T) {
 		}
 		put(grant.Grant{PackID: "q", AllowedDomains: []string{}, AllowedPorts: []int{}})
 		if grants, revision := load(s); !reflect.DeepEqual(grants["p"], want) || grants["q"].Revision != 2 || grants["q"].Enabled || !grants["q"].ExpiresAt.IsZero() || revision != 2 {
-			t.Errorf("%+v at %d", grants, revision)
+			t.Errorf("got %+v at %d, want p unchanged, and q disabled, at 2", grants, revision)
 		}
 
 		// An error leaves everything as it was.
@@ -74,7 +74,7 @@ func TestGrants(t *testing.T) {
 			return nil, refused
 		})
 		if grants, revision := load(s); !errors.Is(err, refused) || len(grants) != 2 || revision != 2 {
-			t.Errorf("%v: %+v at %d", err, grants, revision)
+			t.Errorf("a change that was refused: %v, and %+v at %d; want both grants as they were, at 2", err, grants, revision)
 		}
 		if err := s.Apply(ctx, "p", func(*grant.Grant) (*grant.Grant, error) { return nil, nil }); err != nil {
 			t.Fatal(err)

@@ -117,13 +117,13 @@ func TestReach(t *testing.T) {
 					}
 					conn, addr, err := cfg.Connect(t.Context(), target, time.Now().Add(10*time.Second))
 					if took := time.Since(d.began); took != c.after {
-						t.Errorf("after %v", took)
+						t.Errorf("connected or gave up after %v, want %v", took, c.after)
 					}
 					var failure *Error
 					switch {
 					case c.reached != "":
 						if err != nil || c.reached != "*" && addr.String() != c.reached {
-							t.Fatalf("reached %v, %v", addr, err)
+							t.Fatalf("reached %v, %v; want %s", addr, err, c.reached)
 						}
 						conn.Close()
 					case !errors.As(err, &failure) || failure.Kind != c.kind || failure.Text != c.text:
@@ -134,10 +134,10 @@ func TestReach(t *testing.T) {
 					d.mu.Lock()
 					defer d.mu.Unlock()
 					if log := strings.Join(d.log, ","); c.log != "" && log != c.log {
-						t.Errorf("tried %s", log)
+						t.Errorf("tried %s, want %s", log, c.log)
 					}
 					if len(d.log) > maxAddrs {
-						t.Errorf("tried %d", len(d.log))
+						t.Errorf("tried %d addresses, want at most %d", len(d.log), maxAddrs)
 					}
 					if d.open != 0 {
 						t.Errorf("%d connections are left open", d.open)
@@ -171,7 +171,7 @@ func TestReachIsGivenUp(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 		if _, _, err := (&Config{Dial: d.dial}).Connect(ctx, &Target{Addrs: addrs, Port: 80}, time.Now().Add(time.Minute)); err == nil || time.Since(d.began) != time.Second {
-			t.Errorf("%v after %v", err, time.Since(d.began))
+			t.Errorf("%v after %v, want an error at once when it is cancelled, after 1s", err, time.Since(d.began))
 		}
 	})
 }
@@ -179,9 +179,9 @@ func TestReachIsGivenUp(t *testing.T) {
 func TestOrder(t *testing.T) {
 	one := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	if got := interleave(one); !slices.Equal(got, one) {
-		t.Error(got)
+		t.Errorf("one address gives %v, want %v", got, one)
 	}
 	if got := interleave(nil); len(got) != 0 {
-		t.Error(got)
+		t.Errorf("no address gives %v, want none", got)
 	}
 }

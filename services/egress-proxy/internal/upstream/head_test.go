@@ -43,11 +43,11 @@ func FuzzReceive(f *testing.F) {
 			return
 		}
 		if response.Status < 200 || response.Status > 999 || len(response.Body) > limit {
-			t.Fatalf("%q: %+v", in, response)
+			t.Fatalf("%q gives %+v, want a status of 200 to 999 and a body within the limit", in, response)
 		}
 		for _, field := range response.Fields {
 			if !utf8.ValidString(field.Name+field.Value) || strings.ContainsAny(field.Name+field.Value, "\r\n\x00") {
-				t.Fatalf("%q: field %q", in, field)
+				t.Fatalf("%q gives the field %q, want valid UTF-8 without the ends of lines", in, field)
 			}
 		}
 		if rest := c.in.Buffered(); reusable && rest > 0 {

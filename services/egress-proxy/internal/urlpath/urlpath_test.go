@@ -41,7 +41,7 @@ func TestPlain(t *testing.T) {
 func TestPrefixes(t *testing.T) {
 	for text, want := range map[string]string{"/": "/", "/v1": "/v1", "/v1/": "/v1/", "/ä b": "/%C3%A4%20b", "/%7Ex": "/~x", "/.well-known": "/.well-known", "/%c3%a4": "/%C3%A4"} {
 		if got, err := ParsePrefix(text); err != nil || got != want {
-			t.Errorf("%s becomes %q, %v", text, got, err)
+			t.Errorf("%s becomes %q, %v; want %q", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "v1", "*", "/v1?x", "/v1?", "/v1#x", "//host/x", "/a//b", "/a/../b", "/a/%2e%2e/b", "/a%2fb", "/%zz", "/a\nb", "/..;/x", "http://x/", "/" + strings.Repeat("a", MaxPrefix)} {
@@ -57,7 +57,7 @@ func TestPrefixes(t *testing.T) {
 		{"/v1", "/v1/", false}, {"/v1/", "/v1/", true}, {"/v1/x", "/v1/", true}, {"/", "/", true}, {"/x", "/", true}, {"/v1;x", "/v1", false}, {"/v1%2Fx", "/v1", false},
 	} {
 		if got := Under(tt.path, tt.prefix); got != tt.want {
-			t.Errorf("%s under %s: %v", tt.path, tt.prefix, got)
+			t.Errorf("%s under %s: %v, want %v", tt.path, tt.prefix, got, tt.want)
 		}
 	}
 }
