@@ -1,6 +1,7 @@
 package uds
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
 // retryInterval is how often a Set tries to make the sockets that another replica serves or that could not be made.
@@ -28,9 +31,9 @@ type SetConfig struct {
 // because of the file system, is tried again until it is no longer wanted. It is safe for concurrent use.
 type Set struct {
 	cfg   SetConfig
-	owner *Owner // nil without SetConfig.Home
-	stop  chan struct{}
-	done  chan struct{}
+	owner *Owner             // nil without SetConfig.Home
+	stop  context.CancelFunc // ends retry
+	done  chan struct{}      // closed when retry has ended
 
 	mu         sync.Mutex
 	ownerError string // why no socket is served, as it was logged last; "" while the folder is ours
@@ -51,11 +54,15 @@ type member struct {
 
 // NewSet makes an empty set. Close ends it.
 func NewSet(cfg SetConfig) *Set {
-	s := &Set{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{}), members: make(map[string]*member)}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Set{cfg: cfg, stop: stop, done: make(chan struct{}), members: make(map[string]*member)}
 	if cfg.Home != "" {
 		s.owner = NewOwner(cfg.Dir, cfg.Home)
 	}
-	go s.retry()
+	go func() {
+		defer close(s.done)
+		_ = periodic.Run(ctx, retryInterval, s.retry)
+	}()
 	return s
 }
 
@@ -172,7 +179,7 @@ func (s *Set) Close() {
 	}
 	_ = s.checkOwner() // what lies in a stranger's folder is not removed
 	s.closed = true
-	close(s.stop)
+	s.stop()
 	for id, m := range s.members {
 		delete(s.members, id)
 		if m.server == nil {
@@ -233,26 +240,17 @@ func (s *Set) listenerFailed(m *member, srv *server, err error) {
 	}
 }
 
-// retry tries to make the sockets that are wanted and not served, until Close.
-func (s *Set) retry() {
-	defer close(s.done)
-	tick := time.NewTicker(retryInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.stop:
-			return
-		case <-tick.C:
+// retry tries to make the sockets that are wanted and not served.
+func (s *Set) retry(context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.checkOwner() != nil {
+		return
+	}
+	for _, m := range s.members {
+		if m.server == nil {
+			s.tryListen(m)
 		}
-		s.mu.Lock()
-		if !s.closed && s.checkOwner() == nil {
-			for _, m := range s.members {
-				if m.server == nil {
-					s.tryListen(m)
-				}
-			}
-		}
-		s.mu.Unlock()
 	}
 }
 
