@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 )
 
-// config is what the operator sets. check refuses what no value may be.
+// config is what the operator can set (docs/settings.md). service reads it strictly; check refuses values that are out of bounds.
 type config struct {
 	SockDir       string `env:"RUMI_CAPABILITY_SOCK_DIR" envDefault:"/run/rumi/capability/principals"`
 	SocketGID     int    `env:"RUMI_CAPABILITY_SOCKET_GID" envDefault:"-1"` // group of the sockets; without one no container can use them
@@ -26,10 +26,10 @@ type config struct {
 	DockerSocket  string `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"`
 	Instance      string `env:"RUMI_INSTANCE"` // keeps suites on one Docker apart; default: the compose project
 	Image         string `env:"RUMI_PACK_IMAGE" envDefault:"rumi-pack:local"`
-	Refusals      int    `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"`     // with entries of their own, a day and principal; 0 is any number
-	CallRate      int    `env:"RUMI_CAPABILITY_RATE_LIMIT" envDefault:"600"` // calls a minute and principal that no other rate bounds; 0 is off
-	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // a minute and principal; 0 is off
-	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // of one store_id's keys and values
+	Refusals      int    `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"`     // refusals with audit entries of their own, a day and principal; 0 is any number
+	CallRate      int    `env:"RUMI_CAPABILITY_RATE_LIMIT" envDefault:"600"` // calls a minute of one principal for which no grant or permission sets a rate; 0 is any number
+	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // calls of secrets.get a minute of one principal; 0 is any number
+	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // bytes of one store's keys and values
 
 	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`                // of every container, by the name Docker knows it; default: Docker's own
 	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"`  // MiB of a pack's /data; 0 is off
@@ -48,10 +48,11 @@ const (
 	permissive = "permissive" // they run as processes, without Docker
 )
 
-// UsesDocker keeps a process that starts as root out of the group of Docker's socket where it starts what nothing confines.
+// UsesDocker is asked by service when it drops root: only a process that uses Docker joins the group of Docker's socket. In permissive mode the
+// broker starts packs that nothing confines, and they must not inherit that group: it is as good as root.
 func (c config) UsesDocker() bool { return c.SecurityMode != permissive }
 
-// ceiling is what no container may have more of, whatever a pack or a grant says.
+// ceiling bounds every container, whatever a pack's descriptor or a grant asks for.
 type ceiling struct {
 	MemoryMB int64   `env:"RUMI_CONTAINER_MAX_MEMORY_MB" envDefault:"512"`
 	CPUs     float64 `env:"RUMI_CONTAINER_MAX_CPUS" envDefault:"1"`
@@ -62,15 +63,15 @@ func (c ceiling) limits() sandbox.Limits {
 	return sandbox.Limits{Memory: c.MemoryMB << 20, CPUs: c.CPUs, PIDs: c.PIDs}
 }
 
-// workerLimits bound handlers' containers.
+// workerLimits bound the pool of handlers' containers.
 type workerLimits struct {
-	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // and principal
+	PerHandler int           `env:"RUMI_CAPABILITY_WORKERS_PER_HANDLER" envDefault:"2"` // of one handler for one principal
 	Total      int           `env:"RUMI_CAPABILITY_WORKERS" envDefault:"32"`
-	Queue      int           `env:"RUMI_CAPABILITY_QUEUE" envDefault:"64"` // calls waiting, a handler and principal
+	Queue      int           `env:"RUMI_CAPABILITY_QUEUE" envDefault:"64"` // calls of one principal that may wait for one handler
 	Idle       time.Duration `env:"RUMI_CAPABILITY_WORKER_IDLE" envDefault:"5m"`
 }
 
-// callCeiling is what no call of a handler may have more of.
+// callCeiling bounds every call of a handler.
 func (c config) callCeiling() worker.Ceiling {
 	return worker.Ceiling{Limits: c.Ceiling.limits(), Timeout: c.MaxTimeout}
 }
@@ -106,13 +107,13 @@ func (c config) check() error {
 	return nil
 }
 
-// socketMode is SocketMode, which check has seen.
+// socketMode is SocketMode as a mode; check has made sure that it is one.
 func (c config) socketMode() fs.FileMode {
 	mode, _ := strconv.ParseUint(c.SocketMode, 8, 32)
 	return fs.FileMode(mode)
 }
 
-// groups are those a container joins to use its sockets.
+// groups are the groups that a container joins to use its sockets.
 func (c config) groups() []int {
 	list := []int{c.SocketGID, c.EgressGID}
 	slices.Sort(list)

@@ -5,8 +5,8 @@
 // decided is in its database (user_data/state/capability-broker.db, or PostgreSQL); what runs is asked of Docker.
 //
 // Callers: packs, over their sockets; the gateway (grants, handlers, containers); pack-registry (uninstall); approval (how many candidates
-// wait). It follows approval's stream of gates and fetches approved trees there; it asks pack-registry for the files of handlers, pip-installer for what is installed for packs,
-// and secrets for values.
+// wait). It follows approval's stream of gates and fetches approved trees there; it asks pack-registry for the files of handlers,
+// pip-installer for what is installed for packs, and secrets for values.
 //
 // When it dies, calls under way fail and packs run on: a restart must not interrupt them. PID 1 in a pack's container ends it after a
 // minute without a broker, since nobody would stop it when its gate closes. After a restart the broker compares the containers with its
