@@ -114,62 +114,6 @@ func (c *Cache) verify(ctx context.Context, digest, dir string) error {
 	return nil
 }
 
-// damaged turns an error that was found in a copy into ErrMismatch. If ctx has ended, the error says nothing of the copy and stays.
-func damaged(ctx context.Context, err error) error {
-	if ctx.Err() != nil || errors.Is(err, ErrMismatch) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrMismatch, withoutNotExist{err})
-}
-
-// withoutNotExist keeps the text of an error and hides what it wraps: a file that is missing in a copy must not be taken for a missing copy,
-// which would be fetched without removing this one.
-type withoutNotExist struct{ err error }
-
-func (e withoutNotExist) Error() string { return e.err.Error() }
-
-// Verify checks that dir, made by Receive, still holds the tree that digest names. Otherwise the error is ErrMismatch.
-func Verify(ctx context.Context, dir, digest string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("verify tree: %w", err)
-	}
-	defer root.Close()
-	if err := verifyCopy(ctx, root, digest); err != nil {
-		return fmt.Errorf("verify tree: %w", damaged(ctx, err))
-	}
-	return nil
-}
-
-func verifyCopy(ctx context.Context, root *os.Root, digest string) error {
-	m, err := manifestOf(root)
-	if err != nil {
-		return err
-	}
-	if m.Digest() != digest {
-		return ErrMismatch
-	}
-	copied, err := root.OpenRoot(TreeName)
-	if err != nil {
-		return err
-	}
-	defer copied.Close()
-	found, err := Scan(ctx, copied, nil)
-	if err != nil {
-		return err
-	}
-	if len(found.Entries) != len(m.Entries) {
-		return ErrMismatch
-	}
-	for i, want := range m.Entries {
-		want.Mode = copyMode(want)
-		if found.Entries[i] != want {
-			return fmt.Errorf("%w: %q", ErrMismatch, want.Path)
-		}
-	}
-	return nil
-}
-
 // Manifest returns the manifest of a copy that Get has made. It doesn't verify the copy. Without a copy it is fs.ErrNotExist.
 func (c *Cache) Manifest(digest string) (Manifest, error) {
 	digits, err := ParseDigest(digest)
@@ -182,15 +126,6 @@ func (c *Cache) Manifest(digest string) (Manifest, error) {
 	}
 	defer root.Close()
 	return manifestOf(root)
-}
-
-func manifestOf(root *os.Root) (Manifest, error) {
-	f, err := root.Open(ManifestName)
-	if err != nil {
-		return Manifest{}, fmt.Errorf("read manifest: %w", err)
-	}
-	defer f.Close()
-	return ReadManifest(f)
 }
 
 // Sweep removes the copies for whose digest keep is false, and what processes that died were receiving. The caller makes sure that nobody is

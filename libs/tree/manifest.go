@@ -24,7 +24,7 @@
 //
 // # Reading order
 //
-// manifest.go (what a tree is), scan.go (reading one), stream.go (moving one), cache.go (keeping verified copies), fingerprint.go
+// manifest.go (what a tree is), scan.go (reading one), stream.go (moving one), verify.go and cache.go (keeping verified copies), fingerprint.go
 // (noticing changes without reading), rename.go (putting a folder in place in one step).
 package tree
 
