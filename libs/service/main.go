@@ -74,7 +74,7 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	if err != nil {
 		return err
 	}
-	defer settle(spareHeapOf(cfg))()
+	defer tuneGC(spareHeapOf(cfg))()
 	return running.Wait(ctx)
 }
 

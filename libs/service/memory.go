@@ -5,8 +5,8 @@ import (
 	"runtime/debug"
 )
 
-// spareHeap is how many bytes of garbage a service may hold beyond what the collector lets it hold anyway, as much as
-// what it uses, where its configuration doesn't say how many with a method SpareHeap.
+// spareHeap is how many bytes of garbage a service may hold beyond the size of its live heap, which the collector allows it anyway. A
+// service's configuration has another number by a method SpareHeap.
 const spareHeap = 32 << 20
 
 func spareHeapOf(cfg any) int {
@@ -16,11 +16,13 @@ func spareHeapOf(cfg any) int {
 	return spareHeap
 }
 
-// settle gives back what starting took, and makes the collector of a small heap run less often until stop is called. What
-// a service uses is a few megabytes, so that under load it would be collected fifty times a second, each time looking
-// at, and shrinking, the stack of every connection: a quarter of what a denied request cost the egress proxy. A block
-// that counts as used but is never touched, and so takes no memory, says how much garbage is worth a collection.
-func settle(spare int) (stop func()) {
+// tuneGC returns the memory that the start took to the kernel, and allocates a heap ballast of spare bytes, until stop is called.
+//
+// Without the ballast the collector runs too often: the live heap of a service has a few megabytes, so that with GOGC=100 it would be
+// collected fifty times a second under load, and each collection scans and shrinks the stack of every connection. That was a
+// quarter of the processor time of a denied request in the egress proxy. The ballast counts as live, so that the collector waits for as much
+// garbage; it is never touched, so that the kernel gives it no memory.
+func tuneGC(spare int) (stop func()) {
 	debug.FreeOSMemory()
 	block := make([]byte, spare)
 	return func() { runtime.KeepAlive(block) }

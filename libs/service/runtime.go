@@ -233,17 +233,26 @@ func (rt *Runtime) serve(api, admin net.Listener) error {
 	return nil
 }
 
-// listen serves h until the stop, which drains it.
-func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
-	base, cancel := context.WithCancel(context.Background())
-	server := &http.Server{
+// newHTTPServer is the one http.Server of the suite's services. Its bounds are against clients that are slow or send too much: a header has
+// readHeaderTimeout to come and at most maxHeaderBytes, an idle connection is closed after idleTimeout. That is longer than clients of the suite
+// keep one (rpc/client), so that a service doesn't close a connection which a request is just being sent over. Bodies have no time-out here,
+// since streams and uploads have no end that is known: the gateway bounds those of clients from outside.
+func newHTTPServer(base context.Context, h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ErrorLog:          slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// listen serves h on l until the stop. That lets requests that are under way end: their contexts end after streamTimeout, since streams never
+// end by themselves, and their connections after drainTimeout.
+func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
+	base, cancel := context.WithCancel(context.Background())
+	server := newHTTPServer(base, h, rt.Log)
 	go func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			rt.fail(fmt.Errorf("serve %s: %w", name, err))
