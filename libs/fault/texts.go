@@ -75,6 +75,11 @@ func DockerUnavailable() *Fault {
 	return Unavailable("Docker is required but not available").With("docker_unavailable")
 }
 
+// StoreUnavailable is the answer where the database of a service doesn't answer, or is so busy that a transaction was given up.
+func StoreUnavailable(service string) *Fault {
+	return Unavailable("Database of %s is not available", service).With("store_unavailable")
+}
+
 // NoSpace is the answer where the disk is full; what is the thing that there is no space for: "imports".
 func NoSpace(what string) *Fault { return Unavailable("No space left for %s", what).With("no_space") }
 

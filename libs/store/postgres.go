@@ -45,7 +45,7 @@ func openPostgres(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err
 	pool.SetMaxOpenConns(postgresConns)
 	pool.SetMaxIdleConns(postgresConns)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
-	db := &DB{write: pool, read: pool, dialect: postgresDialect{}}
+	db := &DB{service: cfg.Service, write: pool, read: pool, dialect: postgresDialect{}}
 	defer func() {
 		if err != nil {
 			err = db.classify(err)

@@ -43,7 +43,7 @@ func openSQLite(ctx context.Context, cfg Config, migrations fs.FS) (_ *DB, err e
 	}
 	defer lock.Close()
 
-	db := &DB{dialect: sqliteDialect{}, wal: path + "-wal"}
+	db := &DB{service: cfg.Service, dialect: sqliteDialect{}, wal: path + "-wal"}
 	defer func() {
 		if err != nil {
 			_ = db.Close()

@@ -30,6 +30,7 @@ type Config struct {
 
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
+	service string // whose database it is
 	write   *sql.DB
 	read    *sql.DB
 	dialect dialect
@@ -153,7 +154,7 @@ func (db *DB) classify(err error) error {
 		return fault.NoSpace("records").Because(err)
 	}
 	if db.dialect.retryable(err) || db.dialect.unavailable(err) {
-		return fault.Unavailable("Store is not available").With("store_unavailable").Because(err).After(time.Second)
+		return fault.StoreUnavailable(db.service).Because(err).After(time.Second)
 	}
 	return err
 }
