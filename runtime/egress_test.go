@@ -368,7 +368,7 @@ func TestRelayToAProxyThatIsAway(t *testing.T) {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if want := `{"success":false,"error":"Egress proxy does not answer","error_type":"connection_refused"}` + "\n"; response.StatusCode != 503 || string(body) != want {
-		t.Errorf("%d %q, %v", response.StatusCode, body, err)
+		t.Errorf("got %d %q, %v; want 503 %q", response.StatusCode, body, err, want)
 	}
 }
 

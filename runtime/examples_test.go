@@ -218,7 +218,7 @@ func TestEscapeArtist(t *testing.T) {
 	last := len(lines) - 1
 	for _, line := range lines[:last] {
 		if m := attempts.FindStringSubmatch(line); m == nil || m[1] != "blocked" {
-			t.Error(line)
+			t.Errorf("the attack says %q, want that it was blocked", line)
 		}
 	}
 	if want := fmt.Sprintf("RESULT: %d attempts, 0 escaped", last); last < 100 || lines[last] != want {

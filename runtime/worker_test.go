@@ -250,7 +250,7 @@ func TestWhatACallLeavesBehind(t *testing.T) {
 	clean := string(first.call("leftovers.py:finds", nil, nil).Output)
 	var names []string
 	if err := json.Unmarshal(first.call("leftovers.py:messes", nil, nil).Output, &names); err != nil || len(names) < 40 {
-		t.Fatalf("%d messes: %v", len(names), err)
+		t.Fatalf("%d messes were left: %v; want 40 at least", len(names), err)
 	}
 	// These can't be undone from within the process.
 	replaced := map[string]bool{"hard limit": true, "priority": true, "thread": true, "child": true, "ended child": true,
@@ -306,7 +306,7 @@ func TestScratchThatFillsUp(t *testing.T) {
 		for calls = 1; calls <= 64; calls++ {
 			a := s.call("handler.py:fills", nil, args)
 			if !a.OK {
-				t.Fatalf("%s: call %d: %+v", name, calls, a)
+				t.Fatalf("%s: call %d: got %+v, want ok", name, calls, a)
 			}
 			if a.Retire {
 				break
@@ -349,7 +349,7 @@ func TestClosedStreams(t *testing.T) {
 			t.Errorf("%s: got %+v, want ok", call, a)
 		}
 		if a := s.call("handler.py:raises", nil, nil); a.Kind != "exception" {
-			t.Errorf("after %s: %+v", call, a)
+			t.Errorf("a call after %s: got %+v, want an exception", call, a)
 		}
 	}
 }
@@ -403,7 +403,7 @@ func TestCallsThatAreNone(t *testing.T) {
 		}
 	}
 	if a := s.call("handler.py:echo", 1); string(a.Output) != "[1]" {
-		t.Errorf("afterwards: %+v", a)
+		t.Errorf("the call after them got %+v, want [1]", a)
 	}
 }
 
@@ -420,11 +420,11 @@ func TestArgumentsThatPythonCannotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a.ID == nil || *a.ID != name || a.OK || a.Kind != "args" || a.Error != "Python can't read them" {
-			t.Errorf("%s: answer %+v", name, a)
+			t.Errorf("%s: got %+v, want its ID and that Python can't read the args", name, a)
 		}
 	}
 	if a := s.call("handler.py:echo", 1); string(a.Output) != "[1]" {
-		t.Errorf("afterwards: %+v", a)
+		t.Errorf("the call after them got %+v, want [1]", a)
 	}
 }
 
@@ -464,10 +464,10 @@ func TestFramesThatCannotBeFollowed(t *testing.T) {
 func TestStatIsForTheBrokerAlone(t *testing.T) {
 	s := serve(t)
 	if a := s.call(":stat"); !a.OK || string(a.Output) != "[]" {
-		t.Errorf("first: %+v", a)
+		t.Errorf("the stat before any code: got %+v, want []", a)
 	}
 	if a := s.call("blocks/x.py:run", map[string]any{}, map[string]any{}); a.Kind == "invalid" {
-		t.Errorf("code: %+v", a)
+		t.Errorf("a call of code: got %+v, want it taken as valid", a)
 	}
 	if a := s.call(":stat"); a.OK || a.Kind != "invalid" {
 		t.Errorf("once code is loaded: %+v", a)

@@ -429,7 +429,7 @@ func TestRemovedFileIsMadeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := lines(t, today(dir, "system")); len(got) != 1 {
-			t.Fatalf("%d lines", len(got))
+			t.Fatalf("the log has %d lines, want 1", len(got))
 		}
 		if err := os.Remove(today(dir, "system")); err != nil {
 			t.Fatal(err)

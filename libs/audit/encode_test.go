@@ -84,7 +84,7 @@ func TestAttrsThatAreTooLongAreCut(t *testing.T) {
 	}
 	long, _ := got.Details["long"].(string)
 	if len(raw) > maxBody || got.Details["truncated"] != true || got.Details["n"] != 7.0 || !strings.HasPrefix(long, "xxxx") || len(long) > 5<<10 {
-		t.Errorf("%d bytes, %.300s", len(raw), raw)
+		t.Errorf("the entry has %d bytes: %.300s; want it cut short and marked as truncated", len(raw), raw)
 	}
 	if len(noDetails) != 0 {
 		t.Errorf("what stands for no details has become %v", noDetails)

@@ -162,10 +162,10 @@ func TestRefusalsWithoutBound(t *testing.T) {
 	for range 100 {
 		wait, single := r.Submit(t.Context(), "p", "x", audit.Entry{Category: audit.Security, Action: "x"})
 		if err := wait(); err != nil || !single {
-			t.Fatal(single, err)
+			t.Fatalf("the refusal is written as an entry of its own: %t, %v; want true", single, err)
 		}
 	}
 	if n := len(d.taken()); n != 100 {
-		t.Errorf("%d entries", n)
+		t.Errorf("%d entries, want 100", n)
 	}
 }

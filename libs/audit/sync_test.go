@@ -58,7 +58,7 @@ func TestWaitersShareASync(t *testing.T) {
 		}
 		raw, err := os.ReadFile(s.prefix + "2000-01-01.jsonl")
 		if err != nil || bytes.Count(raw, []byte("\n")) != 1001 {
-			t.Errorf("%d lines, %v", bytes.Count(raw, []byte("\n")), err)
+			t.Errorf("the file has %d lines, %v; want 1001", bytes.Count(raw, []byte("\n")), err)
 		}
 	})
 }

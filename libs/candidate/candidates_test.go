@@ -99,7 +99,7 @@ func TestLifeOfACandidate(t *testing.T) {
 		}
 		got, err := o.Approve(operator(t), "a:1", works)
 		if err != nil || got.State != candidate.Installed || got.Payload != (payload{"seen", "installed"}) || got.Actor != "operator" {
-			t.Fatalf("approve: %+v, %v", got, err)
+			t.Fatalf("the approval gives %+v, %v; want it installed by the operator", got, err)
 		}
 		for n := 1; n <= 3; n++ {
 			got, err := o.Reject(operator(t), "b:1", "no")
@@ -112,13 +112,13 @@ func TestLifeOfACandidate(t *testing.T) {
 			}
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Installed: 1, Blocked: 1}) {
-			t.Fatalf("counts: %+v, %v", counts, err)
+			t.Fatalf("the counts are %+v, %v; want one installed and one blocked", counts, err)
 		}
 		if r := o.scan(t, "a:1", "b:1"); r.SkippedInstalled != 1 || r.SkippedBlocked != 1 || r.PendingCreated != 0 {
 			t.Fatalf("second scan: %+v; want r.SkippedInstalled == 1 && r.SkippedBlocked == 1 && r.PendingCreated == 0", r)
 		}
 		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Status != (candidate.Status{State: candidate.Pending}) {
-			t.Fatalf("unblock: %+v, %v", got, err)
+			t.Fatalf("the unblocking gives %+v, %v; want it pending, with no rejections", got, err)
 		}
 		want := []string{
 			"install pending→installed by operator: ", "reject pending→rejected by operator: no",
@@ -152,7 +152,7 @@ func TestCooldown(t *testing.T) {
 			t.Fatalf("at its end: %+v; want r.PendingCreated == 1", r)
 		}
 		if got := o.get(t, "a:1"); got.Status != (candidate.Status{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
-			t.Errorf("%+v", got)
+			t.Errorf("the candidate is %+v, want it pending since %v, with its rejection", got, o.now)
 		}
 	})
 }
@@ -170,7 +170,7 @@ func TestFailedInstallation(t *testing.T) {
 		}
 		got := o.get(t, "a:1")
 		if got.State != candidate.Failed || got.LastError != "Index said no\uFFFD" || got.Payload.Result != "half" || got.Actor != "operator" {
-			t.Fatalf("%+v", got)
+			t.Fatalf("the candidate is %+v, want it failed, with the error of the index made valid UTF-8", got)
 		}
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
 			t.Fatalf("scan: %+v; want r.PendingCreated == 1", r)
@@ -207,7 +207,7 @@ func TestAnotherThingUnderTheSameKey(t *testing.T) {
 			t.Errorf("another: %+v, told %d times; want got.PendingCreated == 1 && got.SkippedCooldown == 1 && got.SkippedBlocked == 1 && o.pings == pings + 1", got, o.pings-pings)
 		}
 		if a := o.get(t, "p:a"); a.State != candidate.Pending || a.Payload != (payload{Slug: "other"}) {
-			t.Errorf("becomes %+v", a)
+			t.Errorf("the candidate becomes %+v, want it pending, with the other slug", a)
 		}
 		if b := o.get(t, "p:b"); b.State != candidate.Rejected || b.Payload.Slug != "seen" {
 			t.Errorf("the rejected one becomes %+v; want b.State == candidate.Rejected && b.Payload.Slug == \"seen\"", b)
@@ -370,7 +370,7 @@ func TestRemovePackKeepsBlocks(t *testing.T) {
 			t.Fatalf("%+v, %v; want err == nil && len(removed) == 1 && removed[0].Key == \"a:1\"", removed, err)
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Pending: 1, Blocked: 1}) {
-			t.Errorf("%+v, %v", counts, err)
+			t.Errorf("the counts are %+v, %v; want one pending and one blocked", counts, err)
 		}
 	})
 }

@@ -37,7 +37,7 @@ func TestEndpointsAreThereAtOnce(t *testing.T) {
 	for range 1000 {
 		endpointer := sd.NewEndpointer(Static{}.Instancer("approval"), factory, log.NewNopLogger())
 		if found, err := endpointer.Endpoints(); err != nil || len(found) != 1 {
-			t.Fatalf("%d endpoints, %v", len(found), err)
+			t.Fatalf("found %d endpoints, %v; want 1", len(found), err)
 		}
 	}
 }

@@ -129,7 +129,7 @@ func TestChangesArePushed(t *testing.T) {
 		p.Set(State{PackID: "b", Status: "pending", Revision: 1}, State{PackID: "a", Status: "modified", Revision: 2})
 		synctest.Wait()
 		if s, known := v.Get("b"); !known || s.Status != "pending" || isOpen(v, "a") {
-			t.Fatalf("b %+v %v, a open %v", s, known, isOpen(v, "a"))
+			t.Fatalf("the view has b as %+v (known: %v) and a open: %v; want b pending and a closed", s, known, isOpen(v, "a"))
 		}
 		p.Set(State{PackID: "a", Open: true, Revision: 1})
 		synctest.Wait()
@@ -169,7 +169,7 @@ func TestSilenceClosesEveryGate(t *testing.T) {
 				time.Sleep(Lease / 10)
 				synctest.Wait()
 				if got := said.take(); !slices.Equal(got, []string{"a closed"}) {
-					t.Fatalf("told %v", got)
+					t.Fatalf("the change told is %v, want that a closed", got)
 				}
 				w.set(false, false)
 				time.Sleep(Lease)
@@ -178,7 +178,7 @@ func TestSilenceClosesEveryGate(t *testing.T) {
 					t.Fatal("still closed after approval came back")
 				}
 				if got := said.take(); !slices.Contains(got, "a open") {
-					t.Fatalf("told %v", got)
+					t.Fatalf("the changes told are %v, want that a is open", got)
 				}
 			})
 		})
@@ -227,7 +227,7 @@ func TestAStreamThatIsNoneIsRefused(t *testing.T) {
 			v := NewView(slog.New(slog.DiscardHandler))
 			err := v.read(t.Context(), func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil })
 			if err == nil || isOpen(v, "a") || v.Fresh() {
-				t.Fatalf("err %v", err)
+				t.Fatalf("a stream that can't be read: got %v, want an error, a closed and a view that isn't fresh", err)
 			}
 		})
 	}
@@ -256,7 +256,7 @@ func TestSnapshotOfTenThousandPacksFits(t *testing.T) {
 	}
 	line, err := json.Marshal(message{Snapshot: true, States: states})
 	if err != nil || len(line) > maxLine {
-		t.Fatalf("%d bytes, %v", len(line), err)
+		t.Fatalf("the snapshot has %d bytes, %v; want it to fit in a line", len(line), err)
 	}
 	if s := bufio.NewScanner(strings.NewReader(string(line))); s.Scan() {
 		t.Fatal("the default limit would do; drop ours")
@@ -329,7 +329,7 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
 		began := time.Now()
 		if s, known := v.GetLatest(t.Context(), "a"); s != decided || !known || time.Since(began) < 30*time.Millisecond {
-			t.Errorf("%+v after %v", s, time.Since(began))
+			t.Errorf("got %+v after %v, want the decision %+v, once the stream has it", s, time.Since(began), decided)
 		}
 		if s, _ := v.GetLatest(t.Context(), "a"); s != decided || asked != 1 {
 			t.Errorf("%+v; approval was asked %d times about an open gate", s, asked)
@@ -339,13 +339,13 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 		synctest.Wait()
 		began = time.Now()
 		if s, _ := v.GetLatest(t.Context(), "a"); s.Status != "modified" || time.Since(began) > 0 {
-			t.Errorf("%+v after %v", s, time.Since(began))
+			t.Errorf("got %+v after %v, want what the stream says, at once", s, time.Since(began))
 		}
 		// What the stream never tells isn't believed.
 		decided.Revision = 4
 		began = time.Now()
 		if s, _ := v.GetLatest(t.Context(), "a"); s.Open || time.Since(began) < catchUp || time.Since(began) > 2*catchUp {
-			t.Errorf("%+v after %v", s, time.Since(began))
+			t.Errorf("got %+v after %v, want a closed gate after the wait for the stream", s, time.Since(began))
 		}
 		decided = State{}
 		if _, known := v.GetLatest(t.Context(), "b"); known {

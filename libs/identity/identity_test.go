@@ -84,14 +84,14 @@ func TestServicesKnowEachOther(t *testing.T) {
 		anonymous := gateway.Client("approval")
 		anonymous.Certificates = nil
 		if _, serverErr, _ := handshake(t, approval.Server(), anonymous); serverErr == nil {
-			t.Fatal("admitted")
+			t.Fatal("a caller without a certificate is admitted, want it refused")
 		}
 	})
 	t.Run("a certificate of another authority is refused", func(t *testing.T) {
 		client := gateway.Client("approval")
 		client.Certificates = foreign.Client("approval").Certificates
 		if _, serverErr, _ := handshake(t, approval.Server(), client); serverErr == nil {
-			t.Fatal("admitted")
+			t.Fatal("a certificate of another authority is admitted, want it refused")
 		}
 	})
 	t.Run("a certificate of another home is refused, though its authority is the same", func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestServicesKnowEachOther(t *testing.T) {
 	})
 	t.Run("a server of another name is refused", func(t *testing.T) {
 		if _, _, clientErr := handshake(t, approval.Server(), gateway.Client("secrets")); clientErr == nil {
-			t.Fatal("trusted")
+			t.Fatal("a server of another name is trusted, want it refused")
 		}
 	})
 }

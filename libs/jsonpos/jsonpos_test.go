@@ -91,7 +91,7 @@ func FuzzDescribe(f *testing.F) {
 			return
 		}
 		if got := jsonpos.Describe(text, err); strings.Contains(got, marker) || !strings.HasPrefix(got, "line ") {
-			t.Errorf("%q: %q", text, got)
+			t.Errorf("%q: got %q, want the line and nothing of the text", text, got)
 		}
 	})
 }

@@ -35,7 +35,7 @@ func TestCreatedKeyDecryptsAfterReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := again.Decrypt(sealed, []byte("KEY")); err != nil || string(got) != "value" {
-		t.Fatalf("decrypted %q, %v", got, err)
+		t.Fatalf("decrypted %q, %v; want value", got, err)
 	}
 	if _, err := again.Decrypt(sealed, []byte("OTHER")); err == nil {
 		t.Fatal("decrypted under another key's name")

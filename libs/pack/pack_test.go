@@ -65,7 +65,7 @@ func TestParseDescriptor(t *testing.T) {
 	}
 	d, err = pack.ParseDescriptor([]byte(`{"pack_id": "p", "entrypoint": ["python3", "-m", "x"], "connectivity": ["a"], "required_network": null}`))
 	if err != nil || !reflect.DeepEqual(d.Entrypoint.Argv, []string{"python3", "-m", "x"}) {
-		t.Errorf("got %+v, %v", d, err)
+		t.Errorf("got %+v, %v; want the entrypoint python3 -m x", d, err)
 	}
 }
 

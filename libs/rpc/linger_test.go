@@ -41,6 +41,6 @@ func TestRawLingers(t *testing.T) {
 		t.Fatalf("no answer: %v", err)
 	}
 	if body, err := io.ReadAll(response.Body); response.StatusCode != 400 || !strings.Contains(string(body), "Unsupported input") {
-		t.Errorf("got %d %s, %v", response.StatusCode, body, err)
+		t.Errorf("got %d %s, %v; want 400 that says why", response.StatusCode, body, err)
 	}
 }

@@ -104,7 +104,7 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 		}
 		defer response.Body.Close()
 		if response.StatusCode != 405 {
-			t.Fatal(response.StatusCode)
+			t.Fatalf("got the status %d, want 405", response.StatusCode)
 		}
 	})
 }
@@ -121,7 +121,7 @@ func TestAStreamThatFailsIsCutNotEnded(t *testing.T) {
 	})
 	peer := w.Peer("gateway", address)
 	if _, err := peer.Stream(t.Context(), "GET", "/stream/early", nil); !fault.Is(err, fault.KindNotFound) {
-		t.Errorf("early: %v", err)
+		t.Errorf("a stream that fails early: got %v, want not found", err)
 	}
 	response, err := peer.Stream(t.Context(), "GET", "/stream/late", nil)
 	if err == nil {

@@ -80,7 +80,7 @@ func TestStreamDataThatFailsEarlyIsAnError(t *testing.T) {
 	w := httptest.NewRecorder()
 	rpc.Raw(func(w http.ResponseWriter, _ *http.Request) error { return rpc.StreamData(w, failing) }).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	if w.Code != 500 || !strings.Contains(w.Body.String(), `"error":"Internal server error"`) {
-		t.Errorf("answered %d %s", w.Code, w.Body)
+		t.Errorf("got %d %s, want 500 without the cause", w.Code, w.Body)
 	}
 	defer func() {
 		if recover() != http.ErrAbortHandler {

@@ -109,10 +109,10 @@ func TestOthersContainersAreNotThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all, err := other.List(t.Context(), ""); err != nil || len(all) > 0 {
-		t.Errorf("listed %v, %v", all, err)
+		t.Errorf("another instance lists %v, %v; want none of these", all, err)
 	}
 	if removed, err := other.Sweep(t.Context(), "", nil); err != nil || len(removed) > 0 {
-		t.Errorf("swept %v, %v", removed, err)
+		t.Errorf("another instance swept %v, %v; want none of these", removed, err)
 	}
 	if err := other.Remove(t.Context(), c.ID); err != nil {
 		t.Error(err)
@@ -127,7 +127,7 @@ func TestOthersContainersAreNotThere(t *testing.T) {
 		"attach": attachErr, "wait": waitErr, "logs": logErr,
 	} {
 		if !errors.Is(err, ErrNotFound) {
-			t.Errorf("%s: %v", verb, err)
+			t.Errorf("%s of another instance's container: got %v, want ErrNotFound", verb, err)
 		}
 	}
 	if c, err := engine.Inspect(t.Context(), c.ID); err != nil || !c.Running() {
@@ -150,19 +150,19 @@ func TestSweepRemovesOrphans(t *testing.T) {
 	pack := create(t, engine, probe(t, Pack, "sleep"))
 	removed, err := engine.Sweep(t.Context(), Handler, func(c Container) bool { return c.ID == kept.ID })
 	if err != nil || len(removed) != 2 {
-		t.Fatalf("removed %v, %v", removed, err)
+		t.Fatalf("swept %v, %v; want two", removed, err)
 	}
 	for _, c := range removed {
 		if c.ID != running.ID && c.ID != never.ID {
-			t.Errorf("removed %+v", c)
+			t.Errorf("swept %+v, want only the running one and the one that never ran", c)
 		}
 	}
 	left, err := engine.List(t.Context(), "")
 	if err != nil || len(left) != 2 {
-		t.Errorf("left %v, %v", left, err)
+		t.Errorf("%v are left, %v; want two", left, err)
 	}
 	if packs, err := engine.List(t.Context(), Pack); err != nil || len(packs) != 1 || packs[0].ID != pack.ID {
-		t.Errorf("packs %v, %v", packs, err)
+		t.Errorf("the packs' are %v, %v; want only %s", packs, err, pack.ID)
 	}
 }
 
@@ -188,7 +188,7 @@ func TestEvents(t *testing.T) {
 					return e
 				}
 			case <-ctx.Done():
-				t.Fatalf("no %s", action)
+				t.Fatalf("no event %q, want one", action)
 			}
 		}
 	}
@@ -222,7 +222,7 @@ func TestAbsentEngine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := engine.Status(t.Context()); s.Available || s.Error == "" {
-		t.Errorf("status = %+v", s)
+		t.Errorf("the status is %+v, want not available, with an error", s)
 	}
 	_, createErr := engine.Create(t.Context(), probe(t, Pack, "sleep"))
 	_, listErr := engine.List(t.Context(), Pack)
@@ -231,7 +231,7 @@ func TestAbsentEngine(t *testing.T) {
 		"create": createErr, "list": listErr, "image": imageErr, "start": engine.Start(t.Context(), "x"), "remove": engine.Remove(t.Context(), "x"),
 	} {
 		if f := fault.Of(err); f.Kind != fault.KindUnavailable || f.Message != "Docker is required but not available" {
-			t.Errorf("%s: %v", verb, err)
+			t.Errorf("%s: got %v, want unavailable", verb, err)
 		}
 	}
 }
@@ -239,10 +239,10 @@ func TestAbsentEngine(t *testing.T) {
 func TestStatusAndImage(t *testing.T) {
 	engine := testEngine(t)
 	if s := engine.Status(t.Context()); !s.Available || s.Version == "" || s.APIVersion == "" || s.OS != "linux" {
-		t.Errorf("status = %+v", s)
+		t.Errorf("the status is %+v, want available, with the versions", s)
 	}
 	if id, err := engine.Image(t.Context(), probeImage); err != nil || !strings.HasPrefix(id, "sha256:") {
-		t.Errorf("image = %q, %v", id, err)
+		t.Errorf("the image is %q, %v; want a digest", id, err)
 	}
 	if _, err := engine.Image(t.Context(), "rumi-no-such-image:1"); !fault.Is(err, fault.KindUnavailable) {
 		t.Errorf("a missing image: %v", err)

@@ -36,7 +36,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 	if !strings.Contains(found["env"], "GIVEN=yes") || !strings.Contains(found["env"], "FROM_PROBE=1") {
-		t.Errorf("environment = %s", found["env"])
+		t.Errorf("the environment is %s, want GIVEN and FROM_PROBE", found["env"])
 	}
 }
 

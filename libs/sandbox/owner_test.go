@@ -75,7 +75,7 @@ func TestHomesOwnContainers(t *testing.T) {
 	}
 	for what, engine := range map[string]*Engine{"another home": stranger, "no home": of(t, Config{Instance: project})} {
 		if found, err := engine.List(t.Context(), ""); err != nil || len(found) > 0 {
-			t.Errorf("%s lists %+v, %v", what, found, err)
+			t.Errorf("%s lists %+v, %v; want nothing", what, found, err)
 		}
 		if err := engine.Stop(t.Context(), c.ID, 0); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s stops it: %v", what, err)
@@ -141,7 +141,7 @@ func TestStopOfAPausedContainer(t *testing.T) {
 		c := running(t, engine, probe(t, Pack, "sleep"))
 		docker(t, "pause", c.ID)
 		if now, err := engine.Inspect(t.Context(), c.ID); err != nil || !now.Alive() || now.Running() {
-			t.Fatalf("paused: %+v, %v", now, err)
+			t.Fatalf("a paused container is %+v, %v; want it alive and not running", now, err)
 		}
 		if err := engine.Stop(t.Context(), c.ID, grace); err != nil {
 			t.Fatal(err)

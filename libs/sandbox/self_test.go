@@ -176,10 +176,10 @@ func TestSelfInAContainer(t *testing.T) {
 	// What it made has the host's path in it.
 	inside, err := inner.Find(ctx, Pack, "inner-create")
 	if err != nil || len(inside) != 1 {
-		t.Fatalf("made %+v, %v", inside, err)
+		t.Fatalf("the engine inside made %+v, %v; want one", inside, err)
 	}
 	seen, err := engine.api.ContainerInspect(ctx, inside[0].ID)
 	if err != nil || seen.HostConfig.Mounts[0].Source != tree+"/pack" {
-		t.Errorf("mounts = %+v, %v", seen.HostConfig.Mounts, err)
+		t.Errorf("the mounts are %+v, %v; want the host's path %s", seen.HostConfig.Mounts, err, tree+"/pack")
 	}
 }

@@ -90,7 +90,7 @@ func TestSocketForEverybodyIsWarnedOf(t *testing.T) {
 		}
 		s := engine.Status(t.Context())
 		if got := slices.ContainsFunc(s.Warnings, func(w Warning) bool { return w.Code == "socket_world_writable" }); got != want || !s.Available {
-			t.Errorf("mode %o: %+v", mode, s)
+			t.Errorf("mode %o: the status is %+v, want available, with a warning: %v", mode, s, want)
 		}
 	}
 }

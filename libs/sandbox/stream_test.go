@@ -115,7 +115,7 @@ func TestPackIsAttachedToAgain(t *testing.T) {
 		}
 		got := make([]byte, 9)
 		if _, err := io.ReadFull(again, got); err != nil || !bytes.Equal(got, frame([]byte("again"))) {
-			t.Fatalf("%q, %v", got, err)
+			t.Fatalf("read %q, %v; want the frame \"again\"", got, err)
 		}
 		again.Close()
 	}
@@ -155,7 +155,7 @@ func TestKilledContainerEndsTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest, err := io.ReadAll(stream); len(rest) > 0 {
-		t.Errorf("%q, %v", rest, err)
+		t.Errorf("read %q, %v; want nothing after the removal", rest, err)
 	}
 }
 

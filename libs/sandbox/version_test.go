@@ -111,7 +111,7 @@ func TestVulnerabilities(t *testing.T) {
 				found = append(found, w.CVE)
 			}
 			if !strings.Contains(w.Message, c.version) || w.MayBePatched != strings.Contains(w.Message, "may be patched by the distribution") {
-				t.Errorf("%s %s: %q", c.component, c.version, w.Message)
+				t.Errorf("%s %s: the warning is %q, want it to name the version, and to say if the distribution may have patched it", c.component, c.version, w.Message)
 			}
 		}
 		if got := strings.Join(found, " "); got != c.want {

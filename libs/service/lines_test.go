@@ -34,7 +34,7 @@ func TestLinesThatComeMeanwhileAreWrittenTogether(t *testing.T) {
 			line := fmt.Sprintf("line %d\n", i)
 			want.WriteString(line)
 			if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
-				t.Fatal(n, err)
+				t.Fatalf("wrote %d, %v; want %d", n, err, len(line))
 			}
 			if i == 0 {
 				synctest.Wait() // it is on its way
@@ -94,6 +94,6 @@ func TestALineLongerThanWhatMayWaitIsWritten(t *testing.T) {
 	l.Write(bytes.Repeat([]byte("x"), 2*maxPending))
 	l.Flush()
 	if to.got.Len() != 2*maxPending {
-		t.Errorf("%d bytes", to.got.Len())
+		t.Errorf("%d bytes came out, want %d", to.got.Len(), 2*maxPending)
 	}
 }

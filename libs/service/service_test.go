@@ -64,7 +64,7 @@ func TestServiceLife(t *testing.T) {
 	var order []string
 	server := servicetest.Start(suite, "secrets", func(_ context.Context, rt *service.Runtime, cfg config) error {
 		if cfg.Rate != 7 {
-			t.Errorf("rate %d", cfg.Rate)
+			t.Errorf("the rate is %d, want 7", cfg.Rate)
 		}
 		rt.OnStop("store", func(context.Context) error { order = append(order, "store"); return nil })
 		rt.Go("watch", func(ctx context.Context) error { <-ctx.Done(); order = append(order, "watch"); return ctx.Err() })
@@ -80,7 +80,7 @@ func TestServiceLife(t *testing.T) {
 	}, map[string]string{"RUMI_API_RATE_LIMIT": "7", "RUMI_LOG_LEVEL": ""})
 
 	if got, err := client.Call[string](t.Context(), suite.Peer("gateway", "secrets"), "GET", "/x", nil); err != nil || got != "x" {
-		t.Fatal(got, err)
+		t.Fatalf("got %q, %v; want x", got, err)
 	}
 	if _, err := client.Call[string](t.Context(), suite.Peer("approval", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindDenied) {
 		t.Error(err)
@@ -93,7 +93,7 @@ func TestServiceLife(t *testing.T) {
 		body, _ := io.ReadAll(response.Body)
 		response.Body.Close()
 		if response.StatusCode != 200 || !strings.Contains(string(body), want) {
-			t.Errorf("%s: %d without %q", path, response.StatusCode, want)
+			t.Errorf("%s: got %d %.1000s, want 200 with %q", path, response.StatusCode, body, want)
 		}
 	}
 	if err := server.Stop(); err != nil {
@@ -179,7 +179,7 @@ func TestRootIsDropped(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{0, 77}}}
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "seen enough") {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("ended with %v: %s; want a failure that says that it has seen enough", err, out)
 	}
 	if want := `"uid":1099,"gid":1099,"groups":[77,4242]`; !strings.Contains(string(out), want) {
 		t.Errorf("no %s in %s", want, out)

@@ -90,7 +90,7 @@ func TestCommittedIsReadByEveryProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := mustGet(t, b, "x"); n != 1 {
-			t.Errorf("n is %d", n)
+			t.Errorf("n is %d, want 1", n)
 		}
 		if err := b.Ping(t.Context()); err != nil {
 			t.Errorf("got %v, want no error", err)
@@ -198,11 +198,11 @@ func TestTextThatOneDatabaseCannotHoldIsInvalidOnBoth(t *testing.T) {
 		for _, text := range []string{"a\x00b", "\xff"} {
 			err := db.Tx(t.Context(), func(tx *store.Tx) error { return set(tx, text, 1) })
 			if !fault.Is(err, fault.KindInvalid) {
-				t.Errorf("write %q: %v", text, err)
+				t.Errorf("write of %q: got %v, want it invalid", text, err)
 			}
 			err = db.View(t.Context(), func(tx *store.Tx) error { _, err := get(tx, text); return err })
 			if !fault.Is(err, fault.KindInvalid) {
-				t.Errorf("read %q: %v", text, err)
+				t.Errorf("read of %q: got %v, want it invalid", text, err)
 			}
 		}
 	})
@@ -315,7 +315,7 @@ func TestFilesAreForOwnerAndGroup(t *testing.T) {
 	}
 	for _, e := range entries {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o640 {
-			t.Errorf("%s is %v (%v)", e.Name(), info.Mode(), err)
+			t.Errorf("%s has the mode %v (%v), want 0640", e.Name(), info.Mode(), err)
 		}
 	}
 }
@@ -428,7 +428,7 @@ func TestKilledProcessLosesNothingItAcknowledged(t *testing.T) {
 		db := openConfig(t, cfg)
 		for n := range acknowledged + 1 {
 			if got := mustGet(t, db, fmt.Sprint(n)); got != n {
-				t.Errorf("%d reads %d", n, got)
+				t.Errorf("%d reads %d, want %d", n, got, n)
 			}
 		}
 	})

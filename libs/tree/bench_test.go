@@ -51,7 +51,7 @@ func BenchmarkVerify(b *testing.B) {
 				began := time.Now()
 				m, err := tree.Scan(b.Context(), root, nil)
 				if err != nil || m.Bytes() != int64(c.files)*int64(c.size) {
-					b.Fatalf("%d bytes, %v", m.Bytes(), err)
+					b.Fatalf("the scan gives %d bytes, %v; want %d", m.Bytes(), err, int64(c.files)*int64(c.size))
 				}
 				ours += time.Since(began)
 

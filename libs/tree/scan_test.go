@@ -159,7 +159,7 @@ func TestRefuses(t *testing.T) {
 			_, err := tree.Scan(t.Context(), open(t, dir), nil)
 			refused, ok := errors.AsType[*tree.RefusedError](err)
 			if !ok || refused.Path != c.path || refused.Reason != c.reason {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v, want a refusal of %q: %s", err, c.path, c.reason)
 			}
 			if name == "more than 2 GiB" {
 				return // a Fingerprint reads no file
@@ -175,7 +175,7 @@ func TestScanEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := tree.Scan(ctx, open(t, folder(t)), nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want that it was cancelled", err)
 	}
 }
 

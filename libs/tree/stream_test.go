@@ -45,13 +45,13 @@ func TestSendReceive(t *testing.T) {
 	for path, content := range sample {
 		got, err := os.ReadFile(filepath.Join(dir, tree.TreeName, path))
 		if err != nil || string(got) != content {
-			t.Errorf("%s: %d bytes, %v", path, len(got), err)
+			t.Errorf("%s: got %d bytes, %v; want %d", path, len(got), err, len(content))
 		}
 	}
 	for path, want := range map[string]fs.FileMode{".": 0o555, "backend": 0o555, "backend/main.py": 0o555, ".env": 0o444} {
 		info, err := os.Lstat(filepath.Join(dir, tree.TreeName, path))
 		if err != nil || info.Mode().Perm() != want {
-			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+			t.Errorf("%s: the mode is %v, %v; want %v", path, info.Mode(), err, want)
 		}
 	}
 	if err := tree.Verify(t.Context(), dir, digest); err != nil {
@@ -147,7 +147,7 @@ func TestSendRefusesOtherContent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := tree.Send(io.Discard, m, from(dir)); !errors.Is(err, tree.ErrMismatch) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want ErrMismatch", name, err)
 		}
 	}
 }
@@ -196,7 +196,7 @@ func TestCacheFetchesOnce(t *testing.T) {
 		wait.Go(func() {
 			path, err := cache.Get(t.Context(), digest)
 			if err != nil || filepath.Base(path) != tree.TreeName {
-				t.Errorf("got %q, %v", path, err)
+				t.Errorf("got the path %q, %v; want one that ends in %s", path, err, tree.TreeName)
 			}
 		})
 	}

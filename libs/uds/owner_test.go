@@ -139,7 +139,7 @@ func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for began := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Since(began) > 10*time.Second {
-			t.Fatal(what)
+			t.Fatal("not within 10s: " + what)
 		}
 	}
 }

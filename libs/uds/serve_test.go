@@ -339,7 +339,7 @@ func TestTenThousandIdleConnections(t *testing.T) {
 	c := dial(t, path)
 	start := time.Now()
 	if got, err := ask(c, "x"); err != nil || got != "x" {
-		t.Fatal(got, err)
+		t.Fatalf("the answer is %q, %v; want x", got, err)
 	}
 	took := time.Since(start)
 	grown := heap() - before

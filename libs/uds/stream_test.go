@@ -55,7 +55,7 @@ func TestTwoProtocols(t *testing.T) {
 			t.Fatalf("frame: %q, %v, want %q", got, err, "Ask")
 		}
 		if got := say(plain, in, "Get"); got != "line Get" {
-			t.Fatalf("line: %q", got)
+			t.Fatalf("the line's answer is %q, want \"line Get\"", got)
 		}
 	}
 	// What is neither is answered as a frame, and so is everything where the handler has one protocol only.
@@ -81,11 +81,11 @@ func TestStreamsRest(t *testing.T) {
 	<-h.entered
 	in := bufio.NewReader(resting)
 	if got := say(resting, in, "one"); got != "line one" {
-		t.Fatal(got)
+		t.Fatalf("the idle connection's answer is %q, want \"line one\"", got)
 	}
 	third := dial(t, path)
 	if got := say(third, bufio.NewReader(third), "two"); got != "line two" {
-		t.Fatal(got)
+		t.Fatalf("the third connection's answer is %q, want \"line two\"", got)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
 		t.Errorf("the resting one: %v", err)

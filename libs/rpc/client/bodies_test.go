@@ -84,7 +84,7 @@ func TestABodyThatFailsIsNotDelivered(t *testing.T) {
 	}))
 	broken := errors.New("broken")
 	if _, err := peer.Stream(t.Context(), "POST", "/in", io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), iotest.ErrReader(broken))); err == nil {
-		t.Error("delivered")
+		t.Error("a request whose body breaks off succeeds, want an error")
 	}
 	if err := <-read; err == nil {
 		t.Error("the peer took it for whole")
@@ -101,13 +101,13 @@ func TestAHandshakeIsBounded(t *testing.T) {
 		go io.Copy(io.Discard, far)
 		_, err := client.Secure(t.Context(), near, cfg)
 		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
+			t.Errorf("got %v, want the deadline's error", err)
 		}
 		if _, err := near.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("the connection is open still: %v", err)
 		}
 		if fault.Of(err).Kind != fault.KindInternal { // RoundTrip makes it what callers see
-			t.Errorf("got %v", err)
+			t.Errorf("got a fault of the kind %v (%v), want internal", fault.Of(err).Kind, err)
 		}
 	})
 }

@@ -91,7 +91,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	peer := w.Peer("gateway", s.Address())
 	for i := range 20 {
 		if got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: i}); err != nil || got.N != 2*i {
-			t.Fatal(got, err)
+			t.Fatalf("call %d: got %v, %v; want %d", i, got, err, 2*i)
 		}
 		response, err := peer.Stream(t.Context(), "GET", "/none", nil)
 		if err != nil {
@@ -145,7 +145,7 @@ func TestACallerThatGivesUpIsToldAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := client.Call[rpctest.Number](client.OnceSent(ctx, cancel), peer, "POST", "/hang", rpctest.Number{N: 1})
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+		t.Errorf("the call got %v, want that it was cancelled", err)
 	}
 	select {
 	case <-gone:
@@ -163,7 +163,7 @@ func TestACallerThatGivesUpIsToldAtOnce(t *testing.T) {
 	}
 	response.Body.Close()
 	if got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: 4}); err != nil || got.N != 8 {
-		t.Errorf("afterwards: %v, %v", got, err)
+		t.Errorf("the next call got %v, %v; want 8", got, err)
 	}
 }
 
@@ -248,7 +248,7 @@ func TestAnswersOfEveryForm(t *testing.T) {
 				response.Body.Close()
 			}
 			if string(got) != c.want || (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("read %q, %v; want %q and an error that says %q", got, err, c.want, c.fails)
 			}
 		})
 	}
@@ -279,6 +279,6 @@ func TestSlowBodiesAreSentAsTheyCome(t *testing.T) {
 	}()
 	got, err := client.Call[rpctest.Number](t.Context(), w.Peer("gateway", s.Address()), "POST", "/upload", in)
 	if err != nil || got.N != len("first second") {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("the upload got %v, %v; want %d", got, err, len("first second"))
 	}
 }

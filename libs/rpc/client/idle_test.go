@@ -100,7 +100,7 @@ func TestWhatIsSentDirectly(t *testing.T) {
 		"expect":       {request("POST", strings.NewReader("{}"), "Expect"), false},
 	} {
 		if got := takes(c.r); got != c.want {
-			t.Errorf("%s: %v", name, got)
+			t.Errorf("%s: takes it: %v, want %v", name, got, c.want)
 		}
 	}
 }

@@ -123,7 +123,7 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 				response.Body.Close()
 				for range 2 {
 					if got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/own", rpctest.Number{N: 7}); err != nil || got.N != 7 {
-						t.Errorf("answered %d, %v", got.N, err)
+						t.Errorf("the next call got %d, %v; want 7", got.N, err)
 					}
 				}
 			}
@@ -156,7 +156,7 @@ func TestNonsenseIsNoSuccess(t *testing.T) {
 		}))
 		got, err := client.Call[rpctest.Number](t.Context(), peer, "GET", "/x", nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "%!") {
-			t.Errorf("%s %s: %v, %v", c.status, c.body, got, err)
+			t.Errorf("%s %s: got %v, %v; want an error that says %q", c.status, c.body, got, err, c.want)
 		}
 	}
 }
@@ -316,7 +316,7 @@ func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
 			}
 			for range 2 {
 				if got, err := client.Call[rpctest.Number](t.Context(), peer, "GET", "/own", nil); err != nil || got.N != 7 {
-					t.Errorf("answered %d, %v", got.N, err)
+					t.Errorf("the next call got %d, %v; want 7", got.N, err)
 				}
 			}
 		})

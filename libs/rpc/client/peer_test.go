@@ -44,17 +44,17 @@ func TestFaultsSurviveAHop(t *testing.T) {
 		return fault.Of(err)
 	}
 	if f := call("conflict"); f.Kind != fault.KindConflict || f.Message != "SHA-256 mismatch" || f.Code != "sha256_mismatch" || f.Data == nil {
-		t.Errorf("conflict: %#v", f)
+		t.Errorf("conflict: got %#v, want a conflict with its text, code and data", f)
 	}
 	if f := call("limited"); f.Kind != fault.KindLimited || f.RetryAfter != 3*time.Second {
-		t.Errorf("limited: %#v", f)
+		t.Errorf("limited: got %#v, want limited, to be tried after 3s", f)
 	}
 	if f := call("down"); f.Kind != fault.KindUnavailable || f.RetryAfter != time.Second {
-		t.Errorf("down: %#v", f)
+		t.Errorf("down: got %#v, want unavailable, to be tried after 1s", f)
 	}
 	for _, how := range []string{"surprise", "panic"} {
 		if f := call(how); f.Kind != fault.KindInternal || strings.Contains(f.Message, "hunter2") {
-			t.Errorf("%s: %#v", how, f)
+			t.Errorf("%s: got %#v, want internal, without what the server's error says", how, f)
 		}
 	}
 	if !strings.Contains(w.Logs.String(), "hunter2") {
@@ -109,7 +109,7 @@ func TestAPeerThatIsDownIsUnavailableAtOnce(t *testing.T) {
 		began := time.Now()
 		_, err = client.Call[struct{}](t.Context(), w.Peer("gateway", silent.Addr().String()), "POST", "/x", nil)
 		if !fault.Is(err, fault.KindUnavailable) || time.Since(began) > 6*time.Second {
-			t.Fatalf("%v after %v", err, time.Since(began))
+			t.Fatalf("got %v after %v, want unavailable within 6s", err, time.Since(began))
 		}
 	})
 }

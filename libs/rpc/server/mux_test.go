@@ -32,7 +32,7 @@ func TestRoutesAdmitOnlyNamedCallers(t *testing.T) {
 	}
 	for as, path := range map[string]string{"egress-proxy": "/who", "gateway": "/nobody"} {
 		if _, err := client.Call[struct{}](ctx, w.Peer(as, address), "GET", path, nil); !fault.Is(err, fault.KindDenied) {
-			t.Errorf("%s at %s: %v", as, path, err)
+			t.Errorf("%s at %s: got %v, want denied", as, path, err)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func TestSpans(t *testing.T) {
 	}
 	clients, served, broken := named["approval GET"], named["GET /things/{id}"], named["GET /broken"]
 	if len(clients) != 2 || len(served) != 1 || len(broken) != 1 {
-		t.Fatalf("spans: %v", named)
+		t.Fatalf("the spans are %v, want two of the client, one served and one broken", named)
 	}
 	if clients[0].Parent().SpanID() != top.SpanContext().SpanID() || clients[0].SpanKind() != trace.SpanKindClient {
 		t.Errorf("client span: %v", clients[0])
