@@ -139,13 +139,13 @@ func TestLifeOfAPack(t *testing.T) {
 	pending, err := client.Call[[]string](t.Context(), w.gateway, "GET", "/api/packs/pending", nil)
 	w.check(err)
 	if !slices.Equal(pending, []string{"demo"}) || w.status("demo") != "pending" {
-		t.Fatal(pending, w.status("demo"))
+		t.Fatalf("pending are %v and demo is %s, want demo pending", pending, w.status("demo"))
 	}
 
 	answer, err := w.call("POST", "/api/packs/demo/approve", nil)
 	w.check(err)
 	if answer["success"] != true || answer["pack_id"] != "demo" || answer["status"] != "approved" {
-		t.Fatal(answer)
+		t.Fatalf("the approval answers %v, want that demo is approved", answer)
 	}
 	digest := answer["digest"].(string)
 	w.eventually("the gate is open", func() bool { s, _ := w.view.Get("demo"); return s.Open && s.Digest == digest })
@@ -158,7 +158,7 @@ func TestLifeOfAPack(t *testing.T) {
 		t.Errorf("file_hashes of %v, want %v", hashes, want)
 	}
 	if approval["permissions_requested"].(map[string]any)["secrets"].([]any)[0] != "K" || approval["rejection_reason"] != nil || approval["approved_at"] == nil {
-		t.Error(approval)
+		t.Errorf("the status is %v, want the secret K asked for, a time of approval and no rejection", approval)
 	}
 
 	copied := filepath.Join(t.TempDir(), "copy")
@@ -180,7 +180,7 @@ func TestLifeOfAPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s, _ := w.view.Get("demo"); w.status("demo") != "blocked" {
-		t.Error(s)
+		t.Errorf("demo is %s, its gate %+v; want it blocked", w.status("demo"), s)
 	}
 	w.eventually("the gate is closed", func() bool { s, _ := w.view.Get("demo"); return !s.Open })
 	w.approve("demo") // a blocked pack can be approved
@@ -191,21 +191,21 @@ func TestLifeOfAPack(t *testing.T) {
 	w.retire("demo", true)
 	removed, err := w.client.Remove(t.Context(), "demo")
 	if err != nil || !removed {
-		t.Fatal(removed, err)
+		t.Fatalf("the removal gives %v, %v; want true", removed, err)
 	}
 	w.eventually("the pack is unknown", func() bool { _, known := w.view.Get("demo"); return !known })
 	if _, err := w.call("GET", "/api/packs/demo/status", nil); !fault.Is(err, fault.KindNotFound) || fault.Of(err).Message != "Pack not found" {
 		t.Error(err)
 	}
 	if removed, err := w.client.Remove(t.Context(), "demo"); err != nil || removed {
-		t.Error(removed, err)
+		t.Errorf("a second removal gives %v, %v; want false", removed, err)
 	}
 	want := []string{"pack_registered", "pack_approved", "pack_modified", "pack_approved", "pack_rejected", "pack_approved", "pack_retired", "pack_approval_removed"}
 	if got := w.entries("approval", "demo"); !slices.Equal(got, want) {
 		t.Errorf("audited %v, want %v", got, want)
 	}
 	if got := w.entries("security", "demo"); !slices.Equal(got, []string{"hash_mismatch"}) {
-		t.Errorf("audited %v", got)
+		t.Errorf("audited %v, want one hash_mismatch", got)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 			w.check(change(dir))
 			w.eventually("the gate is closed", func() bool { s, _ := w.view.Get(id); return !s.Open && s.Status == "modified" })
 			if got := w.entries("security", id); !slices.Equal(got, []string{"hash_mismatch"}) {
-				t.Errorf("audited %v", got)
+				t.Errorf("audited %v, want one hash_mismatch", got)
 			}
 		})
 	}
@@ -478,7 +478,7 @@ func TestReview(t *testing.T) {
 	first, err := w.call("GET", "/api/packs/demo/review", nil)
 	w.check(err)
 	if first["approved_digest"] != nil || first["requests"].(map[string]any)["secrets"].([]any)[0] != "K" {
-		t.Error(first)
+		t.Errorf("the first review is %v, want no digest approved and the secret K asked for", first)
 	}
 	_, err = w.call("POST", "/api/packs/demo/approve", map[string]any{"digest": first["digest"]})
 	w.check(err)
@@ -487,7 +487,7 @@ func TestReview(t *testing.T) {
 	w.check(err)
 	changed := second["changed"].([]any)
 	if len(changed) != 1 || !strings.Contains(changed[0].(map[string]any)["diff"].(string), "-print('hello')\n+print('bye')\n") || second["approved_digest"] != first["digest"] {
-		t.Error(second)
+		t.Errorf("the second review is %v, want one file changed, against the first's digest", second)
 	}
 	w.check(os.Symlink("/etc", filepath.Join(dir, "etc")))
 	if _, err := w.call("GET", "/api/packs/demo/review", nil); !fault.Is(err, fault.KindConflict) {

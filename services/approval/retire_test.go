@@ -174,7 +174,7 @@ func TestRetireOfWhatIsNotKnown(t *testing.T) {
 		t.Errorf("it is %s; want s == \"error\"", s)
 	}
 	if got := w.entries("approval", "files"); !slices.Equal(got, []string{"pack_retired"}) {
-		t.Errorf("audited %v", got)
+		t.Errorf("audited %v, want pack_retired once", got)
 	}
 }
 

@@ -74,7 +74,7 @@ func load(b *testing.B, address string, request []byte) {
 					return
 				}
 				if status, err := skipAnswer(in); err != nil || status != "200" {
-					b.Errorf("status %q, %v", status, err)
+					b.Errorf("the status is %q, %v; want 200", status, err)
 					return
 				}
 			}

@@ -23,7 +23,7 @@ func TestHTTPTable(t *testing.T) {
 	w := newWorld(t, nil)
 	t.Run("right token", func(t *testing.T) {
 		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 || got.seen(t).Actor != "operator" || got.seen(t).Address != "127.0.0.1" {
-			t.Errorf("answered %d %s", got.status, got.raw)
+			t.Errorf("got %d %s, want 200, and the operator's actor and address passed on", got.status, got.raw)
 		}
 	})
 	for _, c := range []struct {
@@ -66,7 +66,7 @@ func TestHTTPTable(t *testing.T) {
 				t.Error("the answer shows the cause")
 			}
 			if took := time.Since(began); took > 3*time.Second {
-				t.Errorf("took %v", took)
+				t.Errorf("the answer came after %v, want within 3s", took)
 			}
 		})
 	}
@@ -86,7 +86,7 @@ func TestOpenPaths(t *testing.T) {
 	}
 	wantFailure(t, w.do(t, "POST", "/healthz", nil, none), 405, "Method not allowed")
 	if got := w.do(t, "GET", "/", nil, none); got.status != 200 || !strings.Contains(got.raw, "docs/api.md") {
-		t.Errorf("/ answered %d %s", got.status, got.raw)
+		t.Errorf("/ answered %d %s, want 200 that names docs/api.md", got.status, got.raw)
 	}
 	wantFailure(t, w.do(t, "GET", "/console", nil, none), 404, "Not found")
 	wantFailure(t, w.do(t, "GET", "/API/packs", nil, none), 404, "Not found")
@@ -94,11 +94,11 @@ func TestOpenPaths(t *testing.T) {
 	got := w.do(t, "GET", "/api/health", nil, nil)
 	var health healthAnswer
 	if err := json.Unmarshal(got.Data, &health); err != nil || got.status != 200 {
-		t.Fatalf("%d %s: %v", got.status, got.raw, err)
+		t.Fatalf("the health answers %d %s: %v; want 200", got.status, got.raw, err)
 	}
 	if health.Status != "degraded" || len(health.Services) != 7 || !health.Services["gateway"].Ready || !health.Services["approval"].Ready ||
 		health.Services["secrets"].Ready {
-		t.Errorf("health: %s", got.raw)
+		t.Errorf("the health is %s, want degraded with seven services, secrets not ready", got.raw)
 	}
 	if down := health.Services["secrets"].Error; !strings.HasPrefix(down, "Service unavailable: secrets: it has not answered since the gateway started ") ||
 		!strings.HasSuffix(down, "; see docker compose logs secrets") {
@@ -125,7 +125,7 @@ func (w *world) health(t *testing.T) (healthAnswer, string) {
 	got := w.do(t, "GET", "/api/health", nil, nil)
 	var health healthAnswer
 	if err := json.Unmarshal(got.Data, &health); err != nil || got.status != 200 {
-		t.Fatalf("%d %s: %v", got.status, got.raw, err)
+		t.Fatalf("the health answers %d %s: %v; want 200", got.status, got.raw, err)
 	}
 	return health, got.raw
 }
@@ -139,7 +139,7 @@ func TestHealthIsNotOKWhileACheckFails(t *testing.T) {
 	a := health.Services["approval"]
 	i := slices.IndexFunc(a.Checks, func(c service.Check) bool { return c.Name == "sockets" })
 	if health.Status != "degraded" || a.Ready || a.Error != "Not ready: sockets" || a.Version == "" || i < 0 {
-		t.Fatalf("health: %s", raw)
+		t.Fatalf("the health is %s, want approval not ready for its check \"sockets\"", raw)
 	}
 	if c := a.Checks[i]; c.OK || c.Detail != "/run/rumi can't be written" || c.Fix != "run: docker compose up --detach" {
 		t.Errorf("the check: %+v", c)
@@ -186,7 +186,7 @@ func TestAuthentication(t *testing.T) {
 		t.Errorf("%d entries, want ten and one that says that the rest is not audited", n)
 	}
 	if strings.Contains(entries, apiToken) || !strings.Contains(entries, `"actor":"anonymous"`) || !strings.Contains(entries, `"address":"127.0.0.1"`) {
-		t.Errorf("entries: %s", entries)
+		t.Errorf("the entries are %s, want the anonymous actor with its address, and no token", entries)
 	}
 
 	w.setToken("another-token-0123456789")
@@ -211,7 +211,7 @@ func TestRate(t *testing.T) {
 	}
 	for i := range 5 {
 		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
-			t.Fatalf("request %d: %d", i+1, got.status)
+			t.Fatalf("request %d: got %d, want 200", i+1, got.status)
 		}
 	}
 	got := w.do(t, "GET", "/api/packs", nil, nil)
@@ -281,7 +281,7 @@ func TestHeaders(t *testing.T) {
 		t.Errorf("origin: %+v, request id %q", s, got.header.Get("X-Request-Id"))
 	}
 	if trace := s.Header.Get("Traceparent"); !strings.HasPrefix(trace, "00-0af7651916cd43dd8448eb211c80319c-") {
-		t.Errorf("traceparent %q", trace)
+		t.Errorf("the traceparent is %q, want the caller's trace", trace)
 	}
 	for _, gone := range []string{"Authorization", "Cookie", "X-Rumi-Anything", "X-Forwarded-For", "Forwarded", "Upgrade", "X-Hop"} {
 		if v, ok := s.Header[gone]; ok {
@@ -320,7 +320,7 @@ func TestHead(t *testing.T) {
 	}
 	response.Body.Close()
 	if response.StatusCode != 200 || response.Header.Get("X-Request-Id") == "" {
-		t.Errorf("answered %d", response.StatusCode)
+		t.Errorf("got %d with the request ID %q, want 200 with one", response.StatusCode, response.Header.Get("X-Request-Id"))
 	}
 }
 
@@ -329,7 +329,7 @@ func TestBodies(t *testing.T) {
 	w := newWorld(t, nil)
 	fits := `{"reason":"` + strings.Repeat("x", limit-len(`{"reason":""}`)) + `"}`
 	if got := w.do(t, "POST", "/api/packs/x/reject", strings.NewReader(fits), nil); got.status != 200 {
-		t.Errorf("10 MiB: %d", got.status)
+		t.Errorf("a body of 10 MiB: got %d, want 200", got.status)
 	}
 	if got := w.do(t, "POST", "/api/packs/x/reject", io.MultiReader(strings.NewReader(fits)), nil); got.status != 200 {
 		t.Errorf("10 MiB in chunks: %d", got.status)
@@ -380,13 +380,13 @@ func TestBodies(t *testing.T) {
 	t.Run("both Content-Length and Transfer-Encoding", func(t *testing.T) {
 		got := w.raw(t, "POST", head("POST /api/packs/x/reject", "Content-Length: 3", "Transfer-Encoding: chunked"), []byte("2\r\n{}\r\n0\r\n\r\n"))
 		if got.status != 200 {
-			t.Errorf("answered %d %s", got.status, got.raw)
+			t.Errorf("got %d %s, want 200", got.status, got.raw)
 		}
 	})
 	t.Run("expecting 100-continue", func(t *testing.T) {
 		got := w.do(t, "POST", "/api/packs/x/reject", strings.NewReader(`{"reason":"y"}`), map[string]string{"Expect": "100-continue"})
 		if got.status != 200 {
-			t.Errorf("answered %d %s", got.status, got.raw)
+			t.Errorf("got %d %s, want 200", got.status, got.raw)
 		}
 	})
 }
@@ -477,7 +477,7 @@ func TestFollow(t *testing.T) {
 		more <- struct{}{}
 	}
 	if lines.Scan() {
-		t.Fatalf("more: %q", lines.Text())
+		t.Fatalf("one line more: %q; want the end", lines.Text())
 	}
 }
 
@@ -485,7 +485,7 @@ func TestFollow(t *testing.T) {
 func TestOwnerComesBack(t *testing.T) {
 	w := newWorld(t, nil)
 	if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
-		t.Fatalf("%d %s", got.status, got.raw)
+		t.Fatalf("got %d %s, want 200", got.status, got.raw)
 	}
 	if err := w.servers["approval"].Stop(); err != nil {
 		t.Fatal(err)
@@ -495,7 +495,7 @@ func TestOwnerComesBack(t *testing.T) {
 		got := w.do(t, "GET", "/api/packs", nil, nil)
 		wantFailure(t, got, 503, "Service unavailable: approval")
 		if took := time.Since(began); took > time.Second {
-			t.Fatalf("took %v", took)
+			t.Fatalf("the refusal came after %v, want within 1s", took)
 		}
 	}
 	servicetest.Start(w.Suite, "approval", owners["approval"], nil)

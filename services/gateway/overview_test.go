@@ -111,7 +111,7 @@ func into[T any](t *testing.T, got *reply) T {
 	t.Helper()
 	var v T
 	if err := json.Unmarshal(got.Data, &v); err != nil || got.status != 200 {
-		t.Fatalf("%d %s: %v", got.status, got.raw, err)
+		t.Fatalf("the answer is %d %s: %v; want 200", got.status, got.raw, err)
 	}
 	return v
 }
@@ -178,7 +178,7 @@ func TestPendingSaysWhatIsMissing(t *testing.T) {
 			got := into[pendingAnswer](t, viewsWorld(t, down).do(t, "GET", "/api/pending", nil, nil))
 			for _, s := range c.sections {
 				if !strings.Contains(got.Errors[s], "Service unavailable: "+down) {
-					t.Errorf("section %s: %q", s, got.Errors[s])
+					t.Errorf("section %s: the error is %q, want that %s is unavailable", s, got.Errors[s], down)
 				}
 			}
 			if len(got.Errors) != len(c.sections) || len(got.Items) != c.items {
@@ -218,10 +218,10 @@ func TestPackIsOneObject(t *testing.T) {
 	got := w.do(t, "GET", "/api/packs/chat", nil, nil)
 	p := into[pack](t, got)
 	if p.Status != "running" || p.Digest != "sha256:aa" || p.Container.ID != "c1" || p.Lock.State != "pending" || p.Denials != 9 || len(p.Errors) != 0 || len(p.Handlers) != 0 {
-		t.Errorf("pack: %s", got.raw)
+		t.Errorf("the pack is %s, want it running, with each section and no error", got.raw)
 	}
 	if m := p.Network.Missing; !slices.Equal(m.Domains, []string{"api.llm.test"}) || len(m.Ports) != 0 {
-		t.Errorf("missing: %+v", m)
+		t.Errorf("the network's missing are %+v, want the domain api.llm.test and no port", m)
 	}
 	if want := `[{"key":"API_KEY","requested":true,"set":true,"granted":true},{"key":"OTHER","requested":true,"set":false,"granted":false},{"key":"EXTRA","requested":false,"set":false,"granted":true}]`; string(p.Secrets) != want {
 		t.Errorf("secrets %s, want %s", p.Secrets, want)
@@ -263,7 +263,7 @@ func TestPackSaysWhatIsMissing(t *testing.T) {
 	}
 	p := into[pack](t, w.do(t, "GET", "/api/packs/chat", nil, nil))
 	if p.Container != nil || p.Network == nil || len(p.Errors) != 4 || p.Errors["grants"] != "Service unavailable: capability-broker" || p.Errors["secrets"] != "Service unavailable: secrets" {
-		t.Errorf("%+v", p)
+		t.Errorf("the pack is %+v, want its network, and errors of the four sections whose services are down", p)
 	}
 	w = viewsWorld(t, "approval")
 	wantFailure(t, w.do(t, "GET", "/api/packs/chat", nil, nil), 503, "Service unavailable: approval")
@@ -290,10 +290,10 @@ func TestStorageIsWhatTakesRoom(t *testing.T) {
 	got := w.do(t, "GET", "/api/storage", nil, nil)
 	s := into[storage](t, got)
 	if len(s.Items) < 4 || s.Items[0].Service != "gateway" || s.Items[0].Path != "user_data/audit/network_2020-01-02.jsonl" || !s.Items[0].Removable || s.Items[0].Remove == "" {
-		t.Fatalf("storage: %s", got.raw)
+		t.Fatalf("the storage is %s, want the audit file of 2020 first, removable", got.raw)
 	}
 	if s.Errors["pip-installer"] != "Service unavailable: pip-installer" || len(s.Errors) != 1 || s.Removable != 5000+1300 || s.Bytes < 5000+800+1300+1700 {
-		t.Errorf("storage: %s", got.raw)
+		t.Errorf("the storage is %s, want its sums, and an error of pip-installer alone", got.raw)
 	}
 	for _, i := range s.Items[1:] {
 		if i.Removable && i.Service == "gateway" {

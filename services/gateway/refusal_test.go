@@ -50,7 +50,7 @@ func TestQueriesThatCanNotBeParsed(t *testing.T) {
 			got := w.raw(t, method, head(method+" "+target))
 			wantFailure(t, got, 400, text)
 			if got.Code != "invalid_query" {
-				t.Errorf("%s: code %q", target, got.Code)
+				t.Errorf("%s: the code is %q, want invalid_query", target, got.Code)
 			}
 		}
 	}

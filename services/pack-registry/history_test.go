@@ -47,7 +47,7 @@ func TestStagings(t *testing.T) {
 	one := all[1]
 	if one["input_type"] != "zip" || one["source_path"] != "p.zip" || !reflect.DeepEqual(one["detected_pack_ids"], []any{"p"}) || one["is_multi_pack"] != false ||
 		one["notes"] != "version 1" || one["files"] != 3.0 || one["bytes"].(float64) < 20 || one["expires_at"].(string) <= one["created_at"].(string) {
-		t.Errorf("got %v", one)
+		t.Errorf("the staging is %v, want a zip of p with three files, its notes and its times", one)
 	}
 	inspect := func(id string) (pack, outcome map[string]any) {
 		t.Helper()
@@ -65,7 +65,7 @@ func TestStagings(t *testing.T) {
 	files, _ := pack["files"].([]any)
 	if pack["pack_id"] != "p" || descriptor["version"] != "1" || descriptor["pack_identity"] != "github:a/b" || len(files) != 3 ||
 		!reflect.DeepEqual(outcome, map[string]any{"action": "new"}) {
-		t.Errorf("got %v", pack)
+		t.Errorf("the staged pack is %v, want p as described, to be new", pack)
 	}
 	file, _ := files[0].(map[string]any)
 	if file["path"] != "backend/main.py" || file["size"] != 9.0 || len(file["mode"].(string)) != 4 {
@@ -75,11 +75,11 @@ func TestStagings(t *testing.T) {
 		t.Fatalf("apply: %+v; want a.Status == 200", a)
 	}
 	if _, outcome := inspect(second); !reflect.DeepEqual(outcome, map[string]any{"action": "replace", "version": "1", "identity": "github:a/b"}) {
-		t.Errorf("got %v", outcome)
+		t.Errorf("the outcome is to be %v, want a replacement of version 1", outcome)
 	}
 	a := s.call("DELETE", "/api/packs/staging/"+second, "")
 	if a.Status != 200 || !reflect.DeepEqual(a.Data, map[string]any{"success": true, "staging_id": second}) || s.audited("pack_staging_discarded") != 1 {
-		t.Errorf("discard: %+v", a)
+		t.Errorf("the discard gets %+v, want 200, and one entry", a)
 	}
 	for _, c := range []struct {
 		method, id string
@@ -118,7 +118,7 @@ func TestSeveralPacks(t *testing.T) {
 	a := s.upload([3]string{"file", "bundle.rumipack", archive})
 	id, _ := a.Data["staging_id"].(string)
 	if a.Status != 200 || a.Data["is_multi_pack"] != true || !reflect.DeepEqual(a.Data["detected_pack_ids"], []any{"p", "q"}) {
-		t.Fatalf("import: %+v", a)
+		t.Fatalf("the import gets %+v, want 200 with p and q", a)
 	}
 	body := `{"staging_id": "` + id + `"}`
 	if a := s.call("POST", "/api/packs/apply", body); a.Status != 409 || len(a.Data["errors"].([]any)) != 1 {
@@ -134,7 +134,7 @@ func TestSeveralPacks(t *testing.T) {
 	a = s.call("POST", "/api/packs/apply", body)
 	backups, _ := a.Data["backup_paths"].(map[string]any)
 	if a.Status != 200 || !reflect.DeepEqual(a.Data["applied_pack_ids"], []any{"p", "q"}) || len(backups) != 1 || backups["p"] == nil {
-		t.Errorf("apply: %+v", a)
+		t.Errorf("the apply gets %+v, want 200 with p and q, and a backup of p", a)
 	}
 }
 
@@ -162,7 +162,7 @@ func TestRollback(t *testing.T) {
 	name, _ := one["backup"].(string)
 	if one["version"] != "1" || one["pack_identity"] != "github:a/b" || one["reason"] != "apply" || one["path"] != "user_data/pack_backups/p/"+name || one["bytes"].(float64) < 20 ||
 		one["created_at"] == nil {
-		t.Errorf("got %v", one)
+		t.Errorf("the backup is %v, want version 1, made by apply", one)
 	}
 	rollback := func(name string) answer {
 		return s.call("POST", "/api/packs/p/rollback", fmt.Sprintf(`{"backup": %q}`, name))
@@ -171,7 +171,7 @@ func TestRollback(t *testing.T) {
 	a := rollback(name)
 	replaced, _ := a.Data["backup_path"].(string)
 	if a.Status != 200 || a.Data["success"] != true || a.Data["pack_id"] != "p" || a.Data["version"] != "1" || !strings.HasPrefix(replaced, "user_data/pack_backups/p/") {
-		t.Errorf("rollback: %+v", a)
+		t.Errorf("the rollback gets %+v, want 200 with version 1, and a backup of what it replaced", a)
 	}
 	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
 		t.Errorf("rollback called %v", calls)

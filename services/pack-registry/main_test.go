@@ -282,19 +282,19 @@ func TestLife(t *testing.T) {
 	meta, _ := a.Data["meta"].(map[string]any)
 	if a.Status != 200 || a.Data["success"] != true || a.Data["input_type"] != "zip" || a.Data["is_multi_pack"] != false || a.Data["source_path"] != "p.zip" ||
 		a.Data["staging_dir"] != "user_data/pack_staging/"+id || !reflect.DeepEqual(a.Data["detected_pack_ids"], []any{"p"}) || meta["notes"] != "first" {
-		t.Fatalf("import: %+v", a)
+		t.Fatalf("the import gets %+v, want 200 with p's zip and its notes", a)
 	}
 	a = s.call("POST", "/api/packs/apply", `{"staging_id": "`+id+`"}`)
 	if a.Status != 200 || a.Data["success"] != true || !reflect.DeepEqual(a.Data["applied_pack_ids"], []any{"p"}) ||
 		!reflect.DeepEqual(a.Data["backup_paths"], map[string]any{}) || !reflect.DeepEqual(a.Data["errors"], []any{}) {
-		t.Fatalf("apply: %+v", a)
+		t.Fatalf("the apply gets %+v, want 200 with p, without backups and errors", a)
 	}
 	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
 		t.Errorf("apply called %v", calls)
 	}
 	a = s.call("POST", "/api/packs/scan", "")
 	if a.Status != 200 || a.Data["scanned"] != 1.0 || !reflect.DeepEqual(a.Data["packs"], []any{"p"}) {
-		t.Errorf("scan: %+v", a)
+		t.Errorf("the scan gets %+v, want 200 with p", a)
 	}
 	packs, err := api.NewClient(s.Peer("pip-installer", "pack-registry")).Select(t.Context(), "requirements.lock")
 	if err != nil || len(packs) != 1 || len(packs[0].Files) != 1 || string(packs[0].Files[0].Content) != "x==1\n" {
@@ -320,7 +320,7 @@ func TestLife(t *testing.T) {
 	a = s.call("DELETE", "/api/packs/p", "")
 	want := map[string]any{"container_stop": true, "container_remove": true, "approval_remove": true, "privilege_revoke": true, "files_remove": true}
 	if a.Status != 200 || a.Data["success"] != true || a.Data["pack_id"] != "p" || !reflect.DeepEqual(a.Data["steps"], want) || !reflect.DeepEqual(a.Data["errors"], []any{}) {
-		t.Errorf("uninstall: %+v", a)
+		t.Errorf("the uninstall gets %+v, want 200 with each step done", a)
 	}
 	calls := s.called()
 	if len(calls) != 5 || calls[0] != "approval retire p" || calls[4] != "approval remove p" {
@@ -425,7 +425,7 @@ func TestRefusedApply(t *testing.T) {
 	a = s.call("POST", "/api/packs/apply", fmt.Sprintf(`{"staging_id": %q}`, a.Data["staging_id"]))
 	const text = "pack_identity mismatch: existing pack_identity='other', new pack_identity='github:a/b' (pack_id='p'). To replace, manually remove the existing pack first."
 	if a.Status != 409 || a.Error != text || !reflect.DeepEqual(a.Data["errors"], []any{map[string]any{"pack_id": "p", "error": text}}) || a.Data["success"] != false {
-		t.Errorf("got %+v", a)
+		t.Errorf("the apply gets %+v, want 409 that names both identities", a)
 	}
 	if s.audited("pack_apply_failed") != 1 {
 		t.Error("no audit entry")

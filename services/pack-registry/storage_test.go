@@ -65,7 +65,7 @@ func TestStorage(t *testing.T) {
 	}
 	for _, bad := range []string{"/api/packs/p/backups/x", "/api/packs/p/backups/..%2F..%2Fx", "/api/packs/a%20b/backups/x"} {
 		if a := s.call("DELETE", bad, ""); a.Status != http.StatusNotFound && a.Status != http.StatusBadRequest {
-			t.Errorf("DELETE %s: %+v", bad, a)
+			t.Errorf("DELETE %s: got %+v, want 404 or 400", bad, a)
 		}
 	}
 }

@@ -140,7 +140,7 @@ func TestUninstallAtOnce(t *testing.T) {
 				succeeded++
 			case 404:
 			default:
-				t.Errorf("got %+v", a)
+				t.Errorf("got %+v, want 200 or 404", a)
 			}
 		}
 		if _, known := s.approval("p"); known || succeeded == 0 {
@@ -191,7 +191,7 @@ func TestNothingIsInstalledDuringAnUninstall(t *testing.T) {
 	}
 	a := s.call("GET", "/api/packs/staging/"+staged, "")
 	if outcome := a.Data["packs"].([]any)[0].(map[string]any)["apply"]; !reflect.DeepEqual(outcome, map[string]any{"action": "refuse", "error": text}) {
-		t.Errorf("inspect: %v", outcome)
+		t.Errorf("the outcome is to be %v, want a refusal", outcome)
 	}
 	if content, err := os.ReadFile(s.path("ecosystem/p/ecosystem.json")); err != nil || !strings.Contains(string(content), `"2"`) {
 		t.Errorf("installed is %s, %v", content, err)
@@ -213,18 +213,18 @@ func TestAPackWithoutIdentity(t *testing.T) {
 	a := s.upload([3]string{"file", "p.zip", archive})
 	id, _ := a.Data["staging_id"].(string)
 	if meta, _ := a.Data["meta"].(map[string]any); a.Status != 200 || !reflect.DeepEqual(meta["warnings"], []any{"p: " + text}) {
-		t.Errorf("import: %+v", a)
+		t.Errorf("the import gets %+v, want 200 with the warning", a)
 	}
 	a = s.call("GET", "/api/packs/staging/"+id, "")
 	if one := a.Data["packs"].([]any)[0].(map[string]any); !reflect.DeepEqual(one["warnings"], []any{text}) || !reflect.DeepEqual(one["apply"], map[string]any{"action": "new"}) {
-		t.Errorf("inspect: %+v", one)
+		t.Errorf("the staged pack is %v, want the warning, and to be new", one)
 	}
 	for doing, a := range map[string]answer{
 		"apply": s.call("POST", "/api/packs/apply", `{"staging_id": "`+id+`"}`),
 		"scan":  s.call("POST", "/api/packs/scan", ""),
 	} {
 		if a.Status != 200 || !reflect.DeepEqual(a.Data["warnings"], []any{"p: " + text}) {
-			t.Errorf("%s: %+v", doing, a)
+			t.Errorf("%s: got %+v, want 200 with the warning", doing, a)
 		}
 	}
 	a = s.call("GET", "/api/packs/staging/"+s.stage("1"), "")

@@ -206,7 +206,7 @@ func TestHowBuildsFail(t *testing.T) {
 				t.Fatalf("not %s: %v; want list.Data[\"count\"] == 1.0", c.state, list.Data)
 			}
 			if item := list.Data["items"].([]any)[0].(map[string]any); c.state == "failed" && (!strings.Contains(item["last_error"].(string), c.text) || item["allow_sdist"] != true) {
-				t.Errorf("item: %v", item)
+				t.Errorf("the candidate is %v, want the error %q, and source distributions allowed", item, c.text)
 			}
 			if got := w.audited("system"); w.builder.checkErr == nil && (len(got) != 2 || !strings.HasPrefix(got[1], "pip_install_failed weather")) {
 				t.Errorf("audit log has %q", got)
@@ -268,7 +268,7 @@ func TestBadRequests(t *testing.T) {
 		}
 	}
 	if len(w.builder.asked()) != 0 {
-		t.Fatal("built")
+		t.Fatalf("the builder was asked %d times, want none", len(w.builder.asked()))
 	}
 	w.expect(w.call("POST", request(key, "approve"), `{"index_url": "https://OTHER.example:8443/x/"}`), 200, "")
 	if got := w.builder.asked()[0]; got.IndexURL != "https://other.example:8443/x" || got.PackID != "weather" || fmt.Sprint(got.Requirements) != "[idna==3.10 certifi==2024.8.30]" {

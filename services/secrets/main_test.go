@@ -152,11 +152,11 @@ func sorted(t *testing.T, data jsontext.Value) string {
 func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	suite, server := start(t)
 	if status, a := call(t, suite, "gateway", "POST", "/api/secrets/set", `{"key":"TOKEN","value":"sk-hunter2"}`); status != 200 {
-		t.Fatalf("%d %+v", status, a)
+		t.Fatalf("the set got %d %+v, want 200", status, a)
 	}
 	client := api.NewClient(suite.Peer("capability-broker", "secrets"))
 	if value, err := client.Value(t.Context(), "TOKEN"); err != nil || value.Reveal() != "sk-hunter2" {
-		t.Fatalf("value %q, %v", value.Reveal(), err)
+		t.Fatalf("the broker's value is %q, %v; want sk-hunter2", value.Reveal(), err)
 	}
 	for key, kind := range map[string]fault.Kind{"NEVER": fault.KindNotFound, "": fault.KindInvalid, "../X": fault.KindInvalid} {
 		if _, err := client.Value(t.Context(), key); !fault.Is(err, kind) {
@@ -165,7 +165,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	}
 	for _, as := range []string{"gateway", "approval", "egress-proxy", "pip-installer", "pack-registry", "secrets"} {
 		if status, a := call(t, suite, as, "POST", api.GetValue.Route().Pattern, `{"key":"TOKEN"}`); status != 403 || strings.Contains(string(a.Data), "hunter2") {
-			t.Errorf("%s got %d %+v", as, status, a)
+			t.Errorf("%s got %d %+v, want 403 without the value", as, status, a)
 		}
 	}
 	for _, path := range []string{"/api/secrets/set", "/api/secrets/delete"} {
@@ -175,7 +175,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	}
 
 	if status, a := call(t, suite, "gateway", "POST", "/api/secrets/delete", `{"key":"TOKEN"}`); status != 200 {
-		t.Fatalf("%d %+v", status, a)
+		t.Fatalf("the delete got %d %+v, want 200", status, a)
 	}
 	if _, err := client.Value(t.Context(), "TOKEN"); !fault.Is(err, fault.KindNotFound) {
 		t.Fatalf("value after delete: %v", err)
@@ -205,7 +205,7 @@ func TestDamageKeepsOthersWorking(t *testing.T) {
 	suite, _ := start(t)
 	for _, key := range []string{"A", "B"} {
 		if status, a := call(t, suite, "gateway", "POST", "/api/secrets/set", `{"key":"`+key+`","value":"value of `+key+`"}`); status != 200 {
-			t.Fatalf("%d %+v", status, a)
+			t.Fatalf("the set got %d %+v, want 200", status, a)
 		}
 	}
 	dir := filepath.Join(suite.UserData(), "secrets")
@@ -244,7 +244,7 @@ func BenchmarkValue(b *testing.B) {
 	}
 	response, err := suite.Client("gateway", "secrets").Do(r)
 	if err != nil || response.StatusCode != 200 {
-		b.Fatal(response, err)
+		b.Fatalf("got %v, %v; want 200", response, err)
 	}
 	response.Body.Close()
 	client := api.NewClient(suite.Peer("capability-broker", "secrets"))
@@ -287,7 +287,7 @@ func TestSecretsWaitForTheirKey(t *testing.T) {
 	suite, server := start(t)
 	key := filepath.Join(suite.UserData(), "settings", "secrets_key")
 	if code, a := call(t, suite, "gateway", "POST", "/api/secrets/set", `{"key":"TOKEN","value":"v"}`); code != 200 {
-		t.Fatal(code, a.Error)
+		t.Fatalf("the set got %d %q, want 200", code, a.Error)
 	}
 	if err := os.Rename(key, key+".away"); err != nil {
 		t.Fatal(err)

@@ -137,7 +137,7 @@ func crash(t *testing.T, verb string, before pack.Status, step int) (killed bool
 	cmd.Env = append(os.Environ(), crashHome+"="+home, crashVerb+"="+verb, fmt.Sprintf("%s=%d", crashStep, step))
 	if output, err := cmd.CombinedOutput(); err != nil {
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
-			t.Fatalf("%v\n%s", err, output)
+			t.Fatalf("the child ended with %v, want by a signal or without an error:\n%s", err, output)
 		}
 		killed = true
 	}

@@ -47,7 +47,7 @@ func crashUninstall(t *testing.T, verb string, step int) (killed bool) {
 	cmd.Env = append(os.Environ(), crashHome+"="+home, crashVerb+"="+verb, fmt.Sprintf("%s=%d", crashStep, step))
 	if output, err := cmd.CombinedOutput(); err != nil {
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
-			t.Fatalf("%v\n%s", err, output)
+			t.Fatalf("the child ended with %v, want by a signal or without an error:\n%s", err, output)
 		}
 		killed = true
 	}
@@ -64,13 +64,13 @@ func crashUninstall(t *testing.T, verb string, step int) (killed bool) {
 		t.Fatal(err)
 	case r.Retired:
 		if r.Status != pack.StatusError || s.MayRun("p") || !strings.Contains(entries(t, home), `"pack_retired"`) {
-			t.Errorf("step %d: %+v", step, r)
+			t.Errorf("step %d: the record is %+v, want it retired, in error, audited, and the pack not to run", step, r)
 		}
 		if _, err := s.Approve(t.Context(), "p", ""); !fault.Is(err, fault.KindConflict) {
 			t.Errorf("step %d: approve: %v; want fault.Is(err, fault.KindConflict)", step, err)
 		}
 	case verb == "remove", !killed, r.Status != pack.StatusApproved, !s.MayRun("p"):
-		t.Errorf("step %d: %+v", step, r)
+		t.Errorf("step %d: the record is %+v, want it approved as before, and the pack to run", step, r)
 	}
 	if known, err := s.Retire(t.Context(), "p", false); err != nil || !known || s.MayRun("p") {
 		t.Errorf("step %d: again: %v, %v; want err == nil && known && not s.MayRun(\"p\")", step, known, err)

@@ -39,7 +39,7 @@ func TestAPackThatChangesWhileItIsReadIsAConflict(t *testing.T) {
 	for _, err := range []error{begun, gone, fmt.Errorf("inspect: %w", syscall.ENOENT), &fs.PathError{Op: "open", Err: syscall.ESTALE}} {
 		f := fault.Of(new(Service).readFault("p", "p", err))
 		if err == nil || f.Kind != fault.KindConflict || f.Code != "pack_changing" || f.Message != "Cannot read pack 'p': it changed while it was read; try again" {
-			t.Errorf("%v: %+v", err, f)
+			t.Errorf("%v becomes %+v, want a conflict with the code pack_changing", err, f)
 		}
 	}
 	if other := errors.New("disk failure"); !errors.Is(new(Service).readFault("p", "p", other), other) || fault.Is(new(Service).readFault("p", "p", other), fault.KindConflict) {

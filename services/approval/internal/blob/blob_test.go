@@ -312,7 +312,7 @@ func TestCollectKeepsWhatIsNamed(t *testing.T) {
 	}
 	removed, err := s.Collect(name)
 	if err != nil || removed != 6 { // "old" twice, "gone", "a part", and the manifests of the latter two
-		t.Fatal(removed, err)
+		t.Fatalf("removed %d, %v; want 6", removed, err)
 	}
 	if s.Small() != 4 || len(blobs(t, dir)) != 1 || len(bundles(t, dir)) != 3 {
 		t.Errorf("%d small blobs in %d bundles, %d large ones; want s.Small() == 4 && len(blobs(t, dir)) == 1 && len(bundles(t, dir)) == 3", s.Small(), len(bundles(t, dir)), len(blobs(t, dir)))
@@ -327,7 +327,7 @@ func TestCollectKeepsWhatIsNamed(t *testing.T) {
 		check(t, store.Open, later)
 	}
 	if removed, err := s.Collect(name); err != nil || removed != 0 {
-		t.Error(removed, err)
+		t.Errorf("the second collection removed %d, %v; want 0", removed, err)
 	}
 }
 
@@ -370,7 +370,7 @@ func TestReadingWhileCollecting(t *testing.T) {
 		delete(files, fmt.Sprint(i))
 		m := take(t, s, folder(t, files), true)
 		if removed, err := s.Collect(func() ([]string, []string, error) { return nil, []string{m.Digest(), current.Digest()}, nil }); err != nil || removed == 0 {
-			t.Fatal(removed, err)
+			t.Fatalf("collection %d removed %d, %v; want some", i, removed, err)
 		}
 	}
 	done.Store(true)

@@ -54,7 +54,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 				}
 			case want == string(retired):
 				if err != nil || !changed || r.Status != pack.StatusError || !r.Retired || r.LastError != "its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it" || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
-					t.Errorf("%s %s: %v, %+v", state, verb, err, r)
+					t.Errorf("%s %s: %v, %+v; want it retired, in error, at revision 5", state, verb, err, r)
 				}
 			default:
 				if err != nil || !changed || string(r.Status) != want || r.Revision != 5 || !r.UpdatedAt.Equal(now) {

@@ -84,7 +84,7 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Digest != now.Digest() || *r.ApprovedDigest != old.Digest() {
-		t.Error("digests")
+		t.Errorf("the digests are %s and %s, want %s and %s", r.Digest, *r.ApprovedDigest, now.Digest(), old.Digest())
 	}
 	asked := r.NewRequests
 	if !slices.Equal(asked.Secrets, []string{"B"}) || !slices.Equal(asked.Domains, []string{"b.test"}) || !slices.Equal(asked.Ports, []uint16{80}) ||
@@ -140,7 +140,7 @@ func TestFirstReviewListsEveryFile(t *testing.T) {
 	m := &memory{}
 	r, err := review.Of(review.Input{Now: scan(t, m, map[string]string{"ecosystem.json": `{"pack_id":"p","required_secrets":["A"]}`, "sub/a.py": "x = 1\n", "b.bin": "\x00"}), Open: m.open})
 	if err != nil || r.ApprovedDigest != nil || len(r.Changed)+len(r.Removed) != 0 || !slices.Equal(r.NewRequests.Secrets, []string{"A"}) {
-		t.Errorf("%+v, %v", r, err)
+		t.Errorf("the review is %+v, %v; want nothing changed or removed, and the secret A newly asked for", r, err)
 	}
 	var listed []string
 	for _, f := range r.Files {
@@ -212,7 +212,7 @@ func TestWarnings(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !slices.ContainsFunc(r.Warnings, func(w review.Warning) bool { return w.Kind == "look_alike" && strings.Contains(w.Detail, "looks like") }) {
-				t.Errorf("%q: %+v", pair, r.Warnings)
+				t.Errorf("%q: the warnings are %+v, want one of look_alike", pair, r.Warnings)
 			}
 		}
 	})

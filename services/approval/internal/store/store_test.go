@@ -61,14 +61,14 @@ func TestRecords(t *testing.T) {
 		}
 		history, err := records.History(ctx, "demo")
 		if err != nil || !reflect.DeepEqual(history, []record.Event{event}) {
-			t.Errorf("history %+v, %v", history, err)
+			t.Errorf("the history is %+v, %v; want %+v", history, err, event)
 		}
 		if err := put(record.New("alpha", at), nil, nothing); err != nil {
 			t.Fatal(err)
 		}
 		current, historic, err := records.Digests(ctx)
 		if err != nil || !slices.Equal(current, []string{"sha256:00"}) || !slices.Equal(historic, []string{"d"}) {
-			t.Errorf("digests %v, %v, %v", current, historic, err)
+			t.Errorf("the digests are %v and %v, %v; want sha256:00 and d", current, historic, err)
 		}
 		all, err := records.All(ctx)
 		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {

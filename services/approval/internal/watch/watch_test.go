@@ -402,7 +402,7 @@ func TestRunReportsOncePerBurst(t *testing.T) {
 		p.write(fmt.Sprintf("demo/backend/f%d", i), "x")
 	}
 	if got := <-told; !slices.Equal(got, []string{"demo"}) {
-		t.Errorf("told %v", got)
+		t.Errorf("the packs told are %v, want demo once", got)
 	}
 	cancel()
 	if err := <-ended; err != context.Canceled {

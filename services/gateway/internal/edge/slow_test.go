@@ -172,10 +172,10 @@ func TestStalledUpload(t *testing.T) {
 			t.Fatal(err)
 		}
 		if response.StatusCode != 400 || !strings.Contains(string(body), "not received in time") {
-			t.Errorf("answered %d %s", response.StatusCode, body)
+			t.Errorf("got %d %s, want 400 that says that it wasn't received in time", response.StatusCode, body)
 		}
 		if took := time.Since(began); took != 9*(stallTimeout-time.Second)+stallTimeout {
-			t.Errorf("took %v", took)
+			t.Errorf("the answer came after %v, want %v", took, 9*(stallTimeout-time.Second)+stallTimeout)
 		}
 		if cause, ok := errors.AsType[*bodyError](to.err); !ok || !errors.Is(cause, os.ErrDeadlineExceeded) {
 			t.Errorf("the service was told %v", to.err)
@@ -204,7 +204,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 			t.Errorf("ended with %v", err)
 		}
 		if took := time.Since(began); took > stallTimeout {
-			t.Errorf("took %v", took)
+			t.Errorf("it ended after %v, want at most %v", took, stallTimeout)
 		}
 	})
 }
@@ -300,7 +300,7 @@ func TestPanic(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := `{"success":false,"data":null,"error":"Internal server error","error_code":"internal"}`; response.StatusCode != 500 || string(body) != want {
-			t.Errorf("answered %d %s", response.StatusCode, body)
+			t.Errorf("got %d %s, want 500 %s", response.StatusCode, body, want)
 		}
 	})
 }

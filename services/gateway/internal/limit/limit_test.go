@@ -55,7 +55,7 @@ func TestNoSpanHoldsMore(t *testing.T) {
 			if ok, wait := w.Allow(one); ok {
 				admitted = append(admitted, time.Now())
 			} else if wait <= 0 || wait > span {
-				t.Fatalf("wait %v", wait)
+				t.Fatalf("the wait is %v, want more than 0 and at most %v", wait, span)
 			}
 		}
 		for i := most; i < len(admitted); i++ {
@@ -92,7 +92,7 @@ func TestOffAdmitsEverything(t *testing.T) {
 	w := limit.New(0, time.Minute)
 	for range 1000 {
 		if ok, _ := w.Allow(one); !ok {
-			t.Fatal("refused")
+			t.Fatal("refused, want everything admitted")
 		}
 	}
 }
@@ -126,6 +126,6 @@ func TestAllowDoesNotAllocate(t *testing.T) {
 		w.Allow(six) // grows the ring to its full size
 	}
 	if n := testing.AllocsPerRun(100, func() { w.Allow(six) }); n != 0 {
-		t.Fatalf("%v allocations", n)
+		t.Fatalf("%v allocations, want none", n)
 	}
 }

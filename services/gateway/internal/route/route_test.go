@@ -119,7 +119,7 @@ func TestUnknown(t *testing.T) {
 		if c.target == "*" {
 			r := &http.Request{Method: c.method, URL: &url.URL{Path: "*"}}
 			if _, _, err := table(t).Find(r); !fault.Is(err, c.want) {
-				t.Errorf("%s *: %v", c.method, err)
+				t.Errorf("%s *: got %v, want %v", c.method, err, c.want)
 			}
 			continue
 		}

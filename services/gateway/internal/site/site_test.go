@@ -68,7 +68,7 @@ func TestCheck(t *testing.T) {
 				t.Fatalf("%v, want ok %v", err, c.ok)
 			}
 			if err != nil && (!fault.Is(err, fault.KindDenied) || fault.Of(err).Code != "origin_refused") {
-				t.Fatalf("fault %#v", err)
+				t.Fatalf("the fault is %#v, want denied with the code origin_refused", err)
 			}
 		})
 	}

@@ -68,11 +68,11 @@ func TestOpenRefuses(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "api_token")
 		write(t, path, text)
 		if _, err := token.Open(path, slog.New(slog.DiscardHandler), nil); err == nil || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want an error without the token", name, err)
 		}
 	}
 	if _, err := token.Open(filepath.Join(t.TempDir(), "api_token"), nil, nil); err == nil || !strings.Contains(err.Error(), "docker compose up --detach") {
-		t.Errorf("missing: %v", err)
+		t.Errorf("a file that is missing: got %v, want an error that says how to make one", err)
 	}
 }
 
@@ -114,7 +114,7 @@ func TestReplacedTokens(t *testing.T) {
 func TestCheckDoesNotAllocate(t *testing.T) {
 	f, _ := open(t, "0123456789abcdef0123456789abcdef0123456789abcdef")
 	if n := testing.AllocsPerRun(100, func() { f.Check("0123456789abcdef0123456789abcdef0123456789abcdef") }); n != 0 {
-		t.Fatalf("%v allocations", n)
+		t.Fatalf("%v allocations, want none", n)
 	}
 }
 

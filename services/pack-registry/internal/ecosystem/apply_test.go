@@ -21,7 +21,7 @@ func TestApply(t *testing.T) {
 	applied, err := h.eco.Apply(t.Context(), h.stage(t, "p-main"))
 	check(t, err)
 	if !reflect.DeepEqual(applied, Applied{PackIDs: []string{"p"}, Backups: map[string]string{}}) {
-		t.Errorf("got %+v", applied)
+		t.Errorf("applied %+v, want p without a backup", applied)
 	}
 	if info, err := os.Stat(h.path("ecosystem/p/run.sh")); err != nil || info.Mode()&0o100 == 0 {
 		t.Errorf("run.sh is %v, %v; want err == nil && info.Mode() & 0o100 != 0", info, err)
@@ -173,7 +173,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("the link is %q, %v; want err == nil && target == \"/etc/passwd\"", target, err)
 	}
 	if again, err := h.eco.Remove(t.Context(), "p"); err != nil || !reflect.DeepEqual(again, Removed{}) {
-		t.Errorf("again: %+v, %v", again, err)
+		t.Errorf("a second removal gives %+v, %v; want nothing removed", again, err)
 	}
 	if backups, err := filepath.Glob(h.path("user_data/pack_backups/p/*")); err != nil || len(backups) != 2 {
 		t.Errorf("backups are %v, %v; want err == nil && len(backups) == 2", backups, err)
@@ -192,7 +192,7 @@ func TestScan(t *testing.T) {
 	}
 	found := h.eco.Scan()
 	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 5 || found.Warnings[0] != "a: "+pack.NoIdentity {
-		t.Errorf("got %+v", found)
+		t.Errorf("the scan finds %+v, want a, b and old, one broken, and five warnings", found)
 	}
 	for i, id := range map[int]string{1: "a", 2: "b", 4: "old"} {
 		if want := id + ": no entrypoint: a container of it will idle"; found.Warnings[i] != want {

@@ -62,7 +62,7 @@ func run(t *testing.T, h *home, what string, step int) (killed bool) {
 		return false
 	}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
-		t.Fatalf("%v\n%s", err, output)
+		t.Fatalf("the child ended with %v, want by a signal:\n%s", err, output)
 	}
 	return true
 }

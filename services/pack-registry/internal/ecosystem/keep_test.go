@@ -382,7 +382,7 @@ func TestSelectAroundWhatCannotBeRead(t *testing.T) {
 		t.Fatalf("selected %+v, want one pack with two files", all)
 	}
 	if dead, good := all[0].Files[0], all[0].Files[1]; dead.Path != "share/dead" && dead.Path != "share/dead/handler.json" || dead.Error == "" || good.Error != "" || string(good.Content) != "{}" {
-		t.Errorf("selected %+v", all[0].Files)
+		t.Errorf("selected %+v, want an error of the first file and the content of the second", all[0].Files)
 	}
 	removed, err := h.eco.Remove(t.Context(), "p") // with a warning about what can't be removed
 	check(t, err)

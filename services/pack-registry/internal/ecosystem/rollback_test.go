@@ -143,7 +143,7 @@ func TestRollbackRefuses(t *testing.T) {
 				t.Errorf("backups hold %v; want reflect.DeepEqual(got, backups)", got)
 			}
 			if all, err := h.eco.Backups(t.Context(), "p"); err != nil || c.backup == "" && len(all) != 0 {
-				t.Errorf("lists %+v, %v", all, err)
+				t.Errorf("the backups are %+v, %v; want none for this case", all, err)
 			}
 		})
 	}

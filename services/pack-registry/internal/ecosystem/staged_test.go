@@ -72,7 +72,7 @@ func TestDiscardWaitsForApply(t *testing.T) {
 	}
 	applied, err := h.eco.Apply(t.Context(), id)
 	if err != nil || !reflect.DeepEqual(applied.PackIDs, []string{"p"}) {
-		t.Errorf("apply: %+v, %v", applied, err)
+		t.Errorf("applied %+v, %v; want p", applied, err)
 	}
 	if err := <-discarded; fault.Of(err).Message != "Staging not found: "+id {
 		t.Errorf("discard: %v; want fault.Of(err).Message == \"Staging not found: \" + id", err)

@@ -94,7 +94,7 @@ func TestAddresses(t *testing.T) {
 		log.WriteString(line.Text + "\n")
 	}
 	if exit.Code != 0 || !strings.Contains(log.String(), "OK") {
-		t.Errorf("status %d:\n%s", exit.Code, log.String())
+		t.Errorf("the build ended with the status %d, want 0 and OK:\n%s", exit.Code, log.String())
 	}
 }
 

@@ -54,6 +54,6 @@ func TestBuilderIsAsHardenedAsTheProfile(t *testing.T) {
 		]}}`, w.input(), w.scratch()))
 	if found.Labels["io.rumi.kind"] != "builder" || found.Labels["io.rumi.pack_id"] != "p" || found.Labels["io.rumi.principal"] != "" ||
 		!strings.HasPrefix(found.Image, "sha256:") {
-		t.Errorf("%+v", found)
+		t.Errorf("the container is %+v, want p's builder, by the image's digest", found)
 	}
 }

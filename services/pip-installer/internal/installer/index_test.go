@@ -58,7 +58,7 @@ func TestIndexes(t *testing.T) {
 	} {
 		got, err := indexes.Choose(c.asked)
 		if c.refusal == "" && (err != nil || got != c.want) {
-			t.Errorf("%q: %q, %v", c.asked, got, err)
+			t.Errorf("%q: got %q, %v; want %q", c.asked, got, err, c.want)
 		}
 		if c.refusal != "" && (!fault.Is(err, fault.KindInvalid) || !strings.Contains(err.Error(), c.refusal) || len(err.Error()) > 200) {
 			t.Errorf("%.100q: %q, %v; want %s", c.asked, got, err, c.refusal)

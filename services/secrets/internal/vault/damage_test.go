@@ -61,10 +61,10 @@ func TestDamage(t *testing.T) {
 			wantValue(t, v, "B", "value-of-b")
 			list, err := v.List(t.Context())
 			if err != nil || len(list) != 2 || !list[0].Damaged || list[0].Exists() || !list[1].Exists() {
-				t.Fatalf("list: %+v, %v", list, err)
+				t.Fatalf("the list is %+v, %v; want A damaged and B there", list, err)
 			}
 			if log := h.logs.String(); !strings.Contains(log, `"key":"A"`) || strings.Contains(log, "hunter2") || strings.Contains(log, "value-of") {
-				t.Errorf("log: %s", log)
+				t.Errorf("the log is %s, want A named and no value", log)
 			}
 			if got := h.entries(t, "security"); !strings.Contains(got, `"hash_mismatch"`) || strings.Contains(got, "hunter2") {
 				t.Errorf("security entries: %s", got)
@@ -85,7 +85,7 @@ func TestDamage(t *testing.T) {
 		h.cipher = newCipher(t)
 		v := h.open(t)
 		if _, err := v.Value(t.Context(), "A"); !errors.Is(err, errDamaged) {
-			t.Fatalf("value: %v", err)
+			t.Fatalf("the value gives %v, want errDamaged", err)
 		}
 	})
 	t.Run("a damaged key can be deleted", func(t *testing.T) {
@@ -142,7 +142,7 @@ func FuzzDecodeFile(f *testing.F) {
 			return
 		}
 		if got.Key != "A" || got.deleted() == (len(got.Sealed) > 0) {
-			t.Fatalf("accepted %+v", got)
+			t.Fatalf("accepted %+v, want the key A, with a value unless it is deleted", got)
 		}
 		if text, err := cipher.Decrypt(got.Sealed, []byte("A")); err == nil {
 			t.Fatalf("opened what nobody sealed: %d bytes", len(text))

@@ -154,7 +154,7 @@ func TestLifeOfASecret(t *testing.T) {
 	wantMissing(t, v, "TOKEN")
 	tomb := only(t, v)
 	if tomb.Exists() || tomb.DeletedAt.IsZero() || !tomb.CreatedAt.Equal(born) || tomb.UpdatedAt.IsZero() {
-		t.Fatalf("tombstone: %+v", tomb)
+		t.Fatalf("the tombstone is %+v, want the time of its deletion and that of its first value", tomb)
 	}
 	if after := h.contents(t, "TOKEN.json"); bytes.Contains(after, []byte("sealed")) || len(after) >= len(before) {
 		t.Fatalf("the tombstone holds bytes of the value: %s", after)
@@ -285,7 +285,7 @@ func TestLeftoversAreRemovedAtStart(t *testing.T) {
 	}
 	v := h.open(t)
 	if _, err := os.Stat(h.path(tempName("A"))); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("leftover: %v", err)
+		t.Fatalf("the temporary file: %v; want it gone", err)
 	}
 	wantValue(t, v, "A", "kept")
 }
@@ -305,7 +305,7 @@ func TestJournalGoesOnAfterATornLine(t *testing.T) {
 	set(t, h.open(t), "B", "x")
 	lines := strings.Split(strings.TrimSpace(string(h.contents(t, journalName))), "\n")
 	if len(lines) != 3 || !strings.Contains(lines[2], `"key":"B"`) {
-		t.Fatalf("journal: %q", lines)
+		t.Fatalf("the journal is %q, want three lines, B's the last", lines)
 	}
 }
 
@@ -328,7 +328,7 @@ func TestNothingChangesWithoutItsRecords(t *testing.T) {
 			}
 			wantValue(t, v, "A", "old")
 			if _, err := os.Stat(h.path(tempName("A"))); !errors.Is(err, fs.ErrNotExist) {
-				t.Fatalf("leftover: %v", err)
+				t.Fatalf("the temporary file: %v; want it gone", err)
 			}
 		})
 	}
