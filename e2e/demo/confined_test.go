@@ -63,7 +63,7 @@ func TestViolations(t *testing.T) {
 		loosen(&c)
 		found := violations(c)
 		if !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, want) }) {
-			t.Errorf("%s: found %v", want, found)
+			t.Errorf("found %v, want a violation that says %q", found, want)
 		}
 	}
 }

@@ -139,7 +139,7 @@ func TestLeastPrivilege(t *testing.T) {
 			t.Errorf("%s: on the network that leads out: %v", name, ok)
 		}
 		if (len(s.Ports) > 0) != (name == "gateway") {
-			t.Errorf("%s publishes %v", name, s.Ports)
+			t.Errorf("%s publishes the ports %v, want the gateway alone to publish", name, s.Ports)
 		}
 		holder := slices.Contains(holders, name)
 		for _, v := range s.Volumes {

@@ -25,7 +25,7 @@ func TestDemo(t *testing.T) {
 		post(t, "/api/secrets/set", map[string]any{"key": o.secret, "value": "for ever"})
 		t.Cleanup(func() {
 			if a, err := suite.api.Delete(context.WithoutCancel(t.Context()), "/api/packs/"+o.pack); err != nil || a.Status != 200 {
-				t.Errorf("remove %s: %v, %v", o.pack, a, err)
+				t.Errorf("the removal of %s got %v, %v; want 200", o.pack, a, err)
 			}
 		})
 	}

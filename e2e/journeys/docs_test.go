@@ -99,7 +99,7 @@ func (d document) run(t *testing.T, subject string) (asked int) {
 				continue
 			}
 			if err := json.Unmarshal([]byte(line), &answer); err != nil || !answer.Success {
-				t.Errorf("%s\nanswered %s (%v)", block[1], line, err)
+				t.Errorf("%s\nanswered %s (%v), want success", block[1], line, err)
 			}
 			commands--
 		}

@@ -116,7 +116,7 @@ func TestFilesAndStores(t *testing.T) {
 	}
 	for _, id := range []string{clerk, "files"} {
 		if a, err := suite.api.Delete(t.Context(), "/api/packs/"+id); err != nil || a.Status != 200 {
-			t.Errorf("remove %s: %v, %v", id, a, err)
+			t.Errorf("the removal of %s got %v, %v; want 200", id, a, err)
 		}
 	}
 }

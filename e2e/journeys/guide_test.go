@@ -282,7 +282,7 @@ cd ` + suite.home + `
 	if c.status != 0 {
 		at := strings.LastIndex(out, "\n")
 		if code, err = strconv.Atoi(out[at+1:]); err != nil {
-			t.Fatalf("%s\nprinted %s", c.text, out)
+			t.Fatalf("%s\nprinted %s, want a status as its last line", c.text, out)
 		}
 		out = out[:at]
 	}

@@ -72,7 +72,7 @@ func must(t *testing.T, a api.Answer, err error) api.Answer {
 		t.Fatal(err)
 	}
 	if a.Status != 200 || !a.Success {
-		t.Fatalf("answered %v", a)
+		t.Fatalf("got %v, want 200 and success", a)
 	}
 	return a
 }

@@ -87,7 +87,7 @@ func runBlock(t *testing.T, page, preamble, block, shown string) {
 		}
 		answered++
 		if err := json.Unmarshal([]byte(line), &answer); err != nil || !answer.Success {
-			t.Errorf("%s:\n%s\nanswered %s (%v)", page, block, line, err)
+			t.Errorf("%s:\n%s\nanswered %s (%v), want success", page, block, line, err)
 		}
 	}
 	if asked := len(pageAsks.FindAllString(block, -1)); answered < asked {

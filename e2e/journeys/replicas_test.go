@@ -42,7 +42,7 @@ func TestReplicas(t *testing.T) {
 	}
 	ids, err := suite.containers(t.Context(), "egress-proxy")
 	if err != nil || len(ids) != 2 {
-		t.Fatalf("replicas %q, %v", ids, err)
+		t.Fatalf("the replicas are %q, %v; want two", ids, err)
 	}
 	replicas := make([]*replica, len(ids))
 	for i, id := range ids {

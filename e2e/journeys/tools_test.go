@@ -300,7 +300,7 @@ func installLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	if installed.Status != "installed" || len(installed.Packages) != 10 {
-		t.Errorf("installed %+v", installed)
+		t.Errorf("installed %+v, want 10 packages", installed)
 	}
 }
 

@@ -70,7 +70,7 @@ func TestUninstallIncomplete(t *testing.T) {
 		a, err := suite.api.Post(t.Context(), path, body)
 		told := strings.Contains(a.Error, "its uninstall is incomplete: repeat `DELETE /api/packs/"+id+"`")
 		if start := strings.HasPrefix(path, "/api/containers/"); err != nil || start && a.Status != 403 || !start && (a.Status != 409 || !told) {
-			t.Errorf("%s answered %v, %v", path, a, err)
+			t.Errorf("%s got %v, %v; want 403 of a container, and else 409 that says how to finish the uninstall", path, a, err)
 		}
 	}
 

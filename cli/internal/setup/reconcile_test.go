@@ -37,7 +37,7 @@ func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for began := time.Now(); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > 15*time.Second {
-			t.Fatal(what)
+			t.Fatal("not within 15s: " + what)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func TestRead(t *testing.T) {
 			}
 			entries, err := Read(dir, time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC))
 			if len(entries) != c.entries || (err != nil) != c.fails {
-				t.Errorf("read %v, %v", entries, err)
+				t.Errorf("read %d entries, %v; want %d, and an error: %v", len(entries), err, c.entries, c.fails)
 			}
 		})
 	}

@@ -41,7 +41,7 @@ func TestPercentile(t *testing.T) {
 		}
 	}
 	if got := Median([]string{"ccc", "a", "bb"}, func(s string) int { return len(s) }); got != 2 {
-		t.Errorf("median %d", got)
+		t.Errorf("the median is %d, want 2", got)
 	}
 }
 
@@ -148,7 +148,7 @@ func TestContestantsTakeTurns(t *testing.T) {
 	}
 	for _, s := range s {
 		if s.Rate <= 0 || s.P50 <= 0 || s.P99 < s.P50 {
-			t.Errorf("summary %+v", s)
+			t.Errorf("the summary is %+v, want a rate, a P50, and a P99 that isn't below it", s)
 		}
 	}
 	if s[1].P99 < 4*time.Millisecond {
@@ -167,13 +167,13 @@ func TestAFailureNamesItsContestant(t *testing.T) {
 	} {
 		_, err := Compare(t.Context(), Plan{InFlight: 2, Rounds: 1, Each: time.Millisecond}, Contestant{Name: "squid", Open: open})
 		if err == nil || !strings.Contains(err.Error(), "measure squid") || name == "opening" && !errors.Is(err, broken) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want an error of the measurement of squid", name, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Compare(ctx, Plan{InFlight: 1, Rounds: 1, Each: time.Hour}, Contestant{Open: Frames(serve(t, echo), []byte("ping"), "ping")}); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+		t.Errorf("a comparison that was cancelled: got %v, want the context's error", err)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestAnswersEnd(t *testing.T) {
 	}
 	for text, want := range map[string]int{"\x00\x00\x00\x02hi": 6, "\x00\x00\x00\x02h": 0, "\x00\x00": 0, "\xff\xff\xff\xff": -1, "\x00\x00\x00\x01x": -1} {
 		if n, _, err := frames("h").end([]byte(text)); (err != nil) != (want < 0) || err == nil && n != want {
-			t.Errorf("%q: %d, %v", text, n, err)
+			t.Errorf("%q: the frame ends at %d, %v; want %d", text, n, err, want)
 		}
 	}
 }
@@ -256,7 +256,7 @@ func TestHTTPClients(t *testing.T) {
 		}
 		for range 3 {
 			if err := client.Do(); (err == nil) != c.good {
-				t.Errorf("%d with %q: %v", c.status, c.want, err)
+				t.Errorf("%d with %q: got %v, want it good: %v", c.status, c.want, err, c.good)
 			}
 		}
 		client.Close()
