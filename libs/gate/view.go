@@ -38,13 +38,13 @@ type View struct {
 
 	mu        sync.Mutex // serialises changes and the calls of listeners
 	listeners []func(Change)
-	fresh     bool // what listeners were last told about the lease
+	fresh     bool // whether the lease held when listeners were last notified
 }
 
-// asking gives what approval has decided of a pack.
+// asking asks approval, over HTTP, for the gate of one pack.
 type asking func(ctx context.Context, packID string) (State, error)
 
-// Change is told to listeners, in order, one at a time.
+// Change is what listeners get, in order, one at a time.
 type Change struct {
 	PackID  string
 	State   State // with Open false while the lease has run out
@@ -104,8 +104,9 @@ func (v *View) GetLatest(ctx context.Context, packID string) (s State, known boo
 	return s, known
 }
 
-// CatchUp returns once Get tells at least what approval has decided of a pack by now, so that nobody acts on what was before. Where
-// approval can't be asked, or the stream doesn't tell for a second, the error is a fault: 503.
+// CatchUp returns once Get is as new as what approval had decided of a pack when CatchUp was called. A caller that takes something away from a pack
+// calls it first: after it, no decision of this service is made by an older gate. If approval can't be asked, or the stream doesn't catch
+// up within a second, the error is a fault: 503.
 func (v *View) CatchUp(ctx context.Context, packID string) error {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
@@ -132,7 +133,7 @@ func (v *View) CatchUp(ctx context.Context, packID string) error {
 	}
 }
 
-// All are the gates of all packs, as Get would tell them.
+// All returns the gates of all packs, as Get returns them.
 func (v *View) All() []State {
 	fresh := v.Fresh()
 	states := *v.states.Load()
@@ -154,8 +155,9 @@ func (v *View) Fresh() bool {
 // for a moment.
 func (v *View) Connected() bool { return v.joined.Load() }
 
-// OnChange has f called for every pack that changes, that goes, or whose gate closes or opens with the lease. Call it
-// before Follow. f must not block for long: it holds up the stream.
+// OnChange registers f, which is called for every pack that changes or is removed, and for every pack whose gate closes or opens with the lease.
+// Call it before Follow. f runs in the goroutine of the stream and must return at once, without work on files: until it
+// returns, no other gate closes.
 func (v *View) OnChange(f func(Change)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -181,15 +183,15 @@ func (v *View) follow(ctx context.Context, connect func(context.Context) (io.Rea
 	watch := make(chan struct{})
 	go func() { defer close(watch); v.watchLease(ctx) }()
 	defer func() { <-watch }()
-	complained := false
+	warned := false
 	for ctx.Err() == nil {
 		err := v.read(ctx, connect)
 		if ctx.Err() != nil {
 			break
 		}
-		if !complained || v.Fresh() {
+		if !warned || v.Fresh() {
 			v.log.WarnContext(ctx, "lost the stream of gates", "error", err)
-			complained = true
+			warned = true
 		}
 		select {
 		case <-ctx.Done():
@@ -258,7 +260,7 @@ func (v *View) apply(m message) {
 	}
 	v.heard.Store(&now)
 	v.fresh = true
-	v.tell(changes)
+	v.notify(changes)
 }
 
 // difference lists what is new in next, all of next if everything counts as new, and what is gone.
@@ -298,10 +300,11 @@ func (v *View) expire(ctx context.Context) {
 			changes = append(changes, Change{PackID: id, State: s})
 		}
 	}
-	v.tell(changes)
+	v.notify(changes)
 }
 
-func (v *View) tell(changes []Change) {
+// notify calls the listeners. v.mu must be held, so that they get the changes in order.
+func (v *View) notify(changes []Change) {
 	for _, c := range changes {
 		for _, f := range v.listeners {
 			f(c)

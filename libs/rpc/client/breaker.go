@@ -14,17 +14,18 @@ import (
 const (
 	breakerThreshold = 5               // failures in a row that open an instance's breaker
 	breakerCooldown  = time.Second     // for which it stays open
-	patience         = 2 * time.Second // that an instance has at least before a deadline counts as its failure, and a trial before it is left aside
+	patience         = 2 * time.Second // a call that its caller ended before is no failure of the instance; a trial call that takes longer no longer blocks others
 )
 
-// errGaveUp stands for what says nothing about an instance: its caller went away, or had too little time for it.
+// errGaveUp is the result of a call that says nothing about the instance: its caller went away, or had set a deadline that was too short.
 var errGaveUp = errors.New("the caller gave up")
 
-// breaking puts a circuit breaker before an instance. A caller that gives up counts neither for the instance nor against it: packs
-// choose deadlines of their own, and must not be able to close the way for all others, nor to keep it open to an instance that is dead.
+// breaking puts a circuit breaker before an instance. A call whose caller gives up counts neither as a success nor as a failure. Packs
+// choose deadlines of their own: if such calls were failures, a pack could open the breaker for all others; if they were successes, it could
+// keep the breaker of a dead instance closed.
 //
-// After an open breaker's time one call tries the instance. Others wait for it no longer than patience, since it may well
-// take an hour: then another is let through, and what becomes of the first counts no more.
+// When an open breaker has cooled down, one trial call is let through and decides. A trial may take an hour (a stream, an upload), so after
+// patience it is counted as errGaveUp: another call may try, and the first one's result is ignored.
 //
 // It is not go-kit's circuitbreaker.Gobreaker, whose breaker knows successes and failures alone.
 func breaking(name string, log *slog.Logger) endpoint.Middleware {
@@ -39,18 +40,18 @@ func breaking(name string, log *slog.Logger) endpoint.Middleware {
 	})
 	return func(next endpoint.Endpoint) endpoint.Endpoint {
 		return func(ctx context.Context, request any) (any, error) {
-			tell, err := breaker.Allow()
+			report, err := breaker.Allow()
 			if err != nil {
 				return nil, err
 			}
 			if breaker.State() == gobreaker.StateHalfOpen {
 				var once sync.Once
-				first := tell
-				tell = func(verdict error) { once.Do(func() { first(verdict) }) }
-				defer time.AfterFunc(patience, func() { tell(errGaveUp) }).Stop()
+				first := report
+				report = func(verdict error) { once.Do(func() { first(verdict) }) }
+				defer time.AfterFunc(patience, func() { report(errGaveUp) }).Stop()
 			}
 			verdict := errGaveUp // of a call that panics
-			defer func() { tell(verdict) }()
+			defer func() { report(verdict) }()
 			began := time.Now()
 			response, err := next(ctx, request)
 			if verdict = err; gaveUp(ctx, err, time.Since(began)) {

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// lookupTimeout is how long finding a service's address may take. Who knows services (the resolver of a compose network,
-	// Consul, a hosts file) answers from memory. That of a Docker network passes a name that it doesn't know, as that of a
-	// service that is down, on to others and may answer late or never; that service must be known to be down at once.
+	// lookupTimeout bounds the look-up of a service's address. A resolver that knows the services (a compose network's, Consul, a
+	// hosts file) answers from memory. Docker's resolver forwards a name that it doesn't know, such as that of a service that is
+	// down, to outside resolvers, which may answer late or never; callers must learn at once that the service is down.
 	lookupTimeout = 400 * time.Millisecond
 
 	lookupAge = 2 * time.Second // after which the addresses of a name are looked up again: replicas come and go
@@ -54,7 +54,8 @@ func newHost(address string) (*host, error) {
 	return h, nil
 }
 
-// inTurn are the addresses of the host, the one whose turn it is first.
+// inTurn returns the addresses of the host, each call another one first (round robin). It looks the name up if the last look-up is older than lookupAge; while
+// one look-up is under way other calls use the addresses of the one before.
 func (h *host) inTurn(ctx context.Context) ([]netip.AddrPort, error) {
 	h.mu.Lock()
 	stale := !h.permanent && (h.found == nil || time.Since(h.at) >= lookupAge)
@@ -80,7 +81,7 @@ func (h *host) inTurn(ctx context.Context) ([]netip.AddrPort, error) {
 	return slices.Concat(h.found[h.turn:], h.found[:h.turn]), nil
 }
 
-// lookup brings found up to date. Where that fails, what was found before stays.
+// lookup updates found. If it fails, the addresses of the look-up before stay.
 func (h *host) lookup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
@@ -106,7 +107,7 @@ func (h *host) lookup(ctx context.Context) error {
 	return nil
 }
 
-// forget has the next call look the name up again: nothing answers at what was found.
+// forget drops the addresses, so that the next call looks the name up again. It is called when none of them answers.
 func (h *host) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -68,8 +68,9 @@ func (c *directConn) Read(p []byte) (int, error) {
 
 func newDirect(to *host, cfg *tls.Config) *direct { return &direct{host: to, tls: cfg} }
 
-// takes says whether r can be sent by direct: it is in memory and small enough for the buffers on its way, so that it is
-// sent whole whether or not the other side reads it, and its answer is an answer.
+// takes says whether r can be sent by direct. Its body must be in memory and fit the buffers of both sides: direct reads no answer while it
+// writes, so that a longer body could wait for ever for a server that answers before it has read everything. The answer must be an
+// ordinary one: no upgrade, no 100 Continue.
 func takes(r *http.Request) bool {
 	switch {
 	case r.Close, r.Header["Upgrade"] != nil, r.Header["Expect"] != nil, len(r.Trailer) > 0, len(r.TransferEncoding) > 0:
@@ -80,8 +81,9 @@ func takes(r *http.Request) bool {
 	return r.GetBody != nil && r.ContentLength > 0 && r.ContentLength <= connBuffer
 }
 
-// RoundTrip implements http.RoundTripper for requests that takes takes. A connection that its other end has closed is
-// found out before it is used; where it is closed at that very moment, only what may be repeated is sent again.
+// RoundTrip implements http.RoundTripper for requests that takes accepts. An idle connection is checked before it is used (libs/idleconn). The
+// other end may still close it in the moment after the check: then the request is sent again on another connection, if it may be
+// repeated and no byte of an answer has come.
 func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	for {
 		c, err := d.get(r.Context())
