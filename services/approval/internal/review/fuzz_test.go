@@ -115,3 +115,25 @@ func TestDiffsOfLargeTexts(t *testing.T) {
 		})
 	}
 }
+
+// The fast path passes over a line only if every byte of it is plain, whatever the byte and wherever it stands.
+func TestPlainLine(t *testing.T) {
+	for _, filler := range []byte(" a~") {
+		for b := range 256 {
+			if b == '\n' {
+				continue
+			}
+			for at := range 16 {
+				line := append(slices.Repeat([]byte{filler}, 16), '\n')
+				line[at] = byte(b)
+				want := 0
+				if byteClass[b] == plain {
+					want = len(line)
+				}
+				if got := (&search{line: 1}).plainLine(line); got != want {
+					t.Errorf("%q: passed over %d bytes, want %d", line, got, want)
+				}
+			}
+		}
+	}
+}

@@ -198,9 +198,10 @@ func (s *search) plainLine(buf []byte) int {
 	line := buf[:n]
 	i := 0
 	for ; i+8 <= n; i += 8 {
-		// A byte below 0x20 or above 0x7e sets its highest bit in one of these.
+		// A byte below 0x20 or above 0x7e sets its highest bit in one of the three words. The parentheses matter: in Go | binds no stronger
+		// than + and -. A borrow or a carry comes only from a byte that is found itself.
 		x := binary.LittleEndian.Uint64(line[i:])
-		if (x|x-0x2020202020202020|x+0x0101010101010101)&0x8080808080808080 != 0 {
+		if (x|(x-0x2020202020202020)|(x+0x0101010101010101))&0x8080808080808080 != 0 {
 			return 0
 		}
 	}
