@@ -94,7 +94,7 @@ func noDescriptorReason(ecosystem *os.Root, dir string) string {
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(maxNamesSearched)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return none
 	}
 	for _, name := range names {

@@ -313,8 +313,8 @@ func descriptorProblem(id pack.ID, d pack.Descriptor) string {
 // readFault turns an error of reading the folder dir of a pack into one that the operator can act on: it names the file, and
 // how to mend it. An error that isn't about the folder is returned as it is.
 func (s *Service) readFault(id pack.ID, dir string, err error) error {
-	if full := noSpaceFault(err); full != err {
-		return full
+	if isNoSpace(err) {
+		return noSpaceFault(err)
 	}
 	if refused, ok := errors.AsType[*tree.RefusedError](err); ok {
 		return fault.Conflict("Cannot take pack '%s' as it is: %s", id, refused).With("pack_refused")
@@ -333,10 +333,13 @@ func (s *Service) readFault(id pack.ID, dir string, err error) error {
 	return fault.Conflict("Cannot read pack '%s': %s", id, fault.Of(advised).Message).With("pack_unreadable").Because(err)
 }
 
+// isNoSpace says whether a disk or a quota is full.
+func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
 // noSpaceFault makes a fault of a full disk or quota, and returns any other error as it is. Reading a pack writes to the disk,
 // too, because the bytes are copied while they are read.
 func noSpaceFault(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if isNoSpace(err) {
 		return fault.NoSpace("approvals").Because(err)
 	}
 	return err
@@ -475,7 +478,7 @@ func (s *Service) writeAudit(ctx context.Context, id pack.ID, d *decision) error
 // auditFault makes a fault of a full disk of the audit log, where nothing can be decided until there is room; any other error
 // is returned as it is.
 func auditFault(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if isNoSpace(err) {
 		return fault.NoSpace("the audit log: nothing can be decided before there is some").Because(err)
 	}
 	return err

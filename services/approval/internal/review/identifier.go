@@ -3,6 +3,7 @@ package review
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -243,7 +244,7 @@ func (s *suspects) locate(source *source, lookAlike map[string]bool) (seen map[s
 	seen, present = map[string]suspect{}, map[string]bool{}
 	for {
 		word, line, code, err := source.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return seen, present, nil
 		}
 		if err != nil {

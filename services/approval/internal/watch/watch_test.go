@@ -3,6 +3,7 @@ package watch
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -405,7 +406,7 @@ func TestRunReportsOncePerBurst(t *testing.T) {
 		t.Errorf("the packs told are %v, want demo once", got)
 	}
 	cancel()
-	if err := <-ended; err != context.Canceled {
-		t.Error(err)
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run ended with %v, want %v", err, context.Canceled)
 	}
 }

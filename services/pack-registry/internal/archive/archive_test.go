@@ -435,7 +435,7 @@ func FuzzOpen(f *testing.F) {
 			name, _ := filepath.Rel(dir, path)
 			same, err2 := read(other, a.Top+"/"+name)
 			if err != nil || err2 != nil || !bytes.Equal(got, same) {
-				return fmt.Errorf("%s differs: %v, %v", name, err, err2)
+				return fmt.Errorf("%s differs: %w", name, errors.Join(err, err2))
 			}
 			return nil
 		})

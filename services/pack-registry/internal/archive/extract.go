@@ -220,7 +220,7 @@ func (c *contentReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.from.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", errContent, err)
 	}
 	return n, err

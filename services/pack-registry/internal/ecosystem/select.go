@@ -152,7 +152,7 @@ func candidates(root *os.Root, dir, component string) ([]string, error) {
 	}
 	defer f.Close()
 	all, err := f.Readdirnames(maxListed + 1)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	if len(all) > maxListed {

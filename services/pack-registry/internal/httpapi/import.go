@@ -139,7 +139,7 @@ type formReader struct{ part *multipart.Part }
 
 func (f formReader) Read(p []byte) (int, error) {
 	n, err := f.part.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = formFault(err)
 	}
 	return n, err
