@@ -47,7 +47,7 @@ func TestStorage(t *testing.T) {
 func TestClasses(t *testing.T) {
 	for _, r := range api.Routes().Public() {
 		if bounded := r.Class.Timeout > 0; bounded == (r.Owner == roster.Gateway) {
-			t.Errorf("%s of %s: timeout %v", r.Name(), r.Owner, r.Class.Timeout)
+			t.Errorf("%s of %s: the timeout is %v, want one, but for the gateway's own", r.Name(), r.Owner, r.Class.Timeout)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func TestUnawareCodeReachesTheProxy(t *testing.T) {
 func TestNoProxyWithoutSocket(t *testing.T) {
 	got := inContainer(t, "", "unaware.py", "http://127.0.0.1:3128/")
 	if len(got) != 2 || got[0] != "proxies ['none']" || !strings.Contains(got[1], "Connection refused") {
-		t.Errorf("it said %q", got)
+		t.Errorf("it printed %q, want that it knows no proxy and can't connect", got)
 	}
 }
 
@@ -121,7 +121,7 @@ func TestProxyEnviron(t *testing.T) {
 		t.Errorf("got %q, want the proxy's variables in place of those that were there", got)
 	}
 	if got, err := withProxy([]string{"A=1"}, ""); err != nil || !slices.Equal(got, []string{"A=1"}) {
-		t.Errorf("without a socket: %q, %v", got, err)
+		t.Errorf("without a socket: got %q, %v; want the variables unchanged", got, err)
 	}
 }
 
@@ -144,7 +144,7 @@ func TestAuthorities(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := withAuthorities([]string{"SSL_CERT_FILE=/image/s"}, ""); !slices.Equal(got, []string{"SSL_CERT_FILE=/image/s"}) {
-		t.Errorf("without a bundle: %q", got)
+		t.Errorf("without a bundle: got %q, want the variables unchanged", got)
 	}
 }
 
@@ -251,7 +251,7 @@ func TestRelay(t *testing.T) {
 		c := connect(t, relayed(t, relay{socket, takeoverTimeout, halfCloseTimeout}))
 		io.WriteString(c, "xyz")
 		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 1 {
-			t.Errorf("%q, %v, asked %d times", got, err, len(asked))
+			t.Errorf("read %q, %v, asked %d times; want nothing, and once", got, err, len(asked))
 		}
 	})
 	t.Run("the proxy breaks in the middle of a request", func(t *testing.T) {
@@ -267,7 +267,7 @@ func TestRelay(t *testing.T) {
 		<-asked
 		io.WriteString(c, "body")
 		if got, err := io.ReadAll(c); len(got) > 0 || len(asked) != 0 {
-			t.Errorf("%q, %v, asked %d times more", got, err, len(asked))
+			t.Errorf("read %q, %v, asked %d times more; want nothing, and none", got, err, len(asked))
 		}
 	})
 	t.Run("the proxy is gone before it has read anything", func(t *testing.T) {

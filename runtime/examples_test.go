@@ -163,7 +163,7 @@ func example(t *testing.T, name string, egress, capability *owner, done string) 
 		t.Fatal(err)
 	}
 	if exit, err := engine.Wait(ctx, c.ID); err != nil || exit.Code != 0 {
-		t.Errorf("it ended with %+v, %v", exit, err)
+		t.Errorf("it ended with %+v, %v; want 0", exit, err)
 	}
 	return lines, data
 }
@@ -188,7 +188,7 @@ func TestForecast(t *testing.T) {
 		t.Errorf("it said %q, want %q", lines, want)
 	}
 	if kept, err := os.ReadFile(filepath.Join(data, "today.json")); err != nil || string(kept) != `{"place": "Kyoto", "high_c": 17}` {
-		t.Errorf("it kept %q, %v", kept, err)
+		t.Errorf("it kept %q, %v; want Kyoto's 17", kept, err)
 	}
 	if asked := capability.seen(); len(asked) != 1 || asked[0]["permission_id"] != "secrets.get" || fmt.Sprint(asked[0]["args"]) != "map[key:FORECAST_API_KEY]" {
 		t.Errorf("it asked the capability socket %v", asked)
@@ -202,7 +202,7 @@ func TestForecastWithoutGrants(t *testing.T) {
 	refuse := func(map[string]any) any { return failure("grant_denied", "Permission denied") }
 	lines, _ := example(t, "forecast", &owner{answer: refuse}, &owner{answer: refuse}, "NOT DONE")
 	if !strings.HasPrefix(lines[0], "KEY FORECAST_API_KEY: none") {
-		t.Errorf("it said %q", lines)
+		t.Errorf("it printed %q, want that it has no key", lines)
 	}
 }
 

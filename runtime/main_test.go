@@ -172,7 +172,7 @@ func TestEntrypoint(t *testing.T) {
 		t.Errorf("it said %q, want %q", got, want)
 	}
 	if exit, err := engine.Wait(ctx, c.ID); err != nil || exit.Code != 5 {
-		t.Errorf("ended with %+v, %v", exit, err)
+		t.Errorf("it ended with %+v, %v; want 5", exit, err)
 	}
 }
 

@@ -55,7 +55,7 @@ func TestAbandonedProgramEnds(t *testing.T) {
 				t.Helper()
 				select {
 				case err := <-ended:
-					t.Fatalf("%s: it ended: %v", what, err)
+					t.Fatalf("%s: it ended with %v, want it running", what, err)
 				case <-time.After(300 * time.Millisecond):
 				}
 			}

@@ -212,7 +212,7 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := s.ended(); code != 0 {
-		t.Errorf("ended with %d", code)
+		t.Errorf("it ended with %d, want 0", code)
 	}
 	for _, line := range []string{"printed\n", "written to 1\n", "original stdout\n", "by a child\n", "no newline", "ValueError: the secret is 12345\n"} {
 		if !strings.Contains(s.printed(), line) {
@@ -240,7 +240,7 @@ func TestImports(t *testing.T) {
 		}
 	}
 	if !strings.Contains(got["json"], "/lib/python3") {
-		t.Errorf("import json = %s", got["json"])
+		t.Errorf("json is %s, want Python's own", got["json"])
 	}
 }
 
@@ -283,7 +283,7 @@ func TestStreamsAndJSONAreEachCallsOwn(t *testing.T) {
 			t.Errorf("%s: got %+v, want ok", call, a)
 		}
 		if a := s.call("handler.py:prints_line", nil, call); !a.OK {
-			t.Errorf("after %s: %+v; it printed %q", call, a, s.printed())
+			t.Errorf("after %s: got %+v, want ok; it printed %q", call, a, s.printed())
 		}
 	}
 	if err := s.stream.CloseWrite(); err != nil {
@@ -375,7 +375,7 @@ func TestForkedAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *first.ID != *second.ID || string(first.Output) == string(second.Output) {
-		t.Errorf("answers %s %s and %s %s", *first.ID, first.Output, *second.ID, second.Output)
+		t.Errorf("the answers are %s %s and %s %s, want one ID and two outputs", *first.ID, first.Output, *second.ID, second.Output)
 	}
 }
 

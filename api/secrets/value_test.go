@@ -42,16 +42,16 @@ func TestValueNeverShows(t *testing.T) {
 	shown["slog"] = out.String()
 	for _, v := range []any{value, &value, []api.Value{value}, map[string]any{"v": value}, struct{ V api.Value }{value}} {
 		if data, err := stdjson.Marshal(v); err == nil {
-			t.Errorf("encoding/json marshalled %T: %s", v, data)
+			t.Errorf("encoding/json marshals %T as %s, want an error", v, data)
 		}
 		if data, err := json.Marshal(v); err == nil {
-			t.Errorf("json marshalled %T: %s", v, data)
+			t.Errorf("json marshals %T as %s, want an error", v, data)
 		}
 	}
 	for how, s := range shown {
 		for _, form := range []string{text, fmt.Sprintf("%x", text), fmt.Sprintf("%X", text), strings.Trim(fmt.Sprint([]byte(text)), "[]")} {
 			if strings.Contains(s, form) {
-				t.Errorf("%s shows the value: %s", how, s)
+				t.Errorf("%s shows the value: %s; want it hidden", how, s)
 			}
 		}
 	}
@@ -71,11 +71,11 @@ func TestExposedSurvivesTheWire(t *testing.T) {
 		}
 		var got api.ValueResponse
 		if err := json.Unmarshal(data, &got); err != nil || got.Value.Reveal() != want {
-			t.Errorf("%q came back as %q, %v", want, got.Value.Reveal(), err)
+			t.Errorf("%[2]q, %[3]v came back, want %[1]q", want, got.Value.Reveal(), err)
 		}
 	}
 	var got api.ValueResponse
 	if err := json.Unmarshal([]byte(`{"value":["hunter2"]}`), &got); err == nil || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("a wrong type gave %v", err)
+		t.Errorf("a wrong type gave %v, want an error without the value", err)
 	}
 }

@@ -27,7 +27,7 @@ func TestEveryPartMeasures(t *testing.T) {
 	err := run(t.Context(), cfg, nil)
 	if os.Geteuid() != 0 {
 		if err == nil || !strings.Contains(err.Error(), "needs root") {
-			t.Fatalf("without root: %v", err)
+			t.Fatalf("without root: got %v, want an error that says that it needs root", err)
 		}
 		return
 	}

@@ -30,7 +30,7 @@ func hardened() engine.Container {
 
 func TestViolations(t *testing.T) {
 	if found := violations(hardened()); len(found) > 0 {
-		t.Errorf("a hardened container violates: %v", found)
+		t.Errorf("a hardened container has the violations %v, want none", found)
 	}
 	for want, loosen := range map[string]func(*engine.Container){
 		"network":           func(c *engine.Container) { c.HostConfig.NetworkMode = "bridge" },

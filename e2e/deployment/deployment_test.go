@@ -133,7 +133,7 @@ func TestLeastPrivilege(t *testing.T) {
 	holders := roster.Where(func(s roster.Service) bool { return s.DockerSocket })
 	for name, s := range composed(t) {
 		if !s.ReadOnly || s.Privileged || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
-			t.Errorf("%s is not confined: %+v", name, s)
+			t.Errorf("%s is not confined: %+v; want it read-only, without capabilities or new privileges", name, s)
 		}
 		if _, ok := s.Networks["outside"]; ok != (name == "egress-proxy") {
 			t.Errorf("%s: on the network that leads out: %v", name, ok)
@@ -152,13 +152,13 @@ func TestLeastPrivilege(t *testing.T) {
 		}
 		switch {
 		case holder && (s.User != "0:0" || !slices.Equal(s.CapAdd, []string{"SETUID", "SETGID"})):
-			t.Errorf("%s starts as %s with %v", name, s.User, s.CapAdd)
+			t.Errorf("%s starts as %s with %v, want 0:0 with SETUID and SETGID", name, s.User, s.CapAdd)
 		case !holder && (s.User != "1099:1099" || len(s.CapAdd) > 0):
-			t.Errorf("%s runs as %s with %v", name, s.User, s.CapAdd)
+			t.Errorf("%s runs as %s with %v, want 1099:1099 with nothing", name, s.User, s.CapAdd)
 		}
 		for _, v := range s.Volumes {
 			if v.Target == "/rumi" || v.Target == "/rumi/user_data" || strings.HasPrefix(v.Target, "/rumi/user_data/settings") && !v.ReadOnly {
-				t.Errorf("%s sees %s, read-only: %v", name, v.Target, v.ReadOnly)
+				t.Errorf("%s sees %s, read-only: %v; want only parts of user_data, and settings read-only", name, v.Target, v.ReadOnly)
 			}
 		}
 	}

@@ -208,7 +208,7 @@ func oddEntries(t *testing.T) {
 func renamed(t *testing.T) {
 	const id = "traveller"
 	if got := tells(t, id); got != "secret: None" {
-		t.Fatalf("it says %q", got)
+		t.Fatalf("it printed %q, want no secret", got)
 	}
 	if _, err := suite.compose(t.Context(), "down"); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func renamed(t *testing.T) {
 	}
 	eventually(t, "the pack to run under the new name", func() bool { return len(suite.runningPacks(t)) == 1 && status(t, id) == "running" })
 	if got := says(t, id); got != "secret: None" {
-		t.Errorf("it says %q", got)
+		t.Errorf("it printed %q, want no secret", got)
 	}
 	began := time.Now()
 	post(t, "/api/packs/"+id+"/reject", nil)
@@ -234,7 +234,7 @@ func renamed(t *testing.T) {
 func rebooted(t *testing.T) {
 	const id = "survivor"
 	if got := tells(t, id); got != "secret: None" {
-		t.Fatalf("it says %q", got)
+		t.Fatalf("it printed %q, want no secret", got)
 	}
 	services, err := suite.compose(t.Context(), "ps", "--all", "--quiet")
 	if err != nil {
@@ -276,7 +276,7 @@ func rebooted(t *testing.T) {
 	})
 	eventually(t, "the pack to run again", func() bool { return status(t, id) == "running" })
 	if got := says(t, id); got != "secret: None" {
-		t.Errorf("it says %q", got)
+		t.Errorf("it printed %q, want no secret", got)
 	}
 	t.Logf("all was as before %v after the reboot", time.Since(began).Round(time.Millisecond))
 	removePack(t, id)

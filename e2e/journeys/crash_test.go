@@ -147,7 +147,7 @@ func (s subject) crash(t *testing.T) {
 		a, err := s.change(t.Context(), next)
 		switch {
 		case time.Since(began) > crashAnswer:
-			t.Fatalf("an answer took %v: %v, %v", time.Since(began), a, err)
+			t.Fatalf("an answer took %v: %v, %v; want it within %v", time.Since(began), a, err, crashAnswer)
 		case err == nil && a.Status == 200:
 			acknowledged++
 			next++

@@ -53,7 +53,7 @@ func unchanged(t *testing.T, before map[string]string) {
 	t.Helper()
 	for path, was := range before {
 		if now := string(get(t, path).Data); now != was {
-			t.Errorf("%s was %s, is %s", path, was, now)
+			t.Errorf("%s is %s, want %s", path, now, was)
 		}
 	}
 }

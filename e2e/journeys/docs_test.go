@@ -138,7 +138,7 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Errorf("after all the pack is %q", got)
 	}
 	if a, err := suite.api.Delete(t.Context(), "/api/packs/"+guidePack); err != nil || a.Status != 200 {
-		t.Errorf("remove the pack: %v, %v", a, err)
+		t.Errorf("the removal of the pack got %v, %v; want 200", a, err)
 	}
 	if err := os.Remove(archive); err != nil {
 		t.Error(err)

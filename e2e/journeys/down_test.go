@@ -41,7 +41,7 @@ func TestOneServiceDown(t *testing.T) {
 			}
 			other := services[(i+3)%len(services)].name
 			if a, err := suite.ask(t.Context(), other); err != nil || a.Status != 200 {
-				t.Errorf("meanwhile %s answered %v, %v", other, a, err)
+				t.Errorf("meanwhile %s answered %v, %v; want 200", other, a, err)
 			}
 		})
 	}

@@ -82,7 +82,7 @@ func TestFilesAndStores(t *testing.T) {
 		a, err := suite.api.Post(t.Context(), "/api/capability/grants/grant", map[string]any{"principal_id": clerk, "permission_id": "fs.read",
 			"mounts": []any{map[string]any{"source": source}}})
 		if err != nil || a.Status != 400 {
-			t.Errorf("a mount of %s: %v, %v", source, a, err)
+			t.Errorf("a mount of %s: got %v, %v; want 400", source, a, err)
 		}
 	}
 	post(t, "/api/containers/"+clerk+"/start", nil)
@@ -109,10 +109,10 @@ func TestFilesAndStores(t *testing.T) {
 	is("write", "success", true)
 	is("keep", "success", true)
 	if said["elsewhere"] != "grant_denied" {
-		t.Errorf("another store: %v", said["elsewhere"])
+		t.Errorf("another store: got %v, want grant_denied", said["elsewhere"])
 	}
 	if text, err := os.ReadFile(filepath.Join(notes, "answers/one.txt")); err != nil || string(text) != "from the pack" {
-		t.Errorf("the operator reads %q, %v", text, err)
+		t.Errorf("the operator reads %q, %v; want what the pack wrote", text, err)
 	}
 	for _, id := range []string{clerk, "files"} {
 		if a, err := suite.api.Delete(t.Context(), "/api/packs/"+id); err != nil || a.Status != 200 {

@@ -54,7 +54,7 @@ func TestPages(t *testing.T) {
 	}
 	for _, id := range []string{"hello", "greet", guidePack} {
 		if a, err := suite.api.Delete(t.Context(), "/api/packs/"+id); err != nil || a.Status != 200 {
-			t.Errorf("remove the pack %s: %v, %v", id, a, err)
+			t.Errorf("the removal of %s got %v, %v; want 200", id, a, err)
 		}
 	}
 }

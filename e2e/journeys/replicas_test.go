@@ -60,7 +60,7 @@ func TestReplicas(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		if a, err := suite.api.Delete(ctx, "/api/packs/"+replicasPack); err != nil || a.Status != 200 {
-			t.Errorf("remove the pack: %v, %v", a, err)
+			t.Errorf("the removal of the pack got %v, %v; want 200", a, err)
 		}
 	})
 	post(t, "/api/packs/scan", nil)
@@ -151,7 +151,7 @@ func events(t *testing.T) (all []event) {
 	for _, line := range containerLog(t, replicasPack) {
 		var e event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("the pack printed %q", line)
+			t.Fatalf("the pack printed %q, want JSON: %v", line, err)
 		}
 		all = append(all, e)
 	}

@@ -173,7 +173,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		if a, err := suite.api.Delete(ctx, "/api/packs/"+toolsPack); err != nil || a.Status != 200 {
-			t.Errorf("remove the pack: %v, %v", a, err)
+			t.Errorf("the removal of the pack got %v, %v; want 200", a, err)
 		}
 	})
 	began := time.Now()
@@ -197,7 +197,7 @@ func TestUnmodifiedTools(t *testing.T) {
 				Line string `json:"line"`
 			}
 			if err := json.Unmarshal([]byte(text), &said); err != nil {
-				t.Fatalf("the pack printed %q", text)
+				t.Fatalf("the pack printed %q, want JSON: %v", text, err)
 			}
 			lines[said.Step] = append(lines[said.Step], said.Line)
 			ended = ended || said.Step == "end"
@@ -208,7 +208,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	refused := 0
 	for _, s := range all {
 		if len(lines[s.Name]) != len(s.want) {
-			t.Errorf("%s said %q of %d actions", s.Name, lines[s.Name], len(s.want))
+			t.Errorf("%s printed %q, want a line for each of %d actions", s.Name, lines[s.Name], len(s.want))
 			continue
 		}
 		for i, o := range s.want {

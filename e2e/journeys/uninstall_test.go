@@ -33,7 +33,7 @@ func TestUninstallIncomplete(t *testing.T) {
 	post(t, "/api/network/grant", network)
 	post(t, "/api/capability/grants/grant", capability)
 	if answer := check(); !strings.Contains(answer, "Access granted") {
-		t.Fatalf("granted, but %s", answer)
+		t.Fatalf("once granted: got %s, want access granted", answer)
 	}
 	staged := stage()
 
@@ -81,10 +81,10 @@ func TestUninstallIncomplete(t *testing.T) {
 	}
 	install()
 	if answer := check(); !strings.Contains(answer, "No network grant for this pack") {
-		t.Errorf("installed anew: %s", answer)
+		t.Errorf("installed anew: got %s, want no network grant", answer)
 	}
 	if answer := grants(); strings.Contains(answer, "secrets.get") {
-		t.Errorf("installed anew: %s", answer)
+		t.Errorf("installed anew: got the grants %s, want none of secrets.get", answer)
 	}
 	a, err = suite.api.Delete(t.Context(), "/api/packs/"+id)
 	must(t, a, err)
@@ -112,7 +112,7 @@ func TestRollbackOfASpoiltPack(t *testing.T) {
 	}
 	post(t, "/api/packs/scan", nil)
 	if s := status(t, id); s != "modified" {
-		t.Errorf("spoilt, it is %s", s)
+		t.Errorf("spoilt, it is %s, want modified", s)
 	}
 	var all struct {
 		Backups []struct {
@@ -120,7 +120,7 @@ func TestRollbackOfASpoiltPack(t *testing.T) {
 		} `json:"backups"`
 	}
 	if err := get(t, "/api/packs/"+id+"/backups").Into(&all); err != nil || len(all.Backups) != 1 {
-		t.Fatalf("backups are %+v, %v", all, err)
+		t.Fatalf("the backups are %+v, %v; want one", all, err)
 	}
 	post(t, "/api/packs/"+id+"/rollback", map[string]any{"backup": all.Backups[0].Backup})
 	if s := status(t, id); s != "modified" {

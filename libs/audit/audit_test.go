@@ -125,7 +125,7 @@ func TestDetailsAreAlwaysAnObject(t *testing.T) {
 	}
 	entry := lines(t, today(dir, "system"))[0]
 	if d, ok := entry["details"].(map[string]any); !ok || len(d) != 0 {
-		t.Errorf("details are %v", entry["details"])
+		t.Errorf("the details are %v, want an empty object", entry["details"])
 	}
 	if entry["actor"] != "system" {
 		t.Errorf("actor without an origin is %v", entry["actor"])
@@ -140,7 +140,7 @@ func TestFilesAreReadableByTheGroupOnly(t *testing.T) {
 	}
 	for path, want := range map[string]fs.FileMode{dir: 0o750 | fs.ModeDir, today(dir, "network"): 0o640} {
 		if st, err := os.Stat(path); err != nil || st.Mode() != want {
-			t.Errorf("%s: mode %v, error %v", path, st.Mode(), err)
+			t.Errorf("%s: the mode is %v, %v; want %v", path, st.Mode(), err, want)
 		}
 	}
 }
@@ -155,7 +155,7 @@ func TestRefusedEntriesLeaveNoTrace(t *testing.T) {
 		"details not JSON": {Category: audit.Security, Action: "x", Details: map[string]any{"n": math.NaN()}},
 	} {
 		if err := log.Write(t.Context(), entry); err == nil {
-			t.Errorf("%s: no error", name)
+			t.Errorf("%s: the write succeeds, want an error", name)
 		}
 	}
 	files, err := os.ReadDir(dir)
@@ -284,7 +284,7 @@ func TestLongEntriesAreCutAndStayJSON(t *testing.T) {
 				t.Errorf("short detail is gone: %v", details)
 			}
 			if details["truncated"] != true && name != "just fitting" {
-				t.Errorf("not marked: %v", details)
+				t.Errorf("the details %v aren't marked as truncated", details)
 			}
 		})
 	}
@@ -399,7 +399,7 @@ func TestFullDiskFailsTheCallAndSparesLaterLines(t *testing.T) {
 	}
 	got := bytes.Split(bytes.TrimSpace(raw), []byte("\n"))
 	if len(got) != 3 || !bytes.Contains(got[0], []byte(`"before"`)) || json.Valid(got[1]) || !bytes.Contains(got[2], []byte(`"after"`)) {
-		t.Fatalf("file is\n%s", raw)
+		t.Fatalf("the file is\n%s\nwant three lines, the torn one between before and after", raw)
 	}
 	if !json.Valid(got[0]) || !json.Valid(got[2]) {
 		t.Errorf("a whole line is damaged:\n%s", raw)
@@ -417,7 +417,7 @@ func TestHalfALineOfADeadProcessIsEndedFirst(t *testing.T) {
 	}
 	raw, _ := os.ReadFile(path)
 	if got := bytes.Split(raw, []byte("\n")); len(got) != 3 || !json.Valid(got[1]) {
-		t.Errorf("file is\n%s", raw)
+		t.Errorf("the file is\n%s\nwant three lines, the torn one ended before the next", raw)
 	}
 }
 
@@ -446,7 +446,7 @@ func TestLinkAtTheFilesPlaceIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := open(t, dir).Write(t.Context(), audit.Entry{Category: audit.Security, Action: "x"}); !errors.Is(err, syscall.ELOOP) {
-		t.Errorf("error is %v", err)
+		t.Errorf("a write through a link: got %v, want ELOOP", err)
 	}
 }
 

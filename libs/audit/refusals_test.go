@@ -101,7 +101,7 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		next()
 		summary := d.taken()
 		if before != 2 || len(summary) != 1 || d.actors[len(d.actors)-1] != "pack:p" {
-			t.Fatalf("%d before, then %+v by %v", before, summary, d.actors)
+			t.Fatalf("%d refusals before, then %+v by %v; want 2, and one summary by pack:p", before, summary, d.actors)
 		}
 		if e := summary[0]; e.Action != "network_denied" || e.Category != audit.Security || e.Success || e.OwnerPack != "p" || e.Details["count"] != int64(10_000) ||
 			fmt.Sprint(e.Details["by_reason"]) != "map[a:9000 b:1000]" || e.Details["first_ts"] == "" {
@@ -118,11 +118,11 @@ func TestRefusalsWithoutEndAreCounted(t *testing.T) {
 		next()
 		entries := d.taken()
 		if len(entries) > 3*seconds {
-			t.Errorf("%d entries in %d seconds", len(entries), seconds)
+			t.Errorf("%d entries in %d seconds, want at most three a second", len(entries), seconds)
 		}
 		// Those that were written single were handed to a disk that this loop did not wait for.
 		if got := accounted(entries); got < int64(n)-3 || got > int64(n) {
-			t.Errorf("%d refusals, %d accounted for", n, got)
+			t.Errorf("%d refusals, of which the entries account for %d; want all but three at most", n, got)
 		}
 
 		// A disk that is full fails every refusal, counted or not, and what is unwritten is written when it can be.

@@ -54,7 +54,7 @@ func TestWaitersShareASync(t *testing.T) {
 		}
 		wg.Wait()
 		if *syncs != 2 || time.Since(start) != 2*time.Second {
-			t.Errorf("%d syncs in %v", *syncs, time.Since(start))
+			t.Errorf("%d syncs in %v, want 2 in 2s", *syncs, time.Since(start))
 		}
 		raw, err := os.ReadFile(s.prefix + "2000-01-01.jsonl")
 		if err != nil || bytes.Count(raw, []byte("\n")) != 1001 {
@@ -94,7 +94,7 @@ func TestLinesNeedNotBeWaitedForInOrder(t *testing.T) {
 		}
 		began := time.Now()
 		if err := first.wait(); err != nil || *syncs != 1 || time.Since(began) != 0 {
-			t.Errorf("%v after %d syncs", err, *syncs)
+			t.Errorf("got %v after %d syncs and %v, want none more, at once", err, *syncs, time.Since(began))
 		}
 		s.submit([]byte("{}"))
 		if err := s.close(); err != nil {
@@ -164,6 +164,6 @@ func TestHalfABatch(t *testing.T) {
 	line := append(bytes.Repeat([]byte("x"), 999), '\n')
 	kept, err := f.write(bytes.Repeat(line, 1000))
 	if err == nil || kept == 0 || kept%1000 != 0 || kept > size || !f.torn {
-		t.Errorf("kept %d, torn %v, %v", kept, f.torn, err)
+		t.Errorf("kept %d bytes, torn %v, %v; want whole lines, and an error", kept, f.torn, err)
 	}
 }

@@ -272,11 +272,11 @@ func TestDecisionDuringAnInstallationStands(t *testing.T) {
 				return c.result
 			})
 			if (err == nil) != (c.kind == 0) || err != nil && !fault.Is(err, c.kind) {
-				t.Errorf("%s: error is %v", c.key, err)
+				t.Errorf("%s: got the error %v, want the kind %v", c.key, err, c.kind)
 			}
 			stored := o.get(t, c.key)
 			if stored.State != c.want || stored.Payload.Result == "late" || err == nil && got != stored {
-				t.Errorf("%s: stored %+v, answered %+v", c.key, stored, got)
+				t.Errorf("%s: stored %+v, answered %+v; want the state %v in both", c.key, stored, got, c.want)
 			}
 		}
 		if len(o.audit) != 0 {

@@ -26,7 +26,7 @@ func TestStatic(t *testing.T) {
 	}
 	for _, bad := range []string{"approval", "=127.0.0.1:1", "approval=127.0.0.1", "a=b=c"} {
 		if _, err := ParseStatic(bad); err == nil {
-			t.Errorf("ParseStatic(%q) passed", bad)
+			t.Errorf("ParseStatic(%q) succeeds, want an error", bad)
 		}
 	}
 }

@@ -19,7 +19,7 @@ func TestOneAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := second.Try(); !errors.Is(err, ErrLocked) {
-		t.Fatalf("a second holder: %v", err)
+		t.Fatalf("a second holder got %v, want ErrLocked", err)
 	}
 	first.Close()
 	if err := second.Try(); err != nil {
@@ -43,7 +43,7 @@ func TestRemovedFileLocksNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := waiting.Try(); !errors.Is(err, ErrLocked) {
-		t.Fatalf("two hold it: %v", err)
+		t.Fatalf("a second holder got %v, want ErrLocked", err)
 	}
 	third.Close()
 	if err := waiting.Try(); err != nil {
@@ -62,7 +62,7 @@ func TestShared(t *testing.T) {
 	}
 	for _, f := range []*File{first, second} {
 		if err := alone.Try(); !errors.Is(err, ErrLocked) {
-			t.Fatalf("alone with others: %v", err)
+			t.Fatalf("alone with others: got %v, want ErrLocked", err)
 		}
 		f.Close()
 	}
@@ -86,7 +86,7 @@ func TestLockWaits(t *testing.T) {
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := New(path).Lock(short); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("gave up with %v", err)
+			t.Errorf("gave up with %v, want its deadline's error", err)
 		}
 		var have atomic.Bool
 		second := New(path)
@@ -117,7 +117,7 @@ func TestLinkIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := New(path).Try(); err == nil || errors.Is(err, ErrLocked) {
-		t.Errorf("followed a link: %v", err)
+		t.Errorf("a link as the lock's file: got %v, want an error other than ErrLocked", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
 		t.Error("made a file where a link led")

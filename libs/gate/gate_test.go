@@ -270,7 +270,7 @@ func TestCatchUp(t *testing.T) {
 		v, w, _ := follow(t, p)
 		synctest.Wait()
 		if err := v.CatchUp(t.Context(), "a"); !fault.Is(err, fault.KindUnavailable) {
-			t.Errorf("nobody to ask: %v", err)
+			t.Errorf("with nobody to ask: got %v, want unavailable", err)
 		}
 		var decided State
 		var failed error
@@ -290,7 +290,7 @@ func TestCatchUp(t *testing.T) {
 		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
 		takes(30*time.Millisecond, 0)
 		if s, _ := v.Get("a"); !s.Retired {
-			t.Errorf("it is %+v", s)
+			t.Errorf("the state is %+v, want it retired", s)
 		}
 		takes(0, 0)
 		decided.Revision = 3 // and the stream never says so

@@ -77,7 +77,7 @@ func TestServicesKnowEachOther(t *testing.T) {
 	t.Run("a certificate of the authority is admitted by its name", func(t *testing.T) {
 		caller, serverErr, clientErr := handshake(t, approval.Server(), gateway.Client("approval"))
 		if serverErr != nil || clientErr != nil || caller != "gateway" {
-			t.Fatalf("caller %q, server %v, client %v", caller, serverErr, clientErr)
+			t.Fatalf("the caller is %q, server %v, client %v; want gateway, admitted", caller, serverErr, clientErr)
 		}
 	})
 	t.Run("a caller without a certificate is refused", func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestServicesKnowEachOther(t *testing.T) {
 func TestAuthorityIsKeptAndRenews(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := identity.LoadAuthority(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("empty folder: %v", err)
+		t.Fatalf("an empty folder: got %v, want ErrNotExist", err)
 	}
 	a := authority(t)
 	if err := a.Save(dir); err != nil {
@@ -153,7 +153,7 @@ func TestAuthorityIsKeptAndRenews(t *testing.T) {
 	for _, d := range []string{dir, service} {
 		info, err := os.Stat(d + "/key.pem")
 		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Fatalf("key mode %v, %v", info.Mode(), err)
+			t.Fatalf("the key's mode is %v, %v; want 0600", info.Mode(), err)
 		}
 	}
 }

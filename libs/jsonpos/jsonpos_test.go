@@ -59,7 +59,7 @@ func TestDescribe(t *testing.T) {
 			err = json.Unmarshal([]byte(text), &into)
 		}
 		if err == nil {
-			t.Errorf("%q was taken", text)
+			t.Errorf("%q was taken, want an error", text)
 			continue
 		}
 		if got := jsonpos.Describe([]byte(text), err); got != want {

@@ -57,7 +57,7 @@ func TestCreateNeverReplaces(t *testing.T) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
-		t.Fatalf("left behind: %v, %v", entries, err)
+		t.Fatalf("the folder has %v, %v; want the key alone", entries, err)
 	}
 }
 

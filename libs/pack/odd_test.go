@@ -54,7 +54,7 @@ func TestLegacyFolderIsNoFolder(t *testing.T) {
 				})
 			})
 			if ignored, _ := pack.ListIgnored(root); !wantUnread != slices.ContainsFunc(ignored, func(i pack.Ignored) bool { return i.Path == pack.LegacyDir }) {
-				t.Errorf("ignored are %v", ignored)
+				t.Errorf("the ignored are %v, want %s among them: %v", ignored, pack.LegacyDir, wantUnread)
 			}
 		})
 	}

@@ -132,7 +132,7 @@ func FuzzParseDescriptor(f *testing.F) {
 			t.Fatalf("accepted the id %q; want err == nil && id == d.PackID", d.PackID)
 		}
 		if d.Entrypoint.File != "" && !filepath.IsLocal(d.Entrypoint.File) {
-			t.Fatalf("accepted the entrypoint %q", d.Entrypoint.File)
+			t.Fatalf("accepted the entrypoint %q, want a local path", d.Entrypoint.File)
 		}
 		if r := d.Resources; r.MemoryMB < 0 || r.CPUs < 0 || r.CPUs > 1024 || r.PIDs < 0 {
 			t.Fatalf("accepted the resources %+v; want r.MemoryMB >= 0 && r.CPUs >= 0 && r.CPUs <= 1024 && r.PIDs >= 0", r)

@@ -90,7 +90,7 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 				t.Fatalf("%d %s, want %d with %s", response.StatusCode, body, c.status, c.want)
 			}
 			if got := response.Header.Get("Content-Type"); got != "application/json; charset=utf-8" {
-				t.Errorf("Content-Type %q", got)
+				t.Errorf("the Content-Type is %q, want JSON", got)
 			}
 			if response.Header.Get("X-Request-Id") == "" {
 				t.Error("no X-Request-Id")

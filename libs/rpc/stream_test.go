@@ -71,7 +71,7 @@ func TestStreamDataHoldsLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	if most > 10*long {
-		t.Errorf("%d bytes were held", most)
+		t.Errorf("%d bytes were held, want at most %d", most, 10*long)
 	}
 }
 

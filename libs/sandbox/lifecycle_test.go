@@ -23,7 +23,7 @@ func checkRunning(t *testing.T, engine *Engine, made Container) {
 	}
 	found.Status, found.Created, found.Started = made.Status, made.Created, made.Started
 	if found != made {
-		t.Errorf("found %+v, made %+v", found, made)
+		t.Errorf("found %+v, made %+v; want the same", found, made)
 	}
 	inspected, err := engine.Inspect(t.Context(), made.ID)
 	if err != nil || !inspected.Running() || inspected.Image != probeImage || !strings.HasPrefix(inspected.ImageID, "sha256:") {
@@ -38,7 +38,7 @@ func checkStopped(t *testing.T, engine *Engine, id string) {
 		t.Errorf("stopped one ended with %+v, %v", exit, err)
 	}
 	if ended, err := engine.Inspect(t.Context(), id); err != nil || !ended.Finished.After(ended.Started) || ended.Exit != (Exit{}) {
-		t.Errorf("stopped one is %+v, %v", ended, err)
+		t.Errorf("the stopped one is %+v, %v; want it ended after its start, with 0", ended, err)
 	}
 	if _, err := engine.Stats(t.Context(), id); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("statistics of a stopped one: %v", err)
@@ -74,13 +74,13 @@ func TestLife(t *testing.T) {
 		}
 	}
 	if all, err := engine.Find(t.Context(), Pack, spec.Name); err != nil || len(all) > 0 {
-		t.Errorf("a removed one: %v, %v", all, err)
+		t.Errorf("a removed one is found: %v, %v; want none", all, err)
 	}
 }
 
 func TestWaitTellsTheStatus(t *testing.T) {
 	if exit, _ := finish(t, testEngine(t), probe(t, Pack, "exit", "7")); exit != (Exit{Code: 7}) {
-		t.Errorf("ended with %+v", exit)
+		t.Errorf("it ended with %+v, want 7", exit)
 	}
 }
 
@@ -93,7 +93,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := engine.Wait(ctx, c.ID); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("ended with %v", err)
+		t.Errorf("the wait ended with %v, want its deadline's error", err)
 	}
 }
 
@@ -245,6 +245,6 @@ func TestStatusAndImage(t *testing.T) {
 		t.Errorf("the image is %q, %v; want a digest", id, err)
 	}
 	if _, err := engine.Image(t.Context(), "rumi-no-such-image:1"); !fault.Is(err, fault.KindUnavailable) {
-		t.Errorf("a missing image: %v", err)
+		t.Errorf("a missing image: got %v, want unavailable", err)
 	}
 }

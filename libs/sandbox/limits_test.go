@@ -53,7 +53,7 @@ func TestOnlyWritableMountsAreWritable(t *testing.T) {
 	for dir, err := range found {
 		writable := dir == "/data" || dir == "/tmp" || dir == "/dev/shm"
 		if writable != (err == "") {
-			t.Errorf("writing to %s: %q", dir, err)
+			t.Errorf("writing to %s: got %q, want it possible: %v", dir, err, writable)
 		}
 	}
 	if found["/"] == "" || !strings.Contains(found["/pack"], "read-only file system") {
@@ -77,7 +77,7 @@ func TestSystemCalls(t *testing.T) {
 	found := tried[map[string]string](t, testEngine(t), probe(t, Pack, "calls"))
 	for _, family := range []string{"socket 1", "socket 2", "socket 10", "socket 16"} {
 		if _, ok := found[family]; !ok {
-			t.Errorf("%s is refused", family)
+			t.Errorf("the family %s is refused, want it allowed", family)
 		}
 		delete(found, family)
 	}
@@ -132,10 +132,10 @@ func TestNetwork(t *testing.T) {
 	}
 	found := tried[network](t, engine, probe(t, Pack, "network"))
 	if fmt.Sprint(found) != "{[lo] 0 true}" {
-		t.Errorf("a pack's network = %+v", found)
+		t.Errorf("a pack's network is %+v, want lo alone and no route", found)
 	}
 	if found = tried[network](t, engine, probe(t, Builder, "network")); len(found.Interfaces) != 2 || found.Routes == 0 {
-		t.Errorf("a builder's network = %+v", found)
+		t.Errorf("a builder's network is %+v, want two interfaces and a route", found)
 	}
 }
 

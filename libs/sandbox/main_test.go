@@ -174,7 +174,7 @@ func tried[T any](t *testing.T, engine *Engine, spec Spec) T {
 	exit, out := finish(t, engine, spec)
 	var found T
 	if err := json.Unmarshal([]byte(out), &found); err != nil || exit.Code != 0 {
-		t.Fatalf("probe %q ended with %+v: %v\n%s", spec.Command, exit, err, out)
+		t.Fatalf("the probe %q ended with %+v: %v; want 0 and JSON\n%s", spec.Command, exit, err, out)
 	}
 	return found
 }

@@ -78,7 +78,7 @@ func TestHomesOwnContainers(t *testing.T) {
 			t.Errorf("%s lists %+v, %v; want nothing", what, found, err)
 		}
 		if err := engine.Stop(t.Context(), c.ID, 0); !errors.Is(err, ErrNotFound) {
-			t.Errorf("%s stops it: %v", what, err)
+			t.Errorf("%s: the stop got %v, want ErrNotFound", what, err)
 		}
 	}
 	if err := renamed.Stop(t.Context(), c.ID, 0); err != nil {
@@ -159,7 +159,7 @@ func TestEventsOfPausedAndRenamedContainers(t *testing.T) {
 	seen := make(chan string, 100)
 	go engine.Events(ctx, func(e Event) { seen <- e.Action })
 	if first := <-seen; first != Resync {
-		t.Fatalf("first told %s", first)
+		t.Fatalf("the first event is %s, want %s", first, Resync)
 	}
 	c := running(t, engine, probe(t, Pack, "sleep"))
 	docker(t, "pause", c.ID)
@@ -172,7 +172,7 @@ func TestEventsOfPausedAndRenamedContainers(t *testing.T) {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		case <-ctx.Done():
-			t.Fatalf("not told of %s", want)
+			t.Fatalf("no event %s, want one", want)
 		}
 	}
 }

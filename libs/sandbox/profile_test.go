@@ -77,7 +77,7 @@ func TestConnectRefuses(t *testing.T) {
 		{Host: "nonsense"}, {Runtime: "a b"}, {Replica: "a/b"},
 	} {
 		if _, err := Connect(t.Context(), cfg); err == nil {
-			t.Errorf("Connect(%+v) succeeded", cfg)
+			t.Errorf("Connect(%+v) succeeds, want an error", cfg)
 		}
 	}
 }

@@ -25,7 +25,7 @@ const recordedID = "5567919b5ecbeb43d118a0f4b04b47dd9180668df3e3ddb981ad6bd5e1f3
 func TestOwnContainerInRecordedMountinfo(t *testing.T) {
 	files, err := filepath.Glob("testdata/mountinfo/*")
 	if err != nil || len(files) < 8 {
-		t.Fatalf("%d recorded texts, %v", len(files), err)
+		t.Fatalf("%d recorded texts, %v; want 8 at least", len(files), err)
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestHostPath(t *testing.T) {
 	}
 	outside := &self{}
 	if got, _, err := outside.hostPath("/any/where"); got != "/any/where" || err != nil {
-		t.Errorf("outside a container: %q, %v", got, err)
+		t.Errorf("outside a container: got %q, %v; want the path unchanged", got, err)
 	}
 }
 

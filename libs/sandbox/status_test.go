@@ -129,12 +129,12 @@ func TestRuntime(t *testing.T) {
 	}
 	defer engine.Close()
 	if exit, out := finish(t, engine, probe(t, Pack, "exit", "3")); exit.Code != 3 {
-		t.Errorf("ended with %+v: %s", exit, out)
+		t.Errorf("it ended with %+v: %s; want 3", exit, out)
 	}
 	c := create(t, engine, probe(t, Pack, "sleep"))
 	raw, err := engine.api.ContainerInspect(t.Context(), c.ID)
 	if err != nil || raw.HostConfig.Runtime != "io.containerd.runc.v2" {
-		t.Errorf("runs in %q, %v", raw.HostConfig.Runtime, err)
+		t.Errorf("it runs in %q, %v; want io.containerd.runc.v2", raw.HostConfig.Runtime, err)
 	}
 }
 
@@ -153,11 +153,11 @@ func TestImageThatMoves(t *testing.T) {
 	}
 	for range 2 {
 		if c := create(t, engine, probe(t, Pack, "sleep")); c.ImageID != id || c.Image != probeImage {
-			t.Errorf("made of %s, %s", c.Image, c.ImageID)
+			t.Errorf("made of %s, %s; want %s, %s", c.Image, c.ImageID, probeImage, id)
 		}
 	}
 	if len(moves) != 0 {
-		t.Errorf("moves told: %q", moves)
+		t.Errorf("the moves told are %q, want none", moves)
 	}
 	engine.images[probeImage] = "sha256:before" // as if the tag had been another's
 	create(t, engine, probe(t, Pack, "sleep"))
@@ -167,7 +167,7 @@ func TestImageThatMoves(t *testing.T) {
 	spec := probe(t, Pack, "sleep")
 	spec.Image = id
 	if c := create(t, engine, spec); c.ImageID != id {
-		t.Errorf("by its id: %+v", c)
+		t.Errorf("made by its id: %+v; want %s", c, id)
 	}
 }
 

@@ -74,10 +74,10 @@ func TestAttachCarriesFramesBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest, err := io.ReadAll(stream); err != nil || len(rest) > 0 {
-		t.Errorf("after the end: %q, %v", rest, err)
+		t.Errorf("after the end: got %q, %v; want nothing more", rest, err)
 	}
 	if exit, err := engine.Wait(t.Context(), c.ID); err != nil || exit.Code != 0 {
-		t.Errorf("ended with %+v, %v", exit, err)
+		t.Errorf("it ended with %+v, %v; want 0", exit, err)
 	}
 	stream.Close()
 	if want := "1\n4096\n1048576\n5242880\nend\n"; stderr.String() != want {
@@ -198,7 +198,7 @@ func TestLogs(t *testing.T) {
 	var stdout, stderr []string
 	for _, line := range followed {
 		if line.Time.Before(before.Add(-time.Second)) || line.Time.After(time.Now().Add(time.Second)) {
-			t.Errorf("%.40q has time %s", line.Text, line.Time)
+			t.Errorf("%.40q has the time %s, want that of the test", line.Text, line.Time)
 		}
 		if line.Stream == "stderr" {
 			stderr = append(stderr, line.Text)
@@ -246,6 +246,6 @@ func TestFollowingLogsEndsWithItsContext(t *testing.T) {
 		}
 	}
 	if !errors.Is(failure, context.Canceled) {
-		t.Errorf("ended with %v", failure)
+		t.Errorf("the logs ended with %v, want that they were cancelled", failure)
 	}
 }

@@ -58,7 +58,7 @@ func TestVersionsAreOrdered(t *testing.T) {
 			va, _ := parseVersion(a)
 			vb, _ := parseVersion(b)
 			if got := va.compare(vb); got < 0 != (i < j) || got > 0 != (i > j) {
-				t.Errorf("compare %s with %s: %d", a, b, got)
+				t.Errorf("compare %s with %s: %d, want the order of the list", a, b, got)
 			}
 		}
 	}
@@ -126,12 +126,12 @@ func TestAdvisoriesAreInOrder(t *testing.T) {
 		for _, text := range a.fixed {
 			v, ok := parseVersion(text)
 			if !ok || v.compare(last) <= 0 {
-				t.Errorf("%s: fixed in %v", a.cve, a.fixed)
+				t.Errorf("%s: the versions in which it is fixed are %v, want them in order", a.cve, a.fixed)
 			}
 			last = v
 		}
 		if _, ok := parseVersion(a.since); a.since != "" && !ok || len(a.fixed) == 0 {
-			t.Errorf("%s: since %q, fixed in %v", a.cve, a.since, a.fixed)
+			t.Errorf("%s: since %q, fixed in %v; want versions, and one that fixes it", a.cve, a.since, a.fixed)
 		}
 	}
 }
@@ -153,7 +153,7 @@ func FuzzParseVersion(f *testing.F) {
 			t.Errorf("%q is %v, which reads as %v", text, v, again)
 		}
 		if v.compare(v) != 0 {
-			t.Errorf("%q differs from itself", text)
+			t.Errorf("%q differs from itself, want it equal", text)
 		}
 	})
 }

@@ -104,7 +104,7 @@ func TestFailedFunctionLeavesNothing(t *testing.T) {
 		refused := fault.Conflict("no")
 		err := db.Tx(t.Context(), func(tx *store.Tx) error { return errors.Join(set(tx, "x", 1), refused) })
 		if !errors.Is(err, refused) {
-			t.Errorf("error is %v", err)
+			t.Errorf("got the error %v, want the refusal", err)
 		}
 		func() {
 			defer func() { _ = recover() }()
@@ -142,7 +142,7 @@ func TestViewIsOfOneMoment(t *testing.T) {
 			}
 			write(2)
 			if after, err := get(tx, "x"); err != nil || after != before {
-				t.Errorf("read %d, then %d (%v)", before, after, err)
+				t.Errorf("read %d, then %d (%v); want the same in one view", before, after, err)
 			}
 			return nil
 		})
@@ -234,7 +234,7 @@ func TestConcurrentTransactionsLoseNothing(t *testing.T) {
 			total += n
 		}
 		if n := mustGet(t, dbs[1], "x"); n != total || total < 80 {
-			t.Errorf("counted %d, acknowledged %d of 160", n, total)
+			t.Errorf("counted %d, acknowledged %d of 160; want the same, 80 at least", n, total)
 		}
 	})
 }
@@ -295,7 +295,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := store.Open(t.Context(), c.cfg, migrations)
 			if err == nil || fault.Of(err).Kind != c.kind {
-				t.Errorf("error is %v", err)
+				t.Errorf("got the error %v, want the kind %v", err, c.kind)
 			}
 		})
 	}
@@ -375,7 +375,7 @@ func TestProcessesThatStartTogetherShareADatabase(t *testing.T) {
 		wg.Wait()
 		want := total[0] + total[1] + total[2] + total[3]
 		if n := mustGet(t, openConfig(t, cfg), "shared"); n != want || want < 100 {
-			t.Errorf("counted %d, acknowledged %v", n, total)
+			t.Errorf("counted %d, acknowledged %v; want their sum, 100 at least", n, total)
 		}
 	})
 }
@@ -423,7 +423,7 @@ func TestKilledProcessLosesNothingItAcknowledged(t *testing.T) {
 			_ = cmd.Wait()
 		}
 		if acknowledged < 5 {
-			t.Fatalf("only %d acknowledged", acknowledged)
+			t.Fatalf("%d writes were acknowledged, want 5 at least", acknowledged)
 		}
 		db := openConfig(t, cfg)
 		for n := range acknowledged + 1 {

@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 			t.Fatal(err)
 		}
 		if held(dir, "a") != "b" || held(dir, "b") != "a" || held(dir, "aside") != "" {
-			t.Errorf("a holds %q, b %q, aside %q", held(dir, "a"), held(dir, "b"), held(dir, "aside"))
+			t.Errorf("a holds %q, b %q, aside %q; want b, a and nothing", held(dir, "a"), held(dir, "b"), held(dir, "aside"))
 		}
 		// What fails leaves everything where it was.
 		if err := Exchange(fd, "missing", "b", "aside"); !errors.Is(err, fs.ErrNotExist) {

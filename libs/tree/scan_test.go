@@ -213,7 +213,7 @@ func TestSinkKeepsWhatIsHashed(t *testing.T) {
 	}
 	sink = &memory{blobs: map[string]string{}, full: true}
 	if _, err := tree.Scan(t.Context(), open(t, folder(t)), sink); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("a full sink: %v", err)
+		t.Errorf("a full sink: got %v, want ENOSPC", err)
 	}
 	if sink.open != 0 {
 		t.Errorf("%d blobs neither committed nor alreadyCommitted", sink.open)
@@ -448,7 +448,7 @@ func TestAVisitorSeesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(seen.folders) != 4 || !slices.Equal(seen.files, []string{".three", "two", "one"}) {
-		t.Errorf("saw %d folders and %v", len(seen.folders), seen.files)
+		t.Errorf("saw %d folders and the files %v; want 4, and .three, two, one", len(seen.folders), seen.files)
 	}
 	if again, err := tree.FingerprintOf(t.Context(), root); err != nil || again != fingerprint {
 		t.Errorf("a visitor changes the fingerprint: %v", err)

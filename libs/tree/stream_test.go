@@ -58,7 +58,7 @@ func TestSendReceive(t *testing.T) {
 		t.Error(err)
 	}
 	if err := tree.Receive(bytes.NewReader(stream), digest, dir); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("received twice: %v", err)
+		t.Errorf("received twice: got %v, want ErrExist", err)
 	}
 	onlyIn(t, filepath.Dir(dir), "copy")
 }
@@ -100,7 +100,7 @@ func TestReceiveRefusesTamperedStreams(t *testing.T) {
 	attempt("one file more", oneMore(t, stream))
 	other, _ := send(t, folder(t))
 	if err := tree.Receive(bytes.NewReader(other), digest, filepath.Join(parent, "copy")); !errors.Is(err, tree.ErrMismatch) {
-		t.Errorf("another tree: %v", err)
+		t.Errorf("another tree: got %v, want ErrMismatch", err)
 	}
 	if err := tree.Receive(bytes.NewReader(oneMore(t, stream)), digest, filepath.Join(parent, "copy")); err == nil {
 		t.Error("accepted a file more")
@@ -131,7 +131,7 @@ func TestReadManifestRefuses(t *testing.T) {
 		"too many bytes":   top + `,{"path":"a",` + strings.Replace(file, `"size":0`, `"size":2147483648`, 1) + `},{"path":"b",` + strings.Replace(file, `"size":0`, `"size":1`, 1) + `}`,
 	} {
 		if m, err := tree.ReadManifest(strings.NewReader(`{"entries":[` + entries + `]}`)); err == nil {
-			t.Errorf("%s: accepted as %+v", name, m)
+			t.Errorf("%s: accepted as %+v, want an error", name, m)
 		}
 	}
 	if _, err := tree.ReadManifest(strings.NewReader(`{"entries":[` + top + `,{"path":"a",` + file + `}]}`)); err != nil {

@@ -135,7 +135,7 @@ func TestUnreadAnswersLoseTheirReservation(t *testing.T) {
 	for range 4 {
 		got, err := ask(dial(t, path), "long")
 		if err != nil || len(got) != mebi {
-			t.Errorf("a long answer: %d bytes, %v", len(got), err)
+			t.Errorf("a long answer: got %d bytes, %v; want %d", len(got), err, mebi)
 		}
 	}
 	if all := time.Since(began); all < time.Second || took > all {

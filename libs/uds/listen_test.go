@@ -170,7 +170,7 @@ func TestOneReplicaAtATime(t *testing.T) {
 	cfg := config(t)
 	first := mustListen(t, cfg)
 	if _, err := Listen(cfg); !errors.Is(err, ErrLocked) {
-		t.Fatalf("a second listener: %v", err)
+		t.Fatalf("a second listener got %v, want ErrLocked", err)
 	}
 	if _, err := os.Lstat(first.Path()); err != nil {
 		t.Fatal("the loser took the socket away:", err)
@@ -206,12 +206,12 @@ func TestLockFileRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(cfg.Dir); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left behind: %v, want nothing", left)
 	}
 	if err := waiting.try(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Listen(cfg); !errors.Is(err, ErrLocked) {
-		t.Errorf("two holders: %v", err)
+		t.Errorf("a second holder got %v, want ErrLocked", err)
 	}
 }

@@ -87,7 +87,7 @@ func TestLongFramesWaitForMemory(t *testing.T) {
 	}
 	for _, c := range stuck {
 		if got, err := ReadFrame(c, 1000); err != nil || !strings.HasPrefix(string(got), "refused") {
-			t.Errorf("a frame without end: %q, %v", got, err)
+			t.Errorf("a frame without end: got %q, %v; want it refused", got, err)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func TestManyRequestsOnOneConnection(t *testing.T) {
 	c := dial(t, path)
 	for _, want := range []string{"a", "bc", strings.Repeat("x", 1020), strings.Repeat("y", 1021), strings.Repeat("z", 1<<20), "end"} {
 		if got, err := ask(c, want); err != nil || got != want {
-			t.Fatalf("asked %d bytes, got %d, %v", len(want), len(got), err)
+			t.Fatalf("sent %d bytes, got %d, %v; want the same back", len(want), len(got), err)
 		}
 	}
 	// Two requests in one write are answered one after the other.
@@ -258,7 +258,7 @@ func TestStopLetsAnswersOut(t *testing.T) {
 	<-h.entered
 	go stop()
 	if _, err := idleConn.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("the idle connection: %v", err)
+		t.Errorf("the idle connection: got %v, want EOF", err)
 	}
 	close(h.release)
 	if err := <-answer; err != nil {
@@ -334,7 +334,7 @@ func TestTenThousandIdleConnections(t *testing.T) {
 	defer client.Wait()
 	defer in.Close()
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "holding\n" {
-		t.Fatalf("the client says %q", line)
+		t.Fatalf("the client says %q, want holding", line)
 	}
 	c := dial(t, path)
 	start := time.Now()
@@ -376,7 +376,7 @@ func TestSetFollowsWhatIsWanted(t *testing.T) {
 	set.Remove("one")
 	set.Remove("never there")
 	if _, err := os.Lstat(filepath.Join(dir, DirName("one"))); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the removed directory: %v", err)
+		t.Errorf("the removed directory: got %v, want ErrNotExist", err)
 	}
 	if set.Serving("one") || !set.Serving("two") {
 		t.Error("the wrong one was removed")

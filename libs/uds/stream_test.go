@@ -88,7 +88,7 @@ func TestStreamsRest(t *testing.T) {
 		t.Fatalf("the third connection's answer is %q, want \"line two\"", got)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
-		t.Errorf("the resting one: %v", err)
+		t.Errorf("the idle connection: got %v, want EOF", err)
 	}
 	stop()
 	if h.ended.Load() != 1 {

@@ -147,7 +147,7 @@ func TestReviewOfAnUpdate(t *testing.T) {
 	}
 	renamed := got["renamed"].([]any)
 	if len(renamed) != 1 || renamed[0].(map[string]any)["from"] != "mods/mod007.py" || renamed[0].(map[string]any)["to"] != "mods/renamed.py" || len(got["removed"].([]any)) != 0 {
-		t.Errorf("renamed %v, removed %v", renamed, got["removed"])
+		t.Errorf("renamed %v, removed %v; want mod007.py renamed and nothing removed", renamed, got["removed"])
 	}
 	added := got["added"].([]any)
 	if len(added) != 1 || !strings.Contains(added[0].(map[string]any)["diff"].(string), "+exec(u.urlopen") {

@@ -111,7 +111,7 @@ func TestChangesAreNoticedBeyondTheLimitOfWatches(t *testing.T) {
 		w.check(err)
 	}
 	if n := strings.Count(log.String(), "cannot watch every pack"); n != 1 {
-		t.Errorf("said %d times:\n%s", n, log)
+		t.Errorf("logged %d times, want once:\n%s", n, log)
 	}
 	w.eventually("four packs are counted as unwatched", func() bool { return w.metric("rumi_approval_unwatched_packs") == "4" })
 	for i := range packs {

@@ -18,7 +18,7 @@ import (
 func benchmarkAsk(b *testing.B, w *world, request map[string]any) {
 	conn := w.dial("p")
 	if got := conn.ask(request); got["success"] != true {
-		b.Fatalf("warm-up: %v", got)
+		b.Fatalf("the first call got %v, want success", got)
 	}
 	took := make([]time.Duration, 0, b.N)
 	for b.Loop() {
@@ -52,7 +52,7 @@ func BenchmarkHandlerThroughput(b *testing.B) {
 	w.install("p")
 	request := map[string]any{"permission_id": "test.echo", "args": map[string]any{"x": 1}, "timeout_seconds": 20}
 	if got := w.dial("p").ask(request); got["success"] != true {
-		b.Fatalf("warm-up: %v", got)
+		b.Fatalf("the first call got %v, want success", got)
 	}
 	b.SetParallelism(8)
 	b.RunParallel(func(pb *testing.PB) {
@@ -210,10 +210,10 @@ func TestPacksLeaveNothing(t *testing.T) {
 	engine := w.engine()
 	defer engine.Close()
 	if left, err := engine.List(t.Context(), ""); err != nil || len(left) != 0 {
-		t.Errorf("containers left: %v, %v", left, err)
+		t.Errorf("containers are left: %v, %v; want none", left, err)
 	}
 	if entries, err := os.ReadDir(filepath.Join(w.run, "c")); err != nil || len(entries) != 1 || entries[0].Name() != uds.MarkName {
-		t.Errorf("sockets left: %v, %v", entries, err)
+		t.Errorf("sockets are left: %v, %v; want the mark alone", entries, err)
 	}
 }
 

@@ -195,7 +195,7 @@ func TestHandlerLogs(t *testing.T) {
 		t.Errorf("a handler whose execute is async: got %v, want execution_error", got)
 	}
 	if all := w.audited("permission", "permission_execute"); all[len(all)-1]["error"] != "The handler failed (coroutine: the function is async; it must be a def)" {
-		t.Errorf("async: entry %v", all[len(all)-1])
+		t.Errorf("async: the entry is %v, want it to say that the function must be a def", all[len(all)-1])
 	}
 	list := w.must("GET", "/api/capability/handlers?pack_id=p", nil)
 	first := list["handlers"].([]any)[0].(map[string]any)
@@ -203,7 +203,7 @@ func TestHandlerLogs(t *testing.T) {
 		t.Errorf("the handlers of p are %v, want three, and a first that is in p/a", list)
 	}
 	if got := w.must("GET", "/api/capability/handlers?pack_id=q", nil); got["count"] != 0.0 {
-		t.Errorf("another pack's handlers: %v", got)
+		t.Errorf("another pack's handlers are %v, want none", got)
 	}
 	read := func(path string) (lines []string) {
 		for _, raw := range w.must("GET", path, nil)["lines"].([]any) {
@@ -228,7 +228,7 @@ func TestHandlerLogs(t *testing.T) {
 		return true
 	})
 	if lines := read(path + "?tail=1"); len(lines) != 1 {
-		t.Errorf("the last line: %q", lines)
+		t.Errorf("the last line: got %q, want one line", lines)
 	}
 	if lines := read("/api/capability/handlers/p/quiet/logs"); len(lines) != 0 {
 		t.Errorf("a handler that printed nothing: %q", lines)
@@ -363,11 +363,11 @@ func TestASecretIsFetchedWhileItsEntryIsSynced(t *testing.T) {
 		}
 	})
 	if got := get(); got != "second" {
-		t.Errorf("after a change: %v", got)
+		t.Errorf("after a change: got %v, want the second value", got)
 	}
 	during("", nil)
 	if got := get(); got != nil {
-		t.Errorf("after the deletion: %v", got)
+		t.Errorf("after the deletion: got %v, want nothing", got)
 	}
 	if n := len(w.audited("security", "capability_denied")); n != 1 {
 		t.Errorf("the deletion left %d denials", n)
@@ -387,7 +387,7 @@ func TestSecretsGet(t *testing.T) {
 		return conn.ask(map[string]any{"permission_id": "secrets.get", "args": map[string]any{"key": key}})
 	}
 	if got := get("API_KEY"); got["error_type"] != "grant_denied" || got["error"] != "Permission denied" { // 1
-		t.Fatalf("without a grant: %v", got)
+		t.Fatalf("without a grant: got %v, want grant_denied", got)
 	}
 	grant := map[string]any{"principal_id": "p", "permission_id": "secrets.get"}
 	w.must("POST", "/api/capability/grants/grant", grant)
@@ -396,7 +396,7 @@ func TestSecretsGet(t *testing.T) {
 		output, _ := got["output"].(map[string]any)
 		if got["success"] != true || output["success"] != false || output["error"] != "Access denied or secret not found" ||
 			output["error_type"] != "access_denied" || len(output) != 3 {
-			t.Fatalf("not withheld: %v", got)
+			t.Fatalf("got %v, want it withheld: access_denied, and nothing that says why", got)
 		}
 	}
 	withheld(get("API_KEY")) // 2: an empty list names none
@@ -411,7 +411,7 @@ func TestSecretsGet(t *testing.T) {
 	withheld(get("API_KEY\n")) // 7
 	get("API_KEY")             // 8
 	if got := get("API_KEY"); got["error_type"] != "rate_limited" || got["error"] != "Rate limited" {
-		t.Fatalf("over the rate: %v", got)
+		t.Fatalf("over the rate: got %v, want rate_limited", got)
 	}
 	if n := len(w.audited("permission", "permission_secrets_get")); n != 9 {
 		t.Errorf("%d entries permission_secrets_get, want 9", n)

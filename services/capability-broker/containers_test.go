@@ -99,10 +99,10 @@ func TestPackContainer(t *testing.T) {
 	// The pack's files are readable by the operator's group, and ours to remove.
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(w.UserData(), "packs/p"), &st); err != nil || st.Mode&0o777 != 0o770 || st.Uid != uint32(os.Getuid()) {
-		t.Errorf("data folder: %o of %d, %v", st.Mode, st.Uid, err)
+		t.Errorf("the data folder: %o of %d, %v; want 0770 of the broker", st.Mode, st.Uid, err)
 	}
 	if err := unix.Stat(filepath.Join(w.UserData(), "packs/p/sub/note"), &st); err != nil || st.Uid != 65534 || st.Mode&0o040 == 0 || st.Mode&7 != 0 {
-		t.Errorf("data file: %o of %d, %v", st.Mode, st.Uid, err)
+		t.Errorf("the data file: %o of %d, %v; want it the pack's, for its group to read", st.Mode, st.Uid, err)
 	}
 
 	// Modified: stopped within a second of the push.
@@ -130,19 +130,19 @@ func TestPackContainer(t *testing.T) {
 		t.Errorf("the stop answers %v, want that it stopped p", got)
 	}
 	if got := w.must("POST", "/api/containers/p/stop", nil); got["success"] != true || got["stopped"] != false {
-		t.Errorf("second stop: %v", got)
+		t.Errorf("the second stop answers %v, want stopped false", got)
 	}
 	if s := w.status("p"); s != "exited" {
-		t.Errorf("after stop: %q", s)
+		t.Errorf("after the stop: %q, want exited", s)
 	}
 	if got := w.must("DELETE", "/api/containers/p", nil); got["success"] != true || got["pack_id"] != "p" || got["removed"] != true {
 		t.Errorf("the removal answers %v, want that it removed p's container", got)
 	}
 	if s := w.status("p"); s != "" {
-		t.Errorf("after delete: %q", s)
+		t.Errorf("after the delete: %q, want no container", s)
 	}
 	if a := w.api("GET", "/api/containers/p/logs", nil); a.code != 404 || a.error != "Container not found" {
-		t.Errorf("logs of none: %d %s", a.code, a.error)
+		t.Errorf("logs of no container: got %d %s, want 404", a.code, a.error)
 	}
 	for action, want := range map[string]int{"container_started": 2, "container_stopped": 2, "container_deleted": 1} {
 		if n := len(w.audited("system", action)); n != want {
@@ -172,7 +172,7 @@ func TestContainerEndsByItselfAndIsFollowed(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if got := response.Header.Get("Content-Type"); got != "text/event-stream" {
-		t.Errorf("Content-Type %q", got)
+		t.Errorf("the Content-Type is %q, want text/event-stream", got)
 	}
 	var seen []string
 	lines := bufio.NewScanner(response.Body)
@@ -225,11 +225,11 @@ func TestRestartKeepsWhatMayRun(t *testing.T) {
 	after := w.api("GET", "/api/containers", nil).list
 	for i := range before {
 		if before[i].(map[string]any)["container_id"] != after[i].(map[string]any)["container_id"] {
-			t.Errorf("another container: %v, %v", before[i], after[i])
+			t.Errorf("got another container: %v before, %v after; want the same", before[i], after[i])
 		}
 	}
 	if s := w.status("stays"); s != "running" {
-		t.Errorf("stays is %s", s)
+		t.Errorf("stays is %s, want it running", s)
 	}
 	if _, err := w.engine().Inspect(context.Background(), orphan.ID); err == nil {
 		t.Error("the orphan is still there")
@@ -268,16 +268,16 @@ func TestUninstall(t *testing.T) {
 	}
 	got = w.as("pack-registry", "DELETE", "/internal/packs/p", nil)
 	if got.code != 200 || got.data["container_stopped"] != false || got.data["container_removed"] != false || got.data["grants_removed"] != false {
-		t.Fatalf("second remove: %v", got)
+		t.Fatalf("the second removal got %v, want 200 with nothing left to do", got)
 	}
 	for _, path := range []string{w.socket("p"), filepath.Join(w.UserData(), "capabilities/handlers/p"), filepath.Join(w.UserData(), "packs/p")} {
 		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s is still there", path)
+			t.Errorf("%s is still there, want it removed", path)
 		}
 	}
 	kept, err := filepath.Glob(filepath.Join(w.UserData(), "packs/.uninstalled/p/*/sub/note"))
 	if err != nil || len(kept) != 1 {
-		t.Errorf("kept data: %v, %v", kept, err)
+		t.Errorf("the data is kept in %v, %v; want one archive", kept, err)
 	}
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
 		t.Errorf("p's grants after the removal are %v, want none", list)
@@ -286,7 +286,7 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("the candidates after the removal are counted %+v, want none installed", counts)
 	}
 	if all, err := w.engine().List(context.Background(), ""); err != nil || len(all) != 0 {
-		t.Errorf("containers left: %v, %v", all, err)
+		t.Errorf("containers are left: %v, %v; want none", all, err)
 	}
 }
 

@@ -128,13 +128,13 @@ func TestEngineRestarts(t *testing.T) {
 		}
 	}
 	if a := w.api("POST", "/api/containers/p/start", nil); a.code != 503 || a.error != "Docker is required but not available" {
-		t.Errorf("start meanwhile: %d %s", a.code, a.error)
+		t.Errorf("the start meanwhile got %d %s, want 503", a.code, a.error)
 	}
 	if got := w.must("GET", "/api/docker/status", nil); got["available"] != false {
-		t.Errorf("status meanwhile: %v", got)
+		t.Errorf("Docker's status meanwhile is %v, want it not available", got)
 	}
 	if got := w.dial("p").ask(map[string]any{"permission_id": "test.echo"}); got["success"] != false || got["error_type"] != "execution_error" {
-		t.Errorf("call meanwhile: %v", got)
+		t.Errorf("the call meanwhile got %v, want execution_error", got)
 	}
 	w.gate("closes", "blocked", "")
 
@@ -201,7 +201,7 @@ func TestRestartPolicyAndResources(t *testing.T) {
 	w.must("POST", "/api/containers/p/stop", nil)
 	for path, want := range map[string]int{"p": 409, "nobody": 404, "a.b": 400} {
 		if a := w.api("GET", "/api/containers/"+path+"/stats", nil); a.code != want {
-			t.Errorf("stats of %s: %d %s", path, a.code, a.error)
+			t.Errorf("stats of %s: got %d %s, want %d", path, a.code, a.error, want)
 		}
 	}
 }

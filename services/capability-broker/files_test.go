@@ -173,7 +173,7 @@ func TestFilesPack(t *testing.T) {
 		}
 	}
 	if left, _ := filepath.Glob(shared("notes", ".rumi-*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("temporary files are left: %v, want none", left)
 	}
 	if _, err := os.Lstat(shared("more/x")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("a read-only folder was written in")
@@ -261,7 +261,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 		t.Errorf("mounts of the broker's own: %v", a)
 	}
 	if a := w.grant("fs.read", mounts(map[string]any{"source": "notes", "readonly": true})); a.code != 400 {
-		t.Errorf("an unknown field: %v", a)
+		t.Errorf("a mount with an unknown field: got %v, want 400", a)
 	}
 }
 
@@ -359,13 +359,13 @@ func TestLimitsOfGrants(t *testing.T) {
 		}
 	}
 	if got := ask("bomb", map[string]any{"mib": 100}); got["output"] != 100.0 {
-		t.Errorf("without limits: %v", got)
+		t.Errorf("without limits: got %v, want 100", got)
 	}
 	if a := limited("bomb", map[string]any{"memory_mb": 64, "cpus": 0.5, "pids": 32}); a.code != 200 {
 		t.Fatalf("the grant of limits got %+v, want 200", a)
 	}
 	if got := ask("bomb", map[string]any{"mib": 10}); got["output"] != 10.0 {
-		t.Errorf("within its memory: %v", got)
+		t.Errorf("within its memory: got %v, want 10", got)
 	}
 	var found bool
 	for _, c := range w.handlerContainers() {
@@ -379,10 +379,10 @@ func TestLimitsOfGrants(t *testing.T) {
 		t.Error("no container has the memory that was granted")
 	}
 	if got := ask("bomb", map[string]any{"mib": 100}); got["error_type"] != "execution_error" {
-		t.Errorf("over its memory: %v", got)
+		t.Errorf("over its memory: got %v, want execution_error", got)
 	}
 	if got := ask("bomb", map[string]any{"mib": 10}); got["output"] != 10.0 {
-		t.Errorf("after that: %v", got)
+		t.Errorf("after that: got %v, want 10", got)
 	}
 	limited("fork", map[string]any{"pids": 24})
 	if got := ask("fork", nil); got["success"] != true || got["output"].(float64) > 23 || got["output"].(float64) < 4 {
@@ -390,10 +390,10 @@ func TestLimitsOfGrants(t *testing.T) {
 	}
 	limited("sleep", map[string]any{"timeout_seconds": 4})
 	if got := ask("sleep", map[string]any{"s": 0}); got["output"] != "slept" {
-		t.Errorf("in time: %v", got)
+		t.Errorf("within its time: got %v, want slept", got)
 	}
 	if got := ask("sleep", map[string]any{"s": 30}); got["error_type"] != "timeout" || got["latency_ms"].(float64) > 18_000 {
-		t.Errorf("over its time: %v", got)
+		t.Errorf("over its time: got %v, want timeout within 18s", got)
 	}
 }
 

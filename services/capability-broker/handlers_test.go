@@ -114,7 +114,7 @@ func TestNewVersionReplacesOld(t *testing.T) {
 			t.Fatalf("call: %v, want %v", got, want)
 		}
 		if a := w.decide(keyOf(code), "approve", nil); a.code != 200 || a.data["status"] != "installed" {
-			t.Errorf("approving again: %v", a)
+			t.Errorf("the second approval got %v, want 200 and installed", a)
 		}
 	}
 	use(one, 1)
@@ -267,7 +267,7 @@ func TestTwinHandlers(t *testing.T) {
 		t.Fatalf("got %v, want the warning %q", a, served)
 	}
 	if got := ask(); got["output"] != 1.0 {
-		t.Errorf("with a second handler: %v", got)
+		t.Errorf("with a second handler: got %v, want the first's 1", got)
 	}
 	if got := held(); !reflect.DeepEqual(got["handler"], map[string]any{"pack_id": "p", "slug": "h"}) || len(got["warnings"].([]any)) != 0 {
 		t.Errorf("the grant is %v, want it to name p/h without a warning", got)
@@ -290,7 +290,7 @@ func TestTwinHandlers(t *testing.T) {
 		}
 		executed := w.audited("permission", "permission_execute")
 		if got := executed[len(executed)-1]["details"].(map[string]any)["handler_pack"]; got != packID {
-			t.Errorf("%s: done by %v", packID, got)
+			t.Errorf("%s: the call was done by %v", packID, got)
 		}
 	}
 	if got := held(); len(got["warnings"].([]any)) != 0 || got["handler"].(map[string]any)["pack_id"] != "p" {
@@ -304,7 +304,7 @@ func TestTwinHandlers(t *testing.T) {
 		t.Errorf("revoke: %v, want the warning %q", a, refused)
 	}
 	if got := ask(); got["error_type"] != "trust_denied" {
-		t.Errorf("after the revoke: %v", got)
+		t.Errorf("after the revocation: got %v, want trust_denied", got)
 	}
 	if _, err := os.Stat(filepath.Join(w.UserData(), "capabilities/handlers/p/h")); !os.IsNotExist(err) {
 		t.Errorf("the copy is still there: %v", err)
@@ -398,7 +398,7 @@ func TestDecisionsAndTheirAnswers(t *testing.T) {
 		t.Fatalf("the scan answers %v, want nine folders seen, eight errors and one pending", scan)
 	}
 	if scan := w.scan(); scan["skipped_pending"] != 1.0 || scan["pending_created"] != 0.0 {
-		t.Fatalf("second scan: %v", scan)
+		t.Fatalf("the second scan answers %v, want one skipped as pending and none created", scan)
 	}
 	key := keyOf(one)
 	for _, bad := range []string{"x", "p:h:h_handler", key + "\n", "a/p" + key[1:], key + "0", strings.ToUpper(key), "p:h:h h:" + sum(nil)} {
@@ -497,7 +497,7 @@ func TestGrantsOverHTTP(t *testing.T) {
 		}
 	}
 	if a := grant(map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 || a.error != "Pack not found" {
-		t.Errorf("unknown pack: %v", a)
+		t.Errorf("a grant to an unknown pack: got %v, want 404", a)
 	}
 	if a := grant(map[string]any{"principal_id": "p", "permission_id": "fs.read", "expires_at": "2099-01-01T00:00:00Z"}); a.code != 200 ||
 		a.data["success"] != true || a.data["granted"] != true || a.data["principal_id"] != "p" || a.data["permission_id"] != "fs.read" {
@@ -534,7 +534,7 @@ func TestGrantsOverHTTP(t *testing.T) {
 		t.Errorf("revoke of an unknown pack: %v", a)
 	}
 	if a := w.api("GET", "/api/capability/grants?principal_id=a/b", nil); a.code != 400 || a.error != "Invalid principal_id" {
-		t.Errorf("list of none: %v", a)
+		t.Errorf("a list of no valid pack: got %v, want 400", a)
 	}
 	if a := w.as("secrets", "POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "a"}); a.code != 403 {
 		t.Errorf("another service may grant: %v", a)

@@ -49,7 +49,7 @@ func TestPermissivePack(t *testing.T) {
 	w.secrets["KEY"] = "v4lue"
 	status := w.must("GET", "/api/docker/status", nil)
 	if status["available"] != false || status["required"] != false || !strings.Contains(fmt.Sprint(status["warnings"]), "permissive") {
-		t.Errorf("docker status: %v", status)
+		t.Errorf("Docker's status is %v, want it neither available nor required, with a warning", status)
 	}
 	if entries := w.audited("security", "permissive_mode"); len(entries) != 1 {
 		t.Errorf("%d entries of the mode, want 1", len(entries))
@@ -128,10 +128,10 @@ func TestPermissiveHandler(t *testing.T) {
 	began := time.Now()
 	got = p.ask(map[string]any{"permission_id": "test.hang", "args": map[string]any{}, "timeout_seconds": 0.5})
 	if got["error_type"] != "timeout" || time.Since(began) > 10*time.Second {
-		t.Errorf("hang: %v after %v", got, time.Since(began))
+		t.Errorf("hang: got %v after %v, want timeout within 10s", got, time.Since(began))
 	}
 	if got = p.ask(map[string]any{"permission_id": "test.none", "args": map[string]any{}}); got["error"] != "Permission denied" {
-		t.Errorf("not granted: %v", got)
+		t.Errorf("without a grant: got %v, want Permission denied", got)
 	}
 }
 

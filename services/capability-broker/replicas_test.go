@@ -187,7 +187,7 @@ func TestReplicas(t *testing.T) {
 		}
 	}
 	if n := len(w.audited("system", "container_started")); n != 3 {
-		t.Errorf("%d starts are audited", n)
+		t.Errorf("%d starts are audited, want 3", n)
 	}
 	if code, _ := other("POST", "/api/containers/both/stop"); code != http.StatusOK {
 		t.Errorf("the stop by the other replica got %d, want 200", code)

@@ -47,7 +47,7 @@ func TestBadFrames(t *testing.T) {
 	big := []byte(`{"permission_id":"a.b","args":{"x":"` + strings.Repeat("x", 4<<20-100) + `"}}`)
 	for range 3 {
 		if got := conn.askRaw(big); got["error_type"] != "grant_denied" {
-			t.Errorf("a big one: %v", got)
+			t.Errorf("a big frame: got %v, want grant_denied", got)
 		}
 	}
 	// Half a frame, then silence, disturbs no other pack; nor do connections beyond the bound.
@@ -59,7 +59,7 @@ func TestBadFrames(t *testing.T) {
 		w.dial("p")
 	}
 	if got := w.dial("p").ask(map[string]any{"permission_id": "a.b"}); got["error_type"] != "grant_denied" {
-		t.Errorf("behind 200 idle ones: %v", got)
+		t.Errorf("behind 200 idle ones: got %v, want grant_denied", got)
 	}
 }
 
@@ -75,7 +75,7 @@ func TestSocketsFollowGates(t *testing.T) {
 	began := time.Now()
 	digest := w.approve("p")
 	if took := time.Since(began); took > time.Second {
-		t.Errorf("the socket took %v", took)
+		t.Errorf("the socket took %v, want at most 1s", took)
 	}
 	if info, err := os.Stat(w.socket("p")); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("the socket's mode is %v, %v; want 0660", info.Mode(), err)

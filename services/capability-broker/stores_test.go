@@ -138,7 +138,7 @@ func TestLargeValues(t *testing.T) {
 		return got["output"].(map[string]any)
 	}
 	if got := set("a", value+"x"); got["error_type"] != "payload_too_large" {
-		t.Errorf("a byte too much: %v", got)
+		t.Errorf("a byte too much: got %v, want payload_too_large", got)
 	}
 	for _, key := range []string{"a", "b"} {
 		if got := set(key, value); got["success"] != true {
@@ -153,7 +153,7 @@ func TestLargeValues(t *testing.T) {
 		t.Errorf("the largest value can't be told in a conflict: %v %v", got["error"], got["error_type"])
 	}
 	if got := set("c", value); got["error_type"] != "quota_exceeded" || got["error"] != "The store is full" {
-		t.Errorf("a full store: %v", got)
+		t.Errorf("a full store: got %v, want quota_exceeded", got)
 	}
 	set("c", value[:450<<10])
 	set("b", value[:450<<10])

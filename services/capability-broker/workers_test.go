@@ -106,7 +106,7 @@ func TestFolderSwappedBetweenCheckAndMount(t *testing.T) {
 	}
 	left, err := engine.List(t.Context(), sandbox.Handler)
 	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("containers are left: %v, %v; want none", left, err)
 	}
 }
 
@@ -308,7 +308,7 @@ def execute(c, a):
 	}
 	const none, one, two = "[ModuleNotFoundError false /site-packages] <nil>", "[1 false /site-packages] <nil>", "[2 false /site-packages] <nil>"
 	if got := call("test.h"); got != none {
-		t.Errorf("nothing installed: %s", got)
+		t.Errorf("with nothing installed: got %s, want %s", got, none)
 	}
 	for _, c := range []struct {
 		files map[string]string
@@ -323,7 +323,7 @@ def execute(c, a):
 	}
 	w.pipInstall("p", map[string]string{"greeter/__init__.py": "version = '1'"})
 	if got := call("test.other"); got != none {
-		t.Errorf("another pack's handler: %s", got)
+		t.Errorf("another pack's handler: got %s, want %s", got, none)
 	}
 	for _, c := range w.handlerContainers() {
 		if c.PackID == "q" && c.Packages != "" {

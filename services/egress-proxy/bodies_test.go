@@ -79,7 +79,7 @@ func TestBodiesBringNothingPastRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		if text := "Network access denied: Grant with rules does not allow a body with " + method; bodiless && a.Error != text || !bodiless && !a.Success {
-			t.Errorf("%s in a frame: %+v", method, a)
+			t.Errorf("%s in a frame: got %+v, want success only with a method that may have a body", method, a)
 		}
 		r.ask(c, url+"/v1/next")
 		if got := asked(); strings.Join(got, ", ") != strings.Join(want, ", ") {
@@ -89,7 +89,7 @@ func TestBodiesBringNothingPastRules(t *testing.T) {
 		in := bufio.NewReader(c)
 		status, text := speak(t, c, in, method, url+"/v1/static", inner)
 		if bodiless && status != http.StatusForbidden || !bodiless && status != http.StatusOK {
-			t.Errorf("%s over HTTP: %d %s", method, status, text)
+			t.Errorf("%s over HTTP: got %d %s, want 200 only with a method that may have a body", method, status, text)
 		}
 		if !bodiless { // of which the answer came before the body was read
 			c = r.dial("p")
@@ -118,7 +118,7 @@ func TestRulesHoldForHTTPInTunnels(t *testing.T) {
 	c := r.dial("p")
 	in := bufio.NewReader(c)
 	if status, _ := speak(t, c, in, "CONNECT", "127.0.0.1:"+port, ""); status != http.StatusOK {
-		t.Fatalf("the tunnel: %d", status)
+		t.Fatalf("the tunnel got the status %d, want 200", status)
 	}
 	for _, q := range []struct {
 		method, target string

@@ -212,13 +212,13 @@ func TestDailyBytes(t *testing.T) {
 	r.start()
 	c = r.dial("p")
 	if a := send(401); a.Error != "Daily egress budget exceeded" {
-		t.Errorf("after a restart %+v", a)
+		t.Errorf("after a restart: got %+v, want the daily budget to be spent still", a)
 	}
 	if a := send(400); !a.Success || got != 1000 {
 		t.Errorf("%+v; the server got %d bytes", a, got)
 	}
 	if a := r.ask(c, url); !a.Success {
-		t.Errorf("a request without a body: %+v", a)
+		t.Errorf("a request without a body: got %+v, want success", a)
 	}
 	if answer := r.mustCall("GET", "/api/network/denials?pack_id=p", ""); !strings.Contains(answer, `"reason":"budget_exceeded"`) {
 		t.Errorf("got %s, want a denial by the daily budget in it", answer)

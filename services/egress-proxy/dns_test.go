@@ -32,7 +32,7 @@ func nameServer(t *testing.T) (addr string, asked func() []string) {
 			}
 			var m dnsmessage.Message
 			if err := m.Unpack(buf[:n]); err != nil || len(m.Questions) != 1 {
-				t.Errorf("asked with %x: %v", buf[:n], err)
+				t.Errorf("asked with %x, %v; want one question", buf[:n], err)
 				continue
 			}
 			q := m.Questions[0]
@@ -80,6 +80,6 @@ func TestConfiguredDNS(t *testing.T) {
 		}
 	}
 	if got := strings.Join(asked(), " "); got != "a.models.example." {
-		t.Errorf("asked for %s", got)
+		t.Errorf("asked for %s, want a.models.example. alone", got)
 	}
 }

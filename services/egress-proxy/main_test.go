@@ -26,7 +26,7 @@ func TestGrantsWarn(t *testing.T) {
 	r.pack("q", "approved")
 	r.dial("q") // approval's news have come
 	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.1"]}`); !strings.Contains(got, `"warnings":["no port is named: nothing is allowed (allowed_ports)","10.0.0.1 is an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS"]`) {
-		t.Errorf("grant without a port: %s", got)
+		t.Errorf("the grant without a port says %s, want a warning of the port and one of the address", got)
 	}
 	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.2"],"allowed_ports":[443]}`); !strings.Contains(got, `"replaced":{"removed":{"allowed_domains":["10.0.0.1"],"allowed_ports":[],"rules":[],"tunnels":false}}`) ||
 		!strings.Contains(got, `"10.0.0.2 is an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS","no longer granted: 10.0.0.1"`) {
@@ -88,7 +88,7 @@ func TestLifeOfAGrant(t *testing.T) {
 	}
 	check("127.0.0.1", port, false, "Network grant is disabled")
 	if got := r.mustCall("POST", "/api/network/revoke", `{"pack_id":"p"}`); !strings.Contains(got, `"revoked":false`) {
-		t.Errorf("revoke again: %s", got)
+		t.Errorf("the second revocation says %s, want revoked false", got)
 	}
 	if status, _ := r.call("POST", "/api/network/revoke", `{"pack_id":"never"}`); status != 404 {
 		t.Errorf("revoke of a pack that never was: %d", status)
@@ -113,7 +113,7 @@ func TestLifeOfAGrant(t *testing.T) {
 		actions = append(actions, fmt.Sprint(e["action"], " ", e["actor"], " ", e["owner_pack"]))
 	}
 	if got := strings.Join(actions, ", "); got != "permission_grant operator p, permission_revoke operator p" {
-		t.Errorf("permission entries: %s", got)
+		t.Errorf("the entries are %s, want a grant and a revocation of p by the operator", got)
 	}
 	denials := 0
 	for _, e := range r.entries("security") {
@@ -184,7 +184,7 @@ func TestBadRequests(t *testing.T) {
 		}
 	}
 	if entries := r.entries("permission"); len(entries) != 0 {
-		t.Errorf("refused requests left %v", entries)
+		t.Errorf("refused requests left the entries %v, want none", entries)
 	}
 }
 
@@ -197,7 +197,7 @@ func TestCallers(t *testing.T) {
 		}
 		response.Body.Close()
 		if response.StatusCode != want {
-			t.Errorf("%s may grant: %d", caller, response.StatusCode)
+			t.Errorf("the grant as %s got %d, want %d", caller, response.StatusCode, want)
 		}
 	}
 	if status, _ := r.call("DELETE", "/internal/packs/p", ""); status != 403 {
@@ -436,7 +436,7 @@ func TestConfigurationIsStrict(t *testing.T) {
 		rt, err := service.Start(context.Background(), "egress-proxy", builder(noResolvers), service.Options{Environ: environ, API: listen(), Admin: listen(), Logs: io.Discard})
 		if err == nil {
 			rt.Stop()
-			t.Errorf("%s=%s was taken", name, value)
+			t.Errorf("%s=%s was taken, want an error", name, value)
 		} else if !strings.Contains(err.Error(), strings.TrimPrefix(name, "RUMI_EGRESS_SOCKET_")) && !strings.Contains(strings.ToLower(err.Error()), "rate limit") && !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: %v; want an error that names the setting or its value", name, value, err)
 		}
@@ -459,7 +459,7 @@ func TestDNSServers(t *testing.T) {
 	for _, text := range []string{"192.0.2.1:0", "192.0.2.1:65536", "192.0.2.300", "a b", ":53", "udp://192.0.2.1", "1.1.1.1;8.8.8.8", "127.1"} {
 		var got dnsServers
 		if err := got.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q was taken as %v", text, got)
+			t.Errorf("%q was taken as %v, want an error", text, got)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func TestRulesHoldForHTTPAndTunnels(t *testing.T) {
 	r.eventually("every denial is audited", func() bool { return r.reasons()["rule_denied"] == denials+1 })
 	r.mustCall("POST", "/api/network/grant", grant+`,"allow_tunnel":true}`)
 	if status := tunnel(); status != http.StatusOK {
-		t.Errorf("an allowed tunnel: %d", status)
+		t.Errorf("an allowed tunnel got %d, want 200", status)
 	}
 }
 
@@ -126,11 +126,11 @@ func TestBudgetHoldsForHTTPAndTunnels(t *testing.T) {
 	conn := r.dial("p")
 	in := bufio.NewReader(conn)
 	if status, text := speak(t, conn, in, "POST", url+"/", body); status != http.StatusOK {
-		t.Fatalf("within the budget: %d %s", status, text)
+		t.Fatalf("within the budget: got %d %s, want 200", status, text)
 	}
 	status, text := speak(t, conn, in, "POST", url+"/", body)
 	if status != http.StatusTooManyRequests || !strings.Contains(text, "Daily egress budget exceeded") {
-		t.Errorf("over the budget: %d %s", status, text)
+		t.Errorf("over the budget: got %d %s, want 429", status, text)
 	}
 
 	tunnel := r.dial("q")
@@ -154,7 +154,7 @@ func TestBudgetHoldsForHTTPAndTunnels(t *testing.T) {
 	select {
 	case n := <-received:
 		if n > daily {
-			t.Errorf("%d bytes got through", n)
+			t.Errorf("%d bytes got through, want at most %d", n, daily)
 		}
 	default: // the server saw no whole request
 	}

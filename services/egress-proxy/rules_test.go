@@ -27,7 +27,7 @@ func TestRules(t *testing.T) {
 		`{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[%s],"rules":[{"methods":["GET"],"path_prefixes":["/v1"]},{"methods":["POST"],"path_prefixes":["/in/"]}]}`, port))
 	want := `"rules":[{"domains":[],"methods":["GET"],"path_prefixes":["/v1"]},{"domains":[],"methods":["POST"],"path_prefixes":["/in/"]}],"allow_tunnel":false`
 	if list := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, want) || !strings.Contains(list, want) {
-		t.Errorf("granted %s, listed %s", got, list)
+		t.Errorf("granted %s, listed %s; want in both %s", got, list, want)
 	}
 	denied := "Network access denied: Request is not covered by the rules of the grant"
 	for _, tt := range []struct{ method, path, sent string }{

@@ -74,7 +74,7 @@ func TestHTTPTable(t *testing.T) {
 		t.Errorf("an owner's Retry-After and code became %q, %q", got.header.Get("Retry-After"), got.Code)
 	}
 	if got := w.audit("security"); strings.Count(got, `"origin_refused"`) != 2 || !strings.Contains(got, "evil.example") {
-		t.Errorf("security entries: %s", got)
+		t.Errorf("the security entries are %s, want two of origin_refused", got)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestOpenPaths(t *testing.T) {
 	w := newWorld(t, nil)
 	none := map[string]string{"Authorization": "-"}
 	if got := w.do(t, "GET", "/healthz", nil, none); got.status != 200 || string(got.Data) != `{"status":"ok"}` {
-		t.Errorf("/healthz answered %d %s", got.status, got.raw)
+		t.Errorf("/healthz answered %d %s, want 200 ok", got.status, got.raw)
 	}
 	wantFailure(t, w.do(t, "POST", "/healthz", nil, none), 405, "Method not allowed")
 	if got := w.do(t, "GET", "/", nil, none); got.status != 200 || !strings.Contains(got.raw, "docs/api.md") {
@@ -105,7 +105,7 @@ func TestOpenPaths(t *testing.T) {
 		t.Errorf("a service that is down: %q", down)
 	}
 	if g := health.Services["gateway"]; len(g.Checks) == 0 || g.Version == "" || g.Uptime <= 0 {
-		t.Errorf("the gateway's own: %+v", g)
+		t.Errorf("the gateway's own health is %+v, want its checks, version and uptime", g)
 	}
 }
 
@@ -142,7 +142,7 @@ func TestHealthIsNotOKWhileACheckFails(t *testing.T) {
 		t.Fatalf("the health is %s, want approval not ready for its check \"sockets\"", raw)
 	}
 	if c := a.Checks[i]; c.OK || c.Detail != "/run/rumi can't be written" || c.Fix != "run: docker compose up --detach" {
-		t.Errorf("the check: %+v", c)
+		t.Errorf("the check is %+v, want it failed, with its detail and its fix", c)
 	}
 	if err := w.servers["approval"].Stop(); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestAuthentication(t *testing.T) {
 		got := w.do(t, "POST", "/api/packs/scan", strings.NewReader("{}"), map[string]string{"Authorization": "Bearer wrong"})
 		wantFailure(t, got, 429, "Too many failed authentications")
 		if wait := got.header.Get("Retry-After"); wait == "" || wait == "0" {
-			t.Errorf("Retry-After %q", wait)
+			t.Errorf("Retry-After is %q, want a number of seconds", wait)
 		}
 	}
 	if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
@@ -217,10 +217,10 @@ func TestRate(t *testing.T) {
 	got := w.do(t, "GET", "/api/packs", nil, nil)
 	wantFailure(t, got, 429, "Rate limit exceeded")
 	if wait := got.header.Get("Retry-After"); wait != "3600" {
-		t.Errorf("Retry-After %q", wait)
+		t.Errorf("Retry-After is %q, want 3600", wait)
 	}
 	if got := w.do(t, "GET", "/healthz", nil, nil); got.status != 200 {
-		t.Errorf("/healthz is limited: %d", got.status)
+		t.Errorf("/healthz is limited: got %d, want 200", got.status)
 	}
 }
 
@@ -263,7 +263,7 @@ func TestIdsAsPaths(t *testing.T) {
 		t.Run(c.target, func(t *testing.T) {
 			got := w.raw(t, c.method, head(c.method+" "+c.target)).seen(t)
 			if got.URI != c.target || got.Values[c.name] != c.value {
-				t.Errorf("arrived as %q with %q", got.URI, got.Values)
+				t.Errorf("arrived as %q with %q, want %q with %q", got.URI, got.Values, c.target, c.value)
 			}
 		})
 	}
@@ -278,18 +278,18 @@ func TestHeaders(t *testing.T) {
 	})
 	s := got.seen(t)
 	if s.Actor != "operator" || s.Address != "127.0.0.1" || s.Request != "my-id.1_2" || got.header.Get("X-Request-Id") != "my-id.1_2" {
-		t.Errorf("origin: %+v, request id %q", s, got.header.Get("X-Request-Id"))
+		t.Errorf("the origin is %+v, the request ID %q; want the operator's, with the ID that was sent", s, got.header.Get("X-Request-Id"))
 	}
 	if trace := s.Header.Get("Traceparent"); !strings.HasPrefix(trace, "00-0af7651916cd43dd8448eb211c80319c-") {
 		t.Errorf("the traceparent is %q, want the caller's trace", trace)
 	}
 	for _, gone := range []string{"Authorization", "Cookie", "X-Rumi-Anything", "X-Forwarded-For", "Forwarded", "Upgrade", "X-Hop"} {
 		if v, ok := s.Header[gone]; ok {
-			t.Errorf("%s reached the owner: %q", gone, v)
+			t.Errorf("%s reached the owner: %q; want it removed", gone, v)
 		}
 	}
 	if s.Header.Get("Accept") != "a/b" || s.Host != "approval" {
-		t.Errorf("accept %q, host %q", s.Header.Get("Accept"), s.Host)
+		t.Errorf("accept is %q, host %q; want a/b and approval", s.Header.Get("Accept"), s.Host)
 	}
 	for name, id := range map[string]string{"none": "-", "too long": strings.Repeat("a", 129), "other characters": "a b", "quote": `a"`} {
 		got := w.do(t, "GET", "/api/packs", nil, map[string]string{"X-Request-Id": id})
@@ -332,7 +332,7 @@ func TestBodies(t *testing.T) {
 		t.Errorf("a body of 10 MiB: got %d, want 200", got.status)
 	}
 	if got := w.do(t, "POST", "/api/packs/x/reject", io.MultiReader(strings.NewReader(fits)), nil); got.status != 200 {
-		t.Errorf("10 MiB in chunks: %d", got.status)
+		t.Errorf("10 MiB in chunks: got %d, want 200", got.status)
 	}
 	for name, body := range map[string]io.Reader{
 		"10 MiB + 1":           strings.NewReader(fits + " "),
@@ -466,13 +466,13 @@ func TestFollow(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if kind := response.Header.Get("Content-Type"); kind != "text/event-stream" {
-		t.Fatalf("content type %q", kind)
+		t.Fatalf("the Content-Type is %q, want text/event-stream", kind)
 	}
 	lines := bufio.NewScanner(response.Body)
 	for i := 1; i <= 2; i++ {
 		// Each event is here before the next exists: nothing on the way keeps it back.
 		if !lines.Scan() || lines.Text() != fmt.Sprintf("data: %d", i) || !lines.Scan() {
-			t.Fatalf("event %d is %q, %v", i, lines.Text(), lines.Err())
+			t.Fatalf("event %[1]d is %[2]q, %[3]v; want data: %[1]d", i, lines.Text(), lines.Err())
 		}
 		more <- struct{}{}
 	}
@@ -520,7 +520,7 @@ func TestSettings(t *testing.T) {
 		{RateLimit: -1, RateWindow: 60}, {RateLimit: 120}, {RateWindow: 60, AllowedHosts: []string{"http://x"}}, {RateWindow: 60, AllowedOrigins: []string{"x"}},
 	} {
 		if err := build(t.Context(), server.Runtime, bad); err == nil {
-			t.Errorf("%+v was taken", bad)
+			t.Errorf("%+v was taken, want an error", bad)
 		}
 	}
 }

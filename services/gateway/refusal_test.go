@@ -81,7 +81,7 @@ func TestHeadOfFollowedLogs(t *testing.T) {
 	w := newWorld(t, nil)
 	for range 3 {
 		if got := w.status(t, "HEAD", "/api/containers/x/logs?follow=true"); got != 200 {
-			t.Fatalf("HEAD answered %d", got)
+			t.Fatalf("HEAD answered %d, want 200", got)
 		}
 		wantFailure(t, w.do(t, "GET", "/api/containers", nil, nil), 503, "Docker is required but not available")
 	}

@@ -205,16 +205,16 @@ func readReply(t testing.TB, response *http.Response) *reply {
 	}
 	got := &reply{status: response.StatusCode, header: response.Header, raw: string(data)}
 	if kind := response.Header.Get("Content-Type"); kind != "application/json; charset=utf-8" {
-		t.Errorf("content type %q of %d %s", kind, response.StatusCode, data)
+		t.Errorf("the Content-Type is %q of %d %s, want JSON", kind, response.StatusCode, data)
 	}
 	if ids := response.Header.Values("X-Request-Id"); len(ids) != 1 || !origin.ValidRequestID(ids[0]) {
-		t.Errorf("request ids %q", ids)
+		t.Errorf("the request IDs are %q, want one that is valid", ids)
 	}
 	if err := json.Unmarshal(data, got, json.RejectUnknownMembers(true)); err != nil {
 		t.Fatalf("no envelope: %q: %v", data, err)
 	}
 	if got.Success != (response.StatusCode < 300) || got.Success != (got.Error == nil) || len(got.Data) == 0 {
-		t.Errorf("envelope of %d is %s", response.StatusCode, data)
+		t.Errorf("the envelope of %d is %s, want success or an error, and data", response.StatusCode, data)
 	}
 	return got
 }
@@ -297,7 +297,7 @@ func (w *world) status(t testing.TB, method, target string) int {
 	}
 	response.Body.Close()
 	if response.Header.Get("X-Request-Id") == "" {
-		t.Errorf("%s %s: no X-Request-Id", method, target)
+		t.Errorf("%s %s: no X-Request-Id, want one", method, target)
 	}
 	return response.StatusCode
 }

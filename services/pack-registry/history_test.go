@@ -174,7 +174,7 @@ func TestRollback(t *testing.T) {
 		t.Errorf("the rollback gets %+v, want 200 with version 1, and a backup of what it replaced", a)
 	}
 	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
-		t.Errorf("rollback called %v", calls)
+		t.Errorf("the rollback called %v, want that p was replaced", calls)
 	}
 	if len(backups()) != 2 {
 		t.Errorf("backups are %v; want len(backups()) == 2", backups())

@@ -290,7 +290,7 @@ func TestLife(t *testing.T) {
 		t.Fatalf("the apply gets %+v, want 200 with p, without backups and errors", a)
 	}
 	if calls := s.called(); !reflect.DeepEqual(calls, []string{"replaced p"}) {
-		t.Errorf("apply called %v", calls)
+		t.Errorf("the apply called %v, want that p was replaced", calls)
 	}
 	a = s.call("POST", "/api/packs/scan", "")
 	if a.Status != 200 || a.Data["scanned"] != 1.0 || !reflect.DeepEqual(a.Data["packs"], []any{"p"}) {

@@ -194,7 +194,7 @@ func TestNothingIsInstalledDuringAnUninstall(t *testing.T) {
 		t.Errorf("the outcome is to be %v, want a refusal", outcome)
 	}
 	if content, err := os.ReadFile(s.path("ecosystem/p/ecosystem.json")); err != nil || !strings.Contains(string(content), `"2"`) {
-		t.Errorf("installed is %s, %v", content, err)
+		t.Errorf("the installed one is %s, %v; want version 2", content, err)
 	}
 	s.fail()
 	if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 200 {

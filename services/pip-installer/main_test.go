@@ -209,7 +209,7 @@ func TestHowBuildsFail(t *testing.T) {
 				t.Errorf("the candidate is %v, want the error %q, and source distributions allowed", item, c.text)
 			}
 			if got := w.audited("system"); w.builder.checkErr == nil && (len(got) != 2 || !strings.HasPrefix(got[1], "pip_install_failed weather")) {
-				t.Errorf("audit log has %q", got)
+				t.Errorf("the audit log has %q, want the second entry to be the failure", got)
 			}
 			*w.builder = fakeBuilder{t: t}
 			w.expect(w.call("POST", request(key, "approve"), `{}`), 200, "")
@@ -231,7 +231,7 @@ func TestScanErrors(t *testing.T) {
 		`{"error":"Invalid requirements.lock: lists no package","pack_id":"bad","path":"backend/requirements.lock"},` +
 		`{"error":"unreadable","pack_id":"odd","path":"requirements.lock"}]`
 	if string(got) != want || scan.Data["pending_created"] != 1.0 || scan.Data["scanned_count"] != 4.0 {
-		t.Errorf("scan: %v\nerrors: %s", scan.Data, got)
+		t.Errorf("scan: %v\nerrors: %s\nwant 4 scanned, 1 pending, and\n%s", scan.Data, got, want)
 	}
 }
 

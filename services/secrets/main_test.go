@@ -178,7 +178,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 		t.Fatalf("the delete got %d %+v, want 200", status, a)
 	}
 	if _, err := client.Value(t.Context(), "TOKEN"); !fault.Is(err, fault.KindNotFound) {
-		t.Fatalf("value after delete: %v", err)
+		t.Fatalf("the value after the delete: got %v, want not found", err)
 	}
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	}
 	for _, pattern := range []string{"audit/*", "secrets/*"} {
 		if strings.Contains(read(t, suite, pattern), "hunter2") {
-			t.Errorf("%s shows a value", pattern)
+			t.Errorf("%s shows a value, want none", pattern)
 		}
 	}
 }
@@ -218,10 +218,10 @@ func TestDamageKeepsOthersWorking(t *testing.T) {
 	}
 	client := api.NewClient(suite.Peer("capability-broker", "secrets"))
 	if _, err := client.Value(t.Context(), "A"); !fault.Is(err, fault.KindInternal) {
-		t.Fatalf("a swapped file gave %v", err)
+		t.Fatalf("a swapped file gave %v, want internal", err)
 	}
 	if value, err := client.Value(t.Context(), "B"); err != nil || value.Reveal() != "value of B" {
-		t.Fatalf("value of B: %v", err)
+		t.Fatalf("the value of B is %q, %v; want it", value.Reveal(), err)
 	}
 	_, a := call(t, suite, "gateway", "GET", "/api/secrets", "")
 	if want := `{"count":2,"keys":[{"created_at":null,"damaged":true,"deleted":false,"exists":false,"key":"A","masked":"********","updated_at":null},` +
@@ -229,7 +229,7 @@ func TestDamageKeepsOthersWorking(t *testing.T) {
 		t.Fatalf("list %s\nwant %s", sorted(t, a.Data), want)
 	}
 	if got := read(t, suite, "audit/security_*.jsonl"); !strings.Contains(got, `"hash_mismatch"`) {
-		t.Errorf("security entries: %s", got)
+		t.Errorf("the security entries are %s, want hash_mismatch", got)
 	}
 }
 
@@ -269,7 +269,7 @@ func read(t *testing.T, suite *servicetest.Suite, pattern string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(suite.UserData(), pattern))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no files %s (%v)", pattern, err)
+		t.Fatalf("no files %s (%v), want some", pattern, err)
 	}
 	var all strings.Builder
 	for _, f := range files {
@@ -303,7 +303,7 @@ func TestSecretsWaitForTheirKey(t *testing.T) {
 	ready := server.Runtime.Readiness(t.Context())
 	if i := slices.IndexFunc(ready.Checks, func(c service.Check) bool { return c.Name == "secrets key" }); ready.Ready || i < 0 || ready.Checks[i].OK ||
 		!strings.Contains(ready.Checks[i].Detail, "secrets_key is missing") || !strings.Contains(ready.Checks[i].Fix, "docker compose up") {
-		t.Errorf("readiness without a key: %+v", ready)
+		t.Errorf("the readiness without a key is %+v, want it not ready, with a fix", ready)
 	}
 	if err := errors.Join(os.Rename(key+".away", key), os.Link(key, filepath.Join(suite.UserData(), "settings", "secrets", "secrets_key"))); err != nil {
 		t.Fatal(err)

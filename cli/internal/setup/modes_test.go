@@ -109,7 +109,7 @@ func TestOpensServicesFilesToTheOperator(t *testing.T) {
 			t.Errorf("%s has mode %04o, want %04o", name, got, want)
 		}
 		if out, err := as(operatorUID, operatorGID, cfg.Home, "cat "+path); (err == nil) != (want == 0o640) {
-			t.Errorf("the operator reads %s: %v %s", name, err, out)
+			t.Errorf("the operator reads %s: %v %s; want it possible: %v", name, err, out, want == 0o640)
 		}
 	}
 }

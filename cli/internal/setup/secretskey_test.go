@@ -73,7 +73,7 @@ func TestKeyThatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if log := run(t, cfg); !strings.Contains(log, "put it back from a backup") {
-		t.Errorf("secrets without a key: %s", log)
+		t.Errorf("secrets without a key: logged %s, want what to do", log)
 	}
 	if _, err := os.Lstat(operators); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a key was made while there were secrets: %v", err)
@@ -92,6 +92,6 @@ func TestKeyThatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if log := run(t, cfg); !strings.Contains(log, "the secrets can't be used") || sameFile(operators, services) {
-		t.Errorf("garbage was shared: %s", log)
+		t.Errorf("garbage as a key: logged %s, want that it isn't shared", log)
 	}
 }

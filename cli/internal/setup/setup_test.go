@@ -154,7 +154,7 @@ func TestKeysWork(t *testing.T) {
 	for _, name := range Services {
 		id, err := identity.Load(filepath.Join(settings, "identity", name))
 		if err != nil || id.Name != name {
-			t.Errorf("identity of %s: %v, %v", name, id, err)
+			t.Errorf("the identity of %s: %v, %v; want one of this name", name, id, err)
 			continue
 		}
 		if home, err := identity.ReadHome(filepath.Join(settings, "home_id")); err != nil || id.Home != home {
@@ -238,7 +238,7 @@ func TestRenewsOldCertificatesOnly(t *testing.T) {
 	}
 	for _, name := range kept {
 		if read(name) != before[name] {
-			t.Errorf("%s was replaced", name)
+			t.Errorf("%s was replaced, want it kept", name)
 		}
 	}
 }
@@ -296,7 +296,7 @@ func TestWhatOthersMayNotReach(t *testing.T) {
 		{handlerUID, handlerUID, "ls user_data/shared"},
 	} {
 		if out, err := as(c.uid, c.gid, cfg.Home, c.command); err == nil {
-			t.Errorf("user %d can run %q:\n%s", c.uid, c.command, out)
+			t.Errorf("user %d can run %q, want it refused:\n%s", c.uid, c.command, out)
 		}
 	}
 	if out, err := as(operatorUID, operatorGID, cfg.Home, "cat user_data/settings/api_token"); err != nil {

@@ -89,7 +89,7 @@ func TestBreaker(t *testing.T) {
 		}
 		began := time.Now()
 		if err := within(CallTimeout, call); err == nil || time.Since(began) > 0 {
-			t.Errorf("answered %v after %v", err, time.Since(began))
+			t.Errorf("answered %v after %v, want an error at once", err, time.Since(began))
 		}
 	})
 	run("one that is dead, too, whoever gives up in between", func(t *testing.T, i *instance, call endpoint.Endpoint) {
@@ -106,7 +106,7 @@ func TestBreaker(t *testing.T) {
 		}
 		i.called.Store(0)
 		if err := within(CallTimeout, call); err == nil || i.called.Load() > 0 {
-			t.Errorf("called %d times: %v", i.called.Load(), err)
+			t.Errorf("called %d times: %v; want an error without a call", i.called.Load(), err)
 		}
 	})
 	run("who gives up proves nothing when one is tried again", func(t *testing.T, i *instance, call endpoint.Endpoint) {
@@ -193,7 +193,7 @@ func TestBreaker(t *testing.T) {
 			func() {
 				defer func() {
 					if p := recover(); p != "caller" {
-						t.Errorf("panicked with %v", p)
+						t.Errorf("panicked with %v, want the caller's own", p)
 					}
 				}()
 				_ = within(CallTimeout, call)

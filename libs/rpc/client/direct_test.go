@@ -43,12 +43,12 @@ func TestOnceSentRunsWhileThePeerWorks(t *testing.T) {
 	})
 	got, err := client.Call[rpctest.Number](ctx, w.Peer("gateway", s.Address()), "POST", "/wait", rpctest.Number{N: 7})
 	if err != nil || got.N != 7 || times != 1 {
-		t.Errorf("%v, %v; called %d times", got, err, times)
+		t.Errorf("got %v, %v, and the hook was called %d times; want 7 and once", got, err, times)
 	}
 	s.Close()
 	ctx = client.OnceSent(t.Context(), func() { t.Error("called though nothing was sent") })
 	if _, err := client.Call[rpctest.Number](ctx, w.Peer("gateway", s.Address()), "POST", "/wait", rpctest.Number{N: 7}); !fault.Is(err, fault.KindUnavailable) {
-		t.Errorf("with nobody there: %v", err)
+		t.Errorf("with nobody there: got %v, want unavailable", err)
 	}
 }
 
@@ -196,13 +196,13 @@ func TestAnswersAreNeverMixed(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					time.AfterFunc(time.Duration(j)*20*time.Microsecond, cancel)
 					if got, err := client.Call[rpctest.Number](ctx, peer, "POST", "/double", rpctest.Number{N: n}); err == nil && got.N != 2*n {
-						t.Errorf("asked for %d, got %d", 2*n, got.N)
+						t.Errorf("got %[2]d, want %[1]d", 2*n, got.N)
 					}
 					cancel()
 				default:
 					got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: n})
 					if err != nil || got.N != 2*n {
-						t.Errorf("asked for %d, got %d, %v", 2*n, got.N, err)
+						t.Errorf("got %d, %v; want %d", got.N, err, 2*n)
 					}
 				}
 			}

@@ -71,7 +71,7 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 			parked(d)
 		}
 		if one := parked(d); open(one) || kept(d) != maxIdle {
-			t.Errorf("%d are kept", kept(d))
+			t.Errorf("%d connections are kept, want %d, and the one more closed", kept(d), maxIdle)
 		}
 		d.Close()
 	})

@@ -39,7 +39,7 @@ func TestFaultsSurviveAHop(t *testing.T) {
 	call := func(how string) *fault.Fault {
 		_, err := client.Call[struct{}](t.Context(), peer, "GET", "/fail/"+how, nil)
 		if err == nil {
-			t.Fatalf("%s: no error", how)
+			t.Fatalf("%s: the call succeeds, want an error", how)
 		}
 		return fault.Of(err)
 	}

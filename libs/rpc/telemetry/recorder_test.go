@@ -81,10 +81,10 @@ func TestSpans(t *testing.T) {
 		t.Fatalf("the spans are %v, want two of the client, one served and one broken", named)
 	}
 	if clients[0].Parent().SpanID() != top.SpanContext().SpanID() || clients[0].SpanKind() != trace.SpanKindClient {
-		t.Errorf("client span: %v", clients[0])
+		t.Errorf("the client's span is %v, want a client's, below the test's", clients[0])
 	}
 	if served[0].Parent().SpanID() != clients[0].SpanContext().SpanID() || served[0].SpanKind() != trace.SpanKindServer {
-		t.Errorf("server span: %v", served[0])
+		t.Errorf("the server's span is %v, want a server's, below the client's", served[0])
 	}
 	if clients[0].Status().Code == codes.Error || clients[1].Status().Code != codes.Error || broken[0].Status().Code != codes.Error {
 		t.Error("only the failure is an error")

@@ -196,7 +196,7 @@ func TestAnswersEnd(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			n, closing, err := answers.end([]byte(c.text))
 			if (err != nil) != c.fail || err == nil && (n != len(c.text) || closing != c.closing) {
-				t.Fatalf("%d of %d, closing %v, %v", n, len(c.text), closing, err)
+				t.Fatalf("the answer ends at %d of %d, closing %v, %v; want closing %v, or an error: %v", n, len(c.text), closing, err, c.closing, c.fail)
 			}
 			for i := range len(c.text) {
 				n, _, err := answers.end([]byte(c.text[:i]))

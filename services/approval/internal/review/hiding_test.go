@@ -228,7 +228,7 @@ func TestFloodIsCutFromItsMildEnd(t *testing.T) {
 	}
 	if len(r.Warnings) != 500 || !r.Truncated || r.Warnings[0].Kind != "bidirectional" || r.Warnings[499].Kind != "invisible" ||
 		r.WarningCounts["invisible"] != 600 || r.WarningCounts["executable"] != 600 {
-		t.Errorf("%d warnings, truncated %v, counts %v", len(r.Warnings), r.Truncated, r.WarningCounts)
+		t.Errorf("%d warnings, truncated %v, counts %v; want 500, truncated, and 600 counted of each", len(r.Warnings), r.Truncated, r.WarningCounts)
 	}
 	in.Only = "executable"
 	if r, err = review.Of(in); err != nil || len(r.Warnings) != 500 || r.Warnings[0].Kind != "executable" || r.WarningCounts["invisible"] != 600 {

@@ -90,7 +90,7 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 	if !slices.Equal(asked.Secrets, []string{"B"}) || !slices.Equal(asked.Domains, []string{"b.test"}) || !slices.Equal(asked.Ports, []uint16{80}) ||
 		!slices.Equal(asked.Packages, []string{"urllib3==2.0"}) || len(asked.Handlers) != 1 || asked.Handlers[0].Slug != "fs_read" ||
 		asked.Handlers[0].PermissionID != "fs.read" || len(asked.Handlers[0].SHA256) != 64 || string(asked.Permissions) != `{"network":true}` {
-		t.Errorf("new requests %+v", asked)
+		t.Errorf("the new requests are %+v, want those that only the new version has", asked)
 	}
 	if len(r.Requests.Secrets) != 2 || len(r.Requests.Packages) != 2 {
 		t.Errorf("requests %+v; want len(r.Requests.Secrets) == 2 && len(r.Requests.Packages) == 2", r.Requests)

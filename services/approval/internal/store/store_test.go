@@ -92,7 +92,7 @@ func TestRecords(t *testing.T) {
 			t.Errorf("%+v, %v; want err == nil && got.Retired", got, err)
 		}
 		if ids, err := records.Retired(ctx); err != nil || !slices.Equal(ids, []string{"demo"}) {
-			t.Errorf("retired are %v, %v", ids, err)
+			t.Errorf("the retired are %v, %v; want demo", ids, err)
 		}
 		for _, want := range []bool{true, false} {
 			if removed, err := records.Remove(ctx, "demo"); err != nil || removed != want {

@@ -199,7 +199,7 @@ func TestAFenceWaitsForEverythingBefore(t *testing.T) {
 				p.scan(id, id, true)
 				p.write(id+"/backend/main.py", fmt.Sprint(i))
 				if p.unchanged(id) {
-					t.Errorf("%s: missed change %d", id, i)
+					t.Errorf("%s: change %d was missed, want it seen", id, i)
 					return
 				}
 			}
@@ -304,7 +304,7 @@ func TestTheLimitOfWatches(t *testing.T) {
 		t.Error("what is not watched is said to be unchanged", unwatched)
 	}
 	if n := strings.Count(p.log.String(), "cannot watch every pack"); n != 1 {
-		t.Errorf("said %d times:\n%s", n, p.log)
+		t.Errorf("logged %d times, want once:\n%s", n, p.log)
 	}
 	for _, id := range []string{"b", "c", "d", "e"} {
 		p.Forget(id)

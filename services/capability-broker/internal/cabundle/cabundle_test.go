@@ -82,7 +82,7 @@ func TestWrite(t *testing.T) {
 				t.Fatal(err)
 			}
 			if count != 2 || is.Mode().Perm() != 0o444 {
-				t.Errorf("%d certificates, mode %v", count, is.Mode())
+				t.Errorf("the bundle has %d certificates and the mode %v, want 2 and 0444", count, is.Mode())
 			}
 			// Running containers have that very file; one that is right is left alone.
 			if err := write(path, system, c.operator); err != nil {

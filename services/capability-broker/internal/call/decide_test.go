@@ -297,7 +297,7 @@ func TestReasons(t *testing.T) {
 				t.Errorf("reason %q, want %q", reason, c.reason)
 			}
 			if n := r.started.Load(); (n == 1) != (c.reason == "") {
-				t.Errorf("%d were started", n)
+				t.Errorf("%d calls were started, want one only without a refusal (%q)", n, c.reason)
 			}
 			for _, e := range r.entries {
 				if strings.Contains(fmt.Sprint(e), "SECRET") {
@@ -382,14 +382,14 @@ func TestWhatCountsAsAUse(t *testing.T) {
 		t.Errorf("the refusal's reason is %q, want that the parent's grant is used up", reason)
 	}
 	if n := r.started.Load(); n != 4 {
-		t.Errorf("%d were started", n)
+		t.Errorf("%d calls were started, want 4", n)
 	}
 
 	// A secret that is withheld by the grant is no use; one that turns out to be missing is.
 	r.grant("p", "secrets.get", `{"max_uses": 2, "config": {"allowed_keys": ["A", "MISSING"]}}`)
 	for key, want := range map[string]int64{"B": 0, "a b": 0} {
 		if r.ask("p", "secrets.get", `{"key": "`+key+`"}`); r.uses("p", "secrets.get") != want {
-			t.Errorf("%s was counted", key)
+			t.Errorf("%s was counted %d times, want %d", key, r.uses("p", "secrets.get"), want)
 		}
 	}
 	r.ask("p", "secrets.get", `{"key": "MISSING"}`)
@@ -432,7 +432,7 @@ func TestUsesAreCountedOnceOnAllReplicas(t *testing.T) {
 		}
 		restarted := newReplica(t, open())
 		if got := restarted.ask("p", "fs.read", `{}`); got.ErrorType != "grant_denied" || restarted.reason() != "Capability grant is used up" {
-			t.Errorf("after a restart: %+v, %q", got, restarted.reason())
+			t.Errorf("after a restart: got %+v for %q, want that the grant is used up", got, restarted.reason())
 		}
 	})
 }
@@ -449,7 +449,7 @@ func TestUseAfterAChangeElsewhere(t *testing.T) {
 		}
 		a.grant("p", "fs.read", `{"max_uses": 5, "config": {"new": true}}`)
 		if got := b.ask("p", "fs.read", `{}`); !got.Success || string(b.last.Config) != `{"new":true}` || a.uses("p", "fs.read") != 1 {
-			t.Errorf("a new grant: %+v by %s", got, b.last.Config)
+			t.Errorf("after a new grant: got %+v with the config %s, want success with the new one", got, b.last.Config)
 		}
 		if _, err := a.grants.Revoke(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read"}); err != nil {
 			t.Fatal(err)
@@ -502,7 +502,7 @@ func TestChangesWhileACallWaits(t *testing.T) {
 			t.Errorf("want %q: %+v, %q, %d started", c.reason, got, r.reason(), started)
 		}
 		if c.reason == "" && string(r.last.Config) != string(r.grants.Chain("p", "fs.read")[0].Config) {
-			t.Errorf("started with %s", r.last.Config)
+			t.Errorf("started with the config %s, want the grant's", r.last.Config)
 		}
 	}
 }
@@ -522,7 +522,7 @@ func TestClaimsAreCounted(t *testing.T) {
 		t.Fatalf("%d entries, want 7: five, the first beyond them, and the count of the rest", n)
 	}
 	if last := r.entries[6]; last.Action != "principal_id_overridden" || last.OwnerPack != "p" || last.Details["count"] != int64(94) {
-		t.Errorf("the count: %+v", last)
+		t.Errorf("the entry of the count is %+v, want 94 that were overridden", last)
 	}
 }
 
@@ -554,7 +554,7 @@ func TestEntriesOfOnePackAreBounded(t *testing.T) {
 		}
 		last := r.entries[want-1]
 		if reasons, _ := last.Details["by_reason"].(map[string]int64); last.Action != "permission_execute" || last.Success || last.Details["count"] != int64(94) || reasons[name] != 94 {
-			t.Errorf("%s: the count: %+v", name, last)
+			t.Errorf("%s: the entry of the count is %+v, want 94 failed calls of this reason", name, last)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func TestWindow(t *testing.T) {
 	} {
 		now = now.Add(c.after)
 		if got := w.take(now, c.quotas...); got != c.want {
-			t.Errorf("event %d at %v: %v", i, now.Format(time.TimeOnly), got)
+			t.Errorf("event %d at %v: taken %v, want %v", i, now.Format(time.TimeOnly), got, c.want)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func TestSilentApproval(t *testing.T) {
 		time.Sleep(leaseGrace - time.Second)
 		r.want(t, "for a while", "p=running", "container_started p <nil>")
 		if _, err := r.Start(t.Context(), "p"); !fault.Is(err, fault.KindUnavailable) {
-			t.Errorf("start meanwhile: %v", err)
+			t.Errorf("the start meanwhile got %v, want unavailable", err)
 		}
 		r.gates.silence(false)
 		time.Sleep(time.Minute)
@@ -240,7 +240,7 @@ func TestLateWordOfMemory(t *testing.T) {
 			r.docker.events <- sandbox.Event{Action: "oom", Container: c[0]}
 			synctest.Wait()
 			if got := r.info(t); got.OOMKilled != want || (got.Reason == "out of memory") != want {
-				t.Errorf("exit status %d: %+v", code, got)
+				t.Errorf("exit status %d: %+v; want that it ran out of memory: %v", code, got, want)
 			}
 		})
 	}
@@ -260,7 +260,7 @@ func TestTreesThatNobodyNeedsAreSwept(t *testing.T) {
 		r.packages.mu.Lock()
 		defer r.packages.mu.Unlock()
 		if got := slices.Sorted(maps.Keys(r.packages.kept)); !slices.Equal(got, []string{"e1"}) {
-			t.Errorf("kept dependencies %v", got)
+			t.Errorf("the dependencies kept are %v, want e1", got)
 		}
 	})
 }

@@ -95,7 +95,7 @@ func TestPausedContainers(t *testing.T) {
 				r.docker.turns("c1", "paused", "pause")
 				r.want(t, "paused", "p=paused", "container_started p <nil>")
 				if got := r.info(t); got.Status != "paused" || got.Reason != "" || got.RestartAt != nil {
-					t.Errorf("shown as %+v", got)
+					t.Errorf("it is shown as %+v, want it paused, without a reason or a restart", got)
 				}
 				c.end(t, r)
 				r.want(t, "at once", "p=exited", "container_stopped p "+c.reason)
@@ -300,7 +300,7 @@ func TestOutputOutlivesAnApproval(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := r.RunLogs("p", -1); !fault.Is(err, fault.KindNotFound) {
-			t.Errorf("after the uninstall: %v", err)
+			t.Errorf("after the uninstall: got %v, want not found", err)
 		}
 	})
 }

@@ -55,7 +55,7 @@ func (r *rig) crash(t *testing.T, want time.Duration) {
 	synctest.Wait()
 	ended := r.info(t)
 	if ended.RestartAt == nil || ended.RestartAt.Sub(time.Now()).Round(time.Millisecond) != want || ended.Status != "exited" || *ended.ExitCode != 7 {
-		t.Fatalf("pause of %v: %+v", want, ended)
+		t.Fatalf("pause of %v: %+v; want it exited with 7, to be restarted after the pause", want, ended)
 	}
 	time.Sleep(want - time.Millisecond)
 	if s := r.info(t).Status; s != "exited" {
@@ -66,7 +66,7 @@ func (r *rig) crash(t *testing.T, want time.Duration) {
 	after := r.info(t)
 	if after.Status != "running" || after.ID != before.ID || after.Restarts != before.Restarts+1 || after.ExitCode != nil ||
 		after.LastExit == nil || after.LastExit.Code != 7 || after.RestartAt != nil {
-		t.Fatalf("after a pause of %v: %+v", want, after)
+		t.Fatalf("after a pause of %v: %+v; want the same container, running, with one restart more", want, after)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestPausesGrow(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := r.info(t); got.Restarts != 0 || got.LastExit != nil {
-			t.Errorf("after a start: %+v", got)
+			t.Errorf("after a start: %+v; want no restarts and no last exit", got)
 		}
 	})
 }
@@ -183,7 +183,7 @@ func TestEngineRestarts(t *testing.T) {
 					}
 					time.Sleep(10 * time.Second)
 					if _, err := r.Start(t.Context(), "p"); !fault.Is(err, fault.KindUnavailable) {
-						t.Errorf("start meanwhile: %v", err)
+						t.Errorf("the start meanwhile got %v, want unavailable", err)
 					}
 					r.docker.comes()
 					synctest.Wait()

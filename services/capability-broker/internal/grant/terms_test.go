@@ -130,6 +130,6 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 
 	var g grant.Grant
 	if g.ReadTerms([]byte(`{"max_uses": 1, "newer": true}`)); g.Decide(now) != grant.Unreadable {
-		t.Errorf("newer terms: %q", g.Decide(now))
+		t.Errorf("newer terms: got %q, want them unreadable", g.Decide(now))
 	}
 }

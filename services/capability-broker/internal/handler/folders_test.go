@@ -98,7 +98,7 @@ func FuzzParseDescriptor(f *testing.F) {
 		}
 		var back Candidate
 		if err := json.Unmarshal(stored, &back); err != nil || !sameHandler(back, c) {
-			t.Errorf("%+v comes back as %+v, %v", c, back, err)
+			t.Errorf("%+v comes back as %+v, %v; want the same handler", c, back, err)
 		}
 	})
 }
@@ -199,7 +199,7 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := used(); !errors.Is(err, ErrUntrusted) {
-		t.Errorf("after removal: %v", err)
+		t.Errorf("after the removal: got %v, want ErrUntrusted", err)
 	}
 }
 
@@ -244,14 +244,14 @@ func TestCrashBetweenTrustAndCopy(t *testing.T) {
 	}
 	open()
 	if !f.verified(t.Context(), trust) || len(log) != 0 {
-		t.Fatalf("not finished: %v", log)
+		t.Fatalf("the copy isn't finished, or logged %v; want it verified, with no entry", log)
 	}
 	if err := errors.Join(os.Chmod(filepath.Join(dir, "p/s"), 0o755), os.Remove(filepath.Join(dir, "p/s/handler.py"))); err != nil {
 		t.Fatal(err)
 	}
 	open()
 	if f.verified(t.Context(), trust) || len(log) != 1 || log[0].Action != "hash_mismatch" {
-		t.Errorf("a damaged copy: %v", log)
+		t.Errorf("a damaged copy: logged %v, want one hash_mismatch", log)
 	}
 }
 

@@ -22,7 +22,7 @@ func archived(t *testing.T, root string, now time.Time) string {
 	}
 	name, below := strings.CutPrefix(to, "user_data/packs/.uninstalled/p/")
 	if _, err := os.Stat(filepath.Join(root, archiveName, "p", name, "f")); err != nil || !below {
-		t.Errorf("kept in %s, %v", to, err)
+		t.Errorf("kept in %s, %v; want it in p's archive", to, err)
 	}
 	return name
 }
@@ -34,13 +34,13 @@ func TestArchivesNeverCollide(t *testing.T) {
 		archived(t, root, now)
 	}
 	if to, err := Archive(root, "p", now); err != nil || to != "" {
-		t.Errorf("nothing to archive: %q, %v", to, err)
+		t.Errorf("with nothing to archive: %q, %v; want no archive", to, err)
 	}
 	if err := os.Mkdir(filepath.Join(root, "p"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if to, err := Archive(root, "p", now); err != nil || to != "" {
-		t.Errorf("an empty folder: %q, %v", to, err)
+		t.Errorf("an empty folder: %q, %v; want no archive", to, err)
 	}
 }
 

@@ -97,7 +97,7 @@ func TestFoldersTooDeepToMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	if u, err := Measure(t.Context(), dir); err == nil {
-		t.Errorf("deeper: %+v, no error", u)
+		t.Errorf("deeper: %+v; want an error", u)
 	}
 	if u, err := Measure(t.Context(), filepath.Join(dir, "missing")); err != nil || u != (Usage{}) {
 		t.Errorf("a folder that isn't there: %+v, %v", u, err)

@@ -42,7 +42,7 @@ func TestContainers(t *testing.T) {
 			t.Errorf("the other replica reads %+v, %v, %v; want %+v, changed", list, changed, err, want)
 		}
 		if list, _, err := elsewhere.Records(ctx); err != nil || len(list) != 0 {
-			t.Errorf("on another host: %+v, %v", list, err)
+			t.Errorf("on another host: %+v, %v; want no records", list, err)
 		}
 		if err := elsewhere.RemoveRecord(ctx, "p"); err != nil {
 			t.Fatal(err)

@@ -43,7 +43,7 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := put(&g, errRefused); !errors.Is(err, errRefused) {
-			t.Fatalf("refused change: %v", err)
+			t.Fatalf("the refused change gives %v, want its refusal", err)
 		}
 		if err := put(nil, nil); err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		if list, _, err := mine.Grants(ctx); err != nil || len(list) != 1 || list[0].Enabled || !list[0].ExpiresAt.IsZero() || !reflect.DeepEqual(list[0].Terms, grant.Terms{}) {
-			t.Fatalf("after a change: %+v, %v", list, err)
+			t.Fatalf("after a change: %+v, %v; want one disabled grant without terms", list, err)
 		}
 		if err := mine.Remove(ctx, "p", func(int) error { return errRefused }); !errors.Is(err, errRefused) {
 			t.Fatal(err)
@@ -181,7 +181,7 @@ func TestTrust(t *testing.T) {
 			}
 		}
 		if list, _, err := other.Trusts(ctx); err != nil || !reflect.DeepEqual(list, []handler.Trust{twin}) {
-			t.Fatalf("the other pack's: %+v, %v", list, err)
+			t.Fatalf("the other pack's trust is %+v, %v; want %+v", list, err, twin)
 		}
 	})
 }

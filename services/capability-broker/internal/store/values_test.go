@@ -122,7 +122,7 @@ func TestBatchStaysWithinItsBudget(t *testing.T) {
 			}
 			slices.Sort(names)
 			if strings.Join(names, "") != c.found || strings.Join(left, "") != c.left {
-				t.Errorf("%d: found %v, left %v", c.budget, names, left)
+				t.Errorf("%d: found %v, left %v; want %s and %s", c.budget, names, left, c.found, c.left)
 			}
 		}
 	})
@@ -135,7 +135,7 @@ func TestBatchCountsBytes(t *testing.T) {
 		for budget, want := range map[int]int{301: 0, 302: 1} {
 			found, left, err := other.Batch(t.Context(), "s", []string{"a"}, budget)
 			if err != nil || len(found) != want || len(left) != 1-want {
-				t.Errorf("%d: found %d, left %v, %v", budget, len(found), left, err)
+				t.Errorf("%d: found %d, left %v, %v; want %d found of one", budget, len(found), left, err, want)
 			}
 		}
 	})
@@ -225,7 +225,7 @@ func TestSwap(t *testing.T) {
 			t.Helper()
 			swapped, current, err := mine.Swap(t.Context(), at("k"), jsontext.Value(expected), jsontext.Value(value), "p")
 			if err != nil || swapped != ok || string(current) != there {
-				t.Errorf("swap %s for %s: %t, %s, %v", value, expected, swapped, current, err)
+				t.Errorf("swap of %s for %s: %t, %s, %v; want %t, %s", value, expected, swapped, current, err, ok, there)
 			}
 		}
 		swap(`1`, `2`, false, "")

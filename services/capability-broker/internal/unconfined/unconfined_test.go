@@ -37,7 +37,7 @@ func TestCommands(t *testing.T) {
 		argv, err := e.command(sandbox.Spec{Command: command, Dir: "/pack", Mounts: []sandbox.Mount{{Source: "/src", Target: "/pack"}}})
 		if strings.TrimSpace(want) == "" {
 			if err == nil {
-				t.Errorf("%q is taken for %q", command, argv)
+				t.Errorf("%q is run as %q, want an error", command, argv)
 			}
 			continue
 		}
@@ -62,7 +62,7 @@ func TestOutput(t *testing.T) {
 		}
 		lines, next, more := o.next(t.Context(), 0, false)
 		if want := []string{"stdout one", "stderr oops", "stdout two", "stdout " + strings.Repeat("x", maxLine)}; !slices.Equal(texts(lines), want) || !more || next != 4 {
-			t.Errorf("%.40q, next %d, more %v", texts(lines), next, more)
+			t.Errorf("%.40q, next %d, more %v; want %.40q, next 4, and more", texts(lines), next, more, want)
 		}
 		// Who waits gets what comes, and is freed by the end and by its own.
 		got := make(chan []sandbox.Line, 1)
@@ -92,7 +92,7 @@ func TestOutput(t *testing.T) {
 			write("stdout", strings.Repeat("y", maxLine)+"\n")
 		}
 		if lines, next, _ := o.next(t.Context(), 0, false); len(lines) != maxKept/(maxLine+lineCost) || next != 106 {
-			t.Errorf("%d lines kept, next %d", len(lines), next)
+			t.Errorf("%d lines are kept, next %d; want %d, next 106", len(lines), next, maxKept/(maxLine+lineCost))
 		}
 	})
 }
@@ -107,6 +107,6 @@ func TestEmptyLinesAreBounded(t *testing.T) {
 		}
 	}
 	if n := len(o.lines); n == 0 || n > maxKept/lineCost {
-		t.Errorf("%d lines are kept", n)
+		t.Errorf("%d lines are kept, want at least one and at most %d", n, maxKept/lineCost)
 	}
 }

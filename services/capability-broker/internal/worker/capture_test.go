@@ -34,7 +34,7 @@ func shown(t *testing.T, l *Logs) string {
 	var b strings.Builder
 	for _, line := range lines {
 		if line.TS.IsZero() || time.Since(line.TS) > time.Minute {
-			t.Errorf("a line of %v", line.TS)
+			t.Errorf("a line's time is %v, want it within the last minute", line.TS)
 		}
 		fmt.Fprintf(&b, "%s/%s/%q ", line.RequestID, line.Stream, line.Text)
 	}
@@ -103,7 +103,7 @@ func TestLogsAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 			if size += info.Size(); info.Size() > maxLog+2*logStep {
-				t.Errorf("%s has %d bytes", name, info.Size())
+				t.Errorf("%s has %d bytes, want at most %d", name, info.Size(), maxLog+2*logStep)
 			}
 		}
 		if size < maxLog {
@@ -113,7 +113,7 @@ func TestLogsAreBounded(t *testing.T) {
 		_, _ = n.Write([]byte("after\n"))
 		lines, err := l.Tail("o", "s", 100_000)
 		if err != nil || lines[len(lines)-1].Text != "after" {
-			t.Fatalf("last line %+v, %v", lines[len(lines)-1], err)
+			t.Fatalf("the last line is %+v, %v; want \"after\"", lines[len(lines)-1], err)
 		}
 		said := false
 		for _, line := range lines {
@@ -128,7 +128,7 @@ func TestLogsAreBounded(t *testing.T) {
 func TestTail(t *testing.T) {
 	l, path := openLogs(t)
 	if _, err := l.Tail("o", "s", 10); err != ErrNoLog {
-		t.Errorf("no log: %v", err)
+		t.Errorf("without a log: got %v, want ErrNoLog", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestTail(t *testing.T) {
 		t.Errorf("got %+v, %v; want a traceback, some JSON and \"new\"", lines, err)
 	}
 	if lines, err = l.Tail("o", "s", 1); err != nil || len(lines) != 1 || lines[0].Text != "new" {
-		t.Errorf("the last line: %+v, %v", lines, err)
+		t.Errorf("the last line is %+v, %v; want \"new\"", lines, err)
 	}
 }
 
@@ -184,7 +184,7 @@ func TestFollow(t *testing.T) {
 			default:
 			}
 			if !strings.HasPrefix(text, fmt.Sprint(i, " ")) {
-				t.Fatalf("line %d: got %.20q", i, text)
+				t.Fatalf("line %d: got %.20q, want it to begin with its number", i, text)
 			}
 		}
 		gone.Store(true)

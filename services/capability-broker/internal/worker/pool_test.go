@@ -117,10 +117,10 @@ func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *
 			t.Error(err)
 		}
 		if n := m.running.Load(); n != 0 {
-			t.Errorf("%d workers are left", n)
+			t.Errorf("%d workers are left, want none", n)
 		}
 		if _, err := p.Run(ctx, job("late", "{}")); !errors.Is(err, ErrBusy) {
-			t.Errorf("a closed pool runs: %v", err)
+			t.Errorf("a run in a closed pool: got %v, want ErrBusy", err)
 		}
 		cancel()
 		<-evicted
@@ -198,7 +198,7 @@ func TestWarmWorkersAreUsedAgainAndIdleOnesEnd(t *testing.T) {
 		}
 		// Another principal never gets a worker that a first one used.
 		if _, err := within(10*time.Second, p, job("b", "{}")); err != nil || m.launched.Load() != 2 {
-			t.Errorf("%d launches for two, %v", m.launched.Load(), err)
+			t.Errorf("%d launches for two principals, %v; want 2", m.launched.Load(), err)
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
@@ -218,7 +218,7 @@ func TestBegin(t *testing.T) {
 		j := job("a", `{"a":1}`)
 		j.Begin = func(context.Context) error {
 			if asked++; m.running.Load() != 1 {
-				t.Errorf("asked with %d workers", m.running.Load())
+				t.Errorf("asked with %d workers, want 1", m.running.Load())
 			}
 			if asked%2 == 1 {
 				return refused
@@ -237,7 +237,7 @@ func TestBegin(t *testing.T) {
 			}
 		}
 		if asked != 8 || m.launched.Load() != 1 {
-			t.Errorf("asked %d times, %d launches", asked, m.launched.Load())
+			t.Errorf("asked %d times with %d launches, want 8 with 1", asked, m.launched.Load())
 		}
 	})
 }
@@ -281,7 +281,7 @@ func TestTotalIsBoundedAndIdleOnesMakeRoom(t *testing.T) {
 			synctest.Wait()
 		}
 		if m.most.Load() > 4 { // the one that makes room may still be ending
-			t.Errorf("%d workers at once", m.most.Load())
+			t.Errorf("%d workers at once, want at most 4", m.most.Load())
 		}
 	})
 }
@@ -348,7 +348,7 @@ func TestWorkersThatBreakTheRulesAreReplaced(t *testing.T) {
 				}
 				synctest.Wait()
 				if got, err := within(5*time.Second, p, job("a", `{"x":1}`)); err != nil || got != `{"x":1}` {
-					t.Errorf("the next call: %q, %v", got, err)
+					t.Errorf("the next call got %q, %v; want its answer", got, err)
 				}
 				if replaced := m.launched.Load() == 2; replaced != c.replaced {
 					t.Errorf("%d launches, want a second one: %v", m.launched.Load(), c.replaced)

@@ -121,7 +121,7 @@ func TestWornWorkersAreReplaced(t *testing.T) {
 			began := time.Now()
 			got, err := within(time.Minute, p, job("a", "{}"))
 			if took := time.Since(began); err != nil || got != "1" || i > 0 && took > 0 {
-				t.Errorf("call %d: %q, %v after %v", i, got, err, took)
+				t.Errorf("call %d: got %q, %v after %v; want 1, at once from the second on", i, got, err, took)
 			}
 			time.Sleep(2 * time.Second)
 		}

@@ -103,7 +103,7 @@ func TestParseOpened(t *testing.T) {
 		t.Errorf("got %v, %v; want 10.0.0.0/8, 127.0.0.1/32 and fd12::/16", got, err)
 	}
 	if got, err := ParseOpened(""); err != nil || NewPolicy(got).Opens() {
-		t.Errorf("nothing opens %v, %v", got, err)
+		t.Errorf("an empty setting opens %v, %v; want nothing", got, err)
 	}
 	for _, s := range []string{"10.0.0.1/8", "lan", "10.0.0.0/33", "10.0.0.0 11.0.0.0", "fe80::1%eth0"} {
 		if got, err := ParseOpened(s); err == nil {
@@ -124,7 +124,7 @@ func TestDeniedName(t *testing.T) {
 	}
 	for _, name := range []string{"example.com", "gateway.example.com", "secrets.io", "upstream", "localhost", "myconsul"} {
 		if DeniedName(name) {
-			t.Errorf("%s is denied", name)
+			t.Errorf("%s is denied, want it allowed", name)
 		}
 	}
 }

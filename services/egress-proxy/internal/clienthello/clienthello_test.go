@@ -145,7 +145,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		if other, ok := theirs(records); ok && other != strings.TrimSuffix(name, ".") && other != name {
-			t.Fatalf("%q, crypto/tls reads %q", name, other)
+			t.Fatalf("read the name %q where crypto/tls reads %q, want the same", name, other)
 		}
 	})
 }

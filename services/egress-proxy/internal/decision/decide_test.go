@@ -136,7 +136,7 @@ func TestDecideMatrix(t *testing.T) {
 					t.Errorf("%s: denied with %q, want %q", about, got, want)
 				}
 				if d.Denied != nil && (d.Denied.Kind != KindGrant || d.Denied.Text != "Network access denied: "+d.Denied.Detail) {
-					t.Errorf("%s: kind %q, text %q", about, d.Denied.Kind, d.Denied.Text)
+					t.Errorf("%s: denied as %q with the text %q, want the grant's kind and the detail in the text", about, d.Denied.Kind, d.Denied.Text)
 				}
 				if wantClose := want == "" && r.hasBody && len(gr.g.PathRules) > 0; d.CloseAfter != wantClose {
 					t.Errorf("%s: CloseAfter = %t, want %t", about, d.CloseAfter, wantClose)

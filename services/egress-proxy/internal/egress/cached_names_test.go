@@ -22,6 +22,6 @@ func TestCachedAnswersAreDecidedOnAnew(t *testing.T) {
 		t.Errorf("got %s %q, want blocked", r.errorType(), r.errorText())
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-		t.Errorf("looked up %v, dialled %v", resolved, dialled)
+		t.Errorf("looked up %v and dialled %v, want neither", resolved, dialled)
 	}
 }

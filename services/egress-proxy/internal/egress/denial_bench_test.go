@@ -83,7 +83,7 @@ func benchmarkDenials(b *testing.B, conns, each, most int) {
 		lines += bytes.Count(raw, []byte(`"network_denied"`))
 	}
 	if most == 0 && lines != share*conns {
-		b.Errorf("%d entries of %d denials", lines, share*conns)
+		b.Errorf("%d entries of %d denials, want one each", lines, share*conns)
 	}
 }
 

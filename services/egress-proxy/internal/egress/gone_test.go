@@ -66,7 +66,7 @@ func TestServerIsToldWhenTheClientLeaves(t *testing.T) {
 					}
 					for _, kind := range []record.Kind{record.KindFrame, record.KindHTTP} {
 						if n := w.streams(kind); n != 0 {
-							t.Errorf("%s: %v %s under way", name, n, kind)
+							t.Errorf("%s: %v %s under way, want none", name, n, kind)
 						}
 					}
 				}

@@ -230,10 +230,10 @@ func TestHostileHTTP2(t *testing.T) {
 				}
 			}
 			if n := sent.Load(); n > 2*mostSent {
-				t.Errorf("%d bytes were taken", n)
+				t.Errorf("%d bytes were taken, want at most %d", n, 2*mostSent)
 			}
 			if r := w.ask("GET", "https://good.example/"); !r.Success {
-				t.Errorf("another server: %s", r.errorText())
+				t.Errorf("another server: %s; want success", r.errorText())
 			}
 			if c.slow {
 				return // a plain HTTP proxy leaves that to its client, within two minutes
@@ -244,7 +244,7 @@ func TestHostileHTTP2(t *testing.T) {
 				return // an answer without end is one that a pack may read
 			}
 			if answer, err := answerIn(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 502 ") && !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
-				t.Errorf("as plain HTTP: %.200q, %v", answer, err)
+				t.Errorf("as plain HTTP: got %.200q, %v; want 502 or 200", answer, err)
 			}
 		})
 	}
@@ -358,6 +358,6 @@ func TestHTTP2FloodWhileIdle(t *testing.T) {
 		t.Fatal("the flood goes on")
 	}
 	if n := sent.Load(); n > mostSent {
-		t.Errorf("%d bytes were taken", n)
+		t.Errorf("%d bytes were taken, want at most %d", n, mostSent)
 	}
 }

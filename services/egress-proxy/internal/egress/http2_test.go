@@ -80,14 +80,14 @@ func TestHTTP2InFrames(t *testing.T) {
 		t.Fatalf("got %+v (%s), want hello with both cookies and X-Other", r, r.errorText())
 	}
 	if got.ProtoMajor != 2 || got.Host != "x.example" || got.RequestURI != "//a%2Fb/?q=%20&&x" || got.Method != "POST" || string(sent) != "some text" || got.ContentLength != 9 {
-		t.Errorf("the server got %s %s %s %q", got.Proto, got.Method, got.RequestURI, sent)
+		t.Errorf("the server got %s %s %s %q, want HTTP/2 with the method, the target and the body as sent", got.Proto, got.Method, got.RequestURI, sent)
 	}
 	if h := got.Header; h.Get("X-Api-Key") != "k" || h.Get("X-Drop") != "" || h.Get("Accept-Encoding") != "identity" || h.Get("User-Agent") != headers.UserAgent || h.Get("Cookie") != "a=1; b=2" {
-		t.Errorf("the server got %v", h)
+		t.Errorf("the server got the headers %v, want the client's without those of its connection", h)
 	}
 	for i := range r.HeaderList[1:] {
 		if r.HeaderList[i][0] > r.HeaderList[i+1][0] {
-			t.Errorf("header list %v", r.HeaderList)
+			t.Errorf("the header list is %v, want it sorted by name", r.HeaderList)
 		}
 	}
 	large := strings.Repeat("x", 900<<10)
@@ -104,7 +104,7 @@ func TestHTTP2InFrames(t *testing.T) {
 			t.Errorf("%s: got %s %s, want the error type %q or the body %q", c.path, r.errorType(), r.errorText(), c.kind, c.answer)
 		}
 		if string(sent) != c.body {
-			t.Errorf("%s: %d bytes arrived", c.path, len(sent))
+			t.Errorf("%s: %d bytes arrived, want %d", c.path, len(sent), len(c.body))
 		}
 	}
 	if _, dialled := w.contacts(); len(dialled) != 1 {
@@ -161,7 +161,7 @@ func TestHTTP2IsShared(t *testing.T) {
 	w.roots.AddCert(s.Certificate())
 	w.at("y.example", "93.184.216.34", "443", s.Listener.Addr().String())
 	if r := w.ask("GET", "https://y.example/"); r.errorType() != "ssl_error" || count() != 2 { // the certificate is for x
-		t.Errorf("another name: %s, %d connections", r.errorType(), dialled)
+		t.Errorf("another name: got %s over %d connections, want ssl_error over a second", r.errorType(), count())
 	}
 	w.gates["q"], w.grants["q"] = gate.State{Open: true}, []string{"*"}
 	if r := decode(t, w.proxy.Handler("q").Answer(context.Background(), []byte(`{"url":"https://x.example/"}`), nil)); !r.Success || count() != 3 {
@@ -306,11 +306,11 @@ func TestAddressLiterals(t *testing.T) {
 		}
 		r, _, _ := absolute(t, path, "GET", url, "", "")
 		if body, err := io.ReadAll(r.Body); string(body) != want {
-			t.Errorf("%s in absolute form: %q, %v", url, body, err)
+			t.Errorf("%s in absolute form: got %q, %v; want %q", url, body, err, want)
 		}
 	}
 	if resolved, _ := w.contacts(); resolved != nil {
-		t.Errorf("looked up %v", resolved)
+		t.Errorf("looked up %v, want nothing for an address", resolved)
 	}
 }
 

@@ -34,7 +34,7 @@ func TestDeniedLiterals(t *testing.T) {
 				t.Errorf("%s: got %s %q, want blocked", url, r.errorType(), r.errorText())
 			}
 			if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-				t.Errorf("%s: looked up %v, dialled %v", url, resolved, dialled)
+				t.Errorf("%s: looked up %v and dialled %v, want neither", url, resolved, dialled)
 			}
 			entries := w.audited()
 			if len(entries) != 2 || entries[0].Category != audit.Security || entries[1].Category != audit.Network {
@@ -66,7 +66,7 @@ func TestDeniedAnswersOfDNS(t *testing.T) {
 				t.Errorf("%s: got %s %q, want blocked (%s)", host, r.errorType(), r.errorText(), reason)
 			}
 			if resolved, dialled := w.contacts(); !slices.Equal(resolved, []string{host}) || dialled != nil {
-				t.Errorf("%s: looked up %v, dialled %v", host, resolved, dialled)
+				t.Errorf("%s: looked up %v and dialled %v, want it looked up alone, and no dial", host, resolved, dialled)
 			}
 			for _, e := range w.audited() {
 				if e.Details["blocked_reason"] != reason {
@@ -89,7 +89,7 @@ func TestDeniedNames(t *testing.T) {
 			t.Errorf("%s: got %s %q, want blocked", name, r.errorType(), r.errorText())
 		}
 		if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-			t.Errorf("%s: looked up %v, dialled %v", name, resolved, dialled)
+			t.Errorf("%s: looked up %v and dialled %v, want neither", name, resolved, dialled)
 		}
 	}
 }
@@ -118,12 +118,12 @@ func TestOrder(t *testing.T) {
 			}
 		}
 		if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-			t.Errorf("%s: looked up %v, dialled %v", tt.name, resolved, dialled)
+			t.Errorf("%s: looked up %v and dialled %v, want neither", tt.name, resolved, dialled)
 		}
 	}
 	delete(w.gates, "p")
 	if r := w.ask("GET", "http://x.example/"); r.errorText() != "Network access denied: Pack is not known" {
-		t.Errorf("an unknown pack: %q", r.errorText())
+		t.Errorf("an unknown pack: got %q, want that it is not known", r.errorText())
 	}
 	w.gates["p"] = gate.State{Open: true}
 	for i := range session.RateBurst {
@@ -137,7 +137,7 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-		t.Errorf("looked up %v, dialled %v", resolved, dialled)
+		t.Errorf("looked up %v and dialled %v, want neither", resolved, dialled)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-		t.Errorf("looked up %v, dialled %v", resolved, dialled)
+		t.Errorf("looked up %v and dialled %v, want neither", resolved, dialled)
 	}
 }
 
@@ -236,6 +236,6 @@ func TestOpenedRanges(t *testing.T) {
 	}
 	w.grants["p"] = []string{"model.example"}
 	if r := w.ask("GET", "http://192.168.1.9/"); r.errorType() != "grant_denied" {
-		t.Errorf("opened, not granted: %s", r.errorType())
+		t.Errorf("opened, not granted: got %s, want grant_denied", r.errorType())
 	}
 }

@@ -82,14 +82,14 @@ func TestRedirects(t *testing.T) {
 		w.audited()
 		r := w.ask(tt.method, tt.url, "headers", creds)
 		if r.errorType() != tt.kind || *r.Hops != tt.hops || tt.kind == "" && *r.FinalURL != tt.final {
-			t.Errorf("%s: %s %q after %d hops, final %v", tt.name, r.errorType(), r.errorText(), *r.Hops, r.FinalURL)
+			t.Errorf("%s: got %s %q after %d hops, final %v; want the error type %q after %d hops, final %q", tt.name, r.errorType(), r.errorText(), *r.Hops, r.FinalURL, tt.kind, tt.hops, tt.final)
 			continue
 		}
 		if tt.kind == "" {
 			last := got[len(got)-1].Header
 			for name := range creds {
 				if sent := last.Get(name) != ""; sent != (tt.creds || name == "Accept") {
-					t.Errorf("%s: %s sent on: %v", tt.name, name, sent)
+					t.Errorf("%s: %s sent on: %v, want %v", tt.name, name, sent, tt.creds || name == "Accept")
 				}
 			}
 		}
@@ -117,7 +117,7 @@ func TestRedirectHopsAreJudgedAnew(t *testing.T) {
 		http.Redirect(rw, r, "/again", http.StatusFound)
 	})
 	if r := w.ask("GET", "http://a.example/"); r.errorType() != "grant_denied" || *r.Hops != 1 {
-		t.Errorf("%s after %d hops", r.errorType(), *r.Hops)
+		t.Errorf("got %s after %d hops, want grant_denied after 1", r.errorType(), *r.Hops)
 	}
 }
 

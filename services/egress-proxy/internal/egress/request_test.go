@@ -109,7 +109,7 @@ func TestRequestsThatBreakTheRules(t *testing.T) {
 		}
 	}
 	if resolved, dialled := w.contacts(); resolved != nil || dialled != nil {
-		t.Errorf("looked up %v, dialled %v", resolved, dialled)
+		t.Errorf("looked up %v and dialled %v, want neither", resolved, dialled)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestWhatIsSent(t *testing.T) {
 		t.Errorf("header %v, want %v", got.Header, want)
 	}
 	if *r.FinalURL != "http://x.example/a%20b/%C3%BC?q=1%202&%C3%BC=\"" {
-		t.Errorf("final URL %s", *r.FinalURL)
+		t.Errorf("the final URL is %s, want it escaped as sent", *r.FinalURL)
 	}
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"} {
 		if r := w.ask(method, "http://x.example/"); !r.Success || got.Method != method {
@@ -177,7 +177,7 @@ func TestWhatIsSent(t *testing.T) {
 		t.Errorf("a body of %d bytes: %s, got %d", len(big), r.errorText(), len(body))
 	}
 	if r := w.raw(`{"url":"http://x.example/"}`); !r.Success || got.Method != "GET" {
-		t.Errorf("the least request: %s", r.errorText())
+		t.Errorf("the least request: got %s, and the server saw %s; want a GET that succeeds", r.errorText(), got.Method)
 	}
 	if r := w.raw(`{"url":"http://x.example/","method":null,"headers":null,"body":null,"timeout_seconds":null}`); !r.Success {
 		t.Errorf("fields that are null: %s; want success", r.errorText())
@@ -213,7 +213,7 @@ func TestWhatIsAnswered(t *testing.T) {
 	}
 	wantList := [][2]string{{"x-LOWER", "1"}, {"Set-Cookie", "a=1; Expires=Mon, 01 Jan 2035 00:00:00 GMT"}, {"Vary", "A"}, {"X-Other", "é"}, {"set-cookie", "b=2"}, {"VARY", "B"}, {"Content-Length", "2"}}
 	if !slices.Equal(r.HeaderList, wantList) {
-		t.Errorf("header list %q", r.HeaderList)
+		t.Errorf("the header list is %q, want %q", r.HeaderList, wantList)
 	}
 	r = w.ask("GET", "http://x.example/binary")
 	if got, _ := base64.StdEncoding.DecodeString(*r.Body); string(got) != binary || r.Headers["X-Proxy-Body-Encoding"] != "base64" || *r.BytesRead != len(binary) {
@@ -223,13 +223,13 @@ func TestWhatIsAnswered(t *testing.T) {
 		t.Errorf("a server that claims our encoding: %+v", r)
 	}
 	if r = w.ask("GET", "http://x.example/control"); *r.Body != "\"\\\n\x01\x7f\x00" {
-		t.Errorf("control characters: %q", *r.Body)
+		t.Errorf("control characters: got %q, want them unchanged", *r.Body)
 	}
 	if r = w.ask("GET", "http://x.example/nothing"); !r.Success || *r.Status != 204 || *r.Body != "" {
-		t.Errorf("no content: %+v", r)
+		t.Errorf("no content: got %+v, want 204 and an empty body", r)
 	}
 	if r = w.ask("GET", "http://x.example/"); !r.Success || *r.Status != 500 {
-		t.Errorf("a server's own error: %+v", r)
+		t.Errorf("a server's own error: got %+v, want success with the status 500", r)
 	}
 }
 
@@ -313,7 +313,7 @@ func TestRecords(t *testing.T) {
 	everything := logged + fmt.Sprintf("%+v", entries)
 	for _, secret := range secrets {
 		if strings.Contains(everything, secret) {
-			t.Errorf("%s is written down", secret)
+			t.Errorf("the secret %s is in the log or the entries, want it in neither", secret)
 		}
 	}
 	want := map[string]float64{"allowed/ok": 1, "denied/grant_denied": 1, "failed/connection_refused": 1}

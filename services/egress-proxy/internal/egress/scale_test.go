@@ -90,7 +90,7 @@ func (c *crowd) connect(t testing.TB, packs int) {
 	}
 	for began := time.Now(); runtime.NumGoroutine() < before+packs; time.Sleep(time.Millisecond) {
 		if time.Since(began) > 10*time.Second {
-			t.Fatalf("%d goroutines serve %d clients", runtime.NumGoroutine()-before, packs)
+			t.Fatalf("%d goroutines serve %d clients, want one each within 10s", runtime.NumGoroutine()-before, packs)
 		}
 	}
 }
@@ -139,7 +139,7 @@ func TestThousandSockets(t *testing.T) {
 		t.Errorf("%d sockets hold %d bytes, %d each", packs, grown, grown/packs)
 	}
 	if n := descriptors(t) - open; n > 2*packs+50 { // the socket and its lock
-		t.Errorf("%d sockets hold %d descriptors", packs, n)
+		t.Errorf("%d sockets hold %d descriptors, want at most %d", packs, n, 2*packs+50)
 	}
 	c.connect(t, packs)
 	if grown := memory() - before; grown > 20<<20 {
@@ -152,11 +152,11 @@ func TestThousandSockets(t *testing.T) {
 	}
 	for began := time.Now(); runtime.NumGoroutine() > goroutines+packs/10; time.Sleep(time.Millisecond) {
 		if time.Since(began) > 10*time.Second {
-			t.Fatalf("%d goroutines are left", runtime.NumGoroutine())
+			t.Fatalf("%d goroutines are left after 10s, want at most %d", runtime.NumGoroutine(), goroutines+packs/10)
 		}
 	}
 	if n := descriptors(t) - open; n > packs+50 { // the clients' own ends
-		t.Errorf("%d descriptors are left", n)
+		t.Errorf("%d descriptors are left, want at most %d", n, packs+50)
 	}
 	if left, err := fs.Glob(os.DirFS(c.dir), "*"); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v; want no socket", left, err)

@@ -131,7 +131,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 				w.continues(about, c.continues)
 			}
 			if seen != nil && (seen.Get("Traceparent") != c.parent || seen.Get("Tracestate") != "a=b") {
-				t.Errorf("%s: the server got %v", about, seen)
+				t.Errorf("%s: the server got %v, want the traceparent %q and the tracestate", about, seen, c.parent)
 			}
 			conn := dialSocket(t, path)
 			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\n\r\n", host, strings.Split(host, "/")[2], c.name, c.parent)

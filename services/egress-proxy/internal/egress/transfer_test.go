@@ -120,7 +120,7 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 		w.proxy.recorder.Observe(time.Now().Add(record.ProgressEvery))
 		all := w.recordedEarly()
 		if len(all) != 1 || all[0].Phase != "progress" || all[0].Details["request_id"] != begin || all[0].Details["bytes"].(int64)+all[0].Details["bytes_sent"].(int64) <= 0 {
-			t.Errorf("%s: after some minutes: %+v", test.method, all)
+			t.Errorf("%s: after some minutes: %+v; want one progress of the request, with its bytes", test.method, all)
 		}
 		c.Close()
 		last := w.recorded(1)[0]
@@ -164,7 +164,7 @@ func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
 		<-arrived
 		w.proxy.recorder.Observe(time.Now())
 		if all := w.recordedEarly(); len(all) != 0 {
-			t.Errorf("at once: %+v", all)
+			t.Errorf("at once: %+v; want no progress yet", all)
 		}
 		w.proxy.recorder.Observe(time.Now().Add(record.BeginAfter))
 		all := w.recordedEarly()
@@ -198,6 +198,6 @@ func TestNothingLastsThatIsNotWrittenDown(t *testing.T) {
 		}
 	}
 	if _, dialled := w.contacts(); dialled != nil {
-		t.Errorf("dialled %v, sent %d times", dialled, len(got))
+		t.Errorf("dialled %v and sent %d times, want neither", dialled, len(got))
 	}
 }

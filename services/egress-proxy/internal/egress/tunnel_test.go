@@ -120,7 +120,7 @@ func TestTunnelIsForItsNameOnly(t *testing.T) {
 	// The client's own error says what was wrong.
 	conn := connect(t, path, "x.example:443")
 	if err := tls.Client(conn, &tls.Config{ServerName: "evil.example"}).Handshake(); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
-		t.Errorf("the client sees %v", err)
+		t.Errorf("the client sees %v, want the server's alert: unrecognized name", err)
 	}
 	w.recorded(2)
 	// A client that goes away without a word was not refused anything.

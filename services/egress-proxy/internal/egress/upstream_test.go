@@ -89,7 +89,7 @@ func TestServersThatMisbehave(t *testing.T) {
 			t.Errorf("%s: got %s %q, body %v; want the error type %q or the body %q", tt.name, r.errorType(), r.errorText(), r.Body, tt.kind, tt.body)
 		}
 		if strings.ContainsAny(r.errorText(), "0123456789") && !strings.Contains(r.errorText(), "HTTP/1.1") {
-			t.Errorf("%s: %q tells an address", tt.name, r.errorText())
+			t.Errorf("%s: the text %q has an address, want none", tt.name, r.errorText())
 		}
 	}
 }
@@ -125,7 +125,7 @@ func TestTimeoutBoundsEverything(t *testing.T) {
 		}
 	}
 	if r := w.ask("GET", "http://drip.example/", "timeout_seconds", 0.15, "connect_timeout_seconds", 0.1, "read_timeout_seconds", 0.1); r.errorType() != "timeout" {
-		t.Errorf("all three: %s", r.errorType())
+		t.Errorf("all three limits: got %s, want timeout", r.errorType())
 	}
 }
 
@@ -267,7 +267,7 @@ func TestIdleConnectionDiesInFlight(t *testing.T) {
 			t.Errorf("%s: got success %v, %s; want success %v, or else upstream_error", method, r.Success, r.errorType(), want)
 		}
 		if times := map[bool]int{true: 2, false: 1}[want]; seen[path] != times {
-			t.Errorf("%s was sent %d times", method, seen[path])
+			t.Errorf("%s was sent %d times, want %d", method, seen[path], times)
 		}
 	}
 	// On a new connection nothing is sent twice.

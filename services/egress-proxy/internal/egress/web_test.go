@@ -163,7 +163,7 @@ func TestHTTPForward(t *testing.T) {
 		return r, string(data)
 	}
 	if r, body := do("GET", "/big", nil); body != string(big) || r.ContentLength != -1 {
-		t.Errorf("big: %d bytes", len(body))
+		t.Errorf("GET /big: got %d bytes of a length of %d; want %d, of an unknown length", len(body), r.ContentLength, len(big))
 	}
 	want := fmt.Sprintf("%x", sha256.Sum256(big))
 	if _, body := do("POST", "/sum", bytes.NewReader(big)); !strings.HasPrefix(body, want) {
@@ -183,7 +183,7 @@ func TestHTTPForward(t *testing.T) {
 		q.Header = http.Header{"Connection": {"X-Mine"}, "X-Mine": {"1"}, "Proxy-Authorization": {"x"}, "Upgrade": {"h2c"}, "X-Kept": {"1", "2"}, "User-Agent": {""}}
 	})
 	if body != "x.example map[X-Kept:[1 2]] /headers?q=%20&a=b%2f" {
-		t.Errorf("the server saw %s", body)
+		t.Errorf("the server saw %s, want the target as sent and X-Kept alone", body)
 	}
 	if r.Header.Get("Proxy-Authenticate")+r.Header.Get("Keep-Alive") != "" || len(r.Header["Set-Cookie"]) != 2 {
 		t.Errorf("the headers are %v, want two cookies and none of the connection's", r.Header)
@@ -347,7 +347,7 @@ func TestWebSocket(t *testing.T) {
 		t.Errorf("h2c: got the status %d, want 200 without an upgrade", r.StatusCode)
 	}
 	if _, _, r := open("other.example", "websocket"); r.StatusCode != 502 {
-		t.Errorf("another answer: %d", r.StatusCode)
+		t.Errorf("another host: got %d, want 502", r.StatusCode)
 	}
 	c, _, _ = open("x.example", "websocket")
 	w.proxy.Cut("p")
@@ -379,7 +379,7 @@ func TestCutEndsHTTP(t *testing.T) {
 	w.mu.Unlock()
 	w.proxy.Cut("p")
 	if body, err := io.ReadAll(r.Body); err == nil {
-		t.Errorf("ended well, with %q", body)
+		t.Errorf("the body ended well with %q, want an error after the cut", body)
 	}
 	if all := w.recorded(2); all[0].Details["blocked_reason"] != "pack_modified" || all[1].Details["bytes"] != int64(5) {
 		t.Errorf("entries: %+v, want blocked_reason pack_modified in the first, 5 bytes in the second", all)
@@ -417,6 +417,6 @@ func TestStreamsAreBounded(t *testing.T) {
 		t.Errorf("got %d %+v, want 429 rate_limited", r.StatusCode, got)
 	}
 	if resolved, _ := w.contacts(); !slices.Equal(resolved, nil) {
-		t.Errorf("looked up %v", resolved)
+		t.Errorf("looked up %v, want nothing", resolved)
 	}
 }

@@ -84,7 +84,7 @@ func TestAnswersPassAsTheyCame(t *testing.T) {
 	}
 	for _, path := range []string{"/early", "/many"} {
 		if r := w.ask("GET", "http://x.example"+path); !r.Success || *r.Body != "hi" {
-			t.Errorf("%s in a frame: %s", path, r.errorText())
+			t.Errorf("%s in a frame: %s; want success", path, r.errorText())
 		}
 	}
 }
@@ -111,7 +111,7 @@ func TestPathsAreSentAsAsked(t *testing.T) {
 		}
 		for _, host := range hosts {
 			if r := w.ask("GET", host+target); !r.Success || *r.Body != target {
-				t.Errorf("%s%s in a frame: %s %v", host, target, r.errorText(), r.Body)
+				t.Errorf("%s%s in a frame: got %s %v, want the target unchanged", host, target, r.errorText(), r.Body)
 			} else if *r.FinalURL != host+target {
 				t.Errorf("%s%s in a frame: final_url %s", host, target, *r.FinalURL)
 			}
@@ -136,10 +136,10 @@ func TestMethods(t *testing.T) {
 	path := w.socket()
 	for _, method := range []string{"OPTIONS", "PROPFIND", "REPORT", "MKCOL", "LIST", "QUERY", "LOCK"} {
 		if _, got := speak(t, path, request(method, "http://x.example/a")); got != method+" /a HTTP/1.1" {
-			t.Errorf("%s: the server got %q", method, got)
+			t.Errorf("%s: the server got %q, want the method and /a", method, got)
 		}
 		if r := w.ask(method, "http://x.example/a"); r.errorText() != "Method not allowed: "+method {
-			t.Errorf("%s in a frame: %q", method, r.errorText())
+			t.Errorf("%s in a frame: got %q, want that the method is not allowed", method, r.errorText())
 		}
 	}
 	for _, method := range []string{"TRACE", "FOO", "get", "PRI"} {
@@ -208,7 +208,7 @@ func TestRefusalsExplainThemselves(t *testing.T) {
 	for w.ask("GET", "http://10.0.0.1/").errorType() != "rate_limited" { // until no token is left
 	}
 	if head, _ := speak(t, path, tunnel("x.example:443")); !strings.HasPrefix(head, "HTTP/1.1 429 Rumi: Rate limit exceeded\r\n") || !strings.Contains(head, "\r\nRetry-After: 1\r\n") {
-		t.Errorf("too often: %q", head)
+		t.Errorf("too often: got %q, want 429 with Retry-After: 1", head)
 	}
 }
 

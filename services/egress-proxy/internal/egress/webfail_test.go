@@ -144,7 +144,7 @@ func TestHTTPBodiesThatBreak(t *testing.T) {
 			}
 			f := readRefusal(t, r)
 			if got := fmt.Sprint(r.StatusCode, " ", f.ErrorType, " ", f.Error); got != want || !r.Close {
-				t.Errorf("%.40q to %s: %s, closes %v", body, url, got, r.Close)
+				t.Errorf("%.40q to %s: got %s, closes %v; want %s, and the connection closed", body, url, got, r.Close, want)
 			}
 			if e := w.recorded(1)[0]; e.Success || e.Details["error_type"] != f.ErrorType {
 				t.Errorf("%.40q to %s: the entry is %+v, want %s", body, url, e, f.ErrorType)

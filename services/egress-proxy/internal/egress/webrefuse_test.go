@@ -85,7 +85,7 @@ func TestHTTPRefusals(t *testing.T) {
 		}
 		resolved, dialled := w.contacts()
 		if c.status < 500 && dialled != nil || c.reason != "dns_rebinding_blocked" && c.status < 500 && resolved != nil {
-			t.Errorf("%s: looked up %v, dialled %v", name, resolved, dialled)
+			t.Errorf("%s: looked up %v and dialled %v, want no dial, and a lookup only to find a rebinding", name, resolved, dialled)
 		}
 	}
 }

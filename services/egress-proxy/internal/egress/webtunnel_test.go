@@ -47,11 +47,11 @@ func TestHTTPInTunnel(t *testing.T) {
 	}
 	entries := w.recorded(9)
 	if entries[0].Details["method"] != "CONNECT" || !entries[0].Success || entries[0].Phase != "end" {
-		t.Errorf("of the tunnel: %+v", entries[0])
+		t.Errorf("the tunnel's entry is %+v, want the successful end of a CONNECT", entries[0])
 	}
 	for _, e := range entries[1:] {
 		if e.Details["method"] == "CONNECT" || !strings.HasPrefix(e.Details["url"].(string), "http://x.example/") && e.Details["url"] != "http://x.example" {
-			t.Errorf("of a request: %+v", e)
+			t.Errorf("a request's entry is %+v, want the request's own method, and a URL of x.example", e)
 		}
 	}
 	// What a request may not do outside of a tunnel it may not in one.
@@ -59,7 +59,7 @@ func TestHTTPInTunnel(t *testing.T) {
 	w.gates["p"] = gate.State{PackID: "p", Status: "modified"}
 	w.mu.Unlock()
 	if status, body := ask("GET / HTTP/1.1\r\nHost: x.example"); status != 403 || !strings.Contains(body, "disabled due to modification") {
-		t.Errorf("of a modified pack: %d %s", status, body)
+		t.Errorf("a modified pack: got %d %s, want 403 that says so", status, body)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestOtherProtocolsInTunnelAreTold(t *testing.T) {
 			t.Errorf("%q: the entries are %+v, want tls_required", said, all)
 		}
 		if sent := next(t, got, "the server's end"); sent != "" {
-			t.Errorf("%q: the server got %q", said, sent)
+			t.Errorf("%q: the server got %q, want nothing", said, sent)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func TestWebSocketSchemes(t *testing.T) {
 		c.Close()
 	}
 	if r := w.ask("GET", "ws://x.example/"); r.errorText() != "Unsupported scheme: ws" { // a frame carries no WebSocket
-		t.Errorf("in a frame: %s", r.errorText())
+		t.Errorf("in a frame: got %s, want that the scheme is unsupported", r.errorText())
 	}
 }
 

@@ -219,7 +219,7 @@ func decode(t testing.TB, answer []byte) reply {
 		t.Fatalf("answer %.300q: %v", answer, err)
 	}
 	if r.LatencyMS == nil || r.Hops == nil || r.BytesRead == nil || r.Success == (r.Error != nil) || r.Success == (r.ErrorType != nil) {
-		t.Fatalf("answer lacks something: %.300s", answer)
+		t.Fatalf("the answer lacks a field or has both success and an error: %.300s", answer)
 	}
 	return r
 }

@@ -64,7 +64,7 @@ func FuzzParse(f *testing.F) {
 		}
 		again, failure := decision.ParseURL(c.url.String())
 		if failure != nil && !c.url.Host.Numeric || failure == nil && (again.Host.Name != c.url.Host.Name || again.Port != c.url.Port || again.Path != c.url.Path || again.TLS != c.url.TLS) {
-			t.Fatalf("%q: %q is read as %+v, %+v", frame, c.url.String(), again, failure)
+			t.Fatalf("%q: its URL %q is read again as %+v, %+v; want the same", frame, c.url.String(), again, failure)
 		}
 	})
 }

@@ -194,14 +194,14 @@ func TestStatesAndVerbs(t *testing.T) {
 					did, err = o.Remove(t.Context(), "p")
 				}
 				if err != nil || did != tt.did || len(o.log.list) != map[bool]int{true: 1}[tt.did] {
-					t.Errorf("did %v, %v, entries %+v", did, err, o.log.list)
+					t.Errorf("did %v, %v, with the entries %+v; want %v, and an entry if it did", did, err, o.log.list, tt.did)
 				}
 				if got := o.check("p", "x.com", 443); got != tt.then {
 					t.Errorf("then: %s, want %s", got, tt.then)
 				}
 				after, ok := o.cache.Get("p")
 				if ok && tt.verb == "grant" && after.GrantedAt.Equal(before.GrantedAt) != (tt.state == "granted") {
-					t.Errorf("granted at %v, before %v", after.GrantedAt, before.GrantedAt)
+					t.Errorf("granted at %v, before at %v; want the first time kept while the grant is there", after.GrantedAt, before.GrantedAt)
 				}
 				if lost := tt.state == "granted" && (tt.verb == "revoke" || tt.verb == "remove"); lost != slices.Contains(o.takeNarrowed(), "p") && tt.verb != "remove" {
 					t.Error("those who must know were not told, or for nothing")
@@ -315,17 +315,17 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 			t.Errorf("the one that can't be read: %+v", d)
 		}
 		if d := cache.Check("q", host, "x.com", 443); !d.Allowed {
-			t.Errorf("the other: %+v", d)
+			t.Errorf("the other pack's check gives %+v, want it allowed", d)
 		}
 		if g, ok := cache.Get("p"); !ok || g.Enabled {
-			t.Errorf("shown as %+v", g)
+			t.Errorf("the grant that can't be read is shown as %+v, want it disabled", g)
 		}
 	}
 	if revoked, err := o.Revoke(t.Context(), "p", ""); err != nil || !revoked {
 		t.Errorf("the revocation: %v, %v; want true", revoked, err)
 	}
 	if _, err := o.Grant(t.Context(), "p", request("x.com", 443)); err != nil || o.check("p", "x.com", 443) != ReasonGranted {
-		t.Errorf("granted again: %v, %s", err, o.check("p", "x.com", 443))
+		t.Errorf("granted again: %v, %s; want it granted", err, o.check("p", "x.com", 443))
 	}
 }
 
@@ -387,7 +387,7 @@ func TestReplicasAndLease(t *testing.T) {
 		there.Grant(ctx, "p", request("x.com *.y.com", 443))
 		settle()
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
-			t.Errorf("after a grant there: %s", got)
+			t.Errorf("after a grant there: %s; want it granted here", got)
 		}
 		for _, step := range []struct {
 			do       func()
@@ -418,11 +418,11 @@ func TestReplicasAndLease(t *testing.T) {
 		o.store.set(errors.New("database is down"))
 		time.Sleep(snapshot.Lease - time.Second)
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
-			t.Errorf("within the lease: %s", got)
+			t.Errorf("within the lease: %s; want it granted", got)
 		}
 		time.Sleep(2 * time.Second)
 		if got := o.check("p", "x.com", 443); got != ReasonUnknown {
-			t.Errorf("after the lease: %s", got)
+			t.Errorf("after the lease: %s; want it unknown", got)
 		}
 		o.store.set(nil)
 		settle()

@@ -141,7 +141,7 @@ func TestInvalidPathRules(t *testing.T) {
 		}
 	}
 	if len(o.log.list) != 0 {
-		t.Errorf("refused requests left %v", o.log.list)
+		t.Errorf("refused requests left the entries %v, want none", o.log.list)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestPathRulesNarrow(t *testing.T) {
 			}
 		}
 		if got := len(o.takeNarrowed()) > 0; got != tt.want {
-			t.Errorf("%s: narrowed is %v", tt.name, got)
+			t.Errorf("%s: narrowed is %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

@@ -100,13 +100,13 @@ func TestPropose(t *testing.T) {
 			t.Errorf("%s: rules %v, tunnels %v; want %v, %v", tt.name, w.PathRules, w.AllowTunnel, tt.rules, tt.tunnel)
 		}
 		if err := w.Check(now); err != nil && tt.domains != "" {
-			t.Errorf("%s: can't be posted: %v", tt.name, err)
+			t.Errorf("%s: the proposal can't be posted: %v", tt.name, err)
 		}
 	}
 	for _, refused := range []string{many, prefixes} {
 		w, leftOut, err := propose(granted("x.com", "443", get), refusals(t, refused), obstacle, now)
 		if err != nil || w.Check(now) != nil {
-			t.Errorf("%d domains, %d rules: %v, %v", len(w.AllowedDomains), len(w.PathRules), err, w.Check(now))
+			t.Errorf("%d domains, %d rules: %v, %v; want a proposal that can be posted", len(w.AllowedDomains), len(w.PathRules), err, w.Check(now))
 		}
 		if len(leftOut) == 0 || !strings.Contains(leftOut[0].Why, "at most") {
 			t.Errorf("left out %v, want those over a bound, with the bound", leftOut)

@@ -112,7 +112,7 @@ func TestJoinEnds(t *testing.T) {
 			time.Sleep(time.Second)
 			got := make([]byte, len("last words"))
 			if _, err := io.ReadFull(j.server, got); err != nil || string(got) != "last words" {
-				t.Errorf("the server got %q, %v", got, err)
+				t.Errorf("the server got %q, %v; want the client's last words", got, err)
 			}
 			j.client.CloseWrite()
 		}, time.Second, time.Second},

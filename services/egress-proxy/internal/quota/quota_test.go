@@ -116,7 +116,7 @@ func TestQuota(t *testing.T) {
 		}
 		spend(q, "p", 1, false)
 		if len(q.budget.unstored) != 0 {
-			t.Errorf("left in memory: %v", q.budget.unstored)
+			t.Errorf("left in memory: %v, want nothing", q.budget.unstored)
 		}
 
 		lowered := New(store, 10, discard)

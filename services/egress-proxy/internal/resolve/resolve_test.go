@@ -87,7 +87,7 @@ func TestAnswersAreCachedForAsLongAsTheyHold(t *testing.T) {
 				time.Sleep(c.holds - time.Nanosecond)
 				lookUp(t, n, "p", "x.example")
 				if got := s.times("x.example"); got != 1 {
-					t.Errorf("asked %d times", got)
+					t.Errorf("asked %d times, want once", got)
 				}
 				time.Sleep(time.Nanosecond)
 				lookUp(t, n, "p", "x.example")
@@ -140,7 +140,7 @@ func TestAskedOnceForAllWhoWait(t *testing.T) {
 		var all sync.WaitGroup
 		all.Go(func() {
 			if _, err := n.Lookup(hurried, "p", "x.example", time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
-				t.Errorf("one who left: %v", err)
+				t.Errorf("the one that left got %v, want that it was cancelled", err)
 			}
 		})
 		synctest.Wait()
@@ -154,12 +154,12 @@ func TestAskedOnceForAllWhoWait(t *testing.T) {
 		}
 		all.Go(func() {
 			if _, err := n.Lookup(t.Context(), "p", "x.example", time.Now().Add(time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("one in a hurry: %v", err)
+				t.Errorf("the one in a hurry got %v, want its deadline's error", err)
 			}
 		})
 		all.Wait()
 		if got := s.times("x.example"); got != 1 {
-			t.Errorf("asked %d times", got)
+			t.Errorf("asked %d times, want once", got)
 		}
 	})
 }
@@ -187,11 +187,11 @@ func TestShares(t *testing.T) {
 		lookUp(t, n, "modest", "0.example") // asked for by the other pack: no need to wait for that pack's turn
 		all.Wait()
 		if s.atMost > lookupsPerPack+1 {
-			t.Errorf("%d lookups at once", s.atMost)
+			t.Errorf("%d lookups at once, want at most %d", s.atMost, lookupsPerPack+1)
 		}
 		synctest.Wait()
 		if got := len(n.entries); got > namesPerPack+3 { // and those of the modest pack
-			t.Errorf("%d names are cached", got)
+			t.Errorf("%d names are cached, want at most %d", got, namesPerPack+3)
 		}
 		s.mu.Lock()
 		clear(s.asked)
@@ -207,7 +207,7 @@ func TestShares(t *testing.T) {
 			}
 		}
 		if got := len(n.entries); got > maxNames {
-			t.Errorf("%d names are cached", got)
+			t.Errorf("%d names are cached, want at most %d", got, maxNames)
 		}
 		before := s.times("mine.example")
 		if lookUp(t, n, "modest", "mine.example"); s.times("mine.example") != before {

@@ -35,7 +35,7 @@ func TestDenials(t *testing.T) {
 			return all
 		}
 		if got := list(""); got != nil {
-			t.Fatalf("a new store holds %v", got)
+			t.Fatalf("a new store holds %v, want nothing", got)
 		}
 
 		// The same denial adds up, whoever brings it and in whatever order.

@@ -43,7 +43,7 @@ func TestGrants(t *testing.T) {
 			}
 			again, err := s.Revision(ctx)
 			if err != nil || again != revision {
-				t.Fatalf("revision %d, then %d, %v", revision, again, err)
+				t.Fatalf("the revision is %d, then %d, %v; want the same", revision, again, err)
 			}
 			grants := map[string]grant.Grant{}
 			for _, g := range list {
@@ -69,7 +69,7 @@ func TestGrants(t *testing.T) {
 		refused := errors.New("refused")
 		err := s.Apply(ctx, "p", func(old *grant.Grant) (*grant.Grant, error) {
 			if old == nil || !reflect.DeepEqual(*old, want) {
-				t.Errorf("change is given %+v", old)
+				t.Errorf("the change is given %+v, want %+v", old, want)
 			}
 			return nil, refused
 		})
@@ -80,7 +80,7 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		if grants, revision := load(s); len(grants) != 1 || revision != 3 {
-			t.Errorf("after a removal %+v at %d", grants, revision)
+			t.Errorf("after a removal: %+v at %d; want one grant, at 3", grants, revision)
 		}
 
 		// Changes of several processes at once are each seen by the next.

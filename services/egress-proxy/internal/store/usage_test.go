@@ -26,7 +26,7 @@ func TestUsage(t *testing.T) {
 			return totals
 		}
 		if got := add(s, 100, nil); len(got) != 0 {
-			t.Fatalf("a new store holds %v", got)
+			t.Fatalf("a new store holds %v, want nothing", got)
 		}
 
 		// Bytes add up by day.

@@ -51,7 +51,7 @@ func FuzzReceive(f *testing.F) {
 			}
 		}
 		if rest := c.in.Buffered(); reusable && rest > 0 {
-			t.Fatalf("%q: %d bytes are left", in, rest)
+			t.Fatalf("%q: %d bytes are left on a connection that is used again, want none", in, rest)
 		}
 	})
 }

@@ -25,7 +25,7 @@ func TestClosingWaitsForNoServer(t *testing.T) {
 		p.put(key{host: "closed"}, newConn(stuck{until: until}, nil))
 		p.Sweep(time.Now())
 		if p.idleCount != 1 {
-			t.Errorf("%d connections are idle", p.idleCount)
+			t.Errorf("%d connections are idle, want 1", p.idleCount)
 		}
 		p.Close()
 		close(until)

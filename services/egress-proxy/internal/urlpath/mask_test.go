@@ -60,7 +60,7 @@ func FuzzMask(f *testing.F) {
 			t.Errorf("Mask(%q) = %q: another number of segments", path, got)
 		}
 		if again := Mask(got); again != got {
-			t.Errorf("Mask(%q) = %q, once more %q", path, got, again)
+			t.Errorf("Mask(%q) = %q, and once more %q; want the same", path, got, again)
 		}
 	})
 }

@@ -17,7 +17,7 @@ func TestNormalize(t *testing.T) {
 		if got := Normalize(in); got != want {
 			t.Errorf("%s becomes %s, want %s", in, got, want)
 		} else if again := Normalize(got); again != got {
-			t.Errorf("%s becomes %s, and that %s", in, got, again)
+			t.Errorf("%s becomes %s, and that %s; want the same", in, got, again)
 		}
 	}
 }
@@ -25,7 +25,7 @@ func TestNormalize(t *testing.T) {
 func TestPlain(t *testing.T) {
 	for _, path := range []string{"/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/a%20b", "/%C3%A4", "/a;v=1/b", "/100%25", "/100%25/x", "/~x", "/a..b", "/..b"} {
 		if !Plain(path) {
-			t.Errorf("%s is not plain", path)
+			t.Errorf("%s is not plain, want it plain", path)
 		}
 	}
 	for _, path := range []string{
@@ -33,7 +33,7 @@ func TestPlain(t *testing.T) {
 		"/%252e%252e/a", "/a%252Fb", "/..", "/../a", "/a/./b", "/..;/a", "/..%3Bx/a", "/.;x/a", "/...", "/..%20/a", "/%20/a", "/;x/a", "/a%", "/a%2", "/a%zz",
 	} {
 		if Plain(path) {
-			t.Errorf("%s is plain", path)
+			t.Errorf("%s is plain, want it refused", path)
 		}
 	}
 }
@@ -46,7 +46,7 @@ func TestPrefixes(t *testing.T) {
 	}
 	for _, text := range []string{"", "v1", "*", "/v1?x", "/v1?", "/v1#x", "//host/x", "/a//b", "/a/../b", "/a/%2e%2e/b", "/a%2fb", "/%zz", "/a\nb", "/..;/x", "http://x/", "/" + strings.Repeat("a", MaxPrefix)} {
 		if got, err := ParsePrefix(text); err == nil {
-			t.Errorf("%.50q is taken for %.50q", text, got)
+			t.Errorf("%.50q is taken as the prefix %.50q, want an error", text, got)
 		}
 	}
 	for _, tt := range []struct {
@@ -74,7 +74,7 @@ func FuzzPlain(f *testing.F) {
 		}
 		sent := Normalize(u.EscapedPath())
 		if again := Normalize(sent); again != sent {
-			t.Fatalf("%q becomes %q, and that %q", path, sent, again)
+			t.Fatalf("%q becomes %q, and that %q; want the same", path, sent, again)
 		}
 		if !Plain(sent) || !Under(sent, "/v1") {
 			return

@@ -201,7 +201,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("ended with %v", err)
+			t.Errorf("it ended with %v, want its deadline's error", err)
 		}
 		if took := time.Since(began); took > stallTimeout {
 			t.Errorf("it ended after %v, want at most %v", took, stallTimeout)
@@ -233,7 +233,7 @@ func TestServiceThatHangs(t *testing.T) {
 				t.Fatal(err)
 			}
 			if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" || time.Since(began) != class.Timeout {
-				t.Errorf("%q: answered %d after %v", query, response.StatusCode, time.Since(began))
+				t.Errorf("%q: got %d after %v, want 503 with Retry-After after %v", query, response.StatusCode, time.Since(began), class.Timeout)
 			}
 		})
 	}

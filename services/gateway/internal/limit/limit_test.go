@@ -18,7 +18,7 @@ func TestWindow(t *testing.T) {
 		w := limit.New(120, time.Minute)
 		for i := range 120 {
 			if ok, _ := w.Allow(one); !ok {
-				t.Fatalf("event %d was refused", i+1)
+				t.Fatalf("event %d was refused, want 120 admitted", i+1)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -60,11 +60,11 @@ func TestNoSpanHoldsMore(t *testing.T) {
 		}
 		for i := most; i < len(admitted); i++ {
 			if admitted[i].Sub(admitted[i-most]) < span {
-				t.Fatalf("%d events within %v", most+1, admitted[i].Sub(admitted[i-most]))
+				t.Fatalf("%d events within %v, want at most %d within %v", most+1, admitted[i].Sub(admitted[i-most]), most, span)
 			}
 		}
 		if len(admitted) < 2500 {
-			t.Fatalf("admitted %d of 5000", len(admitted))
+			t.Fatalf("admitted %d of 5000, want 2500 at least", len(admitted))
 		}
 	})
 }
@@ -83,7 +83,7 @@ func TestAddressesThatCountAsOne(t *testing.T) {
 		w := limit.New(1, time.Minute)
 		w.Allow(netip.MustParseAddr(c.a))
 		if ok, _ := w.Allow(netip.MustParseAddr(c.b)); ok == c.same {
-			t.Errorf("%s and %s: same %v", c.a, c.b, !ok)
+			t.Errorf("%s and %s: same %v, want %v", c.a, c.b, !ok, c.same)
 		}
 	}
 }
@@ -110,7 +110,7 @@ func TestManyAddresses(t *testing.T) {
 			}
 		}
 		if refused < 20_000 {
-			t.Fatalf("refused %d of 40,000", refused)
+			t.Fatalf("refused %d of 40,000, want 20,000 at least", refused)
 		}
 		time.Sleep(time.Minute)
 		if ok, _ := w.Allow(netip.MustParseAddr("203.0.113.1")); !ok {

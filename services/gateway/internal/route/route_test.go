@@ -169,7 +169,7 @@ func TestTablesThatCannotBe(t *testing.T) {
 		"no slash":     {{Method: "GET", Pattern: "a"}},
 	} {
 		if _, err := route.NewTable(routes); err == nil {
-			t.Errorf("%s: made a table", name)
+			t.Errorf("%s: made a table, want an error", name)
 		}
 	}
 }

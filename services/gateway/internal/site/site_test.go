@@ -77,12 +77,12 @@ func TestCheck(t *testing.T) {
 func TestSettingsThatCannotBe(t *testing.T) {
 	for _, hosts := range [][]string{{""}, {"http://rumi.example"}, {"*"}, {"a b"}} {
 		if _, err := site.New(hosts, nil); err == nil {
-			t.Errorf("hosts %q were taken", hosts)
+			t.Errorf("the hosts %q were taken, want an error", hosts)
 		}
 	}
 	for _, origins := range [][]string{{""}, {"rumi.example"}, {"https://rumi.example/path"}, {"*"}} {
 		if _, err := site.New(nil, origins); err == nil {
-			t.Errorf("origins %q were taken", origins)
+			t.Errorf("the origins %q were taken, want an error", origins)
 		}
 	}
 }

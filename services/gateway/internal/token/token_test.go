@@ -101,7 +101,7 @@ func TestReplacedTokens(t *testing.T) {
 			}
 			time.Sleep(token.Refresh)
 			if f.Check("third-token") || f.Check("") || f.Ready() == nil {
-				t.Fatalf("%s: somebody is admitted", name)
+				t.Fatalf("%s: a token is admitted, want none, and not ready", name)
 			}
 			write(t, path, "third-token")
 			if !f.Check("third-token") || f.Ready() != nil {

@@ -163,7 +163,7 @@ func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
 		t.Fatalf("step %d: finished, but the backups are %+v", step, all)
 	case reflect.DeepEqual(got, old):
 	case !killed || !reflect.DeepEqual(got, before):
-		t.Fatalf("step %d: ecosystem holds %v", step, got)
+		t.Fatalf("step %d: ecosystem holds %v, want what was there before or after the rollback", step, got)
 	case len(all) != 1:
 		t.Fatalf("step %d: undone, but the backups are %+v", step, all)
 	}
@@ -179,7 +179,7 @@ func crashRollback(t *testing.T, installed bool, step int) (killed bool) {
 		t.Fatalf("step %d: ecosystem holds %v; want reflect.DeepEqual(got, old)", step, got)
 	}
 	if !killed && step < 7 {
-		t.Errorf("only %d steps", step)
+		t.Errorf("only %d steps, want 7 at least", step)
 	}
 	return killed
 }
@@ -278,6 +278,6 @@ func TestRecoverLeavesWhatIsNew(t *testing.T) {
 	h.write(t, "ecosystem/p/ecosystem.json", descriptor("p", "mine"))
 	h.eco.Recover(t.Context())
 	if got := h.files(t, "ecosystem"); !reflect.DeepEqual(got, []string{"p/ecosystem.json=" + descriptor("p", "mine")}) {
-		t.Errorf("ecosystem holds %v", got)
+		t.Errorf("ecosystem holds %v, want the operator's own p", got)
 	}
 }

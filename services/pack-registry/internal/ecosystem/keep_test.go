@@ -266,7 +266,7 @@ func TestLeftoversAreReportedUntilRemoved(t *testing.T) {
 		removed, err := h.eco.Remove(t.Context(), pack.ID(id))
 		check(t, err)
 		if len(removed.Warnings) != 1 || !strings.Contains(removed.Warnings[0], "rm -rf -- ecosystem/.rumi-old-") || !strings.Contains(removed.Warnings[0], "(with sudo if that is refused)") {
-			t.Errorf("warnings are %q", removed.Warnings)
+			t.Errorf("the warnings are %q, want one that says what to remove", removed.Warnings)
 		}
 	}
 	warnings := h.eco.RemoveLeftovers(t.Context())

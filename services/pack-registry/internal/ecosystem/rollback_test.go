@@ -46,7 +46,7 @@ func TestRollback(t *testing.T) {
 	b := all[0]
 	if b.Path != applied.Backups["p"] || b.Name != path.Base(b.Path) || b.Reason != ForApply || b.Version != "1" || b.Identity != "i" ||
 		b.Bytes != int64(len(versioned("p", "i", "1"))+1) || b.CreatedAt.IsZero() || b.Error != "" {
-		t.Errorf("the backup is %+v", b)
+		t.Errorf("the backup is %+v, want version 1 with its size and its time", b)
 	}
 	rolled, err := h.eco.Rollback(t.Context(), "p", b.Name)
 	check(t, err)

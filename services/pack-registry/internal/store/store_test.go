@@ -29,7 +29,7 @@ func TestStore(t *testing.T) {
 			t.Errorf("no staging: %v; want errors.Is(err, staging.ErrUnknown)", err)
 		}
 		if all, err := s.Stagings(ctx, now); err != nil || !reflect.DeepEqual(all, []staging.Staging{st}) {
-			t.Errorf("stagings are %+v, %v", all, err)
+			t.Errorf("the stagings are %+v, %v; want %+v", all, err, st)
 		}
 		if all, err := s.Stagings(ctx, now.Add(time.Microsecond)); err != nil || len(all) != 0 {
 			t.Errorf("later stagings are %+v, %v; want err == nil && len(all) == 0", all, err)
@@ -44,7 +44,7 @@ func TestStore(t *testing.T) {
 		check(t, s.SaveOperation(ctx, op))
 		other := store.New(open()) // what another process sees
 		if all, err := other.Operations(ctx); err != nil || !reflect.DeepEqual(all, []journal.Operation{op}) {
-			t.Errorf("operations are %+v, %v", all, err)
+			t.Errorf("the operations are %+v, %v; want %+v", all, err, op)
 		}
 		check(t, s.EndOperation(ctx, op))
 		if _, err := s.Staging(ctx, st.ID); err != nil {

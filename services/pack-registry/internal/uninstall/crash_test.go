@@ -175,7 +175,7 @@ func crash(t *testing.T, known, files bool, step int) (killed bool) {
 	u := open(t, home)
 	result, err := u.Uninstall(t.Context(), "p")
 	if killed && (err != nil || !result.Success) {
-		t.Errorf("step %d: again: %+v, %v", step, result, err)
+		t.Errorf("step %d: the repeated uninstall gives %+v, %v; want success", step, result, err)
 	}
 	if _, err := u.Uninstall(t.Context(), "p"); !fault.Is(err, fault.KindNotFound) {
 		t.Errorf("step %d: once more: %v; want fault.Is(err, fault.KindNotFound)", step, err)

@@ -36,7 +36,7 @@ func TestParseResult(t *testing.T) {
 			err := parseResult(sandbox.Exit{Code: c.code}, c.lines)
 			failure, failed := errors.AsType[*Failure](err)
 			if c.reason == "" && err != nil || c.reason != "" && (!failed || !strings.HasSuffix(failure.Reason, c.reason) || len(failure.Reason) > maxReason+10) {
-				t.Errorf("error is %v", err)
+				t.Errorf("got the error %v, want %q", err, c.reason)
 			}
 		})
 	}

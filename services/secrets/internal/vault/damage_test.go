@@ -67,7 +67,7 @@ func TestDamage(t *testing.T) {
 				t.Errorf("the log is %s, want A named and no value", log)
 			}
 			if got := h.entries(t, "security"); !strings.Contains(got, `"hash_mismatch"`) || strings.Contains(got, "hunter2") {
-				t.Errorf("security entries: %s", got)
+				t.Errorf("the security entries are %s, want hash_mismatch and no value", got)
 			}
 			if name == "folder" {
 				return // what somebody put there is not ours to remove

@@ -135,11 +135,11 @@ func TestLifeOfASecret(t *testing.T) {
 		t.Fatalf("delete of a key that never was: %v", err)
 	}
 	if created, err := v.Set(ctx, "TOKEN", api.NewValue("first-hunter2")); err != nil || !created {
-		t.Fatalf("first set: created %v, %v", created, err)
+		t.Fatalf("the first set: created %v, %v; want true", created, err)
 	}
 	born := only(t, v).CreatedAt
 	if created, err := v.Set(ctx, "TOKEN", api.NewValue("second-hunter2")); err != nil || created {
-		t.Fatalf("second set: created %v, %v", created, err)
+		t.Fatalf("the second set: created %v, %v; want false", created, err)
 	}
 	wantValue(t, v, "TOKEN", "second-hunter2")
 	if s := only(t, v); !s.CreatedAt.Equal(born) || s.UpdatedAt.Before(born) || !s.Exists() {
@@ -173,7 +173,7 @@ func TestLifeOfASecret(t *testing.T) {
 	var actions []string
 	for _, l := range h.journal(t) {
 		if l.Key != "TOKEN" || l.Actor != "operator" || l.TS.IsZero() {
-			t.Errorf("journal line %+v", l)
+			t.Errorf("the journal's line is %+v, want TOKEN's by the operator, with its time", l)
 		}
 		actions = append(actions, l.Action)
 	}
@@ -181,14 +181,14 @@ func TestLifeOfASecret(t *testing.T) {
 		t.Errorf("journal has %v, want %v", actions, want)
 	}
 	if got := h.entries(t, "system"); strings.Count(got, `"secret_set"`) != 3 || strings.Count(got, `"secret_deleted"`) != 1 {
-		t.Errorf("audit entries: %s", got)
+		t.Errorf("the audit entries are %s, want 3 of secret_set and one of secret_deleted", got)
 	}
 	for what, text := range map[string]string{
 		"the journal": string(h.contents(t, journalName)), "the audit log": h.entries(t, "system"),
 		"the log": h.logs.String(), "the file": string(h.contents(t, "TOKEN.json")),
 	} {
 		if strings.Contains(text, "hunter2") {
-			t.Errorf("%s shows a value: %s", what, text)
+			t.Errorf("%s shows a value: %s; want none", what, text)
 		}
 	}
 }
@@ -385,7 +385,7 @@ func TestConcurrentWriters(t *testing.T) {
 	}
 	wg.Wait()
 	if total := created[0] + created[1] + created[2]; total != 1 {
-		t.Errorf("created %d times", total)
+		t.Errorf("created %d times, want once", total)
 	}
 	if got := len(h.journal(t)); got != each*len(replicas) {
 		t.Errorf("journal has %d lines, want %d", got, each*len(replicas))
