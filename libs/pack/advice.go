@@ -13,17 +13,17 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Advise turns what the file system said about something in the ecosystem folder into a fault (409) that says what is wrong there
-// and, where there is one, names the command that mends it. dir is relative to that folder: what was read, renamed or removed, or "."
-// where something was to be made in it. Any other error, and nil, stay as they are.
+// Advise turns an error of the file system about something in the ecosystem folder into a fault (409) that explains it and,
+// where there is one, names the command that mends it. dir, relative to that folder, is what was read, renamed or removed, or
+// "." if something was to be made in the folder. Any other error, and nil, are returned as they are.
 //
 //	ecosystem/x belongs to somebody else (permission denied). Run in the Rumi home: …
 func Advise(ecosystem *os.Root, dir string, err error) error {
 	return advise(ecosystem, dir, dir, err)
 }
 
-// AdviseFile is Advise for the file or folder at in the pack's folder dir, relative to that: it names it, and the command is that for
-// the whole pack, since where one file can't be read others mostly can't either.
+// AdviseFile is Advise for a file or folder at in the pack's folder dir. The text names it, but its command is for the whole
+// pack: where one file can't be read, others mostly can't either.
 //
 //	ecosystem/x/sub/a.py can't be read: ecosystem/x belongs to somebody else (permission denied). Run in the Rumi home: …
 func AdviseFile(ecosystem *os.Root, dir, at string, err error) error {
@@ -35,7 +35,7 @@ func AdviseFile(ecosystem *os.Root, dir, at string, err error) error {
 	return fault.Conflict("%s can't be read: %s", path.Join("ecosystem", of), f.Message).With(f.Code).Because(err)
 }
 
-// advise is Advise; of is the entry, dir itself or in it, that err is about.
+// advise is Advise; of is the entry that err is about, dir itself or something in it.
 func advise(ecosystem *os.Root, dir, of string, err error) error {
 	if fault.Is(err, fault.KindConflict) {
 		return err
@@ -78,7 +78,7 @@ func adviseRights(ecosystem *os.Root, dir, of string, err error, advice func(cod
 	return advice("permission_denied", "belongs to somebody else (permission denied). %s", GrantCommand(ecosystem, dir, of))
 }
 
-// errno is the bare reason of a system call's error.
+// errno is the reason of a system call's error without its path.
 func errno(err error) error {
 	if e, ok := errors.AsType[unix.Errno](err); ok {
 		return e
@@ -86,8 +86,9 @@ func errno(err error) error {
 	return err
 }
 
-// GrantCommand is what the operator runs so that a folder may be read and changed by this process's group. dir is relative to the
-// ecosystem folder; all that is in it is meant, but for ".". of is the entry, in it or itself, that this process lacks rights to.
+// GrantCommand is the command that gives this process's group the right to read and change a folder and everything in it; for
+// ".", the folder only. dir is relative to the ecosystem folder. of is the entry, in it or itself, for which this process lacks
+// rights.
 func GrantCommand(ecosystem *os.Root, dir, of string) string {
 	name, recursive, mode := path.Join("ecosystem", dir), "-R ", "g+rwX"
 	if dir == "." {
@@ -101,7 +102,7 @@ func GrantCommand(ecosystem *os.Root, dir, of string) string {
 	return fmt.Sprintf("Run in the Rumi home: sudo chgrp %s%d %s && sudo chmod %s%s %s", recursive, os.Getegid(), name, recursive, mode, name)
 }
 
-// Writable says whether names in a folder may be made and removed by this process; the error says why not.
+// Writable is nil if this process may make and remove names in a folder; otherwise the error says why not.
 func Writable(root *os.Root, dir string) error {
 	f, err := openDir(root, dir)
 	if err != nil {
@@ -114,8 +115,8 @@ func Writable(root *os.Root, dir string) error {
 	return nil
 }
 
-// Movable says whether a folder in the ecosystem folder can be renamed, as far as that can be told without trying; the error is one
-// that Advise knows.
+// Movable is nil if a folder in the ecosystem folder can be renamed, as far as that can be told without trying. The error is
+// one that Advise explains.
 func Movable(ecosystem *os.Root, dir string) error {
 	st, err := statx(ecosystem, dir)
 	if err != nil {
@@ -131,7 +132,7 @@ func Movable(ecosystem *os.Root, dir string) error {
 	return nil
 }
 
-// locked says whether an entry has an attribute that forbids to rename and remove it, or what is in it.
+// locked says whether an entry has an attribute (immutable, append-only) that forbids to rename and remove it.
 func locked(ecosystem *os.Root, dir string) bool {
 	st, err := statx(ecosystem, dir)
 	return err == nil && st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0

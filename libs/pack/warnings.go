@@ -18,16 +18,16 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
-// MaxWarnings bounds what Warnings says of one pack.
+// MaxWarnings bounds the warnings about one pack.
 const MaxWarnings = 30
 
 // handlersDir is where a pack has its capability handlers, relative to the folder of its descriptor.
 const handlersDir = "share/capability_handlers"
 
-// Warnings says in words meant for the operator and the author what in a pack will most likely not do what they think: members that
-// nobody reads, files that are named and not there, files that are there and not read. d is the pack's descriptor; files is its folder
-// (os.Root.FS), or a tree that it was approved with. It reads no file's content. A pack with warnings can be installed and approved; Anonymous,
-// which keeps it from being approved, is not among them.
+// Warnings lists, for operator and author, what in a pack most likely doesn't do what they think: members that nobody reads,
+// files that are named and missing, files that exist and aren't read. d is the pack's descriptor; files is its folder
+// (os.Root.FS), or an approved tree. No file's content is read. A pack with warnings can be installed and approved; NoIdentity,
+// which prevents an approval, is not among them.
 func Warnings(d Descriptor, files fs.FS) []string {
 	w := warner{d: d, files: files}
 	name := path.Join(d.Base, File)
@@ -47,6 +47,7 @@ func Warnings(d Descriptor, files fs.FS) []string {
 	return w.all
 }
 
+// warner collects the warnings about one pack.
 type warner struct {
 	d     Descriptor
 	files fs.FS
@@ -55,7 +56,7 @@ type warner struct {
 
 func (w *warner) add(format string, args ...any) { w.all = append(w.all, fmt.Sprintf(format, args...)) }
 
-// has says whether something lies at a path; what can't be told counts as there.
+// has says whether something exists at a path. If that can't be told, it counts as existing, so that there is no false warning.
 func (w *warner) has(name string) bool {
 	_, err := fs.Stat(w.files, name)
 	return !errors.Is(err, fs.ErrNotExist)
@@ -80,7 +81,7 @@ func (w *warner) entrypoint() {
 	}
 }
 
-// script warns of a file that is to be run and is not there.
+// script warns of a file that is to be run and doesn't exist.
 func (w *warner) script(what, name string) {
 	info, err := fs.Stat(w.files, name)
 	switch {
@@ -91,8 +92,8 @@ func (w *warner) script(what, name string) {
 	}
 }
 
-// similar names a file that may be meant: beside the place, one whose name differs by case or Unicode form only; or the same name in
-// the folder of the descriptor.
+// similar names a file that may be meant instead: one in the same folder whose name differs only by case or Unicode form, or
+// one of the same name in the descriptor's folder.
 func (w *warner) similar(name string) string {
 	entries, _ := fs.ReadDir(w.files, path.Dir(name))
 	for _, e := range entries {
@@ -114,7 +115,7 @@ var (
 	domainName = regexp.MustCompile(`\A(\*|(\*\.)?[^\s/:@?#*]+)\z`)
 )
 
-// required warns of what is asked for and can't be had by that name.
+// required warns of requests that can't be granted under that name.
 func (w *warner) required() {
 	for _, key := range w.d.RequiredSecrets {
 		if !secretKey.MatchString(key) {
@@ -135,11 +136,11 @@ func (w *warner) required() {
 	}
 }
 
-// shown makes a stranger's string fit for a message.
+// forMessage makes a stranger's string fit for a message.
 func forMessage(s string) string { return text.Escape(cut(s)) }
 
-// UnknownMember says that a member of a JSON object is not known, and which of the known ones may be meant: "'entry_point' is not
-// known (entrypoint?)". In the path of a member inside another a dot stands between the names.
+// UnknownMember says that a member of a JSON object isn't known, and which known one may be meant: "'entry_point' is not known
+// (entrypoint?)". A member inside another is named with dots: "a.b".
 func UnknownMember(member string, known []string) string {
 	best := spelling.Nearest(member, known, plainName)
 	if best == "" {
@@ -148,7 +149,7 @@ func UnknownMember(member string, known []string) string {
 	return fmt.Sprintf("'%s' is not known (%s?)", forMessage(member), best)
 }
 
-// plainName is a member's name without what spellings differ in.
+// plainName is a member's name without what misspellings differ in: case, underscores, hyphens, spaces.
 func plainName(s string) string {
 	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(cut(s)))
 }
@@ -156,7 +157,7 @@ func plainName(s string) string {
 // knownMembers are the members of a descriptor, and of the objects in it whose members are known.
 var knownMembers = append(Members(reflect.TypeFor[Descriptor](), ""), Members(reflect.TypeFor[Network](), "required_network.")...)
 
-// Members lists the names that a struct's fields have in JSON, each behind a prefix.
+// Members lists the JSON names of a struct's fields, each with a prefix.
 func Members(t reflect.Type, prefix string) (names []string) {
 	for i := range t.NumField() {
 		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
@@ -166,8 +167,8 @@ func Members(t reflect.Type, prefix string) (names []string) {
 	return names
 }
 
-// UnknownMembers lists the members of a valid JSON object that are not known, in order, and those of the objects in it that the known
-// ones look into: "a.b" is the member b of the object that is the member a.
+// UnknownMembers lists the members of a valid JSON object that aren't known, in order. It also looks into those objects in it
+// of which known has members: "a.b" is the member b of the object in member a.
 func UnknownMembers(object []byte, known []string) []string {
 	return unknownMembers(object, "", known)
 }

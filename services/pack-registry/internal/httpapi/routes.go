@@ -19,7 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/uninstall"
 )
 
-// Refresher has approval read packs again: those named, or all; Replaced says that they have just been put in place.
+// Refresher has approval scan packs: those named, or all. Replaced says that they were just replaced by an apply or a rollback.
 type Refresher interface {
 	Refresh(ctx context.Context, packIDs ...string) error
 	Replaced(ctx context.Context, packIDs ...string) error

@@ -14,18 +14,19 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
-// several is the folder in an import that holds several packs.
+// packsFolder is the folder in an import that holds several packs.
 const packsFolder = "packs"
 
-// arranged is what arrange finds.
+// layout is the result of arrange.
 type layout struct {
 	packs    []StagedPack
 	multi    bool     // several packs in packs/
 	warnings []string // what is left out
 }
 
-// arrange finds the packs in the folder incoming, which was called name in the import, and moves each to a folder of its own in
-// the folder payload, which it makes. Either incoming is a pack, or packs/ in it holds some; what else lies there is left, and told.
+// arrange finds the packs in the folder incoming, whose name in the import was name, and moves each to a folder of its own in
+// the folder payload, which it makes. Either incoming is a pack, or incoming/packs holds several; everything else stays in
+// incoming, with a warning.
 func arrange(root *os.Root, incoming, name, payload string) (layout, error) {
 	if err := root.Mkdir(payload, 0o750); err != nil {
 		return layout{}, err
@@ -76,10 +77,11 @@ func arrangeOne(root *os.Root, from, folder, payload string) (StagedPack, error)
 	return one, root.Rename(from, path.Join(payload, one.Dir))
 }
 
-// maxNamed is how many names a message has.
+// maxNamed is how many names a message lists.
 const maxNamed = 10
 
-// besides warns of what lies beside packs/, most of all of packs: an archive of ecosystem/ itself may hold some in both places.
+// warnBeside warns of what lies beside packs/, especially of packs: an archive of the ecosystem folder itself may hold packs in
+// both folders.
 func warnBeside(root *os.Root, incoming string) (warnings []string, err error) {
 	names, err := list(root, incoming)
 	if err != nil {
@@ -104,7 +106,7 @@ func warnBeside(root *os.Root, incoming string) (warnings []string, err error) {
 	return warnings, nil
 }
 
-// hint says what to do about a folder that has no descriptor, as far as what is in it tells.
+// hint says how to correct a folder that has no descriptor, if its content shows it.
 func hint(root *os.Root, incoming, name string) string {
 	names, err := list(root, incoming)
 	if err != nil {
@@ -131,7 +133,7 @@ func hint(root *os.Root, incoming, name string) string {
 	}
 }
 
-// named lists names for a message.
+// nameList lists names for a message.
 func nameList(names []string) string {
 	shown := make([]string, 0, maxNamed+1)
 	for _, name := range names {
@@ -154,7 +156,8 @@ func isPack(root *os.Root, dir string) bool {
 	return false
 }
 
-// describe reads the descriptor of a pack in a folder that was called name, and what is to be told of the pack.
+// describe reads the descriptor of a pack in a folder, whose name in the import was name, and collects the warnings about the
+// pack.
 func describe(root *os.Root, dir, name string) (StagedPack, error) {
 	inner, err := root.OpenRoot(dir)
 	if err != nil {
@@ -184,7 +187,7 @@ func invalidDescriptor(name string, err error) error {
 	return fault.Invalid("Invalid %s in payload %s: %v", pack.File, name, err).With("invalid_descriptor")
 }
 
-// subfolders lists the folders in a folder, sorted; none where there is no such folder.
+// subfolders lists the folders in a folder, sorted. A folder that doesn't exist has none.
 func subfolders(root *os.Root, name string) (names []string, err error) {
 	info, err := root.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {

@@ -32,7 +32,7 @@ type StagedPack struct {
 	Identity string  `json:"identity"`
 	Version  string  `json:"version"`
 
-	Warnings []string `json:"warnings,omitempty"` // what the operator should be told of it
+	Warnings []string `json:"warnings,omitempty"` // for the operator
 }
 
 // ErrUnknown says that there is no staging with an id.

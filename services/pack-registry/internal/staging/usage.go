@@ -21,7 +21,7 @@ const (
 	importFolder = "user_data/import"
 )
 
-// Usage lists what takes room of stagings, of imports that are under way or were killed, and of what lies there to be imported.
+// Usage lists the disk space of stagings, of imports that run or were killed, and of sources in user_data/import.
 func (a *Area) Usage(ctx context.Context) (items []diskusage.Item) {
 	items = a.sources(ctx)
 	if err := a.ready(); err != nil {
