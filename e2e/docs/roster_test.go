@@ -58,6 +58,21 @@ func TestRosterLists(t *testing.T) {
 	}
 }
 
+// Every module of the workspace reaches the images' build: Docker sends what .dockerignore excepts, and nothing else.
+func TestModulesReachTheBuild(t *testing.T) {
+	excepted := strings.Fields(read(t, ".dockerignore"))
+	modules := regexp.MustCompile(`(?m)^\t\./(\S+)$`).FindAllStringSubmatch(read(t, "go.work"), -1)
+	if len(modules) < len(roster.Names()) {
+		t.Errorf("go.work has %d modules, want one for each service at least", len(modules))
+	}
+	for _, module := range modules {
+		folder, _, _ := strings.Cut(module[1], "/")
+		if !slices.Contains(excepted, "!"+folder) {
+			t.Errorf(".dockerignore has no line !%s, want one: go.work has the module %s", folder, module[1])
+		}
+	}
+}
+
 // Every service has a page in docs/services that answers what a stranger asks first.
 func TestPagesOfServices(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "docs/services/*.md"))
