@@ -231,7 +231,7 @@ func (g *gates) reason(id pack.ID, r *record.Record, status pack.Status) string 
 	case r.Status.Executable() && g.held[id] != "":
 		why = g.held[id] + "; " + review
 	case r.Status == pack.StatusModified:
-		// The digest of what lies there now helps nobody who reads this.
+		// The digest of the folder now is left out: an operator can do nothing with it.
 		short, _, _ := strings.Cut(r.LastError, ": sha256:")
 		why = strings.TrimPrefix(short+"; "+review, "; ")
 	case r.Status == pack.StatusPending:

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// work is the folder of one build. It can't be entered by others; in it are input, which the builder reads, and
-// scratch, which it writes. A builder runs as nobody, so scratch is open to all who get that far: the builder.
+// workDir is the folder of one build. Only this service can enter it. In it are input, which the builder reads, and scratch, to which it
+// writes. A builder runs as the user nobody, so scratch is writable by everybody. Nobody else can get there, because of the folder above it.
 type workDir struct {
 	builder *Builder
 	name    string // of the folder and of the container
@@ -25,6 +25,7 @@ type workDir struct {
 func (w *workDir) input() string   { return filepath.Join(w.dir, "input") }
 func (w *workDir) scratch() string { return filepath.Join(w.dir, "scratch") }
 
+// newWork makes the folder of a build, with files in input.
 func (b *Builder) newWork(files map[string][]byte) (w *workDir, err error) {
 	name := rand.Text()
 	w = &workDir{builder: b, name: name, dir: filepath.Join(b.cfg.Dir, name)}
@@ -36,7 +37,7 @@ func (b *Builder) newWork(files map[string][]byte) (w *workDir, err error) {
 			err = errors.Join(err, os.RemoveAll(w.dir))
 		}
 	}()
-	// Modes are set, not asked for: they must not depend on the umask.
+	// Modes are set with chmod because those given to mkdir depend on the umask.
 	for dir, mode := range map[string]fs.FileMode{w.dir: 0o700, w.input(): 0o755, w.scratch(): 0o777} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -57,8 +58,8 @@ func (b *Builder) newWork(files map[string][]byte) (w *workDir, err error) {
 	return w, nil
 }
 
-// remove removes the folder. What the builder wrote is nobody's, in folders that only nobody may change: where this
-// process isn't root, another builder empties scratch first.
+// remove removes the folder. The builder's files belong to the user nobody, in folders that only nobody may change. If this
+// process isn't root, it runs another builder that empties scratch first.
 func (w *workDir) remove() error {
 	err := os.RemoveAll(w.dir)
 	if err == nil || !errors.Is(err, fs.ErrPermission) {
@@ -73,14 +74,18 @@ func (w *workDir) remove() error {
 	}
 	spec := w.builder.spec(w, []string{"sh", "-c", "chmod -R u+rwX /work/* /work/.[!.]* 2>/dev/null; find /work -mindepth 1 -delete"})
 	spec.Name += "-clean"
-	if exit, _, err := w.builder.container(ctx, spec); err != nil || exit.Code != 0 {
-		return fmt.Errorf("empty work folder %s: status %d: %w", w.dir, exit.Code, err)
+	exit, _, err := w.builder.container(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("empty work folder %s: %w", w.dir, err)
+	}
+	if exit.Code != 0 {
+		return fmt.Errorf("empty work folder %s: the builder ended with status %d", w.dir, exit.Code)
 	}
 	return os.RemoveAll(w.dir)
 }
 
-// watchDisk returns true as soon as the file system has lost maxDisk since the work began, false when ctx ends. It can't
-// know who took it; a builder that is stopped for another's sake may be asked again.
+// watchDisk returns true as soon as the file system's free space is maxDisk less than when the work began, and false when ctx
+// ends. It can't know which process took the space: a build that is stopped because of another one may be repeated.
 func (w *workDir) watchDisk(ctx context.Context) bool {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
