@@ -321,8 +321,8 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 			return decided, nil
 		})
 		go func() { time.Sleep(50 * time.Millisecond); v.ask.Store(&ask) }()
-		if s, known := v.GetLatest(t.Context(), "a"); !known || s.Status != "approved" && s.Open {
-			t.Errorf("%+v of a view that has just begun to follow", s)
+		if s, known := v.GetLatest(t.Context(), "a"); !known || s.Open || s.Status != "pending" || asked != 1 {
+			t.Errorf("a view that has just begun to follow has %+v, known %v, after asking %d times; want the stream's pending gate, after asking once", s, known, asked)
 		}
 		asked = 0
 

@@ -15,11 +15,18 @@ const mebi = 1 << 20
 // begun is a frame of 1 MiB without its last byte.
 var begun = append(binary.BigEndian.AppendUint32(nil, mebi), strings.Repeat("x", mebi-1)...)
 
-func half(t *testing.T, path string) net.Conn {
+// half sends begun, as far as somebody reads it. taken is closed when all of it is sent: more than the socket's buffers hold, so the
+// server has reserved the frame's memory and read on.
+func half(t *testing.T, path string) (c net.Conn, taken <-chan struct{}) {
 	t.Helper()
-	c := dial(t, path)
-	go c.Write(begun) // as far as somebody reads it
-	return c
+	c = dial(t, path)
+	sent := make(chan struct{})
+	go func() {
+		if _, err := c.Write(begun); err == nil {
+			close(sent)
+		}
+	}()
+	return c, sent
 }
 
 // A client that begins many long frames and ends none makes its own later ones wait, and the process hold little.
@@ -63,9 +70,14 @@ func TestLongFramesWaitForMemory(t *testing.T) {
 	path, _ := serve(t, newEcho("p"), Limits{Frame: 3 * time.Second, Requests: 4 * mebi})
 	var stuck []net.Conn
 	for range 4 {
-		stuck = append(stuck, half(t, path))
+		c, taken := half(t, path)
+		stuck = append(stuck, c)
+		select {
+		case <-taken:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a frame is not taken within 10 s, want four to reserve all the memory")
+		}
 	}
-	time.Sleep(200 * time.Millisecond) // they have reserved it all
 	done := make(chan error, 8)
 	for range cap(done) {
 		c := dial(t, path)
@@ -99,7 +111,7 @@ func TestWaitingFramesGiveWay(t *testing.T) {
 	for range conns {
 		half(t, path)
 	}
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // nothing tells that a connection waits for memory
 	for range conns {
 		c := dial(t, path)
 		if err := WriteFrame(c, []byte("who")); err != nil {

@@ -32,6 +32,7 @@ func TestEarlyAnswersReachTheClient(t *testing.T) {
 		"no API":             {"POST /nothing HTTP/1.1\r\n", false, 404},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each case takes over a second of pauses
 			server := httptest.NewServer(newEdge(t))
 			defer server.Close()
 			conn, err := net.Dial("tcp", server.Listener.Addr().String())
