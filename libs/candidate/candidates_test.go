@@ -95,7 +95,7 @@ func works(_ context.Context, i *item) error { i.Payload.Result = "installed"; r
 func TestLifeOfACandidate(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, open func() *store.DB) {
 		if r := o.scan(t, "a:1", "b:1"); r.PendingCreated != 2 || r.Scanned != 2 || r.Errors == nil {
-			t.Fatalf("first scan: %+v; want r.PendingCreated == 2 && r.Scanned == 2 && r.Errors != nil", r)
+			t.Fatalf("first scan: %+v; want 2 scanned and made pending, and errors that aren't nil", r)
 		}
 		got, err := o.Approve(operator(t), "a:1", works)
 		if err != nil || got.State != candidate.Installed || got.Payload != (payload{"seen", "installed"}) || got.Actor != "operator" {
@@ -108,14 +108,14 @@ func TestLifeOfACandidate(t *testing.T) {
 				want = candidate.Status{State: candidate.Blocked, RejectCount: 3}
 			}
 			if err != nil || got.Status != want {
-				t.Fatalf("rejection %d: %+v, %v; want err == nil && got.Status == %v", n, got, err, want)
+				t.Fatalf("rejection %d: %+v, %v; want status %v", n, got, err, want)
 			}
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Installed: 1, Blocked: 1}) {
 			t.Fatalf("the counts are %+v, %v; want one installed and one blocked", counts, err)
 		}
 		if r := o.scan(t, "a:1", "b:1"); r.SkippedInstalled != 1 || r.SkippedBlocked != 1 || r.PendingCreated != 0 {
-			t.Fatalf("second scan: %+v; want r.SkippedInstalled == 1 && r.SkippedBlocked == 1 && r.PendingCreated == 0", r)
+			t.Fatalf("second scan: %+v; want skipped installed 1, skipped blocked 1, pending created 0", r)
 		}
 		if got, err := o.Unblock(operator(t), "b:1", "again"); err != nil || got.Status != (candidate.Status{State: candidate.Pending}) {
 			t.Fatalf("the unblocking gives %+v, %v; want it pending, with no rejections", got, err)
@@ -126,13 +126,13 @@ func TestLifeOfACandidate(t *testing.T) {
 			"unblock blocked→pending by operator: again",
 		}
 		if fmt.Sprint(o.audit) != fmt.Sprint(want) {
-			t.Errorf("audit log has %q; want fmt.Sprint(o.audit) == fmt.Sprint(want)", o.audit)
+			t.Errorf("audit log has %q; want %q", o.audit, want)
 		}
 		if o.pings != 1+len(want) {
-			t.Errorf("told of %d changes; want o.pings == 1 + len(want)", o.pings)
+			t.Errorf("told of %d changes; want %d", o.pings-1, len(want))
 		}
 		if again := newOwner(open()).get(t, "b:1"); again != o.get(t, "b:1") || again.Reason != "again" {
-			t.Errorf("another replica reads %+v; want again == o.get(t, \"b:1\") && again.Reason == \"again\"", again)
+			t.Errorf("another replica reads %+v; want %+v, with the reason again", again, o.get(t, "b:1"))
 		}
 	})
 }
@@ -145,11 +145,11 @@ func TestCooldown(t *testing.T) {
 		}
 		o.now = o.now.Add(candidate.Cooldown - time.Microsecond)
 		if r := o.scan(t, "a:1"); r.SkippedCooldown != 1 {
-			t.Fatalf("just before its end: %+v; want r.SkippedCooldown == 1", r)
+			t.Fatalf("just before its end: %+v; want skipped cooldown 1", r)
 		}
 		o.now = o.now.Add(time.Microsecond)
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
-			t.Fatalf("at its end: %+v; want r.PendingCreated == 1", r)
+			t.Fatalf("at its end: %+v; want pending created 1", r)
 		}
 		if got := o.get(t, "a:1"); got.Status != (candidate.Status{State: candidate.Pending, RejectCount: 1}) || got.UpdatedAt != o.now {
 			t.Errorf("the candidate is %+v, want it pending since %v, with its rejection", got, o.now)
@@ -166,17 +166,17 @@ func TestFailedInstallation(t *testing.T) {
 			return candidate.InstallFailed(reason)
 		})
 		if !errors.Is(err, reason) || !fault.Is(err, fault.KindConflict) {
-			t.Fatalf("error is %v; want errors.Is(err, reason) && fault.Is(err, fault.KindConflict)", err)
+			t.Fatalf("error is %v; want the reason, a conflict", err)
 		}
 		got := o.get(t, "a:1")
 		if got.State != candidate.Failed || got.LastError != "Index said no\uFFFD" || got.Payload.Result != "half" || got.Actor != "operator" {
 			t.Fatalf("the candidate is %+v, want it failed, with the error of the index made valid UTF-8", got)
 		}
 		if r := o.scan(t, "a:1"); r.PendingCreated != 1 {
-			t.Fatalf("scan: %+v; want r.PendingCreated == 1", r)
+			t.Fatalf("scan: %+v; want pending created 1", r)
 		}
 		if got := o.get(t, "a:1"); got.State != candidate.Pending || got.LastError != "" || got.Payload.Result != "" {
-			t.Errorf("%+v; want got.State == candidate.Pending && got.LastError == \"\" && got.Payload.Result == \"\"", got)
+			t.Errorf("%+v; want state pending, no last error, no result", got)
 		}
 	})
 }
@@ -198,19 +198,19 @@ func TestAnotherThingUnderTheSameKey(t *testing.T) {
 			must(t, err)
 		}
 		if got := o.scan(t, "p:a", "p:b"); got.SkippedInstalled != 1 || got.PendingCreated != 0 {
-			t.Errorf("the same again: %+v; want got.SkippedInstalled == 1 && got.PendingCreated == 0", got)
+			t.Errorf("the same again: %+v; want skipped installed 1, pending created 0", got)
 		}
 		pings := o.pings
 		got, err := o.Scan(t.Context(), other, nil)
 		must(t, err)
 		if got.PendingCreated != 1 || got.SkippedCooldown != 1 || got.SkippedBlocked != 1 || o.pings != pings+1 {
-			t.Errorf("another: %+v, told %d times; want got.PendingCreated == 1 && got.SkippedCooldown == 1 && got.SkippedBlocked == 1 && o.pings == pings + 1", got, o.pings-pings)
+			t.Errorf("another: %+v, told %d times; want one pending, one in its cooldown, one blocked, told once", got, o.pings-pings)
 		}
 		if a := o.get(t, "p:a"); a.State != candidate.Pending || a.Payload != (payload{Slug: "other"}) {
 			t.Errorf("the candidate becomes %+v, want it pending, with the other slug", a)
 		}
 		if b := o.get(t, "p:b"); b.State != candidate.Rejected || b.Payload.Slug != "seen" {
-			t.Errorf("the rejected one becomes %+v; want b.State == candidate.Rejected && b.Payload.Slug == \"seen\"", b)
+			t.Errorf("the rejected one becomes %+v; want state rejected, slug seen", b)
 		}
 	})
 }
@@ -222,7 +222,7 @@ func TestRefusedApprovalChangesNothing(t *testing.T) {
 		refusal := fault.Conflict("Pack 'a' is not approved (status: pending)")
 		_, err := o.Approve(t.Context(), "a:1", func(_ context.Context, i *item) error { i.Payload.Result = "x"; return refusal })
 		if !errors.Is(err, refusal) || o.get(t, "a:1") != before || len(o.audit) != 0 {
-			t.Errorf("error %v, item %+v, audit %v; want errors.Is(err, refusal) && o.get(t, \"a:1\") == %v && len(o.audit) == 0", err, o.get(t, "a:1"), o.audit, before)
+			t.Errorf("error %v, item %+v, audit %v; want the refusal, the item %+v and no entry", err, o.get(t, "a:1"), o.audit, before)
 		}
 	})
 }
@@ -236,13 +236,13 @@ func TestApproveIsIdempotent(t *testing.T) {
 			wg.Go(func() {
 				got, err := o.Approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
 				if err != nil || got.Payload.Result != "installed" {
-					t.Errorf("%+v, %v; want err == nil && got.Payload.Result == \"installed\"", got, err)
+					t.Errorf("%+v, %v; want result installed", got, err)
 				}
 			})
 		}
 		wg.Wait()
 		if installs != 1 || len(o.audit) != 1 {
-			t.Errorf("%d installations, audit %v; want installs == 1 && len(o.audit) == 1", installs, o.audit)
+			t.Errorf("%d installations, audit %v; want one of each", installs, o.audit)
 		}
 	})
 }
@@ -280,7 +280,7 @@ func TestDecisionDuringAnInstallationStands(t *testing.T) {
 			}
 		}
 		if len(o.audit) != 0 {
-			t.Errorf("audit log of decisions that were not taken: %q; want len(o.audit) == 0", o.audit)
+			t.Errorf("audit log of decisions that were not taken: %q; want it empty", o.audit)
 		}
 	})
 }
@@ -291,7 +291,7 @@ func TestCallerWhoLeavesDoesNotUndoAnInstallation(t *testing.T) {
 		ctx, cancel := context.WithCancel(operator(t))
 		_, err := o.Approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
 		if got := o.get(t, "a:1"); err != nil || got.State != candidate.Installed || got.Actor != "operator" {
-			t.Errorf("%+v, %v; want err == nil && got.State == candidate.Installed && got.Actor == \"operator\"", got, err)
+			t.Errorf("%+v, %v; want state installed, actor operator", got, err)
 		}
 	})
 }
@@ -304,7 +304,7 @@ func TestNothingIsDecidedWithoutAuditEntry(t *testing.T) {
 		_, rejected := o.Reject(t.Context(), "a:1", "no")
 		_, approved := o.Approve(t.Context(), "a:1", works)
 		if !errors.Is(rejected, o.failing) || !errors.Is(approved, o.failing) || o.get(t, "a:1") != before || o.pings != pings {
-			t.Errorf("%v, %v, %+v; want errors.Is(rejected, o.failing) && errors.Is(approved, o.failing) && o.get(t, \"a:1\") == %v && o.pings == %v", rejected, approved, o.get(t, "a:1"), before, pings)
+			t.Errorf("%v, %v, %+v; want the audit log's error twice, and the item %+v", rejected, approved, o.get(t, "a:1"), before)
 		}
 	})
 }
@@ -325,7 +325,7 @@ func TestUnknownAndBadRequests(t *testing.T) {
 			"NUL":     {func() error { _, err := o.Reject(t.Context(), "a:1", "\x00"); return err }, fault.KindInvalid},
 		} {
 			if err := c.call(); !fault.Is(err, c.kind) {
-				t.Errorf("%s: %v; want fault.Is(err, c.kind)", name, err)
+				t.Errorf("%s: %v; want the kind %v", name, err, c.kind)
 			}
 		}
 	})
@@ -347,13 +347,13 @@ func TestListing(t *testing.T) {
 			return strings.Join(keys, " ")
 		}
 		if got := keys(o.List(t.Context(), "")); got != "a:2 b:1 a:1" {
-			t.Errorf("all: %s; want got == \"a:2 b:1 a:1\"", got)
+			t.Errorf("all: %s; want \"a:2 b:1 a:1\"", got)
 		}
 		if got := keys(o.List(t.Context(), candidate.Pending)); got != "a:2 a:1" {
-			t.Errorf("pending: %s; want got == \"a:2 a:1\"", got)
+			t.Errorf("pending: %s; want \"a:2 a:1\"", got)
 		}
 		if got := keys(o.OfPack(t.Context(), "b", candidate.Rejected)); got != "b:1" {
-			t.Errorf("of b: %s; want got == \"b:1\"", got)
+			t.Errorf("of b: %s; want b:1", got)
 		}
 	})
 }
@@ -367,7 +367,7 @@ func TestRemovePackKeepsBlocks(t *testing.T) {
 		}
 		removed, err := o.RemovePack(t.Context(), "a")
 		if err != nil || len(removed) != 1 || removed[0].Key != "a:1" {
-			t.Fatalf("%+v, %v; want err == nil && len(removed) == 1 && removed[0].Key == \"a:1\"", removed, err)
+			t.Fatalf("%+v, %v; want a:1 alone", removed, err)
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Pending: 1, Blocked: 1}) {
 			t.Errorf("the counts are %+v, %v; want one pending and one blocked", counts, err)

@@ -106,7 +106,7 @@ func TestBackgroundScan(t *testing.T) {
 		}
 		o.notice(t, "p:1", "p:2")
 		if o.pings != 1 {
-			t.Errorf("told %d times of nothing new; want o.pings == 1", o.pings-1)
+			t.Errorf("told %d times of nothing new; want 0", o.pings-1)
 		}
 		if got := o.scan(t, "p:1", "p:2"); got.PendingCreated != 2 || got.SkippedPending != 0 {
 			t.Errorf("the scan after it: %+v, want both as new", got)

@@ -31,7 +31,7 @@ func TestStoreIsPartOfTheDecision(t *testing.T) {
 				t.Fatal("rejected although it could not be stored or recorded")
 			}
 			if got, err := o.Get(t.Context(), "a:1"); err != nil || got.State != candidate.Pending || got.Reason != "" {
-				t.Fatalf("after a failure: %+v, %v; want err == nil && got.State == candidate.Pending && got.Reason == \"\"", got, err)
+				t.Fatalf("after a failure: %+v, %v; want state pending, no reason", got, err)
 			}
 		}
 		refuse, o.failing = nil, nil
@@ -39,7 +39,7 @@ func TestStoreIsPartOfTheDecision(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := o.Get(t.Context(), "a:1"); err != nil || got.State != candidate.Rejected || got.Reason != "stored by its owner" {
-			t.Fatalf("after a decision: %+v, %v; want err == nil && got.State == candidate.Rejected && got.Reason == \"stored by its owner\"", got, err)
+			t.Fatalf("after a decision: %+v, %v; want state rejected, reason \"stored by its owner\"", got, err)
 		}
 	})
 }

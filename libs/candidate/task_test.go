@@ -29,7 +29,7 @@ func TestTask(t *testing.T) {
 		go func() { ended <- task.Run(ctx, slog.New(slog.DiscardHandler)) }()
 		synctest.Wait()
 		if n := done.Load(); n != 0 {
-			t.Errorf("done %d times without being due; want n == 0", n)
+			t.Errorf("done %d times without being due; want 0", n)
 		}
 		for range 10 {
 			task.Due()

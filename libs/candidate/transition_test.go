@@ -117,7 +117,7 @@ func TestTransitions(t *testing.T) {
 			}
 		}
 		if len(transitions[state]) != 8 {
-			t.Errorf("%s has %d verbs; want len(transitions[state]) == 8", state, len(transitions[state]))
+			t.Errorf("%s has %d verbs; want 8", state, len(transitions[state]))
 		}
 	}
 }
@@ -125,12 +125,12 @@ func TestTransitions(t *testing.T) {
 func TestParseState(t *testing.T) {
 	for text, want := range map[string]State{"": "", "all": "", "pending": Pending, "blocked": Blocked} {
 		if got, err := ParseState(text); err != nil || got != want {
-			t.Errorf("%q: %q, %v; want err == nil && got == %v", text, got, err, want)
+			t.Errorf("%q: %q, %v; want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"Pending", "pending\n", "gone", " "} {
 		if _, err := ParseState(text); !fault.Is(err, fault.KindInvalid) {
-			t.Errorf("%q: %v; want fault.Is(err, fault.KindInvalid)", text, err)
+			t.Errorf("%q: %v; want that it is invalid", text, err)
 		}
 	}
 }

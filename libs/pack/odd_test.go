@@ -33,12 +33,12 @@ func TestLegacyFolderIsNoFolder(t *testing.T) {
 							t.Errorf("installed are %+v, want good", all)
 						}
 						if wantUnread != (len(unread) == 1 && unread[0].Path == pack.LegacyDir) {
-							t.Errorf("unread is %v; want wantUnread == (len(unread) == 1 && unread[0].Path == pack.LegacyDir)", unread)
+							t.Errorf("unread is %v; want %s alone: %v", unread, pack.LegacyDir, wantUnread)
 						}
 					}
 					for _, find := range []func(*os.Root, pack.ID) (pack.Found, error){pack.Find, cache.Find} {
 						if found, err := find(root, "good"); err != nil || found.Err != nil {
-							t.Errorf("Find(good) = %+v, %v; want err == nil && found.Err == nil", found, err)
+							t.Errorf("Find(good) = %+v, %v; want it without an error", found, err)
 						}
 						for _, none := range []pack.ID{"somewhere", "missing"} {
 							found, err := find(root, none)
@@ -49,7 +49,7 @@ func TestLegacyFolderIsNoFolder(t *testing.T) {
 					}
 					ids, unread := pack.PossibleIDs(root)
 					if !slices.Contains(ids, "good") || wantUnread != (len(unread) == 1) {
-						t.Errorf("names are %v, unread %v; want slices.Contains(ids, \"good\") && wantUnread == (len(unread) == 1)", ids, unread)
+						t.Errorf("names are %v, unread %v; want good among them, and one unread: %v", ids, unread, wantUnread)
 					}
 				})
 			})
@@ -72,28 +72,28 @@ func TestOddEntries(t *testing.T) {
 		packtest.AsNobody(t, func() {
 			all, unread := pack.Installed(root)
 			if len(unread) != 0 {
-				t.Errorf("unread is %v; want len(unread) == 0", unread)
+				t.Errorf("unread is %v; want none", unread)
 			}
 			for _, found := range all {
 				again, err := pack.Find(root, found.ID)
 				if err != nil || (again.Err == nil) != (found.Err == nil) {
-					t.Errorf("Find(%s) = %+v, %v; want err == nil && (again.Err == nil) == (found.Err == nil)", found.ID, again, err)
+					t.Errorf("Find(%s) = %+v, %v; want it with the error %v", found.ID, again, err, found.Err)
 				}
 				if found.Err != nil {
 					broken = append(broken, string(found.ID))
 				} else if found.ID != "good" {
-					t.Errorf("%s is a pack; want found.ID == \"good\"", found.ID)
+					t.Errorf("%s is a pack; want good alone", found.ID)
 				}
 			}
 			listed, more := pack.ListIgnored(root)
 			for _, entry := range listed {
 				if entry.Reason == "" {
-					t.Errorf("%s is ignored without a reason; want entry.Reason != \"\"", entry.Path)
+					t.Errorf("%s is ignored without a reason; want a reason", entry.Path)
 				}
 				ignored = append(ignored, entry.Path)
 			}
 			if more != 0 {
-				t.Errorf("%d more are ignored; want more == 0", more)
+				t.Errorf("%d more are ignored; want 0", more)
 			}
 		})
 	})
@@ -155,7 +155,7 @@ func TestEcosystemThatCannotBeRead(t *testing.T) {
 			}
 			packtest.AsNobody(t, func() {
 				if all, unread := pack.Installed(root); len(all) != 0 || len(unread) == 0 || unread[0].Path != "." {
-					t.Errorf("installed are %v, unread %v; want len(all) == 0 && len(unread) != 0 && unread[0].Path == \".\"", all, unread)
+					t.Errorf("installed are %v, unread %v; want none installed, and the folder itself unread", all, unread)
 				}
 				if _, err := pack.Find(root, "missing"); !errors.Is(err, pack.ErrUnreadable) {
 					t.Errorf("Find(missing): %v, want ErrUnread", err)

@@ -18,14 +18,14 @@ import (
 func TestParseID(t *testing.T) {
 	for _, good := range []string{"a", "A-b_9", strings.Repeat("x", 64), "parent__child", "-", "_"} {
 		if id, err := pack.ParseID(good); err != nil || string(id) != good {
-			t.Errorf("ParseID(%q) = %q, %v; want err == nil && string(id) == %v", good, id, err, good)
+			t.Errorf("ParseID(%q) = %q, %v; want it unchanged", good, id, err)
 		}
 	}
 	for _, bad := range []string{"", ".", "..", "../../x", "a/b", `a\b`, "a b", "a\n", "\na", "a\x00", "ａ", "é", "%2e%2e", "%252e%252e",
 		strings.Repeat("x", 65), "a.b", "packs", "a:b", "~"} {
 		_, err := pack.ParseID(bad)
 		if f := fault.Of(err); err == nil || f.Kind != fault.KindInvalid || f.Message != "Invalid pack_id" {
-			t.Errorf("ParseID(%q) = %v; want err != nil && f.Kind == fault.KindInvalid && f.Message == \"Invalid pack_id\"", bad, err)
+			t.Errorf("ParseID(%q) = %v; want that it is an invalid pack_id", bad, err)
 		}
 	}
 }
@@ -61,7 +61,7 @@ func TestParseDescriptor(t *testing.T) {
 		Unknown:         []string{"vocabulary"},
 	}
 	if !reflect.DeepEqual(d, want) {
-		t.Errorf("got %+v; want reflect.DeepEqual(d, want)", d)
+		t.Errorf("got %+v; want %+v", d, want)
 	}
 	d, err = pack.ParseDescriptor([]byte(`{"pack_id": "p", "entrypoint": ["python3", "-m", "x"], "connectivity": ["a"], "required_network": null}`))
 	if err != nil || !reflect.DeepEqual(d.Entrypoint.Argv, []string{"python3", "-m", "x"}) {
@@ -114,7 +114,7 @@ func TestParseDescriptorRefuses(t *testing.T) {
 		"deep":              with(`"x": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000)),
 	} {
 		if d, err := pack.ParseDescriptor([]byte(text)); err == nil {
-			t.Errorf("%s: accepted as %+v; want err != nil", name, d)
+			t.Errorf("%s: accepted as %+v; want an error", name, d)
 		}
 	}
 }
@@ -129,13 +129,13 @@ func FuzzParseDescriptor(f *testing.F) {
 			return
 		}
 		if id, err := pack.ParseID(string(d.PackID)); err != nil || id != d.PackID {
-			t.Fatalf("accepted the id %q; want err == nil && id == d.PackID", d.PackID)
+			t.Fatalf("accepted the id %q; want one that ParseID takes", d.PackID)
 		}
 		if d.Entrypoint.File != "" && !filepath.IsLocal(d.Entrypoint.File) {
 			t.Fatalf("accepted the entrypoint %q, want a local path", d.Entrypoint.File)
 		}
 		if r := d.Resources; r.MemoryMB < 0 || r.CPUs < 0 || r.CPUs > 1024 || r.PIDs < 0 {
-			t.Fatalf("accepted the resources %+v; want r.MemoryMB >= 0 && r.CPUs >= 0 && r.CPUs <= 1024 && r.PIDs >= 0", r)
+			t.Fatalf("accepted the resources %+v; want none below 0 and at most 1024 CPUs", r)
 		}
 		// What is strict enough for us is valid for the most lenient reader, and reads the same there.
 		var lenient struct {
@@ -153,11 +153,11 @@ func TestReadDescriptor(t *testing.T) {
 		write(t, dir, "backend/ecosystem.json", `{"pack_id": "p"}`)
 		d, err := read(t, dir)
 		if err != nil || d.PackID != "p" || d.Base != "backend" {
-			t.Errorf("got %+v, %v; want err == nil && d.PackID == \"p\" && d.Base == \"backend\"", d, err)
+			t.Errorf("got %+v, %v; want pack id p, base backend", d, err)
 		}
 		write(t, dir, "ecosystem.json", `{"pack_id": "q"}`)
 		if d, err = read(t, dir); err != nil || d.PackID != "q" || d.Base != "" {
-			t.Errorf("got %+v, %v; want err == nil && d.PackID == \"q\" && d.Base == \"\"", d, err)
+			t.Errorf("got %+v, %v; want pack id q, no base", d, err)
 		}
 	})
 	refuse := func(name string, prepare func(dir string) error) {
@@ -168,7 +168,7 @@ func TestReadDescriptor(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d, err := read(t, dir); err == nil {
-				t.Errorf("got %+v; want err != nil", d)
+				t.Errorf("got %+v; want an error", d)
 			}
 		})
 	}
@@ -202,7 +202,7 @@ func TestInstalled(t *testing.T) {
 	root := open(t, dir)
 	all, unread := pack.Installed(root)
 	if len(unread) != 0 {
-		t.Fatalf("can't be read: %v; want len(unread) == 0", unread)
+		t.Fatalf("can't be read: %v; want none", unread)
 	}
 	type seen struct {
 		id, dir  string
@@ -214,7 +214,7 @@ func TestInstalled(t *testing.T) {
 		got = append(got, seen{string(f.ID), f.Dir, f.Err != nil, len(f.Warnings)})
 		again, err := pack.Find(root, f.ID)
 		if err != nil || again.Dir != f.Dir || again.Descriptor.PackID != f.Descriptor.PackID {
-			t.Errorf("Find(%s) = %+v, %v; want err == nil && again.Dir == f.Dir && again.Descriptor.PackID == f.Descriptor.PackID", f.ID, again, err)
+			t.Errorf("Find(%s) = %+v, %v; want dir %v, pack id %v", f.ID, again, err, f.Dir, f.Descriptor.PackID)
 		}
 	}
 	want := []seen{{"a", "a", false, 0}, {"anonymous", "anonymous", false, 1}, {"b", "b", false, 1}, {"broken", "broken", true, 0}, {"old", "packs/old", false, 1}, {"other", "other", false, 1}}
@@ -223,7 +223,7 @@ func TestInstalled(t *testing.T) {
 	}
 	for _, none := range []pack.ID{"no_pack", "link", "missing"} {
 		if found, err := pack.Find(root, none); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("Find(%s) = %+v, %v; want errors.Is(err, fs.ErrNotExist)", none, found, err)
+			t.Errorf("Find(%s) = %+v, %v; want fs.ErrNotExist", none, found, err)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func TestAScanSeesWhatWasDoneBeforeIt(t *testing.T) {
 		w.check(w.client.Refresh(t.Context()))
 		for _, id := range ids {
 			if s := w.status(id); s != "approved" {
-				t.Fatalf("%s is %s; want s == \"approved\"", id, s)
+				t.Fatalf("%s is %s; want approved", id, s)
 			}
 		}
 		w.write(filepath.Join(w.Ecosystem(), "a/backend/main.py"), fmt.Sprintf("print(%d)", i))
@@ -49,7 +49,7 @@ func TestAScanSeesWhatWasDoneBeforeIt(t *testing.T) {
 		w.check(w.client.Refresh(t.Context()))
 		for _, id := range ids {
 			if s := w.status(id); s != "modified" {
-				t.Fatalf("%s changed before the scan, and is %s; want s == \"modified\"", id, s)
+				t.Fatalf("%s changed before the scan, and is %s; want modified", id, s)
 			}
 		}
 	}
@@ -69,7 +69,7 @@ func TestAScanAfterARejectionOfTheSameBytes(t *testing.T) {
 	w.write(filepath.Join(dir, "backend/main.py"), "print('x')")
 	w.check(w.client.Refresh(t.Context()))
 	if s := w.status("demo"); s != "modified" {
-		t.Errorf("status %s; want s == \"modified\"", s)
+		t.Errorf("status %s; want modified", s)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestOnePackThatFailsHoldsUpNoOther(t *testing.T) {
 	}
 	for _, id := range ids[1:] {
 		if s := w.status(id); s != "modified" {
-			t.Errorf("%s is %s; want s == \"modified\"", id, s)
+			t.Errorf("%s is %s; want modified", id, s)
 		}
 	}
 }

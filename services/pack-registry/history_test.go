@@ -37,12 +37,12 @@ func (s *suite) list(path string) []map[string]any {
 func TestStagings(t *testing.T) {
 	s := start(t)
 	if all := s.list("/api/packs/staging"); all == nil || len(all) != 0 {
-		t.Errorf("none: %v; want all != nil && len(all) == 0", all)
+		t.Errorf("none: %v; want an empty list that isn't null", all)
 	}
 	first, second := s.stage("1"), s.stage("2")
 	all := s.list("/api/packs/staging")
 	if len(all) != 2 || all[0]["staging_id"] != second || all[1]["staging_id"] != first {
-		t.Fatalf("got %v; want len(all) == 2 && all[0][\"staging_id\"] == %v && all[1][\"staging_id\"] == %v", all, second, first)
+		t.Fatalf("got %v; want %s and then %s", all, second, first)
 	}
 	one := all[1]
 	if one["input_type"] != "zip" || one["source_path"] != "p.zip" || !reflect.DeepEqual(one["detected_pack_ids"], []any{"p"}) || one["is_multi_pack"] != false ||
@@ -54,7 +54,7 @@ func TestStagings(t *testing.T) {
 		a := s.call("GET", "/api/packs/staging/"+id, "")
 		packs, _ := a.Data["packs"].([]any)
 		if a.Status != 200 || len(packs) != 1 || a.Data["staging_id"] != id || a.Data["files"] != 3.0 {
-			t.Fatalf("inspect: %+v; want a.Status == 200 && len(packs) == 1 && a.Data[\"staging_id\"] == %v && a.Data[\"files\"] == 3.0", a, id)
+			t.Fatalf("inspect: %+v; want 200 with %s, one pack and 3 files", a, id)
 		}
 		pack, _ = packs[0].(map[string]any)
 		outcome, _ = pack["apply"].(map[string]any)
@@ -69,10 +69,10 @@ func TestStagings(t *testing.T) {
 	}
 	file, _ := files[0].(map[string]any)
 	if file["path"] != "backend/main.py" || file["size"] != 9.0 || len(file["mode"].(string)) != 4 {
-		t.Errorf("got %v; want file[\"path\"] == \"backend/main.py\" && file[\"size\"] == 9.0 && len(file[\"mode\"].(string)) == 4", file)
+		t.Errorf("got %v; want backend/main.py with 9 bytes and a mode of 4 digits", file)
 	}
 	if a := s.call("POST", "/api/packs/apply", `{"staging_id": "`+first+`"}`); a.Status != 200 {
-		t.Fatalf("apply: %+v; want a.Status == 200", a)
+		t.Fatalf("apply: %+v; want 200", a)
 	}
 	if _, outcome := inspect(second); !reflect.DeepEqual(outcome, map[string]any{"action": "replace", "version": "1", "identity": "github:a/b"}) {
 		t.Errorf("the outcome is to be %v, want a replacement of version 1", outcome)
@@ -95,11 +95,11 @@ func TestStagings(t *testing.T) {
 		{"DELETE", second + "%0a", 400, "Invalid staging_id (16 hex digits, as import answers)"},
 	} {
 		if a := s.call(c.method, "/api/packs/staging/"+c.id, ""); a.Status != c.status || a.Error != c.message {
-			t.Errorf("%s %s: %+v; want a.Status == %v && a.Error == %v", c.method, c.id, a, c.status, c.message)
+			t.Errorf("%s %s: %+v; want %d %q", c.method, c.id, a, c.status, c.message)
 		}
 	}
 	if all := s.list("/api/packs/staging"); len(all) != 0 {
-		t.Errorf("left %v; want len(all) == 0", all)
+		t.Errorf("left %v; want none", all)
 	}
 }
 
@@ -122,13 +122,13 @@ func TestSeveralPacks(t *testing.T) {
 	}
 	body := `{"staging_id": "` + id + `"}`
 	if a := s.call("POST", "/api/packs/apply", body); a.Status != 409 || len(a.Data["errors"].([]any)) != 1 {
-		t.Errorf("apply: %+v; want a.Status == 409 && len(a.Data[\"errors\"].([]any)) == 1", a)
+		t.Errorf("apply: %+v; want 409 with one error", a)
 	}
 	if _, err := os.Stat(s.path("ecosystem/q")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("one of two was applied: %v; want errors.Is(err, os.ErrNotExist)", err)
+		t.Errorf("one of two was applied: %v; want os.ErrNotExist", err)
 	}
 	if a := s.call("GET", "/api/packs/staging/"+id, ""); a.Status != 200 || a.Data["files"] != 2.0 || len(a.Data["packs"].([]any)) != 2 {
-		t.Errorf("inspect: %+v; want a.Status == 200 && a.Data[\"files\"] == 2.0 && len(a.Data[\"packs\"].([]any)) == 2", a)
+		t.Errorf("inspect: %+v; want 200 with 2 files and 2 packs", a)
 	}
 	s.overwrite("ecosystem/p/ecosystem.json", `{"pack_id": "p", "pack_identity": "github:a/p"}`)
 	a = s.call("POST", "/api/packs/apply", body)
@@ -142,7 +142,7 @@ func TestRollback(t *testing.T) {
 	s := start(t)
 	for _, version := range []string{"1", "2"} {
 		if a := s.call("POST", "/api/packs/apply", `{"staging_id": "`+s.stage(version)+`"}`); a.Status != 200 {
-			t.Fatalf("apply: %+v; want a.Status == 200", a)
+			t.Fatalf("apply: %+v; want 200", a)
 		}
 	}
 	backups := func() []any {
@@ -150,13 +150,13 @@ func TestRollback(t *testing.T) {
 		a := s.call("GET", "/api/packs/p/backups", "")
 		all, _ := a.Data["backups"].([]any)
 		if a.Status != 200 || a.Data["pack_id"] != "p" {
-			t.Errorf("backups: %+v; want a.Status == 200 && a.Data[\"pack_id\"] == \"p\"", a)
+			t.Errorf("backups: %+v; want 200, pack id p", a)
 		}
 		return all
 	}
 	all := backups()
 	if len(all) != 1 {
-		t.Fatalf("backups are %v; want len(all) == 1", all)
+		t.Fatalf("backups are %v; want 1", all)
 	}
 	one, _ := all[0].(map[string]any)
 	name, _ := one["backup"].(string)
@@ -177,17 +177,17 @@ func TestRollback(t *testing.T) {
 		t.Errorf("the rollback called %v, want that p was replaced", calls)
 	}
 	if len(backups()) != 2 {
-		t.Errorf("backups are %v; want len(backups()) == 2", backups())
+		t.Errorf("backups are %v; want 2", backups())
 	}
 
 	// Uninstalled, and back again; approval learns of it later.
 	if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 200 {
-		t.Fatalf("uninstall: %+v; want a.Status == 200", a)
+		t.Fatalf("uninstall: %+v; want 200", a)
 	}
 	s.fail("approval")
 	a = rollback(name)
 	if path, there := a.Data["backup_path"]; a.Status != 200 || !there || path != nil || a.Data["warnings"] == nil {
-		t.Errorf("rollback: %+v; want a.Status == 200 && there && path == nil && a.Data[\"warnings\"] != nil", a)
+		t.Errorf("rollback: %+v; want 200 without a backup, with warnings", a)
 	}
 	for _, c := range []struct {
 		method, path, body string
@@ -206,7 +206,7 @@ func TestRollback(t *testing.T) {
 		{"GET", "/api/packs/p/other", ``, 404, "Not found"},
 	} {
 		if a := s.call(c.method, c.path, c.body); a.Status != c.status || a.Error != c.message {
-			t.Errorf("%s %s %s: %+v; want a.Status == %v && a.Error == %v", c.method, c.path, c.body, a, c.status, c.message)
+			t.Errorf("%s %s %s: %+v; want %d %q", c.method, c.path, c.body, a, c.status, c.message)
 		}
 	}
 	for action, count := range map[string]int{"pack_rollback_completed": 2, "pack_rollback_failed": 3} {
@@ -216,6 +216,6 @@ func TestRollback(t *testing.T) {
 	}
 	s.overwrite("ecosystem/p/ecosystem.json", `{"pack_id": "p", "pack_identity": "another"}`)
 	if a := rollback(name); a.Status != 409 || !strings.HasPrefix(a.Error, "pack_identity mismatch: ") || a.ErrorCode != "pack_refused" {
-		t.Errorf("another pack is there: %+v; want a.Status == 409 && strings.HasPrefix(a.Error, \"pack_identity mismatch: \") && a.ErrorCode == \"pack_refused\"", a)
+		t.Errorf("another pack is there: %+v; want 409, an error that begins with \"pack_identity mismatch: \", the code pack_refused", a)
 	}
 }

@@ -16,14 +16,14 @@ func TestStorage(t *testing.T) {
 	s := start(t)
 	for _, version := range []string{"1", "2"} {
 		if a := s.call("POST", "/api/packs/apply", `{"staging_id": "`+s.stage(version)+`"}`); a.Status != 200 {
-			t.Fatalf("apply: %+v; want a.Status == 200", a)
+			t.Fatalf("apply: %+v; want 200", a)
 		}
 	}
 	s.stage("3")
 	packtest.Write(t, s.path("user_data/import/kept.zip"), "an archive")
 	s.known["p"] = false
 	if a := s.call("DELETE", "/api/packs/p", ""); a.Status != 200 { // its backups stay, and can be seen and removed
-		t.Fatalf("uninstall: %+v; want a.Status == 200", a)
+		t.Fatalf("uninstall: %+v; want 200", a)
 	}
 	items := func() map[string][]diskusage.Item {
 		report, err := diskusage.Ask(t.Context(), s.Peer("gateway", "pack-registry"))
@@ -34,7 +34,7 @@ func TestStorage(t *testing.T) {
 		for _, item := range report.Items {
 			kinds[item.Kind] = append(kinds[item.Kind], item)
 			if item.Error != "" || item.Bytes == 0 || item.Files == 0 || item.MadeAt.IsZero() {
-				t.Errorf("an item says %+v; want item.Error == \"\" && item.Bytes != 0 && item.Files != 0 && not item.MadeAt.IsZero()", item)
+				t.Errorf("an item says %+v; want its bytes, its files, its time and no error", item)
 			}
 		}
 		return kinds
@@ -47,10 +47,10 @@ func TestStorage(t *testing.T) {
 		for _, item := range before[kind] {
 			method, target, _ := strings.Cut(item.Remove, " ")
 			if !item.Removable || item.PackID != "p" || !strings.HasPrefix(item.Path, "user_data/pack_") {
-				t.Errorf("an item says %+v; want item.Removable && item.PackID == \"p\" && strings.HasPrefix(item.Path, \"user_data/pack_\")", item)
+				t.Errorf("an item says %+v; want it removable, p's, in user_data/pack_…", item)
 			}
 			if a := s.call(method, target, ""); a.Status != http.StatusOK || a.Data["success"] != true {
-				t.Errorf("%s: %+v; want a.Status == http.StatusOK && a.Data[\"success\"] == true", item.Remove, a)
+				t.Errorf("%s: %+v; want 200, success", item.Remove, a)
 			}
 			if a := s.call(method, target, ""); a.Status != http.StatusNotFound {
 				t.Errorf("again: %s: %+v, want 404", item.Remove, a)
@@ -79,7 +79,7 @@ func TestEntriesNameTheirPack(t *testing.T) {
 	a := s.call("POST", "/api/packs/import", `{"path": "user_data/import/m"}`)
 	id, _ := a.Data["staging_id"].(string)
 	if a = s.call("POST", "/api/packs/apply", `{"staging_id": "`+id+`"}`); a.Status != 200 {
-		t.Fatalf("apply: %+v; want a.Status == 200", a)
+		t.Fatalf("apply: %+v; want 200", a)
 	}
 	text := audittest.Text(t, s.path("user_data/audit"), "system")
 	for _, action := range []string{"pack_import_completed", "pack_apply_completed"} {
@@ -102,7 +102,7 @@ func TestEntriesNameTheirPack(t *testing.T) {
 func TestDataOfAnUninstalledPack(t *testing.T) {
 	s := start(t)
 	if a := s.call("POST", "/api/packs/apply", `{"staging_id": "`+s.stage("1")+`"}`); a.Status != 200 {
-		t.Fatalf("apply: %+v; want a.Status == 200", a)
+		t.Fatalf("apply: %+v; want 200", a)
 	}
 	s.known["p"] = false
 	a := s.call("DELETE", "/api/packs/p", "")
@@ -112,14 +112,14 @@ func TestDataOfAnUninstalledPack(t *testing.T) {
 	backup := path.Base(a.Data["backup_path"].(string))
 	a = s.call("POST", "/api/packs/p/rollback", `{"backup": "`+backup+`"}`)
 	if _, has := a.Data["data_path"]; a.Status != 200 || has || len(s.restored) != 0 {
-		t.Errorf("rollback without data: %+v, restored %v; want a.Status == 200 && not has && len(s.restored) == 0", a, s.restored)
+		t.Errorf("rollback without data: %+v, restored %v; want 200, and no data put back", a, s.restored)
 	}
 	a = s.call("POST", "/api/packs/p/rollback", `{"backup": "`+backup+`", "data": true}`)
 	if a.Status != 200 || a.Data["data_path"] != keptData || len(s.restored) != 1 || s.restored[0] != "p" {
-		t.Errorf("rollback with data: %+v, restored %v; want a.Status == 200 && a.Data[\"data_path\"] == %v && len(s.restored) == 1 && s.restored[0] == \"p\"", a, s.restored, keptData)
+		t.Errorf("rollback with data: %+v, restored %v; want 200, the data of %s put back", a, s.restored, keptData)
 	}
 	a = s.call("POST", "/api/packs/p/rollback", `{"backup": "`+backup+`", "data": true}`)
 	if warnings, _ := a.Data["warnings"].([]any); a.Status != 200 || a.Data["success"] != true || len(warnings) != 1 || warnings[0] != "its data was not put back: No data is kept" {
-		t.Errorf("rollback where no data is kept: %+v; want a.Status == 200 && a.Data[\"success\"] == true && len(warnings) == 1 && warnings[0] == \"its data was not put back: No data is kept\"", a)
+		t.Errorf("rollback where no data is kept: %+v; want 200 with a warning that says so", a)
 	}
 }

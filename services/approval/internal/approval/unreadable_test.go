@@ -52,7 +52,7 @@ func TestAFullDiskIsUnavailable(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT} {
 		f := fault.Of(new(Service).readFault("p", "p", &fs.PathError{Op: "write", Err: errno}))
 		if f.Kind != fault.KindUnavailable || f.Message != "No space left for approvals" || !errors.Is(f, errno) {
-			t.Errorf("%v: %+v; want f.Kind == fault.KindUnavailable && f.Message == \"No space left for approvals\" && errors.Is(f, errno)", errno, f)
+			t.Errorf("%v: %+v; want unavailable, message \"No space left for approvals\", the errno", errno, f)
 		}
 	}
 	if noSpaceFault(nil) != nil {

@@ -29,11 +29,11 @@ func TestEveryStateAndVerb(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	verbs := []Verb{Approve, Reject, Modify, Invalidate, Revalidate, Start, Stop, Retire}
 	if len(matrix) != len(transitions) {
-		t.Fatalf("%d states in the test, %d in the table; want len(matrix) == len(transitions)", len(matrix), len(transitions))
+		t.Fatalf("%d states in the test, %d in the table; want the same", len(matrix), len(transitions))
 	}
 	for state, row := range matrix {
 		if len(row) != len(verbs) {
-			t.Errorf("%s: %d verbs in the test; want len(row) == len(verbs)", state, len(row))
+			t.Errorf("%s: %d verbs in the test; want %d", state, len(row), len(verbs))
 		}
 		for _, verb := range verbs {
 			r := &Record{PackID: "p", Status: state, Revision: 4}
@@ -46,11 +46,11 @@ func TestEveryStateAndVerb(t *testing.T) {
 			switch {
 			case want == refused:
 				if !fault.Is(err, fault.KindConflict) || changed || !reflect.DeepEqual(*r, before) {
-					t.Errorf("%s %s: %v, %s; want fault.Is(err, fault.KindConflict) && not changed && reflect.DeepEqual(*r, before)", state, verb, err, r.Status)
+					t.Errorf("%s %s: %v, %s; want a conflict and %s as before", state, verb, err, r.Status, before.Status)
 				}
 			case want == same:
 				if err != nil || changed || !reflect.DeepEqual(*r, before) {
-					t.Errorf("%s %s: %v, %s; want err == nil && not changed && reflect.DeepEqual(*r, before)", state, verb, err, r.Status)
+					t.Errorf("%s %s: %v, %s; want %s as before", state, verb, err, r.Status, before.Status)
 				}
 			case want == string(retired):
 				if err != nil || !changed || r.Status != pack.StatusError || !r.Retired || r.LastError != "its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it" || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
@@ -62,7 +62,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 				}
 			}
 			if g := r.Gate(nil); g.Open != (r.Status == pack.StatusApproved || r.Status == pack.StatusRunning) || g.Retired != r.Retired {
-				t.Errorf("%s: gate %+v; want g.Open == (r.Status == pack.StatusApproved || r.Status == pack.StatusRunning) && g.Retired == r.Retired", r.Status, g)
+				t.Errorf("%s: gate %+v; want it open only if the pack is approved or runs, and retired %v", r.Status, g, r.Retired)
 			}
 		}
 	}
@@ -84,7 +84,7 @@ func TestAChildRunsOnlyWhileItsParentMay(t *testing.T) {
 		parent := (&Record{PackID: "p", Status: c.parent}).Gate(nil)
 		got := (&Record{PackID: "p__c", Status: c.child}).Gate(&parent)
 		if got.Open != c.open || got.Status != c.status {
-			t.Errorf("parent %s, child %s: %+v; want got.Open == %v && got.Status == %v", c.parent, c.child, got, c.open, c.status)
+			t.Errorf("parent %s, child %s: %+v; want open %v, status %v", c.parent, c.child, got, c.open, c.status)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func FuzzUnified(f *testing.F) {
 		}
 		for line := range strings.Lines(diff) {
 			if line = strings.TrimSuffix(line, "\n"); len(line) > 12*maxLine || !text.IsLine(strings.ReplaceAll(strings.TrimSuffix(line, "\r"), "\t", "")) {
-				t.Fatalf("a line of the diff is %.100q; want len(line) <= 12 * maxLine && text.IsLine(strings.ReplaceAll(strings.TrimSuffix(line, \"\\r\"), \"\\t\", \"\"))", line)
+				t.Fatalf("a line of the diff is %.100q; want at most %d bytes, and nothing that a line can't have", line, 12*maxLine)
 			}
 		}
 		hides := func(s string) bool {
@@ -74,7 +74,7 @@ func FuzzLookThrough(f *testing.F) {
 		padded.findings = slices.DeleteFunc(padded.findings, func(f finding) bool { return f.kind == "long_line" })
 		bare.findings = slices.DeleteFunc(bare.findings, func(f finding) bool { return f.kind == "long_line" })
 		if !slices.Equal(bare.findings, padded.findings) || bare.content != padded.content {
-			t.Fatalf("%q: found %+v (%s), behind %d bytes %+v (%s); want slices.Equal(bare.findings, padded.findings) && bare.content == padded.content", s, bare.findings, bare.content, before, padded.findings, padded.content)
+			t.Fatalf("%q: found %+v (%s), behind %d bytes %+v (%s); want the same", s, bare.findings, bare.content, before, padded.findings, padded.content)
 		}
 	})
 }

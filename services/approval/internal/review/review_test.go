@@ -93,7 +93,7 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 		t.Errorf("the new requests are %+v, want those that only the new version has", asked)
 	}
 	if len(r.Requests.Secrets) != 2 || len(r.Requests.Packages) != 2 {
-		t.Errorf("requests %+v; want len(r.Requests.Secrets) == 2 && len(r.Requests.Packages) == 2", r.Requests)
+		t.Errorf("requests %+v; want 2 secrets, 2 packages", r.Requests)
 	}
 	if len(r.Removed) != 1 || r.Removed[0].Path != "gone.txt" {
 		t.Errorf("removed %v, want gone.txt", r.Removed)
@@ -127,7 +127,7 @@ func TestNamesInDiffs(t *testing.T) {
 	old, now := scan(t, m, map[string]string{name: "1\n"}), scan(t, m, map[string]string{name: "2\n"})
 	r, err := review.Of(review.Input{Now: now, Approved: &old, Open: m.open})
 	if err != nil || len(r.Changed) != 1 {
-		t.Fatalf("%+v, %v; want err == nil && len(r.Changed) == 1", r, err)
+		t.Fatalf("%+v, %v; want one file changed", r, err)
 	}
 	const want = `--- "approved/a\n+++ now/b\x1b[2K.py"` + "\n" + `+++ "now/a\n+++ now/b\x1b[2K.py"` + "\n@@ -1 +1 @@\n-1\n+2\n"
 	if got := *r.Changed[0].Diff; got != want {

@@ -345,7 +345,7 @@ func TestTenThousandPacks(t *testing.T) {
 		}
 	}
 	if len(p.watches) > limit || covered < packs/2 || len(p.Unwatched()) != 0 {
-		t.Errorf("%d watches, %d packs covered, %d that may run are not; want len(p.watches) <= %v && covered >= packs / 2 && len(p.Unwatched()) == 0", len(p.watches), covered, len(p.Unwatched()), limit)
+		t.Errorf("%d watches, %d packs covered, %d that may run are not; want at most %d, at least %d, and 0", len(p.watches), covered, len(p.Unwatched()), limit, packs/2)
 	}
 }
 

@@ -24,7 +24,7 @@ func TestApply(t *testing.T) {
 		t.Errorf("applied %+v, want p without a backup", applied)
 	}
 	if info, err := os.Stat(h.path("ecosystem/p/run.sh")); err != nil || info.Mode()&0o100 == 0 {
-		t.Errorf("run.sh is %v, %v; want err == nil && info.Mode() & 0o100 != 0", info, err)
+		t.Errorf("run.sh is %v, %v; want it executable", info, err)
 	}
 	first := h.files(t, "ecosystem/p")
 
@@ -36,26 +36,26 @@ func TestApply(t *testing.T) {
 		check(t, err)
 		backup := applied.Backups["p"]
 		if !strings.HasPrefix(backup, "user_data/pack_backups/p/") || backups[backup] {
-			t.Errorf("backup %q; want strings.HasPrefix(backup, \"user_data/pack_backups/p/\") && not backups[backup]", backup)
+			t.Errorf("backup %q; want a new one in user_data/pack_backups/p/", backup)
 		}
 		if len(backups) == 0 {
 			if got := h.files(t, backup); !reflect.DeepEqual(got, first) {
 				t.Errorf("the backup holds %v, want %v", got, first)
 			}
 			if info, err := os.Stat(h.path(backup + "/run.sh")); err != nil || info.Mode().Perm() != 0o755 { // as it was
-				t.Errorf("the backup of run.sh is %v, %v; want err == nil && info.Mode().Perm() == 0o755", info.Mode(), err)
+				t.Errorf("the backup of run.sh is %v, %v; want 0755", info.Mode(), err)
 			}
 		}
 		backups[backup] = true
 	}
 	if got := h.names(t, "ecosystem"); got != "p" {
-		t.Errorf("ecosystem holds %s; want got == \"p\"", got)
+		t.Errorf("ecosystem holds %s; want p", got)
 	}
 	if got := h.names(t, "ecosystem/p"); got != "ecosystem.json new.py run.sh" {
-		t.Errorf("the pack holds %s; want got == \"ecosystem.json new.py run.sh\"", got)
+		t.Errorf("the pack holds %s; want \"ecosystem.json new.py run.sh\"", got)
 	}
 	if got := h.names(t, "user_data/pack_staging"); got != ".lock" {
-		t.Errorf("staging holds %s; want got == \".lock\"", got)
+		t.Errorf("staging holds %s; want .lock", got)
 	}
 }
 
@@ -80,7 +80,7 @@ func TestApplyUsesAStagingUp(t *testing.T) {
 	}
 	wait.Wait()
 	if want := map[string]int{"applied": 1, "Staging not found: " + id: 7}; !reflect.DeepEqual(outcomes, want) {
-		t.Errorf("got %v; want reflect.DeepEqual(outcomes, want)", outcomes)
+		t.Errorf("got %v; want %+v", outcomes, want)
 	}
 }
 
@@ -92,10 +92,10 @@ func TestApplyOverAPackInTheLegacyFolder(t *testing.T) {
 	applied, err := h.eco.Apply(t.Context(), h.stage(t, "p"))
 	check(t, err)
 	if got := h.names(t, "ecosystem/packs"); got != "" {
-		t.Errorf("the old place holds %s; want got == \"\"", got)
+		t.Errorf("the old place holds %s; want nothing", got)
 	}
 	if got := h.names(t, applied.Backups["p"]); got != "ecosystem.json old" {
-		t.Errorf("the backup holds %s; want got == \"ecosystem.json old\"", got)
+		t.Errorf("the backup holds %s; want \"ecosystem.json old\"", got)
 	}
 }
 
@@ -143,14 +143,14 @@ func TestApplyRefuses(t *testing.T) {
 				_, err := h.eco.Apply(t.Context(), id)
 				refused, ok := errors.AsType[*RefusedError](err)
 				if !ok || !reflect.DeepEqual(refused.Refusals, c.want) {
-					t.Errorf("got %v, %+v; want ok && reflect.DeepEqual(refused.Refusals, c.want)", err, refused)
+					t.Errorf("got %v, %+v; want %+v", err, refused, c.want)
 				}
 			}
 			if got := h.files(t, "ecosystem"); !reflect.DeepEqual(got, before) {
 				t.Errorf("ecosystem holds %v, want %v", got, before)
 			}
 			if got := h.names(t, "user_data/pack_backups"); got != "" {
-				t.Errorf("backups hold %s; want got == \"\"", got)
+				t.Errorf("backups hold %s; want nothing", got)
 			}
 		})
 	}
@@ -164,19 +164,19 @@ func TestRemove(t *testing.T) {
 	removed, err := h.eco.Remove(t.Context(), "p")
 	check(t, err)
 	if got := h.names(t, "ecosystem"); got != "packs" || h.names(t, "ecosystem/packs") != "" {
-		t.Errorf("ecosystem holds %s; want got == \"packs\" && h.names(t, \"ecosystem/packs\") == \"\"", got)
+		t.Errorf("ecosystem holds %s; want an empty packs alone", got)
 	}
 	if content, err := os.ReadFile(h.path(removed.Backup + "/ecosystem.json")); err != nil || !strings.Contains(string(content), "new") {
-		t.Errorf("the backup is %s, %v; want err == nil && strings.Contains(string(content), \"new\")", content, err)
+		t.Errorf("the backup is %s, %v; want it with new", content, err)
 	}
 	if target, err := os.Readlink(h.path(removed.Backup + "/link")); err != nil || target != "/etc/passwd" {
-		t.Errorf("the link is %q, %v; want err == nil && target == \"/etc/passwd\"", target, err)
+		t.Errorf("the link is %q, %v; want /etc/passwd", target, err)
 	}
 	if again, err := h.eco.Remove(t.Context(), "p"); err != nil || !reflect.DeepEqual(again, Removed{}) {
 		t.Errorf("a second removal gives %+v, %v; want nothing removed", again, err)
 	}
 	if backups, err := filepath.Glob(h.path("user_data/pack_backups/p/*")); err != nil || len(backups) != 2 {
-		t.Errorf("backups are %v, %v; want err == nil && len(backups) == 2", backups, err)
+		t.Errorf("backups are %v, %v; want 2", backups, err)
 	}
 }
 
@@ -188,7 +188,7 @@ func TestScan(t *testing.T) {
 	h.write(t, "ecosystem/packs/old/ecosystem.json", descriptor("old", "i"))
 	h.write(t, "ecosystem/.rumi-old-x/ecosystem.json", descriptor("x", ""))
 	if warnings := h.eco.RemoveLeftovers(t.Context()); len(warnings) != 0 {
-		t.Errorf("tidy: %v; want len(warnings) == 0", warnings)
+		t.Errorf("tidy: %v; want none", warnings)
 	}
 	found := h.eco.Scan()
 	if !reflect.DeepEqual(found.PackIDs, []string{"a", "b", "old"}) || len(found.Broken) != 1 || found.Broken[0].PackID != "broken" || len(found.Warnings) != 5 || found.Warnings[0] != "a: "+pack.NoIdentity {

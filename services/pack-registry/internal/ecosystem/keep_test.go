@@ -83,7 +83,7 @@ func TestARollbackHasTheDigestOfItsBackup(t *testing.T) {
 	removed, err := h.eco.Remove(t.Context(), "p")
 	check(t, err)
 	if got := h.names(t, "ecosystem"); got != "" {
-		t.Errorf("ecosystem holds %s; want got == \"\"", got)
+		t.Errorf("ecosystem holds %s; want nothing", got)
 	}
 	for range 2 {
 		_, err = h.eco.Rollback(t.Context(), "p", filepath.Base(removed.Backup))
@@ -93,7 +93,7 @@ func TestARollbackHasTheDigestOfItsBackup(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(h.path(removed.Backup)); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("the backup has mode %v, %v; want err == nil && info.Mode().Perm() == 0o755", info.Mode(), err)
+		t.Errorf("the backup has mode %v, %v; want 0755", info.Mode(), err)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestScanReportsMissingRights(t *testing.T) {
 		"deep: ecosystem/deep/backend can't be changed by Rumi (1 of its folders)",
 	}
 	if len(warnings) != len(want) {
-		t.Errorf("warnings are %q; want len(warnings) == len(want)", warnings)
+		t.Errorf("warnings are %q; want %d", warnings, len(want))
 	}
 	for i, warning := range warnings[:min(len(warnings), len(want))] {
 		id, _, _ := strings.Cut(want[i], ":")
@@ -278,7 +278,7 @@ func TestLeftoversAreReportedUntilRemoved(t *testing.T) {
 	}
 	check(t, exec.Command("chattr", "-R", "-i", h.path("ecosystem")).Run())
 	if warnings := h.eco.RemoveLeftovers(t.Context()); len(warnings) != 0 || h.names(t, "ecosystem") != "" {
-		t.Errorf("once they can be removed: %q, ecosystem holds %s; want len(warnings) == 0 && h.names(t, \"ecosystem\") == \"\"", warnings, h.names(t, "ecosystem"))
+		t.Errorf("once they can be removed: %q, ecosystem holds %s; want no warnings and nothing", warnings, h.names(t, "ecosystem"))
 	}
 }
 
@@ -330,7 +330,7 @@ func TestAnOddHome(t *testing.T) {
 			h.eco.RemoveLeftovers(t.Context())
 			found := h.eco.Scan()
 			if !slices.Contains(found.PackIDs, "other") {
-				t.Errorf("a scan finds %v; want slices.Contains(found.PackIDs, \"other\")", found.PackIDs)
+				t.Errorf("a scan finds %v; want other among them", found.PackIDs)
 			}
 			for _, id := range odd.Broken {
 				if os.Getuid() == 0 && (id == "odd_closed" || id == "odd_foreign") {
@@ -357,7 +357,7 @@ func TestAnOddHome(t *testing.T) {
 			removed, err := h.eco.Remove(t.Context(), "other")
 			check(t, err)
 			if removed.Backup == "" || h.eco.Has("other") {
-				t.Errorf("removed %+v, it is there: %v; want removed.Backup != \"\" && not h.eco.Has(\"other\")", removed, h.eco.Has("other"))
+				t.Errorf("removed %+v, it is there: %v; want a backup, and it gone", removed, h.eco.Has("other"))
 			}
 			if h.eco.Has("missing") {
 				t.Error("a pack that isn't there is")
@@ -387,7 +387,7 @@ func TestSelectAroundWhatCannotBeRead(t *testing.T) {
 	removed, err := h.eco.Remove(t.Context(), "p") // with a warning about what can't be removed
 	check(t, err)
 	if len(removed.Warnings) != 1 || !strings.Contains(removed.Warnings[0], "nmount") {
-		t.Errorf("warnings are %q; want len(removed.Warnings) == 1 && strings.Contains(removed.Warnings[0], \"nmount\")", removed.Warnings)
+		t.Errorf("warnings are %q; want one of an unmount", removed.Warnings)
 	}
 }
 
@@ -411,6 +411,6 @@ func TestLockFileIsNoFile(t *testing.T) {
 	check(t, err)
 	defer release()
 	if _, err := h.eco.acquire(t.Context(), 50*time.Millisecond); !fault.Is(err, fault.KindUnavailable) {
-		t.Errorf("both have the lock: %v; want fault.Is(err, fault.KindUnavailable)", err)
+		t.Errorf("both have the lock: %v; want unavailable", err)
 	}
 }

@@ -41,7 +41,7 @@ func TestRollback(t *testing.T) {
 	all, err := h.eco.Backups(t.Context(), "p")
 	check(t, err)
 	if len(all) != 1 {
-		t.Fatalf("backups are %+v; want len(all) == 1", all)
+		t.Fatalf("backups are %+v; want 1", all)
 	}
 	b := all[0]
 	if b.Path != applied.Backups["p"] || b.Name != path.Base(b.Path) || b.Reason != ForApply || b.Version != "1" || b.Identity != "i" ||
@@ -51,29 +51,29 @@ func TestRollback(t *testing.T) {
 	rolled, err := h.eco.Rollback(t.Context(), "p", b.Name)
 	check(t, err)
 	if got := h.files(t, "ecosystem/p"); !reflect.DeepEqual(got, first) || rolled.Version != "1" || len(rolled.Warnings) != 0 {
-		t.Errorf("the pack is %v, %+v; want reflect.DeepEqual(got, first) && rolled.Version == \"1\" && len(rolled.Warnings) == 0", got, rolled)
+		t.Errorf("the pack is %v, %+v; want %v, version 1, no warnings", got, rolled, first)
 	}
 	if info, err := os.Stat(h.path("ecosystem/p/run.sh")); err != nil || info.Mode()&0o100 == 0 {
-		t.Errorf("run.sh is %v, %v; want err == nil && info.Mode() & 0o100 != 0", info, err)
+		t.Errorf("run.sh is %v, %v; want it executable", info, err)
 	}
 	if target, err := os.Readlink(h.path("ecosystem/p/link")); err != nil || target != "run.sh" {
-		t.Errorf("the link is %q, %v; want err == nil && target == \"run.sh\"", target, err)
+		t.Errorf("the link is %q, %v; want run.sh", target, err)
 	}
 	if got := h.files(t, rolled.Backup); !reflect.DeepEqual(got, []string{"ecosystem.json=" + versioned("p", "i", "2")}) {
 		t.Errorf("what was replaced is %v", got)
 	}
 	if got := h.names(t, "ecosystem"); got != "p" {
-		t.Errorf("ecosystem holds %s; want got == \"p\"", got)
+		t.Errorf("ecosystem holds %s; want p", got)
 	}
 
 	// An uninstalled pack, too; and a backup can be used again.
 	_, err = h.eco.Remove(t.Context(), "p")
 	check(t, err)
 	if rolled, err = h.eco.Rollback(t.Context(), "p", path.Base(rolled.Backup)); err != nil || rolled.Backup != "" || rolled.Version != "2" {
-		t.Errorf("after an uninstall: %+v, %v; want err == nil && rolled.Backup == \"\" && rolled.Version == \"2\"", rolled, err)
+		t.Errorf("after an uninstall: %+v, %v; want no backup, version 2", rolled, err)
 	}
 	if got, want := h.reasons(t), []string{"uninstall 1", "rollback 2", "apply 1"}; !reflect.DeepEqual(got, want) {
-		t.Errorf("backups are %v; want reflect.DeepEqual(got, want)", got)
+		t.Errorf("backups are %v; want %+v", got, want)
 	}
 	_, err = h.eco.Rollback(t.Context(), "p", b.Name)
 	check(t, err)
@@ -89,7 +89,7 @@ func TestRollbackOfAPackInTheLegacyFolder(t *testing.T) {
 	rolled, err := h.eco.Rollback(t.Context(), "p", path.Base(applied.Backups["p"]))
 	check(t, err)
 	if got := h.names(t, "ecosystem/packs"); got != "" || h.names(t, "ecosystem/p") != "ecosystem.json" || h.names(t, rolled.Backup) != "ecosystem.json" {
-		t.Errorf("the old place holds %s; want got == \"\" && h.names(t, \"ecosystem/p\") == \"ecosystem.json\" && h.names(t, rolled.Backup) == \"ecosystem.json\"", got)
+		t.Errorf("the old place holds %s; want nothing there, and ecosystem.json in the pack and in its backup", got)
 	}
 }
 
@@ -137,10 +137,10 @@ func TestRollbackRefuses(t *testing.T) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
 			if got := h.files(t, "ecosystem"); !reflect.DeepEqual(got, installed) {
-				t.Errorf("ecosystem holds %v; want reflect.DeepEqual(got, installed)", got)
+				t.Errorf("ecosystem holds %v; want %+v", got, installed)
 			}
 			if got := h.files(t, "user_data/pack_backups"); !reflect.DeepEqual(got, backups) {
-				t.Errorf("backups hold %v; want reflect.DeepEqual(got, backups)", got)
+				t.Errorf("backups hold %v; want %+v", got, backups)
 			}
 			if all, err := h.eco.Backups(t.Context(), "p"); err != nil || c.backup == "" && len(all) != 0 {
 				t.Errorf("the backups are %+v, %v; want none for this case", all, err)
@@ -193,7 +193,7 @@ func TestRollbackOfABrokenPack(t *testing.T) {
 					t.Errorf("what was there is kept as %v, want %v", got, broken)
 				}
 				if all, err := h.eco.Backups(t.Context(), "p"); err != nil || len(all) != 2 || all[0].Reason != ForRollback {
-					t.Errorf("backups are %+v, %v; want err == nil && len(all) == 2 && all[0].Reason == %v", all, err, ForRollback)
+					t.Errorf("backups are %+v, %v; want 2, reason %v", all, err, ForRollback)
 				}
 			})
 		}
@@ -215,9 +215,9 @@ func TestBackupsOfABrokenPack(t *testing.T) {
 	check(t, err)
 	all, err := h.eco.Backups(t.Context(), "p")
 	if err != nil || len(all) != 1 || all[0].Error == "" || all[0].Bytes != 1 || all[0].Reason != ForUninstall {
-		t.Errorf("got %+v, %v; want err == nil && len(all) == 1 && all[0].Error != \"\" && all[0].Bytes == 1 && all[0].Reason == %v", all, err, ForUninstall)
+		t.Errorf("got %+v, %v; want one of 1 byte with an error and the reason %v", all, err, ForUninstall)
 	}
 	if all, err := h.eco.Backups(t.Context(), pack.ID("never")); err != nil || len(all) != 0 {
-		t.Errorf("of a pack that never was: %+v, %v; want err == nil && len(all) == 0", all, err)
+		t.Errorf("of a pack that never was: %+v, %v; want none", all, err)
 	}
 }

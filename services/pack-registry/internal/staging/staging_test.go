@@ -130,24 +130,24 @@ func TestImportPath(t *testing.T) {
 			st, err := h.area.ImportPath(t.Context(), c.path, "note")
 			check(t, err)
 			if st.InputType != c.kind || st.Multi != c.multi || st.SourcePath != c.path || st.Notes != "note" || !reflect.DeepEqual(staging.PackIDs(st), c.ids) {
-				t.Errorf("got %+v; want st.InputType == %v && st.Multi == %v && st.SourcePath == %v && st.Notes == \"note\" && reflect.DeepEqual(staging.PackIDs(st), c.ids)", st, c.kind, c.multi, c.path)
+				t.Errorf("got %+v; want the type %v, several: %v, the path %q, the notes \"note\" and %v", st, c.kind, c.multi, c.path, c.ids)
 			}
 			kept, payload, err := h.area.FindPayload(t.Context(), st.ID)
 			check(t, err)
 			defer payload.Close()
 			if !reflect.DeepEqual(kept, st) {
-				t.Errorf("kept %+v; want reflect.DeepEqual(kept, st)", kept)
+				t.Errorf("kept %+v; want %+v", kept, st)
 			}
 			info, err := payload.Stat(c.file)
 			check(t, err)
 			if info.Mode()&0o7000 != 0 || info.Mode()&0o111 != 0 != (filepath.Base(c.file) == "main.py") {
-				t.Errorf("%s has mode %v; want info.Mode() & 0o7000 == 0 && info.Mode()&0o111 != 0 == (filepath.Base(c.file) == \"main.py\")", c.file, info.Mode())
+				t.Errorf("%s has mode %v; want only main.py executable, and no special bits", c.file, info.Mode())
 			}
 			check(t, h.area.Discard(t.Context(), st.ID))
 		})
 	}
 	if left := h.staged(t); len(left) != 0 {
-		t.Errorf("left %v; want len(left) == 0", left)
+		t.Errorf("left %v; want none", left)
 	}
 }
 
@@ -241,12 +241,12 @@ func TestImportPathRefuses(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, want)
 			}
 			if left := h.staged(t); len(left) != 0 {
-				t.Errorf("left %v; want len(left) == 0", left)
+				t.Errorf("left %v; want none", left)
 			}
 		})
 	}
 	if _, err := h.area.ImportPath(t.Context(), "x", strings.Repeat("n", 4097)); fault.Of(err).Kind != fault.KindInvalid {
-		t.Errorf("long notes: %v; want fault.Of(err).Kind == fault.KindInvalid", err)
+		t.Errorf("long notes: %v; want that it is invalid", err)
 	}
 }
 
@@ -256,11 +256,11 @@ func TestImportUpload(t *testing.T) {
 	st, err := h.area.ImportUpload(t.Context(), "p.zip", strings.NewReader(zipped(t, "x/ecosystem.json", descriptor("p"))), notes)
 	check(t, err)
 	if st.Notes != "from afar" || st.SourcePath != "p.zip" || st.InputType != "zip" {
-		t.Errorf("got %+v; want st.Notes == \"from afar\" && st.SourcePath == \"p.zip\" && st.InputType == \"zip\"", st)
+		t.Errorf("got %+v; want notes \"from afar\", source path p.zip, input type zip", st)
 	}
 	entries, err := os.ReadDir(h.path("user_data/pack_staging/" + st.ID))
 	if err != nil || len(entries) != 1 || entries[0].Name() != staging.Payload {
-		t.Errorf("the staging holds %v, %v; want err == nil && len(entries) == 1 && entries[0].Name() == staging.Payload", entries, err)
+		t.Errorf("the staging holds %v, %v; want %s alone", entries, err, staging.Payload)
 	}
 	check(t, h.area.Discard(t.Context(), st.ID))
 
@@ -286,10 +286,10 @@ func TestImportUpload(t *testing.T) {
 		"large":   {"p.zip", endless{}, fault.KindTooLarge},
 	} {
 		if _, err := h.area.ImportUpload(t.Context(), c.filename, c.content, notes); err == nil || fault.Of(err).Kind != c.kind {
-			t.Errorf("%s: %v; want err != nil && fault.Of(err).Kind == %v", name, err, c.kind)
+			t.Errorf("%s: %v; want the kind %v", name, err, c.kind)
 		}
 		if left := h.staged(t); len(left) != 0 {
-			t.Errorf("%s: left %v; want len(left) == 0", name, left)
+			t.Errorf("%s: left %v; want none", name, left)
 		}
 	}
 }
@@ -329,7 +329,7 @@ func TestSweep(t *testing.T) {
 	check(t, syscall.Flock(int(held.Fd()), syscall.LOCK_EX))
 
 	if _, _, err := h.area.FindPayload(t.Context(), expired.ID); fault.Of(err).Message != "Staging not found: "+expired.ID {
-		t.Errorf("an expired staging is found before it is swept: %v; want fault.Of(err).Message == \"Staging not found: \" + expired.ID", err)
+		t.Errorf("an expired staging is found before it is swept: %v; want %q", err, "Staging not found: "+expired.ID)
 	}
 	check(t, h.area.Sweep(t.Context()))
 	want := []string{".importing-00000000000000cc", "0000000000000aaa", current.ID}
@@ -370,7 +370,7 @@ func TestExpiry(t *testing.T) {
 					payload.Close()
 				}
 				if slices.Contains(ids, one) != (err == nil) {
-					t.Errorf("%s: find %s: %v; want slices.Contains(ids, one) == (err == nil)", after, one, err)
+					t.Errorf("%s: find %s: %v; want it found: %v", after, one, err, slices.Contains(ids, one))
 				}
 			}
 		}
@@ -380,17 +380,17 @@ func TestExpiry(t *testing.T) {
 		time.Sleep(time.Microsecond)
 		expect("a microsecond later", later.ID)
 		if left := h.staged(t); len(left) != 2 { // an apply may have found it in time
-			t.Errorf("left %v; want len(left) == 2", left)
+			t.Errorf("left %v; want 2", left)
 		}
 		time.Sleep(time.Hour)
 		expect("after 25 hours")
 		if left := h.staged(t); len(left) != 1 || left[0] != later.ID {
-			t.Errorf("left %v; want len(left) == 1 && left[0] == later.ID", left)
+			t.Errorf("left %v; want %s alone", left, later.ID)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if left := h.staged(t); len(left) != 0 {
-			t.Errorf("left %v; want len(left) == 0", left)
+			t.Errorf("left %v; want none", left)
 		}
 		cancel()
 		check(t, <-swept)
@@ -400,7 +400,7 @@ func TestExpiry(t *testing.T) {
 func TestList(t *testing.T) {
 	h := newHome(t)
 	if all, err := h.area.List(t.Context()); err != nil || len(all) != 0 {
-		t.Errorf("none: %+v, %v; want err == nil && len(all) == 0", all, err)
+		t.Errorf("none: %+v, %v; want none", all, err)
 	}
 	h.write(t, "user_data/import/p/ecosystem.json", descriptor("p"))
 	h.write(t, "user_data/import/p/a/b", "123")
@@ -419,11 +419,11 @@ func TestList(t *testing.T) {
 func TestParseID(t *testing.T) {
 	for _, bad := range []string{"", "abc123", "0123456789abcdeF", "0123456789abcde\n", "0123456789abcdef0", "../../../../../x", "0123456789abcd/f"} {
 		if _, err := staging.ParseID(bad); fault.Of(err).Message != "Invalid staging_id (16 hex digits, as import answers)" {
-			t.Errorf("ParseID(%q): %v; want fault.Of(err).Message == \"Invalid staging_id (16 hex digits, as import answers)\"", bad, err)
+			t.Errorf("ParseID(%q): %v; want \"Invalid staging_id (16 hex digits, as import answers)\"", bad, err)
 		}
 	}
 	if id, err := staging.ParseID("0123456789abcdef"); err != nil || id != "0123456789abcdef" {
-		t.Errorf("%q, %v; want err == nil && id == \"0123456789abcdef\"", id, err)
+		t.Errorf("%q, %v; want 0123456789abcdef", id, err)
 	}
 }
 

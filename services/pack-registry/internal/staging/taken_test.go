@@ -59,14 +59,14 @@ func TestImportSniffs(t *testing.T) {
 	for _, name := range []string{"zipball", "main", "", "p-1.0", "x.PACK"} {
 		st, err := h.area.ImportUpload(t.Context(), name, strings.NewReader(data), notes)
 		if err != nil || st.InputType != staging.Zip {
-			t.Errorf("upload called %q: got %+v, %v; want err == nil && st.InputType == staging.Zip", name, st, err)
+			t.Errorf("upload called %q: got %+v, %v; want input type zip", name, st, err)
 		}
 		if name == "" {
 			continue
 		}
 		h.write(t, "user_data/import/"+name, data)
 		if st, err := h.area.ImportPath(t.Context(), "user_data/import/"+name, ""); err != nil || st.InputType != staging.Zip {
-			t.Errorf("path to %q: got %+v, %v; want err == nil && st.InputType == staging.Zip", name, st, err)
+			t.Errorf("path to %q: got %+v, %v; want input type zip", name, st, err)
 		}
 	}
 	for name, want := range map[string]string{

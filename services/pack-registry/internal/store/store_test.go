@@ -23,16 +23,16 @@ func TestStore(t *testing.T) {
 			Multi: true, Packs: []staging.StagedPack{{Dir: "p", Folder: "p-main", Declared: "p", Identity: "github:a/p", Version: "1"}}}
 		check(t, s.AddStaging(ctx, st))
 		if got, err := s.Staging(ctx, st.ID); err != nil || !reflect.DeepEqual(got, st) {
-			t.Errorf("staging is %+v, %v; want err == nil && reflect.DeepEqual(got, st)", got, err)
+			t.Errorf("staging is %+v, %v; want %+v", got, err, st)
 		}
 		if _, err := s.Staging(ctx, "00000000000000bb"); !errors.Is(err, staging.ErrUnknown) {
-			t.Errorf("no staging: %v; want errors.Is(err, staging.ErrUnknown)", err)
+			t.Errorf("no staging: %v; want staging.ErrUnknown", err)
 		}
 		if all, err := s.Stagings(ctx, now); err != nil || !reflect.DeepEqual(all, []staging.Staging{st}) {
 			t.Errorf("the stagings are %+v, %v; want %+v", all, err, st)
 		}
 		if all, err := s.Stagings(ctx, now.Add(time.Microsecond)); err != nil || len(all) != 0 {
-			t.Errorf("later stagings are %+v, %v; want err == nil && len(all) == 0", all, err)
+			t.Errorf("later stagings are %+v, %v; want none", all, err)
 		}
 		if made, err := s.StagingTimes(ctx); err != nil || len(made) != 1 || !made[st.ID].Equal(now) {
 			t.Errorf("times are %v, %v; want that of one, %v", made, err, now)
@@ -54,10 +54,10 @@ func TestStore(t *testing.T) {
 		check(t, s.SaveOperation(ctx, op))
 		check(t, s.EndOperation(ctx, op))
 		if all, err := s.Operations(ctx); err != nil || len(all) != 0 {
-			t.Errorf("operations are %+v, %v; want err == nil && len(all) == 0", all, err)
+			t.Errorf("operations are %+v, %v; want none", all, err)
 		}
 		if _, err := s.Staging(ctx, st.ID); !errors.Is(err, staging.ErrUnknown) {
-			t.Errorf("a used up staging: %v; want errors.Is(err, staging.ErrUnknown)", err)
+			t.Errorf("a used up staging: %v; want staging.ErrUnknown", err)
 		}
 		check(t, s.RemoveStaging(ctx, st.ID))
 	})

@@ -69,26 +69,26 @@ func TestIndexes(t *testing.T) {
 func TestWithoutAListOnlyTheDefault(t *testing.T) {
 	var none installer.Indexes
 	if got, err := none.Choose(""); got != "" || err != nil {
-		t.Errorf("%q, %v; want got == \"\" && err == nil", got, err)
+		t.Errorf("%q, %v; want nothing", got, err)
 	}
 	if got, err := none.Choose("https://index.example"); !fault.Is(err, fault.KindInvalid) {
-		t.Errorf("%q, %v; want fault.Is(err, fault.KindInvalid)", got, err)
+		t.Errorf("%q, %v; want that it is invalid", got, err)
 	}
 }
 
 func TestBadSettingsAreFatal(t *testing.T) {
 	for _, list := range [][]string{{"http://index.example"}, {"https://index.example", "x"}, {""}, {"https://u:secret@index.example"}} {
 		if _, err := installer.ParseIndexes(list); err == nil || strings.Contains(err.Error(), "secret") {
-			t.Errorf("indexes %q: %v; want err != nil && not strings.Contains(err.Error(), \"secret\")", list, err)
+			t.Errorf("indexes %q: %v; want an error without the secret", list, err)
 		}
 	}
 	for _, list := range [][]string{{"10.0.0.1"}, {"10.0.0.0/33"}, {"x"}, {""}} {
 		if _, err := installer.ParseCIDRs(list); err == nil {
-			t.Errorf("networks %q: no error; want err != nil", list)
+			t.Errorf("networks %q: no error; want an error", list)
 		}
 	}
 	if got, err := installer.ParseCIDRs([]string{" 10.1.2.3/8", "fd00::1/8"}); err != nil || strings.Join(got, " ") != "10.0.0.0/8 fd00::/8" {
-		t.Errorf("%q, %v; want err == nil && strings.Join(got, \" \") == \"10.0.0.0/8 fd00::/8\"", got, err)
+		t.Errorf("%q, %v; want 10.0.0.0/8 and fd00::/8", got, err)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestValidKey(t *testing.T) {
 		"": false,
 	} {
 		if got := installer.ValidKey(key); got != want {
-			t.Errorf("%q: %v; want got == %v", key, got, want)
+			t.Errorf("%q: %v; want %v", key, got, want)
 		}
 	}
 }
