@@ -78,23 +78,23 @@ type File struct {
 	setting, path string
 	log           *slog.Logger
 
-	mu     sync.Mutex
-	looked time.Time
-	known  string // what the file was when it was read last
-	pem    []byte
-	err    error // why what is there now isn't used
+	mu      sync.Mutex
+	checked time.Time
+	known   string // what the file was when it was read last
+	pem     []byte
+	err     error // why what is there now isn't used
 }
 
 // Open reads the file that the setting names ("RUMI_…"). Later versions that can't be used leave the last good one in
 // force, and Ready and the log say why.
 func Open(setting, path string, log *slog.Logger) (*File, error) {
 	f := &File{setting: setting, path: path, log: log}
-	known, _ := stamp(path)
+	known, _ := fingerprint(path)
 	data, err := Read(path)
 	if err != nil {
-		return nil, f.name(err)
+		return nil, f.named(err)
 	}
-	f.known, f.pem, f.looked = known, data, time.Now()
+	f.known, f.pem, f.checked = known, data, time.Now()
 	return f, nil
 }
 
@@ -113,7 +113,7 @@ func (f *File) Ready() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
-		return f.name(err)
+		return f.named(err)
 	}
 	return errors.New(strings.TrimSpace(string(text)))
 }
@@ -121,12 +121,12 @@ func (f *File) Ready() error {
 func (f *File) current() ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.looked) < Refresh {
+	if now := time.Now(); now.Sub(f.checked) < Refresh {
 		return f.pem, f.err
 	} else {
-		f.looked = now
+		f.checked = now
 	}
-	known, err := stamp(f.path)
+	known, err := fingerprint(f.path)
 	if err == nil && known == f.known {
 		return f.pem, f.err
 	}
@@ -136,7 +136,7 @@ func (f *File) current() ([]byte, error) {
 	}
 	before := f.err
 	if f.known, f.err = known, nil; err != nil {
-		f.err = fmt.Errorf("%w; the authorities read before stay in force", f.name(err))
+		f.err = fmt.Errorf("%w; the authorities read before stay in force", f.named(err))
 		if before == nil || before.Error() != f.err.Error() {
 			f.log.Error("could not read certificate authorities", "error", f.err)
 		}
@@ -149,10 +149,10 @@ func (f *File) current() ([]byte, error) {
 	return f.pem, nil
 }
 
-func (f *File) name(err error) error { return fmt.Errorf("%s: %w", f.setting, err) }
+func (f *File) named(err error) error { return fmt.Errorf("%s: %w", f.setting, err) }
 
-// stamp changes whenever a file is written to or replaced.
-func stamp(path string) (string, error) {
+// fingerprint changes whenever a file is written to or replaced.
+func fingerprint(path string) (string, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {
 		return "", &fs.PathError{Op: "stat", Path: path, Err: err}

@@ -27,13 +27,13 @@ type File struct {
 	path string
 
 	mu    sync.Mutex
-	known stamp
+	known fingerprint
 	aead  tink.AEAD
 	err   error
 }
 
-// stamp changes whenever a file is written to, replaced, or has a name more or less.
-type stamp struct {
+// fingerprint changes whenever a file is written to, replaced, or has a name more or less.
+type fingerprint struct {
 	dev, ino, links uint64
 	size            int64
 	ctime           syscall.Timespec
@@ -71,11 +71,11 @@ func (f *File) current() (tink.AEAD, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
-		now, err := look(f.path)
+		now, err := fingerprintOf(f.path)
 		if err == nil && now == f.known {
 			return f.aead, f.err
 		}
-		f.known = stamp{}
+		f.known = fingerprint{}
 		if err == nil && now.links < links {
 			err = errReplaced
 		}
@@ -86,7 +86,7 @@ func (f *File) current() (tink.AEAD, error) {
 			f.err = unavailable(f.err)
 		}
 		// Read again what was replaced while it was read.
-		if after, err := look(f.path); err == nil && after == now {
+		if after, err := fingerprintOf(f.path); err == nil && after == now {
 			f.known = now
 		}
 	}
@@ -99,10 +99,10 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-func look(path string) (stamp, error) {
+func fingerprintOf(path string) (fingerprint, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {
-		return stamp{}, fmt.Errorf("inspect key of the secrets: %w", err)
+		return fingerprint{}, fmt.Errorf("inspect key of the secrets: %w", err)
 	}
-	return stamp{dev: st.Dev, ino: st.Ino, links: uint64(st.Nlink), size: st.Size, ctime: st.Ctim}, nil
+	return fingerprint{dev: st.Dev, ino: st.Ino, links: uint64(st.Nlink), size: st.Size, ctime: st.Ctim}, nil
 }

@@ -23,17 +23,17 @@ type Cache struct {
 	cached map[string]cachedPack // by folder, relative to the ecosystem folder
 }
 
-// cachedPack is a pack with the stamps that its files had before it was read.
+// cachedPack is a pack with the fingerprints that its files had before it was read.
 type cachedPack struct {
-	found  Found
-	stamps stamps
+	found        Found
+	fingerprints fingerprints
 }
 
-// stamps are the stamps of three things: the pack's folder, its folder backend if the descriptor lies there, and the
-// descriptor. A name that is added or removed changes the stamp of its folder.
-type stamps [3]stamp
+// fingerprints are the fingerprints of three things: the pack's folder, its folder backend if the descriptor lies there, and the
+// descriptor. A name that is added or removed changes the fingerprint of its folder.
+type fingerprints [3]fingerprint
 
-type stamp struct {
+type fingerprint struct {
 	device, inode, links uint64
 	size                 int64
 	mode, uid, gid       uint32
@@ -67,15 +67,15 @@ func (c *Cache) readPack(ecosystem *os.Root, dir *os.File, parent string, id ID)
 	c.mu.Lock()
 	last, ok := c.cached[name]
 	c.mu.Unlock()
-	// stampsOf follows a link that was put in a folder's place, but finds other inodes behind it, so that the pack is read again.
-	if ok && last.stamps == stampsOf(dir, name, last.found.Descriptor.Base) {
+	// fingerprintsOf follows a link that was put in a folder's place, but finds other inodes behind it, so that the pack is read again.
+	if ok && last.fingerprints == fingerprintsOf(dir, name, last.found.Descriptor.Base) {
 		return last.found, nil
 	}
 	read := time.Now()
-	// The stamps are taken before the reading: a change during it leaves older stamps in the cache, so that the next call reads again.
-	before := map[string]stamps{}
+	// The fingerprints are taken before the reading: a change during it leaves older fingerprints in the cache, so that the next call reads again.
+	before := map[string]fingerprints{}
 	for _, base := range []string{"", "backend"} {
-		before[base] = stampsOf(dir, name, base)
+		before[base] = fingerprintsOf(dir, name, base)
 	}
 	found, err := readPack(ecosystem, parent, id)
 	c.mu.Lock()
@@ -93,28 +93,28 @@ func (c *Cache) readPack(ecosystem *os.Root, dir *os.File, parent string, id ID)
 	return found, nil
 }
 
-func stampsOf(dir *os.File, name, base string) (s stamps) {
-	s[0] = stampOf(dir, name)
+func fingerprintsOf(dir *os.File, name, base string) (s fingerprints) {
+	s[0] = fingerprintOf(dir, name)
 	if base != "" {
-		s[1] = stampOf(dir, path.Join(name, base))
+		s[1] = fingerprintOf(dir, path.Join(name, base))
 	}
-	s[2] = stampOf(dir, path.Join(name, base, File))
+	s[2] = fingerprintOf(dir, path.Join(name, base, File))
 	return s
 }
 
-// stampOf is the stamp of a file or folder; the zero value where lstat fails.
-func stampOf(dir *os.File, name string) stamp {
+// fingerprintOf is the fingerprint of a file or folder; the zero value where lstat fails.
+func fingerprintOf(dir *os.File, name string) fingerprint {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return stamp{}
+		return fingerprint{}
 	}
-	return stamp{uint64(st.Dev), st.Ino, uint64(st.Nlink), st.Size, st.Mode, st.Uid, st.Gid, st.Mtim, st.Ctim}
+	return fingerprint{uint64(st.Dev), st.Ino, uint64(st.Nlink), st.Size, st.Mode, st.Uid, st.Gid, st.Mtim, st.Ctim}
 }
 
 // stableAt says whether everything existed and had last changed more than mtimeGranularity before now.
-func (s stamps) stableAt(now time.Time) bool {
+func (s fingerprints) stableAt(now time.Time) bool {
 	for i, one := range s {
-		if one == (stamp{}) && i != 1 || time.Unix(one.changed.Unix()).After(now.Add(-mtimeGranularity)) {
+		if one == (fingerprint{}) && i != 1 || time.Unix(one.changed.Unix()).After(now.Add(-mtimeGranularity)) {
 			return false
 		}
 	}

@@ -110,10 +110,10 @@ type Service struct {
 	step func(string) // called between the steps of a change, with what was done; tests end the process there
 }
 
-// knownDigest says that a folder with this stamp had this digest. While the stamp stays the same the folder isn't read again.
+// knownDigest is the digest of a folder that had this fingerprint. While the fingerprint stays the same the folder isn't read again.
 type knownDigest struct {
-	stamp  tree.Fingerprint
-	digest string
+	fingerprint tree.Fingerprint
+	digest      string
 }
 
 // Open makes the service and verifies every pack that may run before any gate is published: what an earlier process verified
@@ -215,7 +215,7 @@ func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 // approve takes in the folder dir, compares its digest with reviewed and records the approval. The caller holds the pack's lock
 // and ends in and scan.
 func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string, in *blob.Intake, scan *watch.Scan) (*record.Record, error) {
-	stamped, err := s.stamp(ctx, dir, scan)
+	folder, err := s.fingerprint(ctx, dir, scan)
 	if err != nil {
 		return nil, s.readFault(id, dir, err)
 	}
@@ -224,8 +224,8 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 		return nil, err
 	}
 	digest := manifest.Digest()
-	if stamped.stable {
-		s.remember(id, stamped.stamp, digest)
+	if folder.stable {
+		s.remember(id, folder.fingerprint, digest)
 	} else {
 		s.forget(id)
 	}
@@ -492,11 +492,11 @@ func (s *Service) lock(id pack.ID) (unlock func()) {
 	return unlock
 }
 
-// remember notes the digest of a folder with that stamp.
-func (s *Service) remember(id pack.ID, stamp tree.Fingerprint, digest string) {
+// remember stores the digest of a folder that has this fingerprint.
+func (s *Service) remember(id pack.ID, fingerprint tree.Fingerprint, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.digests[string(id)] = knownDigest{stamp, digest}
+	s.digests[string(id)] = knownDigest{fingerprint, digest}
 }
 
 // forget has the next verification read the pack's folder again.

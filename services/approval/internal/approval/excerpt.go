@@ -131,10 +131,10 @@ type recentManifests struct {
 }
 
 type recentManifest struct {
-	id       pack.ID
-	stamp    tree.Fingerprint
-	manifest tree.Manifest
-	digest   string
+	id          pack.ID
+	fingerprint tree.Fingerprint
+	manifest    tree.Manifest
+	digest      string
 }
 
 // Bounds of recentManifests.
@@ -146,12 +146,12 @@ const (
 func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Root) (tree.Manifest, string, error) {
 	began := time.Now()
 	changed := &latestChange{}
-	stamp, err := tree.FingerprintWith(ctx, root, changed)
+	fingerprint, err := tree.FingerprintWith(ctx, root, changed)
 	if err != nil {
 		return tree.Manifest{}, "", err
 	}
 	s.mu.Lock()
-	i := slices.IndexFunc(s.last, func(d recentManifest) bool { return d.id == id && d.stamp == stamp })
+	i := slices.IndexFunc(s.last, func(d recentManifest) bool { return d.id == id && d.fingerprint == fingerprint })
 	if i >= 0 {
 		defer s.mu.Unlock()
 		return s.last[i].manifest, s.last[i].digest, nil
@@ -164,12 +164,12 @@ func (s *recentManifests) manifest(ctx context.Context, id pack.ID, root *os.Roo
 	digest := manifest.Digest()
 	s.forget(id)
 	// A manifest is remembered only if nothing changed while it was read, and the last change before is older than mtimeGranularity:
-	// otherwise the next change might leave the stamp as it is.
+	// otherwise the next change might leave the fingerprint as it is.
 	after, err := tree.FingerprintOf(ctx, root)
-	if err == nil && after == stamp && changed.at.Before(began.Add(-mtimeGranularity)) && len(manifest.Entries) <= maxRecentEntries {
+	if err == nil && after == fingerprint && changed.at.Before(began.Add(-mtimeGranularity)) && len(manifest.Entries) <= maxRecentEntries {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.last = slices.Insert(s.last, 0, recentManifest{id, stamp, manifest, digest})
+		s.last = slices.Insert(s.last, 0, recentManifest{id, fingerprint, manifest, digest})
 		s.last = s.last[:min(len(s.last), maxRecent)]
 	}
 	return manifest, digest, nil

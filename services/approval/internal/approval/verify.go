@@ -25,7 +25,7 @@ const (
 	scanConcurrency = 4 // packs that are verified at once
 
 	// mtimeGranularity is how far apart two changes of a file must be for their times to differ: file systems take the time from a clock
-	// that ticks every few milliseconds (see tree.FingerprintOf). A change within it leaves the stamp as it was.
+	// that ticks every few milliseconds (see tree.FingerprintOf). A change within it leaves the fingerprint as it was.
 	mtimeGranularity = 10 * time.Millisecond
 
 	fenceTimeout   = time.Second            // for the watcher to catch up; it takes microseconds
@@ -216,9 +216,9 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 // scanResult is what a scan of a pack's folder found.
 type scanResult struct {
 	found   pack.Found
-	folder  folderStamp // the zero value where there is a problem
-	gone    bool        // there is no folder, or it can't be seen
-	problem string      // why the folder can't be a pack, "" when it can
+	folder  folderFingerprint // the zero value where there is a problem
+	gone    bool              // there is no folder, or it can't be seen
+	problem string            // why the folder can't be a pack, "" when it can
 }
 
 // refresh scans one pack, whose record was r when the caller read it, and updates its record.
@@ -285,7 +285,7 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 	found, err := s.descriptors.Find(s.Ecosystem, id)
 	var now scanResult
 	if err == nil {
-		now.folder, err = s.stamp(ctx, found.Dir, scan)
+		now.folder, err = s.fingerprint(ctx, found.Dir, scan)
 		if ctx.Err() != nil {
 			return scanResult{}, ctx.Err()
 		}
@@ -310,23 +310,24 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 	return now, nil
 }
 
-// folderStamp is what the file system says of a pack's folder without its contents being read.
-type folderStamp struct {
-	stamp  tree.Fingerprint
-	stable bool // the last change is older than mtimeGranularity, so that any later change gives another stamp
+// folderFingerprint is what the file system says of a pack's folder without its contents being read.
+type folderFingerprint struct {
+	fingerprint tree.Fingerprint
+	stable      bool // the last change is older than mtimeGranularity, so that any later change gives another fingerprint
 }
 
-// stamp reads the names, sizes and times of everything in a folder, and has scan watch it.
-func (s *Service) stamp(ctx context.Context, dir string, scan *watch.Scan) (folderStamp, error) {
+// fingerprint reads the names, sizes and times of everything in the folder dir, relative to the ecosystem folder, and adds each folder in it to
+// the watches of scan.
+func (s *Service) fingerprint(ctx context.Context, dir string, scan *watch.Scan) (folderFingerprint, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
-		return folderStamp{}, err
+		return folderFingerprint{}, err
 	}
 	defer root.Close()
 	visitor := &latestChange{next: scan}
 	began := time.Now()
-	stamp, err := tree.FingerprintWith(ctx, root, visitor)
-	return folderStamp{stamp, visitor.at.Before(began.Add(-mtimeGranularity))}, err
+	fingerprint, err := tree.FingerprintWith(ctx, root, visitor)
+	return folderFingerprint{fingerprint, visitor.at.Before(began.Add(-mtimeGranularity))}, err
 }
 
 // latestChange is a tree.Visitor that remembers the time of the latest change. It passes everything on to next, if that isn't
@@ -474,16 +475,16 @@ func (s *Service) difference(approved string, now tree.Manifest) string {
 	}
 }
 
-// digest is the digest of a pack's folder, with its manifest. The contents are read only if the stamp changed since they were
+// digest is the digest of a pack's folder, with its manifest. The contents are read only if the fingerprint changed since they were
 // last read; otherwise the digest is approved, and the manifest empty.
 //
-// A folder that changed within mtimeGranularity is read after a pause of that length. Then no write can hide behind the stamp
+// A folder that changed within mtimeGranularity is read after a pause of that length. Then no write can hide behind the fingerprint
 // that is remembered: one before the reading is in the digest, one after it sets another time.
 func (s *Service) digest(ctx context.Context, id pack.ID, now scanResult, approved string) (string, tree.Manifest, error) {
 	s.mu.Lock()
 	last, ok := s.digests[string(id)]
 	s.mu.Unlock()
-	if ok && last.stamp == now.folder.stamp && last.digest == approved {
+	if ok && last.fingerprint == now.folder.fingerprint && last.digest == approved {
 		return last.digest, tree.Manifest{}, nil
 	}
 	if !now.folder.stable {
@@ -503,6 +504,6 @@ func (s *Service) digest(ctx context.Context, id pack.ID, now scanResult, approv
 		return "", tree.Manifest{}, err
 	}
 	digest := manifest.Digest()
-	s.remember(id, now.folder.stamp, digest)
+	s.remember(id, now.folder.fingerprint, digest)
 	return digest, manifest, nil
 }

@@ -52,9 +52,9 @@ const makingPrefix = ".making-"
 // A backup's name has everything that is known of it: time, operation, reason and a number. There is no table that could be lost, or
 // disagree with the folder. The number says which backup is newer, because a clock can be set back; names made by earlier versions of
 // Rumi have none.
-const stampTime = "20060102T150405.000000000Z"
+const timeFormat = "20060102T150405.000000000Z"
 
-var stampPattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)(?:-([0-9]{6,18}))?$`)
+var namePattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}-(` + ForApply + `|` + ForUninstall + `|` + ForRollback + `)(?:-([0-9]{6,18}))?$`)
 
 // backupName is the name of a backup, read.
 type backupName struct {
@@ -66,11 +66,11 @@ type backupName struct {
 
 // parseBackupName reads a backup's name; ok is false for any other name.
 func parseBackupName(name string) (s backupName, ok bool) {
-	parts := stampPattern.FindStringSubmatch(name)
+	parts := namePattern.FindStringSubmatch(name)
 	if parts == nil {
 		return backupName{}, false
 	}
-	created, err := time.Parse(stampTime, parts[1])
+	created, err := time.Parse(timeFormat, parts[1])
 	if err != nil {
 		return backupName{}, false
 	}
@@ -182,7 +182,7 @@ func (e *Ecosystem) newBackup(id pack.ID, now time.Time, operation, reason strin
 	if len(all) > 0 {
 		number = all[len(all)-1].number + 1
 	}
-	return path.Join(string(id), fmt.Sprintf("%s-%s-%s-%06d", now.UTC().Format(stampTime), operation[:8], reason, number)), nil
+	return path.Join(string(id), fmt.Sprintf("%s-%s-%s-%06d", now.UTC().Format(timeFormat), operation[:8], reason, number)), nil
 }
 
 // Backups lists the backups of a pack, the one made last first. The pack need not be installed, nor have ever been.

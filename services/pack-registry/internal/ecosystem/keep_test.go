@@ -32,7 +32,7 @@ func TestBackupsAreOrderedByTheirMaking(t *testing.T) {
 				if !ok {
 					t.Fatalf("%s is no backup; want ok", name)
 				}
-				other := strings.Replace(name, made.created.Format(stampTime), made.created.Add(shift).Format(stampTime), 1)
+				other := strings.Replace(name, made.created.Format(timeFormat), made.created.Add(shift).Format(timeFormat), 1)
 				check(t, os.Rename(h.path("user_data/pack_backups/p/"+name), h.path("user_data/pack_backups/p/"+other)))
 			}
 			for version := 5; version <= 7; version++ {
