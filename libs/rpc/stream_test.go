@@ -57,7 +57,7 @@ func jsonEqual(a, b http.Header) bool {
 }
 
 // What was fetched is on its way before much more is.
-func TestStreamDataHoldsLittle(t *testing.T) {
+func TestStreamDataBuffersLittle(t *testing.T) {
 	w := httptest.NewRecorder()
 	all := parts(100, long)
 	most := 0

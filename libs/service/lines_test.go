@@ -25,7 +25,7 @@ func (s *slow) Write(p []byte) (int, error) {
 	return s.got.Write(p)
 }
 
-func TestLinesThatComeMeanwhileAreWrittenTogether(t *testing.T) {
+func TestLinesDuringAWriteAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &slow{take: make(chan struct{})}
 		l := newLines(to)
@@ -60,7 +60,7 @@ func TestLinesThatComeMeanwhileAreWrittenTogether(t *testing.T) {
 	})
 }
 
-func TestWhoLogsWaitsForASlowReaderAtLast(t *testing.T) {
+func TestWritesWaitForASlowReaderBeyondMaxPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &slow{take: make(chan struct{})}
 		l := newLines(to)
@@ -87,7 +87,7 @@ func TestWhoLogsWaitsForASlowReaderAtLast(t *testing.T) {
 	})
 }
 
-func TestALineLongerThanWhatMayWaitIsWritten(t *testing.T) {
+func TestALineLongerThanMaxPendingIsWritten(t *testing.T) {
 	to := &slow{take: make(chan struct{})}
 	close(to.take)
 	l := newLines(to)

@@ -88,8 +88,8 @@ func TestPipeline(t *testing.T) {
 	}
 }
 
-// What is decided is answered while the one behind it still takes its time.
-func TestAnswersDoNotWaitForWhatTakesTime(t *testing.T) {
+// A request that is decided is answered while the one behind it still runs.
+func TestAnswersDoNotWaitForSlowRequests(t *testing.T) {
 	h := &steps{echo: newEcho("a")}
 	path, _ := serve(t, h, Limits{})
 	conn := dial(t, path)

@@ -24,7 +24,7 @@ func writeMark(t testing.TB, dir, content string) {
 	}
 }
 
-func TestOwnerTellsWhoseFolderItIs(t *testing.T) {
+func TestOwnerFileNamesTheHome(t *testing.T) {
 	dir := t.TempDir()
 	o := NewOwner(dir, ourHome)
 	defer o.Close()
@@ -112,7 +112,7 @@ func TestSetLeavesAnotherHomesFolderAlone(t *testing.T) {
 }
 
 // After a reboot the folder is new, bare and root's; somebody mends it.
-func TestSetHealsWhenTheFolderIsRemade(t *testing.T) {
+func TestSetListensAgainInARemadeFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "packs")
 	cfg := setConfig(dir)
 	cfg.Home = ourHome

@@ -30,7 +30,7 @@ func half(t *testing.T, path string) (c net.Conn, taken <-chan struct{}) {
 }
 
 // A client that begins many long frames and ends none makes its own later ones wait, and the process hold little.
-func TestHalfFramesHoldLittle(t *testing.T) {
+func TestIncompleteFramesReserveLittle(t *testing.T) {
 	const clients = 60
 	heap := func() uint64 {
 		var m runtime.MemStats
@@ -105,7 +105,7 @@ func TestLongFramesWaitForMemory(t *testing.T) {
 }
 
 // A connection that waits for memory is closed to admit another one, as idle ones are.
-func TestWaitingFramesGiveWay(t *testing.T) {
+func TestConnectionsWaitingForMemoryAreClosedForNewOnes(t *testing.T) {
 	const conns = 8
 	path, _ := serve(t, newEcho("p"), Limits{Frame: time.Minute, Conns: conns, Requests: 4 * mebi})
 	for range conns {

@@ -179,7 +179,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
-func TestIdleConnectionsGiveWay(t *testing.T) {
+func TestIdleConnectionsAreClosedForNewOnes(t *testing.T) {
 	l := mustListen(t, config(t))
 	s := newServer(l, newEcho(""), Limits{Conns: 3}, slog.New(slog.DiscardHandler))
 	var accepting sync.WaitGroup
@@ -223,7 +223,7 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 	}
 }
 
-func TestBusyConnectionsDoNot(t *testing.T) {
+func TestBusyConnectionsAreNotClosed(t *testing.T) {
 	h := newEcho("")
 	path, _ := serve(t, h, Limits{Conns: 2})
 	var wg sync.WaitGroup
@@ -246,7 +246,7 @@ func TestBusyConnectionsDoNot(t *testing.T) {
 	wg.Wait()
 }
 
-func TestStopLetsAnswersOut(t *testing.T) {
+func TestStopSendsAnswersUnderWay(t *testing.T) {
 	h := newEcho("")
 	path, stop := serve(t, h, Limits{Drain: 10 * time.Second})
 	idleConn, busyConn := dial(t, path), dial(t, path)
@@ -358,7 +358,7 @@ func setConfig(dir string) SetConfig {
 
 func socketOf(dir, id string) string { return filepath.Join(dir, DirName(id), SocketName) }
 
-func TestSetFollowsWhatIsWanted(t *testing.T) {
+func TestSetFollowsWantedSockets(t *testing.T) {
 	dir := t.TempDir()
 	set := NewSet(setConfig(dir))
 	defer set.Close()

@@ -37,7 +37,7 @@ func (h lines) Stream(ctx context.Context, s *Stream) {
 	}
 }
 
-func say(c net.Conn, in *bufio.Reader, line string) string {
+func sendLine(c net.Conn, in *bufio.Reader, line string) string {
 	io.WriteString(c, line+"\n")
 	answer, err := in.ReadString('\n')
 	if err != nil {
@@ -54,7 +54,7 @@ func TestTwoProtocols(t *testing.T) {
 		if got, err := ask(framed, "Ask"); got != "Ask" || err != nil {
 			t.Fatalf("frame: %q, %v, want %q", got, err, "Ask")
 		}
-		if got := say(plain, in, "Get"); got != "line Get" {
+		if got := sendLine(plain, in, "Get"); got != "line Get" {
 			t.Fatalf("the line's answer is %q, want \"line Get\"", got)
 		}
 	}
@@ -73,18 +73,18 @@ func TestTwoProtocols(t *testing.T) {
 }
 
 // Idle streams are closed to admit others and don't hold up the end; busy ones are ended by it.
-func TestStreamsRest(t *testing.T) {
+func TestIdleStreams(t *testing.T) {
 	h := lines{newEcho("a")}
 	path, stop := serve(t, h, Limits{Conns: 2, Drain: 50 * time.Millisecond})
-	busy, resting := dial(t, path), dial(t, path)
+	busy, idle := dial(t, path), dial(t, path)
 	io.WriteString(busy, "wait\n")
 	<-h.entered
-	in := bufio.NewReader(resting)
-	if got := say(resting, in, "one"); got != "line one" {
+	in := bufio.NewReader(idle)
+	if got := sendLine(idle, in, "one"); got != "line one" {
 		t.Fatalf("the idle connection's answer is %q, want \"line one\"", got)
 	}
 	third := dial(t, path)
-	if got := say(third, bufio.NewReader(third), "two"); got != "line two" {
+	if got := sendLine(third, bufio.NewReader(third), "two"); got != "line two" {
 		t.Fatalf("the third connection's answer is %q, want \"line two\"", got)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
@@ -92,7 +92,7 @@ func TestStreamsRest(t *testing.T) {
 	}
 	stop()
 	if h.ended.Load() != 1 {
-		t.Error("the busy one was not told")
+		t.Error("the context of the busy one has not ended")
 	}
 	for _, c := range []net.Conn{busy, third} {
 		c.SetReadDeadline(time.Now().Add(5 * time.Second))

@@ -102,7 +102,7 @@ func TestHalfClosedClientIsAnswered(t *testing.T) {
 	}
 }
 
-func TestHalfClosedClientThatGoesIsNoticed(t *testing.T) {
+func TestHalfClosedClientThatDisconnectsIsNoticed(t *testing.T) {
 	h := newWaiter()
 	path, _ := serve(t, h, Limits{})
 	c := dial(t, path)
@@ -120,7 +120,7 @@ func TestHalfClosedClientThatGoesIsNoticed(t *testing.T) {
 }
 
 // A stream tells the end of what its client sends from the end of the client, though what came before is unread.
-func TestStreamTellsHalfFromWhole(t *testing.T) {
+func TestStreamDistinguishesHalfClosedClients(t *testing.T) {
 	h := newWaiter()
 	path, _ := serve(t, h, Limits{})
 	c := dial(t, path)
@@ -140,7 +140,7 @@ func TestStreamTellsHalfFromWhole(t *testing.T) {
 }
 
 // A client that leaves while its frame waits for memory waits no longer.
-func TestClientThatLeavesDoesNotWait(t *testing.T) {
+func TestDisconnectEndsTheWaitForMemory(t *testing.T) {
 	h := newWaiter()
 	l := mustListen(t, config(t))
 	s := newServer(l, h, Limits{Request: 1 << 20}, nil)

@@ -20,7 +20,7 @@ import (
 )
 
 // Whatever the sizes of pieces, both bodies arrive as they were sent, on one connection after another.
-func TestBodiesArriveAsSent(t *testing.T) {
+func TestBodiesArriveUnchanged(t *testing.T) {
 	w := rpctest.New(t)
 	client := &http.Client{Transport: w.Peer("gateway", w.Serve(func(m *server.Mux) {
 		m.Route("POST /echo", rpc.Raw(func(w http.ResponseWriter, r *http.Request) error {

@@ -54,7 +54,7 @@ func resolving(t *testing.T, to func() []string) {
 }
 
 // Three tasks behind one name share what is asked of it, whether or not connections are kept.
-func TestAddressesBehindANameTakeTurns(t *testing.T) {
+func TestAddressesOfANameAreCalledInTurn(t *testing.T) {
 	all := []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"}
 	resolving(t, func() []string { return all })
 	w := rpctest.New(t)
@@ -77,7 +77,7 @@ func TestAddressesBehindANameTakeTurns(t *testing.T) {
 }
 
 // An address that nobody answers at costs no request, even one that must not be sent twice, and one that comes later gets its share.
-func TestAddressesBehindANameComeAndGo(t *testing.T) {
+func TestAddressesOfANameAreFollowed(t *testing.T) {
 	var now atomic.Pointer[[]string]
 	now.Store(&[]string{"127.0.0.1", "127.0.0.4"})
 	resolving(t, func() []string { return *now.Load() })

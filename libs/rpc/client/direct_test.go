@@ -19,7 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/internal/rpctest"
 )
 
-func TestOnceSentRunsWhileThePeerWorks(t *testing.T) {
+func TestOnceSentRunsBeforeTheAnswer(t *testing.T) {
 	w := rpctest.New(t)
 	arrived, released := make(chan struct{}, 1), make(chan struct{})
 	s := w.ServeCounted(w.Mux(map[string]http.Handler{"POST /wait": rpc.Handle(func(ctx context.Context, n rpctest.Number) (rpctest.Number, error) {
@@ -54,7 +54,7 @@ func TestOnceSentRunsWhileThePeerWorks(t *testing.T) {
 
 // A connection that its other end cut in the middle is no reason to have something done twice, neither by the peer nor
 // by the caller.
-func TestOnlyWhatMayBeRepeatedIsSentTwice(t *testing.T) {
+func TestOnlyIdempotentRequestsAreSentTwice(t *testing.T) {
 	w := rpctest.New(t)
 	var asked, cut atomic.Int32
 	handler := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -123,7 +123,7 @@ func TestARestartedPeerIsCalledAtOnce(t *testing.T) {
 	}
 }
 
-func TestACallerThatGivesUpIsToldAtOnce(t *testing.T) {
+func TestACancelledCallReturnsAtOnce(t *testing.T) {
 	w := rpctest.New(t)
 	gone := make(chan struct{})
 	s := w.ServeCounted(w.Mux(map[string]http.Handler{

@@ -52,7 +52,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	})
 }
 
-func TestConnectionsToAnInstanceThatHasGoneAreClosed(t *testing.T) {
+func TestConnectionsOfRemovedInstancesAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDirect(nil, nil)
 		idle := parked(d)
@@ -77,7 +77,7 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 	})
 }
 
-func TestWhatIsSentDirectly(t *testing.T) {
+func TestRequestsOfTheDirectClient(t *testing.T) {
 	request := func(method string, body io.Reader, headers ...string) *http.Request {
 		r, err := http.NewRequest(method, "https://x/", body)
 		if err != nil {

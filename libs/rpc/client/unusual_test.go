@@ -84,8 +84,8 @@ func answered(n int) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// What comes after an answer is nobody's answer.
-func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
+// Bytes that follow an answer must not be taken for the answer to the connection's next request.
+func TestStrayBytesAreNoAnswer(t *testing.T) {
 	w := rpctest.New(t)
 	stray := answered(666)
 	for name, c := range map[string]struct {
@@ -131,8 +131,8 @@ func TestWhatNobodyAskedForIsNobodysAnswer(t *testing.T) {
 	}
 }
 
-// An answer that isn't one of a success is no success, whatever its status.
-func TestNonsenseIsNoSuccess(t *testing.T) {
+// An answer without the envelope of a success is an error, whatever its status.
+func TestMalformedAnswersAreErrors(t *testing.T) {
 	w := rpctest.New(t)
 	for _, c := range []struct {
 		status, body, want string // of the error
@@ -205,8 +205,8 @@ func TestBodiesAreClosed(t *testing.T) {
 	}
 }
 
-// What nobody waits for isn't begun, and costs no connection.
-func TestWhoHasGoneIsNotServed(t *testing.T) {
+// A request whose context has ended already isn't sent, and costs no connection.
+func TestCancelledRequestsAreNotSent(t *testing.T) {
 	w := rpctest.New(t)
 	var asked atomic.Int32
 	s := w.ServeCounted(w.Mux(map[string]http.Handler{"POST /double": rpc.Handle(func(_ context.Context, n rpctest.Number) (rpctest.Number, error) {
@@ -232,8 +232,8 @@ func TestWhoHasGoneIsNotServed(t *testing.T) {
 	}
 }
 
-// Odd answers are read as http.Transport reads them, and so is what comes next.
-func TestOddAnswersAreReadAsTheLibraryDoes(t *testing.T) {
+// Unusual answers are read as http.Transport reads them, and so is the answer that follows.
+func TestUnusualAnswersAreReadAsNetHTTPDoes(t *testing.T) {
 	w := rpctest.New(t)
 	const ok = "HTTP/1.1 200 OK\r\n"
 	for name, answer := range map[string]string{

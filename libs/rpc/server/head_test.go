@@ -91,7 +91,7 @@ func within(t *testing.T, client *http.Client, method, path string, status int) 
 	return response
 }
 
-func TestHeadOfAnAnswerIsThatOfGet(t *testing.T) {
+func TestHeadIsThatOfGet(t *testing.T) {
 	w := rpctest.New(t)
 	client := &http.Client{Transport: w.Peer("gateway", w.Serve(func(m *server.Mux) {
 		m.Route("GET /n", rpc.Handle(func(ctx context.Context, _ struct{}) (rpctest.Number, error) { return rpctest.Number{N: 7}, ctx.Err() }), "gateway")
