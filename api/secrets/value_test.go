@@ -49,7 +49,7 @@ func TestValueNeverShows(t *testing.T) {
 		}
 	}
 	for how, s := range shown {
-		for _, form := range []string{text, fmt.Sprintf("%x", text), fmt.Sprintf("%X", text), strings.Trim(fmt.Sprint([]byte(text)), "[]")} {
+		for _, form := range []string{text, fmt.Sprintf("%x", text), fmt.Sprintf("%X", text), strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]")} {
 			if strings.Contains(s, form) {
 				t.Errorf("%s shows the value: %s; want it hidden", how, s)
 			}

@@ -197,7 +197,7 @@ func (s *installation) answers(ctx context.Context, name string) error {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w; last: %v, %v", name, ctx.Err(), a, err)
+			return fmt.Errorf("wait for %s: %w; last: %v, %w", name, ctx.Err(), a, err)
 		}
 	}
 }

@@ -78,10 +78,13 @@ type Item[P any] struct {
 	revision  int64 // grows with every change; shows whether the candidate changed while it was being installed
 }
 
-// Counts, ScanError and ScanResult go over the wire as they are.
+// The types of answers that candidates have no others for.
 type (
-	Counts     = wire.Counts
-	ScanError  = wire.ScanError
+	// Counts is how many candidates are in each state.
+	Counts = wire.Counts
+	// ScanError is something of a pack that a scan couldn't read.
+	ScanError = wire.ScanError
+	// ScanResult is what a scan found and did.
 	ScanResult = wire.ScanResult
 )
 

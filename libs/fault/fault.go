@@ -104,30 +104,30 @@ func New(kind Kind, format string, args ...any) *Fault {
 	return &Fault{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
-// Invalid: the request can't be right as it is (400).
+// Invalid is the fault of a request that can't be right as it is (400).
 func Invalid(format string, args ...any) *Fault { return New(KindInvalid, format, args...) }
 
-// Unauthenticated: no token, or a wrong one (401).
+// Unauthenticated is the fault of a missing or wrong token (401).
 func Unauthenticated(format string, args ...any) *Fault {
 	return New(KindUnauthenticated, format, args...)
 }
 
-// Denied: the caller is known and may not (403).
+// Denied is the fault of a caller that is known and may not (403).
 func Denied(format string, args ...any) *Fault { return New(KindDenied, format, args...) }
 
-// NotFound: no such thing (404).
+// NotFound is the fault of a thing that isn't there (404).
 func NotFound(format string, args ...any) *Fault { return New(KindNotFound, format, args...) }
 
-// Conflict: the state of the thing forbids it (409).
+// Conflict is the fault of a state of the thing that forbids the call (409).
 func Conflict(format string, args ...any) *Fault { return New(KindConflict, format, args...) }
 
-// TooLarge: over a size bound (413).
+// TooLarge is the fault of a size over its bound (413).
 func TooLarge(format string, args ...any) *Fault { return New(KindTooLarge, format, args...) }
 
-// Limited: over a rate (429).
+// Limited is the fault of a caller over its rate (429).
 func Limited(format string, args ...any) *Fault { return New(KindLimited, format, args...) }
 
-// Unavailable: somebody who is needed doesn't answer (503).
+// Unavailable is the fault of a service that is needed and doesn't answer (503).
 func Unavailable(format string, args ...any) *Fault { return New(KindUnavailable, format, args...) }
 
 // Of finds the fault in err. An error that holds none becomes an internal fault that keeps it as its cause.

@@ -26,6 +26,7 @@ const pollInterval = 10 * time.Millisecond
 // Mode is what others may do while the lock is held.
 type Mode int
 
+// The modes of flock(2).
 const (
 	Exclusive Mode = unix.LOCK_EX // nobody else holds it
 	Shared    Mode = unix.LOCK_SH // others may share it, and nobody holds it alone

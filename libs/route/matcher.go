@@ -90,7 +90,7 @@ func (m *Matcher) Find(method, path string) (found *Route, allow []string) {
 		if !candidate.fits(path) {
 			continue
 		}
-		if candidate.route.Method == method && !(method == http.MethodGet && word) {
+		if candidate.route.Method == method && (method != http.MethodGet || !word) {
 			return candidate.route, nil
 		}
 		word = word || !candidate.names

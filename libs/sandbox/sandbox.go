@@ -114,11 +114,11 @@ func (c Container) Alive() bool {
 }
 
 var (
-	// ErrNotFound: this home has no such container. The answer is the same for a container of another home.
+	// ErrNotFound says that this home has no such container. The answer is the same for a container of another home.
 	ErrNotFound = errors.New("no such container")
-	// ErrNotRunning: the container is there, but no code runs in it.
+	// ErrNotRunning says that the container is there, but no code runs in it.
 	ErrNotRunning = errors.New("the container is not running")
-	// ErrExists: a container of that kind and name is there already.
+	// ErrExists says that a container of that kind and name is there already.
 	ErrExists = errors.New("a container of that name exists")
 )
 

@@ -22,7 +22,7 @@ const (
 	readyGrace   = 30 * time.Second // how long an engine may be away, restarting, before Ready says so
 )
 
-// ErrSocketReplaced: the socket file that this process has mounted was deleted on the host. It was mounted as a file, not with its folder; an
+// ErrSocketReplaced says that the socket file that this process has mounted was deleted on the host. It was mounted as a file, not with its folder; an
 // engine that restarts makes a new file, which this process will never see.
 var ErrSocketReplaced = errors.New("the engine's socket was replaced, and this process sees the old one; a restart of its container mounts the new one")
 

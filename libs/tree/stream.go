@@ -21,7 +21,7 @@ const (
 	TreeName     = "tree"     // the copy
 )
 
-// ErrMismatch: a tree is not the one that a digest names, or a file not the one that its manifest names.
+// ErrMismatch says that a tree is not the one that a digest names, or a file not the one that its manifest names.
 var ErrMismatch = errors.New("tree does not match its digest")
 
 // Send writes a tree for Receive: a tar stream of the manifest and then each file's content in the manifest's order, named by its hash. open
@@ -134,7 +134,7 @@ func receive(r io.Reader, digest, dir string) error {
 
 // unexpected turns io.EOF, which means an end, into the error of an end that comes too early.
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

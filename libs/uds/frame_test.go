@@ -40,7 +40,7 @@ func TestReadFrame(t *testing.T) {
 				if !errors.As(err, &have) || *have != *want {
 					t.Fatalf("error %v, want %v", err, tt.err)
 				}
-			} else if err != tt.err {
+			} else if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
 			if string(got) != tt.want {
@@ -56,7 +56,7 @@ func TestReadFrameAllocatesWhatArrives(t *testing.T) {
 	got := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := ReadFrame(bytes.NewReader(in), 1<<20); err != io.ErrUnexpectedEOF {
+			if _, err := ReadFrame(bytes.NewReader(in), 1<<20); !errors.Is(err, io.ErrUnexpectedEOF) {
 				b.Fatal(err)
 			}
 		}

@@ -381,7 +381,7 @@ func (c *conn) refuse(in *reader, err error, b *buffers) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = os.ErrDeadlineExceeded
-	case err == ErrEmpty, errors.As(err, &large):
+	case errors.Is(err, ErrEmpty), errors.As(err, &large):
 	default:
 		return
 	}

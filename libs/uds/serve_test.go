@@ -155,7 +155,7 @@ func TestBadFrames(t *testing.T) {
 func TestPanicIsContained(t *testing.T) {
 	path, _ := serve(t, newEcho(""), Limits{})
 	for _, request := range []string{"panic", "nothing"} {
-		if _, err := ask(dial(t, path), request); err != io.EOF {
+		if _, err := ask(dial(t, path), request); !errors.Is(err, io.EOF) {
 			t.Errorf("request %q: got %v, want io.EOF: the connection is closed", request, err)
 		}
 	}
@@ -257,7 +257,7 @@ func TestStopSendsAnswersUnderWay(t *testing.T) {
 	go func() { _, err := ask(busyConn, "wait"); answer <- err }()
 	<-h.entered
 	go stop()
-	if _, err := idleConn.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := idleConn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the idle connection: got %v, want EOF", err)
 	}
 	close(h.release)

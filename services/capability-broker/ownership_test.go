@@ -66,9 +66,10 @@ func TestNoContainerEscapes(t *testing.T) {
 				args := make([]string, len(meddle))
 				for i, arg := range meddle {
 					args[i] = arg
-					if arg == "ID" {
+					switch arg {
+					case "ID":
 						args[i] = id
-					} else if arg == "ID-escaped" {
+					case "ID-escaped":
 						args[i] = id[:12] + "-escaped"
 					}
 				}

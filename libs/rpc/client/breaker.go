@@ -33,7 +33,7 @@ func breaking(name string, log *slog.Logger) endpoint.Middleware {
 		Name:        name,
 		Timeout:     breakerCooldown,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerThreshold },
-		IsExcluded:  func(err error) bool { return err == errGaveUp },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errGaveUp) },
 		OnStateChange: func(instance string, from, to gobreaker.State) {
 			log.Warn("changed a circuit breaker", "instance", instance, "from", from.String(), "to", to.String())
 		},

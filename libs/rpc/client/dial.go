@@ -71,10 +71,7 @@ func (h *host) inTurn(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch len(h.found) {
-	case 0: // another call has found out meanwhile that nothing answers there
-		return nil, errors.New("connect: nothing answers at the addresses of " + h.name)
-	case 1:
+	if len(h.found) == 1 {
 		return h.found, nil
 	}
 	h.turn = (h.turn + 1) % len(h.found)
@@ -105,15 +102,6 @@ func (h *host) lookup(ctx context.Context) error {
 	slices.SortFunc(h.found, netip.AddrPort.Compare)
 	h.found = slices.Compact(h.found)
 	return nil
-}
-
-// forget drops the addresses, so that the next call looks the name up again. It is called when none of them answers.
-func (h *host) forget() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.permanent {
-		h.found, h.turn = nil, 0
-	}
 }
 
 // dial connects to the first of addresses that can be reached, and says which that is. Where none can, the name may stand for others by

@@ -265,12 +265,12 @@ type directBody struct {
 // Read implements io.Reader.
 func (b *directBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
-	switch {
-	case err == nil:
+	if err == nil {
 		return n, nil
-	case err == io.EOF:
+	}
+	if errors.Is(err, io.EOF) {
 		b.end(true)
-		return n, err
+		return n, io.EOF
 	}
 	if over := b.ctx.Err(); over != nil {
 		err = over

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -21,7 +22,7 @@ func parked(d *direct) net.Conn {
 func open(c net.Conn) bool {
 	c.SetReadDeadline(time.Now().Add(time.Millisecond))
 	_, err := c.Read(make([]byte, 1))
-	return err != io.EOF
+	return !errors.Is(err, io.EOF)
 }
 
 func kept(d *direct) int {

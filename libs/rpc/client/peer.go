@@ -109,10 +109,10 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			address.Scheme, address.Host = "https", instance
 			r.URL = &address
 			if takes(r) {
-				return telemetry.RoundTrip(tracer, name, direct, r)
+				return telemetry.RoundTrip(tracer, name, direct, r) //nolint:bodyclose // RoundTrip's caller closes it
 			}
-			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
-			return telemetry.RoundTrip(tracer, name, transport, r)
+			r.Close = r.Method == http.MethodHead                  // see direct: its connection is not kept
+			return telemetry.RoundTrip(tracer, name, transport, r) //nolint:bodyclose // likewise
 		}
 		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
 	}

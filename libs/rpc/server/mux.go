@@ -88,7 +88,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, pattern := m.mux.Handler(r)
 	defer func() {
 		p := recover()
-		if p != nil && p != http.ErrAbortHandler {
+		if p != nil && p != any(http.ErrAbortHandler) {
 			m.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
 			if status.wrote {
 				p = http.ErrAbortHandler

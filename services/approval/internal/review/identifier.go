@@ -135,7 +135,8 @@ func mixed(word string) bool {
 				seen = append(seen, of)
 			}
 		}
-		if len(seen) > 2 || len(seen) == 2 && !(slices.Contains(seen, latinScript) && (slices.Contains(seen, cjkScript) || slices.Contains(seen, greekScript))) {
+		latinBeside := slices.Contains(seen, latinScript) && (slices.Contains(seen, cjkScript) || slices.Contains(seen, greekScript))
+		if len(seen) > 2 || len(seen) == 2 && !latinBeside {
 			return true
 		}
 	}

@@ -235,12 +235,12 @@ func TestReasons(t *testing.T) {
 	db := sqlite(t)
 	const readA = `{"args_schema": {"properties": {"path": {"const": "a"}}, "required": ["path"]}}`
 	for name, c := range map[string]struct {
-		grants     grants
-		handlers   map[string]string // pack → config_schema
-		principal  string
-		args       string
-		error_type string
-		reason     string // "" for a call that is carried out
+		grants    grants
+		handlers  map[string]string // pack → config_schema
+		principal string
+		args      string
+		errorType string
+		reason    string // "" for a call that is carried out
 	}{
 		"granted":              {grants{"p": `{}`}, nil, "p", `{}`, "", ""},
 		"not granted":          {grants{"q": `{}`}, nil, "p", `{}`, "grant_denied", "No capability grant for this permission"},
@@ -290,8 +290,8 @@ func TestReasons(t *testing.T) {
 				r.install(packID, configSchema)
 			}
 			got := r.ask(c.principal, "fs.read", c.args)
-			if got.Success != (c.reason == "") || got.ErrorType != c.error_type || !got.Success && got.Error != "Permission denied" {
-				t.Errorf("the answer is %+v, want success %v or the error type %q, without a reason", got, c.reason == "", c.error_type)
+			if got.Success != (c.reason == "") || got.ErrorType != c.errorType || !got.Success && got.Error != "Permission denied" {
+				t.Errorf("the answer is %+v, want success %v or the error type %q, without a reason", got, c.reason == "", c.errorType)
 			}
 			if reason := r.reason(); reason != c.reason {
 				t.Errorf("reason %q, want %q", reason, c.reason)

@@ -70,8 +70,11 @@ func TestUnreadOutputsHoldLittle(t *testing.T) {
 			return err
 		}
 		var got reply
-		if err := json.Unmarshal(data, &got); err != nil || len(got.Output) != len(r.output) {
-			return fmt.Errorf("%.200s, %v", data, err)
+		if err := json.Unmarshal(data, &got); err != nil {
+			return fmt.Errorf("%.200s: %w", data, err)
+		}
+		if len(got.Output) != len(r.output) {
+			return fmt.Errorf("an output of %d bytes, want %d: %.200s", len(got.Output), len(r.output), data)
 		}
 		return nil
 	}

@@ -54,7 +54,7 @@ func (r *rig) crash(t *testing.T, want time.Duration) {
 	r.docker.exits("p", sandbox.Exit{Code: 7})
 	synctest.Wait()
 	ended := r.info(t)
-	if ended.RestartAt == nil || ended.RestartAt.Sub(time.Now()).Round(time.Millisecond) != want || ended.Status != "exited" || *ended.ExitCode != 7 {
+	if ended.RestartAt == nil || time.Until(*ended.RestartAt).Round(time.Millisecond) != want || ended.Status != "exited" || *ended.ExitCode != 7 {
 		t.Fatalf("pause of %v: %+v; want it exited with 7, to be restarted after the pause", want, ended)
 	}
 	time.Sleep(want - time.Millisecond)

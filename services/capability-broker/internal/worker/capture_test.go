@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -127,7 +128,7 @@ func TestLogsAreBounded(t *testing.T) {
 
 func TestTail(t *testing.T) {
 	l, path := openLogs(t)
-	if _, err := l.Tail("o", "s", 10); err != ErrNoLog {
+	if _, err := l.Tail("o", "s", 10); !errors.Is(err, ErrNoLog) {
 		t.Errorf("without a log: got %v, want ErrNoLog", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

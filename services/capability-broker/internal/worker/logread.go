@@ -18,7 +18,7 @@ import (
 // pollInterval is how often a followed log is read. It is polled since another replica, that is another process, may be writing it.
 const pollInterval = 200 * time.Millisecond
 
-// ErrNoLog: the handler has printed nothing yet, or is unknown.
+// ErrNoLog says that the handler has printed nothing yet, or is unknown.
 var ErrNoLog = errors.New("handler log: there is none")
 
 // Tail returns the last lines of a handler's log, tail at most. It is ErrNoLog if there is no file.

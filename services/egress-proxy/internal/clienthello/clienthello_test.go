@@ -106,7 +106,7 @@ func TestParse(t *testing.T) {
 		"after all":       {append(withExtensions(one), 0), "", ErrMalformed},
 		"cut":             {withExtensions(one)[:20], "", ErrMalformed},
 	} {
-		if got, err := Parse(c.body); got != c.name || err != c.err {
+		if got, err := Parse(c.body); got != c.name || !errors.Is(err, c.err) {
 			t.Errorf("%s: %q, %v, want %q, %v", name, got, err, c.name, c.err)
 		}
 	}

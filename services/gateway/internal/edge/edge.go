@@ -132,7 +132,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	var to target
 	defer func() {
 		p := recover()
-		if p != nil && p != http.ErrAbortHandler {
+		if p != nil && p != any(http.ErrAbortHandler) {
 			e.cfg.Log.ErrorContext(ctx, "panicked", "panic", p, "stack", string(debug.Stack()))
 			if w.wrote {
 				p = http.ErrAbortHandler
