@@ -206,7 +206,7 @@ func TestCalls(t *testing.T) {
 	}
 	s.t = t
 	if a := s.call("handler.py:sized", nil, 1<<20); !a.OK || len(a.Output) != 1<<20 {
-		t.Errorf("an output of exactly 1 MiB: %+v", a.Kind)
+		t.Errorf("an output of exactly 1 MiB: %q, %d bytes; want all of it", a.Kind, len(a.Output))
 	}
 	if err := s.stream.CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -470,6 +470,6 @@ func TestStatIsForTheBrokerAlone(t *testing.T) {
 		t.Errorf("a call of code: got %+v, want it taken as valid", a)
 	}
 	if a := s.call(":stat"); a.OK || a.Kind != "invalid" {
-		t.Errorf("once code is loaded: %+v", a)
+		t.Errorf("once code is loaded: %+v; want invalid", a)
 	}
 }

@@ -136,7 +136,7 @@ func TestLeastPrivilege(t *testing.T) {
 			t.Errorf("%s is not confined: %+v; want it read-only, without capabilities or new privileges", name, s)
 		}
 		if _, ok := s.Networks["outside"]; ok != (name == "egress-proxy") {
-			t.Errorf("%s: on the network that leads out: %v", name, ok)
+			t.Errorf("%s: on the network that leads out: %v, want %v", name, ok, name == "egress-proxy")
 		}
 		if (len(s.Ports) > 0) != (name == "gateway") {
 			t.Errorf("%s publishes the ports %v, want the gateway alone to publish", name, s.Ports)

@@ -33,7 +33,7 @@ func documents(t *testing.T) []string {
 		}
 	}
 	if len(found) < 10 {
-		t.Fatalf("only %d documents were found: %v", len(found), found)
+		t.Fatalf("only %d documents were found, want 10 at least: %v", len(found), found)
 	}
 	return found
 }

@@ -66,7 +66,7 @@ func TestAttrsAreDetailsInTheirOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := (&line{Action: "x", Details: c.details, attrs: attrs}).append(nil)
 			if err != nil || !json.Valid(got) || !strings.Contains(string(got), c.want) {
-				t.Errorf("%s, %v; want %s in it", got, err, c.want)
+				t.Errorf("the entry is %s, %v; want %s in it", got, err, c.want)
 			}
 		})
 	}

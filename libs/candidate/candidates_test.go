@@ -176,7 +176,7 @@ func TestFailedInstallation(t *testing.T) {
 			t.Fatalf("scan: %+v; want pending created 1", r)
 		}
 		if got := o.get(t, "a:1"); got.State != candidate.Pending || got.LastError != "" || got.Payload.Result != "" {
-			t.Errorf("%+v; want state pending, no last error, no result", got)
+			t.Errorf("the candidate is %+v; want it pending, without an error or a result", got)
 		}
 	})
 }
@@ -236,7 +236,7 @@ func TestApproveIsIdempotent(t *testing.T) {
 			wg.Go(func() {
 				got, err := o.Approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
 				if err != nil || got.Payload.Result != "installed" {
-					t.Errorf("%+v, %v; want result installed", got, err)
+					t.Errorf("the approval gives %+v, %v; want the result installed", got, err)
 				}
 			})
 		}
@@ -291,7 +291,7 @@ func TestCallerWhoLeavesDoesNotUndoAnInstallation(t *testing.T) {
 		ctx, cancel := context.WithCancel(operator(t))
 		_, err := o.Approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
 		if got := o.get(t, "a:1"); err != nil || got.State != candidate.Installed || got.Actor != "operator" {
-			t.Errorf("%+v, %v; want state installed, actor operator", got, err)
+			t.Errorf("the candidate is %+v, %v; want it installed by the operator", got, err)
 		}
 	})
 }
@@ -304,7 +304,7 @@ func TestNothingIsDecidedWithoutAuditEntry(t *testing.T) {
 		_, rejected := o.Reject(t.Context(), "a:1", "no")
 		_, approved := o.Approve(t.Context(), "a:1", works)
 		if !errors.Is(rejected, o.failing) || !errors.Is(approved, o.failing) || o.get(t, "a:1") != before || o.pings != pings {
-			t.Errorf("%v, %v, %+v; want the audit log's error twice, and the item %+v", rejected, approved, o.get(t, "a:1"), before)
+			t.Errorf("rejected with %v, approved with %v, and it is %+v; want the audit log's error twice, and the item %+v", rejected, approved, o.get(t, "a:1"), before)
 		}
 	})
 }
@@ -367,7 +367,7 @@ func TestRemovePackKeepsBlocks(t *testing.T) {
 		}
 		removed, err := o.RemovePack(t.Context(), "a")
 		if err != nil || len(removed) != 1 || removed[0].Key != "a:1" {
-			t.Fatalf("%+v, %v; want a:1 alone", removed, err)
+			t.Fatalf("removed %+v, %v; want a:1 alone", removed, err)
 		}
 		if counts, err := o.Counts(t.Context()); err != nil || counts != (candidate.Counts{Pending: 1, Blocked: 1}) {
 			t.Errorf("the counts are %+v, %v; want one pending and one blocked", counts, err)

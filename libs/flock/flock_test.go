@@ -70,7 +70,7 @@ func TestShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := first.Try(); !errors.Is(err, ErrLocked) {
-		t.Errorf("shared with who is alone: %v", err)
+		t.Errorf("shared with one that is alone: %v; want ErrLocked", err)
 	}
 	first.Close()
 	alone.Close()

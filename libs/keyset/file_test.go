@@ -47,7 +47,7 @@ func TestFileFollowsTheOperatorsKey(t *testing.T) {
 
 	check(os.Link(services, operators)) // put back
 	if got, err := key.Decrypt(sealed, nil); err != nil || string(got) != "v" {
-		t.Errorf("the key that was put back: %q, %v", got, err)
+		t.Errorf("the key that was put back: %q, %v; want v", got, err)
 	}
 	check(os.Remove(operators))
 	check(keyset.Create(operators))

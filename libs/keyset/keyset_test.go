@@ -93,7 +93,7 @@ func TestLoadRefuses(t *testing.T) {
 			}
 			_, err := keyset.Load(path)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Fatalf("%v; want an error with %q", err, c.want)
+				t.Fatalf("got %v; want an error with %q", err, c.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
 				t.Fatal("the error quotes the file")

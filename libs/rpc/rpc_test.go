@@ -87,7 +87,7 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 			defer response.Body.Close()
 			body, _ := io.ReadAll(response.Body)
 			if response.StatusCode != c.status || !strings.Contains(string(body), c.want) {
-				t.Fatalf("%d %s, want %d with %s", response.StatusCode, body, c.status, c.want)
+				t.Fatalf("got %d %s, want %d with %s", response.StatusCode, body, c.status, c.want)
 			}
 			if got := response.Header.Get("Content-Type"); got != "application/json; charset=utf-8" {
 				t.Errorf("the Content-Type is %q, want JSON", got)

@@ -41,7 +41,7 @@ func checkStopped(t *testing.T, engine *Engine, id string) {
 		t.Errorf("the stopped one is %+v, %v; want it ended after its start, with 0", ended, err)
 	}
 	if _, err := engine.Stats(t.Context(), id); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("statistics of a stopped one: %v", err)
+		t.Errorf("statistics of a stopped one: %v; want ErrNotRunning", err)
 	}
 }
 
@@ -51,7 +51,7 @@ func TestLife(t *testing.T) {
 	spec.PackID, spec.Principal, spec.Digest = "weather", "weather", "sha256:00"
 	c := create(t, engine, spec)
 	if _, err := engine.Create(t.Context(), spec); !errors.Is(err, ErrExists) {
-		t.Errorf("a second one of that name: %v", err)
+		t.Errorf("a second one of that name: %v; want ErrExists", err)
 	}
 	for range 2 { // twice does no harm
 		if err := engine.Start(t.Context(), c.ID); err != nil {

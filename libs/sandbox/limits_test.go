@@ -57,7 +57,7 @@ func TestOnlyWritableMountsAreWritable(t *testing.T) {
 		}
 	}
 	if found["/"] == "" || !strings.Contains(found["/pack"], "read-only file system") {
-		t.Errorf("writing to / and /pack: %q, %q", found["/"], found["/pack"])
+		t.Errorf("writing to / and /pack: %q, %q; want both refused, the second as read-only", found["/"], found["/pack"])
 	}
 }
 
@@ -68,7 +68,7 @@ func TestMountsBelowAMountStayOut(t *testing.T) {
 	spec.Mounts = []Mount{{Source: "/dev", Target: "/pack"}}
 	found := tried[map[string]string](t, testEngine(t), spec)
 	if !strings.Contains(found["/pack/shm"], "read-only file system") {
-		t.Errorf("writing to a file system mounted below a read-only mount: %q", found["/pack/shm"])
+		t.Errorf("writing to a file system mounted below a read-only mount: %q; want it read-only", found["/pack/shm"])
 	}
 }
 
@@ -82,7 +82,7 @@ func TestSystemCalls(t *testing.T) {
 		delete(found, family)
 	}
 	if len(found) > 0 {
-		t.Errorf("not refused with EPERM: %v", found)
+		t.Errorf("not refused with EPERM: %v; want none", found)
 	}
 }
 
@@ -100,7 +100,7 @@ func TestForkBomb(t *testing.T) {
 		Again    bool
 	}](t, testEngine(t), probe(t, Pack, "fork"))
 	if found.Children >= int(DefaultLimits.PIDs) || !found.Again {
-		t.Errorf("a program that forks on had %d children, then: %s", found.Children, found.Error)
+		t.Errorf("a program that forks on had %d children, then: %s; want less than %d, and that it may fork again", found.Children, found.Error, DefaultLimits.PIDs)
 	}
 }
 
@@ -113,7 +113,7 @@ func TestFullTmp(t *testing.T) {
 		FilesFull   bool `json:"files_full"`
 	}](t, testEngine(t), probe(t, Pack, "tmp"))
 	if found.Copied != "" || !strings.Contains(found.Run, "permission denied") {
-		t.Errorf("running a program from /tmp: %q, %q", found.Copied, found.Run)
+		t.Errorf("running a program from /tmp: %q, %q; want it copied and refused", found.Copied, found.Run)
 	}
 	if found.Bytes > tmpSize || !found.Full {
 		t.Errorf("%d bytes fit in /tmp, full %v", found.Bytes, found.Full)

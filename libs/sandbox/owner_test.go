@@ -232,7 +232,7 @@ func TestReplacedSocket(t *testing.T) {
 	}
 	engine.outage.since = time.Now().Add(-readyGrace)
 	if err := engine.Ready(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "Docker has not answered for 30s: ") {
-		t.Errorf("ready after half a minute: %v", err)
+		t.Errorf("ready after half a minute: %v; want that Docker has not answered for 30s", err)
 	}
 }
 

@@ -46,19 +46,19 @@ func TestStatusOf(t *testing.T) {
 		return strings.Join(list, " ")
 	}
 	if got := codes(statusOf(version, modern, "kata")); got != "runtime_unknown" {
-		t.Errorf("with a runtime that it doesn't know: %s", got)
+		t.Errorf("with a runtime that it doesn't know: %s; want runtime_unknown", got)
 	}
 	if got := codes(statusOf(version, modern, "io.containerd.kata.v2")); got != "" {
-		t.Errorf("with a runtime that is named by its type: %s", got)
+		t.Errorf("with a runtime that is named by its type: %s; want nothing", got)
 	}
 	old := types.Version{Version: "20.10.24+dfsg1"} // components are told since API 1.35
 	if got := codes(statusOf(old, system.Info{SecurityOptions: []string{"name=selinux", "name=rootless"}}, "")); got !=
 		"known_vulnerability no_seccomp no_memory_limit no_pids_limit no_cpu_limit" {
-		t.Errorf("with an engine that can do nothing: %s", got)
+		t.Errorf("with an engine that can do nothing: %s; want each limit named", got)
 	}
 	modern.SwapLimit = false
 	if got := codes(statusOf(version, modern, "")); got != "no_swap_limit" {
-		t.Errorf("without a limit of swap: %s", got)
+		t.Errorf("without a limit of swap: %s; want no_swap_limit", got)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestRuntime(t *testing.T) {
 	defer engine.Close()
 	_, err = engine.Create(t.Context(), probe(t, Pack, "sleep"))
 	if f := fault.Of(err); f.Kind != fault.KindUnavailable || f.Message != `Docker knows no container runtime "no-such-runtime" (RUMI_CONTAINER_RUNTIME)` {
-		t.Errorf("with a runtime that isn't there: %v", err)
+		t.Errorf("with a runtime that isn't there: %v; want unavailable, with the runtime's name", err)
 	}
 	// The shim's own name is another name of what runs here anyway.
 	engine, err = Connect(t.Context(), Config{Instance: testInstance, Runtime: "io.containerd.runc.v2"})

@@ -117,7 +117,7 @@ func TestLongPipeline(t *testing.T) {
 	go pipeline(conn, requests...)
 	for _, want := range requests {
 		if got, err := ReadFrame(conn, 100); string(got) != want || err != nil {
-			t.Fatalf("%q, %v; want %q", got, err, want)
+			t.Fatalf("got %q, %v; want %q", got, err, want)
 		}
 	}
 }

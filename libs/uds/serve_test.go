@@ -219,7 +219,7 @@ func TestIdleConnectionsAreClosedForNewOnes(t *testing.T) {
 		t.Error("the connection idle for longest is still open")
 	}
 	if got, err := ask(conns[0], "mine"); err != nil || got != "mine" {
-		t.Errorf("a connection used since was closed: %v", err)
+		t.Errorf("a connection used since was closed: %v, want it answered", err)
 	}
 }
 

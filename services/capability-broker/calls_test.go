@@ -171,7 +171,7 @@ def execute(c, a):
 	}
 	frame, err := uds.ReadFrame(half, 1<<20)
 	if err != nil || !strings.Contains(string(frame), `"done"`) {
-		t.Errorf("a client that ended what it sends: %s, %v", frame, err)
+		t.Errorf("a client that ended what it sends: %s, %v; want the answer done", frame, err)
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("the next call took %v, want no wait for one whose client has gone", took)
@@ -231,7 +231,7 @@ func TestHandlerLogs(t *testing.T) {
 		t.Errorf("the last line: got %q, want one line", lines)
 	}
 	if lines := read("/api/capability/handlers/p/quiet/logs"); len(lines) != 0 {
-		t.Errorf("a handler that printed nothing: %q", lines)
+		t.Errorf("a handler that printed nothing: %q; want no lines", lines)
 	}
 	for path, code := range map[string]int{
 		"/api/capability/handlers/p/none/logs": 404, "/api/capability/handlers/q/h/logs": 404, "/api/capability/handlers/p/a.b/logs": 400,

@@ -113,7 +113,7 @@ func TestPackContainer(t *testing.T) {
 		t.Errorf("stopping a modified pack took %v", took)
 	}
 	if a := w.api("POST", "/api/containers/p/start", nil); a.code != 403 || a.error != "Pack not approved: modified" {
-		t.Errorf("start of a modified pack: %d %s", a.code, a.error)
+		t.Errorf("start of a modified pack: %d %s; want 403", a.code, a.error)
 	}
 	w.write("p", map[string]string{"new": "file"})
 	w.approve("p")
@@ -260,7 +260,7 @@ func TestUninstall(t *testing.T) {
 		return err == nil
 	})
 	if a := w.as("gateway", "DELETE", "/internal/packs/p", nil); a.code != 403 {
-		t.Errorf("the gateway may remove: %d", a.code)
+		t.Errorf("the gateway may remove: %d, want 403", a.code)
 	}
 	got := w.as("pack-registry", "DELETE", "/internal/packs/p", nil)
 	if got.code != 200 || got.data["container_stopped"] != true || got.data["container_removed"] != true || got.data["grants_removed"] != true {

@@ -258,7 +258,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 		}
 	}
 	if a := w.grant("secrets.get", mounts(at("notes"))); a.code != 400 {
-		t.Errorf("mounts of the broker's own: %v", a)
+		t.Errorf("mounts of the broker's own: %v; want 400", a)
 	}
 	if a := w.grant("fs.read", mounts(map[string]any{"source": "notes", "readonly": true})); a.code != 400 {
 		t.Errorf("a mount with an unknown field: got %v, want 400", a)
@@ -315,7 +315,7 @@ func TestChangedGrantsEndTheirWorkers(t *testing.T) {
 	began := time.Now()
 	got := w.dial("p").ask(map[string]any{"permission_id": "test.wait", "timeout_seconds": 30})
 	if took := time.Since(began); got["error_type"] != "execution_error" || took > 20*time.Second || took < time.Second {
-		t.Errorf("a call whose grant expires: %v after %v", got, took)
+		t.Errorf("a call whose grant expires: %v after %v; want execution_error within 1 to 20s", got, took)
 	}
 	only("none after the expiry", 0)
 }

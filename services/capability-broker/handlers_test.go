@@ -150,7 +150,7 @@ func TestNewVersionReplacesOld(t *testing.T) {
 		t.Error("no entry hash_mismatch")
 	}
 	if a := w.decide(keyOf(one), "approve", nil); a.code != 200 {
-		t.Errorf("approving again mends it: %v", a)
+		t.Errorf("approving again mends it: %v, want 200", a)
 	}
 	if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["output"] != 1.0 {
 		t.Errorf("after the copy was mended: got %v, want 1", got)
@@ -220,12 +220,12 @@ func TestNewFolderUnderTheSameKey(t *testing.T) {
 	ask(2)
 	w.eventually("approval of "+digest, func() bool { return w.decide(keyOf(helped), "approve", nil).data["permission_id"] == "test.other" })
 	if got := conn.ask(map[string]any{"permission_id": "test.h"}); got["error_type"] != "handler_not_found" {
-		t.Errorf("what is trusted for another permission now: %v", got)
+		t.Errorf("what is trusted for another permission now: %v; want handler_not_found", got)
 	}
 	grant := map[string]any{"principal_id": "p", "permission_id": "test.other", "config": map[string]any{"a": "B"}}
 	if a := w.api("POST", "/api/capability/grants/grant", grant); a.code != 400 ||
 		a.error != "Invalid config for test.other: Config does not fit config_schema of the handler p/h: at '/a' it does not satisfy #/properties/a/const" {
-		t.Errorf("a config that the handler doesn't know: %v", a)
+		t.Errorf("a config that the handler doesn't know: %v; want 400 that says so", a)
 	}
 	grant["config"] = map[string]any{"a": "A"}
 	w.must("POST", "/api/capability/grants/grant", grant)
@@ -531,12 +531,12 @@ func TestGrantsOverHTTP(t *testing.T) {
 		}
 	}
 	if a := w.api("POST", "/api/capability/grants/revoke", map[string]any{"principal_id": "nobody", "permission_id": "a"}); a.code != 404 {
-		t.Errorf("revoke of an unknown pack: %v", a)
+		t.Errorf("revoke of an unknown pack: %v; want 404", a)
 	}
 	if a := w.api("GET", "/api/capability/grants?principal_id=a/b", nil); a.code != 400 || a.error != "Invalid principal_id" {
 		t.Errorf("a list of no valid pack: got %v, want 400", a)
 	}
 	if a := w.as("secrets", "POST", "/api/capability/grants/grant", map[string]any{"principal_id": "p", "permission_id": "a"}); a.code != 403 {
-		t.Errorf("another service may grant: %v", a)
+		t.Errorf("another service may grant: %v, want 403", a)
 	}
 }

@@ -67,7 +67,7 @@ func TestPermissivePack(t *testing.T) {
 		t.Fatalf("the start answers %v, want p running with the digest %s", started, digest)
 	}
 	if entries := w.audited("security", "unconfined_start"); len(entries) != 1 || entries[0]["owner_pack"] != "p" {
-		t.Errorf("entries of the start: %v", entries)
+		t.Errorf("entries of the start: %v; want one, of p", entries)
 	}
 	var log string
 	w.eventually("output", func() bool { log = w.logs("p"); return strings.Contains(log, "ready") })
@@ -98,7 +98,7 @@ func TestPermissivePack(t *testing.T) {
 	w.gate("p", "modified", digest)
 	w.eventually("the end of its processes", func() bool { return w.status("p") == "exited" && !alive(pids[0]) && !alive(pids[1]) && !alive(pids[2]) })
 	if a := w.api("POST", "/api/containers/p/start", nil); a.code != http.StatusForbidden {
-		t.Errorf("start of a modified pack: %d %s", a.code, a.error)
+		t.Errorf("start of a modified pack: %d %s; want 403", a.code, a.error)
 	}
 	if got := w.must("DELETE", "/api/containers/p", nil); got["success"] != true || w.status("p") != "" {
 		t.Errorf("the removal answers %v, want success and no container", got)

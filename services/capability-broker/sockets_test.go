@@ -90,7 +90,7 @@ func TestSocketsFollowGates(t *testing.T) {
 	w.gate("p", "blocked", digest)
 	w.eventually("end of the socket", func() bool { _, err := os.Lstat(w.socket("p")); return err != nil })
 	if _, err := io.ReadAll(conn); err != nil && !strings.Contains(err.Error(), "reset") {
-		t.Errorf("the connection of a blocked pack: %v", err)
+		t.Errorf("the connection of a blocked pack: %v; want its end", err)
 	}
 }
 

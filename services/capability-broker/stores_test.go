@@ -92,7 +92,7 @@ func TestStores(t *testing.T) {
 		}
 	}
 	if got := q("get", map[string]any{"store_id": "notes", "key": "a"}); got["error_type"] != denied {
-		t.Errorf("a grant that names no store: %v", got)
+		t.Errorf("a grant that names no store: %v; want %v", got, denied)
 	}
 	// Another pack that is granted the store sees the same values.
 	q = w.store("q", map[string]any{"allowed_store_ids": []string{"notes"}})

@@ -23,7 +23,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	w.gates.Set(retired)
 	w.as("pack-registry", "DELETE", "/internal/packs/p", nil) // it waits for the news; without Docker not all of it succeeds
 	if a := w.api("POST", "/api/capability/grants/grant", request); a.code != 409 {
-		t.Errorf("grant after the revocation: %v", a)
+		t.Errorf("grant after the revocation: %v; want 409", a)
 	}
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
 		t.Errorf("p's grants after the uninstall are %v, want none", list)

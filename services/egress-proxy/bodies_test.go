@@ -105,7 +105,7 @@ func TestBodiesBringNothingPastRules(t *testing.T) {
 	r.mustCall("POST", "/api/network/grant", grant+`}`)
 	c := r.dial("p")
 	if a, err := ask(c, fmt.Sprintf(`{"method":"GET","url":"%s/v1/search","body":"{}"}`, url)); err != nil || !a.Success {
-		t.Errorf("a body with GET, without rules: %+v, %v", a, err)
+		t.Errorf("a body with GET, without rules: %+v, %v; want success", a, err)
 	}
 }
 

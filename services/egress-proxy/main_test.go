@@ -30,10 +30,10 @@ func TestGrantsWarn(t *testing.T) {
 	}
 	if got := r.mustCall("POST", "/api/network/grant", `{"pack_id":"q","allowed_domains":["10.0.0.2"],"allowed_ports":[443]}`); !strings.Contains(got, `"replaced":{"removed":{"allowed_domains":["10.0.0.1"],"allowed_ports":[],"rules":[],"tunnels":false}}`) ||
 		!strings.Contains(got, `"10.0.0.2 is an internal address (private): name it in RUMI_EGRESS_ALLOW_CIDRS","no longer granted: 10.0.0.1"`) {
-		t.Errorf("grant of another host: %s", got)
+		t.Errorf("grant of another host: %s; want warnings of the new address and of the one that is no longer granted", got)
 	}
 	if got := r.mustCall("POST", "/api/network/check", `{"pack_id":"q","domain":"10.0.0.2","port":443}`); !strings.Contains(got, `"allowed":true`) || !strings.Contains(got, `"warnings":["10.0.0.2 is an internal address (private)`) {
-		t.Errorf("check of a host that isn't reached nevertheless: %s", got)
+		t.Errorf("check of a host that isn't reached nevertheless: %s; want it allowed, with a warning", got)
 	}
 }
 
@@ -41,7 +41,7 @@ func TestLifeOfAGrant(t *testing.T) {
 	r := newRig(t, nil)
 	url, port := upstreamServer(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, "hello from ", q.URL.Path) })
 	if status, body := r.call("POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["127.0.0.1"],"allowed_ports":[0]}`); status != 404 || !strings.Contains(body, "Pack not found") {
-		t.Fatalf("a grant for a pack that doesn't exist: %d %s", status, body)
+		t.Fatalf("a grant for a pack that doesn't exist: %d %s; want 404", status, body)
 	}
 	r.pack("p", "approved")
 	c := r.dial("p")
@@ -91,7 +91,7 @@ func TestLifeOfAGrant(t *testing.T) {
 		t.Errorf("the second revocation says %s, want revoked false", got)
 	}
 	if status, _ := r.call("POST", "/api/network/revoke", `{"pack_id":"never"}`); status != 404 {
-		t.Errorf("revoke of a pack that never was: %d", status)
+		t.Errorf("revoke of a pack that never was: %d, want 404", status)
 	}
 	if got := r.mustCall("GET", "/api/network/list", ""); !strings.Contains(got, `"enabled":false`) {
 		t.Errorf("the list is %s, want p's grant disabled", got)
@@ -105,7 +105,7 @@ func TestLifeOfAGrant(t *testing.T) {
 		t.Errorf("the list is %s, want no grants", got)
 	}
 	if _, err := os.Stat(r.socket("p")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket of a removed pack: %v", err)
+		t.Errorf("the socket of a removed pack: %v; want ErrNotExist", err)
 	}
 
 	var actions []string
@@ -201,7 +201,7 @@ func TestCallers(t *testing.T) {
 		}
 	}
 	if status, _ := r.call("DELETE", "/internal/packs/p", ""); status != 403 {
-		t.Errorf("the gateway may remove: %d", status)
+		t.Errorf("the gateway may remove: %d, want 403", status)
 	}
 }
 

@@ -97,7 +97,7 @@ func TestRulesHoldForHTTPAndTunnels(t *testing.T) {
 		return status
 	}
 	if status := tunnel(); status != http.StatusForbidden {
-		t.Errorf("a tunnel past the rules: %d", status)
+		t.Errorf("a tunnel past the rules: %d, want 403", status)
 	}
 	r.eventually("every denial is audited", func() bool { return r.reasons()["rule_denied"] == denials+1 })
 	r.mustCall("POST", "/api/network/grant", grant+`,"allow_tunnel":true}`)

@@ -78,9 +78,9 @@ func TestRules(t *testing.T) {
 		t.Errorf("audited %v, want 19 of rule_denied", reasons)
 	}
 	if status, body := r.call("POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["x.com"],"rules":[{"method":["GET"]}]}`); status != 400 || !strings.Contains(body, "Unknown field") {
-		t.Errorf("a misspelt field of a rule: %d %s", status, body)
+		t.Errorf("a misspelt field of a rule: %d %s; want 400 that says so", status, body)
 	}
 	if status, body := r.call("POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["x.com"],"rules":[{"methods":"GET"}]}`); status != 400 || !strings.Contains(body, "rules[0].methods") {
-		t.Errorf("a wrong type in a rule: %d %s", status, body)
+		t.Errorf("a wrong type in a rule: %d %s; want 400 that names it", status, body)
 	}
 }

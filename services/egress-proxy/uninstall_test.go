@@ -23,7 +23,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	const grant = `{"pack_id":"p","allowed_domains":["b.test"],"allowed_ports":[443]}`
 	const refused = "Cannot grant anything to pack 'p': its uninstall is incomplete: repeat `DELETE /api/packs/p`, unless another call is still at it"
 	if status, answer := r.call("POST", "/api/network/grant", grant); status != 409 || !strings.Contains(answer, refused) || !strings.Contains(answer, `"uninstall_incomplete"`) {
-		t.Errorf("grant after the revocation: %d %s", status, answer)
+		t.Errorf("grant after the revocation: %d %s; want 409 uninstall_incomplete", status, answer)
 	}
 	r.grant("other", `"a.test"`, "443")
 	if got := r.mustCall("GET", "/api/network/list", ""); strings.Contains(got, `"p"`) {

@@ -102,7 +102,7 @@ func TestOpenPaths(t *testing.T) {
 	}
 	if down := health.Services["secrets"].Error; !strings.HasPrefix(down, "Service unavailable: secrets: it has not answered since the gateway started ") ||
 		!strings.HasSuffix(down, "; see docker compose logs secrets") {
-		t.Errorf("a service that is down: %q", down)
+		t.Errorf("a service that is down: %q; want an error that says where to look", down)
 	}
 	if g := health.Services["gateway"]; len(g.Checks) == 0 || g.Version == "" || g.Uptime <= 0 {
 		t.Errorf("the gateway's own health is %+v, want its checks, version and uptime", g)
@@ -150,7 +150,7 @@ func TestHealthIsNotOKWhileACheckFails(t *testing.T) {
 	health, raw = w.health(t)
 	if got := health.Services["approval"].Error; !strings.HasPrefix(got, "Service unavailable: approval: it has not answered for ") ||
 		!strings.HasSuffix(got, "s; see docker compose logs approval") {
-		t.Errorf("a service that went away: %s", raw)
+		t.Errorf("a service that went away: %s; want how long ago, and where to look", raw)
 	}
 }
 
@@ -397,7 +397,7 @@ func TestUploads(t *testing.T) {
 	const fits = 64 << 20
 	got := w.do(t, "POST", "/api/packs/import", io.LimitReader(endless{}, fits), multipart)
 	if got.status != 200 || string(got.Data) != fmt.Sprint(fits) {
-		t.Errorf("an upload of 64 MiB: %d %s", got.status, got.raw)
+		t.Errorf("an upload of 64 MiB: %d %s; want 200 and its length", got.status, got.raw)
 	}
 	t.Run("500 MiB + 1 by its length", func(t *testing.T) {
 		got := w.raw(t, "POST", head("POST /api/packs/import", "Content-Type: multipart/form-data; boundary=x", fmt.Sprintf("Content-Length: %d", 500<<20+1)))

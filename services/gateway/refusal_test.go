@@ -55,7 +55,7 @@ func TestQueriesThatCanNotBeParsed(t *testing.T) {
 		}
 	}
 	if got := w.do(t, "GET", "/api/packs?a=%3B%25&b=", nil, nil); got.status != 200 || !strings.HasSuffix(got.seen(t).URI, "?a=%3B%25&b=") {
-		t.Errorf("a query that is right: %d %s", got.status, got.raw)
+		t.Errorf("a query that is right: %d %s; want 200, and the query unchanged", got.status, got.raw)
 	}
 }
 

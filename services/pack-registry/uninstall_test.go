@@ -229,7 +229,7 @@ func TestAPackWithoutIdentity(t *testing.T) {
 	}
 	a = s.call("GET", "/api/packs/staging/"+s.stage("1"), "")
 	if one := a.Data["packs"].([]any)[0].(map[string]any); !reflect.DeepEqual(one["warnings"], []any{"no entrypoint: a container of it will idle"}) {
-		t.Errorf("one with an identity: %+v", one)
+		t.Errorf("one with an identity: %+v; want only the warning of the entrypoint", one)
 	}
 }
 

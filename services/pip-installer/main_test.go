@@ -349,7 +349,7 @@ func TestSeveralLocks(t *testing.T) {
 	}
 	env, err := w.client().Environment(t.Context(), "weather")
 	if err != nil || len(env.Packages) != 1 || env.Packages[0].Version != "3.7" || sites[0] != sites[2] {
-		t.Fatalf("%+v, %v, %v; want version 3.7 again, at the first place", env, sites, err)
+		t.Fatalf("the environment is %+v, %v, the folders %v; want version 3.7, and the first's and the third's to be one", env, err, sites)
 	}
 	if _, err := api.NewClient(w.Peer("pack-registry", "pip-installer")).Remove(t.Context(), "weather"); err != nil {
 		t.Fatal(err)

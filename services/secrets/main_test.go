@@ -170,7 +170,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	}
 	for _, path := range []string{"/api/secrets/set", "/api/secrets/delete"} {
 		if status, _ := call(t, suite, "capability-broker", "POST", path, `{"key":"TOKEN","value":"x"}`); status != 403 {
-			t.Errorf("the broker may call %s: %d", path, status)
+			t.Errorf("the broker may call %s: %d, want 403", path, status)
 		}
 	}
 
@@ -185,7 +185,7 @@ func TestOnlyTheBrokerGetsValues(t *testing.T) {
 	}
 	servicetest.Start(suite, "secrets", build, nil)
 	if _, err := client.Value(t.Context(), "TOKEN"); !fault.Is(err, fault.KindNotFound) {
-		t.Fatalf("value after delete and restart: %v", err)
+		t.Fatalf("value after delete and restart: %v; want not found", err)
 	}
 
 	system := read(t, suite, "audit/system_*.jsonl")
@@ -309,9 +309,9 @@ func TestSecretsWaitForTheirKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code, a := call(t, suite, "gateway", "GET", "/api/secrets", ""); code != 200 || strings.Contains(string(a.Data), "damaged") {
-		t.Errorf("with the key again: %d %s %s", code, a.Data, a.Error)
+		t.Errorf("with the key again: %d %s %s; want 200 and nothing damaged", code, a.Data, a.Error)
 	}
 	if got := server.Runtime.Readiness(t.Context()); !got.Ready {
-		t.Errorf("readiness with the key again: %+v", got)
+		t.Errorf("readiness with the key again: %+v; want it ready", got)
 	}
 }

@@ -39,7 +39,7 @@ func TestSettingsOfOverridesAreKnown(t *testing.T) {
 	}
 	for _, name := range []string{"RUMI_EXTRA", "RUMI_MIN"} {
 		if err := CheckSettings(compose, []string{name + "=1"}); err == nil || !strings.Contains(err.Error(), name+" is no setting of Rumi") {
-			t.Errorf("%s without a file that uses it: %v", name, err)
+			t.Errorf("%s without a file that uses it: %v; want that it is no setting", name, err)
 		}
 	}
 }

@@ -104,7 +104,7 @@ func TestAHandshakeIsBounded(t *testing.T) {
 			t.Errorf("got %v, want the deadline's error", err)
 		}
 		if _, err := near.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
-			t.Errorf("the connection is open still: %v", err)
+			t.Errorf("the connection is open still: %v, want ErrClosedPipe", err)
 		}
 		if fault.Of(err).Kind != fault.KindInternal { // RoundTrip makes it what callers see
 			t.Errorf("got a fault of the kind %v (%v), want internal", fault.Of(err).Kind, err)

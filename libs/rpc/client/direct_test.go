@@ -159,7 +159,7 @@ func TestACancelledCallReturnsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(response.Body); string(got) != "a" || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("in the middle of a body: %q, %v", got, err)
+		t.Errorf("in the middle of a body: %q, %v; want a and the deadline's error", got, err)
 	}
 	response.Body.Close()
 	if got, err := client.Call[rpctest.Number](t.Context(), peer, "POST", "/double", rpctest.Number{N: 4}); err != nil || got.N != 8 {

@@ -39,7 +39,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		second := parked(d)
 		time.Sleep(idleTimeout/2 + time.Second)
 		if open(first) || !open(second) {
-			t.Errorf("after %v: the first is open: %v, the second: %v", idleTimeout, open(first), open(second))
+			t.Errorf("after %v: the first is open: %v, the second: %v; want the second alone", idleTimeout, open(first), open(second))
 		}
 		time.Sleep(idleTimeout / 2)
 		if open(second) || kept(d) != 0 {

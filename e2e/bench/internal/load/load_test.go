@@ -107,7 +107,7 @@ func TestSummarise(t *testing.T) {
 	}
 	want := Summary{Rate: 100, P50: 100 * time.Millisecond, P99: 198 * time.Millisecond, CPU: 5 * time.Millisecond}
 	if got := summarise(took, 2*time.Second, time.Second); got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("the summary is %+v, want %+v", got, want)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestContestantsTakeTurns(t *testing.T) {
 		}
 	}
 	if s[1].P99 < 4*time.Millisecond {
-		t.Errorf("who pauses 5 ms between requests: %+v", s[1])
+		t.Errorf("who pauses 5 ms between requests: %+v; want a P99 of 4 ms at least", s[1])
 	}
 }
 
@@ -201,7 +201,7 @@ func TestAnswersEnd(t *testing.T) {
 			for i := range len(c.text) {
 				n, _, err := answers.end([]byte(c.text[:i]))
 				if n != 0 || err != nil && !c.fail {
-					t.Fatalf("of the first %d bytes: %d, %v", i, n, err)
+					t.Fatalf("of the first %d bytes: %d, %v; want that the frame hasn't ended", i, n, err)
 				}
 			}
 		})

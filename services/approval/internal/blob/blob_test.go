@@ -346,7 +346,7 @@ func TestCollectLeavesWhatIsDamaged(t *testing.T) {
 	}
 	_, err = s.Collect(func() ([]string, []string, error) { return nil, []string{current.Digest()}, nil })
 	if err == nil || !strings.Contains(err.Error(), "is damaged") || len(bundles(t, dir)) != 1 {
-		t.Errorf("%v, %v; want that it is damaged, and one bundle", err, bundles(t, dir))
+		t.Errorf("the collection gives %v, with the bundles %v; want that it is damaged, and one bundle", err, bundles(t, dir))
 	}
 }
 

@@ -127,7 +127,7 @@ func TestNamesInDiffs(t *testing.T) {
 	old, now := scan(t, m, map[string]string{name: "1\n"}), scan(t, m, map[string]string{name: "2\n"})
 	r, err := review.Of(review.Input{Now: now, Approved: &old, Open: m.open})
 	if err != nil || len(r.Changed) != 1 {
-		t.Fatalf("%+v, %v; want one file changed", r, err)
+		t.Fatalf("the review is %+v, %v; want one file changed", r, err)
 	}
 	const want = `--- "approved/a\n+++ now/b\x1b[2K.py"` + "\n" + `+++ "now/a\n+++ now/b\x1b[2K.py"` + "\n@@ -1 +1 @@\n-1\n+2\n"
 	if got := *r.Changed[0].Diff; got != want {

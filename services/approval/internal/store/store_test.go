@@ -43,7 +43,7 @@ func TestRecords(t *testing.T) {
 		}
 		got, err := store.New(open()).Get(ctx, "demo")
 		if err != nil || !reflect.DeepEqual(got, want) {
-			t.Fatalf("%+v, %v, want %+v", got, err, want)
+			t.Fatalf("the record is %+v, %v, want %+v", got, err, want)
 		}
 
 		// What isn't confirmed never was.
@@ -72,7 +72,7 @@ func TestRecords(t *testing.T) {
 		}
 		all, err := records.All(ctx)
 		if err != nil || len(all) != 2 || all[0].PackID != "alpha" || all[1].PackID != "demo" {
-			t.Errorf("%+v, %v; want alpha and demo", all, err)
+			t.Errorf("the records are %+v, %v; want alpha and demo", all, err)
 		}
 		if removed, err := records.Remove(ctx, "demo"); err != nil || removed {
 			t.Errorf("removed what is not retired: %v, %v; want not removed", removed, err)
@@ -89,7 +89,7 @@ func TestRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := records.Get(ctx, "demo"); err != nil || !got.Retired {
-			t.Errorf("%+v, %v; want retired", got, err)
+			t.Errorf("the record is %+v, %v; want it retired", got, err)
 		}
 		if ids, err := records.Retired(ctx); err != nil || !slices.Equal(ids, []string{"demo"}) {
 			t.Errorf("the retired are %v, %v; want demo", ids, err)

@@ -328,7 +328,7 @@ func TestConfigIsCheckedWhenUsed(t *testing.T) {
 	r.install("x", `{"properties": {"root": {"type": "string"}}, "additionalProperties": false}`)
 	if _, err := r.grants.Grant(t.Context(), grant.Request{PrincipalID: "p", PermissionID: "fs.read", Config: jsontext.Value(`{"rot": "SECRET"}`)}); !fault.Is(err, fault.KindInvalid) ||
 		fault.Of(err).Message != "Invalid config for fs.read: Config does not fit config_schema of the handler x/h: at '' it does not satisfy #/additionalProperties" {
-		t.Errorf("a config that the handler doesn't know: %v", err)
+		t.Errorf("a config that the handler doesn't know: %v; want an invalid config", err)
 	}
 	r.grant("p", "fs.read", `{"config": {"root": "/a"}}`)
 	if got := r.ask("p", "fs.read", `{}`); !got.Success {

@@ -290,7 +290,7 @@ func TestOutputOutlivesAnApproval(t *testing.T) {
 			t.Errorf("the oldest run: %q, want %q", got, want)
 		}
 		if _, err := r.RunLogs("p", -RunsKept-1); !fault.Is(err, fault.KindNotFound) {
-			t.Errorf("one that isn't kept: %v", err)
+			t.Errorf("one that isn't kept: %v; want not found", err)
 		}
 		if got, want := read(r.LogsSince(t.Context(), "p", time.Now().Add(-2*time.Second))),
 			"run: started d6, stdout: by c6 \uFFFD, run: started d7, stdout: by c7 \xff"; got != want {

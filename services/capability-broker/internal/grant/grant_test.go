@@ -178,7 +178,7 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 	ctx := origin.With(t.Context(), origin.Origin{Actor: "operator"})
 	r := grant.Request{PrincipalID: "p", PermissionID: "secrets.get", Config: jsontext.Value(`{"allowed_keys": ["A", "B"]}`)}
 	if revoked, err := b.Revoke(ctx, r); err != nil || revoked {
-		t.Fatalf("revoke of what isn't there: %v, %v", revoked, err)
+		t.Fatalf("revoke of what isn't there: %v, %v; want false", revoked, err)
 	}
 	if _, err := b.Grant(ctx, r); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestGrantRevokeAndEntries(t *testing.T) {
 	// Without an entry nothing is decided.
 	l.failing = errors.New("disk full")
 	if revoked, err := b.Revoke(ctx, r); err == nil || revoked || decide(b, "p", "secrets.get") != grant.Allowed {
-		t.Fatalf("revoked without an entry: %v, %v", revoked, err)
+		t.Fatalf("revoked without an entry: %v, %v; want an error, and the grant still there", revoked, err)
 	}
 	l.failing = nil
 	for _, want := range []bool{true, false} {

@@ -146,7 +146,7 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 	trust := staged(t, f, source(t))
 	used := func() error { return f.Use(t.Context(), trust, func(string) error { return nil }) }
 	if err := used(); !errors.Is(err, ErrUntrusted) {
-		t.Errorf("before it is installed: %v", err)
+		t.Errorf("before it is installed: %v; want ErrUntrusted", err)
 	}
 	if err := f.install(t.Context(), trust); err != nil {
 		t.Fatal(err)

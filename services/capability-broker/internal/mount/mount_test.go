@@ -118,7 +118,7 @@ func TestFoldersThatAreSharedCanBeUsedByHandlers(t *testing.T) {
 	}
 	readOnly, err := f.Find(t.Context(), []grant.Mount{{Source: "old", ReadOnly: &yes}}, true)
 	if err != nil || readOnly[0].Writable {
-		t.Errorf("of what only reads: %+v, %v", readOnly, err)
+		t.Errorf("the folder that is only read is %+v, %v; want it not writable", readOnly, err)
 	}
 	closeAll(readOnly)
 }

@@ -100,7 +100,7 @@ func TestFoldersTooDeepToMeasure(t *testing.T) {
 		t.Errorf("deeper: %+v; want an error", u)
 	}
 	if u, err := Measure(t.Context(), filepath.Join(dir, "missing")); err != nil || u != (Usage{}) {
-		t.Errorf("a folder that isn't there: %+v, %v", u, err)
+		t.Errorf("a folder that isn't there: %+v, %v; want nothing used", u, err)
 	}
 }
 

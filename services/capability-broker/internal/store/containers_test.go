@@ -36,7 +36,7 @@ func TestContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r, err := replica.Record(ctx, "p"); err != nil || !reflect.DeepEqual(r, want) {
-			t.Errorf("%+v, %v, want %+v", r, err, want)
+			t.Errorf("the replica's record is %+v, %v, want %+v", r, err, want)
 		}
 		if list, changed, err := replica.Records(ctx); err != nil || !changed || len(list) != 1 || !reflect.DeepEqual(list[0], want) {
 			t.Errorf("the other replica reads %+v, %v, %v; want %+v, changed", list, changed, err, want)
@@ -48,7 +48,7 @@ func TestContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r, err := mine.Record(ctx, "p"); err != nil || !r.Wanted {
-			t.Errorf("another host removed it: %+v, %v", r, err)
+			t.Errorf("another host removed it: %+v, %v; want it wanted here", r, err)
 		}
 		if err := mine.RemoveRecord(ctx, "p"); err != nil {
 			t.Fatal(err)

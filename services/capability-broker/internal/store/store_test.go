@@ -49,7 +49,7 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		if list, revision, err := other.Grants(ctx); err != nil || len(list) != 0 || revision != before {
-			t.Fatalf("after changes that were none: %v, %d, %v", list, revision, err)
+			t.Fatalf("after changes that were none: %v, %d, %v; want no grants and the revision before", list, revision, err)
 		}
 		if err := put(&g, nil); err != nil {
 			t.Fatal(err)

@@ -51,7 +51,7 @@ func TestStartsOfWorkersThatEndAreBounded(t *testing.T) {
 				}
 				before := m.launched.Load()
 				if _, err := within(time.Second, p, job("other", `1`)); err != nil || m.launched.Load() != before+1 {
-					t.Errorf("another principal of the handler: %v", err)
+					t.Errorf("another principal of the handler: %v, %d launches; want one more", err, m.launched.Load()-before)
 				}
 				time.Sleep(10 * time.Minute)
 				if _, err := within(time.Second, p, job("attacker", `1`)); err != nil {

@@ -433,7 +433,7 @@ func TestEndTakesCallsAndWaitersAlong(t *testing.T) {
 					t.Errorf("%s: %v after %v; want a lost at once, and b not before 10s", principal, err, took)
 				}
 				if principal == "a" && Reason(err) != "The handler failed (lost: its grant or its right to run was taken away)" {
-					t.Errorf("the log blames the handler: %s", Reason(err)) // of the waiter, and of the call that runs
+					t.Errorf("the log blames the handler: %s, want its grant that was taken away", Reason(err)) // of the waiter, and of the call that runs
 				}
 			})
 		}

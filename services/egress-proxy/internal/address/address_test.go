@@ -83,7 +83,7 @@ func TestJudgeOpened(t *testing.T) {
 	narrow := NewPolicy(prefixes("10.1.0.0/16"))
 	for s, want := range map[string]bool{"10.1.2.3": true, "10.2.0.1": false, "127.0.0.1": false, "::ffff:10.1.2.3": false, "8.8.8.8": true} {
 		if _, ok := judge(t, narrow, s); ok != want {
-			t.Errorf("with 10.1.0.0/16 open, %s may be reached: %v", s, ok)
+			t.Errorf("with 10.1.0.0/16 open, %s may be reached: %v, want %v", s, ok, want)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func TestRequestsSentTogether(t *testing.T) {
 	w.mu.Unlock()
 	for range 3 {
 		if got := w.ask("GET", "http://no.example/"); got.errorType() != "internal_error" {
-			t.Errorf("a denial was answered without an entry: %s", got.errorText())
+			t.Errorf("a denial was answered without an entry: %s, want internal_error", got.errorText())
 		}
 	}
 }

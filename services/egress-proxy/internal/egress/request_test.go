@@ -220,7 +220,7 @@ func TestWhatIsAnswered(t *testing.T) {
 		t.Errorf("the binary answer is %+v, want %d bytes in base64", r, len(binary))
 	}
 	if r = w.ask("GET", "http://x.example/liar"); *r.Body != "hi" || r.Headers["X-Proxy-Body-Encoding"] != "" || len(r.HeaderList) != 1 {
-		t.Errorf("a server that claims our encoding: %+v", r)
+		t.Errorf("a server that claims our encoding: %+v; want hi and its claim removed", r)
 	}
 	if r = w.ask("GET", "http://x.example/control"); *r.Body != "\"\\\n\x01\x7f\x00" {
 		t.Errorf("control characters: got %q, want them unchanged", *r.Body)

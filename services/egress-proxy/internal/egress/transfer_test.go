@@ -115,7 +115,7 @@ func TestWhatLastsIsWrittenDownAtOnce(t *testing.T) {
 			return w.streams(test.kind) == 1 && w.moved() > before
 		})
 		if all := w.recordedEarly(); len(all) != 0 {
-			t.Errorf("%s: a second entry within minutes: %+v", test.method, all)
+			t.Errorf("%s: a second entry within minutes: %+v, want none", test.method, all)
 		}
 		w.proxy.recorder.Observe(time.Now().Add(record.ProgressEvery))
 		all := w.recordedEarly()
@@ -171,7 +171,7 @@ func TestOrdinaryRequestsLeaveOneEntry(t *testing.T) {
 		release <- struct{}{}
 		e := w.recorded(1)[0]
 		if len(all) != 1 || all[0].Phase != "begin" || e.Phase != "end" || all[0].Details["request_id"] != e.Details["request_id"] {
-			t.Errorf("after a second: %+v, at the end: %+v", all, e)
+			t.Errorf("after a second: %+v, at the end: %+v; want a begin and an end of one request", all, e)
 		}
 	}
 }

@@ -167,14 +167,14 @@ func TestHTTPForward(t *testing.T) {
 	}
 	want := fmt.Sprintf("%x", sha256.Sum256(big))
 	if _, body := do("POST", "/sum", bytes.NewReader(big)); !strings.HasPrefix(body, want) {
-		t.Errorf("upload of known length: %s", body)
+		t.Errorf("upload of known length: %s; want the sum of what was sent", body)
 	}
 	_, body := do("PUT", "/sum", io.MultiReader(bytes.NewReader(big)), func(q *http.Request) {
 		q.Trailer = http.Header{"X-After": {"7"}}
 		q.Header.Set("Expect", "100-continue")
 	})
 	if body != want+" map[X-After:[7]]" {
-		t.Errorf("chunked upload with trailer: %s", body)
+		t.Errorf("chunked upload with trailer: %s; want the sum of what was sent, and X-After 7", body)
 	}
 	if r, body := do("GET", "/trailer", nil, func(q *http.Request) { q.Header.Set("TE", "trailers") }); body != "body" || r.Trailer.Get("X-Sum") != "42" {
 		t.Errorf("trailer: got %q %v, want body with X-Sum 42", body, r.Trailer)

@@ -312,7 +312,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 	for _, cache := range []*Cache{o.cache, fresh} {
 		host, _ := hostname.Parse("x.com")
 		if d := cache.Check("p", host, "x.com", 443); d.Reason != ReasonDisabled {
-			t.Errorf("the one that can't be read: %+v", d)
+			t.Errorf("the one that can't be read: %+v; want it disabled", d)
 		}
 		if d := cache.Check("q", host, "x.com", 443); !d.Allowed {
 			t.Errorf("the other pack's check gives %+v, want it allowed", d)
@@ -362,10 +362,10 @@ func TestWhoIsKnown(t *testing.T) {
 		}
 		o.gates = gates{stale: true}
 		if _, err := o.Grant(t.Context(), "never", request("x.com", 443)); !fault.Is(err, fault.KindUnavailable) {
-			t.Errorf("grant while approval is down: %v", err)
+			t.Errorf("grant while approval is down: %v; want unavailable", err)
 		}
 		if revoked, err := o.Revoke(t.Context(), "q", ""); err != nil || !revoked {
-			t.Errorf("revoke while approval is down: %v, %v", revoked, err)
+			t.Errorf("revoke while approval is down: %v, %v; want true", revoked, err)
 		}
 	})
 }
@@ -427,7 +427,7 @@ func TestReplicasAndLease(t *testing.T) {
 		o.store.set(nil)
 		settle()
 		if got := o.check("p", "x.com", 443); got != ReasonGranted {
-			t.Errorf("when it is back: %s", got)
+			t.Errorf("when it is back: %s; want it granted", got)
 		}
 	})
 }

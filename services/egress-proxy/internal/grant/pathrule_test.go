@@ -137,7 +137,7 @@ func TestInvalidPathRules(t *testing.T) {
 		w := request("x.com", 443)
 		w.PathRules = tt.rules
 		if _, err := o.Grant(t.Context(), "p", w); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%v, want %s", err, tt.want)
+			t.Errorf("got %v, want an error with %s", err, tt.want)
 		}
 	}
 	if len(o.log.list) != 0 {

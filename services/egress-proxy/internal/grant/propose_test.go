@@ -127,10 +127,10 @@ func TestProposeKeepsTheRest(t *testing.T) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	if g, _ := o.cache.Get("p"); len(g.AllowedDomains) != 1 {
-		t.Errorf("a proposal changed the grant: %+v", g)
+		t.Errorf("a proposal changed the grant: %+v, want one domain as before", g)
 	}
 	if _, _, err := o.Propose(t.Context(), "never", nil, all); err == nil || !strings.Contains(err.Error(), "Pack not found") {
-		t.Errorf("of an unknown pack: %v", err)
+		t.Errorf("of an unknown pack: %v; want that it is not found", err)
 	}
 }
 

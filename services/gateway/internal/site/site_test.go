@@ -65,7 +65,7 @@ func TestCheck(t *testing.T) {
 			}
 			err = policy.Check(r)
 			if (err == nil) != c.ok {
-				t.Fatalf("%v, want ok %v", err, c.ok)
+				t.Fatalf("got %v, want ok %v", err, c.ok)
 			}
 			if err != nil && (!fault.Is(err, fault.KindDenied) || fault.Of(err).Code != "origin_refused") {
 				t.Fatalf("the fault is %#v, want denied with the code origin_refused", err)

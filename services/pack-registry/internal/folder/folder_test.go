@@ -45,7 +45,7 @@ func TestCopy(t *testing.T) {
 		}
 	}
 	if content, err := os.ReadFile(dir + "/to/a/b/x"); err != nil || string(content) != "12345" {
-		t.Errorf("%q, %v; want 12345", content, err)
+		t.Errorf("to/a/b/x holds %q, %v; want 12345", content, err)
 	}
 	if err := folder.Copy(t.Context(), root, "from", root, "to", options(nil)); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over what is there: %v; want os.ErrExist", err)
@@ -91,7 +91,7 @@ func TestCopyLeniently(t *testing.T) {
 	check(t, errors.Join(os.Symlink("/etc/passwd", dir+"/from/l"), syscall.Mkfifo(dir+"/from/p", 0o644), files("a\nb")(dir+"/from")))
 	check(t, folder.Copy(t.Context(), root, "from", root, "to", options(func(o *folder.Options) { o.Lenient = true })))
 	if target, err := os.Readlink(dir + "/to/l"); err != nil || target != "/etc/passwd" {
-		t.Errorf("%q, %v; want /etc/passwd", target, err)
+		t.Errorf("the link is %q, %v; want /etc/passwd", target, err)
 	}
 	if _, err := os.Lstat(dir + "/to/p"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the FIFO: %v; want os.ErrNotExist", err)

@@ -423,7 +423,7 @@ func TestParseID(t *testing.T) {
 		}
 	}
 	if id, err := staging.ParseID("0123456789abcdef"); err != nil || id != "0123456789abcdef" {
-		t.Errorf("%q, %v; want 0123456789abcdef", id, err)
+		t.Errorf("ParseID gives %q, %v; want 0123456789abcdef", id, err)
 	}
 }
 

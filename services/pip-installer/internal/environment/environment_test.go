@@ -122,7 +122,7 @@ func TestVetting(t *testing.T) {
 			env, err := environment.NewStore(storeDir(t)).Add(t.Context(), built(t, c.files), parse(t, c.lock))
 			if c.refusal == "" {
 				if err != nil || len(env.Packages) != 1 || env.Packages[0].Name != "idna" || env.Packages[0].Version != "3.10" {
-					t.Errorf("%+v, %v; want idna 3.10 alone", env, err)
+					t.Errorf("the environment is %+v, %v; want idna 3.10 alone", env, err)
 				}
 				return
 			}

@@ -69,10 +69,10 @@ func TestIndexes(t *testing.T) {
 func TestWithoutAListOnlyTheDefault(t *testing.T) {
 	var none installer.Indexes
 	if got, err := none.Choose(""); got != "" || err != nil {
-		t.Errorf("%q, %v; want nothing", got, err)
+		t.Errorf("no index: got %q, %v; want nothing", got, err)
 	}
 	if got, err := none.Choose("https://index.example"); !fault.Is(err, fault.KindInvalid) {
-		t.Errorf("%q, %v; want that it is invalid", got, err)
+		t.Errorf("an index that isn't listed: got %q, %v; want that it is invalid", got, err)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestBadSettingsAreFatal(t *testing.T) {
 		}
 	}
 	if got, err := installer.ParseCIDRs([]string{" 10.1.2.3/8", "fd00::1/8"}); err != nil || strings.Join(got, " ") != "10.0.0.0/8 fd00::/8" {
-		t.Errorf("%q, %v; want 10.0.0.0/8 and fd00::/8", got, err)
+		t.Errorf("the networks are %q, %v; want 10.0.0.0/8 and fd00::/8", got, err)
 	}
 }
 

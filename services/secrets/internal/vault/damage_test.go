@@ -137,7 +137,7 @@ func FuzzDecodeFile(f *testing.F) {
 		got, err := decodeFile("A", data)
 		if err != nil {
 			if !errors.Is(err, errDamaged) {
-				t.Fatalf("an error of another kind: %v", err)
+				t.Fatalf("the error is %v, want errDamaged", err)
 			}
 			return
 		}

@@ -132,7 +132,7 @@ func TestLifeOfASecret(t *testing.T) {
 	ctx := origin.With(t.Context(), origin.Origin{Actor: "operator"})
 
 	if err := v.Delete(ctx, "TOKEN"); !fault.Is(err, fault.KindNotFound) || fault.Of(err).Message != "Secret not found: TOKEN" {
-		t.Fatalf("delete of a key that never was: %v", err)
+		t.Fatalf("delete of a key that never was: %v; want not found", err)
 	}
 	if created, err := v.Set(ctx, "TOKEN", api.NewValue("first-hunter2")); err != nil || !created {
 		t.Fatalf("the first set: created %v, %v; want true", created, err)
