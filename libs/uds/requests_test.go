@@ -105,7 +105,7 @@ func TestLongFramesWaitForMemory(t *testing.T) {
 }
 
 // A connection that waits for memory is closed to admit another one, as idle ones are.
-func TestConnectionsWaitingForMemoryAreClosedForNewOnes(t *testing.T) {
+func TestWaitingConnectionsAreEvicted(t *testing.T) {
 	const conns = 8
 	path, _ := serve(t, newEcho("p"), Limits{Frame: time.Minute, Conns: conns, Requests: 4 * mebi})
 	for range conns {

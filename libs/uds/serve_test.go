@@ -179,7 +179,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
-func TestIdleConnectionsAreClosedForNewOnes(t *testing.T) {
+func TestIdleConnectionsAreEvicted(t *testing.T) {
 	l := mustListen(t, config(t))
 	s := newServer(l, newEcho(""), Limits{Conns: 3}, slog.New(slog.DiscardHandler))
 	var accepting sync.WaitGroup
@@ -223,7 +223,7 @@ func TestIdleConnectionsAreClosedForNewOnes(t *testing.T) {
 	}
 }
 
-func TestBusyConnectionsAreNotClosed(t *testing.T) {
+func TestBusyConnectionsAreNotEvicted(t *testing.T) {
 	h := newEcho("")
 	path, _ := serve(t, h, Limits{Conns: 2})
 	var wg sync.WaitGroup

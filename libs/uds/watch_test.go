@@ -102,7 +102,7 @@ func TestHalfClosedClientIsAnswered(t *testing.T) {
 	}
 }
 
-func TestHalfClosedClientThatDisconnectsIsNoticed(t *testing.T) {
+func TestHalfClosedClientDisconnects(t *testing.T) {
 	h := newWaiter()
 	path, _ := serve(t, h, Limits{})
 	c := dial(t, path)
@@ -120,7 +120,7 @@ func TestHalfClosedClientThatDisconnectsIsNoticed(t *testing.T) {
 }
 
 // A stream tells the end of what its client sends from the end of the client, though what came before is unread.
-func TestStreamDistinguishesHalfClosedClients(t *testing.T) {
+func TestStreamNoticesHalfClose(t *testing.T) {
 	h := newWaiter()
 	path, _ := serve(t, h, Limits{})
 	c := dial(t, path)
