@@ -16,17 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnsupported is what Set fails with where the file system keeps no access control lists.
+// ErrUnsupported is the error of SetAccess and SetDefault on a file system without access control lists. Compare it with errors.Is.
 var ErrUnsupported = errors.New("the file system keeps no access control lists")
 
-// List is an access control list. Permissions are rwx bits, 0 to 7. The mask is not part of it: it is always rwx, so that
-// each entry is worth what it says.
+// List is an access control list. Permissions are rwx bits, 0 to 7. The mask can't be chosen. It is always rwx, because the kernel
+// allows a named user or a group no more than the mask does: with a smaller mask the entries would promise more than they give.
 type List struct {
 	Owner, Group, Other uint16
 	Users, Groups       map[int]uint16 // named users and groups, by id
 }
 
-// The attributes of a folder: what counts for it, and what is made in it starts with.
+// The attributes of a folder: the list that protects the folder itself, and the list that new files and folders in it get.
 const (
 	accessAttribute  = "system.posix_acl_access"
 	defaultAttribute = "system.posix_acl_default"
@@ -51,12 +51,12 @@ type entry struct {
 	ID        uint32
 }
 
-// SetAccess makes l the list of an open file or folder and says whether that changed anything. The kernel sets the mode
-// bits along: the group's are the mask.
+// SetAccess replaces the list of an open file or folder by l. changed says whether it was another one before. The kernel changes the mode
+// bits, too: afterwards the group's bits show the mask, so rwx.
 func SetAccess(f *os.File, l List) (changed bool, err error) { return set(f, accessAttribute, l) }
 
-// SetDefault makes l the list that whatever is made in an open folder starts with, whoever makes it and under whatever
-// umask, and says whether that changed anything.
+// SetDefault replaces the default list of an open folder by l: the list that each new file and folder in it gets. It counts whichever user
+// makes the file, and the umask doesn't apply then. changed says whether the default list was another one before.
 func SetDefault(f *os.File, l List) (changed bool, err error) { return set(f, defaultAttribute, l) }
 
 func set(f *os.File, attribute string, l List) (bool, error) {

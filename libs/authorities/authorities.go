@@ -1,5 +1,6 @@
-// Package authorities reads the certificate authorities that an operator adds to the public ones: a PEM file that may be
-// replaced while services run.
+// Package authorities reads the certificate authorities that an operator adds to the public ones, for TLS to upstreams and package indexes: a
+// PEM file that may be replaced while services run. egress-proxy and pip-installer use a File each; init uses Read before it copies the
+// operator's file.
 package authorities
 
 import (
@@ -19,18 +20,19 @@ import (
 )
 
 const (
-	// MaxFile bounds a file of authorities, in bytes. All the public ones are a quarter of a MiB.
+	// MaxFile bounds a file of authorities, in bytes. For comparison: all public authorities together take a quarter of a MiB.
 	MaxFile = 4 << 20
 
-	// Refresh is how old what was read of a file may be: new authorities count after so long.
+	// Refresh is the least time between two checks of a file. A replaced file is used after that time at the latest.
 	Refresh = time.Second
 
-	// ProblemSuffix follows the name of a file whose newer version could not be used. The file of that name says why, in one
-	// line; init writes it where it keeps an older copy.
+	// ProblemSuffix is added to the name of a file of authorities to get the name of its problem file. If init can't use the operator's
+	// newest version it leaves the older copy there, and writes the reason into the problem file, in one line.
 	ProblemSuffix = ".problem"
 )
 
-// Read reads a file and checks that it holds certificates. The error names the path.
+// Read returns the contents of a PEM file. It is an error if path is no regular file, is larger than MaxFile, holds no certificate, or if a
+// certificate at the end is incomplete. The error names the path.
 func Read(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold the start up
 	if err != nil {
@@ -55,7 +57,7 @@ func Read(path string) ([]byte, error) {
 	case !x509.NewCertPool().AppendCertsFromPEM(data):
 		return nil, fmt.Errorf("%s holds no certificate (PEM: it begins with -----BEGIN CERTIFICATE-----)", path)
 	}
-	// Half a certificate at the end is a file that is being written.
+	// A race: the operator's program may be writing the file at this moment. Then a certificate at the end has a first line and no last one.
 	if rest := bytes.TrimSpace(after(data)); bytes.Contains(rest, []byte("-----BEGIN CERTIFICATE-----")) {
 		return nil, fmt.Errorf("%s: a certificate in it is cut off", path)
 	}
@@ -73,20 +75,20 @@ func after(data []byte) []byte {
 	}
 }
 
-// File is the file that a setting names. It is safe for concurrent use.
+// File is the file of authorities that a setting names. Use Open. It is safe for concurrent use.
 type File struct {
 	setting, path string
 	log           *slog.Logger
 
 	mu      sync.Mutex
-	checked time.Time
-	known   string // what the file was when it was read last
+	checked time.Time // when the file's fingerprint was compared last
+	known   string    // the fingerprint of the file when it was read last
 	pem     []byte
-	err     error // why what is there now isn't used
+	err     error // why the file as it is now isn't used; nil if it is
 }
 
-// Open reads the file that the setting names ("RUMI_…"). Later versions that can't be used leave the last good one in
-// force, and Ready and the log say why.
+// Open reads the file at path, the value of the named setting ("RUMI_…"). The setting is named in errors and log lines. The error is that of
+// Read. If a later version of the file can't be used, the last good one stays in force, and Ready and the log say why.
 func Open(setting, path string, log *slog.Logger) (*File, error) {
 	f := &File{setting: setting, path: path, log: log}
 	known, _ := fingerprint(path)
@@ -98,13 +100,14 @@ func Open(setting, path string, log *slog.Logger) (*File, error) {
 	return f, nil
 }
 
-// PEM is the file's content, at most Refresh old. It must not be changed.
+// PEM is the contents of the last good version of the file, at most Refresh old. Don't change the slice: it is shared.
 func (f *File) PEM() []byte {
 	data, _ := f.current()
 	return data
 }
 
-// Ready says why the operator's newest authorities aren't those in force, nil where they are.
+// Ready is nil if the operator's newest authorities are in force, otherwise an error that says why they aren't. It reads the problem file,
+// too (see ProblemSuffix).
 func (f *File) Ready() error {
 	if _, err := f.current(); err != nil {
 		return err
@@ -118,6 +121,7 @@ func (f *File) Ready() error {
 	return errors.New(strings.TrimSpace(string(text)))
 }
 
+// current returns the last good version, and the error of a newer one that can't be used. It checks the file at most once per Refresh.
 func (f *File) current() ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -126,7 +130,7 @@ func (f *File) current() ([]byte, error) {
 	} else {
 		f.checked = now
 	}
-	known, err := fingerprint(f.path)
+	known, err := fingerprint(f.path) // before the reading, so that a change during it is noticed by the next check
 	if err == nil && known == f.known {
 		return f.pem, f.err
 	}
@@ -149,9 +153,10 @@ func (f *File) current() ([]byte, error) {
 	return f.pem, nil
 }
 
+// named puts the name of the setting before an error.
 func (f *File) named(err error) error { return fmt.Errorf("%s: %w", f.setting, err) }
 
-// fingerprint changes whenever a file is written to or replaced.
+// fingerprint returns a text that changes whenever the file at path is written to or replaced.
 func fingerprint(path string) (string, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {

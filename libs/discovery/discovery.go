@@ -1,4 +1,5 @@
-// Package discovery says at which addresses a service is found.
+// Package discovery finds the addresses of services: those that the setting RUMI_PEERS names, and the names of a compose network for
+// the others. libs/rpc/client takes them as an sd.Instancer of go-kit.
 package discovery
 
 import (
@@ -9,14 +10,15 @@ import (
 	"github.com/go-kit/kit/sd"
 )
 
-// DefaultPort is where a service of the suite listens in its container.
+// DefaultPort is the TCP port at which a service listens in its container.
 const DefaultPort = "8080"
 
-// Static is a fixed directory: the addresses (host:port) of each service by name. A service that it doesn't name is
-// looked for under its own name at DefaultPort, as a compose network resolves it.
+// Static is a directory that doesn't change while the process runs: the addresses (host:port) of each service, by the service's name. A
+// service that it doesn't name is called at its own name and DefaultPort: a compose network resolves that name.
 type Static map[string][]string
 
-// ParseStatic reads "name=host:port,name=host:port"; a name may stand more than once. "" is an empty directory.
+// ParseStatic reads "name=host:port,name=host:port". A name that stands more than once has several addresses, one for each replica. ""
+// is an empty directory. The error quotes the entry that can't be read.
 func ParseStatic(s string) (Static, error) {
 	directory := Static{}
 	for entry := range strings.SplitSeq(s, ",") {
@@ -36,7 +38,7 @@ func ParseStatic(s string) (Static, error) {
 	return directory, nil
 }
 
-// Instancer gives go-kit the addresses of the named service.
+// Instancer returns the addresses of the named service for an endpointer of go-kit. There is always at least one.
 func (s Static) Instancer(name string) sd.Instancer {
 	if addresses := s[name]; len(addresses) > 0 {
 		return fixed{addresses}
@@ -44,8 +46,9 @@ func (s Static) Instancer(name string) sd.Instancer {
 	return fixed{sd.FixedInstancer{net.JoinHostPort(name, DefaultPort)}}
 }
 
-// fixed tells its addresses twice: go-kit's endpointer takes the second telling only when it has made endpoints of the
-// first, so they are there when its constructor returns, and a first call right after it finds them.
+// fixed sends its addresses twice. Otherwise there is a race: the constructor of go-kit's endpointer returns when the addresses were
+// received, before their endpoints exist, so that a call right after it would find no endpoint. The endpointer receives the second event
+// only after it has made the endpoints of the first, and Register returns after that.
 type fixed struct{ sd.FixedInstancer }
 
 // Register implements sd.Instancer.

@@ -10,39 +10,41 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// ErrUnavailable marks the errors of a File whose key can't be used now.
+// ErrUnavailable marks (errors.Is) the errors of a File whose key can't be used at present: it is missing, unreadable, or was replaced.
 var ErrUnavailable = errors.New("the key of the secrets can't be used")
 
-// errReplaced is a file whose operator's name is gone: the key was replaced or removed.
+// errReplaced is the error for a file that has lost the name under which the operator knows it: the key was replaced or removed.
 var errReplaced = errors.New("user_data/settings/secrets_key was replaced or removed, and the new one is not known yet")
 
-// links is how many names (hard links) the file of a File has: the operator's, and the one in the folder that the service
-// mounts.
+// links is the number of names (hard links) of a valid key file: user_data/settings/secrets_key, which is the operator's, and the name in
+// the folder that the service mounts. If the operator replaces the first, the file behind the second is the old key, with one name left.
 const links = 2
 
-// File is the key in a file that may be replaced at any time. It looks at the file at each use: what is encrypted with a key
-// that is no longer the operator's could never be read again. A file that has lost the operator's name is not believed. It is
-// a tink.AEAD and safe for concurrent use; errors that come from the file are errors.Is(err, ErrUnavailable).
+// File is a key in a file that the operator may replace at any time. Each Encrypt and Decrypt checks the file's fingerprint first, with one
+// stat(2): a secret that is encrypted with a key that the operator has replaced could never be read again. A file that has lost the
+// operator's name (see links) is refused.
+//
+// File implements tink.AEAD and is safe for concurrent use. Errors that come from the file are ErrUnavailable (errors.Is).
 type File struct {
 	path string
 
 	mu    sync.Mutex
-	known fingerprint
+	known fingerprint // of the file that aead and err come from; the zero value for none
 	aead  tink.AEAD
 	err   error
 }
 
-// fingerprint changes whenever a file is written to, replaced, or has a name more or less.
+// fingerprint changes whenever a file is written to or replaced, and whenever it gets or loses a name.
 type fingerprint struct {
 	dev, ino, links uint64
 	size            int64
 	ctime           syscall.Timespec
 }
 
-// Watch is the key at path. It may be missing for now.
+// Watch makes a File for the key at path, without reading it. The file may be missing: then each use fails until it is there.
 func Watch(path string) *File { return &File{path: path} }
 
-// Ready says why the key can't be used, nil where it can.
+// Ready is nil if the key can be used, otherwise an error that says why not.
 func (f *File) Ready() error {
 	_, err := f.current()
 	return err
@@ -66,7 +68,7 @@ func (f *File) Decrypt(ciphertext, associatedData []byte) ([]byte, error) {
 	return aead.Decrypt(ciphertext, associatedData)
 }
 
-// current is the key as the file has it now.
+// current returns the key that is in the file now. It reads the file only if its fingerprint has changed.
 func (f *File) current() (tink.AEAD, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +87,7 @@ func (f *File) current() (tink.AEAD, error) {
 		if f.aead, f.err = Load(f.path); f.err != nil {
 			f.err = unavailable(f.err)
 		}
-		// Read again what was replaced while it was read.
+		// A race: the file may have been replaced between the stat and the reading. Then known stays empty, and the loop reads again.
 		if after, err := fingerprintOf(f.path); err == nil && after == now {
 			f.known = now
 		}

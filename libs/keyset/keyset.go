@@ -1,8 +1,10 @@
 // Package keyset makes and reads the key that secrets are encrypted with: a Tink keyset for AEAD (AES-256-GCM with
 // random nonces), kept as Tink's JSON in a file of mode 0600.
 //
-// A Tink keyset may hold several keys, of which the primary one encrypts and all decrypt; so keys can be rotated with
-// Tink's own tools and without a change here. See https://developers.google.com/tink/wire-format.
+// A Tink keyset may hold several keys: the primary one encrypts, all of them decrypt. So keys can be rotated with Tink's own tools, without
+// a change here. See https://developers.google.com/tink/wire-format.
+//
+// init makes the key (Create). The service secrets uses it through a File, which follows the operator's replacements.
 package keyset
 
 import (
@@ -25,8 +27,8 @@ import (
 // maxFile bounds what Load reads: a keyset of a hundred keys is under 32 KiB.
 const maxFile = 64 << 10
 
-// Create makes a new key and writes it to path, whole and synced or not at all. It never replaces a file: where path
-// exists, errors.Is(err, fs.ErrExist) and the file stays as it was, since whatever was encrypted with it would be lost.
+// Create makes a new key and writes it to path, complete and synced, or not at all. It never replaces a file, because everything that was
+// encrypted with the old key would be lost. If path exists the error is fs.ErrExist (errors.Is), and the file stays as it is.
 func Create(path string) error {
 	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {
@@ -44,8 +46,8 @@ func Create(path string) error {
 	return nil
 }
 
-// Load reads the key at path. A file that its group or others can reach is refused, as is anything but a regular file.
-// The errors name the path and never quote the file.
+// Load reads the key at path. It refuses a file whose mode gives its group or others any right, a file of more than 64 KiB, and anything but
+// a regular file. The errors name the path. They never quote the contents: a log must not have a part of the key.
 func Load(path string) (tink.AEAD, error) {
 	data, err := read(path)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package origin carries through a context whom a request comes from, so that a log line, an audit entry and a call
-// to the next service all say the same.
+// Package origin carries in a context where a request comes from. Log lines, audit entries and calls of other services take it from
+// there, so that all of them have the same request id and actor. libs/rpc/server puts it into the context of each request.
 package origin
 
 import (
@@ -7,20 +7,21 @@ import (
 	"crypto/rand"
 )
 
-// Origin is where a request comes from. The zero value is work that nobody asked for (a start, a timer).
+// Origin is where a request comes from. Work that no request caused (the start of a service, a timer) has no Origin; Of returns the
+// actor "system" then.
 type Origin struct {
-	RequestID string // up to 128 of [A-Za-z0-9._-], as contract.md has it
-	Actor     string // who decided: "operator" for a holder of the API token, "pack:<id>" for a socket, "system" for nobody
-	Caller    string // the service on the other end of the connection, from its certificate; "" for none
+	RequestID string // 1 to 128 of [A-Za-z0-9._-] (docs/contract.md); "" without a request
+	Actor     string // in whose name: "operator" for the API token, "pack:<id>" for a pack's socket, "system" for a service's own work
+	Caller    string // the service that sent the request, from its certificate; "" if it has none
 	Address   string // the client's address as the gateway saw it, without port
 }
 
 type key struct{}
 
-// With puts o into a context.
+// With returns a context with o, in place of the Origin that ctx may have.
 func With(ctx context.Context, o Origin) context.Context { return context.WithValue(ctx, key{}, o) }
 
-// Of takes it out again. Without one the actor is "system".
+// Of returns the context's Origin. Without one, all is empty but the actor, which is "system".
 func Of(ctx context.Context) Origin {
 	if o, ok := ctx.Value(key{}).(Origin); ok {
 		return o
@@ -28,10 +29,11 @@ func Of(ctx context.Context) Origin {
 	return Origin{Actor: "system"}
 }
 
-// NewRequestID is 26 random characters of [A-Z2-7].
+// NewRequestID makes a request id: 26 random characters of [A-Z2-7], 130 bits.
 func NewRequestID() string { return rand.Text() }
 
-// ValidRequestID says whether a caller's own id may be kept.
+// ValidRequestID says whether a request id that a caller chose may be used. The attack: a client puts a line break or a quote into the id to
+// forge log lines, or a long text to fill them. So the alphabet is small and the length bounded; an id beyond that is replaced.
 func ValidRequestID(s string) bool {
 	if len(s) == 0 || len(s) > 128 {
 		return false
