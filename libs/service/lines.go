@@ -5,29 +5,32 @@ import (
 	"sync"
 )
 
-// maxPending is how many bytes of log lines may wait for a slow reader before who logs waits, too.
+// maxPending bounds the log lines, in bytes, that wait because the reader of the log is slow. Beyond that Write waits.
 const maxPending = 1 << 20
 
-// lines writes log lines that come while others are being written together with one system call, in the order in which
-// they came. Nobody waits for them unless maxPending bytes do already: a kill loses the lines of the last
-// microseconds, which is what the audit log is for.
+// lines is an io.Writer for log lines that returns before they are written. A goroutine writes them to out, in order; the lines that come
+// while it writes go out together, with one system call. So a request doesn't wait for whoever reads the log, until maxPending bytes
+// wait.
+//
+// The price: a kill -9 loses the lines of the last microseconds. What must not be lost is in the audit log, which is synced first.
 type lines struct {
-	to io.Writer
+	out io.Writer
 
 	mu      sync.Mutex
 	pending []byte
-	spare   []byte // what pending will be next
-	writing bool
+	spare   []byte    // an empty buffer that becomes pending next, so that none is allocated
+	writing bool      // drain runs
 	written sync.Cond // a write has ended
 }
 
-func newLines(to io.Writer) *lines {
-	l := &lines{to: to}
+func newLines(out io.Writer) *lines {
+	l := &lines{out: out}
 	l.written.L = &l.mu
 	return l
 }
 
-// Write takes whole lines. It never fails: nobody could be told.
+// Write queues p, one or more complete lines. It waits while maxPending bytes are queued already. It never fails: an error of out is
+// ignored, because there is nowhere to report that the log can't be written.
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,6 +45,8 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// drain writes until nothing is pending. The lock isn't held during a write, so that Write can go on queueing. One drain runs at a time,
+// otherwise lines could change places.
 func (l *lines) drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,7 +54,7 @@ func (l *lines) drain() {
 		taken := l.pending
 		l.pending = l.spare[:0]
 		l.mu.Unlock()
-		_, _ = l.to.Write(taken)
+		_, _ = l.out.Write(taken)
 		l.mu.Lock()
 		l.spare = taken
 		l.written.Broadcast()
@@ -58,7 +63,7 @@ func (l *lines) drain() {
 	l.written.Broadcast()
 }
 
-// Flush returns when everything was written that was logged before.
+// Flush waits until all lines that were queued before the call are written. The end of the process must call it, or the last lines are lost.
 func (l *lines) Flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

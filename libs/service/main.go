@@ -1,5 +1,3 @@
-// Package service is the runtime that every main of the suite uses: strict configuration from the environment, logs,
-// metrics, traces, health, peers, and a bounded shutdown in reverse order of what was started.
 package service
 
 import (
@@ -17,15 +15,17 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// Build makes a service out of its configuration C, a struct with caarlos0/env tags. What it starts, it starts through
-// the Runtime. The context ends when the service is told to stop.
+// Build wires a service from its configuration C, a struct with caarlos0/env tags. It starts goroutines by Runtime.Go and registers what must
+// be closed by Runtime.OnStop, so that the shutdown undoes both. ctx ends when the service has to stop (SIGTERM, SIGINT). After an error of
+// Build everything that was started is stopped, and the process exits 1.
 type Build[C any] func(ctx context.Context, rt *Runtime, cfg C) error
 
-// fileMask keeps what a service writes from others; the group is the operator's (contract.md, "Owners and modes").
+// fileMask is the umask: no rights for others, no writing for the group, which is the operator's (docs/contract.md, "Owners and modes").
 const fileMask = 0o027
 
-// Main runs a service until SIGTERM or SIGINT and exits: 0 after an orderly stop, 1 otherwise. With the argument
-// "healthcheck" it asks the running service of the same container whether it is ready and exits 0 or 1.
+// Main is the whole of a service's func main. It reads the configuration, gives up root, and runs the service until SIGTERM or SIGINT. The
+// process exits with 0 after an orderly stop, else with 1 and a log line that says why. With the argument "healthcheck" it asks the service
+// that runs in the same container whether it is ready, and exits with 0 or 1; compose uses that.
 func Main[C any](name string, build Build[C]) {
 	if len(os.Args) == 2 && os.Args[1] == "healthcheck" {
 		os.Exit(healthcheck(os.Environ(), os.Stdout))
@@ -40,7 +40,7 @@ func Main[C any](name string, build Build[C]) {
 	}
 	docker := common.DockerHost
 	if c, ok := any(cfg).(interface{ UsesDocker() bool }); ok && !c.UsesDocker() {
-		docker = "" // what it starts must not be able to, either
+		docker = "" // then neither this process nor its children get the rights of the socket's group, which are as good as root's
 	}
 	if err := dropPrivileges(common.UID, common.GID, docker); err != nil {
 		fatal(name, err)
@@ -53,12 +53,13 @@ func Main[C any](name string, build Build[C]) {
 	}
 }
 
-// fatal ends the process with a log line like all others, so that whoever collects them can read this one, too.
+// fatal exits with 1 after a log line in the form of all others, so that a collector of logs can parse the reason, too.
 func fatal(name string, err error) {
 	newLogger(os.Stderr, name, slog.LevelInfo).Error("could not run", "error", err.Error())
 	os.Exit(1)
 }
 
+// run opens the listeners, starts the service and waits for its end. The last log lines are written before it returns.
 func run[C any](ctx context.Context, name string, common settings, cfg C, build Build[C]) error {
 	listener, err := net.Listen("tcp", common.Listen)
 	if err != nil {
@@ -78,7 +79,8 @@ func run[C any](ctx context.Context, name string, common settings, cfg C, build 
 	return running.Wait(ctx)
 }
 
-// healthcheck is 0 where the running service is ready. Otherwise it says why on out, which `docker inspect` shows.
+// healthcheck returns the exit code: 0 if the service that runs in this container is ready, else 1. Then it writes the reason to out;
+// `docker inspect` shows that.
 func healthcheck(environ []string, out io.Writer) int {
 	var none struct{}
 	address := ":9090"
@@ -113,7 +115,7 @@ func healthcheck(environ []string, out io.Writer) int {
 	return 1
 }
 
-// commonOnly keeps the one variable that a health check needs, so that a service's own settings don't trouble it.
+// commonOnly drops all variables but the one that a health check needs: parse would refuse the service's own settings as unknown.
 func commonOnly(environ []string) []string {
 	for _, entry := range environ {
 		if len(entry) > len("RUMI_ADMIN_LISTEN=") && entry[:len("RUMI_ADMIN_LISTEN=")] == "RUMI_ADMIN_LISTEN=" {
@@ -123,14 +125,15 @@ func commonOnly(environ []string) []string {
 	return nil
 }
 
-// Options are what Start takes beside the environment.
+// Options are the surroundings of a service that Start runs: what Main takes from the process.
 type Options struct {
 	Environ    []string     // NAME=value, as os.Environ has it
-	API, Admin net.Listener // open already
-	Logs       io.Writer
+	API, Admin net.Listener // open; the service closes them
+	Logs       io.Writer    // gets the log lines, JSON, one in each call of Write
 }
 
-// Start runs a service inside a process that is not its own, a test's; the caller stops it with Stop.
+// Start runs a service within a test's process. Unlike Main it changes nothing of the process (user, umask, signals). The caller ends the
+// service by Stop. The error is one of the configuration or of the start; then nothing runs.
 func Start[C any](ctx context.Context, name string, build Build[C], o Options) (*Runtime, error) {
 	var cfg C
 	common, err := parse(name, o.Environ, &cfg)

@@ -20,18 +20,19 @@ import (
 )
 
 const (
-	checkTimeout = time.Second // for each check; a dead mount or database must not hang whoever asks
-	minFree      = 8 << 20     // bytes a folder's disk must have left to be written to
+	checkTimeout = time.Second // for each check: a dead mount or database must not make the answer hang
+	minFree      = 8 << 20     // free bytes below which a disk counts as full
 )
 
-// ReadyOf is the endpoint at which a service tells the gateway whether it is ready. Every service has it beside those of its own table.
+// ReadyOf is the endpoint of the named service that answers its Readiness, for the gateway only. Every service has it beside the endpoints of
+// its own table; Runtime.Mux serves it.
 func ReadyOf(owner string) route.Endpoint[struct{}, Readiness] {
 	return route.Internal[struct{}, Readiness]("GET", "/internal/ready", owner, roster.Gateway)
 }
 
-// Readiness is the answer of /readyz and of GET /internal/ready.
+// Readiness is the answer of /readyz, on the admin listener, and of GET /internal/ready.
 type Readiness struct {
-	Ready   bool    `json:"ready"` // every check is ok
+	Ready   bool    `json:"ready"` // all checks are OK
 	Service string  `json:"service"`
 	Version string  `json:"version"`
 	Uptime  float64 `json:"uptime_seconds"`
@@ -46,7 +47,7 @@ type Check struct {
 	Fix    string `json:"fix"`    // what the operator can do about it; "" where nothing is known
 }
 
-// condition is a registered check. Its last run may still be going on.
+// condition is a check that ReadyWhen registered. At most one run of it is under way, whoever asked for it.
 type condition struct {
 	name  string
 	check func(context.Context) error
@@ -56,8 +57,11 @@ type condition struct {
 	err     error         // of the last run that ended
 }
 
-// ReadyWhen adds a condition without which /readyz answers 503. It must answer fast and not depend on other services. An
-// error made by WithFix tells the operator what to do.
+// ReadyWhen registers a check: while it returns an error, the service isn't ready and /readyz answers 503. name is shown to the operator, as
+// is the error's text, and the fix of an error made by WithFix.
+//
+// check has checkTimeout and runs at each request for readiness, so it must be cheap. It must not ask other services: otherwise one that
+// is down would make all services unready, and the report would not show which one it is.
 func (rt *Runtime) ReadyWhen(name string, check func(context.Context) error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -65,7 +69,7 @@ func (rt *Runtime) ReadyWhen(name string, check func(context.Context) error) {
 	slices.SortStableFunc(rt.ready, func(a, b *condition) int { return strings.Compare(a.name, b.name) })
 }
 
-// Readiness runs all checks at once and returns within checkTimeout.
+// Readiness runs all checks in parallel. It returns within 1.25 s: a check without a result by then counts as failed.
 func (rt *Runtime) Readiness(ctx context.Context) Readiness {
 	rt.mu.Lock()
 	conditions := slices.Clone(rt.ready)
@@ -82,8 +86,9 @@ func (rt *Runtime) Readiness(ctx context.Context) Readiness {
 	return answer
 }
 
-// run waits for the check no longer than checkTimeout. While a run hangs no other is begun, so that asking often doesn't
-// pile up what can't be cancelled, such as a system call on a dead mount.
+// run runs the check, or waits for the run that is under way. It gives up after a little more than checkTimeout, so that a check that keeps
+// to its context can still report its own error. While a run hangs no second one is begun: a system call on a dead mount can't be
+// cancelled, and each request for readiness would leave one more goroutine and thread behind.
 func (c *condition) run(ctx context.Context) Check {
 	c.mu.Lock()
 	done := c.pending
@@ -120,7 +125,7 @@ func (c *condition) run(ctx context.Context) Check {
 	return Check{Name: c.name, Detail: c.err.Error()}
 }
 
-// fixable is an error that the operator can mend.
+// fixable is an error with the instruction that repairs its cause.
 type fixable struct {
 	error
 	fix string
@@ -128,7 +133,7 @@ type fixable struct {
 
 func (f *fixable) Unwrap() error { return f.error }
 
-// WithFix adds to err what the operator can do about it. It returns nil for nil.
+// WithFix adds to err the instruction for the operator that repairs its cause: "run: …". Check.Fix shows it. It returns nil for nil.
 func WithFix(err error, fix string) error {
 	if err == nil {
 		return nil
@@ -136,15 +141,16 @@ func WithFix(err error, fix string) error {
 	return &fixable{err, fix}
 }
 
-// upFix is the command that has init mend folders, keys and certificates.
+// upFix is the command that starts init, which repairs folders, keys and certificates.
 const upFix = "run: docker compose up --detach"
 
-// ReadableFolder is a condition for ReadyWhen: the folder can be listed.
+// ReadableFolder returns a check for ReadyWhen: path is a folder that this process can list.
 func ReadableFolder(path string) func(context.Context) error {
 	return func(context.Context) error { return folder(path, unix.R_OK|unix.X_OK) }
 }
 
-// WritableFolder is a condition for ReadyWhen: files can be made in the folder, and its disk isn't full.
+// WritableFolder returns a check for ReadyWhen: path is a folder in which this process can make files, and its disk has at least 8 MiB and
+// one file (inode) free.
 func WritableFolder(path string) func(context.Context) error {
 	return func(context.Context) error {
 		if err := folder(path, unix.W_OK|unix.X_OK); err != nil {
@@ -161,6 +167,7 @@ func WritableFolder(path string) func(context.Context) error {
 	}
 }
 
+// folder checks that path is a folder to which this process has access (R_OK, W_OK, X_OK), by its effective ids.
 func folder(path string, access uint32) error {
 	info, err := os.Stat(path)
 	switch {
@@ -175,6 +182,7 @@ func folder(path string, access uint32) error {
 	return nil
 }
 
+// readyz answers Readiness: 200 if the service is ready, else 503.
 func (rt *Runtime) readyz(w http.ResponseWriter, r *http.Request) {
 	answer := rt.Readiness(r.Context())
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -189,7 +197,8 @@ func (rt *Runtime) readyz(w http.ResponseWriter, r *http.Request) {
 // version is set by the linker: -X github.com/rumi-ai/rumi/libs/service.version=….
 var version string
 
-// Version is the version that the binary was built as; "dev" and the revision, where it is known, for one built by hand.
+// Version is the version of the binary, as the linker set it. A binary that was built without one has "dev", or "dev-" and the first twelve
+// digits of the Git revision if the build knew it.
 func Version() string {
 	if version != "" {
 		return version
