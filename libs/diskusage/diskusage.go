@@ -1,7 +1,7 @@
-// Package diskusage is the report of a service about what it keeps on the disk: paths, bytes, and how to remove each.
+// Package diskusage makes the report of the files that a service has on the disk: for each its path, its size, and how to remove it.
 //
-// Every service that keeps files in the Rumi home answers Endpoint with a report of its own, and the gateway puts the reports
-// together for GET /api/storage.
+// Each service with files in the Rumi home answers Endpoint with its own report (Handle). The gateway asks all of them (Ask) and merges the
+// reports for GET /api/storage.
 package diskusage
 
 import (
@@ -21,12 +21,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 )
 
-// Endpoint is the report of a service, for the gateway only.
+// Endpoint is the endpoint of the service owner that answers its Report, for the gateway only.
 func Endpoint(owner string) route.Endpoint[struct{}, Report] {
 	return route.Internal[struct{}, Report]("GET", "/internal/storage", owner, roster.Gateway)
 }
 
-// MaxItems bounds the items of one report: the largest are named, the others counted.
+// MaxItems bounds the items of one report. The largest are listed; Omitted and OmittedBytes sum up the others.
 const MaxItems = 1000
 
 // Item is one folder or file that takes space and is removed as a whole.
@@ -37,13 +37,13 @@ type Item struct {
 	Bytes     int64     `json:"bytes"`               // of its files, as far as they could be read
 	Files     int       `json:"files"`               // regular files, as far as they could be counted
 	MadeAt    time.Time `json:"made_at,omitzero"`    // UTC
-	Removable bool      `json:"removable"`           // nothing needs it: removing it loses only what it holds
+	Removable bool      `json:"removable"`           // Rumi works without it: only its contents are lost
 	Remove    string    `json:"remove,omitzero"`     // the API call or the command that removes it: "DELETE /api/packs/x/backups/…"
-	ExpiresAt time.Time `json:"expires_at,omitzero"` // when it is removed without anybody's doing; zero for never
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // when the service removes it by itself; zero for never
 	Error     string    `json:"error,omitzero"`      // why Bytes and Files are less than they are
 }
 
-// Report is what a service keeps, the largest first.
+// Report lists the items of a service, the largest first, at most MaxItems.
 type Report struct {
 	Items        []Item `json:"items"`
 	Omitted      int    `json:"omitted,omitzero"`       // items beyond MaxItems
@@ -68,10 +68,11 @@ func NewReport(items []Item) Report {
 	return report
 }
 
-// List returns what a service keeps. Its error becomes the answer's. What can't be read of one item belongs in that item's Error.
+// List finds the items of a service. An error is answered in place of the whole report, so a problem with one item belongs in that item's
+// Error instead.
 type List func(context.Context) ([]Item, error)
 
-// Handle serves e with the result of list.
+// Handle answers e with the items of list, as a Report.
 func Handle(h *route.Handlers, e route.Endpoint[struct{}, Report], list List) {
 	route.Handle(h, e, func(ctx context.Context, _ struct{}) (Report, error) {
 		items, err := list(ctx)
@@ -82,7 +83,7 @@ func Handle(h *route.Handlers, e route.Endpoint[struct{}, Report], list List) {
 	})
 }
 
-// Ask gets the report of the service behind peer, whichever service that is.
+// Ask gets the report of the service that peer calls. The owner isn't needed: all services answer it at the same path.
 func Ask(ctx context.Context, peer *client.Peer) (Report, error) {
 	return route.Call(ctx, peer, Endpoint(""), struct{}{})
 }

@@ -1,6 +1,8 @@
-// Package fault has the kinds of error that a caller is told about and the one map from them to HTTP.
+// Package fault has the errors that a client may read: each has a kind, a stable code and a text. It has the one map from kinds to HTTP
+// statuses, so that a fault keeps its kind when it passes from one service to another.
 //
-// An error that is no *Fault is a surprise: it is logged whole and answered as "Internal server error".
+// Every other error is unexpected. It is logged with all its causes, and the client gets "Internal server error": the text of such an error
+// could have a path, an address or a secret in it. texts.go has the faults that several services answer.
 package fault
 
 import (
@@ -10,21 +12,21 @@ import (
 	"time"
 )
 
-// Kind says what went wrong in a way that survives a hop from one service to another.
+// Kind is the class of an error. It is sent as an HTTP status, and read back from it by the service that called.
 type Kind uint8
 
-// The kinds. Internal is the zero value, so that a kind nobody set tells a client nothing.
+// The kinds. KindInternal is the zero value: a fault whose kind was forgotten counts as internal.
 const (
-	KindInternal        Kind = iota
-	KindInvalid              // the request can't be right as it is
-	KindUnauthenticated      // no token, or a wrong one
-	KindDenied               // known caller, not allowed
-	KindNotFound             // no such thing
-	KindMethod               // the thing is there, the method isn't
-	KindConflict             // the state forbids it
-	KindTooLarge             // over a size bound
-	KindLimited              // over a rate
-	KindUnavailable          // somebody who is needed doesn't answer; trying again may help
+	KindInternal        Kind = iota // unexpected: a bug, or a broken disk
+	KindInvalid                     // the request is wrong, whatever the state: don't repeat it
+	KindUnauthenticated             // no token, or a wrong one
+	KindDenied                      // the caller is known and has no right to do this
+	KindNotFound                    // the thing that the request names doesn't exist
+	KindMethod                      // the path exists, but not with this HTTP method
+	KindConflict                    // the present state of the thing forbids it
+	KindTooLarge                    // larger than a bound
+	KindLimited                     // more often than a rate limit allows; the client may repeat it later
+	KindUnavailable                 // a service or program that is needed doesn't answer; the client may repeat it later
 )
 
 var kinds = [...]struct {
@@ -43,13 +45,13 @@ var kinds = [...]struct {
 	KindUnavailable:     {"unavailable", http.StatusServiceUnavailable},
 }
 
-// String is the kind's name on the wire, the default error_code.
+// String is the kind's name. It is the error_code of a fault without a code of its own.
 func (k Kind) String() string { return kinds[k].name }
 
-// Status is the HTTP status a fault of this kind is answered with.
+// Status is the HTTP status of an answer with a fault of this kind.
 func (k Kind) Status() int { return kinds[k].status }
 
-// KindOf is the kind that status stands for; any status that stands for none is KindInternal.
+// KindOf is the kind of an HTTP status: the inverse of Status. A status of no kind gives KindInternal.
 func KindOf(status int) Kind {
 	for k, v := range kinds {
 		if v.status == status {
@@ -59,14 +61,15 @@ func KindOf(status int) Kind {
 	return KindInternal
 }
 
-// Fault is an error whose message a client may read.
+// Fault is an error for a client: Message and Data must hold nothing that a client may not know. Make one with New or one of the functions
+// named for the kinds. Its methods With, Because, Carrying and After change the fault and return it, so that calls can be chained.
 type Fault struct {
 	Kind       Kind
 	Code       string        // stable, machine-readable; "" means the kind's name
-	Message    string        // shown as it is
+	Message    string        // the answer's "error", for a person; starts with a capital letter
 	Data       any           // the answer's "data", nil for null
-	RetryAfter time.Duration // rounded up to seconds in Retry-After; 0 leaves the header out unless the kind needs it
-	cause      error         // logged, never shown
+	RetryAfter time.Duration // the header Retry-After, rounded up to seconds; 0 leaves it out, except for kinds that always have one
+	cause      error         // for the log; never sent to a client
 }
 
 func (f *Fault) Error() string {
@@ -76,7 +79,7 @@ func (f *Fault) Error() string {
 	return f.Message
 }
 
-// Unwrap gives the cause that Because set.
+// Unwrap returns the cause that Because set, nil for none.
 func (f *Fault) Unwrap() error { return f.cause }
 
 // ErrorCode is Code, or the kind's name where none was set.
@@ -90,21 +93,21 @@ func (f *Fault) ErrorCode() string {
 // With sets the stable code.
 func (f *Fault) With(code string) *Fault { f.Code = code; return f }
 
-// Because keeps the cause for the log.
+// Because sets the cause. It is logged and found by errors.Is and errors.As, and never sent to a client.
 func (f *Fault) Because(err error) *Fault { f.cause = err; return f }
 
-// Carrying sets the answer's data.
+// Carrying sets the answer's data, which is sent as JSON.
 func (f *Fault) Carrying(data any) *Fault { f.Data = data; return f }
 
-// After sets how long the client should wait.
+// After sets how long the client should wait before it tries again.
 func (f *Fault) After(d time.Duration) *Fault { f.RetryAfter = d; return f }
 
-// New makes a fault of a kind that is known only at run time.
+// New makes a fault. Use it for a kind that is known only at run time; otherwise the function of the kind's name.
 func New(kind Kind, format string, args ...any) *Fault {
 	return &Fault{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
-// Invalid is the fault of a request that can't be right as it is (400).
+// Invalid is the fault of a request that is wrong, whatever the state (400).
 func Invalid(format string, args ...any) *Fault { return New(KindInvalid, format, args...) }
 
 // Unauthenticated is the fault of a missing or wrong token (401).
@@ -112,25 +115,25 @@ func Unauthenticated(format string, args ...any) *Fault {
 	return New(KindUnauthenticated, format, args...)
 }
 
-// Denied is the fault of a caller that is known and may not (403).
+// Denied is the fault of a known caller that has no right to do this (403).
 func Denied(format string, args ...any) *Fault { return New(KindDenied, format, args...) }
 
-// NotFound is the fault of a thing that isn't there (404).
+// NotFound is the fault of a request for a thing that doesn't exist (404).
 func NotFound(format string, args ...any) *Fault { return New(KindNotFound, format, args...) }
 
-// Conflict is the fault of a state of the thing that forbids the call (409).
+// Conflict is the fault of a request that the present state of the thing forbids (409).
 func Conflict(format string, args ...any) *Fault { return New(KindConflict, format, args...) }
 
 // TooLarge is the fault of a size over its bound (413).
 func TooLarge(format string, args ...any) *Fault { return New(KindTooLarge, format, args...) }
 
-// Limited is the fault of a caller over its rate (429).
+// Limited is the fault of a request beyond a rate limit (429); set After.
 func Limited(format string, args ...any) *Fault { return New(KindLimited, format, args...) }
 
-// Unavailable is the fault of a service that is needed and doesn't answer (503).
+// Unavailable is the fault of a request that needs a service or program which doesn't answer (503).
 func Unavailable(format string, args ...any) *Fault { return New(KindUnavailable, format, args...) }
 
-// Of finds the fault in err. An error that holds none becomes an internal fault that keeps it as its cause.
+// Of returns the fault that err is or wraps. Any other error becomes the cause of an internal fault. err must not be nil.
 func Of(err error) *Fault {
 	if f, ok := errors.AsType[*Fault](err); ok {
 		return f
@@ -138,7 +141,7 @@ func Of(err error) *Fault {
 	return &Fault{Kind: KindInternal, Message: "Internal server error", cause: err}
 }
 
-// Is says whether err is a fault of the kind.
+// Is says whether err is or wraps a fault of the kind. An error that is no fault is of no kind, not even KindInternal.
 func Is(err error, kind Kind) bool {
 	f, ok := errors.AsType[*Fault](err)
 	return ok && f.Kind == kind

@@ -12,7 +12,8 @@ const maxPending = 1 << 20
 // while it writes go out together, with one system call. So a request doesn't wait for whoever reads the log, until maxPending bytes
 // wait.
 //
-// The price: a kill -9 loses the lines of the last microseconds. What must not be lost is in the audit log, which is synced first.
+// The price: a kill -9 loses the lines of the last microseconds. Decisions aren't lost with them: they are in
+// the audit log, which is synced before the answer.
 type lines struct {
 	out io.Writer
 

@@ -12,23 +12,23 @@ import (
 	"github.com/rumi-ai/rumi/libs/origin"
 )
 
-// newLogger writes JSON lines that name the service, its version and, where the context has them, trace and request. No
-// name is twice in a line, whatever callers add: a reader of JSON may refuse such a line or believe either.
+// newLogger writes JSON lines with the service, its version and, if the context has them, the ids of trace and request. No name is in a line
+// twice, whatever attributes callers add: for JSON with a name twice, a reader may refuse the line or use either value.
 func newLogger(w io.Writer, service string, level slog.Level) *slog.Logger {
 	handler := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 	unique := correlating{Handler: handler, used: []string{slog.TimeKey, slog.LevelKey, slog.MessageKey}}
 	return slog.New(unique).With("service", service, "version", Version())
 }
 
-// correlating adds the ids of the context to a record and gives attributes whose name is taken another one.
+// correlating is a slog.Handler that adds the ids of the context to a record, and renames attributes whose name is in the line already.
 type correlating struct {
 	slog.Handler
 	used []string // names that are in each line already
 }
 
 func (h correlating) Handle(ctx context.Context, record slog.Record) error {
-	var room [16]slog.Attr
-	attrs := room[:0]
+	var buffer [16]slog.Attr // on the stack: a line has fewer, so that no slice is allocated
+	attrs := buffer[:0]
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
 	}
@@ -44,8 +44,8 @@ func (h correlating) Handle(ctx context.Context, record slog.Record) error {
 	return h.Handler.Handle(ctx, line)
 }
 
-// unique renames an attribute whose name is in used or belongs to one before it: x becomes x_2. One that says the same
-// again is dropped.
+// unique renames each attribute whose name is in used, or is that of an attribute before it: x becomes x_2. An attribute that repeats both
+// name and value of one before it is dropped. It changes attrs.
 func unique(attrs []slog.Attr, used []string) []slog.Attr {
 	kept := attrs[:0]
 	for _, a := range attrs {

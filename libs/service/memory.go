@@ -9,6 +9,7 @@ import (
 // service's configuration has another number by a method SpareHeap.
 const spareHeap = 32 << 20
 
+// spareHeapOf is the number of the configuration's method SpareHeap, or spareHeap if it has none.
 func spareHeapOf(cfg any) int {
 	if c, ok := cfg.(interface{ SpareHeap() int }); ok {
 		return c.SpareHeap()

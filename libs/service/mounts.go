@@ -10,9 +10,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/mounts"
 )
 
-// watchMounts ends the service when a folder of the home, or one of sockets, is not at its path on the host any more: the
-// service would go on with a folder that nobody else sees, and have parts of another one mounted into containers. A file
-// that was replaced is a matter of readiness.
+// watchMounts ends the service when one of its mounted folders (of the home, or of sockets) was moved, removed or replaced on the host. Without
+// that, the service would go on writing to a folder that nobody else sees. And it names paths of the host to the engine: it would have the
+// files of another folder mounted into containers. A mounted file that was replaced only makes the service unready.
 func (rt *Runtime) watchMounts() error {
 	set, err := mounts.Read("/proc", filepath.Dir(filepath.Clean(rt.UserData)), "/run/rumi", "/etc/rumi")
 	if err != nil {

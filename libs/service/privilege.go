@@ -9,9 +9,12 @@ import (
 	"syscall"
 )
 
-// dropPrivileges turns a process that was started as root into uid:gid for good, keeping its supplementary groups and
-// joining the group of the Docker socket where there is one. Which group that is differs from host to host, so no
-// compose file can name it; this needs the capabilities SETUID and SETGID, which are gone afterwards.
+// dropPrivileges makes a process that was started as root one of uid and gid. It can't become root again: the kernel drops all capabilities
+// with the last uid 0. The process keeps its supplementary groups except root's, and joins the group of the Docker socket if there is one.
+// That group differs from host to host, so that a compose file can't name it: this is why services start as root. They need the capabilities
+// SETUID and SETGID for it. A process that isn't root stays as it is.
+//
+// The groups are changed first and the user last: without uid 0 the others would be refused.
 func dropPrivileges(uid, gid int, dockerSocket string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -36,9 +36,11 @@ const (
 	maxHeaderBytes    = 64 << 10
 )
 
-// Runtime is what a service is built with.
+// Runtime is what a service gets to build itself: its logger, audit log, metrics, identity, clients of other services, and the start and stop
+// of its parts. Its fields are set before Build is called and must not be changed. Build runs in one goroutine; Peer, Go, OnStop,
+// ReadyWhen and Readiness may be called from any, at any time before the stop.
 type Runtime struct {
-	Name     string
+	Name     string // as in libs/roster
 	UserData string // the folder user_data of the Rumi home
 	Log      *slog.Logger
 	Audit    *audit.Log
@@ -63,13 +65,14 @@ type Runtime struct {
 	stops []stop
 }
 
-// stop undoes one thing that was started.
+// stop is what ends one thing that was started; name is for the log.
 type stop struct {
 	name string
 	do   func(context.Context) error
 }
 
-// Mux is the service's API, served with mutual TLS once Build has returned.
+// Mux is the router of the service's API, always the same. It is served with mutual TLS once Build has returned. It has the endpoint
+// ReadyOf already, and audits each caller that a route doesn't name.
 func (rt *Runtime) Mux() *server.Mux {
 	if rt.mux == nil {
 		refused := func(ctx context.Context, caller, route string) {
@@ -90,10 +93,11 @@ func (rt *Runtime) Mux() *server.Mux {
 	return rt.mux
 }
 
-// Public serves h in plain HTTP on the API address instead of Mux; for the gateway alone.
+// Public has h served on the API address, in plain HTTP, instead of Mux. Only the gateway uses it: its clients are operators, without a
+// certificate of the suite.
 func (rt *Runtime) Public(h http.Handler) { rt.public = h }
 
-// Peer is the client of another service; the same one at each call.
+// Peer is the client of the service name, the same one at each call, so that its connections and its circuit breaker are shared.
 func (rt *Runtime) Peer(name string) *client.Peer {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -105,19 +109,20 @@ func (rt *Runtime) Peer(name string) *client.Peer {
 	return p
 }
 
-// Store says where the service keeps its state.
+// Store is the configuration of the service's database: PostgreSQL if RUMI_DATABASE_URL is set, else SQLite in user_data/state.
 func (rt *Runtime) Store() store.Config {
 	return store.Config{Dir: filepath.Join(rt.UserData, "state"), Service: rt.Name, URL: rt.common.DatabaseURL}
 }
 
-// Listening are the addresses of the service's own listeners; one with an unspecified address listens on all.
+// Listening are the addresses of the service's own listeners, API first. An unspecified IP (0.0.0.0, ::) stands for all addresses of the
+// host. egress-proxy refuses these as destinations.
 func (rt *Runtime) Listening() []netip.AddrPort { return rt.listens }
 
-// Directory says where the other services are, as far as RUMI_PEERS names them.
+// Directory has the addresses of the other services, as far as RUMI_PEERS names them.
 func (rt *Runtime) Directory() discovery.Static { return rt.common.directory }
 
-// Go runs f until its context ends, which it does when everything started after it has been stopped. An error of f
-// stops the service.
+// Go runs f in a goroutine. The context of f ends at the stop, after everything that was started later has been stopped; the stop then waits
+// for f. An error of f before that stops the service, and the process exits 1; context.Canceled counts as none.
 func (rt *Runtime) Go(name string, f func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -138,13 +143,15 @@ func (rt *Runtime) Go(name string, f func(context.Context) error) {
 	})
 }
 
-// OnStop has do called at the stop of the service, after everything that was started later.
+// OnStop registers do, which is called at the stop, after what was registered later. name is for the log. The context of do ends
+// with the time for the whole stop (15 s).
 func (rt *Runtime) OnStop(name string, do func(context.Context) error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.stops = append(rt.stops, stop{name, do})
 }
 
+// fail stops the service with err. It never blocks.
 func (rt *Runtime) fail(err error) {
 	select {
 	case rt.failed <- err:
@@ -152,7 +159,8 @@ func (rt *Runtime) fail(err error) {
 	}
 }
 
-// start builds a service on listeners that are already open, so that addresses are known before anything runs.
+// start builds and serves a service. The listeners are open already: a client that is started beside it can connect from the beginning, and
+// an address that is in use is an error before anything has run. start closes them if it fails.
 func start[C any](ctx context.Context, name string, common settings, cfg C, build Build[C], api, admin net.Listener, logs io.Writer) (*Runtime, error) {
 	rt := &Runtime{
 		Name:     name,
@@ -185,7 +193,8 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 	return rt, nil
 }
 
-// assemble makes what every service has.
+// assemble makes the parts that all services have. The audit log is opened early, so that it is closed late: what stops before it can
+// still write entries.
 func (rt *Runtime) assemble(ctx context.Context) error {
 	rt.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	rt.calls = client.NewPeerMetrics(rt.Metrics)
@@ -216,10 +225,12 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 	return nil
 }
 
+// auditLife writes the entry of a start or a stop.
 func (rt *Runtime) auditLife(ctx context.Context, action string) error {
 	return rt.Audit.Write(ctx, audit.Entry{Category: audit.System, Severity: audit.Info, Action: action, Success: true})
 }
 
+// serve serves the admin listener and the API: what Public got, else Mux.
 func (rt *Runtime) serve(api, admin net.Listener) error {
 	rt.listen("admin", rt.adminHandler(), admin)
 	switch {
@@ -272,7 +283,7 @@ func (rt *Runtime) listen(name string, h http.Handler, l net.Listener) {
 	})
 }
 
-// Wait blocks until ctx ends or something fails, then stops the service.
+// Wait blocks until ctx ends or a part of the service fails, then stops the service. The error has that failure and those of the stop.
 func (rt *Runtime) Wait(ctx context.Context) error {
 	var failure error
 	select {
@@ -283,7 +294,8 @@ func (rt *Runtime) Wait(ctx context.Context) error {
 	return errors.Join(failure, rt.Stop())
 }
 
-// Stop undoes everything that was started, the last first, within stopTimeout. A second call does nothing.
+// Stop ends everything that was started, the last first, within stopTimeout (15 s). The errors of all parts are joined: one that can't be
+// stopped doesn't keep the others running. A second call does nothing.
 func (rt *Runtime) Stop() error {
 	rt.mu.Lock()
 	stops := rt.stops

@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/spelling"
 )
 
-// settings are what every service knows. Beside them the OTEL_* variables of OpenTelemetry apply.
+// settings are the settings that every service has. The OTEL_* variables of OpenTelemetry apply, too.
 type settings struct {
 	Listen      string     `env:"RUMI_LISTEN" envDefault:":8080"`       // the API
 	AdminListen string     `env:"RUMI_ADMIN_LISTEN" envDefault:":9090"` // /metrics, /healthz, /readyz
@@ -26,18 +26,19 @@ type settings struct {
 	Peers       string     `env:"RUMI_PEERS"`        // name=host:port,…; see discovery.ParseStatic
 	LogLevel    slog.Level `env:"RUMI_LOG_LEVEL" envDefault:"info"`
 	DatabaseURL string     `env:"RUMI_DATABASE_URL"`                                    // PostgreSQL; unset is SQLite in the user data
-	UID         int        `env:"RUMI_UID" envDefault:"1099"`                           // whom a process that starts as root becomes
+	UID         int        `env:"RUMI_UID" envDefault:"1099"`                           // the user that a process started as root changes to
 	GID         int        `env:"RUMI_GID" envDefault:"1099"`                           //
-	DockerHost  string     `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"` // whose group such a process joins
+	DockerHost  string     `env:"RUMI_DOCKER_SOCKET" envDefault:"/var/run/docker.sock"` // such a process joins the group of this socket
 
 	directory discovery.Static
 }
 
-// prefix marks the variables that are ours.
+// prefix is what the names of all our variables begin with.
 const prefix = "RUMI_"
 
-// parse fills settings and the service's own configuration from the environment ("NAME=value" entries). An empty value
-// is an unset one. A RUMI_ variable that neither knows is an error: a misspelt one must not pass for a default.
+// parse fills settings and own, a pointer to the service's configuration, from the environment ("NAME=value" entries). An empty value counts as
+// unset. A RUMI_ variable that neither has is an error: otherwise a misspelt name would silently leave the default in force. The error
+// names all problems at once.
 func parse(service string, environ []string, own any) (settings, error) {
 	var common settings
 	vars := map[string]string{}

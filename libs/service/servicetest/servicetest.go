@@ -26,7 +26,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 )
 
-// closedPort is where services that a suite doesn't run are looked for; nothing listens there.
+// closedPort is the address of the services that a suite doesn't run. Nothing listens there, so that calls of them fail at once.
 const closedPort = "127.0.0.1:1"
 
 // Suite is a Rumi home and the services that a test runs in it.
@@ -39,7 +39,7 @@ type Suite struct {
 	addresses map[string]string
 }
 
-// New makes a suite in which the named services are going to be started; the others are found down.
+// New makes a suite in which the named services can be started (Start, Release). Calls of the others fail: they count as down.
 func New(t testing.TB, running ...string) *Suite {
 	t.Helper()
 	authority, err := identity.NewAuthority(time.Now())
@@ -60,7 +60,7 @@ func New(t testing.TB, running ...string) *Suite {
 	return s
 }
 
-// SetToken replaces the API token, as init and its reconciler leave it: one file with two names.
+// SetToken replaces the API token. Like init it leaves one file with two names (see package token of the gateway).
 func (s *Suite) SetToken(token string) {
 	s.t.Helper()
 	settings := filepath.Join(s.UserData(), "settings")
@@ -77,7 +77,7 @@ func (s *Suite) UserData() string { return filepath.Join(s.Home, "user_data") }
 // Ecosystem is the suite's ecosystem folder.
 func (s *Suite) Ecosystem() string { return filepath.Join(s.Home, "ecosystem") }
 
-// Server is a service that runs.
+// Server is a running service.
 type Server struct {
 	*service.Runtime
 	Address string // host:port of its API
@@ -90,7 +90,7 @@ func Start[C any](s *Suite, name string, build service.Build[C], env map[string]
 	s.t.Helper()
 	address, declared := s.addresses[name]
 	if !declared || address == closedPort {
-		s.t.Fatalf("start %s: not among the services that New was told of", name)
+		s.t.Fatalf("start %s: not among the services that New got", name)
 	}
 	api := s.listeners[name]
 	delete(s.listeners, name)
@@ -126,12 +126,12 @@ func (s *Suite) Environ(name string) []string {
 	}
 }
 
-// Release gives up the port that New took for a service and names it (host:port), for a process of its own to listen on.
+// Release closes the listener that New opened for a service and returns its address (host:port), so that a separate process can listen there.
 func (s *Suite) Release(name string) string {
 	s.t.Helper()
 	l := s.listeners[name]
 	if l == nil {
-		s.t.Fatalf("release %s: not among the services that New was told of, or started already", name)
+		s.t.Fatalf("release %s: not among the services that New got, or started already", name)
 	}
 	delete(s.listeners, name)
 	must(s.t, l.Close())
