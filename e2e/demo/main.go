@@ -66,7 +66,7 @@ func (c *runCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read API token: %w (is the suite up?)", err)
 	}
-	return newWalk(c, string(token), os.Stdout).life(ctx)
+	return newRunner(c, string(token), os.Stdout).lifecycle(ctx)
 }
 
 func main() {

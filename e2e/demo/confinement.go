@@ -9,7 +9,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/engine"
 )
 
-// What a pack's container may see of the host, and whether it may write there.
+// packMounts are the mounts that a pack's container may have, by their path in it, and whether each may be writable.
 var packMounts = map[string]bool{
 	"/pack":                false,
 	"/data":                true,
@@ -18,7 +18,8 @@ var packMounts = map[string]bool{
 	"/run/rumi/capability": false,
 }
 
-// violations lists in what a pack's container is less confined than contract.md and design.md have it.
+// violations compares a pack's container with the confinement that contract.md and design.md promise. It returns a text for each
+// difference that would give a hostile pack more than they allow; none if the container is confined.
 func violations(c engine.Container) []string {
 	var found []string
 	must := func(ok bool, format string, args ...any) {

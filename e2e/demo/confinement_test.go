@@ -8,7 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/engine"
 )
 
-// hardened is a container as it must be.
+// hardened is a container without violations.
 func hardened() engine.Container {
 	var c engine.Container
 	c.Config.User = "65534:65534"

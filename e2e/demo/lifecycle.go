@@ -22,54 +22,55 @@ const (
 	secret  = "FORECAST_API_KEY"
 )
 
-// How long things may take. The contract gives a change and a socket a second each; the rest is patience.
+// The longest that the demo waits. The contract promises a second for a change and for a socket; the bounds are larger for slow machines.
 const (
 	startWait = 2 * time.Minute // for a suite that is just coming up
-	// These take a fraction of a second, and each step says how long; a machine with other work to do may take its time.
-	noticeWait = 15 * time.Second
-	socketWait = 15 * time.Second
-	outputWait = time.Minute
+	// These usually take a fraction of a second. Each step prints how long it took.
+	enforcementWait = 15 * time.Second
+	socketWait      = 15 * time.Second
+	outputWait      = time.Minute
 )
 
-// life takes both packs from their archives to their removal.
-func (w *walk) life(ctx context.Context) error {
+// lifecycle takes both packs from their archives to their uninstall. It stops at the first surprise and returns it.
+func (r *runner) lifecycle(ctx context.Context) error {
 	began := time.Now()
-	if err := w.awaitSuite(ctx); err != nil {
+	if err := r.awaitSuite(ctx); err != nil {
 		return err
 	}
-	if err := w.nothingOfOthers(ctx); err != nil {
+	if err := r.refuseUsedNames(ctx); err != nil {
 		return err
 	}
 	key := "demo-" + rand.Text()
 	for _, part := range []func(context.Context) error{
-		w.strangers,
-		func(ctx context.Context) error { return w.arrive(ctx, useful) },
-		w.allow,
-		func(ctx context.Context) error { return w.equip(ctx, key) },
-		func(ctx context.Context) error { return w.work(ctx, key) },
-		w.change,
-		// The useful one stays while the hostile one tries to get at what it was granted.
-		func(ctx context.Context) error { return w.arrive(ctx, hostile) },
-		w.escape,
-		func(ctx context.Context) error { return w.leave(ctx, hostile) },
-		func(ctx context.Context) error { return w.leave(ctx, useful) },
-		func(ctx context.Context) error { return w.discretion(ctx, key) },
+		r.wrongToken,
+		func(ctx context.Context) error { return r.install(ctx, useful) },
+		r.grantNetwork,
+		func(ctx context.Context) error { return r.grantSecret(ctx, key) },
+		func(ctx context.Context) error { return r.runForecast(ctx, key) },
+		r.changeFile,
+		// The useful pack stays installed, so that the hostile one can try to use its grants.
+		func(ctx context.Context) error { return r.install(ctx, hostile) },
+		r.runHostile,
+		func(ctx context.Context) error { return r.uninstall(ctx, hostile) },
+		func(ctx context.Context) error { return r.uninstall(ctx, useful) },
+		func(ctx context.Context) error { return r.checkNoLeak(ctx, key) },
 	} {
 		if err := part(ctx); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(w.out, "\n%d steps, no surprise, %v.\n", w.steps, time.Since(began).Round(100*time.Millisecond))
+	fmt.Fprintf(r.out, "\n%d steps, no surprise, %v.\n", r.steps, time.Since(began).Round(100*time.Millisecond))
 	return nil
 }
 
-func (w *walk) awaitSuite(ctx context.Context) error {
+// awaitSuite waits until every service answers, startWait at most.
+func (r *runner) awaitSuite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	for {
 		var problem error
 		for _, path := range []string{"/api/packs", "/api/network/list", "/api/containers", "/api/pip/blocked", "/api/secrets"} {
-			a, err := w.api.Get(ctx, path)
+			a, err := r.api.Get(ctx, path)
 			if problem = err; err == nil && a.Status != 200 {
 				problem = fmt.Errorf("%s answered %v", path, a)
 			}
@@ -88,11 +89,11 @@ func (w *walk) awaitSuite(ctx context.Context) error {
 	}
 }
 
-// nothingOfOthers refuses a suite in which a pack or a secret has a name that the demo uses: it would replace and remove what
-// an operator made. deploy/demo/run brings up a suite of its own, which has none.
-func (w *walk) nothingOfOthers(ctx context.Context) error {
+// refuseUsedNames returns an error if the suite has a pack or a secret of a name that the demo uses: the demo would replace and remove
+// what an operator made. deploy/demo/run brings up a suite of its own, which has none.
+func (r *runner) refuseUsedNames(ctx context.Context) error {
 	for _, pack := range []string{useful, hostile} {
-		a, err := w.api.Get(ctx, "/api/packs/"+pack+"/status")
+		a, err := r.api.Get(ctx, "/api/packs/"+pack+"/status")
 		if err != nil {
 			return err
 		}
@@ -105,7 +106,7 @@ func (w *walk) nothingOfOthers(ctx context.Context) error {
 			Key string `json:"key"`
 		} `json:"keys"`
 	}
-	a, err := w.api.Get(ctx, "/api/secrets")
+	a, err := r.api.Get(ctx, "/api/secrets")
 	if _, err := succeeded("GET /api/secrets", a, err, &secrets); err != nil {
 		return err
 	}
@@ -117,33 +118,33 @@ func (w *walk) nothingOfOthers(ctx context.Context) error {
 	return nil
 }
 
-// strangers are turned away.
-func (w *walk) strangers(ctx context.Context) error {
-	return w.step(ctx, "a wrong token is refused", func(s *step) (string, error) {
-		stranger := api.Client{Base: w.cfg.API, Host: w.cfg.Host, Token: "0000"}
+// wrongToken checks that a call with a wrong token is refused and audited.
+func (r *runner) wrongToken(ctx context.Context) error {
+	return r.step(ctx, "a wrong token is refused", func(s *step) (string, error) {
+		stranger := api.Client{Base: r.cfg.API, Host: r.cfg.Host, Token: "0000"}
 		a, err := stranger.Get(ctx, "/api/packs")
-		s.leaves(a, "security", "authentication_failed", false)
+		s.expectAudit(a, "security", "authentication_failed", false)
 		return a.String(), refused(a, err, 401, "Unauthorized")
 	})
 }
 
-// arrive brings a pack from its archive to being approved.
-func (w *walk) arrive(ctx context.Context, pack string) error {
+// install brings a pack from its archive to its approval: import, apply, scan, approve. Before the approve it checks that the pack can't start.
+func (r *runner) install(ctx context.Context, pack string) error {
 	var imported struct {
 		StagingID       string   `json:"staging_id"`
 		InputType       string   `json:"input_type"`
 		DetectedPackIDs []string `json:"detected_pack_ids"`
 	}
-	if err := w.step(ctx, "import "+pack+" (upload)", func(s *step) (string, error) {
-		data, err := archive(filepath.Join(w.cfg.Packs, pack))
+	if err := r.step(ctx, "import "+pack+" (upload)", func(s *step) (string, error) {
+		data, err := archive(filepath.Join(r.cfg.Packs, pack))
 		if err != nil {
 			return "", err
 		}
-		a, err := w.api.Upload(ctx, pack+".zip", data)
+		a, err := r.api.Upload(ctx, pack+".zip", data)
 		if a, err = succeeded("import", a, err, &imported); err != nil {
 			return "", err
 		}
-		s.leaves(a, "system", "pack_import_", true)
+		s.expectAudit(a, "system", "pack_import_", true)
 		if !slices.Equal(imported.DetectedPackIDs, []string{pack}) {
 			return "", fmt.Errorf("detected %v", imported.DetectedPackIDs)
 		}
@@ -151,7 +152,7 @@ func (w *walk) arrive(ctx context.Context, pack string) error {
 	}); err != nil {
 		return err
 	}
-	if err := w.step(ctx, "apply", func(s *step) (string, error) {
+	if err := r.step(ctx, "apply", func(s *step) (string, error) {
 		var applied struct {
 			AppliedPackIDs []string `json:"applied_pack_ids"`
 		}
@@ -159,7 +160,7 @@ func (w *walk) arrive(ctx context.Context, pack string) error {
 		if err != nil {
 			return "", err
 		}
-		s.leaves(a, "system", "pack_apply_", true)
+		s.expectAudit(a, "system", "pack_apply_", true)
 		if !slices.Equal(applied.AppliedPackIDs, []string{pack}) {
 			return "", fmt.Errorf("applied %v", applied.AppliedPackIDs)
 		}
@@ -167,7 +168,7 @@ func (w *walk) arrive(ctx context.Context, pack string) error {
 	}); err != nil {
 		return err
 	}
-	if err := w.step(ctx, "scan; it is pending", func(s *step) (string, error) {
+	if err := r.step(ctx, "scan; it is pending", func(s *step) (string, error) {
 		var scanned struct {
 			Scanned int      `json:"scanned"`
 			Packs   []string `json:"packs"`
@@ -186,42 +187,43 @@ func (w *walk) arrive(ctx context.Context, pack string) error {
 	}); err != nil {
 		return err
 	}
-	if err := w.step(ctx, "it can't be started yet", func(s *step) (string, error) {
-		a, err := w.api.Post(ctx, "/api/containers/"+pack+"/start", nil)
-		s.leaves(a, "security", "container_start_denied", false)
+	if err := r.step(ctx, "it can't be started yet", func(s *step) (string, error) {
+		a, err := r.api.Post(ctx, "/api/containers/"+pack+"/start", nil)
+		s.expectAudit(a, "security", "container_start_denied", false)
 		return a.String(), refused(a, err, 403, "Pack not approved: ")
 	}); err != nil {
 		return err
 	}
-	return w.approve(ctx, pack, "approve")
+	return r.approve(ctx, pack, "approve")
 }
 
-// approve approves a pack and waits for its sockets.
-func (w *walk) approve(ctx context.Context, pack, name string) error {
-	return w.step(ctx, name, func(s *step) (string, error) {
+// approve approves a pack, as a step of that name, and waits for its two sockets.
+func (r *runner) approve(ctx context.Context, pack, name string) error {
+	return r.step(ctx, name, func(s *step) (string, error) {
 		a, err := s.post("/api/packs/"+pack+"/approve", nil, nil)
 		if err != nil {
 			return "", err
 		}
-		s.leaves(a, "approval", "pack_approved", true)
+		s.expectAudit(a, "approval", "pack_approved", true)
 		if err := s.status(pack, "approved"); err != nil {
 			return "", err
 		}
-		took, err := s.within(socketWait, "the pack's sockets", func() (bool, error) { return w.sockets(pack) == 2, nil })
+		took, err := s.waitUntil(socketWait, "the pack's sockets", func() (bool, error) { return r.sockets(pack) == 2, nil })
 		return fmt.Sprintf("approved; its two sockets were there %v later", took.Round(time.Millisecond)), err
 	})
 }
 
-// sockets counts the sockets that a pack has, each 0660 in a folder that others can't enter.
-func (w *walk) sockets(pack string) (count int) {
+// sockets counts the sockets of a pack (0 to 2) that have the promised modes: a socket of mode 0660 in a folder of mode 0750, which other
+// users can't enter.
+func (r *runner) sockets(pack string) (count int) {
 	sum := sha256.Sum256([]byte(pack))
 	name := hex.EncodeToString(sum[:])[:32]
 	for _, dir := range []string{"egress/packs", "capability/principals"} {
-		own, err := os.Stat(filepath.Join(w.cfg.Sockets, dir, name))
-		if err != nil || own.Mode().Perm() != 0o750 {
+		folder, err := os.Stat(filepath.Join(r.cfg.Sockets, dir, name))
+		if err != nil || folder.Mode().Perm() != 0o750 {
 			continue
 		}
-		socket, err := os.Lstat(filepath.Join(w.cfg.Sockets, dir, name, "rumi.sock"))
+		socket, err := os.Lstat(filepath.Join(r.cfg.Sockets, dir, name, "rumi.sock"))
 		if err == nil && socket.Mode().Type() == os.ModeSocket && socket.Mode().Perm() == 0o660 {
 			count++
 		}
@@ -229,6 +231,7 @@ func (w *walk) sockets(pack string) (count int) {
 	return count
 }
 
+// status checks that the API reports this status of a pack.
 func (s *step) status(pack, want string) error {
 	var status struct {
 		Status string `json:"status"`

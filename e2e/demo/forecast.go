@@ -18,7 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/upstream"
 )
 
-// check asks whether the useful pack may reach its upstream.
+// check asks egress-proxy, through the API, whether the useful pack may reach its upstream.
 func (s *step) check() (allowed bool, reason string, err error) {
 	var checked struct {
 		Allowed bool   `json:"allowed"`
@@ -28,9 +28,9 @@ func (s *step) check() (allowed bool, reason string, err error) {
 	return checked.Allowed, checked.Reason, err
 }
 
-// allow grants the useful pack its one domain.
-func (w *walk) allow(ctx context.Context) error {
-	return w.step(ctx, fmt.Sprintf("grant it %s:%d", w.cfg.Domain, w.cfg.Port), func(s *step) (string, error) {
+// grantNetwork grants the useful pack its one domain and port.
+func (r *runner) grantNetwork(ctx context.Context) error {
+	return r.step(ctx, fmt.Sprintf("grant it %s:%d", r.cfg.Domain, r.cfg.Port), func(s *step) (string, error) {
 		allowed, before, err := s.check()
 		if err != nil {
 			return "", err
@@ -39,12 +39,12 @@ func (w *walk) allow(ctx context.Context) error {
 			return "", errors.New("it was allowed before")
 		}
 		a, err := s.post("/api/network/grant", map[string]any{
-			"pack_id": useful, "allowed_domains": []string{w.cfg.Domain}, "allowed_ports": []int{w.cfg.Port},
+			"pack_id": useful, "allowed_domains": []string{r.cfg.Domain}, "allowed_ports": []int{r.cfg.Port},
 		}, nil)
 		if err != nil {
 			return "", err
 		}
-		s.leaves(a, "permission", "permission_grant", true)
+		s.expectAudit(a, "permission", "permission_grant", true)
 		allowed, after, err := s.check()
 		if err != nil {
 			return "", err
@@ -56,14 +56,14 @@ func (w *walk) allow(ctx context.Context) error {
 	})
 }
 
-// equip gives the useful pack its secret.
-func (w *walk) equip(ctx context.Context, key string) error {
-	if err := w.step(ctx, "set secret "+secret, func(s *step) (string, error) {
+// grantSecret sets the secret to key, and grants the useful pack to read it.
+func (r *runner) grantSecret(ctx context.Context, key string) error {
+	if err := r.step(ctx, "set secret "+secret, func(s *step) (string, error) {
 		a, err := s.post("/api/secrets/set", map[string]any{"key": secret, "value": key}, nil)
 		if err != nil {
 			return "", err
 		}
-		s.leaves(a, "system", "secret_set", true)
+		s.expectAudit(a, "system", "secret_set", true)
 		listed, err := s.get("/api/secrets", nil)
 		if err != nil {
 			return "", err
@@ -75,56 +75,56 @@ func (w *walk) equip(ctx context.Context, key string) error {
 	}); err != nil {
 		return err
 	}
-	return w.step(ctx, "grant it secrets.get for "+secret, func(s *step) (string, error) {
+	return r.step(ctx, "grant it secrets.get for "+secret, func(s *step) (string, error) {
 		a, err := s.post("/api/capability/grants/grant", map[string]any{
 			"principal_id": useful, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": []string{secret}},
 		}, nil)
 		if err != nil {
 			return "", err
 		}
-		s.leaves(a, "permission", "permission_grant", true)
+		s.expectAudit(a, "permission", "permission_grant", true)
 		return string(a.Data), nil
 	})
 }
 
-// work starts the useful pack and looks at what it does from all sides: its output, its upstream, the audit log and
-// the Docker engine.
-func (w *walk) work(ctx context.Context, key string) error {
-	if err := w.start(ctx, useful, "start it"); err != nil {
+// runForecast starts the useful pack and compares four witnesses of what it does: its output, the requests that its upstream received,
+// the audit log, and the Docker engine.
+func (r *runner) runForecast(ctx context.Context, key string) error {
+	if err := r.start(ctx, useful, "start it"); err != nil {
 		return err
 	}
-	if err := w.step(ctx, "it fetches, is refused elsewhere, reads its secret", func(s *step) (string, error) {
-		lines, err := w.logs(ctx, useful, forecastDone)
+	if err := r.step(ctx, "it fetches, is refused elsewhere, reads its secret", func(s *step) (string, error) {
+		lines, err := r.logs(ctx, useful, endsRound)
 		if err != nil {
 			return "", err
 		}
-		s.began = w.began // it may have begun before this step did
-		s.leavesOf("pack:"+useful, useful, "network", "network_request", true)
-		s.leavesOf("pack:"+useful, useful, "network", "network_request", false)
-		s.leavesOf("pack:"+useful, useful, "security", "network_denied", false)
-		s.leavesOf("pack:"+useful, useful, "permission", "permission_secrets_get", true)
+		s.began = r.began // the pack may have made its requests before this step began
+		s.expectAuditOf("pack:"+useful, useful, "network", "network_request", true)
+		s.expectAuditOf("pack:"+useful, useful, "network", "network_request", false)
+		s.expectAuditOf("pack:"+useful, useful, "security", "network_denied", false)
+		s.expectAuditOf("pack:"+useful, useful, "permission", "permission_secrets_get", true)
 		shown := strings.Join(lines, "\n")
 		if strings.Contains(shown, key) {
 			return "", errors.New("it printed its secret")
 		}
-		return shown, forecastSaid(lines)
+		return shown, checkForecast(lines)
 	}); err != nil {
 		return err
 	}
-	if err := w.step(ctx, "what its upstream saw", func(*step) (string, error) {
-		seen, err := upstream.Seen(w.cfg.Upstream)
+	if err := r.step(ctx, "what its upstream saw", func(*step) (string, error) {
+		seen, err := upstream.Seen(r.cfg.Upstream)
 		if err != nil {
 			return "", err
 		}
 		want := upstream.Request{
-			Method: "GET", Host: fmt.Sprintf("%s:%d", w.cfg.Domain, w.cfg.Port), Path: "/v1/today",
+			Method: "GET", Host: fmt.Sprintf("%s:%d", r.cfg.Domain, r.cfg.Port), Path: "/v1/today",
 			Authorization: upstream.Fingerprint("Bearer " + key),
 		}
 		mine := 0
-		for _, r := range seen {
-			if r.Authorization == want.Authorization {
-				if r != want {
-					return "", fmt.Errorf("it saw %+v, want %+v", r, want)
+		for _, request := range seen {
+			if request.Authorization == want.Authorization {
+				if request != want {
+					return "", fmt.Errorf("it saw %+v, want %+v", request, want)
 				}
 				mine++
 			}
@@ -136,16 +136,16 @@ func (w *walk) work(ctx context.Context, key string) error {
 	}); err != nil {
 		return err
 	}
-	return w.confined(ctx, useful)
+	return r.checkConfinement(ctx, useful)
 }
 
-// forecastDone says whether a line of the useful pack ends one of its rounds.
-func forecastDone(line string) bool {
+// endsRound reports whether a line of output is the last of a round of the useful pack. It repeats its round for ever.
+func endsRound(line string) bool {
 	return line == "DONE" || strings.HasPrefix(line, "NOT DONE")
 }
 
-// forecastSaid says what is wrong with a round of the useful pack, of which a line each must begin so.
-func forecastSaid(lines []string) error {
+// checkForecast checks the output of one round of the useful pack: each line must have the wanted beginning. It returns nil if all have.
+func checkForecast(lines []string) error {
 	for i, want := range []string{
 		"KEY " + secret + ": read",
 		"FORECAST 200 {",
@@ -160,9 +160,9 @@ func forecastSaid(lines []string) error {
 	return nil
 }
 
-// start starts a pack's container.
-func (w *walk) start(ctx context.Context, pack, name string) error {
-	return w.step(ctx, name, func(s *step) (string, error) {
+// start starts a pack's container, as a step of that name.
+func (r *runner) start(ctx context.Context, pack, name string) error {
+	return r.step(ctx, name, func(s *step) (string, error) {
 		var started struct {
 			ContainerID string `json:"container_id"`
 			Status      string `json:"status"`
@@ -174,16 +174,17 @@ func (w *walk) start(ctx context.Context, pack, name string) error {
 		if started.ContainerID == "" || started.Status != "running" {
 			return "", fmt.Errorf("answered %v", a)
 		}
-		s.leaves(a, "system", "container_started", true)
+		s.expectAudit(a, "system", "container_started", true)
 		return fmt.Sprintf("container %.12s is running", started.ContainerID), nil
 	})
 }
 
-// logs follows a pack's output until a line is the last that matters.
-func (w *walk) logs(ctx context.Context, pack string, last func(line string) bool) ([]string, error) {
+// logs follows a pack's output until last returns true for a line. It returns all lines up to that one; an error if the output ends
+// before, or after outputWait.
+func (r *runner) logs(ctx context.Context, pack string, last func(line string) bool) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, outputWait)
 	defer cancel()
-	response, err := w.api.Stream(ctx, "/api/containers/"+pack+"/logs?follow=true")
+	response, err := r.api.Stream(ctx, "/api/containers/"+pack+"/logs?follow=true")
 	if err != nil {
 		return nil, err
 	}
@@ -210,35 +211,35 @@ func (w *walk) logs(ctx context.Context, pack string, last func(line string) boo
 	return lines, fmt.Errorf("read logs of %s: they end (%w) after:\n%s", pack, events.Err(), strings.Join(lines, "\n"))
 }
 
-// container finds a pack's one container.
-func (w *walk) container(ctx context.Context, pack string) (engine.Container, error) {
+// container inspects the pack's container. It is an error if the API lists none.
+func (r *runner) container(ctx context.Context, pack string) (engine.Container, error) {
 	var listed []struct {
 		PackID      string `json:"pack_id"`
 		ContainerID string `json:"container_id"`
 	}
-	a, err := w.api.Get(ctx, "/api/containers")
+	a, err := r.api.Get(ctx, "/api/containers")
 	if _, err := succeeded("GET /api/containers", a, err, &listed); err != nil {
 		return engine.Container{}, err
 	}
 	for _, c := range listed {
 		if c.PackID == pack {
-			return w.docker.Inspect(ctx, c.ContainerID)
+			return r.docker.Inspect(ctx, c.ContainerID)
 		}
 	}
 	return engine.Container{}, fmt.Errorf("%s has no container among %s", pack, a.Data)
 }
 
-// confined compares a pack's container with what it must be.
-func (w *walk) confined(ctx context.Context, pack string) error {
-	return w.step(ctx, "what Docker says of its container", func(*step) (string, error) {
-		c, err := w.container(ctx, pack)
+// checkConfinement asks the Docker engine, not Rumi, how the pack's container is confined. It notes the suite's instance label.
+func (r *runner) checkConfinement(ctx context.Context, pack string) error {
+	return r.step(ctx, "what Docker says of its container", func(*step) (string, error) {
+		c, err := r.container(ctx, pack)
 		if err != nil {
 			return "", err
 		}
 		if c.Config.Labels["io.rumi.kind"] != "pack" || c.Config.Labels["io.rumi.pack_id"] != pack {
 			return "", fmt.Errorf("its labels are %v", c.Config.Labels)
 		}
-		if w.instance = c.Config.Labels["io.rumi.instance"]; w.instance == "" {
+		if r.instance = c.Config.Labels["io.rumi.instance"]; r.instance == "" {
 			return "", errors.New("it has no label io.rumi.instance")
 		}
 		if bad := violations(c); len(bad) > 0 {
@@ -258,14 +259,15 @@ func (w *walk) confined(ctx context.Context, pack string) error {
 	})
 }
 
-// change alters a file of the running useful pack, sees it stopped, and approves it again.
-func (w *walk) change(ctx context.Context) error {
-	if err := w.step(ctx, "one of its files is changed", func(s *step) (string, error) {
-		before, err := w.container(ctx, useful)
+// changeFile alters a file of the running useful pack. It checks that the pack is stopped and refused, approves it again, and checks that
+// it works as before.
+func (r *runner) changeFile(ctx context.Context) error {
+	if err := r.step(ctx, "one of its files is changed", func(s *step) (string, error) {
+		before, err := r.container(ctx, useful)
 		if err != nil {
 			return "", err
 		}
-		path := filepath.Join(w.cfg.Home, "ecosystem", useful, "backend/main.py")
+		path := filepath.Join(r.cfg.Home, "ecosystem", useful, "backend/main.py")
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {
 			return "", err
@@ -274,7 +276,7 @@ func (w *walk) change(ctx context.Context) error {
 		if err := errors.Join(err, f.Close()); err != nil {
 			return "", err
 		}
-		took, err := s.within(noticeWait, "network denied and container stopped", func() (bool, error) {
+		took, err := s.waitUntil(enforcementWait, "network denied and container stopped", func() (bool, error) {
 			allowed, reason, err := s.check()
 			if err != nil || allowed {
 				return false, err
@@ -282,17 +284,17 @@ func (w *walk) change(ctx context.Context) error {
 			if reason != "Pack is disabled due to modification" {
 				return false, fmt.Errorf("refused because: %s", reason)
 			}
-			now, err := w.docker.Inspect(ctx, before.ID)
+			now, err := r.docker.Inspect(ctx, before.ID)
 			return err != nil || now.State.Status != "running", nil
 		})
 		if err != nil {
 			return "", err
 		}
-		s.leavesOf("system", useful, "approval", "pack_modified", false)
+		s.expectAuditOf("system", useful, "approval", "pack_modified", false)
 		if err := s.status(useful, "modified"); err != nil {
 			return "", err
 		}
-		a, err := w.api.Post(ctx, "/api/containers/"+useful+"/start", nil)
+		a, err := r.api.Post(ctx, "/api/containers/"+useful+"/start", nil)
 		if err := refused(a, err, 403, "Pack not approved: modified"); err != nil {
 			return "", err
 		}
@@ -300,14 +302,14 @@ func (w *walk) change(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := w.approve(ctx, useful, "approve it again"); err != nil {
+	if err := r.approve(ctx, useful, "approve it again"); err != nil {
 		return err
 	}
-	if err := w.start(ctx, useful, "start it again"); err != nil {
+	if err := r.start(ctx, useful, "start it again"); err != nil {
 		return err
 	}
-	return w.step(ctx, "it works as before", func(*step) (string, error) {
-		lines, err := w.logs(ctx, useful, forecastDone)
-		return strings.Join(lines, "\n"), errors.Join(err, forecastSaid(lines))
+	return r.step(ctx, "it works as before", func(*step) (string, error) {
+		lines, err := r.logs(ctx, useful, endsRound)
+		return strings.Join(lines, "\n"), errors.Join(err, checkForecast(lines))
 	})
 }

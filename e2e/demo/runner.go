@@ -18,11 +18,11 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/engine"
 )
 
-// auditWait is how long an audit entry may take to be seen after the answer that it belongs to.
+// auditWait is the longest time between an answer and its audit entry in the file.
 const auditWait = 15 * time.Second
 
-// walk is one run of the demo.
-type walk struct {
+// runner runs the demo once, against one suite.
+type runner struct {
 	cfg    *runCommand
 	api    *api.Client
 	docker *engine.Engine
@@ -30,13 +30,13 @@ type walk struct {
 	began  time.Time
 	steps  int
 
-	instance string // the label io.rumi.instance of the suite's containers, once one has been seen
+	instance string // the label io.rumi.instance of the suite's containers; "" until the first container was inspected
 }
 
-func newWalk(cfg *runCommand, token string, out io.Writer) *walk {
+func newRunner(cfg *runCommand, token string, out io.Writer) *runner {
 	client := &api.Client{Base: cfg.API, Host: cfg.Host, Token: strings.TrimSpace(token)}
 	client.Waiting = func(wait time.Duration) { fmt.Fprintf(out, "    (waiting %v for the API's rate limit)\n", wait) }
-	return &walk{
+	return &runner{
 		cfg:    cfg,
 		api:    client,
 		docker: engine.Open(cfg.Docker),
@@ -45,71 +45,74 @@ func newWalk(cfg *runCommand, token string, out io.Writer) *walk {
 	}
 }
 
-func (w *walk) auditDir() string { return filepath.Join(w.cfg.Home, "user_data/audit") }
+func (r *runner) auditDir() string { return filepath.Join(r.cfg.Home, "user_data/audit") }
 
-// step is one thing that the operator does. What it does is one function; what must come of it is noted on the step and
-// checked when the function has returned.
+// step is one action of the operator. A function makes its calls and notes with expectAudit which audit entries they must cause; these are
+// awaited after the function has returned, because an entry may reach its file after the answer.
 type step struct {
-	*walk
-	ctx    context.Context
-	began  time.Time
-	wanted []wanted
+	*runner
+	ctx      context.Context
+	began    time.Time
+	expected []expectedEntry
 }
 
-// wanted is an audit entry that a step must leave.
-type wanted struct {
-	what string
-	fits func(auditlog.Entry) bool
+// expectedEntry is an audit entry that a step must cause.
+type expectedEntry struct {
+	what    string // for messages
+	matches func(auditlog.Entry) bool
 }
 
-// step runs one step, prints what it showed and waits for its audit entries.
-func (w *walk) step(ctx context.Context, name string, do func(*step) (shown string, err error)) error {
-	w.steps++
-	s := &step{walk: w, ctx: ctx, began: time.Now()}
+// step runs one step and prints its name, duration and result (shown, which may have several lines). Then it waits for the step's audit
+// entries and prints them. An error of do, or a missing entry, is a surprise: it is printed and returned.
+func (r *runner) step(ctx context.Context, name string, do func(*step) (shown string, err error)) error {
+	r.steps++
+	s := &step{runner: r, ctx: ctx, began: time.Now()}
 	shown, err := do(s)
 	if err != nil {
-		fmt.Fprintf(w.out, "%2d. %s\n      SURPRISE: %v\n", w.steps, name, err)
+		fmt.Fprintf(r.out, "%2d. %s\n      SURPRISE: %v\n", r.steps, name, err)
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	fmt.Fprintf(w.out, "%2d. %s (%v)\n", w.steps, name, time.Since(s.began).Round(time.Millisecond))
+	fmt.Fprintf(r.out, "%2d. %s (%v)\n", r.steps, name, time.Since(s.began).Round(time.Millisecond))
 	for line := range strings.Lines(shown) {
-		fmt.Fprintf(w.out, "      %s\n", strings.TrimRight(line, "\n"))
+		fmt.Fprintf(r.out, "      %s\n", strings.TrimRight(line, "\n"))
 	}
-	for _, want := range s.wanted {
+	for _, want := range s.expected {
 		bounded, cancel := context.WithTimeout(ctx, auditWait)
-		entry, err := auditlog.Await(bounded, w.auditDir(), s.began, want.fits)
+		entry, err := auditlog.Await(bounded, r.auditDir(), s.began, want.matches)
 		cancel()
 		if err != nil {
-			fmt.Fprintf(w.out, "      SURPRISE: no audit entry %s: %v\n", want.what, err)
+			fmt.Fprintf(r.out, "      SURPRISE: no audit entry %s: %v\n", want.what, err)
 			return fmt.Errorf("%s: no audit entry %s: %w", name, want.what, err)
 		}
-		fmt.Fprintf(w.out, "      audit: %v\n", entry)
+		fmt.Fprintf(r.out, "      audit: %v\n", entry)
 	}
 	return nil
 }
 
-// leaves notes that a request must have left an audit entry with this category, action (or beginning of one that ends in
-// "_") and outcome.
-func (s *step) leaves(a api.Answer, category, action string, success bool) {
-	s.wanted = append(s.wanted, wanted{
+// expectAudit notes that the request with answer a must cause an audit entry of this category, action and outcome. An action that ends in
+// "_" stands for all actions that begin with it.
+func (s *step) expectAudit(a api.Answer, category, action string, success bool) {
+	s.expected = append(s.expected, expectedEntry{
 		what: category + "/" + action + " of request " + a.RequestID,
-		fits: func(e auditlog.Entry) bool {
-			return e.RequestID == a.RequestID && e.Category == category && named(e, action) && e.Success == success
+		matches: func(e auditlog.Entry) bool {
+			return e.RequestID == a.RequestID && e.Category == category && actionMatches(e, action) && e.Success == success
 		},
 	})
 }
 
-// leavesOf notes that something which actor did to or as a pack must have left an audit entry.
-func (s *step) leavesOf(actor, pack, category, action string, success bool) {
-	s.wanted = append(s.wanted, wanted{
+// expectAuditOf notes that an act of actor must cause an audit entry about a pack. It is for acts without a request of the demo: those of a
+// pack, and those of the suite itself.
+func (s *step) expectAuditOf(actor, pack, category, action string, success bool) {
+	s.expected = append(s.expected, expectedEntry{
 		what: category + "/" + action + " of pack " + pack,
-		fits: func(e auditlog.Entry) bool {
-			return e.Actor == actor && e.OwnerPack == pack && e.Category == category && named(e, action) && e.Success == success
+		matches: func(e auditlog.Entry) bool {
+			return e.Actor == actor && e.OwnerPack == pack && e.Category == category && actionMatches(e, action) && e.Success == success
 		},
 	})
 }
 
-func named(e auditlog.Entry, action string) bool {
+// actionMatches reports whether an entry has an action, or begins with it if it ends in "_".
+func actionMatches(e auditlog.Entry, action string) bool {
 	return e.Action == action || strings.HasSuffix(action, "_") && strings.HasPrefix(e.Action, action)
 }
 
@@ -129,6 +132,7 @@ func (s *step) remove(path string, into any) (api.Answer, error) {
 	return succeeded("DELETE "+path, a, err, into)
 }
 
+// succeeded returns an error unless a call was answered with 200 and success. It decodes the answer's data where into isn't nil.
 func succeeded(call string, a api.Answer, err error, into any) (api.Answer, error) {
 	if err != nil {
 		return a, err
@@ -142,7 +146,7 @@ func succeeded(call string, a api.Answer, err error, into any) (api.Answer, erro
 	return a, a.Into(into)
 }
 
-// refused makes sure that a request was answered with a status and an error that contains text.
+// refused returns an error unless a call was answered with this status and an error that contains text.
 func refused(a api.Answer, err error, status int, text string) error {
 	if err != nil {
 		return err
@@ -153,8 +157,9 @@ func refused(a api.Answer, err error, status int, text string) error {
 	return nil
 }
 
-// within asks again and again until the answer is yes, for as long as it may take.
-func (s *step) within(limit time.Duration, what string, ask func() (bool, error)) (took time.Duration, err error) {
+// waitUntil calls ask every 100 ms until it returns true or an error. It returns how long that took; an error that names what if limit is
+// over.
+func (s *step) waitUntil(limit time.Duration, what string, ask func() (bool, error)) (took time.Duration, err error) {
 	began := time.Now()
 	for {
 		yes, err := ask()
@@ -172,7 +177,7 @@ func (s *step) within(limit time.Duration, what string, ask func() (bool, error)
 	}
 }
 
-// archive packs a folder as an operator would: one top folder, everything in it.
+// archive returns a zip file of a folder, as an operator would make it: one top folder with everything in it.
 func archive(dir string) ([]byte, error) {
 	var out bytes.Buffer
 	z := zip.NewWriter(&out)
