@@ -13,25 +13,26 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack/packtest"
 )
 
-// A suite doesn't stay as it was on its first day: another one is started beside it, odd things gather in its home, its folder
-// is renamed and with it its project, the machine is started anew. Each of these is a journey of its own, and the suite stays
-// in that condition. RUMI_E2E_CONDITIONS=rough takes them first, so that all other journeys are taken under them; they are taken
-// last otherwise.
+// conditions are what happens to a suite after its first day: a second suite is started beside it, unreadable entries appear in its home,
+// its folder and so its project is renamed, the machine reboots. Each one is a journey, and leaves the suite in that condition.
+// RUMI_E2E_CONDITIONS=rough runs them before all other journeys, which then run under these conditions. Otherwise they run last.
 var conditions = []struct {
 	name string
 	take func(t *testing.T)
 }{
 	{"a second suite", secondSuite},
-	{"odd entries", oddEntries},
-	{"another project name", renamed},
-	{"a reboot", rebooted},
+	{"unreadable entries", unreadableEntries},
+	{"another project name", renamedProject},
+	{"a reboot", reboot},
 }
 
-func rough() bool { return os.Getenv("RUMI_E2E_CONDITIONS") == "rough" }
+// conditionsFirst reports whether the conditions come before the other journeys.
+func conditionsFirst() bool { return os.Getenv("RUMI_E2E_CONDITIONS") == "rough" }
 
-// TestConditionsFirst is the first test of this package: Go takes them in the order of their files.
+// TestConditionsFirst is the first test of this package, because Go runs tests in the order of their files. So this file must stay the first
+// by name, and zz_conditions_test.go the last.
 func TestConditionsFirst(t *testing.T) {
-	if rough() {
+	if conditionsFirst() {
 		takeConditions(t)
 	}
 }
@@ -40,49 +41,50 @@ func takeConditions(t *testing.T) {
 	t.Helper()
 	for _, c := range conditions {
 		if !t.Run(c.name, c.take) {
-			t.FailNow() // the next ones stand on it
+			t.FailNow() // the next conditions need this one
 		}
 	}
 }
 
-// neighbour is a second suite on the machine, nil before it is started.
-var neighbour *installation
+// secondInstallation is the second suite on the machine; nil until secondSuite has prepared it. TestMain removes it.
+var secondInstallation *installation
 
-// teller is a pack that says, as often as secrets may be read, whether it reads a secret.
-const tellerSource = `import time
+// secretReaderSource is the program of a pack that reads a secret again and again, and prints the value or None. It sleeps 1.5 s each time:
+// RUMI_SECRET_GET_RATE_LIMIT allows 60 reads a minute.
+const secretReaderSource = `import time
 import rumi_capability
 while True:
     print("secret: %s" % rumi_capability.get_secret("TOLD"), flush=True)
     time.sleep(1.5)
 `
 
-func tellerPack(id string) files {
-	return plainPack(id).with(files{"backend/main.py": tellerSource})
+func secretReaderPack(id string) files {
+	return plainPack(id).with(files{"backend/main.py": secretReaderSource})
 }
 
-// in has f use another suite than the one that the tests share.
-func (s *installation) in(f func()) {
+// use runs f with s in place of the suite that the tests share, so that helpers such as post call s.
+func (s *installation) use(f func()) {
 	before := suite
 	suite = s
 	defer func() { suite = before }()
 	f()
 }
 
-// tells starts a teller and gives what it says of its secret.
-func tells(t *testing.T, id string) string {
+// startSecretReader installs and starts a secret reader, and returns the first line that it prints.
+func startSecretReader(t *testing.T, id string) string {
 	t.Helper()
-	tellerPack(id).place(t, id)
+	secretReaderPack(id).copyToEcosystem(t, id)
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+id+"/approve", nil)
 	post(t, "/api/containers/"+id+"/start", nil)
-	return says(t, id)
+	return nextLine(t, id)
 }
 
-// says waits for a line that a teller prints from now on, and gives it.
-func says(t *testing.T, id string) (line string) {
+// nextLine waits for a line that a pack prints after the call, and returns it.
+func nextLine(t *testing.T, id string) (line string) {
 	t.Helper()
 	before := len(containerLog(t, id))
-	eventually(t, id+" to say something", func() bool {
+	eventually(t, id+" to print a line", func() bool {
 		lines := containerLog(t, id)
 		if len(lines) > before {
 			line = lines[len(lines)-1]
@@ -92,28 +94,29 @@ func says(t *testing.T, id string) (line string) {
 	return line
 }
 
-// Two suites on one machine share nothing: not a pack of the same id, its secret or its container, and not a run folder.
+// secondSuite starts a second suite with a pack of the same id. The two must share nothing: no secret, no container, no decision, no run
+// folder.
 func secondSuite(t *testing.T) {
 	const id = "twin"
 	post(t, "/api/secrets/set", map[string]any{"key": "TOLD", "value": "of the first suite"})
-	tellerPack(id).place(t, id)
+	secretReaderPack(id).copyToEcosystem(t, id)
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+id+"/approve", nil)
 	post(t, "/api/capability/grants/grant", map[string]any{"principal_id": id, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": []string{"TOLD"}}})
 	post(t, "/api/containers/"+id+"/start", nil)
-	if got := says(t, id); got != "secret: of the first suite" {
-		t.Fatalf("the first suite's pack says %q", got)
+	if got := nextLine(t, id); got != "secret: of the first suite" {
+		t.Fatalf("the first suite's pack printed %q, want the first suite's secret", got)
 	}
 
 	second, err := newInstallation(suite.project + "-second")
 	if err != nil {
 		t.Fatal(err)
 	}
-	neighbour = second
+	secondInstallation = second
 
-	// The run folder of another suite is refused, and stays as it was.
-	mine := second.env
-	second.env = append(slices.Clone(mine), "RUMI_RUN_DIR="+filepath.Join(suite.top, "run"))
+	// init refuses the run folder of another suite, and doesn't change it.
+	ownEnv := second.env
+	second.env = append(slices.Clone(ownEnv), "RUMI_RUN_DIR="+filepath.Join(suite.top, "run"))
 	out, err := second.compose(t.Context(), "up", "--detach", "--no-build")
 	logs, _ := second.compose(t.Context(), "logs", "--no-color", "init")
 	if err == nil || !strings.Contains(out+logs, "RUMI_RUN_DIR") {
@@ -122,33 +125,33 @@ func secondSuite(t *testing.T) {
 	if _, err := second.compose(t.Context(), "down", "--timeout", "5"); err != nil {
 		t.Fatal(err)
 	}
-	if got := says(t, id); got != "secret: of the first suite" {
-		t.Errorf("after that the first suite's pack says %q", got)
+	if got := nextLine(t, id); got != "secret: of the first suite" {
+		t.Errorf("after the second suite tried its run folder, the first suite's pack printed %q, want the first suite's secret", got)
 	}
 
-	second.env = mine
+	second.env = ownEnv
 	if err := second.up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	second.in(func() {
-		if got := tells(t, id); got != "secret: None" {
-			t.Errorf("the second suite's pack says %q, want none", got)
+	second.use(func() {
+		if got := startSecretReader(t, id); got != "secret: None" {
+			t.Errorf("the second suite's pack printed %q, want no secret", got)
 		}
 	})
-	if got := says(t, id); got != "secret: of the first suite" {
-		t.Errorf("beside a second suite the first one's pack says %q", got)
+	if got := nextLine(t, id); got != "secret: of the first suite" {
+		t.Errorf("beside a second suite, the first suite's pack printed %q, want the first suite's secret", got)
 	}
-	second.in(func() {
-		post(t, "/api/packs/"+id+"/reject", nil) // it ends in the second suite only
+	second.use(func() {
+		post(t, "/api/packs/"+id+"/reject", nil) // this must end the second suite's pack only
 		eventually(t, "the second suite's container to end", func() bool { return len(second.runningPacks(t)) == 0 })
 	})
-	if got := says(t, id); got != "secret: of the first suite" {
-		t.Errorf("after a rejection in the second suite the first one's pack says %q", got)
+	if got := nextLine(t, id); got != "secret: of the first suite" {
+		t.Errorf("after a rejection in the second suite, the first suite's pack printed %q, want the first suite's secret", got)
 	}
 	removePack(t, id)
 }
 
-// runningPacks lists the running containers of packs that bear the suite's home.
+// runningPacks lists the ids of the running containers of packs that have the label of this suite's home.
 func (s *installation) runningPacks(t *testing.T) []string {
 	t.Helper()
 	id, err := os.ReadFile(filepath.Join(s.home, "user_data/settings/home_id"))
@@ -162,8 +165,8 @@ func (s *installation) runningPacks(t *testing.T) []string {
 	return strings.Fields(out)
 }
 
-// removePack uninstalls a pack. Services that were started anew a moment ago are 503 until they have heard from each other, and
-// an uninstall says itself that it is to be repeated then.
+// removePack uninstalls a pack. Services that have just started answer 503 until they have heard from each other. The uninstall is then
+// repeated, as its answer demands.
 func removePack(t *testing.T, id string) {
 	t.Helper()
 	var a api.Answer
@@ -175,19 +178,20 @@ func removePack(t *testing.T, id string) {
 	must(t, a, err)
 }
 
-// What can't be read or is no pack is an error or a warning of its own. Everything else works, also after a restart.
-func oddEntries(t *testing.T) {
+// unreadableEntries fills ecosystem/ with entries that can't be read or aren't packs. Each must be an error or a warning of its own; packs
+// must work as before, also after a restart.
+func unreadableEntries(t *testing.T) {
 	const id = "even"
-	odd := packtest.Fill(t, filepath.Join(suite.home, "ecosystem"))
+	entries := packtest.Fill(t, filepath.Join(suite.home, "ecosystem"))
 	works := func(when string) {
 		t.Helper()
 		scanned := string(post(t, "/api/packs/scan", nil).Data)
-		for _, broken := range odd.Broken {
+		for _, broken := range entries.Broken {
 			if !strings.Contains(scanned, broken) {
-				t.Errorf("%s a scan says nothing of %s: %s", when, broken, scanned)
+				t.Errorf("%s a scan doesn't name %s: %s", when, broken, scanned)
 			}
 		}
-		plainPack(id).place(t, id)
+		plainPack(id).copyToEcosystem(t, id)
 		post(t, "/api/packs/scan", nil)
 		post(t, "/api/packs/"+id+"/approve", nil)
 		get(t, "/api/packs")
@@ -197,17 +201,17 @@ func oddEntries(t *testing.T) {
 	if _, err := suite.compose(t.Context(), "restart", "approval", "pack-registry"); err != nil {
 		t.Fatal(err)
 	}
-	if err := suite.ready(t.Context()); err != nil {
+	if err := suite.awaitServices(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	works("after a restart")
 }
 
-// A project of another name, as a folder that is renamed makes one, has the same home: its packs are the same, and what nobody
-// approves any more is ended, whatever it is called.
-func renamed(t *testing.T) {
+// renamedProject gives the compose project another name, as renaming the folder does. The home is the same. So packs run as before, and a
+// reject ends a pack, although its container has the old project's name.
+func renamedProject(t *testing.T) {
 	const id = "traveller"
-	if got := tells(t, id); got != "secret: None" {
+	if got := startSecretReader(t, id); got != "secret: None" {
 		t.Fatalf("it printed %q, want no secret", got)
 	}
 	if _, err := suite.compose(t.Context(), "down"); err != nil {
@@ -219,7 +223,7 @@ func renamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the pack to run under the new name", func() bool { return len(suite.runningPacks(t)) == 1 && status(t, id) == "running" })
-	if got := says(t, id); got != "secret: None" {
+	if got := nextLine(t, id); got != "secret: None" {
 		t.Errorf("it printed %q, want no secret", got)
 	}
 	began := time.Now()
@@ -229,11 +233,11 @@ func renamed(t *testing.T) {
 	removePack(t, id)
 }
 
-// A reboot takes the run folder and every process; the engine starts what it is told to keep, in any order. Nobody needs to do
-// anything.
-func rebooted(t *testing.T) {
+// reboot does what a reboot of the machine does: it kills every process and removes the run folder. Then it starts the containers that have
+// a restart policy, in any order, as the engine does. The suite must mend itself.
+func reboot(t *testing.T) {
 	const id = "survivor"
-	if got := tells(t, id); got != "secret: None" {
+	if got := startSecretReader(t, id); got != "secret: None" {
 		t.Fatalf("it printed %q, want no secret", got)
 	}
 	services, err := suite.compose(t.Context(), "ps", "--all", "--quiet")
@@ -241,7 +245,7 @@ func rebooted(t *testing.T) {
 		t.Fatal(err)
 	}
 	of := strings.Fields(services)
-	packs, err := suite.ofHome(t.Context())
+	packs, err := suite.homeContainers(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +260,7 @@ func rebooted(t *testing.T) {
 	running := docker("ps", "--quiet", "--filter", "label=com.docker.compose.project="+suite.project)
 	docker(append([]string{"kill"}, strings.Fields(running)...)...)
 	for _, pack := range packs {
-		_, _ = suite.command(t.Context(), commandWait, "docker", "kill", pack) // handlers may have ended by themselves
+		_, _ = suite.command(t.Context(), commandWait, "docker", "kill", pack) // handlers' containers may have ended in the meantime
 	}
 	if _, err := suite.asRoot(t.Context(), []string{"--volume", suite.top + ":/top"}, "rm -rf /top/run"); err != nil {
 		t.Fatal(err)
@@ -267,7 +271,7 @@ func rebooted(t *testing.T) {
 			docker("start", service)
 		}
 	}
-	if err := suite.ready(t.Context()); err != nil {
+	if err := suite.awaitServices(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "every service to say that it is ready", func() bool {
@@ -275,9 +279,9 @@ func rebooted(t *testing.T) {
 		return err == nil && a.Status == 200 && strings.Contains(string(a.Data), `"status":"ok"`)
 	})
 	eventually(t, "the pack to run again", func() bool { return status(t, id) == "running" })
-	if got := says(t, id); got != "secret: None" {
+	if got := nextLine(t, id); got != "secret: None" {
 		t.Errorf("it printed %q, want no secret", got)
 	}
-	t.Logf("all was as before %v after the reboot", time.Since(began).Round(time.Millisecond))
+	t.Logf("the suite and its pack ran again %v after the reboot", time.Since(began).Round(time.Millisecond))
 	removePack(t, id)
 }

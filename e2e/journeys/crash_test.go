@@ -11,32 +11,32 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// How a crash test goes: so many acknowledged changes before the kill, so many after it.
+// The size of a crash test: the numbers of changes that are acknowledged before and after the kill.
 const (
-	changesBefore = 5
-	changesAfter  = 5
-	changes       = 60 // at most, prepared beforehand: enough for as long as a kill takes
-	pace          = 50 * time.Millisecond
-	crashAnswer   = 20 * time.Second // longer is a hang
-	crashRecovery = 3 * time.Minute
+	changesBefore  = 5
+	changesAfter   = 5
+	changes        = 60 // at most, prepared beforehand; enough for the longest recovery
+	changeInterval = 50 * time.Millisecond
+	crashAnswer    = 20 * time.Second // longer is a hang
+	crashRecovery  = 3 * time.Minute
 )
 
-// subject is a service that is killed while it is being told things.
-type subject struct {
-	service string
-	prepare func(t *testing.T)
-	change  func(ctx context.Context, i int) (api.Answer, error)
-	kept    func(t *testing.T, i int) bool // whether change i is to be seen
+// crashCase is a service that is killed while changes are sent to it.
+type crashCase struct {
+	service  string
+	prepare  func(t *testing.T)
+	change   func(ctx context.Context, i int) (api.Answer, error)
+	survived func(t *testing.T, i int) bool // whether change i can be read back
 }
 
-var subjects = []subject{
+var crashCases = []crashCase{
 	{
 		service: "approval",
-		prepare: func(t *testing.T) { placeAll(t, "crash_a", nil) },
+		prepare: func(t *testing.T) { copyPacks(t, "crash_a", nil) },
 		change: func(ctx context.Context, i int) (api.Answer, error) {
 			return suite.api.Post(ctx, "/api/packs/"+packID("crash_a", i)+"/approve", nil)
 		},
-		kept: func(t *testing.T, i int) bool { return status(t, packID("crash_a", i)) == "approved" },
+		survived: func(t *testing.T, i int) bool { return status(t, packID("crash_a", i)) == "approved" },
 	},
 	{
 		service: "pack-registry",
@@ -55,38 +55,38 @@ var subjects = []subject{
 			}
 			return suite.api.Post(ctx, "/api/packs/apply", map[string]any{"staging_id": staged.StagingID})
 		},
-		kept: func(t *testing.T, i int) bool {
+		survived: func(t *testing.T, i int) bool {
 			return status(t, packID("crash_r", i)) == "installed" || status(t, packID("crash_r", i)) == "pending"
 		},
 	},
 	{
 		service: "egress-proxy",
-		prepare: func(t *testing.T) { placeAll(t, "crash_e", nil) },
+		prepare: func(t *testing.T) { copyPacks(t, "crash_e", nil) },
 		change: func(ctx context.Context, i int) (api.Answer, error) {
 			return suite.api.Post(ctx, "/api/network/grant", map[string]any{
 				"pack_id": packID("crash_e", i), "allowed_domains": []string{"api.example.com"}, "allowed_ports": []int{443},
 			})
 		},
-		kept: func(t *testing.T, i int) bool {
+		survived: func(t *testing.T, i int) bool {
 			return strings.Contains(string(get(t, "/api/network/list").Data), `"`+packID("crash_e", i)+`"`)
 		},
 	},
 	{
 		service: "capability-broker",
-		prepare: func(t *testing.T) { placeAll(t, "crash_b", nil) },
+		prepare: func(t *testing.T) { copyPacks(t, "crash_b", nil) },
 		change: func(ctx context.Context, i int) (api.Answer, error) {
 			return suite.api.Post(ctx, "/api/capability/grants/grant", map[string]any{
 				"principal_id": packID("crash_b", i), "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": []string{"A"}},
 			})
 		},
-		kept: func(t *testing.T, i int) bool {
+		survived: func(t *testing.T, i int) bool {
 			return strings.Contains(string(get(t, "/api/capability/grants?principal_id="+packID("crash_b", i)).Data), `"secrets.get"`)
 		},
 	},
 	{
 		service: "pip-installer",
 		prepare: func(t *testing.T) {
-			placeAll(t, "crash_p", files{"requirements.lock": "idna==3.10\n"})
+			copyPacks(t, "crash_p", files{"requirements.lock": "idna==3.10\n"})
 			post(t, "/api/pip/candidates/scan", nil)
 			for _, item := range pipItems(t) {
 				candidates[item.PackID] = item.CandidateKey
@@ -96,7 +96,7 @@ var subjects = []subject{
 			key := candidates[packID("crash_p", i)]
 			return suite.api.Post(ctx, "/api/pip/requests/"+url.PathEscape(key)+"/reject", map[string]any{"reason": "crash"})
 		},
-		kept: func(t *testing.T, i int) bool {
+		survived: func(t *testing.T, i int) bool {
 			for _, item := range pipItems(t) {
 				if item.PackID == packID("crash_p", i) {
 					return item.Status == "rejected" || item.Status == "blocked"
@@ -106,31 +106,32 @@ var subjects = []subject{
 		},
 	},
 	{
-		service: "secrets",
-		prepare: func(*testing.T) {},
-		change:  func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_S", i) },
-		kept:    func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_S", i) },
+		service:  "secrets",
+		prepare:  func(*testing.T) {},
+		change:   func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_S", i) },
+		survived: func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_S", i) },
 	},
 	{
-		service: "gateway",
-		prepare: func(*testing.T) {},
-		change:  func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_G", i) },
-		kept:    func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_G", i) },
+		service:  "gateway",
+		prepare:  func(*testing.T) {},
+		change:   func(ctx context.Context, i int) (api.Answer, error) { return setSecret(ctx, "CRASH_G", i) },
+		survived: func(t *testing.T, i int) bool { return hasSecret(t, "CRASH_G", i) },
 	},
 }
 
-// What a service has acknowledged outlives a kill at any moment, and it goes on by itself.
+// TestKill kills each service with SIGKILL while changes are sent to it. No acknowledged change may be lost, and the service must come back
+// without help.
 func TestKill(t *testing.T) {
 	for i := range changes {
 		id := packID("crash_r", i)
 		archives[i] = plainPack(id).zip(t, id)
 	}
-	for _, subject := range subjects {
+	for _, subject := range crashCases {
 		t.Run(subject.service, func(t *testing.T) { subject.crash(t) })
 	}
 }
 
-func (s subject) crash(t *testing.T) {
+func (s crashCase) crash(t *testing.T) {
 	s.prepare(t)
 	for i := range changesBefore {
 		a, err := s.change(t.Context(), i)
@@ -140,7 +141,7 @@ func (s subject) crash(t *testing.T) {
 	kill := make(chan error, 1)
 	go func() { kill <- suite.kill(t.Context(), s.service) }()
 
-	// It is told things while it dies and comes back. Each is told again until it is acknowledged.
+	// Changes are sent while the service dies and comes back. Each one is repeated until it is acknowledged.
 	next, refused := changesBefore, 0
 	for acknowledged := 0; next < changes && (acknowledged < changesAfter || len(kill) == 0); {
 		began := time.Now()
@@ -159,27 +160,27 @@ func (s subject) crash(t *testing.T) {
 		if time.Since(killed) > crashRecovery {
 			t.Fatalf("it did not come back in %v; last: %v, %v", crashRecovery, a, err)
 		}
-		time.Sleep(pace)
+		time.Sleep(changeInterval)
 	}
 	if err := <-kill; err != nil {
 		t.Fatal(err)
 	}
-	// The kill may have come after the last of them.
+	// The kill may have come after the last change, so wait for the service.
 	ctx, cancel := context.WithTimeout(t.Context(), crashRecovery)
 	defer cancel()
-	if err := suite.ready(ctx); err != nil {
+	if err := suite.awaitServices(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for i := range next {
-		if !s.kept(t, i) {
+		if !s.survived(t, i) {
 			t.Errorf("change %d was acknowledged and is lost", i)
 		}
 	}
-	t.Logf("%d changes kept, %d refused meanwhile", next, refused)
+	t.Logf("%d changes survived, %d were refused meanwhile", next, refused)
 }
 
-// kill ends a service's process with SIGKILL, as the kernel does when memory runs out. `docker kill` would not do: the
-// engine takes it for the operator's wish and doesn't start the container again.
+// kill ends a service's process with SIGKILL, as the kernel does when memory runs out. `docker kill` is no substitute: the engine would
+// regard it as the operator's stop, and not start the container again.
 func (s *installation) kill(ctx context.Context, service string) error {
 	id, err := s.container(ctx, service)
 	if err != nil {
@@ -197,19 +198,21 @@ func (s *installation) killContainer(ctx context.Context, id string) error {
 	return err
 }
 
-// What the subjects need beforehand.
+// Data that the cases prepare before the kill.
 var (
 	archives   [changes][]byte
 	candidates = map[string]string{} // pack to its pip candidate
 )
 
+// packID returns the id of a case's pack number i.
 func packID(prefix string, i int) string { return fmt.Sprintf("%s%02d", prefix, i) }
 
-func placeAll(t *testing.T, prefix string, more files) {
+// copyPacks puts a pack for each change into ecosystem/, and scans.
+func copyPacks(t *testing.T, prefix string, more files) {
 	t.Helper()
 	for i := range changes {
 		id := packID(prefix, i)
-		plainPack(id).with(more).place(t, id)
+		plainPack(id).with(more).copyToEcosystem(t, id)
 	}
 	post(t, "/api/packs/scan", nil)
 }

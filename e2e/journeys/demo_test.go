@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// operators are packs, grants and secrets of an operator, the demo's own examples among them.
-var operators = []struct{ pack, domain, secret string }{
+// operatorPacks are packs of an operator, each with a grant and a secret. One has the same names as the demo's example.
+var operatorPacks = []struct{ pack, domain, secret string }{
 	{"keeper", "api.example.com", "KEPT"},
 	{"forecast", "forecast.rumi.test", "FORECAST_API_KEY"},
 }
 
-// The demo passes again and again, and touches nothing of the operator's: not a pack of the same name, its grants, its secret
-// or its data, and no service. Taking the suite down and up loses nothing either.
+// TestDemo runs the demo twice. It must pass each time, and change nothing of the operator's suite: no pack of the same name, no grant,
+// secret or data, no service. Then the suite is taken down and up, which must lose nothing.
 func TestDemo(t *testing.T) {
-	for _, o := range operators {
-		plainPack(o.pack).place(t, o.pack)
+	for _, o := range operatorPacks {
+		plainPack(o.pack).copyToEcosystem(t, o.pack)
 		post(t, "/api/packs/scan", nil)
 		post(t, "/api/packs/"+o.pack+"/approve", nil)
 		post(t, "/api/network/grant", map[string]any{"pack_id": o.pack, "allowed_domains": []string{o.domain}, "allowed_ports": []int{443}})
@@ -29,10 +29,10 @@ func TestDemo(t *testing.T) {
 			}
 		})
 	}
-	before, services := state(t), runningServices(t)
-	demo(t)
-	demo(t)
-	unchanged(t, before)
+	before, services := visibleState(t), runningServices(t)
+	runDemo(t)
+	runDemo(t)
+	compareState(t, before)
 	if now := runningServices(t); now != services {
 		t.Errorf("the demo touched services: they were\n%s, are\n%s", services, now)
 	}
@@ -45,11 +45,11 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("down and up again: ready in %v", time.Since(began).Round(time.Millisecond))
-	unchanged(t, before)
+	compareState(t, before)
 }
 
-// unchanged compares what each service knows with what it knew.
-func unchanged(t *testing.T, before map[string]string) {
+// compareState fails the test if a path of the API answers other data than before.
+func compareState(t *testing.T, before map[string]string) {
 	t.Helper()
 	for path, was := range before {
 		if now := string(get(t, path).Data); now != was {
@@ -58,7 +58,7 @@ func unchanged(t *testing.T, before map[string]string) {
 	}
 }
 
-// runningServices names each container of the suite and when it started.
+// runningServices returns a line for each container of the suite: its name, and when it started.
 func runningServices(t *testing.T) string {
 	t.Helper()
 	ids, err := suite.compose(t.Context(), "ps", "--quiet")
@@ -72,8 +72,8 @@ func runningServices(t *testing.T) string {
 	return out
 }
 
-// demo runs `make demo`'s script beside the suite.
-func demo(t *testing.T) {
+// runDemo runs the script of `make demo` beside the suite.
+func runDemo(t *testing.T) {
 	t.Helper()
 	began := time.Now()
 	out, err := suite.command(t.Context(), buildWait, "deploy/demo/run")
@@ -82,12 +82,12 @@ func demo(t *testing.T) {
 	}
 	t.Logf("the demo took %v", time.Since(began).Round(time.Millisecond))
 	if !strings.Contains(out, "no surprise") {
-		t.Fatalf("it ended without saying how it went:\n%s", out)
+		t.Fatalf("the demo printed\n%s\nwant a line with \"no surprise\"", out)
 	}
 }
 
-// state is what each service says it knows.
-func state(t *testing.T) map[string]string {
+// visibleState returns what the API shows of packs, grants and secrets, by path.
+func visibleState(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	for _, path := range []string{"/api/packs", "/api/network/list", "/api/capability/grants", "/api/secrets"} {

@@ -14,10 +14,11 @@ import (
 var (
 	shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 	jsonBlock  = regexp.MustCompile("(?ms)^```json\n(.*?)^```$")
-	asks       = regexp.MustCompile(`(?m)(^|\$\()api `) // a command of the API, or one whose answer is kept
+	asks       = regexp.MustCompile(`(?m)(^|\$\()api `) // a call of the API, alone or in $(…)
 )
 
-// keepAnswers defines api by ask, and keeps what is answered. Two may be asked at once, in a pipeline.
+// keepAnswers is a shell function api that calls ask, the documented function, and appends the answer to the file $ANSWERS/all. Each call
+// has a file of its own first: two calls may run at once, in a pipeline.
 const keepAnswers = `
 api() {
     local answer
@@ -28,12 +29,14 @@ api() {
 }
 `
 
-// document is docs/api.md together with README's shell function, which its commands stand on.
+// document is docs/api.md with the commands that run before each of its blocks: README's shell function for the API, and the page's own
+// helpers.
 type document struct {
 	text     string
 	preamble string
 }
 
+// readDocument reads docs/api.md and README.md.
 func readDocument(t *testing.T) document {
 	t.Helper()
 	read := func(name string) string {
@@ -53,16 +56,16 @@ func readDocument(t *testing.T) document {
 	before, _, _ := strings.Cut(d.text, "\n## ")
 	helpers := shellBlock.FindStringSubmatch(before)
 	if function == "" || helpers == nil {
-		t.Fatal("the shell functions are not where they were")
+		t.Fatal("README.md lacks its function api, or docs/api.md the block of helpers before its first chapter")
 	}
 	d.preamble = "set -eu\ncd " + suite.home + "\n" +
-		strings.Replace(function, "api()", "ask()", 1) + // what it answers is kept, wherever it goes
+		strings.Replace(function, "api()", "ask()", 1) + // keepAnswers calls it and keeps the answer, also if the block pipes it elsewhere
 		keepAnswers + helpers[1]
 	return d
 }
 
-// part is a chapter.
-func (d document) part(t *testing.T, subject string) string {
+// chapter returns the text of a chapter of docs/api.md.
+func (d document) chapter(t *testing.T, subject string) string {
 	t.Helper()
 	_, part, found := strings.Cut(d.text, "\n## "+subject+"\n")
 	if !found {
@@ -72,10 +75,11 @@ func (d document) part(t *testing.T, subject string) string {
 	return part
 }
 
-// run runs the blocks of commands of a chapter as they are printed, each in a shell of its own, and gives how many asked the API.
-func (d document) run(t *testing.T, subject string) (asked int) {
+// runChapter runs the blocks of commands of a chapter as they are printed, each in a shell of its own. Each call of the API must succeed. It
+// returns the number of calls.
+func (d document) runChapter(t *testing.T, subject string) (asked int) {
 	t.Helper()
-	for _, block := range shellBlock.FindAllStringSubmatch(d.part(t, subject), -1) {
+	for _, block := range shellBlock.FindAllStringSubmatch(d.chapter(t, subject), -1) {
 		commands := len(asks.FindAllString(block[1], -1))
 		if commands == 0 {
 			continue // not of the API
@@ -111,15 +115,16 @@ func (d document) run(t *testing.T, subject string) (asked int) {
 	return asked
 }
 
-// The commands in docs/api.md work as printed, with README's shell function, on a pack like the one that it shows.
+// TestDocumentedCommands runs the commands of docs/api.md as printed, with README's shell function, on a pack like the one that the page
+// shows.
 func TestDocumentedCommands(t *testing.T) {
 	d := readDocument(t)
-	shown := jsonBlock.FindStringSubmatch(d.part(t, "Containers"))
+	shown := jsonBlock.FindStringSubmatch(d.chapter(t, "Containers"))
 	if shown == nil {
 		t.Fatal("the chapter on containers shows no pack")
 	}
 	pack := plainPack(guidePack).with(files{"ecosystem.json": shown[1]})
-	pack.place(t, guidePack)
+	pack.copyToEcosystem(t, guidePack)
 	archive := filepath.Join(suite.home, "user_data/import/my_pack.zip")
 	if err := os.WriteFile(archive, pack.with(files{"new.txt": "new\n"}).zip(t, guidePack), 0o644); err != nil {
 		t.Fatal(err)
@@ -130,12 +135,12 @@ func TestDocumentedCommands(t *testing.T) {
 		subject string
 		least   int // commands
 	}{{"Network", 3}, {"Capabilities", 2}, {"Containers", 7}, {"Packs", 11}} {
-		if n := d.run(t, chapter.subject); n < chapter.least {
-			t.Errorf("%s: only %d commands were found", chapter.subject, n)
+		if n := d.runChapter(t, chapter.subject); n < chapter.least {
+			t.Errorf("%s: %d commands were found, want %d at least", chapter.subject, n, chapter.least)
 		}
 	}
 	if got := status(t, guidePack); got != "approved" {
-		t.Errorf("after all the pack is %q", got)
+		t.Errorf("after all commands the pack is %q, want approved", got)
 	}
 	if a, err := suite.api.Delete(t.Context(), "/api/packs/"+guidePack); err != nil || a.Status != 200 {
 		t.Errorf("the removal of the pack got %v, %v; want 200", a, err)

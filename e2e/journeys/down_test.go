@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Whoever is down, what it owns is answered 503 at once, and everything else goes on.
+// TestOneServiceDown stops each service in turn. Calls of that service must be answered with 503 at once, and calls of another one as
+// before.
 func TestOneServiceDown(t *testing.T) {
 	for i, service := range services {
 		t.Run(service.name, func(t *testing.T) {
@@ -20,13 +21,13 @@ func TestOneServiceDown(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), readyWait)
 				defer cancel()
-				if err := suite.answers(ctx, service.name); err != nil {
+				if err := suite.awaitService(ctx, service.name); err != nil {
 					t.Fatal(err)
 				}
 			}()
 			for range 3 {
 				began := time.Now()
-				a, err := suite.ask(t.Context(), service.name)
+				a, err := suite.askService(t.Context(), service.name)
 				took := time.Since(began)
 				if err != nil {
 					t.Fatal(err)
@@ -35,12 +36,12 @@ func TestOneServiceDown(t *testing.T) {
 				if a.Status != 503 || a.Success || err != nil || seconds < 1 {
 					t.Errorf("answered %v, Retry-After %q; want 503 and when to come again", a, a.Header.Get("Retry-After"))
 				}
-				if took > 5*time.Second { // it is a fraction of a second; a busy machine is no failure, a hang is
-					t.Errorf("took %v to say so", took)
+				if took > 5*time.Second { // it usually takes a fraction of a second; the bound finds a hang, not a slow machine
+					t.Errorf("the 503 took %v, want 5 s at most", took)
 				}
 			}
 			other := services[(i+3)%len(services)].name
-			if a, err := suite.ask(t.Context(), other); err != nil || a.Status != 200 {
+			if a, err := suite.askService(t.Context(), other); err != nil || a.Status != 200 {
 				t.Errorf("meanwhile %s answered %v, %v; want 200", other, a, err)
 			}
 		})

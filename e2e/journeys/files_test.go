@@ -9,9 +9,11 @@ import (
 	"testing"
 )
 
+// clerk is the pack that calls the handlers of the example pack `files`.
 const clerk = "clerk"
 
-// clerkProgram uses what it is granted, by the client modules that packs have.
+// clerkProgram calls each permission that the pack was granted, and some that must be refused. It prints a line for each call: the step and
+// the output, or the error_type, as JSON.
 const clerkProgram = `
 import json, time, rumi_capability
 def show(step, permission, **args):
@@ -26,7 +28,8 @@ print("done", flush=True)
 time.sleep(3600)
 `
 
-// Files of the operator's that a grant names, read and written by the example pack's handlers for another pack; and a store.
+// TestFilesAndStores grants a pack the handlers fs.read and fs.write of the example pack, with a folder of the operator, and a store. Calls
+// within the grants must succeed, and calls outside of them must be refused.
 func TestFilesAndStores(t *testing.T) {
 	example := filepath.Join(suite.root, "examples/packs/files")
 	pack := files{}
@@ -41,8 +44,8 @@ func TestFilesAndStores(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pack.place(t, "files")
-	plainPack(clerk).with(files{"backend/main.py": clerkProgram}).place(t, clerk)
+	pack.copyToEcosystem(t, "files")
+	plainPack(clerk).with(files{"backend/main.py": clerkProgram}).copyToEcosystem(t, clerk)
 	post(t, "/api/packs/scan", nil)
 	for _, id := range []string{"files", clerk} {
 		post(t, "/api/packs/"+id+"/approve", nil)
@@ -73,7 +76,7 @@ func TestFilesAndStores(t *testing.T) {
 		}
 		post(t, "/api/capability/grants/grant", body)
 	}
-	// The first grant made the folder, for the operator, the services and handlers.
+	// The first grant made the folder, which the operator, the services and handlers may use.
 	notes := filepath.Join(suite.home, "user_data/shared/notes")
 	if err := os.WriteFile(filepath.Join(notes, "note.txt"), []byte("from the operator"), 0o644); err != nil {
 		t.Fatal(err)
@@ -86,30 +89,30 @@ func TestFilesAndStores(t *testing.T) {
 		}
 	}
 	post(t, "/api/containers/"+clerk+"/start", nil)
-	var said map[string]any
+	var outputs map[string]any
 	eventually(t, "the pack's answers", func() bool {
-		said = make(map[string]any)
+		outputs = make(map[string]any)
 		for _, line := range containerLog(t, clerk) {
 			step, text, _ := strings.Cut(line, " ")
 			var value any
 			_ = json.Unmarshal([]byte(text), &value)
-			said[step] = value
+			outputs[step] = value
 		}
-		_, done := said["done"]
+		_, done := outputs["done"]
 		return done
 	})
-	is := func(step, field string, want any) {
+	wantField := func(step, field string, want any) {
 		t.Helper()
-		if output, _ := said[step].(map[string]any); output[field] != want {
-			t.Errorf("%s: %v, want %s %v", step, said[step], field, want)
+		if output, _ := outputs[step].(map[string]any); output[field] != want {
+			t.Errorf("%s: got %v, want %s %v", step, outputs[step], field, want)
 		}
 	}
-	is("read", "content", "from the operator")
-	is("escape", "error_type", "validation_error")
-	is("write", "success", true)
-	is("keep", "success", true)
-	if said["elsewhere"] != "grant_denied" {
-		t.Errorf("another store: got %v, want grant_denied", said["elsewhere"])
+	wantField("read", "content", "from the operator")
+	wantField("escape", "error_type", "validation_error")
+	wantField("write", "success", true)
+	wantField("keep", "success", true)
+	if outputs["elsewhere"] != "grant_denied" {
+		t.Errorf("another store: got %v, want grant_denied", outputs["elsewhere"])
 	}
 	if text, err := os.ReadFile(filepath.Join(notes, "answers/one.txt")); err != nil || string(text) != "from the pack" {
 		t.Errorf("the operator reads %q, %v; want what the pack wrote", text, err)

@@ -17,26 +17,27 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// command is a command of the operations guide as it is printed there, run by a shell in the Rumi home.
+// command is a command of the original project's guide for operators, as printed there. The contract promises that these still work. A shell
+// runs it in the Rumi home.
 type command struct {
 	text   string
-	status int    // of the answer of the API; 0 for a command that doesn't ask it
-	shows  string // what its output contains
+	status int    // the wanted status of the API's answer; 0 for a command that doesn't call the API
+	shows  string // a text that the output must contain
 }
 
-// The words of the guide that an operator replaces by their own.
+// guidePack is the pack id in the guide's commands. An operator replaces it by an id of their own.
 const guidePack = "my_pack"
 
-// Every command of the guide works as written, in an order in which each has something to work on.
+// TestGuide runs every command of the guide as written, in an order in which each finds what it needs.
 func TestGuide(t *testing.T) {
-	lay := func(slug string) files {
+	handlerFiles := func(slug string) files {
 		return files{
 			"share/capability_handlers/" + slug + "/handler.json": fmt.Sprintf(`{"handler_id": "%s_handler", "permission_id": "fs.read",
 				"entrypoint": "handler.py:execute", "description": "reads", "risk": "low"}`, slug),
 			"share/capability_handlers/" + slug + "/handler.py": "def execute(context, args):\n    return {}  # " + slug + "\n",
 		}
 	}
-	pack := plainPack(guidePack).with(lay("fs_read_v1")).with(lay("fs_read_v2")).with(files{"requirements.lock": "idna==3.10\n"})
+	pack := plainPack(guidePack).with(handlerFiles("fs_read_v1")).with(handlerFiles("fs_read_v2")).with(files{"requirements.lock": "idna==3.10\n"})
 	archive := filepath.Join(suite.home, "user_data/import/my_pack.zip")
 	if err := os.WriteFile(archive, pack.zip(t, guidePack), 0o644); err != nil {
 		t.Fatal(err)
@@ -59,15 +60,15 @@ func TestGuide(t *testing.T) {
   -H "Content-Type: application/json" \
   -d '{"staging_id": "abc123"}'`, 200, guidePack})
 
-	// A pack of another identity doesn't take its place.
-	stranger := pack.with(files{"ecosystem.json": strings.Replace(pack["ecosystem.json"], "e2e:", "stranger:", 1)})
-	if err := os.WriteFile(archive, stranger.zip(t, guidePack), 0o644); err != nil {
+	// A pack of another identity must not replace it.
+	impostor := pack.with(files{"ecosystem.json": strings.Replace(pack["ecosystem.json"], "e2e:", "stranger:", 1)})
+	if err := os.WriteFile(archive, impostor.zip(t, guidePack), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	staged, err := suite.api.Post(t.Context(), "/api/packs/import", map[string]any{"path": g.replace["/path/to/my_pack.zip"]})
 	id := field(t, string(must(t, staged, err).Data), "staging_id")
 	if a, err := suite.api.Post(t.Context(), "/api/packs/apply", map[string]any{"staging_id": id}); err != nil || a.Status != 409 || !strings.Contains(a.Error, "pack_identity mismatch") {
-		t.Errorf("applying a pack of another identity answered %v, %v", a, err)
+		t.Errorf("applying a pack of another identity answered %v, %v; want 409 pack_identity mismatch", a, err)
 	}
 
 	pending := command{`curl http://localhost:8765/api/packs/pending \
@@ -82,7 +83,7 @@ func TestGuide(t *testing.T) {
   -d '{"reason": "セキュリティ上の懸念"}'`, 200, "セキュリティ上の懸念"})
 	g.run(t, approve)
 
-	// Approve again what was modified.
+	// Approve a modified pack again.
 	if err := os.WriteFile(filepath.Join(suite.home, "ecosystem", guidePack, "new.txt"), []byte("new\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -120,10 +121,10 @@ func TestGuide(t *testing.T) {
 	g.candidates(t)
 	g.capabilityGrants(t)
 	g.pip(t)
-	g.rest(t)
+	g.secretsContainersFiles(t)
 }
 
-// candidates goes through the handlers' part: one is approved, another rejected until it is blocked.
+// candidates runs the commands about handlers: one is approved, another one is rejected until it is blocked.
 func (g *guide) candidates(t *testing.T) {
 	g.run(t, command{`curl -X POST http://localhost:8765/api/capability/candidates/scan \
   -H "Authorization: Bearer YOUR_TOKEN" \
@@ -166,6 +167,7 @@ func (g *guide) candidates(t *testing.T) {
   -d '{"reason": "再評価の結果許可"}'`, 200, "pending"})
 }
 
+// capabilityGrants runs the commands about capability grants.
 func (g *guide) capabilityGrants(t *testing.T) {
 	g.run(t, command{`curl -X POST http://localhost:8765/api/capability/grants/grant \
   -H "Authorization: Bearer YOUR_TOKEN" \
@@ -179,7 +181,7 @@ func (g *guide) capabilityGrants(t *testing.T) {
   -d '{"principal_id": "my_pack", "permission_id": "fs.read"}'`, 200, "revoked"})
 }
 
-// pip goes through the dependencies' part. The index of this suite answers nobody, so the install fails with a reason.
+// pip runs the commands about dependencies. The package index of this suite doesn't answer, so the install must fail with 503.
 func (g *guide) pip(t *testing.T) {
 	g.run(t, command{`curl -X POST http://localhost:8765/api/pip/candidates/scan \
   -H "Authorization: Bearer YOUR_TOKEN" \
@@ -210,8 +212,8 @@ func (g *guide) pip(t *testing.T) {
   -d '{"reason": "再評価の結果許可"}'`, 200, "pending"})
 }
 
-// rest is secrets, containers, and what the operator reads from files.
-func (g *guide) rest(t *testing.T) {
+// secretsContainersFiles runs the commands about secrets and containers, and those that read the operator's files.
+func (g *guide) secretsContainersFiles(t *testing.T) {
 	for _, c := range []command{
 		{`curl -X POST http://localhost:8765/api/secrets/set \
   -H "Authorization: Bearer YOUR_TOKEN" \
@@ -240,7 +242,7 @@ func (g *guide) rest(t *testing.T) {
 		{`cat user_data/audit/security_$(date +%Y-%m-%d).jsonl | jq 'select(.action == "principal_id_overridden")'`, 0, ""},
 		{`cat user_data/audit/network_$(date +%Y-%m-%d).jsonl | jq .`, 0, `"access_check"`},
 		{`cat user_data/pending/summary.json | jq .`, 0, `"version": "1.0"`},
-		// What the guide sets by hand is what everybody has.
+		// The guide sets these by hand. They must equal the defaults.
 		{`export RUMI_EGRESS_SOCKET_GID=1099
    export RUMI_CAPABILITY_SOCKET_GID=1099
    docker inspect --format '{{.HostConfig.GroupAdd}}' ` + suite.project + `-pack-my_pack`, 0, "[1099]"},
@@ -255,15 +257,15 @@ func (g *guide) rest(t *testing.T) {
 	}
 }
 
-// guide runs commands.
+// guide runs commands of the guide.
 type guide struct {
-	replace map[string]string // words of the guide by what stands for them here
+	replace map[string]string // placeholder in the guide to its value in this test
 }
 
-// run gives what a command printed; of an answer of the API its data.
+// run runs a command and checks its outcome. It returns the output or, if the command calls the API, the answer's data.
 func (g *guide) run(t *testing.T, c command) string {
 	t.Helper()
-	// The longest word that fits is replaced, once.
+	// strings.Replacer takes the first pair that fits, so the longest placeholder comes first.
 	words := slices.SortedFunc(maps.Keys(g.replace), func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	var pairs []string
 	for _, word := range words {
@@ -301,6 +303,7 @@ cd ` + suite.home + `
 	return string(envelope.Data)
 }
 
+// field returns a field of a JSON object as text.
 func field(t *testing.T, data, name string) string {
 	t.Helper()
 	var fields map[string]any

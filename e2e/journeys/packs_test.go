@@ -13,10 +13,10 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// files is a pack: path to content.
+// files are the files of a pack: path to content.
 type files map[string]string
 
-// plainPack is about the least that a pack can be.
+// plainPack is a minimal pack: it prints a line and sleeps.
 func plainPack(id string) files {
 	return files{
 		"ecosystem.json":  fmt.Sprintf(`{"pack_id": %q, "pack_identity": "e2e:%s", "version": "1.0.0", "entrypoint": "backend/main.py"}`, id, id),
@@ -24,14 +24,14 @@ func plainPack(id string) files {
 	}
 }
 
-// with adds files to a pack.
+// with returns the pack with more files, or with other contents of the same files.
 func (f files) with(more files) files {
 	all := maps.Clone(f)
 	maps.Copy(all, more)
 	return all
 }
 
-// zip is the pack as an archive.
+// zip returns the pack as an archive.
 func (f files) zip(t *testing.T, id string) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -51,8 +51,8 @@ func (f files) zip(t *testing.T, id string) []byte {
 	return out.Bytes()
 }
 
-// place copies a pack into ecosystem/ as an operator would.
-func (f files) place(t *testing.T, id string) {
+// copyToEcosystem copies a pack into ecosystem/, as an operator would.
+func (f files) copyToEcosystem(t *testing.T, id string) {
 	t.Helper()
 	for name, content := range f {
 		path := filepath.Join(suite.home, "ecosystem", id, name)
@@ -65,7 +65,7 @@ func (f files) place(t *testing.T, id string) {
 	}
 }
 
-// must makes a request succeed.
+// must ends the test unless a call was answered with 200 and success. It returns the answer.
 func must(t *testing.T, a api.Answer, err error) api.Answer {
 	t.Helper()
 	if err != nil {
@@ -77,19 +77,21 @@ func must(t *testing.T, a api.Answer, err error) api.Answer {
 	return a
 }
 
+// get calls a path of the API, which must succeed.
 func get(t *testing.T, path string) api.Answer {
 	t.Helper()
 	a, err := suite.api.Get(t.Context(), path)
 	return must(t, a, err)
 }
 
+// post sends body to a path of the API, which must succeed.
 func post(t *testing.T, path string, body any) api.Answer {
 	t.Helper()
 	a, err := suite.api.Post(t.Context(), path, body)
 	return must(t, a, err)
 }
 
-// status is what the API says of a pack.
+// status returns the status of a pack, as the API reports it.
 func status(t *testing.T, pack string) string {
 	t.Helper()
 	var data struct {

@@ -11,11 +11,11 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// pages are the documents with commands for operators and authors, in an order in which each finds what it works on: the pack
-// of docs/packs.md calls the handler of docs/handlers.md.
+// pages are the documents with commands for operators and authors. Their order matters: docs/handlers.md grants its handler to the pack of
+// docs/packs.md.
 var pages = []struct {
 	name  string
-	least int // blocks that are run
+	least int // the minimum of blocks that are run
 }{
 	{"README.md", 2}, {"docs/packs.md", 6}, {"docs/handlers.md", 5}, {"docs/operations.md", 12}, {"docs/local-models.md", 1}, {"docs/troubleshooting.md", 1},
 }
@@ -25,9 +25,8 @@ var (
 	pageAsks  = regexp.MustCompile(`(?m)(^|\$\(|\| )api `)
 )
 
-// TestPages runs the blocks of commands of every page as they are printed, each in a bash of its own, in the Rumi home. A block
-// that begins with "sh no-test" is not run: it needs root, a network or another machine. What a block of text behind one shows must be
-// in its output.
+// TestPages runs the blocks of commands ("sh") of every page as they are printed, each in a bash of its own, in the Rumi home. Blocks called
+// "sh no-test" are not run: they need root, a network or another machine. If a block of text follows, its lines must be in the output.
 func TestPages(t *testing.T) {
 	for _, tool := range []string{"jq", "zip"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -35,7 +34,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	preamble := readDocument(t).preamble + "export COMPOSE_FILE=" + filepath.Join(suite.root, "docker-compose.yml") + "\n"
-	plainPack(guidePack).place(t, guidePack)
+	plainPack(guidePack).copyToEcosystem(t, guidePack)
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+guidePack+"/approve", nil)
 	post(t, "/api/containers/"+guidePack+"/start", nil)
@@ -49,7 +48,7 @@ func TestPages(t *testing.T) {
 			runBlock(t, page.name, preamble, block[1], block[2])
 		}
 		if len(blocks) < page.least {
-			t.Errorf("%s: only %d blocks of commands were found, want %d", page.name, len(blocks), page.least)
+			t.Errorf("%s: %d blocks of commands were found, want %d at least", page.name, len(blocks), page.least)
 		}
 	}
 	for _, id := range []string{"hello", "greet", guidePack} {
@@ -59,7 +58,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// runBlock runs one block. It must succeed, and so must each call of the API in it; its output must have the lines of shown.
+// runBlock runs one block. The block and each call of the API in it must succeed, and its output must contain the lines of shown.
 func runBlock(t *testing.T, page, preamble, block, shown string) {
 	t.Helper()
 	answers := t.TempDir()
@@ -91,6 +90,6 @@ func runBlock(t *testing.T, page, preamble, block, shown string) {
 		}
 	}
 	if asked := len(pageAsks.FindAllString(block, -1)); answered < asked {
-		t.Errorf("%s:\n%s\nasks the API %d times, and only %d answers came", page, block, asked, answered)
+		t.Errorf("%s:\n%s\ncalls the API %d times, but only %d answers were recorded", page, block, asked, answered)
 	}
 }

@@ -14,11 +14,11 @@ import (
 
 const (
 	replicasPack = "replicas"
-	kills        = 3
+	kills        = 3 // of the replica that serves the pack
 	toggles      = 8 // changes of the grant after each kill
 )
 
-// event is a line that the pack prints.
+// event is a line that the pack prints: a request that failed, a time without answers, or a change of what it may reach.
 type event struct {
 	Way     string  `json:"way"`
 	Failed  string  `json:"failed"`
@@ -27,14 +27,14 @@ type event struct {
 	At      float64 `json:"at"` // seconds since 1970
 }
 
-// replica is one egress-proxy of two.
+// replica is one of the two egress-proxies.
 type replica struct {
 	id     string // of its container
-	helper string // a container in its network, which serves packs that reach it
+	helper string // the id of the container in its network that is the upstream
 }
 
-// Two egress-proxies share the packs and the grants. One that is killed is replaced by the other within a second, and a
-// running pack notices no more than the request that was under way. A change of a grant that one is told reaches the other.
+// TestReplicas runs two egress-proxies, which share packs and grants. When one is killed, the other must serve its packs within a second, and
+// a pack may lose no more than the request that was under way. A change of a grant that one replica answers must reach the other.
 func TestReplicas(t *testing.T) {
 	suite.reconfigure(t, []string{"e2e/journeys/testdata/upstream.yml"}, suite.upstreamSettings(t))
 	if _, err := suite.compose(t.Context(), "up", "--detach", "--no-build", "--scale", "egress-proxy=2"); err != nil {
@@ -46,7 +46,7 @@ func TestReplicas(t *testing.T) {
 	}
 	replicas := make([]*replica, len(ids))
 	for i, id := range ids {
-		replicas[i] = &replica{id: id, helper: suite.serve(t, packImage, id)}
+		replicas[i] = &replica{id: id, helper: suite.startUpstream(t, packImage, id)}
 	}
 	pack := files{}
 	for _, name := range []string{"ecosystem.json", "backend/main.py"} {
@@ -56,7 +56,7 @@ func TestReplicas(t *testing.T) {
 		}
 		pack[name] = string(content)
 	}
-	pack.place(t, replicasPack)
+	pack.copyToEcosystem(t, replicasPack)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		if a, err := suite.api.Delete(ctx, "/api/packs/"+replicasPack); err != nil || a.Status != 200 {
@@ -67,12 +67,12 @@ func TestReplicas(t *testing.T) {
 	post(t, "/api/packs/"+replicasPack+"/approve", nil)
 	allow(t, false)
 	post(t, "/api/containers/"+replicasPack+"/start", nil)
-	eventually(t, "the pack's first request", func() bool { return len(changesSeen(events(t))) == 1 })
+	eventually(t, "the pack's first request", func() bool { return len(observedChanges(events(t))) == 1 })
 
 	var gaps, delays []time.Duration
-	told := 0 // changes that came to the replica which doesn't serve the pack
+	crossed := 0 // changes that went to the replica which doesn't serve the pack
 	for round := range kills {
-		serving := serves(t, replicas)
+		serving := servingReplica(t, replicas)
 		other := replicas[1-serving]
 		before := len(events(t))
 		was := replicas[serving].started(t)
@@ -85,7 +85,7 @@ func TestReplicas(t *testing.T) {
 			now := replicas[serving].started(t)
 			return now != was && strings.Contains(now, "true")
 		})
-		replicas[serving].helper = suite.serve(t, packImage, replicas[serving].id) // its network is another, too
+		replicas[serving].helper = suite.startUpstream(t, packImage, replicas[serving].id) // a restarted container has a new network
 
 		failures, gap := map[string]int{}, time.Duration(0)
 		for _, e := range events(t)[before:] {
@@ -104,18 +104,18 @@ func TestReplicas(t *testing.T) {
 		}
 		gaps = append(gaps, gap)
 
-		// A grant that shrinks ends what is under way, so that requests may fail from here on.
+		// A narrowed grant ends requests under way, so from here on requests may fail.
 		for i := range toggles {
-			allowed, seen, asked := i%2 == 0, len(changesSeen(events(t))), other.grantsTold(t)
+			allowed, seen, asked := i%2 == 0, len(observedChanges(events(t))), other.grantRequests(t)
 			allow(t, allowed)
 			answered := time.Now()
-			eventually(t, "a change of the grant", func() bool { return len(changesSeen(events(t))) > seen })
-			last := changesSeen(events(t))[seen]
+			eventually(t, "a change of the grant", func() bool { return len(observedChanges(events(t))) > seen })
+			last := observedChanges(events(t))[seen]
 			if *last.Allowed != allowed {
 				t.Fatalf("the pack saw %v after %v was granted", *last.Allowed, allowed)
 			}
-			if other.grantsTold(t) == asked {
-				told++ // not to the one that serves the pack
+			if other.grantRequests(t) == asked {
+				crossed++ // the serving replica got no request about grants, so the other one did
 				delays = append(delays, max(0, last.time().Sub(answered)))
 			}
 		}
@@ -126,16 +126,16 @@ func TestReplicas(t *testing.T) {
 	})
 	slices.Sort(gaps)
 	t.Logf("without an answer after a kill: %v", gaps)
-	if gaps[0] > time.Second { // of the others, one may have met with whatever else this machine does
-		t.Errorf("taking over took %v at least, want a second at most", gaps[0])
+	if gaps[0] > time.Second { // the shortest one: the machine's other work may have lengthened the others
+		t.Errorf("each takeover took %v or longer, want one of a second at most", gaps[0])
 	}
 	slices.Sort(delays)
 	if len(delays) > 0 {
-		t.Logf("%d of %d changes went to the other replica; known here after p50 %v, at most %v", told, kills*toggles, delays[len(delays)/2], delays[len(delays)-1])
+		t.Logf("%d of %d changes went to the other replica; the serving one followed after p50 %v, at most %v", crossed, kills*toggles, delays[len(delays)/2], delays[len(delays)-1])
 	}
 }
 
-// allow grants the pack HTTPS, and plain HTTP or not.
+// allow grants the pack the HTTPS port of the upstream, and its plain HTTP port if plain is true.
 func allow(t *testing.T, plain bool) {
 	t.Helper()
 	ports := []int{8443}
@@ -145,7 +145,7 @@ func allow(t *testing.T, plain bool) {
 	post(t, "/api/network/grant", map[string]any{"pack_id": replicasPack, "allowed_domains": []string{upstreamHost}, "allowed_ports": ports})
 }
 
-// events is what the pack has printed.
+// events returns what the pack has printed.
 func events(t *testing.T) (all []event) {
 	t.Helper()
 	for _, line := range containerLog(t, replicasPack) {
@@ -160,13 +160,13 @@ func events(t *testing.T) (all []event) {
 
 func (e event) time() time.Time { return time.UnixMicro(int64(e.At * 1e6)) }
 
-// changesSeen are the events that tell of a change of what is allowed.
-func changesSeen(all []event) []event {
+// observedChanges returns the events in which the pack saw a change of what it may reach.
+func observedChanges(all []event) []event {
 	return slices.DeleteFunc(slices.Clone(all), func(e event) bool { return e.Allowed == nil })
 }
 
-// serves says which replica has the pack's socket.
-func serves(t *testing.T, replicas []*replica) (which int) {
+// servingReplica waits until a replica serves the pack, and returns its index.
+func servingReplica(t *testing.T, replicas []*replica) (which int) {
 	t.Helper()
 	eventually(t, "one replica to serve the pack", func() bool {
 		which = slices.IndexFunc(replicas, func(r *replica) bool { return r.serves(t) })
@@ -175,7 +175,8 @@ func serves(t *testing.T, replicas []*replica) (which int) {
 	return which
 }
 
-// serves says whether the replica answers a pack now; this one asks all the time.
+// serves reports whether the replica answers requests of packs now: whether its count of requests grows within 50 ms. The pack sends
+// requests all the time.
 func (r *replica) serves(t *testing.T) bool {
 	t.Helper()
 	before := r.metrics(t, "rumi_egress_requests_total", "")
@@ -183,7 +184,7 @@ func (r *replica) serves(t *testing.T) bool {
 	return r.metrics(t, "rumi_egress_requests_total", "") != before
 }
 
-// started is when the replica's process began, as Docker has it.
+// started returns when the replica's container was started, and whether it runs, as Docker prints them.
 func (r *replica) started(t *testing.T) string {
 	t.Helper()
 	out, err := suite.command(t.Context(), commandWait, "docker", "inspect", "--format", "{{.State.StartedAt}} {{.State.Running}}", r.id)
@@ -193,7 +194,7 @@ func (r *replica) started(t *testing.T) string {
 	return out
 }
 
-// metrics are those of the replica with a name and a label.
+// metrics returns the lines of the replica's metrics that begin with a name and contain a label.
 func (r *replica) metrics(t *testing.T, name, label string) (found string) {
 	t.Helper()
 	const program = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
@@ -209,8 +210,8 @@ func (r *replica) metrics(t *testing.T, name, label string) (found string) {
 	return found
 }
 
-// grantsTold tells one state of the changes of grants that the replica was asked for from another.
-func (r *replica) grantsTold(t *testing.T) string {
+// grantRequests returns the counters of POST /api/network/grant. They differ from an earlier result if the replica has answered one since.
+func (r *replica) grantRequests(t *testing.T) string {
 	t.Helper()
 	return r.metrics(t, "rumi_http_request_duration_seconds_count", "/api/network/grant")
 }

@@ -1,5 +1,6 @@
-// Package journeys takes whole journeys over a suite of its own: brought up with docker compose in a temporary Rumi home,
-// under a project, ports and folders that nothing else uses, and removed when the tests end.
+// Package journeys tests what operators and packs do with a whole suite, from end to end. TestMain brings the suite up with docker compose in
+// a temporary Rumi home, under a project, a port and folders that nothing else uses, and removes it at the end. The journeys run in the order
+// of their files: see conditions_test.go.
 package journeys
 
 import (
@@ -23,15 +24,15 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// Patience: for building every image from nothing, for a suite that comes up, and for all else. It ends what hangs, and is
-// far more than a slow machine takes.
+// The longest that the tests wait: for building every image from nothing, for a suite to come up, and for any other command. The bounds end
+// hangs; a slow machine takes far less.
 const (
 	buildWait   = 15 * time.Minute
 	readyWait   = 5 * time.Minute
 	commandWait = 5 * time.Minute
 )
 
-// services are those of the suite, each with a path that it alone answers.
+// services are the services behind the gateway, each with a path that this service answers.
 var services = []struct{ name, path string }{
 	{"approval", "/api/packs"},
 	{"pack-registry", "/api/packs/scan"}, // POST
@@ -41,31 +42,31 @@ var services = []struct{ name, path string }{
 	{"secrets", "/api/secrets"},
 }
 
-// packImage is what packs run in.
+// packImage is the image of packs.
 const packImage = "rumi-pack:e2e"
 
-// installation is a suite under test.
+// installation is a suite under test, with its folders and its compose project.
 type installation struct {
 	root    string // of the repository
 	top     string // the temporary folder that holds all else
 	home    string // the Rumi home
 	base    string // the API
 	project string
-	env     []string
+	env     []string // of docker compose and of commands
 	api     *api.Client
 }
 
-// suite is the one that the tests of this package share.
+// suite is the installation that the tests of this package share.
 var suite *installation
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// wanted is set where the journeys are to run: they build and start a whole suite, which nobody who tries `go test work` expects.
-const wanted = "RUMI_E2E"
+// enableVariable must be set for the journeys to run. They build and start a whole suite, which `go test work` should not do unasked.
+const enableVariable = "RUMI_E2E"
 
 func run(m *testing.M) (code int) {
-	if os.Getenv(wanted) == "" {
-		fmt.Printf("skipped: journeys bring up a whole suite; run `make e2e`, or set %s=1\n", wanted)
+	if os.Getenv(enableVariable) == "" {
+		fmt.Printf("skipped: journeys bring up a whole suite; run `make e2e`, or set %s=1\n", enableVariable)
 		return 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -87,20 +88,20 @@ func run(m *testing.M) (code int) {
 	fmt.Printf("the suite was built and ready in %v\n", time.Since(began).Round(time.Second))
 	suite = s
 	defer func() {
-		if neighbour != nil {
-			if err := neighbour.remove(); err != nil {
-				fmt.Fprintln(os.Stderr, "remove the neighbour:", err)
+		if secondInstallation != nil {
+			if err := secondInstallation.remove(); err != nil {
+				fmt.Fprintln(os.Stderr, "remove the second suite:", err)
 				code = 1
 			}
 		}
 	}()
 	if code = m.Run(); code != 0 {
-		s.explain()
+		s.printLastLogs()
 	}
 	return code
 }
 
-// install builds the suite and brings it up. It gives what there is to remove also when it fails.
+// install builds the suite and brings it up. If it fails, the installation that it returns may still need a removal.
 func install(ctx context.Context) (*installation, error) {
 	s, err := newInstallation(os.Getenv("COMPOSE_PROJECT_NAME"))
 	if err != nil {
@@ -110,13 +111,13 @@ func install(ctx context.Context) (*installation, error) {
 		return s, err
 	}
 	if err := s.up(ctx); err != nil {
-		s.explain()
+		s.printLastLogs()
 		return s, err
 	}
 	return s, nil
 }
 
-// newInstallation prepares a home, folders and a port that nothing else uses, under a project of that name ("" for any).
+// newInstallation prepares a home, folders and a port that nothing else uses, under a compose project of that name; "" for a random one.
 func newInstallation(project string) (*installation, error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -153,7 +154,7 @@ func newInstallation(project string) (*installation, error) {
 		"RUMI_RUN_DIR="+filepath.Join(top, "run"),
 		"RUMI_PORT="+strconv.Itoa(port),
 		"RUMI_API_RATE_LIMIT=1000000",
-		// Nothing may leave the machine: an index that answers nobody.
+		// No request may leave the machine: this index doesn't answer.
 		"RUMI_PIP_INDEX_URLS=https://127.0.0.1:9/simple/",
 		"RUMI_PIP_ALLOW_CIDRS=127.0.0.0/8",
 		"TZ=UTC",
@@ -161,7 +162,7 @@ func newInstallation(project string) (*installation, error) {
 	return s, nil
 }
 
-// up starts every service and waits until each answers.
+// up starts every service, reads the API token and waits until each service answers.
 func (s *installation) up(ctx context.Context) error {
 	if _, err := s.compose(ctx, "up", "--detach", "--no-build"); err != nil {
 		return err
@@ -172,25 +173,25 @@ func (s *installation) up(ctx context.Context) error {
 	}
 	s.api = &api.Client{Base: s.base, Token: string(token)}
 	s.api.HTTP.Timeout = 30 * time.Second
-	return s.ready(ctx)
+	return s.awaitServices(ctx)
 }
 
-// ready waits until every service answers.
-func (s *installation) ready(ctx context.Context) error {
+// awaitServices waits until every service answers, readyWait at most.
+func (s *installation) awaitServices(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
 	for _, service := range services {
-		if err := s.answers(ctx, service.name); err != nil {
+		if err := s.awaitService(ctx, service.name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// answers waits until one service does.
-func (s *installation) answers(ctx context.Context, name string) error {
+// awaitService waits until one service answers with 200, until ctx ends.
+func (s *installation) awaitService(ctx context.Context, name string) error {
 	for {
-		a, err := s.ask(ctx, name)
+		a, err := s.askService(ctx, name)
 		if err == nil && a.Status == 200 {
 			return nil
 		}
@@ -202,8 +203,8 @@ func (s *installation) answers(ctx context.Context, name string) error {
 	}
 }
 
-// ask sends a request that the named service answers.
-func (s *installation) ask(ctx context.Context, name string) (api.Answer, error) {
+// askService sends a request that the named service answers.
+func (s *installation) askService(ctx context.Context, name string) (api.Answer, error) {
 	for _, service := range services {
 		if service.name != name {
 			continue
@@ -216,22 +217,22 @@ func (s *installation) ask(ctx context.Context, name string) (api.Answer, error)
 	return api.Answer{}, fmt.Errorf("no service %s", name)
 }
 
-// remove takes everything away: containers, networks, volumes and the folder.
+// remove removes everything of the suite: containers, networks, volumes and the temporary folder.
 func (s *installation) remove() error {
 	ctx := context.Background()
 	_, err := s.compose(ctx, "down", "--volumes", "--remove-orphans", "--timeout", "5")
-	ids, listErr := s.ofHome(ctx)
+	ids, listErr := s.homeContainers(ctx)
 	for _, id := range ids {
 		_, removeErr := s.command(ctx, commandWait, "docker", "rm", "--force", "--volumes", id)
 		err = errors.Join(err, removeErr)
 	}
-	// Much of it belongs to the user of the services.
+	// Many files belong to the services' user, so only root may remove them.
 	_, sweepErr := s.asRoot(ctx, []string{"--volume", s.top + ":/top"}, "rm -rf /top/home /top/run")
 	return errors.Join(err, listErr, sweepErr, os.RemoveAll(s.top))
 }
 
-// ofHome lists the containers of packs, handlers and builders that bear the home's id, whatever they are called.
-func (s *installation) ofHome(ctx context.Context) ([]string, error) {
+// homeContainers lists the ids of the containers of packs, handlers and builders that have the label of this home, under any name.
+func (s *installation) homeContainers(ctx context.Context) ([]string, error) {
 	id, err := os.ReadFile(filepath.Join(s.home, "user_data/settings/home_id"))
 	if err != nil {
 		return nil, err
@@ -240,10 +241,10 @@ func (s *installation) ofHome(ctx context.Context) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// explain shows what the services logged last that isn't everyday.
-func (s *installation) explain() {
+// printLastLogs prints the warnings and errors among the last 100 log lines of each service.
+func (s *installation) printLastLogs() {
 	out, err := s.compose(context.Background(), "logs", "--no-color", "--tail", "100")
-	fmt.Fprintf(os.Stderr, "what the services logged last, warnings and worse (%v):\n", err)
+	fmt.Fprintf(os.Stderr, "warnings and errors in the services' last log lines (%v):\n", err)
 	for line := range strings.Lines(out) {
 		if !strings.Contains(line, `"level":"INFO"`) && !strings.Contains(line, "level=INFO") {
 			fmt.Fprint(os.Stderr, line)
@@ -251,12 +252,12 @@ func (s *installation) explain() {
 	}
 }
 
-// compose runs docker compose on the suite.
+// compose runs docker compose on the suite's project and returns its output.
 func (s *installation) compose(ctx context.Context, args ...string) (string, error) {
 	return s.command(ctx, commandWait, "docker", append([]string{"compose", "--progress", "quiet"}, args...)...)
 }
 
-// command runs a command in the repository with the suite's environment and gives its output.
+// command runs a command in the repository with the suite's environment, for limit at most. It returns stdout and stderr together.
 func (s *installation) command(ctx context.Context, limit time.Duration, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -270,24 +271,26 @@ func (s *installation) command(ctx context.Context, limit time.Duration, name st
 	return out.String(), nil
 }
 
-// asRoot runs a shell command as root of the host in a container that goes away, for what only root may do.
+// asRoot runs a shell command as root in a temporary container, for what only root of the host may do. options are more arguments of
+// `docker run`, such as mounts.
 func (s *installation) asRoot(ctx context.Context, options []string, command string) (string, error) {
 	args := append([]string{"run", "--rm", "--network", "none", "--user", "0:0", "--entrypoint", "/bin/sh"}, options...)
 	return s.command(ctx, commandWait, "docker", append(args, packImage, "-c", command)...)
 }
 
-// container gives the id of a service's container.
+// container returns the id of a service's only container.
 func (s *installation) container(ctx context.Context, service string) (string, error) {
 	ids, err := s.containers(ctx, service)
 	return strings.Join(ids, " "), err
 }
 
-// containers gives the ids of all containers of a service.
+// containers returns the ids of all containers of a service.
 func (s *installation) containers(ctx context.Context, service string) ([]string, error) {
 	out, err := s.compose(ctx, "ps", "--all", "--quiet", service)
 	return strings.Fields(out), err
 }
 
+// freePort returns a port of 127.0.0.1 that no process listened on a moment ago.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

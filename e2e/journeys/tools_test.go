@@ -25,42 +25,42 @@ const (
 	toolsImage = "rumi-pack-tools:e2e" // what packs run in, made from that
 )
 
-// outcome is what a tool says of an action at a URL.
+// outcome is the wanted result of an action of a tool at a URL.
 type outcome struct {
 	action, url string
-	words       []string // all that it must contain
-	denied      bool     // by the proxy, which is audited
+	words       []string // texts that the tool's line must contain, all of them
+	denied      bool     // whether the proxy denies it, and so writes an audit entry
 }
 
-// step is a command that the pack runs.
+// step is a command that the pack runs, with the wanted outcomes of its actions.
 type step struct {
 	Name string   `json:"name"`
 	Argv []string `json:"argv"`
 	want []outcome
 }
 
-// done is an outcome that no grant is in the way of, denied one that the proxy refuses.
-func done(action, url string, words ...string) outcome   { return outcome{action, url, words, false} }
-func denied(action, url string, words ...string) outcome { return outcome{action, url, words, true} }
+// allowed is an outcome without a denial by the proxy; denied is one with.
+func allowed(action, url string, words ...string) outcome { return outcome{action, url, words, false} }
+func denied(action, url string, words ...string) outcome  { return outcome{action, url, words, true} }
 
-// fetched is what a client reaches over HTTPS or HTTP, as base says.
-func fetched(base, get, post string) []outcome {
+// fetches are the outcomes of a GET and a POST at base, over HTTPS or HTTP.
+func fetches(base, get, post string) []outcome {
 	return []outcome{
-		done(get, base+"/hello", "200 hello from "+base),
-		done(post, base+"/sum", fmt.Sprintf("200 POST of 1048576 bytes, %x", sha256.Sum256([]byte(strings.Repeat("x", 1<<20))))),
+		allowed(get, base+"/hello", "200 hello from "+base),
+		allowed(post, base+"/sum", fmt.Sprintf("200 POST of 1048576 bytes, %x", sha256.Sum256([]byte(strings.Repeat("x", 1<<20))))),
 	}
 }
 
-// streamed is what comes in more than one piece.
-func streamed(base string) []outcome {
+// streams are the outcomes of a large download and of server-sent events.
+func streams(base string) []outcome {
 	return []outcome{
-		done("download", base+"/big?bytes=134217728", "200 134217728 bytes"),
-		done("events", base+"/events", "200 first second"),
+		allowed("download", base+"/big?bytes=134217728", "200 134217728 bytes"),
+		allowed("events", base+"/events", "200 first second"),
 	}
 }
 
-// tunnels are those that nobody gets, and what a client says then. WHY in it stands for the reason, where the client shows it.
-func tunnels(get, says string) []outcome {
+// deniedTunnels are the outcomes of tunnels that must be refused. says is the client's message; WHY in it stands for the proxy's reason.
+func deniedTunnels(get, says string) []outcome {
 	deny := func(url, why string) outcome { return denied(get, url, strings.ReplaceAll(says, "WHY", why)) }
 	return []outcome{
 		deny("https://other.rumi.test:8443/hello", "Domain 'other.rumi.test' not in allowed list"),
@@ -70,8 +70,9 @@ func tunnels(get, says string) []outcome {
 	}
 }
 
-// plain are requests that nobody gets through, and what a client says then beside the answer, which says why.
-func plain(get, says string) []outcome {
+// deniedRequests are the outcomes of plain HTTP requests that must be refused. says is the client's message, which it prints beside the
+// proxy's answer.
+func deniedRequests(get, says string) []outcome {
 	deny := func(url, why string) outcome {
 		return denied(get, url, says, `{"success":false,"error":"Network access denied: `+why+`","error_type":"grant_denied"}`)
 	}
@@ -83,17 +84,17 @@ func plain(get, says string) []outcome {
 	}
 }
 
-// followed is a redirect from what is granted to what isn't.
-func followed(get, base, says string) []outcome {
+// deniedRedirect is the outcome of a granted request that is redirected to a host that isn't granted.
+func deniedRedirect(get, base, says string) []outcome {
 	return []outcome{denied(get, base+"/moved", strings.ReplaceAll(says, "WHY", "Domain 'other.rumi.test' not in allowed list"))}
 }
 
-// steps are what the pack runs.
+// steps are the commands that the pack runs.
 func steps() []step {
 	python := func(library, tunnel, refused string) step {
 		return step{library, []string{"python3", "/pack/tools/fetch.py", library}, slices.Concat(
-			fetched(upstreamHTTPS, "get", "post"), fetched(upstreamHTTP, "get", "post"), streamed(upstreamHTTPS), streamed(upstreamHTTP),
-			tunnels("get", tunnel), plain("get", refused), followed("get", upstreamHTTPS, tunnel), followed("get", upstreamHTTP, tunnel))}
+			fetches(upstreamHTTPS, "get", "post"), fetches(upstreamHTTP, "get", "post"), streams(upstreamHTTPS), streams(upstreamHTTP),
+			deniedTunnels("get", tunnel), deniedRequests("get", refused), deniedRedirect("get", upstreamHTTPS, tunnel), deniedRedirect("get", upstreamHTTP, tunnel))}
 	}
 	const (
 		recent, old   = "/opt/node/node_modules/node/bin/node", "/usr/bin/node"
@@ -105,44 +106,44 @@ func steps() []step {
 		python("requests", "403 Rumi: WHY", "403"),
 		python("httpx", "ProxyError 403 Rumi: WHY", "403"),
 		{"curl", []string{"sh", "/pack/tools/fetch.sh"}, slices.Concat(
-			bare(fetched(upstreamHTTPS, "get", "post")), bare(fetched(upstreamHTTP, "get", "post")), bare(streamed(upstreamHTTPS)), bare(streamed(upstreamHTTP)),
-			tunnels("get", "exit 56 curl: (56) "+tunnel), plain("get", "exit 22 curl: (22) The requested URL returned error: 403"),
+			withoutStatus(fetches(upstreamHTTPS, "get", "post")), withoutStatus(fetches(upstreamHTTP, "get", "post")), withoutStatus(streams(upstreamHTTPS)), withoutStatus(streams(upstreamHTTP)),
+			deniedTunnels("get", "exit 56 curl: (56) "+tunnel), deniedRequests("get", "exit 22 curl: (22) The requested URL returned error: 403"),
 			[]outcome{
-				// Without the proxy there is nothing: no name is resolved, no address is reached.
-				done("direct", upstreamHTTPS+"/hello", "exit 6 curl: (6) Could not resolve host"),
-				done("direct", "https://127.0.0.2:8443/hello", "exit 7 curl: (7) Failed to connect"),
-				done("direct", "http://192.0.2.1/", "exit 7 curl: (7) Failed to connect"),
+				// Without the proxy, no name is resolved and no address is reached.
+				allowed("direct", upstreamHTTPS+"/hello", "exit 6 curl: (6) Could not resolve host"),
+				allowed("direct", "https://127.0.0.2:8443/hello", "exit 7 curl: (7) Failed to connect"),
+				allowed("direct", "http://192.0.2.1/", "exit 7 curl: (7) Failed to connect"),
 			})},
 		{"git", []string{"sh", "/pack/tools/fetch.sh"}, []outcome{
-			done("clone", upstreamHTTP+"/git/code.git", "4194304 bytes of noise"),
-			done("clone", upstreamHTTPS+"/git/code.git", "4194304 bytes of noise"),
-			done("push", upstreamHTTPS+"/git/code.git", "refs/heads/more"),
+			allowed("clone", upstreamHTTP+"/git/code.git", "4194304 bytes of noise"),
+			allowed("clone", upstreamHTTPS+"/git/code.git", "4194304 bytes of noise"),
+			allowed("push", upstreamHTTPS+"/git/code.git", "refs/heads/more"),
 			denied("clone", "https://other.rumi.test:8443/git/code.git", fatal, tunnel),
 			denied("clone", "https://"+upstreamHost+":9443/git/code.git", fatal, tunnel),
 			denied("clone", "https://127.0.0.2:8443/git/code.git", fatal, tunnel),
 			denied("clone", "http://"+upstreamHost+"/git/code.git", fatal, "The requested URL returned error: 403"),
 			denied("clone", "http://169.254.169.254/code.git", fatal, "The requested URL returned error: 403"),
-			done("clone", "git://"+upstreamHost+"/code.git", "exit 128"), // knows no proxy
+			allowed("clone", "git://"+upstreamHost+"/code.git", "exit 128"), // the git protocol uses no proxy
 		}},
-		// fetch asks for a tunnel for plain HTTP, too: what it sends there is judged as other requests are. node:http sends it
-		// as others do.
+		// fetch uses a tunnel for plain HTTP, too. The proxy decides about the requests in it as about others. node:http sends plain
+		// requests to the proxy.
 		{"node 24", []string{recent, "/pack/tools/fetch.mjs"}, slices.Concat(
-			fetched(upstreamHTTPS, "get", "post"), fetched(upstreamHTTPS, "get-http", "post-http"), fetched(upstreamHTTP, "get-http", "post-http"),
-			streamed(upstreamHTTPS), tunnels("get", failed), tunnels("get-http", "Error"), plain("get-http", "403"),
-			followed("get", upstreamHTTPS, failed), []outcome{done("get", upstreamHTTP+"/hello", "200 hello from "+upstreamHTTP)})},
-		// An older one knows no proxy by itself, and without one there is nothing. With undici its fetch does.
+			fetches(upstreamHTTPS, "get", "post"), fetches(upstreamHTTPS, "get-http", "post-http"), fetches(upstreamHTTP, "get-http", "post-http"),
+			streams(upstreamHTTPS), deniedTunnels("get", failed), deniedTunnels("get-http", "Error"), deniedRequests("get-http", "403"),
+			deniedRedirect("get", upstreamHTTPS, failed), []outcome{allowed("get", upstreamHTTP+"/hello", "200 hello from "+upstreamHTTP)})},
+		// Node 18 ignores the proxy variables, so it reaches nothing. With undici its fetch uses them.
 		{"node 18", []string{old, "/pack/tools/fetch.mjs"}, []outcome{
-			done("get", upstreamHTTPS+"/hello", failed),
-			done("get-http", upstreamHTTPS+"/hello", "Error"),
+			allowed("get", upstreamHTTPS+"/hello", failed),
+			allowed("get-http", upstreamHTTPS+"/hello", "Error"),
 		}},
 		{"node 18 with undici", []string{old, "--no-warnings", "--require", "/pack/tools/old.cjs", "/pack/tools/fetch.mjs"}, slices.Concat(
-			fetched(upstreamHTTPS, "get", "post"), streamed(upstreamHTTPS), tunnels("get", failed),
-			[]outcome{done("get", upstreamHTTP+"/hello", "200 hello from "+upstreamHTTP)})},
+			fetches(upstreamHTTPS, "get", "post"), streams(upstreamHTTPS), deniedTunnels("get", failed),
+			[]outcome{allowed("get", upstreamHTTP+"/hello", "200 hello from "+upstreamHTTP)})},
 	}
 }
 
-// bare are outcomes without the status of HTTP.
-func bare(outcomes []outcome) []outcome {
+// withoutStatus removes the HTTP status from outcomes, for tools that don't print it. It changes its argument.
+func withoutStatus(outcomes []outcome) []outcome {
 	for _, o := range outcomes {
 		o.words[0] = strings.TrimPrefix(o.words[0], "200 ")
 	}
@@ -161,7 +162,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := suite.serve(t, toolsImage, proxy)
+	server := suite.startUpstream(t, toolsImage, proxy)
 
 	all := steps()
 	for i := range all {
@@ -169,7 +170,7 @@ func TestUnmodifiedTools(t *testing.T) {
 			all[i].Argv = append(all[i].Argv, o.action, o.url)
 		}
 	}
-	placeTools(t, all)
+	copyToolsPack(t, all)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		if a, err := suite.api.Delete(ctx, "/api/packs/"+toolsPack); err != nil || a.Status != 200 {
@@ -185,22 +186,22 @@ func TestUnmodifiedTools(t *testing.T) {
 	lines := map[string][]string{} // by step
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the tools said %q", lines)
+			t.Logf("the tools printed %q", lines)
 		}
 	})
 	eventually(t, "the pack's end", func() bool {
 		clear(lines)
 		ended := false
 		for _, text := range containerLog(t, toolsPack) {
-			var said struct {
+			var printed struct {
 				Step string `json:"step"`
 				Line string `json:"line"`
 			}
-			if err := json.Unmarshal([]byte(text), &said); err != nil {
+			if err := json.Unmarshal([]byte(text), &printed); err != nil {
 				t.Fatalf("the pack printed %q, want JSON: %v", text, err)
 			}
-			lines[said.Step] = append(lines[said.Step], said.Line)
-			ended = ended || said.Step == "end"
+			lines[printed.Step] = append(lines[printed.Step], printed.Line)
+			ended = ended || printed.Step == "end"
 		}
 		return ended
 	})
@@ -224,9 +225,9 @@ func TestUnmodifiedTools(t *testing.T) {
 			}
 		}
 	}
-	for line := range strings.Lines(suite.logged(t, server)) {
+	for line := range strings.Lines(suite.containerLogs(t, server)) {
 		if strings.Contains(line, "asked") && !strings.Contains(line, " "+upstreamHost+":8443/") && !strings.Contains(line, " "+upstreamHost+":8081/") {
-			t.Errorf("what nobody granted was reached: %s", line)
+			t.Errorf("the upstream was asked for %s, want only requests for granted hosts and ports", line)
 		}
 	}
 	if got := denials(t, toolsPack, began); got != refused {
@@ -234,7 +235,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	}
 }
 
-// buildToolsImage makes the image that packs run in from one that has the tools.
+// buildToolsImage builds the pack image on top of an image that has the tools.
 func buildToolsImage(t *testing.T) {
 	t.Helper()
 	for _, args := range [][]string{
@@ -247,8 +248,8 @@ func buildToolsImage(t *testing.T) {
 	}
 }
 
-// placeTools copies the pack into ecosystem/, with what it shall do.
-func placeTools(t *testing.T, all []step) {
+// copyToolsPack copies the pack into ecosystem/, with its steps.
+func copyToolsPack(t *testing.T, all []step) {
 	t.Helper()
 	plan, err := json.Marshal(all)
 	if err != nil {
@@ -267,14 +268,15 @@ func placeTools(t *testing.T, all []step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pack.place(t, toolsPack)
+	pack.copyToEcosystem(t, toolsPack)
 }
 
-// installLock has the pack's lock installed from the index that pip uses by default, which may be away for a moment.
+// installLock approves the pack's lock, which installs it from pip's default index. That index may not answer for a moment, so it tries three
+// times.
 func installLock(t *testing.T) {
 	t.Helper()
 	patient := *suite.api
-	patient.HTTP.Timeout = commandWait // pip takes its time
+	patient.HTTP.Timeout = commandWait // pip may take longer than the client's usual timeout
 	var a api.Answer
 	var err error
 	for range 3 {
@@ -304,7 +306,7 @@ func installLock(t *testing.T) {
 	}
 }
 
-// denials counts what the security log has of a pack.
+// denials counts the entries network_denied of a pack in the audit log, from since on.
 func denials(t *testing.T, pack string, since time.Time) (n int) {
 	t.Helper()
 	entries, err := auditlog.Read(filepath.Join(suite.home, "user_data/audit"), since)

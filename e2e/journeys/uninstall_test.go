@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// An uninstall that failed in part, because a service was down, is one that nobody can go back on by accident: until it was repeated
-// the pack can't be scanned, applied or approved back to what it was granted. What is installed after it begins with nothing.
+// TestUninstallIncomplete uninstalls a pack while a service is down, so that the uninstall ends in part. Until it is repeated, no scan, apply
+// or approve may bring the pack back, because it would still have its grants. A pack that is installed afterwards must have no grants.
 func TestUninstallIncomplete(t *testing.T) {
 	const id = "leaver"
 	if err := os.WriteFile(filepath.Join(suite.home, "user_data/import/leaver.zip"), plainPack(id).zip(t, id), 0o644); err != nil {
@@ -41,23 +41,23 @@ func TestUninstallIncomplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a, err := suite.api.Delete(t.Context(), "/api/packs/"+id); err != nil || a.Status != 503 || !strings.HasPrefix(a.Error, "Uninstall incomplete, repeat it: ") {
-		t.Errorf("uninstall without egress-proxy answered %v, %v", a, err)
+		t.Errorf("uninstall without egress-proxy answered %v, %v; want 503 that says to repeat it", a, err)
 	}
 	if _, err := suite.compose(t.Context(), "start", "egress-proxy"); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), readyWait)
 	defer cancel()
-	if err := suite.answers(ctx, "egress-proxy"); err != nil {
+	if err := suite.awaitService(ctx, "egress-proxy"); err != nil {
 		t.Fatal(err)
 	}
 
 	post(t, "/api/packs/scan", nil)
 	if s := status(t, id); s != "error" {
-		t.Errorf("after a scan it is %s", s)
+		t.Errorf("after a scan the pack is %q, want error", s)
 	}
 	if waiting := string(get(t, "/api/packs/pending").Data); strings.Contains(waiting, `"`+id+`"`) {
-		t.Errorf("it waits for a decision: %s", waiting)
+		t.Errorf("the pending packs are %s, want them without %s", waiting, id)
 	}
 	for path, body := range map[string]any{
 		"/api/packs/" + id + "/approve":    nil,
@@ -68,8 +68,8 @@ func TestUninstallIncomplete(t *testing.T) {
 		"/api/containers/" + id + "/start": nil,
 	} {
 		a, err := suite.api.Post(t.Context(), path, body)
-		told := strings.Contains(a.Error, "its uninstall is incomplete: repeat `DELETE /api/packs/"+id+"`")
-		if start := strings.HasPrefix(path, "/api/containers/"); err != nil || start && a.Status != 403 || !start && (a.Status != 409 || !told) {
+		explained := strings.Contains(a.Error, "its uninstall is incomplete: repeat `DELETE /api/packs/"+id+"`")
+		if start := strings.HasPrefix(path, "/api/containers/"); err != nil || start && a.Status != 403 || !start && (a.Status != 409 || !explained) {
 			t.Errorf("%s got %v, %v; want 403 of a container, and else 409 that says how to finish the uninstall", path, a, err)
 		}
 	}
@@ -77,7 +77,7 @@ func TestUninstallIncomplete(t *testing.T) {
 	a, err := suite.api.Delete(t.Context(), "/api/packs/"+id)
 	must(t, a, err)
 	if a, err := suite.api.Delete(t.Context(), "/api/packs/"+id); err != nil || a.Status != 404 {
-		t.Errorf("uninstall of what is gone answered %v, %v", a, err)
+		t.Errorf("the uninstall of an uninstalled pack answered %v, %v; want 404", a, err)
 	}
 	install()
 	if answer := check(); !strings.Contains(answer, "No network grant for this pack") {
@@ -90,7 +90,7 @@ func TestUninstallIncomplete(t *testing.T) {
 	must(t, a, err)
 }
 
-// A pack whose ecosystem.json was spoilt is put right by a rollback, and waits for a decision.
+// TestRollbackOfASpoiltPack damages the ecosystem.json of a pack. A rollback must restore it, and the pack must wait for a decision.
 func TestRollbackOfASpoiltPack(t *testing.T) {
 	const id = "spoilt"
 	archive := filepath.Join(suite.home, "user_data/import/spoilt.zip")
@@ -102,7 +102,7 @@ func TestRollbackOfASpoiltPack(t *testing.T) {
 		post(t, "/api/packs/apply", map[string]any{"staging_id": staged})
 	}
 	post(t, "/api/packs/"+id+"/approve", nil)
-	// Both are the operator's doing: what is below ecosystem/ is theirs to edit.
+	// Operators may edit files under ecosystem/.
 	descriptor := filepath.Join(suite.home, "ecosystem", id, "ecosystem.json")
 	if err := os.Remove(descriptor); err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestRollbackOfASpoiltPack(t *testing.T) {
 	}
 	post(t, "/api/packs/scan", nil)
 	if s := status(t, id); s != "modified" {
-		t.Errorf("spoilt, it is %s, want modified", s)
+		t.Errorf("with a damaged ecosystem.json the pack is %q, want modified", s)
 	}
 	var all struct {
 		Backups []struct {
@@ -124,7 +124,7 @@ func TestRollbackOfASpoiltPack(t *testing.T) {
 	}
 	post(t, "/api/packs/"+id+"/rollback", map[string]any{"backup": all.Backups[0].Backup})
 	if s := status(t, id); s != "modified" {
-		t.Errorf("rolled back, it is %s", s)
+		t.Errorf("after the rollback the pack is %q, want modified", s)
 	}
 	post(t, "/api/packs/"+id+"/approve", nil)
 	a, err := suite.api.Delete(t.Context(), "/api/packs/"+id)

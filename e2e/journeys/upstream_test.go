@@ -14,21 +14,21 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/upstream"
 )
 
-// Where the server that packs reach has its name and listens (upstream/main.go), as testdata/upstream.yml has it.
+// The upstream's name and URLs (upstream/main.go). testdata/upstream.yml has the same.
 const (
 	upstreamHost  = "tools.rumi.test"
 	upstreamHTTPS = "https://" + upstreamHost + ":8443"
 	upstreamHTTP  = "http://" + upstreamHost + ":8081"
 )
 
-// reconfigure has the suite run with files over docker-compose.yml and with other settings ("" takes one away) until the
-// test ends.
+// reconfigure restarts the suite with more compose files and other settings ("" unsets one). At the end of the test it restores the settings
+// of before.
 func (s *installation) reconfigure(t *testing.T, files []string, settings map[string]string) {
 	t.Helper()
 	before := s.env
 	t.Cleanup(func() {
 		if t.Failed() {
-			s.explain() // containers that are made anew forget what they logged
+			s.printLastLogs() // containers are replaced now, and their logs with them
 		}
 		s.env = before
 		if err := s.up(context.WithoutCancel(t.Context())); err != nil {
@@ -53,7 +53,7 @@ func (s *installation) reconfigure(t *testing.T, files []string, settings map[st
 	}
 }
 
-// upstreamSettings are those under which packs may reach the server, and trust it.
+// upstreamSettings makes the upstream's certificates, and returns the settings with which packs may reach the upstream and trust it.
 func (s *installation) upstreamSettings(t *testing.T) map[string]string {
 	t.Helper()
 	dir := filepath.Join(s.top, "upstream")
@@ -70,9 +70,9 @@ func (s *installation) upstreamSettings(t *testing.T) map[string]string {
 	}
 }
 
-// serve runs the server in the network of a container of egress-proxy, from an image that has git where it shall serve a
-// repository, until the test ends. It gives the id of the server's own container.
-func (s *installation) serve(t *testing.T, image, proxy string) (id string) {
+// startUpstream runs the upstream until the test ends, in the network of the egress-proxy container proxy. An image other than packImage must
+// have git: then the upstream serves a repository, too. It returns the id of the upstream's container.
+func (s *installation) startUpstream(t *testing.T, image, proxy string) (id string) {
 	t.Helper()
 	program := filepath.Join(s.top, "upstream", "upstream")
 	if _, err := os.Stat(program); err != nil {
@@ -81,7 +81,7 @@ func (s *installation) serve(t *testing.T, image, proxy string) (id string) {
 		}
 	}
 	args := []string{"run", "--detach", "--network", "container:" + proxy, "--cap-drop", "ALL", "--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()),
-		"--label", "com.docker.compose.project=" + s.project, // so that it goes with the suite
+		"--label", "com.docker.compose.project=" + s.project, // so that it is removed with the suite
 		"--volume", filepath.Dir(program) + ":/upstream:ro", "--entrypoint", "/upstream/upstream",
 		image, "-dir", "/upstream", "-https", "127.0.0.2:8443,127.0.0.2:9443", "-http", "127.0.0.2:8081"}
 	if image != packImage {
@@ -97,12 +97,12 @@ func (s *installation) serve(t *testing.T, image, proxy string) (id string) {
 			t.Error(err)
 		}
 	})
-	eventually(t, "a server for packs to reach", func() bool { return strings.Contains(s.logged(t, id), "serving") })
+	eventually(t, "the upstream to serve", func() bool { return strings.Contains(s.containerLogs(t, id), "serving") })
 	return id
 }
 
-// logged is what a container has logged.
-func (s *installation) logged(t *testing.T, id string) string {
+// containerLogs returns the log of a container.
+func (s *installation) containerLogs(t *testing.T, id string) string {
 	t.Helper()
 	out, err := s.command(t.Context(), commandWait, "docker", "logs", id)
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *installation) logged(t *testing.T, id string) string {
 	return out
 }
 
-// eventually waits until a condition holds, far longer than a machine with other things to do takes.
+// eventually waits until a condition holds, readyWait at most. A slow machine takes far less.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	for began := time.Now(); !holds(); time.Sleep(50 * time.Millisecond) {
@@ -121,7 +121,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// containerLog is what a pack's container, which must be running, has printed on standard output.
+// containerLog returns the lines that a pack has printed on standard output. It ends the test if the pack doesn't run.
 func containerLog(t *testing.T, pack string) []string {
 	t.Helper()
 	var log struct {
@@ -154,6 +154,6 @@ func containerLog(t *testing.T, pack string) []string {
 			return lines
 		}
 	}
-	t.Fatalf("the pack doesn't run: %+v; it said %q, and on standard error\n%s", running, lines, rest.String())
+	t.Fatalf("the containers are %+v, want %s running; it printed %q, and on standard error\n%s", running, pack, lines, rest.String())
 	return nil
 }

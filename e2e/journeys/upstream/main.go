@@ -1,14 +1,14 @@
-// Command upstream is the server that the journeys' packs reach through the egress proxy, or should not. It runs in the
-// network of an egress-proxy's container, on a loopback address there, so that no packet of a journey leaves the machine.
+// Command upstream is the server that the journeys' packs reach through the egress proxy, if it is granted. It runs in the network of an
+// egress-proxy's container, on a loopback address there, so that no packet of a journey leaves the machine.
 //
-//	/hello        says over what and to whom
-//	/sum          the length and SHA-256 of what was sent
-//	/big?bytes=N  so many zeros
-//	/events       two server-sent events; the second is sent only when somebody has asked for /next
-//	/moved        to a host that nobody is granted
+//	/hello        the scheme and the Host of the request
+//	/sum          the length and SHA-256 of the body
+//	/big?bytes=N  N zero bytes
+//	/events       two server-sent events; the second one is sent only after a request for /next
+//	/moved        a redirect to a host that isn't granted
 //	/git/         a repository, code.git, over git's own protocol
 //
-// It logs "serving", and then what it is asked.
+// It logs "serving" when it listens, and then each request.
 package main
 
 import (
@@ -42,7 +42,7 @@ func main() {
 	}
 }
 
-// serve returns when one of its servers ends, which none should.
+// serve runs the servers. It returns the error of the first one that ends.
 func serve(dir, secure, plain, repository string) error {
 	routes := http.NewServeMux()
 	routes.HandleFunc("/hello", hello)
@@ -123,8 +123,8 @@ func big(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// events waits for the one who reads them: an event that is held back on the way makes that one wait for ever, however
-// slow the machine is.
+// events sends the second event only after a request for /next, which the client sends when it has read the first. So a proxy that holds
+// events back makes the client wait for ever: the test doesn't depend on times.
 func events(w http.ResponseWriter, r *http.Request, next <-chan struct{}) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	flush := func(text string) error {
@@ -141,10 +141,10 @@ func events(w http.ResponseWriter, r *http.Request, next <-chan struct{}) {
 	case <-r.Context().Done():
 		return
 	}
-	_ = flush("data: second\n\n") // a reader that has gone learns nothing
+	_ = flush("data: second\n\n") // an error means that the client has gone
 }
 
-// makeRepository makes code.git with a commit of a file of 4 MiB that nothing compresses. Whoever reaches it may push.
+// makeRepository makes code.git with one commit: a file of 4 MiB of random bytes, which can't be compressed. Every client may push.
 func makeRepository(dir string) error {
 	noise := make([]byte, 4<<20)
 	rand.Read(noise)
@@ -166,7 +166,7 @@ func makeRepository(dir string) error {
 	return nil
 }
 
-// fastImport is one commit in the language of git-fast-import(1).
+// fastImport returns a commit of a file "noise" in the format of git-fast-import(1).
 func fastImport(content []byte) io.Reader {
 	head := fmt.Sprintf("commit refs/heads/main\ncommitter t <t@rumi.test> %d +0000\ndata 5\nfirst\nM 644 inline noise\ndata %d\n", time.Now().Unix(), len(content))
 	return io.MultiReader(strings.NewReader(head), strings.NewReader(string(content)), strings.NewReader("\n"))
