@@ -8,10 +8,10 @@ GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # How long `make fuzz` tries each target.
 FUZZTIME ?= 10s
 
-.PHONY: help build up down demo test e2e bench lint fuzz images
+.PHONY: help build up down demo test e2e bench lint debug debug-stop fuzz images
 
 help: ## List what can be made.
-	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
 
 # What binaries, logs and /readyz call the version.
 export RUMI_VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -51,6 +51,12 @@ lint: ## Check formatting, the modules' files, the compose files and the documen
 	docker compose config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
 	go test -count=1 ./e2e/docs ./e2e/deployment # what they read lies outside of their module, where Go's cache doesn't look
+
+debug: ## Run SERVICE of the suite under a debugger, in the place of its container; an IDE attaches to 127.0.0.1:2345.
+	@deploy/dev/debug $(SERVICE)
+
+debug-stop: ## Put the container of SERVICE's image back.
+	@deploy/dev/debug $(SERVICE) --stop
 
 fuzz: ## Fuzz each target for FUZZTIME.
 	@for package in $$(go list work); do \

@@ -34,7 +34,6 @@ func TestRosterLists(t *testing.T) {
 		{file: "README.md", list: "services", pattern: `(?s)\| service \| owns \|\n\|---\|---\|\n(.*?)\n\n`, want: all},
 		{file: "docs/architecture.md", list: "services", pattern: `(?s)\| service \| owns \| page \|\n\|---\|---\|---\|\n(.*?)\n\n`, want: all},
 		{file: "docs/operations.md", list: "Prometheus's targets", pattern: `- ([a-z-]+):9090`, want: all},
-		{file: "CONTRIBUTING.md", list: "the debugger's peers", pattern: `for service in ([a-z -]+); do`, want: without(roster.Gateway)},
 		{file: "e2e/journeys/suite_test.go", list: "services", pattern: `(?m)^\t\{"([a-z-]+)", "/api/`, want: without(roster.Gateway)},
 		{file: "services/egress-proxy/internal/address/address_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", "pack-registry", .*"secrets"), "consul"`, want: all},
 		{file: "services/egress-proxy/internal/egress/policy_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", .*"secrets"),`, want: all,
