@@ -35,7 +35,7 @@ test: images ## Vet and test every module, with the race detector, a PostgreSQL 
 	go vet work
 	RUMI_TEST_REQUIRE_ALL=1 deploy/test/with-postgres go test -race work
 
-e2e: ## Take the journeys over a suite of their own; then again beside a second suite, in a home of odd entries, renamed and rebooted.
+e2e: ## Run the journeys over a suite of their own; then again beside a second suite, in a home with unreadable entries, renamed and rebooted.
 	RUMI_E2E=1 go test -count=1 -v -timeout=25m ./e2e/journeys
 	RUMI_E2E=1 RUMI_E2E_CONDITIONS=rough go test -count=1 -v -timeout=25m ./e2e/journeys
 
