@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// Lease is how long what was heard holds without anything new being heard.
+	// Lease is how long a View's gates may stay open without a message of approval. Then they count as closed.
 	Lease = 5 * time.Second
-	// HeartbeatInterval is how often a stream says that it is alive.
+	// HeartbeatInterval is the time between two messages of a stream on which nothing changes. Each of them renews the lease.
 	HeartbeatInterval = time.Second
 )
 
@@ -58,12 +58,12 @@ type State struct {
 // MaxReason bounds State.Reason, in bytes.
 const MaxReason = 240
 
-// UninstallIncomplete is what operators are told of a pack that is retired.
+// UninstallIncomplete is the text for operators about a pack that is retired: what to do about it.
 func UninstallIncomplete(packID string) string {
 	return fmt.Sprintf("its uninstall is incomplete: repeat `DELETE /api/packs/%s`, unless another call is still at it", packID)
 }
 
-// Grantable is nil where something may be granted to the pack, as far as this state tells; the error is a fault: 409.
+// Grantable is nil unless the pack is retired. Then it is a fault: 409. It doesn't say whether the pack is approved.
 func (s State) Grantable() error {
 	if !s.Retired {
 		return nil
@@ -73,7 +73,7 @@ func (s State) Grantable() error {
 
 // message is a line of the stream. A heartbeat has none of the fields.
 type message struct {
-	Snapshot bool     `json:"snapshot,omitzero"` // States are all there are
+	Snapshot bool     `json:"snapshot,omitzero"` // States has all gates; others that the reader knows don't exist any more
 	States   []State  `json:"states,omitempty"`
-	Removed  []string `json:"removed,omitempty"` // packs that are gone
+	Removed  []string `json:"removed,omitempty"` // ids of packs that approval doesn't know any more
 }

@@ -15,17 +15,19 @@ import (
 	"github.com/rumi-ai/rumi/libs/route"
 )
 
-// backlog is how many changes a reader may be behind before it is cut off; it then connects again for a snapshot.
+// backlog is the number of messages that wait for one reader. A reader that is further behind is disconnected; it connects again and gets a
+// snapshot. So a slow reader can't fill the memory, and it never misses a closed gate.
 const backlog = 1024
 
-// Publisher holds the gates of all packs and streams them to whoever follows. Use NewPublisher.
+// Publisher is approval's side of the gates: it has the gates of all packs in memory and streams them to the services that follow. Use
+// NewPublisher. It is safe for concurrent use.
 type Publisher struct {
 	mu      sync.Mutex
 	states  map[string]State
 	readers map[chan message]struct{}
 }
 
-// NewPublisher starts with the given gates.
+// NewPublisher makes a Publisher with the given gates.
 func NewPublisher(states []State) *Publisher {
 	p := &Publisher{states: make(map[string]State, len(states)), readers: map[chan message]struct{}{}}
 	for _, s := range states {
@@ -34,7 +36,8 @@ func NewPublisher(states []State) *Publisher {
 	return p
 }
 
-// Set changes gates and tells every reader. A state with a lower revision than the one known is ignored.
+// Set replaces gates and sends them to every reader. It ignores a state with a lower revision than the present one, because two calls may
+// come in another order than the changes were committed.
 func (p *Publisher) Set(states ...State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,7 +50,7 @@ func (p *Publisher) Set(states ...State) {
 		news = append(news, s)
 	}
 	if len(news) > 0 {
-		p.tell(message{States: news})
+		p.send(message{States: news})
 	}
 }
 
@@ -76,10 +79,10 @@ func (p *Publisher) Remove(packID string) {
 		return
 	}
 	delete(p.states, packID)
-	p.tell(message{Removed: []string{packID}})
+	p.send(message{Removed: []string{packID}})
 }
 
-func (p *Publisher) tell(m message) {
+func (p *Publisher) send(m message) {
 	for reader := range p.readers {
 		select {
 		case reader <- m:

@@ -9,7 +9,7 @@ import (
 // What a service answers for a pack that may not run is decided here, so that one condition has one text in all services:
 //
 //	condition                                      Reason (a pack's sockets, audit)                Check (HTTP)
-//	approval wasn't heard from within the lease    Pack's approval can't be confirmed …            503 Service unavailable: approval
+//	no message of approval within the lease        Pack's approval can't be confirmed …            503 Service unavailable: approval
 //	approval knows no such pack                    Pack is not known                               409 Pack '…' is not approved (status: unknown)
 //	the gate is closed                             Pack is not approved (status: …)                409 Pack '…' is not approved (status: …)
 //
@@ -30,7 +30,7 @@ func Reason(state State, known bool) string {
 	return "Pack is not approved (status: " + string(state.Status) + ")"
 }
 
-// Check is nil if a pack may run. Otherwise it is a fault for an answer over HTTP: 503 if approval wasn't heard from, else 409. state and known
+// Check is nil if a pack may run. Otherwise it is a fault for an answer over HTTP: 503 if approval sent no message within the lease, else 409. state and known
 // are what View.GetLatest returned, fresh is View.Fresh after that.
 func Check(packID string, state State, known, fresh bool) error {
 	switch {
@@ -51,7 +51,7 @@ type Gates interface {
 	Fresh() bool
 }
 
-// MustKnow is nil if approval knows the pack. Otherwise it is a fault: 404, or 503 if approval wasn't heard from, so that nobody can tell.
+// MustKnow is nil if approval knows the pack. Otherwise it is a fault: 404, or 503 if approval can't be asked and sent no message within the lease.
 func MustKnow(ctx context.Context, gates Gates, packID string) error {
 	if _, known := gates.Get(packID); known {
 		return nil

@@ -28,13 +28,14 @@ const (
 	catchUpPoll = 5 * time.Millisecond
 )
 
-// View is what a service knows of the gates. Reading it takes no lock and never waits. Use NewView.
+// View is a service's copy of all gates, which follows approval's stream. Reading it takes no lock and never waits, except in GetLatest and
+// CatchUp. Use NewView.
 type View struct {
-	log    *slog.Logger
-	states atomic.Pointer[map[string]State]
-	heard  atomic.Pointer[time.Time] // the last message; its monotonic reading counts
-	joined atomic.Bool               // a stream is open
-	ask    atomic.Pointer[asking]    // once the view follows approval
+	log         *slog.Logger
+	states      atomic.Pointer[map[string]State]
+	lastMessage atomic.Pointer[time.Time] // when it came; its monotonic reading counts, so that setting the clock does nothing
+	connected   atomic.Bool               // a stream is open
+	ask         atomic.Pointer[asking]    // once the view follows approval
 
 	mu        sync.Mutex // serialises changes and the calls of listeners
 	listeners []func(Change)
@@ -48,7 +49,7 @@ type asking func(ctx context.Context, packID string) (State, error)
 type Change struct {
 	PackID  string
 	State   State // with Open false while the lease has run out
-	Removed bool  // the pack is gone; State is the last that was known
+	Removed bool  // approval doesn't know the pack any more; State is its last one
 }
 
 // NewView makes a view that knows nothing yet: every gate is closed.
@@ -59,7 +60,7 @@ func NewView(log *slog.Logger) *View {
 }
 
 // Get is a pack's gate. known says whether approval knows the pack. Without a fresh lease every gate is closed, but
-// Status and Digest stay what was last heard.
+// Status and Digest stay those of approval's last message.
 func (v *View) Get(packID string) (s State, known bool) {
 	s, known = (*v.states.Load())[packID]
 	s.Open = s.Open && v.Fresh()
@@ -116,13 +117,13 @@ func (v *View) CatchUp(ctx context.Context, packID string) error {
 		return behind
 	}
 	decided, err := (*ask)(ctx, packID)
-	gone := fault.Is(err, fault.KindNotFound)
-	if err != nil && !gone {
+	unknown := fault.Is(err, fault.KindNotFound)
+	if err != nil && !unknown {
 		return behind.Because(err)
 	}
 	for {
 		s, known := v.Get(packID)
-		if gone && !known || !gone && known && (s.Revision > decided.Revision || s == decided) {
+		if unknown && !known || !unknown && known && (s.Revision > decided.Revision || s == decided) {
 			return nil
 		}
 		select {
@@ -145,15 +146,15 @@ func (v *View) All() []State {
 	return all
 }
 
-// Fresh says whether approval was heard from within the lease.
+// Fresh says whether the last message of approval is younger than Lease.
 func (v *View) Fresh() bool {
-	heard := v.heard.Load()
-	return heard != nil && time.Since(*heard) < Lease
+	last := v.lastMessage.Load()
+	return last != nil && time.Since(*last) < Lease
 }
 
-// Connected says whether approval's stream is open now. Unlike Fresh it tells at once that approval has gone, which may be
-// for a moment.
-func (v *View) Connected() bool { return v.joined.Load() }
+// Connected says whether approval's stream is open now. Unlike Fresh it is false at once when the stream breaks, even if only for a
+// moment.
+func (v *View) Connected() bool { return v.connected.Load() }
 
 // OnChange registers f, which is called for every pack that changes or is removed, and for every pack whose gate closes or opens with the lease.
 // Call it before Follow. f runs in the goroutine of the stream and must return at once, without work on files: until it
@@ -212,7 +213,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 		return fmt.Errorf("follow gates: %w", err)
 	}
 	defer body.Close()
-	defer v.joined.Store(false)
+	defer v.connected.Store(false)
 	defer context.AfterFunc(ctx, func() { body.Close() })()
 	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 64<<10), maxLine)
@@ -226,7 +227,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 		}
 		silent.Reset(Lease)
 		v.apply(m)
-		v.joined.Store(true)
+		v.connected.Store(true)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("follow gates: %w", err)
@@ -258,12 +259,12 @@ func (v *View) apply(m message) {
 	} else if reopened {
 		changes = difference(old, old, true)
 	}
-	v.heard.Store(&now)
+	v.lastMessage.Store(&now)
 	v.fresh = true
 	v.notify(changes)
 }
 
-// difference lists what is new in next, all of next if everything counts as new, and what is gone.
+// difference lists the gates of next that old doesn't have or has otherwise (all of next if everything is true), and those that only old has.
 func difference(old, next map[string]State, everything bool) []Change {
 	var changes []Change
 	for id, s := range next {
@@ -292,7 +293,7 @@ func (v *View) expire(ctx context.Context) {
 		return
 	}
 	v.fresh = false
-	v.log.ErrorContext(ctx, "closed all gates: approval was not heard from", "lease", Lease)
+	v.log.ErrorContext(ctx, "closed all gates: no message from approval within the lease", "lease", Lease)
 	var changes []Change
 	for id, s := range *v.states.Load() {
 		if s.Open {

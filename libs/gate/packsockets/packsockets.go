@@ -28,8 +28,8 @@ type Sockets struct {
 	due     chan struct{}   // has an element while something may be pending
 }
 
-// New makes Sockets without any. removed is called for a pack once its socket is gone, in the goroutine of Run or of Remove; nil for no such
-// call.
+// New makes Sockets with no socket yet. removed, which may be nil, is called after a pack's socket was removed, in the goroutine of Run or of
+// Remove.
 func New(cfg uds.SetConfig, removed func(packID string)) *Sockets {
 	if removed == nil {
 		removed = func(string) {}
@@ -92,8 +92,8 @@ func (s *Sockets) next() (packID string, wanted, found bool) {
 	return "", false, false
 }
 
-// Remove takes the socket of a pack that is uninstalled away. When it returns the socket is gone, and only a later change of the pack's gate
-// brings it back.
+// Remove removes the socket of a pack that is being uninstalled, before it returns. Only a later change of the pack's gate makes the socket
+// again.
 func (s *Sockets) Remove(packID string) {
 	s.work.Lock()
 	defer s.work.Unlock()
