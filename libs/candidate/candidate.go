@@ -55,11 +55,11 @@ const (
 	maxSuperseded = 20
 )
 
-// Status is the part of a candidate that the transitions are about.
+// Status is the part of a candidate that transitions read and change.
 type Status struct {
 	State         State
 	RejectCount   int
-	CooldownUntil time.Time // zero unless rejected
+	CooldownUntil time.Time // zero without a cooldown; a superseded candidate has that of its last rejection
 }
 
 // Item is a candidate with the owner's payload.
@@ -69,10 +69,10 @@ type Item[P any] struct {
 	Status
 	CreatedAt time.Time
 	UpdatedAt time.Time // of the last change; of a blocked one, when it was blocked
-	Actor     string    // who made the last decision, "" before the first
+	Actor     string    // of the last decision; "" before the first
 	Reason    string    // of the last rejection or unblocking
 	LastError string    // why it is failed
-	Payload   P         // the owner's, kept as JSON
+	Payload   P         // the owner's; stored as JSON
 
 	announced bool  // the result of an operator's scan has counted it
 	revision  int64 // grows with every change; shows whether the candidate changed while it was being installed
@@ -82,7 +82,7 @@ type Item[P any] struct {
 type (
 	// Counts is how many candidates are in each state.
 	Counts = wire.Counts
-	// ScanError is something of a pack that a scan couldn't read.
+	// ScanError is a file or folder of a pack from which a scan could not make a candidate, and why.
 	ScanError = wire.ScanError
 	// ScanResult is what a scan found and did.
 	ScanResult = wire.ScanResult

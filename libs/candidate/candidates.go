@@ -174,7 +174,7 @@ func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ct
 func (c *Candidates[P]) recordInstall(ctx context.Context, verb Verb, item Item[P]) (Item[P], error) {
 	// The work is done: that the caller's connection has ended must not leave it half recorded.
 	return c.decide(context.WithoutCancel(ctx), verb, item.Key, func(stored *Item[P]) error {
-		// A scan may have superseded the candidate meanwhile because its bytes are gone. The installation failed for the same
+		// A scan may have superseded the candidate meanwhile because its bytes no longer exist. The installation failed for the same
 		// reason, so that the failure is recorded all the same.
 		if stored.revision != item.revision && (verb != Fail || stored.State != Superseded) {
 			return fault.Conflict("Candidate changed while it was being installed (status: %s)", stored.State).With("candidate_changed")
@@ -213,8 +213,8 @@ func (c *Candidates[P]) decideFor(ctx context.Context, verb Verb, key, reason st
 	})
 }
 
-// decide is the one place where a decision is checked, recorded and stored. It returns the candidate as it is afterwards, also
-// if the decision was refused.
+// decide checks, records and stores a decision. Every decision goes through it, so that none is without an audit entry. It returns the
+// candidate as it is afterwards, also if the decision was refused.
 func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, change func(*Item[P]) error) (item Item[P], err error) {
 	now := c.cfg.Now()
 	recorded := State("") // the state that was left by the recorded decision: a transaction that is repeated must not record it twice

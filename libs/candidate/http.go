@@ -9,14 +9,14 @@ import (
 	"github.com/rumi-ai/rumi/libs/route"
 )
 
-// Shown is how an owner's candidates look from outside: V is an item of the list.
+// Shown describes an owner's candidates in requests and answers. V is the type of a candidate in the list.
 type Shown[P, V any] struct {
-	KeyForm  string               // of candidate keys, as fault.InvalidCandidateKey names it
-	ValidKey func(string) bool    // a key that isn't valid is answered 400, one that isn't there 404
+	KeyForm  string               // of candidate keys: fault.HandlerKeyForm or fault.LockKeyForm
+	ValidKey func(string) bool    // false is answered 400; a valid key without a candidate 404
 	View     func(item Item[P]) V // an item of the list
 }
 
-// Handle answers the endpoints that are the same for every owner, but for Scan, which is the owner's.
+// Handle answers all endpoints of e but Scan: how to find candidates is known to the owner only.
 func Handle[P, V any](h *route.Handlers, e wire.Endpoints[V], c *Candidates[P], shown Shown[P, V]) {
 	a := answers[P, V]{c, shown}
 	route.Handle(h, e.List, a.list)
@@ -26,7 +26,7 @@ func Handle[P, V any](h *route.Handlers, e wire.Endpoints[V], c *Candidates[P], 
 	route.Handle(h, e.Counts, a.counts)
 }
 
-// answers are the handlers of wire.Endpoints.
+// answers has the handlers of the endpoints, one method each.
 type answers[P, V any] struct {
 	candidates *Candidates[P]
 	shown      Shown[P, V]

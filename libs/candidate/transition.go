@@ -12,7 +12,7 @@ type Verb string
 // The verbs. An approval is Install or Fail, according to how it ends.
 const (
 	Scan    Verb = "scan"
-	Renew   Verb = "renew" // a scan found another payload under the key of an installed candidate, or it isn't in use any more
+	Renew   Verb = "renew" // a scan found an installed candidate with another payload, or the pack doesn't use it any more
 	Install Verb = "install"
 	Fail    Verb = "fail"
 	Reject  Verb = "reject"

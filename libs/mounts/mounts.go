@@ -19,7 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
-// watchInterval is how often Watch looks at the mounts.
+// watchInterval is the time between two checks of Watch.
 const watchInterval = time.Second
 
 // Set is the bind mounts of this process as Read found them.
@@ -61,8 +61,8 @@ func within(name, dir string) bool {
 }
 
 // table reads mountinfo; proc(5): "36 35 98:0 /root /mount/point options… - type source options", with a space, tab, line
-// feed and backslash written as octal numbers. They are left so: both sides of each comparison have them, and only the names in
-// messages look odd.
+// feed and backslash written as octal numbers. They stay encoded: both sides of each
+// comparison are, and so are the names in messages.
 func (s *Set) table() (map[string]mount, error) {
 	text, err := os.ReadFile(filepath.Join(s.proc, "self/mountinfo"))
 	if err != nil {

@@ -115,8 +115,8 @@ func Writable(root *os.Root, dir string) error {
 	return nil
 }
 
-// Movable is nil if a folder in the ecosystem folder can be renamed, as far as that can be told without trying. The error is
-// one that Advise explains.
+// Movable is nil if a folder in the ecosystem folder can be renamed, as far as its mount and its rights show; it doesn't try. The error
+// is one that Advise explains.
 func Movable(ecosystem *os.Root, dir string) error {
 	st, err := statx(ecosystem, dir)
 	if err != nil {

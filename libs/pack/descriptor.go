@@ -41,7 +41,7 @@ var ErrNone = errors.New("no " + File)
 // InvalidError is the error of a descriptor that can be read and is wrong.
 type InvalidError struct {
 	Name string // of the file, relative to the pack's folder
-	Err  error  // what is wrong, and in which line and column if it is about one place: "line 3, column 27: a comma before }"
+	Err  error  // what is wrong, and in which line and column if the problem has a position: "line 3, column 27: a comma before }"
 }
 
 func (e *InvalidError) Error() string {

@@ -17,7 +17,7 @@ type Found struct {
 	Dir        string     // its folder, relative to the ecosystem folder: "x", or "packs/x" in the legacy folder
 	Descriptor Descriptor // the zero value where Err is set
 	Err        error      // why it can't be used: its folder or its descriptor can't be read
-	Warnings   []string   // what the operator should be told
+	Warnings   []string   // for the operator: parts of the descriptor that have no effect, or another one than they seem to have
 }
 
 // UnreadableDir is a folder of packs that can't be listed, so that nobody knows whether packs lie in it. Packs in the other
@@ -183,7 +183,7 @@ func listDir(root *os.Root, parent string, each func(name string, kind fs.FileMo
 			each(name, info.Mode().Type())
 		case errors.Is(err, fs.ErrNotExist):
 		default:
-			// A name that lstat fails for is most often the mount point of a server that is gone, so a folder.
+			// A name that lstat fails for is most often a mount point whose server doesn't answer, so a folder.
 			each(name, fs.ModeDir|fs.ModeIrregular)
 		}
 	}

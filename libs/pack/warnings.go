@@ -56,7 +56,7 @@ type warner struct {
 
 func (w *warner) add(format string, args ...any) { w.all = append(w.all, fmt.Sprintf(format, args...)) }
 
-// has says whether something exists at a path. If that can't be told, it counts as existing, so that there is no false warning.
+// has says whether something exists at a path. If an error keeps that from being known it returns true, so that there is no false warning.
 func (w *warner) has(name string) bool {
 	_, err := fs.Stat(w.files, name)
 	return !errors.Is(err, fs.ErrNotExist)

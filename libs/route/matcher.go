@@ -117,7 +117,8 @@ func (c *compiled) fits(path string) bool {
 	return true
 }
 
-// Values are the names of the pattern and the segments of path, a path of the route, in their place; the segments are escaped.
+// Values yields the names of the pattern's variables with the segments of path at their positions. path must match the route. The segments
+// are escaped, as in path.
 func (r *Route) Values(path string) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		rest := path

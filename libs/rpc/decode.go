@@ -201,7 +201,7 @@ func ParseQuery(raw string) (url.Values, error) {
 	return nil, fault.Invalid("Invalid query: %s", why).With("invalid_query").Because(err)
 }
 
-// checkQuery refuses parameters that nobody would look at: a misspelt filter must not answer as if there were none.
+// checkQuery refuses parameters that the endpoint doesn't have: a request with a misspelt filter must not be answered as if it had no filter.
 func checkQuery(r *http.Request, known []binding) error {
 	if r.URL.RawQuery == "" {
 		return nil

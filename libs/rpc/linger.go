@@ -17,15 +17,15 @@ const (
 
 var lingers atomic.Int32
 
-// Body is a request's body that knows whether it was read to its end. Only a request's own goroutine may put it in place; it may be
-// read while Unread is asked.
+// Body is a request's body that knows whether it was read to its end. Only the request's own goroutine may call TrackBody. Unread may
+// be called while another goroutine reads.
 type Body struct {
 	io.ReadCloser
 	ended  atomic.Bool
-	failed atomic.Bool // by its deadline, most often: the client had its time
+	failed atomic.Bool // an error other than the end: most often the deadline, so the client had its time
 }
 
-// TrackBody puts a Body in the place of r's; nil where r has none.
+// TrackBody replaces r.Body by a Body and returns that. It returns nil if r has no body.
 func TrackBody(r *http.Request) *Body {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil

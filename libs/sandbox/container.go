@@ -195,7 +195,7 @@ func (e *Engine) kill(ctx context.Context, id string) error {
 	}
 }
 
-// Remove kills a container and removes it with its log. One that is gone already is no error.
+// Remove kills a container and removes it with its log. It is no error if the container doesn't exist.
 func (e *Engine) Remove(ctx context.Context, id string) error {
 	_, err := e.Inspect(ctx, id)
 	if errors.Is(err, ErrNotFound) {

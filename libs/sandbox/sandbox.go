@@ -276,8 +276,8 @@ func (e *Engine) inspectImage(ctx context.Context, name string) (localImage, err
 	return found, nil
 }
 
-// resolveImage is inspectImage for a container that is about to be made. It notices if the image's name leads to another image than last time:
-// whoever replaces the image decides what all packs run in.
+// resolveImage is inspectImage for a container that is about to be made. It notices if the name stands for another image than last time.
+// The attack: someone who can replace the image that all packs run in can read and change everything that they do.
 func (e *Engine) resolveImage(ctx context.Context, name string) (localImage, error) {
 	found, err := e.inspectImage(ctx, name)
 	if err != nil {

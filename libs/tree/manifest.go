@@ -44,7 +44,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Bounds of a tree. A folder beyond them is refused: a pack must not be able to fill the memory or disk of whoever scans it.
+// Bounds of a tree. A folder beyond them is refused: a pack must not be able to fill the memory or disk of the services that scan it.
 const (
 	MaxEntries = 50_000  // folders and files
 	MaxBytes   = 2 << 30 // of all files together

@@ -82,8 +82,8 @@ func AppendFrame(dst []byte, r io.Reader, max int) ([]byte, error) {
 	return out, nil
 }
 
-// WriteFrame writes payload as one frame, in one call of w.Write, so that a frame is never half written by a peer
-// that was told to stop between two calls.
+// WriteFrame writes payload, of 1 byte to 4 GiB, as one frame. It calls w.Write once: a writer that is stopped between two calls would leave
+// half a frame.
 func WriteFrame(w io.Writer, payload []byte) error {
 	if len(payload) == 0 || uint64(len(payload)) > math.MaxUint32 {
 		return fmt.Errorf("write frame: %d bytes can't be a frame", len(payload))

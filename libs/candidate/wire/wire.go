@@ -1,7 +1,7 @@
-// Package wire is what the owners of candidates (capability-broker, pip-installer) and their callers say to each other: the endpoints
-// that are the same for every owner, and their requests and responses. It has types only, so that a client needs no database.
+// Package wire has the endpoints that both owners of candidates (capability-broker, pip-installer) have, with their requests and responses.
+// It is a package apart from candidate, because clients use it, too, and must not link a database for that.
 //
-// Answers and texts are those of contract.md, "Candidates".
+// Answers and texts are those of docs/contract.md, "Candidates".
 package wire
 
 import (
@@ -11,17 +11,17 @@ import (
 	"github.com/rumi-ai/rumi/libs/route"
 )
 
-// Endpoints are those that every owner of candidates has. V is how the owner shows a candidate in the list.
+// Endpoints are the endpoints of an owner of candidates. V is the type of a candidate in the answer of List; each owner has its own.
 type Endpoints[V any] struct {
 	List    route.Endpoint[ListRequest, ListResponse[V]]
 	Scan    route.Endpoint[struct{}, ScanResult]
 	Reject  route.Endpoint[DecisionRequest, RejectResponse]
 	Blocked route.Endpoint[struct{}, BlockedResponse]
 	Unblock route.Endpoint[DecisionRequest, UnblockResponse]
-	Counts  route.Endpoint[struct{}, Counts] // for approval
+	Counts  route.Endpoint[struct{}, Counts] // for approval, which shows the numbers of all owners
 }
 
-// NewEndpoints declares the endpoints of an owner, the public ones below prefix: "/api/pip".
+// NewEndpoints declares the endpoints of owner, the name of a service. The public ones are below prefix: "/api/pip".
 func NewEndpoints[V any](prefix, owner string) Endpoints[V] {
 	return Endpoints[V]{
 		List:    route.New[ListRequest, ListResponse[V]]("GET", prefix+"/requests", owner, route.Quick),
@@ -33,38 +33,38 @@ func NewEndpoints[V any](prefix, owner string) Endpoints[V] {
 	}
 }
 
-// Table has all of the endpoints.
+// Table is the table of all endpoints, for the gateway and the documentation.
 func (e Endpoints[V]) Table() route.Table {
 	return route.NewTable(e.Scan, e.List, e.Reject, e.Blocked, e.Unblock, e.Counts)
 }
 
-// ListRequest asks for candidates.
+// ListRequest is the request of List.
 type ListRequest struct {
-	Status string `json:"-" query:"status"` // the state of those to list; "" or "all" for any
+	Status string `json:"-" query:"status"` // the state of the candidates to list; "" or "all" for any
 }
 
-// ListResponse has them, the newest first.
+// ListResponse is the answer of List: the candidates, the newest first.
 type ListResponse[V any] struct {
 	Items        []V    `json:"items"`
 	Count        int    `json:"count"`
 	StatusFilter string `json:"status_filter"` // "all" for any
 }
 
-// DecisionRequest rejects or unblocks a candidate.
+// DecisionRequest is the request of Reject and of Unblock.
 type DecisionRequest struct {
-	Key    string `json:"-" path:"candidate_key"`
-	Reason string `json:"reason"` // at most 4096 bytes
+	Key    string `json:"-" path:"candidate_key"` // in a form of libs/fault: HandlerKeyForm or LockKeyForm
+	Reason string `json:"reason"`                 // at most 4096 bytes
 }
 
-// RejectResponse is the candidate's new standing.
+// RejectResponse is the answer of Reject: the candidate as the rejection left it.
 type RejectResponse struct {
 	Success       bool       `json:"success"`
-	Status        string     `json:"status"`         // rejected, or blocked by the third rejection
-	RejectCount   int        `json:"reject_count"`   // with this one
-	CooldownUntil *time.Time `json:"cooldown_until"` // until then scans skip the candidate; null for a blocked one
+	Status        string     `json:"status"`         // "rejected", or "blocked" after the third rejection
+	RejectCount   int        `json:"reject_count"`   // this one included
+	CooldownUntil *time.Time `json:"cooldown_until"` // scans skip the candidate until then; null for a blocked one
 }
 
-// BlockedItem is a candidate that was rejected too often.
+// BlockedItem is a blocked candidate: it was rejected three times, and only Unblock makes it pending again.
 type BlockedItem struct {
 	Key         string    `json:"candidate_key"`
 	BlockedAt   time.Time `json:"blocked_at"`
@@ -72,19 +72,20 @@ type BlockedItem struct {
 	RejectCount int       `json:"reject_count"`
 }
 
-// BlockedResponse has all blocked candidates by key.
+// BlockedResponse is the answer of Blocked: all blocked candidates, by candidate key.
 type BlockedResponse struct {
 	Blocked map[string]BlockedItem `json:"blocked"`
 	Count   int                    `json:"count"`
 }
 
-// UnblockResponse says in which state the candidate is now.
+// UnblockResponse is the answer of Unblock. StatusAfter is the candidate's new state: "pending".
 type UnblockResponse struct {
 	Success     bool   `json:"success"`
 	StatusAfter string `json:"status_after"`
 }
 
-// Counts is how many candidates are in each state, as pending/summary.json has them. Superseded ones are not counted.
+// Counts is the answer of the endpoint Counts: the number of candidates in each state. The file pending/summary.json has the same fields.
+// Superseded candidates are not counted.
 type Counts struct {
 	Pending   int `json:"pending_count"`
 	Rejected  int `json:"rejected_count"`
@@ -93,14 +94,14 @@ type Counts struct {
 	Installed int `json:"installed_count"`
 }
 
-// ScanError is something that a scan could not make a candidate of.
+// ScanError is a file or folder from which a scan could not make a candidate, and why.
 type ScanError struct {
 	PackID string `json:"pack_id"`
 	Path   string `json:"path"`
 	Error  string `json:"error"`
 }
 
-// ScanResult is the answer to a scan. The counts from PendingCreated on and Errors add up to Scanned.
+// ScanResult is the answer of Scan. Scanned is the sum of the other counts and the number of Errors: each thing that was scanned counts once.
 type ScanResult struct {
 	Scanned          int         `json:"scanned_count"`
 	PendingCreated   int         `json:"pending_created"` // new, or pending again
@@ -110,5 +111,5 @@ type ScanResult struct {
 	SkippedPending   int         `json:"skipped_pending"`
 	SkippedFailed    int         `json:"skipped_failed"` // always 0: a scan makes a failed one pending
 	Errors           []ScanError `json:"errors"`
-	Warnings         []ScanError `json:"warnings,omitzero"` // what was found and will most likely not do what is meant
+	Warnings         []ScanError `json:"warnings,omitzero"` // candidates that will most likely not do what their author means
 }

@@ -235,7 +235,7 @@ func (d *direct) sweep() {
 	d.sweeps = time.AfterFunc(idleTimeout-time.Since(d.idle[0].since), d.sweep)
 }
 
-// Close closes idle connections now and the others after their answers. The instance has gone.
+// Close closes idle connections now and the others after their answers. It is called when discovery no longer has the instance.
 func (d *direct) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

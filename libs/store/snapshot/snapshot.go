@@ -9,8 +9,8 @@
 // A snapshot must never go back. Two reloads may overtake each other: one reads before a revoke, the other reads after it, and the first
 // publishes last. So reloads of one process run one at a time, and each reads rows and revision in one transaction.
 //
-// A snapshot must not be believed forever. A replica whose connection to the database is gone would go on allowing what was revoked
-// elsewhere. So a snapshot has a lease: if it couldn't be compared with the database for Lease, Fresh is false, and the decisions that
+// A snapshot must not be believed forever. A replica that has lost its connection to the database would go on allowing what another
+// replica has revoked. So a snapshot has a lease: if it couldn't be compared with the database for Lease, Fresh is false, and the decisions that
 // depend on it must allow nothing.
 package snapshot
 
