@@ -21,8 +21,8 @@ func (c *Client) Refresh(ctx context.Context, packIDs ...string) error {
 	return err
 }
 
-// Replaced is Refresh for packs that have just been put in place: one that was approved becomes modified, though it may
-// have the same bytes.
+// Replaced is Refresh for packs whose folders an import has just replaced. One that was approved becomes modified, even if its bytes are
+// the same.
 func (c *Client) Replaced(ctx context.Context, packIDs ...string) error {
 	_, err := route.Call(ctx, c.peer, Refresh, RefreshRequest{PackIDs: packIDs, Replaced: true})
 	return err

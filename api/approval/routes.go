@@ -76,7 +76,7 @@ type Listed struct {
 	ApprovedAt   *time.Time  `json:"approved_at"` // null before the first approval
 	Digest       *string     `json:"digest"`      // of the approved tree; null before the first approval
 	Error        *string     `json:"error"`
-	Missing      bool        `json:"missing"` // its folder is gone
+	Missing      bool        `json:"missing"` // it has no folder
 }
 
 // StatusResponse is a pack with its files and its history.
@@ -213,7 +213,7 @@ type Summary struct {
 // RefreshRequest names packs to read again; none means all.
 type RefreshRequest struct {
 	PackIDs  []string `json:"pack_ids"`
-	Replaced bool     `json:"replaced,omitzero"` // the named packs have just been put in place
+	Replaced bool     `json:"replaced,omitzero"` // the folders of the named packs have just been replaced
 }
 
 // RetireRequest begins a pack's uninstall.

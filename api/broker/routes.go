@@ -191,7 +191,7 @@ type Grant struct {
 	Warnings []string `json:"warnings"`      // as when it is granted
 }
 
-// GrantRequest grants a permission, in the place of what was granted before.
+// GrantRequest grants a permission. It replaces the grant of this permission that the principal may have.
 type GrantRequest struct {
 	PrincipalID  string         `json:"principal_id"`
 	PermissionID string         `json:"permission_id"`
@@ -446,8 +446,8 @@ type Line struct {
 // nothing and says false everywhere.
 type Removal struct {
 	ContainerStopped bool `json:"container_stopped"` // a container was running
-	ContainerRemoved bool `json:"container_removed"` // a container, running or not, is gone
-	GrantsRemoved    bool `json:"grants_removed"`    // a grant, a trust or an installed handler is gone
+	ContainerRemoved bool `json:"container_removed"` // the pack had a container, running or not
+	GrantsRemoved    bool `json:"grants_removed"`    // the pack had a grant, a trust or an installed handler
 
 	// DataPath is where what the pack kept in /data was put aside, relative to the Rumi home: "user_data/packs/.uninstalled/x/…"; ""
 	// where it kept nothing.

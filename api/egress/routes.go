@@ -1,4 +1,4 @@
-// Package egress is what the egress proxy answers: operators grant packs the network and look at what was refused; pack-registry
+// Package egress is what the egress proxy answers: operators grant packs the network and read what was refused; pack-registry
 // has a pack forgotten. See contract.md, "Network grants", and docs/api.md, "Network".
 package egress
 
@@ -35,7 +35,7 @@ type Rule struct {
 	PathPrefixes []string `json:"path_prefixes"` // of whole segments: "/v1" covers "/v1" and "/v1/x", not "/v10"
 }
 
-// GrantRequest grants a pack the network, in the place of what was granted before.
+// GrantRequest grants a pack the network. It replaces the pack's grant.
 type GrantRequest struct {
 	PackID         string     `json:"pack_id"`
 	AllowedDomains []string   `json:"allowed_domains"` // "api.example.com", "*.example.com", "*", addresses
@@ -64,7 +64,7 @@ type Replaced struct {
 	Removed Removed `json:"removed"`
 }
 
-// Removed is what the grant before allowed and the one in its place doesn't.
+// Removed is what the replaced grant allowed and the new one doesn't.
 type Removed struct {
 	AllowedDomains []string `json:"allowed_domains"`
 	AllowedPorts   []int    `json:"allowed_ports"`

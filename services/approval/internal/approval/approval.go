@@ -93,7 +93,7 @@ type Dependencies struct {
 	OnChange  func() // called after every change of a record; it must not block
 }
 
-// Service is the one place where packs are decided about. Every change of a record, its audit entry and its push to the gates'
+// Service makes all decisions about packs; nothing else does. Every change of a record, its audit entry and its push to the gates'
 // followers happen in change, or in create for packs that have no record yet. Make one with Open; it is safe for concurrent
 // use.
 type Service struct {
@@ -402,7 +402,7 @@ func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *r
 	return &record.Event{Version: r.Version, Timestamp: at, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason}
 }
 
-// change is the one place where a record changes. decide gets the pack's record, or nil where there is none, and modifies it in
+// change changes a record; nothing else does. decide gets the pack's record, or nil where there is none, and modifies it in
 // place; it returns nil for no change, or the decision to write down. It may run more than once. The caller holds the pack's
 // lock.
 //

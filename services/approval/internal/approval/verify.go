@@ -41,7 +41,7 @@ func (s *Service) Refresh(ctx context.Context, ids ...pack.ID) error {
 
 // refreshPacks is Refresh; packs without a record are registered only if register is set.
 func (s *Service) refreshPacks(ctx context.Context, ids []pack.ID, register bool) error {
-	// The records are read once for all packs. A record that changes after this belongs to a pack that was scanned by whoever changed it.
+	// The records are read once for all packs. If a record changes after this, the change has scanned its pack itself.
 	all, unread := s.Records.All(ctx)
 	if unread != nil {
 		// The database can't be read. The packs that may run are still compared with what was approved, by the records in memory: a broken
@@ -167,7 +167,7 @@ func (s *Service) Verify(ctx context.Context) error {
 // come back because of an event from before.
 //
 // The folders are read again whatever their times say. A write through a memory mapping sets the times only when a clean page
-// becomes dirty; of further writes to that page only the end of the mapping is heard.
+// becomes dirty; further writes to that page raise no event before the mapping ends.
 func (s *Service) VerifyChanged(ctx context.Context, ids []string, all bool) {
 	for _, id := range ids {
 		unlock := s.lock(pack.ID(id)) // a scan under way may have read the old bytes and remember their digest when it ends
@@ -217,7 +217,7 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 type scanResult struct {
 	found   pack.Found
 	folder  folderFingerprint // the zero value where there is a problem
-	gone    bool              // there is no folder, or it can't be seen
+	gone    bool              // there is no folder, or it can't be read
 	problem string            // why the folder can't be a pack, "" when it can
 }
 

@@ -197,7 +197,7 @@ func (in *Intake) commit(m tree.Manifest) error {
 	// minutes. Here all contents are synced together, and then all folders.
 	defer func() {
 		list.Close()
-		_ = s.root.Remove(temp) // it has its place, or it failed; what stays is removed by Open
+		_ = s.root.Remove(temp) // it was renamed, or it failed; Open removes what stays
 	}()
 	if err := tree.WriteManifest(list, m); err != nil {
 		return err

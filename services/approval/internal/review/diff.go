@@ -187,7 +187,7 @@ type unifiedWriter struct {
 	shortened bool
 }
 
-// block is a run of lines that another takes the place of: indexes of lines, the end not included.
+// block is a run of lines that another run replaces: indexes of lines, the end not included.
 type block struct{ a0, a1, b0, b1 int }
 
 func (w *unifiedWriter) write(a, b string) {
@@ -267,7 +267,7 @@ func span(line, count int) string {
 	return fmt.Sprintf("%d,%d", line, count)
 }
 
-// counterpart is the line that line i of a block takes the place of; "" for none.
+// counterpart is the line that line i of a block replaces; "" for none.
 func counterpart(lines []string, i int) string {
 	if i < len(lines) {
 		return lines[i]

@@ -113,7 +113,7 @@ func searchContent(r io.Reader, python bool) (*searched, error) {
 	}
 }
 
-// begin looks at the beginning of a file: its interpreter line and its byte order mark. It returns the length of a mark of UTF-8, which is
+// begin reads the beginning of a file: its interpreter line and its byte order mark. It returns the length of a mark of UTF-8, which is
 // no part of the text.
 func (s *search) begin(buf []byte) (mark int) {
 	s.script = bytes.HasPrefix(buf, []byte("#!"))

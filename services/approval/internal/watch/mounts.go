@@ -44,7 +44,7 @@ func openMounts(root string) (*mounts, error) {
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return nil, err
 	}
-	// Not os.Open, because Go's poller would then wait for the file, too: the kernel reports each change once, to whoever polls first, and
+	// Not os.Open, because Go's poller would then wait for the file, too: the kernel reports each change once, to the first that polls, and
 	// that would be the poller instead of changed below.
 	table, err := unix.Open(mountTable, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -252,7 +252,7 @@ func (w *Watcher) handle(e event) (replaced bool) {
 	for p := range w.watches[e.wd] {
 		w.markChanged(p)
 	}
-	if e.mask&unix.IN_IGNORED != 0 { // the kernel has ended it: what it was on is gone
+	if e.mask&unix.IN_IGNORED != 0 { // the kernel has ended the watch: its file or folder was removed or unmounted
 		for p := range w.watches[e.wd] {
 			delete(p.watches, e.wd)
 		}

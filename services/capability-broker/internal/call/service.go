@@ -199,7 +199,7 @@ func (k socket) do(ctx context.Context, req request, began time.Time) (jsontext.
 
 	output, refused := k.carryOut(ctx, req, &rec)
 	if refused != nil && !refused.denied() && errors.Is(context.Cause(ctx), uds.ErrClientClosed) {
-		// The caller is gone, which ended whatever was going on. What it was doing at that moment is no reason to blame the handler.
+		// The caller has closed its connection, which ended the call at whatever step it was. So the error of that step is not the handler's.
 		refused = &refusal{kind: executionError, reason: "The client closed the connection before the call had ended"}
 	}
 	rec.details["latency_ms"] = float64(time.Since(began).Microseconds()) / 1000
@@ -250,7 +250,7 @@ func (s *Service) Flush(ctx context.Context) error {
 // act carries out a call that was allowed.
 type act func(ctx context.Context) (jsontext.Value, *refusal)
 
-// canceled is the reason of a call whose client or socket has gone away.
+// canceled is the reason of a call that ended because its client disconnected or its socket was closed.
 const canceled = "The call was cancelled"
 
 // maxDecisions bounds how often a call is decided about again because its grant has changed between the decision and its start.

@@ -11,11 +11,11 @@
 //
 // # Attacks and accidents that it answers
 //
-//   - Forged containers. Whoever can use the engine can copy our labels onto another container. A container is a pack's own
+//   - Forged containers. Any user of the engine can put our labels on another container. A container is a pack's own
 //     only if its id is the one that was recorded before its first start (see observe); others with our labels are removed.
 //   - Gates that close during a start. The gate is asked again after the start (see Start).
-//   - A broker that is killed between two steps. The record is written before the engine is told, and has what is needed to
-//     find out afterwards whether the engine did it (see Record.PreviousStart).
+//   - A broker that is killed between two steps. The record is written before the engine's API is called, and has what is needed
+//     to find out afterwards whether the engine did it (see Record.PreviousStart).
 //   - Paused containers. A pause stops nothing for good: such a container counts as alive and is killed like one that runs.
 //   - Engines that restart. An end that comes with the engine's own end isn't the pack's doing (see exitTracker).
 //   - Packs that fill the disk (see enforceDataLimit).

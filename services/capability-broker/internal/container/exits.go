@@ -21,7 +21,7 @@ const engineGrace = 20 * time.Second
 //   - An engine may report that the kernel killed something for its memory after it has reported, and stored, an end
 //     that doesn't mention it.
 //
-// So the order in which this process was told of things decides. All times here are this process's own and monotonic.
+// So the order in which events reached this process decides. All times here are this process's own and monotonic.
 type exitTracker struct {
 	mu        sync.Mutex          // guards all of the following
 	lifetimes map[string]lifetime // by container id: the containers that this process has seen alive

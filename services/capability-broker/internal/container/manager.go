@@ -162,7 +162,7 @@ func (m *Manager) lockPack(ctx context.Context, packID string) (release func(), 
 	return func() { file.Close(); unlock() }, nil
 }
 
-// TreesLock is the path of the lock file of all copies of trees and environments, in the folder of locks. Whoever is about to
-// mount a copy holds it shared, whoever removes copies (sweep) holds it alone: otherwise a copy could be removed between
+// TreesLock is the path of the lock file of all copies of trees and environments, in the folder of locks. A process that is
+// about to mount a copy holds it shared, one that removes copies (sweep) holds it alone: otherwise a copy could be removed between
 // being chosen and being mounted. No pack's id begins with a dot, so no pack's lock file has this name.
 func TreesLock(lockDir string) string { return filepath.Join(lockDir, ".trees.lock") }

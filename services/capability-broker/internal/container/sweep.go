@@ -12,7 +12,7 @@ import (
 const sweepInterval = time.Hour
 
 // sweep removes copies of trees that no gate names and no container runs, copies of dependencies that no container of a pack or
-// handler has, and records of packs that are gone. It returns false if it could not: while a container is being made, here or by
+// handler has, and records of packs that don't exist any more. It returns false if it could not: while a container is being made, here or by
 // another replica, copies are in use of which the engine knows nothing yet (see TreesLock). Making one may take minutes, and
 // nothing waits for this.
 func (m *Manager) sweep(ctx context.Context) bool {

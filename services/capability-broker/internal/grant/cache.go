@@ -189,7 +189,7 @@ func (r Request) check() error {
 	return nil
 }
 
-// Grant grants a permission, in place of the grant that there is. A pack that approval doesn't know is a not-found fault, one that is being
+// Grant grants a permission. It replaces the present grant. A pack that approval doesn't know is a not-found fault, one that is being
 // uninstalled a conflict. The audit entry is written before the change is committed: there may be an entry of a change that then failed,
 // never a change without its entry.
 func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {

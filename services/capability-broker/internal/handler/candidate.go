@@ -5,7 +5,7 @@
 // exact bytes. The pack itself is approved (approval), by the digest of its tree. A candidate, which a scan has found, is approved by an
 // operator: that is trust, in the digest of the handler's folder. And each start compares the copy on the disk with that digest.
 //
-// The bytes are copied from the approved tree, never from ecosystem/, where whoever installs packs may write at any time. scan.go finds
+// The bytes are copied from the approved tree, never from ecosystem/, where any process of the operator may write at any time. scan.go finds
 // candidates, service.go and effects.go decide, folders.go has the copies, trust.go has what is trusted in memory.
 package handler
 

@@ -32,7 +32,7 @@ var ErrUntrusted = errors.New("the handler's copy is not what is trusted")
 // becomes of the name.
 type Folders struct {
 	dir string
-	mu  sync.RWMutex // shared from the check of a copy to its mount, exclusive while one is put in place or removed
+	mu  sync.RWMutex // shared from the check of a copy to its mount, exclusive while one is replaced or removed
 }
 
 // NewFolders makes the folder of copies.
@@ -79,7 +79,7 @@ func manifest(ctx context.Context, source *os.Root) (tree.Manifest, error) {
 	return m, err
 }
 
-// install puts the staged copy of what is trusted in place of the present one, unless that is right already. It runs after the trust was
+// install replaces the present copy by the staged copy of what is trusted, unless the present one is right already. It runs after the trust was
 // committed. A crash before it is finished leaves a copy that is missing or wrong, with which nothing starts, and the staged one, which
 // Service.recover installs.
 func (f *Folders) install(ctx context.Context, t Trust) error {

@@ -42,7 +42,7 @@ type Audit interface {
 // Store is the database of trust, one record for each pack and slug; internal/store implements it. Every write raises the revision.
 type Store interface {
 	TrustStore
-	// PutTrust stores trust as a part of tx, in place of what is trusted under the same pack and slug.
+	// PutTrust stores trust as a part of tx. It replaces the trust of the same pack and slug.
 	PutTrust(tx *store.Tx, t Trust) error
 	// ReplaceTrust is PutTrust in a transaction of its own. It calls commit before it commits; an error of commit is returned, and nothing is
 	// stored.
@@ -177,14 +177,14 @@ func (s *Service) storeTrust(tx *store.Tx, c candidate.Change[Candidate]) error 
 	return nil
 }
 
-// inUse says whether an installed candidate is the one that is trusted under its slug: a newer version has its own candidate, and may have
-// taken its place.
+// inUse says whether an installed candidate is the one that is trusted under its slug: a newer version has its own candidate, and may be
+// trusted instead.
 func (s *Service) inUse(tx *store.Tx, item candidate.Item[Candidate]) (bool, error) {
 	key, err := s.Store.TrustedKey(tx, item.Payload.PackID, item.Payload.Slug)
 	return key == item.Key, err
 }
 
-// Approve trusts a candidate's handler, in place of what was trusted under the same pack and slug, and installs its copy. Approving what is
+// Approve trusts a candidate's handler and installs its copy. It replaces the trust of the same pack and slug. Approving what is
 // trusted already changes nothing, unless its copy is damaged, or the pack was approved with another folder since.
 //
 // The order is: stage the copy, commit the trust with its audit entry, install the copy, end the workers of the version before. After a

@@ -34,7 +34,7 @@ func (c capability) grant(ctx context.Context, req api.GrantRequest) (api.GrantR
 	}, nil
 }
 
-// removed says what a grant named that the one in its place doesn't: posting a grant replaces the one before.
+// removed says what the replaced grant named and the new one doesn't: posting a grant replaces the one before.
 func removed(before, now *grant.Grant) []string {
 	if before.Decide(time.Now()) != grant.Allowed || before.Settings() == nil || now.Settings() == nil {
 		return nil
@@ -90,7 +90,7 @@ func (c capability) warnings(g *grant.Grant) []string {
 	return list
 }
 
-// noHandler names the permissions that are served, for whoever misspelt one.
+// noHandler is the warning that no handler serves a permission. It names those that are served, in case the permission is misspelt.
 func (c capability) noHandler(permission string) string {
 	const most = 20
 	served := c.handlers.Registry.Permissions()

@@ -1,4 +1,4 @@
-// Package layout names the broker's files and folders in user_data, each in one place.
+// Package layout has the names of the broker's files and folders in user_data. No other package spells them.
 //
 // Everything in Capabilities and Packs is the broker's own: no handler may see it, and Docker mounts parts of it only (see packages
 // container and worker). Shared is there for packs. State, audit and settings are written by other parts of the suite, too, and are

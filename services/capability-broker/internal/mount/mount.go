@@ -1,6 +1,6 @@
 // Package mount decides which folders of the host a handler's container may see, and makes sure that it sees those and no others.
 //
-// The attack is a race. A grant names a folder by its path, and the engine is told a path, too: it walks that path again, as root, on the
+// The attack is a race. A grant names a folder by its path, and the engine's API takes a path, too: it walks that path again, as root, on the
 // host, and follows links. Whoever may write in a folder on the way can replace a folder by a link between the check and that walk: another
 // handler, whose grant lets it write in a folder around this one, or anybody who uses the operator's folders. The link could lead to /etc.
 // No check beforehand helps.

@@ -1,4 +1,4 @@
-// Package orphan removes the handlers' containers that no replica of the broker uses any more, and the logs of packs that are gone.
+// Package orphan removes the handlers' containers that no replica of the broker uses any more, and the logs of packs that don't exist any more.
 //
 // A handler's container belongs to the replica that started it: nobody else can read its answers. It is an orphan when that replica has
 // died (kill -9, a power cut), when its removal failed, or when no replica made it: a program that may use Docker can start a copy of a container,
@@ -19,7 +19,7 @@ import (
 
 const (
 	sweepInterval = time.Second // between two checks whether there is something to remove
-	logsInterval  = time.Hour   // between two checks for logs of packs that are gone
+	logsInterval  = time.Hour   // between two checks for logs of packs that don't exist any more
 )
 
 // Engine runs the containers; *sandbox.Engine is one.
@@ -93,7 +93,7 @@ func (s *Sweeper) Watch(ctx context.Context) error {
 // Run removes orphans until ctx ends: at the start, and whenever there is a reason to expect some. Listing containers costs the engine
 // too much to do it every second without a reason. What fails is tried again each second.
 func (s *Sweeper) Run(ctx context.Context) error {
-	due := true // a replica may have died whose lock file is gone, too
+	due := true // a replica may have died before this one started, and its lock file may have been removed
 	var logs time.Time
 	return periodic.Run(ctx, sweepInterval, func(ctx context.Context) {
 		due = s.sweep(ctx, due)

@@ -86,7 +86,7 @@ func Archive(root, packID string, now time.Time) (to string, err error) {
 	return shown(packID, name), nil
 }
 
-// Prune removes all archives of a pack but the newest keep, and returns the names of those that are gone. An archive that can't
+// Prune removes all archives of a pack but the newest keep, and returns the names of those that it removed. An archive that can't
 // be removed is in the error; the others are removed all the same.
 func Prune(root, packID string, keep int) (pruned []string, err error) {
 	archives, err := list(root, packID)

@@ -188,7 +188,7 @@ func first(e *jsonschema.ValidationError, inner bool) *jsonschema.ValidationErro
 	})
 }
 
-// keyword is the place of the schema that an error comes from, "#/properties/a/type".
+// keyword is the path within the schema of the keyword that refused a value: "#/properties/a/type".
 func keyword(e *jsonschema.ValidationError) string {
 	_, fragment, _ := strings.Cut(e.SchemaURL, "#")
 	switch e.ErrorKind.(type) {

@@ -2,8 +2,8 @@
 //
 // A worker may run for minutes, and a decision may change at any moment, on any replica: a grant is revoked, a handler is approved anew, a
 // pack gets other packages. Calls are checked by package call each time, but a call that is under way, and a worker that waits for the next
-// one, must also end when its decision does. The supervisor compares all workers with the decisions in memory ten times a second, instead
-// of being told of changes: what is compared can't be missed.
+// one, must also end when its decision does. The supervisor compares all workers with the decisions in memory ten times a second. It doesn't
+// wait for notifications of changes, because one could be missed.
 //
 // It also starts a worker for a decision that was just made, so that the first call doesn't wait for a container.
 package supervisor

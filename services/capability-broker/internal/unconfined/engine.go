@@ -111,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 
 // startAll runs the functions of starts, all on one thread. The kernel sends a child its parent's death signal (prctl(2),
 // PR_SET_PDEATHSIG) when the thread that forked it ends, not the process. Go ends idle threads at times, and a child would die with one: so one
-// thread forks all children and lives as long as there are any.
+// thread forks all children and is never ended before the last of them.
 func (e *Engine) startAll() {
 	runtime.LockOSThread()
 	for {
@@ -264,7 +264,7 @@ func (e *Engine) List(_ context.Context, kind sandbox.Kind) ([]sandbox.Container
 	return list, nil
 }
 
-// Remove kills a process and forgets it and its output. One that is gone already is no error.
+// Remove kills a process and forgets it and its output. It is no error if the process has ended already.
 func (e *Engine) Remove(_ context.Context, id string) error {
 	c, err := e.child(id)
 	if err != nil {

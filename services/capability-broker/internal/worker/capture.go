@@ -172,7 +172,8 @@ func (c *capture) endLine() {
 	c.line = c.line[:0]
 }
 
-// emit adds a line to what is to be written, if the rate limit allows it. If not, a line in its place says so, once.
+// emit queues a line for writing, if the rate limit allows it. The first line beyond the limit is replaced by a line that says that lines are
+// dropped; the following ones are dropped without one.
 func (c *capture) emit(line LogLine) {
 	if c.dropping {
 		return

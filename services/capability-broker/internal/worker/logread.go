@@ -113,7 +113,7 @@ func (r *logReader) open() error {
 	return nil
 }
 
-// rotated says whether another file has taken the place of the open one.
+// rotated says whether the file with the log's name is another one than the open one.
 func (r *logReader) rotated() (bool, error) {
 	here, err := r.file.Stat()
 	if err != nil {
@@ -129,7 +129,7 @@ func (r *logReader) rotated() (bool, error) {
 	return !os.SameFile(here, there), nil
 }
 
-// readAdded reads what was added since the last read: in the open file and, if it was rotated, in the one that has taken its place.
+// readAdded reads what was added since the last read: in the open file and, if it was rotated, in the new one.
 func (r *logReader) readAdded() ([]LogLine, error) {
 	if r.file == nil {
 		if err := r.open(); err != nil || r.file == nil {

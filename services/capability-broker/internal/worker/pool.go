@@ -52,7 +52,7 @@ type Pool struct {
 }
 
 // group is the workers of one key, and the calls that wait for one of them. A group that Pool.groups doesn't have any more was
-// ended: whoever still holds it (a start under way) must not use it.
+// ended. A goroutine that still has it (a start under way) must not use it.
 type group struct {
 	key      key
 	spec     Spec

@@ -145,7 +145,7 @@ func splitPort(hostport string) (host, port string) {
 }
 
 // authority returns the host and port as they are written in a URL, "" where the URL is relative. net/url decodes escapes in a host, other clients
-// don't: a host that means two things is refused by whoever calls this.
+// don't: so the callers of authority refuse a host that could mean two things.
 func authority(text string) string {
 	_, rest, ok := strings.Cut(text, "//")
 	if !ok {

@@ -47,7 +47,7 @@ func Invalid(format string, args ...any) *Failure {
 // Protocol is a request that can't be read.
 func Protocol(text string) *Failure { return &Failure{Kind: KindProtocol, Text: text} }
 
-// GrantDenied is a request that the pack's approval or grant doesn't allow. The pack is told why: its operator can change that.
+// GrantDenied is a request that the pack's approval or grant doesn't allow. The pack gets the reason, because its operator can change that.
 func GrantDenied(blockedReason, why string) *Failure {
 	return &Failure{Kind: KindGrant, Text: "Network access denied: " + why, Reason: blockedReason, Detail: why}
 }

@@ -97,7 +97,7 @@ func (p *Proxy) GateChanged(c gate.Change) {
 	}
 }
 
-// Forget is Cut for a pack that is gone.
+// Forget is Cut for a pack that was uninstalled.
 func (p *Proxy) Forget(packID string) { p.packs.Forget(packID) }
 
 // Sweep closes connections that have been idle for a minute, until ctx ends; then all.

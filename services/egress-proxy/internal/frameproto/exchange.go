@@ -36,7 +36,7 @@ type exchange struct {
 	ctx      context.Context // of the request's connection
 	bound    context.Context // ends with ctx and with the session
 	began    time.Time
-	target   *upstream.Target // of the first hop, as far as it could be told without waiting
+	target   *upstream.Target // of the first hop, as far as it is known without waiting
 	reserved bool             // memory was reserved for the answer
 	written  func() error     // waits for the entries of a request that was refused at once; nil for any other
 }

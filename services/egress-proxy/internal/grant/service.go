@@ -51,7 +51,7 @@ type Granted struct {
 	Removed Removed
 }
 
-// Grant gives the pack what is asked for, in place of what it had. The error is a not-found fault for a pack that approval doesn't
+// Grant replaces the pack's grant by the requested one. The error is a not-found fault for a pack that approval doesn't
 // know, a conflict for one that is being uninstalled, and an invalid one for a request that breaks a bound.
 func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted, error) {
 	now := storedNow()

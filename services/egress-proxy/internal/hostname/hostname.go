@@ -3,7 +3,7 @@
 // another.
 //
 // Names follow UTS #46 (non-transitional) and the length bounds of RFC 1035. Texts that the C library's inet_aton takes for an address
-// (RFC 6943, section 3.1.1: 127.1, 0x7f.1, 2130706433) are told apart from names: a server program behind us might read
+// (RFC 6943, section 3.1.1: 127.1, 0x7f.1, 2130706433) are not taken for names: a server program behind us might read
 // "0x7f.1" as 127.0.0.1, so it must not count as a name that isn't internal.
 package hostname
 

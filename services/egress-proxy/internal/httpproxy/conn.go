@@ -40,7 +40,7 @@ var past = time.Unix(1, 0)
 type clientConn struct {
 	pack       *session.Pack
 	recorder   *record.Recorder
-	ctx        context.Context // ends when the client is gone, and with its socket
+	ctx        context.Context // ends when the client disconnects, and with its socket
 	stream     *uds.Stream
 	tunnelTo   *decision.Destination // in a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
 	in         *bufio.Reader

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// afterEnd is how long one direction may go on without a byte once the other has ended. Its receiver may be gone: that shows only when
+	// afterEnd is how long one direction may go on without a byte once the other has ended. Its receiver may have disconnected: that shows only when
 	// something is sent to it, and the sender may never send again.
 	afterEnd = 30 * time.Second
 	// afterEndPoll is how often the bytes are compared.
@@ -24,10 +24,10 @@ const (
 
 // join copies in both directions until both have ended, and returns the bytes of each.
 //
-// When one direction has ended, the other ends, too: at once if the first ended by an error, else afterEnd after its last byte. gone ends when the
-// client is gone: then what it had sent still goes to the server, within the same time, and the answer goes nowhere. bytes counts those that went
-// to the server and came from it so far. Closing both connections from elsewhere ends the join at once.
-func join(gone context.Context, client, server io.ReadWriteCloser, bytes func() (sent, received int64)) (sent, received int64) {
+// When one direction has ended, the other ends, too: at once if the first ended by an error, else afterEnd after its last byte. disconnected ends
+// when the client disconnects: then the bytes that it had sent still go to the server, within the same time, and the answer is dropped. bytes
+// returns the numbers of bytes that went to the server and came from it so far. Closing both connections from elsewhere ends the join at once.
+func join(disconnected context.Context, client, server io.ReadWriteCloser, bytes func() (sent, received int64)) (sent, received int64) {
 	closeBoth := func() { client.Close(); server.Close() }
 	copyTo := func(to, from io.ReadWriteCloser, n *int64) chan struct{} {
 		ended := make(chan struct{})
@@ -43,7 +43,7 @@ func join(gone context.Context, client, server io.ReadWriteCloser, bytes func() 
 		return ended
 	}
 	up, down := copyTo(server, client, &sent), copyTo(client, server, &received)
-	left := gone.Done()
+	left := disconnected.Done()
 	select { // while both directions are open, nothing bounds how long they are idle: that is a tunnel's right
 	case <-up:
 		up = nil

@@ -88,7 +88,7 @@ func printable(text string) string {
 	return clean[:min(len(clean), limit)]
 }
 
-// proxyError is a failure in the words of RFC 9209, section 2.3. What an address or a name stands for is not told there either.
+// proxyError is a failure in the words of RFC 9209, section 2.3. It doesn't tell the pack more than the text does: not which address a name has.
 func proxyError(f *decision.Failure) string {
 	switch {
 	case f == decision.TooManyStreams:

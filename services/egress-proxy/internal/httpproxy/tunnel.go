@@ -25,8 +25,8 @@ const helloTimeout = 10 * time.Second // from the tunnel's announcement to a who
 // what is wrong.
 var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 
-// tunnel serves a CONNECT request. The tunnel is announced once its destination was decided on and its server reached, so that a client is told
-// what is wrong with either (RFC 9110, section 9.3.6).
+// tunnel serves a CONNECT request. The tunnel is announced once its destination was decided on and its server reached, so that a client gets
+// the reason if either fails (RFC 9110, section 9.3.6).
 //
 // Nothing goes to the server before the client's first bytes were checked, too: they must be TLS for the same name, or HTTP/1.1, of which each
 // request is then decided on. Otherwise a tunnel to an allowed name could ask a shared server for another one (domain fronting). again says that
@@ -169,7 +169,7 @@ func (c *clientConn) checkPlain() *decision.Failure {
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
-// notTLS is a tunnel that begins with neither TLS nor HTTP/1.1. Its client is told so: the text is about what the client sent itself.
+// notTLS is a tunnel that begins with neither TLS nor HTTP/1.1. The client may read this: it is only about the bytes that it has sent itself.
 func notTLS(detail string) *decision.Failure {
 	f := decision.Blocked("tls_required", detail)
 	f.Text += ": a tunnel must carry TLS or HTTP/1.1"

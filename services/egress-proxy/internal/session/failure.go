@@ -8,7 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-// EndedFailure is the answer to a request that ended with its session: what is in its way now, if that can be told.
+// EndedFailure is the answer to a request that ended with its session: the reason for which it would be refused now, if there is one.
 func (k *Pack) EndedFailure() *decision.Failure {
 	if f := decision.Gate(k.packs.Gates.Get(k.ID)); f != nil {
 		return f

@@ -56,7 +56,7 @@ func (k *Pack) ReleaseStream() { <-k.streams }
 // Streams is how many of the pack's streams are taken.
 func (k *Pack) Streams() int { return len(k.streams) }
 
-// RetryAfter is how long a client should wait that was told that there is too much of something; 0 for other failures.
+// RetryAfter is how long a client should wait after a failure that is about a limit; 0 after any other failure.
 func (k *Pack) RetryAfter(f *decision.Failure, now time.Time) time.Duration {
 	switch f {
 	case decision.TooManyStreams:

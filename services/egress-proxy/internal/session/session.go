@@ -98,7 +98,7 @@ func (p *Packs) End(id string) {
 	}
 }
 
-// Forget is End for a pack that is gone. Its limits and what was resolved for it go, too.
+// Forget is End for a pack that was uninstalled. Its limits and its resolved names are dropped, too.
 func (p *Packs) Forget(id string) {
 	p.End(id)
 	p.mu.Lock()

@@ -16,7 +16,7 @@ type head struct {
 	closes    bool // the server says that it closes it
 	chunked   bool
 	length    int64 // -1 for not given
-	ambiguous bool  // both chunked and a length: whoever wrote that may mean another end
+	ambiguous bool  // both chunked and a length: the server may mean another end of the body
 }
 
 // parseHead reads a header block that readHead made. What is ambiguous is refused: the proxy and the pack must not take the same bytes for

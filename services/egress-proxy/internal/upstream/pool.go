@@ -198,7 +198,7 @@ func (p *Pool) exchangeOver(ctx context.Context, k key, c *conn, s *h2Conn, clos
 }
 
 // exchange uses one connection and gives it back or closes it. again says that the server had closed it before it saw
-// the request, as far as can be told, and that the request does no harm twice. close has the exchange be the connection's last.
+// the request, as far as the connection shows, and that the request may be sent twice. close has the exchange be the connection's last.
 func (p *Pool) exchange(ctx context.Context, k key, c *conn, close bool, r *Request, buf []byte) (_ *Response, err error, again bool) {
 	stop := context.AfterFunc(ctx, c.interrupt)
 	response, reusable, err := c.roundTrip(r, close, buf)

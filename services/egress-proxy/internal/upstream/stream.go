@@ -136,7 +136,7 @@ func (s *Stream) take() *h2Conn {
 }
 
 // roundTripHTTP2 sends the request over a connection that the exchange has joined, which it leaves with the end of the answer's body. again says
-// that the server has done nothing about the request, as far as can be told, and that it can be sent again.
+// that the server has not acted on the request, as far as the connection shows, and that it can be sent again.
 func (s *Stream) roundTripHTTP2(r *http.Request, h *h2Conn) (_ *http.Response, err error, again bool) {
 	s.pool.mu.Lock()
 	first := h.used == 1

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Masked is written in place of a segment that looks like a credential.
+// Masked replaces a segment that looks like a credential.
 const Masked = "***"
 
 // Lengths from which a run of letters and digits looks like a credential. Random tokens of the services that put theirs into

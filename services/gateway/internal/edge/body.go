@@ -21,7 +21,7 @@ const (
 	stallTimeout = 30 * time.Second // for the next piece of an upload to arrive, or of an answer to be read by the client
 )
 
-// boundBody puts a bounded body in the place of r's. A JSON body is read here, so that no service sees half of one or
+// boundBody replaces r's body by one that is bounded. A JSON body is read here, so that no service sees half of one or
 // waits for a slow client; an upload is passed on as it comes. stop must be called when the exchange is over.
 func boundBody(raw http.ResponseWriter, r *http.Request, class route.Class) (stop func(), err error) {
 	stop = func() {}

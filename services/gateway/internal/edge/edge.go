@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	// operator is the actor of whoever holds the API token, anonymous of who doesn't.
+	// The actors of requests: operator with the API token, anonymous without it.
 	operator  = "operator"
 	anonymous = "anonymous"
 
@@ -294,7 +294,7 @@ func hostOf(remote string) string {
 func parseAddress(remote string) netip.Addr {
 	address, err := netip.ParseAddr(hostOf(remote))
 	if err != nil {
-		return netip.Addr{} // all that can't be told apart count as one
+		return netip.Addr{} // all addresses that can't be read count as one client
 	}
 	return address
 }

@@ -102,7 +102,7 @@ func (p *proxy) checkResponse(answer *http.Response) error {
 	return nil
 }
 
-// writeFailure answers in the place of a service that didn't. It is called before anything has been written.
+// writeFailure answers a request that its service has not answered. It is called before anything has been written.
 func (p *proxy) writeFailure(w http.ResponseWriter, r *http.Request, err error) {
 	if u, ok := r.Context().Value(uploadKey{}).(*upload); ok && u.failure() != nil {
 		w.Header().Set("Connection", "close")

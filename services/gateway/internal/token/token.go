@@ -1,8 +1,8 @@
 // Package token checks the API token against the file it lies in.
 //
 // The file has two names (hard links): the operator's, user_data/settings/api_token, and the gateway's, in a folder that
-// holds nothing else. While the operator writes into the file, both are the same. Once the operator's name is another file
-// or gone, the gateway's is the only name left of a token that was replaced; such a file is not believed.
+// holds nothing else. While the operator writes into the file, both are the same. If the operator replaces or removes
+// the first, the file has only the gateway's name left, and its token is no longer valid: such a file is refused.
 package token
 
 import (
@@ -32,7 +32,7 @@ const (
 type File struct {
 	path    string
 	log     *slog.Logger
-	changed func() // told of each token that takes another's place
+	changed func() // called after each replacement of the token by another one
 
 	current atomic.Pointer[snapshot]
 	mu      sync.Mutex // one goroutine reads the file at a time
@@ -46,8 +46,8 @@ type snapshot struct {
 	err   error
 }
 
-// Open reads the token at path, surrounding white space aside. changed is called whenever another token has taken its
-// place, even after a time without one.
+// Open reads the token at path, surrounding white space aside. changed is called whenever another token
+// has replaced it, even if there was none for a time.
 func Open(path string, log *slog.Logger, changed func()) (*File, error) {
 	f := &File{path: path, log: log, changed: changed}
 	token, err := read(path)
@@ -61,7 +61,7 @@ func Open(path string, log *slog.Logger, changed func()) (*File, error) {
 	return f, nil
 }
 
-// errReplaced is a file whose operator's name is gone: its token was replaced or removed.
+// errReplaced is the error for a file that has lost the operator's name: its token was replaced or removed.
 var errReplaced = errors.New("user_data/settings/api_token was replaced or removed, and the new one is not known yet; " +
 	"if this stays, run: docker compose up --detach")
 

@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// The records of ZIP64, and what stands in the place of a number that they hold.
+// The records of ZIP64, and the values of fields whose number is in such a record instead.
 const (
 	end64Signature   = 0x06064b50
 	locatorSignature = 0x07064b50

@@ -43,7 +43,7 @@ type Backup struct {
 
 	Version  string
 	Identity string
-	Error    string // why one of these can't be told
+	Error    string // why version or identity could not be read
 }
 
 // makingPrefix begins the name of a backup that is being made. It gets its own name when it is complete and synced.

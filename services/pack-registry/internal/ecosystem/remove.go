@@ -38,7 +38,7 @@ func (e *Ecosystem) Descendants(id pack.ID) (below []pack.ID) {
 }
 
 // Remove backs a pack up and removes its files, also those in the legacy folder of packs. A pack that isn't there is no error.
-// It may be repeated if it was interrupted: the files are complete until they are gone.
+// It may be repeated if it was interrupted: until the one step that removes the files, all of them are there.
 func (e *Ecosystem) Remove(ctx context.Context, id pack.ID) (Removed, error) {
 	release, blocked, err := e.lockAndRecover(ctx, lockWait)
 	if err != nil {

@@ -95,7 +95,7 @@ func (r *rights) folder(root *os.Root, name string) {
 		r.countDenied(&r.unread, name, err)
 		return
 	}
-	entries, _ := dir.ReadDir(-1) // a folder that can't be listed is reported by whoever reads it
+	entries, _ := dir.ReadDir(-1) // a folder that can't be listed is reported when the pack is read
 	for _, entry := range entries {
 		if *r.left--; *r.left < 0 {
 			return
@@ -111,7 +111,7 @@ func (r *rights) folder(root *os.Root, name string) {
 	}
 }
 
-// refused says why this process may not do something to a name in a folder; nil where it may, or where that can't be told.
+// refused says why this process may not do something to a name in a folder; nil if it may, or if that isn't known.
 func refused(dir int, name string, mode uint32) error {
 	if err := unix.Faccessat(dir, name, mode, unix.AT_EACCESS); errors.Is(err, fs.ErrPermission) {
 		return err

@@ -104,7 +104,7 @@ func (p packSwap) revert() error {
 	return err
 }
 
-// isFolder says whether a name is that of the folder that identify described. A mount whose server is gone is not.
+// isFolder says whether a name is that of the folder that identify described. A mount whose server doesn't answer is not.
 func isFolder(root *os.Root, name string, inode uint64, born int64) (bool, error) {
 	nowInode, nowBorn, err := identify(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE) {

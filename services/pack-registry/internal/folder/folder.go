@@ -232,7 +232,7 @@ func (c *copier) entry(in, out *os.Root, name, shown string, info fs.FileInfo, d
 	}
 }
 
-// isDeadMount says whether an error comes from a mount whose server is gone.
+// isDeadMount says whether an error comes from a mount whose server doesn't answer any more.
 func isDeadMount(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE)
 }

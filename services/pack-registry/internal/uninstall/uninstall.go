@@ -22,7 +22,7 @@ import (
 // timeout bounds a whole uninstall. Stopping the container takes the most of it.
 const timeout = 50 * time.Second
 
-// endTimeout bounds the last step, which is also taken if the caller is gone, or timeout has passed.
+// endTimeout bounds the last step, which is also taken if the caller has disconnected, or timeout has passed.
 const endTimeout = 5 * time.Second
 
 // Owners are the services that remove their part of a pack. All methods are idempotent, because an uninstall may be repeated.
@@ -100,7 +100,7 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 		u.step("revoked")
 		u.removeFiles(ctx, id, &result, failed)
 	}
-	// What was decided is written down even when the caller has gone.
+	// What was done is recorded even if the caller has disconnected.
 	ctx = context.WithoutCancel(ctx)
 	if len(problems) == 0 {
 		u.step("files removed")

@@ -1,5 +1,5 @@
-// Package build installs what a lock lists, in a builder container. It is the one place of the suite where package indexes are
-// asked and, for source distributions, where strangers' build code runs. Nothing that a builder leaves is trusted: package
+// Package build installs what a lock lists, in a builder container. Nowhere else in the suite are package indexes asked,
+// and nowhere else does the build code of source distributions run, which is any stranger's. Nothing that a builder leaves is trusted: package
 // environment checks it.
 package build
 

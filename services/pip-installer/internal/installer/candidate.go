@@ -1,5 +1,5 @@
-// Package installer is the workflow of requirements.lock files: scan, decision, build, and the environment that is sent to
-// whoever runs the pack. It uses libs/candidate for states and decisions, internal/build for installing, and
+// Package installer is the workflow of requirements.lock files: scan, decision, build, and the environment that
+// capability-broker gives to the pack's containers. It uses libs/candidate for states and decisions, internal/build for installing, and
 // internal/environment for the result.
 package installer
 

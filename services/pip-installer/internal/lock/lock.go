@@ -49,7 +49,7 @@ func NormalizeName(name string) string {
 var (
 	requirement = regexp.MustCompile(`\A([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)[ \t]*(?:\[([^\[\]]*)\])?[ \t]*==[ \t]*([^ \t=]+)\z`)
 	extraName   = regexp.MustCompile(`\A[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\z`)
-	// What makes Python read a file in another encoding than UTF-8 (PEP 263); pip looks at the first two lines.
+	// What makes Python read a file in another encoding than UTF-8 (PEP 263); pip reads it in the first two lines.
 	codingCookie = regexp.MustCompile(`coding[:=][ \t]*[-_.a-zA-Z0-9]+`)
 )
 

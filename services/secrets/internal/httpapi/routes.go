@@ -11,7 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
 )
 
-// masked is in answers in the place of a value.
+// masked replaces values in answers.
 const masked = "********"
 
 // Serve answers the endpoints on mux.

@@ -135,7 +135,7 @@ func (v *Vault) read(key string) (file, error) {
 	if !info.Mode().IsRegular() {
 		return file{}, fmt.Errorf("%w: no regular file", errDamaged)
 	}
-	// Should a FIFO have taken its place by now, NONBLOCK keeps the call from waiting for ever.
+	// A race: the file may have been replaced by a FIFO since Lstat. O_NONBLOCK keeps the opening of one from blocking.
 	f, err := v.root.OpenFile(fileName(key), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return file{}, err
@@ -151,7 +151,7 @@ func (v *Vault) read(key string) (file, error) {
 	return decodeFile(key, data)
 }
 
-// prepare writes f under its temporary name and syncs it. Commit of the result puts it in the place of the old one.
+// prepare writes f under its temporary name and syncs it. Commit of the result replaces the old file by it.
 func (v *Vault) prepare(f file) (_ *atomicfile.File, err error) {
 	data, err := encodeFile(f)
 	if err != nil {

@@ -206,7 +206,7 @@ func (v *Vault) Set(ctx context.Context, key string, value api.Value) (created b
 	return created, nil
 }
 
-// Delete leaves a tombstone in the place of key's value. Deleting twice does nothing the second time; a key that never
+// Delete replaces key's value by a tombstone. Deleting twice does nothing the second time; a key that never
 // was is a fault of kind not found.
 func (v *Vault) Delete(ctx context.Context, key string) error {
 	key, err := ParseKey(key)
