@@ -12,11 +12,11 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// idleWait is how long the last container of an idle handler may take to go: the setting says a second.
+// idleWait is the longest wait until the container of an idle handler is removed. RUMI_CAPABILITY_WORKER_IDLE is a second here.
 const idleWait = time.Minute
 
-// capability measures calls that the broker answers itself, and calls of a trivial handler in its container, of which
-// there may be one.
+// capability measures calls that the broker answers itself (secrets.get), and calls of a trivial handler, which may have one worker here. Then
+// it measures first calls, which start the worker.
 func (b *bench) capability(ctx context.Context) error {
 	const pack, key = "bench-capability", "BENCH_KEY"
 	if err := b.install(ctx, pack, map[string]string{
@@ -63,13 +63,13 @@ func (b *bench) capability(ctx context.Context) error {
 	return b.cold(ctx, handler)
 }
 
-// docker says whether there is a Docker with the image.
+// docker returns an error unless a Docker engine with the image of packs answers.
 func (b *bench) docker(ctx context.Context) error {
 	_, err := dockerCommand(ctx, "image", "inspect", "--format", "{{.Id}}", b.image)
 	return err
 }
 
-// cold measures first calls of a handler whose container has gone, beside `docker run` of the same image.
+// cold measures first calls of a handler without a container, beside `docker run` of the same image.
 func (b *bench) cold(ctx context.Context, handler load.Contestant) error {
 	var first, plain []time.Duration
 	for i := range b.scale.repeats {
@@ -107,7 +107,7 @@ func (b *bench) cold(ctx context.Context, handler load.Contestant) error {
 	return nil
 }
 
-// dockerCommand runs Docker's client and gives its output.
+// dockerCommand runs Docker's client and returns its output.
 func dockerCommand(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	var out, problems bytes.Buffer

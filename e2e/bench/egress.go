@@ -11,14 +11,14 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// many requests in flight show what denials can do: each waits for its audit entry to be on the disk, and those that wait
-// together share a sync.
+// The numbers of requests in flight. many is for denials: each one waits until its audit entry is on the disk, and those that wait at the same
+// time share a sync.
 const (
 	few  = 16
 	many = 256
 )
 
-// egressWorld is a pack that may reach an upstream on loopback, and squid that lets its clients reach the same.
+// egressWorld is a pack that is granted an upstream on loopback, and a squid that allows the same upstream.
 type egressWorld struct {
 	pack     string
 	socket   string
@@ -49,18 +49,18 @@ func (b *bench) egressWorld(ctx context.Context, pack string) (*egressWorld, err
 	return w, nil
 }
 
-// framed is a request of a pack over its socket, as rumi_syscall sends it.
+// framed opens clients that send a request as a frame on the pack's socket, as rumi_syscall does.
 func (w *egressWorld) framed(url, want string) func() (*load.Client, error) {
 	frame := fmt.Sprintf(`{"method":"GET","url":%q,"headers":{"Accept":"application/json"},"body":null,"timeout_seconds":30}`, url)
 	return load.Frames(w.socket, []byte(frame), want)
 }
 
-// proxied is the same request in plain HTTP, as code that heeds HTTP_PROXY sends it.
+// proxied opens clients that send the same request in plain HTTP to a proxy, as code that reads HTTP_PROXY does.
 func proxied(network, address, target string, status int, want string) func() (*load.Client, error) {
 	return load.HTTP(network, address, fmt.Sprintf("GET http://%s/x HTTP/1.1\r\nHost: %s\r\nAccept: application/json\r\n\r\n", target, target), status, want)
 }
 
-// egress measures requests that are allowed and requests that are refused, beside squid's.
+// egress measures allowed and denied requests, beside squid's.
 func (b *bench) egress(ctx context.Context) (err error) {
 	w, err := b.egressWorld(ctx, "bench-egress")
 	if err != nil {
@@ -123,7 +123,7 @@ func (b *bench) plan(inFlight int) load.Plan {
 	return load.Plan{InFlight: inFlight, Rounds: b.scale.rounds, Each: b.scale.each}
 }
 
-// third is the summary of the third contestant, if there is one.
+// third is the summary of the third contestant, squid; zero if it isn't installed.
 func third(s []load.Summary) load.Summary {
 	if len(s) < 3 {
 		return load.Summary{}
@@ -147,7 +147,7 @@ func latency(path string, goal table.Goal, ours load.Summary, name string, their
 	}
 }
 
-// processors says how much processor time a request takes, which what else the machine does hardly changes.
+// processors is a text with the processor time of a request. Unlike rates, it hardly depends on the other work of the machine.
 func processors(ours, theirs load.Summary) string {
 	if ours.CPU == 0 {
 		return ""

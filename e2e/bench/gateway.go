@@ -12,8 +12,8 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// gateway measures authenticated reads through one service, beside reverse proxies that check nothing: before the very same
-// service, to which they show the gateway's certificate, and before an upstream that costs next to nothing.
+// gateway measures authenticated reads through the gateway, beside reverse proxies that check nothing. These stand before the same service, to
+// which they show the gateway's certificate, and before an upstream that costs almost no time.
 func (b *bench) gateway(ctx context.Context) (err error) {
 	const pack = "bench-gateway"
 	if err := errors.Join(b.install(ctx, pack, nil), b.grantNetwork(ctx, pack, 443, "api.example.com")); err != nil {
@@ -75,7 +75,7 @@ type reverseProxy struct {
 	tool          *baseline.Tool // nil where it isn't installed
 }
 
-// reverseProxies starts Caddy and nginx before each of those. stop is there to be called whether that succeeds or not.
+// reverseProxies starts Caddy and nginx before each service and before the bare upstream. The caller calls stop, also after an error.
 func (b *bench) reverseProxies(ctx context.Context, upstream string) (tools []reverseProxy, stop func() error, err error) {
 	stop = func() error {
 		var problems []error

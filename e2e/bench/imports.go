@@ -27,29 +27,30 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// way is one to get a large archive's content onto the disk, synced.
-type way struct {
-	pids []int // the servers that do it
-	// do says where it put it (a file or a folder), and how much processor time programs used that it ran.
+// method is one way to bring the content of a large archive onto the disk, synced.
+type method struct {
+	pids []int // the servers that take part
+	// do does it once. It returns the file or folder that it left, and the processor time of the programs that it ran.
 	do func(ctx context.Context) (left string, used time.Duration, err error)
 
-	took, used []time.Duration // all processor time, but for the client's
+	took, used []time.Duration // of each measurement: its duration, and the processor time of servers and programs, without the client's
 }
 
-// measure goes the way once. What that leaves stays for the suite's end, since ext4 searches long for a new file's inode where many were
-// freed in the last minutes; but the memory that holds it is given back, so that nobody waits for more of it from a hypervisor.
-func (w *way) measure(ctx context.Context) error {
-	before, began := load.ProcessorTime(w.pids), time.Now()
-	left, used, err := w.do(ctx)
+// measure does it once. The files that it leaves stay until the suite ends: ext4 searches long for the inode of a new file if many inodes were
+// freed in the last minutes. But their memory in the page cache is released. Otherwise the next contestant would wait until a hypervisor
+// gives the machine more memory.
+func (m *method) measure(ctx context.Context) error {
+	before, began := load.ProcessorTime(m.pids), time.Now()
+	left, used, err := m.do(ctx)
 	if err != nil {
 		return err
 	}
-	w.took = append(w.took, time.Since(began))
-	w.used = append(w.used, used+load.ProcessorTime(w.pids)-before)
+	m.took = append(m.took, time.Since(began))
+	m.used = append(m.used, used+load.ProcessorTime(m.pids)-before)
 	return evict(left)
 }
 
-// evict has the kernel forget the content of a synced file, or of all in a folder, until somebody reads it.
+// evict drops the content of a synced file, or of all files in a folder, from the page cache.
 func evict(path string) error {
 	return filepath.WalkDir(path, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
@@ -67,30 +68,33 @@ func evict(path string) error {
 	})
 }
 
-// flow is the median of bytes a second, 0 where nothing was measured.
-func (w *way) flow(size int64) float64 {
-	if len(w.took) == 0 {
+// flow is the median rate in bytes a second; 0 if nothing was measured.
+func (m *method) flow(size int64) float64 {
+	if len(m.took) == 0 {
 		return 0
 	}
-	p50, _ := load.Durations(w.took)
+	p50, _ := load.Durations(m.took)
 	return float64(size) / p50.Seconds()
 }
 
-// perGB is the median of seconds of processor time.
-func (w *way) perGB(size int64) float64 {
-	p50, _ := load.Durations(w.used)
+// perGB is the median processor time in seconds for each GB.
+func (m *method) perGB(size int64) float64 {
+	p50, _ := load.Durations(m.used)
 	return p50.Seconds() / float64(size) * 1e9
 }
 
-// imports measures the import of a large archive, by path and by upload, beside a synced copy of it, and the upload beside the
-// same journey through the tools that one would take for it, too.
+// imports measures the import of a large archive, by path and by upload, beside a synced copy of the archive. It measures the upload beside
+// two more contestants: Debian's tools for the same task, and the bare transfer of the same bytes.
 //
-// Where memory is at hand, an upload on two processors is not as fast as a copy. dd takes 0.3 s of processor time a GB (up to 2.5 s
-// where a hypervisor has to give the memory first, which an upload meets as well). An upload passes two services, is encrypted and
-// decrypted between them, and nothing of it may be written in its place before its end has arrived, where an archive's directory
-// is: that takes about 2 s a GB for its way, of which the kernel's TCP has the half and AES-GCM a sixth, and 0.6 s for unpacking.
-// Two processors can do that in 1.3 s at best, where dd takes 0.8. The same bytes over as many hops, in plain TCP and kept as they
-// came, are the bound that no upload passes: where that is slower than a copy, so is each upload.
+// With enough free memory, an upload on two processors is slower than a copy:
+//
+//   - dd takes 0.3 s of processor time a GB. It takes up to 2.5 s if a hypervisor must give the memory first; so does an upload.
+//   - An upload takes about 2 s a GB for the transfer through two services, with encryption between them. Half of it is the kernel's TCP, a
+//     sixth AES-GCM. Unpacking takes 0.6 s more, and can't begin before the end has arrived, because a zip file has its directory there.
+//   - Two processors do that in 1.3 s at best, where dd takes 0.8 s.
+//
+// The bare transfer sends the same bytes over as many hops, in plain TCP, and stores them unchanged. No upload can be faster. If the bare
+// transfer is slower than a copy, every upload is.
 func (b *bench) imports(ctx context.Context) (err error) {
 	archive := filepath.Join(b.suite.Home, "user_data/import/large.zip")
 	size, err := writeArchive(archive, b.scale.archive)
@@ -103,45 +107,45 @@ func (b *bench) imports(ctx context.Context) (err error) {
 		return err
 	}
 	stagings := filepath.Join(b.suite.Home, "user_data/pack_staging")
-	copied := &way{do: func(ctx context.Context) (string, time.Duration, error) {
+	copied := &method{do: func(ctx context.Context) (string, time.Duration, error) {
 		to := archive + "." + strings.ToLower(rand.Text()[:6])
 		used, err := program(ctx, "", "dd", "if="+archive, "of="+to, "bs=1M", "conv=fsync")
 		return to, used, err
 	}}
-	byPath := &way{pids: []int{gateway, registry}, do: func(ctx context.Context) (string, time.Duration, error) {
+	byPath := &method{pids: []int{gateway, registry}, do: func(ctx context.Context) (string, time.Duration, error) {
 		var s staged
 		err := b.post(ctx, "/api/packs/import", map[string]any{"path": "user_data/import/large.zip"}, &s)
 		return filepath.Join(stagings, s.ID), 0, err
 	}}
-	byUpload := &way{pids: byPath.pids, do: func(ctx context.Context) (string, time.Duration, error) {
+	byUpload := &method{pids: byPath.pids, do: func(ctx context.Context) (string, time.Duration, error) {
 		s, err := b.upload(ctx, archive)
 		return filepath.Join(stagings, s.ID), 0, err
 	}}
-	ways := []*way{copied, byPath, byUpload}
+	methods := []*method{copied, byPath, byUpload}
 	tools, stop, err := b.uploadTools(ctx, archive)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	if tools.do != nil {
-		ways = append(ways, tools)
+		methods = append(methods, tools)
 	}
 	bare, stopBare, err := b.bareUpload(ctx, archive)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopBare()) }()
-	ways = append(ways, bare)
+	methods = append(methods, bare)
 	for range b.scale.repeats {
-		for _, w := range ways {
-			if err := w.measure(ctx); err != nil {
+		for _, m := range methods {
+			if err := m.measure(ctx); err != nil {
 				return err
 			}
 		}
-		slices.Reverse(ways)
+		slices.Reverse(methods)
 	}
 	what := "import of " + table.Bytes.Format(float64(size))
-	row := func(path string, goal table.Goal, ours *way, beside string, theirs *way) {
+	row := func(path string, goal table.Goal, ours *method, beside string, theirs *method) {
 		r := table.Row{Path: path, Unit: table.Flow, Goal: goal, Ours: ours.flow(size), Beside: beside, Theirs: theirs.flow(size)}
 		r.OursMore = fmt.Sprintf("(%.1f s", ours.perGB(size))
 		if r.Theirs > 0 {
@@ -165,7 +169,7 @@ func (b *bench) imports(ctx context.Context) (err error) {
 	return nil
 }
 
-// program runs a program in a folder and says how much processor time it used.
+// program runs a program in a folder and returns the processor time that it used.
 func program(ctx context.Context, dir, name string, args ...string) (used time.Duration, err error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
@@ -175,12 +179,13 @@ func program(ctx context.Context, dir, name string, args ...string) (used time.D
 	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
-// uploadTools is an upload with what Debian has for it: through an nginx to another with mutual TLS, as through the gateway to
-// pack-registry, unpacked (by bsdtar, which takes a third of unzip's time) and synced. It does nothing where one of the tools is absent. stop is there unless it fails.
-func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop func() error, err error) {
+// uploadTools is an upload with Debian's tools: through one nginx to another one with mutual TLS, as through the gateway to pack-registry. Then
+// bsdtar unpacks the file (in a third of unzip's time), and sync syncs it. If a tool isn't installed, the method's do is nil. stop is nil
+// only with an error.
+func (b *bench) uploadTools(ctx context.Context, archive string) (upload *method, stop func() error, err error) {
 	stop = func() error { return nil }
 	if _, err := exec.LookPath("bsdtar"); err != nil {
-		return &way{}, stop, nil
+		return &method{}, stop, nil
 	}
 	var dirs [3]string
 	for i := range dirs {
@@ -192,7 +197,7 @@ func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop f
 	servers, err := baseline.NginxUploads(ctx, dirs[0], dirs[1], baseline.Target{Name: "pack-registry", Identity: b.suite.Identity("gateway")},
 		b.suite.Identity("pack-registry"), stored)
 	if errors.Is(err, baseline.ErrAbsent) {
-		return &way{}, stop, nil
+		return &method{}, stop, nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -203,7 +208,7 @@ func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop f
 		}
 		return err
 	}
-	w = &way{do: func(ctx context.Context) (string, time.Duration, error) {
+	upload = &method{do: func(ctx context.Context) (string, time.Duration, error) {
 		if err := put(ctx, archive, "http://"+servers[0].Address+"/large.zip"); err != nil {
 			return "", 0, err
 		}
@@ -211,7 +216,7 @@ func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop f
 		if err != nil {
 			return "", 0, fmt.Errorf("unpack: %w", err)
 		}
-		// What was sent is not kept, as Rumi doesn't, so it needn't be synced.
+		// The archive itself is removed, as Rumi does it. So it needn't be synced.
 		unpacked, err := program(ctx, to, "sh", "-c", "bsdtar -xf ../large.zip && rm ../large.zip")
 		if err != nil {
 			return "", 0, err
@@ -220,14 +225,14 @@ func (b *bench) uploadTools(ctx context.Context, archive string) (w *way, stop f
 		return to, unpacked + synced, err
 	}}
 	for _, s := range servers {
-		w.pids = append(w.pids, s.PIDs()...)
+		upload.pids = append(upload.pids, s.PIDs()...)
 	}
-	return w, stop, nil
+	return upload, stop, nil
 }
 
-// bareUpload sends an archive over as many hops as an upload takes, in plain TCP, into a file that is synced: nothing is asked,
-// encrypted, judged or unpacked. No upload is faster than that.
-func (b *bench) bareUpload(ctx context.Context, archive string) (w *way, stop func() error, err error) {
+// bareUpload sends an archive over as many hops as an upload takes, in plain TCP, into a file that is synced. Nothing is encrypted, checked or
+// unpacked, so no upload can be faster.
+func (b *bench) bareUpload(ctx context.Context, archive string) (upload *method, stop func() error, err error) {
 	dir, err := b.suite.Dir("kept")
 	if err != nil {
 		return nil, nil, err
@@ -240,14 +245,14 @@ func (b *bench) bareUpload(ctx context.Context, archive string) (w *way, stop fu
 	if err != nil {
 		return nil, nil, errors.Join(err, last.Stop())
 	}
-	w = &way{pids: []int{first.PID(), last.PID()}, do: func(context.Context) (string, time.Duration, error) {
+	upload = &method{pids: []int{first.PID(), last.PID()}, do: func(context.Context) (string, time.Duration, error) {
 		file, err := send(archive, first.Address)
 		return file, 0, err
 	}}
-	return w, func() error { return errors.Join(first.Stop(), last.Stop()) }, nil
+	return upload, func() error { return errors.Join(first.Stop(), last.Stop()) }, nil
 }
 
-// send sends a file over TCP to a keepCommand and says in which it was kept.
+// send sends a file over TCP to a keepCommand. It returns the name of the file in which that stored it.
 func send(file, address string) (to string, err error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -275,7 +280,7 @@ func send(file, address string) (to string, err error) {
 	return string(kept), nil
 }
 
-// put sends a file as the body of a PUT.
+// put sends a file as the body of a PUT, which must be answered with 201.
 func put(ctx context.Context, file, url string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -302,12 +307,12 @@ func put(ctx context.Context, file, url string) error {
 	return nil
 }
 
-// staged is what an import answers.
+// staged is the data that an import answers.
 type staged struct {
 	ID string `json:"staging_id"`
 }
 
-// upload sends an archive as a form, from its file.
+// upload imports an archive by upload. It sends the form straight from the file, so that the client needs little memory and processor time.
 func (b *bench) upload(ctx context.Context, archive string) (s staged, err error) {
 	f, err := os.Open(archive)
 	if err != nil {
@@ -351,7 +356,7 @@ func (b *bench) upload(ctx context.Context, archive string) (s staged, err error
 	return answer.Data, nil
 }
 
-// writeArchive makes an archive with files of a MiB that don't compress, and says how long it is. It is on the disk then.
+// writeArchive makes an archive of a pack with random files of 1 MiB each, bytes in all, and syncs it. It returns the archive's size.
 func writeArchive(path string, bytes int64) (size int64, err error) {
 	f, err := os.Create(path)
 	if err != nil {

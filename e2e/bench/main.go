@@ -1,9 +1,9 @@
-// Command bench measures a whole suite as its clients meet it, over real sockets, and prints one table: what was to be
-// reached (design.md, "Numbers to reach", and issues 4 to 6), what is, and the tool that does the like, measured in turns
-// in the same run. It needs root, Go and, for what runs in containers, Docker with the image of packs (`make images`).
+// Command bench measures a whole suite over real sockets, as clients use it, and prints one table. Each row has the goal (design.md, "Numbers
+// to reach"), the measured number, and the number of a comparable tool in the same run. It needs root, Go and, for
+// the rows with containers, Docker with the image of packs (`make images`).
 //
-// The services run as bare processes with mutual TLS between them; see package suite. Numbers depend on what else the
-// machine does, ratios hardly: contestants take turns.
+// The services run as bare processes with mutual TLS between them; see package suite. The numbers depend on the other work of the machine.
+// The ratios hardly do, because the contestants take turns.
 package main
 
 import (
@@ -27,6 +27,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
+// commands are the program's commands, a field each.
 type commands struct {
 	Run   runCommand   `cmd:"" default:"withargs" help:"Measure and print the table."`
 	Relay relayCommand `cmd:"" hidden:"" help:"Pass connections on; what tunnels and uploads are compared with."`
@@ -48,19 +49,19 @@ func (c *runCommand) Run(ctx context.Context) error {
 	return run(ctx, cfg, c.Parts)
 }
 
-// production are the flags that deploy/Dockerfile builds with.
+// production are the flags of go build that deploy/Dockerfile builds with.
 var production = []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
 
-// scale says how much is measured.
+// scale is how much is measured.
 type scale struct {
 	rounds   int           // of each contestant
-	each     time.Duration // a round
-	idle     time.Duration // before idle memory is looked at
+	each     time.Duration // the length of a round
+	idle     time.Duration // the wait before idle memory is measured
 	packs    int           // to scan, of 50 files
-	repeats  int           // of what takes long: cold starts, scans, changes, imports
-	revokes  int           // for their 99th percentile
+	repeats  int           // of slow operations: cold starts, scans, changes, imports
+	revokes  int           // enough for a 99th percentile
 	approved int           // packs to approve
-	archive  int64         // bytes to import
+	archive  int64         // size of the archive to import, in bytes
 }
 
 var (
@@ -77,20 +78,21 @@ type config struct {
 	progress io.Writer
 }
 
-// bench is a run.
+// bench is one run of the benchmarks.
 type bench struct {
 	config
 	suite *suite.Suite
 	rows  []table.Row
 }
 
-// part is something that can be measured alone.
+// part is a group of rows that can be measured alone.
 type part struct {
 	name    string
 	measure func(*bench, context.Context) error
 }
 
-// parts are in the order of the table but for packs, which fill the home, and memory, which wants it fresh.
+// parts are in the order in which they are measured. memory comes first, because it needs a suite that has done nothing; packs comes last,
+// because it fills the home.
 var parts = []part{
 	{"memory", (*bench).memory},
 	{"egress", (*bench).egress},
@@ -109,8 +111,8 @@ func partNames() []string {
 	return names
 }
 
-// run measures the named parts, all where none is named, and prints the table. A part that fails doesn't keep the others
-// from being measured.
+// run measures the named parts, or all if none is named, and prints the table. If a part fails, the others are measured all the same, and the
+// error is returned at the end.
 func run(ctx context.Context, cfg config, names []string) (err error) {
 	for _, name := range names {
 		if !slices.Contains(partNames(), name) {
@@ -124,7 +126,7 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 	fmt.Fprintln(cfg.progress, "bench: building and starting the suite")
 	b := &bench{config: cfg}
 	b.suite, err = suite.Start(ctx, suite.Config{Root: cfg.root, Build: cfg.build, Settings: map[string]map[string]string{
-		// Limits are on, as in production, and never reached.
+		// Limits are on, as in production, but so high that no request reaches them.
 		"gateway":      {"RUMI_API_RATE_LIMIT": "1000000000", "RUMI_API_RATE_WINDOW": "1"},
 		"egress-proxy": {"RUMI_EGRESS_RATE_LIMIT": "1000000000", "RUMI_AUDIT_REFUSALS": "0", "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8"},
 		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_CAPABILITY_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": cfg.image,
@@ -167,15 +169,15 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 
 func (b *bench) row(r table.Row) { b.rows = append(b.rows, r) }
 
-// loadAverage is how many wanted a processor in the last minute.
+// loadAverage is the system's load average of the last minute, as /proc/loadavg has it.
 func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	minute, _, _ := strings.Cut(string(text), " ")
 	return minute
 }
 
-// syncedAppend is the median time of an append to a file with fdatasync: what a denial, a decision or secrets.get waits
-// for at least, since its audit entry is on the disk before it is answered.
+// syncedAppend is the median time of an append of 500 bytes with fdatasync. A denial, a decision and secrets.get can't be faster, because
+// their audit entry is on the disk before they are answered.
 func (b *bench) syncedAppend() (time.Duration, error) {
 	dir, err := b.suite.Dir("disk")
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// TestMain makes this program what the driver starts of itself.
+// TestMain runs the hidden commands relay and keep if it is called with them: bench starts itself for these, and here "itself" is the test's
+// program.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "relay" || os.Args[1] == "keep") {
 		main()
@@ -18,8 +19,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The driver takes every step over real processes, sockets and containers, measuring next to nothing; what numbers come
-// out means nothing. Under the race detector the services are, too.
+// TestEveryPartMeasures runs every part with real processes, sockets and containers, for a moment each. The numbers mean nothing. With the
+// race detector on, the services are built with it, too.
 func TestEveryPartMeasures(t *testing.T) {
 	cfg := config{root: "../..", build: buildFlags, image: "rumi-pack:local", scale: quick, progress: t.Output()}
 	var out bytes.Buffer
@@ -49,6 +50,6 @@ func TestEveryPartMeasures(t *testing.T) {
 func TestPartsAreCheckedBeforeAnythingStarts(t *testing.T) {
 	err := run(t.Context(), config{scale: quick}, []string{"egress", "warp"})
 	if err == nil || !strings.Contains(err.Error(), `no part "warp"`) {
-		t.Fatal(err)
+		t.Fatalf("run of an unknown part: %v, want an error that names it", err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// memory looks at the services before anybody has asked them for anything.
+// memory measures the memory of the seven services before their first request.
 func (b *bench) memory(ctx context.Context) error {
 	select {
 	case <-time.After(b.scale.idle):

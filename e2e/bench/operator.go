@@ -13,15 +13,15 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// socketWait is how long a pack's socket may take; the contract gives it a second, patience the rest.
+// socketWait is the longest wait for a pack's sockets. The contract promises a second; the bound is larger for slow machines.
 const socketWait = 30 * time.Second
 
-// post calls the API as an operator does, and decodes the data into v where that isn't nil.
+// post calls the API as an operator does, which must succeed, and decodes the data into v if v isn't nil.
 func (b *bench) post(ctx context.Context, path string, body, v any) error {
 	return succeeded(v)(b.suite.API.Post(ctx, path, body))
 }
 
-// succeeded checks an answer.
+// succeeded returns a function that checks an answer and its error: both must show success. It decodes the data into v if v isn't nil.
 func succeeded(v any) func(api.Answer, error) error {
 	return func(a api.Answer, err error) error {
 		if err != nil {
@@ -37,7 +37,7 @@ func succeeded(v any) func(api.Answer, error) error {
 	}
 }
 
-// write puts the files of a pack into ecosystem/, with a descriptor.
+// write writes the files of a pack and a descriptor into ecosystem/.
 func (b *bench) write(id string, files map[string]string) error {
 	dir := filepath.Join(b.suite.Home, "ecosystem", id)
 	all := map[string]string{"ecosystem.json": fmt.Sprintf(`{"pack_id": %q, "pack_identity": "github:bench/%s", "version": "1.0.0"}`, id, id)}
@@ -92,7 +92,7 @@ func (b *bench) grantCapability(ctx context.Context, id, permission string, conf
 	return b.post(ctx, "/api/capability/grants/grant", map[string]any{"principal_id": id, "permission_id": permission, "config": config}, nil)
 }
 
-// trustHandlers approves every handler that waits for it.
+// trustHandlers scans for handlers and approves every candidate that is pending.
 func (b *bench) trustHandlers(ctx context.Context) error {
 	if err := b.post(ctx, "/api/capability/candidates/scan", nil, nil); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (b *bench) trustHandlers(ctx context.Context) error {
 	return nil
 }
 
-// until asks again and again whether something is so, for so long at most.
+// until calls so every 5 ms until it returns true or an error, for most at most. what is for the error.
 func (b *bench) until(ctx context.Context, most time.Duration, what string, so func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

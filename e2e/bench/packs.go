@@ -12,10 +12,10 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// filesEach is how many files a pack has, as design.md's numbers have them.
+// filesEach is how many files a pack has, as in the goals of design.md.
 const filesEach = 50
 
-// packs measures what operators do with packs: scanning, approving and importing them.
+// packs measures scans, approvals and imports of packs.
 func (b *bench) packs(ctx context.Context) error {
 	for i := range b.scale.packs {
 		if err := b.write(packName(i), packFiles(i)); err != nil {
@@ -41,7 +41,7 @@ func (b *bench) packs(ctx context.Context) error {
 
 func packName(i int) string { return fmt.Sprintf("bench-%03d", i) }
 
-// packFiles are those of a pack beside its descriptor. No two are alike.
+// packFiles are the files of pack number i, without its descriptor. No two files are equal, so that the blob store must keep each.
 func packFiles(i int) map[string]string {
 	files := map[string]string{}
 	for n := range filesEach - 1 {
@@ -50,7 +50,7 @@ func packFiles(i int) map[string]string {
 	return files
 }
 
-// scans measures a first scan of new packs and further ones, beside sha256sum over the same files.
+// scans measures the first scan of new packs, beside sha256sum over the same files, and further scans, which find everything unchanged.
 func (b *bench) scans(ctx context.Context) error {
 	hash := func() (time.Duration, error) {
 		cmd := exec.CommandContext(ctx, "sh", "-c", "find . -type f -print0 | xargs -0 sha256sum >/dev/null")

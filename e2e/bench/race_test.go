@@ -2,5 +2,5 @@
 
 package main
 
-// buildFlags share what the tests of the services have had compiled.
+// buildFlags build the services with the race detector. The build cache has most of it from the services' own tests.
 var buildFlags = []string{"-race"}

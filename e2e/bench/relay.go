@@ -13,7 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 )
 
-// serve handles each connection to an address, and closes it then.
+// serve listens at an address, calls handle for each connection and closes the connection afterwards.
 func serve(address string, handle func(net.Conn)) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -34,8 +34,8 @@ func serve(address string, handle func(net.Conn)) (net.Listener, error) {
 	return l, nil
 }
 
-// relayCommand is a relay in a process of its own, as the services are: TCP on both sides, copied the fastest way there
-// is (splice).
+// relayCommand is a plain TCP relay in a process of its own, as the services are. It copies with splice(2), the fastest way that Linux has.
+// Tunnels and uploads are compared with it.
 type relayCommand struct {
 	Listen string `arg:""`
 	Target string `arg:""`
@@ -56,8 +56,8 @@ func (c *relayCommand) Run(ctx context.Context) error {
 	})
 }
 
-// keepCommand is what an upload does at least, in a process of its own: what comes is written to a new file and synced, and the file's
-// name is answered. The connection is closed without an answer where that failed.
+// keepCommand does the least that an upload must do, in a process of its own: it writes the bytes of a connection to a new file, syncs it, and
+// answers the file's name. If that fails, it closes the connection without an answer.
 type keepCommand struct {
 	Listen string `arg:""`
 	Folder string `arg:""`
@@ -71,19 +71,21 @@ func (c *keepCommand) Run(ctx context.Context) error {
 	})
 }
 
+// keep writes the bytes of a connection to a new file in folder, synced.
 func keep(conn net.Conn, folder string) (file string, err error) {
 	f, err := os.CreateTemp(folder, "")
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	// Plain reads and writes of this size are faster than splice into a file.
+	// Reads and writes of 1 MiB are faster than splice into a file. The struct types hide ReadFrom and WriteTo, which would use splice.
 	if _, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{conn}, make([]byte, 1<<20)); err != nil {
 		return "", err
 	}
 	return f.Name(), f.Sync()
 }
 
+// serveUntilDone serves until ctx ends.
 func serveUntilDone(ctx context.Context, address string, handle func(net.Conn)) error {
 	l, err := serve(address, handle)
 	if err != nil {
@@ -93,7 +95,8 @@ func serveUntilDone(ctx context.Context, address string, handle func(net.Conn)) 
 	return l.Close()
 }
 
-// startSelf runs one of this program's hidden commands, which take the address to listen at and one thing more.
+// startSelf runs a hidden command of this program (relay or keep) in a process of its own, at a free port. argument is the command's second
+// one: a target or a folder.
 func (b *bench) startSelf(ctx context.Context, command, argument string) (*baseline.Tool, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -14,11 +14,11 @@ import (
 	"github.com/rumi-ai/rumi/e2e/internal/api"
 )
 
-// denialWait is how long a denial is waited for at most.
+// denialWait is the longest wait for a denial.
 const denialWait = 30 * time.Second
 
-// revoke measures how long a pack can still reach what was granted to it. The grant is revoked at a second egress-proxy,
-// through a gateway of its own, while the first serves the pack's socket.
+// revoke measures the time from a revoke, and from a changed file, to the first denial. The grant is revoked at a second egress-proxy, through
+// a second gateway, while the first egress-proxy serves the pack's socket: so the change must reach another replica.
 func (b *bench) revoke(ctx context.Context) (err error) {
 	w, err := b.egressWorld(ctx, "bench-revoke")
 	if err != nil {
@@ -69,7 +69,7 @@ func (b *bench) revoke(ctx context.Context) (err error) {
 	return nil
 }
 
-// replica starts a second egress-proxy beside the first, and a gateway before it alone.
+// replica starts a second egress-proxy, and a gateway that uses only this one. It returns a client of that gateway.
 func (b *bench) replica(ctx context.Context) (client *api.Client, stop func() error, err error) {
 	at := map[string]string{}
 	var started []*suite.Process
@@ -96,8 +96,8 @@ func (b *bench) replica(ctx context.Context) (client *api.Client, stop func() er
 	return client, stop, nil
 }
 
-// untilDenied waits until the pack's requests pass, does something, and says how long after its beginning they didn't
-// any more.
+// untilDenied waits until the pack's requests are allowed. Then it calls do, and returns the time from the beginning of do to the first
+// denial.
 func (w *egressWorld) untilDenied(ctx context.Context, do func() error) (time.Duration, error) {
 	url := "http://" + w.upstream.Address() + "/x"
 	passes, err := w.framed(url, `"success":true`)()
@@ -107,7 +107,7 @@ func (w *egressWorld) untilDenied(ctx context.Context, do func() error) (time.Du
 	defer passes.Close()
 	bound, cancel := context.WithTimeout(ctx, denialWait)
 	defer cancel()
-	for passes.Do() != nil { // the connection outlives denials
+	for passes.Do() != nil { // the connection stays open after a denial
 		if bound.Err() != nil {
 			return 0, fmt.Errorf("wait for the pack's requests to pass: %w", bound.Err())
 		}

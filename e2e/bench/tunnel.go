@@ -17,15 +17,14 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
 )
 
-// tunnelHost is the name that tunnels are opened to; addresses can't be tunnelled, since TLS has no server name for them.
+// tunnelHost is the name that tunnels are opened to. A tunnel can't lead to an address: TLS has no server name for it.
 const tunnelHost = "localhost"
 
-// chunk is how much is sent and read at once.
+// chunk is the size of a write and of a read, in bytes.
 const chunk = 256 << 10
 
-// tunnel measures how fast bytes come through a tunnel from a server to a pack, beside a plain relay that judges nothing.
-// A real ClientHello opens the tunnel; what follows is not encrypted, so that what is compared are the relays and not how
-// fast this machine encrypts.
+// tunnel measures the throughput of a tunnel from a server to a pack, beside a plain relay that checks nothing, and beside squid. A real
+// ClientHello opens the tunnel. The bytes after it are not encrypted, so that the relays are compared, and not the machine's encryption.
 func (b *bench) tunnel(ctx context.Context) (err error) {
 	const pack = "bench-tunnel"
 	if err := b.install(ctx, pack, nil); err != nil {
@@ -84,7 +83,7 @@ func (b *bench) tunnel(ctx context.Context) (err error) {
 	return nil
 }
 
-// receive says how many bytes a second a connection brings, from the first chunk on.
+// receive returns the throughput of a connection in bytes a second. The measurement begins after the first chunk.
 func (b *bench) receive(ctx context.Context, dial func() (net.Conn, error)) (float64, error) {
 	conn, err := dial()
 	if err != nil {
@@ -115,7 +114,7 @@ func (b *bench) receive(ctx context.Context, dial func() (net.Conn, error)) (flo
 	return float64(total) / time.Since(began).Seconds(), nil
 }
 
-// connect opens a tunnel through a proxy.
+// connect opens a tunnel to tunnelHost through a proxy.
 func connect(network, address string, port int) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
 	if err != nil {
@@ -123,8 +122,8 @@ func connect(network, address string, port int) (net.Conn, error) {
 	}
 	if _, err = fmt.Fprintf(conn, "CONNECT %s:%[2]d HTTP/1.1\r\nHost: %[1]s:%[2]d\r\n\r\n", tunnelHost, port); err == nil {
 		var answer *http.Response
-		// Nothing follows the answer before the ClientHello, so the reader holds back nothing.
-		//nolint:bodyclose // what follows an answer to CONNECT is the tunnel, not a body
+		// The server sends nothing before the ClientHello, so the buffered reader holds no bytes of the tunnel.
+		//nolint:bodyclose // after an answer to CONNECT comes the tunnel, not a body
 		if answer, err = http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect}); err == nil && answer.StatusCode != http.StatusOK {
 			err = fmt.Errorf("open a tunnel: answered %s", answer.Status)
 		}
@@ -135,7 +134,7 @@ func connect(network, address string, port int) (net.Conn, error) {
 	return conn, nil
 }
 
-// clientHello is the first thing that a TLS client sends to a server of that name.
+// clientHello returns the first record that a TLS client sends to a server of that name.
 func clientHello(name string) ([]byte, error) {
 	near, far := net.Pipe()
 	defer far.Close()
@@ -159,7 +158,7 @@ func readRecord(r io.Reader) ([]byte, error) {
 	return record, nil
 }
 
-// newSource is a server that takes a ClientHello and then sends until the other side goes away.
+// newSource starts a server that reads a ClientHello and then sends zeros until the client closes the connection.
 func newSource() (net.Listener, error) {
 	return serve("127.0.0.1:0", func(conn net.Conn) {
 		if _, err := readRecord(conn); err != nil {

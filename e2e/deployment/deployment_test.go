@@ -19,17 +19,18 @@ import (
 
 const root = "../.."
 
-// inside are settings that name places in a container. The mounts say what is there, so nobody sets them from outside;
-// those that are also variables of compose's choose the host's side of a mount.
-var inside = []string{
+// containerPaths are settings with paths and addresses inside a container. The mounts decide these, so an operator can't set them. Some have the
+// name of a compose variable, too, which is the path on the host.
+var containerPaths = []string{
 	"RUMI_LISTEN", "RUMI_ADMIN_LISTEN", "RUMI_USER_DATA", "RUMI_IDENTITY_DIR", "RUMI_ECOSYSTEM", "RUMI_HOME",
 	"RUMI_DOCKER_SOCKET", "RUMI_EGRESS_SOCK_DIR", "RUMI_CAPABILITY_SOCK_DIR", "RUMI_RUNTIME_DIR",
-	"RUMI_INSTANCE", // is the compose project's name
+	"RUMI_INSTANCE", // the compose project's name
 }
 
-// starters are settings that only a service which starts as root reads; the others are started as who they shall be.
-var starters = []string{"RUMI_UID", "RUMI_GID"}
+// userSettings are read only by services that start as root and then change their user. Compose starts the others as that user.
+var userSettings = []string{"RUMI_UID", "RUMI_GID"}
 
+// service is a service of docker-compose.yml, as far as the tests look at it.
 type service struct {
 	Environment map[string]*string `json:"environment"`
 	User        string             `json:"user"`
@@ -48,7 +49,7 @@ type service struct {
 	} `json:"volumes"`
 }
 
-// composed is docker-compose.yml with no variable set.
+// composed returns the services of docker-compose.yml, by name, with no variable set.
 func composed(t *testing.T) map[string]service {
 	t.Helper()
 	testenv.NeedsProgram(t, "docker") // with its compose plugin; an engine isn't asked
@@ -74,7 +75,7 @@ func composed(t *testing.T) map[string]service {
 
 var setting = regexp.MustCompile(`env:"(RUMI_[A-Z_]+)`)
 
-// settings finds what the code below a folder reads.
+// settings returns the settings that the code in a folder reads.
 func settings(t *testing.T, dir string) []string {
 	t.Helper()
 	var found []string
@@ -94,6 +95,7 @@ func settings(t *testing.T, dir string) []string {
 	return found
 }
 
+// names returns the names of the services in services/.
 func names(t *testing.T) []string {
 	t.Helper()
 	dirs, err := os.ReadDir(filepath.Join(root, "services"))
@@ -107,7 +109,8 @@ func names(t *testing.T) []string {
 	return all
 }
 
-// Every setting that a service knows can be set from outside, and none is passed that it would refuse to start with.
+// TestSettings compares each service with docker-compose.yml: every setting that it knows must be passed on, and no other, because it would refuse
+// to start.
 func TestSettings(t *testing.T) {
 	services := composed(t)
 	common := settings(t, "libs/service")
@@ -116,7 +119,7 @@ func TestSettings(t *testing.T) {
 		passed := services[name].Environment
 		for _, want := range own {
 			_, ok := passed[want]
-			if root := services[name].User == "0:0"; !ok && !slices.Contains(inside, want) && (root || !slices.Contains(starters, want)) {
+			if root := services[name].User == "0:0"; !ok && !slices.Contains(containerPaths, want) && (root || !slices.Contains(userSettings, want)) {
 				t.Errorf("%s knows %s; docker-compose.yml doesn't pass it on", name, want)
 			}
 		}
@@ -128,7 +131,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// Services have what they need and nothing else.
+// TestLeastPrivilege checks that each service has the networks, ports, mounts, user and capabilities that it needs, and no others.
 func TestLeastPrivilege(t *testing.T) {
 	holders := roster.Where(func(s roster.Service) bool { return s.DockerSocket })
 	for name, s := range composed(t) {
@@ -144,7 +147,7 @@ func TestLeastPrivilege(t *testing.T) {
 		holder := slices.Contains(holders, name)
 		for _, v := range s.Volumes {
 			if v.Target == "/var/run/docker.sock" && !holder {
-				t.Errorf("%s holds the Docker socket", name)
+				t.Errorf("%s mounts the Docker socket, want it only in %v", name, holders)
 			}
 		}
 		if !slices.Contains(names(t), name) {
@@ -164,16 +167,17 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 }
 
-// Docker's resolver answers for services that run. Only who has a way out asks anybody about other names.
+// TestWhoAsksOutside checks that only services on the network that leads out ask other DNS servers. Otherwise a name that no running service has
+// would be asked outside. Docker's resolver answers for the names of running services.
 func TestWhoAsksOutside(t *testing.T) {
 	for name, s := range composed(t) {
 		_, outside := s.Networks["outside"]
 		switch {
 		case s.NetworkMode == "none":
 		case outside && len(s.DNS) > 0:
-			t.Errorf("%s asks %v for names, who knows none", name, s.DNS)
+			t.Errorf("%s asks the DNS servers %v, want the host's", name, s.DNS)
 		case !outside && !slices.Equal(s.DNS, []string{"127.0.0.1"}):
-			t.Errorf("%s asks outside for names", name)
+			t.Errorf("%s asks the DNS servers %v, want 127.0.0.1, which doesn't answer", name, s.DNS)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package docs checks what the repository's documents say of the repository, without Docker: that links lead somewhere, that
-// documents which comments name are there, and that the list of settings is complete.
+// Package docs compares the repository's documents with the repository, without Docker: links, paths, names of documents in comments, endpoints,
+// settings, checks, lists of services, and the imports that the architecture allows.
 package docs
 
 import (
@@ -15,7 +15,7 @@ import (
 
 const root = "../.."
 
-// documents are all that a person reads, relative to the repository.
+// documents returns the paths of all documents for people, relative to the repository.
 func documents(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -38,6 +38,7 @@ func documents(t *testing.T) []string {
 	return found
 }
 
+// read returns the text of a file of the repository.
 func read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, name))
@@ -55,10 +56,10 @@ var (
 	external = regexp.MustCompile(`^[a-z]+:`)
 )
 
-// prose is a document without its blocks of code.
+// prose returns a document without its blocks of code.
 func prose(text string) string { return fence.ReplaceAllString(text, "") }
 
-// anchors are the names by which GitHub lets a link lead to the headings of a document.
+// anchors returns the anchors that GitHub gives the headings of a document.
 func anchors(text string) []string {
 	var found []string
 	for _, match := range heading.FindAllStringSubmatch(prose(text), -1) {
@@ -67,6 +68,7 @@ func anchors(text string) []string {
 	return found
 }
 
+// anchor returns the anchor that GitHub gives a heading.
 func anchor(heading string) string {
 	heading = strings.ToLower(strings.TrimSpace(markup.ReplaceAllString(heading, "")))
 	return strings.Map(func(c rune) rune {
@@ -94,7 +96,7 @@ func TestAnchor(t *testing.T) {
 	}
 }
 
-// Every link from one document to another, or to a file, leads to something that is there.
+// TestLinks checks that each link to a file of the repository, and to a heading, leads to an existing one.
 func TestLinks(t *testing.T) {
 	checked := 0
 	for _, name := range documents(t) {
@@ -131,7 +133,7 @@ func TestLinks(t *testing.T) {
 
 var path = regexp.MustCompile("`((?:api|cli|deploy|docs|e2e|examples|libs|runtime|services)/[A-Za-z0-9_./-]+)`")
 
-// Every folder and file of the repository that a document names is there.
+// TestPathsThatDocumentsName checks that each folder and file of the repository that a document names exists.
 func TestPathsThatDocumentsName(t *testing.T) {
 	named := 0
 	for _, name := range documents(t) {
@@ -147,7 +149,7 @@ func TestPathsThatDocumentsName(t *testing.T) {
 	}
 }
 
-// Blocks of code say what they are: commands that the journeys run ("sh"), commands that they don't ("sh no-test"), and others.
+// TestBlocksSayWhatTheyAre checks that each block of code names its language. The journeys run blocks called "sh", and skip "sh no-test".
 func TestBlocksSayWhatTheyAre(t *testing.T) {
 	known := []string{"sh", "sh no-test", "text", "json", "python", "yaml", "ini", "nginx", "mermaid"}
 	for _, name := range documents(t) {
@@ -191,14 +193,14 @@ func eachGoFile(t *testing.T, do func(path, code string)) {
 	}
 }
 
-// Every document that a comment in Go names is in the repository: at that path, or as docs/NAME.
+// TestDocumentsThatCommentsName checks that each document that a comment in Go names exists: at that path, or as docs/NAME.
 func TestDocumentsThatCommentsName(t *testing.T) {
 	named := 0
 	eachGoFile(t, func(path, code string) {
 		for _, c := range comment.FindAllString(code, -1) {
 			for _, name := range document.FindAllString(c, -1) {
 				named++
-				if !there(filepath.Dir(path), name) {
+				if !exists(filepath.Dir(path), name) {
 					t.Errorf("%s names %s, which is not there", path, name)
 				}
 			}
@@ -211,11 +213,11 @@ func TestDocumentsThatCommentsName(t *testing.T) {
 
 var section = regexp.MustCompile(`([A-Za-z0-9_./-]+\.md), "([^"]+)"`)
 
-// Every section that a comment in Go cites (contract.md, "Sockets") is a heading of that document.
+// TestSectionsThatCommentsCite checks that each section that a comment in Go cites (contract.md, "Sockets") is a heading of that document.
 func TestSectionsThatCommentsCite(t *testing.T) {
 	cited := 0
 	eachGoFile(t, func(path, code string) {
-		// A citation may go over the end of a line.
+		// A citation may continue on the next line.
 		text := strings.Join(comment.FindAllString(code, -1), "\n")
 		text = regexp.MustCompile(`\s*\n//\s*`).ReplaceAllString(text, " ")
 		for _, match := range section.FindAllStringSubmatch(text, -1) {
@@ -236,8 +238,8 @@ func TestSectionsThatCommentsCite(t *testing.T) {
 	}
 }
 
-// there says whether a document is in the repository, under the name that a file in a folder gives it.
-func there(dir, name string) bool {
+// exists reports whether a document is in the repository, under the name that a file in the folder dir uses for it.
+func exists(dir, name string) bool {
 	for _, base := range []string{dir, root, filepath.Join(root, "docs"), filepath.Join(root, "runtime")} {
 		if _, err := os.Stat(filepath.Join(base, name)); err == nil {
 			return true
@@ -252,8 +254,8 @@ var (
 	row      = regexp.MustCompile("(?m)^\\| (`RUMI_[^|]*)\\|([^|]*)\\|")
 )
 
-// docs/settings.md has every setting that docker-compose.yml passes on or that a program declares, each in one row, with its
-// default, and no other.
+// TestSettings checks that docs/settings.md has each setting that docker-compose.yml passes on or a program declares, in one row, with its default,
+// and no other setting.
 func TestSettings(t *testing.T) {
 	defaults := map[string]string{} // by setting, from the env tags of the programs' configurations
 	for _, dir := range []string{"libs", "services", "cli"} {
@@ -304,7 +306,7 @@ func TestSettings(t *testing.T) {
 
 var condition = regexp.MustCompile(`ReadyWhen\("([^"]+)"`)
 
-// docs/operations.md explains every check that GET /api/health may show.
+// TestChecks checks that docs/operations.md explains each check that GET /api/health may show.
 func TestChecks(t *testing.T) {
 	page, found := read(t, "docs/operations.md"), 0
 	for _, dir := range []string{"libs", "services"} {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// module is what the import paths of this repository begin with.
+// module is the common prefix of this repository's import paths.
 const module = "github.com/rumi-ai/rumi/"
 
 // layer is a part of the repository: "libs", "api", "services/approval", …
@@ -22,19 +22,19 @@ func layer(path string) string {
 	return parts[0]
 }
 
-// mayImport says whether a package of one part may import one of another.
+// mayImport reports whether a package of the part from may import a package of the part to.
 func mayImport(from, to string) bool {
 	switch {
 	case from == to, to == "libs":
 		return true
 	case to == "api":
 		return strings.HasPrefix(from, "services/") || from == "e2e" || from == "cli"
-	default: // nobody imports a service, cli, e2e or runtime
+	default: // no other part may import a service, cli, e2e or runtime
 		return false
 	}
 }
 
-// Libraries import no API and no service, the API imports libraries only, and no service imports another: not in tests either.
+// TestLayers checks all imports, also those of tests: libs import neither api nor services, api imports only libs, and no service imports another.
 func TestLayers(t *testing.T) {
 	files := 0
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -75,7 +75,7 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// In a service, only package main imports internal/httpapi: nothing that decides depends on how it is asked.
+// TestHTTPIsOutermost checks that only package main of a service imports internal/httpapi, so that the domain doesn't depend on HTTP.
 func TestHTTPIsOutermost(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join(root, "services", "*", "internal", "*", "*.go"))
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// Every list of services in a file that can't read the roster has the roster's services, and no other. The first group of a
-// pattern is a name, or names with white space between them; names that the list has beside services are in also.
+// TestRosterLists compares each list of services in a file that can't read the roster with the roster. The first group of a pattern matches a
+// name, or several names with white space between them. also has the names in a list that aren't services.
 func TestRosterLists(t *testing.T) {
 	all := roster.Names()
 	without := func(name string) []string {
@@ -57,7 +57,8 @@ func TestRosterLists(t *testing.T) {
 	}
 }
 
-// Every module of the workspace reaches the images' build: Docker sends what .dockerignore excepts, and nothing else.
+// TestModulesReachTheBuild checks that each module of the workspace reaches the images' build. Docker sends only the folders that .dockerignore
+// excepts.
 func TestModulesReachTheBuild(t *testing.T) {
 	excepted := strings.Fields(read(t, ".dockerignore"))
 	modules := regexp.MustCompile(`(?m)^\t\./(\S+)$`).FindAllStringSubmatch(read(t, "go.work"), -1)
@@ -72,7 +73,7 @@ func TestModulesReachTheBuild(t *testing.T) {
 	}
 }
 
-// Every service has a page in docs/services that answers what a stranger asks first.
+// TestPagesOfServices checks that each service has a page in docs/services, with the headings that a new reader needs.
 func TestPagesOfServices(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "docs/services/*.md"))
 	if err != nil {
@@ -93,7 +94,7 @@ func TestPagesOfServices(t *testing.T) {
 	}
 }
 
-// listed are the names in a part of a file: the first cells of a table's rows, or words, quoted or not.
+// listed returns the names in a part of a file: the first cells of a table's rows, or words, quoted or not.
 func listed(text string) []string {
 	if strings.HasPrefix(text, "|") {
 		var names []string

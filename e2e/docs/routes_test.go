@@ -13,7 +13,7 @@ import (
 // mention is a call that a document names: "POST /api/packs/scan". The contract writes "…" for the two prefixes of candidates.
 var mention = regexp.MustCompile(`\b(GET|POST|PUT|DELETE) (/api/|…/)([^\s` + "`" + `?|)",;]+)`)
 
-// mentioned are the calls that a text names, by "METHOD /path".
+// mentioned returns the calls that a text names, as "METHOD /path".
 func mentioned(text string) []string {
 	var found []string
 	for _, match := range mention.FindAllStringSubmatch(text, -1) {
@@ -28,7 +28,7 @@ func mentioned(text string) []string {
 	return found
 }
 
-// Every public endpoint is described in docs/contract.md or docs/api.md.
+// TestEndpointsAreDescribed checks that docs/contract.md or docs/api.md names each public endpoint.
 func TestEndpointsAreDescribed(t *testing.T) {
 	described := mentioned(read(t, "docs/contract.md") + read(t, "docs/api.md"))
 	for _, r := range api.Routes().Public() {
@@ -38,7 +38,7 @@ func TestEndpointsAreDescribed(t *testing.T) {
 	}
 }
 
-// No document names a call that nothing answers.
+// TestDescribedEndpointsExist checks that each call that a document names is an endpoint.
 func TestDescribedEndpointsExist(t *testing.T) {
 	matcher, err := route.NewMatcher(api.Routes().Public())
 	if err != nil {
@@ -46,7 +46,7 @@ func TestDescribedEndpointsExist(t *testing.T) {
 	}
 	checked := 0
 	for _, name := range documents(t) {
-		if strings.HasPrefix(name, "CHANGELOG") { // of versions before this one, too
+		if strings.HasPrefix(name, "CHANGELOG") { // it names endpoints of earlier versions, too
 			continue
 		}
 		for _, call := range mentioned(read(t, name)) {

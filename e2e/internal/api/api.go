@@ -1,4 +1,4 @@
-// Package api speaks Rumi's public API as an operator's script does.
+// Package api is a client of Rumi's public API, as an operator's script would use it. It shares no code with the services' own clients.
 package api
 
 import (
@@ -16,23 +16,23 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// maxAnswer bounds what is read of an answer.
+// maxAnswer is the largest answer that is read, in bytes.
 const maxAnswer = 64 << 20
 
-// Client is one operator. The zero value isn't usable; Base and Token are needed.
+// Client is an operator with a token. Base and Token are required.
 type Client struct {
 	Base  string // http://host:port
-	Host  string // the Host header where it isn't Base's
+	Host  string // the Host header; "" for Base's
 	Token string
 
 	HTTP    http.Client
-	Waiting func(time.Duration) // is told when the rate limit has it wait; may be nil
+	Waiting func(time.Duration) // called before a wait for the rate limit; may be nil
 }
 
-// Answer is what the API said.
+// Answer is an answer of the API: its envelope and headers.
 type Answer struct {
 	Status    int
-	RequestID string // that the request was sent with, and its audit entries carry
+	RequestID string // the X-Request-Id of the request, which its audit entries have, too
 	Header    http.Header
 
 	Success bool
@@ -41,7 +41,7 @@ type Answer struct {
 	Code    string // error_code
 }
 
-// Into decodes the data.
+// Into decodes the data into v.
 func (a Answer) Into(v any) error {
 	if err := json.Unmarshal(a.Data, v); err != nil {
 		return fmt.Errorf("decode %s: %w", a.Data, err)
@@ -57,17 +57,17 @@ func (a Answer) String() string {
 	return fmt.Sprintf("%d %s", a.Status, a.Error)
 }
 
-// Get asks for path.
+// Get sends GET path.
 func (c *Client) Get(ctx context.Context, path string) (Answer, error) {
 	return c.call(ctx, http.MethodGet, path, "", nil)
 }
 
-// Delete deletes path.
+// Delete sends DELETE path.
 func (c *Client) Delete(ctx context.Context, path string) (Answer, error) {
 	return c.call(ctx, http.MethodDelete, path, "", nil)
 }
 
-// Post sends body as JSON; nil is no body at all.
+// Post sends POST path with body as JSON, or without a body if it is nil.
 func (c *Client) Post(ctx context.Context, path string, body any) (Answer, error) {
 	if body == nil {
 		return c.call(ctx, http.MethodPost, path, "", nil)
@@ -79,7 +79,7 @@ func (c *Client) Post(ctx context.Context, path string, body any) (Answer, error
 	return c.call(ctx, http.MethodPost, path, "application/json", data)
 }
 
-// Upload imports an archive under a file name.
+// Upload imports an archive by upload, under a file name.
 func (c *Client) Upload(ctx context.Context, name string, archive []byte) (Answer, error) {
 	var body bytes.Buffer
 	form := multipart.NewWriter(&body)
@@ -96,7 +96,7 @@ func (c *Client) Upload(ctx context.Context, name string, archive []byte) (Answe
 	return c.call(ctx, http.MethodPost, "/api/packs/import", form.FormDataContentType(), body.Bytes())
 }
 
-// Stream opens an answer that goes on; the caller closes its body.
+// Stream sends GET path and returns the answer without reading its body, for server-sent events. The caller closes the body.
 func (c *Client) Stream(ctx context.Context, path string) (*http.Response, error) {
 	request, err := c.request(ctx, http.MethodGet, path, "", nil)
 	if err != nil {
@@ -114,7 +114,7 @@ func (c *Client) Stream(ctx context.Context, path string) (*http.Response, error
 	return response, nil
 }
 
-// call sends one request. Told to wait by the rate limit it waits and sends it again.
+// call sends a request. If the answer is 429, it waits for the time in Retry-After and sends the request again.
 func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte) (Answer, error) {
 	for {
 		answer, err := c.once(ctx, method, path, contentType, body)
@@ -137,6 +137,7 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	}
 }
 
+// once sends a request once. It checks the answer's form: content type, envelope, and the request's own X-Request-Id.
 func (c *Client) once(ctx context.Context, method, path, contentType string, body []byte) (Answer, error) {
 	request, err := c.request(ctx, method, path, contentType, body)
 	if err != nil {

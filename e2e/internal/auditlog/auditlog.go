@@ -1,4 +1,4 @@
-// Package auditlog reads the audit log as an operator does, from its files.
+// Package auditlog reads the files of the audit log, as an operator does, and checks their form.
 package auditlog
 
 import (
@@ -39,8 +39,8 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s/%s %s by %s", e.Category, e.Action, outcome, e.Actor)
 }
 
-// Read gives the entries of a folder that were written at since or later, file by file. A line that is no entry, or that
-// lies in a file of another category or day, is an error.
+// Read returns the entries of a folder that were written at since or later, file by file. It is an error if a line isn't an entry, or is in the
+// file of another category or day.
 func Read(dir string, since time.Time) ([]Entry, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	if err != nil {
@@ -57,7 +57,7 @@ func Read(dir string, since time.Time) ([]Entry, error) {
 		for number := 1; scanner.Scan(); number++ {
 			line := scanner.Bytes()
 			if len(line) == 0 {
-				continue // where a crash had cut a line short
+				continue // the log begins a new line after a crash in the middle of one
 			}
 			var e Entry
 			if err := json.Unmarshal(line, &e); err != nil {
@@ -77,7 +77,7 @@ func Read(dir string, since time.Time) ([]Entry, error) {
 	return entries, nil
 }
 
-// Await reads until an entry fits, looking every 50 ms until ctx ends.
+// Await reads the log every 50 ms until fits returns true for an entry, and returns that entry. It ends with ctx.
 func Await(ctx context.Context, dir string, since time.Time, fits func(Entry) bool) (Entry, error) {
 	for {
 		entries, err := Read(dir, since)

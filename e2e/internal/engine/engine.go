@@ -1,5 +1,5 @@
-// Package engine asks the Docker engine what it runs, over its socket and without Docker's client: what the suite says
-// of its containers is checked by something that shares no code with it. It only reads.
+// Package engine reads containers from the Docker engine, over its socket and without Docker's client. So a test of the suite's containers shares no
+// code with the suite. It only reads.
 package engine
 
 import (
@@ -16,7 +16,7 @@ import (
 // Engine is the engine behind a socket.
 type Engine struct{ http http.Client }
 
-// Open names the engine's socket; nothing is sent yet.
+// Open returns the engine behind a socket. It sends nothing yet.
 func Open(socket string) *Engine {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -24,7 +24,7 @@ func Open(socket string) *Engine {
 	return &Engine{http: http.Client{Transport: &http.Transport{DialContext: dial}}}
 }
 
-// Container is what `docker inspect` shows of a container, as far as its confinement goes.
+// Container is the part of `docker inspect` that concerns a container's confinement.
 type Container struct {
 	ID    string `json:"Id"`
 	Name  string
@@ -61,7 +61,7 @@ type Container struct {
 	Mounts []Mount
 }
 
-// Mount is one thing of the host that a container sees.
+// Mount is a folder or file of the host in a container.
 type Mount struct {
 	Type, Source, Destination string
 	RW                        bool
@@ -86,7 +86,7 @@ func (e *Engine) Labelled(ctx context.Context, labels ...string) ([]string, erro
 	return ids, nil
 }
 
-// Inspect describes a container.
+// Inspect returns the container with an id.
 func (e *Engine) Inspect(ctx context.Context, id string) (Container, error) {
 	var c Container
 	if err := e.get(ctx, "/containers/"+url.PathEscape(id)+"/json", &c); err != nil {

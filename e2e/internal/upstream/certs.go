@@ -1,4 +1,4 @@
-// Package upstream is the HTTPS server that the demo's pack fetches from, with an authority of its own.
+// Package upstream is the HTTPS server that the demo's useful pack fetches from, with a certificate authority of its own.
 package upstream
 
 import (
@@ -22,14 +22,14 @@ const (
 	KeyFile  = "key.pem"
 )
 
-// How long a certificate is good for, and how much of it must be left for it to be used again.
+// The lifetime of a certificate, and the rest of it that MakeCertificates requires to keep the certificate.
 const (
 	certificateLife = 30 * 24 * time.Hour
 	certificateRest = 24 * time.Hour
 )
 
-// MakeCertificates fills dir with an authority's certificate (ca.pem) and a key and certificate for host under it, unless
-// they are there and good for a day at least. The authority's key is thrown away.
+// MakeCertificates writes the certificate of a new authority (ca.pem), and a key and a certificate for host (key.pem, cert.pem), into dir. It does
+// nothing if dir has them and they are valid for a day at least. Nobody keeps the authority's key.
 func MakeCertificates(dir, host string, now time.Time) error {
 	if usable(dir, host, now) {
 		return nil
@@ -88,7 +88,7 @@ func MakeCertificates(dir, host string, now time.Time) error {
 	return nil
 }
 
-// usable says whether dir holds what MakeCertificates makes for host.
+// usable reports whether dir has certificates for host that are valid for certificateRest at least.
 func usable(dir, host string, now time.Time) bool {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 	if err != nil {

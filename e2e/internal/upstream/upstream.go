@@ -19,10 +19,10 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// seenFile is where a server writes down what it was asked.
+// seenFile is the file in which a server records its requests, one JSON object a line.
 const seenFile = "seen.jsonl"
 
-// Request is a request that reached a server.
+// Request is a recorded request.
 type Request struct {
 	Method        string `json:"method"`
 	Host          string `json:"host"`
@@ -30,7 +30,7 @@ type Request struct {
 	Authorization string `json:"authorization"` // SHA-256 of the header's value in hexadecimal; "" for none
 }
 
-// Fingerprint is how Request shows a value of the Authorization header.
+// Fingerprint is the form of an Authorization header in Request: its SHA-256, so that the file contains no secret.
 func Fingerprint(authorization string) string {
 	if authorization == "" {
 		return ""
@@ -39,7 +39,7 @@ func Fingerprint(authorization string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Seen reads what the server of dir was asked since it started.
+// Seen reads the requests that the server of dir has received since its start.
 func Seen(dir string) ([]Request, error) {
 	data, err := os.ReadFile(filepath.Join(dir, seenFile))
 	if err != nil {
@@ -56,8 +56,8 @@ func Seen(dir string) ([]Request, error) {
 	return seen, nil
 }
 
-// Serve answers HTTPS on l with the certificate in dir until ctx ends. GET /v1/today with a bearer token is answered with a
-// weather forecast; everything is written down.
+// Serve serves HTTPS on l with the certificate in dir until ctx ends. It answers GET /v1/today with a weather forecast if the request has a bearer
+// token. It records every request in seenFile.
 func Serve(ctx context.Context, l net.Listener, dir string) error {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile))
 	if err != nil {
@@ -82,6 +82,7 @@ func Serve(ctx context.Context, l net.Listener, dir string) error {
 	return nil
 }
 
+// forecast is the handler of Serve.
 type forecast struct {
 	mu   sync.Mutex
 	seen *os.File

@@ -1,5 +1,5 @@
-// Package baseline runs the tools that Rumi is compared with, each as its Debian package has it but for what makes the
-// comparison fair, on ports of 127.0.0.1.
+// Package baseline runs the tools that Rumi is compared with, on ports of 127.0.0.1. Each runs as its Debian package installs it, with the
+// settings that make the comparison fair.
 package baseline
 
 import (
@@ -15,20 +15,20 @@ import (
 	"github.com/rumi-ai/rumi/e2e/bench/internal/suite"
 )
 
-// ErrAbsent says that a tool isn't installed.
+// ErrAbsent is the error if a tool isn't installed.
 var ErrAbsent = errors.New("not installed")
 
-// readyWait is how long a tool may take until it listens.
+// readyWait is the longest wait until a tool listens.
 const readyWait = 10 * time.Second
 
-// Tool is a running one, or whatever it is compared with that listens.
+// Tool is a running server that Rumi is compared with. Its Stop ends it.
 type Tool struct {
 	*suite.Process
 	Address string // host:port
-	workers bool   // whether children do the work
+	workers bool   // whether its child processes do the work
 }
 
-// PIDs are the tool's processes.
+// PIDs are the tool's processes, for the processor time that they use.
 func (t *Tool) PIDs() []int {
 	pids := []int{t.PID()}
 	if t.workers {
@@ -37,7 +37,7 @@ func (t *Tool) PIDs() []int {
 	return pids
 }
 
-// find is where a tool lies. Debian has servers in folders that aren't in everybody's PATH.
+// find returns the path of a tool, or ErrAbsent. Debian has servers in sbin, which not every PATH contains.
 func find(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -50,7 +50,7 @@ func find(name string) (string, error) {
 	return "", fmt.Errorf("find %s: %w", name, ErrAbsent)
 }
 
-// start runs a tool whose configuration is made for the address it gets, and waits until it listens there.
+// start runs a tool at a free address, with the configuration that configure makes for it, and waits until it listens there.
 func start(ctx context.Context, name, dir string, args []string, env map[string]string, configure func(address string) string) (*Tool, error) {
 	path, err := find(name)
 	if err != nil {
@@ -66,7 +66,7 @@ func start(ctx context.Context, name, dir string, args []string, env map[string]
 	return Await(ctx, address, suite.Command{Name: name, Path: path, Args: args, Env: env, Log: filepath.Join(dir, "output")})
 }
 
-// Await starts a process and waits until something listens at the address that it is to listen at.
+// Await starts a process and waits until it listens at address, for readyWait at most.
 func Await(ctx context.Context, address string, c suite.Command) (*Tool, error) {
 	p, err := suite.Spawn(c)
 	if err != nil {

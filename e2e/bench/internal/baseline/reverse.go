@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Target is what a reverse proxy stands before.
+// Target is the server behind a reverse proxy.
 type Target struct {
 	Address string // host:port
-	// For mutual TLS: the name on the server's certificate, and the folder with cert.pem, key.pem and ca.pem that the proxy
-	// shows and trusts. Without a name the target speaks plain HTTP.
+	// For mutual TLS: the name on the server's certificate, and the folder with the proxy's certificate and key (cert.pem, key.pem) and the
+	// authority that it trusts (ca.pem). Without a name the target speaks plain HTTP.
 	Name     string
 	Identity string
 }
@@ -63,9 +63,9 @@ func Nginx(ctx context.Context, dir string, to Target) (*Tool, error) {
 	})
 }
 
-// NginxUploads runs two nginx that take files in as Rumi does: one for clients in plain HTTP, which passes on what arrives to
-// the other with mutual TLS (through says what it shows and whom it trusts; its Address is set here). That one has the identity
-// in the folder server and writes a file into the folder stored with WebDAV's PUT. Their buffers are as large as Rumi's.
+// NginxUploads runs two nginx that receive files as Rumi does. The first one speaks plain HTTP with clients and passes each body on to the
+// second one, over mutual TLS: through has its certificates, and its Address is set here. The second one has the identity in the folder
+// server, and writes each file into the folder stored, by WebDAV's PUT. Their buffers are as large as Rumi's.
 func NginxUploads(ctx context.Context, front, back string, through Target, server, stored string) (tools []*Tool, err error) {
 	receiver, err := nginx(ctx, back, func(address string) string {
 		return fmt.Sprintf(`  server {
@@ -105,7 +105,7 @@ func NginxUploads(ctx context.Context, front, back string, through Target, serve
 	return []*Tool{sender, receiver}, nil
 }
 
-// pass is nginx's way to hand requests to a target, by the name that its configuration has for it.
+// pass is the part of nginx's configuration that passes requests to a target, under a name for its upstream block.
 func (to Target) pass(name string) string {
 	scheme, tls := "http", ""
 	if to.Name != "" {
@@ -125,7 +125,7 @@ func (to Target) pass(name string) string {
 %s`, scheme, name, tls)
 }
 
-// nginx runs nginx with servers that are made for the address it gets.
+// nginx runs nginx with the server blocks that servers makes for its address.
 func nginx(ctx context.Context, dir string, servers func(address string) string) (*Tool, error) {
 	tool, err := start(ctx, "nginx", dir, []string{"-p", dir, "-e", filepath.Join(dir, "error.log"), "-c", filepath.Join(dir, "config")}, nil, func(address string) string {
 		var temp strings.Builder

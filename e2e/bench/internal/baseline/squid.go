@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// Squid runs squid as a forward proxy that lets through one host at one port. It caches nothing and keeps an access log,
-// since Rumi keeps an audit log; it asks no other server and tells upstreams nothing about clients, as Rumi.
+// Squid runs squid as a forward proxy that allows one host at one port. For a fair comparison it keeps an access log, as Rumi keeps an audit log;
+// it caches nothing, asks no other server, and tells upstreams nothing about clients, as Rumi.
 func Squid(ctx context.Context, dir, host string, port int) (*Tool, error) {
 	return start(ctx, "squid", dir, []string{"-N", "-f", filepath.Join(dir, "config")}, nil, func(address string) string {
 		return fmt.Sprintf(`http_port %s

@@ -16,23 +16,23 @@ import (
 // askTimeout bounds an exchange: a server that hangs must not hang the driver.
 const askTimeout = 30 * time.Second
 
-// Client has one connection, over which it sends the very same request again and again. Of each answer it looks at no more
-// than whether it has come to its end and is the expected one: what it costs to be a client is a part of what is
-// measured, on machines that have two processors for both sides. A Client is for one goroutine.
+// Client sends the same request again and again over one connection. It checks only that each answer is complete and the expected one, because
+// its own processor time is a part of the measurement: client and server share the machine's processors. A Client is for one
+// goroutine.
 type Client struct {
 	network, address string
 	request          []byte
 	protocol         protocol
 
-	fd         int // not blocking
-	connection int // counts them
+	fd         int // non-blocking
+	connection int // the number of connections so far
 	answer     []byte
 }
 
-// protocol tells answers apart.
+// protocol finds the end of an answer.
 type protocol interface {
-	// end is where the answer ends that raw begins with, 0 while that has not come. closing says that the server closes the
-	// connection after it. An answer that is not the expected one is an error.
+	// end returns the length of the answer at the beginning of raw, or 0 if its end has not arrived. closing means that the server closes the
+	// connection after it. An answer other than the expected one is an error.
 	end(raw []byte) (n int, closing bool, err error)
 }
 
@@ -56,7 +56,7 @@ func (c *Client) connect() error {
 		return fmt.Errorf("connect to %s: %w", c.address, err)
 	}
 	err = unix.Connect(fd, to)
-	for errors.Is(err, unix.EINTR) { // it goes on all the same
+	for errors.Is(err, unix.EINTR) { // the connect continues in spite of the signal
 		if err = unix.Connect(fd, to); errors.Is(err, unix.EISCONN) {
 			err = nil
 		}
@@ -104,7 +104,7 @@ func (c *Client) Do() error {
 	}
 }
 
-// begin sends a request. They are far smaller than what a socket takes.
+// begin sends a request. A request is far smaller than a socket's buffer, so the write never blocks.
 func (c *Client) begin() error {
 	c.answer = c.answer[:0]
 	n, err := unix.Write(c.fd, c.request)
@@ -117,7 +117,7 @@ func (c *Client) begin() error {
 	return nil
 }
 
-// advance reads what has come of the answer and says whether that was the rest. The connection may be another one then.
+// advance reads the arrived part of the answer and returns whether the answer is complete. Afterwards the client may have a new connection.
 func (c *Client) advance() (done bool, err error) {
 	if cap(c.answer)-len(c.answer) < 4<<10 {
 		c.answer = append(make([]byte, 0, 2*cap(c.answer)+32<<10), c.answer...)
@@ -148,8 +148,8 @@ func (c *Client) advance() (done bool, err error) {
 	return end > 0, nil
 }
 
-// HTTP makes clients that send an HTTP/1.1 request over a connection that is kept as long as the server keeps it. Each
-// answer must have the status, and contain want in its body.
+// HTTP returns a function that opens clients for an HTTP/1.1 request. They keep their connection as long as the server does. Each answer must
+// have the status, and contain want in its body.
 func HTTP(network, address, request string, status int, want string) func() (*Client, error) {
 	return func() (*Client, error) {
 		return dial(network, address, []byte(request), httpAnswers{strconv.Itoa(status), []byte(want)})
@@ -183,7 +183,7 @@ func (h httpAnswers) end(raw []byte) (n int, closing bool, err error) {
 	return n, closing, nil
 }
 
-// readHead reads the head of an answer; its size is 0 while its end has not come.
+// readHead parses the head of an answer. head is its size, or 0 if its end has not arrived.
 func readHead(raw []byte) (status string, head, length int, chunked, closing bool, err error) {
 	if prefix := raw[:min(len(raw), len("HTTP/1.1 "))]; !bytes.Equal(prefix, []byte("HTTP/1.1 ")[:len(prefix)]) {
 		return "", 0, 0, false, false, fmt.Errorf("%.20q is no status line", raw)
@@ -219,7 +219,7 @@ func readHead(raw []byte) (status string, head, length int, chunked, closing boo
 	return string(line[9:12]), end + 4, max(length, 0), chunked, closing, nil
 }
 
-// chunks is the size of a chunked body, 0 while its end has not come. None of those that are measured sends trailers.
+// chunks is the size of a chunked body, or 0 if its end has not arrived. It doesn't know trailers: no measured server sends them.
 func chunks(raw []byte) (size int, err error) {
 	for {
 		line := bytes.Index(raw[size:], []byte("\r\n"))
@@ -242,7 +242,7 @@ func chunks(raw []byte) (size int, err error) {
 // maxFrame bounds the answers of sockets (contract.md: 4 MiB).
 const maxFrame = 4 << 20
 
-// Frames makes clients that send a frame to a socket of Rumi's. Each answer must contain want.
+// Frames returns a function that opens clients which send a frame to a pack's socket. Each answer must contain want.
 func Frames(path string, request []byte, want string) func() (*Client, error) {
 	frame := append(binary.BigEndian.AppendUint32(nil, uint32(len(request))), request...)
 	return func() (*Client, error) { return dial("unix", path, frame, frames(want)) }

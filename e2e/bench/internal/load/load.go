@@ -1,5 +1,5 @@
-// Package load drives servers over real sockets and says how fast they were. Whoever is compared gets the same load from
-// the same code, taking turns: on a machine that others use, only what was measured within a moment can be compared.
+// Package load sends requests to servers over real sockets and measures rate, latency and processor time. All contestants get the same load from
+// the same code, and take turns: on a machine with other work, only measurements close in time can be compared.
 package load
 
 import (
@@ -12,29 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Contestant is one of those that are compared.
+// Contestant is a server that is compared with others.
 type Contestant struct {
 	Name string
 	Open func() (*Client, error) // with a connection of its own
 	PIDs []int                   // of its processes, for the processor time they take; may be empty
 }
 
-// Summary is what one contestant did: medians over its rounds.
+// Summary is the result of one contestant: medians over its rounds.
 type Summary struct {
 	Rate     float64 // requests a second
 	P50, P99 time.Duration
-	CPU      time.Duration // of the contestant's processes, a request; 0 where they weren't named. Others on the machine don't change it.
+	CPU      time.Duration // processor time of the contestant's processes for each request; 0 without PIDs. Other work of the machine doesn't change it.
 }
 
-// Plan is how contestants are measured.
+// Plan says how contestants are measured.
 type Plan struct {
 	InFlight int           // clients that each have one request in flight
 	Rounds   int           // of each contestant
-	Each     time.Duration // how long a round is
+	Each     time.Duration // the length of a round
 }
 
-// Compare lets contestants take turns, A B A B, and gives a summary of each, in their order. Before its first turn a
-// contestant serves a tenth of a round that isn't counted.
+// Compare measures the contestants in turns, A B A B, and returns a summary of each, in their order. Before its first turn a contestant warms up
+// for a tenth of a round, which isn't counted.
 func Compare(ctx context.Context, p Plan, contestants ...Contestant) ([]Summary, error) {
 	rounds := make([][]Summary, len(contestants))
 	for round := range p.Rounds {
@@ -63,7 +63,7 @@ func Compare(ctx context.Context, p Plan, contestants ...Contestant) ([]Summary,
 	return result, nil
 }
 
-// turn drives one contestant for a while.
+// turn measures one contestant for one round.
 func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (Summary, error) {
 	clients := make([]*Client, inFlight)
 	for i := range clients {
@@ -85,13 +85,13 @@ func turn(ctx context.Context, inFlight int, each time.Duration, c Contestant) (
 	return summarise(took, elapsed, used), nil
 }
 
-// summarise sums a turn up, of which each request took took. There must be one.
+// summarise makes the summary of a turn from the durations of its requests (one at least), its length and the processor time used.
 func summarise(took []time.Duration, elapsed, used time.Duration) Summary {
 	p50, p99 := Durations(took)
 	return Summary{Rate: float64(len(took)) / elapsed.Seconds(), P50: p50, P99: p99, CPU: used / time.Duration(len(took))}
 }
 
-// waitReady waits until some of a poll's connections can be read, for askTimeout at most, and says how many.
+// waitReady waits until some connections of a poll can be read, for askTimeout at most. It returns their number.
 func waitReady(poll int, ready []unix.EpollEvent) (int, error) {
 	for {
 		n, err := unix.EpollWait(poll, ready, int(askTimeout.Milliseconds()))
@@ -107,8 +107,8 @@ func waitReady(poll int, ready []unix.EpollEvent) (int, error) {
 	}
 }
 
-// drive keeps one request of each client in flight until end, on this thread alone, and says how long each took. Each client
-// asks once at least.
+// drive keeps one request of each client in flight until end, on one thread, and returns the duration of each request. Each client sends one
+// request at least.
 func drive(ctx context.Context, clients []*Client, end time.Time) (took []time.Duration, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// Percentile is the smallest of sorted values that at least p of a hundred don't exceed (nearest rank). There must be one.
+// Percentile is the p-th percentile of sorted values by the nearest-rank method. There must be a value.
 func Percentile[T any](sorted []T, p int) T {
 	return sorted[max((len(sorted)*p+99)/100, 1)-1]
 }
 
-// Median is that of what of takes from each element, the lower one of two. There must be an element.
+// Median is the median of of(element) over all elements; of two middle values the lower one. There must be an element.
 func Median[S any, T cmp.Ordered](all []S, of func(S) T) T {
 	values := make([]T, len(all))
 	for i, s := range all {
@@ -25,7 +25,7 @@ func Median[S any, T cmp.Ordered](all []S, of func(S) T) T {
 	return Percentile(values, 50)
 }
 
-// Durations sorts them and gives their median and 99th percentile.
+// Durations sorts took and returns its median and 99th percentile.
 func Durations(took []time.Duration) (p50, p99 time.Duration) {
 	slices.Sort(took)
 	return Percentile(took, 50), Percentile(took, 99)
@@ -34,7 +34,7 @@ func Durations(took []time.Duration) (p50, p99 time.Duration) {
 // tick is the unit of times in /proc (USER_HZ, 100 a second on every Linux that Go runs on).
 const tick = 10 * time.Millisecond
 
-// ProcessorTime is what processes have used of the processors so far, in user and kernel mode. One that is gone counts as nothing.
+// ProcessorTime is the processor time that processes have used so far, in user and kernel mode. A process that has ended counts as 0.
 func ProcessorTime(pids []int) time.Duration {
 	var sum time.Duration
 	for _, pid := range pids {
@@ -47,7 +47,8 @@ func ProcessorTime(pids []int) time.Duration {
 	return sum
 }
 
-// parseStat reads utime and stime, the 14th and 15th fields; the second is a name in parentheses that may contain anything.
+// parseStat reads utime and stime, the 14th and 15th fields of /proc/PID/stat. It counts from the last parenthesis, because the second field is a
+// name in parentheses that may contain blanks and parentheses.
 func parseStat(data []byte) time.Duration {
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
 	if len(fields) < 13 {

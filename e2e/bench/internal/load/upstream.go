@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// Upstream is a server on loopback that answers every request with the same short JSON, as cheaply as can be: what is
-// measured is who stands before it. It keeps connections open and doesn't expect bodies.
+// Upstream is a server on loopback that answers every request with the same short JSON. It uses as little processor time as possible, because the
+// proxies before it are measured. It keeps connections open and expects no bodies.
 type Upstream struct{ listener net.Listener }
 
-// NewUpstream starts one.
+// NewUpstream starts an upstream. The caller closes it.
 func NewUpstream() (*Upstream, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,16 +29,16 @@ func NewUpstream() (*Upstream, error) {
 	return &Upstream{l}, nil
 }
 
-// Address is where it listens: host:port.
+// Address is the address that it listens at: host:port.
 func (u *Upstream) Address() string { return u.listener.Addr().String() }
 
-// Port is the port of it.
+// Port is the port that it listens at.
 func (u *Upstream) Port() int { return u.listener.Addr().(*net.TCPAddr).Port }
 
-// Close ends it; connections end when the other side closes them.
+// Close stops listening. Open connections end when their clients close them.
 func (u *Upstream) Close() error { return u.listener.Close() }
 
-// UpstreamSays is in the body of every answer.
+// UpstreamSays is a text in the body of every answer.
 const UpstreamSays = "what an upstream has to say"
 
 const upstreamBody = `{"success": true, "data": "` + UpstreamSays + `", "error": null}`

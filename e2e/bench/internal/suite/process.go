@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// Command is a process to be.
+// Command describes a process to start.
 type Command struct {
 	Name string
 	Path string
 	Args []string
-	Env  map[string]string // beside PATH, all that it gets
-	Log  string            // the file for what it writes
+	Env  map[string]string // its whole environment, apart from PATH
+	Log  string            // the file for its output
 }
 
-// Process is a process that runs.
+// Process is a started process.
 type Process struct {
 	Name  string
 	cmd   *exec.Cmd
 	log   string
-	ended chan struct{} // closed when it has
-	err   error         // then: of its end
+	ended chan struct{} // closed when the process has ended
+	err   error         // the result of Wait; set before ended is closed
 }
 
 // Spawn starts a process. The caller stops it.
@@ -43,7 +43,7 @@ func Spawn(c Command) (*Process, error) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	// Ctrl-C is for the driver alone, which then stops what it started, in order.
+	// A process group of its own: Ctrl-C reaches the driver only, which then stops its processes in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
@@ -56,12 +56,12 @@ func Spawn(c Command) (*Process, error) {
 // PID is its process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Ended is closed when it has ended.
+// Ended is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
-// Stop asks it to end, and ends it when it hasn't within stopWait. Asked again it says the same.
+// Stop sends SIGTERM, and SIGKILL if the process hasn't ended after stopWait. A second call returns the same result.
 func (p *Process) Stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails where it has ended, which the next lines see
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails if the process has ended, which the next lines find
 	select {
 	case <-p.ended:
 		if p.err != nil {
@@ -76,14 +76,14 @@ func (p *Process) Stop() error {
 	}
 }
 
-// Memory is what processes hold, in bytes.
+// Memory is the memory of processes, in bytes.
 type Memory struct {
-	Resident     int64 // of each: pages that several share count for each
-	Proportional int64 // of all together: a page that two share counts half for each
-	Anonymous    int64 // the part that isn't the pages of programs and other files, which the system can drop
+	Resident     int64 // RSS: a shared page counts for each process
+	Proportional int64 // PSS: a page that two processes share counts half for each
+	Anonymous    int64 // without the pages of programs and other files, which the kernel can drop
 }
 
-// MemoryOf adds up processes.
+// MemoryOf adds up the memory of processes.
 func MemoryOf(pids []int) (Memory, error) {
 	var sum Memory
 	for _, pid := range pids {
@@ -98,7 +98,7 @@ func MemoryOf(pids []int) (Memory, error) {
 	return sum, nil
 }
 
-// Peak is the most memory that a process held since ResetPeak, without the pages of its program, in bytes.
+// Peak is the largest memory of a process since ResetPeak, without the pages of its program, in bytes.
 func Peak(pid int) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -107,7 +107,7 @@ func Peak(pid int) (int64, error) {
 	return field(text, "VmHWM:") - field(text, "RssFile:"), nil
 }
 
-// ResetPeak begins Peak anew (proc(5), clear_refs).
+// ResetPeak resets Peak to the present memory (proc(5), clear_refs).
 func ResetPeak(pid int) error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
 		return fmt.Errorf("reset peak of memory: %w", err)
@@ -127,7 +127,7 @@ func field(text []byte, name string) int64 {
 	return 0
 }
 
-// Children are the processes that a process has started itself.
+// Children are the process ids of a process's direct children.
 func Children(pid int) []int {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", pid))
 	if err != nil {

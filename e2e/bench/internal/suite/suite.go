@@ -1,6 +1,5 @@
-// Package suite runs Rumi's services as bare processes on this machine: the binaries of production with mutual TLS
-// between them, in a temporary Rumi home, on ports of 127.0.0.1. There are no containers around them, and no network of
-// containers, so that what is measured is theirs.
+// Package suite runs Rumi's services as bare processes on this machine: the binaries of production, with mutual TLS between them, in a temporary
+// Rumi home, on ports of 127.0.0.1. They run without containers and container networks, so that a measurement has only their own time.
 package suite
 
 import (
@@ -24,15 +23,15 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// Services are those of the suite.
+// Services are the names of the suite's services.
 var Services = roster.Names()
 
 const (
-	readyWait = time.Minute      // for the services to answer
-	stopWait  = 20 * time.Second // for one to end; it is killed then
+	readyWait = time.Minute      // the longest wait for the services to answer
+	stopWait  = 20 * time.Second // the time between SIGTERM and SIGKILL
 )
 
-// Config says what to run.
+// Config describes a suite to start.
 type Config struct {
 	Root     string   // of the repository
 	Build    []string // flags of go build
@@ -42,7 +41,7 @@ type Config struct {
 // Suite is a running suite.
 type Suite struct {
 	Home     string // the Rumi home
-	Instance string // what containers are labelled with: io.rumi.instance
+	Instance string // the label io.rumi.instance of its containers
 	API      *api.Client
 
 	top, binaries string
@@ -52,8 +51,8 @@ type Suite struct {
 	logs          map[string]string
 }
 
-// Start builds the binaries, prepares a home and brings every service up. The caller stops it, also when this fails and
-// gives a suite.
+// Start builds the binaries, prepares a home and starts every service. The caller stops the suite. If Start fails and returns a suite, that must be
+// stopped, too.
 func Start(ctx context.Context, cfg Config) (*Suite, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("start the suite: needs root, as rumi init does")
@@ -92,7 +91,7 @@ func Start(ctx context.Context, cfg Config) (*Suite, error) {
 	return s, err
 }
 
-// build compiles every binary, as the images have them unless the flags differ.
+// build builds every binary with the flags of cfg.
 func (s *Suite) build(ctx context.Context, cfg Config) error {
 	args := append([]string{"build"}, cfg.Build...)
 	args = append(args, "-o", s.binaries+"/", "./cli")
@@ -133,11 +132,11 @@ func (s *Suite) Identity(service string) string {
 // Address is where a service listens: host:port.
 func (s *Suite) Address(service string) string { return s.peers[service] }
 
-// Log is the file that a service writes its log to.
+// Log is the log file of a service.
 func (s *Suite) Log(service string) string { return s.logs[service] }
 
-// Launch starts one more process of a service at an address, with other peers where they are named. Start has done so
-// for each service.
+// Launch starts one more process of a service at an address. peers replaces the addresses of other services for it. Start launches each service
+// once.
 func (s *Suite) Launch(service, address string, peers map[string]string) (*Process, error) {
 	admin, err := freePorts(1)
 	if err != nil {
@@ -172,7 +171,7 @@ func (s *Suite) Launch(service, address string, peers map[string]string) (*Proce
 	return p, nil
 }
 
-// Client is an operator of the gateway at an address, once every service behind it is ready.
+// Client waits until every service behind the gateway at an address is ready, and returns a client of that gateway with the API token.
 func (s *Suite) Client(ctx context.Context, gateway string) (*api.Client, error) {
 	token, err := os.ReadFile(filepath.Join(s.Home, "user_data/settings/api_token"))
 	if err != nil {
@@ -203,7 +202,7 @@ func (s *Suite) Client(ctx context.Context, gateway string) (*api.Client, error)
 	}
 }
 
-// over is a process that has ended, nil if all run.
+// over returns a process that has ended, or nil if all run.
 func (s *Suite) over() *Process {
 	for _, p := range s.running {
 		select {
@@ -215,7 +214,7 @@ func (s *Suite) over() *Process {
 	return nil
 }
 
-// PID is the process of a service, the first where it has several.
+// PID is the process id of a service, of its first process if it has several.
 func (s *Suite) PID(service string) int {
 	for _, p := range s.running {
 		if p.Name == service {
@@ -225,7 +224,7 @@ func (s *Suite) PID(service string) int {
 	return 0
 }
 
-// PIDs are all processes of the suite.
+// PIDs are the ids of all processes of the suite.
 func (s *Suite) PIDs() []int {
 	var pids []int
 	for _, p := range s.running {
@@ -234,9 +233,9 @@ func (s *Suite) PIDs() []int {
 	return pids
 }
 
-// Explain is what each service logged last that isn't everyday.
+// Explain returns the last warnings and errors in the log of each process, for a message.
 func (s *Suite) Explain() string {
-	const most = 10 // lines of a service
+	const most = 10 // lines of a process
 	var all strings.Builder
 	for _, p := range s.running {
 		text, err := os.ReadFile(p.log)
@@ -257,7 +256,7 @@ func (s *Suite) Explain() string {
 	return all.String()
 }
 
-// Stop ends every process, the last first, and removes everything.
+// Stop ends every process, the last started one first, and removes the suite's folder.
 func (s *Suite) Stop() error {
 	var problems []error
 	for _, p := range slices.Backward(s.running) {
@@ -266,7 +265,7 @@ func (s *Suite) Stop() error {
 	return errors.Join(append(problems, os.RemoveAll(s.top))...)
 }
 
-// Dir makes a folder that goes with the suite and that every user may write to.
+// Dir makes a folder in the suite's, which is removed with it. Every user may write to it: tools such as squid change their user.
 func (s *Suite) Dir(name string) (string, error) {
 	dir := filepath.Join(s.top, name+"-"+strings.ToLower(rand.Text()[:6]))
 	if err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
@@ -275,7 +274,7 @@ func (s *Suite) Dir(name string) (string, error) {
 	return dir, nil
 }
 
-// FreePort is a port of 127.0.0.1 that nobody listens on, as host:port.
+// FreePort returns an unused address of 127.0.0.1, as host:port.
 func FreePort() (string, error) {
 	ports, err := freePorts(1)
 	if err != nil {
@@ -284,7 +283,7 @@ func FreePort() (string, error) {
 	return ports[0], nil
 }
 
-// freePorts are different ones: all are held before the first is given back.
+// freePorts returns n different unused addresses. It listens on all of them before it closes the first.
 func freePorts(n int) ([]string, error) {
 	var ports []string
 	for range n {

@@ -1,4 +1,4 @@
-// Package table prints what was measured beside what was to be reached.
+// Package table prints measurements beside their goals.
 package table
 
 import (
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Unit is what a number counts.
+// Unit is the unit of a number.
 type Unit int
 
 // The units of a table.
@@ -22,10 +22,10 @@ const (
 	Flow                  // bytes a second
 )
 
-// higher says of a unit whether more of it is better.
+// higher reports whether a higher number is better.
 func (u Unit) higher() bool { return u == PerSecond || u == Flow }
 
-// Format is a number as a reader wants it, about three digits of it.
+// Format formats a number for a reader, with about three digits.
 func (u Unit) Format(v float64) string {
 	switch u {
 	case PerSecond:
@@ -70,12 +70,12 @@ func duration(seconds float64) string {
 	}
 }
 
-// short has two digits behind the point at most.
+// short formats a number with two decimals at most.
 func short(v float64) string {
 	return strconv.FormatFloat(math.Round(v*100)/100, 'f', -1, 64)
 }
 
-// size takes a thousand for a step, as design.md's goals do.
+// size formats bytes with decimal prefixes (1 kB is 1000 bytes), as design.md's goals.
 func size(v float64) string {
 	switch {
 	case v < 1e6:
@@ -89,13 +89,13 @@ func size(v float64) string {
 	}
 }
 
-// Goal is what a number should be. The zero value asks for nothing.
+// Goal is the goal for a number. The zero value is no goal.
 type Goal struct {
-	Bound float64 // at least so many for rates, under so many for durations and memory; 0 is no bound
-	Ratio float64 // of ours to theirs: at least for rates, at most for durations and memory; 0 is none
+	Bound float64 // the minimum of a rate, the maximum of a duration or of memory; 0 is no bound
+	Ratio float64 // ours divided by theirs: the minimum for rates, the maximum for durations and memory; 0 is no bound
 }
 
-// text says what the goal is, of numbers of unit u beside whom.
+// text describes the goal of a row of unit u. beside names the contestant of Ratio.
 func (g Goal) text(u Unit, beside string) string {
 	var parts []string
 	bound, ratio := "under ", "at most "
@@ -120,9 +120,9 @@ type Row struct {
 	Unit      Unit
 	Goal      Goal
 	Ours      float64
-	OursMore  string  // printed behind the number
-	Beside    string  // whom it is compared with in the same run; "" for nobody
-	Theirs    float64 // 0 where they weren't there
+	OursMore  string  // printed after the number
+	Beside    string  // the contestant of the same run; "" for none
+	Theirs    float64 // the contestant's number; 0 if it isn't installed
 	Missing   string  // why Ours wasn't measured; "" if it was
 	Published string  // figures that were measured elsewhere
 }
@@ -135,7 +135,7 @@ const (
 	NotMeasured = "not measured"
 )
 
-// Verdict is what became of the goal; "" where there is none.
+// Verdict says whether the goal was reached; "" if there is none.
 func (r Row) Verdict() string {
 	switch {
 	case r.Missing != "":
@@ -180,7 +180,7 @@ func (r Row) cells() []string {
 	return []string{r.Path, r.Goal.text(r.Unit, r.Beside), ours, theirs, ratio, r.Verdict(), r.Published}
 }
 
-// Print writes rows as one table with a heading, and what its columns are under it.
+// Print writes rows as one table with a heading, and below it a line with the number of each verdict.
 func Print(w io.Writer, rows []Row) error {
 	var text strings.Builder
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
