@@ -39,11 +39,11 @@ func TestEveryPartMeasures(t *testing.T) {
 	for _, row := range []string{"memory, ", "egress request, ", "egress denial, ", "tunnel, ", "gateway, ", "secrets.get, ", "capability call", "first call ",
 		"revoke ", "changed file ", "scan ", "approve ", "import "} {
 		if !strings.Contains(out.String(), "\n"+row) {
-			t.Errorf("no row begins with %q", row)
+			t.Errorf("the table has no row that begins with %q", row)
 		}
 	}
 	if !strings.Contains(out.String(), " 0 "+table.NotMeasured) {
-		t.Error("not everything was measured; containers need `make images`")
+		t.Errorf("the table says that parts were not measured, want 0; containers need `make images`:\n%s", out.String())
 	}
 }
 

@@ -158,7 +158,7 @@ func (s crashCase) crash(t *testing.T) {
 			refused++
 		}
 		if time.Since(killed) > crashRecovery {
-			t.Fatalf("it did not come back in %v; last: %v, %v", crashRecovery, a, err)
+			t.Fatalf("%s did not come back within %v; its last answer: %v, %v", s.service, crashRecovery, a, err)
 		}
 		time.Sleep(changeInterval)
 	}
@@ -173,7 +173,7 @@ func (s crashCase) crash(t *testing.T) {
 	}
 	for i := range next {
 		if !s.survived(t, i) {
-			t.Errorf("change %d was acknowledged and is lost", i)
+			t.Errorf("change %d was acknowledged and is lost, want it to survive", i)
 		}
 	}
 	t.Logf("%d changes survived, %d were refused meanwhile", next, refused)

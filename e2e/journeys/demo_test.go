@@ -34,7 +34,7 @@ func TestDemo(t *testing.T) {
 	runDemo(t)
 	compareState(t, before)
 	if now := runningServices(t); now != services {
-		t.Errorf("the demo touched services: they were\n%s, are\n%s", services, now)
+		t.Errorf("after the demo the suite's containers are\n%s\nwant those of before:\n%s", now, services)
 	}
 
 	if _, err := suite.compose(t.Context(), "down"); err != nil {

@@ -69,7 +69,7 @@ func (d document) chapter(t *testing.T, subject string) string {
 	t.Helper()
 	_, part, found := strings.Cut(d.text, "\n## "+subject+"\n")
 	if !found {
-		t.Fatalf("no chapter %s", subject)
+		t.Fatalf("docs/api.md has no chapter %q", subject)
 	}
 	part, _, _ = strings.Cut(part, "\n## ")
 	return part
@@ -87,7 +87,7 @@ func (d document) runChapter(t *testing.T, subject string) (asked int) {
 		answers := t.TempDir()
 		out, err := suite.command(t.Context(), commandWait, "bash", "-c", "ANSWERS="+answers+"\n"+d.preamble+"\n"+block[1])
 		if err != nil {
-			t.Errorf("%s\nanswered %s\n%v", block[1], out, err)
+			t.Errorf("%s\nended with %v and printed\n%s\nwant status 0", block[1], err, out)
 		}
 		kept, err := os.ReadFile(filepath.Join(answers, "all"))
 		if err != nil {
@@ -108,7 +108,7 @@ func (d document) runChapter(t *testing.T, subject string) (asked int) {
 			commands--
 		}
 		if commands != 0 {
-			t.Errorf("%s\n%d of its commands have no answer", block[1], commands)
+			t.Errorf("%s\n%d calls of the API have no answer, want an answer of each", block[1], commands)
 		}
 		asked += len(asks.FindAllString(block[1], -1))
 	}
@@ -121,7 +121,7 @@ func TestDocumentedCommands(t *testing.T) {
 	d := readDocument(t)
 	shown := jsonBlock.FindStringSubmatch(d.chapter(t, "Containers"))
 	if shown == nil {
-		t.Fatal("the chapter on containers shows no pack")
+		t.Fatal("docs/api.md, \"Containers\" has no block of JSON, want one with an ecosystem.json")
 	}
 	pack := plainPack(guidePack).with(files{"ecosystem.json": shown[1]})
 	pack.copyToEcosystem(t, guidePack)

@@ -278,7 +278,7 @@ cd ` + suite.home + `
 ` + text
 	out, err := suite.command(context.WithoutCancel(t.Context()), commandWait, "sh", "-c", script)
 	if err != nil {
-		t.Fatalf("%s\n%v", c.text, err)
+		t.Fatalf("%s\nended with %v, want status 0", c.text, err)
 	}
 	code := 0
 	if c.status != 0 {

@@ -65,7 +65,7 @@ func runBlock(t *testing.T, page, preamble, block, shown string) {
 	commands := strings.ReplaceAll(strings.ReplaceAll(block, "http://localhost:8765", suite.base), "api() {", "ask() {")
 	out, err := suite.command(t.Context(), commandWait, "bash", "-c", "ANSWERS="+answers+"\n"+preamble+"\n"+commands)
 	if err != nil {
-		t.Errorf("%s:\n%s\nended with %v and printed\n%s", page, block, err, out)
+		t.Errorf("%s:\n%s\nended with %v and printed\n%s\nwant status 0", page, block, err, out)
 	}
 	for line := range strings.Lines(shown) {
 		if !strings.Contains(out, strings.TrimSpace(line)) {

@@ -112,7 +112,7 @@ func TestReplicas(t *testing.T) {
 			eventually(t, "a change of the grant", func() bool { return len(observedChanges(events(t))) > seen })
 			last := observedChanges(events(t))[seen]
 			if *last.Allowed != allowed {
-				t.Fatalf("the pack saw %v after %v was granted", *last.Allowed, allowed)
+				t.Fatalf("the pack saw plain HTTP allowed: %v, want %v as granted", *last.Allowed, allowed)
 			}
 			if other.grantRequests(t) == asked {
 				crossed++ // the serving replica got no request about grants, so the other one did

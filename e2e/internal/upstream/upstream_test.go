@@ -97,9 +97,9 @@ func TestCertificatesAreKeptWhileTheyAreGood(t *testing.T) {
 	}
 	first := read(now)
 	if read(now.Add(28*24*time.Hour)) != first {
-		t.Error("certificates with two days left were made anew")
+		t.Error("certificates with two days left were replaced, want them kept")
 	}
 	if read(now.Add(29*24*time.Hour+time.Hour)) == first {
-		t.Error("certificates with less than a day left were kept")
+		t.Error("certificates with less than a day left were kept, want new ones")
 	}
 }
