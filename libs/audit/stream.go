@@ -75,7 +75,7 @@ func (s *stream) open(now time.Time) *batch {
 	return b
 }
 
-// wait returns when the ticket's line has been written (and synced, if the category is), or could not be. If nobody is writing
+// wait returns when the ticket's line has been written (and synced, if the category is), or could not be. If no other goroutine writes
 // meanwhile, the caller writes the batches that are before it, and its own.
 func (t ticket) wait() error {
 	s := t.stream
@@ -158,7 +158,7 @@ func (s *stream) writeBatch(b *batch) (written int, err error) {
 	return written, err
 }
 
-// close writes the lines that nobody waits for, and closes the file.
+// close writes the lines that are still queued, and closes the file.
 func (s *stream) close() error {
 	s.drains.Wait()
 	s.mu.Lock()

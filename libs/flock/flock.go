@@ -82,7 +82,7 @@ type File struct {
 // New is the lock file at path, to be held alone. Its folder must be there; the file is made by Try, with mode 0640.
 func New(path string) *File { return &File{path: path, mode: Exclusive} }
 
-// NewShared is New for a lock that any number may hold who share it, while nobody holds it alone.
+// NewShared is New for a lock that any number of processes may share, as long as no process holds it alone.
 func NewShared(path string) *File { return &File{path: path, mode: Shared} }
 
 // Try takes the lock without waiting, or returns ErrLocked. A link at the path is an error: it could lead to a file of
@@ -100,7 +100,7 @@ func (f *File) Try() error {
 			return err
 		}
 		// The race: the holder removed the file after we had opened it, and before we got its lock. A lock of a file that
-		// has no name keeps nobody out, because all others open the new file at the path. So the file that is locked must be
+		// has no name excludes no other process, because all others open the new file at the path. So the file that is locked must be
 		// the one at the path; if not, begin again.
 		var locked, named unix.Stat_t
 		if err := unix.Fstat(int(f.file.Fd()), &locked); err != nil {
@@ -137,8 +137,8 @@ func (f *File) Close() {
 	}
 }
 
-// Remove removes the file, and then gives up the lock. In this order nobody can take the lock of a file that is about to go
-// and believe to hold it: see Try.
+// Remove removes the file, and then gives up the lock. The other order would be a race: another process could take the lock
+// before the removal, and hold the lock of a file without a name. See Try.
 func (f *File) Remove() {
 	os.Remove(f.path)
 	f.Close()

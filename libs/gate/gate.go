@@ -1,6 +1,6 @@
-// Package gate is how approval tells the other services which packs may run: it pushes every change of every pack's
-// gate down a stream, and they decide from memory. A stream that has been silent for its lease means that every gate is
-// closed.
+// Package gate distributes approval's decisions which packs may run. approval streams every change of a pack's gate to the other services
+// (Publisher), and each service decides by its copy in memory (View). If no message comes for the time of the lease, all gates count as
+// closed: a service that has lost approval must not go on trusting packs that may have been changed or blocked meanwhile.
 //
 // The stream is NDJSON: one message a line, the first of each connection a snapshot of all packs, then changes as they
 // happen and a heartbeat at least every HeartbeatInterval.
@@ -51,7 +51,7 @@ type State struct {
 	Retired  bool        `json:"retired,omitzero"` // it is being uninstalled: nothing may be granted to it any more
 
 	// Reason says in one line of at most MaxReason bytes why a closed gate is closed, and what to call, for operators. It decides nothing, and
-	// may be "": an older approval tells none.
+	// may be "": older versions of approval don't send it.
 	Reason string `json:"reason,omitzero"`
 }
 

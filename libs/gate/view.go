@@ -105,7 +105,7 @@ func (v *View) GetLatest(ctx context.Context, packID string) (s State, known boo
 	return s, known
 }
 
-// CatchUp returns once Get is as new as what approval had decided of a pack when CatchUp was called. A caller that takes something away from a pack
+// CatchUp returns when Get is at least as new as approval's decisions about a pack at the time of the call. A caller that takes something away from a pack
 // calls it first: after it, no decision of this service is made by an older gate. If approval can't be asked, or the stream doesn't catch
 // up within a second, the error is a fault: 503.
 func (v *View) CatchUp(ctx context.Context, packID string) error {
@@ -235,7 +235,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 	return fmt.Errorf("follow gates: %w", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
 }
 
-// apply takes over a message and tells the listeners.
+// apply changes the states by a message, renews the lease and calls the listeners.
 func (v *View) apply(m message) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

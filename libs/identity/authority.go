@@ -17,23 +17,24 @@ import (
 	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
-// How long certificates are good for. A leaf is renewed by the next `rumi init` that finds less than RenewBefore left.
+// How long certificates are valid. RenewBefore is the remaining time below which the next init issues a new certificate of a service.
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
 	leafLife      = 2 * 365 * 24 * time.Hour
 	RenewBefore   = 365 * 24 * time.Hour
-	clockSkew     = time.Hour // certificates are good from this long before they were made
+	clockSkew     = time.Hour // certificates are valid from this long before they are made: clocks of hosts differ
 )
 
-// Authority issues the certificates of an installation.
+// Authority is the certificate authority of a Rumi home. Only init has its key; services get ca.pem, its certificate.
 type Authority struct {
-	Home string // the id of the Rumi home it issues for; LoadAuthority leaves it empty
+	Home string // the home's id, in all certificates that it issues; LoadAuthority leaves it empty, and the caller sets it
 
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes a certificate authority with a key of its own (ECDSA P-256), good for ten years, for a new home.
+// NewAuthority makes a certificate authority for a new home, with a new key (ECDSA P-256) and a new home id, valid for ten years from now. Save
+// writes the key and the certificate.
 func NewAuthority(now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -59,7 +60,7 @@ func NewAuthority(now time.Time) (*Authority, error) {
 	return &Authority{Home: NewHome(), cert: cert, key: key}, nil
 }
 
-// LoadAuthority reads what Save wrote; errors.Is(err, fs.ErrNotExist) where there is none.
+// LoadAuthority reads an authority that Save wrote to dir. The error is fs.ErrNotExist (errors.Is) if there is none.
 func LoadAuthority(dir string) (*Authority, error) {
 	certPEM, err := os.ReadFile(filepath.Join(dir, CAFile))
 	if err != nil {
@@ -91,7 +92,7 @@ func LoadAuthority(dir string) (*Authority, error) {
 	return &Authority{cert: cert, key: signer}, nil
 }
 
-// Save writes ca.pem and key.pem (0600) to dir, which must exist.
+// Save writes ca.pem and key.pem (mode 0600) to dir, which must exist.
 func (a *Authority) Save(dir string) error {
 	keyPEM, err := encodeKey(a.key)
 	if err != nil {
@@ -100,8 +101,8 @@ func (a *Authority) Save(dir string) error {
 	return writeFiles(dir, []file{{KeyFile, keyPEM}, {CAFile, encodeCertificate(a.cert.Raw)}})
 }
 
-// Issue makes a certificate for the named service, good for two years, and writes the identity (ca.pem, cert.pem, key.pem
-// and home_id, 0600) to dir, which must exist.
+// Issue makes a certificate with a new key for the named service, valid for two years from now. It writes the identity (ca.pem, cert.pem,
+// key.pem and home_id, mode 0600) to dir, which must exist. It replaces an identity that is there.
 func (a *Authority) Issue(service, dir string, now time.Time) error {
 	if service == "" {
 		return errors.New("issue certificate: a service needs a name")
@@ -138,8 +139,8 @@ func (a *Authority) Issue(service, dir string, now time.Time) error {
 	})
 }
 
-// Current says whether dir holds an identity of the named service that this authority issued for its home and that is good
-// for RenewBefore at least.
+// Current says whether dir has an identity of the named service, issued by this authority for its home and valid for RenewBefore or longer.
+// init issues a new one if not.
 func (a *Authority) Current(service, dir string, now time.Time) bool {
 	id, err := Load(dir)
 	if err != nil || id.Name != service || id.Home != a.Home {
@@ -175,8 +176,8 @@ type file struct {
 	data []byte
 }
 
-// writeFiles writes the files in the order given, each whole or not at all. When it returns they are on the disk, their
-// names too: a crash must not leave a certificate without its key, or an empty one. Two inits don't write at a time.
+// writeFiles writes the files in the given order, each of them completely or not at all. When it returns, contents and names are synced: a
+// crash must not leave an empty certificate, or one without its key. Two processes must not call it for one dir at the same time.
 func writeFiles(dir string, files []file) error {
 	for _, f := range files {
 		if err := atomicfile.WritePath(filepath.Join(dir, f.name), f.data, 0o600, atomicfile.TempName(f.name+".new")); err != nil {

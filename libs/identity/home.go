@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// HomeFile is the file of an identity's directory that holds the home id.
+// HomeFile is the file with the home id in the directory of an identity.
 const HomeFile = "home_id"
 
 const (
@@ -21,15 +21,15 @@ const (
 	homeURN = "urn:rumi:home:"
 )
 
-// NewHome makes the id of a new Rumi home: 32 lowercase hex digits. Only `rumi init` makes one, once a home: containers,
-// socket folders and certificates are known by it.
+// NewHome makes the id of a new Rumi home: 32 random lowercase hex digits. Only init calls it, once for each home: containers, socket folders
+// and certificates have the id on them, so that two homes on one machine don't touch each other's.
 func NewHome() string {
 	id := make([]byte, homeLen/2)
 	_, _ = rand.Read(id) // it never fails
 	return hex.EncodeToString(id)
 }
 
-// ReadHome reads a home id from a file. The file may end in a newline and holds nothing else.
+// ReadHome reads a home id from a file, which must have nothing else in it but one newline at the end. The error names the path.
 func ReadHome(path string) (string, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold the start up
 	if err != nil {
@@ -47,17 +47,17 @@ func ReadHome(path string) (string, error) {
 	return home, nil
 }
 
-// ValidHome says whether s has the form of a home id.
+// ValidHome says whether s has the form of a home id: 32 lowercase hex digits.
 func ValidHome(s string) bool {
 	return len(s) == homeLen && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// homeURI is how a certificate names the home it was issued in.
+// homeURI is the URI for a home in certificates: urn:rumi:home:ID.
 func homeURI(home string) *url.URL {
 	return &url.URL{Scheme: "urn", Opaque: strings.TrimPrefix(homeURN, "urn:") + home}
 }
 
-// homeOf is the home that a service's certificate was issued in.
+// homeOf is the id of the home in which a certificate was issued.
 func homeOf(cert *x509.Certificate) (string, error) {
 	if cert != nil && len(cert.URIs) == 1 {
 		if home, ok := strings.CutPrefix(cert.URIs[0].String(), homeURN); ok && ValidHome(home) {

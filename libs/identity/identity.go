@@ -1,8 +1,10 @@
-// Package identity is how services know each other: mutual TLS 1.3 under a certificate authority of the installation's
-// own, one certificate a service, whose one DNS name is the service's.
+// Package identity authenticates services to each other by mutual TLS 1.3. Each Rumi home has its own certificate authority, and each service
+// one certificate: its only DNS name is the service's name, its only URI the home's id.
 //
-// A directory of an identity holds ca.pem, cert.pem and key.pem (PEM, the key PKCS #8), and home_id: the id of the Rumi
-// home that the service belongs to.
+// The directory of an identity has ca.pem, cert.pem and key.pem (PEM, the key PKCS #8), and home_id: the id of the Rumi home that the
+// service belongs to.
+//
+// identity.go is what a service needs, authority.go what init needs to issue certificates, home.go the id of a home.
 package identity
 
 import (
@@ -22,7 +24,7 @@ const (
 	KeyFile  = "key.pem"
 )
 
-// Identity is a service's own certificate and the authority it trusts.
+// Identity is a service's certificate with its key, and the authority that it trusts. Use Load. It never changes.
 type Identity struct {
 	Name string // the service, the certificate's only DNS name
 	Home string // the id of the Rumi home: 32 lowercase hex digits, the same for all services of a home
@@ -31,7 +33,8 @@ type Identity struct {
 	roots *x509.CertPool
 }
 
-// Load reads an identity from its directory. It never makes up what is missing: only `rumi init` may.
+// Load reads an identity from its directory. If a file is missing or the files don't belong together, that is an error which says what to run.
+// Load never makes a certificate or a home id itself: only init does, once for all services.
 func Load(dir string) (*Identity, error) {
 	ca, err := os.ReadFile(filepath.Join(dir, CAFile))
 	if err != nil {
@@ -63,10 +66,10 @@ func Load(dir string) (*Identity, error) {
 	return &Identity{Name: name, Home: home, cert: cert, roots: roots}, nil
 }
 
-// runInit says what mends an identity that is missing or old.
+// runInit is the end of errors about an identity that is missing or outdated: init makes a new one.
 const runInit = " (run init: docker compose up --detach)"
 
-// unreadable says what mends the error, where that is known.
+// unreadable adds to an error of reading what to do about it, if that is known.
 func unreadable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -77,7 +80,7 @@ func unreadable(err error) error {
 	return fmt.Errorf("load identity: %w", err)
 }
 
-// Server is the configuration of a listener that admits holders of a certificate of the same authority and home only.
+// Server is the TLS configuration of a service's listener. It admits only clients with a certificate of the same authority and the same home.
 func (id *Identity) Server() *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
@@ -85,11 +88,12 @@ func (id *Identity) Server() *tls.Config {
 		ClientAuth:                  tls.RequireAndVerifyClientCert,
 		ClientCAs:                   id.roots,
 		VerifyConnection:            id.sameHome,
-		DynamicRecordSizingDisabled: true, // records that are small at first help browsers far away
+		DynamicRecordSizingDisabled: true, // small first records help browsers over slow links; services only lose by them
 	}
 }
 
-// Client is the configuration for calling the named service, at whatever address it is found.
+// Client is the TLS configuration of calls of the service peer. The server's certificate must have that name, whatever its address is: so
+// an attacker who changes DNS can't take a service's calls.
 func (id *Identity) Client(peer string) *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
@@ -101,7 +105,8 @@ func (id *Identity) Client(peer string) *tls.Config {
 	}
 }
 
-// sameHome refuses a peer of another home, which may hold a certificate of the same authority where a home was copied.
+// sameHome refuses a peer of another home. Its certificate may be of the same authority: someone copied the folder of a home, authority
+// included, and init gave the copy a new id.
 func (id *Identity) sameHome(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the peer showed no certificate")
@@ -116,7 +121,8 @@ func (id *Identity) sameHome(state tls.ConnectionState) error {
 	return nil
 }
 
-// Caller is the service on the other end of a verified connection, "" where there is none.
+// Caller is the name of the service on the other end of a connection, from its verified certificate. It is "" without TLS or without a
+// verified certificate.
 func Caller(state *tls.ConnectionState) string {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return ""
@@ -128,6 +134,7 @@ func Caller(state *tls.ConnectionState) string {
 	return name
 }
 
+// nameOf is the service that a certificate was issued for.
 func nameOf(cert *x509.Certificate) (string, error) {
 	if cert == nil || len(cert.DNSNames) != 1 {
 		return "", errors.New("a certificate of a service has exactly one DNS name")

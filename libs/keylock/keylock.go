@@ -40,7 +40,7 @@ func (l *Locks) Lock(ctx context.Context, key string) (unlock func(), err error)
 	}
 }
 
-// enter makes the entry of key, or joins it. From here to leave nobody can drop it, so all that wait wait for one lock.
+// enter makes the entry of key, or joins it. Until the matching leave the entry can't be dropped, so that all waiters wait for the same lock.
 func (l *Locks) enter(key string) *entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -73,7 +73,7 @@ type Descriptor struct {
 	// Base is where the descriptor lies: "" for the pack's folder, "backend" for the folder in it. Handlers lie beside it.
 	Base string `json:"-"`
 
-	// Unknown are the members that nobody reads, in order: most often misspelt. Warnings says so.
+	// Unknown are the members that Rumi doesn't know, in order: most often misspelt. Warnings reports them.
 	Unknown []string `json:"-"`
 }
 

@@ -20,7 +20,7 @@ type Found struct {
 	Warnings   []string   // for the operator: parts of the descriptor that have no effect, or another one than they seem to have
 }
 
-// UnreadableDir is a folder of packs that can't be listed, so that nobody knows whether packs lie in it. Packs in the other
+// UnreadableDir is a folder of packs that can't be listed, so that it isn't known whether packs lie in it. Packs in the other
 // folder can be used all the same.
 type UnreadableDir struct {
 	Path string // relative to the ecosystem folder: "packs"; "." for all of it

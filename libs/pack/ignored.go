@@ -46,7 +46,7 @@ func ListIgnored(ecosystem *os.Root) (ignored []Ignored, more int) {
 	return ignored, more
 }
 
-// ignoredFor says why an entry is no pack; "" for a pack, and for an entry that nobody would take for one.
+// ignoredFor says why an entry is no pack; "" for a pack, and for an entry that doesn't look like one.
 func ignoredFor(ecosystem *os.Root, parent, name string, kind fs.FileMode) string {
 	switch {
 	case strings.HasPrefix(name, "."):

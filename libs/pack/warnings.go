@@ -24,8 +24,8 @@ const MaxWarnings = 30
 // handlersDir is where a pack has its capability handlers, relative to the folder of its descriptor.
 const handlersDir = "share/capability_handlers"
 
-// Warnings lists, for operator and author, what in a pack most likely doesn't do what they think: members that nobody reads,
-// files that are named and missing, files that exist and aren't read. d is the pack's descriptor; files is its folder
+// Warnings lists, for operator and author, the parts of a pack that most likely have another effect than meant: members that Rumi doesn't know,
+// files that are named and missing, files that exist and aren't used. d is the pack's descriptor; files is its folder
 // (os.Root.FS), or an approved tree. No file's content is read. A pack with warnings can be installed and approved; NoIdentity,
 // which prevents an approval, is not among them.
 func Warnings(d Descriptor, files fs.FS) []string {

@@ -32,7 +32,7 @@ func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Han
 }
 
 // Raw makes an endpoint of a function that reads or writes bodies itself: streams and uploads. An error before the
-// first byte is answered as by Handle; after it the connection is cut, so that nobody takes a part for the whole. For HEAD the
+// first byte is answered as by Handle; after it the connection is cut, so that the client doesn't take a part of the answer for all of it. For HEAD the
 // request's context ends, and writes fail, once the head of a stream is written (see statusWriter).
 func Raw(fn func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

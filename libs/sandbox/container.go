@@ -368,7 +368,7 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 			return Exit{}, fmt.Errorf("wait for container: %s", end.Error.Message)
 		}
 		exit := Exit{Code: int(end.StatusCode)}
-		// Removed since? Then nobody knows any more what killed it.
+		// If it was removed meanwhile, the reason of its end can't be found any more.
 		if c, err := e.Inspect(ctx, id); err == nil {
 			exit.OOMKilled = c.Exit.OOMKilled
 		}

@@ -12,7 +12,7 @@ import (
 // Event is something that happened to a container of this instance.
 type Event struct {
 	// Action is Docker's word: start, die, oom, destroy, pause, unpause or rename. Or it is Resync: events may have been missed (at the beginning,
-	// too), and List says what is so. Or Lost: the engine went away.
+	// too), and List returns the present state. Or Lost: the connection to the engine broke.
 	Action    string
 	Container Container // ID, and what labels say; empty for Resync and Lost
 	ExitCode  int       // for die
@@ -24,10 +24,10 @@ const (
 	Lost   = "lost"   // no event is reported from here to the next Resync
 )
 
-// eventsRetry is how long Events waits before it asks again an engine that went away.
+// eventsRetry is how long Events waits before it tries to reach the engine again.
 const eventsRetry = time.Second
 
-// Events calls on for each event, one at a time, until ctx ends. An engine that is absent or goes away is asked again each
+// Events calls on for each event, one at a time, until ctx ends. If the engine can't be reached Events tries again each
 // second. An event may report what a List after Resync has shown already.
 func (e *Engine) Events(ctx context.Context, on func(Event)) {
 	for ctx.Err() == nil {

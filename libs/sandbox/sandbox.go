@@ -10,7 +10,7 @@
 //     for builders.
 //   - Other containers on the engine: only containers of this Rumi home are listed, started, stopped or removed (owner.go).
 //   - Sources of mounts that lead elsewhere: no links, no sockets, no devices (self.go).
-//   - An engine that hangs, is away, restarts or repeats itself: bounds on each call (bounded), Watch, Events with Resync and Lost,
+//   - An engine that hangs, doesn't run, restarts or repeats events: bounds on each call (bounded), Watch, Events with Resync and Lost,
 //     logs that are read again (logs.go, replay.go).
 //   - An engine with known holes: warnings in Status (advisory.go).
 //
@@ -140,7 +140,7 @@ type Config struct {
 	// Runtime is the OCI runtime that containers run in, by the name the engine knows it ("runsc", "kata"); "" means the
 	// engine's default. With one that it doesn't know no container is made.
 	Runtime string
-	// Replica tells containers of several processes of one instance apart, ^[a-zA-Z0-9_.-]{1,128}$; "" for none.
+	// Replica distinguishes the containers of several processes of one instance, ^[a-zA-Z0-9_.-]{1,128}$; "" for none.
 	Replica string
 	// ImageMoved, if not nil, is called by a Create that finds another image behind a name than the Create before.
 	ImageMoved func(ctx context.Context, name, from, to string)

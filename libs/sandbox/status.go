@@ -100,7 +100,7 @@ func statusOf(v types.Version, info system.Info, runtime string) Status {
 	warn(info.MemoryLimit && !info.SwapLimit, "no_swap_limit", "the kernel can't limit the swap of containers; boot with swapaccount=1")
 	warn(!info.PidsLimit, "no_pids_limit", "the kernel can't limit the processes of containers")
 	warn(!info.CPUCfsQuota, "no_cpu_limit", "the kernel can't limit the processor time of containers")
-	// A shim may be named by its type without being configured; then only a start tells.
+	// A runtime may be given by the type of its shim ("io.containerd…") without being configured; then only a start shows whether it exists.
 	_, listed := info.Runtimes[runtime]
 	warn(runtime != "" && !listed && !strings.Contains(runtime, "."), "runtime_unknown",
 		fmt.Sprintf("the engine knows no runtime %q (RUMI_CONTAINER_RUNTIME): no container will start", runtime))

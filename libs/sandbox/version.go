@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// version is that of an engine or one of its components, as far as it tells which fixes it has.
+// version is the version of an engine or of one of its components, reduced to the part that decides which fixes it has.
 type version struct {
 	major, minor, patch int
 	pre                 string // "alpha", "beta" or "rc" before a release, "" for one

@@ -11,7 +11,7 @@ import (
 // beginning that are not UTF-8 are left out. It doesn't escape anything: see Escape.
 //
 // A precision in a format, such as %.300s, counts characters, not bytes, so it bounds a stranger's text at four times as
-// much, and shows nobody that something is missing. It is for texts of our own, such as a container's id.
+// much, and doesn't show that something is missing. It is for texts of our own, such as a container's id.
 func Clip(s string, maxBytes int) string {
 	if len(s) <= maxBytes {
 		return s

@@ -128,7 +128,7 @@ func (c *Cache) Manifest(digest string) (Manifest, error) {
 	return manifestOf(root)
 }
 
-// Sweep removes the copies for whose digest keep is false, and what processes that died were receiving. The caller makes sure that nobody is
+// Sweep removes the copies for whose digest keep is false, and what processes that died were receiving. The caller makes sure that no process is
 // about to mount one of those.
 func (c *Cache) Sweep(keep func(digest string) bool) error {
 	entries, err := os.ReadDir(c.dir)
@@ -154,7 +154,7 @@ func (c *Cache) Sweep(keep func(digest string) bool) error {
 	return nil
 }
 
-// remove renames a copy into a temporary folder before it removes it, so that nobody ever finds half of it.
+// remove renames a copy into a temporary folder before it removes it, so that no other process finds half of it.
 func (c *Cache) remove(digest, dir string) error {
 	c.mu.Lock()
 	delete(c.fingerprints, digest)

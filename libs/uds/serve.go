@@ -122,7 +122,7 @@ func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server 
 }
 
 // accept accepts connections until the listener is closed. When the process has no descriptors left it closes an idle connection
-// and waits, longer each time: ending would take the socket away from all.
+// and waits, longer each time: if it ended, all clients of the socket would lose it.
 func (s *server) accept() error {
 	for delay := time.Duration(0); ; {
 		uc, err := s.listener.AcceptUnix()

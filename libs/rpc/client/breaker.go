@@ -17,7 +17,7 @@ const (
 	patience         = 2 * time.Second // a call that its caller ended before is no failure of the instance; a trial call that takes longer no longer blocks others
 )
 
-// errGaveUp is the result of a call that says nothing about the instance: its caller went away, or had set a deadline that was too short.
+// errGaveUp is the result of a call that says nothing about the instance: its caller cancelled it, or had set a deadline that was too short.
 var errGaveUp = errors.New("the caller gave up")
 
 // breaking puts a circuit breaker before an instance. A call whose caller gives up counts neither as a success nor as a failure. Packs

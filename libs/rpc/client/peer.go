@@ -57,8 +57,8 @@ type Peer struct {
 	requests *prometheus.CounterVec
 }
 
-// NewPeer makes the client of the service name, whose instances are found by instancer. What instancer tells before its
-// Register returns is there at the first call only if it tells it as discovery.Static does.
+// NewPeer makes the client of the service name, whose instances instancer finds. A call right after NewPeer finds instances only if the
+// instancer's Register sends them twice, as that of discovery.Static does; the reason is there.
 func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
 	return newPeer(name, instancer, cfg, requests, takes)
 }
@@ -171,7 +171,7 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		last = err
 	}
-	closeBody(r) // there may have been nobody to send it to
+	closeBody(r) // no instance may have got the request, and an http.RoundTripper must close the body in any case
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		p.requests.WithLabelValues(p.name, "cancelled").Inc()
 		return nil, err

@@ -135,8 +135,9 @@ func (w *discardWriter) Header() http.Header         { return w.header }
 func (w *discardWriter) WriteHeader(code int)        { w.code = code }
 func (w *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-// statusWriter knows how an answer began. The answer to HEAD ends with its head: a handler that streams would go on for nobody, and
-// its client, who takes the answer for whole, would wait for it with the next request of the connection.
+// statusWriter knows how an answer began. The answer to HEAD ends with its head. Without an end there, a handler that streams
+// would go on writing to a client that reads nothing more; and the client's next request on the connection would wait for it, because the
+// client takes the answer for complete.
 type statusWriter struct {
 	http.ResponseWriter
 	code     int

@@ -4,7 +4,7 @@
 // changed once it is published, so that reading it takes no lock, and that is replaced as a whole when the rows have changed. The store
 // counts changes: it raises a revision in the same transaction as each write, and reading one number tells whether anything is new.
 //
-// Two dangers come with that, and this package is where they are met.
+// That has two dangers, and this package answers both.
 //
 // A snapshot must never go back. Two reloads may overtake each other: one reads before a revoke, the other reads after it, and the first
 // publishes last. So reloads of one process run one at a time, and each reads rows and revision in one transaction.

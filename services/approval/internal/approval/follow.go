@@ -90,8 +90,8 @@ func (s *Service) removed(id pack.ID) {
 	s.forget(id)
 }
 
-// outdated lists the packs whose known record has another revision than the database says, that aren't known, or that are gone
-// from the database.
+// outdated lists the packs whose known record has another revision than the database says, that aren't known, or that the
+// database has no more.
 func (g *gates) outdated(revisions map[string]int64) (ids []pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

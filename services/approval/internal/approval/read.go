@@ -33,8 +33,8 @@ func (s *Service) EverApproved(ctx context.Context, id pack.ID) (bool, error) {
 	return err == nil && r.Digest != "", err
 }
 
-// GateProblem says why a pack's gate is closed though its record lets it run; or that the folder of a pack that may not run is
-// gone, and what to do then. It is "" where the record itself says everything. missing says that the folder is gone.
+// GateProblem says why a pack's gate is closed though its record lets it run; or that the folder of a pack that may not run
+// doesn't exist any more, and what to do then. It is "" if the record itself has the reason. missing says that the folder doesn't exist.
 func (s *Service) GateProblem(r *record.Record) (problem string, missing bool) {
 	id := pack.ID(r.PackID)
 	if r.Status.Executable() {

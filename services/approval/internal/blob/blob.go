@@ -176,7 +176,7 @@ func (s *Store) sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// load reads the indexes of the bundles that aren't known yet; with again it also forgets the bundles that are gone. A bundle
+// load reads the indexes of the bundles that aren't known yet; with again it also forgets the bundles that were removed. A bundle
 // that a power failure left torn holds nothing. The error names the bundles that can't be read; the others are known after it.
 func (s *Store) load(again bool) error {
 	names, err := s.entries(bundles)
