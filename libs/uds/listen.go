@@ -155,7 +155,7 @@ func bind(dir *os.File, cfg Config) (*net.UnixListener, error) {
 	var st unix.Stat_t
 	switch err := unix.Fstatat(dirfd, SocketName, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK:
-		return nil, fmt.Errorf("listen on %s/%s: something that is not a socket lies there; look at it, then remove it", dir.Name(), SocketName)
+		return nil, fmt.Errorf("listen on %s/%s: something that is not a socket lies there; find out what it is, then remove it", dir.Name(), SocketName)
 	case err != nil && err != unix.ENOENT:
 		return nil, fmt.Errorf("look for a stale socket in %s: %w", dir.Name(), err)
 	}

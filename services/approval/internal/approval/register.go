@@ -75,7 +75,7 @@ func (s *Service) scanNew(ctx context.Context, ids []pack.ID) ([]newPack, error)
 			defer s.lock(id)()
 			scan := s.Watcher.BeginScan(string(id), false)
 			now, err := s.scan(ctx, id, scan)
-			if err != nil || now.gone {
+			if err != nil || now.missing {
 				scan.Drop()
 				s.Watcher.Forget(string(id))
 				return err

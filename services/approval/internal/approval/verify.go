@@ -217,7 +217,7 @@ func (s *Service) VerifyUnwatched(ctx context.Context) error {
 type scanResult struct {
 	found   pack.Found
 	folder  folderFingerprint // the zero value where there is a problem
-	gone    bool              // there is no folder, or it can't be read
+	missing bool              // there is no folder, or it can't be read
 	problem string            // why the folder can't be a pack, "" when it can
 }
 
@@ -297,9 +297,9 @@ func (s *Service) scan(ctx context.Context, id pack.ID, scan *watch.Scan) (scanR
 	}
 	switch {
 	case errors.Is(err, pack.ErrUnreadable): // the pack may be there, but what can't be read can't be compared with what was approved
-		return scanResult{gone: true, problem: err.Error()}, nil
+		return scanResult{missing: true, problem: err.Error()}, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return scanResult{gone: true, problem: "its folder is gone"}, nil
+		return scanResult{missing: true, problem: "its folder is gone"}, nil
 	case err != nil:
 		return scanResult{}, err
 	case now.found.Err != nil:

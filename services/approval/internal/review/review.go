@@ -241,16 +241,16 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 			before[e.Path] = e
 		}
 	}
-	gone := map[string]tree.Entry{}
-	maps.Copy(gone, before)
+	removed := map[string]tree.Entry{}
+	maps.Copy(removed, before)
 	var added []tree.Entry
 	for _, e := range in.Now.Entries {
-		delete(gone, e.Path)
+		delete(removed, e.Path)
 		if _, ok := before[e.Path]; !ok {
 			added = append(added, e)
 		}
 	}
-	renamed := renames(added, gone)
+	renamed := renames(added, removed)
 	r.Summary.Entries, r.Summary.Bytes = len(in.Now.Entries), in.Now.Bytes()
 	modes := map[[3]string]int{}
 	for _, e := range in.Now.Entries {
@@ -282,10 +282,10 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 		return err
 	}
 	for _, from := range renamed {
-		delete(gone, from.Path)
+		delete(removed, from.Path)
 	}
-	for _, path := range slices.Sorted(maps.Keys(gone)) {
-		r.Removed = append(r.Removed, describe(gone[path]))
+	for _, path := range slices.Sorted(maps.Keys(removed)) {
+		r.Removed = append(r.Removed, describe(removed[path]))
 	}
 	s := &r.Summary
 	s.Added, s.Removed, s.Changed, s.Renamed = len(r.Added), len(r.Removed), len(r.Changed), len(r.Renamed)
@@ -323,10 +323,10 @@ func (r *Review) modeChange(at map[[3]string]int, before, after File) {
 
 // renames finds the files in added that have the content of a removed one, and returns the origin of each by its path. Each
 // removed file is the origin of one file at most. An empty file has no origin.
-func renames(added []tree.Entry, gone map[string]tree.Entry) map[string]tree.Entry {
+func renames(added []tree.Entry, removed map[string]tree.Entry) map[string]tree.Entry {
 	from := map[string][]tree.Entry{}
-	for _, path := range slices.Sorted(maps.Keys(gone)) {
-		if e := gone[path]; e.Kind == tree.File && e.Size > 0 {
+	for _, path := range slices.Sorted(maps.Keys(removed)) {
+		if e := removed[path]; e.Kind == tree.File && e.Size > 0 {
 			from[e.SHA256] = append(from[e.SHA256], e)
 		}
 	}

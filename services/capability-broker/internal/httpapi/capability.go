@@ -39,22 +39,22 @@ func removed(before, now *grant.Grant) []string {
 	if before.Decide(time.Now()) != grant.Allowed || before.Settings() == nil || now.Settings() == nil {
 		return nil
 	}
-	var gone []string
+	var dropped []string
 	kept := now.Settings().Details()
 	for name, value := range before.Settings().Details() {
 		had, _ := value.([]string)
 		has, _ := kept[name].([]string)
 		for _, entry := range had {
 			if !slices.Contains(has, entry) {
-				gone = append(gone, entry)
+				dropped = append(dropped, entry)
 			}
 		}
 	}
-	if len(gone) == 0 {
+	if len(dropped) == 0 {
 		return nil
 	}
-	slices.Sort(gone)
-	return []string{"no longer granted: " + strings.Join(gone, ", ")}
+	slices.Sort(dropped)
+	return []string{"no longer granted: " + strings.Join(dropped, ", ")}
 }
 
 func (c capability) revoke(ctx context.Context, req api.RevokeRequest) (api.RevokeResponse, error) {
@@ -177,7 +177,7 @@ func (c capability) withdraw(ctx context.Context, req api.WithdrawRequest) (api.
 	if !handler.ValidKey(req.Key) {
 		return api.WithdrawResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
 	}
-	effects := []string{} // told by what is trusted before
+	effects := []string{} // computed before the withdrawal, from what is trusted now
 	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
 		effects = c.handlers.Withdrawn(item.Payload)
 	}

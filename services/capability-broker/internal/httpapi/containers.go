@@ -95,7 +95,7 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request, req api.LogsReq
 	size := 0
 	for line, err := range lines {
 		if err != nil {
-			return gone(err)
+			return logFault(err)
 		}
 		answer.Lines = append(answer.Lines, shown(line))
 		for size += len(line.Text); size > maxLogBytes || len(answer.Lines) > req.Tail; answer.Lines = answer.Lines[1:] {
@@ -105,7 +105,8 @@ func (c containers) logs(w http.ResponseWriter, r *http.Request, req api.LogsReq
 	return rpc.WriteData(w, answer)
 }
 
-func gone(err error) error {
+// logFault is the answer to an error of reading a log: 404 if the container was removed.
+func logFault(err error) error {
 	if errors.Is(err, sandbox.ErrNotFound) {
 		return fault.NotFound("Container not found").With("container_not_found").Because(err)
 	}

@@ -80,7 +80,7 @@ func follow[L, V any](w http.ResponseWriter, r *http.Request, lines iter.Seq2[L,
 				return send("event: end\ndata: {}\n\n")
 			}
 			if n.err != nil {
-				return gone(n.err)
+				return logFault(n.err)
 			}
 			data, err := json.Marshal(shown(n.line), jsontext.AllowInvalidUTF8(true))
 			if err != nil {

@@ -117,14 +117,14 @@ func (r *logReader) open() error {
 func (r *logReader) rotated() (bool, error) {
 	here, err := r.file.Stat()
 	if err != nil {
-		return false, fmt.Errorf("look at handler log: %w", err)
+		return false, fmt.Errorf("inspect handler log: %w", err)
 	}
 	there, err := os.Stat(r.path + logSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // nobody has written since it was rotated
 	}
 	if err != nil {
-		return false, fmt.Errorf("look at handler log: %w", err)
+		return false, fmt.Errorf("inspect handler log: %w", err)
 	}
 	return !os.SameFile(here, there), nil
 }

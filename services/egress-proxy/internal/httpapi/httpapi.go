@@ -35,7 +35,7 @@ type routes struct {
 	grants    *grant.Service
 	log       *denials.Log
 	addresses *address.Policy
-	gone      func(packID string)
+	forget    func(packID string)
 }
 
 func view(g grant.Grant) api.Grant {
@@ -126,7 +126,7 @@ func (r *routes) remove(ctx context.Context, req api.PackRequest) (api.RemoveRes
 	if err != nil {
 		return api.RemoveResponse{}, err
 	}
-	r.gone(req.PackID)
+	r.forget(req.PackID)
 	return api.RemoveResponse{Revoked: revoked}, r.log.Forget(ctx, req.PackID)
 }
 
