@@ -65,7 +65,7 @@ func (r *runner) uninstall(ctx context.Context, pack string) error {
 
 // checkNoLeak deletes the secret, and checks that no file of the audit log contains its value or the API token.
 func (r *runner) checkNoLeak(ctx context.Context, key string) error {
-	return r.step(ctx, "delete the secret; nothing told its value", func(s *step) (string, error) {
+	return r.step(ctx, "delete the secret; no audit file contains its value", func(s *step) (string, error) {
 		a, err := s.post("/api/secrets/delete", map[string]any{"key": secret}, nil)
 		if err != nil {
 			return "", err

@@ -229,7 +229,7 @@ func TestAServerThatClosesIsConnectedToAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	for served := 0; served < 10; { // by drive, which is told of the new connection
+	for served := 0; served < 10; { // by drive, which polls the new connection
 		took, err := drive(t.Context(), []*Client{client}, time.Now().Add(10*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)

@@ -1,6 +1,6 @@
-"""Sends one request after another, each way there is, and prints what goes wrong and what changes, as lines of JSON.
+"""Sends requests all the time, over HTTP_PROXY and as frames. Prints failures, gaps and changes of its grant, as lines of JSON.
 
-at is the time in seconds since 1970. gap is how long no request of that way was answered, if that is noticed at all.
+at is the time in seconds since 1970. gap is the time without an answer in that way, in seconds, if it was over 0.1 s.
 """
 
 import json
@@ -13,11 +13,11 @@ import rumi_syscall
 
 SECURE, PLAIN = "https://tools.rumi.test:8443/hello", "http://tools.rumi.test:8081/hello"
 
-telling = threading.Lock()
+printing = threading.Lock()
 
 
-def tell(**what):
-    with telling:
+def emit(**what):
+    with printing:
         print(json.dumps(what), flush=True)
 
 
@@ -32,19 +32,19 @@ def over_frames():
         raise OSError(answer["error"])
 
 
-def go_on(way, fetch):
+def send_requests(way, fetch):
     last = time.monotonic()
     while True:
         try:
             fetch()
         except OSError as error:
-            tell(way=way, failed=repr(error), at=time.time())
+            emit(way=way, failed=repr(error), at=time.time())
             if "403" in repr(error) or "denied" in repr(error):
-                time.sleep(0.1)  # the grant is gone, and will be when it is asked again
+                time.sleep(0.1)  # the grant is gone; asking again at once would only fill the log
             continue
         now = time.monotonic()
         if now - last > 0.1:
-            tell(way=way, gap=now - last, at=time.time())
+            emit(way=way, gap=now - last, at=time.time())
         last = now
         time.sleep(0.005)
 
@@ -62,11 +62,11 @@ def watch():
         except OSError:
             continue
         if allowed != was:
-            tell(allowed=allowed, at=time.time())
+            emit(allowed=allowed, at=time.time())
         was = allowed
         time.sleep(0.002)
 
 
 for way, fetch in (("http", over_http), ("frames", over_frames)):
-    threading.Thread(target=go_on, args=(way, fetch), daemon=True).start()
+    threading.Thread(target=send_requests, args=(way, fetch), daemon=True).start()
 watch()
