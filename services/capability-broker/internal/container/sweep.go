@@ -8,7 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// sweepInterval is how often copies that nobody needs are removed.
+// sweepInterval is the time between two removals of unused copies.
 const sweepInterval = time.Hour
 
 // sweep removes copies of trees that no gate names and no container runs, copies of dependencies that no container of a pack or
@@ -40,10 +40,10 @@ func (m *Manager) sweep(ctx context.Context) bool {
 		trees[state.Digest] = true
 	}
 	if err := m.Trees.Sweep(func(digest string) bool { return trees[digest] }); err != nil {
-		m.Log.ErrorContext(ctx, "copies of trees that nobody needs could not be removed", "error", err)
+		m.Log.ErrorContext(ctx, "could not remove unused copies of trees", "error", err)
 	}
 	if err := m.Environments.Sweep(func(digest string) bool { return packages[digest] }); err != nil {
-		m.Log.ErrorContext(ctx, "copies of dependencies that nobody needs could not be removed", "error", err)
+		m.Log.ErrorContext(ctx, "could not remove unused copies of dependencies", "error", err)
 	}
 	m.sweepRecords(ctx, hasContainer)
 	return true
