@@ -24,9 +24,9 @@ const (
 	maxConnections = 448
 	relayBuffer    = 32 << 10
 	// halfCloseTimeout is how long one direction may carry nothing when the other has ended. Few clients end one direction alone; most
-	// that seem to are gone.
+	// that seem to have closed the connection.
 	halfCloseTimeout = 30 * time.Second
-	// takeoverTimeout is how long the socket may be unserved before a client is told. Another replica takes over the socket of a dead
+	// takeoverTimeout is how long the socket may be unserved before a client gets an error. Another replica takes over the socket of a dead
 	// one within a second; a restarted proxy takes a few.
 	takeoverTimeout      = 5 * time.Second
 	takeoverPollInterval = 20 * time.Millisecond
@@ -106,7 +106,7 @@ type relay struct {
 	halfClose time.Duration // how long one direction may carry nothing once the other has ended
 }
 
-// serve relays every connection of l, for as long as the process lives.
+// serve relays every connection of l, until the process ends.
 func (r relay) serve(l net.Listener) {
 	slots := make(chan struct{}, maxConnections)
 	for {
@@ -185,7 +185,7 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 }
 
 // download is the connection to the proxy as the source of bytes for the client. Once the client has ended its direction, each wait for the
-// next bytes is bounded. A client that is gone looks like one that has sent all it had to send; without the bound, a silent
+// next bytes is bounded. A client that has closed its connection looks like one that has sent all it had to send; without the bound, a silent
 // server would hold one of maxConnections for ever.
 type download struct {
 	net.Conn
@@ -220,7 +220,7 @@ func (u *upload) Write(p []byte) (int, error) {
 // CloseWrite ends the direction to the proxy, since the client has ended it.
 func (u *upload) CloseWrite() error { return u.Conn.(*net.UnixConn).CloseWrite() }
 
-// dial connects to the socket. While nobody listens on it, or it isn't there, it tries again for r.takeover.
+// dial connects to the socket. While no proxy listens on it, or it doesn't exist, it tries again for r.takeover.
 func (r relay) dial() (net.Conn, error) {
 	for began := time.Now(); ; time.Sleep(takeoverPollInterval) {
 		conn, err := net.Dial("unix", r.socket)

@@ -8,8 +8,8 @@
 // the pack was granted. The relay decides nothing; egress-proxy at the other end does. If RUMI_EGRESS_CA_FILE names a bundle
 // of certificate authorities, SSL_CERT_FILE and similar variables name it, too.
 //
-// If RUMI_CAPABILITY_SOCKET names a socket that nobody has served for a minute, rumi-runtime ends the program and the container, with
-// status 143: without a broker, nobody would stop the pack when its gate closes.
+// If RUMI_CAPABILITY_SOCKET names a socket that no broker has served for a minute, rumi-runtime ends the program and the container, with
+// status 143: without a broker, the pack would go on when its gate closes.
 //
 // The program inherits stdin, stdout, stderr, environment and folder. Signals are forwarded to it, and orphans are reaped. The container
 // ends when the program does, with its exit status, or 128+n for signal n. Status 64 means wrong usage, 126 a program that

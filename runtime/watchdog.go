@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The watchdog ends a pack whose capability socket nobody serves. The broker that would stop the pack when its gate closes is gone then:
+// The watchdog ends a pack whose capability socket no broker serves. Then the broker that would stop the pack when its gate closes doesn't run any more:
 // by `docker compose down`, or by a crash after which it doesn't start again. A pack must not run on for ever unobserved. A
 // minute is long: a broker that restarts, or a replica that takes the socket over, is back after seconds.
 const (

@@ -26,7 +26,7 @@ func (c *Client) RestoreData(ctx context.Context, packID string) (RestoredData, 
 	return route.Call(ctx, c.peer, RestoreData, PackRequest{packID})
 }
 
-// Counts tells how many handler candidates are in each state.
+// Counts returns how many handler candidates are in each state.
 func (c *Client) Counts(ctx context.Context) (wire.Counts, error) {
 	return route.Call(ctx, c.peer, Candidates.Counts, struct{}{})
 }

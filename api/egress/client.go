@@ -13,7 +13,7 @@ type Client struct{ peer *client.Peer }
 // NewClient makes a client of the peer named Service.
 func NewClient(peer *client.Peer) *Client { return &Client{peer} }
 
-// Remove takes a pack's network grant and its record away, and its socket; requests under way are cut. revoked says
+// Remove removes a pack's network grant, its record and its socket; requests under way are cut. revoked says
 // whether a grant was in force. For a pack without a grant it does nothing and is no error.
 func (c *Client) Remove(ctx context.Context, packID string) (revoked bool, err error) {
 	response, err := route.Call(ctx, c.peer, Remove, PackRequest{packID})

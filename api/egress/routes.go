@@ -45,7 +45,7 @@ type GrantRequest struct {
 	ExpiresAt      *time.Time `json:"expires_at"` // in the future; null for never
 
 	Rules       []Rule `json:"rules"`        // at most 100
-	AllowTunnel bool   `json:"allow_tunnel"` // of a grant with rules: tunnels, in which nobody can read what is asked for
+	AllowTunnel bool   `json:"allow_tunnel"` // of a grant with rules: tunnels, whose requests the proxy can't read
 
 	LeftOut []LeftOut `json:"left_out"` // read and not used, so that a proposal can be posted as it is
 }

@@ -250,7 +250,7 @@ type SelectResponse struct {
 	Packs []Pack `json:"packs"`
 }
 
-// Pack is an installed pack as it lies on disk now; nobody has to have approved it.
+// Pack is an installed pack as it is on the disk now, approved or not.
 type Pack struct {
 	PackID string `json:"pack_id"`
 	Base   string `json:"base"`           // the folder of ecosystem.json in the pack: "" or "backend"

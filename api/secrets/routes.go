@@ -17,7 +17,7 @@ var (
 	Set    = route.New[SetRequest, SetResponse]("POST", "/api/secrets/set", Service, route.Quick)
 	Delete = route.New[DeleteRequest, DeleteResponse]("POST", "/api/secrets/delete", Service, route.Quick)
 
-	// GetValue is for the capability broker and for nobody else.
+	// GetValue is for the capability broker only.
 	GetValue = route.Internal[ValueRequest, ValueResponse]("POST", "/internal/secrets/value", Service, roster.CapabilityBroker)
 
 	// Routes are all of them.

@@ -87,7 +87,7 @@ func (f *File) Write(p []byte) (int, error) { return f.file.Write(p) }
 func (f *File) Sync() error { return f.file.Sync() }
 
 // Commit gives the file its name. When it returns nil, content and name are on the disk. After an error the old file is still
-// there, or, if only the last sync failed, the new one. The temporary file is gone in any case.
+// there, or, if only the last sync failed, the new one. The temporary file is removed in any case.
 func (f *File) Commit() error {
 	defer f.Discard()
 	if err := f.file.Sync(); err != nil {

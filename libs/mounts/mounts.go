@@ -1,7 +1,7 @@
 // Package mounts notices that a folder or file that this container has mounted was moved, removed or replaced on the host.
 //
 // The engine resolves the paths of bind mounts when it starts a container. If an operator then moves the folder and makes another
-// in its place, say to restore a backup, this process keeps the old one, which nobody else sees any more. But when it asks the
+// one at its path, say to restore a backup, this process keeps the old one, which no other process sees any more. But when it asks the
 // engine to mount a part of it into a pack's container, the engine takes the new one. So packs would run with other files
 // than those that were checked. The service must end then, to be started again with what is at the path now.
 package mounts

@@ -179,8 +179,8 @@ func readRegular(root *os.Root, name string) ([]byte, error) {
 }
 
 // ParseDescriptor reads a descriptor from its bytes. Unknown members are allowed, as is a byte order mark at the beginning, which some
-// editors write; a duplicate name, invalid UTF-8, a wrong type and a value out of bounds are not. The error says in which line and
-// column, as far as it is about one place.
+// editors write; a duplicate name, invalid UTF-8, a wrong type and a value out of bounds are not. The error has the line and
+// column, unless it is about the whole.
 func ParseDescriptor(data []byte) (Descriptor, error) {
 	if len(data) > MaxDescriptor {
 		return Descriptor{}, fmt.Errorf("larger than %d bytes", MaxDescriptor)

@@ -1,7 +1,7 @@
 // Package roster declares the services of the suite, once. Whatever lists services (certificates, compose file, images, the names
 // that packs may not reach, routes, documents) reads this list, or a test compares it with this list.
 //
-// To add a service, add it here and run the tests: they name each place that lacks it.
+// To add a service, add it here and run the tests: they name each file that lacks it.
 package roster
 
 // The names of the services. A service has its name in its certificate, in RUMI_PEERS, as its host name in the compose network and

@@ -9,7 +9,7 @@ import (
 const maxPending = 1 << 20
 
 // lines is an io.Writer for log lines that returns before they are written. A goroutine writes them to out, in order; the lines that come
-// while it writes go out together, with one system call. So a request doesn't wait for whoever reads the log, until maxPending bytes
+// while it writes go out together, with one system call. So a request doesn't wait for the reader of the log, until maxPending bytes
 // wait.
 //
 // The price: a kill -9 loses the lines of the last microseconds. Decisions aren't lost with them: they are in

@@ -47,7 +47,7 @@ type Check struct {
 	Fix    string `json:"fix"`    // what the operator can do about it; "" where nothing is known
 }
 
-// condition is a check that ReadyWhen registered. At most one run of it is under way, whoever asked for it.
+// condition is a check that ReadyWhen registered. At most one run of it is under way, for all requests together.
 type condition struct {
 	name  string
 	check func(context.Context) error

@@ -16,7 +16,7 @@ const (
 // Changes says whether a database may have changed, so that a process which follows what others write needs no query to find
 // that they wrote nothing. It is not for concurrent use.
 //
-// On SQLite it looks at size and time of the write-ahead log, which every commit writes to. It must not open that file, nor
+// On SQLite it compares size and time of the write-ahead log, which every commit writes to. It must not open that file, nor
 // any other of the database's: SQLite's locks are those of fcntl(2), and a process that closes a descriptor of a file
 // loses every lock it holds on it, SQLite's own among them, whereupon two processes may write at once.
 type Changes struct {

@@ -69,7 +69,7 @@ func (o *Owner) Check() error {
 	return nil
 }
 
-// Term counts how often the folder became this home's. What was made in it during another term may be gone.
+// Term counts how often the folder became this home's. Sockets that were made in it during an earlier term may have been removed.
 func (o *Owner) Term() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -23,8 +23,8 @@ var (
 
 // lifetime is how long a connection's client is there, as contexts. A connection has one from its first request on.
 //
-// A client that has closed its connection can't be told from one that only says nothing more by reading: both are an end of
-// file. AF_UNIX tells them apart by poll(2): POLLRDHUP for one direction, POLLHUP for both.
+// Reading doesn't show whether a client has closed its connection, or only its direction of it: both are an end of file. AF_UNIX
+// distinguishes them by poll(2): POLLRDHUP for one direction, POLLHUP for both.
 type lifetime struct {
 	id           uint64 // in the watcher, from register on; of its mutex
 	client       context.Context
@@ -133,7 +133,7 @@ func (w *watcher) register(c *conn) error {
 	return nil
 }
 
-// run waits for events of all watched connections, for as long as the process lives.
+// run waits for events of all watched connections, until the process ends.
 func (w *watcher) run(raw syscall.RawConn) {
 	var events [64]unix.EpollEvent
 	for {

@@ -4,7 +4,7 @@
 // which only this service and root can read, for the name of its key: a file that is copied to another name can't be opened.
 //
 // Callers: the gateway lists, sets and deletes for operators; the answers have no value. The capability broker, and no other service, asks
-// for values, for packs that were granted secrets.get. It calls nobody.
+// for values, for packs that were granted secrets.get. It calls no other service.
 //
 // When it dies, secrets.get fails, and everything else works. A kill at any step of a change leaves the old value or the new one, and no
 // change without its line in the journal and its audit entry (internal/vault, change).

@@ -76,7 +76,7 @@ func (a Authorities) explain(err error) error {
 	return fmt.Errorf("%s=%q: %w. Mend the file, then run: docker compose up --detach", a.Setting, a.Given, err)
 }
 
-// replaceFile puts data in the place of a file of the services, in one step, readable by the group that its folder gives.
+// replaceFile replaces a file of the services by data, in one step, readable by the group that its folder gives.
 func (cfg Config) replaceFile(path string, data []byte) error {
 	return atomicfile.WritePath(path, data, 0o640, atomicfile.Owner(cfg.UID, -1))
 }

@@ -94,7 +94,7 @@ func (g *gates) unpin(id pack.ID, problem string) {
 }
 
 // toPin says whether the parent's identity is all that a child's approval lacks, and which it is. It does so only while the
-// parent's gate is open: the identity of a parent that nobody approved must not be recorded.
+// parent's gate is open: the identity of an unapproved parent must not be recorded.
 func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -126,7 +126,7 @@ func (s *Service) known(ctx context.Context, records []*record.Record) []pack.ID
 }
 
 // needScan lists those of the packs that have to be scanned. The fence makes sure that the watcher has seen every event up to
-// now: without it, a change that the kernel has queued but nobody has read yet would count as no change.
+// now: without it, a change that the kernel has queued and this process hasn't read yet would count as no change.
 func (s *Service) needScan(ctx context.Context, ids []pack.ID, records map[string]*record.Record) []pack.ID {
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
@@ -224,8 +224,8 @@ type scanResult struct {
 // refresh scans one pack, whose record was r when the caller read it, and updates its record.
 func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) error {
 	defer s.lock(id)()
-	// A decision may have been made between the caller's reading and our lock. The watcher prefers packs that may run, so that it must be
-	// told by the newest record whether this one may.
+	// A decision may have been made between the caller's reading and our lock. The watcher prefers packs that may run, so that it must get
+	// that from the newest record.
 	if newer := s.gates.newest(id); newer != nil && newer.Revision > r.Revision {
 		r = newer
 	}

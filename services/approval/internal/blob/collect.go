@@ -16,7 +16,7 @@ import (
 // called with the store locked, so that no approval is under way: a digest that it doesn't return is not going to be needed.
 //
 // If the manifest of a tree in current is missing or can't be read, the error is an *UnreadError, and no manifest or blob is
-// removed: nobody knows which blobs that tree needs, and it is whole again once the operator has put the manifest back. Any
+// removed: it isn't known which blobs that tree needs, and it is whole again once the operator has put the manifest back. Any
 // other file that can't be read or removed stays, and doesn't stop the rest.
 func (s *Store) Collect(named func() (historic, current []string, err error)) (removed int, err error) {
 	lockFile, err := s.lock(flock.WaitOpen, flock.Exclusive)

@@ -1,4 +1,5 @@
-// Package record is what approval knows of a pack: its status, who decided what about it, and which bytes may run. It is a
+// Package record has the record of a pack, which approval stores: its status, the decisions about it with their actors, and the digest of the
+// bytes that may run. It is a
 // leaf: it has the state machine as a table, and knows neither the database nor the folder.
 package record
 
@@ -62,7 +63,7 @@ type Record struct {
 	Revision        int64     // grows by one with every change; from 1
 }
 
-// Requested is what a pack asks for. It informs the person who decides, and grants nothing.
+// Requested is what a pack asks for. The person who decides reads it; it grants nothing.
 type Requested struct {
 	Secrets []string `json:"secrets"`
 	Domains []string `json:"allowed_domains"`

@@ -265,7 +265,7 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
-// source reads the identifiers of a file one after another. In Python it tells code from comments and strings; the expressions
+// source reads the identifiers of a file one after another. In Python it distinguishes code from comments and strings; the expressions
 // in an f-string are code.
 type source struct {
 	r      *bufio.Reader

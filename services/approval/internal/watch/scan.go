@@ -10,7 +10,7 @@ import (
 // what is visited: each folder before its names are read, and each file that has several names, since it can be written to
 // through a name outside of the folder.
 //
-// The order matters. A folder that is watched only after it was read could change in between, and nobody would hear of it.
+// The order matters. A folder that is watched only after it was read could change in between, without an event.
 type Scan struct {
 	w          *Watcher
 	pack       *watchedPack

@@ -1,4 +1,4 @@
-// Package watch tells which packs may have changed, as soon as inotify reports it, and of which packs it is certain that
+// Package watch reports which packs may have changed, as soon as inotify reports it, and of which packs it is certain that
 // nothing changed. It knows nothing of approvals: internal/approval scans packs through it, and is called back when events
 // arrive.
 package watch
@@ -135,7 +135,7 @@ func (w *Watcher) watchDirs(dirs ...string) {
 		switch {
 		case err == nil && was:
 			delete(w.unwatchable, dir)
-			w.markAllChanged() // nobody knows what happened while it wasn't watched
+			w.markAllChanged() // it isn't known what happened while it wasn't watched
 			w.Log.Info("a folder of packs can be watched again", "folder", dir)
 		case err != nil && !was:
 			w.unwatchable[dir] = true

@@ -375,7 +375,7 @@ func refusedBy(no *builtin.Refusal) *refusal {
 	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, output: no.Output}
 }
 
-// errUnstarted tells the worker pool that a call won't start after all, so that its worker is free for another one.
+// errUnstarted is for the worker pool: the call won't start after all, so that its worker is free for another one.
 var errUnstarted = errors.New("the call may not start")
 
 // decideHandler decides about a call of a permission that a trusted handler serves. Three packs may be in it: the caller, the pack of the

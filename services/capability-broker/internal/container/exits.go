@@ -41,7 +41,7 @@ func newExitTracker() exitTracker {
 	return exitTracker{lifetimes: make(map[string]lifetime), oomSeen: make(map[string]bool)}
 }
 
-// engineLost notes that the engine went away. Ends of up to engineGrace before that count as the engine's doing: it stops
+// engineLost notes that the engine can't be reached any more. Ends of up to engineGrace before that count as the engine's doing: it stops
 // containers before it closes its stream of events.
 func (t *exitTracker) engineLost() {
 	t.mu.Lock()
@@ -92,14 +92,14 @@ func (t *exitTracker) forget(id string) {
 }
 
 // killedForMemory says whether the kernel ended a container for its memory, as far as the engine has reported. The exit code
-// tells it from a container that lost a child process only and ended later for another reason.
+// distinguishes it from a container that lost a child process only and ended later for another reason.
 func (t *exitTracker) killedForMemory(id string, exit sandbox.Exit) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.oomSeen[id] && exit.Code == 128+int(unix.SIGKILL)
 }
 
-// endedInOutage says whether a container ended while the engine was away, or while it stopped containers in order to go:
+// endedInOutage says whether a container ended while the engine didn't run, or while it stopped containers in order to go:
 // it was seen alive before the outage and not after, and its end was reported either not at all or within the outage.
 func (t *exitTracker) endedInOutage(id string) bool {
 	t.mu.Lock()

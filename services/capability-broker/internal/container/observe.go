@@ -39,7 +39,7 @@ func (m *Manager) observe(ctx context.Context, packID string) (observed, error) 
 	}
 	var o observed
 	if o.record, o.recordErr = m.Records.Record(ctx, packID); o.recordErr != nil {
-		// A container whose gate has closed must be stopped though the database is away: the last known record does for that.
+		// A container whose gate has closed must be stopped even if the database doesn't answer: the last known record does for that.
 		o.record, _ = m.records.get(packID)
 		o.record.PackID = packID
 	}
@@ -53,7 +53,7 @@ func (m *Manager) observe(ctx context.Context, packID string) (observed, error) 
 	return o, nil
 }
 
-// observeKnown is observe for an operator: a pack that nobody knows is a fault, not found.
+// observeKnown is observe for an operator: an unknown pack is a not-found fault.
 func (m *Manager) observeKnown(ctx context.Context, packID string) (observed, error) {
 	found, err := m.observe(ctx, packID)
 	if err != nil {

@@ -67,7 +67,7 @@ func (m *Manager) reconcileOwn(ctx context.Context, found observed) error {
 	alive := c != nil && c.Alive()
 	if alive {
 		m.exits.markAlive(c.ID)
-		// Before anything that needs the record: a closed gate stops a container even if the database is away. And without
+		// Before anything that needs the record: a closed gate stops a container even if the database doesn't answer. And without
 		// a grace period: a pack whose gate is closed must not go on, not even to end in order.
 		switch reason, temporary := m.stopReason(r.PackID, c.Digest); {
 		case reason == reasonUninstalled: // nobody will ever ask for its log

@@ -14,7 +14,7 @@ type Record struct {
 	PackID      string         `json:"pack_id"`
 	ContainerID string         `json:"container_id"` // of the only container that counts as the pack's own; stored before it is started first
 	Digest      string         `json:"digest"`       // of the tree that it runs
-	Wanted      bool           `json:"wanted"`       // an operator has started it, and nobody has stopped it since
+	Wanted      bool           `json:"wanted"`       // an operator has started it, and none has stopped it since
 	Running     bool           `json:"running"`
 	Restart     pack.Restart   `json:"restart"`
 	Limits      pack.Resources `json:"limits"`   // that it has

@@ -123,7 +123,7 @@ func descriptor(code string) (pack.Descriptor, error) {
 	return d, nil
 }
 
-// command is what PID 1 is told to do: to run the pack's entrypoint, or to wait for calls if it has none.
+// command is the command of PID 1: it runs the pack's entrypoint, or waits for calls if there is none.
 func command(d pack.Descriptor) []string {
 	switch {
 	case d.Entrypoint.IsZero():

@@ -135,7 +135,7 @@ func (m *Manager) parentReason(packID string) string {
 //
 //  1. The container is made, and does not run yet.
 //  2. The record names its id. From here on no other container can be taken for the pack's own, and if the broker dies, the
-//     next one tells by PreviousStart whether step 3 was reached.
+//     next one sees by PreviousStart whether step 3 was reached.
 //  3. The engine starts it.
 //  4. The start is audited. A container that runs without an audit entry must not be, so it is stopped if that fails;
 //     an entry of a container that was stopped at once may be.

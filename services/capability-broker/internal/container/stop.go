@@ -20,7 +20,7 @@ const (
 	maxConcurrentStops = 16              // containers that StopAll stops side by side
 )
 
-// actor is who makes a change, for the audit log.
+// actor is the actor of a change, for the audit log.
 func actor(ctx context.Context) string { return origin.Of(ctx).Actor }
 
 // stopContainer stops the container that a record names; the pack's lock is held. The container stays, with its log, until it is

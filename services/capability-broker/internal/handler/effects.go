@@ -30,7 +30,7 @@ func (s *Service) others(t Trust) []*Trust {
 	return slices.DeleteFunc(slices.Clone(s.Registry.For(t.PermissionID)), func(o *Trust) bool { return o.Ref() == t.Ref() })
 }
 
-// Effects tells an operator, in sentences, what trusting a candidate does to grants: which handlers serve its permission then, and which
+// Effects describes for an operator, in sentences, what trusting a candidate does to grants: which handlers serve its permission then, and which
 // grants are refused then.
 func (s *Service) Effects(c Candidate) []string {
 	next, effects := c.trust(), []string{}
@@ -56,7 +56,7 @@ func (s *Service) Effects(c Candidate) []string {
 	return append(effects, sentence("the config of these grants of %s does not fit the handler's config_schema, and they are refused then: %s", next.PermissionID, unfit)...)
 }
 
-// Withdrawn tells an operator, in sentences, which grants no handler serves once trust in a candidate is withdrawn.
+// Withdrawn describes for an operator, in sentences, which grants no handler serves once trust in a candidate is withdrawn.
 func (s *Service) Withdrawn(c Candidate) []string {
 	t, refused := c.trust(), []string{}
 	s.eachGrant(t.Ref(), func(g *grant.Grant) { refused = append(refused, g.PrincipalID) })
@@ -97,7 +97,7 @@ func (s *Service) Withdraw(ctx context.Context, key, reason string) (candidate.I
 	if err != nil {
 		return item, err
 	}
-	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that goes away must not stop it half way
+	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that disconnects must not stop it half way
 	if err := s.Registry.Reload(ctx); err != nil {
 		return item, err
 	}

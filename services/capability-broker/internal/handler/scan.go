@@ -112,7 +112,7 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 	return result, err
 }
 
-// Notice is Scan when a pack has changed, without an operator who has asked for it: see candidate.Candidates.Notice.
+// Notice is Scan after a change of a pack, without a request of an operator: see candidate.Candidates.BackgroundScan.
 func (s *Service) Notice(ctx context.Context) error {
 	found, problems, err := s.find(ctx)
 	if err != nil {

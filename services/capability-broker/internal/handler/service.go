@@ -214,7 +214,7 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error)
 		}
 		return Trust{}, fmt.Errorf("approve handler: %w", err)
 	}
-	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that goes away must not stop it half way
+	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that disconnects must not stop it half way
 	if staged == nil {
 		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.verified(ctx, *t) && !s.outdated(ctx, *t, item.Payload) {
 			return *t, nil

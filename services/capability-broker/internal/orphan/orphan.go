@@ -1,6 +1,6 @@
 // Package orphan removes the handlers' containers that no replica of the broker uses any more, and the logs of packs that don't exist any more.
 //
-// A handler's container belongs to the replica that started it: nobody else can read its answers. It is an orphan when that replica has
+// A handler's container belongs to the replica that started it: no other process can read its answers. It is an orphan when that replica has
 // died (kill -9, a power cut), when its removal failed, or when no replica made it: a program that may use Docker can start a copy of a container,
 // labels included. Each replica decides about the containers that bear its own id; every living
 // replica may remove those of a dead one. Removing a container twice does no harm, so replicas need not agree on which does it.

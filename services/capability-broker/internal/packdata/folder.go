@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prepare makes the folder of a pack's data under root, if it isn't there, sets who may use it, and returns its path.
+// Prepare makes the folder of a pack's data under root, if it isn't there, sets its owner and mode, and returns its path.
 // This process owns the folder, the pack (uid sandbox.UID) may write in it, and the group of root, the operator's, may read.
 //
 // That takes a POSIX ACL. On a file system without ACLs the folder gets mode 0777; then root itself (0750) keeps everybody

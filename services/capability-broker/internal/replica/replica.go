@@ -1,6 +1,6 @@
 // Package replica knows the processes of this service that run on one host and share its folders.
 //
-// Each replica holds the flock(2) of a file that is named for it, for as long as it lives: the kernel releases the lock however the process
+// Each replica holds the flock(2) of a file that is named for it, until its process ends: the kernel releases the lock however the process
 // ends. So a file whose lock can be taken belongs to a replica that has died. Ids are random, never reused: a process id could be another
 // program's by now.
 package replica
@@ -56,7 +56,7 @@ func (r *Replica) path(id string) string { return filepath.Join(r.dir, id+suffix
 // Close makes this process no replica any more.
 func (r *Replica) Close() { r.lock.Remove() }
 
-// Alive says whether the replica of that id runs. Where that can't be found out the answer is yes: nothing that it has may be taken away.
+// Alive says whether the replica of that id runs. Where that can't be found out the answer is yes: nothing that it may be using may be removed.
 // An id that no replica can have, which somebody else may have written on a container, is not alive.
 func (r *Replica) Alive(id string) bool {
 	if id == r.ID {

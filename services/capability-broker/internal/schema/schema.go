@@ -59,7 +59,7 @@ type instance struct {
 	matched int
 }
 
-// Compile reads a schema, an object. The error's text tells the author what is wrong with it and where.
+// Compile reads a schema, an object. The error's text is for the author: what is wrong, and at which keyword.
 func Compile(raw jsontext.Value) (*Schema, error) {
 	if raw.Kind() != '{' {
 		return nil, errors.New("it must be an object")

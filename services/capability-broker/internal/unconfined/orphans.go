@@ -17,7 +17,7 @@ import (
 )
 
 // tagVariable is an environment variable that says which child a process belongs to: "node/replica/child". What a process starts inherits it,
-// whichever process group or session that moves to. Code that clears its environment on purpose gets away: this package doesn't confine.
+// whichever process group or session that moves to. Code that clears its environment on purpose isn't found: this package doesn't confine.
 const tagVariable = "RUMI_UNCONFINED"
 
 // maxKillRounds bounds how often killTagged lists processes: some may start others while they are killed.

@@ -165,7 +165,7 @@ type conn struct {
 	reserve  func(n int) error // of the open call
 	ctx      context.Context   // ends with end
 	cancel   context.CancelFunc
-	revoked  atomic.Bool // it is ended because nobody may use it any more
+	revoked  atomic.Bool // it is ended because no pack may use it any more
 	answers  chan []byte
 	readDone chan struct{} // closed when nothing more will be read
 	reason   string        // why; to be read after readDone
@@ -235,7 +235,7 @@ func (c *conn) call(ctx context.Context, job Job) (output jsontext.Value, s stat
 	}
 	if a, ok := c.process.(Announcer); ok {
 		a.Announce(id, job.RequestID)
-		defer func() { // for the handler's author, who sees no audit log
+		defer func() { // for the handler's author, who has no access to the audit log
 			if f, failed := errors.AsType[*FailedError](err); failed && f.Kind == "lost" {
 				a.Note(job.RequestID, f.What)
 			} else if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {

@@ -22,7 +22,7 @@ func SpecFor(t *handler.Trust, principal string, p grant.Permit) Spec {
 	return Spec{Trust: t, Principal: principal, Grants: p.Chain.Identity(), Limits: p.Limits, Mounts: p.Mounts}
 }
 
-// key tells groups of workers apart. It identifies the decisions (this approval of the handler, these grants), not what they
+// key distinguishes groups of workers. It identifies the decisions (this approval of the handler, these grants), not what they
 // allow. So a handler that is approved again, or a permission that is revoked and granted again, gets new workers even if
 // nothing in them changed: in an old worker something may be left of what was allowed before.
 type key struct{ packID, slug, digest, principal, grants, sandbox string }

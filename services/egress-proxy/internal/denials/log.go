@@ -26,7 +26,7 @@ const (
 	MaxPath = 1024
 )
 
-// Key tells denials apart. Its texts are ASCII.
+// Key distinguishes denials. Its texts are ASCII.
 type Key struct {
 	Host   string // in hostname's normal form; "numeric form of …" for a spelling of an address that is always refused
 	Port   uint16

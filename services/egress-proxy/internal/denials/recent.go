@@ -3,7 +3,7 @@ package denials
 import "container/list"
 
 // recent are the last MaxDenials distinct denials of a pack that the store doesn't have yet. The bound keeps a pack that
-// tries ever new hosts from filling memory while the database is away.
+// tries ever new hosts from filling memory while the database doesn't answer.
 type recent struct {
 	byKey map[Key]*list.Element
 	order *list.List // of *Denial, the least recent first

@@ -12,7 +12,7 @@ import (
 const Interval = time.Second
 
 // Run calls flush at each interval until ctx ends, and returns ctx's error. failed gets the first error of a row of
-// failures, so that a database that is away for an hour is one line in the log, not 3,600.
+// failures, so that a database that doesn't answer for an hour is one line in the log, not 3,600.
 func Run(ctx context.Context, flush func(context.Context) error, failed func(error)) error {
 	failing := false
 	return periodic.Run(ctx, Interval, func(ctx context.Context) {

@@ -24,7 +24,7 @@ type Store interface {
 	// Grants reads all grants and the revision they belong to.
 	Grants(ctx context.Context) ([]Grant, int64, error)
 	// Apply changes a pack's grant in one transaction: change gets the record, nil for none, and returns the one that
-	// takes its place, nil for none. Revision is set by the store. An error of change is returned as it is, and nothing
+	// replaces it, nil for none. Revision is set by the store. An error of change is returned as it is, and nothing
 	// is changed. change may run several times: a transaction that conflicts with another one is tried again.
 	Apply(ctx context.Context, packID string, change func(old *Grant) (*Grant, error)) error
 }
@@ -123,7 +123,7 @@ func (c *Cache) Apply(ctx context.Context, packID string, change func(old *Grant
 	case err != nil:
 		return err
 	}
-	// The change is committed. This replica must follow it even if the caller has gone away meanwhile.
+	// The change is committed. This replica must follow it even if the caller has disconnected meanwhile.
 	return c.Refresh(context.WithoutCancel(ctx))
 }
 

@@ -113,7 +113,7 @@ func (r Request) Wide() bool {
 	return slices.Contains(r.AllowedDomains, "*") || slices.Contains(r.AllowedPorts, 0)
 }
 
-// Replace makes the grant that takes the place of old, which is nil for a pack that has no record. What the request doesn't name is
+// Replace makes the grant that replaces old, which is nil for a pack that has no record. What the request doesn't name is
 // not granted any more: a request is the whole grant, not an addition.
 func (r Request) Replace(packID string, old *Grant, now time.Time) Grant {
 	g := Grant{

@@ -46,7 +46,7 @@ func checkPathRules(rules []PathRule) error {
 	return nil
 }
 
-// check is nil for a rule that can be granted, else an invalid fault; field is the rule's place in the operator's JSON ("rules[0]").
+// check is nil for a rule that can be granted, else an invalid fault; field is the rule's path in the operator's JSON ("rules[0]").
 func (r PathRule) check(field string) error {
 	switch {
 	case len(r.Domains) == 0 && len(r.Methods) == 0 && len(r.PathPrefixes) == 0:

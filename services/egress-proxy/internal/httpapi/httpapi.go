@@ -18,7 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
-// Serve answers the endpoints on mux. remove takes a removed pack's socket away.
+// Serve answers the endpoints on mux. remove removes the socket of a removed pack.
 func Serve(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *address.Policy, remove func(packID string)) error {
 	r, h := &routes{grants, log, addresses, remove}, route.NewHandlers(api.Routes)
 	route.Handle(h, api.PostGrant, r.grant)

@@ -79,7 +79,7 @@ func join(disconnected context.Context, client, server io.ReadWriteCloser, bytes
 
 func total(sent, received int64) int64 { return sent + received }
 
-// closeWrite tells the other end that nothing more comes. A connection that can't be half closed is closed.
+// closeWrite closes the direction to the other end, which reads an end of file then. A connection that can't be half closed is closed.
 func closeWrite(c io.Closer) {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
@@ -88,7 +88,7 @@ func closeWrite(c io.Closer) {
 	c.Close()
 }
 
-// countBytes returns a function that tells how many bytes went over a connection to a server so far, and the connection to use: TCP itself, of
+// countBytes returns a function that returns how many bytes went over a connection to a server so far, and the connection to use: TCP itself, of
 // which the kernel counts the bytes, so that they need not pass through this process (splice(2)), or one that counts around any other.
 func countBytes(conn net.Conn) (net.Conn, func() (sent, received int64)) {
 	tcp, ok := conn.(*net.TCPConn)

@@ -21,7 +21,7 @@ type refusal struct {
 	ErrorType decision.Kind `json:"error_type"`
 }
 
-// refuse records why a request gets no answer from its server, and tells the client.
+// refuse records why a request gets no answer from its server, and answers the client with the reason.
 func (c *clientConn) refuse(r *record.Result, began time.Time) {
 	if err := c.finish(r, began); err != nil {
 		r.Failure = decision.Internal

@@ -50,7 +50,7 @@ type result struct {
 	expires time.Time
 }
 
-// Cache asks a Resolver, once for all who ask for a name at the same time, and caches the answer. Use New.
+// Cache asks a Resolver, once for all callers that need a name at the same time, and caches the answer. Use New.
 //
 // Each cached name counts for the pack that asked for it first. A pack that asks for very many names therefore evicts its own only.
 type Cache struct {
@@ -129,7 +129,7 @@ func (c *Cache) Lookup(ctx context.Context, pack, name string, deadline time.Tim
 	}
 }
 
-// waitAndStart waits for one of s's slots, and looks the name up if nobody else has begun to meanwhile.
+// waitAndStart waits for one of s's slots, and looks the name up, unless another caller has begun to meanwhile.
 func (c *Cache) waitAndStart(ctx context.Context, s *share, name string) (*result, *flight, error) {
 	select {
 	case s.slots <- struct{}{}:

@@ -53,7 +53,7 @@ func boundBody(raw http.ResponseWriter, r *http.Request, class route.Class) (sto
 		raw.Header().Set("Connection", "close")
 		return stop, bodyFault(err)
 	}
-	// The server's watch for a client that goes away reads too, and must not take the deadline for one.
+	// net/http also reads the connection, to notice a client that disconnects. It must not take the deadline for that.
 	if err := deadline.SetReadDeadline(time.Time{}); err != nil {
 		return stop, err
 	}

@@ -40,7 +40,7 @@ type File struct {
 
 // snapshot is what the file held at a time. It is never changed, so that Check reads it without a lock.
 type snapshot struct {
-	token string // "" admits nobody
+	token string // "" admits no client
 	last  string // the token, or where there is none the one before
 	at    time.Time
 	err   error

@@ -209,7 +209,7 @@ func atEOF(r *bufio.Reader) bool {
 	return err == io.EOF
 }
 
-// contentReader ends with its context, and tells an archive's errors from those of the disk.
+// contentReader ends with its context, and distinguishes errors of the archive from those of the disk.
 type contentReader struct {
 	ctx  context.Context
 	from io.Reader

@@ -123,7 +123,7 @@ func (e *Ecosystem) execute(ctx context.Context, op journal.Operation, from *os.
 	return e.finish(ctx, op)
 }
 
-// prepare does everything that can fail and that nobody sees: the new folders under hidden names, and the backups. All of it is
+// prepare does everything that can fail and isn't visible yet: the new folders under hidden names, and the backups. All of it is
 // synced.
 func (e *Ecosystem) prepare(ctx context.Context, op *journal.Operation, from *os.Root) error {
 	options := folder.Options{Modes: installModes, Limits: treeLimits}
@@ -241,7 +241,7 @@ func (e *Ecosystem) undo(ctx context.Context, op journal.Operation) error {
 			continue
 		}
 		err := e.deleteBackup(path.Join(path.Dir(p.Backup), makingPrefix+path.Base(p.Backup)))
-		if e.isUntouched(p) { // otherwise somebody took the installed folder away, and the backup may be the only copy
+		if e.isUntouched(p) { // otherwise the installed folder was removed by another process, and the backup may be the only copy
 			err = errors.Join(err, e.deleteBackup(p.Backup))
 		}
 		if err != nil {

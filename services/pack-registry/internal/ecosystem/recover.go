@@ -30,8 +30,8 @@ func (e *Ecosystem) Recover(ctx context.Context) {
 	e.clearLeftovers(ctx)
 }
 
-// lockAndRecover acquires the lock, and then finishes or undoes what the journal still has: as nobody else holds the lock,
-// nobody is working on it. The packs of an operation that can't be ended are blocked.
+// lockAndRecover acquires the lock, and then finishes or undoes what the journal still has: as this process has the lock,
+// no other one is working on it. The packs of an operation that can't be ended are blocked.
 func (e *Ecosystem) lockAndRecover(ctx context.Context, wait time.Duration) (release func(), blocked blockedPacks, err error) {
 	release, err = e.acquire(ctx, wait)
 	if err != nil {

@@ -101,7 +101,7 @@ func (e *Ecosystem) findBackup(id pack.ID, name string) (backups *os.Root, dir s
 	return backups, dir, nil
 }
 
-// unidentified says whether an installed pack is so broken that nobody can say which one it is. Rollback is there to repair
+// unidentified says whether an installed pack is so broken that its identity isn't known. Rollback is there to repair
 // that. It is no way around the identity check: the operator names the backup, and whatever is restored waits for an approval.
 func unidentified(existing pack.Found) bool {
 	if existing.Err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
 )
 
-// errPreparedGone says that the prepared folder is neither under its hidden name nor installed: somebody took it away.
+// errPreparedGone says that the prepared folder is neither under its hidden name nor installed: another process removed it.
 var errPreparedGone = errors.New("the folder that was prepared for it is gone")
 
 // aside is the hidden name that a replaced folder has for a moment, on file systems that can't exchange two names in one step.
@@ -25,8 +25,8 @@ func aside(op journal.Operation, p journal.Pack) string {
 	return oldPrefix + op.ID + "-" + string(p.ID)
 }
 
-// packSwap makes the renames of one pack of an operation. It tells by inode and birth time which folder has which name now, not by a note
-// of the last step. Therefore each step can be repeated by another process after a crash, and a folder that somebody else has put in the
+// packSwap makes the renames of one pack of an operation. It finds by inode and birth time which folder has which name now, and needs no
+// note of the last step. Therefore each step can be repeated by another process after a crash, and a folder that somebody else has put in the
 // pack's place meanwhile is left alone.
 type packSwap struct {
 	root  *os.Root

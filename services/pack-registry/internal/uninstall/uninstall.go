@@ -71,14 +71,14 @@ type Result = registry.UninstallResponse
 //
 // If a part fails, the later ones are not tried, and the pack stays retired. The error is then a fault that carries the Result:
 // 503, or 409 where the operator has to repair something first. The call may be repeated until it succeeds, also if nothing of
-// the pack is left except that it is retired. A pack that nobody knows is 404 "Pack not found".
+// the pack is left except that it is retired. An unknown pack is 404 "Pack not found".
 func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	installed := u.ecosystem.Has(id)
 	known, err := u.owners.Approval.Retire(ctx, string(id), installed)
 	switch {
-	case err != nil && !installed: // nobody can say whether there is such a pack
+	case err != nil && !installed: // it isn't known whether there is such a pack
 		return Result{}, err
 	case err == nil && !known:
 		return Result{}, fault.PackNotFound()
@@ -104,7 +104,7 @@ func (u *Uninstaller) Uninstall(ctx context.Context, id pack.ID) (Result, error)
 	ctx = context.WithoutCancel(ctx)
 	if len(problems) == 0 {
 		u.step("files removed")
-		// The entry comes first: after this last step nobody would come back to write it.
+		// The entry comes first: after this last step a repetition of the call would not write it any more.
 		result.Success, result.Steps.ApprovalRemove = true, true
 		if err := u.audit.Write(ctx, auditEntry(result)); err != nil {
 			return Result{}, err

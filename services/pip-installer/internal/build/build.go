@@ -40,7 +40,7 @@ var script []byte
 type Config struct {
 	Engine     *sandbox.Engine
 	Image      string        // the builder image
-	Dir        string        // work folders are made in it; it must be there and nobody else's
+	Dir        string        // work folders are made in it; it must exist, and nothing else may use it
 	AllowCIDRs []string      // internal networks in which an index may lie
 	CA         func() []byte // PEM certificates beside the public ones, for the next build; nil for none
 	Log        *slog.Logger

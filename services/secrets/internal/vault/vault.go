@@ -307,7 +307,7 @@ func (v *Vault) List(ctx context.Context) ([]Secret, error) {
 		f, _, err := v.load(key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			continue // taken away since the folder was read
+			continue // removed since the folder was read
 		case errors.Is(err, keyset.ErrUnavailable):
 			return nil, err
 		case err != nil:
