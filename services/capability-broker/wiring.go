@@ -163,7 +163,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 	rt.Go("grants", d.grants.Follow)
 	rt.Go("notifier", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 	// A pack's handlers become candidates as soon as the pack is there, not only when an operator asks for a scan.
-	notice := candidate.NewTask("looking for handlers of packs", d.handlers.Notice)
+	notice := candidate.NewTask("looking for handlers of packs", d.handlers.BackgroundScan)
 	s.gates.OnChange(func(gate.Change) { notice.Due() })
 	rt.Go("handlers of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
 	return d, nil

@@ -112,8 +112,8 @@ func (s *Service) Scan(ctx context.Context) (candidate.ScanResult, error) {
 	return result, err
 }
 
-// Notice is Scan after a change of a pack, without a request of an operator: see candidate.Candidates.BackgroundScan.
-func (s *Service) Notice(ctx context.Context) error {
+// BackgroundScan is Scan after a change of a pack, without a request of an operator: see candidate.Candidates.BackgroundScan.
+func (s *Service) BackgroundScan(ctx context.Context) error {
 	found, problems, err := s.find(ctx)
 	if err != nil {
 		return err
