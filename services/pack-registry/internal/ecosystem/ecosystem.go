@@ -111,21 +111,27 @@ func (e *Ecosystem) Close() error {
 	return errors.Join(e.root.Close(), e.backups.close())
 }
 
-// acquire waits until no other change is under way, in this process or another. After wait it gives up with a fault, 503.
+// acquire waits until no other change is under way, in this process or another. After wait it gives up with a fault, 503. It gets a lock
+// that is free whatever wait is, 0 included: a short wait that is over before the first attempt, on a busy machine, must not look like
+// another change.
 func (e *Ecosystem) acquire(ctx context.Context, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	busy := fault.Unavailable("Another change of the installed packs is under way").With("busy").After(5 * time.Second)
 	select {
 	case e.mutex <- struct{}{}:
-	case <-ctx.Done():
-		return nil, busy.Because(ctx.Err())
+	default:
+		select {
+		case e.mutex <- struct{}{}:
+		case <-ctx.Done():
+			return nil, busy.Because(ctx.Err())
+		}
 	}
 	lock := flock.New(e.lockAt) // removed or replaced meanwhile, it is made and waited for anew
 	if err := lock.Lock(ctx); err != nil {
 		<-e.mutex
-		if ctx.Err() != nil {
-			return nil, busy.Because(ctx.Err())
+		if over := ctx.Err(); over != nil && errors.Is(err, over) {
+			return nil, busy.Because(err)
 		}
 		return nil, spaceFault(unusable("user_data/pack_staging/"+filepath.Base(e.lockAt), err))
 	}

@@ -392,6 +392,19 @@ func TestSelectAroundWhatCannotBeRead(t *testing.T) {
 }
 
 // Whatever stands in the lock's place, the service starts and says why nothing can be changed; a lock that is removed while the
+// A lock that is free is had without waiting for it: a scan, which waits for nobody, must not take its own short wait for another
+// change.
+func TestAFreeLockNeedsNoWait(t *testing.T) {
+	h := newHome(t, t.TempDir())
+	for range 100 {
+		release, err := h.eco.acquire(t.Context(), 0)
+		if err != nil {
+			t.Fatalf("acquire of a free lock: got %v, want the lock", err)
+		}
+		release()
+	}
+}
+
 // service runs is made anew.
 func TestLockFileIsNoFile(t *testing.T) {
 	dir := t.TempDir()

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/pack"
 )
@@ -87,7 +86,7 @@ func (e *Ecosystem) ignored() (warnings []string) {
 // RemoveLeftovers ends interrupted operations, and removes what they left; the warnings are for the operator. While another
 // change is under way it does nothing, because hidden folders are in use then.
 func (e *Ecosystem) RemoveLeftovers(ctx context.Context) (warnings []string) {
-	release, err := e.acquire(ctx, time.Millisecond)
+	release, err := e.acquire(ctx, 0)
 	if err != nil {
 		return nil
 	}
