@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/e2e/bench/internal/table"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // TestMain runs the hidden commands relay and keep if it is called with them: bench starts itself for these, and here "itself" is the test's
@@ -22,6 +23,7 @@ func TestMain(m *testing.M) {
 // TestEveryPartMeasures runs every part with real processes, sockets and containers, for a moment each. The numbers mean nothing. With the
 // race detector on, the services are built with it, too.
 func TestEveryPartMeasures(t *testing.T) {
+	testenv.NeedsImage(t, "rumi-pack:local", "make images")
 	cfg := config{root: "../..", build: buildFlags, image: "rumi-pack:local", scale: quick, progress: t.Output()}
 	var out bytes.Buffer
 	cfg.out = &out

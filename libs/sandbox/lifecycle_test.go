@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 // checkRunning checks what is said of a container that runs; made is what Create said of it.
@@ -137,6 +138,7 @@ func TestOthersContainersAreNotThere(t *testing.T) {
 
 func TestSweepRemovesOrphans(t *testing.T) {
 	// An instance of its own: it removes whole kinds.
+	testenv.NeedsEngine(t)
 	engine, err := Connect(t.Context(), Config{Instance: testInstance + "-sweep"})
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +169,7 @@ func TestSweepRemovesOrphans(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
+	testenv.NeedsEngine(t)
 	engine, err := Connect(t.Context(), Config{Instance: testInstance + "-events"})
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/system"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 func TestStatusOf(t *testing.T) {
@@ -72,6 +73,7 @@ func TestStatusOfTheEngine(t *testing.T) {
 
 // A socket that everybody may write to is root for everybody.
 func TestSocketForEverybodyIsWarnedOf(t *testing.T) {
+	testenv.NeedsEngine(t)
 	path := filepath.Join(t.TempDir(), "docker.sock")
 	between, err := net.Listen("unix", path)
 	if err != nil {
@@ -113,6 +115,7 @@ func relay(l net.Listener) {
 }
 
 func TestRuntime(t *testing.T) {
+	testenv.NeedsEngine(t)
 	engine, err := Connect(t.Context(), Config{Instance: testInstance, Runtime: "no-such-runtime"})
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +142,7 @@ func TestRuntime(t *testing.T) {
 }
 
 func TestImageThatMoves(t *testing.T) {
+	testenv.NeedsEngine(t)
 	var moves []string
 	engine, err := Connect(t.Context(), Config{Instance: testInstance, ImageMoved: func(_ context.Context, name, from, to string) {
 		moves = append(moves, name+" "+from+" "+to)
