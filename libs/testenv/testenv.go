@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -120,4 +122,20 @@ func ask(path string) error {
 		return errors.New(strings.TrimSpace(string(text)))
 	}
 	return nil
+}
+
+// TempDir is t.TempDir for folders that hold read-only ones, such as copies of trees: their owner may not remove what is in them, unless
+// the owner is root. They are made writable before the test's folder is removed.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				_ = os.Chmod(path, 0o700) // before its entries are read
+			}
+			return nil
+		})
+	})
+	return dir
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -161,7 +162,7 @@ func TestLifeOfAPack(t *testing.T) {
 		t.Errorf("the status is %v, want the secret K asked for, a time of approval and no rejection", approval)
 	}
 
-	copied := filepath.Join(t.TempDir(), "copy")
+	copied := filepath.Join(testenv.TempDir(t), "copy")
 	body, err := api.NewClient(w.Peer("capability-broker", "approval")).Tree(t.Context(), digest)
 	w.check(err)
 	w.check(tree.Receive(body, digest, copied))

@@ -16,6 +16,7 @@ import (
 	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -125,7 +126,7 @@ func (w *world) checkKept(broker *api.Client, round int) {
 	if digest, ok := approval["digest"].(string); ok {
 		body, err := broker.Tree(w.t.Context(), digest)
 		w.check(err)
-		w.check(tree.Receive(body, digest, filepath.Join(w.t.TempDir(), "copy")))
+		w.check(tree.Receive(body, digest, filepath.Join(testenv.TempDir(w.t), "copy")))
 		body.Close()
 	}
 	decided := 0

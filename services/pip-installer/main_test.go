@@ -14,6 +14,7 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
 )
@@ -88,7 +89,7 @@ func TestWholeLife(t *testing.T) {
 	stream, err := w.client().Tree(t.Context(), "weather", env.Digest)
 	w.check(err)
 	defer stream.Close()
-	w.check(tree.Receive(stream, env.Digest, filepath.Join(t.TempDir(), "copy")))
+	w.check(tree.Receive(stream, env.Digest, filepath.Join(testenv.TempDir(t), "copy")))
 
 	counts, err := api.NewClient(w.Peer("approval", "pip-installer")).Counts(t.Context())
 	if err != nil || counts.Installed != 1 || counts.Pending != 0 {

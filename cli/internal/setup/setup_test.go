@@ -18,6 +18,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/keyset"
+	"github.com/rumi-ai/rumi/libs/testenv"
 )
 
 const (
@@ -29,9 +30,7 @@ const (
 // newHome is a fresh clone of an operator who isn't root. The tests need root, as `rumi init` does.
 func newHome(t *testing.T) Config {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("these tests give files to other users; run them as root")
-	}
+	testenv.NeedsRoot(t, "only it can give files to other users")
 	top := t.TempDir()
 	if err := os.Chmod(filepath.Dir(top), 0o755); err != nil {
 		t.Fatal(err)

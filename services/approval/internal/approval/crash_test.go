@@ -17,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/pack"
 	libstore "github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/store"
@@ -186,7 +187,7 @@ func wholeTree(t *testing.T, s *Service, digest string) {
 	t.Helper()
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(s.SendTree(w, digest)) }()
-	check(t, tree.Receive(r, digest, filepath.Join(t.TempDir(), "tree")))
+	check(t, tree.Receive(r, digest, filepath.Join(testenv.TempDir(t), "tree")))
 }
 
 func entries(t *testing.T, home string) string {

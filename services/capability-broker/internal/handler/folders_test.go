@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
@@ -141,7 +142,7 @@ func staged(t *testing.T, f *Folders, root *os.Root) Trust {
 }
 
 func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
-	dir := t.TempDir()
+	dir := testenv.TempDir(t)
 	f := folders(t, dir)
 	trust := staged(t, f, source(t))
 	used := func() error { return f.Use(t.Context(), trust, func(string) error { return nil }) }
@@ -169,7 +170,10 @@ func TestOnlyWhatIsTrustedIsUsed(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func(dir string) error{
-		"content":  func(d string) error { return os.WriteFile(filepath.Join(d, "handler.py"), []byte("evil"), 0o444) },
+		"content": func(d string) error {
+			path := filepath.Join(d, "handler.py")
+			return errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, []byte("evil"), 0), os.Chmod(path, 0o444))
+		},
 		"addition": func(d string) error { return os.WriteFile(filepath.Join(d, "json.py"), nil, 0o444) },
 		"removal":  func(d string) error { return os.Remove(filepath.Join(d, "handler.py")) },
 		"mode":     func(d string) error { return os.Chmod(filepath.Join(d, "handler.py"), 0o555) },

@@ -14,6 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/pack/packtest"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
@@ -70,7 +71,7 @@ func TestBackupsWithoutANumber(t *testing.T) {
 
 // A rollback to bytes that were approved has the digest that was approved: modes are part of it.
 func TestARollbackHasTheDigestOfItsBackup(t *testing.T) {
-	h := newHome(t, t.TempDir())
+	h := newHome(t, testenv.TempDir(t))
 	h.write(t, "ecosystem/p/ecosystem.json", versioned("p", "i", "1"))
 	for name, mode := range map[string]os.FileMode{"a": 0o644, "b": 0o600, "c": 0o755, "d": 0o444, "deep/e": 0o777, "deep/closed/f": 0o640} {
 		h.write(t, "ecosystem/p/"+name, name)

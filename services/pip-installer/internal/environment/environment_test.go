@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/environment"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
@@ -181,7 +182,7 @@ func TestAddAndSend(t *testing.T) {
 
 	var stream bytes.Buffer
 	must(t, store.Send(t.Context(), &stream, env.Digest))
-	must(t, tree.Receive(&stream, env.Digest, filepath.Join(t.TempDir(), "copy")))
+	must(t, tree.Receive(&stream, env.Digest, filepath.Join(testenv.TempDir(t), "copy")))
 
 	must(t, os.Chmod(filepath.Join(path, "idna/__init__.py"), 0o644))
 	must(t, os.WriteFile(filepath.Join(path, "idna/__init__.py"), []byte("evil"), 0o644))
