@@ -46,7 +46,7 @@ bench: images ## Run the Go benchmarks, then the whole suite beside squid, Caddy
 
 lint: ## Check formatting, the modules' files, the compose files and the documents.
 	@test -z "$$(gofmt -l api cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l api cli e2e libs runtime services; exit 1; }
-	go run $(GOLANGCI) run work
+	go run $(GOLANGCI) run $$(go list -m -f '{{.Dir}}/...') # it doesn't know the pattern work
 	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
 	docker compose config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
