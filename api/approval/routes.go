@@ -1,4 +1,4 @@
-// Package approval is what the service approval answers: operators review, approve and reject packs; pack-registry has packs read again
+// Package approval declares the endpoints of the service approval: operators review, approve and reject packs; pack-registry has packs read again
 // and forgotten; others fetch approved trees. Gates are followed with libs/gate.
 package approval
 
@@ -57,7 +57,7 @@ type PackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 }
 
-// Requested is what a pack's descriptor asks for.
+// Requested lists the secrets, domains and ports that a pack's descriptor asks for.
 type Requested struct {
 	Secrets []string `json:"secrets"`
 	Domains []string `json:"allowed_domains"`
@@ -179,7 +179,7 @@ type RejectRequest struct {
 	Reason string `json:"reason"` // "" for "User rejected"
 }
 
-// Decision is what became of a pack.
+// Decision is the answer to an approval or a rejection: the pack and its new status.
 type Decision struct {
 	Success bool        `json:"success"`
 	PackID  string      `json:"pack_id"`

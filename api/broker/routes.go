@@ -1,4 +1,4 @@
-// Package broker is what the capability broker answers: operators decide about handlers and capability grants, run packs' containers and
+// Package broker declares the endpoints of the capability broker: operators decide about handlers and capability grants, run packs' containers and
 // read their logs; pack-registry has a pack forgotten; approval counts.
 package broker
 
@@ -274,7 +274,7 @@ type HandlerLine struct {
 	Text      string    `json:"text"`
 }
 
-// DockerStatusResponse is what there is to know of the engine.
+// DockerStatusResponse describes the Docker engine: versions, features, and warnings about both.
 type DockerStatusResponse struct {
 	Available  bool    `json:"available"`
 	Required   bool    `json:"required"` // false in permissive mode
@@ -374,7 +374,7 @@ type DeleteResponse struct {
 	Removed bool   `json:"removed"`
 }
 
-// StatsResponse is what a container uses.
+// StatsResponse is one reading of a container's use of processors, memory, processes and disk.
 type StatsResponse struct {
 	PackID        string      `json:"pack_id"`
 	ID            string      `json:"container_id"`
@@ -413,7 +413,7 @@ type BlockStats struct {
 	WrittenBytes int64 `json:"written_bytes"`
 }
 
-// DataStats is what the pack keeps in /data.
+// DataStats is the size of a pack's folder /data.
 type DataStats struct {
 	UsedBytes  int64  `json:"used_bytes"`
 	Files      int64  `json:"files"`

@@ -1,4 +1,4 @@
-// Package egress is what the egress proxy answers: operators grant packs the network and read what was refused; pack-registry
+// Package egress declares the endpoints of the egress proxy: operators grant packs the network and read what was refused; pack-registry
 // has a pack forgotten. See contract.md, "Network grants", and docs/api.md, "Network".
 package egress
 
@@ -64,7 +64,7 @@ type Replaced struct {
 	Removed Removed `json:"removed"`
 }
 
-// Removed is what the replaced grant allowed and the new one doesn't.
+// Removed lists the destinations that the replaced grant allowed and the new one doesn't.
 type Removed struct {
 	AllowedDomains []string `json:"allowed_domains"`
 	AllowedPorts   []int    `json:"allowed_ports"`
@@ -138,7 +138,7 @@ type DenialsResponse struct {
 	Count   int      `json:"count"`
 }
 
-// Denial is what a pack was refused, once or more often.
+// Denial is a destination that a pack was refused, with the number of times.
 type Denial struct {
 	PackID    string    `json:"pack_id"`
 	Host      string    `json:"host"`

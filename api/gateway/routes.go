@@ -1,4 +1,4 @@
-// Package gateway is what the gateway answers itself: the health of all services, and views of what several services know.
+// Package gateway declares the endpoints that the gateway answers itself: the health of all services, and views of what several services know.
 package gateway
 
 import (
@@ -61,7 +61,7 @@ type Call struct {
 	Body   any    `json:"body,omitzero"` // to be completed where a field is null
 }
 
-// Pending is what waits for a person, the newest first.
+// Pending lists all decisions that wait for a person, the newest first.
 type Pending struct {
 	Items   []Item            `json:"items"`
 	Count   int               `json:"count"`
@@ -81,7 +81,7 @@ type Item struct {
 	Decide Call      `json:"decide"`
 }
 
-// Storage is what takes room on the disk, the largest first.
+// Storage lists the files and folders that take room on the disk, the largest first.
 type Storage struct {
 	Items          []Stored          `json:"items"`
 	Count          int               `json:"count"`
@@ -119,7 +119,7 @@ type Pack struct {
 	Errors      map[string]string `json:"errors"`
 }
 
-// Network is what a pack asks for beside what it was granted.
+// Network compares the domains and ports that a pack asks for with those that it was granted.
 type Network struct {
 	Requested Destinations   `json:"requested"`
 	Granted   jsontext.Value `json:"granted"` // as in GET /api/network/list; null for none

@@ -1,4 +1,4 @@
-// Package pip is what pip-installer answers: operators decide about requirements.lock files, the capability broker fetches what is
+// Package pip declares the endpoints of pip-installer: operators decide about requirements.lock files, the capability broker fetches what is
 // installed, pack-registry has a pack forgotten, approval counts.
 package pip
 
@@ -85,7 +85,7 @@ type PackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 }
 
-// Environment is what is installed for a pack: a folder for its sys.path.
+// Environment is the folder of Python packages that were installed for a pack, for its sys.path.
 type Environment struct {
 	Digest   string    `json:"digest"` // of the folder's tree, "sha256:<hex>"
 	Packages []Package `json:"packages"`

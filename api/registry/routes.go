@@ -1,4 +1,4 @@
-// Package registry is what pack-registry answers: operators import, apply, roll back and uninstall packs; other services read files of
+// Package registry declares the endpoints of pack-registry: operators import, apply, roll back and uninstall packs; other services read files of
 // installed packs, in whatever state these are.
 package registry
 
@@ -48,7 +48,7 @@ type Refusal struct {
 	Error  string `json:"error"`
 }
 
-// ScanResponse is what lies under ecosystem/.
+// ScanResponse lists the packs under ecosystem/, and the entries there that can't be read or are no packs.
 type ScanResponse struct {
 	Scanned  int       `json:"scanned"`
 	Packs    []string  `json:"packs"`  // ids
@@ -74,7 +74,7 @@ type ImportResponse struct {
 	Meta            ImportMeta `json:"meta"`
 }
 
-// ImportMeta is what is kept of an import.
+// ImportMeta is the record of an import.
 type ImportMeta struct {
 	CreatedAt time.Time      `json:"created_at"`
 	ExpiresAt time.Time      `json:"expires_at"`
@@ -220,7 +220,7 @@ type StagedFile struct {
 	Mode string `json:"mode"` // octal, "0644"
 }
 
-// Outcome is what an apply would do now.
+// Outcome says what an apply of the staging would do now.
 type Outcome struct {
 	Action   string `json:"action"`            // "new", "replace" or "refuse"
 	Version  string `json:"version,omitzero"`  // of the pack that would be replaced

@@ -1,4 +1,4 @@
-// Package secrets is what the service secrets answers: operators set, list and delete secrets; the capability broker asks for values.
+// Package secrets declares the endpoints of the service secrets: operators set, list and delete secrets; the capability broker asks for values.
 package secrets
 
 import (

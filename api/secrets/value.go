@@ -66,7 +66,7 @@ func (e *Exposed) UnmarshalJSONFrom(in *jsontext.Decoder) error {
 	return nil
 }
 
-// Input is what an operator sends as a value. It keeps a string out of sight from the first byte.
+// Input is the value that an operator sends. It keeps a string out of sight from the first byte.
 type Input struct {
 	Exposed
 	IsString bool // false where something else was sent, or nothing: then there is no text

@@ -79,7 +79,7 @@ func (s Severity) String() string {
 	return severities[s]
 }
 
-// Entry is what the caller knows about a decision. Log.Write adds when, who, in which request and in which service.
+// Entry describes a decision, as far as the caller knows it. Log.Write adds when, who, in which request and in which service.
 // No secret value, token or raw argument may be in any of its fields.
 type Entry struct {
 	Category        Category

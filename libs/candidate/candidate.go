@@ -84,7 +84,7 @@ type (
 	Counts = wire.Counts
 	// ScanError is a file or folder of a pack from which a scan could not make a candidate, and why.
 	ScanError = wire.ScanError
-	// ScanResult is what a scan found and did.
+	// ScanResult counts the candidates that a scan found, by what it did with them.
 	ScanResult = wire.ScanResult
 )
 

@@ -19,7 +19,7 @@ type Change[P any] struct {
 	Item Item[P]
 }
 
-// Config is what an owner supplies.
+// Config has the parts that the owner of candidates supplies.
 type Config[P any] struct {
 	// Record writes the audit entry of a decision. It is called before the change is committed, and its error undoes the change: nothing is
 	// decided without an entry. After a crash between entry and commit there is an entry of a decision that wasn't made.

@@ -6,7 +6,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Verb is what happens to a candidate.
+// Verb is an event in a candidate's life, such as an approval or a scan.
 type Verb string
 
 // The verbs. An approval is Install or Fail, according to how it ends.

@@ -23,7 +23,7 @@ var ErrLocked = errors.New("another process has the lock")
 // waits, and couldn't be given up when a context ends.
 const pollInterval = 10 * time.Millisecond
 
-// Mode is what others may do while the lock is held.
+// Mode says whether others may hold the lock at the same time.
 type Mode int
 
 // The modes of flock(2).

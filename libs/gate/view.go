@@ -45,7 +45,7 @@ type View struct {
 // asking asks approval, over HTTP, for the gate of one pack.
 type asking func(ctx context.Context, packID string) (State, error)
 
-// Change is what listeners get, in order, one at a time.
+// Change is a change of one gate. Listeners get changes in order, one at a time.
 type Change struct {
 	PackID  string
 	State   State // with Open false while the lease has run out

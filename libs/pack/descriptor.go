@@ -57,7 +57,7 @@ func (e *InvalidError) Unwrap() error { return e.Err }
 // NoIdentity is the warning about a pack whose descriptor has no pack_identity, which contract.md requires.
 const NoIdentity = "its " + File + " has no pack_identity: it can't be approved before it has"
 
-// Descriptor is what a pack says about itself. Nothing of it grants anything.
+// Descriptor is a pack's ecosystem.json: the pack's own statements. Nothing of it grants anything.
 type Descriptor struct {
 	PackID          ID             `json:"pack_id"`
 	PackIdentity    string         `json:"pack_identity"` // where it comes from ("github:author/repo"); an update must say the same
@@ -77,13 +77,13 @@ type Descriptor struct {
 	Unknown []string `json:"-"`
 }
 
-// Network is what a pack says it wants to reach.
+// Network lists the domains and ports that a pack says it wants to reach.
 type Network struct {
 	AllowedDomains []string `json:"allowed_domains"`
 	AllowedPorts   []uint16 `json:"allowed_ports"`
 }
 
-// Entrypoint is what a started container runs. At most one of the fields is set; neither means that it idles.
+// Entrypoint is the program that a started container runs. At most one of the fields is set; neither means that it idles.
 type Entrypoint struct {
 	File string   // a Python file, a clean path relative to the pack's folder: "backend/main.py"
 	Argv []string // a command and its arguments

@@ -8,7 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Resources is what a pack asks for to run; a field that is 0 asks for nothing. What it gets the operator's ceiling decides.
+// Resources are the memory, processors and processes that a pack asks for. A field that is 0 asks for nothing. The operator's ceiling bounds what it gets.
 type Resources struct {
 	MemoryMB int64   `json:"memory_mb,omitzero"` // MiB, /tmp included
 	CPUs     float64 `json:"cpus,omitzero"`      // processors

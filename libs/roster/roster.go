@@ -16,7 +16,7 @@ const (
 	Secrets          = "secrets"
 )
 
-// Service is what others need to know of a service before it runs.
+// Service has the facts about a service that others need before it runs.
 type Service struct {
 	Name         string
 	Stateful     bool // it has a database, in a folder user_data/state of its own

@@ -85,7 +85,7 @@ func Internal[Req, Resp any](method, pattern, owner string, callers ...string) E
 // Declaration is an Endpoint of any types.
 type Declaration interface{ Route() Route }
 
-// Table is what a service answers. Its order means nothing to a Matcher; documents may follow it.
+// Table lists the endpoints of a service. Its order means nothing to a Matcher; documents may follow it.
 type Table []Route
 
 // NewTable makes a Table of endpoints.

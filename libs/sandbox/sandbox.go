@@ -35,7 +35,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// Kind is what a container is for. It decides its network and where its output goes; the rest is the same for all.
+// Kind is the purpose of a container. It decides its network and where its output goes; the rest is the same for all.
 type Kind string
 
 // The kinds, as the label io.rumi.kind has them.

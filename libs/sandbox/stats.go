@@ -11,7 +11,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 )
 
-// Stats is what a running container uses.
+// Stats is one reading of a running container's use of resources.
 type Stats struct {
 	Time time.Time // of the reading
 

@@ -14,7 +14,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 )
 
-// Status is what the engine says of itself, and what we make of it.
+// Status is the engine's description of itself, with our warnings about it.
 type Status struct {
 	Available  bool
 	Version    string // of the engine

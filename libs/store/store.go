@@ -18,7 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
-// ErrNoRows is what Row.Scan answers when there is no row.
+// ErrNoRows is the error of Row.Scan when there is no row.
 var ErrNoRows = sql.ErrNoRows
 
 // Config says where the state lies.

@@ -55,7 +55,7 @@ const (
 // maxManifest bounds a manifest's JSON, in bytes.
 const maxManifest = 64 << 20
 
-// Kind is what an entry is.
+// Kind is the kind of an entry: a folder or a file.
 type Kind string
 
 // The kinds; there are no others in a tree.

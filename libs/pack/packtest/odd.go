@@ -53,7 +53,7 @@ func NeedsRights(name string) bool {
 	return name == "closed folder" || name == "listed only" || name == "foreign folder"
 }
 
-// Odd is what Fill put into an ecosystem folder.
+// Odd lists the entries that Fill put into an ecosystem folder.
 type Odd struct {
 	Broken  []string // ids of packs that can't be used; each is an error of its own, as long as the reader isn't root
 	Ignored []string // paths of what is no pack, relative to the folder

@@ -40,7 +40,7 @@ const (
 	maxAnswer        = 64 << 20        // bytes of a unary answer
 )
 
-// Config is what a Peer needs of the service that calls.
+// Config has the parts of the calling service that a Peer uses.
 type Config struct {
 	Log      *slog.Logger
 	Tracing  trace.TracerProvider

@@ -20,7 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 )
 
-// Config is what a Mux needs of the service it is part of.
+// Config has the parts of its service that a Mux uses.
 type Config struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // a Mux registers its histogram with it, so it is for one Mux

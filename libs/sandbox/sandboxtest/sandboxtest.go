@@ -52,7 +52,7 @@ var enginesOwn = map[string][]string{
 	"ReadonlyPaths": {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 }
 
-// Report is what the engine says of a container.
+// Report is the engine's description of a container, as far as a caller may judge it.
 type Report struct {
 	Image  string
 	Labels map[string]string

@@ -82,7 +82,7 @@ type Records interface {
 	Remove(ctx context.Context, packID string) (removed bool, err error)
 }
 
-// Dependencies are what a Service needs; all fields are required. The Service closes none of them.
+// Dependencies are the parts that a Service uses; all fields are required. The Service closes none of them.
 type Dependencies struct {
 	Ecosystem *os.Root
 	Records   Records

@@ -15,7 +15,7 @@ import (
 // out of it except that the record is removed.
 const retired pack.Status = "retired"
 
-// Verb is what can happen to a pack.
+// Verb is an event that can change a pack's status.
 type Verb string
 
 // The verbs.
@@ -63,7 +63,7 @@ type Record struct {
 	Revision        int64     // grows by one with every change; from 1
 }
 
-// Requested is what a pack asks for. The person who decides reads it; it grants nothing.
+// Requested lists the permissions that a pack asks for. The person who decides reads it; it grants nothing.
 type Requested struct {
 	Secrets []string `json:"secrets"`
 	Domains []string `json:"allowed_domains"`

@@ -16,7 +16,7 @@ import (
 // maxRequestFile bounds a file that requests are read from, in bytes.
 const maxRequestFile = 1 << 20
 
-// Requests are what a pack asks for. An approval grants none of it.
+// Requests are the permissions that a pack asks for. An approval grants none of them.
 type Requests struct {
 	Secrets     []string       `json:"secrets"`
 	Domains     []string       `json:"allowed_domains"`

@@ -105,7 +105,7 @@ type ModeChange struct {
 // Open opens the content of a file by its SHA-256.
 type Open func(sha256 string) (io.ReadCloser, error)
 
-// Input is what a review is made from.
+// Input has the trees that a review compares, and the way to their contents.
 type Input struct {
 	Now      tree.Manifest
 	Approved *tree.Manifest // nil for none

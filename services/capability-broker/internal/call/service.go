@@ -55,7 +55,7 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Config is what a Service needs.
+// Config has the parts that a Service uses.
 type Config struct {
 	Gates    Gates
 	Grants   Grants

@@ -97,7 +97,7 @@ func timeOrNil(t time.Time) *time.Time {
 	return &t
 }
 
-// Stats is what a pack's container uses.
+// Stats is one reading of the resources that a pack's container uses.
 type Stats struct {
 	sandbox.Stats
 	ID      string

@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/runlog"
 )
 
-// Engine is what runs containers. *sandbox.Engine implements it for Docker, *unconfined.Engine for permissive mode.
+// Engine runs containers. *sandbox.Engine implements it for Docker, *unconfined.Engine for permissive mode.
 type Engine interface {
 	Create(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error)
 	Start(ctx context.Context, id string) error
@@ -71,7 +71,7 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Config is what a Manager needs.
+// Config has the parts that a Manager uses.
 type Config struct {
 	Engine       Engine
 	Records      Records

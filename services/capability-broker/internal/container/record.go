@@ -8,7 +8,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
-// Record is what is stored of a pack's container beside what the engine knows: what an operator wants of it, and how it went so
+// Record has the facts about a pack's container that the engine doesn't know, as they are stored: what an operator wants of it, and how it went so
 // far. It outlives the broker and the engine. It is stored as JSON, so the names in the tags must not change.
 type Record struct {
 	PackID      string         `json:"pack_id"`

@@ -142,7 +142,7 @@ func (m *Manager) checkKnown(ctx context.Context, packID string, found observed)
 	return gate.MustKnow(ctx, m.Gates, packID)
 }
 
-// Removed is what Remove has found of a pack.
+// Removed says which things of a pack Remove found, and removed.
 type Removed struct {
 	Container bool   // there was a container
 	Running   bool   // it was alive

@@ -18,7 +18,7 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Engine is what the packages container, worker, orphan and mount need of one.
+// Engine has the methods of a container engine that the packages container, worker, orphan and mount use.
 type Engine interface {
 	container.Engine
 	worker.Engine
@@ -32,7 +32,7 @@ type Engine interface {
 	Close() error
 }
 
-// Config is what Open needs.
+// Config has the parts that Open uses.
 type Config struct {
 	Permissive bool   // processes instead of Docker
 	RuntimeDir string // holds the runtime's lib/ and worker/; for permissive mode

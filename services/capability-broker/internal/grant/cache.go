@@ -68,7 +68,7 @@ func (all byPrincipal) compile(g *Grant) func(jsontext.Value) (*schema.Schema, e
 	}
 }
 
-// Config is what a Cache needs.
+// Config has the parts that a Cache uses.
 type Config struct {
 	Store       Store
 	Packs       Packs
@@ -165,7 +165,7 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 	return out, nil
 }
 
-// Request is what an operator asks for: to grant, or to revoke.
+// Request is a change that an operator asks for: to grant, or to revoke.
 type Request struct {
 	PrincipalID  string
 	PermissionID string

@@ -14,7 +14,7 @@ import (
 // call. A chain is never empty: a missing grant is one that allows nothing.
 type Chain []*Grant
 
-// Permit is what a chain allows together.
+// Permit is the permission that all grants of a chain allow together.
 type Permit struct {
 	Chain   Chain
 	Handler *HandlerRef // nil where no grant names one: the only handler of the permission

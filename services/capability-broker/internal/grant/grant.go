@@ -73,7 +73,7 @@ type Permissions interface {
 
 // Settings are the config of a grant of one of the broker's own permissions, as Permissions.Parse has read it.
 type Settings interface {
-	// Details is what the audit entry of the grant has of them. No secret may be among it.
+	// Details are the settings as the audit entry of the grant shows them. No secret may be among them.
 	Details() map[string]any
 	// Warning says why every call will be refused, such as for an empty list of keys; "" where some may be allowed.
 	Warning() string

@@ -2,7 +2,7 @@ package grant
 
 import "github.com/rumi-ai/rumi/libs/fault"
 
-// Limits are what a call's container may use at most. A field that is absent leaves the operator's default.
+// Limits are the most that a call's container may use. A field that is absent leaves the operator's default.
 type Limits struct {
 	MemoryMB       *int64   `json:"memory_mb,omitzero"` // MiB
 	CPUs           *float64 `json:"cpus,omitzero"`

@@ -21,7 +21,7 @@ import (
 // foldersDir is where a pack has its handlers, one folder a slug, relative to the folder of its ecosystem.json.
 const foldersDir = "share/capability_handlers"
 
-// Candidate is what a scan has found of a handler, and what its approval added.
+// Candidate is a handler as a scan found it, with the facts that its approval added.
 type Candidate struct {
 	PackID       string `json:"pack_id"`
 	Slug         string `json:"slug"`

@@ -64,7 +64,7 @@ type Grants interface {
 	Each(fn func(*grant.Grant))
 }
 
-// Config is what a Service needs.
+// Config has the parts that a Service uses.
 type Config struct {
 	DB      *store.DB
 	Store   Store

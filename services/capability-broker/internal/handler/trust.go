@@ -39,7 +39,7 @@ type Trust struct {
 	config *schema.Schema // ConfigSchema as the Registry has compiled it; nil also where it can't be compiled
 }
 
-// TrustStore is what a Registry needs of Store.
+// TrustStore has the methods of Store that a Registry uses.
 type TrustStore interface {
 	// Trusts returns all trust and the revision that it is of, read in one transaction.
 	Trusts(ctx context.Context) ([]Trust, int64, error)

@@ -15,7 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
 )
 
-// Parts are what the endpoints are answered with. All must be set.
+// Parts are the domain's parts that answer the endpoints. All must be set.
 type Parts struct {
 	Grants     *grant.Cache
 	Handlers   *handler.Service

@@ -46,7 +46,7 @@ type Workers interface {
 	TakeRemovalFailed() bool
 }
 
-// Logs are what handlers have printed; *worker.Logs is them.
+// Logs has the output of handlers. *worker.Logs implements it.
 type Logs interface {
 	// Sweep removes the logs of the packs that keep doesn't keep.
 	Sweep(keep func(packID string) bool) error

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a data folder holds.
+// Usage is the size of a data folder.
 type Usage struct {
 	Bytes int64 // on the disk; each of Files counts for minFileBytes at least
 	Files int64 // files of every kind, folders included

@@ -53,7 +53,7 @@ type Grants interface {
 type Trust interface {
 	// Revision changes whenever trust does.
 	Revision() int64
-	// Of is what is trusted under a pack and slug, nil for nothing.
+	// Of is the trust in the handler of a pack and slug, nil for none.
 	Of(packID, slug string) *handler.Trust
 	// For lists the handlers that are trusted to serve a permission.
 	For(permission string) []*handler.Trust

@@ -48,7 +48,7 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Config is what an Engine needs.
+// Config has the parts that an Engine uses.
 type Config struct {
 	RuntimeDir   string // holds lib/ and worker/ of runtime/python
 	DockerSocket string // only to warn if what is started could use it

@@ -39,7 +39,7 @@ type Handlers interface {
 	RemovePack(ctx context.Context, packID string) (bool, error)
 }
 
-// Logs are what handlers have printed; *worker.Logs is them.
+// Logs has the output of handlers. *worker.Logs implements it.
 type Logs interface {
 	RemovePack(packID string) error
 }

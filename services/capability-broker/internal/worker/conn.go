@@ -60,7 +60,7 @@ func (e *FailedError) Error() string { return "run handler: " + e.Kind + ": " + 
 // errRevoked fails a call whose worker was ended by a decision (a grant revoked, a gate closed), not by anything that the handler did.
 var errRevoked = &FailedError{Kind: "lost", What: "its grant or its right to run was taken away"}
 
-// Reason is what may be said about an error of Run in the audit log.
+// Reason is the part of an error of Run that may be in the audit log.
 func Reason(err error) string {
 	if errors.Is(err, ErrMount) {
 		return "A folder that is granted can't be mounted"

@@ -23,7 +23,7 @@ import (
 // removeTimeout bounds the removal of a container. A container that is left is swept later: see TakeRemovalFailed and InUse.
 const removeTimeout = 30 * time.Second
 
-// Engine is what runs containers; *sandbox.Engine is one, and *unconfined.Engine stands in for it.
+// Engine runs containers. *sandbox.Engine implements it for Docker, *unconfined.Engine for permissive mode.
 type Engine interface {
 	Create(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error)
 	Attach(ctx context.Context, id string, stderr io.Writer) (sandbox.Stream, error)

@@ -24,7 +24,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 )
 
-// Request is what a decision is about.
+// Request is the request to decide on.
 type Request struct {
 	Method  string // CONNECT for a tunnel
 	To      Destination

@@ -101,8 +101,8 @@ func (l *Log) List(ctx context.Context, packID string) ([]Denial, error) {
 	return denials, nil
 }
 
-// Refusals are what another grant would have allowed the pack, and which was refused at since or later: what a grant can be
-// proposed from.
+// Refusals are the denials, at since or later, of destinations that another grant would have allowed the pack. A grant
+// can be proposed from them.
 func (l *Log) Refusals(ctx context.Context, packID string, since time.Time) ([]grant.Refusal, error) {
 	denials, err := l.List(ctx, packID)
 	if err != nil {

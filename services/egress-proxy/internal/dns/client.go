@@ -41,7 +41,7 @@ const (
 	maxLookups  = 256 // at the same time; each holds two sockets
 )
 
-// Answer is what a name resolved to.
+// Answer is the result of looking up a name.
 type Answer struct {
 	Addrs []netip.Addr  // at least one
 	TTL   time.Duration // the shortest time to live of its records

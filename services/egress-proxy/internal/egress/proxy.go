@@ -37,7 +37,7 @@ const sweepEvery = 15 * time.Second
 // MaxRequest is the longest frame of a request, in bytes.
 const MaxRequest = frameproto.MaxRequest
 
-// Config is what the proxy decides by, how it reaches servers, and where it writes down what happened.
+// Config has the parts by which the proxy decides, reaches servers, and records what happened.
 type Config struct {
 	Gates interface {
 		Get(packID string) (gate.State, bool)

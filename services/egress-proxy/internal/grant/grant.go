@@ -42,7 +42,7 @@ type Grant struct {
 	Revision       int64      // the store's revision at which it was written
 }
 
-// Request is what an operator asks for. Fields are as in Grant.
+// Request is a grant that an operator asks for. Fields are as in Grant.
 type Request struct {
 	AllowedDomains []string
 	AllowedPorts   []int

@@ -31,7 +31,7 @@ type Auditor interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// Service is what operators do with grants. Each change writes its audit entry inside the store's transaction, before the
+// Service carries out the operators' changes of grants. Each change writes its audit entry inside the store's transaction, before the
 // commit: a kill at any point leaves no change without an entry. A commit that fails leaves an entry too many, which is
 // the better of the two errors.
 type Service struct {

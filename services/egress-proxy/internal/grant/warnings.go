@@ -14,7 +14,7 @@ import (
 // behind a public one. address.Policy.Obstacle is one.
 type Obstacle func(host hostname.Host, port uint16) (why, setting string)
 
-// Removed is what the replaced grant granted and the new one doesn't. Fields are as in Grant.
+// Removed lists the destinations that the replaced grant granted and the new one doesn't. Fields are as in Grant.
 type Removed struct {
 	AllowedDomains []string
 	AllowedPorts   []int

@@ -17,7 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/flush"
 )
 
-// Usage is what a pack sent on a day.
+// Usage is the number of bytes that a pack sent on a day.
 type Usage struct {
 	PackID string
 	Day    int64 // days since 1970, UTC

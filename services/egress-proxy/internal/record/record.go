@@ -65,7 +65,7 @@ func (c *Recorder) Flush(ctx context.Context) error {
 	return errors.Join(c.denied.Flush(ctx), c.failed.Flush(ctx))
 }
 
-// Result is what came of a request. Its zero value is of a request of which nothing is known.
+// Result is the outcome of a request. Its zero value is of a request of which nothing is known.
 type Result struct {
 	Method      string               // "" for one that isn't allowed or couldn't be read
 	Destination decision.Destination // of the last hop; zero where it couldn't be read
@@ -84,7 +84,7 @@ type Result struct {
 	scratch scratch
 }
 
-// Request is what is decided on.
+// Request is the request that a record is about.
 func (r *Result) Request(hasBody bool) decision.Request {
 	return decision.Request{Method: r.Method, To: r.Destination, HasBody: hasBody}
 }

@@ -37,7 +37,7 @@ const (
 	namesPerPack = 512
 )
 
-// Answer is what a name has resolved to. It is never changed.
+// Answer is the result of looking up a name. It is never changed.
 type Answer struct {
 	Addrs []netip.Addr
 	ID    string // the same for the same set of addresses, in whatever order they came

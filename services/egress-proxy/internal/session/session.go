@@ -34,7 +34,7 @@ const (
 	MaxStreams = 256
 )
 
-// Config is what decisions are taken by, and how servers are reached.
+// Config has the parts by which a session decides, and reaches servers.
 type Config struct {
 	Gates interface {
 		Get(packID string) (gate.State, bool)

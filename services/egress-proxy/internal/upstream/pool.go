@@ -18,7 +18,7 @@ const (
 	idleFor          = 60 * time.Second
 )
 
-// Config is what all pools share.
+// Config has the parts that all pools share.
 type Config struct {
 	// Dial connects to exactly that address.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)

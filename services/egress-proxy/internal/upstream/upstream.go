@@ -38,7 +38,7 @@ type Target struct {
 // Field is one header field.
 type Field struct{ Name, Value string }
 
-// Request is what to send. Method, path and fields must have been validated: they are written as they are.
+// Request is a request to send. Method, path and fields must have been validated: they are written as they are.
 type Request struct {
 	Method   string
 	Path     string // the request target: path and query, beginning with /

@@ -42,7 +42,7 @@ const (
 	failuresWindow = time.Minute
 )
 
-// Config is what an Edge is made of.
+// Config has the parts of an Edge.
 type Config struct {
 	Token     *token.File
 	Rate      *limit.Window // of authenticated requests; nil for no limit

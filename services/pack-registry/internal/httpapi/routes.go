@@ -30,7 +30,7 @@ type Restorer interface {
 	RestoreData(ctx context.Context, packID string) (broker.RestoredData, error)
 }
 
-// Packs is what the routes serve.
+// Packs has the parts of the domain that the routes serve.
 type Packs struct {
 	Stages    *staging.Area
 	Ecosystem *ecosystem.Ecosystem

@@ -30,7 +30,7 @@ const (
 	Installed State = 2 // all packs are installed and that is audited: what is left over is removed
 )
 
-// Pack is what an operation does to one pack.
+// Pack is the part of an operation that concerns one pack.
 type Pack struct {
 	ID        pack.ID `json:"id"`
 	Source    string  `json:"from"`   // the folder that is copied: in the staging's payload, or a backup in the folder of backups

@@ -58,7 +58,7 @@ func New(owners Owners, eco *ecosystem.Ecosystem, auditLog *audit.Log, log *slog
 	return &Uninstaller{owners, eco, auditLog, log, func(string) {}}
 }
 
-// Result is what an uninstall did. It goes over the wire as it is, also with a failure.
+// Result lists the steps that an uninstall has done. It goes over the wire as it is, also with a failure.
 type Result = registry.UninstallResponse
 
 // Uninstall removes a pack, in this order:

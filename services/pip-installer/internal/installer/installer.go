@@ -24,7 +24,7 @@ import (
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
-// Config is what an Installer works with.
+// Config has the parts that an Installer uses.
 type Config struct {
 	DB           *store.DB
 	Registry     *registry.Client
@@ -107,7 +107,7 @@ func (i *Installer) findLocks(ctx context.Context) (found []candidate.Found[Lock
 	return found, problems, nil
 }
 
-// Decision is what an operator adds to an approval.
+// Decision has the settings that an operator adds to an approval.
 type Decision struct {
 	AllowSdist bool   // build from source where there is no wheel: runs code of the packages in the builder
 	IndexURL   string // "" for the default

@@ -34,7 +34,7 @@ const (
 	maxKey = 64
 )
 
-// Secret is what may be known of a secret without its value.
+// Secret describes a secret without its value.
 type Secret struct {
 	Key       string
 	CreatedAt time.Time // zero where Damaged
