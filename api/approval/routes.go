@@ -168,8 +168,8 @@ type ReviewFileRequest struct {
 // ApproveRequest approves a pack.
 type ApproveRequest struct {
 	PackID string `json:"-" path:"pack_id"`
-	// Digest is a string, that of what was reviewed; without it, what lies there is approved. It is raw JSON since null and "" are
-	// mistakes of a caller's that wanted to bind its decision: they must not approve whatever lies there.
+	// Digest is the digest of the tree that was reviewed, a string. Without the field, the tree that is installed now is approved. The
+	// field is raw JSON, because null and "" must not count as absent: they are mistakes of a caller that wanted to bind its decision.
 	Digest jsontext.Value `json:"digest,omitzero"`
 }
 

@@ -269,7 +269,7 @@ type HandlerLogsResponse struct {
 // HandlerLine is a line that a handler has printed.
 type HandlerLine struct {
 	TS        time.Time `json:"ts,omitzero"` // when it was read; absent in lines of earlier versions
-	RequestID string    `json:"request_id"`  // of the call that printed it; "" for what was printed between calls
+	RequestID string    `json:"request_id"`  // the id of the call during which the line was printed; "" for a line between calls
 	Stream    string    `json:"stream"`      // stdout or stderr
 	Text      string    `json:"text"`
 }
@@ -337,7 +337,7 @@ type Container struct {
 	RestartAt     *time.Time      `json:"restart_at"` // when it is due to be started again
 	LastExit      *LastExit       `json:"last_exit"`  // kept while it runs again
 	Limits        *pack.Resources `json:"limits"`
-	Warnings      []string        `json:"warnings"` // of what it asked for and was not given
+	Warnings      []string        `json:"warnings"` // one for each resource of which the pack gets less than it asked for
 }
 
 // LastExit is how a container's last run ended.
@@ -357,7 +357,7 @@ type StartResponse struct {
 	Digest  string `json:"digest"` // of the tree that it runs
 	ImageID string `json:"image_id"`
 
-	Warnings []string `json:"warnings"` // of what it asked for and was not given
+	Warnings []string `json:"warnings"` // one for each resource of which the pack gets less than it asked for
 }
 
 // StopResponse says whether there was one that ran.

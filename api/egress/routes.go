@@ -144,7 +144,7 @@ type Denial struct {
 	Host      string    `json:"host"`
 	Port      int       `json:"port"`
 	Method    string    `json:"method"`         // CONNECT for a tunnel
-	Path      string    `json:"path,omitempty"` // of what a grant's rules refused
+	Path      string    `json:"path,omitempty"` // only of a request that the grant's path rules refused
 	Reason    string    `json:"reason"`         // the audit log's blocked_reason
 	Count     int64     `json:"count"`          // of requests
 	FirstSeen time.Time `json:"first_seen"`

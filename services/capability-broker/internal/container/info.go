@@ -35,7 +35,7 @@ type Info struct {
 	RestartAt     *time.Time      `json:"restart_at"` // when it is due to be started again
 	LastExit      *LastExit       `json:"last_exit"`  // kept while it runs again
 	Limits        *pack.Resources `json:"limits"`
-	Warnings      []string        `json:"warnings"` // of what it asked for and was not given
+	Warnings      []string        `json:"warnings"` // one for each resource of which the pack gets less than it asked for
 }
 
 // LastExit is how a container's last run ended.

@@ -27,7 +27,7 @@ const (
 // LogLine is a line of a handler's log. In the file it is a line of JSON.
 type LogLine struct {
 	TS        time.Time `json:"ts,omitzero"` // when it was read; zero for what an earlier version wrote, whose lines had none
-	RequestID string    `json:"request_id"`  // of the call that printed it; "" for what was printed between calls
+	RequestID string    `json:"request_id"`  // the id of the call during which the line was printed; "" for a line between calls
 	Stream    string    `json:"stream"`      // stdout or stderr
 	Text      string    `json:"text"`
 }
