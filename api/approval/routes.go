@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -20,13 +21,20 @@ const Service = roster.Approval
 
 // The public endpoints.
 var (
-	List        = route.New[struct{}, []Listed]("GET", "/api/packs", Service, route.Quick)
-	ListPending = route.New[struct{}, []string]("GET", "/api/packs/pending", Service, route.Quick) // ids of packs that a person has to decide about
-	Status      = route.New[PackRequest, StatusResponse]("GET", "/api/packs/{pack_id}/status", Service, route.Quick)
-	Review      = route.New[ReviewRequest, Document]("GET", "/api/packs/{pack_id}/review", Service, route.Slow)
-	ReviewFile  = route.New[ReviewFileRequest, Document]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow)
-	Approve     = route.New[ApproveRequest, Decision]("POST", "/api/packs/{pack_id}/approve", Service, route.Slow)
-	Reject      = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow)
+	List = route.New[struct{}, []Listed]("GET", "/api/packs", Service, route.Quick, access.ReadPacks,
+		"List the packs")
+	ListPending = route.New[struct{}, []string]("GET", "/api/packs/pending", Service, route.Quick, access.ReadPacks,
+		"List the packs that wait for a decision") // ids of packs that a person has to decide about
+	Status = route.New[PackRequest, StatusResponse]("GET", "/api/packs/{pack_id}/status", Service, route.Quick, access.ReadPacks,
+		"Show a pack's state and history")
+	Review = route.New[ReviewRequest, Document]("GET", "/api/packs/{pack_id}/review", Service, route.Slow, access.ReadPacks,
+		"Show what an approval would allow")
+	ReviewFile = route.New[ReviewFileRequest, Document]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow, access.ReadPacks,
+		"Show a file of a pack, or what changed in it")
+	Approve = route.New[ApproveRequest, Decision]("POST", "/api/packs/{pack_id}/approve", Service, route.Slow, access.ApprovePacks,
+		"Approve a pack's files as they are now")
+	Reject = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow, access.RejectPacks,
+		"Reject a pack")
 )
 
 // The endpoints of other services.

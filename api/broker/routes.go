@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -19,28 +20,44 @@ const Service = roster.CapabilityBroker
 
 // The endpoints of handlers and grants.
 var (
-	Candidates  = wire.NewEndpoints[HandlerItem]("/api/capability", Service)
-	Approve     = route.New[ApproveRequest, ApproveResponse]("POST", "/api/capability/requests/{candidate_key}/approve", Service, route.Slow)
-	Withdraw    = route.New[WithdrawRequest, WithdrawResponse]("POST", "/api/capability/requests/{candidate_key}/revoke", Service, route.Quick)
-	ListGrants  = route.New[GrantsRequest, GrantsResponse]("GET", "/api/capability/grants", Service, route.Quick)
-	PostGrant   = route.New[GrantRequest, GrantResponse]("POST", "/api/capability/grants/grant", Service, route.Quick)
-	RevokeGrant = route.New[RevokeRequest, RevokeResponse]("POST", "/api/capability/grants/revoke", Service, route.Quick)
+	Candidates = wire.NewEndpoints[HandlerItem]("/api/capability", Service, "handlers", wire.Verbs{
+		Read: access.ReadCapabilities, Scan: access.ScanCapabilities, Reject: access.RejectCapabilities, Unblock: access.UnblockCapabilities,
+	})
+	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/capability/requests/{candidate_key}/approve", Service, route.Slow, access.ApproveCapabilities,
+		"Trust a handler")
+	Withdraw = route.New[WithdrawRequest, WithdrawResponse]("POST", "/api/capability/requests/{candidate_key}/revoke", Service, route.Quick, access.WithdrawCapabilities,
+		"Withdraw the trust in a handler")
+	ListGrants = route.New[GrantsRequest, GrantsResponse]("GET", "/api/capability/grants", Service, route.Quick, access.ReadCapabilities,
+		"List the capability grants")
+	PostGrant = route.New[GrantRequest, GrantResponse]("POST", "/api/capability/grants/grant", Service, route.Quick, access.GrantCapabilities,
+		"Grant a permission to a principal")
+	RevokeGrant = route.New[RevokeRequest, RevokeResponse]("POST", "/api/capability/grants/revoke", Service, route.Quick, access.RevokeCapabilities,
+		"Revoke a permission of a principal")
 
-	ListHandlers = route.New[HandlersRequest, HandlersResponse]("GET", "/api/capability/handlers", Service, route.Quick)
+	ListHandlers = route.New[HandlersRequest, HandlersResponse]("GET", "/api/capability/handlers", Service, route.Quick, access.ReadCapabilities,
+		"List the trusted handlers")
 	// HandlerLogs is answered with HandlerLogsResponse; with follow=true with server-sent events, each of a HandlerLine.
-	HandlerLogs = route.New[HandlerLogsRequest, HandlerLogsResponse]("GET", "/api/capability/handlers/{pack_id}/{slug}/logs", Service, route.Logs)
+	HandlerLogs = route.New[HandlerLogsRequest, HandlerLogsResponse]("GET", "/api/capability/handlers/{pack_id}/{slug}/logs", Service, route.Logs, access.ReadCapabilities,
+		"Show or follow what a handler prints")
 )
 
 // The endpoints of containers.
 var (
-	DockerStatus    = route.New[struct{}, DockerStatusResponse]("GET", "/api/docker/status", Service, route.Quick)
-	ListContainers  = route.New[struct{}, []Container]("GET", "/api/containers", Service, route.Quick)
-	StartContainer  = route.New[PackRequest, StartResponse]("POST", "/api/containers/{pack_id}/start", Service, route.Slow)
-	StopContainer   = route.New[PackRequest, StopResponse]("POST", "/api/containers/{pack_id}/stop", Service, route.Slow)
-	DeleteContainer = route.New[PackRequest, DeleteResponse]("DELETE", "/api/containers/{pack_id}", Service, route.Slow)
-	ContainerStats  = route.New[PackRequest, StatsResponse]("GET", "/api/containers/{pack_id}/stats", Service, route.Quick)
+	DockerStatus = route.New[struct{}, DockerStatusResponse]("GET", "/api/docker/status", Service, route.Quick, access.ReadContainers,
+		"Show the Docker engine and what weakens its isolation")
+	ListContainers = route.New[struct{}, []Container]("GET", "/api/containers", Service, route.Quick, access.ReadContainers,
+		"List the packs' containers")
+	StartContainer = route.New[PackRequest, StartResponse]("POST", "/api/containers/{pack_id}/start", Service, route.Slow, access.StartContainers,
+		"Start a pack's container")
+	StopContainer = route.New[PackRequest, StopResponse]("POST", "/api/containers/{pack_id}/stop", Service, route.Slow, access.StopContainers,
+		"Stop a pack's container")
+	DeleteContainer = route.New[PackRequest, DeleteResponse]("DELETE", "/api/containers/{pack_id}", Service, route.Slow, access.DeleteContainers,
+		"Remove a pack's container")
+	ContainerStats = route.New[PackRequest, StatsResponse]("GET", "/api/containers/{pack_id}/stats", Service, route.Quick, access.ReadContainers,
+		"Show what a pack's container uses")
 	// ContainerLogs is answered with LogsResponse; with follow=true with server-sent events, each of a Line.
-	ContainerLogs = route.New[LogsRequest, LogsResponse]("GET", "/api/containers/{pack_id}/logs", Service, route.Logs)
+	ContainerLogs = route.New[LogsRequest, LogsResponse]("GET", "/api/containers/{pack_id}/logs", Service, route.Logs, access.ReadContainers,
+		"Show or follow what a pack prints")
 )
 
 // The endpoints of other services.

@@ -5,6 +5,7 @@ package egress
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -14,12 +15,18 @@ const Service = roster.EgressProxy
 
 // The endpoints.
 var (
-	PostGrant   = route.New[GrantRequest, GrantResponse]("POST", "/api/network/grant", Service, route.Quick)
-	Revoke      = route.New[RevokeRequest, RevokeResponse]("POST", "/api/network/revoke", Service, route.Quick)
-	Check       = route.New[CheckRequest, CheckResponse]("POST", "/api/network/check", Service, route.Quick)
-	List        = route.New[struct{}, ListResponse]("GET", "/api/network/list", Service, route.Quick)
-	ListDenials = route.New[DenialsRequest, DenialsResponse]("GET", "/api/network/denials", Service, route.Quick)
-	Propose     = route.New[ProposalRequest, Proposal]("GET", "/api/network/proposal", Service, route.Quick)
+	PostGrant = route.New[GrantRequest, GrantResponse]("POST", "/api/network/grant", Service, route.Quick, access.GrantNetwork,
+		"Grant domains and ports to a pack")
+	Revoke = route.New[RevokeRequest, RevokeResponse]("POST", "/api/network/revoke", Service, route.Quick, access.RevokeNetwork,
+		"Revoke a pack's network grant")
+	Check = route.New[CheckRequest, CheckResponse]("POST", "/api/network/check", Service, route.Quick, access.ReadNetwork,
+		"Say whether a pack may reach a domain and port")
+	List = route.New[struct{}, ListResponse]("GET", "/api/network/list", Service, route.Quick, access.ReadNetwork,
+		"List the network grants")
+	ListDenials = route.New[DenialsRequest, DenialsResponse]("GET", "/api/network/denials", Service, route.Quick, access.ReadNetwork,
+		"List what packs were refused")
+	Propose = route.New[ProposalRequest, Proposal]("GET", "/api/network/proposal", Service, route.Quick, access.ReadNetwork,
+		"Propose the least grant that covers what a pack was refused")
 
 	Remove = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
 

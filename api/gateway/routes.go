@@ -6,6 +6,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -17,10 +18,14 @@ const Service = roster.Gateway
 
 // The endpoints. They have bounds of their own instead of a class.
 var (
-	GetHealth   = route.New[struct{}, Health]("GET", "/api/health", Service, route.Class{})
-	ListPending = route.New[struct{}, Pending]("GET", "/api/pending", Service, route.Class{})
-	GetStorage  = route.New[struct{}, Storage]("GET", "/api/storage", Service, route.Class{})
-	GetPack     = route.New[PackRequest, Pack]("GET", "/api/packs/{pack_id}", Service, route.Class{})
+	GetHealth = route.New[struct{}, Health]("GET", "/api/health", Service, route.Class{}, access.ReadHealth,
+		"Show which services are ready, and why others are not")
+	ListPending = route.New[struct{}, Pending]("GET", "/api/pending", Service, route.Class{}, access.ReadPending,
+		"List everything that waits for a person")
+	GetStorage = route.New[struct{}, Storage]("GET", "/api/storage", Service, route.Class{}, access.ReadStorage,
+		"Show what takes disk space, and how to remove it")
+	GetPack = route.New[PackRequest, Pack]("GET", "/api/packs/{pack_id}", Service, route.Class{}, access.ReadPacks,
+		"Show all that is known about a pack")
 
 	// Routes are all of them.
 	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack)

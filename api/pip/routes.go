@@ -5,6 +5,7 @@ package pip
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -16,8 +17,11 @@ const Service = roster.PipInstaller
 
 // The endpoints.
 var (
-	Candidates = wire.NewEndpoints[LockItem]("/api/pip", Service)
-	Approve    = route.New[ApproveRequest, ApproveResponse]("POST", "/api/pip/requests/{candidate_key}/approve", Service, route.Install)
+	Candidates = wire.NewEndpoints[LockItem]("/api/pip", Service, "lock files", wire.Verbs{
+		Read: access.ReadPip, Scan: access.ScanPip, Reject: access.RejectPip, Unblock: access.UnblockPip,
+	})
+	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/pip/requests/{candidate_key}/approve", Service, route.Install, access.ApprovePip,
+		"Install the packages of a lock file")
 
 	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
 	// GetTree is answered with a tar archive, as tree.Send writes it.

@@ -5,6 +5,7 @@ package registry
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -16,17 +17,27 @@ const Service = roster.PackRegistry
 
 // The endpoints.
 var (
-	Scan = route.New[struct{}, ScanResponse]("POST", "/api/packs/scan", Service, route.Slow)
+	Scan = route.New[struct{}, ScanResponse]("POST", "/api/packs/scan", Service, route.Slow, access.ScanPacks,
+		"Find the packs in ecosystem/")
 	// Import takes an ImportRequest, or a form (multipart/form-data) with the archive in its field "file" and perhaps notes in "notes".
-	Import         = route.New[ImportRequest, ImportResponse]("POST", "/api/packs/import", Service, route.Upload)
-	Apply          = route.New[ApplyRequest, ApplyResponse]("POST", "/api/packs/apply", Service, route.Slow)
-	Uninstall      = route.New[PackRequest, UninstallResponse]("DELETE", "/api/packs/{pack_id}", Service, route.Slow)
-	ListBackups    = route.New[PackRequest, BackupsResponse]("GET", "/api/packs/{pack_id}/backups", Service, route.Slow)
-	RemoveBackup   = route.New[BackupRequest, BackupResponse]("DELETE", "/api/packs/{pack_id}/backups/{backup}", Service, route.Slow)
-	Rollback       = route.New[RollbackRequest, RollbackResponse]("POST", "/api/packs/{pack_id}/rollback", Service, route.Slow)
-	ListStagings   = route.New[struct{}, []StagingSummary]("GET", "/api/packs/staging", Service, route.Slow)
-	InspectStaging = route.New[StagingRequest, StagingResponse]("GET", "/api/packs/staging/{staging_id}", Service, route.Slow)
-	DiscardStaging = route.New[StagingRequest, DiscardResponse]("DELETE", "/api/packs/staging/{staging_id}", Service, route.Slow)
+	Import = route.New[ImportRequest, ImportResponse]("POST", "/api/packs/import", Service, route.Upload, access.ImportPacks,
+		"Stage a pack for installation")
+	Apply = route.New[ApplyRequest, ApplyResponse]("POST", "/api/packs/apply", Service, route.Slow, access.ApplyPacks,
+		"Install what is staged")
+	Uninstall = route.New[PackRequest, UninstallResponse]("DELETE", "/api/packs/{pack_id}", Service, route.Slow, access.UninstallPacks,
+		"Remove a pack with its grants, handlers and containers")
+	ListBackups = route.New[PackRequest, BackupsResponse]("GET", "/api/packs/{pack_id}/backups", Service, route.Slow, access.ReadPacks,
+		"List a pack's backups")
+	RemoveBackup = route.New[BackupRequest, BackupResponse]("DELETE", "/api/packs/{pack_id}/backups/{backup}", Service, route.Slow, access.DiscardPacks,
+		"Remove a backup of a pack")
+	Rollback = route.New[RollbackRequest, RollbackResponse]("POST", "/api/packs/{pack_id}/rollback", Service, route.Slow, access.RollBackPacks,
+		"Put a backup in the place of a pack")
+	ListStagings = route.New[struct{}, []StagingSummary]("GET", "/api/packs/staging", Service, route.Slow, access.ReadPacks,
+		"List what is staged")
+	InspectStaging = route.New[StagingRequest, StagingResponse]("GET", "/api/packs/staging/{staging_id}", Service, route.Slow, access.ReadPacks,
+		"Show what is staged under an id")
+	DiscardStaging = route.New[StagingRequest, DiscardResponse]("DELETE", "/api/packs/staging/{staging_id}", Service, route.Slow, access.DiscardPacks,
+		"Discard what is staged under an id")
 
 	Select = route.Internal[SelectRequest, SelectResponse]("POST", "/internal/packs/select", Service,
 		roster.Approval, roster.CapabilityBroker, roster.PipInstaller)

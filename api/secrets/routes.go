@@ -4,6 +4,7 @@ package secrets
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -13,9 +14,12 @@ const Service = roster.Secrets
 
 // The endpoints.
 var (
-	List   = route.New[struct{}, ListResponse]("GET", "/api/secrets", Service, route.Quick)
-	Set    = route.New[SetRequest, SetResponse]("POST", "/api/secrets/set", Service, route.Quick)
-	Delete = route.New[DeleteRequest, DeleteResponse]("POST", "/api/secrets/delete", Service, route.Quick)
+	List = route.New[struct{}, ListResponse]("GET", "/api/secrets", Service, route.Quick, access.ReadSecrets,
+		"List the keys of secrets")
+	Set = route.New[SetRequest, SetResponse]("POST", "/api/secrets/set", Service, route.Quick, access.SetSecrets,
+		"Set a secret")
+	Delete = route.New[DeleteRequest, DeleteResponse]("POST", "/api/secrets/delete", Service, route.Quick, access.DeleteSecrets,
+		"Delete a secret")
 
 	// GetValue is for the capability broker only.
 	GetValue = route.Internal[ValueRequest, ValueResponse]("POST", "/internal/secrets/value", Service, roster.CapabilityBroker)

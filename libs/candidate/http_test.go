@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/route"
@@ -27,7 +28,8 @@ func TestRoutes(t *testing.T) {
 		}
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		o = newOwner(db)
-		endpoints := wire.NewEndpoints[map[string]any]("/api/pip", "pip-installer")
+		endpoints := wire.NewEndpoints[map[string]any]("/api/pip", "pip-installer", "lock files",
+			wire.Verbs{Read: access.ReadPip, Scan: access.ScanPip, Reject: access.RejectPip, Unblock: access.UnblockPip})
 		h := route.NewHandlers(endpoints.Table())
 		route.Handle(h, endpoints.Scan, func(context.Context, struct{}) (candidate.ScanResult, error) { return candidate.ScanResult{}, nil })
 		candidate.Handle(h, endpoints, o.candidates, candidate.Shown[payload, map[string]any]{

@@ -5,15 +5,19 @@ package origin
 import (
 	"context"
 	"crypto/rand"
+
+	"github.com/rumi-ai/rumi/libs/access"
 )
 
 // Origin is where a request comes from. Work that no request caused (the start of a service, a timer) has no Origin; Of returns the
 // actor "system" then.
 type Origin struct {
-	RequestID string // 1 to 128 of [A-Za-z0-9._-] (docs/contract.md); "" without a request
-	Actor     string // in whose name: "operator" for the API token, "pack:<id>" for a pack's socket, "system" for a service's own work
-	Caller    string // the service that sent the request, from its certificate; "" if it has none
-	Address   string // the client's address as the gateway saw it, without port
+	RequestID string      // 1 to 128 of [A-Za-z0-9._-] (docs/contract.md); "" without a request
+	Actor     string      // in whose name: the API token's name for an operator's request, "pack:<id>" for a pack's socket, "system" for a service's own work
+	Role      access.Role // of the actor; "" where there is no operator behind the request
+	Lineage   string      // the names of the tokens that made the actor's, the nearest first, joined by commas: "alice,init"; "" for the first
+	Caller    string      // the service that sent the request, from its certificate; "" if it has none
+	Address   string      // the client's address as the gateway saw it, without port
 }
 
 type key struct{}

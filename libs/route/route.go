@@ -1,7 +1,8 @@
 // Package route declares endpoints as data: method, path, the service that answers, the services that may call, the time and size
 // that a call may take, and the types of request and response. An endpoint is declared once, in the package of its owner under api/:
 //
-//	var Reject = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow)
+//	var Reject = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow,
+//		access.RejectPacks, "Reject a pack")
 //
 // From that one declaration come the owner's mux (Handlers), the client (Call, Open), the gateway's table (Matcher) and the tests that
 // compare the documents with the code.
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
@@ -48,6 +50,9 @@ type Route struct {
 	Callers []string // the services that may call; everybody else is answered 403
 	Class   Class    // of a public route; the zero value for an internal one, and for those that the gateway answers itself
 
+	Verb    access.Verb // that a caller of a public route needs; "" for an internal one
+	Summary string      // of a public route, for documents: "Reject a pack"
+
 	Request  reflect.Type // a struct; see the package comment
 	Response reflect.Type // of the answer's data, or Stream
 }
@@ -67,10 +72,11 @@ type Endpoint[Req, Resp any] struct{ route Route }
 // Route is the endpoint as data.
 func (e Endpoint[Req, Resp]) Route() Route { return e.route }
 
-// New declares a public endpoint: operators call it through the gateway, nobody else does. owner is a name of the roster.
-func New[Req, Resp any](method, pattern, owner string, class Class) Endpoint[Req, Resp] {
+// New declares a public endpoint: operators call it through the gateway, nobody else does. owner is a name of the roster, verb what the
+// caller must be allowed to do, summary one line for documents, without a full stop.
+func New[Req, Resp any](method, pattern, owner string, class Class, verb access.Verb, summary string) Endpoint[Req, Resp] {
 	e := Internal[Req, Resp](method, pattern, owner, roster.Gateway)
-	e.route.Class = class
+	e.route.Class, e.route.Verb, e.route.Summary = class, verb, summary
 	return e
 }
 
@@ -137,6 +143,10 @@ func (r *Route) check() error {
 		return fmt.Errorf("%q is no service of the roster", r.Owner)
 	case r.Public() && !slices.Equal(r.Callers, []string{roster.Gateway}):
 		return fmt.Errorf("a public route is called by the gateway only, not by %v", r.Callers)
+	case r.Public() && !r.Verb.Known():
+		return fmt.Errorf("a public route needs a verb of libs/access, not %q", r.Verb)
+	case r.Public() && r.Summary == "":
+		return fmt.Errorf("a public route needs a summary")
 	case len(r.Callers) == 0:
 		return fmt.Errorf("no service may call it")
 	}

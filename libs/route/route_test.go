@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -32,9 +33,9 @@ type idRequest struct {
 var (
 	echo   = route.Internal[request, response]("POST", "/internal/things/{id}", roster.Secrets, roster.Approval)
 	plain  = route.Internal[idRequest, route.Stream]("GET", "/internal/things/{id}/raw", roster.Secrets, roster.Approval)
-	list   = route.New[struct{}, []string]("GET", "/api/things", roster.Secrets, route.Quick)
-	status = route.New[idRequest, response]("GET", "/api/things/{id}/status", roster.Secrets, route.Quick)
-	staged = route.New[idRequest, response]("GET", "/api/things/staged/{id}", roster.Secrets, route.Quick)
+	list   = route.New[struct{}, []string]("GET", "/api/things", roster.Secrets, route.Quick, access.ReadHealth, "Show things")
+	status = route.New[idRequest, response]("GET", "/api/things/{id}/status", roster.Secrets, route.Quick, access.ReadHealth, "Show things")
+	staged = route.New[idRequest, response]("GET", "/api/things/staged/{id}", roster.Secrets, route.Quick, access.ReadHealth, "Show things")
 )
 
 // serve starts a service with what bind binds of the endpoints.
@@ -128,16 +129,16 @@ func TestTablesThatCannotBeMounted(t *testing.T) {
 		"GET /api/things has a handler, but is not in the table": bound(nil, bindList),
 		"GET /api/things has two handlers":                       bound(route.NewTable(list), func(h *route.Handlers) { bindList(h); bindList(h) }),
 		"secrets declares GET /api/things twice":                 bound(route.NewTable(list, list), bindList),
-		"has the names [id], the request type fields for []":     bound(route.NewTable(route.New[struct{}, response]("GET", "/api/{id}", roster.Secrets, route.Quick)), nil),
-		"has the names [], the request type fields for [id]":     bound(route.NewTable(route.New[idRequest, response]("GET", "/api/x", roster.Secrets, route.Quick)), nil),
-		`the field for "id" lacks the tag json:"-"`:              bound(route.NewTable(route.New[inBodyToo, response]("GET", "/api/{id}", roster.Secrets, route.Quick)), nil),
-		`"vault" is no service of the roster`:                    bound(route.NewTable(route.New[struct{}, response]("GET", "/api/x", "vault", route.Quick)), nil),
+		"has the names [id], the request type fields for []":     bound(route.NewTable(route.New[struct{}, response]("GET", "/api/{id}", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
+		"has the names [], the request type fields for [id]":     bound(route.NewTable(route.New[idRequest, response]("GET", "/api/x", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
+		`the field for "id" lacks the tag json:"-"`:              bound(route.NewTable(route.New[inBodyToo, response]("GET", "/api/{id}", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
+		`"vault" is no service of the roster`:                    bound(route.NewTable(route.New[struct{}, response]("GET", "/api/x", "vault", route.Quick, access.ReadHealth, "Show things")), nil),
 		`the caller "vault" is no service of the roster`:         bound(route.NewTable(route.Internal[struct{}, response]("GET", "/x", roster.Secrets, "vault")), nil),
 		"no service may call it":                                 bound(route.NewTable(route.Internal[struct{}, response]("GET", "/x", roster.Secrets)), nil),
 		"is called by the gateway only":                          bound(route.NewTable(route.Internal[struct{}, response]("GET", "/api/x", roster.Secrets, roster.Approval)), nil),
-		"the method is not one of":                               bound(route.NewTable(route.New[struct{}, response]("PATCH", "/api/x", roster.Secrets, route.Quick)), nil),
-		"the request type string is no struct":                   bound(route.NewTable(route.New[string, response]("GET", "/api/x", roster.Secrets, route.Quick)), nil),
-		"the pattern does not begin with a slash":                bound(route.NewTable(route.New[struct{}, response]("GET", "api/x", roster.Secrets, route.Quick)), nil),
+		"the method is not one of":                               bound(route.NewTable(route.New[struct{}, response]("PATCH", "/api/x", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
+		"the request type string is no struct":                   bound(route.NewTable(route.New[string, response]("GET", "/api/x", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
+		"the pattern does not begin with a slash":                bound(route.NewTable(route.New[struct{}, response]("GET", "api/x", roster.Secrets, route.Quick, access.ReadHealth, "Show things")), nil),
 		"GET /api2/things/{id}/status has no handler":            bound(route.NewTable(list, otherwise), bindList),
 	} {
 		if err := h.Mount(nil); err == nil || !strings.Contains(err.Error(), want) {
@@ -161,10 +162,10 @@ func bound(table route.Table, bind func(*route.Handlers)) *route.Handlers {
 // From the end, a word beats a name, whatever the order of the table.
 func TestMatcher(t *testing.T) {
 	table := route.NewTable(staged, status, list,
-		route.New[idRequest, response]("GET", "/api/things/{id}", roster.Approval, route.Quick),
-		route.New[struct{}, response]("GET", "/api/things/waiting", roster.Secrets, route.Quick),
-		route.New[struct{}, response]("POST", "/api/things/scan", roster.Secrets, route.Quick),
-		route.New[idRequest, response]("DELETE", "/api/things/{id}", roster.Secrets, route.Quick),
+		route.New[idRequest, response]("GET", "/api/things/{id}", roster.Approval, route.Quick, access.ReadHealth, "Show things"),
+		route.New[struct{}, response]("GET", "/api/things/waiting", roster.Secrets, route.Quick, access.ReadHealth, "Show things"),
+		route.New[struct{}, response]("POST", "/api/things/scan", roster.Secrets, route.Quick, access.ReadHealth, "Show things"),
+		route.New[idRequest, response]("DELETE", "/api/things/{id}", roster.Secrets, route.Quick, access.ReadHealth, "Show things"),
 	)
 	matcher, err := route.NewMatcher(table)
 	if err != nil {

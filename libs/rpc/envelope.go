@@ -5,16 +5,6 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// RequestIDHeader names the header that carries a request's id from service to service; every answer has it.
-const RequestIDHeader = "X-Request-Id"
-
-// The headers that tell the next service for whom a request is made. A service believes them because only services
-// reach it (see server.Mux); the gateway accepts them from nobody.
-const (
-	ActorHeader   = "X-Rumi-Actor"   // the principal, such as "user:ann"
-	AddressHeader = "X-Rumi-Address" // the IP address from which the principal reached the gateway
-)
-
 // envelope is the body of every answer as a server writes it. Data is null where there is none.
 type envelope struct {
 	Success   bool    `json:"success"`

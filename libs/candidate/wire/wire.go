@@ -7,6 +7,7 @@ package wire
 import (
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -21,14 +22,20 @@ type Endpoints[V any] struct {
 	Counts  route.Endpoint[struct{}, Counts] // for approval, which shows the numbers of all owners
 }
 
-// NewEndpoints declares the endpoints of owner, the name of a service. The public ones are below prefix: "/api/pip".
-func NewEndpoints[V any](prefix, owner string) Endpoints[V] {
+// Verbs are what callers of the public endpoints must be allowed to do; each owner has its own.
+type Verbs struct {
+	Read, Scan, Reject, Unblock access.Verb
+}
+
+// NewEndpoints declares the endpoints of owner, the name of a service. The public ones are below prefix: "/api/pip". what is the
+// candidates' noun in the summaries, in the plural: "lock files".
+func NewEndpoints[V any](prefix, owner, what string, verbs Verbs) Endpoints[V] {
 	return Endpoints[V]{
-		List:    route.New[ListRequest, ListResponse[V]]("GET", prefix+"/requests", owner, route.Quick),
-		Scan:    route.New[struct{}, ScanResult]("POST", prefix+"/candidates/scan", owner, route.Slow),
-		Reject:  route.New[DecisionRequest, RejectResponse]("POST", prefix+"/requests/{candidate_key}/reject", owner, route.Quick),
-		Blocked: route.New[struct{}, BlockedResponse]("GET", prefix+"/blocked", owner, route.Quick),
-		Unblock: route.New[DecisionRequest, UnblockResponse]("POST", prefix+"/blocked/{candidate_key}/unblock", owner, route.Quick),
+		List:    route.New[ListRequest, ListResponse[V]]("GET", prefix+"/requests", owner, route.Quick, verbs.Read, "List the "+what+" that were found, by state"),
+		Scan:    route.New[struct{}, ScanResult]("POST", prefix+"/candidates/scan", owner, route.Slow, verbs.Scan, "Find the "+what+" of all packs"),
+		Reject:  route.New[DecisionRequest, RejectResponse]("POST", prefix+"/requests/{candidate_key}/reject", owner, route.Quick, verbs.Reject, "Reject one of the "+what),
+		Blocked: route.New[struct{}, BlockedResponse]("GET", prefix+"/blocked", owner, route.Quick, verbs.Read, "List the "+what+" that are blocked"),
+		Unblock: route.New[DecisionRequest, UnblockResponse]("POST", prefix+"/blocked/{candidate_key}/unblock", owner, route.Quick, verbs.Unblock, "Unblock one of the "+what),
 		Counts:  route.Internal[struct{}, Counts]("GET", "/internal/candidates/counts", owner, roster.Approval),
 	}
 }

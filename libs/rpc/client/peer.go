@@ -235,14 +235,7 @@ func (p *Peer) Stream(ctx context.Context, method, path string, body any) (*http
 	if err != nil {
 		return nil, fmt.Errorf("call %s %s: %w", p.name, path, err)
 	}
-	from := origin.Of(ctx)
-	if from.RequestID != "" {
-		r.Header.Set(rpc.RequestIDHeader, from.RequestID)
-	}
-	r.Header.Set(rpc.ActorHeader, from.Actor)
-	if from.Address != "" {
-		r.Header.Set(rpc.AddressHeader, from.Address)
-	}
+	rpc.SetOrigin(r.Header, origin.Of(ctx))
 	response, err := p.RoundTrip(r)
 	if err != nil {
 		return nil, err

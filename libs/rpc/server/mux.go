@@ -14,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
@@ -62,18 +61,7 @@ func (m *Mux) Route(pattern string, h http.Handler, callers ...string) {
 // ServeHTTP implements http.Handler.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	from := origin.Origin{
-		RequestID: r.Header.Get(rpc.RequestIDHeader),
-		Actor:     r.Header.Get(rpc.ActorHeader),
-		Address:   r.Header.Get(rpc.AddressHeader),
-		Caller:    identity.Caller(r.TLS),
-	}
-	if !origin.ValidRequestID(from.RequestID) {
-		from.RequestID = origin.NewRequestID()
-	}
-	if from.Actor == "" {
-		from.Actor = "service:" + from.Caller
-	}
+	from := rpc.OriginOf(r)
 	ctx, span := m.recorder.Begin(r)
 	ctx = origin.With(rpc.WithLogger(ctx, m.cfg.Log), from)
 	r = r.WithContext(ctx)

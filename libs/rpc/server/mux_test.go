@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
@@ -23,11 +24,11 @@ func TestRoutesAdmitOnlyNamedCallers(t *testing.T) {
 		}), "gateway", "secrets")
 		m.Route("GET /nobody", rpc.Handle(func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }))
 	})
-	ctx := origin.With(t.Context(), origin.Origin{RequestID: "r-1", Actor: "operator", Address: "127.0.0.9"})
+	ctx := origin.With(t.Context(), origin.Origin{RequestID: "r-1", Actor: "alice", Role: access.Operator, Lineage: "init", Address: "127.0.0.9"})
 	if _, err := client.Call[struct{}](ctx, w.Peer("secrets", address), "GET", "/who", nil); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := saw.Load(), (origin.Origin{RequestID: "r-1", Actor: "operator", Caller: "secrets", Address: "127.0.0.9"}); got != want {
+	if got, want := saw.Load(), (origin.Origin{RequestID: "r-1", Actor: "alice", Role: access.Operator, Lineage: "init", Caller: "secrets", Address: "127.0.0.9"}); got != want {
 		t.Errorf("origin %+v, want %+v", got, want)
 	}
 	for as, path := range map[string]string{"egress-proxy": "/who", "gateway": "/nobody"} {

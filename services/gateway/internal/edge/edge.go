@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -33,8 +34,8 @@ import (
 )
 
 const (
-	// The actors of requests: operator with the API token, anonymous without it.
-	operator  = "operator"
+	// The actors of requests: the name of init's API token with it, anonymous without it.
+	initToken = "init"
 	anonymous = "anonymous"
 
 	// Failed authentications of one address that are answered 401 before they are answered 429 (contract.md).
@@ -122,7 +123,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		from.RequestID = origin.NewRequestID()
 	}
 	if admitted {
-		from.Actor = operator
+		from.Actor, from.Role = initToken, access.Admin
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
 	ctx, span := e.cfg.Recorder.Begin(r)

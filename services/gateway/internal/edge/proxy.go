@@ -79,10 +79,7 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	for _, name := range []string{"Authorization", "Cookie", "Connection", "Upgrade", "Expect", "Te", "Trailer"} {
 		delete(out.Header, name)
 	}
-	from := origin.Of(pr.In.Context())
-	out.Header.Set(rpc.RequestIDHeader, from.RequestID)
-	out.Header.Set(rpc.ActorHeader, from.Actor)
-	out.Header.Set(rpc.AddressHeader, from.Address)
+	rpc.SetOrigin(out.Header, origin.Of(pr.In.Context()))
 }
 
 // checkResponse checks the head of an answer before it is passed on. What is no envelope of ours (a redirect, an error page of the HTTP
