@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // config is the settings of egress-proxy alone. docs/settings.md explains them.

@@ -22,7 +22,7 @@
 // Read the packages in this order:
 //
 //   - internal/grant: network grants and their path rules; it declares the store that it needs;
-//   - internal/hostname, internal/urlpath: one normal form for hosts and paths, so that every step compares the same thing;
+//   - libs/hostname, internal/urlpath: one normal form for hosts and paths, so that every step compares the same thing;
 //   - internal/address, internal/selfaddr: which addresses packs may be connected to, and where Rumi itself is;
 //   - internal/decision: the pure functions that decide on one request;
 //   - internal/dns, internal/resolve: resolving names that hostile packs choose;

@@ -5,8 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/text"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 

@@ -26,12 +26,12 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 )
 

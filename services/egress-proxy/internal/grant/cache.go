@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // followInterval is how often the store is asked whether another replica changed something. A grant that is revoked at one replica

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 // Decision is the answer to whether a pack may reach a host and port, with the reason in the words of docs/contract.md. ForRequest and

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 // Bounds of a grant.

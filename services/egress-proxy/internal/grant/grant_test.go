@@ -15,8 +15,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // memory is a Store whose database is out of reach at will.

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 // decision is what the grant of "p" says of a domain on port 443.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/urlpath"
 )
 

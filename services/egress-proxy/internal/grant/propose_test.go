@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 // refusals reads "METHOD host:port" and "METHOD host:port/path", the latter refused by rules, separated by spaces.

@@ -9,9 +9,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // StatusModified is the status of a pack whose files are not what was approved.

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 // Obstacle says why a pack can't reach a host at a port whatever is granted; "" if no reason is known. setting is the setting with
@@ -174,12 +174,7 @@ func overlap(a, b string) bool {
 	if err != nil || err2 != nil {
 		return false
 	}
-	if p.Any() || q.Any() || p == q {
-		return true
-	}
-	hostA, okA := example(a)
-	hostB, okB := example(b)
-	return okA && q.Match(hostA) || okB && p.Match(hostB)
+	return hostname.NewSet(p).Overlaps(q)
 }
 
 func bounded(all []string) []string {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
+	"github.com/rumi-ai/rumi/libs/hostname"
 )
 
 func TestWarnings(t *testing.T) {

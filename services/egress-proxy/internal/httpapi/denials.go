@@ -6,8 +6,8 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/pack"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 func (r *routes) denials(ctx context.Context, req api.DenialsRequest) (api.DenialsResponse, error) {

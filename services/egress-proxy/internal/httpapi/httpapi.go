@@ -9,13 +9,13 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/egress"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 )
 
 // Serve answers the endpoints on mux. remove removes the socket of a removed pack.

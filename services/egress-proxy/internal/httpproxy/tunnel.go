@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/clienthello"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/headers"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"

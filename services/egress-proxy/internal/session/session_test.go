@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
-	"github.com/rumi-ai/rumi/services/egress-proxy/internal/hostname"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"

@@ -4,12 +4,13 @@ import (
 	"strings"
 )
 
-// Pattern is one entry of a grant's allowed_domains (docs/contract.md): a name or an address, "*.x.com" for any
-// depth below x.com but not x.com itself, or "*" for every host.
+// Pattern is one entry of a grant's allowed_domains (docs/contract.md), or of a policy's domains: a name or an address, "*.x.com" for any
+// depth below x.com but not x.com itself, or "*" for every host. Two patterns that cover the same hosts are equal.
 type Pattern struct {
-	any    bool
-	suffix string // ".x.com" of "*.x.com"
-	name   string
+	any     bool
+	suffix  string // ".x.com" of "*.x.com"
+	name    string
+	address bool // name is an address, so no "*.…" covers it
 }
 
 // ParsePattern reads an entry. Names are brought to their normal form; an IPv6 address may have brackets or none. A number that isn't
@@ -32,7 +33,7 @@ func ParsePattern(s string) (Pattern, error) {
 	if err != nil || h.Numeric {
 		return Pattern{}, ErrInvalid
 	}
-	return Pattern{name: h.Name}, nil
+	return Pattern{name: h.Name, address: h.Addr.IsValid()}, nil
 }
 
 // Any says whether the pattern is "*", which covers every host.
