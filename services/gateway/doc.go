@@ -14,6 +14,7 @@
 //
 //   - internal/edge: one request, from its first byte to the answer;
 //   - internal/route: the owner of a path, and which values a path may hold;
+//   - internal/clientaddr: the client's address, also behind proxies;
 //   - internal/token, internal/limit, internal/site: what admits a request;
 //   - internal/overview: the views.
 package main

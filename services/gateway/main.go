@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
@@ -24,6 +25,7 @@ type config struct {
 	RateWindow     int      `env:"RUMI_API_RATE_WINDOW" envDefault:"60"` // seconds
 	AllowedHosts   []string `env:"RUMI_ALLOWED_HOSTS"`                   // beside localhost: host or host:port
 	AllowedOrigins []string `env:"RUMI_ALLOWED_ORIGINS"`                 // of pages that may use the API: scheme://host[:port]
+	TrustedProxies []string `env:"RUMI_TRUSTED_PROXIES"`                 // whose X-Forwarded-For counts: addresses, networks, "host"
 }
 
 // SpareHeap lets less garbage lie than in other services, so that an upload stays under 32 MiB whatever was asked before it.
@@ -34,6 +36,10 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return errors.New("read configuration: RUMI_API_RATE_LIMIT is at least 0, RUMI_API_RATE_WINDOW at least 1")
 	}
 	policy, err := site.New(cfg.AllowedHosts, cfg.AllowedOrigins)
+	if err != nil {
+		return err
+	}
+	proxies, err := clientaddr.Parse(cfg.TrustedProxies, clientaddr.DefaultGateway, rt.Log)
 	if err != nil {
 		return err
 	}
@@ -50,7 +56,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.ReadyWhen("api token", func(context.Context) error { return key.Ready() })
 	handler, err := edge.New(edge.Config{
-		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Site: policy,
+		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 	})

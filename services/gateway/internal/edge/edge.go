@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -26,6 +25,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/text"
+	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
@@ -47,6 +47,7 @@ const (
 type Config struct {
 	Token     *token.File
 	Rate      *limit.Window // of authenticated requests; nil for no limit
+	Proxies   *clientaddr.Proxies
 	Site      *site.Policy
 	Peer      func(service string) *client.Peer
 	Audit     *audit.Log
@@ -117,8 +118,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	public := !strings.HasPrefix(r.URL.Path, "/api/")
 	admitted := !public && e.cfg.Token.Check(bearer(r.Header))
 
-	address := hostOf(r.RemoteAddr)
-	from := origin.Origin{RequestID: r.Header.Get(rpc.RequestIDHeader), Actor: anonymous, Address: address}
+	from := origin.Origin{RequestID: r.Header.Get(rpc.RequestIDHeader), Actor: anonymous, Address: e.clientAddress(r)}
 	if !origin.ValidRequestID(from.RequestID) {
 		from.RequestID = origin.NewRequestID()
 	}
@@ -194,11 +194,12 @@ func (e *Edge) servePublic(w http.ResponseWriter, r *http.Request) error {
 // audited until the address is over the limit, and from then on one a minute: an attacker that guesses tokens must not be able to fill the
 // disk with audit entries. A right token is never refused for the failures of others: it doesn't come here.
 func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) error {
-	address := parseAddress(r.RemoteAddr)
+	from := origin.Of(r.Context()).Address
+	address := parseAddress(from)
 	within, wait := e.failures.Allow(address)
 	entry := audit.Entry{
 		Category: audit.Security, Severity: audit.Warning, Action: "authentication_failed", Success: false,
-		Details:         map[string]any{"address": hostOf(r.RemoteAddr), "method": clip(r.Method), "path": clip(r.URL.Path), "limited": !within},
+		Details:         map[string]any{"address": from, "method": clip(r.Method), "path": clip(r.URL.Path), "limited": !within},
 		RejectionReason: "no token or a wrong one",
 	}
 	if within {
@@ -217,7 +218,7 @@ func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) err
 // is refused afterwards.
 func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
 	if e.cfg.Rate != nil {
-		if ok, wait := e.cfg.Rate.Allow(parseAddress(r.RemoteAddr)); !ok {
+		if ok, wait := e.cfg.Rate.Allow(parseAddress(origin.Of(r.Context()).Address)); !ok {
 			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
 		}
 	}
@@ -236,7 +237,7 @@ func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
 			Category: audit.Security, Severity: audit.Warning, Action: "origin_refused", Success: false,
 			Details: map[string]any{
 				"host": clip(r.Host), "origin": clip(r.Header.Get("Origin")), "fetch_site": clip(r.Header.Get("Sec-Fetch-Site")),
-				"method": clip(r.Method), "path": clip(r.URL.Path), "address": hostOf(r.RemoteAddr),
+				"method": clip(r.Method), "path": clip(r.URL.Path), "address": origin.Of(r.Context()).Address,
 			},
 			RejectionReason: fault.Of(err).Message,
 		})
@@ -283,19 +284,19 @@ func challenge(h http.Header) string {
 	return `Bearer error="invalid_token", error_description="the token is not the one in user_data/settings"`
 }
 
-// hostOf is the connection's other end without its port. What headers say of the client's address is not believed.
-func hostOf(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return remote
+// clientAddress is the address from which r's client reached the first trusted proxy, or us; "" where the connection has none.
+func (e *Edge) clientAddress(r *http.Request) string {
+	if address := e.cfg.Proxies.Of(r); address.IsValid() {
+		return address.String()
 	}
-	return host
+	return ""
 }
 
-func parseAddress(remote string) netip.Addr {
-	address, err := netip.ParseAddr(hostOf(remote))
+// parseAddress is the inverse of netip.Addr.String. All addresses that can't be read count as one client.
+func parseAddress(s string) netip.Addr {
+	address, err := netip.ParseAddr(s)
 	if err != nil {
-		return netip.Addr{} // all addresses that can't be read count as one client
+		return netip.Addr{}
 	}
 	return address
 }
