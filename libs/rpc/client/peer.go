@@ -103,16 +103,18 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 		}
 		hosts.Store(instance, to)
 		direct := newDirect(to, secured)
-		exchange := func(ctx context.Context, request any) (any, error) {
-			r := request.(*http.Request).WithContext(ctx)
+		send := func(r *http.Request) (*http.Response, error) {
 			address := *r.URL
 			address.Scheme, address.Host = "https", instance
 			r.URL = &address
 			if takes(r) {
-				return telemetry.RoundTrip(tracer, name, direct, r) //nolint:bodyclose // RoundTrip's caller closes it
+				return direct.RoundTrip(r)
 			}
-			r.Close = r.Method == http.MethodHead                  // see direct: its connection is not kept
-			return telemetry.RoundTrip(tracer, name, transport, r) //nolint:bodyclose // likewise
+			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
+			return transport.RoundTrip(r)
+		}
+		exchange := func(_ context.Context, request any) (any, error) { // the context is the request's
+			return telemetry.RoundTrip(tracer, name, request.(*http.Request), send) //nolint:bodyclose // RoundTrip's caller closes it
 		}
 		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
 	}

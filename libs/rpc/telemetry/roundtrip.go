@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"maps"
 	"net/http"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -9,14 +10,17 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// RoundTrip sends r by transport in a span of its own, which ends when the answer begins.
-func RoundTrip(tracer trace.Tracer, peer string, transport http.RoundTripper, r *http.Request) (*http.Response, error) {
+// RoundTrip has send send a copy of r in a span of its own, which ends when the answer begins. send may change the copy, but not the values
+// of its headers, which it shares with r.
+func RoundTrip(tracer trace.Tracer, peer string, r *http.Request, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 	ctx, span := tracer.Start(r.Context(), peer+" "+r.Method, trace.WithSpanKind(trace.SpanKindClient))
 	defer span.End()
+	header := make(http.Header, len(r.Header)+2) // with the trace
+	maps.Copy(header, r.Header)
 	r = r.WithContext(ctx)
-	r.Header = r.Header.Clone()
+	r.Header = header
 	Propagator.Inject(ctx, propagation.HeaderCarrier(r.Header))
-	response, err := transport.RoundTrip(r)
+	response, err := send(r)
 	if !span.IsRecording() {
 		return response, err
 	}

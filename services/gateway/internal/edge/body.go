@@ -60,6 +60,7 @@ func boundBody(raw http.ResponseWriter, r *http.Request, class route.Class) (sto
 	r.ContentLength, r.TransferEncoding, r.Trailer = int64(body.Len()), nil, nil
 	r.Body = http.NoBody
 	if body.Len() > 0 {
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body.Bytes())), nil }
 		r.Body = io.NopCloser(&body)
 	}
 	return stop, nil
@@ -146,9 +147,10 @@ func (e *bodyError) Is(target error) bool { return target == context.Canceled }
 // answerWriter knows how an answer began, and gives up on a client that doesn't take it.
 type answerWriter struct {
 	http.ResponseWriter
-	code  int
-	wrote bool
-	body  *rpc.Body // of the request; nil where it has none
+	code     int
+	wrote    bool
+	body     *rpc.Body // of the request; nil where it has none
+	extended time.Time // when the deadline was set last
 }
 
 func (w *answerWriter) WriteHeader(code int) {
@@ -169,8 +171,15 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
+// extend gives the client stallTimeout for what is written next. It is not done for each piece: a second less, at most, costs nobody
+// anything, and setting a deadline costs as much as the rest of a small write.
 func (w *answerWriter) extend() {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
+	now := time.Now()
+	if now.Sub(w.extended) < time.Second {
+		return
+	}
+	w.extended = now
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(now.Add(stallTimeout))
 }
 
 // Unwrap lets http.ResponseController reach the connection.

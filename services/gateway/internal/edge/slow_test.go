@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
@@ -152,7 +153,7 @@ func TestStalledUpload(t *testing.T) {
 				err = p.serve(w, r, class)
 			}
 			if err != nil {
-				t.Error(err)
+				rpc.WriteError(r.Context(), w, err)
 			}
 		}))
 		began := time.Now()
@@ -225,7 +226,11 @@ func TestServiceThatHangs(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy("approval", hung{}, newLastAnswer(), slog.New(slog.DiscardHandler))
-			conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = p.serve(w, r, class) }))
+			conn := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := p.serve(w, r, class); err != nil {
+					rpc.WriteError(r.Context(), w, err)
+				}
+			}))
 			began := time.Now()
 			go io.WriteString(conn, "GET /"+query+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
