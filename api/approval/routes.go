@@ -26,15 +26,24 @@ var (
 	ListPending = route.New[struct{}, []string]("GET", "/api/packs/pending", Service, route.Quick, access.ReadPacks,
 		"List the packs that wait for a decision") // ids of packs that a person has to decide about
 	Status = route.New[PackRequest, StatusResponse]("GET", "/api/packs/{pack_id}/status", Service, route.Quick, access.ReadPacks,
-		"Show a pack's state and history")
+		"Show a pack's state and history").
+		Fails("pack_not_found", "tree_not_found")
 	Review = route.New[ReviewRequest, Document]("GET", "/api/packs/{pack_id}/review", Service, route.Slow, access.ReadPacks,
-		"Show what an approval would allow")
+		"Show what an approval would allow").
+		Fails("busy", "pack_changing", "pack_folder_gone", "pack_not_found", "pack_refused", "pack_unreadable", "tree_not_found",
+			"uninstall_incomplete")
 	ReviewFile = route.New[ReviewFileRequest, Document]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow, access.ReadPacks,
-		"Show a file of a pack, or what changed in it")
+		"Show a file of a pack, or what changed in it").
+		Fails("busy", "digest_mismatch", "file_not_found", "invalid_digest", "missing_path", "never_approved", "not_a_file",
+			"pack_changing", "pack_folder_gone", "pack_not_found", "pack_refused", "pack_unreadable", "tree_not_found",
+			"uninstall_incomplete")
 	Approve = route.New[ApproveRequest, Decision]("POST", "/api/packs/{pack_id}/approve", Service, route.Slow, access.ApprovePacks,
-		"Approve a pack's files as they are now")
+		"Approve a pack's files as they are now").
+		Fails("digest_mismatch", "invalid_digest", "pack_changing", "pack_folder_gone", "pack_invalid", "pack_not_found", "pack_refused",
+			"pack_unreadable", "state_forbids", "uninstall_incomplete")
 	Reject = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow, access.RejectPacks,
-		"Reject a pack")
+		"Reject a pack").
+		Fails("pack_not_found", "state_forbids", "uninstall_incomplete")
 )
 
 // The endpoints of other services.
@@ -54,7 +63,8 @@ var (
 
 // Routes are all endpoints, those of libs/gate too.
 var Routes = append(route.NewTable(List, ListPending, Status, Review, ReviewFile, Approve, Reject,
-	Overview, Refresh, Retire, ListRetired, WasApproved, Remove, SetRunning, GetTree, RefreshPending, Storage), gate.Table...)
+	Overview, Refresh, Retire, ListRetired, WasApproved, Remove, SetRunning, GetTree, RefreshPending, Storage).
+	Fail("invalid_text", "no_space", "store_unavailable"), gate.Table...)
 
 // Document is a review or an excerpt of a file as docs/api.md describes it, field by field. It has no type here: its thirty types are
 // those of approval's package review, which makes it, and nothing but a person reads it.

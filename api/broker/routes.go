@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -24,21 +25,32 @@ var (
 		Read: access.ReadCapabilities, Scan: access.ScanCapabilities, Reject: access.RejectCapabilities, Unblock: access.UnblockCapabilities,
 	})
 	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/capability/requests/{candidate_key}/approve", Service, route.Slow, access.ApproveCapabilities,
-		"Trust a handler")
+		"Trust a handler").
+		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "grant_too_large", "hash_mismatch",
+			"pack_not_approved", "value_too_long")
 	Withdraw = route.New[WithdrawRequest, WithdrawResponse]("POST", "/api/capability/requests/{candidate_key}/revoke", Service, route.Quick, access.WithdrawCapabilities,
-		"Withdraw the trust in a handler")
+		"Withdraw the trust in a handler").
+		Fails("candidate_not_found", "candidate_not_installed", "value_too_long")
 	ListGrants = route.New[GrantsRequest, GrantsResponse]("GET", "/api/capability/grants", Service, route.Quick, access.ReadCapabilities,
-		"List the capability grants")
+		"List the capability grants").
+		Fails("invalid_principal_id")
 	PostGrant = route.New[GrantRequest, GrantResponse]("POST", "/api/capability/grants/grant", Service, route.Quick, access.GrantCapabilities,
-		"Grant a permission to a principal")
+		"Grant a permission to a principal").
+		Fails("docker_unavailable", "grant_too_large", "invalid_args_schema", "invalid_config", "invalid_expires_at", "invalid_grant",
+			"invalid_handler", "invalid_limits", "invalid_max_uses", "invalid_mounts", "invalid_permission_id", "invalid_principal_id",
+			"invalid_rate_limit", "missing_permission_id", "missing_principal_id", "pack_not_found", "uninstall_incomplete",
+			"unknown_permission_id")
 	RevokeGrant = route.New[RevokeRequest, RevokeResponse]("POST", "/api/capability/grants/revoke", Service, route.Quick, access.RevokeCapabilities,
-		"Revoke a permission of a principal")
+		"Revoke a permission of a principal").
+		Fails("invalid_permission_id", "invalid_principal_id", "missing_permission_id", "missing_principal_id", "pack_not_found")
 
 	ListHandlers = route.New[HandlersRequest, HandlersResponse]("GET", "/api/capability/handlers", Service, route.Quick, access.ReadCapabilities,
-		"List the trusted handlers")
-	// HandlerLogs is answered with HandlerLogsResponse; with follow=true with server-sent events, each of a HandlerLine.
+		"List the trusted handlers").
+		Fails("invalid_pack_id")
 	HandlerLogs = route.New[HandlerLogsRequest, HandlerLogsResponse]("GET", "/api/capability/handlers/{pack_id}/{slug}/logs", Service, route.Logs, access.ReadCapabilities,
-		"Show or follow what a handler prints")
+		"Show or follow what a handler prints").
+		Fails("container_not_found", "handler_not_found").
+		Follows(HandlerLine{})
 )
 
 // The endpoints of containers.
@@ -46,18 +58,25 @@ var (
 	DockerStatus = route.New[struct{}, DockerStatusResponse]("GET", "/api/docker/status", Service, route.Quick, access.ReadContainers,
 		"Show the Docker engine and what weakens its isolation")
 	ListContainers = route.New[struct{}, []Container]("GET", "/api/containers", Service, route.Quick, access.ReadContainers,
-		"List the packs' containers")
+		"List the packs' containers").
+		Fails("docker_unavailable", "record_unreadable")
 	StartContainer = route.New[PackRequest, StartResponse]("POST", "/api/containers/{pack_id}/start", Service, route.Slow, access.StartContainers,
-		"Start a pack's container")
+		"Start a pack's container").
+		Fails("data_full", "docker_unavailable", "image_missing", "pack_not_approved", "pack_not_found", "pack_not_startable",
+			"record_unreadable", "runtime_unknown")
 	StopContainer = route.New[PackRequest, StopResponse]("POST", "/api/containers/{pack_id}/stop", Service, route.Slow, access.StopContainers,
-		"Stop a pack's container")
+		"Stop a pack's container").
+		Fails("docker_unavailable", "pack_not_found", "record_unreadable")
 	DeleteContainer = route.New[PackRequest, DeleteResponse]("DELETE", "/api/containers/{pack_id}", Service, route.Slow, access.DeleteContainers,
-		"Remove a pack's container")
+		"Remove a pack's container").
+		Fails("docker_unavailable", "pack_not_found", "record_unreadable")
 	ContainerStats = route.New[PackRequest, StatsResponse]("GET", "/api/containers/{pack_id}/stats", Service, route.Quick, access.ReadContainers,
-		"Show what a pack's container uses")
-	// ContainerLogs is answered with LogsResponse; with follow=true with server-sent events, each of a Line.
+		"Show what a pack's container uses").
+		Fails("container_not_found", "container_not_running", "docker_unavailable", "pack_not_found", "record_unreadable")
 	ContainerLogs = route.New[LogsRequest, LogsResponse]("GET", "/api/containers/{pack_id}/logs", Service, route.Logs, access.ReadContainers,
-		"Show or follow what a pack prints")
+		"Show or follow what a pack prints").
+		Fails("container_not_found", "docker_unavailable", "pack_not_found", "record_unreadable", "run_not_found").
+		Follows(Line{})
 )
 
 // The endpoints of other services.
@@ -68,9 +87,10 @@ var (
 )
 
 // Routes are all endpoints.
-var Routes = append(Candidates.Table(), route.NewTable(Approve, Withdraw, ListGrants, PostGrant, RevokeGrant, ListHandlers, HandlerLogs,
+var Routes = slices.Concat(Candidates.Table(), route.NewTable(Approve, Withdraw, ListGrants, PostGrant, RevokeGrant, ListHandlers, HandlerLogs,
 	DockerStatus, ListContainers, StartContainer, StopContainer, DeleteContainer, ContainerStats, ContainerLogs,
-	Remove, RestoreData, Storage)...)
+	Remove, RestoreData, Storage)).
+	Fail("invalid_text", "no_space", "store_unavailable")
 
 // PackRequest names a pack.
 type PackRequest struct {

@@ -16,22 +16,29 @@ const Service = roster.EgressProxy
 // The endpoints.
 var (
 	PostGrant = route.New[GrantRequest, GrantResponse]("POST", "/api/network/grant", Service, route.Quick, access.GrantNetwork,
-		"Grant domains and ports to a pack")
+		"Grant domains and ports to a pack").
+		Fails("grant_empty", "invalid_domain", "invalid_expires_at", "invalid_method", "invalid_pack_id", "invalid_path", "invalid_port",
+			"invalid_rule", "missing_pack_id", "pack_not_found", "too_many_entries", "uninstall_incomplete", "value_too_long")
 	Revoke = route.New[RevokeRequest, RevokeResponse]("POST", "/api/network/revoke", Service, route.Quick, access.RevokeNetwork,
-		"Revoke a pack's network grant")
+		"Revoke a pack's network grant").
+		Fails("invalid_pack_id", "missing_pack_id", "pack_not_found", "value_too_long")
 	Check = route.New[CheckRequest, CheckResponse]("POST", "/api/network/check", Service, route.Quick, access.ReadNetwork,
-		"Say whether a pack may reach a domain and port")
+		"Say whether a pack may reach a domain and port").
+		Fails("invalid_pack_id", "invalid_port", "missing_domain", "missing_pack_id", "missing_port")
 	List = route.New[struct{}, ListResponse]("GET", "/api/network/list", Service, route.Quick, access.ReadNetwork,
 		"List the network grants")
 	ListDenials = route.New[DenialsRequest, DenialsResponse]("GET", "/api/network/denials", Service, route.Quick, access.ReadNetwork,
-		"List what packs were refused")
+		"List what packs were refused").
+		Fails("invalid_pack_id")
 	Propose = route.New[ProposalRequest, Proposal]("GET", "/api/network/proposal", Service, route.Quick, access.ReadNetwork,
-		"Propose the least grant that covers what a pack was refused")
+		"Propose the least grant that covers what a pack was refused").
+		Fails("invalid_pack_id", "invalid_since", "missing_pack_id", "pack_not_found")
 
 	Remove = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
 
 	// Routes are all of them.
-	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove)
+	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove).
+		Fail("invalid_text", "no_space", "store_unavailable")
 )
 
 // Rule narrows a grant: a request must be covered by one of the grant's rules. A list that is empty covers everything; one of the

@@ -25,7 +25,8 @@ var (
 	GetStorage = route.New[struct{}, Storage]("GET", "/api/storage", Service, route.Class{}, access.ReadStorage,
 		"Show what takes disk space, and how to remove it")
 	GetPack = route.New[PackRequest, Pack]("GET", "/api/packs/{pack_id}", Service, route.Class{}, access.ReadPacks,
-		"Show all that is known about a pack")
+		"Show all that is known about a pack").
+		Fails("pack_not_found", "service_unavailable")
 
 	// Routes are all of them.
 	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack)

@@ -3,6 +3,7 @@
 package pip
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
@@ -21,7 +22,10 @@ var (
 		Read: access.ReadPip, Scan: access.ScanPip, Reject: access.RejectPip, Unblock: access.UnblockPip,
 	})
 	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/pip/requests/{candidate_key}/approve", Service, route.Install, access.ApprovePip,
-		"Install the packages of a lock file")
+		"Install the packages of a lock file").
+		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "docker_unavailable",
+			"environment_refused", "hash_mismatch", "image_missing", "index_not_allowed", "index_unreachable", "install_failed",
+			"invalid_index_url", "invalid_lock", "pack_not_approved", "runtime_unknown", "value_too_long")
 
 	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
 	// GetTree is answered with a tar archive, as tree.Send writes it.
@@ -30,7 +34,8 @@ var (
 	Storage = diskusage.Endpoint(Service)
 
 	// Routes are all of them.
-	Routes = append(Candidates.Table(), route.NewTable(Approve, GetEnvironment, GetTree, Remove, Storage)...)
+	Routes = slices.Concat(Candidates.Table(), route.NewTable(Approve, GetEnvironment, GetTree, Remove, Storage)).
+		Fail("invalid_text", "no_space", "store_unavailable")
 )
 
 // LockItem is a requirements.lock in the list of candidates.

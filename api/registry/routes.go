@@ -18,26 +18,46 @@ const Service = roster.PackRegistry
 // The endpoints.
 var (
 	Scan = route.New[struct{}, ScanResponse]("POST", "/api/packs/scan", Service, route.Slow, access.ScanPacks,
-		"Find the packs in ecosystem/")
-	// Import takes an ImportRequest, or a form (multipart/form-data) with the archive in its field "file" and perhaps notes in "notes".
+		"Find the packs in ecosystem/").
+		Fails("busy", "prepared_folder_gone", "service_unavailable").
+		Fails(pack.AdviceCodes()...)
 	Import = route.New[ImportRequest, ImportResponse]("POST", "/api/packs/import", Service, route.Upload, access.ImportPacks,
-		"Stage a pack for installation")
+		"Stage a pack for installation").
+		Fails("archive_absolute_path", "archive_duplicate_name", "archive_empty", "archive_invalid", "archive_invalid_name", "archive_link",
+			"archive_path_traversal", "archive_special_file", "archive_too_large", "archive_too_many_files", "archive_top_level",
+			"invalid_descriptor", "invalid_form", "invalid_pack_id", "missing_file", "missing_path", "no_descriptor", "path_outside",
+			"source_not_found", "source_unreadable", "unsupported_input").
+		TakesForm(ImportForm{})
 	Apply = route.New[ApplyRequest, ApplyResponse]("POST", "/api/packs/apply", Service, route.Slow, access.ApplyPacks,
-		"Install what is staged")
+		"Install what is staged").
+		Fails("busy", "invalid_staging_id", "missing_staging_id", "pack_refused", "prepared_folder_gone", "staging_not_found",
+			"unsupported_mode").
+		Fails(pack.AdviceCodes()...)
 	Uninstall = route.New[PackRequest, UninstallResponse]("DELETE", "/api/packs/{pack_id}", Service, route.Slow, access.UninstallPacks,
-		"Remove a pack with its grants, handlers and containers")
+		"Remove a pack with its grants, handlers and containers").
+		Fails("busy", "pack_barred", "pack_not_found", "prepared_folder_gone", "state_forbids", "uninstall_incomplete").
+		Fails(pack.AdviceCodes()...)
 	ListBackups = route.New[PackRequest, BackupsResponse]("GET", "/api/packs/{pack_id}/backups", Service, route.Slow, access.ReadPacks,
-		"List a pack's backups")
+		"List a pack's backups").
+		Fails("pack_not_found")
 	RemoveBackup = route.New[BackupRequest, BackupResponse]("DELETE", "/api/packs/{pack_id}/backups/{backup}", Service, route.Slow, access.DiscardPacks,
-		"Remove a backup of a pack")
+		"Remove a backup of a pack").
+		Fails("backup_not_found", "busy").
+		Fails(pack.AdviceCodes()...)
 	Rollback = route.New[RollbackRequest, RollbackResponse]("POST", "/api/packs/{pack_id}/rollback", Service, route.Slow, access.RollBackPacks,
-		"Put a backup in the place of a pack")
+		"Put a backup in the place of a pack").
+		Fails("backup_not_found", "busy", "data_exists", "docker_unavailable", "missing_backup", "no_data_kept", "pack_refused",
+			"pack_running", "prepared_folder_gone", "record_unreadable").
+		Fails(pack.AdviceCodes()...)
 	ListStagings = route.New[struct{}, []StagingSummary]("GET", "/api/packs/staging", Service, route.Slow, access.ReadPacks,
 		"List what is staged")
 	InspectStaging = route.New[StagingRequest, StagingResponse]("GET", "/api/packs/staging/{staging_id}", Service, route.Slow, access.ReadPacks,
-		"Show what is staged under an id")
+		"Show what is staged under an id").
+		Fails("staging_not_found")
 	DiscardStaging = route.New[StagingRequest, DiscardResponse]("DELETE", "/api/packs/staging/{staging_id}", Service, route.Slow, access.DiscardPacks,
-		"Discard what is staged under an id")
+		"Discard what is staged under an id").
+		Fails("busy", "prepared_folder_gone", "staging_not_found").
+		Fails(pack.AdviceCodes()...)
 
 	Select = route.Internal[SelectRequest, SelectResponse]("POST", "/internal/packs/select", Service,
 		roster.Approval, roster.CapabilityBroker, roster.PipInstaller)
@@ -45,7 +65,8 @@ var (
 
 	// Routes are all of them.
 	Routes = route.NewTable(Scan, Import, Apply, Uninstall, ListBackups, RemoveBackup, Rollback, ListStagings, InspectStaging, DiscardStaging,
-		Select, Storage)
+		Select, Storage).
+		Fail("folder_unusable", "invalid_text", "no_space", "store_unavailable")
 )
 
 // PackRequest names a pack.
@@ -71,6 +92,12 @@ type ScanResponse struct {
 type ImportRequest struct {
 	Path  string `json:"path"` // relative to the Rumi home, or absolute under one of RUMI_IMPORT_ROOTS
 	Notes string `json:"notes"`
+}
+
+// ImportForm has an archive imported that comes with the request.
+type ImportForm struct {
+	File  route.File `json:"file"` // a .zip or .rumipack, at most 500 MiB
+	Notes string     `json:"notes"`
 }
 
 // ImportResponse is a staging: imported, not yet applied.

@@ -17,15 +17,18 @@ var (
 	List = route.New[struct{}, ListResponse]("GET", "/api/secrets", Service, route.Quick, access.ReadSecrets,
 		"List the keys of secrets")
 	Set = route.New[SetRequest, SetResponse]("POST", "/api/secrets/set", Service, route.Quick, access.SetSecrets,
-		"Set a secret")
+		"Set a secret").
+		Fails("invalid_key", "invalid_value", "missing_key", "value_too_large")
 	Delete = route.New[DeleteRequest, DeleteResponse]("POST", "/api/secrets/delete", Service, route.Quick, access.DeleteSecrets,
-		"Delete a secret")
+		"Delete a secret").
+		Fails("invalid_key", "missing_key", "secret_not_found")
 
 	// GetValue is for the capability broker only.
 	GetValue = route.Internal[ValueRequest, ValueResponse]("POST", "/internal/secrets/value", Service, roster.CapabilityBroker)
 
 	// Routes are all of them.
-	Routes = route.NewTable(List, Set, Delete, GetValue)
+	Routes = route.NewTable(List, Set, Delete, GetValue).
+		Fail("no_space", "secrets_key_unavailable")
 )
 
 // ListResponse has every key that was ever set, deleted ones too, without the values.

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/openapi"
 )
 
 // statuses are those of the constructors that take a text.
@@ -180,45 +181,16 @@ func TestEveryFaultHasACodeAndOneTextHasOne(t *testing.T) {
 	}
 }
 
-// documented is a row of the table of codes in docs/api.md.
-type documented struct {
-	statuses []int
-	texts    []string // how they begin
-}
-
-var (
-	row    = regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([0-9, ]+) \\|(?: (.*?))? \\| (.+?) \\| (.+?) \\|$")
-	quoted = regexp.MustCompile("`([^`]+)`")
-)
-
-func readTable(t *testing.T) map[string]documented {
+// readTable reads the table of codes in docs/api.md.
+func readTable(t *testing.T) openapi.Map[openapi.Code] {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "api.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, ok := strings.Cut(string(text), "\n## Error codes\n")
-	if !ok {
-		t.Fatal("docs/api.md has no section \"Error codes\"")
-	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	table := map[string]documented{}
-	for _, cells := range row.FindAllStringSubmatch(section, -1) {
-		if _, twice := table[cells[1]]; twice {
-			t.Errorf("docs/api.md has two rows of %s", cells[1])
-		}
-		var d documented
-		for s := range strings.SplitSeq(cells[2], ", ") {
-			n, err := strconv.Atoi(s)
-			if err != nil {
-				t.Errorf("docs/api.md: status %q of %s", s, cells[1])
-			}
-			d.statuses = append(d.statuses, n)
-		}
-		for _, q := range quoted.FindAllStringSubmatch(cells[3], -1) {
-			d.texts = append(d.texts, q[1])
-		}
-		table[cells[1]] = d
+	table, err := openapi.ReadCodes(string(text))
+	if err != nil {
+		t.Fatalf("docs/api.md: %v", err)
 	}
 	return table
 }
@@ -228,6 +200,7 @@ var dynamic = []string{
 	"internal", "missing_pack_id", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
 	"candidate_blocked", "candidate_installed", "candidate_not_installed",
 	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version",
+	"immutable", "mount_dead", "mount_point", "other_file_system", "permission_denied", "read_only", "sticky", "invalid_backup",
 }
 
 func TestCodesAreThoseOfTheTable(t *testing.T) {
@@ -254,23 +227,23 @@ func TestCodesAreThoseOfTheTable(t *testing.T) {
 	}
 	for _, code := range slices.Sorted(maps.Keys(used)) {
 		u := used[code]
-		d, ok := table[code]
+		d, ok := table.Get(code)
 		if !ok {
 			t.Errorf("docs/api.md, \"Error codes\" has no row of %s (%v %q, %s)", code, slices.Sorted(maps.Keys(u.statuses)), u.formats, u.where)
 			continue
 		}
 		for status := range u.statuses {
-			if !slices.Contains(d.statuses, status) {
-				t.Errorf("docs/api.md says status %v of %s, which is answered with %d, too", d.statuses, code, status)
+			if !slices.Contains(d.Statuses, status) {
+				t.Errorf("docs/api.md says status %v of %s, which is answered with %d, too", d.Statuses, code, status)
 			}
 		}
-		for _, text := range d.texts {
+		for _, text := range d.Texts {
 			if !slices.ContainsFunc(u.formats, func(format string) bool { return begins(format, text) }) {
 				t.Errorf("docs/api.md has the text %q of %s; the code has %q", text, code, u.formats)
 			}
 		}
 	}
-	for code := range table {
+	for code := range table.All() {
 		if used[code] == nil && !slices.Contains(dynamic, code) {
 			t.Errorf("docs/api.md has a row of %s, which nothing answers", code)
 		}

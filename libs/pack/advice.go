@@ -35,6 +35,11 @@ func AdviseFile(ecosystem *os.Root, dir, at string, err error) error {
 	return fault.Conflict("%s can't be read: %s", path.Join("ecosystem", of), f.Message).With(f.Code).Because(err)
 }
 
+// AdviceCodes are the codes of the faults that Advise and AdviseFile make. The slice is the caller's.
+func AdviceCodes() []string {
+	return []string{"immutable", "mount_dead", "mount_point", "other_file_system", "permission_denied", "read_only", "sticky"}
+}
+
 // advise is Advise; of is the entry that err is about, dir itself or something in it.
 func advise(ecosystem *os.Root, dir, of string, err error) error {
 	if fault.Is(err, fault.KindConflict) {

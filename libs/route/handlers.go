@@ -64,8 +64,12 @@ func (h *Handlers) Mount(mux *server.Mux) error {
 	failures := slices.Clone(h.errors)
 	failures = append(failures, h.table.Check())
 	for i := range h.table {
-		if name := h.table[i].Name(); h.bound[name] == nil {
+		r := &h.table[i]
+		switch name := r.Name(); {
+		case h.bound[name] == nil:
 			failures = append(failures, fmt.Errorf("%s has no handler", name))
+		case Undeclared != nil && r.Public():
+			h.bound[name] = checkCodes(r, h.bound[name], Undeclared)
 		}
 	}
 	if err := errors.Join(failures...); err != nil {

@@ -53,6 +53,8 @@ type Route struct {
 	Verb    access.Verb // that a caller of a public route needs; "" for an internal one
 	Summary string      // of a public route, for documents: "Reject a pack"
 
+	Document Document // of a public route: errors, events, …
+
 	Request  reflect.Type // a struct; see the package comment
 	Response reflect.Type // of the answer's data, or Stream
 }
@@ -149,6 +151,10 @@ func (r *Route) check() error {
 		return fmt.Errorf("a public route needs a summary")
 	case len(r.Callers) == 0:
 		return fmt.Errorf("no service may call it")
+	case r.Class.Follow != (r.Document.Event != nil):
+		return fmt.Errorf("a route of the class Logs, and no other, needs Follows")
+	case (r.Class.Upload > 0) != (r.Document.Form != nil):
+		return fmt.Errorf("a route of the class Upload, and no other, needs TakesForm")
 	}
 	for _, caller := range r.Callers {
 		if !roster.Has(caller) {

@@ -75,12 +75,12 @@ func (s *suite) standIn(name, removed string) {
 			defer s.mu.Unlock()
 			s.calls = append(s.calls, name+" remove "+r.PackID)
 			if s.down[name] {
-				return nil, fault.Unavailable("%s is down", name)
+				return nil, fault.ServiceUnavailable(name)
 			}
 			if name == "approval" {
 				retired, known := s.known[r.PackID]
 				if s.refuse--; s.refuse >= 0 {
-					return nil, fault.Unavailable("approval is down")
+					return nil, fault.Unavailable("approval is down").With("service_unavailable")
 				}
 				if known && !retired {
 					return nil, fault.Conflict("not retired")
@@ -125,7 +125,7 @@ func (s *suite) standIn(name, removed string) {
 			}
 			s.calls = append(s.calls, verb+strings.Join(r.PackIDs, " "))
 			if s.down[name] {
-				return struct{}{}, fault.Unavailable("%s is down", name)
+				return struct{}{}, fault.ServiceUnavailable(name)
 			}
 			return struct{}{}, nil
 		}), "pack-registry")
@@ -144,7 +144,7 @@ func (s *suite) retire(_ context.Context, r retireRequest) (approval.RetireRespo
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, "approval retire "+r.PackID)
 	if s.down["approval"] {
-		return approval.RetireResponse{}, fault.Unavailable("approval is down")
+		return approval.RetireResponse{}, fault.Unavailable("approval is down").With("service_unavailable")
 	}
 	if _, known := s.known[r.PackID]; !known && !r.Installed {
 		return approval.RetireResponse{}, nil

@@ -178,7 +178,7 @@ func TestChangedSinceScan(t *testing.T) {
 }
 
 func TestHowBuildsFail(t *testing.T) {
-	unavailable := fault.Unavailable("Docker is required but not available")
+	unavailable := fault.DockerUnavailable()
 	for _, c := range []struct {
 		name   string
 		set    func(b *fakeBuilder)

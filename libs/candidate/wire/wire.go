@@ -31,12 +31,15 @@ type Verbs struct {
 // candidates' noun in the summaries, in the plural: "lock files".
 func NewEndpoints[V any](prefix, owner, what string, verbs Verbs) Endpoints[V] {
 	return Endpoints[V]{
-		List:    route.New[ListRequest, ListResponse[V]]("GET", prefix+"/requests", owner, route.Quick, verbs.Read, "List the "+what+" that were found, by state"),
-		Scan:    route.New[struct{}, ScanResult]("POST", prefix+"/candidates/scan", owner, route.Slow, verbs.Scan, "Find the "+what+" of all packs"),
-		Reject:  route.New[DecisionRequest, RejectResponse]("POST", prefix+"/requests/{candidate_key}/reject", owner, route.Quick, verbs.Reject, "Reject one of the "+what),
+		List: route.New[ListRequest, ListResponse[V]]("GET", prefix+"/requests", owner, route.Quick, verbs.Read, "List the "+what+" that were found, by state").
+			Fails("invalid_status"),
+		Scan: route.New[struct{}, ScanResult]("POST", prefix+"/candidates/scan", owner, route.Slow, verbs.Scan, "Find the "+what+" of all packs"),
+		Reject: route.New[DecisionRequest, RejectResponse]("POST", prefix+"/requests/{candidate_key}/reject", owner, route.Quick, verbs.Reject, "Reject one of the "+what).
+			Fails("candidate_blocked", "candidate_installed", "candidate_not_found", "value_too_long"),
 		Blocked: route.New[struct{}, BlockedResponse]("GET", prefix+"/blocked", owner, route.Quick, verbs.Read, "List the "+what+" that are blocked"),
-		Unblock: route.New[DecisionRequest, UnblockResponse]("POST", prefix+"/blocked/{candidate_key}/unblock", owner, route.Quick, verbs.Unblock, "Unblock one of the "+what),
-		Counts:  route.Internal[struct{}, Counts]("GET", "/internal/candidates/counts", owner, roster.Approval),
+		Unblock: route.New[DecisionRequest, UnblockResponse]("POST", prefix+"/blocked/{candidate_key}/unblock", owner, route.Quick, verbs.Unblock, "Unblock one of the "+what).
+			Fails("candidate_not_blocked", "candidate_not_found", "value_too_long"),
+		Counts: route.Internal[struct{}, Counts]("GET", "/internal/candidates/counts", owner, roster.Approval),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/service"
 )
@@ -105,7 +107,9 @@ func Start[C any](s *Suite, name string, build service.Build[C], env map[string]
 	for key, value := range env {
 		environ = append(environ, key+"="+value) // the later of two counts
 	}
-	rt, err := service.Start(context.Background(), name, build, service.Options{Environ: environ, API: api, Admin: admin, Logs: s.t.Output()})
+	rt, err := startChecked(s.t, func() (*service.Runtime, error) {
+		return service.Start(context.Background(), name, build, service.Options{Environ: environ, API: api, Admin: admin, Logs: s.t.Output()})
+	})
 	must(s.t, err)
 	s.t.Cleanup(func() {
 		if err := rt.Stop(); err != nil {
@@ -113,6 +117,20 @@ func Start[C any](s *Suite, name string, build service.Build[C], env map[string]
 		}
 	})
 	return &Server{Runtime: rt, Address: api.Addr().String(), Admin: admin.Addr().String()}
+}
+
+// starting is held while route.Undeclared belongs to one test: a table takes the function over when it is mounted.
+var starting sync.Mutex
+
+// startChecked has start start a service whose public routes fail the test where they answer an error code that they don't declare.
+func startChecked(t testing.TB, start func() (*service.Runtime, error)) (*service.Runtime, error) {
+	starting.Lock()
+	defer starting.Unlock()
+	route.Undeclared = func(name, code, message string) {
+		t.Errorf("%s failed with the code %q (%s), which it doesn't declare: add it to the endpoint's Fails in api/", name, code, message)
+	}
+	defer func() { route.Undeclared = nil }()
+	return start()
 }
 
 // Environ is the environment ("NAME=value" entries) with which a service runs in the suite, without its own settings.
