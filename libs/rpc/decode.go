@@ -37,13 +37,15 @@ func Decode[Req any](r *http.Request) (Req, error) {
 		}
 		return req, fault.BodyUnreadable().Because(err)
 	}
-	if err := decodeBody(body, &req); err != nil {
+	if err := DecodeBody(body, &req); err != nil {
 		return req, err
 	}
 	return req, bind(r, reflect.ValueOf(&req).Elem())
 }
 
-func decodeBody(body []byte, into any) error {
+// DecodeBody is the part of Decode that reads the JSON body. into points to a struct. The gateway reads with it what a body names before
+// it hands the request on: two readers of the same bytes must not find two things.
+func DecodeBody(body []byte, into any) error {
 	trimmed := bytes.TrimLeft(body, " \t\r\n")
 	if len(trimmed) == 0 {
 		return nil
