@@ -31,7 +31,7 @@ var services = []Service{
 	{Name: Approval, Stateful: true, StoresFiles: true},
 	{Name: CapabilityBroker, Stateful: true, DockerSocket: true, StoresFiles: true},
 	{Name: EgressProxy, Stateful: true, Outside: true},
-	{Name: Gateway, Published: true},
+	{Name: Gateway, Stateful: true, Published: true},
 	{Name: PackRegistry, Stateful: true, StoresFiles: true},
 	{Name: PipInstaller, Stateful: true, DockerSocket: true, StoresFiles: true},
 	{Name: Secrets},

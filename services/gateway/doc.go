@@ -1,7 +1,7 @@
 // Command gateway is the public HTTP side of the suite, the only service that operators and their programs reach.
 //
-// It owns the check of the API token (user_data/settings/gateway/api_token, which init makes), the rates of requests and of failed
-// authentications by address, and the refusal of web pages from elsewhere. It keeps no state that must survive a restart.
+// It owns the API tokens with their roles and scopes (a database, and user_data/settings/gateway/api_token, which init makes), the rates of
+// requests and of failed authentications by address, and the refusal of web pages from elsewhere.
 //
 // Callers: operators, in plain HTTP on a port that is published on 127.0.0.1 only. It hands each request to the service that owns the
 // path. The table of paths isn't written here: it is made of the endpoints that the services declare in api/. Four endpoints it answers
@@ -15,6 +15,8 @@
 //   - internal/edge: one request, from its first byte to the answer;
 //   - internal/route: the owner of a path, and which values a path may hold;
 //   - internal/clientaddr: the client's address, also behind proxies;
-//   - internal/token, internal/limit, internal/site: what admits a request;
+//   - internal/principal: who makes a request;
+//   - internal/token, internal/store: the API tokens;
+//   - internal/limit, internal/site: what else admits a request;
 //   - internal/overview: the views.
 package main

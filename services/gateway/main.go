@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
+	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
+	tokenstore "github.com/rumi-ai/rumi/services/gateway/internal/store"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
 
@@ -43,6 +47,25 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
+	key, err := openFile(ctx, rt)
+	if err != nil {
+		return err
+	}
+	tokens := openTokens(ctx, rt)
+	handler, err := edge.New(edge.Config{
+		Who: principal.Chain{tokens, key}, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
+		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
+	})
+	if err != nil {
+		return err
+	}
+	rt.Public(handler)
+	return nil
+}
+
+// openFile opens the file of init's token.
+func openFile(ctx context.Context, rt *service.Runtime) (*token.File, error) {
 	key, err := token.Open(filepath.Join(rt.UserData, "settings", "gateway", "api_token"), rt.Log, func() {
 		err := rt.Audit.Write(context.WithoutCancel(ctx), audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "api_token_changed", Success: true,
@@ -52,17 +75,37 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rt.ReadyWhen("api token", func(context.Context) error { return key.Ready() })
-	handler, err := edge.New(edge.Config{
-		Token: key, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
-		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
-		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
+	rt.Go("api token", key.Follow)
+	return key, nil
+}
+
+// openTokens opens the tokens of the database. The gateway starts without one, too: init's token works, and the operator sees in the health
+// of the services what is wrong.
+func openTokens(ctx context.Context, rt *service.Runtime) *token.Cache {
+	var opened atomic.Pointer[store.DB]
+	rt.OnStop("store", func(context.Context) error {
+		if db := opened.Load(); db != nil {
+			return db.Close()
+		}
+		return nil
 	})
-	if err != nil {
-		return err
+	tokens := token.NewCache(func(ctx context.Context) (token.Store, error) {
+		db, err := store.Open(ctx, rt.Store(), tokenstore.Migrations)
+		if err != nil {
+			return nil, err
+		}
+		opened.Store(db)
+		return tokenstore.NewTokens(db), nil
+	}, rt.Log)
+	if err := tokens.Connect(ctx); err != nil {
+		rt.Log.Error("the API tokens can't be read; only init's is good until they can be", "error", err)
 	}
-	rt.Public(handler)
-	return nil
+	rt.ReadyWhen("store", func(context.Context) error { return tokens.Ready() })
+	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
+	rt.Go("api tokens", tokens.Run)
+	rt.Go("sessions", tokens.Enforce)
+	return tokens
 }

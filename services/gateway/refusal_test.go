@@ -66,7 +66,7 @@ func TestChallengeSaysWhatIsMissing(t *testing.T) {
 		apiToken:        `Bearer error="invalid_request", error_description="want: Authorization: Bearer TOKEN"`,
 		"Bearer":        `Bearer error="invalid_request", error_description="want: Authorization: Bearer TOKEN"`,
 		"Basic x":       `Bearer error="invalid_request", error_description="want: Authorization: Bearer TOKEN"`,
-		"Bearer  wrong": `Bearer error="invalid_token", error_description="the token is not the one in user_data/settings"`,
+		"Bearer  wrong": `Bearer error="invalid_token", error_description="no such token"`,
 	} {
 		got := w.do(t, "GET", "/api/packs", nil, map[string]string{"Authorization": value})
 		wantFailure(t, got, 401, "Unauthorized")

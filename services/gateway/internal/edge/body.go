@@ -88,6 +88,7 @@ type upload struct {
 
 	mu      sync.Mutex
 	stopped bool
+	ended   bool // it has arrived whole
 	failed  error
 }
 
@@ -98,12 +99,26 @@ func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
 	switch {
 	case err == io.EOF:
-		u.extend(time.Time{})
+		u.finish()
 	case err != nil:
 		u.fail(err)
 		err = &bodyError{err}
 	}
 	return n, err
+}
+
+func (u *upload) finish() {
+	u.extend(time.Time{})
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+}
+
+// complete says whether the service has all of the upload, and may act on it.
+func (u *upload) complete() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ended
 }
 
 func (u *upload) fail(err error) {

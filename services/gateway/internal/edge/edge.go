@@ -1,7 +1,8 @@
 // Package edge is the public HTTP side of Rumi: it admits requests and hands them to the services that own their paths.
 //
-// A request passes, in this order: token, rate, route, host and origin, size of its body. Whatever stops it is answered
-// in the envelope of contract.md.
+// A request passes, in this order: token, rate, route, access (role and scopes), host and origin, size of its body. A scope may be for some packs
+// only, and some routes name their pack in the body; such a request is decided about after its body was read. Whatever stops a request is
+// answered in the envelope of contract.md.
 package edge
 
 import (
@@ -15,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -28,14 +28,13 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
+	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
-	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
 
 const (
-	// The actors of requests: the name of init's API token with it, anonymous without it.
-	initToken = "init"
+	// The actor of requests without a credential that is good.
 	anonymous = "anonymous"
 
 	// Failed authentications of one address that are answered 401 before they are answered 429 (contract.md).
@@ -45,7 +44,7 @@ const (
 
 // Config has the parts of an Edge.
 type Config struct {
-	Token     *token.File
+	Who       principal.Authenticator
 	Rate      *limit.Window // of authenticated requests; nil for no limit
 	Proxies   *clientaddr.Proxies
 	Site      *site.Policy
@@ -66,6 +65,8 @@ type Edge struct {
 	lastAnswers  map[string]*lastAnswer  // of these
 	failures     *limit.Window           // of authentication, by address
 	failureNotes *limit.Window           // audit entries which say that an address is over failures
+	denials      *limit.Window           // calls for want of a right, by address
+	denialNotes  *limit.Window           // audit entries which say that an address is over denials
 }
 
 // target is where a route leads.
@@ -88,6 +89,8 @@ func New(cfg Config) (*Edge, error) {
 		lastAnswers:  map[string]*lastAnswer{},
 		failures:     limit.New(maxFailures, failuresWindow),
 		failureNotes: limit.New(1, failuresWindow),
+		denials:      limit.New(maxDenials, failuresWindow),
+		denialNotes:  limit.New(1, failuresWindow),
 	}
 	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
@@ -116,14 +119,19 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(raw).SetReadDeadline(began.Add(bodyTimeout))
 	}
 	public := !strings.HasPrefix(r.URL.Path, "/api/")
-	admitted := !public && e.cfg.Token.Check(bearer(r.Header))
+	var who principal.Principal
+	var refused error
+	if !public {
+		who, refused = e.cfg.Who.Authenticate(bearer(r.Header))
+	}
 
 	from := origin.Origin{RequestID: r.Header.Get(rpc.RequestIDHeader), Actor: anonymous, Address: e.clientAddress(r)}
 	if !origin.ValidRequestID(from.RequestID) {
 		from.RequestID = origin.NewRequestID()
 	}
-	if admitted {
-		from.Actor, from.Role = initToken, access.Admin
+	if !public && refused == nil {
+		from.Actor, from.Role, from.Lineage = who.Name, who.Role, who.Lineage
+		who.LastUse.Note(began, from.Address)
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
 	ctx, span := e.cfg.Recorder.Begin(r)
@@ -152,10 +160,10 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	switch {
 	case public:
 		err = e.servePublic(w, r)
-	case !admitted:
-		err = e.refuseUnauthenticated(w, r)
+	case refused != nil:
+		err = e.refuseUnauthenticated(w, r, refused)
 	default:
-		err = e.serveAPI(w, r, &to)
+		err = e.serveAPI(w, &request{Request: r, who: who}, &to)
 	}
 	if err != nil {
 		rpc.WriteError(ctx, w, err)
@@ -193,7 +201,12 @@ func (e *Edge) servePublic(w http.ResponseWriter, r *http.Request) error {
 // refuseUnauthenticated answers a request without the right token: 401, or 429 once its address has failed too often. Each refusal is
 // audited until the address is over the limit, and from then on one a minute: an attacker that guesses tokens must not be able to fill the
 // disk with audit entries. A right token is never refused for the failures of others: it doesn't come here.
-func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) error {
+//
+// Where it can't be told whether a token is good, that is the answer (503), and nobody has failed.
+func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request, why error) error {
+	if _, ok := errors.AsType[*fault.Fault](why); ok {
+		return why
+	}
 	from := origin.Of(r.Context()).Address
 	address := parseAddress(from)
 	within, wait := e.failures.Allow(address)
@@ -202,9 +215,12 @@ func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) err
 		Details:         map[string]any{"address": from, "method": clip(r.Method), "path": clip(r.URL.Path), "limited": !within},
 		RejectionReason: "no token or a wrong one",
 	}
+	if once, ok := errors.AsType[*principal.RefusedError](why); ok {
+		entry.Details["token"], entry.RejectionReason = once.Name, once.Reason
+	}
 	if within {
 		e.writeAudit(r.Context(), entry)
-		w.Header().Set("WWW-Authenticate", challenge(r.Header))
+		w.Header().Set("WWW-Authenticate", challenge(r.Header, why))
 		return fault.Unauthenticated("Unauthorized").With("unauthorized")
 	}
 	if first, _ := e.failureNotes.Allow(address); first {
@@ -214,15 +230,15 @@ func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request) err
 	return fault.Limited("Too many failed authentications").With("too_many_failures").After(wait)
 }
 
-// serveAPI answers a request with the right token. to is set as soon as the route is known, so that metrics name it also where the request
+// serveAPI answers a request whose principal is known. to is set as soon as the route is known, so that metrics name it also where the request
 // is refused afterwards.
-func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
+func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
 	if e.cfg.Rate != nil {
 		if ok, wait := e.cfg.Rate.Allow(parseAddress(origin.Of(r.Context()).Address)); !ok {
 			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
 		}
 	}
-	found, allow, err := e.table.Find(r)
+	found, allow, err := e.table.Find(r.Request)
 	if allow != nil {
 		w.Header().Set("Allow", strings.Join(allow, ", "))
 	}
@@ -232,7 +248,40 @@ func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
 	if err != nil {
 		return err
 	}
-	if err := e.cfg.Site.Check(r); err != nil {
+	r.route = found
+	packInBody, err := e.allow(r)
+	if err != nil {
+		return err
+	}
+	if err := e.checkSite(r.Request); err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" { // or the proxy would drop what it can't parse, and a filter with it
+		if _, err := rpc.ParseQuery(r.URL.RawQuery); err != nil {
+			return err
+		}
+	}
+	stop, err := boundBody(w.ResponseWriter, r.Request, found.Class)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	if packInBody {
+		if err := e.allowBody(r); err != nil {
+			return err
+		}
+	}
+	if r.who.Session.Ended() { // while the body came
+		return sessionOver()
+	}
+	defer r.endWithSession(w.ResponseWriter)()
+	return to.handler(w, r.Request, found.Class)
+}
+
+// checkSite refuses web pages from elsewhere.
+func (e *Edge) checkSite(r *http.Request) error {
+	err := e.cfg.Site.Check(r)
+	if err != nil {
 		e.writeAudit(r.Context(), audit.Entry{
 			Category: audit.Security, Severity: audit.Warning, Action: "origin_refused", Success: false,
 			Details: map[string]any{
@@ -241,19 +290,8 @@ func (e *Edge) serveAPI(w *answerWriter, r *http.Request, to *target) error {
 			},
 			RejectionReason: fault.Of(err).Message,
 		})
-		return err
 	}
-	if r.URL.RawQuery != "" { // or the proxy would drop what it can't parse, and a filter with it
-		if _, err := rpc.ParseQuery(r.URL.RawQuery); err != nil {
-			return err
-		}
-	}
-	stop, err := boundBody(w.ResponseWriter, r, found.Class)
-	defer stop()
-	if err != nil {
-		return err
-	}
-	return to.handler(w, r, found.Class)
+	return err
 }
 
 // writeAudit audits a refusal. The refusal stands whether that succeeds or not; the audit log logs its own failures.
@@ -274,14 +312,18 @@ func bearer(h http.Header) string {
 }
 
 // challenge says in WWW-Authenticate what a request without the right token lacks (RFC 6750, section 3).
-func challenge(h http.Header) string {
+func challenge(h http.Header, why error) string {
 	switch values := h["Authorization"]; {
 	case len(values) == 0:
 		return "Bearer"
 	case bearer(h) == "":
 		return `Bearer error="invalid_request", error_description="want: Authorization: Bearer TOKEN"`
 	}
-	return `Bearer error="invalid_token", error_description="the token is not the one in user_data/settings"`
+	said := "no such token"
+	if once, ok := errors.AsType[*principal.RefusedError](why); ok {
+		said = once.Reason
+	}
+	return `Bearer error="invalid_token", error_description="` + said + `"`
 }
 
 // clientAddress is the address from which r's client reached the first trusted proxy, or us; "" where the connection has none.

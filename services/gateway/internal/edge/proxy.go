@@ -107,6 +107,9 @@ func (p *proxy) checkAnswer(answer *http.Response) error {
 
 // failure is the fault for a request that its service has not answered. Nothing of an answer has been written.
 func (p *proxy) failure(w http.ResponseWriter, r *http.Request, err error) error {
+	if errors.Is(context.Cause(r.Context()), errSessionEnded) {
+		return sessionOver()
+	}
 	if u, ok := r.Body.(*upload); ok && u.failure() != nil {
 		w.Header().Set("Connection", "close")
 		return bodyFault(u.failure())

@@ -82,7 +82,7 @@ func newEdge(t *testing.T) *Edge {
 	}
 	t.Cleanup(func() { entries.Close() })
 	e, err := New(Config{
-		Token: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil },
+		Who: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil },
 		Recorder: telemetry.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer("")),
 	})
 	if err != nil {

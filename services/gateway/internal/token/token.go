@@ -1,167 +1,87 @@
-// Package token checks the API token against the file it lies in.
-//
-// The file has two names (hard links): the operator's, user_data/settings/api_token, and the gateway's, in a folder that
-// holds nothing else. While the operator writes into the file, both are the same. If the operator replaces or removes
-// the first, the file has only the gateway's name left, and its token is no longer valid: such a file is refused.
+// Package token has the API tokens. Those of the database (Token) are made, listed, revoked and rotated by operators through the API
+// (Service); each gateway decides by a copy in its memory (Cache). The first token, named init, is a file (File): it works whatever is in
+// the database, so that nobody can lock the operator of the machine out.
 package token
 
 import (
-	"crypto/subtle"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
-	"os"
+	"context"
+	"encoding/hex"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 )
 
+// Token is the record of a token. The token itself isn't in it.
+type Token struct {
+	ID      string
+	Name    string // unique for ever: audit entries name it, and must mean the same token in a year
+	Role    access.Role
+	Scopes  access.Scopes
+	Notes   string
+	Lineage []string // the names of those who have seen the secret, when they made or rotated it, and of those who made theirs; the nearest first
+
+	Hash     string // SHA-256 of the secret, in hexadecimal
+	OldHash  string // of the secret before the last rotation, while it is still good; "" for none
+	OldUntil time.Time
+
+	CreatedAt, ExpiresAt, RotatedAt, RevokedAt time.Time // zero for never
+	CreatedBy, RotatedBy, RevokedBy            string
+
+	Revision   int64  // of the store, when it was last changed; set by the store
+	Unreadable string // why the record can't be understood; such a token is refused. "" for all others
+}
+
+// State is whether a token is good.
+type State string
+
+// The states.
 const (
-	// Refresh is how old what was read of the file may be: a token that is replaced is good for so long at most. A new
-	// one is good at once, since a token that doesn't fit has the file read again.
-	Refresh = time.Second
-
-	maxLen = 512 // bytes of a token
+	Active  State = "active"
+	Expired State = "expired"
+	Revoked State = "revoked"
+	Damaged State = "unreadable" // its record can't be understood: another version has written it, or the database is damaged
 )
 
-// File is a token in a file. It is safe for concurrent use.
-type File struct {
-	path    string
-	log     *slog.Logger
-	changed func() // called after each replacement of the token by another one
-
-	current atomic.Pointer[snapshot]
-	mu      sync.Mutex // one goroutine reads the file at a time
-}
-
-// snapshot is what the file held at a time. It is never changed, so that Check reads it without a lock.
-type snapshot struct {
-	token string // "" admits no client
-	last  string // the token, or where there is none the one before
-	at    time.Time
-	err   error
-}
-
-// Open reads the token at path, surrounding white space aside. changed is called whenever another token
-// has replaced it, even if there was none for a time.
-func Open(path string, log *slog.Logger, changed func()) (*File, error) {
-	f := &File{path: path, log: log, changed: changed}
-	token, err := read(path)
+// State is the token's at a time.
+func (t *Token) State(now time.Time) State {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("read API token: %w (run init: docker compose up --detach)", err)
-	case err != nil && !errors.Is(err, errReplaced):
-		return nil, fmt.Errorf("read API token: %w", err)
+	case t.Unreadable != "":
+		return Damaged
+	case !t.RevokedAt.IsZero():
+		return Revoked
+	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
+		return Expired
 	}
-	f.current.Store(&snapshot{token: token, last: token, at: time.Now(), err: err})
-	return f, nil
+	return Active
 }
 
-// errReplaced is the error for a file that has lost the operator's name: its token was replaced or removed.
-var errReplaced = errors.New("user_data/settings/api_token was replaced or removed, and the new one is not known yet; " +
-	"if this stays, run: docker compose up --detach")
+// lineage is the token's as origin.Origin has it.
+func (t *Token) lineage() string { return strings.Join(t.Lineage, ",") }
 
-// Check says whether presented is the token. It takes the same time wherever a wrong one differs. While the file can't
-// be read or holds no token, nothing is.
-func (f *File) Check(presented string) bool {
-	if len(presented) == 0 || len(presented) > maxLen {
-		return false
-	}
-	known := f.current.Load()
-	if time.Since(known.at) >= Refresh {
-		known = f.refresh(known)
-	}
-	if equal(presented, known.token) {
-		return true
-	}
-	return equal(presented, f.refresh(known).token)
+// Store keeps the tokens; all gateways share one.
+type Store interface {
+	// Revision is the store's revision, which every change of a token raises. It must be cheap: it is asked ten times a second.
+	Revision(ctx context.Context) (int64, error)
+	// Tokens reads all tokens and the revision that they are of.
+	Tokens(ctx context.Context) ([]Token, int64, error)
+	// Create adds a token. before is called in its transaction, before the commit, perhaps several times; its error is returned and nothing
+	// is added. taken is true, and nothing added, where there is or was a token of that name.
+	Create(ctx context.Context, t *Token, before func() error) (taken bool, err error)
+	// Change changes a token in one transaction. An error of change is returned as it is, and nothing is changed. change may run several times. found
+	// is false for an id of no token.
+	Change(ctx context.Context, id string, change func(*Token) error) (found bool, err error)
+	// Uses reads the last use of each token, by id.
+	Uses(ctx context.Context) (map[string]principal.Use, error)
+	// SaveUses keeps last uses, by id, unless a later one is kept already.
+	SaveUses(ctx context.Context, uses map[string]principal.Use) error
 }
 
-// Ready is the reason why no token is accepted, nil where one is.
-func (f *File) Ready() error {
-	known := f.current.Load()
-	if time.Since(known.at) >= Refresh {
-		known = f.refresh(known)
-	}
-	return known.err
-}
+func (h hash) String() string { return hex.EncodeToString(h[:]) }
 
-// refresh reads the file again, unless another goroutine has done so since seen was loaded: many requests with a wrong token at once read
-// it once.
-func (f *File) refresh(seen *snapshot) *snapshot {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	known := f.current.Load()
-	if known != seen {
-		return known
-	}
-	next := &snapshot{at: time.Now(), last: known.last}
-	if next.token, next.err = read(f.path); next.err == nil {
-		next.last = next.token
-	}
-	switch {
-	case next.err != nil && known.err == nil:
-		f.log.Error("could not read the API token; nobody is admitted until it can be", "error", next.err)
-	case next.err == nil && known.err != nil:
-		f.log.Info("the API token can be read again")
-	}
-	f.current.Store(next)
-	if next.err == nil && next.last != known.last {
-		f.log.Warn("the API token has changed; the old one is no longer good")
-		f.changed()
-	}
-	return next
-}
-
-// equal copies both into buffers of the same size, so that nothing is allocated and lengths don't show in the time.
-func equal(presented, token string) bool {
-	if token == "" {
-		return false
-	}
-	var a, b [maxLen]byte
-	copy(a[:], presented)
-	copy(b[:], token)
-	same := subtle.ConstantTimeCompare(a[:], b[:])
-	return same&subtle.ConstantTimeEq(int32(len(presented)), int32(len(token))) == 1
-}
-
-// read never quotes the file in its errors.
-func read(path string) (string, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold requests up
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is no regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(file, maxLen+64))
-	if err != nil {
-		return "", err
-	}
-	// After the read: what was read of a file that is replaced meanwhile doesn't count.
-	if info, err = file.Stat(); err != nil {
-		return "", err
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink < 2 {
-		return "", errReplaced
-	}
-	token := strings.TrimSpace(string(data))
-	switch {
-	case token == "":
-		return "", fmt.Errorf("%s is empty", path)
-	case len(token) > maxLen:
-		return "", fmt.Errorf("%s holds more than %d bytes", path, maxLen)
-	case strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) >= 0:
-		return "", errors.New(path + " holds a character that no header can carry")
-	}
-	return token, nil
+// parseHash is the inverse of String; ok is false for "" and whatever else is no hash.
+func parseHash(s string) (h hash, ok bool) {
+	n, err := hex.Decode(h[:], []byte(s[:min(len(s), 2*len(h))]))
+	return h, err == nil && n == len(h) && len(s) == 2*len(h)
 }
