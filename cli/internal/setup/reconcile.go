@@ -19,8 +19,8 @@ import (
 const reconcileInterval = 500 * time.Millisecond
 
 // Reconcile corrects, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and the engine
-// makes anew as root's, and the links through which services see the API token and the key of the secrets. It makes neither home
-// id nor token nor key; Run does. It holds the locks of the socket folders' marks, so that no other home takes them over.
+// makes anew as root's, the links through which services see the API token and the key of the secrets, and their copy of the policy. It
+// makes neither home id nor token nor key; Run does. It holds the locks of the socket folders' marks, so that no other home takes them over.
 //
 // A failure is logged once and tried again. If a folder was replaced on the host under its mount, a *mounts.LostError is returned:
 // a restart mounts the new one.
@@ -53,6 +53,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 		},
 		"API token":          func() error { return cfg.shareToken(settings, int(st.Gid), log) },
 		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
+		"policy":             func() error { return cfg.sharePolicy(settings, log) },
 	}
 	failed := map[string]string{}
 	err = periodic.RunErr(ctx, reconcileInterval, func(context.Context) error {

@@ -75,6 +75,9 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err := cfg.copyAuthorities(settings, log); err != nil {
 		return err
 	}
+	if err := cfg.ensurePolicy(settings, int(operator.Uid), int(operator.Gid), log); err != nil {
+		return err
+	}
 	id, err := cfg.ensureHomeID(settings, int(operator.Gid), log)
 	if err != nil {
 		return err
@@ -127,6 +130,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder("/settings/" + caDir),
 		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		{path: "user_data/settings/" + caDir + "/pip", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
+		{path: "user_data/settings/" + policyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		serviceFolder("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},

@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
@@ -50,6 +51,7 @@ func New(t testing.TB, running ...string) *Suite {
 	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity"} {
 		must(t, os.MkdirAll(filepath.Join(s.Home, dir), 0o750))
 	}
+	s.SetPolicy(string(policy.None().Document()))
 	for _, name := range roster.Names() {
 		s.addresses[name] = closedPort
 	}
@@ -71,6 +73,14 @@ func (s *Suite) SetToken(token string) {
 	must(s.t, atomicfile.WritePath(path, []byte(token+"\n"), 0o640))
 	must(s.t, os.RemoveAll(shared))
 	must(s.t, os.Link(path, shared))
+}
+
+// SetPolicy replaces the services' copy of the policy, as init and the reconciler make it of the operator's file.
+func (s *Suite) SetPolicy(text string) {
+	s.t.Helper()
+	dir := filepath.Join(s.UserData(), "settings", "policy")
+	must(s.t, os.MkdirAll(dir, 0o750))
+	must(s.t, atomicfile.WritePath(filepath.Join(dir, policy.FileName), []byte(text), 0o640))
 }
 
 // UserData is the suite's user_data folder.
