@@ -14,17 +14,14 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
+
+	"github.com/rumi-ai/rumi/libs/reread"
 )
 
 const (
 	// MaxFile bounds a file of authorities, in bytes. For comparison: all public authorities together take a quarter of a MiB.
 	MaxFile = 4 << 20
-
-	// Refresh is the least time between two checks of a file. A replaced file is used after that time at the latest.
-	Refresh = time.Second
 
 	// ProblemSuffix is added to the name of a file of authorities to get the name of its problem file. If init can't use the operator's
 	// newest version it leaves the older copy there, and writes the reason into the problem file, in one line.
@@ -78,39 +75,41 @@ func after(data []byte) []byte {
 // File is the file of authorities that a setting names. Use Open. It is safe for concurrent use.
 type File struct {
 	setting, path string
-	log           *slog.Logger
-
-	mu      sync.Mutex
-	checked time.Time // when the file's fingerprint was compared last
-	known   string    // the fingerprint of the file when it was read last
-	pem     []byte
-	err     error // why the file as it is now isn't used; nil if it is
+	pem           *reread.Value[[]byte]
 }
 
 // Open reads the file at path, the value of the named setting ("RUMI_…"). The setting is named in errors and log lines. The error is that of
 // Read. If a later version of the file can't be used, the last good one stays in force, and Ready and the log say why.
 func Open(setting, path string, log *slog.Logger) (*File, error) {
-	f := &File{setting: setting, path: path, log: log}
-	known, _ := fingerprint(path)
-	data, err := Read(path)
+	f := &File{setting: setting, path: path}
+	var last []byte // what is in force
+	var err error
+	f.pem, err = reread.Open([]string{path}, func() ([]byte, error) { return Read(path) }, func(data []byte, err error) {
+		if err != nil {
+			log.Error("could not read certificate authorities", "error", f.kept(err))
+		} else if !bytes.Equal(data, last) {
+			last = data
+			log.Info("certificate authorities have changed", "setting", setting)
+		}
+	})
 	if err != nil {
 		return nil, f.named(err)
 	}
-	f.known, f.pem, f.checked = known, data, time.Now()
+	last = f.PEM()
 	return f, nil
 }
 
-// PEM is the contents of the last good version of the file, at most Refresh old. Don't change the slice: it is shared.
+// PEM is the contents of the last good version of the file, at most reread.Refresh old. Don't change the slice: it is shared.
 func (f *File) PEM() []byte {
-	data, _ := f.current()
+	data, _ := f.pem.Get()
 	return data
 }
 
 // Ready is nil if the operator's newest authorities are in force, otherwise an error that says why they aren't. It reads the problem file,
 // too (see ProblemSuffix).
 func (f *File) Ready() error {
-	if _, err := f.current(); err != nil {
-		return err
+	if _, err := f.pem.Get(); err != nil {
+		return f.kept(err)
 	}
 	text, err := os.ReadFile(f.path + ProblemSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,46 +120,10 @@ func (f *File) Ready() error {
 	return errors.New(strings.TrimSpace(string(text)))
 }
 
-// current returns the last good version, and the error of a newer one that can't be used. It checks the file at most once per Refresh.
-func (f *File) current() ([]byte, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.checked) < Refresh {
-		return f.pem, f.err
-	} else {
-		f.checked = now
-	}
-	known, err := fingerprint(f.path) // before the reading, so that a change during it is noticed by the next check
-	if err == nil && known == f.known {
-		return f.pem, f.err
-	}
-	var data []byte
-	if err == nil {
-		data, err = Read(f.path)
-	}
-	before := f.err
-	if f.known, f.err = known, nil; err != nil {
-		f.err = fmt.Errorf("%w; the authorities read before stay in force", f.named(err))
-		if before == nil || before.Error() != f.err.Error() {
-			f.log.Error("could not read certificate authorities", "error", f.err)
-		}
-		return f.pem, f.err
-	}
-	if !bytes.Equal(data, f.pem) {
-		f.pem = data
-		f.log.Info("certificate authorities have changed", "setting", f.setting)
-	}
-	return f.pem, nil
+// kept is the error of a version that isn't used.
+func (f *File) kept(err error) error {
+	return fmt.Errorf("%w; the authorities read before stay in force", f.named(err))
 }
 
 // named puts the name of the setting before an error.
 func (f *File) named(err error) error { return fmt.Errorf("%s: %w", f.setting, err) }
-
-// fingerprint returns a text that changes whenever the file at path is written to or replaced.
-func fingerprint(path string) (string, error) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(path, &st); err != nil {
-		return "", &fs.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return fmt.Sprint(st.Dev, st.Ino, st.Size, st.Ctim), nil
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/authorities"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/reread"
 )
 
 func newCA(t *testing.T) string {
@@ -54,7 +55,7 @@ func TestFileKeepsWhatIsGood(t *testing.T) {
 		}
 		expect := func(pem, problem string) {
 			t.Helper()
-			time.Sleep(authorities.Refresh)
+			time.Sleep(reread.Refresh)
 			if got := string(file.PEM()); got != pem {
 				t.Errorf("in force are %q, want %q", got, pem)
 			}

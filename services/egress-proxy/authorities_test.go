@@ -14,6 +14,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/authorities"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/reread"
 )
 
 // A handshake after a change of the operator's authorities trusts those, and no longer those that they replaced.
@@ -51,7 +52,7 @@ func TestHandshakesTrustTheNewestAuthorities(t *testing.T) {
 			if err := os.WriteFile(path, c.pem, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(authorities.Refresh)
+			time.Sleep(reread.Refresh)
 			if got := trusts(); got != c.want {
 				t.Errorf("trusts the server: %v, want %v, with\n%s", got, c.want, c.pem)
 			}
