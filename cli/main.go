@@ -30,6 +30,9 @@ type homeFlags struct {
 	GID               int    `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
 	EgressGID         int    `help:"Group of the egress sockets." name:"egress-gid" default:"1099" env:"RUMI_EGRESS_SOCKET_GID"`
 	CapabilityGID     int    `help:"Group of the capability sockets." name:"capability-gid" default:"1099" env:"RUMI_CAPABILITY_SOCKET_GID"`
+	TLSCertFile       string `help:"The certificate of the API on the host, PEM." name:"tls-cert" env:"RUMI_TLS_CERT_FILE" optional:""`
+	TLSKeyFile        string `help:"Its key on the host, PEM." name:"tls-key" env:"RUMI_TLS_KEY_FILE" optional:""`
+	TLSDir            string `help:"The folder on the host above both, mounted at its own path below /operator/host." name:"tls-dir" env:"RUMI_TLS_DIR" optional:""`
 	RunDir            string `help:"How the operator names the folder above both folders of sockets, for messages." default:"/run/rumi" env:"RUMI_RUN_DIR"`
 }
 
@@ -42,6 +45,7 @@ func (c *homeFlags) config() setup.Config {
 		GID:               c.GID,
 		EgressGID:         c.EgressGID,
 		CapabilityGID:     c.CapabilityGID,
+		ServerCert:        setup.ServerCert{Cert: c.TLSCertFile, Key: c.TLSKeyFile, Dir: c.TLSDir},
 		RunDir:            c.RunDir,
 		Now:               time.Now(),
 	}

@@ -199,7 +199,7 @@ func readTable(t *testing.T) openapi.Map[openapi.Code] {
 var dynamic = []string{
 	"internal", "missing_pack_id", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
 	"candidate_blocked", "candidate_installed", "candidate_not_installed",
-	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version",
+	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version", "https_required",
 	"immutable", "mount_dead", "mount_point", "other_file_system", "permission_denied", "read_only", "sticky", "invalid_backup",
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +54,7 @@ type Runtime struct {
 	tracing trace.TracerProvider
 	mux     *server.Mux
 	public  http.Handler
+	https   *tls.Config // of public; nil for plain HTTP
 	calls   *prometheus.CounterVec
 	failed  chan error
 	began   time.Time
@@ -93,9 +95,12 @@ func (rt *Runtime) Mux() *server.Mux {
 	return rt.mux
 }
 
-// Public has h served on the API address, in plain HTTP, instead of Mux. Only the gateway uses it: its clients are operators, without a
+// Public has h served on the API address, in plain HTTP or as PublicTLS says, instead of Mux. Only the gateway uses it: its clients are operators, without a
 // certificate of the suite.
 func (rt *Runtime) Public(h http.Handler) { rt.public = h }
+
+// PublicTLS has what Public got served over TLS instead of plain HTTP.
+func (rt *Runtime) PublicTLS(cfg *tls.Config) { rt.https = cfg }
 
 // Peer is the client of the service name, the same one at each call, so that its connections and its circuit breaker are shared.
 func (rt *Runtime) Peer(name string) *client.Peer {
@@ -235,6 +240,9 @@ func (rt *Runtime) serve(api, admin net.Listener) error {
 	rt.listen("admin", rt.adminHandler(), admin)
 	switch {
 	case rt.public != nil:
+		if rt.https != nil {
+			api = server.HTTPS(api, rt.https, rt.Log)
+		}
 		rt.listen("api", rt.public, server.EnvelopeRefusals(api, rt.Log))
 	case rt.mux != nil:
 		rt.listen("api", rt.mux, newTLSListener(api, rt.Identity))

@@ -30,6 +30,8 @@ type config struct {
 	AllowedHosts   []string `env:"RUMI_ALLOWED_HOSTS"`                   // beside localhost: host or host:port
 	AllowedOrigins []string `env:"RUMI_ALLOWED_ORIGINS"`                 // of pages that may use the API: scheme://host[:port]
 	TrustedProxies []string `env:"RUMI_TRUSTED_PROXIES"`                 // whose X-Forwarded-For counts: addresses, networks, "host"
+	TLSCertFile    string   `env:"RUMI_TLS_CERT_FILE"`                   // PEM, the server's certificate first; with the key: HTTPS
+	TLSKeyFile     string   `env:"RUMI_TLS_KEY_FILE"`                    // PEM, not encrypted; may be the same file
 }
 
 // SpareHeap lets less garbage lie than in other services, so that an upload stays under 32 MiB whatever was asked before it.
@@ -61,7 +63,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.Public(handler)
-	return nil
+	return serveTLS(rt, cfg)
 }
 
 // openFile opens the file of init's token.

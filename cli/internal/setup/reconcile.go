@@ -19,8 +19,8 @@ import (
 const reconcileInterval = 500 * time.Millisecond
 
 // Reconcile corrects, until ctx ends, what changes while the suite runs: the socket folders, which a reboot empties and the engine
-// makes anew as root's, the links through which services see the API token and the key of the secrets, and their copy of the policy. It
-// makes neither home id nor token nor key; Run does. It holds the locks of the socket folders' marks, so that no other home takes them over.
+// makes anew as root's, the links through which services see the API token and the key of the secrets, and their copies of the policy and of the
+// API's certificate. It makes neither home id nor token nor key; Run does. It holds the locks of the socket folders' marks, so that no other home takes them over.
 //
 // A failure is logged once and tried again. If a folder was replaced on the host under its mount, a *mounts.LostError is returned:
 // a restart mounts the new one.
@@ -34,7 +34,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read home id: %w (run init: docker compose up --detach)", err)
 	}
-	mounted, err := mounts.Read("/proc", cfg.Home, cfg.EgressSockets, cfg.CapabilitySockets)
+	mounted, err := mounts.Read("/proc", cfg.Home, cfg.EgressSockets, cfg.CapabilitySockets, hostMount)
 	if err != nil {
 		return err
 	}
@@ -54,6 +54,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 		"API token":          func() error { return cfg.shareToken(settings, int(st.Gid), log) },
 		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
 		"policy":             func() error { return cfg.sharePolicy(settings, log) },
+		"TLS certificate":    func() error { return cfg.shareServerCert(settings, log) },
 	}
 	failed := map[string]string{}
 	err = periodic.RunErr(ctx, reconcileInterval, func(context.Context) error {

@@ -44,6 +44,7 @@ type Config struct {
 	EgressGID         int           // the group of the egress sockets
 	CapabilityGID     int           // the group of the capability sockets
 	Authorities       []Authorities // the operator's own certificate authorities
+	ServerCert        ServerCert    // the operator's certificate for the API
 	RunDir            string        // how the operator names the folder above both socket folders, for messages
 	Now               time.Time     // decides whether certificates are renewed
 }
@@ -73,6 +74,9 @@ func Run(cfg Config, log *slog.Logger) error {
 		return err
 	}
 	if err := cfg.copyAuthorities(settings, log); err != nil {
+		return err
+	}
+	if err := cfg.ensureServerCert(settings, log); err != nil {
 		return err
 	}
 	if err := cfg.ensurePolicy(settings, int(operator.Uid), int(operator.Gid), log); err != nil {
@@ -130,6 +134,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder("/settings/" + caDir),
 		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		{path: "user_data/settings/" + caDir + "/pip", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
+		{path: "user_data/settings/" + tlsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
 		{path: "user_data/settings/" + policyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		serviceFolder("/settings/identity"),
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates

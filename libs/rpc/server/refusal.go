@@ -82,8 +82,11 @@ func refusal(p []byte) (status int, detail string) {
 	return status, detail
 }
 
+// failure is what the envelope of a refusal says.
+type failure struct{ code, text, remedy string }
+
 // refusals are the codes and texts of the statuses that net/http answers with.
-var refusals = map[int]struct{ code, text, remedy string }{
+var refusals = map[int]failure{
 	400: {"invalid_http", "Invalid HTTP request", "the request line or a header can't be read"},
 	417: {"unsupported_expectation", "Expectation not supported", "the only one is 100-continue"},
 	431: {"header_too_large", "Request header too large", "at most 64 KiB"},
@@ -96,15 +99,19 @@ func refusalAnswer(status int, detail, id string) ([]byte, error) {
 	if !ok {
 		known = refusals[400]
 	}
-	if detail == "" || status != 400 {
-		detail = known.remedy
+	if detail != "" && status == 400 {
+		known.remedy = detail
 	}
-	text := known.text + ": " + detail
-	body, err := rpc.MarshalFailure(text, known.code)
+	return envelope(status, known, id)
+}
+
+// envelope is a whole answer, after which the connection is closed.
+func envelope(status int, f failure, id string) ([]byte, error) {
+	body, err := rpc.MarshalFailure(f.text+": "+f.remedy, f.code)
 	if err != nil {
 		return nil, fmt.Errorf("answer a request that is none: %w", err)
 	}
 	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"+
-		"X-Content-Type-Options: nosniff\r\n%s: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status, known.text, rpc.RequestIDHeader, id, len(body))
+		"X-Content-Type-Options: nosniff\r\n%s: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status, f.text, rpc.RequestIDHeader, id, len(body))
 	return append([]byte(head), body...), nil
 }
