@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -18,7 +19,7 @@ var (
 	PostGrant = route.New[GrantRequest, GrantResponse]("POST", "/api/network/grant", Service, route.Quick, access.GrantNetwork,
 		"Grant domains and ports to a pack").
 		Fails("grant_empty", "invalid_domain", "invalid_expires_at", "invalid_method", "invalid_pack_id", "invalid_path", "invalid_port",
-			"invalid_rule", "missing_pack_id", "pack_not_found", "too_many_entries", "uninstall_incomplete", "value_too_long")
+			"invalid_rule", "missing_pack_id", "pack_not_found", "policy_violation", "too_many_entries", "uninstall_incomplete", "value_too_long")
 	Revoke = route.New[RevokeRequest, RevokeResponse]("POST", "/api/network/revoke", Service, route.Quick, access.RevokeNetwork,
 		"Revoke a pack's network grant").
 		Fails("invalid_pack_id", "missing_pack_id", "pack_not_found", "value_too_long")
@@ -89,7 +90,7 @@ type Removed struct {
 // Grant is a grant as operators see it.
 type Grant struct {
 	PackID         string     `json:"pack_id"`
-	Enabled        bool       `json:"enabled"` // false once it has expired
+	Enabled        bool       `json:"enabled"` // false once it has expired, and while it is suspended
 	AllowedDomains []string   `json:"allowed_domains"`
 	AllowedPorts   []int      `json:"allowed_ports"`
 	GrantedAt      time.Time  `json:"granted_at"`
@@ -100,6 +101,9 @@ type Grant struct {
 
 	Rules       []Rule `json:"rules"`
 	AllowTunnel bool   `json:"allow_tunnel"` // says nothing where there are no rules
+
+	GrantedRole string            `json:"granted_role"` // of the person who granted it; "" for a grant from before there were roles
+	Suspended   *policy.Violation `json:"suspended"`    // the rule of the policy that it breaks; null where it breaks none
 }
 
 // RevokeRequest takes a pack's grant back.

@@ -54,7 +54,11 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		rt.ReadyWhen("store", db.Ping)
 		rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-		grants, err := grant.Open(ctx, grantstore.NewGrants(db), rt.Log)
+		ceiling, err := rt.OpenPolicy()
+		if err != nil {
+			return err
+		}
+		grants, err := grant.Open(ctx, grantstore.NewGrants(db), ceiling, rt.Log)
 		if err != nil {
 			return err
 		}
@@ -97,7 +101,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		view.OnChange(proxy.GateChanged)
 		view.OnChange(sockets.GateChanged)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, sockets.Remove)
+		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, ceiling, sockets.Remove)
 	}
 }
 

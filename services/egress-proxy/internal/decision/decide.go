@@ -52,7 +52,7 @@ func Decide(state gate.State, known bool, granted grant.Decision, r Request) Dec
 		return Decision{Denied: f}
 	}
 	if !granted.Allowed {
-		return Decision{Denied: GrantDenied(grant.Denied, granted.Reason)}
+		return Decision{Denied: notGranted(grant.Denied, granted)}
 	}
 	if r.Method == http.MethodConnect {
 		granted = granted.ForTunnel() // no rule can be applied to requests that we can't read
@@ -61,11 +61,20 @@ func Decide(state gate.State, known bool, granted grant.Decision, r Request) Dec
 	}
 	switch {
 	case !granted.Allowed:
-		return Decision{Denied: GrantDenied(grant.RuleDenied, granted.Reason)}
+		return Decision{Denied: notGranted(grant.RuleDenied, granted)}
 	case r.HasBody && granted.HasPathRules() && !bodyHasMeaning(r.Method):
 		return Decision{Denied: GrantDenied(grant.BodyDenied, "Grant with rules does not allow a body with "+r.Method)}
 	}
 	return Decision{CloseAfter: r.HasBody && granted.HasPathRules()}
+}
+
+// notGranted is the failure of a request that its grant denies. Where the policy does, the pack reads what it would read if its operator had
+// granted less; the rule is in the audit log.
+func notGranted(blockedReason string, d grant.Decision) *Failure {
+	if d.ForPack == "" {
+		return GrantDenied(blockedReason, d.Reason)
+	}
+	return GrantDenied(grant.PolicyDenied, d.ForPack).WithDetail(d.Reason)
 }
 
 // Gate says why a pack's gate keeps it from the network; nil where the gate is open.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/hostname"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
 )
 
@@ -33,6 +34,7 @@ type Store interface {
 // so that a request of a pack costs no query. It is safe for concurrent use. Use Open.
 type Cache struct {
 	store    Store
+	policy   policy.Source
 	log      *slog.Logger
 	snapshot *snapshot.Snapshot[*grants]
 
@@ -43,17 +45,21 @@ type Cache struct {
 // grants are all grants. They are never changed once they are the snapshot's value.
 type grants struct {
 	byPack   map[string]*compiledGrant
-	expires  time.Time // the next expiry for which OnNarrow's function is still to be called; zero for none
-	narrowed []string  // packs whose grant allows less than in the value before, was removed or has expired since
+	expires  time.Time      // the next expiry for which OnNarrow's function is still to be called; zero for none
+	narrowed []string       // packs whose grant allows less than in the value before, was removed or has expired since
+	policy   *policy.Policy // by which all of them are judged
 }
 
-// Open makes a cache and reads all grants from the store.
-func Open(ctx context.Context, from Store, log *slog.Logger) (*Cache, error) {
-	c := &Cache{store: from, log: log, narrowed: func(string) {}}
+// Open makes a cache and reads all grants from the store. A grant that the policy in force doesn't cover is suspended: it allows nothing. When
+// the policy changes, Follow judges all grants anew.
+func Open(ctx context.Context, from Store, ceiling policy.Source, log *slog.Logger) (*Cache, error) {
+	c := &Cache{store: from, policy: ceiling, log: log, narrowed: func(string) {}}
 	var err error
 	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[*grants]{
 		Name: "network grants", Interval: followInterval, Log: log, Revision: from.Revision, Load: c.load, Published: c.published,
-		Expired: func(all *grants, now time.Time) bool { return !all.expires.IsZero() && !now.Before(all.expires) },
+		Expired: func(all *grants, now time.Time) bool {
+			return !all.expires.IsZero() && !now.Before(all.expires) || all.policy != ceiling.Current()
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -140,13 +146,17 @@ func (c *Cache) load(ctx context.Context, old *grants) (*grants, int64, error) {
 	if old == nil {
 		old = &grants{}
 	}
-	next := &grants{byPack: make(map[string]*compiledGrant, len(list))}
+	next := &grants{byPack: make(map[string]*compiledGrant, len(list)), policy: c.policy.Current()}
 	for _, g := range list {
 		before := old.byPack[g.PackID]
 		after := before
-		if before == nil || before.grant.Revision != g.Revision {
-			after = c.compile(ctx, g)
+		switch {
+		case before == nil || before.grant.Revision != g.Revision:
+			after = c.compile(ctx, g).judged(next.policy)
+		case old.policy != next.policy:
+			after = before.judged(next.policy)
 		}
+		c.logSuspended(ctx, before, after)
 		next.byPack[g.PackID] = after
 		next.noteExpiry(&after.grant, began)
 		if before != nil && (after != before && after.grant.narrows(&before.grant, began) || old.expired(&after.grant, began)) {
@@ -159,6 +169,17 @@ func (c *Cache) load(ctx context.Context, old *grants) (*grants, int64, error) {
 		}
 	}
 	return next, revision, nil
+}
+
+// logSuspended logs that the policy suspends a grant, or no longer does.
+func (c *Cache) logSuspended(ctx context.Context, before, after *compiledGrant) {
+	is, was := after.suspended != nil && after.grant.Enabled, before != nil && before.suspended != nil && before.grant.Enabled
+	switch {
+	case is && !was:
+		c.log.WarnContext(ctx, "a network grant is suspended by the policy", "pack_id", after.grant.PackID, "reason", after.suspended.Reason)
+	case was && !is:
+		c.log.InfoContext(ctx, "a network grant is no longer suspended by the policy", "pack_id", after.grant.PackID)
+	}
 }
 
 // compile makes a grant ready for decisions. A grant that can't be compiled was written by another version; it allows nothing,

@@ -12,9 +12,11 @@ import (
 type Decision struct {
 	Allowed bool
 	Reason  string
+	ForPack string // what the pack reads in place of Reason; only where the policy denies, about which packs need not know
 
-	ruled *compiledGrant // the grant, where it allows and has path rules; else nil
-	host  hostname.Host
+	noTunnels *Decision      // the denial of a tunnel by the policy; nil for none
+	ruled     *compiledGrant // the grant, where it allows and has path rules; else nil
+	host      hostname.Host
 }
 
 // The reasons of docs/contract.md that don't depend on what was asked, and the one for a store that can't be read.
@@ -36,6 +38,9 @@ type compiledGrant struct {
 	everyPort bool
 	ports     map[uint16]bool
 	pathRules []compiledPathRule
+
+	suspended *Decision // the denial by the policy; nil where the grant is within it. Set by judged, as is the next
+	noTunnels *Decision // the denial of tunnels by the policy; nil for none
 }
 
 func compile(g Grant) (*compiledGrant, error) {
@@ -76,14 +81,16 @@ func (c *compiledGrant) check(host hostname.Host, shown string, port uint16, now
 	switch {
 	case !c.grant.InForce(now):
 		return Decision{Reason: ReasonDisabled}
+	case c.suspended != nil:
+		return *c.suspended
 	case !c.allowsHost(host):
 		return Decision{Reason: "Domain '" + shown + "' not in allowed list"}
 	case !c.everyPort && !c.ports[port]:
 		return Decision{Reason: fmt.Sprintf("Port %d not in allowed list", port)}
 	case len(c.pathRules) > 0:
-		return Decision{Allowed: true, Reason: ReasonGranted, ruled: c, host: host}
+		return Decision{Allowed: true, Reason: ReasonGranted, noTunnels: c.noTunnels, ruled: c, host: host}
 	default:
-		return Decision{Allowed: true, Reason: ReasonGranted}
+		return Decision{Allowed: true, Reason: ReasonGranted, noTunnels: c.noTunnels}
 	}
 }
 

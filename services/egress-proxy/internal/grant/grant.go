@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/hostname"
+	"github.com/rumi-ai/rumi/libs/policy"
 )
 
 // Bounds of a grant.
@@ -36,10 +38,15 @@ type Grant struct {
 	UpdatedAt      time.Time
 	GrantedBy      string
 	Notes          string
-	ExpiresAt      time.Time  // zero for never
-	PathRules      []PathRule // nil for none: every request to a granted host and port is allowed
-	AllowTunnel    bool       // only with PathRules: allows tunnels, whose requests can't be read and so not compared with the rules
-	Revision       int64      // the store's revision at which it was written
+	ExpiresAt      time.Time   // zero for never
+	PathRules      []PathRule  // nil for none: every request to a granted host and port is allowed
+	AllowTunnel    bool        // only with PathRules: allows tunnels, whose requests can't be read and so not compared with the rules
+	Role           access.Role // of the person who granted it, by which the policy is applied; "" where it isn't known
+	Revision       int64       // the store's revision at which it was written
+
+	// What the policy in force says of the grant. The store doesn't keep it.
+	Suspended *policy.Violation // the first rule that the grant breaks: it grants nothing while that is so; nil for none
+	NoTunnels *policy.Violation // the rule that forbids its tunnels; nil for none
 }
 
 // Request is a grant that an operator asks for. Fields are as in Grant.
@@ -51,6 +58,7 @@ type Request struct {
 	ExpiresAt      time.Time
 	PathRules      []PathRule
 	AllowTunnel    bool
+	Role           access.Role // of the person who asks
 }
 
 // Check is nil for a request that can be granted, else an invalid fault that names the field.
@@ -119,7 +127,7 @@ func (r Request) Replace(packID string, old *Grant, now time.Time) Grant {
 	g := Grant{
 		PackID: packID, Enabled: true, AllowedDomains: r.AllowedDomains, AllowedPorts: r.AllowedPorts,
 		GrantedAt: now, UpdatedAt: now, GrantedBy: r.GrantedBy, Notes: r.Notes, ExpiresAt: r.ExpiresAt,
-		PathRules: r.PathRules, AllowTunnel: r.AllowTunnel,
+		PathRules: r.PathRules, AllowTunnel: r.AllowTunnel, Role: r.Role,
 	}
 	if old != nil && old.InForce(now) {
 		g.GrantedAt = old.GrantedAt
@@ -136,7 +144,7 @@ func (g *Grant) Revoke(now time.Time) bool {
 	return true
 }
 
-// InForce says whether the grant grants anything at that time.
+// InForce says whether the grant is neither revoked nor expired at that time. It may be suspended by the policy nevertheless.
 func (g *Grant) InForce(now time.Time) bool {
 	return g.Enabled && (g.ExpiresAt.IsZero() || now.Before(g.ExpiresAt))
 }
@@ -145,10 +153,10 @@ func (g *Grant) InForce(now time.Time) bool {
 // "a.x.com"), the answer is true: a session that is ended without need costs a pack a retry, one that goes on without
 // a grant is a hole.
 func (g *Grant) narrows(old *Grant, now time.Time) bool {
-	if !old.InForce(now) {
+	if !old.InForce(now) || old.Suspended != nil {
 		return false
 	}
-	if !g.Enabled || !g.ExpiresAt.IsZero() && (old.ExpiresAt.IsZero() || g.ExpiresAt.Before(old.ExpiresAt)) {
+	if g.narrowedByPolicy(old) || !g.Enabled || !g.ExpiresAt.IsZero() && (old.ExpiresAt.IsZero() || g.ExpiresAt.Before(old.ExpiresAt)) {
 		return true
 	}
 	return !slices.Contains(g.AllowedDomains, "*") && !containsAll(g.AllowedDomains, old.AllowedDomains) ||

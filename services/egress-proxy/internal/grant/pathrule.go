@@ -151,8 +151,11 @@ func (d Decision) ForRequest(method, path string) Decision {
 func (d Decision) HasPathRules() bool { return d.ruled != nil }
 
 // ForTunnel narrows an allowed decision to a tunnel. No request in a tunnel can be read, so path rules can't be applied: a grant with
-// path rules allows tunnels only if its AllowTunnel says so. A decision that denies stays as it is.
+// path rules allows tunnels only if its AllowTunnel says so. The policy may forbid all tunnels. A decision that denies stays as it is.
 func (d Decision) ForTunnel() Decision {
+	if d.Allowed && d.noTunnels != nil {
+		return *d.noTunnels
+	}
 	if !d.Allowed || d.ruled == nil || d.ruled.grant.AllowTunnel {
 		return d
 	}

@@ -52,7 +52,8 @@ type Granted struct {
 }
 
 // Grant replaces the pack's grant by the requested one. The error is a not-found fault for a pack that approval doesn't
-// know, a conflict for one that is being uninstalled, and an invalid one for a request that breaks a bound.
+// know, a conflict for one that is being uninstalled, an invalid one for a request that breaks a bound, and a denied one for a request that
+// breaks a rule of the policy.
 func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted, error) {
 	now := storedNow()
 	if err := r.Check(now); err != nil {
@@ -63,6 +64,10 @@ func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted,
 	}
 	if r.GrantedBy == "" {
 		r.GrantedBy = origin.Of(ctx).Actor
+	}
+	r.Role = origin.Of(ctx).Role
+	if broken := r.violations(s.cache.policy.Current(), r.Role); len(broken) > 0 {
+		return Granted{}, s.refuse(ctx, packID, r, broken)
 	}
 	severity := audit.Info
 	if r.Wide() {
@@ -100,6 +105,7 @@ func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted,
 			Category: audit.Permission, Severity: severity, Action: "permission_grant", Success: true, OwnerPack: packID, Details: details,
 		})
 	})
+	granted.judge(s.cache.policy.Current())
 	return granted, err
 }
 

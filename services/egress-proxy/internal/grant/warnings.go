@@ -79,6 +79,9 @@ func (g *Grant) Warnings(obstacle Obstacle) []string {
 	case everyPort:
 		all = append(all, "every port is allowed")
 	}
+	if g.NoTunnels != nil && g.tunnels() {
+		all = append(all, "tunnels are refused by the policy ("+g.NoTunnels.Rule+")")
+	}
 	all = append(all, bounded(g.unreachable(obstacle))...)
 	return append(all, bounded(g.uselessRules())...)
 }

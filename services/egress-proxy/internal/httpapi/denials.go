@@ -5,9 +5,13 @@ import (
 	"time"
 
 	api "github.com/rumi-ai/rumi/api/egress"
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/hostname"
+	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 )
 
 func (r *routes) denials(ctx context.Context, req api.DenialsRequest) (api.DenialsResponse, error) {
@@ -45,7 +49,7 @@ func (r *routes) proposal(ctx context.Context, req api.ProposalRequest) (api.Pro
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	w, leftOut, err := r.grants.Propose(ctx, req.PackID, refused, r.obstacle)
+	w, leftOut, err := r.grants.Propose(ctx, req.PackID, refused, r.obstacleFor(origin.Of(ctx).Role))
 	if err != nil {
 		return api.Proposal{}, err
 	}
@@ -65,4 +69,19 @@ func (r *routes) proposal(ctx context.Context, req api.ProposalRequest) (api.Pro
 // obstacle says why no grant lets a pack reach a host.
 func (r *routes) obstacle(host hostname.Host, port uint16) (why, setting string) {
 	return r.addresses.Obstacle(host.Name, host.Addr, port)
+}
+
+// obstacleFor is obstacle, and the policy as it is for a grant of the role.
+func (r *routes) obstacleFor(role access.Role) grant.Obstacle {
+	ceiling := r.ceiling.Current()
+	return func(host hostname.Host, port uint16) (why, setting string) {
+		if why, setting = r.obstacle(host, port); why != "" {
+			return why, setting
+		}
+		broken := ceiling.Network(role, policy.Network{Domains: []string{host.Name}, Ports: []int{int(port)}}).First()
+		if broken == nil {
+			return "", ""
+		}
+		return "forbidden by the policy (" + broken.Rule + ")", policy.Path
+	}
 }

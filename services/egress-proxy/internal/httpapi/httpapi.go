@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
@@ -19,8 +20,8 @@ import (
 )
 
 // Serve answers the endpoints on mux. remove removes the socket of a removed pack.
-func Serve(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *address.Policy, remove func(packID string)) error {
-	r, h := &routes{grants, log, addresses, remove}, route.NewHandlers(api.Routes)
+func Serve(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *address.Policy, ceiling policy.Source, remove func(packID string)) error {
+	r, h := &routes{grants, log, addresses, ceiling, remove}, route.NewHandlers(api.Routes)
 	route.Handle(h, api.PostGrant, r.grant)
 	route.Handle(h, api.Revoke, r.revoke)
 	route.Handle(h, api.Check, r.check)
@@ -35,14 +36,19 @@ type routes struct {
 	grants    *grant.Service
 	log       *denials.Log
 	addresses *address.Policy
+	ceiling   policy.Source
 	forget    func(packID string)
 }
 
 func view(g grant.Grant) api.Grant {
 	v := api.Grant{
-		PackID: g.PackID, Enabled: g.InForce(time.Now()), AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
+		PackID: g.PackID, Enabled: g.InForce(time.Now()) && g.Suspended == nil, AllowedDomains: g.AllowedDomains, AllowedPorts: g.AllowedPorts,
 		GrantedAt: g.GrantedAt, UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Notes: g.Notes,
 		Rules: wireRules(g.PathRules), AllowTunnel: g.AllowTunnel,
+		GrantedRole: string(g.Role),
+	}
+	if g.Enabled {
+		v.Suspended = g.Suspended
 	}
 	if !g.ExpiresAt.IsZero() {
 		v.ExpiresAt = &g.ExpiresAt

@@ -40,7 +40,7 @@ type Grants struct {
 // NewGrants makes the store over a database that has Migrations.
 func NewGrants(db *store.DB) *Grants { return &Grants{db: db, changes: db.Changes()} }
 
-const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel"
+const columns = "pack_id, enabled, allowed_domains, allowed_ports, granted_at, updated_at, granted_by, notes, expires_at, revision, rules, allow_tunnel, granted_role"
 
 // Revision implements grant.Store. It is called 50 times a second and queries the database only if another process may have written
 // to it since the last time.
@@ -121,9 +121,9 @@ func insert(tx *store.Tx, g *grant.Grant) error {
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
-	_, err = tx.Exec("INSERT INTO network_grants ("+columns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	_, err = tx.Exec("INSERT INTO network_grants ("+columns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		g.PackID, g.Enabled, string(domains), string(ports), g.GrantedAt, g.UpdatedAt, g.GrantedBy, g.Notes, g.ExpiresAt, g.Revision,
-		string(rules), g.AllowTunnel)
+		string(rules), g.AllowTunnel, string(g.Role))
 	if err != nil {
 		return fmt.Errorf("insert grant: %w", err)
 	}
@@ -141,7 +141,7 @@ func scanGrant(scan func(...any) error) (g grant.Grant, err error) {
 	var enabled, tunnel int
 	var domains, ports, rules string
 	err = scan(&g.PackID, &enabled, &domains, &ports, store.Time(&g.GrantedAt), store.Time(&g.UpdatedAt), &g.GrantedBy, &g.Notes,
-		store.Time(&g.ExpiresAt), &g.Revision, &rules, &tunnel)
+		store.Time(&g.ExpiresAt), &g.Revision, &rules, &tunnel, &g.Role)
 	if err != nil {
 		return g, fmt.Errorf("read grant: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/store/storetest"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
@@ -26,7 +27,7 @@ func TestGrants(t *testing.T) {
 				{Domains: []string{"*.x.com"}, Methods: []string{"GET"}, PathPrefixes: []string{"/v1/ä"}},
 				{Domains: []string{}, Methods: []string{"HEAD"}, PathPrefixes: []string{}},
 			},
-			AllowTunnel: true,
+			AllowTunnel: true, Role: access.Operator,
 		}
 		put := func(g grant.Grant) {
 			t.Helper()
