@@ -29,7 +29,7 @@ var (
 		Fails("pack_not_found", "service_unavailable")
 
 	// Routes are all of them.
-	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack)
+	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken)
 )
 
 // PackRequest names a pack.

@@ -17,7 +17,7 @@ var pages = []struct {
 	name  string
 	least int // the minimum of blocks that are run
 }{
-	{"README.md", 2}, {"docs/packs.md", 6}, {"docs/handlers.md", 5}, {"docs/operations.md", 12}, {"docs/local-models.md", 1}, {"docs/troubleshooting.md", 1},
+	{"README.md", 2}, {"docs/packs.md", 6}, {"docs/handlers.md", 5}, {"docs/operations.md", 12}, {"docs/local-models.md", 1}, {"docs/troubleshooting.md", 1}, {"docs/tokens.md", 4},
 }
 
 var (

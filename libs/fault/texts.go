@@ -35,6 +35,11 @@ func TooLong(field string, limit int) *Fault {
 // Missing is the answer to a request without a required field.
 func Missing(field string) *Fault { return Invalid("Missing %s", field).With("missing_" + field) }
 
+// ExpiresTooEarly is the answer to an expires_at that is not in the future.
+func ExpiresTooEarly() *Fault {
+	return Invalid("expires_at must lie in the future").With("invalid_expires_at")
+}
+
 // MissingPath is the answer to a request without the path of a file.
 func MissingPath() *Fault { return Invalid("Missing 'path'").With("missing_path") }
 

@@ -23,7 +23,7 @@ const (
 type Subject struct {
 	Place Place
 	Name  string // of the path's variable, the parameter or the JSON member
-	index int    // of the field in the request type
+	index []int  // of the field in the request type, which may be within an embedded struct
 }
 
 // The names under which requests name a pack. A candidate key has the pack as its first part: "x:requirements.lock:<sha256>".
@@ -36,10 +36,9 @@ const (
 // Subject finds out where requests name their pack, by the fields of the request type.
 func (r *Route) Subject() Subject {
 	var found []Subject
-	for i := range r.Request.NumField() {
-		tag := r.Request.Field(i).Tag
-		member, _, _ := strings.Cut(tag.Get("json"), ",")
-		for _, s := range []Subject{{InPath, tag.Get("path"), i}, {InQuery, tag.Get("query"), i}, {InBody, member, i}} {
+	for _, f := range reflect.VisibleFields(r.Request) {
+		member, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		for _, s := range []Subject{{InPath, f.Tag.Get("path"), f.Index}, {InQuery, f.Tag.Get("query"), f.Index}, {InBody, member, f.Index}} {
 			if s.Name == packID || s.Name == principalID || s.Name == candidateKey {
 				found = append(found, s)
 			}
@@ -74,7 +73,7 @@ func (s Subject) InRequest(decoded reflect.Value) string {
 	if s.Place != InBody {
 		return ""
 	}
-	field := decoded.Field(s.index)
+	field := decoded.FieldByIndex(s.index)
 	if field.Kind() != reflect.String {
 		return ""
 	}

@@ -24,6 +24,10 @@ type (
 	inBody struct {
 		ID string `json:"principal_id,omitzero"`
 	}
+	inEmbedded struct {
+		inBody
+		Reason string `json:"reason"`
+	}
 	inTwo struct {
 		ID    string `json:"-" path:"pack_id"`
 		Other string `json:"pack_id"`
@@ -65,6 +69,10 @@ func TestSubject(t *testing.T) {
 	}
 	if got := body.Subject().InRequest(reflect.ValueOf(inBody{ID: "b"})); got != "b" {
 		t.Errorf("in the body: got %q, want b", got)
+	}
+	embedded := declare("/api/things", reflect.TypeFor[inEmbedded]())
+	if got := embedded.Subject().InRequest(reflect.ValueOf(inEmbedded{inBody: inBody{ID: "b"}})); got != "b" {
+		t.Errorf("in an embedded part of the body: got %q, want b", got)
 	}
 	if got := path.Subject().InRequest(reflect.ValueOf(inPath{PackID: "b"})); got != "" {
 		t.Errorf("a route with the pack in its path, asked for the body's: got %q, want none", got)

@@ -54,10 +54,14 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	tokens := openTokens(ctx, rt)
+	uses := token.NewUses(tokens, key)
+	rt.OnStop("last uses", uses.Flush)
+	rt.Go("last uses", uses.Run)
 	handler, err := edge.New(edge.Config{
 		Who: principal.Chain{tokens, key}, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
+		Tokens: token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {
 		return err

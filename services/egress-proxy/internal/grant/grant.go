@@ -75,7 +75,7 @@ func (r Request) Check(now time.Time) error {
 	case len(r.GrantedBy) > MaxGrantedBy:
 		return fault.Invalid("granted_by is too long: %d > %d bytes", len(r.GrantedBy), MaxGrantedBy).With("value_too_long")
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
-		return fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
+		return fault.ExpiresTooEarly()
 	}
 	for _, domain := range r.AllowedDomains {
 		if _, err := hostname.ParsePattern(domain); err != nil {

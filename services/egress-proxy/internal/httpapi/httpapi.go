@@ -66,7 +66,7 @@ func (r *routes) grant(ctx context.Context, req api.GrantRequest) (api.GrantResp
 	}
 	if req.ExpiresAt != nil {
 		if req.ExpiresAt.IsZero() { // which means never where it is kept
-			return api.GrantResponse{}, fault.Invalid("expires_at must lie in the future").With("invalid_expires_at")
+			return api.GrantResponse{}, fault.ExpiresTooEarly()
 		}
 		request.ExpiresAt = req.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}

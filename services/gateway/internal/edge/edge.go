@@ -31,6 +31,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
+	"github.com/rumi-ai/rumi/services/gateway/internal/token"
 )
 
 const (
@@ -53,6 +54,7 @@ type Config struct {
 	Log       *slog.Logger
 	Recorder  *telemetry.Recorder
 	Views     *overview.Views
+	Tokens    *token.Service
 	Readiness func(context.Context) service.Readiness // the gateway's own
 }
 
@@ -275,6 +277,9 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
 		return sessionOver()
 	}
 	defer r.endWithSession(w.ResponseWriter)()
+	if found.Owner == roster.Gateway {
+		r.Request = r.WithContext(principal.With(r.Context(), r.who))
+	}
 	return to.handler(w, r.Request, found.Class)
 }
 

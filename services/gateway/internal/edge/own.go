@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 
 	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -14,6 +15,9 @@ import (
 
 // handler answers a request within the bounds of its route's class.
 type handler func(w http.ResponseWriter, r *http.Request, class route.Class) error
+
+// ownTimeout bounds what an endpoint of the gateway's own takes: a database that hangs must not hold clients.
+const ownTimeout = 15 * time.Second
 
 // own are the handlers of the gateway's own endpoints, by the route's name.
 func (e *Edge) own() map[string]handler {
@@ -27,6 +31,7 @@ func (e *Edge) own() map[string]handler {
 		}
 		return views.Pack(ctx, string(id))
 	})
+	e.tokens(handlers)
 	health := api.GetHealth.Route()
 	handlers[health.Name()] = e.health
 	return handlers
@@ -47,7 +52,9 @@ func handle[Req, Resp any](handlers map[string]handler, e declared.Endpoint[Req,
 		if err != nil {
 			return err
 		}
-		answer, err := fn(r.Context(), req)
+		ctx, cancel := context.WithTimeout(r.Context(), ownTimeout)
+		defer cancel()
+		answer, err := fn(ctx, req)
 		if err != nil {
 			return err
 		}

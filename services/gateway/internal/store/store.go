@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
@@ -117,10 +118,12 @@ func (s *Tokens) Change(ctx context.Context, id string, change func(*token.Token
 			return err
 		}
 		t, err := scanToken(tx.QueryRow("SELECT "+columns+" FROM tokens WHERE id = ?", id).Scan)
-		if errors.Is(err, store.ErrNoRows) {
+		switch {
+		case errors.Is(err, store.ErrNoRows):
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, errUnreadable): // what is written back would be another token
+			return fault.Conflict("The record of this token can't be read. It is refused already: make another one").With("token_unreadable").Because(err)
+		case err != nil:
 			return err
 		}
 		found = true

@@ -321,3 +321,11 @@ func (c *Cache) Ready() error {
 	}
 	return nil
 }
+
+// connected is the open store with the copy, or the fault that there is none.
+func (c *Cache) connected() (*connection, error) {
+	if on := c.on.Load(); on != nil {
+		return on, nil
+	}
+	return nil, fault.StoreUnavailable("gateway").After(time.Second)
+}

@@ -6,6 +6,7 @@ package token
 import (
 	"context"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,4 +85,15 @@ func (h hash) String() string { return hex.EncodeToString(h[:]) }
 func parseHash(s string) (h hash, ok bool) {
 	n, err := hex.Decode(h[:], []byte(s[:min(len(s), 2*len(h))]))
 	return h, err == nil && n == len(h) && len(s) == 2*len(h)
+}
+
+// descend puts names before a lineage, each once.
+func descend(lineage []string, names ...string) []string {
+	all := make([]string, 0, len(names)+len(lineage))
+	for _, name := range append(slices.Clone(names), lineage...) {
+		if name != "" && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
