@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -38,8 +39,8 @@ var (
 		"Grant a permission to a principal").
 		Fails("docker_unavailable", "grant_too_large", "invalid_args_schema", "invalid_config", "invalid_expires_at", "invalid_grant",
 			"invalid_handler", "invalid_limits", "invalid_max_uses", "invalid_mounts", "invalid_permission_id", "invalid_principal_id",
-			"invalid_rate_limit", "missing_permission_id", "missing_principal_id", "pack_not_found", "uninstall_incomplete",
-			"unknown_permission_id")
+			"invalid_rate_limit", "missing_permission_id", "missing_principal_id", "pack_not_found", "policy_violation",
+			"uninstall_incomplete", "unknown_permission_id")
 	RevokeGrant = route.New[RevokeRequest, RevokeResponse]("POST", "/api/capability/grants/revoke", Service, route.Quick, access.RevokeCapabilities,
 		"Revoke a permission of a principal").
 		Fails("invalid_permission_id", "invalid_principal_id", "missing_permission_id", "missing_principal_id", "pack_not_found")
@@ -63,7 +64,7 @@ var (
 	StartContainer = route.New[PackRequest, StartResponse]("POST", "/api/containers/{pack_id}/start", Service, route.Slow, access.StartContainers,
 		"Start a pack's container").
 		Fails("data_full", "docker_unavailable", "image_missing", "pack_not_approved", "pack_not_found", "pack_not_startable",
-			"record_unreadable", "runtime_unknown")
+			"policy_violation", "record_unreadable", "runtime_unknown")
 	StopContainer = route.New[PackRequest, StopResponse]("POST", "/api/containers/{pack_id}/stop", Service, route.Slow, access.StopContainers,
 		"Stop a pack's container").
 		Fails("docker_unavailable", "pack_not_found", "record_unreadable")
@@ -216,7 +217,7 @@ type PrincipalGrants struct {
 
 // Grant is one permission of a principal.
 type Grant struct {
-	Enabled   bool           `json:"enabled"` // neither revoked nor expired
+	Enabled   bool           `json:"enabled"` // neither revoked nor expired nor suspended
 	Config    jsontext.Value `json:"config"`
 	ExpiresAt *time.Time     `json:"expires_at"` // null for never
 	GrantedAt time.Time      `json:"granted_at"`
@@ -224,6 +225,10 @@ type Grant struct {
 	GrantedBy string         `json:"granted_by"`
 	Reason    string         `json:"reason,omitzero"` // why it allows nothing
 	Terms
+
+	GrantedRole string            `json:"granted_role"` // of the person who granted it; "" for a grant from before there were roles
+	Suspended   *policy.Violation `json:"suspended"`    // the rule of the policy that it breaks; null where it breaks none
+
 	Uses     *int64   `json:"uses,omitzero"` // calls that have started, of a grant with max_uses
 	Warnings []string `json:"warnings"`      // as when it is granted
 }
@@ -375,6 +380,8 @@ type Container struct {
 	LastExit      *LastExit       `json:"last_exit"`  // kept while it runs again
 	Limits        *pack.Resources `json:"limits"`
 	Warnings      []string        `json:"warnings"` // one for each resource of which the pack gets less than it asked for
+
+	OverPolicy *policy.Violation `json:"over_policy"` // the rule of the policy that it breaks: it runs on, and is not started again
 }
 
 // LastExit is how a container's last run ended.

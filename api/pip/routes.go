@@ -9,6 +9,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/diskusage"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -25,7 +26,7 @@ var (
 		"Install the packages of a lock file").
 		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "docker_unavailable",
 			"environment_refused", "hash_mismatch", "image_missing", "index_not_allowed", "index_unreachable", "install_failed",
-			"invalid_index_url", "invalid_lock", "pack_not_approved", "runtime_unknown", "value_too_long")
+			"invalid_index_url", "invalid_lock", "pack_not_approved", "policy_violation", "runtime_unknown", "value_too_long")
 
 	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
 	// GetTree is answered with a tar archive, as tree.Send writes it.
@@ -56,6 +57,8 @@ type LockItem struct {
 	Notes         string        `json:"notes"`
 	Actor         string        `json:"actor"` // of the last decision
 	RejectReason  string        `json:"reject_reason"`
+
+	OverPolicy *policy.Violation `json:"over_policy"` // the rule of the policy that its approval breaks: what is installed stays
 }
 
 // Requirement is one line of a lock: exactly one version of one distribution, both as they are written there.

@@ -28,6 +28,9 @@ import (
 // Path is the operator's file, relative to the Rumi home, as messages name it.
 const Path = "user_data/settings/policy.json"
 
+// Code is the error code of Violations.Err.
+const Code = "policy_violation"
+
 // The rules. Each is the path of a member in the document. That of a role's section has "roles.operator." before it. The names are stable: they
 // are in refusals, in lists of grants and in the audit log.
 const (

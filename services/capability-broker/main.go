@@ -7,6 +7,7 @@ import (
 	"github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/service"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -78,6 +79,8 @@ type state struct {
 	rows  *store.Store
 	gates *gate.View // of approval; nothing is followed before follow
 	trees *tree.Cache
+
+	policy *policy.Reader
 }
 
 func openState(ctx context.Context, rt *service.Runtime, files layout.UserData) (s state, err error) {
@@ -88,6 +91,9 @@ func openState(ctx context.Context, rt *service.Runtime, files layout.UserData) 
 	rt.ReadyWhen("store", s.db.Ping)
 	rt.ReadyWhen("state folder", service.WritableFolder(files.State()))
 	rt.ReadyWhen("packs' data", service.WritableFolder(files.Packs()))
+	if s.policy, err = rt.OpenPolicy(); err != nil {
+		return s, err
+	}
 	s.rows = store.New(s.db)
 	if err := files.Make(); err != nil {
 		return s, err

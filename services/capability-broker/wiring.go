@@ -101,7 +101,7 @@ func newContainers(ctx context.Context, rt *service.Runtime, cfg config, files l
 	packs := container.New(container.Config{
 		SocketsOwned: func() error { return errors.Join(egressSockets.Check(), capabilitySockets.Check()) },
 		Engine:       h.engine, Records: records, Gates: s.gates, Trees: s.trees, Environments: w.environments.Environments,
-		Reporter: approval.NewClient(rt.Peer(approval.Service)), Audit: rt.Audit, Log: rt.Log,
+		Reporter: approval.NewClient(rt.Peer(approval.Service)), Audit: rt.Audit, Log: rt.Log, Policy: s.policy,
 		Required: cfg.SecurityMode == strict, Image: cfg.Image, Ceiling: cfg.Ceiling.limits(), DataMax: cfg.DataMaxMB << 20, DataKept: cfg.DataKept,
 		LockDir: files.Locks(), DataDir: files.Packs(), RunsDir: files.Runs(), EgressDir: cfg.EgressSockDir, CapabilityDir: cfg.SockDir,
 		Groups: cfg.groups(), Authorities: bundle,
@@ -153,7 +153,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 		return d, err
 	}
 	if d.grants, err = grant.Open(ctx, grant.Config{
-		Store: s.rows, Packs: peers.Packs{Gates: s.gates}, Permissions: d.builtins, Audit: rt.Audit, Log: rt.Log, Pin: d.handlers.Registry.Pin,
+		Store: s.rows, Packs: peers.Packs{Gates: s.gates}, Permissions: d.builtins, Policy: s.policy, Audit: rt.Audit, Log: rt.Log, Pin: d.handlers.Registry.Pin,
 		Checks: []func(context.Context, *grant.Grant) error{d.handlers.Registry.CheckGrant, cfg.callCeiling().CheckGrant, w.mounts.CheckGrant},
 	}); err != nil {
 		return d, err

@@ -112,9 +112,13 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	notify.Due() // counts may have changed while approval or this service was down
 	rt.Go("pending counts", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
 
+	ceiling, err := rt.OpenPolicy()
+	if err != nil {
+		return err
+	}
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
-		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Audit: rt.Audit, Log: rt.Log,
+		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log,
 		Changed: func(context.Context) { notify.Due() },
 	})
 	// A lock becomes a candidate when its pack is installed, not only when an operator asks for a scan.
@@ -129,7 +133,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 			}
 		})
 	})
-	return httpapi.Serve(rt.Mux(), i, func(ctx context.Context) ([]diskusage.Item, error) {
+	return httpapi.Serve(rt.Mux(), i, ceiling, func(ctx context.Context) ([]diskusage.Item, error) {
 		return diskusage.Folders(ctx, rt.UserData, diskusage.Folder{Path: "pip/environments", Depth: 1, Kind: "environment"},
 			diskusage.Folder{Path: "pip/trees", Kind: "approved_trees"}, diskusage.Folder{Path: "pip/work", Depth: 1, Kind: "build"})
 	})

@@ -20,6 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/policy"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/store/storetest"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
@@ -60,7 +61,7 @@ func newReplica(t testing.TB, db *dbstore.DB) *replica {
 	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows, discard); err != nil {
 		t.Fatal(err)
 	}
-	if r.grants, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Audit: r, Log: discard,
+	if r.grants, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Policy: policy.Fixed{Policy: policy.None()}, Audit: r, Log: discard,
 		Checks: []func(context.Context, *grant.Grant) error{r.trust.CheckGrant}}); err != nil {
 		t.Fatal(err)
 	}

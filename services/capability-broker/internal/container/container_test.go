@@ -15,6 +15,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
@@ -70,7 +71,7 @@ func run(t *testing.T, test func(t *testing.T, r *rig), settings ...func(*Config
 		r := &rig{docker: newDocker(), gates: &approval{states: make(map[string]gate.State)}, log: &auditLog{},
 			shelf: &shelf{dir: code, kept: map[string]bool{"d1": true, "d2": true, "d3": true}}, pack: code,
 			packages: &packages{shelf{dir: installed, kept: map[string]bool{"e1": true, "e2": true}}}, records: &records{kept: make(map[string]Record)}}
-		r.config = Config{Engine: r.docker, Records: r.records, Gates: r.gates, Trees: r.shelf, Environments: r.packages, Reporter: r.gates, Audit: r.log,
+		r.config = Config{Policy: policy.Fixed{Policy: policy.None()}, Engine: r.docker, Records: r.records, Gates: r.gates, Trees: r.shelf, Environments: r.packages, Reporter: r.gates, Audit: r.log,
 			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, RunsDir: runs, LockDir: locks, EgressDir: sockets, CapabilityDir: sockets,
 			SocketsOwned: func() error { return nil }}
 		for _, set := range settings {

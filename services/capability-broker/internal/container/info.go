@@ -12,6 +12,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/packdata"
 )
@@ -36,6 +37,8 @@ type Info struct {
 	LastExit      *LastExit       `json:"last_exit"`  // kept while it runs again
 	Limits        *pack.Resources `json:"limits"`
 	Warnings      []string        `json:"warnings"` // one for each resource of which the pack gets less than it asked for
+
+	OverPolicy *policy.Violation `json:"over_policy"` // the rule of the policy that it breaks: it runs on, and is not started again
 }
 
 // LastExit is how a container's last run ended.
@@ -53,6 +56,7 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	m.refreshRecords(ctx)
+	ceiling := m.Policy.Current()
 	infos := make(map[string]Info, len(list))
 	for _, c := range list {
 		r, _ := m.records.get(c.PackID)
@@ -60,7 +64,11 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 		if _, listed := infos[c.PackID]; listed && c.ID != r.ContainerID {
 			continue
 		}
-		infos[c.PackID] = newInfo(c, r)
+		info := newInfo(c, r)
+		if info.Limits != nil {
+			info.OverPolicy = ceiling.Container(r.Role, r.Limits.MemoryMB<<20).First()
+		}
+		infos[c.PackID] = info
 	}
 	out := slices.AppendSeq(make([]Info, 0, len(infos)), maps.Values(infos))
 	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.PackID, b.PackID) })

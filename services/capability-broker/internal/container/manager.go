@@ -13,6 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/keylock"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/runlog"
 )
@@ -81,6 +82,7 @@ type Config struct {
 	Reporter     Reporter
 	Audit        Audit
 	Log          *slog.Logger
+	Policy       policy.Source
 
 	Required      bool           // nothing runs without Docker
 	Image         string         // that packs run in

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
@@ -12,9 +13,10 @@ import (
 // far. It outlives the broker and the engine. It is stored as JSON, so the names in the tags must not change.
 type Record struct {
 	PackID      string         `json:"pack_id"`
-	ContainerID string         `json:"container_id"` // of the only container that counts as the pack's own; stored before it is started first
-	Digest      string         `json:"digest"`       // of the tree that it runs
-	Wanted      bool           `json:"wanted"`       // an operator has started it, and none has stopped it since
+	ContainerID string         `json:"container_id"`  // of the only container that counts as the pack's own; stored before it is started first
+	Digest      string         `json:"digest"`        // of the tree that it runs
+	Role        access.Role    `json:"role,omitzero"` // of the operator who started it, by which the policy is applied
+	Wanted      bool           `json:"wanted"`        // an operator has started it, and none has stopped it since
 	Running     bool           `json:"running"`
 	Restart     pack.Restart   `json:"restart"`
 	Limits      pack.Resources `json:"limits"`   // that it has

@@ -1,14 +1,17 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/packdata"
@@ -40,7 +43,11 @@ func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	limits, cut := sandbox.Limits{Memory: d.Resources.MemoryMB << 20, CPUs: d.Resources.CPUs, PIDs: d.Resources.PIDs}.Within(m.Ceiling)
+	ceiling := m.Policy.Current()
+	if err := ceiling.Container(r.Role, d.Resources.MemoryMB<<20).Err(); err != nil {
+		return sandbox.Spec{}, err
+	}
+	limits, cut := sandbox.Limits{Memory: d.Resources.MemoryMB << 20, CPUs: d.Resources.CPUs, PIDs: d.Resources.PIDs}.Within(m.most(ceiling, r.Role))
 	r.Restart, r.Warnings = d.Restart, cut
 	r.Limits = pack.Resources{MemoryMB: limits.Memory >> 20, CPUs: limits.CPUs, PIDs: limits.PIDs}
 	for _, text := range cut {
@@ -88,6 +95,15 @@ func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error
 		Kind: sandbox.Pack, Name: r.PackID, PackID: r.PackID, Principal: r.PackID, Digest: r.Digest, Packages: packages.Digest, Image: m.Image,
 		Command: command(d), Dir: codeTarget, Mounts: mounts, Groups: m.Groups, Stdin: true, Env: variables, Limits: limits,
 	}, nil
+}
+
+// most is the ceiling of a container that someone of the role starts: the settings', or the policy's where that is lower.
+func (m *Manager) most(p *policy.Policy, role access.Role) sandbox.Limits {
+	most := m.Ceiling
+	if memory := p.MaxMemory(role); memory > 0 {
+		most.Memory = min(memory, cmp.Or(most.Memory, sandbox.DefaultLimits.Memory))
+	}
+	return most
 }
 
 // sockets returns the folders of a pack's two sockets, once the sockets are there. Folders are mounted, not sockets: a service that

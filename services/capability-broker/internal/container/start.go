@@ -10,7 +10,9 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 )
 
@@ -45,9 +47,12 @@ func (m *Manager) Start(ctx context.Context, packID string) (Started, error) {
 	if running != nil {
 		return *running, nil
 	}
-	r := Record{PackID: packID, Digest: state.Digest}
+	r := Record{PackID: packID, Digest: state.Digest, Role: origin.Of(ctx).Role}
 	made, err := m.launch(ctx, &r, nil)
 	if err != nil {
+		if fault.Of(err).Code == policy.Code {
+			err = errors.Join(err, m.auditStartDenied(ctx, packID, map[string]any{"status": state.Status}, fault.Of(err).Message))
+		}
 		return Started{}, fmt.Errorf("start %s: %w", packID, err)
 	}
 	// Race: the gate may have closed while the container was being made. GateChanged then found no container that runs, and
@@ -96,12 +101,15 @@ func (m *Manager) checkGate(ctx context.Context, packID string) (gate.State, err
 		return state, fault.PackNotFound()
 	}
 	denied := m.gateFault(packID, state)
-	err := m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
-		OwnerPack: packID, Details: map[string]any{"status": state.Status}, RejectionReason: denied.Message})
-	if err != nil {
+	if err := m.auditStartDenied(ctx, packID, map[string]any{"status": state.Status}, denied.Message); err != nil {
 		return state, err
 	}
 	return state, denied
+}
+
+func (m *Manager) auditStartDenied(ctx context.Context, packID string, details map[string]any, reason string) error {
+	return m.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "container_start_denied",
+		OwnerPack: packID, Details: details, RejectionReason: reason})
 }
 
 // gateFault is the answer to the start of a pack whose gate is closed, with the reason if it is known.

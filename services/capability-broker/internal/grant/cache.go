@@ -15,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
@@ -54,18 +55,29 @@ type Audit interface {
 	Write(ctx context.Context, e audit.Entry) error
 }
 
-// byPrincipal are all grants, by principal and permission. It is never changed once it is the snapshot's value.
-type byPrincipal map[string]map[string]*Grant
+// grants are all grants. They are never changed once they are the snapshot's value.
+type grants struct {
+	by     map[string]map[string]*Grant // by principal and permission
+	policy *policy.Policy               // by which all of them are judged
+}
 
 // compile compiles the argument schema of a grant, unless these grants have it compiled already. Compiling takes milliseconds, and every
 // change of any grant loads them all.
-func (all byPrincipal) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error) {
+func (all *grants) compile(g *Grant) func(jsontext.Value) (*schema.Schema, error) {
 	return func(raw jsontext.Value) (*schema.Schema, error) {
-		if old := all[g.PrincipalID][g.PermissionID]; old != nil && old.args != nil && bytes.Equal(old.Terms.ArgsSchema, raw) {
+		if old := all.find(g.PrincipalID, g.PermissionID); old != nil && old.args != nil && bytes.Equal(old.Terms.ArgsSchema, raw) {
 			return old.args, nil
 		}
 		return schema.Compile(raw)
 	}
+}
+
+// find is nil for no grant; all may be nil.
+func (all *grants) find(principal, permission string) *Grant {
+	if all == nil {
+		return nil
+	}
+	return all.by[principal][permission]
 }
 
 // Config has the parts that a Cache uses.
@@ -73,6 +85,7 @@ type Config struct {
 	Store       Store
 	Packs       Packs
 	Permissions Permissions
+	Policy      policy.Source // what it doesn't cover is suspended
 	Audit       Audit
 	Log         *slog.Logger
 
@@ -87,7 +100,7 @@ type Config struct {
 // Cache has every grant in memory, and is the way to change one. It is safe for concurrent use.
 type Cache struct {
 	Config
-	snapshot *snapshot.Snapshot[byPrincipal]
+	snapshot *snapshot.Snapshot[*grants]
 	counting chan struct{} // holds a token while a use is counted: see Use
 }
 
@@ -95,8 +108,9 @@ type Cache struct {
 func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	c := &Cache{Config: cfg, counting: make(chan struct{}, 1)}
 	var err error
-	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[byPrincipal]{
+	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[*grants]{
 		Name: "capability grants", Interval: followInterval, Log: cfg.Log, Revision: cfg.Store.Revision, Load: c.load,
+		Expired: func(all *grants, _ time.Time) bool { return all.policy != cfg.Policy.Current() },
 	})
 	if err != nil {
 		return nil, err
@@ -104,12 +118,12 @@ func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-func (c *Cache) load(ctx context.Context, before byPrincipal) (byPrincipal, int64, error) {
+func (c *Cache) load(ctx context.Context, before *grants) (*grants, int64, error) {
 	list, revision, err := c.Store.Grants(ctx)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read grants: %w", err)
 	}
-	next := make(byPrincipal)
+	next := &grants{by: make(map[string]map[string]*Grant), policy: c.Policy.Current()}
 	for i := range list {
 		g := &list[i]
 		if err := g.prepare(c.Permissions, before.compile(g)); err != nil {
@@ -117,12 +131,25 @@ func (c *Cache) load(ctx context.Context, before byPrincipal) (byPrincipal, int6
 			c.Log.ErrorContext(ctx, "a capability grant can't be read and allows nothing; grant it again", "principal_id", g.PrincipalID, "permission_id", g.PermissionID, "error", err)
 			g.unusable = Unreadable
 		}
-		if next[g.PrincipalID] == nil {
-			next[g.PrincipalID] = make(map[string]*Grant)
+		g.judge(next.policy)
+		c.logSuspended(ctx, before.find(g.PrincipalID, g.PermissionID), g)
+		if next.by[g.PrincipalID] == nil {
+			next.by[g.PrincipalID] = make(map[string]*Grant)
 		}
-		next[g.PrincipalID][g.PermissionID] = g
+		next.by[g.PrincipalID][g.PermissionID] = g
 	}
 	return next, revision, nil
+}
+
+// logSuspended logs that the policy suspends a grant, or no longer does. before is nil for a grant that wasn't there.
+func (c *Cache) logSuspended(ctx context.Context, before, after *Grant) {
+	is, was := after.suspended != nil && after.Enabled, before != nil && before.suspended != nil && before.Enabled
+	switch {
+	case is && !was:
+		c.Log.WarnContext(ctx, "a capability grant is suspended by the policy", "principal_id", after.PrincipalID, "permission_id", after.PermissionID, "reason", after.suspendedReason)
+	case was && !is:
+		c.Log.InfoContext(ctx, "a capability grant is no longer suspended by the policy", "principal_id", after.PrincipalID, "permission_id", after.PermissionID)
+	}
 }
 
 // Follow takes over what other replicas write, until ctx ends. While the database can't be asked the grants in memory hold for
@@ -131,7 +158,7 @@ func (c *Cache) Follow(ctx context.Context) error { return c.snapshot.Follow(ctx
 
 // Each calls fn for every grant in memory, revoked ones among them. The grants must not be changed.
 func (c *Cache) Each(fn func(*Grant)) {
-	for _, grants := range c.snapshot.Value() {
+	for _, grants := range c.snapshot.Value().by {
 		for _, g := range grants {
 			fn(g)
 		}
@@ -157,6 +184,7 @@ func (c *Cache) List(ctx context.Context, principal string) (map[string][]*Grant
 		if err := g.prepare(c.Permissions, now.compile(g)); err != nil {
 			g.unusable = Unreadable
 		}
+		g.judge(c.Policy.Current())
 		out[g.PrincipalID] = append(out[g.PrincipalID], g)
 	}
 	for _, grants := range out {
@@ -190,7 +218,7 @@ func (r Request) check() error {
 }
 
 // Grant grants a permission. It replaces the present grant. A pack that approval doesn't know is a not-found fault, one that is being
-// uninstalled a conflict. The audit entry is written before the change is committed: there may be an entry of a change that then failed,
+// uninstalled a conflict, a grant that breaks a rule of the policy a denied one. The audit entry is written before the change is committed: there may be an entry of a change that then failed,
 // never a change without its entry.
 func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	if err := r.check(); err != nil {
@@ -199,7 +227,7 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 	now := time.Now().UTC()
 	next := Grant{
 		PrincipalID: r.PrincipalID, PermissionID: r.PermissionID, Enabled: true,
-		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor,
+		GrantedAt: now, UpdatedAt: now, GrantedBy: origin.Of(ctx).Actor, Role: origin.Of(ctx).Role,
 		Config: r.Config, Terms: r.Terms,
 	}
 	if err := next.prepare(c.Permissions, schema.Compile); err != nil {
@@ -218,6 +246,9 @@ func (c *Cache) Grant(ctx context.Context, r Request) (Grant, error) {
 		return Grant{}, err
 	} else if !known {
 		return Grant{}, fault.PackNotFound()
+	}
+	if broken := next.Violations(c.Policy.Current()); len(broken) > 0 {
+		return Grant{}, c.refuse(ctx, &next, broken)
 	}
 	if c.Config.Pin != nil {
 		c.Config.Pin(&next)

@@ -31,7 +31,7 @@ func (c *Cache) Chain(principal, permission string) Chain {
 		if !fresh {
 			return &Grant{PrincipalID: id, PermissionID: permission, unusable: Unknown}
 		}
-		if g := all[id][permission]; g != nil {
+		if g := all.by[id][permission]; g != nil {
 			return g
 		}
 		return &Grant{PrincipalID: id, PermissionID: permission, unusable: None}
@@ -65,7 +65,7 @@ func (c Chain) permit(decide func(*Grant, time.Time) Reason, now time.Time) (Per
 		return Permit{}, reason
 	}
 	p := Permit{Chain: c, Handler: c[0].Terms.Handler, Mounts: c[0].Terms.Mounts}
-	p.Limits = p.Limits.narrow(c[0].Terms.Limits)
+	p.Limits = p.Limits.narrow(c[0].Terms.Limits).narrow(c[0].unasked)
 	for i, g := range c[1:] {
 		if reason := decide(g, now); reason != Allowed {
 			return Permit{}, reason + c.of(i+1)
@@ -98,6 +98,6 @@ func (p *Permit) under(parent *Grant) Reason {
 			return "The parent " + Reason(parent.PrincipalID) + " is not granted a mount"
 		}
 	}
-	p.Limits = p.Limits.narrow(parent.Terms.Limits)
+	p.Limits = p.Limits.narrow(parent.Terms.Limits).narrow(parent.unasked)
 	return Allowed
 }

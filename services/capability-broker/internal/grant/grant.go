@@ -16,7 +16,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/schema"
 )
 
@@ -53,6 +55,7 @@ type Grant struct {
 	GrantedAt    time.Time
 	UpdatedAt    time.Time
 	GrantedBy    string
+	Role         access.Role // of the person who granted it, by which the policy is applied; "" where it isn't known
 	Terms        Terms
 	Uses         int64 // calls that have started since GrantedAt, counted where Terms has MaxUses
 
@@ -62,6 +65,11 @@ type Grant struct {
 	args     *schema.Schema // of Terms.ArgsSchema, nil for none
 	usedUp   *atomic.Bool   // true once no use is left: uses never come back; nil where they have no bound
 	unusable Reason         // not Allowed: why the grant allows nothing, whatever the rest says
+
+	// What judge computes of the policy in force.
+	suspended       *policy.Violation // the rule that the grant breaks; nil for none
+	suspendedReason Reason            // for that rule; Allowed for none
+	unasked         *Limits           // the most memory of a call whose grant names none, where that is less than the default; nil elsewhere
 }
 
 // Permissions are the permissions that the broker serves itself; builtin.Table is them.
@@ -117,7 +125,7 @@ func (g *Grant) inForce(now time.Time) Reason {
 	case g.expired(now):
 		return Expired
 	}
-	return Allowed
+	return g.suspendedReason
 }
 
 func (g *Grant) expired(now time.Time) bool { return !g.ExpiresAt.IsZero() && !now.Before(g.ExpiresAt) }

@@ -16,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/policy"
 	dbstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
@@ -107,7 +108,7 @@ func open(t *testing.T) *store.Store {
 }
 
 func config(s grant.Store, p packs, l *log) grant.Config {
-	return grant.Config{Store: s, Packs: p, Audit: l, Log: discard,
+	return grant.Config{Store: s, Packs: p, Policy: policy.Fixed{Policy: policy.None()}, Audit: l, Log: discard,
 		Permissions: builtin.NewTable(builtin.SecretsGet(nil, 0, discard))}
 }
 

@@ -121,7 +121,10 @@ func (c capability) list(ctx context.Context, req api.GrantsRequest) (api.Grants
 			reason := g.Decide(now)
 			held := api.Grant{Enabled: reason == grant.Allowed, Config: g.Config, ExpiresAt: at(g.ExpiresAt), GrantedAt: g.GrantedAt,
 				UpdatedAt: g.UpdatedAt, GrantedBy: g.GrantedBy, Reason: string(reason), Terms: wireTerms(g.Terms),
-				Warnings: []string{}}
+				GrantedRole: string(g.Role), Warnings: []string{}}
+			if g.Enabled {
+				held.Suspended = g.Suspended()
+			}
 			if g.Terms.MaxUses != nil {
 				held.Uses = &g.Uses
 			}

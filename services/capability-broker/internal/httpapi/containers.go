@@ -29,7 +29,7 @@ func (c containers) list(ctx context.Context, _ struct{}) ([]api.Container, erro
 			PackID: info.PackID, ID: info.ID, Status: info.Status, Image: info.Image, ImageID: info.ImageID, Digest: info.Digest,
 			CreatedAt: info.CreatedAt, StartedAt: info.StartedAt, FinishedAt: info.FinishedAt, ExitCode: info.ExitCode, OOMKilled: info.OOMKilled,
 			Reason: info.Reason, RestartPolicy: info.RestartPolicy, Restarts: info.Restarts, RestartAt: info.RestartAt,
-			LastExit: (*api.LastExit)(info.LastExit), Limits: info.Limits, Warnings: info.Warnings,
+			LastExit: (*api.LastExit)(info.LastExit), Limits: info.Limits, Warnings: info.Warnings, OverPolicy: info.OverPolicy,
 		}
 	}
 	return all, nil

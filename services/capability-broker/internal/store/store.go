@@ -85,13 +85,13 @@ func (s *Store) Revision(ctx context.Context) (int64, error) { return s.grants.r
 // TrustRevision implements handler.TrustStore.
 func (s *Store) TrustRevision(ctx context.Context) (int64, error) { return s.trust.read(ctx, s.db) }
 
-const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by, terms, uses`
+const grantColumns = `principal_id, permission_id, enabled, config, expires_at, granted_at, updated_at, granted_by, terms, uses, granted_role`
 
 func scanGrant(scan func(...any) error) (*grant.Grant, error) {
 	var g grant.Grant
 	var config, terms string
 	if err := scan(&g.PrincipalID, &g.PermissionID, &g.Enabled, &config, store.Time(&g.ExpiresAt), store.Time(&g.GrantedAt),
-		store.Time(&g.UpdatedAt), &g.GrantedBy, &terms, &g.Uses); err != nil {
+		store.Time(&g.UpdatedAt), &g.GrantedBy, &terms, &g.Uses, &g.Role); err != nil {
 		return nil, err
 	}
 	g.Config = jsontext.Value(config)
@@ -137,12 +137,13 @@ func (s *Store) Apply(ctx context.Context, principal, permission string, change 
 		if next.Terms.MaxUses != nil {
 			uses = *next.Terms.MaxUses
 		}
-		if _, err := tx.Exec(`INSERT INTO capability_grants (`+grantColumns+`, max_uses) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		if _, err := tx.Exec(`INSERT INTO capability_grants (`+grantColumns+`, max_uses) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (principal_id, permission_id) DO UPDATE SET enabled = excluded.enabled, config = excluded.config,
 				expires_at = excluded.expires_at, granted_at = excluded.granted_at, updated_at = excluded.updated_at,
-				granted_by = excluded.granted_by, terms = excluded.terms, uses = excluded.uses, max_uses = excluded.max_uses`,
+				granted_by = excluded.granted_by, terms = excluded.terms, uses = excluded.uses, max_uses = excluded.max_uses,
+				granted_role = excluded.granted_role`,
 			next.PrincipalID, next.PermissionID, next.Enabled, string(next.Config), next.ExpiresAt, next.GrantedAt,
-			next.UpdatedAt, next.GrantedBy, string(terms), next.Uses, uses); err != nil {
+			next.UpdatedAt, next.GrantedBy, string(terms), next.Uses, string(next.Role), uses); err != nil {
 			return err
 		}
 		return raise(tx, grants)

@@ -12,19 +12,23 @@ import (
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/installer"
 )
 
-type routes struct{ installer *installer.Installer }
+type routes struct {
+	installer *installer.Installer
+	policy    policy.Source
+}
 
 // Serve answers the endpoints on mux. usage finds what the service keeps on the disk.
-func Serve(mux *server.Mux, i *installer.Installer, usage diskusage.List) error {
-	r, h := routes{i}, route.NewHandlers(api.Routes)
+func Serve(mux *server.Mux, i *installer.Installer, ceiling policy.Source, usage diskusage.List) error {
+	r, h := routes{i, ceiling}, route.NewHandlers(api.Routes)
 	candidate.Handle(h, api.Candidates, i.Candidates, candidate.Shown[installer.Lock, api.LockItem]{
-		KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: view,
+		KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: r.view,
 	})
 	route.Handle(h, api.Candidates.Scan, r.scan)
 	route.Handle(h, api.Approve, r.approve)
@@ -35,16 +39,16 @@ func Serve(mux *server.Mux, i *installer.Installer, usage diskusage.List) error 
 	return h.Mount(mux)
 }
 
-func view(i installer.Item) api.LockItem {
+func (r routes) view(i installer.Item) api.LockItem {
 	requirements := make([]api.Requirement, len(i.Payload.Requirements))
-	for n, r := range i.Payload.Requirements {
-		requirements[n] = api.Requirement(r)
+	for n, one := range i.Payload.Requirements {
+		requirements[n] = api.Requirement(one)
 	}
 	return api.LockItem{
 		Key: i.Key, PackID: i.PackID, Relpath: i.Payload.Relpath, SHA256: i.Payload.SHA256, Requirements: requirements,
 		Status: string(i.State), CreatedAt: i.CreatedAt, UpdatedAt: i.UpdatedAt, RejectCount: i.RejectCount, CooldownUntil: i.CoolsUntil(),
 		LastError: orNull(i.LastError), AllowSdist: i.Payload.AllowSdist, IndexURL: orNull(i.Payload.IndexURL), Notes: i.Payload.Notes,
-		Actor: i.Actor, RejectReason: i.Reason,
+		Actor: i.Actor, RejectReason: i.Reason, OverPolicy: r.installer.Violations(r.policy.Current(), &i).First(),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	api "github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
@@ -28,6 +29,7 @@ type Lock struct {
 	AllowSdist  bool            `json:"allow_sdist,omitzero"`
 	IndexURL    string          `json:"index_url,omitzero"` // "" for the default
 	Notes       string          `json:"notes,omitzero"`
+	Role        access.Role     `json:"role,omitzero"`        // of the person who approved it, by which the policy is applied
 	Environment api.Environment `json:"environment,omitzero"` // of an installed one
 }
 

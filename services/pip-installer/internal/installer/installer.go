@@ -17,6 +17,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
@@ -33,6 +35,7 @@ type Config struct {
 	Environments *environment.Store
 	Builder      Builder
 	Indexes      Indexes
+	Policy       policy.Source
 	Audit        *audit.Log
 	Log          *slog.Logger
 	Changed      func(ctx context.Context) // the counts of candidates have changed
@@ -133,6 +136,10 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 	}()
 	return i.Candidates.Approve(ctx, key, func(ctx context.Context, item *Item) error {
 		item.Payload.AllowSdist, item.Payload.IndexURL, item.Payload.Notes = decision.AllowSdist, index, decision.Notes
+		item.Payload.Role = origin.Of(ctx).Role
+		if err := i.withinPolicy(ctx, item); err != nil {
+			return err
+		}
 		if err := i.checkUnchanged(ctx, item); err != nil {
 			return err
 		}
@@ -148,6 +155,32 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 		locked = true
 		return i.addEnvironment(ctx, item, built, requirements)
 	})
+}
+
+// Violations are the rules of the policy that the approval of a lock breaks; none for a lock that isn't installed. What is installed stays: its
+// packages were built, and their code ran in the builder, when it was approved.
+func (i *Installer) Violations(p *policy.Policy, item *Item) policy.Violations {
+	if item.State != candidate.Installed {
+		return nil
+	}
+	return p.Lock(item.Payload.Role, item.Payload.AllowSdist)
+}
+
+// withinPolicy is nil for an approval that the policy allows. Otherwise the refusal is in the audit log, and is the error: a denied fault.
+func (i *Installer) withinPolicy(ctx context.Context, item *Item) error {
+	broken := i.cfg.Policy.Current().Lock(item.Payload.Role, item.Payload.AllowSdist)
+	if len(broken) == 0 {
+		return nil
+	}
+	refusal := broken.Err()
+	err := i.cfg.Audit.Write(ctx, audit.Entry{
+		Category: audit.Security, Severity: audit.Warning, Action: "policy_refused", OwnerPack: item.PackID, RejectionReason: refusal.Error(),
+		Details: map[string]any{"permission_type": "pip", "rules": broken.Rules(), "candidate_key": item.Key},
+	})
+	if err != nil {
+		return err
+	}
+	return refusal
 }
 
 // checkUnchanged checks that the lock in the pack's folder is still the one that was scanned.
