@@ -1,5 +1,6 @@
 // Command rumi sets up a Rumi installation. `rumi init` prepares a Rumi home before the services start, and `rumi reconcile` corrects
-// what changes while they run; both need root, and are services of docker-compose.yml. What they do is in internal/setup.
+// what changes while they run; both need root, and are services of docker-compose.yml. What they do is in internal/setup. `rumi audit`
+// seals the audit log and verifies it; see internal/auditlog.
 package main
 
 import (
@@ -7,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 // commands are the subcommands of `rumi`.
 type commands struct {
+	Audit     auditCommand     `cmd:"" help:"Seal the audit log so that it can't be rewritten, verify it, and prove entries."`
 	Init      initCommand      `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
 	Reconcile reconcileCommand `cmd:"" help:"Keep right what changes while the suite runs: the folders of sockets, as after a reboot, and the API token that the gateway sees. Needs root. Runs until it is stopped."`
 }
@@ -81,7 +84,17 @@ func (c *reconcileCommand) Run(log *slog.Logger) error {
 }
 
 func main() {
+	dropEmptySettings()
 	ctx := kong.Parse(&commands{}, kong.Name("rumi"), kong.Description("Rumi sets up and runs packs that nobody has to trust."), kong.UsageOnError())
 	ctx.Bind(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx.FatalIfErrorf(ctx.Run())
+}
+
+// dropEmptySettings makes an empty setting the same as none, as for the services: `RUMI_X=` in .env reaches the process as an empty value.
+func dropEmptySettings() {
+	for _, entry := range os.Environ() {
+		if name, value, _ := strings.Cut(entry, "="); value == "" && strings.HasPrefix(name, "RUMI_") {
+			_ = os.Unsetenv(name)
+		}
+	}
 }

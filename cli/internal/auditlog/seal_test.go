@@ -1,0 +1,158 @@
+package auditlog
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const testFile = "security_2026-01-31.jsonl"
+
+// home is a folder with an audit log, its seals and keys.
+type home struct {
+	t                 *testing.T
+	audit, seals, key string
+	public            string
+	out               *bytes.Buffer
+	sealer            *Sealer
+	now               time.Time
+}
+
+func newHome(t *testing.T) *home {
+	t.Helper()
+	dir := t.TempDir()
+	h := &home{t: t, audit: filepath.Join(dir, "audit"), seals: filepath.Join(dir, "audit_log"), key: filepath.Join(dir, "signing_key"),
+		out: &bytes.Buffer{}, now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)}
+	private, public, err := NewKey(strings.Repeat("0a", 16))
+	h.check(err)
+	h.public = public
+	h.check(os.WriteFile(h.key, []byte(private+"\n"), 0o600))
+	h.check(os.Mkdir(h.audit, 0o750))
+	h.check(os.Mkdir(h.seals, 0o750))
+	return h
+}
+
+func (h *home) check(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *home) config() Config {
+	return Config{Audit: h.audit, Log: h.seals, KeyFile: h.key, Interval: 10 * time.Millisecond}
+}
+
+// start opens the sealer; the test drives its passes.
+func (h *home) start() {
+	h.t.Helper()
+	s, err := openSealer(h.config(), &status{path: h.seals}, slog.New(slog.NewTextHandler(io.MultiWriter(h.out, h.t.Output()), nil)))
+	h.check(err)
+	h.sealer = s
+}
+
+func (h *home) stop() {
+	h.sealer.close()
+	h.sealer = nil
+}
+
+// seal makes passes until there is nothing more to do.
+func (h *home) seal() {
+	h.t.Helper()
+	for range 4 { // a file that loses its name is drained in one pass, and the next one is opened after it
+		for more := true; more; {
+			var err error
+			more, err = h.sealer.pass(h.now)
+			h.check(err)
+			h.now = h.now.Add(time.Second)
+		}
+	}
+}
+
+// entry is line n of a file, as a service would write it.
+func entry(n int) string {
+	return fmt.Sprintf(`{"ts":"2026-01-31T12:00:%02d.%06dZ","category":"security","action":"something_happened","request_id":"R%d"}`, n/1000%60, n, n)
+}
+
+// write appends lines from to to-1.
+func (h *home) write(file string, from, to int) {
+	h.t.Helper()
+	f, err := os.OpenFile(filepath.Join(h.audit, file), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	h.check(err)
+	defer f.Close()
+	var lines strings.Builder
+	for n := from; n < to; n++ {
+		lines.WriteString(entry(n) + "\n")
+	}
+	_, err = f.WriteString(lines.String())
+	h.check(err)
+}
+
+func (h *home) records() []Record {
+	h.t.Helper()
+	f, err := os.Open(filepath.Join(h.seals, recordsFile))
+	h.check(err)
+	defer f.Close()
+	var all []Record
+	h.check(eachRecord(f, func(_ []byte, r Record, problem error) error {
+		all = append(all, r)
+		return problem
+	}))
+	return all
+}
+
+func TestSealsWhatIsWritten(t *testing.T) {
+	h := newHome(t)
+	h.start()
+	defer h.stop()
+	h.write(testFile, 0, 3)
+	h.write("network_2026-01-31.jsonl", 0, 200_000)
+	h.seal()
+	h.write(testFile, 3, 4)
+	h.seal()
+	sealed := map[string]uint64{}
+	for _, r := range h.records() {
+		for _, s := range r.Sealed {
+			sealed[s.File] += s.Lines
+		}
+	}
+	if fmt.Sprint(sealed) != "map[network_2026-01-31.jsonl:200000 security_2026-01-31.jsonl:4]" {
+		t.Errorf("sealed %v lines, want 200000 and 4", sealed)
+	}
+	if strings.Contains(h.out.String(), "ERROR") {
+		t.Errorf("want nothing found, got:\n%s", h.out)
+	}
+}
+
+func TestRunSealsUntilItIsStoppedAndOnceMore(t *testing.T) {
+	h := newHome(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- Run(ctx, h.config(), slog.New(slog.NewTextHandler(t.Output(), nil))) }()
+	h.write(testFile, 0, 10)
+	for len(h.recordsSoFar()) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	h.write(testFile, 10, 20)
+	cancel()
+	h.check(<-done)
+	h.start()
+	defer h.stop()
+	if got := h.sealer.seals.parts[part{testFile, 1}].lines; got != 20 {
+		t.Errorf("%d lines are sealed after the stop, want 20", got)
+	}
+}
+
+func (h *home) recordsSoFar() []Record {
+	if _, err := os.Stat(filepath.Join(h.seals, recordsFile)); err != nil {
+		return nil
+	}
+	return h.records()
+}
