@@ -3,6 +3,7 @@ package deployment
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,7 @@ type service struct {
 	Networks    map[string]any     `json:"networks"`
 	NetworkMode string             `json:"network_mode"`
 	DNS         []string           `json:"dns"`
+	DependsOn   map[string]any     `json:"depends_on"`
 	Ports       []any              `json:"ports"`
 	Volumes     []struct {
 		Target   string `json:"target"`
@@ -162,6 +164,31 @@ func TestLeastPrivilege(t *testing.T) {
 		for _, v := range s.Volumes {
 			if v.Target == "/rumi" || v.Target == "/rumi/user_data" || strings.HasPrefix(v.Target, "/rumi/user_data/settings") && !v.ReadOnly {
 				t.Errorf("%s sees %s, read-only: %v; want only parts of user_data, and settings read-only", name, v.Target, v.ReadOnly)
+			}
+		}
+	}
+}
+
+// TestSealsAreOutOfReach checks that no other service reaches the seals of the audit log or the key that signs them, that the sealer can't change what it
+// seals, and that it is stopped after all that write there.
+func TestSealsAreOutOfReach(t *testing.T) {
+	const sealer = "audit-sealer"
+	services := composed(t)
+	mounts := map[string]bool{} // read-only, by target
+	for _, v := range services[sealer].Volumes {
+		mounts[v.Target] = v.ReadOnly
+	}
+	want := map[string]bool{"/rumi/user_data/audit": true, "/rumi/user_data/audit_log": false, "/rumi/user_data/settings/audit_log": true}
+	if !maps.Equal(mounts, want) || services[sealer].NetworkMode != "none" || services[sealer].User != "1099:1099" || len(services[sealer].CapAdd) > 0 {
+		t.Errorf("%s is %+v; want the mounts %v, no network, no capabilities, and the services' user", sealer, services[sealer], want)
+	}
+	for _, name := range names(t) {
+		if _, after := services[name].DependsOn[sealer]; !after {
+			t.Errorf("%s doesn't depend on %s: its last entries wouldn't be sealed when the suite stops", name, sealer)
+		}
+		for _, v := range services[name].Volumes {
+			if strings.Contains(v.Target, "audit_log") {
+				t.Errorf("%s mounts %s, want no part of the seals", name, v.Target)
 			}
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rumi-ai/rumi/cli/internal/auditlog"
 	"github.com/rumi-ai/rumi/libs/acl"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -86,6 +87,9 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := cfg.ensureAuditKey(settings, id, int(operator.Gid), log); err != nil {
+		return err
+	}
 	if err := cfg.issueCertificates(filepath.Join(settings, "identity"), id, log); err != nil {
 		return err
 	}
@@ -118,6 +122,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder(""),
 		serviceFolder("/approved"),
 		serviceFolder("/audit"),
+		{path: sealsDir, uid: cfg.UID, gid: operatorGID, mode: 0o2750}, // the sealer's alone, as the folder of its key
 		serviceFolder("/capabilities"),
 		serviceFolder("/capabilities/handlers"),
 		serviceFolder("/capabilities/trees"),
@@ -129,7 +134,8 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder("/pip"),
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
 		serviceFolder("/settings"),
-		serviceFolder("/settings/gateway"), // with the gateway's identity all that it mounts of the settings
+		{path: "user_data/settings/" + auditlog.KeyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
+		serviceFolder("/settings/gateway"),                                                  // with the gateway's identity all that it mounts of the settings
 		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // the same for the service secrets
 		serviceFolder("/settings/" + caDir),
 		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
