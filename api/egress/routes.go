@@ -55,7 +55,7 @@ type GrantRequest struct {
 	PackID         string     `json:"pack_id"`
 	AllowedDomains []string   `json:"allowed_domains"` // "api.example.com", "*.example.com", "*", addresses
 	AllowedPorts   []int      `json:"allowed_ports"`   // 0 for all
-	GrantedBy      string     `json:"granted_by"`
+	GrantedBy      string     `json:"granted_by"`      // a note for the audit log; the grant is the caller's, whoever this names
 	Notes          string     `json:"notes"`
 	ExpiresAt      *time.Time `json:"expires_at"` // in the future; null for never
 

@@ -205,6 +205,22 @@ func TestCallers(t *testing.T) {
 	}
 }
 
+// Whom a caller names as the one who granted is a note. The grant is the actor's.
+func TestGrantedByIsTheActor(t *testing.T) {
+	r := newRig(t, nil)
+	r.pack("p", "approved")
+	r.dial("p")
+	status, answer := r.as("operator", "POST", "/api/network/grant", `{"pack_id":"p","allowed_domains":["x.com"],"allowed_ports":[443],"granted_by":"the boss"}`)
+	if list := r.mustCall("GET", "/api/network/list", ""); status != http.StatusOK || !strings.Contains(answer, `"granted_by":"alice"`) || !strings.Contains(list, `"granted_by":"alice"`) {
+		t.Errorf("got %d %s, and the list %s; want granted by alice", status, answer, list)
+	}
+	e := r.entries("permission")[0]
+	details := e["details"].(map[string]any)
+	if e["actor"] != "alice" || details["granted_by"] != "alice" || details["granted_by_note"] != "the boss" {
+		t.Errorf("the entry is %v, want the actor alice and the boss as a note", e)
+	}
+}
+
 func TestWideGrantIsAWarning(t *testing.T) {
 	r := newRig(t, nil)
 	r.pack("p", "approved")

@@ -53,7 +53,8 @@ type Grant struct {
 type Request struct {
 	AllowedDomains []string
 	AllowedPorts   []int
-	GrantedBy      string
+	GrantedBy      string // the actor, set by Service.Grant
+	GrantedByNote  string // whom the caller names. Nobody believes it, so it decides nothing; the audit log keeps it
 	Notes          string
 	ExpiresAt      time.Time
 	PathRules      []PathRule
@@ -72,8 +73,8 @@ func (r Request) Check(now time.Time) error {
 		return fault.Invalid("Too many allowed_ports: %d > %d", len(r.AllowedPorts), MaxEntries).With("too_many_entries")
 	case len(r.Notes) > MaxNotes:
 		return fault.Invalid("notes is too long: %d > %d bytes", len(r.Notes), MaxNotes).With("value_too_long")
-	case len(r.GrantedBy) > MaxGrantedBy:
-		return fault.Invalid("granted_by is too long: %d > %d bytes", len(r.GrantedBy), MaxGrantedBy).With("value_too_long")
+	case len(r.GrantedByNote) > MaxGrantedBy:
+		return fault.Invalid("granted_by is too long: %d > %d bytes", len(r.GrantedByNote), MaxGrantedBy).With("value_too_long")
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
 		return fault.ExpiresTooEarly()
 	}

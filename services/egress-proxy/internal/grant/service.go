@@ -62,10 +62,7 @@ func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted,
 	if err := gate.MustKnow(ctx, s.gates, packID); err != nil {
 		return Granted{}, err
 	}
-	if r.GrantedBy == "" {
-		r.GrantedBy = origin.Of(ctx).Actor
-	}
-	r.Role = origin.Of(ctx).Role
+	r.GrantedBy, r.Role = origin.Of(ctx).Actor, origin.Of(ctx).Role
 	if broken := r.violations(s.cache.policy.Current(), r.Role); len(broken) > 0 {
 		return Granted{}, s.refuse(ctx, packID, r, broken)
 	}
@@ -91,6 +88,9 @@ func (s *Service) Grant(ctx context.Context, packID string, r Request) (Granted,
 		details := map[string]any{
 			"permission_type": "network", "allowed_domains": r.AllowedDomains, "allowed_ports": r.AllowedPorts,
 			"granted_by": r.GrantedBy, "notes": r.Notes, "wildcard": r.Wide(),
+		}
+		if r.GrantedByNote != "" {
+			details["granted_by_note"] = r.GrantedByNote
 		}
 		if !r.ExpiresAt.IsZero() {
 			details["expires_at"] = r.ExpiresAt

@@ -61,7 +61,7 @@ func (r *routes) grant(ctx context.Context, req api.GrantRequest) (api.GrantResp
 		return api.GrantResponse{}, err
 	}
 	request := grant.Request{
-		AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedBy: req.GrantedBy, Notes: req.Notes,
+		AllowedDomains: req.AllowedDomains, AllowedPorts: req.AllowedPorts, GrantedByNote: req.GrantedBy, Notes: req.Notes,
 		PathRules: domainRules(req.Rules), AllowTunnel: req.AllowTunnel,
 	}
 	if req.ExpiresAt != nil {
