@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -28,11 +29,11 @@ var (
 	Status = route.New[PackRequest, StatusResponse]("GET", "/api/packs/{pack_id}/status", Service, route.Quick, access.ReadPacks,
 		"Show a pack's state and history").
 		Fails("pack_not_found", "tree_not_found")
-	Review = route.New[ReviewRequest, Document]("GET", "/api/packs/{pack_id}/review", Service, route.Slow, access.ReadPacks,
+	Review = route.New[ReviewRequest, review.Review]("GET", "/api/packs/{pack_id}/review", Service, route.Slow, access.ReadPacks,
 		"Show what an approval would allow").
 		Fails("busy", "pack_changing", "pack_folder_gone", "pack_not_found", "pack_refused", "pack_unreadable", "tree_not_found",
 			"uninstall_incomplete")
-	ReviewFile = route.New[ReviewFileRequest, Document]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow, access.ReadPacks,
+	ReviewFile = route.New[ReviewFileRequest, review.Excerpt]("GET", "/api/packs/{pack_id}/review/file", Service, route.Slow, access.ReadPacks,
 		"Show a file of a pack, or what changed in it").
 		Fails("busy", "digest_mismatch", "file_not_found", "invalid_digest", "missing_path", "never_approved", "not_a_file",
 			"pack_changing", "pack_folder_gone", "pack_not_found", "pack_refused", "pack_unreadable", "tree_not_found",
@@ -65,10 +66,6 @@ var (
 var Routes = append(route.NewTable(List, ListPending, Status, Review, ReviewFile, Approve, Reject,
 	Overview, Refresh, Retire, ListRetired, WasApproved, Remove, SetRunning, GetTree, RefreshPending, Storage).
 	Fail("invalid_text", "no_space", "store_unavailable"), gate.Table...)
-
-// Document is a review or an excerpt of a file as docs/api.md describes it, field by field. It has no type here: its thirty types are
-// those of approval's package review, which makes it, and nothing but a person reads it.
-type Document = jsontext.Value
 
 // PackRequest names a pack.
 type PackRequest struct {
@@ -176,11 +173,11 @@ type ReviewRequest struct {
 // ReviewFileRequest asks for a part of a file.
 type ReviewFileRequest struct {
 	PackID string `json:"-" path:"pack_id"`
-	Path   string `json:"-" query:"path"`   // in the pack's folder
-	Tree   string `json:"-" query:"tree"`   // current, the default, or approved
-	Digest string `json:"-" query:"digest"` // what that tree's must be; "" for any
-	Offset int64  `json:"-" query:"offset"` // in bytes
-	Limit  int64  `json:"-" query:"limit"`  // in bytes; 0 for the default, 64 KiB
+	Path   string `json:"-" query:"path" api:"required"`                              // in the pack's folder
+	Tree   string `json:"-" query:"tree" api:"enum=current|approved,default=current"` // current, the default, or approved
+	Digest string `json:"-" query:"digest"`                                           // what that tree's must be; "" for any
+	Offset int64  `json:"-" query:"offset" api:"min=0,default=0"`                     // in bytes
+	Limit  int64  `json:"-" query:"limit" api:"min=0,max=1048576,default=65536"`      // in bytes; 0 for the default, 64 KiB
 }
 
 // ApproveRequest approves a pack.
@@ -188,7 +185,7 @@ type ApproveRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 	// Digest is the digest of the tree that was reviewed, a string. Without the field, the tree that is installed now is approved. The
 	// field is raw JSON, because null and "" must not count as absent: they are mistakes of a caller that wanted to bind its decision.
-	Digest jsontext.Value `json:"digest,omitzero"`
+	Digest jsontext.Value `json:"digest,omitzero" api:"type=string,pattern=^sha256:[0-9a-f]{64}$"`
 }
 
 // RejectRequest rejects a pack.

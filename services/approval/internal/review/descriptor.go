@@ -17,14 +17,6 @@ import (
 // maxValue is how many bytes of a descriptor's value are shown.
 const maxValue = 16 << 10
 
-// Field is a member of ecosystem.json that the approved version has otherwise, or not; all of them at a first review. Members of
-// objects are fields of their own: "resources.memory_mb".
-type Field struct {
-	Name   string         `json:"field"`
-	Before jsontext.Value `json:"before"` // null for none
-	After  jsontext.Value `json:"after"`  // null for none
-}
-
 // descriptorFields reads the members of the descriptor in a tree, and its path. There are none if it is no JSON object; the
 // pack's state says that.
 func descriptorFields(m tree.Manifest, open Open) (fields map[string]jsontext.Value, at string, err error) {
@@ -80,7 +72,7 @@ func describeChanges(now, before map[string]jsontext.Value, at, was string) []Fi
 	if at != was && was != "" {
 		after, _ := json.Marshal(at)
 		old, _ := json.Marshal(was)
-		changes = append(changes, Field{"(its file)", old, after})
+		changes = append(changes, Field{Name: "(its file)", Before: old, After: after})
 	}
 	names := map[string]bool{}
 	for name := range now {
@@ -91,7 +83,7 @@ func describeChanges(now, before map[string]jsontext.Value, at, was string) []Fi
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if string(now[name]) != string(before[name]) {
-			changes = append(changes, Field{name, shownValue(before[name]), shownValue(now[name])})
+			changes = append(changes, Field{Name: name, Before: shownValue(before[name]), After: shownValue(now[name])})
 		}
 	}
 	slices.SortStableFunc(changes, func(a, b Field) int { return cmp.Compare(rank(a.Name), rank(b.Name)) })

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 
+	api "github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
@@ -22,20 +23,6 @@ const (
 	maxDiffWork  = 64 << 20  // of all that is read for them
 	diffContext  = 3         // lines around a change
 	lineContext  = 200       // bytes of a long line that are shown before and after its change
-)
-
-// DiffState says what a diff is, or why there is none.
-type DiffState string
-
-// The states. The text of any file can be fetched.
-const (
-	DiffShown     DiffState = "shown"
-	DiffShortened DiffState = "shortened" // of long lines only the part that changed is shown
-	DiffSame      DiffState = "same"      // the content is the same, or there is none
-	DiffBinary    DiffState = "binary"
-	DiffUnread    DiffState = "undecodable"
-	DiffTooLarge  DiffState = "too_large" // too much changed to be shown as a diff
-	DiffOmitted   DiffState = "omitted"   // all diffs together are larger than a review may be
 )
 
 // differ makes the diffs of a review, within limits for all of them together.
@@ -52,15 +39,15 @@ func newDiffer(open Open) *differ { return &differ{open: open, remaining: maxDif
 func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffState, error) {
 	switch {
 	case old.Kind != tree.File || now.Kind != tree.File || old.SHA256 == now.SHA256:
-		return nil, DiffSame, nil
+		return nil, api.DiffSame, nil
 	case content == Binary:
-		return nil, DiffBinary, nil
+		return nil, api.DiffBinary, nil
 	case content == Undecodable:
-		return nil, DiffUnread, nil
+		return nil, api.DiffUnread, nil
 	case max(old.Size, now.Size) > maxDiffRead:
-		return nil, DiffTooLarge, nil
+		return nil, api.DiffTooLarge, nil
 	case !d.reserve(int(old.Size + now.Size)):
-		return nil, DiffOmitted, nil
+		return nil, api.DiffOmitted, nil
 	}
 	a, err := read(old, d.open)
 	if err != nil {
@@ -71,10 +58,10 @@ func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffSta
 		return nil, "", err
 	}
 	if !utf8.Valid(a) {
-		return nil, DiffUnread, nil
+		return nil, api.DiffUnread, nil
 	}
 	if bytes.IndexByte(a, 0) >= 0 {
-		return nil, DiffBinary, nil
+		return nil, api.DiffBinary, nil
 	}
 	return d.account(unified("approved/"+old.Path, "now/"+now.Path, string(a), string(b)))
 }
@@ -83,15 +70,15 @@ func (d *differ) changed(old, now tree.Entry, content Content) (*string, DiffSta
 func (d *differ) added(now tree.Entry, content Content) (*string, DiffState, error) {
 	switch {
 	case now.Kind != tree.File || now.Size == 0:
-		return nil, DiffSame, nil
+		return nil, api.DiffSame, nil
 	case content == Binary:
-		return nil, DiffBinary, nil
+		return nil, api.DiffBinary, nil
 	case content == Undecodable:
-		return nil, DiffUnread, nil
+		return nil, api.DiffUnread, nil
 	case now.Size > maxDiffFile:
-		return nil, DiffTooLarge, nil
+		return nil, api.DiffTooLarge, nil
 	case !d.reserve(int(now.Size)):
-		return nil, DiffOmitted, nil
+		return nil, api.DiffOmitted, nil
 	}
 	b, err := read(now, d.open)
 	if err != nil {
@@ -117,7 +104,7 @@ func (d *differ) account(diff string, state DiffState) (*string, DiffState, erro
 		return nil, state, nil
 	case len(diff) > d.remaining:
 		d.cut = true
-		return nil, DiffOmitted, nil
+		return nil, api.DiffOmitted, nil
 	}
 	d.remaining -= len(diff)
 	return &diff, state, nil
@@ -130,7 +117,7 @@ func unified(oldName, newName, a, b string) (string, DiffState) {
 	tail := commonEnd(a[head:], b[head:])
 	large := max(len(a), len(b))-head-tail > maxDiffFile
 	if large && max(lineCount(a[head:len(a)-tail]), lineCount(b[head:len(b)-tail])) > maxDiffLines {
-		return "", DiffTooLarge
+		return "", api.DiffTooLarge
 	}
 	from := head
 	for range diffContext {
@@ -148,9 +135,9 @@ func unified(oldName, newName, a, b string) (string, DiffState) {
 	fmt.Fprintf(&w.b, "--- %s\n+++ %s\n", shown(oldName), shown(newName))
 	w.write(a[from:len(a)-tail+more], b[from:len(b)-tail+more])
 	if w.shortened {
-		return w.b.String(), DiffShortened
+		return w.b.String(), api.DiffShortened
 	}
-	return w.b.String(), DiffShown
+	return w.b.String(), api.DiffShown
 }
 
 // commonLines is how many bytes of whole lines both texts begin with.

@@ -22,20 +22,6 @@ const (
 // ErrChanged is in the error of ExcerptOf if the file isn't the one that its entry describes.
 var ErrChanged = errors.New("the file changed while it was read")
 
-// Excerpt is a part of a file of one tree.
-type Excerpt struct {
-	PackID string `json:"pack_id"`
-	Tree   string `json:"tree"`   // current or approved
-	Digest string `json:"digest"` // of that tree
-	File
-	Content  Content `json:"content"`     // of the whole file
-	Encoding string  `json:"encoding"`    // of Data: utf-8 or base64
-	Offset   int64   `json:"offset"`      // of Data in the file, in bytes
-	Length   int     `json:"length"`      // of Data in the file, in bytes
-	Next     *int64  `json:"next_offset"` // of what follows; null at the end
-	Data     string  `json:"data"`
-}
-
 // ExcerptOf reads a file whole, compares it with its entry, and returns up to limit bytes of it from offset on. A character
 // that would be cut at the end is left to the next part.
 func ExcerptOf(e tree.Entry, r io.Reader, offset, limit int64) (*Excerpt, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 
+	api "github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/text"
 )
 
@@ -25,7 +26,7 @@ func FuzzUnified(f *testing.F) {
 			return
 		}
 		diff, state := unified("old", "new", a, b)
-		if state == DiffTooLarge {
+		if state == api.DiffTooLarge {
 			return
 		}
 		for line := range strings.Lines(diff) {
@@ -36,7 +37,7 @@ func FuzzUnified(f *testing.F) {
 		hides := func(s string) bool {
 			return strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && r != '\t' && unicode.Is(unicode.Cc, r) }) || strings.Contains(visible(s), `\`)
 		}
-		if state == DiffShortened || hides(a) || hides(b) || !strings.HasSuffix(a, "\n") || !strings.HasSuffix(b, "\n") {
+		if state == api.DiffShortened || hides(a) || hides(b) || !strings.HasSuffix(a, "\n") || !strings.HasSuffix(b, "\n") {
 			return
 		}
 		if got, err := udiff.ApplyUnified(diff, a); err != nil || got != b {
@@ -99,13 +100,13 @@ func TestDiffsOfLargeTexts(t *testing.T) {
 		want  string // is in the diff
 		state DiffState
 	}{
-		"one line in many":       {lines + "x\n" + lines, lines + "y\n" + lines, "@@ -99998,7 +99998,7 @@\n line of code\n line of code\n line of code\n-x\n+y\n line", DiffShown},
-		"one line at the end":    {lines + "x\n", lines + "y\n", "-x\n+y\n", DiffShown},
-		"minified":               {strings.Repeat("a=1;", 70_000), strings.Repeat("a=1;", 35_000) + "eval(1);" + strings.Repeat("a=1;", 35_000), "eval(1);", DiffShortened},
-		"everything":             {lines, strings.ReplaceAll(lines, "code", "poem"), "", DiffTooLarge},
-		"what hides is escaped":  {"a\n", "b\u202e\x1b\n", "+b\\u202e\\x1b\n", DiffShown},
-		"no line feed":           {"a", "b", "-a\n\\ No newline at end of file\n+b\n\\ No newline at end of file\n", DiffShown},
-		"a line feed at the end": {"a\nb", "a\nb\n", "-b\n\\ No newline at end of file\n+b\n", DiffShown},
+		"one line in many":       {lines + "x\n" + lines, lines + "y\n" + lines, "@@ -99998,7 +99998,7 @@\n line of code\n line of code\n line of code\n-x\n+y\n line", api.DiffShown},
+		"one line at the end":    {lines + "x\n", lines + "y\n", "-x\n+y\n", api.DiffShown},
+		"minified":               {strings.Repeat("a=1;", 70_000), strings.Repeat("a=1;", 35_000) + "eval(1);" + strings.Repeat("a=1;", 35_000), "eval(1);", api.DiffShortened},
+		"everything":             {lines, strings.ReplaceAll(lines, "code", "poem"), "", api.DiffTooLarge},
+		"what hides is escaped":  {"a\n", "b\u202e\x1b\n", "+b\\u202e\\x1b\n", api.DiffShown},
+		"no line feed":           {"a", "b", "-a\n\\ No newline at end of file\n+b\n\\ No newline at end of file\n", api.DiffShown},
+		"a line feed at the end": {"a\nb", "a\nb\n", "-b\n\\ No newline at end of file\n+b\n", api.DiffShown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			diff, state := unified("old", "new", c.a, c.b)

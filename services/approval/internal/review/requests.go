@@ -16,26 +16,6 @@ import (
 // maxRequestFile bounds a file that requests are read from, in bytes.
 const maxRequestFile = 1 << 20
 
-// Requests are the permissions that a pack asks for. An approval grants none of them.
-type Requests struct {
-	Secrets     []string       `json:"secrets"`
-	Domains     []string       `json:"allowed_domains"`
-	Ports       []uint16       `json:"allowed_ports"`
-	Handlers    []Handler      `json:"handlers"`
-	Packages    []string       `json:"packages"`    // the lines of its requirements.lock
-	Permissions jsontext.Value `json:"permissions"` // its permissions.json as it is; null for none
-	Unread      []string       `json:"unread"`      // files that are too large to say what they ask for, or can't be understood
-}
-
-// Handler is a capability handler that the pack ships: trusted code that it wants to have run for packs.
-type Handler struct {
-	Slug         string `json:"slug"`
-	HandlerID    string `json:"handler_id"`
-	PermissionID string `json:"permission_id"`
-	Risk         string `json:"risk,omitzero"`
-	SHA256       string `json:"sha256"` // of its handler.py
-}
-
 // null is the permissions of a pack that has no such file.
 var null = jsontext.Value("null")
 
@@ -52,17 +32,17 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 			r.Unread = append(r.Unread, e.Path)
 		}
 	}
-	if err := r.readDescriptor(files, open); err != nil {
+	if err := readDescriptor(&r, files, open); err != nil {
 		return r, err
 	}
-	if err := r.readPermissions(files, open); err != nil {
+	if err := readPermissions(&r, files, open); err != nil {
 		return r, err
 	}
 	for _, e := range m.Entries {
 		if _, ok := files[e.Path]; !ok {
 			continue
 		}
-		if err := r.read(e, files, open); err != nil {
+		if err := readRequest(&r, e, files, open); err != nil {
 			return r, err
 		}
 	}
@@ -70,7 +50,7 @@ func requestsOf(m tree.Manifest, open Open) (Requests, error) {
 }
 
 // readDescriptor takes over what the descriptor asks for.
-func (r *Requests) readDescriptor(files map[string]tree.Entry, open Open) error {
+func readDescriptor(r *Requests, files map[string]tree.Entry, open Open) error {
 	for _, base := range []string{"", "backend"} {
 		e, ok := files[path.Join(base, pack.File)]
 		if !ok {
@@ -91,7 +71,7 @@ func (r *Requests) readDescriptor(files map[string]tree.Entry, open Open) error 
 }
 
 // readPermissions takes over permissions.json as it is. With two of them the one in backend/ counts.
-func (r *Requests) readPermissions(files map[string]tree.Entry, open Open) error {
+func readPermissions(r *Requests, files map[string]tree.Entry, open Open) error {
 	for _, name := range []string{"permissions.json", "backend/permissions.json"} {
 		e, ok := files[name]
 		if !ok {
@@ -110,8 +90,8 @@ func (r *Requests) readPermissions(files map[string]tree.Entry, open Open) error
 	return nil
 }
 
-// read adds what one file asks for.
-func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) error {
+// readRequest adds what one file asks for.
+func readRequest(r *Requests, e tree.Entry, files map[string]tree.Entry, open Open) error {
 	switch {
 	case e.Path == "requirements.lock", e.Path == "backend/requirements.lock":
 		data, err := read(e, open)
@@ -138,7 +118,10 @@ func (r *Requests) read(e tree.Entry, files map[string]tree.Entry, open Open) er
 			return nil
 		}
 		dir := path.Dir(e.Path)
-		r.Handlers = append(r.Handlers, Handler{path.Base(dir), h.HandlerID, h.PermissionID, h.Risk, files[path.Join(dir, "handler.py")].SHA256})
+		r.Handlers = append(r.Handlers, Handler{
+			Slug: path.Base(dir), HandlerID: h.HandlerID, PermissionID: h.PermissionID, Risk: h.Risk,
+			SHA256: files[path.Join(dir, "handler.py")].SHA256,
+		})
 	}
 	return nil
 }
@@ -161,8 +144,8 @@ func isHandler(name string) bool {
 	return false
 }
 
-// without returns the requests that old doesn't have.
-func (r Requests) without(old Requests) Requests {
+// newRequests are the requests that old doesn't have.
+func newRequests(r, old Requests) Requests {
 	more := Requests{
 		Secrets: without(r.Secrets, old.Secrets), Domains: without(r.Domains, old.Domains), Ports: without(r.Ports, old.Ports),
 		Handlers: without(r.Handlers, old.Handlers), Packages: without(r.Packages, old.Packages), Permissions: null, Unread: without(r.Unread, old.Unread),

@@ -13,94 +13,35 @@ import (
 	"maps"
 	"slices"
 
+	api "github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// Review is the whole answer. A person reads it from the top, so what matters most comes first, and long lists come last.
-type Review struct {
-	Digest         string         `json:"digest"`          // of the pack's folder now; an approval can be bound to it
-	ApprovedDigest *string        `json:"approved_digest"` // null before the first approval
-	ApprovedLost   bool           `json:"approved_lost"`   // the approved tree is missing from the store, so nothing is compared with it
-	Notes          []string       `json:"notes"`           // remarks about the review itself: a missing tree, lists that are cut
-	Summary        Summary        `json:"summary"`
-	WarningCounts  map[string]int `json:"warning_counts"` // kind → all there are, also those that are not listed
-	Warnings       []Warning      `json:"warnings"`
-	Descriptor     []Field        `json:"descriptor_changes"`
-	Requests       Requests       `json:"requests"`
-	NewRequests    Requests       `json:"new_requests"` // requests that the approved version didn't have
-	Changed        []Change       `json:"changed"`
-	Renamed        []Rename       `json:"renamed"`
-	Added          []Addition     `json:"added"`
-	Removed        []File         `json:"removed"`
-	ModeChanges    []ModeChange   `json:"mode_changes"`
-	Truncated      bool           `json:"truncated"` // there are more warnings or diffs than are shown
-	Files          []Listed       `json:"files"`     // every file and folder there is now
-}
+// The types of the answer.
+type (
+	Review     = api.Review
+	Summary    = api.Summary
+	File       = api.File
+	Listed     = api.Listed
+	Addition   = api.Addition
+	Change     = api.Change
+	Rename     = api.Rename
+	ModeChange = api.ModeChange
+	Warning    = api.Warning
+	Field      = api.Field
+	Requests   = api.Requests
+	Handler    = api.Handler
+	Content    = api.Content
+	DiffState  = api.DiffState
+	Excerpt    = api.Excerpt
+)
 
-// Summary counts files and folders.
-type Summary struct {
-	Entries   int   `json:"entries"` // that there are now
-	Bytes     int64 `json:"bytes"`
-	Added     int   `json:"added"`
-	Removed   int   `json:"removed"`
-	Changed   int   `json:"changed"` // content or kind
-	Renamed   int   `json:"renamed"`
-	ModeOnly  int   `json:"mode_only"` // nothing but the mode changed
-	Unchanged int   `json:"unchanged"`
-}
-
-// File is a file or a folder of one version.
-type File struct {
-	Path   string `json:"path"`
-	Kind   string `json:"kind"` // file or dir
-	Mode   string `json:"mode"` // octal, "0644"
-	Size   int64  `json:"size"` // bytes
-	SHA256 string `json:"sha256,omitzero"`
-}
-
-// Listed is an entry of the reviewed tree.
-type Listed struct {
-	File
-	Content    Content `json:"content,omitzero"`     // of a file
-	Change     string  `json:"change"`               // added, changed, renamed, mode, none
-	ModeBefore string  `json:"mode_before,omitzero"` // where it is another
-}
-
-// Addition is an entry that the approved version doesn't have.
-type Addition struct {
-	File
-	Content   Content   `json:"content,omitzero"`
-	Diff      *string   `json:"diff"` // from nothing
-	DiffState DiffState `json:"diff_state"`
-}
-
-// Change is an entry that both versions have, with another content or kind.
-type Change struct {
-	Path      string    `json:"path"`
-	Before    File      `json:"before"`
-	After     File      `json:"after"`
-	Content   Content   `json:"content,omitzero"` // after the change
-	Diff      *string   `json:"diff"`             // unified; null where DiffState says so
-	DiffState DiffState `json:"diff_state"`
-}
-
-// Rename is a file that has another path and the same content.
-type Rename struct {
-	From   string `json:"from"`
-	To     string `json:"to"`
-	Before File   `json:"before"`
-	After  File   `json:"after"`
-}
-
-// ModeChange is a change of mode that entries have in common whose content is the same. Those of Files with it have the change
-// "mode".
-type ModeChange struct {
-	Before string `json:"before"`
-	After  string `json:"after"`
-	Kind   string `json:"kind"`
-	Count  int    `json:"count"`
-	First  string `json:"first"` // the path of the first
-}
+// The contents of files.
+const (
+	Text        = api.Text
+	Binary      = api.Binary
+	Undecodable = api.Undecodable
+)
 
 // Open opens the content of a file by its SHA-256.
 type Open func(sha256 string) (io.ReadCloser, error)
@@ -131,7 +72,7 @@ func Of(in Input) (*Review, error) {
 		r.Notes = append(r.Notes, "What was approved ("+in.Lost+") is not kept any more, so nothing can be compared with it. To approve the pack again mends that.")
 	}
 	collected := newWarnings(in.Only)
-	entrypoint, err := r.metadata(in, collected)
+	entrypoint, err := metadata(r, in, collected)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +82,7 @@ func Of(in Input) (*Review, error) {
 		return nil, err
 	}
 	d := newDiffer(in.Open)
-	if err := r.compare(in, contents, d); err != nil {
+	if err := compare(r, in, contents, d); err != nil {
 		return nil, err
 	}
 	var more bool
@@ -159,7 +100,7 @@ func Of(in Input) (*Review, error) {
 
 // metadata compares the descriptor and the requests with the approved ones. It returns the file that the pack runs, "" for
 // none.
-func (r *Review) metadata(in Input, collected *warnings) (entrypoint string, err error) {
+func metadata(r *Review, in Input, collected *warnings) (entrypoint string, err error) {
 	fields, at, err := descriptorFields(in.Now, in.Open)
 	if err != nil {
 		return "", err
@@ -179,7 +120,7 @@ func (r *Review) metadata(in Input, collected *warnings) (entrypoint string, err
 	if err != nil {
 		return "", err
 	}
-	r.NewRequests = r.Requests.without(old)
+	r.NewRequests = newRequests(r.Requests, old)
 	before, was, err := descriptorFields(*in.Approved, in.Open)
 	if err != nil {
 		return "", err
@@ -234,7 +175,7 @@ func searchFile(e tree.Entry, open Open, python bool) (s *searched, source bool,
 }
 
 // compare lists what differs between the two trees, entry by entry.
-func (r *Review) compare(in Input, contents map[string]Content, d *differ) error {
+func compare(r *Review, in Input, contents map[string]Content, d *differ) error {
 	before := map[string]tree.Entry{}
 	if in.Approved != nil {
 		for _, e := range in.Approved.Entries {
@@ -259,14 +200,14 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 		switch from, isRename := renamed[e.Path]; {
 		case isRename:
 			line.Change = "renamed"
-			r.Renamed = append(r.Renamed, Rename{from.Path, e.Path, describe(from), describe(e)})
+			r.Renamed = append(r.Renamed, Rename{From: from.Path, To: e.Path, Before: describe(from), After: describe(e)})
 		case !ok:
 			line.Change = "added"
 		case old == e:
 			r.Summary.Unchanged++
 		case old.Kind == e.Kind && old.SHA256 == e.SHA256:
 			line.Change, line.ModeBefore = "mode", describe(old).Mode
-			r.modeChange(modes, describe(old), line.File)
+			modeChange(r, modes, describe(old), line.File)
 		default:
 			line.Change = "changed"
 			change := Change{Path: e.Path, Before: describe(old), After: describe(e), Content: contents[e.Path]}
@@ -278,7 +219,7 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 		}
 		r.Files = append(r.Files, line)
 	}
-	if err := r.listAdded(added, renamed, contents, d); err != nil {
+	if err := listAdded(r, added, renamed, contents, d); err != nil {
 		return err
 	}
 	for _, from := range renamed {
@@ -293,7 +234,7 @@ func (r *Review) compare(in Input, contents map[string]Content, d *differ) error
 }
 
 // listAdded lists the entries that are new, but for those that were renamed.
-func (r *Review) listAdded(added []tree.Entry, renamed map[string]tree.Entry, contents map[string]Content, d *differ) error {
+func listAdded(r *Review, added []tree.Entry, renamed map[string]tree.Entry, contents map[string]Content, d *differ) error {
 	for _, e := range added {
 		if _, isRename := renamed[e.Path]; isRename {
 			continue
@@ -309,7 +250,7 @@ func (r *Review) listAdded(added []tree.Entry, renamed map[string]tree.Entry, co
 }
 
 // modeChange counts an entry of which only the mode changed; at has the indexes of those that are known.
-func (r *Review) modeChange(at map[[3]string]int, before, after File) {
+func modeChange(r *Review, at map[[3]string]int, before, after File) {
 	r.Summary.ModeOnly++
 	key := [3]string{before.Mode, after.Mode, after.Kind}
 	i, ok := at[key]

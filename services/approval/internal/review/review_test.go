@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	api "github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/review"
 )
@@ -112,10 +113,10 @@ func TestWhatChangedAndWhatIsAskedFor(t *testing.T) {
 	for _, c := range r.Changed {
 		changed[c.Path] = c
 	}
-	if c := changed["backend/main.py"]; c.Diff == nil || c.DiffState != review.DiffShown || !strings.Contains(*c.Diff, "-two\n+2\n") {
+	if c := changed["backend/main.py"]; c.Diff == nil || c.DiffState != api.DiffShown || !strings.Contains(*c.Diff, "-two\n+2\n") {
 		t.Errorf("diff of main.py %+v, want the changed line", c)
 	}
-	if c, ok := changed["image.bin"]; !ok || c.Diff != nil || c.DiffState != review.DiffBinary {
+	if c, ok := changed["image.bin"]; !ok || c.Diff != nil || c.DiffState != api.DiffBinary {
 		t.Errorf("image.bin %+v, want it binary and without a diff", c)
 	}
 }

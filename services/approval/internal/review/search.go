@@ -28,16 +28,6 @@ const (
 	maxPerKind = 1000 // characters of one kind in one file that are examined one by one
 )
 
-// Content says how a file can be read.
-type Content string
-
-// The contents.
-const (
-	Text        Content = "text"        // UTF-8 without NUL
-	Binary      Content = "binary"      // has NUL
-	Undecodable Content = "undecodable" // no NUL, but not UTF-8: another encoding, or compressed data
-)
-
 // finding is what a search found of one kind of warning.
 type finding struct {
 	kind   string

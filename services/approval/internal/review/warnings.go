@@ -13,16 +13,6 @@ import (
 // maxWarnings is how many warnings a review lists.
 const maxWarnings = 500
 
-// Warning is something that a reviewer should know of. If Count is more than 1, it is about several findings: all in the folder
-// Path, or all in the file Path.
-type Warning struct {
-	Path   string `json:"path"`
-	Kind   string `json:"kind"`
-	Detail string `json:"detail"`
-	Line   int    `json:"line,omitzero"` // of the first finding in a file, from 1
-	Count  int    `json:"count"`         // of findings, or of files under a folder
-}
-
 // severity lists the kinds of warnings, the worst first. Things that a person can't see come before things that one can.
 var severity = []string{
 	"entrypoint",    // what a started container runs is something else
