@@ -4,6 +4,8 @@
 package api
 
 import (
+	"slices"
+
 	"github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/api/egress"
@@ -26,4 +28,9 @@ func Routes() route.Table {
 		all = append(all, table...)
 	}
 	return all
+}
+
+// Examples are requests to public endpoints with their answers, for the document of the API. Only its generator calls this.
+func Examples() []route.Example {
+	return slices.Concat(registry.Examples(), egress.Examples(), broker.Examples(), secrets.Examples())
 }

@@ -235,10 +235,10 @@ type Grant struct {
 
 // GrantRequest grants a permission. It replaces the grant of this permission that the principal may have.
 type GrantRequest struct {
-	PrincipalID  string         `json:"principal_id"`
-	PermissionID string         `json:"permission_id"`
-	Config       jsontext.Value `json:"config"`     // an object, or absent
-	ExpiresAt    *string        `json:"expires_at"` // RFC 3339; null for never
+	PrincipalID  string         `json:"principal_id" api:"required"`
+	PermissionID string         `json:"permission_id" api:"required"`
+	Config       jsontext.Value `json:"config" api:"type=object"` // an object, or absent
+	ExpiresAt    *string        `json:"expires_at"`               // RFC 3339; null for never
 	Terms
 }
 
@@ -297,8 +297,8 @@ type Handler struct {
 type HandlerLogsRequest struct {
 	PackID string `json:"-" path:"pack_id"`
 	Slug   string `json:"-" path:"slug"`
-	Tail   int    `json:"-" query:"tail"` // lines, 1 to 10,000; 100 where it is absent
-	Follow bool   `json:"-" query:"follow"`
+	Tail   int    `json:"-" query:"tail" api:"min=1,max=10000,default=100"` // lines, 1 to 10,000; 100 where it is absent
+	Follow bool   `json:"-" query:"follow" api:"default=false"`
 }
 
 // HandlerLogsResponse has the last lines.
@@ -310,9 +310,9 @@ type HandlerLogsResponse struct {
 
 // HandlerLine is a line that a handler has printed.
 type HandlerLine struct {
-	TS        time.Time `json:"ts,omitzero"` // when it was read; absent in lines of earlier versions
-	RequestID string    `json:"request_id"`  // the id of the call during which the line was printed; "" for a line between calls
-	Stream    string    `json:"stream"`      // stdout or stderr
+	TS        time.Time `json:"ts,omitzero"`                     // when it was read; absent in lines of earlier versions
+	RequestID string    `json:"request_id"`                      // the id of the call during which the line was printed; "" for a line between calls
+	Stream    string    `json:"stream" api:"enum=stdout|stderr"` // stdout or stderr
 	Text      string    `json:"text"`
 }
 
@@ -467,10 +467,10 @@ type DataStats struct {
 // LogsRequest asks what a pack has printed. Follow, Run and Since exclude each other.
 type LogsRequest struct {
 	PackID string `json:"-" path:"pack_id"`
-	Tail   int    `json:"-" query:"tail"` // lines, 1 to 10,000; 100 where it is absent
-	Follow bool   `json:"-" query:"follow"`
-	Run    int    `json:"-" query:"run"`   // 0 for the current run, -1 for the one before, …
-	Since  string `json:"-" query:"since"` // RFC 3339
+	Tail   int    `json:"-" query:"tail" api:"min=1,max=10000,default=100"` // lines, 1 to 10,000; 100 where it is absent
+	Follow bool   `json:"-" query:"follow" api:"default=false"`
+	Run    int    `json:"-" query:"run" api:"max=0"` // 0 for the current run, -1 for the one before, …
+	Since  string `json:"-" query:"since"`           // RFC 3339
 }
 
 // LogsResponse has the last lines.
@@ -482,7 +482,7 @@ type LogsResponse struct {
 // Line is a line that a pack has printed.
 type Line struct {
 	TS     time.Time `json:"ts"`
-	Stream string    `json:"stream"` // stdout or stderr
+	Stream string    `json:"stream" api:"enum=stdout|stderr"` // stdout or stderr
 	Text   string    `json:"text"`
 }
 

@@ -52,7 +52,7 @@ type Rule struct {
 
 // GrantRequest grants a pack the network. It replaces the pack's grant.
 type GrantRequest struct {
-	PackID         string     `json:"pack_id"`
+	PackID         string     `json:"pack_id" api:"required"`
 	AllowedDomains []string   `json:"allowed_domains"` // "api.example.com", "*.example.com", "*", addresses
 	AllowedPorts   []int      `json:"allowed_ports"`   // 0 for all
 	GrantedBy      string     `json:"granted_by"`      // a note for the audit log; the grant is the caller's, whoever this names
@@ -108,7 +108,7 @@ type Grant struct {
 
 // RevokeRequest takes a pack's grant back.
 type RevokeRequest struct {
-	PackID string `json:"pack_id"`
+	PackID string `json:"pack_id" api:"required"`
 	Reason string `json:"reason"`
 }
 
@@ -121,9 +121,9 @@ type RevokeResponse struct {
 
 // CheckRequest asks whether a pack may reach a destination.
 type CheckRequest struct {
-	PackID string `json:"pack_id"`
-	Domain string `json:"domain"`
-	Port   *int   `json:"port"` // 1 to 65535; it can't be left out
+	PackID string `json:"pack_id" api:"required"`
+	Domain string `json:"domain" api:"required"`
+	Port   *int   `json:"port" api:"required,min=1,max=65535"` // 1 to 65535; it can't be left out
 }
 
 // CheckResponse says so.
@@ -171,7 +171,7 @@ type Denial struct {
 
 // ProposalRequest asks for the smallest grant that keeps what is granted and would have allowed what was refused.
 type ProposalRequest struct {
-	PackID string `json:"-" query:"pack_id"`
+	PackID string `json:"-" query:"pack_id" api:"required"`
 	Since  string `json:"-" query:"since"` // RFC 3339; "" for all that is remembered
 }
 

@@ -32,6 +32,18 @@ var (
 	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken)
 )
 
+// Welcome is the data at "/": what somebody finds who has only the address.
+type Welcome struct {
+	Name string `json:"name"`
+	Use  string `json:"use"`
+	Docs string `json:"docs"`
+}
+
+// Alive is the data at "/healthz".
+type Alive struct {
+	Status string `json:"status"` // "ok"
+}
+
 // PackRequest names a pack.
 type PackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
@@ -39,7 +51,7 @@ type PackRequest struct {
 
 // Health says which services are ready.
 type Health struct {
-	Status   string               `json:"status"` // ok, or degraded where a service isn't ready
+	Status   string               `json:"status" api:"enum=ok|degraded"` // ok, or degraded where a service isn't ready
 	Services map[string]Readiness `json:"services"`
 }
 

@@ -90,13 +90,13 @@ type ScanResponse struct {
 
 // ImportRequest has a folder or an archive on this machine imported.
 type ImportRequest struct {
-	Path  string `json:"path"` // relative to the Rumi home, or absolute under one of RUMI_IMPORT_ROOTS
+	Path  string `json:"path" api:"required"` // relative to the Rumi home, or absolute under one of RUMI_IMPORT_ROOTS
 	Notes string `json:"notes"`
 }
 
 // ImportForm has an archive imported that comes with the request.
 type ImportForm struct {
-	File  route.File `json:"file"` // a .zip or .rumipack, at most 500 MiB
+	File  route.File `json:"file" api:"required"` // a .zip or .rumipack, at most 500 MiB
 	Notes string     `json:"notes"`
 }
 
@@ -131,8 +131,8 @@ type ImportedPack struct {
 
 // ApplyRequest has the packs of a staging installed: all of them or none.
 type ApplyRequest struct {
-	StagingID string `json:"staging_id"`
-	Mode      string `json:"mode"` // "replace", or "" for the same
+	StagingID string `json:"staging_id" api:"required,pattern=^[0-9a-f]{16}$"`
+	Mode      string `json:"mode" api:"enum=|replace"` // "replace", or "" for the same
 }
 
 // ApplyResponse is the data of a success, and of the failure "pack_refused", too.
@@ -198,8 +198,8 @@ type BackupResponse struct {
 // RollbackRequest has a backup installed.
 type RollbackRequest struct {
 	PackID string `json:"-" path:"pack_id"`
-	Backup string `json:"backup"` // its name
-	Data   bool   `json:"data"`   // also put back what the pack kept in /data when it was last uninstalled
+	Backup string `json:"backup" api:"required"` // its name
+	Data   bool   `json:"data"`                  // also put back what the pack kept in /data when it was last uninstalled
 }
 
 // RollbackResponse says what is installed now.
@@ -260,10 +260,10 @@ type StagedFile struct {
 
 // Outcome says what an apply of the staging would do now.
 type Outcome struct {
-	Action   string `json:"action"`            // "new", "replace" or "refuse"
-	Version  string `json:"version,omitzero"`  // of the pack that would be replaced
-	Identity string `json:"identity,omitzero"` // of the pack that would be replaced
-	Error    string `json:"error,omitzero"`    // why it would be refused
+	Action   string `json:"action" api:"enum=new|replace|refuse"` // "new", "replace" or "refuse"
+	Version  string `json:"version,omitzero"`                     // of the pack that would be replaced
+	Identity string `json:"identity,omitzero"`                    // of the pack that would be replaced
+	Error    string `json:"error,omitzero"`                       // why it would be refused
 }
 
 // DiscardResponse names the staging that was discarded.

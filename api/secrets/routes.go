@@ -51,8 +51,8 @@ type Listed struct {
 
 // SetRequest gives a secret a value.
 type SetRequest struct {
-	Key   string `json:"key"`   // ^[A-Z0-9_]{1,64}$
-	Value Input  `json:"value"` // a string; as JSON it has at most 1 MiB less 1 KiB
+	Key   string `json:"key" api:"required,pattern=^[A-Z0-9_]{1,64}$"` // ^[A-Z0-9_]{1,64}$
+	Value Input  `json:"value" api:"required"`                         // a string; as JSON it has at most 1 MiB less 1 KiB
 }
 
 // SetResponse says whether the key is new.
@@ -64,7 +64,7 @@ type SetResponse struct {
 
 // DeleteRequest names the secret to delete.
 type DeleteRequest struct {
-	Key string `json:"key"`
+	Key string `json:"key" api:"required"`
 }
 
 // DeleteResponse is that of a deletion, the first or a repeated one.

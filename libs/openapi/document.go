@@ -3,6 +3,8 @@ package openapi
 import (
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -77,9 +79,9 @@ type Operation struct {
 	Tags        []string              `json:"tags"`
 	Summary     string                `json:"summary"`
 	Description string                `json:"description,omitzero"`
-	Verb        string                `json:"x-rumi-verb,omitzero"` // that the caller needs
-	Role        string                `json:"x-rumi-role,omitzero"` // the least that has the verb
-	Codes       []string              `json:"x-rumi-error-codes,omitzero"`
+	Verb        string                `json:"x-rumi-verb,omitzero"`         // that the caller needs
+	Role        string                `json:"x-rumi-role,omitzero"`         // the least that has the verb
+	Codes       []string              `json:"x-rumi-error-codes,omitempty"` // of its own, beside those that every operation has
 	Timeout     int                   `json:"x-rumi-timeout-seconds,omitzero"`
 	Security    []map[string][]string `json:"security,omitzero"`
 	Parameters  []Parameter           `json:"parameters,omitzero"`
@@ -119,9 +121,10 @@ type Example struct {
 	Value       any    `json:"value,omitzero"`
 }
 
-// Response is an answer with one status.
+// Response is an answer with one status, or a reference to one.
 type Response struct {
-	Description string      `json:"description"`
+	Ref         string      `json:"$ref,omitzero"` // then nothing else
+	Description string      `json:"description,omitzero"`
 	Headers     Map[Header] `json:"headers,omitzero"`
 	Content     Map[Media]  `json:"content,omitzero"`
 }
@@ -135,10 +138,11 @@ type Header struct {
 
 // Components are what the rest of the document refers to.
 type Components struct {
-	Schemas  Map[*Schema]              `json:"schemas"`
-	Headers  Map[Header]               `json:"headers"`
-	Examples Map[Example]              `json:"examples"`
-	Security map[string]SecurityScheme `json:"securitySchemes"`
+	Schemas   Map[*Schema]              `json:"schemas"`
+	Responses Map[*Response]            `json:"responses"`
+	Headers   Map[Header]               `json:"headers"`
+	Examples  Map[Example]              `json:"examples"`
+	Security  map[string]SecurityScheme `json:"securitySchemes"`
 }
 
 // SecurityScheme says how a request proves whom it is from.
@@ -263,7 +267,7 @@ func (m *Map[V]) UnmarshalJSONFrom(in *jsontext.Decoder) error {
 
 // JSON is the document's text, indented, with a line end at the end.
 func (d *Document) JSON() ([]byte, error) {
-	text, err := json.Marshal(d, json.Deterministic(true), jsontext.WithIndent("  "))
+	text, err := json.Marshal(d, json.Deterministic(true), jsontext.WithIndent("\t"))
 	if err != nil {
 		return nil, fmt.Errorf("encode the document: %w", err)
 	}
@@ -277,4 +281,56 @@ func Parse(text []byte) (*Document, error) {
 		return nil, fmt.Errorf("read the document: %w", err)
 	}
 	return d, nil
+}
+
+// Operation is the operation of a method and a path, nil for none. The path is that of the document: "/api/packs/{pack_id}".
+func (d *Document) Operation(method, path string) *Operation {
+	item, _ := d.Paths.Get(path)
+	if item == nil {
+		return nil
+	}
+	for of, op := range item.Operations() {
+		if of == method {
+			return op
+		}
+	}
+	return nil
+}
+
+// Resolve is the response that r refers to, or r itself.
+func (d *Document) Resolve(r *Response) *Response {
+	if name, ok := strings.CutPrefix(r.Ref, "#/components/responses/"); ok {
+		found, _ := d.Components.Responses.Get(name)
+		return found
+	}
+	return r
+}
+
+// ErrorCodes are all error codes of an operation, sorted.
+func (d *Document) ErrorCodes(op *Operation) []string {
+	var codes []string
+	for _, r := range op.Responses.All() {
+		codes = append(codes, r.codes(d)...)
+	}
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+// codes are the error codes of a response, none for a success.
+func (r *Response) codes(d *Document) []string {
+	var codes []string
+	body, _ := d.Resolve(r).Content.Get("application/json")
+	if body.Schema == nil {
+		return nil
+	}
+	for _, part := range body.Schema.AllOf {
+		of, _ := part.Properties.Get("error_code")
+		if of == nil {
+			continue
+		}
+		for _, code := range of.Enum {
+			codes = append(codes, fmt.Sprint(code))
+		}
+	}
+	return codes
 }

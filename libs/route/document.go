@@ -77,14 +77,14 @@ func add(codes []string, more ...string) []string {
 // sharedCodes are the error codes that the gateway and rpc.Decode answer on every public route.
 var sharedCodes = []string{
 	"body_timeout", "body_too_large", "body_unreadable", "internal", "invalid_field", "invalid_json", "invalid_query", "origin_refused",
-	"rate_limited", "too_many_failures", "unauthorized", "unknown_field", "unknown_parameter",
+	"not_allowed", "rate_limited", "tokens_unavailable", "too_many_failures", "unauthorized", "unknown_field", "unknown_parameter",
 }
 
 // ConnectionCodes are the error codes of answers that come before a route is known: what is no request of HTTP/1.1, and paths and methods
 // that no route has. The slice is the caller's.
 func ConnectionCodes() []string {
 	return []string{
-		"header_too_large", "invalid_http", "method_not_allowed", "not_found", "unsupported_encoding", "unsupported_expectation", "unsupported_version",
+		"header_too_large", "https_required", "invalid_http", "method_not_allowed", "not_found", "unsupported_encoding", "unsupported_expectation", "unsupported_version",
 	}
 }
 
@@ -113,7 +113,7 @@ type Example struct {
 	Response any
 }
 
-// NewExample makes an example of an endpoint's types. The packages under api/ have them in functions, which only the generator of the
+// NewExample makes an example of an endpoint's types. A zero request or response is left to the generator, which makes one of the type. The packages under api/ have them in functions, which only the generator of the
 // document calls: no service holds them in memory.
 func NewExample[Req, Resp any](e Endpoint[Req, Resp], req Req, resp Resp) Example {
 	return Example{e.route.Name(), req, resp}

@@ -50,7 +50,7 @@ func (e Endpoints[V]) Table() route.Table {
 
 // ListRequest is the request of List.
 type ListRequest struct {
-	Status string `json:"-" query:"status"` // the state of the candidates to list; "" or "all" for any
+	Status string `json:"-" query:"status" api:"enum=all|pending|installed|rejected|blocked|failed|superseded,default=all"` // the state of the candidates to list; "" or "all" for any
 }
 
 // ListResponse is the answer of List: the candidates, the newest first.
