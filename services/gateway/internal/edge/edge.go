@@ -161,7 +161,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	var err error
 	switch {
 	case public:
-		err = e.servePublic(w, r)
+		err = serveOpen(w, r)
 	case refused != nil:
 		err = e.refuseUnauthenticated(w, r, refused)
 	default:
@@ -170,34 +170,6 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		rpc.WriteError(ctx, w, err)
 	}
-}
-
-// welcome is what a browser finds at the root. It says nothing of the installation.
-var welcome = struct {
-	Name string `json:"name"`
-	Use  string `json:"use"`
-	Docs string `json:"docs"`
-}{
-	Name: "Rumi",
-	Use:  "the API is under /api/, with the header Authorization: Bearer TOKEN; begin with GET /api/health",
-	Docs: "README.md and docs/api.md in the folder that Rumi was installed from",
-}
-
-// servePublic answers what needs no token.
-func (e *Edge) servePublic(w http.ResponseWriter, r *http.Request) error {
-	if r.URL.Path != "/healthz" && r.URL.Path != "/" {
-		return fault.NoRoute()
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", http.MethodGet)
-		return fault.MethodNotAllowed()
-	}
-	if r.URL.Path == "/" {
-		return rpc.WriteData(w, welcome)
-	}
-	return rpc.WriteData(w, struct {
-		Status string `json:"status"`
-	}{"ok"})
 }
 
 // refuseUnauthenticated answers a request without the right token: 401, or 429 once its address has failed too often. Each refusal is
