@@ -197,7 +197,7 @@ func readTable(t *testing.T) openapi.Map[openapi.Code] {
 
 // dynamic are the codes that no constructor has beside it: those of a table, and those that a field's name is part of.
 var dynamic = []string{
-	"internal", "missing_pack_id", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
+	"internal", "missing_name", "missing_pack_id", "missing_role", "missing_principal_id", "missing_permission_id", "missing_domain", "missing_port",
 	"candidate_blocked", "candidate_installed", "candidate_not_installed",
 	"invalid_http", "header_too_large", "unsupported_expectation", "unsupported_encoding", "unsupported_version", "https_required",
 	"immutable", "mount_dead", "mount_point", "other_file_system", "permission_denied", "read_only", "sticky", "invalid_backup",

@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
 )
 
@@ -32,6 +33,25 @@ func checkCodes(r *Route, handler http.Handler, report func(route, code, message
 			report(name, answer.ErrorCode, *answer.Error)
 		}
 	})
+}
+
+// CheckFault reports an error that a handler gives to be answered, for handlers that no Handlers serve. Call it while a table would be mounted,
+// and what it returns with each error.
+func (r *Route) CheckFault() func(error) {
+	report := Undeclared
+	if report == nil {
+		return func(error) {}
+	}
+	name, declared := r.Name(), r.ErrorCodes()
+	return func(err error) {
+		f := fault.Of(err)
+		if f.ErrorCode() == fault.NoRoute().Code {
+			return // of another service: a stand-in of a test that lacks an endpoint
+		}
+		if !slices.Contains(declared, f.ErrorCode()) {
+			report(name, f.ErrorCode(), f.Message)
+		}
+	}
 }
 
 // failureWriter keeps a copy of the body of a failure.

@@ -32,12 +32,12 @@ func names(root string) (map[string]endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	folders, err := filepath.Glob(filepath.Join(root, "api", "*", "routes.go"))
+	files, err := filepath.Glob(filepath.Join(root, "api", "*", "*.go"))
 	if err != nil {
 		return nil, err
 	}
 	found := map[string]endpoint{}
-	for _, name := range folders {
+	for _, name := range files {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return nil, fmt.Errorf("read endpoints: %w", err)

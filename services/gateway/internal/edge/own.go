@@ -40,6 +40,7 @@ func (e *Edge) own() map[string]handler {
 // handle has fn answer an endpoint. A request that holds what fn doesn't take is refused, as by the services.
 func handle[Req, Resp any](handlers map[string]handler, e declared.Endpoint[Req, Resp], fn func(context.Context, Req) (Resp, error)) {
 	of := e.Route()
+	check := of.CheckFault()
 	handlers[of.Name()] = func(w http.ResponseWriter, r *http.Request, _ route.Class) error {
 		for name, escaped := range of.Values(r.URL.EscapedPath()) {
 			value, err := url.PathUnescape(escaped)
@@ -56,6 +57,7 @@ func handle[Req, Resp any](handlers map[string]handler, e declared.Endpoint[Req,
 		defer cancel()
 		answer, err := fn(ctx, req)
 		if err != nil {
+			check(err)
 			return err
 		}
 		return rpc.WriteData(w, answer)
