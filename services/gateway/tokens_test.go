@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -314,5 +315,114 @@ func TestLastUseSurvivesARestart(t *testing.T) {
 	}
 	if matches, err := filepath.Glob(filepath.Join(w.UserData(), "state", "gateway.db*")); err != nil || len(matches) == 0 {
 		t.Errorf("the database is %v, %v; want files in the state folder", matches, err)
+	}
+}
+
+// An upload whose token is revoked before it has arrived whole is broken off: the owner must not stage it.
+func TestRevokedUpload(t *testing.T) {
+	w := newWorld(t, nil)
+	one := w.issue(t, `{"name": "uploader", "role": "operator"}`)
+	piped, out := io.Pipe()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+w.address+"/api/packs/import", piped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+one.Token)
+	r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+	answered := make(chan int, 1)
+	go func() {
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			answered <- 0 // the gateway has closed the connection
+			return
+		}
+		defer response.Body.Close()
+		answered <- response.StatusCode
+	}()
+	if _, err := io.WriteString(out, "--b\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // until the owner reads it
+	w.do(t, "DELETE", "/api/tokens/"+one.Metadata.ID, nil, nil)
+	select {
+	case status := <-answered:
+		if status != 401 && status != 0 {
+			t.Errorf("the upload is answered %d, want 401 or a closed connection", status)
+		}
+	case <-time.After(time.Second):
+		t.Error("the upload goes on a second after its token was revoked")
+	}
+	out.Close()
+}
+
+// A body that was still coming when its token was revoked is not handed on.
+func TestRevokedWhileTheBodyCame(t *testing.T) {
+	w := newWorld(t, nil)
+	one := w.issue(t, `{"name": "slow", "role": "operator"}`)
+	conn, err := net.Dial("tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"reason": "x"}`
+	fmt.Fprintf(conn, "POST /api/packs/x/reject HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", one.Token, len(body), body[:5])
+	time.Sleep(100 * time.Millisecond)
+	w.do(t, "DELETE", "/api/tokens/"+one.Metadata.ID, nil, nil)
+	fmt.Fprint(conn, body[5:])
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFailure(t, readReply(t, response), 401, "Unauthorized")
+}
+
+// A gateway without its database serves init's token, and says what is wrong.
+func TestGatewayWithoutADatabase(t *testing.T) {
+	w := newWorld(t, map[string]string{"RUMI_DATABASE_URL": "postgres://rumi:none@127.0.0.1:1/rumi?sslmode=disable"})
+	const good = "rumi_0123456789ab_0123456789ABCDEFGHIJKLMNOPQRST0eEfeW"
+	got := w.as(t, good, "GET", "/api/packs", "")
+	if got.status != 503 || got.Code != "tokens_unavailable" || got.header.Get("Retry-After") == "" {
+		t.Errorf("a token: %d %s; want 503 tokens_unavailable with Retry-After", got.status, got.raw)
+	}
+	if got := w.do(t, "GET", "/api/packs", nil, nil); got.status != 200 {
+		t.Errorf("init's token: %d %s; want 200", got.status, got.raw)
+	}
+	wantFailure(t, w.do(t, "GET", "/api/tokens", nil, nil), 503, "Database of gateway is not available")
+	wantFailure(t, w.do(t, "POST", "/api/tokens", strings.NewReader(`{"name": "a", "role": "viewer"}`), nil), 503, "Database of gateway is not available")
+	if self := decoded[api.SelfResponse](t, w.do(t, "GET", "/api/tokens/self", nil, nil)); self.Name != "init" || self.Role != access.Admin {
+		t.Errorf("self is %+v, want init, an admin", self)
+	}
+	health, raw := w.health(t)
+	if i := slices.IndexFunc(health.Services["gateway"].Checks, func(c service.Check) bool { return c.Name == "store" && !c.OK }); i < 0 || health.Services["gateway"].Ready {
+		t.Errorf("the health is %s, want the gateway not ready, and its check store failing", raw)
+	}
+}
+
+// A caller can't say who it is, which role it has, or who made its token.
+func TestCallersCannotNameThemselves(t *testing.T) {
+	w := newWorld(t, nil)
+	viewer := w.issue(t, `{"name": "viewer", "role": "viewer"}`)
+	got := w.do(t, "GET", "/api/packs", nil, map[string]string{
+		"Authorization": "Bearer " + viewer.Token, "X-Rumi-Actor": "init", "X-Rumi-Role": "admin", "X-Rumi-Lineage": "nobody", "X-Rumi-Address": "192.0.2.1",
+	}).seen(t)
+	if got.Actor != "viewer" || got.Address != "127.0.0.1" || got.Header.Get("X-Rumi-Role") != "viewer" || got.Header.Get("X-Rumi-Lineage") != "init" {
+		t.Errorf("the owner sees %+v, want the viewer, whatever it says of itself", got)
+	}
+}
+
+// Calls that are refused for want of a right leave a bounded number of audit entries.
+func TestDenialsAreBounded(t *testing.T) {
+	w := newWorld(t, nil)
+	viewer := w.issue(t, `{"name": "viewer", "role": "viewer"}`)
+	for range 50 {
+		got := w.as(t, viewer.Token, "POST", "/api/packs/x/approve", "")
+		wantFailure(t, got, 403, "Not allowed: POST /api/packs/{pack_id}/approve needs packs.approve and the role operator or more; 'viewer' has the role viewer")
+		if want := `{"verb":"packs.approve","role":"operator"}`; string(got.Data) != want {
+			t.Fatalf("the data is %s, want %s", got.Data, want)
+		}
+	}
+	entries := w.audit("security")
+	if n := strings.Count(entries, `"access_denied"`); n != 31 || strings.Count(entries, "further ones are not audited for a minute") != 1 {
+		t.Errorf("%d entries of access_denied, want 30 and one that says that there were more: %s", n, entries)
 	}
 }

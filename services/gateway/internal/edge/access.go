@@ -131,7 +131,7 @@ func (r *request) endWithSession(w http.ResponseWriter) (stop func()) {
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	detach := r.who.Session.OnEnd(func() {
-		if !uploading || !u.complete() {
+		if !uploading || u.cut() {
 			cancel(errSessionEnded)
 			// The client may have stopped reading: what waits to be written must not hold the stream.
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now())

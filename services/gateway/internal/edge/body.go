@@ -114,11 +114,16 @@ func (u *upload) finish() {
 	u.ended = true
 }
 
-// complete says whether the service has all of the upload, and may act on it.
-func (u *upload) complete() bool {
+// cut breaks the upload off, unless it has arrived whole: then the service may act on it, and cut returns false. A read that waits for the client
+// ends at once.
+func (u *upload) cut() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.ended
+	if !u.ended && !u.stopped {
+		u.stopped = true
+		_ = u.deadline.SetReadDeadline(time.Now())
+	}
+	return !u.ended
 }
 
 func (u *upload) fail(err error) {

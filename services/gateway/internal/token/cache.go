@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,8 +23,8 @@ const (
 	enforceInterval = 200 * time.Millisecond
 	// connectInterval is the pause between two attempts to open the store.
 	connectInterval = time.Second
-	// connectTimeout bounds one attempt: a database that is being migrated by another gateway takes its time.
-	connectTimeout = 15 * time.Second
+	// connectTimeout bounds one attempt. It holds the start of a gateway whose database hangs, so it is not long.
+	connectTimeout = 10 * time.Second
 )
 
 // Cache is this gateway's copy of all tokens. Authenticate reads an immutable snapshot: it takes no lock and asks nobody, so ten thousand tokens
@@ -53,6 +54,7 @@ type tokens struct {
 // entry is a token with its secrets, the newest first.
 type entry struct {
 	token   Token
+	lineage string // as origin.Origin has it
 	secrets []*secret
 	lastUse *principal.LastUse
 }
@@ -133,7 +135,7 @@ func (c *Cache) Authenticate(text string) (principal.Principal, error) {
 		return principal.Principal{}, unavailable()
 	}
 	return principal.Principal{
-		Name: e.token.Name, Role: e.token.Role, Scopes: e.token.Scopes, Lineage: e.token.lineage(), TokenID: id, Expires: s.until,
+		Name: e.token.Name, Role: e.token.Role, Scopes: e.token.Scopes, Lineage: e.lineage, TokenID: id, Expires: s.until,
 		Session: s.sessions.get(), LastUse: e.lastUse,
 	}, nil
 }
@@ -205,7 +207,7 @@ func (c *Cache) load(from Store) func(context.Context, *tokens) (*tokens, int64,
 
 // newEntry makes an entry. A secret that the entry before has, too, keeps its sessions.
 func newEntry(t Token, before *entry) *entry {
-	e := &entry{token: t, lastUse: &principal.LastUse{}}
+	e := &entry{token: t, lineage: strings.Join(t.Lineage, ","), lastUse: &principal.LastUse{}}
 	if before != nil {
 		e.lastUse = before.lastUse
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/hex"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
@@ -57,9 +56,6 @@ func (t *Token) State(now time.Time) State {
 	}
 	return Active
 }
-
-// lineage is the token's as origin.Origin has it.
-func (t *Token) lineage() string { return strings.Join(t.Lineage, ",") }
 
 // Store keeps the tokens; all gateways share one.
 type Store interface {
