@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rumi-ai/rumi/libs/bundle"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -204,7 +205,7 @@ func (s *Store) load(again bool) error {
 			continue
 		}
 		entries, err := s.readIndex(name)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, bundle.ErrTorn) {
 			continue
 		}
 		if err != nil {
@@ -237,7 +238,7 @@ func (s *Store) openFile(path string) (*os.File, error) {
 }
 
 // markDurable notes that a bundle has its name, and that it and large blobs are on the disk.
-func (s *Store) markDurable(name string, b *bundle, large []string) {
+func (s *Store) markDurable(name string, b *bundleWriter, large []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/rumi-ai/rumi/libs/bundle"
 	"github.com/rumi-ai/rumi/libs/flock"
 )
 
@@ -112,9 +113,9 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 	}
 	var problems []error
 	seen := map[sum]bool{} // blobs that an earlier bundle keeps
-	for _, bundle := range names {
-		entries, err := s.readIndex(bundle)
-		if err != nil && !errors.Is(err, errTorn) {
+	for _, file := range names {
+		entries, err := s.readIndex(file)
+		if err != nil && !errors.Is(err, bundle.ErrTorn) {
 			continue // load reports the error
 		}
 		live := map[sum]location{}
@@ -127,11 +128,11 @@ func (s *Store) collectBundles(needed map[string]bool, removed *int) error {
 		if len(live) == len(entries) && len(entries) > 0 {
 			continue
 		}
-		if err := s.shrink(bundle, live); err != nil {
+		if err := s.shrink(file, live); err != nil {
 			for name := range live { // this bundle may be damaged: let a later one that has these blobs, too, keep them
 				delete(seen, name)
 			}
-			problems = append(problems, fmt.Errorf("bundle %s: %w", bundle, err))
+			problems = append(problems, fmt.Errorf("bundle %s: %w", file, err))
 			continue
 		}
 		*removed += len(entries) - len(live)
@@ -160,7 +161,7 @@ func (s *Store) shrink(name string, live map[sum]location) error {
 
 // copyLive writes a bundle, synced but without a name, with some of the blobs of another. A content that doesn't match its
 // SHA-256 is an error: then the old bundle stays, for the operator to repair.
-func (s *Store) copyLive(name string, live map[sum]location) (b *bundle, err error) {
+func (s *Store) copyLive(name string, live map[sum]location) (b *bundleWriter, err error) {
 	f, err := s.root.Open(bundles + "/" + name)
 	if err != nil {
 		return nil, err

@@ -24,8 +24,8 @@ type Intake struct {
 	lockFile *os.File // holds the shared lock; see Store.lock
 
 	mu            sync.Mutex
-	bundle        *bundle  // nil before the first small blob and after Commit
-	unsyncedPaths []string // large blobs of the tree that Commit has to sync
+	bundle        *bundleWriter // nil before the first small blob and after Commit
+	unsyncedPaths []string      // large blobs of the tree that Commit has to sync
 }
 
 // NewIntake begins to take bytes in. Close must be called, after the digest is in a record if there was a Commit: from Close
