@@ -1,6 +1,6 @@
 // Command rumi sets up a Rumi installation. `rumi init` prepares a Rumi home before the services start, and `rumi reconcile` corrects
 // what changes while they run; both need root, and are services of docker-compose.yml. What they do is in internal/setup. `rumi audit`
-// seals the audit log and verifies it; see internal/auditlog.
+// seals the audit log and verifies it; see internal/auditlog. `rumi backup` and `rumi restore` keep and move a home; see internal/backup.
 package main
 
 import (
@@ -22,6 +22,8 @@ type commands struct {
 	Audit     auditCommand     `cmd:"" help:"Seal the audit log so that it can't be rewritten, verify it, and prove entries."`
 	Init      initCommand      `cmd:"" help:"Prepare a Rumi home: folders with owners and modes, the API token, keys and certificates. Needs root. Safe to repeat."`
 	Reconcile reconcileCommand `cmd:"" help:"Keep right what changes while the suite runs: the folders of sockets, as after a reboot, and the API token that the gateway sees. Needs root. Runs until it is stopped."`
+	Backup    backupCommand    `cmd:"" help:"Back up a home into one encrypted file, verify such files, and take backups on a schedule."`
+	Restore   restoreCommand   `cmd:"" help:"Make the home of a backup, on this machine or another. What is there is never removed."`
 }
 
 // homeFlags are the flags of both subcommands: the home, and the users and groups it is prepared for.

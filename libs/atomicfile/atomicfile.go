@@ -86,6 +86,9 @@ func (f *File) Write(p []byte) (int, error) { return f.file.Write(p) }
 // between content and name that must not be done unless the content can be had, such as an audit entry.
 func (f *File) Sync() error { return f.file.Sync() }
 
+// Rename changes the name that Commit gives the file, within its folder: a caller may know the name only once it has seen the content.
+func (f *File) Rename(base string) { f.name = path.Join(path.Dir(f.name), base) }
+
 // Commit gives the file its name. When it returns nil, content and name are on the disk. After an error the old file is still
 // there, or, if only the last sync failed, the new one. The temporary file is removed in any case.
 func (f *File) Commit() error {

@@ -56,14 +56,22 @@ func Load(path string) (tink.AEAD, error) {
 		}
 		return nil, fmt.Errorf("load keyset: %w", err)
 	}
+	primitive, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("load keyset: %s %w; restore it from a backup", path, err)
+	}
+	return primitive, nil
+}
+
+// Parse reads the content of a key's file, as a backup has it. The errors never quote it.
+func Parse(data []byte) (tink.AEAD, error) {
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
 	if err != nil {
-		// The cause is left out: a JSON error may quote what it could not read.
-		return nil, fmt.Errorf("load keyset: %s holds no keyset; restore it from a backup", path)
+		return nil, errors.New("holds no keyset") // the cause is left out: a JSON error may quote what it could not read
 	}
 	primitive, err := aead.New(handle)
 	if err != nil {
-		return nil, fmt.Errorf("load keyset: %s holds no AEAD keyset; restore it from a backup", path)
+		return nil, errors.New("holds no AEAD keyset")
 	}
 	return primitive, nil
 }

@@ -146,6 +146,8 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
 		serviceFolder("/state"),
+		{path: "user_data/state/backup", mode: 0o700}, // root's: copies of databases while a backup is taken
+		serviceFolder("/backup_status"),
 	}
 	for _, name := range Services {
 		all = append(all, folder{path: "user_data/settings/identity/" + name, uid: cfg.UID, gid: cfg.GID, mode: 0o700})

@@ -1,0 +1,105 @@
+// Package backupstatus is how the scheduled backups say to the gateway how they went: one file in a folder that the backup writes and the gateway
+// mounts read-only. The gateway can't read the backups themselves.
+package backupstatus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/atomicfile"
+)
+
+const (
+	name    = "status.json"
+	maxFile = 1 << 20
+)
+
+// Status is what is known of the scheduled backups. Times are in UTC.
+type Status struct {
+	Interval float64   `json:"interval_seconds"`
+	Newest   *Backup   `json:"newest,omitempty"` // the newest verified one; nil for none
+	LastRun  time.Time `json:"last_run"`         // when a backup was last tried; zero for never
+	Problem  string    `json:"problem"`          // why the last one failed or isn't verified; "" if it is
+	Problems []string  `json:"problems"`         // each thing that doesn't fit in the last one
+}
+
+// Backup is one verified backup.
+type Backup struct {
+	Name  string    `json:"name"`
+	At    time.Time `json:"at"`
+	Size  int64     `json:"size_bytes"`
+	Files int       `json:"files"` // 0 where it isn't known: the file is from before the status
+	Took  float64   `json:"took_seconds"`
+}
+
+// Write replaces the status in a folder. Whoever may read the folder may read it.
+func Write(dir string, s Status) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("write the status of the backups: %w", err)
+	}
+	defer root.Close()
+	if err := atomicfile.Write(root, name, data, 0o644, atomicfile.TempName("."+name+".new")); err != nil {
+		return fmt.Errorf("write the status of the backups: %w", err)
+	}
+	return nil
+}
+
+// Read reads the status in a folder. ok is false if there is none: backups are not scheduled.
+func Read(dir string) (s Status, ok bool, err error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, false, nil
+	} else if err != nil {
+		return s, false, fmt.Errorf("read the status of the backups: %w", err)
+	}
+	defer root.Close()
+	f, err := root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, false, nil
+	} else if err != nil {
+		return s, false, fmt.Errorf("read the status of the backups: %w", err)
+	}
+	defer f.Close()
+	if err := json.UnmarshalRead(io.LimitReader(f, maxFile), &s); err != nil {
+		return s, false, fmt.Errorf("read the status of the backups: user_data/backup_status/%s holds none", name)
+	}
+	return s, true, nil
+}
+
+// States of the scheduled backups.
+const (
+	OK     = "ok"
+	Late   = "late"   // the newest verified one is older than twice the interval, or there is none
+	Failed = "failed" // the last one failed, or its verification did
+)
+
+// Verdict says how the backups are, and what is wrong.
+func (s Status) Verdict(now time.Time) (state, detail string) {
+	late := ""
+	switch {
+	case s.Newest == nil && !s.LastRun.IsZero():
+		late = "There is no verified backup"
+	case s.Newest != nil && now.Sub(s.Newest.At).Seconds() > 2*s.Interval:
+		late = fmt.Sprintf("The newest verified backup, %s, is %v old", s.Newest.Name, now.Sub(s.Newest.At).Round(time.Minute))
+	}
+	switch {
+	case s.Problem != "" && late != "":
+		return Failed, s.Problem + ". " + late
+	case s.Problem != "":
+		return Failed, s.Problem
+	case late != "":
+		return Late, late
+	}
+	return OK, ""
+}
