@@ -38,7 +38,7 @@ type backupFlags struct {
 	Recipient      []string `help:"Public key of age (age1…) that the backup is encrypted for. May be repeated." env:"RUMI_BACKUP_RECIPIENTS" sep:","`
 	RecipientsFile string   `help:"File with public keys, one a line." type:"path" optional:""`
 	Passphrase     bool     `help:"Ask for a passphrase."`
-	PassphraseFile string   `help:"File whose first line is the passphrase; - is standard input." optional:""`
+	PassphraseFile string   `help:"File whose first line is the passphrase; - is standard input." env:"RUMI_BACKUP_PASSPHRASE_FILE" optional:""`
 	Without        []string `help:"Leave out a part: pack_backups, import, packs, shared." sep:","`
 	DatabaseURL    string   `help:"PostgreSQL, if the services use it." name:"database-url" env:"RUMI_DATABASE_URL" optional:""`
 }

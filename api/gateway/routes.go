@@ -53,6 +53,18 @@ type PackRequest struct {
 type Health struct {
 	Status   string               `json:"status" api:"enum=ok|degraded"` // ok, or degraded where a service isn't ready
 	Services map[string]Readiness `json:"services"`
+	Backups  Backups              `json:"backups"` // they don't change Status: an old backup stops nothing
+}
+
+// Backups says how the scheduled backups are.
+type Backups struct {
+	State    string   `json:"state"`              // ok, late, failed; off where they aren't scheduled
+	Detail   string   `json:"detail"`             // what is wrong; "" where nothing is
+	Fix      string   `json:"fix"`                // what the operator can do about it
+	Newest   string   `json:"newest,omitzero"`    // the name of the newest verified one
+	NewestAt string   `json:"newest_at,omitzero"` // when it was taken, RFC 3339
+	Size     int64    `json:"size_bytes,omitzero"`
+	Problems []string `json:"problems,omitempty"` // what doesn't fit in the last one
 }
 
 // Readiness is that of one service.

@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/gateway/internal/backups"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
@@ -57,11 +58,14 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	uses := token.NewUses(tokens, key)
 	rt.OnStop("last uses", uses.Flush)
 	rt.Go("last uses", uses.Run)
+	status := backups.View{Dir: filepath.Join(rt.UserData, "backup_status"), Log: rt.Log}
+	rt.Metrics.MustRegister(status)
 	handler, err := edge.New(edge.Config{
 		Who: principal.Chain{tokens, key}, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
-		Tokens: token.NewService(tokens, key, uses, rt.Audit),
+		Backups: status.Health,
+		Tokens:  token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {
 		return err

@@ -28,8 +28,9 @@ type area struct {
 	why   string // of what is left out: the reason
 }
 
-// areas are all of them, in the order in which they are taken. The key of the secrets comes before the secrets, which are checked with it. The
-// seals of the audit log come before the log: a log may have more than what is sealed, never less.
+// areas are all of them, in the order in which they are taken. The key of the secrets comes before the secrets, which are checked with it. Of
+// the audit log comes first what is written last: the checkpoint, the records that it covers, the hashes that these cover, the lines that
+// are hashed. So each has what the one before is about, as after a power cut; docs/adr/audit-seals.md has the order.
 var areas = []area{
 	{path: ".env", how: plain},
 	{path: "docker-compose.override.yml", how: plain},
@@ -55,7 +56,10 @@ var areas = []area{
 	{path: "user_data/import", how: plain, links: true, part: "import"},
 	{path: "user_data/packs", how: packData, links: true, part: "packs"},
 	{path: "user_data/shared", how: packData, links: true, part: "shared"},
-	{path: "user_data/audit_log", how: grown},
+	{path: "user_data/audit_log/checkpoint", how: plain},
+	{path: "user_data/audit_log/records.jsonl", how: grown},
+	{path: "user_data/audit_log/hashes", how: plain},
+	{path: "user_data/audit_log", how: plain},
 	{path: "user_data/audit", how: grown},
 	{path: "user_data/pending", how: leftOut, why: "made anew by approval"},
 	{path: "user_data/backup_status", how: leftOut, why: "about the backups of this machine"},

@@ -67,6 +67,9 @@ func prepare(ctx context.Context, file string, force bool, o Options) (_ *prepar
 	if _, err := root.Lstat(base); err == nil && !force {
 		return nil, report, errors.Join(fmt.Errorf("%w; to replace it, repeat with --force", fs.ErrExist), root.Close())
 	}
+	if err := unix.Stat(dir, &o.avoid); err != nil {
+		return nil, report, errors.Join(err, root.Close())
+	}
 	temp := "." + base + ".new"
 	out, err := begin(root, base, temp, force)
 	if err != nil {

@@ -105,22 +105,34 @@ type Entry struct {
 
 // check refuses an entry that no backup has. What it allows can be made below an empty folder without leaving it.
 func (e Entry) check() error {
-	a, ok := areaOf(e.Path)
-	switch {
-	case !fs.ValidPath(e.Path) || strings.ContainsRune(e.Path, 0) || len(e.Path) > maxPath || strings.Count(e.Path, "/") > maxDepth+8:
+	if !fs.ValidPath(e.Path) || strings.ContainsRune(e.Path, 0) || len(e.Path) > maxPath || strings.Count(e.Path, "/") > maxDepth+8 {
 		return fmt.Errorf("bad path %q", e.Path)
-	case !ok || a.how == leftOut:
-		return fmt.Errorf("%q is nothing that a backup has", e.Path)
-	case e.Mode&^0o7777 != 0 || e.UID < 0 || e.GID < 0 || len(e.Access) > maxList || len(e.Default) > maxList:
-		return fmt.Errorf("bad mode or owner of %q", e.Path)
-	case e.Kind == fileKind && (e.Size < 0 || e.Size > maxFileSize || len(e.SHA256) != 64):
-		return fmt.Errorf("bad size or digest of %q", e.Path)
-	case e.Kind == linkKind && (!linkAllowed(e.Path) || e.Link == "" || len(e.Link) > maxPath || strings.ContainsRune(e.Link, 0)):
-		return fmt.Errorf("%q can't be a link", e.Path)
-	case e.Kind != fileKind && e.Kind != folderKind && e.Kind != linkKind:
-		return fmt.Errorf("bad kind of %q", e.Path)
 	}
-	return nil
+	if a, ok := areaOf(e.Path); !ok || a.how == leftOut {
+		return fmt.Errorf("%q is nothing that a backup has", e.Path)
+	}
+	if e.Mode&^0o7777 != 0 || e.UID < 0 || e.GID < 0 || len(e.Access) > maxList || len(e.Default) > maxList {
+		return fmt.Errorf("bad mode or owner of %q", e.Path)
+	}
+	return e.checkKind()
+}
+
+func (e Entry) checkKind() error {
+	switch e.Kind {
+	case folderKind:
+		return nil
+	case fileKind:
+		if e.Size < 0 || e.Size > maxFileSize || len(e.SHA256) != 64 {
+			return fmt.Errorf("bad size or digest of %q", e.Path)
+		}
+		return nil
+	case linkKind:
+		if !linkAllowed(e.Path) || e.Link == "" || len(e.Link) > maxPath || strings.ContainsRune(e.Link, 0) {
+			return fmt.Errorf("%q can't be a link", e.Path)
+		}
+		return nil
+	}
+	return fmt.Errorf("bad kind of %q", e.Path)
 }
 
 // manifest is what a backup has, by path.

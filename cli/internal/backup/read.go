@@ -116,18 +116,8 @@ func (v *verified) check(ctx context.Context, read *reader) error {
 		}
 	}
 	for _, want := range v.m.Databases {
-		got, err := Database{}, error(nil)
-		if file, ok := read.copies.files[want.Path]; ok {
-			if got, err = describe(ctx, file, want.Path); err == nil {
-				if what := same(want, got); what != "" {
-					err = errors.New(what)
-				}
-			}
-		} else if !v.m.Postgres {
-			err = errors.New("it is missing")
-		}
-		if err != nil {
-			r.Problems = append(r.Problems, Problem{Check: checkDatabase, Path: want.Path, What: err.Error()})
+		if what := checkDatabaseOf(ctx, want, read.copies.files); what != "" {
+			r.Problems = append(r.Problems, Problem{Check: checkDatabase, Path: want.Path, What: what})
 		}
 		r.Databases = append(r.Databases, want)
 	}
@@ -137,6 +127,19 @@ func (v *verified) check(ctx context.Context, read *reader) error {
 	more, err := checkReferences(ctx, v.m, read.content, read.copies.files)
 	r.Problems = append(r.Problems, more...)
 	return err
+}
+
+// checkDatabaseOf says what is wrong with the copy of a database, "" for nothing.
+func checkDatabaseOf(ctx context.Context, want Database, files map[string]string) string {
+	file, ok := files[want.Path]
+	if !ok {
+		return "it is missing"
+	}
+	got, err := describe(ctx, file, want.Path)
+	if err != nil {
+		return err.Error()
+	}
+	return same(want, got)
 }
 
 // damagedError is an error that says that a file is not what was written.

@@ -62,17 +62,17 @@ func (s Source) restore(ctx context.Context, t Target) (result Restored, err err
 	if err != nil {
 		return result, err
 	}
+	if used && !t.Force {
+		return result, fmt.Errorf("%s is in use: it has packs, secrets or databases. To put them aside and restore, repeat with --force", t.Home)
+	}
 	v, err := s.inspect(ctx)
 	if err != nil {
 		return result, err
 	}
 	defer v.close()
 	result = Restored{Report: v.report, Home: t.Home}
-	switch {
-	case v.report.Damaged():
+	if v.report.Damaged() {
 		return result, fmt.Errorf("it is damaged, and nothing was changed: %s", first(v.report.Problems))
-	case used && !t.Force:
-		return result, fmt.Errorf("%s is in use: it has packs, secrets or databases. To put them aside and restore, repeat with --force", t.Home)
 	}
 	if err := roomFor(t.Home, v.m.Bytes); err != nil {
 		return result, err
@@ -83,6 +83,9 @@ func (s Source) restore(ctx context.Context, t Target) (result Restored, err err
 	}
 	defer os.RemoveAll(dir)
 	if err := s.extract(ctx, t, v.m, dir); err != nil {
+		return result, err
+	}
+	if _, err := t.inUse(); err != nil { // the suite may have been started meanwhile
 		return result, err
 	}
 	if err := t.place(dir, v.m, &result); err != nil {

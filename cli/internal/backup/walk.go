@@ -35,9 +35,6 @@ type node struct {
 
 func (n node) kind() uint32 { return n.st.Mode & unix.S_IFMT }
 
-// opener opens the node that is visited. The file is nil for what became another kind of file meanwhile.
-type opener func() (*os.File, error)
-
 // walker reads a part of the home.
 //
 // The attack: a pack, or a program that copies packs, replaces a folder by a link while root reads it, so that a backup has a file from
@@ -47,6 +44,7 @@ type walker struct {
 	skip  func(name string) bool // what is not visited, with everything below it
 	visit func(n node, parent int, name string) error
 	odd   func(name, why string) // what can't be taken
+	avoid unix.Stat_t            // a folder that isn't visited, by its number, whatever its path is; zero for none
 }
 
 // walk visits the node at name and, a folder before its contents, everything below it, in the order of names. A name that isn't there is
@@ -119,6 +117,10 @@ func (w *walker) folder(parent int, base string, n node, depth int) error {
 	if err := unix.Fstat(fd, &n.st); err != nil {
 		return &fs.PathError{Op: "stat", Path: n.path, Err: err}
 	}
+	if w.avoid.Ino != 0 && n.st.Ino == w.avoid.Ino && n.st.Dev == w.avoid.Dev {
+		w.odd(n.path, "the folder that the backup is written to")
+		return nil
+	}
 	if err := w.visit(n, parent, base); err != nil {
 		return err
 	}
@@ -153,15 +155,13 @@ func openFile(parent int, base string) (*os.File, error) {
 
 // lists are the access control lists of a node: those of the attributes that it has.
 func lists(n node, parent int, base string) (map[string][]byte, error) {
-	fd := parent
 	if n.kind() == unix.S_IFLNK {
 		return nil, nil
 	}
-	f, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil //nolint:nilerr // gone since: the reading of it says so
 	}
-	fd = f
 	defer unix.Close(fd)
 	found := map[string][]byte{}
 	for _, name := range []string{accessList, defaultList} {

@@ -45,7 +45,8 @@ type Options struct {
 	Now        func() time.Time
 	Log        *slog.Logger
 
-	step func(string) // called between the steps; tests change the home there
+	avoid unix.Stat_t  // the folder that the backup is written to, which a mount may give another path
+	step  func(string) // called between the steps; tests change the home there
 }
 
 // Parts are the parts of a home that Options.Without may name.
@@ -73,6 +74,10 @@ func Write(ctx context.Context, w io.Writer, o Options) (Summary, error) {
 	return summary, nil
 }
 
+// errPostgres refuses a home whose databases aren't in it: half a backup would look like a whole one.
+var errPostgres = errors.New("the services use PostgreSQL (RUMI_DATABASE_URL), which this backup can't have in it. Back the database up with pg_dump, " +
+	"and the home with tar, while the suite is stopped")
+
 // writer is one backup that is being written.
 type writer struct {
 	Options
@@ -88,6 +93,9 @@ type writer struct {
 }
 
 func newWriter(ctx context.Context, o Options) (*writer, error) {
+	if o.Postgres != "" {
+		return nil, errPostgres
+	}
 	root, err := os.OpenRoot(o.Home)
 	if err != nil {
 		return nil, fmt.Errorf("open the Rumi home: %w", err)
@@ -303,7 +311,7 @@ func (b *writer) forget(name string) {
 
 // takeTree takes everything at a path, without other areas in it.
 func (b *writer) takeTree(a area, name string) error {
-	w := walker{ctx: b.ctx, skip: skipped(name), odd: b.odd, visit: func(n node, parent int, base string) error {
+	w := walker{ctx: b.ctx, skip: skipped(name), odd: b.odd, avoid: b.avoid, visit: func(n node, parent int, base string) error {
 		if isDatabase(n.path) {
 			return nil
 		}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -56,6 +57,7 @@ type Config struct {
 	Views     *overview.Views
 	Tokens    *token.Service
 	Readiness func(context.Context) service.Readiness // the gateway's own
+	Backups   func() api.Backups                      // how the scheduled backups are
 }
 
 // Edge is the public http.Handler.
