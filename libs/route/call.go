@@ -46,6 +46,11 @@ func Path[Req, Resp any](e Endpoint[Req, Resp], req Req) (string, error) {
 	return path, err
 }
 
+// Parts are the path, with the query, and the body that a request to e has: nil where no field travels in the body. The body is encoded as JSON.
+func Parts[Req, Resp any](e Endpoint[Req, Resp], req Req) (path string, body any, err error) {
+	return address(&e.route, req)
+}
+
 // address splits a request into its path, with the query, and its body: nil where no field travels there.
 func address(r *Route, req any) (path string, body any, err error) {
 	value := reflect.ValueOf(req)

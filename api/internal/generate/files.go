@@ -10,5 +10,9 @@ func Files(root string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{DocumentFile: text}, nil
+	source, err := client(root)
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{DocumentFile: text, ClientFile: source}, nil
 }
