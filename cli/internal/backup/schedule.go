@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -152,7 +151,7 @@ func (s Schedule) take(ctx context.Context, at time.Time) (Report, string, error
 		out.Rename(name)
 	}
 	if err := out.Commit(); err != nil {
-		return Report{}, "", errors.Join(err)
+		return Report{}, "", err
 	}
 	return report, name, nil
 }
