@@ -62,7 +62,7 @@ func (s *Tokens) Revision(ctx context.Context) (revision int64, err error) {
 }
 
 // Tokens implements token.Store.
-func (s *Tokens) Tokens(ctx context.Context) (tokens []token.Token, revision int64, err error) {
+func (s *Tokens) Tokens(ctx context.Context, since int64) (tokens []token.Token, revision int64, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
 		tokens = nil
 		if revision, err = readRevision(tx); err != nil {
@@ -75,7 +75,7 @@ func (s *Tokens) Tokens(ctx context.Context) (tokens []token.Token, revision int
 			}
 			tokens = append(tokens, t)
 			return err
-		}, "SELECT "+columns+" FROM tokens ORDER BY created_at, id")
+		}, "SELECT "+columns+" FROM tokens WHERE revision > ? ORDER BY created_at, id", since)
 	})
 	return tokens, revision, err
 }

@@ -36,7 +36,7 @@ func TestTokens(t *testing.T) {
 		s, other := tokenstore.NewTokens(open()), tokenstore.NewTokens(open())
 		load := func(s *tokenstore.Tokens) ([]token.Token, int64) {
 			t.Helper()
-			list, revision, err := s.Tokens(ctx)
+			list, revision, err := s.Tokens(ctx, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,6 +84,11 @@ func TestTokens(t *testing.T) {
 		list, revision := load(other)
 		if list[0].Hash != "cc" || list[0].OldHash != "" || list[0].Revision != revision || revision <= first || list[1].Revision == revision {
 			t.Errorf("got %+v, revision %d; want the changed token alone to have it", list, revision)
+		}
+		for since, want := range map[int64]int{0: 2, first: 1, revision: 0, revision + 1: 0} {
+			if changed, is, err := s.Tokens(ctx, since); err != nil || len(changed) != want || is != revision {
+				t.Errorf("since revision %d: %d tokens, revision %d, %v; want %d, revision %d", since, len(changed), is, err, want, revision)
+			}
 		}
 		if found, err := s.Change(ctx, "zzzzzzzzzzzz", func(*token.Token) error { t.Error("change was called, want no call"); return nil }); found || err != nil {
 			t.Errorf("an unknown id: found %v, %v; want neither", found, err)
@@ -162,7 +167,7 @@ func TestDamagedRows(t *testing.T) {
 		if _, err := s.Create(ctx, &whole, none); err != nil {
 			t.Fatal(err)
 		}
-		list, _, err := s.Tokens(ctx)
+		list, _, err := s.Tokens(ctx, 0)
 		if err != nil || len(list) != len(damages)+1 {
 			t.Fatalf("got %d tokens, %v; want %d", len(list), err, len(damages)+1)
 		}

@@ -40,11 +40,13 @@ func (m *memory) Revision(context.Context) (int64, error) {
 	return m.revision, m.away
 }
 
-func (m *memory) Tokens(context.Context) (list []Token, revision int64, err error) {
+func (m *memory) Tokens(_ context.Context, since int64) (list []Token, revision int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, t := range m.tokens {
-		list = append(list, t)
+		if t.Revision > since {
+			list = append(list, t)
+		}
 	}
 	return list, m.revision, m.away
 }
@@ -200,6 +202,38 @@ func TestSessionsEnd(t *testing.T) {
 		}
 		if sessions["stays"].Ended() {
 			t.Error("the session of another token has ended, want it to go on")
+		}
+	})
+}
+
+// Somebody puts an older database back under a running gateway: what it knew beyond that is forgotten.
+func TestDatabaseIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		old, _ := m.add(t, "old", time.Time{})
+		back, id := m.add(t, "back", time.Time{})
+		c := runCache(t, m)
+		m.revoke(t, id)
+		later, lost := m.add(t, "later", time.Time{})
+		time.Sleep(time.Second)
+		p, err := c.Authenticate(later)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		delete(m.tokens, lost)
+		before := m.tokens[id]
+		before.RevokedAt, before.Revision = time.Time{}, 2
+		m.tokens[id], m.revision = before, 2
+		m.mu.Unlock()
+		time.Sleep(time.Second)
+		if _, err := c.Authenticate(later); !errors.Is(err, principal.ErrUnknown) || !p.Session.Ended() {
+			t.Errorf("a token that is no longer there: %v, ended %v; want it unknown, and its session ended", err, p.Session.Ended())
+		}
+		for _, text := range []string{old, back} {
+			if got, err := c.Authenticate(text); err != nil || got.Session.Ended() {
+				t.Errorf("a token of the older database: %v, want it good", err)
+			}
 		}
 	})
 }

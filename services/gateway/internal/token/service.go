@@ -299,7 +299,7 @@ func (s *Service) List(ctx context.Context) ([]Listed, error) {
 	if err := s.uses.Flush(ctx); err != nil {
 		return nil, err
 	}
-	tokens, _, err := on.store.Tokens(ctx)
+	tokens, _, err := on.store.Tokens(ctx, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -61,8 +61,8 @@ func (t *Token) State(now time.Time) State {
 type Store interface {
 	// Revision is the store's revision, which every change of a token raises. It must be cheap: it is asked ten times a second.
 	Revision(ctx context.Context) (int64, error)
-	// Tokens reads all tokens and the revision that they are of.
-	Tokens(ctx context.Context) ([]Token, int64, error)
+	// Tokens reads the tokens that have changed since a revision, all for 0, and the revision that they are of. No token is ever removed.
+	Tokens(ctx context.Context, since int64) ([]Token, int64, error)
 	// Create adds a token. before is called in its transaction, before the commit, perhaps several times; its error is returned and nothing
 	// is added. taken is true, and nothing added, where there is or was a token of that name.
 	Create(ctx context.Context, t *Token, before func() error) (taken bool, err error)

@@ -18,6 +18,7 @@ CREATE TABLE tokens (
     revoked_by TEXT NOT NULL,
     revision   BIGINT NOT NULL
 );
+CREATE INDEX tokens_revision ON tokens (revision); -- a gateway reads what has changed, not all
 -- One row: how gateways notice each other's changes.
 CREATE TABLE token_revision (
     id       INTEGER PRIMARY KEY,
