@@ -10,6 +10,7 @@ import (
 
 	"github.com/rumi-ai/rumi/api/review"
 	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -92,6 +93,8 @@ type Listed struct {
 	Digest       *string     `json:"digest"`      // of the approved tree; null before the first approval
 	Error        *string     `json:"error"`
 	Missing      bool        `json:"missing"` // it has no folder
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // StatusResponse is a pack with its files and its history.
@@ -116,6 +119,9 @@ type PackDetails struct {
 	Missing        bool        `json:"missing"`
 	Version        string      `json:"version"`
 	VersionHistory []Event     `json:"version_history"`
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // Event is an entry of a pack's history.
@@ -123,10 +129,12 @@ type Event struct {
 	Version    string     `json:"version"`
 	Timestamp  time.Time  `json:"timestamp"`
 	Action     string     `json:"action"` // approved, rejected, modified, …
-	Actor      string     `json:"actor"`
-	Digest     *string    `json:"digest"` // of the tree that an approval was about
+	Actor      string     `json:"actor"`  // of an approval that took two persons, who confirmed it
+	Digest     *string    `json:"digest"` // of the tree that an approval, or a request for one, was about
 	Reason     *string    `json:"reason"`
-	FileHashes FileHashes `json:"file_hashes"` // of that tree
+	FileHashes FileHashes `json:"file_hashes"` // of the approved tree
+
+	RequestedBy string `json:"requested_by,omitzero"` // who asked for an approval that took two persons
 }
 
 // FileHashes maps the path of every file of a tree to "sha256:<hex>". A client reads ByPath. The server sets Each instead, which
@@ -194,14 +202,21 @@ type RejectRequest struct {
 	Reason string `json:"reason"` // "" for "User rejected"
 }
 
-// Decision is the answer to an approval or a rejection: the pack and its new status.
+// Decision is the answer to an approval or a rejection: the pack and its new status. Its HTTP status is 202 where an approval waits for
+// another person: then Success is false, and the status is the one from before.
 type Decision struct {
-	Success bool        `json:"success"`
+	Success bool        `json:"success"` // it was carried out
 	PackID  string      `json:"pack_id"`
 	Status  pack.Status `json:"status"`
 	Digest  *string     `json:"digest,omitzero"` // that is approved
 	Reason  *string     `json:"reason,omitzero"` // of a rejection
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person has confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
+
+// StatusCode is the answer's HTTP status.
+func (d Decision) StatusCode() int { return d.Confirmation.StatusCode() }
 
 // OverviewRequest may name one pack.
 type OverviewRequest struct {
@@ -223,6 +238,8 @@ type Summary struct {
 	Digest      *string     `json:"digest"`
 	Error       *string     `json:"error"`
 	Requested   Requested   `json:"permissions_requested"`
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // RefreshRequest names packs to read again; none means all.

@@ -17,13 +17,18 @@ import (
 )
 
 // Handle makes an endpoint of fn: the request is decoded by Decode, what fn returns is the answer's data, its error
-// becomes the answer that fault gives it.
+// becomes the answer that fault gives it. The status is 200, or what the data's method StatusCode says (go-kit's StatusCoder), such as 202
+// for a decision that is recorded and not carried out.
 func Handle[Req, Resp any](fn func(context.Context, Req) (Resp, error)) http.Handler {
 	return httptransport.NewServer(
 		func(ctx context.Context, request any) (any, error) { return fn(ctx, request.(Req)) },
 		func(_ context.Context, r *http.Request) (any, error) { return Decode[Req](r) },
 		func(_ context.Context, w http.ResponseWriter, response any) error {
-			return write(w, http.StatusOK, envelope{Success: true, Data: response})
+			status := http.StatusOK
+			if coder, ok := response.(httptransport.StatusCoder); ok {
+				status = coder.StatusCode()
+			}
+			return write(w, status, envelope{Success: true, Data: response})
 		},
 		httptransport.ServerErrorEncoder(func(ctx context.Context, err error, w http.ResponseWriter) { WriteError(ctx, w, err) }),
 		// What can be said of an error is said by WriteError; go-kit's own handler would say it twice.

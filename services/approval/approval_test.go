@@ -37,10 +37,16 @@ type world struct {
 	gateway *client.Peer
 	client  *api.Client // as pack-registry
 	view    *gate.View  // as egress-proxy
+	env     map[string]string
 }
 
-func start(t testing.TB) *world {
-	w := &world{Suite: servicetest.New(t, "approval"), t: t}
+func start(t testing.TB) *world { return startWith(t, nil) }
+
+// startWith is start with settings of approval.
+func startWith(t testing.TB, env map[string]string) *world {
+	w := &world{Suite: servicetest.New(t, "approval"), t: t, env: map[string]string{"RUMI_LOG_LEVEL": "warn"}}
+	w.env["RUMI_ECOSYSTEM"] = w.Ecosystem()
+	maps.Copy(w.env, env)
 	w.check(os.MkdirAll(filepath.Join(w.UserData(), "pending"), 0o750))
 	w.boot()
 	w.gateway = w.Peer("gateway", "approval")
@@ -54,7 +60,7 @@ func start(t testing.TB) *world {
 }
 
 func (w *world) boot() {
-	w.server = servicetest.Start(w.Suite, "approval", build, map[string]string{"RUMI_ECOSYSTEM": w.Ecosystem(), "RUMI_LOG_LEVEL": "warn"})
+	w.server = servicetest.Start(w.Suite, "approval", build, w.env)
 }
 
 var _ service.Build[config] = build

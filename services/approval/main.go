@@ -10,6 +10,7 @@ import (
 	api "github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -27,6 +28,8 @@ func main() { service.Main(api.Service, build) }
 type config struct {
 	Ecosystem      string        `env:"RUMI_ECOSYSTEM" envDefault:"/rumi/ecosystem"`
 	VerifyInterval time.Duration `env:"RUMI_VERIFY_INTERVAL" envDefault:"30s"` // between two scans of every pack that may run
+
+	Approvals confirm.Approvals `env:"RUMI_APPROVALS_REQUIRED" envDefault:"1"` // persons that an approval takes
 
 	watches int // inotify watches at most; 0 for what the kernel allows. Tests set a low number.
 }
@@ -76,6 +79,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}, rt.Log)
 	packs, err = approval.Open(ctx, approval.Dependencies{
 		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, OnChange: export.Notify,
+		Approvals: cfg.Approvals,
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/keylock"
@@ -91,6 +92,8 @@ type Dependencies struct {
 	Log       *slog.Logger
 	Watcher   *watch.Watcher
 	OnChange  func() // called after every change of a record; it must not block
+
+	Approvals confirm.Approvals // how many persons an approval takes; the zero value is one
 }
 
 // Service makes all decisions about packs; nothing else does. Every change of a record, its audit entry and its push to the gates'
@@ -144,6 +147,9 @@ func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 // reviewed is the digest of the review that the decision is about, or "" for whatever is there. If the folder has another
 // digest now, the error is a conflict "digest_mismatch" that carries the new one, and nothing is approved. An unknown pack is a
 // not-found fault; a folder that can't be a pack's is a conflict.
+//
+// Where an approval takes two persons, the first one's call records a request: then the record that is returned has an open Request and
+// the status from before, and nothing is approved (confirm.go).
 func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
 	unlock := sync.OnceFunc(s.lock(id))
 	defer unlock()
@@ -170,12 +176,13 @@ func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*re
 	// digest that is approved here.
 	scan := s.Watcher.BeginScan(string(id), true)
 	r, err := s.approve(ctx, id, reviewed, found.Dir, in, scan)
-	if err == nil {
+	approved := err == nil && r.Status.Executable() && !r.Request.Open(time.Now())
+	if approved {
 		s.gates.releaseHold(id)
 	}
 	s.endScan(id, scan, r, err == nil)
 	unlock()
-	if err == nil { // children that were approved before their parent was known get its identity recorded now
+	if approved { // children that were approved before their parent was known get its identity recorded now
 		s.pinParents(ctx, s.gates.executable())
 	}
 	return r, err
@@ -219,7 +226,7 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 	if err != nil {
 		return nil, s.readFault(id, dir, err)
 	}
-	manifest, descriptor, err := s.storeTree(ctx, in, id, dir)
+	manifest, descriptor, err := s.readTree(ctx, in, id, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -230,31 +237,15 @@ func (s *Service) approve(ctx context.Context, id pack.ID, reviewed, dir string,
 		s.forget(id)
 	}
 	if reviewed != "" && reviewed != digest {
-		return nil, fault.Conflict("Pack '%s' changed since it was reviewed", id).With("digest_mismatch").Carrying(map[string]string{"digest": digest})
+		changed := fault.Conflict("Pack '%s' changed since it was reviewed", id).With("digest_mismatch").Carrying(map[string]string{"digest": digest})
+		return nil, errors.Join(s.lapse(ctx, id, digest), changed)
 	}
-	return s.change(ctx, id, func(r *record.Record, now time.Time) (*decision, error) {
-		if r == nil {
-			return nil, fault.PackNotFound()
-		}
-		// The pack may be in state error because its folder was invalid at the last scan. It has just been read as a valid one.
-		if _, err := r.Apply(record.Revalidate, now); err != nil {
-			return nil, err
-		}
-		if _, err := r.Apply(record.Approve, now); err != nil {
-			return nil, err
-		}
-		describe(r, descriptor)
-		r.ParentIdentity = s.gates.parentIdentity(id)
-		r.Digest, r.ApprovedAt, r.RejectionReason, r.LastError = digest, now, "", ""
-		return &decision{action: "approved", digest: digest, details: map[string]any{
-			"digest": digest, "files": len(manifest.FileHashes()), "bytes": manifest.Bytes(), "version": descriptor.Version,
-		}}, nil
-	})
+	return s.decide(ctx, id, approvalOf{manifest, digest, descriptor, func() error { return noSpaceFault(in.Commit(manifest)) }})
 }
 
-// storeTree copies a pack's folder into the blob store in a single reading. The descriptor is parsed from the copy, not from
+// readTree copies a pack's folder into an intake of the blob store in a single reading. The descriptor is parsed from the copy, not from
 // the folder, so that it is the one that belongs to the digest.
-func (s *Service) storeTree(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
+func (s *Service) readTree(ctx context.Context, in *blob.Intake, id pack.ID, dir string) (tree.Manifest, pack.Descriptor, error) {
 	root, err := s.Ecosystem.OpenRoot(dir)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, s.readFault(id, dir, err)
@@ -271,7 +262,7 @@ func (s *Service) storeTree(ctx context.Context, in *blob.Intake, id pack.ID, di
 	if problem := descriptorProblem(id, descriptor); problem != "" {
 		return tree.Manifest{}, pack.Descriptor{}, fault.Conflict("Cannot approve pack '%s': %s", id, problem).With("pack_invalid")
 	}
-	return manifest, descriptor, noSpaceFault(in.Commit(manifest))
+	return manifest, descriptor, nil
 }
 
 // descriptorIn parses the descriptor of a tree from the intake's copy. It looks in the same two places, in the same order, as
@@ -345,7 +336,7 @@ func noSpaceFault(err error) error {
 	return err
 }
 
-// Reject blocks a pack until it is approved again. reason goes into the record and the audit log, and is the reason that the
+// Reject blocks a pack until it is approved again, and ends an open request for its approval. reason goes into the record and the audit log, and is the reason that the
 // pack's gate gives.
 func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*record.Record, error) {
 	defer s.lock(id)()
@@ -353,11 +344,12 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
+		closed := openRequest(r, now)
 		if _, err := r.Apply(record.Reject, now); err != nil {
 			return nil, err
 		}
 		r.RejectionReason = reason
-		return &decision{action: "rejected", reason: reason, details: map[string]any{"digest": r.Digest}}, nil
+		return &decision{action: "rejected", reason: reason, details: closed.Details(map[string]any{"digest": r.Digest})}, nil
 	})
 	if err == nil {
 		s.Watcher.Forget(string(id))
@@ -389,17 +381,19 @@ func (s *Service) SetRunning(ctx context.Context, id pack.ID, running bool) erro
 // without an action is written to neither, but is still published to the gates.
 type decision struct {
 	action  string
-	digest  string // of an approval
+	digest  string // of an approval, or of a request for one
 	reason  string
 	details map[string]any
 	err     string // the audit entry's error: what was noticed about the pack
+
+	requestedBy string // who asked for the approval that this one carries out
 
 	mismatch bool // the pack's files are not what was approved: an entry of the security category is written as well
 }
 
 // event is the decision as an entry of the pack's history.
 func (d *decision) event(ctx context.Context, r *record.Record, at time.Time) *record.Event {
-	return &record.Event{Version: r.Version, Timestamp: at, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason}
+	return &record.Event{Version: r.Version, Timestamp: at, Action: d.action, Digest: d.digest, Actor: origin.Of(ctx).Actor, Reason: d.reason, RequestedBy: d.requestedBy}
 }
 
 // change changes a record; nothing else does. decide gets the pack's record, or nil where there is none, and modifies it in

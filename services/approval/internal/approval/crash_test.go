@@ -34,7 +34,6 @@ const (
 // open makes the service of a home, as a process does that starts there.
 func open(t *testing.T, home string) *Service {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
 	dir := func(name string) string {
 		path := filepath.Join(home, name)
 		check(t, os.MkdirAll(path, 0o750))
@@ -43,6 +42,18 @@ func open(t *testing.T, home string) *Service {
 	db, err := libstore.Open(t.Context(), libstore.Config{Dir: dir("state"), Service: "approval"}, store.Migrations)
 	check(t, err)
 	t.Cleanup(func() { db.Close() })
+	return openOn(t, home, db)
+}
+
+// openOn is open with another database.
+func openOn(t *testing.T, home string, db *libstore.DB) *Service {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	dir := func(name string) string {
+		path := filepath.Join(home, name)
+		check(t, os.MkdirAll(path, 0o750))
+		return path
+	}
 	blobs, err := blob.Open(dir("approved"), log)
 	check(t, err)
 	t.Cleanup(func() { blobs.Close() })
@@ -89,6 +100,12 @@ func TestCrashing(t *testing.T) {
 	switch os.Getenv(crashVerb) {
 	case "approve":
 		_, err = s.Approve(context.Background(), "p", "")
+	case "ask":
+		s.Approvals = 2
+		_, err = s.Approve(person("alice"), "p", "")
+	case "confirm":
+		s.Approvals = 2
+		_, err = s.Approve(person("bob"), "p", "")
 	case "reject":
 		_, err = s.Reject(context.Background(), "p", "no")
 	case "retire":

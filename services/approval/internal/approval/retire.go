@@ -28,11 +28,11 @@ func (s *Service) Retire(ctx context.Context, id pack.ID, installed bool) (known
 		if r == nil {
 			return nil, fault.PackNotFound()
 		}
-		was := r.Status
+		was, closed := r.Status, openRequest(r, now)
 		if changed, err := r.Apply(record.Retire, now); err != nil || !changed {
 			return nil, err
 		}
-		return &decision{action: "retired", details: map[string]any{"status": was, "digest": r.Digest}}, nil
+		return &decision{action: "retired", details: closed.Details(map[string]any{"status": was, "digest": r.Digest})}, nil
 	})
 	if fault.Is(err, fault.KindNotFound) {
 		return false, nil

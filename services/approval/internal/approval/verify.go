@@ -362,6 +362,12 @@ func (n *latestChange) observe(st *unix.Stat_t) {
 // updateRecord brings the record of a pack that may not run up to what was scanned, and returns the one that matches. Where
 // nothing has changed it doesn't touch the database.
 func (s *Service) updateRecord(ctx context.Context, id pack.ID, last *record.Record, now scanResult) (*record.Record, error) {
+	if err := s.lapseIfChanged(ctx, id, last, now); err != nil {
+		return nil, err
+	}
+	if newer := s.gates.newest(id); newer != nil && newer.Revision > last.Revision {
+		last = newer
+	}
 	current := *last
 	if decided, err := applyScan(&current, now, time.Time{}); err != nil || decided == nil {
 		return last, err // as it mostly is: nothing to write

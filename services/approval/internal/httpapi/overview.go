@@ -33,6 +33,7 @@ func (h routes) overview(ctx context.Context, req api.OverviewRequest) ([]api.Su
 			PackID: r.PackID, Status: r.Status, Undecided: r.Status.Undecided(), MayRun: h.service.MayRun(pack.ID(r.PackID)), Identity: r.Identity,
 			Version: r.Version, Description: r.Description, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, ApprovedAt: orNull(r.ApprovedAt),
 			Digest: orNull(r.Digest), Error: orNull(r.LastError), Requested: api.Requested(r.Requested),
+			Confirmation: h.service.Confirmation(r),
 		}
 	}
 	return all, nil

@@ -74,6 +74,7 @@ func (h routes) list(ctx context.Context, _ struct{}) ([]api.Listed, error) {
 			Missing: missing,
 			PackID:  r.PackID, Status: r.Status, MayRun: h.service.MayRun(pack.ID(r.PackID)), PackIdentity: r.Identity, Version: r.Version, Description: r.Description,
 			CreatedAt: r.CreatedAt, ApprovedAt: orNull(r.ApprovedAt), Digest: orNull(r.Digest), Error: orNull(cmp.Or(problem, r.LastError)),
+			Confirmation: h.service.Confirmation(r),
 		}
 	}
 	return all, nil
@@ -148,12 +149,16 @@ func (h routes) status(w http.ResponseWriter, r *http.Request, req api.PackReque
 		Missing: missing,
 		PackID:  of.PackID, Status: of.Status, MayRun: h.service.MayRun(id), CreatedAt: of.CreatedAt, ApprovedAt: orNull(of.ApprovedAt), Digest: orNull(of.Digest),
 		FileHashes: fileHashes(of.Digest, cache), Requested: api.Requested(of.Requested), Rejection: orNull(of.RejectionReason), LastError: orNull(cmp.Or(problem, of.LastError)),
-		Version: of.Version, VersionHistory: make([]api.Event, len(d.History)),
+		Version: of.Version, VersionHistory: make([]api.Event, len(d.History)), Confirmation: h.service.Confirmation(of), RequestedBy: of.Request.Requester(),
 	}
 	for i, e := range d.History {
+		approved := e.Digest
+		if e.Action != approval.ActionApproved { // the bytes that a request was about are not stored
+			approved = ""
+		}
 		answer.VersionHistory[i] = api.Event{
 			Version: e.Version, Timestamp: e.Timestamp, Action: e.Action, Actor: e.Actor, Digest: orNull(e.Digest), Reason: orNull(e.Reason),
-			FileHashes: fileHashes(e.Digest, cache),
+			FileHashes: fileHashes(approved, cache), RequestedBy: e.RequestedBy,
 		}
 	}
 	return rpc.StreamData(w, api.StatusResponse{PackID: of.PackID, Status: of.Status, Approval: answer})
@@ -251,7 +256,10 @@ func (h routes) approve(ctx context.Context, req api.ApproveRequest) (api.Decisi
 	if err != nil {
 		return api.Decision{}, err
 	}
-	return api.Decision{Success: true, PackID: r.PackID, Status: r.Status, Digest: &r.Digest}, nil
+	if waits := h.service.Confirmation(r); waits != nil {
+		return api.Decision{PackID: r.PackID, Status: r.Status, Confirmation: waits}, nil
+	}
+	return api.Decision{Success: true, PackID: r.PackID, Status: r.Status, Digest: &r.Digest, RequestedBy: r.Request.Requester()}, nil
 }
 
 func (h routes) reject(ctx context.Context, req api.RejectRequest) (api.Decision, error) {

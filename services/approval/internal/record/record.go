@@ -1,11 +1,12 @@
 // Package record has the record of a pack, which approval stores: its status, the decisions about it with their actors, and the digest of the
-// bytes that may run. It is a
-// leaf: it has the state machine as a table, and knows neither the database nor the folder.
+// bytes that may run. It is a leaf: it has the state machine as a table, and knows neither the database nor the folder.
 package record
 
 import (
+	"slices"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -20,7 +21,9 @@ type Verb string
 
 // The verbs.
 const (
-	Approve    Verb = "approve"    // a person approved exactly these bytes
+	Approve    Verb = "approve"    // a person approved exactly these bytes; where that takes two, another one confirmed it
+	Ask        Verb = "ask"        // a person asked for an approval that another one has to confirm
+	Lapse      Verb = "lapse"      // the open request is no longer about what is in the folder
 	Reject     Verb = "reject"     // a person rejected the pack
 	Modify     Verb = "modify"     // the folder is not what was approved
 	Invalidate Verb = "invalidate" // the folder can't be a pack's
@@ -31,18 +34,25 @@ const (
 )
 
 // transitions is the state machine: which status a verb makes of a status. A verb that a row doesn't name changes nothing. Only
-// approve and reject, which are decisions of a person, are refused instead: the person must not believe that they took effect.
+// the decisions of a person are refused instead: the person must not believe that they took effect.
 // record_test.go has the table a second time, written by hand.
 var transitions = map[pack.Status]map[Verb]pack.Status{
-	pack.StatusPending:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Invalidate: pack.StatusError, Retire: retired},
-	pack.StatusApproved: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Start: pack.StatusRunning, Retire: retired},
-	pack.StatusRunning:  {Approve: pack.StatusRunning, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Stop: pack.StatusApproved, Retire: retired},
-	pack.StatusModified: {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
-	pack.StatusBlocked:  {Approve: pack.StatusApproved, Reject: pack.StatusBlocked, Retire: retired},
+	pack.StatusPending:  {Approve: pack.StatusApproved, Ask: pack.StatusPending, Lapse: pack.StatusPending, Reject: pack.StatusBlocked, Invalidate: pack.StatusError, Retire: retired},
+	pack.StatusApproved: {Approve: pack.StatusApproved, Ask: pack.StatusApproved, Lapse: pack.StatusApproved, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Start: pack.StatusRunning, Retire: retired},
+	pack.StatusRunning:  {Approve: pack.StatusRunning, Ask: pack.StatusRunning, Lapse: pack.StatusRunning, Reject: pack.StatusBlocked, Modify: pack.StatusModified, Invalidate: pack.StatusModified, Stop: pack.StatusApproved, Retire: retired},
+	pack.StatusModified: {Approve: pack.StatusApproved, Ask: pack.StatusModified, Lapse: pack.StatusModified, Reject: pack.StatusBlocked, Retire: retired},
+	pack.StatusBlocked:  {Approve: pack.StatusApproved, Ask: pack.StatusBlocked, Lapse: pack.StatusBlocked, Reject: pack.StatusBlocked, Retire: retired},
 	pack.StatusError:    {Reject: pack.StatusBlocked, Revalidate: pack.StatusPending, Retire: retired},
 	// Not even a rejection: "blocked" would hide from the operator that the uninstall has to be repeated.
 	retired: {},
 }
+
+// decisions are the verbs of persons.
+var decisions = []Verb{Approve, Ask, Reject}
+
+// keepsRequest says which verbs leave an open request open. Every other verb that changes a record ends it: the request has been carried
+// out or rejected, or was about bytes that are no longer there.
+var keepsRequest = map[Verb]bool{Start: true, Stop: true}
 
 // Record is a pack as approval knows it.
 type Record struct {
@@ -61,6 +71,10 @@ type Record struct {
 	LastError       string    // why it is in state error, or what was noticed about a modified one
 	Retired         bool      // its uninstall has begun and not ended; the state is pack.StatusError
 	Revision        int64     // grows by one with every change; from 1
+
+	// Request is the approval that a person asked for and another one has to confirm. Of a pack that may run it can be the one that was
+	// confirmed, for who asked; nil for none.
+	Request *confirm.Request
 }
 
 // Requested lists the permissions that a pack asks for. The person who decides reads it; it grants nothing.
@@ -78,6 +92,8 @@ type Event struct {
 	Digest    string // of the tree that an approval was about; "" otherwise
 	Actor     string
 	Reason    string
+
+	RequestedBy string // who asked for what the actor confirmed; "" where one person decided
 }
 
 // NewRecord is a record that a store doesn't have yet, with the first event of its history. A store writes both or neither.
@@ -92,7 +108,7 @@ func New(packID string, now time.Time) *Record {
 }
 
 // Apply applies a verb. changed says whether the status changed or, for a decision, was confirmed. A decision that the status
-// forbids is a conflict.
+// forbids is a conflict. Except for the verbs that keep a request, a change drops it: after Ask and Approve the caller sets the new one.
 func (r *Record) Apply(verb Verb, now time.Time) (changed bool, err error) {
 	row := r.Status
 	if r.Retired {
@@ -101,19 +117,30 @@ func (r *Record) Apply(verb Verb, now time.Time) (changed bool, err error) {
 	next, ok := transitions[row][verb]
 	switch {
 	case ok:
-	case verb != Approve && verb != Reject:
+	case !slices.Contains(decisions, verb):
 		return false, nil
 	case r.Retired:
-		return false, r.RetiredFault(string(verb))
+		return false, r.RetiredFault(doing(verb))
 	default:
-		return false, fault.Conflict("Cannot %s a pack in state '%s': %s", verb, r.Status, r.LastError).With("state_forbids")
+		return false, fault.Conflict("Cannot %s a pack in state '%s': %s", doing(verb), r.Status, r.LastError).With("state_forbids")
 	}
 	if next == retired {
 		next, r.Retired, r.LastError = pack.StatusError, true, gate.UninstallIncomplete(r.PackID)
 	}
+	if !keepsRequest[verb] {
+		r.Request = nil
+	}
 	r.Status, r.UpdatedAt = next, now
 	r.Revision++
 	return true, nil
+}
+
+// doing is what the person wanted who caused a verb: to ask for an approval is to approve.
+func doing(verb Verb) string {
+	if verb == Ask {
+		verb = Approve
+	}
+	return string(verb)
 }
 
 // RetiredFault is the conflict for a caller that wants to do something ("approve", "review") with a retired pack; nil for a

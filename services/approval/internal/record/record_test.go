@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 )
@@ -16,18 +17,18 @@ const (
 
 // matrix is written out by hand, so that a change of the table has to be made twice.
 var matrix = map[pack.Status]map[Verb]string{
-	pack.StatusPending:  {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: "error", Revalidate: same, Start: same, Stop: same, Retire: "retired"},
-	pack.StatusApproved: {Approve: "approved", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: "running", Stop: same, Retire: "retired"},
-	pack.StatusRunning:  {Approve: "running", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: same, Stop: "approved", Retire: "retired"},
-	pack.StatusModified: {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
-	pack.StatusBlocked:  {Approve: "approved", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
-	pack.StatusError:    {Approve: refused, Reject: "blocked", Modify: same, Invalidate: same, Revalidate: "pending", Start: same, Stop: same, Retire: "retired"},
-	retired:             {Approve: refused, Reject: refused, Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: same},
+	pack.StatusPending:  {Approve: "approved", Ask: "pending", Lapse: "pending", Reject: "blocked", Modify: same, Invalidate: "error", Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusApproved: {Approve: "approved", Ask: "approved", Lapse: "approved", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: "running", Stop: same, Retire: "retired"},
+	pack.StatusRunning:  {Approve: "running", Ask: "running", Lapse: "running", Reject: "blocked", Modify: "modified", Invalidate: "modified", Revalidate: same, Start: same, Stop: "approved", Retire: "retired"},
+	pack.StatusModified: {Approve: "approved", Ask: "modified", Lapse: "modified", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusBlocked:  {Approve: "approved", Ask: "blocked", Lapse: "blocked", Reject: "blocked", Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: "retired"},
+	pack.StatusError:    {Approve: refused, Ask: refused, Lapse: same, Reject: "blocked", Modify: same, Invalidate: same, Revalidate: "pending", Start: same, Stop: same, Retire: "retired"},
+	retired:             {Approve: refused, Ask: refused, Lapse: same, Reject: refused, Modify: same, Invalidate: same, Revalidate: same, Start: same, Stop: same, Retire: same},
 }
 
 func TestEveryStateAndVerb(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	verbs := []Verb{Approve, Reject, Modify, Invalidate, Revalidate, Start, Stop, Retire}
+	verbs := []Verb{Approve, Ask, Lapse, Reject, Modify, Invalidate, Revalidate, Start, Stop, Retire}
 	if len(matrix) != len(transitions) {
 		t.Fatalf("%d states in the test, %d in the table; want the same", len(matrix), len(transitions))
 	}
@@ -40,6 +41,7 @@ func TestEveryStateAndVerb(t *testing.T) {
 			if state == retired {
 				r = &Record{PackID: "p", Status: pack.StatusError, Retired: true, LastError: "why", Revision: 4}
 			}
+			r.Request = &confirm.Request{AskedBy: "alice"}
 			before := *r
 			changed, err := r.Apply(verb, now)
 			want := row[verb]
@@ -60,6 +62,9 @@ func TestEveryStateAndVerb(t *testing.T) {
 				if err != nil || !changed || string(r.Status) != want || r.Revision != 5 || !r.UpdatedAt.Equal(now) {
 					t.Errorf("%s %s: %v, %s, want %s", state, verb, err, r.Status, want)
 				}
+			}
+			if keeps := want == same || want == refused || verb == Start || verb == Stop; (r.Request != nil) != keeps {
+				t.Errorf("%s %s: the request is %+v; want it kept %v", state, verb, r.Request, keeps)
 			}
 			if g := r.Gate(nil); g.Open != (r.Status == pack.StatusApproved || r.Status == pack.StatusRunning) || g.Retired != r.Retired {
 				t.Errorf("%s: gate %+v; want it open only if the pack is approved or runs, and retired %v", r.Status, g, r.Retired)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/pack"
@@ -36,7 +37,7 @@ type Records struct{ db *store.DB }
 // New uses a database to which Migrations have been applied.
 func New(db *store.DB) *Records { return &Records{db} }
 
-const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired, parent_identity`
+const columns = `pack_id, status, identity, version, description, requested, created_at, updated_at, approved_at, digest, rejection_reason, last_error, revision, retired, parent_identity, request`
 
 // Get reads one record. A pack without one is a not-found fault.
 func (s *Records) Get(ctx context.Context, packID string) (*record.Record, error) {
@@ -110,10 +111,10 @@ func (s *Records) History(ctx context.Context, packID string) ([]record.Event, e
 		events = nil
 		return tx.Each(func(row func(...any) error) error {
 			var e record.Event
-			err := row(&e.Version, store.Time(&e.Timestamp), &e.Action, &e.Digest, &e.Actor, &e.Reason)
+			err := row(&e.Version, store.Time(&e.Timestamp), &e.Action, &e.Digest, &e.Actor, &e.Reason, &e.RequestedBy)
 			events = append(events, e)
 			return err
-		}, `SELECT version, ts, action, digest, actor, reason FROM events WHERE pack_id = ? ORDER BY revision`, packID)
+		}, `SELECT version, ts, action, digest, actor, reason, requested_by FROM events WHERE pack_id = ? ORDER BY revision`, packID)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read history of %s: %w", packID, err)
@@ -174,8 +175,8 @@ func (s *Records) Change(ctx context.Context, packID string, fn func(*record.Rec
 }
 
 func putEvent(tx *store.Tx, r *record.Record, e *record.Event) error {
-	_, err := tx.Exec(`INSERT INTO events (pack_id, revision, version, ts, action, digest, actor, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		r.PackID, r.Revision, e.Version, e.Timestamp, e.Action, e.Digest, e.Actor, e.Reason)
+	_, err := tx.Exec(`INSERT INTO events (pack_id, revision, version, ts, action, digest, actor, reason, requested_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		r.PackID, r.Revision, e.Version, e.Timestamp, e.Action, e.Digest, e.Actor, e.Reason, e.RequestedBy)
 	if err != nil {
 		return fmt.Errorf("write history of %s: %w", r.PackID, err)
 	}
@@ -256,10 +257,11 @@ func (s *Records) Remove(ctx context.Context, packID string) (removed bool, err 
 // gate is closed: one bad row must not keep all other packs from being read. The next scan of the pack writes the record anew.
 func scan(row func(...any) error) (*record.Record, error) {
 	var r record.Record
-	var requested string
+	var requested, request string
 	err := row(&r.PackID, &r.Status, &r.Identity, &r.Version, &r.Description, &requested, store.Time(&r.CreatedAt), store.Time(&r.UpdatedAt),
-		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision, &r.Retired, &r.ParentIdentity)
+		store.Time(&r.ApprovedAt), &r.Digest, &r.RejectionReason, &r.LastError, &r.Revision, &r.Retired, &r.ParentIdentity, &request)
 	if err == nil {
+		r.Request = confirm.Decode(request)
 		err = json.Unmarshal([]byte(requested), &r.Requested)
 	}
 	if err == nil && !r.Status.Recorded() {
@@ -274,7 +276,7 @@ func scan(row func(...any) error) (*record.Record, error) {
 // unreadable makes a record of a row that scan could not read, from the columns that can be read. If it isn't certain that the
 // pack is not retired, it counts as retired.
 func unreadable(row func(...any) error, problem error) (*record.Record, error) {
-	var values [15]any
+	var values [16]any
 	into := make([]any, len(values))
 	for i := range values {
 		into[i] = &values[i]
@@ -305,12 +307,16 @@ func put(tx *store.Tx, r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	request, err := r.Request.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO records (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (pack_id) DO UPDATE SET status = excluded.status, identity = excluded.identity, version = excluded.version,
 		description = excluded.description, requested = excluded.requested, created_at = excluded.created_at, updated_at = excluded.updated_at, approved_at = excluded.approved_at,
 		digest = excluded.digest, rejection_reason = excluded.rejection_reason, last_error = excluded.last_error, revision = excluded.revision,
-		retired = excluded.retired, parent_identity = excluded.parent_identity`,
+		retired = excluded.retired, parent_identity = excluded.parent_identity, request = excluded.request`,
 		r.PackID, string(r.Status), r.Identity, r.Version, r.Description, string(requested), r.CreatedAt, r.UpdatedAt, r.ApprovedAt,
-		r.Digest, r.RejectionReason, r.LastError, r.Revision, r.Retired, r.ParentIdentity)
+		r.Digest, r.RejectionReason, r.LastError, r.Revision, r.Retired, r.ParentIdentity, request)
 	return err
 }

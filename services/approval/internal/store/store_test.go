@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	libstore "github.com/rumi-ai/rumi/libs/store"
@@ -29,8 +30,10 @@ func TestRecords(t *testing.T) {
 			PackID: "demo", Status: pack.StatusBlocked, Identity: "github:a/b", Version: "1", Description: "行\nzwei", CreatedAt: at, UpdatedAt: at.Add(time.Hour),
 			Requested: record.Requested{Secrets: []string{"K"}, Domains: []string{"x.test"}, Ports: []uint16{443}},
 			Digest:    "sha256:00", RejectionReason: "no", LastError: "why", Revision: 7, ParentIdentity: "github:a/parent",
+			Request: &confirm.Request{Terms: confirm.Terms{Digest: "sha256:00", Context: "github:a/parent", Options: map[string]string{"k": "v"}, Notes: "行"},
+				AskedBy: "alice", Lineage: "init", AskedAt: at, ConfirmedBy: "bob"},
 		}
-		event := record.Event{Version: "1", Timestamp: at, Action: "rejected", Digest: "d", Actor: "operator", Reason: "no"}
+		event := record.Event{Version: "1", Timestamp: at, Action: "rejected", Digest: "d", Actor: "operator", Reason: "no", RequestedBy: "alice"}
 
 		if _, err := records.Get(ctx, "demo"); !fault.Is(err, fault.KindNotFound) || fault.Of(err).Message != "Pack not found" {
 			t.Fatal(err)
