@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
@@ -73,6 +74,10 @@ type Item[P any] struct {
 	Reason    string    // of the last rejection or unblocking
 	LastError string    // why it is failed
 	Payload   P         // the owner's; stored as JSON
+
+	// Request is the approval that a person asked for and another one has to confirm. Of an installed candidate it can be the one that was
+	// confirmed, for who asked; nil for none.
+	Request *confirm.Request
 
 	announced bool  // the result of an operator's scan has counted it
 	revision  int64 // grows with every change; shows whether the candidate changed while it was being installed

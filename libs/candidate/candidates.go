@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/keylock"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -17,6 +18,8 @@ type Change[P any] struct {
 	Verb Verb
 	From State
 	Item Item[P]
+
+	Request *confirm.Request // that the decision made (Ask), carried out (Install) or ended (all others); nil for none
 }
 
 // Config has the parts that the owner of candidates supplies.
@@ -34,6 +37,8 @@ type Config[P any] struct {
 	InUse func(tx *store.Tx, item Item[P]) (bool, error)
 	// Changed is called after the commit of a change of the counts. It must not block.
 	Changed func(ctx context.Context)
+	// Approvals is how many persons an approval takes; the zero value is one.
+	Approvals confirm.Approvals
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -131,44 +136,6 @@ func IsInstallFailed(err error) bool {
 	return ok
 }
 
-// Approve installs a candidate. install runs without a transaction, for as long as it needs. What it puts into the item's
-// payload is stored when it succeeds, and when it fails with InstallFailed. An installed candidate is returned as it is,
-// without a call of install.
-//
-// If somebody decides differently while install runs, that decision stands and the caller gets a conflict. Therefore install
-// must have no effect that only an installed candidate may have.
-func (c *Candidates[P]) Approve(ctx context.Context, key string, install func(ctx context.Context, item *Item[P]) error) (Item[P], error) {
-	unlock, err := c.approving.Lock(ctx, key) // the same request twice installs once
-	if err != nil {
-		return Item[P]{}, fmt.Errorf("approve candidate: %w", err)
-	}
-	defer unlock()
-	item, err := c.Get(ctx, key)
-	if err != nil {
-		return Item[P]{}, err
-	}
-	if _, err := item.Apply(Install, c.cfg.Now()); err != nil || item.State == Installed {
-		return item, err
-	}
-	err = install(ctx, &item)
-	verb := Install
-	if failed, ok := errors.AsType[failure](err); ok {
-		verb = Fail
-		item.LastError = clipText(fault.Of(failed.err).Message)
-	} else if err != nil {
-		return item, err
-	}
-	installed, recordErr := c.recordInstall(ctx, verb, item)
-	switch {
-	case recordErr == nil && verb == Fail:
-		return installed, err
-	case recordErr != nil && installed.State == Installed && verb == Install:
-		return installed, nil // another replica was as fast
-	default:
-		return installed, errors.Join(recordErr, err)
-	}
-}
-
 // recordInstall records how an installation ended, with the payload that it made. If the candidate was decided about differently
 // meanwhile, that decision stands, and the error is a conflict.
 func (c *Candidates[P]) recordInstall(ctx context.Context, verb Verb, item Item[P]) (Item[P], error) {
@@ -181,15 +148,20 @@ func (c *Candidates[P]) recordInstall(ctx context.Context, verb Verb, item Item[
 		}
 		stored.Payload, stored.LastError = item.Payload, item.LastError
 		if verb == Install {
-			stored.LastError = ""
+			stored.LastError, stored.Request = "", item.Request
 		}
 		return nil
 	})
 }
 
-// Reject rejects a candidate; after BlockedAfter rejections it is blocked.
+// Reject rejects a candidate; after BlockedAfter rejections it is blocked. An open request for its approval ends. An installed candidate can't
+// be rejected, but a request for it can: then only that ends.
 func (c *Candidates[P]) Reject(ctx context.Context, key, reason string) (Item[P], error) {
-	return c.decideFor(ctx, Reject, key, reason)
+	item, err := c.decideFor(ctx, Reject, key, reason)
+	if err != nil && fault.Of(err).Code == "candidate_installed" && item.Request.Open(c.cfg.Now()) {
+		return c.decideFor(ctx, Lapse, key, reason)
+	}
+	return item, err
 }
 
 // Withdraw takes back the approval of an installed candidate, and counts as a rejection. The owner removes what was installed:
@@ -228,14 +200,20 @@ func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, chang
 			return err
 		}
 		decided := item
+		decided.enter(next, verb)
 		if err := change(&decided); err != nil {
 			return err
 		}
-		decided.Status, decided.UpdatedAt, decided.Actor = next, now, origin.Of(ctx).Actor
+		if decided.UpdatedAt = now; verb != Ask && verb != Lapse {
+			decided.Actor = origin.Of(ctx).Actor
+		}
 		if err := update(tx, decided); err != nil {
 			return err
 		}
-		decision := Change[P]{Verb: verb, From: from, Item: decided}
+		decision := Change[P]{Verb: verb, From: from, Item: decided, Request: decided.Request}
+		if verb != Install && decided.Request == nil && item.Request.Open(now) {
+			decision.Request = item.Request
+		}
 		if c.cfg.Store != nil {
 			if err := c.cfg.Store(tx, decision); err != nil {
 				return err

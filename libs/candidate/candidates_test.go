@@ -90,6 +90,11 @@ func (o *owner) get(t *testing.T, key string) item {
 	return got
 }
 
+// approve is Approve without options.
+func (o *owner) approve(ctx context.Context, key string, install func(context.Context, *item) error) (item, error) {
+	return o.Approve(ctx, key, candidate.Approval[payload]{Install: install})
+}
+
 func works(_ context.Context, i *item) error { i.Payload.Result = "installed"; return nil }
 
 func TestLifeOfACandidate(t *testing.T) {
@@ -97,7 +102,7 @@ func TestLifeOfACandidate(t *testing.T) {
 		if r := o.scan(t, "a:1", "b:1"); r.PendingCreated != 2 || r.Scanned != 2 || r.Errors == nil {
 			t.Fatalf("first scan: %+v; want 2 scanned and made pending, and errors that aren't nil", r)
 		}
-		got, err := o.Approve(operator(t), "a:1", works)
+		got, err := o.approve(operator(t), "a:1", works)
 		if err != nil || got.State != candidate.Installed || got.Payload != (payload{"seen", "installed"}) || got.Actor != "operator" {
 			t.Fatalf("the approval gives %+v, %v; want it installed by the operator", got, err)
 		}
@@ -161,7 +166,7 @@ func TestFailedInstallation(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
 		o.scan(t, "a:1")
 		reason := fault.Conflict("Index said no\x00")
-		_, err := o.Approve(operator(t), "a:1", func(_ context.Context, i *item) error {
+		_, err := o.approve(operator(t), "a:1", func(_ context.Context, i *item) error {
 			i.Payload.Result = "half"
 			return candidate.InstallFailed(reason)
 		})
@@ -189,7 +194,7 @@ func TestAnotherThingUnderTheSameKey(t *testing.T) {
 			other[i].Payload.Slug = "other"
 		}
 		o.scan(t, "p:a", "p:b", "p:c")
-		_, err := o.Approve(operator(t), "p:a", works)
+		_, err := o.approve(operator(t), "p:a", works)
 		must(t, err)
 		_, err = o.Reject(operator(t), "p:b", "")
 		must(t, err)
@@ -220,7 +225,7 @@ func TestRefusedApprovalChangesNothing(t *testing.T) {
 		o.scan(t, "a:1")
 		before := o.get(t, "a:1")
 		refusal := fault.Conflict("Pack 'a' is not approved (status: pending)")
-		_, err := o.Approve(t.Context(), "a:1", func(_ context.Context, i *item) error { i.Payload.Result = "x"; return refusal })
+		_, err := o.approve(t.Context(), "a:1", func(_ context.Context, i *item) error { i.Payload.Result = "x"; return refusal })
 		if !errors.Is(err, refusal) || o.get(t, "a:1") != before || len(o.audit) != 0 {
 			t.Errorf("error %v, item %+v, audit %v; want the refusal, the item %+v and no entry", err, o.get(t, "a:1"), o.audit, before)
 		}
@@ -234,7 +239,7 @@ func TestApproveIsIdempotent(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				got, err := o.Approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
+				got, err := o.approve(t.Context(), "a:1", func(ctx context.Context, i *item) error { installs++; return works(ctx, i) })
 				if err != nil || got.Payload.Result != "installed" {
 					t.Errorf("the approval gives %+v, %v; want the result installed", got, err)
 				}
@@ -251,7 +256,10 @@ func TestDecisionDuringAnInstallationStands(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, open func() *store.DB) {
 		replica := newOwner(open())
 		reject := func(t *testing.T, key string) { _, err := replica.Reject(t.Context(), key, "no"); must(t, err) }
-		approve := func(t *testing.T, key string) { _, err := replica.Approve(t.Context(), key, works); must(t, err) }
+		approve := func(t *testing.T, key string) {
+			_, err := replica.Approve(t.Context(), key, candidate.Approval[payload]{Install: works})
+			must(t, err)
+		}
 		failed := candidate.InstallFailed(fault.Unavailable("Index can't be reached"))
 		for _, c := range []struct {
 			key       string
@@ -266,7 +274,7 @@ func TestDecisionDuringAnInstallationStands(t *testing.T) {
 			{"a:installed-then-failed", approve, failed, candidate.Installed, fault.KindConflict},
 		} {
 			o.scan(t, c.key)
-			got, err := o.Approve(t.Context(), c.key, func(ctx context.Context, i *item) error {
+			got, err := o.approve(t.Context(), c.key, func(ctx context.Context, i *item) error {
 				c.meanwhile(t, c.key)
 				i.Payload.Result = "late"
 				return c.result
@@ -289,7 +297,7 @@ func TestCallerWhoLeavesDoesNotUndoAnInstallation(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
 		o.scan(t, "a:1")
 		ctx, cancel := context.WithCancel(operator(t))
-		_, err := o.Approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
+		_, err := o.approve(ctx, "a:1", func(ctx context.Context, i *item) error { cancel(); return works(ctx, i) })
 		if got := o.get(t, "a:1"); err != nil || got.State != candidate.Installed || got.Actor != "operator" {
 			t.Errorf("the candidate is %+v, %v; want it installed by the operator", got, err)
 		}
@@ -302,7 +310,7 @@ func TestNothingIsDecidedWithoutAuditEntry(t *testing.T) {
 		before, pings := o.get(t, "a:1"), o.pings
 		o.failing = errors.New("disk is full")
 		_, rejected := o.Reject(t.Context(), "a:1", "no")
-		_, approved := o.Approve(t.Context(), "a:1", works)
+		_, approved := o.approve(t.Context(), "a:1", works)
 		if !errors.Is(rejected, o.failing) || !errors.Is(approved, o.failing) || o.get(t, "a:1") != before || o.pings != pings {
 			t.Errorf("rejected with %v, approved with %v, and it is %+v; want the audit log's error twice, and the item %+v", rejected, approved, o.get(t, "a:1"), before)
 		}
@@ -318,7 +326,7 @@ func TestUnknownAndBadRequests(t *testing.T) {
 			kind fault.Kind
 		}{
 			"get":     {func() error { _, err := o.Get(t.Context(), "b:1"); return err }, fault.KindNotFound},
-			"approve": {func() error { _, err := o.Approve(t.Context(), "b:1", works); return err }, fault.KindNotFound},
+			"approve": {func() error { _, err := o.approve(t.Context(), "b:1", works); return err }, fault.KindNotFound},
 			"reject":  {func() error { _, err := o.Reject(t.Context(), "b:1", ""); return err }, fault.KindNotFound},
 			"unblock": {func() error { _, err := o.Unblock(t.Context(), "a:1", ""); return err }, fault.KindNotFound},
 			"long":    {func() error { _, err := o.Reject(t.Context(), "a:1", long); return err }, fault.KindInvalid},

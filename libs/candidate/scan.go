@@ -84,9 +84,11 @@ func (s *scanning[P]) recordSeen(f Found[P]) error {
 	if err != nil {
 		return err
 	}
-	if item.Status, err = item.Apply(verb, s.now); err != nil {
+	next, err := item.Apply(verb, s.now)
+	if err != nil {
 		return err
 	}
+	item.enter(next, verb)
 	wasAnnounced := item.announced
 	s.count(before, item.State, wasAnnounced)
 	if item.State != before {
@@ -156,9 +158,11 @@ func (s *scanning[P]) supersedeMissing(seen, unreadable map[string]bool) error {
 				continue
 			}
 		}
-		if item.Status, err = item.Apply(Supersede, s.now); err != nil {
+		next, err := item.Apply(Supersede, s.now)
+		if err != nil {
 			return err
 		}
+		item.enter(next, Supersede)
 		item.UpdatedAt, item.LastError = s.now, ""
 		if err := update(s.tx, item); err != nil {
 			return err

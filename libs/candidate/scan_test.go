@@ -33,11 +33,11 @@ func (o *owner) states(t *testing.T) map[string]candidate.State {
 func TestSuperseded(t *testing.T) {
 	suite(t, func(t *testing.T, o *owner, _ func() *store.DB) {
 		o.scan(t, "p:pending", "p:failed", "p:rejected", "p:blocked", "p:installed", "q:pending")
-		_, err := o.Approve(operator(t), "p:failed", fails)
+		_, err := o.approve(operator(t), "p:failed", fails)
 		if err == nil {
 			t.Fatal("the installation did not fail")
 		}
-		_, err = o.Approve(operator(t), "p:installed", works)
+		_, err = o.approve(operator(t), "p:installed", works)
 		must(t, err)
 		_, err = o.Reject(operator(t), "p:rejected", "no")
 		must(t, err)
@@ -83,7 +83,7 @@ func TestOnlyTheLastInstalledIsInUse(t *testing.T) {
 		o.scan(t, "p:1", "p:2")
 		for _, key := range []string{"p:1", "p:2"} {
 			o.now = o.now.Add(time.Second)
-			_, err := o.Approve(operator(t), key, works)
+			_, err := o.approve(operator(t), key, works)
 			must(t, err)
 		}
 		o.scan(t, "p:2")
@@ -114,7 +114,7 @@ func TestBackgroundScan(t *testing.T) {
 		if got := o.scan(t, "p:1", "p:2"); got.PendingCreated != 0 || got.SkippedPending != 2 {
 			t.Errorf("the one after that: %+v, want none as new", got)
 		}
-		if _, err := o.Approve(operator(t), "p:1", fails); err == nil {
+		if _, err := o.approve(operator(t), "p:1", fails); err == nil {
 			t.Fatal("the installation did not fail")
 		}
 		_, err := o.Reject(operator(t), "p:2", "no")
@@ -164,7 +164,7 @@ func TestWithdraw(t *testing.T) {
 		if _, err := o.Withdraw(operator(t), "p:1", "mistake"); err == nil {
 			t.Error("what isn't installed was withdrawn")
 		}
-		_, err := o.Approve(operator(t), "p:1", works)
+		_, err := o.approve(operator(t), "p:1", works)
 		must(t, err)
 		got, err := o.Withdraw(operator(t), "p:1", "mistake")
 		if err != nil || got.State != candidate.Rejected || got.RejectCount != 1 || got.Reason != "mistake" {

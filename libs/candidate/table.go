@@ -7,11 +7,12 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/store"
 )
 
-const columns = `candidate_key, pack_id, state, reject_count, cooldown_until, created_at, updated_at, actor, reason, last_error, payload, announced, revision`
+const columns = `candidate_key, pack_id, state, reject_count, cooldown_until, created_at, updated_at, actor, reason, last_error, payload, announced, revision, request`
 
 func query[P any](tx *store.Tx, where string, args ...any) ([]Item[P], error) {
 	items := []Item[P]{}
@@ -38,14 +39,14 @@ func get[P any](tx *store.Tx, key string) (Item[P], error) {
 
 func read[P any](scan func(...any) error) (Item[P], error) {
 	var item Item[P]
-	var payload string
+	var payload, request string
 	var announced int
 	err := scan(&item.Key, &item.PackID, &item.State, &item.RejectCount, store.Time(&item.CooldownUntil), store.Time(&item.CreatedAt),
-		store.Time(&item.UpdatedAt), &item.Actor, &item.Reason, &item.LastError, &payload, &announced, &item.revision)
+		store.Time(&item.UpdatedAt), &item.Actor, &item.Reason, &item.LastError, &payload, &announced, &item.revision, &request)
 	if err != nil {
 		return item, err
 	}
-	item.announced = announced != 0
+	item.announced, item.Request = announced != 0, confirm.Decode(request)
 	if err := json.Unmarshal([]byte(payload), &item.Payload); err != nil {
 		// The row is damaged, or was written by another version. It must not keep the others from being shown; its LastError says so.
 		item.Payload = *new(P)
@@ -59,9 +60,13 @@ func insert[P any](tx *store.Tx, item Item[P]) error {
 	if err != nil {
 		return fmt.Errorf("write payload of %s: %w", item.Key, err)
 	}
-	_, err = tx.Exec(`INSERT INTO candidates (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	request, err := item.Request.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO candidates (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		item.Key, item.PackID, string(item.State), item.RejectCount, item.CooldownUntil, item.CreatedAt, item.UpdatedAt,
-		item.Actor, item.Reason, item.LastError, string(payload), number(item.announced), 1)
+		item.Actor, item.Reason, item.LastError, string(payload), number(item.announced), 1, request)
 	return err
 }
 
@@ -70,10 +75,14 @@ func update[P any](tx *store.Tx, item Item[P]) error {
 	if err != nil {
 		return fmt.Errorf("write payload of %s: %w", item.Key, err)
 	}
+	request, err := item.Request.Encode()
+	if err != nil {
+		return err
+	}
 	_, err = tx.Exec(`UPDATE candidates SET state = ?, reject_count = ?, cooldown_until = ?, updated_at = ?, actor = ?, reason = ?,
-		last_error = ?, payload = ?, announced = ?, revision = revision + 1 WHERE candidate_key = ?`,
+		last_error = ?, payload = ?, announced = ?, request = ?, revision = revision + 1 WHERE candidate_key = ?`,
 		string(item.State), item.RejectCount, item.CooldownUntil, item.UpdatedAt, item.Actor, item.Reason,
-		item.LastError, string(payload), number(item.announced), item.Key)
+		item.LastError, string(payload), number(item.announced), request, item.Key)
 	return err
 }
 

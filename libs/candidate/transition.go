@@ -21,6 +21,10 @@ const (
 	Supersede Verb = "supersede"
 	// Withdraw takes an approval back. It counts as a rejection.
 	Withdraw Verb = "withdraw"
+	// Ask records that a person asked for an approval which another one has to confirm. Nothing is installed.
+	Ask Verb = "ask"
+	// Lapse ends an open request without a decision about the candidate: it was about other bytes, or was taken back.
+	Lapse Verb = "lapse"
 )
 
 // rule returns the status after a verb, or the fault that forbids it.
@@ -30,12 +34,24 @@ type rule func(s Status, now time.Time) (Status, *fault.Fault)
 // blocked: the cooldown keeps packs from asking again and again, it doesn't bind the operator, and a failed installation may be
 // repeated.
 var transitions = map[State]map[Verb]rule{
-	Pending:    {Scan: unchanged, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
-	Installed:  {Scan: unchanged, Renew: become(Pending), Install: unchanged, Fail: refuse("candidate_installed", "Candidate is already installed"), Reject: refuse("candidate_installed", "Cannot reject installed candidate"), Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: countRejection},
-	Rejected:   {Scan: endCooldown, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
-	Failed:     {Scan: become(Pending), Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled},
-	Blocked:    {Scan: unchanged, Renew: unchanged, Install: refuseBlocked, Fail: refuseBlocked, Reject: refuse("candidate_blocked", "Candidate is already blocked"), Unblock: resetRejections, Supersede: unchanged, Withdraw: refuseNotInstalled},
-	Superseded: {Scan: revive, Renew: revive, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: unchanged, Withdraw: refuseNotInstalled},
+	Pending:    {Scan: unchanged, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled, Ask: unchanged, Lapse: unchanged},
+	Installed:  {Scan: unchanged, Renew: become(Pending), Install: unchanged, Fail: refuse("candidate_installed", "Candidate is already installed"), Reject: refuse("candidate_installed", "Cannot reject installed candidate"), Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: countRejection, Ask: unchanged, Lapse: unchanged},
+	Rejected:   {Scan: endCooldown, Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled, Ask: unchanged, Lapse: unchanged},
+	Failed:     {Scan: become(Pending), Renew: unchanged, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: markSuperseded, Withdraw: refuseNotInstalled, Ask: unchanged, Lapse: unchanged},
+	Blocked:    {Scan: unchanged, Renew: unchanged, Install: refuseBlocked, Fail: refuseBlocked, Reject: refuse("candidate_blocked", "Candidate is already blocked"), Unblock: resetRejections, Supersede: unchanged, Withdraw: refuseNotInstalled, Ask: refuseBlocked, Lapse: unchanged},
+	Superseded: {Scan: revive, Renew: revive, Install: become(Installed), Fail: become(Failed), Reject: countRejection, Unblock: refuseNotBlocked, Supersede: unchanged, Withdraw: refuseNotInstalled, Ask: unchanged, Lapse: unchanged},
+}
+
+// keepsRequest says which verbs leave an open request open. All others end it.
+var keepsRequest = map[Verb]bool{Scan: true, Renew: true, Ask: true}
+
+// enter sets the status that a verb leads to, and drops the request that doesn't outlive it. One that was carried out stays as long as its
+// candidate is installed: it says who asked.
+func (i *Item[P]) enter(next Status, verb Verb) {
+	if !keepsRequest[verb] || i.Request.Requester() != "" && next.State != Installed {
+		i.Request = nil
+	}
+	i.Status = next
 }
 
 // Apply returns the status after a verb, or the fault that forbids it.

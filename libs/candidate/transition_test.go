@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
@@ -93,6 +94,19 @@ func TestTransitions(t *testing.T) {
 		{"failed", failed, Withdraw, failed, refuseNotInstalled, fault.KindConflict},
 		{"blocked", blocked, Withdraw, blocked, refuseNotInstalled, fault.KindConflict},
 		{"superseded", superseded, Withdraw, superseded, refuseNotInstalled, fault.KindConflict},
+
+		{"pending", pending, Ask, pending, "", 0},
+		{"installed", done, Ask, done, "", 0},
+		{"cooling", cooling, Ask, cooling, "", 0},
+		{"failed", failed, Ask, failed, "", 0},
+		{"blocked", blocked, Ask, blocked, unblockFirst, fault.KindConflict},
+		{"superseded", superseded, Ask, superseded, "", 0},
+		{"pending", pending, Lapse, pending, "", 0},
+		{"installed", done, Lapse, done, "", 0},
+		{"cooling", cooling, Lapse, cooling, "", 0},
+		{"failed", failed, Lapse, failed, "", 0},
+		{"blocked", blocked, Lapse, blocked, "", 0},
+		{"superseded", superseded, Lapse, superseded, "", 0},
 	}
 	seen := map[State]map[Verb]bool{}
 	for _, c := range cases {
@@ -111,14 +125,37 @@ func TestTransitions(t *testing.T) {
 		seen[c.from.State][c.verb] = true
 	}
 	for _, state := range States {
-		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock, Supersede, Withdraw} {
+		for _, verb := range []Verb{Scan, Renew, Install, Fail, Reject, Unblock, Supersede, Withdraw, Ask, Lapse} {
 			if !seen[state][verb] {
 				t.Errorf("no case for %s × %s; want seen[state][verb]", state, verb)
 			}
 		}
-		if len(transitions[state]) != 8 {
-			t.Errorf("%s has %d verbs; want 8", state, len(transitions[state]))
+		if len(transitions[state]) != 10 {
+			t.Errorf("%s has %d verbs; want 10", state, len(transitions[state]))
 		}
+	}
+}
+
+// Which verbs leave an open request open, for every state that the verb leads to, written out.
+func TestWhichVerbsEndARequest(t *testing.T) {
+	keeps := map[Verb]bool{
+		Scan: true, Renew: true, Ask: true,
+		Install: false, Fail: false, Reject: false, Unblock: false, Supersede: false, Withdraw: false, Lapse: false,
+	}
+	for _, to := range States {
+		for verb, open := range keeps {
+			asked := Item[int]{Request: &confirm.Request{AskedBy: "alice"}}
+			if asked.enter(Status{State: to}, verb); (asked.Request != nil) != open || asked.State != to {
+				t.Errorf("%s to %s: got request %+v, state %s; want it open %v", verb, to, asked.Request, asked.State, open)
+			}
+			carried := Item[int]{Request: &confirm.Request{AskedBy: "alice", ConfirmedBy: "bob"}}
+			if carried.enter(Status{State: to}, verb); (carried.Request != nil) != (open && to == Installed) {
+				t.Errorf("%s to %s: got the carried out request %+v; want it only of what is installed", verb, to, carried.Request)
+			}
+		}
+	}
+	if len(keeps) != len(transitions[Pending]) {
+		t.Errorf("%d verbs here, %d in the table; want the same", len(keeps), len(transitions[Pending]))
 	}
 }
 
