@@ -10,6 +10,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
@@ -28,7 +29,7 @@ var (
 	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/capability/requests/{candidate_key}/approve", Service, route.Slow, access.ApproveCapabilities,
 		"Trust a handler").
 		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "grant_too_large", "hash_mismatch",
-			"pack_not_approved", "value_too_long")
+			"other_person_required", "pack_not_approved", "person_required", "request_lapsed", "value_too_long")
 	Withdraw = route.New[WithdrawRequest, WithdrawResponse]("POST", "/api/capability/requests/{candidate_key}/revoke", Service, route.Quick, access.WithdrawCapabilities,
 		"Withdraw the trust in a handler").
 		Fails("candidate_not_found", "candidate_not_installed", "value_too_long")
@@ -110,6 +111,9 @@ type HandlerItem struct {
 	InstalledTo   *string          `json:"installed_to"`      // null also for one that another version has replaced
 	LastError     *string          `json:"last_error"`        // why it is failed
 	Effects       []string         `json:"effects,omitempty"` // of one that waits: what approving it does to grants
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // HandlerCandidate is a handler as its pack ships it.
@@ -136,17 +140,24 @@ type ApproveRequest struct {
 	Notes string `json:"notes"` // at most 4096 bytes
 }
 
-// ApproveResponse says what is trusted now.
+// ApproveResponse says what is trusted now. Its HTTP status is 202 where the approval waits for another person: then Success is false, the
+// status is the one from before, and nothing is installed.
 type ApproveResponse struct {
-	Success     bool     `json:"success"`
-	Status      string   `json:"status"`       // installed
-	InstalledTo string   `json:"installed_to"` // relative to the Rumi home
+	Success     bool     `json:"success"`               // it was carried out
+	Status      string   `json:"status"`                // installed
+	InstalledTo string   `json:"installed_to,omitzero"` // relative to the Rumi home
 	HandlerID   string   `json:"handler_id"`
 	Permission  string   `json:"permission_id"`
-	SHA256      string   `json:"sha256"`   // of its script
-	Digest      string   `json:"digest"`   // of the whole folder
-	Warnings    []string `json:"warnings"` // what it did to grants
+	SHA256      string   `json:"sha256"`          // of its script
+	Digest      string   `json:"digest,omitzero"` // of the whole folder
+	Warnings    []string `json:"warnings"`        // what it did, or will do, to grants
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person has confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
+
+// StatusCode is the answer's HTTP status.
+func (r ApproveResponse) StatusCode() int { return r.Confirmation.StatusCode() }
 
 // WithdrawRequest ends the trust in a handler.
 type WithdrawRequest struct {

@@ -7,6 +7,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -109,6 +110,8 @@ type Item struct {
 	Risk   string    `json:"risk,omitzero"`
 	Review *Call     `json:"review,omitzero"` // shows what is decided about
 	Decide Call      `json:"decide"`
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // somebody asked for it: decide confirms that, by another person
 }
 
 // Storage lists the files and folders that take room on the disk, the largest first.
@@ -147,6 +150,8 @@ type Pack struct {
 	Denials24h  *int64            `json:"denials_24h"` // requests refused, of destinations that were refused in the last 24 h
 	Next        []Step            `json:"next"`        // what is left to do, in this order
 	Errors      map[string]string `json:"errors"`
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // Network compares the domains and ports that a pack asks for with those that it was granted.
@@ -178,6 +183,8 @@ type Handler struct {
 	State        string  `json:"state"`
 	CandidateKey string  `json:"candidate_key"`
 	LastError    *string `json:"last_error"`
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // Lock is the pack's requirements.lock.
@@ -187,6 +194,8 @@ type Lock struct {
 	Path         string  `json:"requirements_relpath"`
 	Packages     int     `json:"packages"`
 	LastError    *string `json:"last_error"`
+
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // Step is something that is left to do.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -26,7 +27,8 @@ var (
 		"Install the packages of a lock file").
 		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "docker_unavailable",
 			"environment_refused", "hash_mismatch", "image_missing", "index_not_allowed", "index_unreachable", "install_failed",
-			"invalid_index_url", "invalid_lock", "pack_not_approved", "policy_violation", "runtime_unknown", "value_too_long")
+			"invalid_index_url", "invalid_lock", "other_person_required", "pack_not_approved", "person_required", "policy_violation", "request_differs",
+			"request_lapsed", "runtime_unknown", "value_too_long")
 
 	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
 	// GetTree is answered with a tar archive, as tree.Send writes it.
@@ -59,6 +61,9 @@ type LockItem struct {
 	RejectReason  string        `json:"reject_reason"`
 
 	OverPolicy *policy.Violation `json:"over_policy"` // the rule of the policy that its approval breaks: what is installed stays
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
 
 // Requirement is one line of a lock: exactly one version of one distribution, both as they are written there.
@@ -76,15 +81,22 @@ type ApproveRequest struct {
 	Notes      string `json:"notes"`       // at most 4096 bytes
 }
 
-// ApproveResponse says what is installed.
+// ApproveResponse says what is installed. Its HTTP status is 202 where the approval waits for another person: then Success is false, the
+// status is the one from before, and nothing is installed.
 type ApproveResponse struct {
-	Success      bool      `json:"success"`
+	Success      bool      `json:"success"` // it was carried out
 	Key          string    `json:"candidate_key"`
 	PackID       string    `json:"pack_id"`
-	Status       string    `json:"status"`             // installed
-	SitePackages string    `json:"site_packages_path"` // relative to the Rumi home
-	Packages     []Package `json:"packages"`
+	Status       string    `json:"status"`                      // installed
+	SitePackages string    `json:"site_packages_path,omitzero"` // relative to the Rumi home
+	Packages     []Package `json:"packages,omitzero"`
+
+	RequestedBy  string                `json:"requested_by,omitzero"` // who asked for the approval that another person has confirmed
+	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
 }
+
+// StatusCode is the answer's HTTP status.
+func (r ApproveResponse) StatusCode() int { return r.Confirmation.StatusCode() }
 
 // Package is a Python distribution that is installed.
 type Package struct {

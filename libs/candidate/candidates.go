@@ -200,11 +200,11 @@ func (c *Candidates[P]) decide(ctx context.Context, verb Verb, key string, chang
 			return err
 		}
 		decided := item
-		decided.enter(next, verb)
+		decided.endRequest(next, verb)
 		if err := change(&decided); err != nil {
 			return err
 		}
-		if decided.UpdatedAt = now; verb != Ask && verb != Lapse {
+		if decided.Status, decided.UpdatedAt = next, now; verb != Ask && verb != Lapse {
 			decided.Actor = origin.Of(ctx).Actor
 		}
 		if err := update(tx, decided); err != nil {

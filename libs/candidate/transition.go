@@ -45,13 +45,18 @@ var transitions = map[State]map[Verb]rule{
 // keepsRequest says which verbs leave an open request open. All others end it.
 var keepsRequest = map[Verb]bool{Scan: true, Renew: true, Ask: true}
 
-// enter sets the status that a verb leads to, and drops the request that doesn't outlive it. One that was carried out stays as long as its
-// candidate is installed: it says who asked.
+// enter sets the status that a verb leads to, and ends the request that doesn't outlive it.
 func (i *Item[P]) enter(next Status, verb Verb) {
+	i.endRequest(next, verb)
+	i.Status = next
+}
+
+// endRequest drops the request if it doesn't outlive a verb that leads to next. One that was carried out stays as long as its candidate is
+// installed: it says who asked.
+func (i *Item[P]) endRequest(next Status, verb Verb) {
 	if !keepsRequest[verb] || i.Request.Requester() != "" && next.State != Installed {
 		i.Request = nil
 	}
-	i.Status = next
 }
 
 // Apply returns the status after a verb, or the fault that forbids it.

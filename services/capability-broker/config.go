@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/call"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/worker"
@@ -30,6 +31,8 @@ type config struct {
 	CallRate      int    `env:"RUMI_CAPABILITY_RATE_LIMIT" envDefault:"600"` // calls a minute of one principal for which no grant or permission sets a rate; 0 is any number
 	SecretRate    int    `env:"RUMI_SECRET_GET_RATE_LIMIT" envDefault:"60"`  // calls of secrets.get a minute of one principal; 0 is any number
 	StoreMax      int64  `env:"RUMI_STORE_MAX_BYTES" envDefault:"67108864"`  // bytes of one store's keys and values
+
+	Approvals confirm.Approvals `env:"RUMI_APPROVALS_REQUIRED" envDefault:"1"` // persons that the approval of a handler takes
 
 	Runtime   string `env:"RUMI_CONTAINER_RUNTIME"`                // of every container, by the name Docker knows it; default: Docker's own
 	DataMaxMB int64  `env:"RUMI_PACK_DATA_MAX_MB" envDefault:"0"`  // MiB of a pack's /data; 0 is off

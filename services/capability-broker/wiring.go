@@ -143,7 +143,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 	)...)
 	notify := candidate.NewTask("telling approval of candidates", approval.NewClient(rt.Peer(approval.Service)).RefreshPending)
 	if d.handlers, err = handler.New(ctx, handler.Config{
-		DB: s.db, Store: s.rows, Folders: w.folders, Gates: s.gates, Trees: s.trees, Audit: rt.Audit, Log: rt.Log,
+		DB: s.db, Store: s.rows, Folders: w.folders, Gates: s.gates, Trees: s.trees, Audit: rt.Audit, Log: rt.Log, Approvals: cfg.Approvals,
 		Sources: peers.Sources{Client: registry.NewClient(rt.Peer(registry.Service))},
 		Changed: func(context.Context) { notify.Due() },
 		Retired: func(packID, slug string) {

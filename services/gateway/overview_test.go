@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -126,6 +128,8 @@ type pendingAnswer struct {
 		Risk   string    `json:"risk"`
 		Review any       `json:"review"`
 		Decide callOf    `json:"decide"`
+
+		Confirmation map[string]any `json:"confirmation"`
 	} `json:"items"`
 	Count  int               `json:"count"`
 	Errors map[string]string `json:"errors"`
@@ -298,6 +302,45 @@ func TestStorageIsWhatTakesRoom(t *testing.T) {
 	for _, i := range s.Items[1:] {
 		if i.Removable && i.Service == "gateway" {
 			t.Errorf("today's audit log may go: %+v", i)
+		}
+	}
+}
+
+// What one person asked for is shown with who asked, whatever the state of the thing, and its call confirms exactly that.
+func TestPendingShowsWhatWaitsForASecondPerson(t *testing.T) {
+	const asked = `,"confirmation":{"required":2,"asked_by":"alice","asked_at":"2026-01-10T00:00:00Z","expires_at":"2026-01-17T00:00:00Z","digest":"sha256:cc","options":%s,"waits_for":"another person than 'alice' to approve the same"}}`
+	before := answers
+	t.Cleanup(func() { answers = before })
+	answers = map[string]map[string]string{}
+	for owner, list := range before {
+		answers[owner] = maps.Clone(list)
+	}
+	addTo := func(owner, endpoint, options string) { // to the last item
+		t.Helper()
+		text := answers[owner][endpoint]
+		end := strings.LastIndex(text, "}]")
+		answers[owner][endpoint] = text[:end] + fmt.Sprintf(asked, options) + text[end+1:]
+	}
+	addTo("approval", "GET /internal/packs/overview", "null")
+	addTo("pip-installer", "GET /api/pip/requests", `{"allow_sdist":"true","index_url":"https://one.test"}`)
+	w := viewsWorld(t)
+	got := into[pendingAnswer](t, w.do(t, "GET", "/api/pending", nil, nil))
+	for _, want := range []string{
+		`pack|bad|new:||POST|/api/packs/bad/approve|{"digest":"sha256:cc"}`,
+		"lock|chat|requirements.lock: 2 packages||POST|/api/pip/requests/chat:requirements.lock:" + sum + `/approve|{"allow_sdist":true,"index_url":"https://one.test"}`,
+	} {
+		if !slices.Contains(got.lines(), want) {
+			t.Errorf("got\n%s\nwant among them\n%s", strings.Join(got.lines(), "\n"), want)
+		}
+	}
+	for _, item := range got.Items {
+		if waits := item.Confirmation["asked_by"] == "alice"; waits != (item.PackID == "bad" || item.Kind == "lock") {
+			t.Errorf("%s of %s waits for another person: %v, want it of the pack bad and the lock only", item.Kind, item.PackID, item.Confirmation)
+		}
+	}
+	for id, want := range map[string]string{"bad": "approve, which 'alice' asked for", "chat": "approve lock requirements.lock, which 'alice' asked for"} {
+		if raw := w.do(t, "GET", "/api/packs/"+id, nil, nil).raw; !strings.Contains(string(raw), want) {
+			t.Errorf("%s: got %s, want the step %q", id, raw, want)
 		}
 	}
 }

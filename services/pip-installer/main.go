@@ -14,6 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/authorities"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/periodic"
@@ -34,6 +35,8 @@ type config struct {
 	AllowCIDRs   []string `env:"RUMI_PIP_ALLOW_CIDRS"`   // internal networks in which an index may be
 	CAFile       string   `env:"RUMI_PIP_CA_FILE"`       // PEM file of certificate authorities, in addition to the public ones
 	Runtime      string   `env:"RUMI_CONTAINER_RUNTIME"` // Docker's name of the runtime of builder containers; unset: Docker's default
+
+	Approvals confirm.Approvals `env:"RUMI_APPROVALS_REQUIRED" envDefault:"1"` // persons that an approval takes
 }
 
 func main() { service.Main(api.Service, start) }
@@ -119,7 +122,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
 		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log,
-		Changed: func(context.Context) { notify.Due() },
+		Changed: func(context.Context) { notify.Due() }, Approvals: cfg.Approvals,
 	})
 	// A lock becomes a candidate when its pack is installed, not only when an operator asks for a scan.
 	notice := candidate.NewTask("scanning packs for locks", i.BackgroundScanLocks)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,7 +14,11 @@ import (
 	"time"
 
 	api "github.com/rumi-ai/rumi/api/pip"
+	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/audit/audittest"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/testenv"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/build"
@@ -373,4 +378,81 @@ func TestRejectWhileItIsBuilt(t *testing.T) {
 	if _, err := w.client().Environment(t.Context(), "weather"); !fault.Is(err, fault.KindNotFound) {
 		t.Errorf("environment: %v; want not found", err)
 	}
+}
+
+// With RUMI_APPROVALS_REQUIRED=2 nothing is built before a second person confirms the same lock with the same options.
+func TestLockOfTwoPersons(t *testing.T) {
+	w := prepared(t, map[string]string{"RUMI_APPROVALS_REQUIRED": "2", "RUMI_PIP_INDEX_URLS": "https://one.test/simple,https://two.test/simple"})
+	w.expect(w.person("alice", "init", key, `{}`), 409, "Pack 'weather' is not approved")
+	w.approve("weather")
+	asked := w.person("alice", "init", key, `{"allow_sdist": true, "notes": "needs a build"}`)
+	w.expect(asked, 202, "")
+	waits := asked.Data["confirmation"].(map[string]any)
+	if asked.Data["success"] != false || asked.Data["status"] != "pending" || asked.Data["site_packages_path"] != nil || waits["asked_by"] != "alice" ||
+		waits["digest"] != "sha256:"+sum(lockText) || !reflect.DeepEqual(waits["options"], map[string]any{"allow_sdist": "true", "index_url": "https://one.test/simple"}) {
+		t.Errorf("alice's approval: %v; want success false, pending, and what she asked for", asked.Data)
+	}
+	w.expect(w.person("alice", "init", key, `{"allow_sdist": true}`), 202, "")
+	w.expect(w.person("alice-2", "alice,init", key, `{"allow_sdist": true}`), 409, "Another person must confirm what 'alice' asked for")
+	w.expect(w.person("bob", "init", key, `{"allow_sdist": false}`), 409, `Options differ from the request of 'alice': allow_sdist was "true" and is "false"`)
+	w.expect(w.person("bob", "init", key, `{"allow_sdist": true, "index_url": "https://two.test/simple"}`), 409, "index_url was")
+	if len(w.builder.asked()) != 0 {
+		t.Fatal("built before it was confirmed, want nothing built")
+	}
+	item := w.call("GET", "/api/pip/requests", "").Data["items"].([]any)[0].(map[string]any)
+	if item["status"] != "pending" || item["allow_sdist"] != false || item["confirmation"].(map[string]any)["notes"] != "needs a build" || item["actor"] != "" {
+		t.Errorf("item: %v; want it pending, with alice's request", item)
+	}
+	confirmed := w.person("bob", "init", key, `{"allow_sdist": true}`)
+	w.expect(confirmed, 200, "")
+	if confirmed.Data["success"] != true || confirmed.Data["requested_by"] != "alice" || confirmed.Data["confirmation"] != nil {
+		t.Errorf("bob's confirmation: %v; want it installed, asked by alice", confirmed.Data)
+	}
+	if built := w.builder.asked(); len(built) != 1 || !built[0].AllowSdist || built[0].IndexURL != "https://one.test/simple" {
+		t.Errorf("built %+v; want one build with the options that both chose", built)
+	}
+	item = w.call("GET", "/api/pip/requests", "").Data["items"].([]any)[0].(map[string]any)
+	if item["actor"] != "bob" || item["requested_by"] != "alice" || item["notes"] != "needs a build" || item["confirmation"] != nil {
+		t.Errorf("item: %v; want bob, asked by alice, with her notes", item)
+	}
+	want := []string{"pip_approval_requested alice", "pip_approved bob asked by alice", "pip_install_completed bob asked by alice"}
+	if got := w.whoDid(); !reflect.DeepEqual(got, want) {
+		t.Errorf("audited %q; want %q", got, want)
+	}
+}
+
+// person approves a lock as the holder of a token with a lineage.
+func (w *world) person(name, lineage, key, body string) answer {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), "POST", "https://pip-installer"+request(key, "approve"), strings.NewReader(body))
+	w.check(err)
+	rpc.SetOrigin(r.Header, origin.Origin{RequestID: "r", Actor: name, Role: access.Operator, Lineage: lineage})
+	response, err := w.Client("gateway", "pip-installer").Do(r)
+	w.check(err)
+	defer response.Body.Close()
+	a := answer{status: response.StatusCode}
+	w.check(json.NewDecoder(response.Body).Decode(&a))
+	return a
+}
+
+// whoDid are the decisions in the audit log, with who made them and who asked.
+func (w *world) whoDid() (all []string) {
+	w.t.Helper()
+	for line := range strings.Lines(audittest.Text(w.t, filepath.Join(w.UserData(), "audit"), "system")) {
+		var e struct {
+			Action, Actor string
+			Details       struct {
+				RequestedBy string `json:"requested_by"`
+			}
+		}
+		w.check(json.Unmarshal([]byte(line), &e))
+		if strings.HasPrefix(e.Action, "pip_") {
+			entry := e.Action + " " + e.Actor
+			if e.Details.RequestedBy != "" {
+				entry += " asked by " + e.Details.RequestedBy
+			}
+			all = append(all, entry)
+		}
+	}
+	return all
 }

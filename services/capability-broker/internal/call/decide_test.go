@@ -38,6 +38,7 @@ var discard = slog.New(slog.DiscardHandler)
 type replica struct {
 	t      testing.TB
 	grants *grant.Cache
+	db     *dbstore.DB
 	rows   *store.Store
 	trust  *handler.Registry
 	calls  *call.Service
@@ -55,7 +56,7 @@ type replica struct {
 
 func newReplica(t testing.TB, db *dbstore.DB) *replica {
 	t.Helper()
-	r := &replica{t: t, rows: store.New(db), closed: make(map[string]bool)}
+	r := &replica{t: t, db: db, rows: store.New(db), closed: make(map[string]bool)}
 	own := builtin.NewTable(builtin.SecretsGet(r, 0, discard))
 	var err error
 	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows, discard); err != nil {
@@ -136,7 +137,8 @@ func (r *replica) install(packID, configSchema string) {
 	if configSchema != "" {
 		trust.ConfigSchema = jsontext.Value(configSchema)
 	}
-	if err := errors.Join(r.rows.ReplaceTrust(r.t.Context(), trust, func() error { return nil }), r.trust.Reload(r.t.Context())); err != nil {
+	put := r.db.Tx(r.t.Context(), func(tx *dbstore.Tx) error { return r.rows.PutTrust(tx, trust) })
+	if err := errors.Join(put, r.trust.Reload(r.t.Context())); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -14,9 +14,9 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
-	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
@@ -44,9 +44,6 @@ type Store interface {
 	TrustStore
 	// PutTrust stores trust as a part of tx. It replaces the trust of the same pack and slug.
 	PutTrust(tx *store.Tx, t Trust) error
-	// ReplaceTrust is PutTrust in a transaction of its own. It calls commit before it commits; an error of commit is returned, and nothing is
-	// stored.
-	ReplaceTrust(ctx context.Context, t Trust, commit func() error) error
 	// TrustedKey reads, as a part of tx, the key of the candidate that is trusted under a pack and slug, "" for none.
 	TrustedKey(tx *store.Tx, packID, slug string) (string, error)
 	// DropTrust deletes, as a part of tx, the trust in a candidate, if there is any.
@@ -66,15 +63,17 @@ type Grants interface {
 
 // Config has the parts that a Service uses.
 type Config struct {
-	DB      *store.DB
-	Store   Store
-	Folders *Folders
-	Sources Sources
-	Gates   Gates
-	Trees   Trees
-	Audit   Audit
-	Log     *slog.Logger
-	Grants  Grants // may be set after New, but before the first decision: the grants need the Registry that New makes
+	DB        *store.DB
+	Store     Store
+	Folders   *Folders
+	Sources   Sources
+	Gates     Gates
+	Trees     Trees
+	Audit     Audit
+	Log       *slog.Logger
+	Approvals confirm.Approvals // how many persons an approval takes; the zero value is one
+
+	Grants Grants // may be set after New, but before the first decision: the grants need the Registry that New makes
 
 	Changed func(ctx context.Context) // called when counts of candidates have changed; must not block
 	Retired func(packID, slug string) // called when the workers of a handler must end; slug "" is all handlers of the pack
@@ -95,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{Config: cfg, Registry: registry}
-	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.storeTrust, Changed: cfg.Changed, InUse: s.inUse,
+	s.candidates = candidate.New(cfg.DB, candidate.Config[Candidate]{Record: s.record, Store: s.storeTrust, Changed: cfg.Changed, InUse: s.inUse, Approvals: cfg.Approvals,
 		Differs: func(installed, seen Candidate) bool { return seen.outdated || !sameHandler(installed, seen) }})
 	return s, s.recover(ctx)
 }
@@ -153,6 +152,14 @@ func (s *Service) record(ctx context.Context, c candidate.Change[Candidate]) err
 		e.Details["reason"], e.Details["reject_count"] = c.Item.Reason, c.Item.RejectCount
 	case candidate.Install:
 		e.Details["notes"] = c.Item.Payload.Notes
+	case candidate.Ask:
+		e.Action = "capability_handler_approval_requested"
+		e.Details["digest"], e.Details["notes"], e.Details["expires_at"] = c.Request.Digest, c.Request.Notes, c.Request.ExpiresAt()
+	case candidate.Lapse:
+		e.Action, e.Details["reason"] = "capability_handler_approval_lapsed", c.Item.Reason
+	}
+	if c.Verb != candidate.Ask { // there the actor is who asked
+		e.Details = c.Request.Details(e.Details)
 	}
 	return s.Audit.Write(ctx, e)
 }
@@ -187,101 +194,127 @@ func (s *Service) inUse(tx *store.Tx, item candidate.Item[Candidate]) (bool, err
 // Approve trusts a candidate's handler and installs its copy. It replaces the trust of the same pack and slug. Approving what is
 // trusted already changes nothing, unless its copy is damaged, or the pack was approved with another folder since.
 //
+// Where an approval takes two persons, the first one's call records a request and stages nothing: then the candidate that is returned has an
+// open request.
+//
 // The order is: stage the copy, commit the trust with its audit entry, install the copy, end the workers of the version before. After a
 // crash at any point either the old version is trusted, or the new one is and recover finishes the rest.
-func (s *Service) Approve(ctx context.Context, key, notes string) (Trust, error) {
+func (s *Service) Approve(ctx context.Context, key, notes string) (candidate.Item[Candidate], error) {
 	if len(notes) > candidate.MaxText {
-		return Trust{}, fault.TooLong("notes", candidate.MaxText)
+		return candidate.Item[Candidate]{}, fault.TooLong("notes", candidate.MaxText)
 	}
 	s.approving.Lock()
 	defer s.approving.Unlock()
 	var staged *Trust
-	item, err := s.candidates.Approve(ctx, key, func(ctx context.Context, item *candidate.Item[Candidate]) error {
-		t, err := s.prepare(ctx, item.Payload)
-		if err != nil {
-			return err
-		}
-		staged = &t
-		if err := s.pin(ctx, t); err != nil {
-			return err
-		}
-		item.Payload.FolderDigest, item.Payload.Notes = t.FolderDigest, notes
-		return nil
+	item, err := s.candidates.Approve(ctx, key, candidate.Approval[Candidate]{
+		Notes: notes, InForce: s.inForce, Check: s.check,
+		Install: func(ctx context.Context, item *candidate.Item[Candidate]) error {
+			t, err := s.prepare(ctx, item)
+			if err != nil {
+				return err
+			}
+			staged = &t
+			if err := s.pin(ctx, t); err != nil {
+				return err
+			}
+			item.Payload.FolderDigest, item.Payload.Notes = t.FolderDigest, notes
+			if item.Request != nil {
+				item.Payload.Notes = item.Request.Notes
+			}
+			return nil
+		},
 	})
 	if err != nil {
 		if staged != nil { // such as where another operator has decided otherwise meanwhile
 			err = errors.Join(err, s.Folders.discard(*staged))
 		}
-		return Trust{}, fmt.Errorf("approve handler: %w", err)
+		return item, fmt.Errorf("approve handler: %w", err)
+	}
+	if staged == nil { // it is trusted as it is, or waits for another person
+		return item, nil
 	}
 	ctx = context.WithoutCancel(ctx) // the decision is committed: a caller that disconnects must not stop it half way
-	if staged == nil {
-		if t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug); t != nil && t.CandidateKey == item.Key && s.Folders.verified(ctx, *t) && !s.outdated(ctx, *t, item.Payload) {
-			return *t, nil
-		}
-		if staged, err = s.reinstall(ctx, item); err != nil {
-			return Trust{}, fmt.Errorf("approve handler: %w", err)
-		}
-	}
 	if err := s.Folders.install(ctx, *staged); err != nil {
-		return Trust{}, err
+		return item, err
 	}
 	if err := s.Registry.Reload(ctx); err != nil {
-		return Trust{}, err
+		return item, err
 	}
 	s.Retired(staged.PackID, staged.Slug)
-	return *staged, nil
+	return item, nil
 }
 
-// reinstall trusts a candidate that is installed already, where another version has replaced it since, its folder has changed, or its copy
-// is damaged. The candidate's state doesn't change.
-func (s *Service) reinstall(ctx context.Context, item candidate.Item[Candidate]) (*Trust, error) {
-	t, err := s.prepare(ctx, item.Payload)
+// inForce says whether an installed candidate is what is trusted, with the copy that belongs to it and the folder that its pack was approved
+// with.
+func (s *Service) inForce(ctx context.Context, item candidate.Item[Candidate]) bool {
+	t := s.Registry.Of(item.Payload.PackID, item.Payload.Slug)
+	return t != nil && t.CandidateKey == item.Key && s.Folders.verified(ctx, *t) && !s.outdated(ctx, *t, item.Payload)
+}
+
+// check finds out whether prepare would be refused, and returns the digest of the folder that it would stage.
+func (s *Service) check(ctx context.Context, item *candidate.Item[Candidate]) (digest string, err error) {
+	source, err := s.source(ctx, item.Payload)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := s.pin(ctx, t); err != nil {
-		return nil, err
+	defer source.Close()
+	m, err := manifest(ctx, source)
+	if err != nil {
+		return "", fmt.Errorf("read handler: %w", err)
 	}
-	t.InstalledAt, t.InstalledBy = time.Now().UTC(), origin.Of(ctx).Actor
-	return &t, s.Store.ReplaceTrust(ctx, t, func() error {
-		return s.Audit.Write(ctx, audit.Entry{Category: audit.Security, Action: actions[candidate.Installed], Success: true,
-			OwnerPack: t.PackID, Details: details(t)})
-	})
+	return m.Digest(), nil
 }
 
-// prepare stages a copy of the handler that was scanned, from the approved tree of its pack. The operator decides about what the scan has
-// found, so the handler must be the same in three places: the candidate, ecosystem/ at this moment, and the approved tree. Otherwise the
-// candidate fails, and the next scan finds what is there by then.
-func (s *Service) prepare(ctx context.Context, c Candidate) (Trust, error) {
-	changed := candidate.InstallFailed(fault.ContentChanged("handler.py", "/api/capability/candidates/scan"))
-	packs, err := s.Sources.Select(ctx, patterns(c.Slug)...)
+// prepare stages a copy of the handler that was scanned, from the approved tree of its pack. Between check and this the pack may have been
+// approved with another folder of the handler, which the persons who asked and confirmed have not seen.
+func (s *Service) prepare(ctx context.Context, item *candidate.Item[Candidate]) (Trust, error) {
+	source, err := s.source(ctx, item.Payload)
 	if err != nil {
 		return Trust{}, err
 	}
+	defer source.Close()
+	t, err := s.Folders.stage(ctx, source, item.Payload.trust())
+	if err == nil && item.Request != nil && item.Request.Digest != t.FolderDigest {
+		return Trust{}, errors.Join(changedSinceScan(), s.Folders.discard(t))
+	}
+	return t, err
+}
+
+func changedSinceScan() error {
+	return candidate.InstallFailed(fault.ContentChanged("handler.py", "/api/capability/candidates/scan"))
+}
+
+// source opens the folder of the handler that was scanned, in the approved tree of its pack. The operator decides about what the scan has
+// found, so the handler must be the same in three places: the candidate, ecosystem/ at this moment, and the approved tree. Otherwise the
+// candidate fails, and the next scan finds what is there by then.
+func (s *Service) source(ctx context.Context, c Candidate) (*os.Root, error) {
+	packs, err := s.Sources.Select(ctx, patterns(c.Slug)...)
+	if err != nil {
+		return nil, err
+	}
 	if !onDisk(packs, c) {
-		return Trust{}, changed
+		return nil, changedSinceScan()
 	}
 	state, known := s.Gates.GetLatest(ctx, c.PackID)
 	if err := gate.Check(c.PackID, state, known, s.Gates.Fresh()); err != nil {
-		return Trust{}, err
+		return nil, err
 	}
 	code, err := s.Trees.Get(ctx, state.Digest)
 	if err != nil {
-		return Trust{}, err
+		return nil, err
 	}
 	source, err := os.OpenRoot(filepath.Join(code, filepath.FromSlash(c.SourceDir)))
 	if errors.Is(err, os.ErrNotExist) {
-		return Trust{}, changed
+		return nil, changedSinceScan()
 	}
 	if err != nil {
-		return Trust{}, fmt.Errorf("open handler: %w", err)
+		return nil, fmt.Errorf("open handler: %w", err)
 	}
-	defer source.Close()
 	if !approved(source, c) {
-		return Trust{}, changed
+		source.Close()
+		return nil, changedSinceScan()
 	}
-	return s.Folders.stage(ctx, source, c.trust())
+	return source, nil
 }
 
 // outdated says whether the approved tree of a handler's pack has another folder of it than is trusted. Where that can't be found out the

@@ -162,18 +162,21 @@ func (c capability) approve(ctx context.Context, req api.ApproveRequest) (api.Ap
 	if !handler.ValidKey(req.Key) {
 		return api.ApproveResponse{}, fault.InvalidCandidateKey(fault.HandlerKeyForm)
 	}
-	t, err := c.handlers.Approve(ctx, req.Key, req.Notes)
+	item, err := c.handlers.Approve(ctx, req.Key, req.Notes)
 	if err != nil {
 		return api.ApproveResponse{}, err
 	}
-	effects := []string{}
-	if item, err := c.handlers.Candidates().Get(ctx, req.Key); err == nil {
-		effects = c.handlers.Effects(item.Payload)
+	answer := api.ApproveResponse{
+		Status: string(item.State), HandlerID: item.Payload.HandlerID, Permission: item.Payload.PermissionID, SHA256: item.Payload.ScriptSHA256,
+		Warnings: c.handlers.Effects(item.Payload),
 	}
-	return api.ApproveResponse{
-		Success: true, Status: string(candidate.Installed), InstalledTo: t.InstalledTo(), HandlerID: t.HandlerID, Permission: t.PermissionID,
-		SHA256: t.ScriptSHA256, Digest: t.FolderDigest, Warnings: effects,
-	}, nil
+	if answer.Confirmation = c.handlers.Candidates().Confirmation(item); answer.Confirmation != nil {
+		return answer, nil
+	}
+	answer.Success, answer.RequestedBy = true, item.Request.Requester()
+	trusted := handler.Trust{PackID: item.PackID, Slug: item.Payload.Slug, FolderDigest: item.Payload.FolderDigest}
+	answer.InstalledTo, answer.Digest = trusted.InstalledTo(), trusted.FolderDigest
+	return answer, nil
 }
 
 func (c capability) withdraw(ctx context.Context, req api.WithdrawRequest) (api.WithdrawResponse, error) {
@@ -203,7 +206,8 @@ func (c capability) view(item candidate.Item[handler.Candidate]) api.HandlerItem
 	if item.LastError != "" {
 		v.LastError = &item.LastError
 	}
-	if item.State == candidate.Pending {
+	v.RequestedBy, v.Confirmation = item.Request.Requester(), c.handlers.Candidates().Confirmation(item)
+	if item.State == candidate.Pending || v.Confirmation != nil {
 		v.Effects = c.handlers.Effects(item.Payload)
 	}
 	return v

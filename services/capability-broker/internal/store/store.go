@@ -272,16 +272,6 @@ func (s *Store) DropTrust(tx *store.Tx, key string) error {
 	return raise(tx, trust)
 }
 
-// ReplaceTrust implements handler.Store.
-func (s *Store) ReplaceTrust(ctx context.Context, t handler.Trust, commit func() error) error {
-	return s.db.Tx(ctx, func(tx *store.Tx) error {
-		if err := s.PutTrust(tx, t); err != nil {
-			return err
-		}
-		return commit()
-	})
-}
-
 // RemoveTrust implements handler.Store.
 func (s *Store) RemoveTrust(ctx context.Context, packID string, commit func([]handler.Trust) error) error {
 	return s.db.Tx(ctx, func(tx *store.Tx) error {

@@ -151,20 +151,24 @@ func TestUse(t *testing.T) {
 }
 
 func TestTrust(t *testing.T) {
-	suite(t, func(t *testing.T, ctx context.Context, mine, other *store.Store) {
+	storetest.Run(t, candidate.Migrations(store.Migrations()), func(t *testing.T, open func() *dbstore.DB) {
+		ctx, db := t.Context(), open()
+		mine, other := store.New(db), store.New(open())
 		a := handler.Trust{CandidateKey: "p:s:h:1", PackID: "p", Slug: "s", HandlerID: "h", PermissionID: "a.b", Entrypoint: "handler.py:execute",
 			ScriptSHA256: "1", FolderDigest: "sha256:1", InstalledAt: time.Unix(1_800_000_000, 0).UTC(), InstalledBy: "operator"}
 		b := a
 		b.CandidateKey, b.FolderDigest, b.ConfigSchema = "p:s:h:2", "sha256:2", jsontext.Value(`{"type":"object"}`)
 		twin := a
 		twin.PackID = "q" // the same slug and handler of another pack is another handler
-		yes := func() error { return nil }
+		put := func(next handler.Trust, confirm error) error {
+			return db.Tx(ctx, func(tx *dbstore.Tx) error { return errors.Join(mine.PutTrust(tx, next), confirm) })
+		}
 		for _, next := range []handler.Trust{a, twin, b} {
-			if err := mine.ReplaceTrust(ctx, next, yes); err != nil {
+			if err := put(next, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := mine.ReplaceTrust(ctx, a, func() error { return errRefused }); !errors.Is(err, errRefused) {
+		if err := put(a, errRefused); !errors.Is(err, errRefused) {
 			t.Fatal(err)
 		}
 		list, revision, err := other.Trusts(ctx)

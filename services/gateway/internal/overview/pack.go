@@ -16,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
@@ -56,7 +57,7 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 	about := known[0]
 	p := api.Pack{PackID: about.PackID, Status: about.Status, MayRun: about.MayRun, Identity: about.Identity, Version: about.Version,
 		Description: about.Description, CreatedAt: about.CreatedAt, ApprovedAt: about.ApprovedAt, Digest: about.Digest, Error: about.Error,
-		Container: jsontext.Value("null"), Errors: failed}
+		Container: jsontext.Value("null"), Errors: failed, Confirmation: about.Confirmation}
 	lacks := func(section string) bool { _, ok := failed[section]; return ok }
 	if !lacks("container") {
 		if p.Container, err = containerOf(containers, id); err != nil {
@@ -158,6 +159,7 @@ func handlersOf(all wire.ListResponse[broker.HandlerItem], id string) []api.Hand
 		if c := h.Candidate; c.PackID == id {
 			out = append(out, api.Handler{
 				Slug: c.Slug, HandlerID: c.HandlerID, PermissionID: c.PermissionID, State: h.Status, CandidateKey: h.Key, LastError: h.LastError,
+				Confirmation: h.Confirmation,
 			})
 		}
 	}
@@ -176,6 +178,7 @@ func lockOf(all wire.ListResponse[pip.LockItem], id string) *api.Lock {
 	}
 	return &api.Lock{
 		State: newest.Status, CandidateKey: newest.Key, Path: newest.Relpath, Packages: len(newest.Requirements), LastError: newest.LastError,
+		Confirmation: newest.Confirmation,
 	}
 }
 
@@ -197,20 +200,27 @@ func step(what string, call api.Call) api.Step { return api.Step{What: what, Cal
 // codeSteps are the approvals that are missing: of the pack, of its handlers, of its lock.
 func codeSteps(p *api.Pack) []api.Step {
 	var steps []api.Step
-	if p.Status.Undecided() {
+	if p.Status.Undecided() || p.Confirmation != nil {
 		steps = append(steps, step("review", call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil)),
-			step("approve", call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil)))
+			step(withAsker("approve", p.Confirmation), approvePack(p.PackID, p.Confirmation)))
 	}
 	for _, h := range p.Handlers {
-		if h.State == pending {
-			steps = append(steps, step("approve handler "+h.Slug, call(broker.Approve, broker.ApproveRequest{Key: h.CandidateKey}, nil)))
+		if h.State == pending || h.Confirmation != nil {
+			steps = append(steps, step(withAsker("approve handler "+h.Slug, h.Confirmation), call(broker.Approve, broker.ApproveRequest{Key: h.CandidateKey}, nil)))
 		}
 	}
-	if p.Lock != nil && p.Lock.State == pending {
-		approve := call(pip.Approve, pip.ApproveRequest{Key: p.Lock.CandidateKey}, map[string]any{"allow_sdist": false})
-		steps = append(steps, step("approve lock "+p.Lock.Path, approve))
+	if p.Lock != nil && (p.Lock.State == pending || p.Lock.Confirmation != nil) {
+		steps = append(steps, step(withAsker("approve lock "+p.Lock.Path, p.Lock.Confirmation), approveLock(p.Lock.CandidateKey, p.Lock.Confirmation)))
 	}
 	return steps
+}
+
+// withAsker adds to the name of a step who asked for it, so that another person takes it.
+func withAsker(what string, asked *confirm.Confirmation) string {
+	if asked == nil {
+		return what
+	}
+	return fmt.Sprintf("%s, which '%s' asked for", what, asked.AskedBy)
 }
 
 // secretSteps are the secrets that have no value, and a grant of those that the pack asks for and may not read. A grant that is posted

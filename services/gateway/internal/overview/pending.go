@@ -19,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/pack"
 )
 
@@ -54,16 +55,20 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 	fetch(s, v, "packs", approval.Overview, approval.OverviewRequest{}, &packs)
 	fetch(s, v, "secrets", secrets.List, struct{}{}, &keys)
 	s.add("handlers", func(ctx context.Context) error {
-		answer, err := get[wire.ListResponse[broker.HandlerItem]](ctx, v, broker.Candidates.List, wire.ListRequest{Status: pending})
+		answer, err := get[wire.ListResponse[broker.HandlerItem]](ctx, v, broker.Candidates.List, wire.ListRequest{})
 		for _, h := range answer.Items {
-			keep(handlerItem(h))
+			if h.Status == pending || h.Confirmation != nil {
+				keep(handlerItem(h))
+			}
 		}
 		return err
 	})
 	s.add("locks", func(ctx context.Context) error {
-		answer, err := get[wire.ListResponse[pip.LockItem]](ctx, v, pip.Candidates.List, wire.ListRequest{Status: pending})
+		answer, err := get[wire.ListResponse[pip.LockItem]](ctx, v, pip.Candidates.List, wire.ListRequest{})
 		for _, l := range answer.Items {
-			keep(lockItem(l))
+			if l.Status == pending || l.Confirmation != nil {
+				keep(lockItem(l))
+			}
 		}
 		return err
 	})
@@ -74,7 +79,7 @@ func (v *Views) Pending(ctx context.Context) api.Pending {
 	})
 	failed := s.wait()
 	for _, p := range packs {
-		if p.Undecided {
+		if p.Undecided || p.Confirmation != nil {
 			keep(packItem(p))
 		}
 	}
@@ -104,7 +109,7 @@ func newestFirst(items []api.Item, failed map[string]string) api.Pending {
 func packItem(p approval.Summary) api.Item {
 	review := call(approval.Review, approval.ReviewRequest{PackID: p.PackID}, nil)
 	item := api.Item{Kind: kindPack, PackID: p.PackID, What: strings.TrimSpace("new: " + p.Version), Since: p.UpdatedAt,
-		Review: &review, Decide: call(approval.Approve, approval.ApproveRequest{PackID: p.PackID}, nil)}
+		Review: &review, Decide: approvePack(p.PackID, p.Confirmation), Confirmation: p.Confirmation}
 	if p.ApprovedAt != nil {
 		item.What = "changed since it was approved"
 		if p.Error != nil {
@@ -114,6 +119,28 @@ func packItem(p approval.Summary) api.Item {
 	return item
 }
 
+// approvePack is the call that approves a pack. Where it confirms what somebody asked for, it names that digest: then it can't begin a request
+// for something else.
+func approvePack(id string, asked *confirm.Confirmation) api.Call {
+	var body any
+	if asked != nil {
+		body = map[string]any{"digest": asked.Digest}
+	}
+	return call(approval.Approve, approval.ApproveRequest{PackID: id}, body)
+}
+
+// approveLock is the call that approves a lock, with the options that somebody asked for.
+func approveLock(key string, asked *confirm.Confirmation) api.Call {
+	body := map[string]any{"allow_sdist": false}
+	if asked != nil {
+		for name, value := range asked.Options {
+			body[name] = value
+		}
+		body["allow_sdist"] = asked.Options["allow_sdist"] == "true"
+	}
+	return call(pip.Approve, pip.ApproveRequest{Key: key}, body)
+}
+
 func handlerItem(h broker.HandlerItem) api.Item {
 	c := h.Candidate
 	risk := slices.Clone(h.Effects)
@@ -121,12 +148,13 @@ func handlerItem(h broker.HandlerItem) api.Item {
 		risk = append([]string{c.Risk}, risk...)
 	}
 	return api.Item{Kind: kindHandler, PackID: c.PackID, What: fmt.Sprintf("%s serves %s", c.Slug, c.PermissionID), Since: h.LastEventTS,
-		Risk: strings.Join(risk, "; "), Decide: call(broker.Approve, broker.ApproveRequest{Key: h.Key}, nil)}
+		Risk: strings.Join(risk, "; "), Decide: call(broker.Approve, broker.ApproveRequest{Key: h.Key}, nil),
+		Confirmation: h.Confirmation}
 }
 
 func lockItem(l pip.LockItem) api.Item {
 	return api.Item{Kind: kindLock, PackID: l.PackID, What: fmt.Sprintf("%s: %d packages", l.Relpath, len(l.Requirements)), Since: l.UpdatedAt,
-		Decide: call(pip.Approve, pip.ApproveRequest{Key: l.Key}, map[string]any{"allow_sdist": false})}
+		Decide: approveLock(l.Key, l.Confirmation), Confirmation: l.Confirmation}
 }
 
 // unsetSecrets are the secrets that packs ask for and that are not set, once for each pack. A blocked pack is left out: nothing is to be

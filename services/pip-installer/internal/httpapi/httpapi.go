@@ -49,6 +49,7 @@ func (r routes) view(i installer.Item) api.LockItem {
 		Status: string(i.State), CreatedAt: i.CreatedAt, UpdatedAt: i.UpdatedAt, RejectCount: i.RejectCount, CooldownUntil: i.CoolsUntil(),
 		LastError: orNull(i.LastError), AllowSdist: i.Payload.AllowSdist, IndexURL: orNull(i.Payload.IndexURL), Notes: i.Payload.Notes,
 		Actor: i.Actor, RejectReason: i.Reason, OverPolicy: r.installer.Violations(r.policy.Current(), &i).First(),
+		RequestedBy: i.Request.Requester(), Confirmation: r.installer.Confirmation(i),
 	}
 }
 
@@ -71,6 +72,9 @@ func (r routes) approve(ctx context.Context, req api.ApproveRequest) (api.Approv
 	if err != nil {
 		return api.ApproveResponse{}, err
 	}
+	if waits := r.installer.Confirmation(i); waits != nil {
+		return api.ApproveResponse{Key: i.Key, PackID: i.PackID, Status: string(i.State), Confirmation: waits}, nil
+	}
 	env := i.Payload.Environment
 	digits, err := tree.ParseDigest(env.Digest)
 	if err != nil {
@@ -79,6 +83,7 @@ func (r routes) approve(ctx context.Context, req api.ApproveRequest) (api.Approv
 	return api.ApproveResponse{
 		Success: true, Key: i.Key, PackID: i.PackID, Status: string(i.State),
 		SitePackages: path.Join("user_data/pip/environments", digits, tree.TreeName), Packages: env.Packages,
+		RequestedBy: i.Request.Requester(),
 	}, nil
 }
 

@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 
 	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/candidate"
+	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
@@ -39,6 +41,7 @@ type Config struct {
 	Audit        *audit.Log
 	Log          *slog.Logger
 	Changed      func(ctx context.Context) // the counts of candidates have changed
+	Approvals    confirm.Approvals         // how many persons an approval takes; the zero value is one
 }
 
 // Builder makes environments; *build.Builder does it in containers.
@@ -60,7 +63,7 @@ type Installer struct {
 // New makes an Installer.
 func New(cfg Config) *Installer {
 	i := &Installer{cfg: cfg}
-	i.Candidates = candidate.New(cfg.DB, candidate.Config[Lock]{Record: i.record, Changed: cfg.Changed})
+	i.Candidates = candidate.New(cfg.DB, candidate.Config[Lock]{Record: i.record, Changed: cfg.Changed, Approvals: cfg.Approvals})
 	return i
 }
 
@@ -120,6 +123,9 @@ type Decision struct {
 // Approve installs what a lock lists, and makes it the environment of its pack. The lock is read three times, and must be the
 // same: as it was scanned (what the operator saw), as it is now, and as it is in the tree that was approved for the pack. Only
 // the last one is acted on.
+//
+// Where an approval takes two persons, the first one's call records a request and builds nothing: then the item that is returned has an open
+// request.
 func (i *Installer) Approve(ctx context.Context, key string, decision Decision) (Item, error) {
 	index, err := i.cfg.Indexes.Choose(decision.IndexURL)
 	if err != nil {
@@ -134,27 +140,54 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 			i.sweepLock.RUnlock()
 		}
 	}()
-	return i.Candidates.Approve(ctx, key, func(ctx context.Context, item *Item) error {
-		item.Payload.AllowSdist, item.Payload.IndexURL, item.Payload.Notes = decision.AllowSdist, index, decision.Notes
-		item.Payload.Role = origin.Of(ctx).Role
-		if err := i.withinPolicy(ctx, item); err != nil {
-			return err
-		}
-		if err := i.checkUnchanged(ctx, item); err != nil {
-			return err
-		}
-		requirements, err := i.approvedLock(ctx, item)
-		if err != nil {
-			return err
-		}
-		built, err := i.build(ctx, item, requirements)
-		if err != nil {
-			return err
-		}
-		i.sweepLock.RLock()
-		locked = true
-		return i.addEnvironment(ctx, item, built, requirements)
+	return i.Candidates.Approve(ctx, key, candidate.Approval[Lock]{
+		Options: decision.options(index), Notes: decision.Notes,
+		Check: func(ctx context.Context, item *Item) (digest string, err error) {
+			if _, err := i.prepare(ctx, item, decision, index); err != nil {
+				return "", err
+			}
+			return "sha256:" + item.Payload.SHA256, i.cfg.Builder.Check(ctx)
+		},
+		Install: func(ctx context.Context, item *Item) error {
+			requirements, err := i.prepare(ctx, item, decision, index)
+			if err != nil {
+				return err
+			}
+			built, err := i.build(ctx, item, requirements)
+			if err != nil {
+				return err
+			}
+			i.sweepLock.RLock()
+			locked = true
+			return i.addEnvironment(ctx, item, built, requirements)
+		},
 	})
+}
+
+// options are what two persons must choose alike, by the fields of the request; index is the one that was chosen, "" for pip's default.
+func (d Decision) options(index string) map[string]string {
+	options := map[string]string{"allow_sdist": strconv.FormatBool(d.AllowSdist)}
+	if index != "" {
+		options["index_url"] = index
+	}
+	return options
+}
+
+// prepare puts the decision into the item's payload, and reads what the lock lists if the policy allows the decision and the lock is the same
+// in all three places.
+func (i *Installer) prepare(ctx context.Context, item *Item, decision Decision, index string) ([]lock.Requirement, error) {
+	item.Payload.AllowSdist, item.Payload.IndexURL, item.Payload.Notes = decision.AllowSdist, index, decision.Notes
+	if item.Request != nil {
+		item.Payload.Notes = item.Request.Notes
+	}
+	item.Payload.Role = origin.Of(ctx).Role
+	if err := i.withinPolicy(ctx, item); err != nil {
+		return nil, err
+	}
+	if err := i.checkUnchanged(ctx, item); err != nil {
+		return nil, err
+	}
+	return i.approvedLock(ctx, item)
 }
 
 // Violations are the rules of the policy that the approval of a lock breaks; none for a lock that isn't installed. What is installed stays: its
@@ -264,6 +297,7 @@ func (i *Installer) build(ctx context.Context, item *Item, requirements []lock.R
 		names = append(names, r.String())
 	}
 	approved.Details["requirements"] = names
+	approved.Details = item.Request.Details(approved.Details)
 	if err := i.cfg.Audit.Write(ctx, approved); err != nil {
 		return build.Result{}, err
 	}
@@ -318,6 +352,10 @@ func (i *Installer) record(ctx context.Context, change candidate.Change[Lock]) e
 	item := change.Item
 	var entry audit.Entry
 	switch {
+	case change.Verb == candidate.Ask:
+		return i.cfg.Audit.Write(ctx, i.requested(&item))
+	case change.Verb == candidate.Lapse:
+		entry = i.entry(audit.Info, "pip_approval_lapsed", &item)
 	case change.Verb == candidate.Install:
 		entry = i.entry(audit.Info, "pip_install_completed", &item)
 		entry.Details["digest"], entry.Details["packages"] = item.Payload.Environment.Digest, item.Payload.Environment.Packages
@@ -334,7 +372,20 @@ func (i *Installer) record(ctx context.Context, change candidate.Change[Lock]) e
 		entry = i.entry(audit.Info, "pip_rejected", &item)
 		entry.RejectionReason = item.Reason
 	}
+	entry.Details = change.Request.Details(entry.Details)
 	return i.cfg.Audit.Write(ctx, entry)
+}
+
+// requested is the entry of a request that another person has to confirm: what the payload says of options is of an earlier approval.
+func (i *Installer) requested(item *Item) audit.Entry {
+	entry := i.entry(audit.Info, "pip_approval_requested", item)
+	delete(entry.Details, "index_url")
+	for name, value := range item.Request.Options {
+		entry.Details[name] = value
+	}
+	entry.Details["allow_sdist"] = item.Request.Options["allow_sdist"] == "true"
+	entry.Details["notes"], entry.Details["digest"], entry.Details["expires_at"] = item.Request.Notes, item.Request.Digest, item.Request.ExpiresAt()
+	return entry
 }
 
 func (i *Installer) entry(severity audit.Severity, action string, item *Item) audit.Entry {
