@@ -117,7 +117,7 @@ const (
 // where one person is enough. The errors:
 //
 //   - a denied fault "person_required": nobody stands behind the actor (a service, or a request without a name);
-//   - a conflict "other_person_required": the actor's token made the other's, or was made by it, so that both may be one person's;
+//   - a conflict "other_person_required": one token's holder has had the secrets of both, so that both may be one person's;
 //   - a conflict "request_differs": the options aren't those that were asked for. The request stays;
 //   - a conflict "request_lapsed": the bytes aren't those that were asked for. The owner drops the request.
 func (a Approvals) Judge(ctx context.Context, stored *Request, terms Terms, now time.Time) (Step, *Request, error) {
@@ -145,8 +145,9 @@ func (a Approvals) Judge(ctx context.Context, stored *Request, terms Terms, now 
 			was, is = "'"+stored.Context+"'", "'"+terms.Context+"'"
 		}
 		return 0, nil, fault.Conflict("Request of '%s' lapsed: it was for %s, and there is %s now. Review that and approve it: this asks anew", stored.AskedBy, was, is).With("request_lapsed")
-	case !asker.independentOf(actor):
-		return 0, nil, fault.Conflict("Another person must confirm what '%s' asked for: one of the tokens '%s' and '%s' made the other", stored.AskedBy, stored.AskedBy, actor.name).With("other_person_required").Carrying(stored.shown(now))
+	case asker.shared(actor) != "":
+		return 0, nil, fault.Conflict("Another person must confirm what '%s' asked for: the holder of the token '%s' has had the secrets of both '%s' and '%s'",
+			stored.AskedBy, asker.shared(actor), stored.AskedBy, actor.name).With("other_person_required").Carrying(stored.shown(now))
 	case !maps.Equal(stored.Options, terms.Options):
 		return 0, nil, fault.Conflict("Options differ from the request of '%s': %s. Approve with the same options, or reject it and ask anew", stored.AskedBy, difference(stored.Options, terms.Options)).With("request_differs").Carrying(stored.shown(now))
 	}
@@ -199,19 +200,35 @@ func personOf(ctx context.Context) (person, error) {
 // is says whether both are the same name. Case doesn't count, so that "Alice" can't confirm what "alice" asked for.
 func (p person) is(other person) bool { return strings.EqualFold(p.name, other.name) }
 
-// independentOf says whether both can be two persons: the names differ, and neither's token made the other's, directly or through others.
-// The attack is an admin who makes a second token for himself. Two tokens that a third one made count as two persons.
-func (p person) independentOf(other person) bool {
-	return !p.is(other) && !p.descendsFrom(other) && !other.descendsFrom(p)
-}
+// firstToken is the name of the token that init makes. Its holder has the host, so may change the setting itself: that it made two tokens
+// says nothing about whether they are in one hand.
+const firstToken = "init"
 
-func (p person) descendsFrom(other person) bool {
-	for name := range strings.SplitSeq(p.lineage, ",") {
-		if strings.EqualFold(strings.TrimSpace(name), other.name) {
-			return true
+// shared is the name of a token whose holder can act as both: the same name, one that made the other's token or rotated it, or one that made
+// both. It is "" if there is none, so that both can be two persons. The attack is an admin who makes a second token for himself, or two.
+func (p person) shared(other person) string {
+	for _, name := range p.holders() {
+		if name == firstToken && !strings.EqualFold(name, p.name) && !strings.EqualFold(name, other.name) {
+			continue // it made both
+		}
+		for _, match := range other.holders() {
+			if strings.EqualFold(name, match) {
+				return name
+			}
 		}
 	}
-	return false
+	return ""
+}
+
+// holders are the names of the tokens whose holders know the secret of p's: itself, and its lineage.
+func (p person) holders() []string {
+	names := []string{p.name}
+	for name := range strings.SplitSeq(p.lineage, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Confirmation is what answers show of an open request.

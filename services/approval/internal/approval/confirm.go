@@ -148,7 +148,7 @@ func (s *Service) lapse(ctx context.Context, id pack.ID, now string) error {
 }
 
 // lapseIfChanged is lapse for a pack that was scanned. A folder that can't be a pack's has no digest. Where its files can't be read at the
-// moment the request stays open: it can't be confirmed while that lasts.
+// moment they count as unchanged: the request can't be confirmed while that lasts.
 func (s *Service) lapseIfChanged(ctx context.Context, id pack.ID, r *record.Record, scanned scanResult) error {
 	asked := openRequest(r, time.Now())
 	if asked == nil {
@@ -158,7 +158,7 @@ func (s *Service) lapseIfChanged(ctx context.Context, id pack.ID, r *record.Reco
 	if scanned.problem == "" {
 		var err error
 		if found, _, err = s.digest(ctx, id, scanned, asked.Digest); err != nil {
-			return nil //nolint:nilerr // the scan itself reports what can't be read
+			found = asked.Digest
 		}
 	}
 	return s.lapse(ctx, id, found)
