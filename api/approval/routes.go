@@ -42,7 +42,8 @@ var (
 	Approve = route.New[ApproveRequest, Decision]("POST", "/api/packs/{pack_id}/approve", Service, route.Slow, access.ApprovePacks,
 		"Approve a pack's files as they are now").
 		Fails("digest_mismatch", "invalid_digest", "other_person_required", "pack_changing", "pack_folder_gone", "pack_invalid", "pack_not_found",
-			"pack_refused", "pack_unreadable", "person_required", "request_lapsed", "state_forbids", "uninstall_incomplete")
+			"pack_refused", "pack_unreadable", "person_required", "request_lapsed", "state_forbids", "uninstall_incomplete").
+		OrWaits()
 	Reject = route.New[RejectRequest, Decision]("POST", "/api/packs/{pack_id}/reject", Service, route.Slow, access.RejectPacks,
 		"Reject a pack").
 		Fails("pack_not_found", "state_forbids", "uninstall_incomplete")

@@ -29,7 +29,8 @@ var (
 	Approve = route.New[ApproveRequest, ApproveResponse]("POST", "/api/capability/requests/{candidate_key}/approve", Service, route.Slow, access.ApproveCapabilities,
 		"Trust a handler").
 		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "grant_too_large", "hash_mismatch",
-			"other_person_required", "pack_not_approved", "person_required", "request_lapsed", "value_too_long")
+			"other_person_required", "pack_not_approved", "person_required", "request_lapsed", "value_too_long").
+		OrWaits()
 	Withdraw = route.New[WithdrawRequest, WithdrawResponse]("POST", "/api/capability/requests/{candidate_key}/revoke", Service, route.Quick, access.WithdrawCapabilities,
 		"Withdraw the trust in a handler").
 		Fails("candidate_not_found", "candidate_not_installed", "value_too_long")

@@ -28,7 +28,8 @@ var (
 		Fails("candidate_blocked", "candidate_changed", "candidate_installed", "candidate_not_found", "docker_unavailable",
 			"environment_refused", "hash_mismatch", "image_missing", "index_not_allowed", "index_unreachable", "install_failed",
 			"invalid_index_url", "invalid_lock", "other_person_required", "pack_not_approved", "person_required", "policy_violation", "request_differs",
-			"request_lapsed", "runtime_unknown", "value_too_long")
+			"request_lapsed", "runtime_unknown", "value_too_long").
+		OrWaits()
 
 	GetEnvironment = route.Internal[PackRequest, Environment]("GET", "/internal/environments/{pack_id}", Service, roster.CapabilityBroker)
 	// GetTree is answered with a tar archive, as tree.Send writes it.
