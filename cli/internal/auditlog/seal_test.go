@@ -17,7 +17,7 @@ const testFile = "security_2026-01-31.jsonl"
 
 // home is a folder with an audit log, its seals and keys.
 type home struct {
-	t                 *testing.T
+	t                 testing.TB
 	audit, seals, key string
 	public            string
 	out               *bytes.Buffer
@@ -27,7 +27,11 @@ type home struct {
 
 func newHome(t *testing.T) *home {
 	t.Helper()
-	dir := t.TempDir()
+	return newHomeIn(t, t.TempDir())
+}
+
+func newHomeIn(t testing.TB, dir string) *home {
+	t.Helper()
 	h := &home{t: t, audit: filepath.Join(dir, "audit"), seals: filepath.Join(dir, "audit_log"), key: filepath.Join(dir, "signing_key"),
 		out: &bytes.Buffer{}, now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)}
 	private, public, err := NewKey(strings.Repeat("0a", 16))
