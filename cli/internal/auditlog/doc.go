@@ -7,6 +7,7 @@
 //	records.jsonl        one record (Record) for each sealing: which lines of which files, with the root of the Merkle tree of these lines
 //	hashes/FILE.PART     the hashes of the lines of a file, 32 bytes each, so that a changed line can be named
 //	checkpoint           the newest signed checkpoint: size and root of the Merkle tree over the records
+//	state.json           what spares a long log its reading at each start
 //	status.json          what the sealer has done last, for its health check
 //
 // So there are two levels. A line is a leaf of the tree of its sealing; the record of the sealing is a leaf of the log. Both are the

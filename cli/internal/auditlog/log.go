@@ -48,6 +48,8 @@ type Log struct {
 	parts      extents
 	latest     map[string]int // the newest part of each file
 	checkpoint []byte         // the newest one; nil while the log is empty
+	saved      uint64         // records of the saved state
+	sound      bool           // the files are what this process knows: it has read them, and no write has failed since
 }
 
 // OpenLog opens the log in dir, or begins one if the folder is empty. private is the signing key. A record that a crash cut short is
@@ -131,8 +133,12 @@ func (l *Log) load(verifier note.Verifier) error {
 		return fmt.Errorf("%w. %s", err, mendHint)
 	}
 	l.tree, l.last, l.parts, l.latest = tree.NewEmptyRange(0), rootOf(nil), extents{}, map[string]int{}
-	at := map[uint64]hash{}
-	err = eachRecord(io.NewSectionReader(l.records, 0, 1<<62), func(line []byte, r Record, problem error) error {
+	offset, err := l.restore(signed)
+	if err != nil {
+		return err
+	}
+	at := map[uint64]hash{l.tree.End(): rangeRoot(l.tree)}
+	err = eachRecord(io.NewSectionReader(l.records, offset, 1<<62), func(line []byte, r Record, problem error) error {
 		if problem == nil {
 			problem = l.check(r)
 		}
@@ -155,7 +161,9 @@ func (l *Log) load(verifier note.Verifier) error {
 	case signed.Size > 0 && at[signed.Size] != signed.Root:
 		return fmt.Errorf("the audit log's seals aren't those that checkpoint %d has signed: some were changed. %s", signed.Size, mendHint)
 	}
-	return l.publish()
+	err = l.publish()
+	l.sound = err == nil
+	return err
 }
 
 // grow adds a record to the tree.
@@ -198,6 +206,7 @@ func (l *Log) size() uint64 { return l.tree.End() }
 // append writes a record and signs a checkpoint that covers it. Number and Before are set here. The record is on the disk before
 // the checkpoint is signed. After an error the log must be opened anew.
 func (l *Log) append(r Record) error {
+	l.sound = false
 	r.Number, r.Before = l.tree.End(), root(l.last)
 	if err := l.check(r); err != nil {
 		return fmt.Errorf("append record: %w", err)
@@ -218,7 +227,13 @@ func (l *Log) append(r Record) error {
 	if err := l.grow(line); err != nil {
 		return err
 	}
-	return l.publish()
+	if err := l.publish(); err != nil {
+		return err
+	}
+	if l.sound = true; l.size() < l.saved+stateEvery {
+		return nil
+	}
+	return l.save()
 }
 
 // publish signs and writes the checkpoint over all records.
@@ -240,6 +255,7 @@ func (l *Log) publish() error {
 
 // Close gives the log back.
 func (l *Log) Close() {
+	_ = l.save() // without it the next start takes longer
 	if l.records != nil {
 		l.records.Close()
 	}
