@@ -153,7 +153,10 @@ func (c *checker) next() (hash, error) {
 	if at := (c.equal - c.first) * hashSize; at < uint64(len(c.piece)) {
 		return hash(c.piece[at : at+hashSize]), nil
 	}
-	c.piece, c.first = make([]byte, min(hashPiece, (c.limit-c.equal)*hashSize)), c.equal
+	if c.piece == nil {
+		c.piece = make([]byte, hashPiece)
+	}
+	c.piece, c.first = c.piece[:min(hashPiece, (c.limit-c.equal)*hashSize)], c.equal
 	if _, err := c.hashes.ReadAt(c.piece, int64(c.equal)*hashSize); err != nil {
 		return hash{}, fmt.Errorf("read hashes of sealed lines: %w", err)
 	}

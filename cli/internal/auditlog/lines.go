@@ -74,7 +74,7 @@ func (r *lineReader) piece(piece []byte, emit func(hash, int64) error) (used int
 		if r.long != nil {
 			r.long.Write(line)
 			r.object = r.object && (length == 0 || line[length-1] == '}')
-			r.long.Sum(h[:0])
+			h = hash(r.long.Sum(nil)) // into h itself, h would be allocated for each line
 			r.long = nil
 		} else {
 			r.object = length > 1 && line[0] == '{' && line[length-1] == '}'

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -159,4 +160,78 @@ func (h *home) recordsSoFar() []Record {
 		return nil
 	}
 	return h.records()
+}
+
+// Files of days that are over aren't kept open, and a change of one is noticed all the same.
+func TestFilesOfOldDays(t *testing.T) {
+	h := newHome(t)
+	h.start()
+	defer h.stop()
+	name := func(day int) string { return fmt.Sprintf("network_2026-01-%02d.jsonl", day) }
+	for day := 1; day <= 31; day++ {
+		h.write(name(day), day*100, day*100+20)
+	}
+	h.seal()
+	open := 0
+	for _, f := range h.sealer.files {
+		if f.file != nil {
+			open++
+		}
+	}
+	if open != 2 {
+		t.Errorf("%d files are open, want those of today and yesterday", open)
+	}
+	h.now = h.now.Add(2 * recheckInterval)
+	h.flip(h.path(name(7)), 3*len(entry(700)))
+	for range 3 {
+		h.seal()
+		h.now = h.now.Add(2 * recheckInterval)
+	}
+	if report := h.verify(nil); short(report.Findings) != "changed "+name(7)+" 3" || h.sealer.status.deviations != 1 {
+		t.Errorf("found %q, and the sealer %d; want line 3 of %s, once", short(report.Findings), h.sealer.status.deviations, name(7))
+	}
+}
+
+// The day ends: new files come, and what is late for the old ones is sealed, too.
+func TestMidnight(t *testing.T) {
+	h := newHome(t)
+	h.start()
+	defer h.stop()
+	h.now = time.Date(2026, 1, 31, 23, 59, 59, 0, time.UTC)
+	h.write(testFile, 0, 10)
+	h.seal()
+	h.now = h.now.Add(2 * time.Second)
+	h.write("security_2026-02-01.jsonl", 10, 15)
+	h.write(testFile, 15, 17)
+	h.seal()
+	report := h.verify(func(o *Options) { o.Now = h.now })
+	if !report.OK || report.Lines != 17 || len(report.Notes) > 0 {
+		t.Errorf("found %q, noted %q, %d lines; want nothing, nothing and 17", short(report.Findings), short(report.Notes), report.Lines)
+	}
+}
+
+// However much there is to catch up on, it isn't read into memory: neither many lines nor one long one.
+func TestMemoryIsBounded(t *testing.T) {
+	h := newHome(t)
+	h.write(testFile, 0, 400_000)
+	h.check(os.WriteFile(h.path("network_2026-01-31.jsonl"), append(bytes.Repeat([]byte("x"), 40<<20), '\n'), 0o640))
+	size := len(h.read(h.path(testFile)))
+	h.start()
+	defer h.stop()
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	h.seal()
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 4<<20 {
+		t.Errorf("sealing %d MB allocated %d kB, want 4 MB at most", (size+40<<20)>>20, allocated>>10)
+	}
+	runtime.ReadMemStats(&before)
+	if report := h.verify(nil); !report.OK || report.Lines != 400_001 {
+		t.Errorf("found %q in %d lines, want nothing in 400001", short(report.Findings), report.Lines)
+	}
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 32<<20 {
+		t.Errorf("verifying allocated %d kB, want 32 MB at most", allocated>>10)
+	}
 }

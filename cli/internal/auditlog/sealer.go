@@ -49,7 +49,7 @@ type Sealer struct {
 	check   *recheck
 	failed  map[string]string // by file: what was logged last
 
-	piece, leaves []byte
+	piece, checkPiece, leaves []byte // buffers
 }
 
 // recheck is the comparison that is under way.
@@ -129,7 +129,7 @@ func openSealer(cfg Config, st *status, log *slog.Logger) (*Sealer, error) {
 		return nil, err
 	}
 	s := &Sealer{cfg: cfg, log: log, status: st, files: map[string]*follower{}, failed: map[string]string{},
-		piece: newPiece(), leaves: make([]byte, 0, maxBatch*hashSize)}
+		piece: newPiece(), checkPiece: newPiece(), leaves: make([]byte, 0, maxBatch*hashSize)}
 	if s.audit, err = os.OpenRoot(cfg.Audit); err != nil {
 		return nil, err
 	}
@@ -641,7 +641,7 @@ func (s *Sealer) beginCheck(now time.Time) error {
 			return err
 		}
 		s.check = &recheck{of: f, file: file, hashes: hashes,
-			checker: checker{lines: newLineReader(file, 0, newPiece()), hashes: hashes, limit: sealed.lines}}
+			checker: checker{lines: newLineReader(file, 0, s.checkPiece), hashes: hashes, limit: sealed.lines}}
 		return nil
 	}
 	return nil

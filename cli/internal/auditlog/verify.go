@@ -226,6 +226,7 @@ type chain struct {
 	limit  uint64
 	broken bool
 	hashes map[part]*os.File
+	leaves []byte // a buffer
 }
 
 func (c *chain) close() {
@@ -311,7 +312,8 @@ func (c *chain) compareHashes(p part, s Sealed) {
 		}
 		c.hashes[p] = f
 	}
-	leaves := make([]byte, s.Lines*hashSize)
+	c.leaves = slices.Grow(c.leaves[:0], int(s.Lines)*hashSize)
+	leaves := c.leaves[:s.Lines*hashSize]
 	if n, err := f.ReadAt(leaves, int64(s.First-1)*hashSize); err != nil {
 		c.v.hashesChanged(p, s.First+uint64(n/hashSize), "the hashes of this line and of those after it are missing")
 	} else if rootOf(leaves) != hash(s.Root) {
