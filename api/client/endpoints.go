@@ -64,8 +64,9 @@ type Secrets struct{ client *Client }
 
 // Approve sends POST /api/packs/{pack_id}/approve: approve a pack's files as they are now. It needs packs.approve.
 //
-// Error codes of its own: digest_mismatch, invalid_digest, invalid_text, no_space, pack_changing, pack_folder_gone, pack_invalid,
-// pack_not_found, pack_refused, pack_unreadable, state_forbids, store_unavailable, uninstall_incomplete.
+// Error codes of its own: digest_mismatch, invalid_digest, invalid_text, no_space, other_person_required, pack_changing, pack_folder_gone,
+// pack_invalid, pack_not_found, pack_refused, pack_unreadable, person_required, request_lapsed, state_forbids, store_unavailable,
+// uninstall_incomplete.
 func (g Approval) Approve(ctx context.Context, req approval.ApproveRequest) (approval.Decision, error) {
 	return Call(ctx, g.client, approval.Approve, req)
 }
@@ -118,7 +119,7 @@ func (g Approval) Status(ctx context.Context, req approval.PackRequest) (approva
 // Approve sends POST /api/capability/requests/{candidate_key}/approve: trust a handler. It needs capability.approve.
 //
 // Error codes of its own: candidate_blocked, candidate_changed, candidate_installed, candidate_not_found, grant_too_large, hash_mismatch,
-// invalid_text, no_space, pack_not_approved, store_unavailable, value_too_long.
+// invalid_text, no_space, other_person_required, pack_not_approved, person_required, request_lapsed, store_unavailable, value_too_long.
 func (g Broker) Approve(ctx context.Context, req broker.ApproveRequest) (broker.ApproveResponse, error) {
 	return Call(ctx, g.client, broker.Approve, req)
 }
@@ -378,7 +379,8 @@ func (g Gateway) Self(ctx context.Context) (gateway.SelfResponse, error) {
 //
 // Error codes of its own: candidate_blocked, candidate_changed, candidate_installed, candidate_not_found, docker_unavailable,
 // environment_refused, hash_mismatch, image_missing, index_not_allowed, index_unreachable, install_failed, invalid_index_url, invalid_lock,
-// invalid_text, no_space, pack_not_approved, policy_violation, runtime_unknown, store_unavailable, value_too_long.
+// invalid_text, no_space, other_person_required, pack_not_approved, person_required, policy_violation, request_differs, request_lapsed,
+// runtime_unknown, store_unavailable, value_too_long.
 func (g Pip) Approve(ctx context.Context, req pip.ApproveRequest) (pip.ApproveResponse, error) {
 	return Call(ctx, g.client, pip.Approve, req)
 }
