@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/rumi-ai/rumi/libs/audit"
 )
 
 // Bounds.
@@ -68,9 +70,32 @@ func (r *root) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// fileName is the names of files that are sealed. What else lies in the folder, such as files that were rotated away, is no target of
-// services' writes.
+// fileName is the form of the names of audit files, also of categories that this version doesn't know.
 var fileName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}_([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl$`)
+
+// isAuditFile says whether services write to files of this name. What else lies in the folder, such as files that were rotated away, isn't
+// followed.
+func isAuditFile(name string) bool {
+	if !fileName.MatchString(name) {
+		return false
+	}
+	category := name[:len(name)-len("_2026-01-31.jsonl")]
+	for c := audit.FlowExecution; c.String() != ""; c++ {
+		if c.String() == category {
+			return true
+		}
+	}
+	return false
+}
+
+// firstDay is a day before the first audit log was written.
+const firstDay = "2025-01-01"
+
+// followed says whether a file may be one to be sealed. Whoever may write to the folder can make files of any day: only those of days that can
+// be are opened, so that the descriptors suffice for them.
+func followed(name string, now time.Time) bool {
+	return isAuditFile(name) && dayOf(name) >= firstDay && dayOf(name) <= lastYoung(now)
+}
 
 // dayOf is the day in a file's name, "2026-01-31".
 func dayOf(name string) string {

@@ -262,7 +262,7 @@ func (s *Sealer) list(now time.Time) error {
 	s.listed, s.changed = now, info.ModTime()
 	for _, e := range entries {
 		name := e.Name()
-		if !fileName.MatchString(name) {
+		if !followed(name, now) {
 			continue
 		}
 		if f := s.files[name]; f == nil {
@@ -283,6 +283,9 @@ func (f *follower) rest(now time.Time) {
 
 // firstYoung is the first day whose files are likely to be written to, with a margin for clocks.
 func firstYoung(now time.Time) string { return now.UTC().Add(-36 * time.Hour).Format(time.DateOnly) }
+
+// lastYoung is the last such day.
+func lastYoung(now time.Time) string { return now.UTC().Add(36 * time.Hour).Format(time.DateOnly) }
 
 // errLog is of failures that concern the log, not one file.
 var errLog = errors.New("write seals")

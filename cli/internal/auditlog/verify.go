@@ -368,7 +368,7 @@ func (v *verification) files() error {
 		}
 	}
 	for _, name := range names {
-		if fileName.MatchString(name) && latest[name] == 0 {
+		if isAuditFile(name) && latest[name] == 0 {
 			v.unsealed(name, 0, 0)
 		}
 	}
@@ -385,7 +385,7 @@ func (v *verification) names() ([]string, error) {
 	for _, e := range entries {
 		if e.Type().IsRegular() {
 			names = append(names, e.Name())
-		} else if fileName.MatchString(e.Name()) {
+		} else if isAuditFile(e.Name()) {
 			v.found(Finding{Kind: Unreadable, File: e.Name(), Text: "it is no regular file"})
 		}
 	}
