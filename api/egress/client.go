@@ -19,3 +19,8 @@ func (c *Client) Remove(ctx context.Context, packID string) (revoked bool, err e
 	response, err := route.Call(ctx, c.peer, Remove, PackRequest{packID})
 	return response.Revoked, err
 }
+
+// FetchKeys fetches the keys that the issuer of sign-ins publishes now. The error is of kind unavailable where the issuer isn't set or doesn't answer.
+func (c *Client) FetchKeys(ctx context.Context) (IssuerKeys, error) {
+	return route.Call(ctx, c.peer, FetchKeys, struct{}{})
+}

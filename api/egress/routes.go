@@ -5,6 +5,8 @@ package egress
 import (
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
@@ -37,8 +39,12 @@ var (
 
 	Remove = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
 
+	// FetchKeys fetches the keys of the issuer of sign-ins that egress-proxy has in its settings. It takes no URL, so that the gateway
+	// reaches nothing else by it.
+	FetchKeys = route.Internal[struct{}, IssuerKeys]("GET", "/internal/issuer/keys", Service, roster.Gateway)
+
 	// Routes are all of them.
-	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove).
+	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove, FetchKeys).
 		Fail("invalid_text", "no_space", "store_unavailable")
 )
 
@@ -206,4 +212,10 @@ type PackRequest struct {
 // RemoveResponse says what Remove found.
 type RemoveResponse struct {
 	Revoked bool `json:"revoked"` // there was a grant in force
+}
+
+// IssuerKeys are the keys that an OpenID Connect issuer publishes.
+type IssuerKeys struct {
+	Issuer string         `json:"issuer"` // RUMI_OIDC_ISSUER of egress-proxy
+	Keys   jsontext.Value `json:"keys"`   // a JWK set as it came, at most 1 MiB
 }

@@ -77,7 +77,7 @@ func add(codes []string, more ...string) []string {
 // sharedCodes are the error codes that the gateway and rpc.Decode answer on every public route.
 var sharedCodes = []string{
 	"body_timeout", "body_too_large", "body_unreadable", "internal", "invalid_field", "invalid_json", "invalid_query", "origin_refused",
-	"not_allowed", "rate_limited", "tokens_unavailable", "too_many_failures", "unauthorized", "unknown_field", "unknown_parameter",
+	"not_allowed", "oidc_unavailable", "rate_limited", "tokens_unavailable", "too_many_failures", "unauthorized", "unknown_field", "unknown_parameter",
 }
 
 // ConnectionCodes are the error codes of answers that come before a route is known: what is no request of HTTP/1.1, and paths and methods

@@ -24,6 +24,7 @@ type config struct {
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
 	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; in addition to the system's authorities
 	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // servers asked for packs' names; unset: those of the system
+	OIDCIssuer string     `env:"RUMI_OIDC_ISSUER"`                        // https://…, whose keys the gateway may ask for
 }
 
 // socketMode is the mode of packs' sockets: 0660, 0600, or 0666 for every process that can enter their folder.

@@ -29,6 +29,7 @@
 //   - internal/headers: the one check of header fields;
 //   - internal/clienthello: the server name of a TLS connection that isn't opened;
 //   - internal/upstream: HTTP to servers that may be hostile, too;
+//   - internal/issuer: the keys of the issuer of sign-ins, for the gateway;
 //   - internal/session: what is kept of each pack: its limits, and the time for which its permissions only widened;
 //   - internal/record: a request's audit entries, log line, metrics and span;
 //   - internal/frameproto, internal/httpproxy: the two protocols that packs speak;

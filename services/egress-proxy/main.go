@@ -23,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/egress"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/issuer"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
@@ -101,7 +102,13 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		view.OnChange(proxy.GateChanged)
 		view.OnChange(sockets.GateChanged)
 		rt.Go("gates", func(ctx context.Context) error { return view.Follow(ctx, rt.Peer(approval.Service)) })
-		return httpapi.Serve(rt.Mux(), grant.NewService(grants, view, rt.Audit), denied, policy, ceiling, sockets.Remove)
+		parts := httpapi.Parts{Grants: grant.NewService(grants, view, rt.Audit), Denials: denied, Addresses: policy, Ceiling: ceiling, Remove: sockets.Remove}
+		if cfg.OIDCIssuer != "" {
+			if parts.Issuer, err = issuer.New(issuer.Config{Issuer: cfg.OIDCIssuer, Addresses: policy, Resolver: resolver, TLS: verify.config}); err != nil {
+				return err
+			}
+		}
+		return httpapi.Serve(rt.Mux(), parts)
 	}
 }
 

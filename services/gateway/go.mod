@@ -3,11 +3,15 @@ module github.com/rumi-ai/rumi/services/gateway
 go 1.26.0
 
 require (
+	github.com/coreos/go-oidc/v3 v3.21.0
+	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/go-json-experiment/json v1.27.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rumi-ai/rumi/libs v0.0.0
 	go.opentelemetry.io/otel/trace v1.47.0
 )
+
+require golang.org/x/oauth2 v0.37.0 // indirect
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect

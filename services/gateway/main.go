@@ -33,6 +33,10 @@ type config struct {
 	TrustedProxies []string `env:"RUMI_TRUSTED_PROXIES"`                 // whose X-Forwarded-For counts: addresses, networks, "host"
 	TLSCertFile    string   `env:"RUMI_TLS_CERT_FILE"`                   // PEM, the server's certificate first; with the key: HTTPS
 	TLSKeyFile     string   `env:"RUMI_TLS_KEY_FILE"`                    // PEM, not encrypted; may be the same file
+	OIDCIssuer     string   `env:"RUMI_OIDC_ISSUER"`                     // https://…, whose tokens are admitted; egress-proxy has it, too
+	OIDCClientID   string   `env:"RUMI_OIDC_CLIENT_ID"`                  // Rumi's at the issuer
+	OIDCGroups     string   `env:"RUMI_OIDC_GROUPS_CLAIM"`               // the claim with a person's groups
+	OIDCRoles      string   `env:"RUMI_OIDC_ROLES"`                      // group=role,…
 }
 
 // SpareHeap lets less garbage lie than in other services, so that an upload stays under 32 MiB whatever was asked before it.
@@ -60,8 +64,16 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("last uses", uses.Run)
 	status := backups.View{Dir: filepath.Join(rt.UserData, "backup_status"), Log: rt.Log}
 	rt.Metrics.MustRegister(status)
+	who := principal.Chain{tokens, key}
+	signIns, err := openSignIns(rt, cfg)
+	if err != nil {
+		return err
+	}
+	if signIns != nil {
+		who = principal.Chain{tokens, signIns, key}
+	}
 	handler, err := edge.New(edge.Config{
-		Who: principal.Chain{tokens, key}, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
+		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 		Backups: status.Health,

@@ -17,11 +17,22 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/issuer"
 )
 
-// Serve answers the endpoints on mux. remove removes the socket of a removed pack.
-func Serve(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *address.Policy, ceiling policy.Source, remove func(packID string)) error {
-	r, h := &routes{grants, log, addresses, ceiling, remove}, route.NewHandlers(api.Routes)
+// Parts are what the endpoints are answered with.
+type Parts struct {
+	Grants    *grant.Service
+	Denials   *denials.Log
+	Addresses *address.Policy
+	Ceiling   policy.Source
+	Remove    func(packID string) // removes the socket of a removed pack
+	Issuer    *issuer.Fetcher     // nil where nobody signs in
+}
+
+// Serve answers the endpoints on mux.
+func Serve(mux *server.Mux, p Parts) error {
+	r, h := &routes{p.Grants, p.Denials, p.Addresses, p.Ceiling, p.Remove, p.Issuer}, route.NewHandlers(api.Routes)
 	route.Handle(h, api.PostGrant, r.grant)
 	route.Handle(h, api.Revoke, r.revoke)
 	route.Handle(h, api.Check, r.check)
@@ -29,6 +40,7 @@ func Serve(mux *server.Mux, grants *grant.Service, log *denials.Log, addresses *
 	route.Handle(h, api.ListDenials, r.denials)
 	route.Handle(h, api.Propose, r.proposal)
 	route.Handle(h, api.Remove, r.remove)
+	route.Handle(h, api.FetchKeys, r.fetchKeys)
 	return h.Mount(mux)
 }
 
@@ -38,6 +50,7 @@ type routes struct {
 	addresses *address.Policy
 	ceiling   policy.Source
 	forget    func(packID string)
+	issuer    *issuer.Fetcher
 }
 
 func view(g grant.Grant) api.Grant {
@@ -134,6 +147,17 @@ func (r *routes) remove(ctx context.Context, req api.PackRequest) (api.RemoveRes
 	}
 	r.forget(req.PackID)
 	return api.RemoveResponse{Revoked: revoked}, r.log.Forget(ctx, req.PackID)
+}
+
+func (r *routes) fetchKeys(ctx context.Context, _ struct{}) (api.IssuerKeys, error) {
+	if r.issuer == nil {
+		return api.IssuerKeys{}, fault.Unavailable("RUMI_OIDC_ISSUER is not set for egress-proxy").With("oidc_unavailable")
+	}
+	keys, err := r.issuer.Keys(ctx)
+	if err != nil {
+		return api.IssuerKeys{}, fault.Unavailable("The issuer's keys can't be fetched: %.500s", err).With("oidc_unavailable")
+	}
+	return api.IssuerKeys{Issuer: r.issuer.Name(), Keys: keys}, nil
 }
 
 func checkID(packID string) error {

@@ -37,6 +37,8 @@ type request struct {
 func (e *Edge) allow(r *request) (later bool, err error) {
 	verb := r.route.Verb
 	switch {
+	case r.who.Role == "":
+		return false, e.deny(r, "", fmt.Sprintf("the role %s or more; '%s' has none: no group of the person is in RUMI_OIDC_ROLES", verb.Least(), r.who.Name))
 	case !r.who.Role.May(verb):
 		return false, e.deny(r, "", fmt.Sprintf("the role %s or more; '%s' has the role %s", verb.Least(), r.who.Name, r.who.Role))
 	case len(r.who.Scopes) == 0:
