@@ -3,9 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +19,8 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/service/servicetest"
+	"github.com/rumi-ai/rumi/libs/store"
+	tokenstore "github.com/rumi-ai/rumi/services/gateway/internal/store"
 )
 
 const inFlight = 16
@@ -22,6 +28,56 @@ const inFlight = 16
 // BenchmarkRead is design.md's number: authenticated reads through one service over mutual TLS, the rate limit on,
 // 16 in flight. Load, gateway and service share the machine.
 func BenchmarkRead(b *testing.B) {
+	w := readWorld(b)
+	load(b, w.address, head("GET /api/packs"))
+}
+
+// BenchmarkTokens is BenchmarkRead with a token of the database, alone or among ten thousand: design.md wants both to cost the same.
+func BenchmarkTokens(b *testing.B) {
+	for _, n := range []int{1, 10000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			w := readWorld(b)
+			one := w.issue(b, `{"name": "one", "role": "viewer", "scopes": [{"verbs": ["*.read"]}]}`)
+			w.multiply(b, one.Metadata.ID, n-1)
+			if list := w.listed(b); len(list) != n+1 {
+				b.Fatalf("the list has %d tokens, want %d and init", len(list), n)
+			}
+			load(b, w.address, []byte(strings.Replace(string(head("GET /api/packs")), apiToken, one.Token, 1)))
+		})
+	}
+}
+
+// multiply adds n tokens to the database that are like another one but for id, name and secret.
+func (w *world) multiply(b *testing.B, id string, n int) {
+	b.Helper()
+	db, err := store.Open(b.Context(), store.Config{Dir: filepath.Join(w.UserData(), "state"), Service: "gateway"}, tokenstore.Migrations)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Tx(b.Context(), func(tx *store.Tx) error {
+		if _, err := tx.Exec("UPDATE token_revision SET revision = revision + 1"); err != nil {
+			return err
+		}
+		for i := range n {
+			_, err := tx.Exec(`INSERT INTO tokens SELECT ?, ?, role, scopes, notes, lineage, ?, old_hash, old_until, created_at, created_by, expires_at, rotated_at,
+				rotated_by, revoked_at, revoked_by, r.revision FROM tokens, (SELECT revision FROM token_revision) AS r WHERE id = ?`,
+				fmt.Sprintf("%012d", i), fmt.Sprintf("t%d", i), fmt.Sprintf("%064d", i), id)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	time.Sleep(time.Second) // until the gateway has read them
+}
+
+// readWorld starts a gateway before one service with one answer.
+func readWorld(b *testing.B) *world {
+	b.Helper()
 	suite := servicetest.New(b, "gateway", "approval")
 	w := &world{Suite: suite, t: b}
 	w.setToken(apiToken)
@@ -32,7 +88,8 @@ func BenchmarkRead(b *testing.B) {
 		return nil
 	}), quiet)
 	server := servicetest.Start(suite, "gateway", build, map[string]string{"RUMI_LOG_LEVEL": "error", "RUMI_API_RATE_LIMIT": "10000000", "RUMI_API_RATE_WINDOW": "1"})
-	load(b, server.Address, head("GET /api/packs"))
+	w.address = server.Address
+	return w
 }
 
 // BenchmarkBare is the same load on a net/http server that does nothing, to compare with in the same run.

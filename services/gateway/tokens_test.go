@@ -426,3 +426,14 @@ func TestDenialsAreBounded(t *testing.T) {
 		t.Errorf("%d entries of access_denied, want 30 and one that says that there were more: %s", n, entries)
 	}
 }
+
+// The answer to a read that its token has not outlived is withheld.
+func TestRevokedWhileTheAnswerCame(t *testing.T) {
+	w := newWorld(t, nil)
+	one := w.issue(t, `{"name": "slow", "role": "viewer"}`)
+	answered := make(chan *reply)
+	go func() { answered <- w.as(t, one.Token, "GET", "/api/docker/status", "") }()
+	time.Sleep(100 * time.Millisecond)
+	w.do(t, "DELETE", "/api/tokens/"+one.Metadata.ID, nil, nil)
+	wantFailure(t, <-answered, 401, "Unauthorized")
+}

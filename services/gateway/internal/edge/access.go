@@ -28,8 +28,9 @@ const maxDenials = 30
 // request is a request that was authenticated, on its way through the checks.
 type request struct {
 	*http.Request
-	who   principal.Principal
-	route *route.Route
+	who     *principal.Principal
+	route   *route.Route
+	subject declared.Subject // of the route
 }
 
 // allow decides whether the principal may do what the request asks for, as far as that can be told before its body is read. later is true
@@ -46,11 +47,10 @@ func (e *Edge) allow(r *request) (later bool, err error) {
 	case !r.who.Scopes.Mention(verb):
 		return false, e.deny(r, "", "a scope with that verb; "+e.scopesOf(r))
 	}
-	subject := r.route.Subject()
-	if subject.Place == declared.InBody {
+	if r.subject.Place == declared.InBody {
 		return true, nil
 	}
-	return false, e.allowPack(r, subject.Named(r.route, r.Request))
+	return false, e.allowPack(r, r.subject.Named(r.route, r.Request))
 }
 
 // allowBody is the rest of the decision, for routes whose body names the pack. The body is read as the owner of the route reads it, and put
@@ -65,7 +65,7 @@ func (e *Edge) allowBody(r *request) error {
 	if err := rpc.DecodeBody(body, into.Interface()); err != nil {
 		return err
 	}
-	return e.allowPack(r, r.route.Subject().InRequest(into.Elem()))
+	return e.allowPack(r, r.subject.InRequest(into.Elem()))
 }
 
 func (e *Edge) allowPack(r *request, pack string) error {
@@ -125,10 +125,11 @@ func sessionOver() error {
 }
 
 // endWithSession ends the request when its principal's session ends: a read at once, and an upload that is still arriving. Another call with effects that
-// has been handed on is let finish, because what became of half of it would be unknown.
+// has been handed on is let finish, because what became of half of it would be unknown. A read that is short anyway isn't watched, which would
+// cost each of them; its answer is withheld where the session has ended meanwhile (see withheld).
 func (r *request) endWithSession(w http.ResponseWriter) (stop func()) {
 	u, uploading := r.Body.(*upload)
-	if r.who.Session == nil || !uploading && !r.route.Reads() {
+	if r.who.Session == nil || !uploading && !(r.route.Reads() && long(r.Request, r.route.Class)) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
@@ -141,4 +142,17 @@ func (r *request) endWithSession(w http.ResponseWriter) (stop func()) {
 	})
 	r.Request = r.WithContext(ctx)
 	return func() { detach(); cancel(nil) }
+}
+
+// long says whether a call may take longer than the quick ones.
+func long(r *http.Request, class route.Class) bool {
+	return class.Timeout > declared.Quick.Timeout || follows(r, class)
+}
+
+// withheld is the fault where the answer to a read must not be sent, because the principal's session has ended while it was made.
+func withheld(r *http.Request) error {
+	if (r.Method == http.MethodGet || r.Method == http.MethodHead) && principal.Of(r.Context()).Session.Ended() {
+		return sessionOver()
+	}
+	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/roster"
+	declared "github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
@@ -76,6 +77,7 @@ type Edge struct {
 // target is where a route leads.
 type target struct {
 	name    string // of the route, in metrics and spans
+	subject declared.Subject
 	handler handler
 }
 
@@ -99,7 +101,7 @@ func New(cfg Config) (*Edge, error) {
 	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
 		r := &route.Routes[i]
-		to := target{name: r.Name(), handler: own[r.Name()]}
+		to := target{name: r.Name(), subject: r.Subject(), handler: own[r.Name()]}
 		if r.Owner != roster.Gateway {
 			if proxies[r.Owner] == nil {
 				e.peers[r.Owner], e.lastAnswers[r.Owner] = cfg.Peer(r.Owner), newLastAnswer()
@@ -139,7 +141,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
 	ctx, span := e.cfg.Recorder.Begin(r)
-	ctx = origin.With(rpc.WithLogger(ctx, e.cfg.Log), from)
+	ctx = principal.With(origin.With(rpc.WithLogger(ctx, e.cfg.Log), from), &who)
 	r = r.WithContext(ctx)
 
 	var to target
@@ -167,7 +169,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	case refused != nil:
 		err = e.refuseUnauthenticated(w, r, refused)
 	default:
-		err = e.serveAPI(w, &request{Request: r, who: who}, &to)
+		err = e.serveAPI(w, &request{Request: r, who: &who}, &to)
 	}
 	if err != nil {
 		rpc.WriteError(ctx, w, err)
@@ -224,7 +226,7 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
 	if err != nil {
 		return err
 	}
-	r.route = found
+	r.route, r.subject = found, to.subject
 	packInBody, err := e.allow(r)
 	if err != nil {
 		return err
@@ -251,9 +253,6 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
 		return sessionOver()
 	}
 	defer r.endWithSession(w.ResponseWriter)()
-	if found.Owner == roster.Gateway {
-		r.Request = r.WithContext(principal.With(r.Context(), r.who))
-	}
 	return to.handler(w, r.Request, found.Class)
 }
 

@@ -60,6 +60,9 @@ func handle[Req, Resp any](handlers map[string]handler, e declared.Endpoint[Req,
 			check(err)
 			return err
 		}
+		if err := withheld(r); err != nil {
+			return err
+		}
 		return rpc.WriteData(w, answer)
 	}
 }

@@ -56,6 +56,9 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, class route.Class)
 	if err != nil {
 		return p.failure(w, r, err)
 	}
+	if err := withheld(r); err != nil {
+		return err
+	}
 	headArrived()
 	p.pass(w, r, answer)
 	return nil
@@ -63,13 +66,22 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, class route.Class)
 
 // bound is a context that ends with the class's time; where the answer is followed, unless its head has arrived before.
 func bound(r *http.Request, class route.Class) (ctx context.Context, headArrived func(), cancel context.CancelFunc) {
-	if follow, _ := strconv.ParseBool(r.URL.Query().Get("follow")); !follow || !class.Follow { // as rpc binds it
+	if !follows(r, class) {
 		ctx, cancel = context.WithTimeout(r.Context(), class.Timeout)
 		return ctx, func() {}, cancel
 	}
 	ctx, end := context.WithCancel(r.Context())
 	timer := time.AfterFunc(class.Timeout, end)
 	return ctx, func() { timer.Stop() }, func() { timer.Stop(); end() }
+}
+
+// follows says whether an answer goes on until somebody ends it. The parameter is read as rpc binds it.
+func follows(r *http.Request, class route.Class) bool {
+	if !class.Follow {
+		return false
+	}
+	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
+	return follow
 }
 
 // request is what the service gets: the path as it came, the headers that may pass, and who asks.

@@ -43,7 +43,7 @@ func (e *Edge) tokens(handlers map[string]handler) {
 	})
 }
 
-func self(p principal.Principal) api.SelfResponse {
+func self(p *principal.Principal) api.SelfResponse {
 	answer := api.SelfResponse{
 		Name: p.Name, TokenID: p.TokenID, Role: p.Role, Scopes: p.Scopes, Lineage: []string{}, ExpiresAt: orNull(p.Expires), Verbs: []access.Verb{},
 	}

@@ -134,11 +134,15 @@ func (l *LastUse) Last() (last Use, ok bool) {
 
 type key struct{}
 
-// With returns a context with the principal of the request.
-func With(ctx context.Context, p Principal) context.Context { return context.WithValue(ctx, key{}, p) }
+// With returns a context with the principal of the request. Nobody changes what p points to.
+func With(ctx context.Context, p *Principal) context.Context {
+	return context.WithValue(ctx, key{}, p)
+}
 
-// Of returns the principal of With, for the gateway's own endpoints. Without one it is the zero value, which may do nothing.
-func Of(ctx context.Context) Principal {
-	p, _ := ctx.Value(key{}).(Principal)
-	return p
+// Of returns the principal of With, never nil. Without one it is the zero value, which may do nothing.
+func Of(ctx context.Context) *Principal {
+	if p, ok := ctx.Value(key{}).(*Principal); ok {
+		return p
+	}
+	return &Principal{}
 }

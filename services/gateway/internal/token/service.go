@@ -104,7 +104,7 @@ func known() string {
 
 // mayGive says why a caller may not hand out a token with these rights: nobody gives what he doesn't have. That holds for a rotation, too, which
 // shows the caller the new secret.
-func mayGive(caller principal.Principal, role access.Role, scopes access.Scopes, expires time.Time) error {
+func mayGive(caller *principal.Principal, role access.Role, scopes access.Scopes, expires time.Time) error {
 	wide := func(format string, args ...any) error {
 		return fault.Denied("Token too wide: "+format, args...).With("token_too_wide")
 	}
@@ -164,7 +164,7 @@ func (s *Service) Create(ctx context.Context, r Request) (text string, t Token, 
 }
 
 // ancestors is the lineage of a principal, as a list.
-func ancestors(p principal.Principal) []string {
+func ancestors(p *principal.Principal) []string {
 	if p.Lineage == "" {
 		return nil
 	}
@@ -255,7 +255,7 @@ func (s *Service) Rotate(ctx context.Context, id string, overlapSeconds int) (te
 
 // rotate replaces the secret. Who rotates another's token sees its new secret, and could act by it. So he is in its lineage from then on, with those
 // who could act by his: two persons must decide where two have to (RUMI_APPROVALS_REQUIRED), and one with two tokens isn't two.
-func (t *Token) rotate(by principal.Principal, secret hash, now time.Time, overlap time.Duration) error {
+func (t *Token) rotate(by *principal.Principal, secret hash, now time.Time, overlap time.Duration) error {
 	t.OldHash, t.OldUntil = "", time.Time{}
 	if overlap > 0 {
 		t.OldHash, t.OldUntil = t.Hash, now.Add(overlap)
