@@ -8,11 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 )
@@ -21,6 +24,7 @@ import (
 const (
 	sealHome = "RUMI_TEST_SEAL_HOME"
 	sealFast = "RUMI_TEST_SEAL_FAST" // makes it seal all the time
+	sealFull = "RUMI_TEST_SEAL_FULL" // how large its files may become, in bytes, as if the disk were full then
 )
 
 func TestMain(m *testing.M) {
@@ -40,7 +44,11 @@ func sealUntilEnd(dir string) {
 	LowerPriority(slog.New(slog.DiscardHandler))
 	cfg := Config{Audit: filepath.Join(dir, "audit"), Log: filepath.Join(dir, "audit_log"), KeyFile: filepath.Join(dir, "signing_key"), Interval: DefaultInterval}
 	if os.Getenv(sealFast) != "" {
-		cfg.Interval = time.Millisecond
+		cfg.Interval, retryInterval = time.Millisecond, 20*time.Millisecond
+	}
+	if text := os.Getenv(sealFull); text != "" {
+		limit, _ := strconv.ParseUint(text, 10, 64)
+		_ = unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: unix.RLIM_INFINITY})
 	}
 	if err := Run(ctx, cfg, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -20,10 +20,12 @@ const (
 	sweepInterval   = time.Minute            // between two looks at the files of days that are over
 	recheckInterval = time.Minute            // between two comparisons of one file's sealed lines
 	DefaultInterval = 500 * time.Millisecond // between two passes
-	retryInterval   = 5 * time.Second        // after a failure that stops everything
 	passBudget      = 32 << 20               // bytes of one file in one pass, so that a file with much to read doesn't delay the others
 	recheckBudget   = 1 << 20                // bytes that are compared again in one pass
 )
+
+// retryInterval is the time until the log is opened again after a failure that concerns all files. A variable for tests.
+var retryInterval = 5 * time.Second
 
 // Config says what is sealed and where to.
 type Config struct {

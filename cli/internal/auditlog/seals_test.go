@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 )
 
@@ -257,6 +259,52 @@ func TestKilledSealers(t *testing.T) {
 	if !report.OK || len(notes) > 0 || len(kept) < 3 || report.Lines < 500 {
 		t.Errorf("found %q, noted %q, with %d checkpoints and %d lines; want nothing, some and many", short(report.Findings), short(notes), len(kept), report.Lines)
 	}
+}
+
+// While the disk is full nothing is sealed, and the health says so. Afterwards everything is sealed: half-written records and hashes have left
+// nothing behind.
+func TestFullDisk(t *testing.T) {
+	h := newHome(t)
+	file := "network_" + time.Now().UTC().Format(time.DateOnly) + ".jsonl"
+	h.write(file, 0, 10)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), sealHome+"="+filepath.Dir(h.audit), sealFast+"=1", sealFull+"=3000")
+	stdin, err := cmd.StdinPipe()
+	h.check(err)
+	h.check(cmd.Start())
+	await := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not after 20 s", what)
+			}
+		}
+	}
+	written := 10
+	await("the disk is full", func() bool {
+		h.write(file, written, written+1) // a record each, and then the hashes
+		written++
+		err := Health(h.seals, time.Now())
+		return err != nil && strings.Contains(err.Error(), "file too large")
+	})
+	h.write(file, written, 2000)
+	h.check(unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil))
+	await("it seals again", func() bool { return Health(h.seals, time.Now()) == nil && h.sealedLines() == 2000 })
+	h.check(stdin.Close())
+	h.check(cmd.Wait())
+	if report := h.verify(func(o *Options) { o.Now = time.Now() }); !report.OK || report.Lines != 2000 {
+		t.Errorf("found %q in %d lines, want nothing in 2000", short(report.Findings), report.Lines)
+	}
+}
+
+// sealedLines counts the lines in the records.
+func (h *home) sealedLines() (lines uint64) {
+	for _, r := range h.records() {
+		for _, s := range r.Sealed {
+			lines += s.Lines
+		}
+	}
+	return lines
 }
 
 func TestOneSealerAtATime(t *testing.T) {
