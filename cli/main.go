@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/rumi-ai/rumi/cli/internal/setup"
+	"github.com/rumi-ai/rumi/libs/identity"
 )
 
 // commands are the subcommands of `rumi`.
@@ -28,17 +29,18 @@ type commands struct {
 
 // homeFlags are the flags of both subcommands: the home, and the users and groups it is prepared for.
 type homeFlags struct {
-	Home              string `help:"The Rumi home: the folder that holds ecosystem/ and user_data/." default:"/rumi" type:"path"`
-	EgressSockets     string `help:"Folder of the egress sockets." default:"/run/rumi/egress/packs" type:"path"`
-	CapabilitySockets string `help:"Folder of the capability sockets." default:"/run/rumi/capability/principals" type:"path"`
-	UID               int    `help:"User that services run as." name:"uid" default:"1099" env:"RUMI_UID"`
-	GID               int    `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
-	EgressGID         int    `help:"Group of the egress sockets." name:"egress-gid" default:"1099" env:"RUMI_EGRESS_SOCKET_GID"`
-	CapabilityGID     int    `help:"Group of the capability sockets." name:"capability-gid" default:"1099" env:"RUMI_CAPABILITY_SOCKET_GID"`
-	TLSCertFile       string `help:"The certificate of the API on the host, PEM." name:"tls-cert" env:"RUMI_TLS_CERT_FILE" optional:""`
-	TLSKeyFile        string `help:"Its key on the host, PEM." name:"tls-key" env:"RUMI_TLS_KEY_FILE" optional:""`
-	TLSDir            string `help:"The folder on the host above both, mounted at its own path below /operator/host." name:"tls-dir" env:"RUMI_TLS_DIR" optional:""`
-	RunDir            string `help:"How the operator names the folder above both folders of sockets, for messages." default:"/run/rumi" env:"RUMI_RUN_DIR"`
+	Home              string               `help:"The Rumi home: the folder that holds ecosystem/ and user_data/." default:"/rumi" type:"path"`
+	EgressSockets     string               `help:"Folder of the egress sockets." default:"/run/rumi/egress/packs" type:"path"`
+	CapabilitySockets string               `help:"Folder of the capability sockets." default:"/run/rumi/capability/principals" type:"path"`
+	UID               int                  `help:"User that services run as." name:"uid" default:"1099" env:"RUMI_UID"`
+	GID               int                  `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
+	EgressGID         int                  `help:"Group of the egress sockets." name:"egress-gid" default:"1099" env:"RUMI_EGRESS_SOCKET_GID"`
+	CapabilityGID     int                  `help:"Group of the capability sockets." name:"capability-gid" default:"1099" env:"RUMI_CAPABILITY_SOCKET_GID"`
+	TLSCertFile       string               `help:"The certificate of the API on the host, PEM." name:"tls-cert" env:"RUMI_TLS_CERT_FILE" optional:""`
+	TLSKeyFile        string               `help:"Its key on the host, PEM." name:"tls-key" env:"RUMI_TLS_KEY_FILE" optional:""`
+	TLSDir            string               `help:"The folder on the host above both, mounted at its own path below /operator/host." name:"tls-dir" env:"RUMI_TLS_DIR" optional:""`
+	RunDir            string               `help:"How the operator names the folder above both folders of sockets, for messages." default:"/run/rumi" env:"RUMI_RUN_DIR"`
+	CertificateLife   identity.LifeSetting `help:"How long certificates live that are issued: 5s to 2160h." name:"certificate-life" default:"2160h" env:"RUMI_CERTIFICATE_LIFE"`
 }
 
 func (c *homeFlags) config() setup.Config {
@@ -51,6 +53,7 @@ func (c *homeFlags) config() setup.Config {
 		EgressGID:         c.EgressGID,
 		CapabilityGID:     c.CapabilityGID,
 		ServerCert:        setup.ServerCert{Cert: c.TLSCertFile, Key: c.TLSKeyFile, Dir: c.TLSDir},
+		CertificateLife:   time.Duration(c.CertificateLife),
 		RunDir:            c.RunDir,
 		Now:               time.Now(),
 	}

@@ -1,10 +1,12 @@
-// Package secrets declares the endpoints of the service secrets: operators set, list and delete secrets; the capability broker asks for values.
+// Package secrets declares the endpoints of the service secrets: operators set, list and delete secrets; the capability broker
+// asks for values; every service has its certificate renewed.
 package secrets
 
 import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
+	"github.com/rumi-ai/rumi/libs/identity/renewal"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -26,9 +28,9 @@ var (
 	// GetValue is for the capability broker only.
 	GetValue = route.Internal[ValueRequest, ValueResponse]("POST", "/internal/secrets/value", Service, roster.CapabilityBroker)
 
-	// Routes are all of them.
-	Routes = route.NewTable(List, Set, Delete, GetValue).
-		Fail("no_space", "secrets_key_unavailable")
+	// Routes are all of them, with those of the service's second task: the certificates of all services.
+	Routes = append(route.NewTable(List, Set, Delete, GetValue).
+		Fail("no_space", "secrets_key_unavailable"), renewal.Table...)
 )
 
 // ListResponse has every key that was ever set, deleted ones too, without the values.

@@ -27,7 +27,7 @@ func TestRosterLists(t *testing.T) {
 		{file: "docker-compose.yml", list: "health checks", pattern: `test: \[CMD, /usr/local/bin/([a-z-]+), healthcheck\]`, want: all},
 		{file: "docker-compose.yml", list: "state folders", pattern: `user_data/state/([a-z-]+):`,
 			want: roster.Where(func(s roster.Service) bool { return s.Stateful })},
-		{file: "docker-compose.yml", list: "identities", pattern: `:/rumi/user_data/settings/identity/([a-z-]+):ro`, want: all},
+		{file: "docker-compose.yml", list: "identities", pattern: `:/rumi/user_data/settings/identity/([a-z-]+)\b`, want: all, also: []string{"authority"}},
 		{file: "deploy/Dockerfile", list: "binaries", pattern: `\./services/([a-z-]+)`, want: all},
 		{file: "deploy/Dockerfile", list: "images", pattern: `(?m)^FROM .* AS ([a-z-]+)\nCOPY --from=build /out/`, want: all, also: []string{"init", "demo"}},
 		{file: "go.work", list: "modules", pattern: `\./services/([a-z-]+)`, want: all},

@@ -64,7 +64,7 @@ func NewRefusals(to Submitter, daily int, log *slog.Logger) *Refusals {
 }
 
 // Submit is Log.Submit for the entries of one refusal, or only counts it: single says which. All entries are about this refusal
-// and have packID as their OwnerPack. reason is one of a fixed set, because each makes a field of the count.
+// and have packID as their OwnerPack; services refused by each other have "". reason is one of a fixed set, because each makes a field of the count.
 func (r *Refusals) Submit(ctx context.Context, packID, reason string, entries ...Entry) (wait func() error, single bool) {
 	if r.daily == 0 {
 		return r.to.Submit(ctx, entries...), true
@@ -178,13 +178,13 @@ func (r *Refusals) write(ctx context.Context, packID string, c *count) error {
 			Details: map[string]any{
 				"allowed": false, "count": c.n, "first_ts": formatTime(c.from), "last_ts": formatTime(c.to), "by_reason": c.reasons,
 			},
-			RejectionReason: "refusals beyond those that a pack has entries of their own for, counted",
+			RejectionReason: "refusals beyond those that have entries of their own, counted",
 		})
 	}
 	if err := r.to.Submit(ctx, entries...)(); err != nil {
 		return err
 	}
-	r.log.WarnContext(ctx, "counted refusals of a pack that has no entries left", "pack_id", packID, "count", c.n, "by_reason", c.reasons)
+	r.log.WarnContext(ctx, "counted refusals that have no entries of their own", "pack_id", packID, "count", c.n, "by_reason", c.reasons)
 	return nil
 }
 

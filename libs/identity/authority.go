@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,22 +14,20 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/rumi-ai/rumi/libs/atomicfile"
 )
 
-// How long certificates are valid. RenewBefore is the remaining time below which the next init issues a new certificate of a service.
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
-	leafLife      = 2 * 365 * 24 * time.Hour
-	RenewBefore   = 365 * 24 * time.Hour
-	clockSkew     = time.Hour // certificates are valid from this long before they are made: clocks of hosts differ
+	clockSkew     = time.Hour // certificates are valid from this long before they are made, or a tenth of their life: clocks of hosts differ
 )
 
-// Authority is the certificate authority of a Rumi home. Only init has its key; services get ca.pem, its certificate.
+// Authority is the certificate authority of a Rumi home. The service secrets and the commands of root have its key; the other services get
+// ca.pem, its certificate.
 type Authority struct {
-	Home string // the home's id, in all certificates that it issues; LoadAuthority leaves it empty, and the caller sets it
+	Home string        // the home's id, in all certificates that it signs; LoadAuthority leaves it empty, and the caller sets it
+	Life time.Duration // of the certificates that it signs: MinLife to MaxLife; 0 is MaxLife
 
+	dir  string // where Save wrote it or LoadAuthority read it, with the register; "" without
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
@@ -89,100 +88,137 @@ func LoadAuthority(dir string) (*Authority, error) {
 	if !cert.IsCA || !signer.PublicKey.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("load authority: %s is not the certificate of %s", CAFile, KeyFile)
 	}
-	return &Authority{cert: cert, key: signer}, nil
+	return &Authority{dir: dir, cert: cert, key: signer}, nil
 }
 
-// Save writes ca.pem and key.pem (mode 0600) to dir, which must exist.
+// Save writes ca.pem and key.pem (mode 0600) to dir, which must exist. From then on what Issue signs is in the register of dir.
 func (a *Authority) Save(dir string) error {
 	keyPEM, err := encodeKey(a.key)
 	if err != nil {
 		return fmt.Errorf("save authority: %w", err)
 	}
-	return writeFiles(dir, []file{{KeyFile, keyPEM}, {CAFile, encodeCertificate(a.cert.Raw)}})
+	for _, f := range []file{{KeyFile, keyPEM}, {CAFile, encodeCertificate(a.cert.Raw)}} {
+		if err := writeFile(dir, f); err != nil {
+			return fmt.Errorf("save authority: %w", err)
+		}
+	}
+	a.dir = dir
+	return nil
 }
 
-// Issue makes a certificate with a new key for the named service, valid for two years from now. It writes the identity (ca.pem, cert.pem,
-// key.pem and home_id, mode 0600) to dir, which must exist. It replaces an identity that is there.
-func (a *Authority) Issue(service, dir string, now time.Time) error {
+// Ends is when the authority's own certificate ends, and with it all that it has signed.
+func (a *Authority) Ends() time.Time { return a.cert.NotAfter }
+
+// Sign signs a certificate of the named service for a public key, valid for Life, and never beyond the authority's own end. It asks
+// nobody whether the service may have it.
+func (a *Authority) Sign(service string, public crypto.PublicKey, now time.Time) (*x509.Certificate, error) {
 	if service == "" {
-		return errors.New("issue certificate: a service needs a name")
+		return nil, errors.New("sign certificate: a service needs a name")
 	}
 	if !ValidHome(a.Home) {
-		return fmt.Errorf("issue certificate: %q is no home id", a.Home)
+		return nil, fmt.Errorf("sign certificate: %q is no home id", a.Home)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("issue certificate: %w", err)
+	life := a.Life
+	if life == 0 {
+		life = MaxLife
+	}
+	if life < MinLife || life > MaxLife {
+		return nil, fmt.Errorf("sign certificate: a life of %v; want %v to %v", life, MinLife, MaxLife)
+	}
+	begins := now.Add(-min(clockSkew, life/10)).Truncate(time.Second)
+	ends := begins.Add(life)
+	if ends.After(a.cert.NotAfter) {
+		ends = a.cert.NotAfter
 	}
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: service},
 		DNSNames:    []string{service},
 		URIs:        []*url.URL{homeURI(a.Home)},
-		NotBefore:   now.Add(-clockSkew),
-		NotAfter:    now.Add(leafLife),
+		NotBefore:   begins,
+		NotAfter:    ends,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 	if err != nil {
-		return fmt.Errorf("issue certificate: %w", err)
+		return nil, fmt.Errorf("sign certificate: %w", err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+// Issue makes a certificate with a new key for the named service, and writes the identity (ca.pem, identity.pem and home_id, mode 0600) to
+// dir, which must exist. It replaces an identity that is there. A renewal that the service has under way ends first, so that it doesn't
+// replace what Issue writes.
+func (a *Authority) Issue(service, dir string, now time.Time) error {
+	_, err := a.IssueCertificate(service, dir, now)
+	return err
+}
+
+// IssueCertificate is Issue, and gives the certificate.
+func (a *Authority) IssueCertificate(service, dir string, now time.Time) (*x509.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	unlock, err := waitLock(dir)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	defer unlock()
+	cert, err := a.Sign(service, key.Public(), now)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	if a.dir != "" {
+		if err := NewRegister(a.dir).Add(cert); err != nil {
+			return nil, fmt.Errorf("issue certificate: %w", err)
+		}
 	}
 	keyPEM, err := encodeKey(key)
 	if err != nil {
-		return fmt.Errorf("issue certificate: %w", err)
+		return nil, fmt.Errorf("issue certificate: %w", err)
 	}
-	return writeFiles(dir, []file{
-		{KeyFile, keyPEM},
-		{CertFile, encodeCertificate(der)},
-		{CAFile, encodeCertificate(a.cert.Raw)},
-		{HomeFile, []byte(a.Home + "\n")},
-	})
-}
-
-// Current says whether dir has an identity of the named service, issued by this authority for its home and valid for RenewBefore or longer.
-// init issues a new one if not.
-func (a *Authority) Current(service, dir string, now time.Time) bool {
-	id, err := Load(dir)
-	if err != nil || id.Name != service || id.Home != a.Home {
-		return false
-	}
-	leaf := id.cert.Leaf
-	return leaf.CheckSignatureFrom(a.cert) == nil && leaf.NotAfter.Sub(now) >= RenewBefore
-}
-
-func parseCertificate(data []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, errors.New("no PEM block")
-	}
-	return x509.ParseCertificate(block.Bytes)
-}
-
-func encodeCertificate(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
+	if err := writeFolder(dir, a.Home, encodeCertificate(a.cert.Raw), keyPEM, encodeCertificate(cert.Raw)); err != nil {
 		return nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-// file is the name and the content of a file.
-type file struct {
-	name string
-	data []byte
-}
-
-// writeFiles writes the files in the given order, each of them completely or not at all. When it returns, contents and names are synced: a
-// crash must not leave an empty certificate, or one without its key. Two processes must not call it for one dir at the same time.
-func writeFiles(dir string, files []file) error {
-	for _, f := range files {
-		if err := atomicfile.WritePath(filepath.Join(dir, f.name), f.data, 0o600, atomicfile.TempName(f.name+".new")); err != nil {
-			return fmt.Errorf("write identity: %w", err)
+	for _, name := range formerFiles {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("issue certificate: %w", err)
 		}
 	}
-	return nil
+	return cert, nil
+}
+
+// Current says whether dir has an identity of the named service, signed by this authority for its home, that isn't revoked, and that needs
+// no other yet: less than half of its life is over, and it lives no longer than Life. init issues a new one if not.
+func (a *Authority) Current(service, dir string, now time.Time) bool {
+	leaf := a.usable(service, dir)
+	life := a.Life
+	if life == 0 {
+		life = MaxLife
+	}
+	return leaf != nil && now.Before(at(leaf, renewFrom)) && Life(leaf) <= life
+}
+
+// Good says whether dir has an identity that can be used now, though it may be due for renewal.
+func (a *Authority) Good(service, dir string, now time.Time) bool {
+	leaf := a.usable(service, dir)
+	return leaf != nil && !ended(leaf, now)
+}
+
+// usable is the certificate in dir, if it is one of the named service, of this authority and home, and not revoked; else nil.
+func (a *Authority) usable(service, dir string) *x509.Certificate {
+	m, home, err := read(dir)
+	if err != nil || home != a.Home || m.cert.Leaf.CheckSignatureFrom(a.cert) != nil {
+		return nil
+	}
+	if name, err := nameOf(m.cert.Leaf); err != nil || name != service {
+		return nil
+	}
+	if a.dir != "" {
+		if revoked, err := NewRegister(a.dir).Revoked(Serial(m.cert.Leaf)); err != nil || revoked {
+			return nil
+		}
+	}
+	return m.cert.Leaf
 }

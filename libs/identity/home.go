@@ -57,6 +57,9 @@ func homeURI(home string) *url.URL {
 	return &url.URL{Scheme: "urn", Opaque: strings.TrimPrefix(homeURN, "urn:") + home}
 }
 
+// OfHome says whether a URI of a certificate, or of a request for one, names the home with this id.
+func OfHome(u *url.URL, home string) bool { return u.String() == homeURN+home }
+
 // homeOf is the id of the home in which a certificate was issued.
 func homeOf(cert *x509.Certificate) (string, error) {
 	if cert != nil && len(cert.URIs) == 1 {

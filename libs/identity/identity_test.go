@@ -82,14 +82,14 @@ func TestServicesKnowEachOther(t *testing.T) {
 	})
 	t.Run("a caller without a certificate is refused", func(t *testing.T) {
 		anonymous := gateway.Client("approval")
-		anonymous.Certificates = nil
+		anonymous.GetClientCertificate = nil
 		if _, serverErr, _ := handshake(t, approval.Server(), anonymous); serverErr == nil {
 			t.Fatal("a caller without a certificate is admitted, want it refused")
 		}
 	})
 	t.Run("a certificate of another authority is refused", func(t *testing.T) {
 		client := gateway.Client("approval")
-		client.Certificates = foreign.Client("approval").Certificates
+		client.GetClientCertificate = foreign.Client("approval").GetClientCertificate
 		if _, serverErr, _ := handshake(t, approval.Server(), client); serverErr == nil {
 			t.Fatal("a certificate of another authority is admitted, want it refused")
 		}
@@ -140,7 +140,8 @@ func TestAuthorityIsKeptAndRenews(t *testing.T) {
 		want    bool
 	}{
 		{"fresh", "secrets", now, again, true},
-		{"near its end", "secrets", now.Add(2*365*24*time.Hour - identity.RenewBefore + time.Minute), again, false},
+		{"shortly before its half", "secrets", now.Add(identity.MaxLife/2 - 2*time.Hour), again, true},
+		{"after its half", "secrets", now.Add(identity.MaxLife / 2), again, false},
 		{"another service's", "gateway", now, again, false},
 		{"another authority's", "secrets", now, authority(t), false},
 	} {
@@ -150,8 +151,8 @@ func TestAuthorityIsKeptAndRenews(t *testing.T) {
 			}
 		})
 	}
-	for _, d := range []string{dir, service} {
-		info, err := os.Stat(d + "/key.pem")
+	for _, path := range []string{dir + "/key.pem", service + "/identity.pem"} {
+		info, err := os.Stat(path)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Fatalf("the key's mode is %v, %v; want 0600", info.Mode(), err)
 		}
@@ -203,13 +204,13 @@ func TestIssueWantsAHome(t *testing.T) {
 	}
 }
 
-// A name under which a crash left a link is not written through.
+// A link in place of the file is replaced, not written through.
 func TestIssueFollowsNoLink(t *testing.T) {
 	a, dir, target := authority(t), t.TempDir(), filepath.Join(t.TempDir(), "target")
 	if err := os.WriteFile(target, []byte("kept"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(target, filepath.Join(dir, "key.pem.new")); err != nil {
+	if err := os.Symlink(target, filepath.Join(dir, identity.IdentityFile)); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Issue("secrets", dir, time.Now()); err != nil {

@@ -5,6 +5,7 @@
 //	settings.go   the settings of all services, and strict parsing: an unknown RUMI_ variable is an error
 //	privilege.go  giving up root, with the group of the Docker socket
 //	runtime.go    Runtime: what Build gets; the frame of the HTTP servers; start and stop in order
+//	identity.go   the service's certificate while it runs; audit entries of callers and peers that are refused
 //	admin.go      the admin listener: /metrics, /healthz, /readyz
 //	ready.go      checks of readiness, and the instructions that they give to the operator
 //	mounts.go     the end of a service whose folder was moved, removed or replaced on the host

@@ -65,8 +65,8 @@ func TestReadinessNamesEachCheck(t *testing.T) {
 	}, nil)
 
 	status, answer := readiness(t, suite, server)
-	if status != 200 || !answer.Ready || answer.Service != "secrets" || answer.Version == "" || answer.Uptime <= 0 || len(answer.Checks) != 3 {
-		t.Errorf("got %d %+v, want three checks that are ok, a version and an uptime", status, answer)
+	if status != 200 || !answer.Ready || answer.Service != "secrets" || answer.Version == "" || answer.Uptime <= 0 || len(answer.Checks) != 4 {
+		t.Errorf("got %d %+v, want four checks that are ok, a version and an uptime", status, answer)
 	}
 	calls.Store("broken", true)
 	status, answer = readiness(t, suite, server)
@@ -80,7 +80,7 @@ func TestReadinessNamesEachCheck(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("a check that hangs held the answer up for %v", took)
 	}
-	if status != 503 || !strings.Contains(answer.Checks[1].Detail, "no answer within") {
+	if status != 503 || !strings.Contains(answer.Checks[2].Detail, "no answer within") {
 		t.Errorf("got %d %+v, want the check that hangs named", status, answer)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/identity/renewal"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
@@ -49,15 +50,17 @@ type Runtime struct {
 	Tracer   trace.Tracer
 	Identity *identity.Identity
 
-	common  settings
-	listens []netip.AddrPort
-	tracing trace.TracerProvider
-	mux     *server.Mux
-	public  http.Handler
-	https   *tls.Config // of public; nil for plain HTTP
-	calls   *prometheus.CounterVec
-	failed  chan error
-	began   time.Time
+	common    settings
+	authority renewal.Authority // nil for the service secrets
+	refusals  *audit.Refusals
+	listens   []netip.AddrPort
+	tracing   trace.TracerProvider
+	mux       *server.Mux
+	public    http.Handler
+	https     *tls.Config // of public; nil for plain HTTP
+	calls     *prometheus.CounterVec
+	failed    chan error
+	began     time.Time
 
 	mountsLost atomic.Bool
 
@@ -77,16 +80,7 @@ type stop struct {
 // ReadyOf already, and audits each caller that a route doesn't name.
 func (rt *Runtime) Mux() *server.Mux {
 	if rt.mux == nil {
-		refused := func(ctx context.Context, caller, route string) {
-			err := rt.Audit.Write(ctx, audit.Entry{
-				Category: audit.Security, Severity: audit.Error, Action: "service_call_denied", Success: false,
-				Details: map[string]any{"caller": caller, "route": route}, RejectionReason: "caller not named by the route",
-			})
-			if err != nil {
-				rt.Log.ErrorContext(ctx, "could not audit a refused caller", "error", err)
-			}
-		}
-		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Refused: refused})
+		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Refused: rt.refusedCaller})
 		ready := ReadyOf(rt.Name).Route()
 		rt.mux.Route(ready.Name(), rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
 			return rt.Readiness(ctx), nil
@@ -109,7 +103,7 @@ func (rt *Runtime) Peer(name string) *client.Peer {
 	if p, ok := rt.peers[name]; ok {
 		return p
 	}
-	p := client.NewPeer(name, rt.common.directory.Instancer(name), client.Config{Log: rt.Log, Tracing: rt.tracing, Identity: rt.Identity}, rt.calls)
+	p := client.NewPeer(name, rt.common.directory.Instancer(name), rt.clientConfig(), rt.calls)
 	rt.peers[name] = p
 	return p
 }
@@ -187,6 +181,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		err = build(ctx, rt, cfg)
 	}
 	if err == nil {
+		rt.keepIdentity()
 		err = rt.serve(api, admin)
 	}
 	if err != nil {
@@ -223,6 +218,9 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 	}
 	rt.ReadyWhen("audit log", WritableFolder(filepath.Join(rt.UserData, "audit")))
 	rt.OnStop("audit log", func(context.Context) error { return rt.Audit.Close() })
+	rt.refusals = audit.NewRefusals(rt.Audit, dailyRefusals, rt.Log)
+	rt.OnStop("refusals", rt.refusals.Flush)
+	rt.Go("refusals", rt.refusals.Run)
 	if err := rt.auditLife(ctx, "service_started"); err != nil {
 		return err
 	}
@@ -245,7 +243,7 @@ func (rt *Runtime) serve(api, admin net.Listener) error {
 		}
 		rt.listen("api", rt.public, server.EnvelopeRefusals(api, rt.Log))
 	case rt.mux != nil:
-		rt.listen("api", rt.mux, newTLSListener(api, rt.Identity))
+		rt.listen("api", rt.mux, server.Listener(api, rt.Identity, rt.refusedConnection))
 	default:
 		return errors.New("the service has no API")
 	}
@@ -263,6 +261,7 @@ func newHTTPServer(base context.Context, h http.Handler, log *slog.Logger) *http
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       server.ConnContext,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -55,6 +55,7 @@ func Reconcile(ctx context.Context, cfg Config, log *slog.Logger) error {
 		"key of the secrets": func() error { return cfg.shareKey(settings, log) },
 		"policy":             func() error { return cfg.sharePolicy(settings, log) },
 		"TLS certificate":    func() error { return cfg.shareServerCert(settings, log) },
+		"certificates":       cfg.replaceEnded(filepath.Join(settings, "identity"), home, log),
 	}
 	failed := map[string]string{}
 	err = periodic.RunErr(ctx, reconcileInterval, func(context.Context) error {

@@ -23,7 +23,6 @@ import (
 
 	"github.com/rumi-ai/rumi/cli/internal/auditlog"
 	"github.com/rumi-ai/rumi/libs/acl"
-	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
@@ -46,6 +45,7 @@ type Config struct {
 	CapabilityGID     int           // the group of the capability sockets
 	Authorities       []Authorities // the operator's own certificate authorities
 	ServerCert        ServerCert    // the operator's certificate for the API
+	CertificateLife   time.Duration // of the certificates that are issued; 0 is identity.MaxLife
 	RunDir            string        // how the operator names the folder above both socket folders, for messages
 	Now               time.Time     // decides whether certificates are renewed
 }
@@ -143,7 +143,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/settings/" + tlsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
 		{path: "user_data/settings/" + policyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		serviceFolder("/settings/identity"),
-		{path: "user_data/settings/identity/authority", mode: 0o700}, // root's: no service may issue certificates
+		{path: "user_data/settings/identity/authority", uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // the service secrets alone mounts it
 		{path: "user_data/shared", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &granted, inherit: &grantedIn},
 		serviceFolder("/state"),
 		{path: "user_data/state/backup", mode: 0o700}, // root's: copies of databases while a backup is taken
@@ -156,73 +156,6 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		all = append(all, serviceFolder("/state/"+name))
 	}
 	return all
-}
-
-// issueCertificates issues each service's certificate where it is missing or ends soon, by the home's authority, which it makes where
-// there is none. The authority's key stays in a folder that no service mounts: no service can issue itself another name.
-func (cfg Config) issueCertificates(dir, home string, log *slog.Logger) error {
-	authority, err := cfg.loadOrMakeAuthority(dir, home, log)
-	if err != nil || authority == nil {
-		return err
-	}
-	authority.Home = home
-	for _, name := range Services {
-		own := filepath.Join(dir, name)
-		if !authority.Current(name, own, cfg.Now) {
-			if err := authority.Issue(name, own, cfg.Now); err != nil {
-				return err
-			}
-			log.Info("certificate issued", "service", name)
-		}
-		for _, file := range []string{identity.CAFile, identity.CertFile, identity.KeyFile, identity.HomeFile} {
-			if err := chown(filepath.Join(own, file), cfg.UID, cfg.GID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// loadOrMakeAuthority reads the certificate authority, or makes one where there is none. For one that can't be read it depends:
-//   - no service has a certificate yet, as after a first start that was interrupted: a new one is made;
-//   - all services have certificates: these stay valid, nothing is issued, and the result is nil;
-//   - otherwise it is an error: services with certificates of two authorities wouldn't trust each other.
-func (cfg Config) loadOrMakeAuthority(dir, home string, log *slog.Logger) (*identity.Authority, error) {
-	path := filepath.Join(dir, "authority")
-	authority, err := identity.LoadAuthority(path)
-	if err == nil {
-		return authority, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		certified := 0
-		for _, name := range Services {
-			if id, err := identity.Load(filepath.Join(dir, name)); err == nil && id.Name == name && id.Home == home {
-				certified++
-			}
-		}
-		err = fmt.Errorf("the certificate authority in user_data/settings/identity/authority can't be used: %w. Restore its %s and %s from a backup. "+
-			"Or have a new one made: remove both files, then run: docker compose up --detach --force-recreate", err, identity.CAFile, identity.KeyFile)
-		switch certified {
-		case 0:
-			log.Warn("certificate authority made anew: no service has a certificate of the one that is there", "error", err.Error())
-			if err := setAside(filepath.Join(path, identity.CAFile), filepath.Join(path, identity.KeyFile)); err != nil {
-				return nil, fmt.Errorf("make authority: %w", err)
-			}
-		case len(Services):
-			log.Error("no certificates can be renewed; those that the services have stay good until they end", "error", err.Error())
-			return nil, nil
-		default:
-			return nil, err
-		}
-	}
-	if authority, err = identity.NewAuthority(cfg.Now); err != nil {
-		return nil, err
-	}
-	if err := authority.Save(path); err != nil {
-		return nil, err
-	}
-	log.Info("certificate authority made", "path", path)
-	return authority, nil
 }
 
 // setAside renames files that can't be used, as far as they exist, to NAME.unreadable.

@@ -123,11 +123,11 @@ func TestOwnersAndModes(t *testing.T) {
 		{"user_data/settings/secrets_key", 0o600, serviceID, serviceID},
 		{"user_data/settings/secrets", 0o700, serviceID, serviceID},
 		{"user_data/settings/secrets/secrets_key", 0o600, serviceID, serviceID},
-		{"user_data/settings/identity/authority", 0o700, 0, 0},
-		{"user_data/settings/identity/authority/key.pem", 0o600, 0, 0},
+		{"user_data/settings/identity/authority", 0o700, serviceID, serviceID},
+		{"user_data/settings/identity/authority/key.pem", 0o600, serviceID, serviceID},
+		{"user_data/settings/identity/authority/certificates.json", 0o600, serviceID, serviceID},
 		{"user_data/settings/identity/gateway", 0o700, serviceID, serviceID},
-		{"user_data/settings/identity/gateway/key.pem", 0o600, serviceID, serviceID},
-		{"user_data/settings/identity/gateway/cert.pem", 0o600, serviceID, serviceID},
+		{"user_data/settings/identity/gateway/identity.pem", 0o600, serviceID, serviceID},
 		{"user_data/state/approval", 0o2750, serviceID, operatorGID},
 		{"../run/egress/packs", 0o755, serviceID, socketGID},
 		{"../run/capability/principals", 0o755, serviceID, socketGID},
@@ -228,15 +228,19 @@ func TestRenewsOldCertificatesOnly(t *testing.T) {
 	}
 	kept := []string{"api_token", "secrets_key", "identity/authority/key.pem", "identity/authority/ca.pem"}
 	before := map[string]string{}
-	for _, name := range append(slices.Clone(kept), "identity/secrets/cert.pem") {
+	for _, name := range append(slices.Clone(kept), "identity/secrets/identity.pem") {
 		before[name] = read(name)
 	}
 
-	cfg.Now = cfg.Now.Add(2*365*24*time.Hour - identity.RenewBefore + time.Hour)
+	cfg.Now = cfg.Now.Add(identity.MaxLife/2 - 2*time.Hour)
+	if log := run(t, cfg); strings.Contains(log, "certificate issued") {
+		t.Errorf("want no new certificate before the half of their life, got:\n%s", log)
+	}
+	cfg.Now = cfg.Now.Add(3 * time.Hour)
 	if log := run(t, cfg); strings.Count(log, "certificate issued") != len(Services) {
 		t.Errorf("want a new certificate for each service, got:\n%s", log)
 	}
-	if read("identity/secrets/cert.pem") == before["identity/secrets/cert.pem"] {
+	if read("identity/secrets/identity.pem") == before["identity/secrets/identity.pem"] {
 		t.Error("the certificate was not renewed")
 	}
 	for _, name := range kept {
@@ -291,7 +295,7 @@ func TestWhatOthersMayNotReach(t *testing.T) {
 	}{
 		{operatorUID, operatorGID, "cat user_data/settings/secrets_key"},
 		{operatorUID, operatorGID, "ls user_data/secrets"},
-		{serviceID, serviceID, "cat user_data/settings/identity/authority/key.pem"},
+		{operatorUID, operatorGID, "cat user_data/settings/identity/authority/key.pem"},
 		{stranger, stranger, "cat user_data/settings/api_token"},
 		{stranger, stranger, "ls user_data"},
 		{stranger, stranger, "touch ecosystem/x"},

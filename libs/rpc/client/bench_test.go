@@ -152,7 +152,7 @@ func benchmarkPeer(b *testing.B, takes func(*http.Request) bool) *Peer {
 	mux.Route("GET /number", rpc.Handle(func(context.Context, struct{}) (number, error) { return number{8}, nil }), "gateway")
 	mux.Route("POST /number", rpc.Handle(func(_ context.Context, n number) (number, error) { return number{2 * n.N}, nil }), "gateway")
 	s := httptest.NewUnstartedServer(mux)
-	s.Listener = server.Listener(s.Listener, issue("approval"))
+	s.Listener = server.Listener(s.Listener, issue("approval"), nil)
 	s.Start()
 	b.Cleanup(s.Close)
 	return newPeer("approval", discovery.Static{"approval": {s.Listener.Addr().String()}}.Instancer("approval"),

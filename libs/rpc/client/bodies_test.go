@@ -94,12 +94,12 @@ func TestABodyThatFailsIsNotDelivered(t *testing.T) {
 // Who accepts a connection and says nothing is unavailable, after a while.
 func TestAHandshakeIsBounded(t *testing.T) {
 	w := rpctest.New(t)
-	cfg := w.Identity("gateway").Client("approval")
+	id := w.Identity("gateway")
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		go io.Copy(io.Discard, far)
-		_, err := client.Secure(t.Context(), near, cfg)
+		err := client.Secure(t.Context(), near, id, "approval")
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want the deadline's error", err)
 		}

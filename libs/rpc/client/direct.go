@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -32,8 +31,8 @@ const (
 // 19 to 28 % less processor time for it than http.Transport does (2026-11-30, Go 1.26, 2 virtual cores). If that falls below a tenth, direct is to
 // be removed: see docs/adr/own-http-client.md.
 type direct struct {
-	host *host
-	tls  *tls.Config
+	host   *host
+	secure securing
 
 	mu     sync.Mutex
 	idle   []*directConn // the one used last is the last
@@ -45,13 +44,19 @@ type direct struct {
 type directConn struct {
 	*tls.Conn
 	to    netip.AddrPort
-	raw   net.Conn
+	raw   watched // below TLS
 	probe *idleconn.Probe
 	in    *bufio.Reader
 	out   *bufio.Writer
 	left  int       // how many bytes of a header may still come; negative while a body is read
 	used  bool      // an answer was read from it
 	since time.Time // when it became idle
+}
+
+// watched is what directConn needs of an identity.Conn.
+type watched interface {
+	Close() error
+	Retired() bool
 }
 
 // Read counts what header there is.
@@ -66,7 +71,7 @@ func (c *directConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newDirect(to *host, cfg *tls.Config) *direct { return &direct{host: to, tls: cfg} }
+func newDirect(to *host, secure securing) *direct { return &direct{host: to, secure: secure} }
 
 // takes says whether r can be sent by direct. Its body must be in memory and fit the buffers of both sides: direct reads no answer while it
 // writes, so that a longer body could wait for ever for a server that answers before it has read everything. The answer must be an
@@ -163,7 +168,7 @@ func (d *direct) get(ctx context.Context) (*directConn, error) {
 		if c == nil {
 			return d.connect(ctx, addresses)
 		}
-		if time.Since(c.since) < idleTimeout && c.probe.Healthy() {
+		if time.Since(c.since) < idleTimeout && !c.raw.Retired() && c.probe.Healthy() {
 			return c, nil
 		}
 		c.raw.Close()
@@ -188,16 +193,16 @@ func (d *direct) connect(ctx context.Context, addresses []netip.AddrPort) (*dire
 	if err != nil {
 		return nil, err
 	}
-	secured, err := secure(ctx, dialed, d.tls)
+	secured, below, err := d.secure.handshake(ctx, dialed)
 	if err != nil {
 		return nil, err
 	}
-	probe, err := idleconn.New(secured, dialed)
+	probe, err := idleconn.New(secured, below)
 	if err != nil {
-		dialed.Close()
+		below.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	c := &directConn{Conn: secured, to: to, raw: dialed, probe: probe}
+	c := &directConn{Conn: secured, to: to, raw: below, probe: probe}
 	c.in, c.out = bufio.NewReaderSize(c, connBuffer), bufio.NewWriterSize(secured, connBuffer)
 	return c, nil
 }

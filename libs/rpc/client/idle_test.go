@@ -12,10 +12,15 @@ import (
 	"time"
 )
 
+// pipe is a connection that no certificate limits.
+type pipe struct{ net.Conn }
+
+func (pipe) Retired() bool { return false }
+
 // parked gives d an idle connection and its other end.
 func parked(d *direct) net.Conn {
 	ours, theirs := net.Pipe()
-	d.put(&directConn{raw: ours, in: bufio.NewReader(ours)})
+	d.put(&directConn{raw: pipe{ours}, in: bufio.NewReader(ours)})
 	return theirs
 }
 
@@ -33,7 +38,7 @@ func kept(d *direct) int {
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect(nil, nil)
+		d := newDirect(nil, securing{})
 		first := parked(d)
 		time.Sleep(idleTimeout / 2)
 		second := parked(d)
@@ -55,7 +60,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 func TestConnectionsOfRemovedInstancesAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect(nil, nil)
+		d := newDirect(nil, securing{})
 		idle := parked(d)
 		d.Close()
 		busy := parked(d) // its answer came later
@@ -67,7 +72,7 @@ func TestConnectionsOfRemovedInstancesAreClosed(t *testing.T) {
 
 func TestIdleConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDirect(nil, nil)
+		d := newDirect(nil, securing{})
 		for range maxIdle {
 			parked(d)
 		}

@@ -45,6 +45,9 @@ type Config struct {
 	Log      *slog.Logger
 	Tracing  trace.TracerProvider
 	Identity *identity.Identity // of the calling service
+
+	// Refused is called for each connection that isn't used because of what the other end showed in the handshake; nil for no such call.
+	Refused func(ctx context.Context, peer string, r identity.Refusal)
 }
 
 // Peer is another service: all its instances, balanced, each behind a circuit breaker.
@@ -65,7 +68,7 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 
 // newPeer is NewPeer with the choice of requests that are sent by direct; the others are sent by http.Transport.
 func newPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec, takes func(*http.Request) bool) *Peer {
-	secured := cfg.Identity.Client(name)
+	secure := securing{name, cfg}
 	var hosts sync.Map // *host by instance
 	transport := &http.Transport{
 		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -82,14 +85,14 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			if err != nil {
 				return nil, err
 			}
-			peer, err := secure(ctx, conn, secured)
+			peer, _, err := secure.handshake(ctx, conn)
 			if err != nil {
 				return nil, err
 			}
 			return peer, nil
 		},
 		MaxIdleConnsPerHost:   maxIdle,
-		IdleConnTimeout:       idleTimeout,
+		IdleConnTimeout:       min(idleTimeout, identity.Life(cfg.Identity.Certificate())/retiredShare), // see there
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true,
 		WriteBufferSize:       connBuffer,
@@ -102,7 +105,7 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 			return nil, nil, err
 		}
 		hosts.Store(instance, to)
-		direct := newDirect(to, secured)
+		direct := newDirect(to, secure)
 		send := func(r *http.Request) (*http.Response, error) {
 			address := *r.URL
 			address.Scheme, address.Host = "https", instance
@@ -122,16 +125,34 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
 }
 
-// secure makes raw, which is open, a connection to the service that cfg names. If the handshake fails or takes too long, raw is closed.
-func secure(ctx context.Context, raw net.Conn, cfg *tls.Config) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+// retiredShare is the part of a certificate's life for which http.Transport may keep a connection that nobody uses. A server answers with
+// "Connection: close" once 5/6 of a certificate's life is over, but http.Transport can't be asked before it uses a connection again. With a
+// twelfth, one that was used before that moment ends another twelfth before the certificate. See also identity.Conn.Retired.
+const retiredShare = 12
+
+// securing makes open connections those of a service.
+type securing struct {
+	name string // of the service
+	cfg  Config
+}
+
+// handshake makes raw a connection to the service; watched is below it. If the handshake fails or takes too long, raw is closed.
+func (s securing) handshake(ctx context.Context, raw net.Conn) (conn *tls.Conn, watched *identity.Conn, err error) {
+	bound, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Client(raw, cfg)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("connect: %w", err)
+	watched = s.cfg.Identity.Watch(raw)
+	conn = tls.Client(watched, s.cfg.Identity.Client(s.name))
+	if err = conn.HandshakeContext(bound); err == nil {
+		err = watched.Admit(conn.ConnectionState())
 	}
-	return conn, nil
+	if err == nil {
+		return conn, watched, nil
+	}
+	watched.Close()
+	if r, ok := identity.RefusalOf(err); ok && s.cfg.Refused != nil {
+		s.cfg.Refused(ctx, s.name, r)
+	}
+	return nil, nil, fmt.Errorf("connect: %w", err)
 }
 
 // NewPeerMetrics is the counter that all peers of a process share.

@@ -1,13 +1,131 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"sync"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/identity"
 )
 
-// Listener admits holders of a certificate of the same authority on l.
-func Listener(l net.Listener, id *identity.Identity) net.Listener {
-	return tls.NewListener(l, id.Server())
+// handshakeTimeout is as long as a header may take. A peer that says nothing holds a goroutine for this long.
+const handshakeTimeout = 5 * time.Second
+
+// Refused is called for each connection that is refused in its handshake because of what the peer showed. It is called in the goroutine
+// of the connection, which ends only after it.
+type Refused func(peer net.Addr, r identity.Refusal)
+
+// Listener admits holders of a certificate of the same authority and home on l. A connection ends with the certificates that it stands on.
+// refused may be nil.
+//
+// The handshakes are made here and not by net/http, which only logs the text of their errors: who was refused, and why, belongs into the
+// audit log. A connection whose handshake failed is passed on like the others, since net/http answers plain HTTP with a text that says
+// what is wrong; it makes no second handshake.
+func Listener(l net.Listener, id *identity.Identity, refused Refused) net.Listener {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &listener{Listener: l, id: id, refused: refused, ctx: ctx, cancel: cancel, accepted: make(chan accepted)}
+	go s.run()
+	return s
+}
+
+type listener struct {
+	net.Listener
+	id       *identity.Identity
+	refused  Refused
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	accepted chan accepted
+	once     sync.Once
+	closing  error
+}
+
+// accepted is a result of Accept.
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case a := <-l.accepted:
+		return a.conn, a.err
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener. It ends handshakes that are under way.
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.cancel()
+		l.closing = l.Listener.Close()
+	})
+	return l.closing
+}
+
+// run accepts until the listener is closed. An error goes to who accepts: net/http waits before it calls again where files are used up.
+func (l *listener) run() {
+	for {
+		raw, err := l.Listener.Accept()
+		switch {
+		case err == nil:
+			go l.admit(raw)
+		case !l.pass(accepted{err: err}), errors.Is(err, net.ErrClosed):
+			return
+		}
+	}
+}
+
+// pass hands a result to Accept; false where the listener was closed.
+func (l *listener) pass(a accepted) bool {
+	select {
+	case l.accepted <- a:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+// admit makes the handshake of a connection and passes it on.
+func (l *listener) admit(raw net.Conn) {
+	watched := l.id.Watch(raw)
+	conn := tls.Server(watched, l.id.Server())
+	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+	err := conn.HandshakeContext(ctx)
+	cancel()
+	admitted := err == nil
+	if admitted {
+		err = watched.Admit(conn.ConnectionState())
+		admitted = err == nil
+	}
+	if r, ok := identity.RefusalOf(err); ok && l.refused != nil {
+		l.refused(raw.RemoteAddr(), r)
+	}
+	if !admitted && conn.ConnectionState().HandshakeComplete || !l.pass(accepted{conn: conn}) {
+		watched.Close()
+	}
+}
+
+type connKey struct{}
+
+// ConnContext is for http.Server: it lets a Mux know the connection of a request, so that the last answer before the connection's end says
+// so and no request is cut off.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	if secured, ok := c.(*tls.Conn); ok {
+		if watched, ok := secured.NetConn().(*identity.Conn); ok {
+			return context.WithValue(ctx, connKey{}, watched)
+		}
+	}
+	return ctx
+}
+
+// Retired says whether the connection of a request's context takes no further request, because a certificate that it stands on ends soon. A
+// stream that its reader opens again should end then, before it is cut.
+func Retired(ctx context.Context) bool {
+	c, ok := ctx.Value(connKey{}).(*identity.Conn)
+	return ok && c.Retired()
 }

@@ -66,6 +66,9 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx = origin.With(rpc.WithLogger(ctx, m.cfg.Log), from)
 	r = r.WithContext(ctx)
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
+	if Retired(ctx) {
+		w.Header().Set("Connection", "close")
+	}
 
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	if r.Method == http.MethodHead { // which http.ServeMux hands to the handlers of GET

@@ -48,10 +48,11 @@ func New(t testing.TB, running ...string) *Suite {
 	authority, err := identity.NewAuthority(time.Now())
 	must(t, err)
 	s := &Suite{Home: t.TempDir(), t: t, authority: authority, listeners: map[string]net.Listener{}, addresses: map[string]string{}}
-	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity"} {
+	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity/authority"} {
 		must(t, os.MkdirAll(filepath.Join(s.Home, dir), 0o750))
 	}
 	s.SetPolicy(string(policy.None().Document()))
+	must(t, authority.Save(s.AuthorityDir()))
 	for _, name := range roster.Names() {
 		s.addresses[name] = closedPort
 	}
@@ -81,6 +82,15 @@ func (s *Suite) SetPolicy(text string) {
 	dir := filepath.Join(s.UserData(), "settings", "policy")
 	must(s.t, os.MkdirAll(dir, 0o750))
 	must(s.t, atomicfile.WritePath(filepath.Join(dir, policy.FileName), []byte(text), 0o640))
+}
+
+// CertificateLife is how long the certificates live that the suite issues from now on. Those that the service secrets signs live for its
+// own RUMI_CERTIFICATE_LIFE.
+func (s *Suite) CertificateLife(life time.Duration) { s.authority.Life = life }
+
+// AuthorityDir is the folder of the suite's certificate authority.
+func (s *Suite) AuthorityDir() string {
+	return filepath.Join(s.UserData(), "settings/identity/authority")
 }
 
 // UserData is the suite's user_data folder.
@@ -193,7 +203,7 @@ func (s *Suite) Identity(name string) *identity.Identity {
 func (s *Suite) identityDir(name string) string {
 	s.t.Helper()
 	dir := filepath.Join(s.UserData(), "settings", "identity", name)
-	if !s.authority.Current(name, dir, time.Now()) {
+	if !s.authority.Good(name, dir, time.Now()) {
 		must(s.t, os.MkdirAll(dir, 0o700))
 		must(s.t, s.authority.Issue(name, dir, time.Now()))
 	}

@@ -11,7 +11,7 @@ import (
 // Target is the server behind a reverse proxy.
 type Target struct {
 	Address string // host:port
-	// For mutual TLS: the name on the server's certificate, and the folder with the proxy's certificate and key (cert.pem, key.pem) and the
+	// For mutual TLS: the name on the server's certificate, and the folder with the proxy's certificate and key (both in identity.pem) and the
 	// authority that it trusts (ca.pem). Without a name the target speaks plain HTTP.
 	Name     string
 	Identity string
@@ -27,7 +27,7 @@ func Caddy(ctx context.Context, dir string, to Target) (*Tool, error) {
 			scheme = "https"
 			transport = fmt.Sprintf(`
 			tls_server_name %s
-			tls_client_auth %[2]s/cert.pem %[2]s/key.pem
+			tls_client_auth %[2]s/identity.pem %[2]s/identity.pem
 			tls_trusted_ca_certs %[2]s/ca.pem`, to.Name, to.Identity)
 		}
 		return fmt.Sprintf(`{
@@ -71,8 +71,8 @@ func NginxUploads(ctx context.Context, front, back string, through Target, serve
 		return fmt.Sprintf(`  server {
     listen %s ssl;
     ssl_protocols TLSv1.3;
-    ssl_certificate %[2]s/cert.pem;
-    ssl_certificate_key %[2]s/key.pem;
+    ssl_certificate %[2]s/identity.pem;
+    ssl_certificate_key %[2]s/identity.pem;
     ssl_client_certificate %[2]s/ca.pem;
     ssl_verify_client on;
     client_max_body_size 0;
@@ -114,8 +114,8 @@ func (to Target) pass(name string) string {
       proxy_ssl_protocols TLSv1.3;
       proxy_ssl_server_name on;
       proxy_ssl_verify on;
-      proxy_ssl_certificate %[2]s/cert.pem;
-      proxy_ssl_certificate_key %[2]s/key.pem;
+      proxy_ssl_certificate %[2]s/identity.pem;
+      proxy_ssl_certificate_key %[2]s/identity.pem;
       proxy_ssl_trusted_certificate %[2]s/ca.pem;
 `, to.Name, to.Identity)
 	}

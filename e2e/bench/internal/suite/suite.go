@@ -124,7 +124,7 @@ func (s *Suite) Socket(kind, packID string) string {
 	return filepath.Join(s.sockets(kind), hex.EncodeToString(sum[:])[:32], "rumi.sock")
 }
 
-// Identity is the folder with a service's certificate, its key and the authority's: cert.pem, key.pem, ca.pem.
+// Identity is the folder with a service's certificate, its key and the authority's: the first two in identity.pem; ca.pem.
 func (s *Suite) Identity(service string) string {
 	return filepath.Join(s.Home, "user_data/settings/identity", service)
 }

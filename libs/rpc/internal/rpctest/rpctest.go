@@ -46,8 +46,27 @@ func New(t testing.TB) *World {
 // Identity issues a certificate to the service name.
 func (w *World) Identity(name string) *identity.Identity {
 	w.t.Helper()
+	return w.IdentityOf(name, time.Now())
+}
+
+// IdentityOf is Identity with a certificate that was issued at a time.
+func (w *World) IdentityOf(name string, issued time.Time) *identity.Identity {
+	w.t.Helper()
+	return w.issue(w.authority, name, issued)
+}
+
+// Elsewhere issues a certificate of the same authority for another home.
+func (w *World) Elsewhere(name string) *identity.Identity {
+	w.t.Helper()
+	other := *w.authority
+	other.Home = identity.NewHome()
+	return w.issue(&other, name, time.Now())
+}
+
+func (w *World) issue(a *identity.Authority, name string, issued time.Time) *identity.Identity {
+	w.t.Helper()
 	dir := w.t.TempDir()
-	if err := w.authority.Issue(name, dir, time.Now()); err != nil {
+	if err := a.Issue(name, dir, issued); err != nil {
 		w.t.Fatal(err)
 	}
 	id, err := identity.Load(dir)
@@ -73,7 +92,7 @@ func (w *World) Serve(routes func(*server.Mux)) string {
 	mux := w.Mux(nil)
 	routes(mux)
 	s := httptest.NewUnstartedServer(mux)
-	s.Listener = server.Listener(s.Listener, w.Identity("approval"))
+	s.Listener = server.Listener(s.Listener, w.Identity("approval"), nil)
 	s.Start()
 	w.t.Cleanup(s.Close)
 	return s.Listener.Addr().String()

@@ -1,4 +1,4 @@
-// Package httpapi answers the endpoints of api/secrets: it turns requests into calls of the vault, and keys into answers.
+// Package httpapi answers the endpoints of api/secrets: it turns requests into calls of the vault and of the authority, and keys into answers.
 package httpapi
 
 import (
@@ -6,8 +6,10 @@ import (
 
 	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/identity/renewal"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
+	"github.com/rumi-ai/rumi/services/secrets/internal/authority"
 	"github.com/rumi-ai/rumi/services/secrets/internal/vault"
 )
 
@@ -15,13 +17,16 @@ import (
 const masked = "********"
 
 // Serve answers the endpoints on mux.
-func Serve(mux *server.Mux, v *vault.Vault) error {
+func Serve(mux *server.Mux, v *vault.Vault, a *authority.Authority) error {
 	s := secrets{v}
 	h := route.NewHandlers(api.Routes)
 	route.Handle(h, api.List, s.list)
 	route.Handle(h, api.Set, s.set)
 	route.Handle(h, api.Delete, s.delete)
 	route.Handle(h, api.GetValue, s.value)
+	c := certificates{a}
+	route.HandleStream(h, renewal.Sign, c.sign)
+	route.HandleRaw(h, renewal.Denied, c.denied)
 	return h.Mount(mux)
 }
 
