@@ -92,4 +92,8 @@ var open = []openapi.Open{
 }
 
 // InternalCodes are the error codes of calls between services, which no client sees.
-func InternalCodes() []string { return []string{"caller_not_allowed", "environment_not_found"} }
+func InternalCodes() []string {
+	return []string{
+		"authority_unavailable", "caller_not_allowed", "certificate_refused", "environment_not_found", "invalid_certificate_request", "too_many_certificates",
+	}
+}
