@@ -11,6 +11,7 @@ package confirm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
 )
@@ -147,9 +149,9 @@ func (a Approvals) Judge(ctx context.Context, stored *Request, terms Terms, now 
 		return 0, nil, fault.Conflict("Request of '%s' lapsed: it was for %s, and there is %s now. Review that and approve it: this asks anew", stored.AskedBy, was, is).With("request_lapsed")
 	case asker.shared(actor) != "":
 		return 0, nil, fault.Conflict("Another person must confirm what '%s' asked for: the holder of the token '%s' has had the secrets of both '%s' and '%s'",
-			stored.AskedBy, asker.shared(actor), stored.AskedBy, actor.name).With("other_person_required").Carrying(stored.shown(now))
+			stored.AskedBy, asker.shared(actor), stored.AskedBy, actor.name).With("other_person_required").Carrying(map[string]any{"confirmation": stored.shown(now)})
 	case !maps.Equal(stored.Options, terms.Options):
-		return 0, nil, fault.Conflict("Options differ from the request of '%s': %s. Approve with the same options, or reject it and ask anew", stored.AskedBy, difference(stored.Options, terms.Options)).With("request_differs").Carrying(stored.shown(now))
+		return 0, nil, fault.Conflict("Options differ from the request of '%s': %s. Approve with the same options, or reject it and ask anew", stored.AskedBy, difference(stored.Options, terms.Options)).With("request_differs").Carrying(map[string]any{"confirmation": stored.shown(now)})
 	}
 	confirmed := *stored
 	confirmed.ConfirmedBy = actor.name
@@ -268,6 +270,27 @@ func (c *Confirmation) StatusCode() int {
 		return http.StatusOK
 	}
 	return http.StatusAccepted
+}
+
+// Audit is the audit log; *audit.Log is one.
+type Audit interface {
+	Write(ctx context.Context, e audit.Entry) error
+}
+
+// AuditRefusal returns the error of an approval, after it has written an entry of the category security if the error says that the actor is
+// not a second person: somebody tries to decide alone. details say what of the pack he tried to approve. A failure of the audit log is joined
+// to the error.
+func AuditRefusal(ctx context.Context, log Audit, packID string, details map[string]any, err error) error {
+	if err == nil {
+		return nil
+	}
+	if code := fault.Of(err).Code; code != "other_person_required" && code != "person_required" {
+		return err
+	}
+	return errors.Join(err, log.Write(ctx, audit.Entry{
+		Category: audit.Security, Severity: audit.Warning, Action: "confirmation_refused", OwnerPack: packID, Details: details,
+		RejectionReason: fault.Of(err).Message,
+	}))
 }
 
 // Details adds to the details of an audit entry who asked for what the entry is about. It changes details, and returns it. A nil request

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,6 +122,10 @@ func TestApprovalOfTwoPersons(t *testing.T) {
 	w.refused("init", "", "", "other_person_required")
 	if got := w.send(origin.Origin{RequestID: "r", Actor: "service:pack-registry"}, "POST", approveDemo, ""); got.Code != "person_required" || got.status != 403 {
 		t.Errorf("a service approves: got %+v, want 403 person_required", got)
+	}
+
+	if refused := w.entries("security", "demo"); !slices.Equal(refused, []string{"confirmation_refused", "confirmation_refused", "confirmation_refused"}) {
+		t.Errorf("audited %v, want each of the three who are no second person", refused)
 	}
 
 	// It is a fact of the database, not of this process.

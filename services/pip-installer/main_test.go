@@ -419,6 +419,9 @@ func TestLockOfTwoPersons(t *testing.T) {
 	if got := w.whoDid(); !reflect.DeepEqual(got, want) {
 		t.Errorf("audited %q; want %q", got, want)
 	}
+	if got := w.audited("security"); len(got) != 2 || !strings.HasPrefix(got[1], "confirmation_refused weather Another person must confirm") {
+		t.Errorf("security log has %q; want the closed gate and the refused confirmation", got)
+	}
 }
 
 // person approves a lock as the holder of a token with a lineage.

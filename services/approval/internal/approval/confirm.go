@@ -50,7 +50,7 @@ func (s *Service) decide(ctx context.Context, id pack.ID, of approvalOf) (*recor
 	if confirm.Lapsed(err) {
 		return nil, errors.Join(s.lapse(ctx, id, of.digest), err)
 	}
-	return r, err
+	return r, confirm.AuditRefusal(ctx, s.Audit, string(id), map[string]any{"digest": of.digest}, err)
 }
 
 // applyApproval is what an approval does to a record in memory: it approves it, or sets a request that waits for another person. It returns

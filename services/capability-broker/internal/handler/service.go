@@ -228,6 +228,7 @@ func (s *Service) Approve(ctx context.Context, key, notes string) (candidate.Ite
 		if staged != nil { // such as where another operator has decided otherwise meanwhile
 			err = errors.Join(err, s.Folders.discard(*staged))
 		}
+		err = confirm.AuditRefusal(ctx, s.Audit, item.PackID, map[string]any{"candidate_key": key}, err)
 		return item, fmt.Errorf("approve handler: %w", err)
 	}
 	if staged == nil { // it is trusted as it is, or waits for another person

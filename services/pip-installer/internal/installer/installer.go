@@ -140,7 +140,7 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 			i.sweepLock.RUnlock()
 		}
 	}()
-	return i.Candidates.Approve(ctx, key, candidate.Approval[Lock]{
+	item, err := i.Candidates.Approve(ctx, key, candidate.Approval[Lock]{
 		Options: decision.options(index), Notes: decision.Notes,
 		Check: func(ctx context.Context, item *Item) (digest string, err error) {
 			if _, err := i.prepare(ctx, item, decision, index); err != nil {
@@ -162,6 +162,7 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 			return i.addEnvironment(ctx, item, built, requirements)
 		},
 	})
+	return item, confirm.AuditRefusal(ctx, i.cfg.Audit, item.PackID, map[string]any{"candidate_key": key}, err)
 }
 
 // options are what two persons must choose alike, by the fields of the request; index is the one that was chosen, "" for pip's default.
