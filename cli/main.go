@@ -27,6 +27,7 @@ type commands struct {
 	Restore   restoreCommand   `cmd:"" help:"Make the home of a backup, on this machine or another. What is there is never removed."`
 
 	Certificates certificatesCommand `cmd:"" help:"The certificates by which services know each other: list them, revoke those of a service. Needs root."`
+	Policy       policyCommands      `cmd:"" help:"The policy: what nobody may grant."`
 }
 
 // homeFlags are the flags of both subcommands: the home, and the users and groups it is prepared for.

@@ -14,6 +14,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -87,12 +88,13 @@ var (
 	Remove      = route.Internal[PackRequest, Removal]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
 	RestoreData = route.Internal[PackRequest, RestoredData]("POST", "/internal/packs/{pack_id}/data", Service, roster.PackRegistry)
 	Storage     = diskusage.Endpoint(Service)
+	CheckPolicy = policycheck.Endpoint(Service)
 )
 
 // Routes are all endpoints.
 var Routes = slices.Concat(Candidates.Table(), route.NewTable(Approve, Withdraw, ListGrants, PostGrant, RevokeGrant, ListHandlers, HandlerLogs,
 	DockerStatus, ListContainers, StartContainer, StopContainer, DeleteContainer, ContainerStats, ContainerLogs,
-	Remove, RestoreData, Storage)).
+	Remove, RestoreData, Storage, CheckPolicy)).
 	Fail("invalid_text", "no_space", "store_unavailable")
 
 // PackRequest names a pack.

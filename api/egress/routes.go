@@ -9,6 +9,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -43,8 +44,10 @@ var (
 	// reaches nothing else by it.
 	FetchKeys = route.Internal[struct{}, IssuerKeys]("GET", "/internal/issuer/keys", Service, roster.Gateway)
 
+	CheckPolicy = policycheck.Endpoint(Service)
+
 	// Routes are all of them.
-	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove, FetchKeys).
+	Routes = route.NewTable(PostGrant, Revoke, Check, List, ListDenials, Propose, Remove, FetchKeys, CheckPolicy).
 		Fail("invalid_text", "no_space", "store_unavailable")
 )
 

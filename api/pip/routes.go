@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -37,8 +38,10 @@ var (
 	Remove  = route.Internal[PackRequest, RemoveResponse]("DELETE", "/internal/packs/{pack_id}", Service, roster.PackRegistry)
 	Storage = diskusage.Endpoint(Service)
 
+	CheckPolicy = policycheck.Endpoint(Service)
+
 	// Routes are all of them.
-	Routes = slices.Concat(Candidates.Table(), route.NewTable(Approve, GetEnvironment, GetTree, Remove, Storage)).
+	Routes = slices.Concat(Candidates.Table(), route.NewTable(Approve, GetEnvironment, GetTree, Remove, Storage, CheckPolicy)).
 		Fail("invalid_text", "no_space", "store_unavailable")
 )
 

@@ -30,6 +30,7 @@ const (
 	ReadHealth  Verb = "health.read"  // which services are ready
 	ReadPending Verb = "pending.read" // what waits for a person
 	ReadStorage Verb = "storage.read" // what takes disk space
+	ReadPolicy  Verb = "policy.read"  // the policy in force, and what a policy doesn't cover
 
 	ReadPacks      Verb = "packs.read"
 	ScanPacks      Verb = "packs.scan"
@@ -78,7 +79,7 @@ const (
 
 // least is the table role × verb: the least role that has a verb. A verb that is not here belongs to nobody.
 var least = map[Verb]Role{
-	ReadHealth: Viewer, ReadPending: Viewer, ReadStorage: Viewer,
+	ReadHealth: Viewer, ReadPending: Viewer, ReadStorage: Viewer, ReadPolicy: Viewer,
 
 	ReadPacks: Viewer, ScanPacks: Operator, ImportPacks: Operator, ApplyPacks: Operator, ApprovePacks: Operator, RejectPacks: Operator,
 	RollBackPacks: Operator, UninstallPacks: Operator, DiscardPacks: Operator,

@@ -58,7 +58,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	follow(rt, s, w, packs, sockets)
 
 	err = httpapi.Serve(rt.Mux(), httpapi.Parts{
-		Grants: d.grants, Handlers: d.handlers, Printed: w.logs, Containers: packs, Usage: files.Usage,
+		Grants: d.grants, Handlers: d.handlers, Printed: w.logs, Containers: packs, Policy: s.policy, Usage: files.Usage,
 		Remover: &uninstall.Service{
 			Sockets: sockets, Workers: w.pool, Gates: s.gates, Grants: d.grants, Handlers: d.handlers, Logs: w.logs, Containers: packs,
 		},

@@ -43,6 +43,9 @@ var table = map[string]struct {
 	"DELETE /api/packs/staging/{staging_id}":       {"operator", ""},
 	"DELETE /api/packs/{pack_id}/backups/{backup}": {"operator", "path"},
 
+	"GET /api/policy":        {"viewer", ""},
+	"POST /api/policy/check": {"viewer", ""},
+
 	"GET /api/network/list":     {"viewer", ""},
 	"GET /api/network/denials":  {"viewer", "query"},
 	"GET /api/network/proposal": {"viewer", "query"},

@@ -75,6 +75,17 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	return out, nil
 }
 
+// Findings are the containers of this host that run with more memory than a policy allows. It goes by the records: the engine need not answer.
+func (m *Manager) Findings(ctx context.Context, p *policy.Policy) (all []policy.Finding, err error) {
+	err = m.records.refresh(ctx)
+	for _, r := range m.records.all() {
+		if r.Running {
+			all = append(all, p.Container(r.Role, r.Limits.MemoryMB<<20).Findings(policy.Finding{Kind: policy.Container, PackID: r.PackID, Role: string(r.Role)})...)
+		}
+	}
+	return all, err
+}
+
 // newInfo joins what the engine says of a container with its record. Of a container that the record doesn't name, only what
 // the engine says is shown.
 func newInfo(c sandbox.Container, r Record) Info {

@@ -3,6 +3,7 @@ package grant
 import (
 	"context"
 	"math"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/policy"
@@ -44,4 +45,17 @@ func (c *Cache) refuse(ctx context.Context, g *Grant, broken policy.Violations) 
 		return err
 	}
 	return refusal
+}
+
+// Findings are the grants that a policy doesn't cover, without those that are revoked or have expired.
+func (c *Cache) Findings(p *policy.Policy) (all []policy.Finding) {
+	now := time.Now()
+	c.Each(func(g *Grant) {
+		if g.Enabled && !g.expired(now) {
+			all = append(all, g.Violations(p).Findings(policy.Finding{
+				Kind: policy.CapabilityGrant, PackID: g.PrincipalID, Name: g.PermissionID, GrantedBy: g.GrantedBy, Role: string(g.Role), Suspended: true,
+			})...)
+		}
+	})
+	return all
 }

@@ -3,10 +3,14 @@
 package httpapi
 
 import (
+	"context"
+
 	api "github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/container"
@@ -22,6 +26,7 @@ type Parts struct {
 	Printed    *worker.Logs // by handlers
 	Containers *container.Manager
 	Remover    Remover
+	Policy     *policy.Reader
 	Usage      diskusage.List // of what the broker keeps on the disk
 }
 
@@ -34,6 +39,10 @@ func Serve(mux *server.Mux, p Parts) error {
 	route.Handle(h, api.Remove, r.remove)
 	route.Handle(h, api.RestoreData, r.restoreData)
 	diskusage.Handle(h, api.Storage, p.Usage)
+	policycheck.Handle(h, api.CheckPolicy, p.Policy, func(ctx context.Context, of *policy.Policy) ([]policy.Finding, error) {
+		running, err := p.Containers.Findings(ctx, of)
+		return append(p.Grants.Findings(of), running...), err
+	})
 	return h.Mount(mux)
 }
 

@@ -2,6 +2,7 @@ package grant
 
 import (
 	"context"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -69,4 +70,17 @@ func (s *Service) refuse(ctx context.Context, packID string, r Request, broken p
 		return err
 	}
 	return refusal
+}
+
+// Findings are the grants in force that a policy doesn't cover.
+func (s *Service) Findings(_ context.Context, p *policy.Policy) (all []policy.Finding, err error) {
+	now := time.Now()
+	for _, g := range s.cache.List() {
+		if g.InForce(now) {
+			all = append(all, g.Violations(p).Findings(policy.Finding{
+				Kind: policy.NetworkGrant, PackID: g.PackID, GrantedBy: g.GrantedBy, Role: string(g.Role), Suspended: true,
+			})...)
+		}
+	}
+	return all, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
@@ -25,7 +26,7 @@ type Parts struct {
 	Grants    *grant.Service
 	Denials   *denials.Log
 	Addresses *address.Policy
-	Ceiling   policy.Source
+	Ceiling   *policy.Reader
 	Remove    func(packID string) // removes the socket of a removed pack
 	Issuer    *issuer.Fetcher     // nil where nobody signs in
 }
@@ -41,6 +42,7 @@ func Serve(mux *server.Mux, p Parts) error {
 	route.Handle(h, api.Propose, r.proposal)
 	route.Handle(h, api.Remove, r.remove)
 	route.Handle(h, api.FetchKeys, r.fetchKeys)
+	policycheck.Handle(h, api.CheckPolicy, p.Ceiling, p.Grants.Findings)
 	return h.Mount(mux)
 }
 

@@ -31,6 +31,8 @@ func (e *Edge) own() map[string]handler {
 		}
 		return views.Pack(ctx, string(id))
 	})
+	handle(handlers, api.GetPolicy, func(ctx context.Context, _ struct{}) (api.Policy, error) { return views.Policy(ctx), nil })
+	handle(handlers, api.CheckPolicy, views.CheckPolicy)
 	e.tokens(handlers)
 	health := api.GetHealth.Route()
 	handlers[health.Name()] = e.health

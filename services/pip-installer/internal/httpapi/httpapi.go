@@ -13,6 +13,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -25,7 +26,7 @@ type routes struct {
 }
 
 // Serve answers the endpoints on mux. usage finds what the service keeps on the disk.
-func Serve(mux *server.Mux, i *installer.Installer, ceiling policy.Source, usage diskusage.List) error {
+func Serve(mux *server.Mux, i *installer.Installer, ceiling *policy.Reader, usage diskusage.List) error {
 	r, h := routes{i, ceiling}, route.NewHandlers(api.Routes)
 	candidate.Handle(h, api.Candidates, i.Candidates, candidate.Shown[installer.Lock, api.LockItem]{
 		KeyForm: fault.LockKeyForm, ValidKey: installer.ValidKey, View: r.view,
@@ -36,6 +37,7 @@ func Serve(mux *server.Mux, i *installer.Installer, ceiling policy.Source, usage
 	route.HandleStream(h, api.GetTree, r.tree)
 	route.Handle(h, api.Remove, r.remove)
 	diskusage.Handle(h, api.Storage, usage)
+	policycheck.Handle(h, api.CheckPolicy, ceiling, i.Findings)
 	return h.Mount(mux)
 }
 

@@ -200,6 +200,20 @@ func (i *Installer) Violations(p *policy.Policy, item *Item) policy.Violations {
 	return p.Lock(item.Payload.Role, item.Payload.AllowSdist)
 }
 
+// Findings are the installed locks whose approval a policy doesn't cover.
+func (i *Installer) Findings(ctx context.Context, p *policy.Policy) (all []policy.Finding, err error) {
+	items, err := i.List(ctx, candidate.Installed)
+	if err != nil {
+		return nil, err
+	}
+	for _, item := range items {
+		all = append(all, i.Violations(p, &item).Findings(policy.Finding{
+			Kind: policy.Lock, PackID: item.PackID, Name: item.Key, GrantedBy: item.Actor, Role: string(item.Payload.Role),
+		})...)
+	}
+	return all, nil
+}
+
 // withinPolicy is nil for an approval that the policy allows. Otherwise the refusal is in the audit log, and is the error: a denied fault.
 func (i *Installer) withinPolicy(ctx context.Context, item *Item) error {
 	broken := i.cfg.Policy.Current().Lock(item.Payload.Role, item.Payload.AllowSdist)

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
+	"github.com/rumi-ai/rumi/libs/route"
+	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/service/servicetest"
+)
+
+// policyOwner is a service that enforces the policy of the suite and has one grant of everything.
+func policyOwner(name string) service.Build[struct{}] {
+	return func(_ context.Context, rt *service.Runtime, _ struct{}) error {
+		reader, err := rt.OpenPolicy()
+		if err != nil {
+			return err
+		}
+		endpoint := policycheck.Endpoint(name)
+		h := route.NewHandlers(route.NewTable(endpoint))
+		policycheck.Handle(h, endpoint, reader, func(_ context.Context, p *policy.Policy) ([]policy.Finding, error) {
+			broken := p.Network("operator", policy.Network{Domains: []string{"*"}, Ports: []int{443}})
+			return broken.Findings(policy.Finding{Kind: policy.NetworkGrant, PackID: "of-" + name, GrantedBy: "alice", Role: "operator", Suspended: true}), nil
+		})
+		return h.Mount(rt.Mux())
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	suite := servicetest.New(t, "gateway", "egress-proxy", "capability-broker") // pip-installer is down
+	suite.SetPolicy(`{"version": 1, "network": {"wildcard": false}}`)
+	w := &world{Suite: suite, t: t, servers: map[string]*servicetest.Server{}}
+	w.setToken(apiToken)
+	for _, name := range []string{"egress-proxy", "capability-broker"} {
+		w.servers[name] = servicetest.Start(suite, name, policyOwner(name), nil)
+	}
+	w.servers["gateway"] = servicetest.Start(suite, "gateway", build, nil)
+	w.address = w.servers["gateway"].Address
+	get := w.as(t, apiToken, "GET", "/api/policy", "").raw
+	for _, part := range []string{
+		`"policy":{"version":1,"network":{"wildcard":false}}`, `"count":2`, `"rule":"network.wildcard"`, `"pack_id":"of-egress-proxy"`,
+		`"service":"capability-broker"`, `"errors":{"pip-installer":`, `"granted_role":"operator"`, `"digest":"sha256:`,
+	} {
+		if !strings.Contains(get, part) {
+			t.Errorf("GET /api/policy: got %s, want %s in it", get, part)
+		}
+	}
+	for body, want := range map[string]string{
+		`{}`:                         `"count":2`,
+		`{"policy": null}`:           `"count":2`,
+		`{"policy": {"version": 1}}`: `"violations":[],"count":0`,
+		`{"policy": {"version": 1, "network": {"domains": {"allow": []}}}}`: `"rule":"network.domains"`,
+		`{"policy": {"version": 1, "netwrok": {}}}`:                         `line 1, column 16: \"netwrok\" is no rule`,
+		`{"policy": "x"}`: `"error_code":"invalid_policy"`,
+		`{"polcy": {}}`:   `Unknown field 'polcy'`,
+	} {
+		if got := w.as(t, apiToken, "POST", "/api/policy/check", body).raw; !strings.Contains(got, want) {
+			t.Errorf("check of %s: got %s, want %s", body, got, want)
+		}
+	}
+	if got := w.as(t, apiToken, "GET", "/api/policy", "").raw; got != get {
+		t.Errorf("after the checks: got %s, want the policy as before, %s", got, get)
+	}
+}
