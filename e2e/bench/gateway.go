@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/rumi-ai/rumi/e2e/bench/internal/baseline"
 	"github.com/rumi-ai/rumi/e2e/bench/internal/load"
@@ -27,6 +29,9 @@ func (b *bench) gateway(ctx context.Context) (err error) {
 	tools, stop, err := b.reverseProxies(ctx, upstream.Address())
 	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {
+		return err
+	}
+	if err := b.manyTokens(ctx, pack); err != nil {
 		return err
 	}
 	for i, read := range []struct{ path, service string }{{"/api/network/list", "egress-proxy"}, {"/api/packs", "approval"}} {
@@ -67,6 +72,45 @@ func (b *bench) gateway(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// manyTokens makes tokens, and compares reads with one of them with reads with init's token, which is in no database.
+func (b *bench) manyTokens(ctx context.Context, pack string) error {
+	one, err := b.makeTokens(ctx)
+	if err != nil {
+		return err
+	}
+	contestant := func(name, token string) load.Contestant {
+		request := fmt.Sprintf("GET /api/network/list HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n", token)
+		return load.Contestant{Name: name, PIDs: []int{b.suite.PID("gateway")}, Open: load.HTTP("tcp", b.suite.Address("gateway"), request, 200, pack)}
+	}
+	s, err := load.Compare(ctx, b.plan(few), contestant("one of them", one), contestant("init's token", b.suite.API.Token))
+	if err != nil {
+		return err
+	}
+	b.row(rate(fmt.Sprintf("gateway, one of %d tokens, %d in flight", b.scale.tokens, few), table.Goal{Ratio: 0.9}, s[0], "init's token", s[1], ""))
+	return nil
+}
+
+// makeTokens makes all tokens, some at a time, and returns one of them.
+func (b *bench) makeTokens(ctx context.Context) (one string, err error) {
+	var next atomic.Int64
+	made := make([]string, few)
+	problems := make([]error, few)
+	var work sync.WaitGroup
+	for worker := range few {
+		work.Go(func() {
+			for i := next.Add(1); i <= int64(b.scale.tokens) && problems[worker] == nil; i = next.Add(1) {
+				var issued struct {
+					Token string `json:"token"`
+				}
+				problems[worker] = b.post(ctx, "/api/tokens", map[string]any{"name": fmt.Sprintf("bench-%d", i), "role": "viewer"}, &issued)
+				made[worker] = issued.Token
+			}
+		})
+	}
+	work.Wait()
+	return made[0], errors.Join(problems...)
 }
 
 // reverseProxy is a tool before a service, or before the bare upstream where service is "".

@@ -62,11 +62,12 @@ type scale struct {
 	revokes  int           // enough for a 99th percentile
 	approved int           // packs to approve
 	archive  int64         // size of the archive to import, in bytes
+	tokens   int           // of the API, beside init's, while the gateway is measured
 }
 
 var (
-	full  = scale{rounds: 3, each: 1500 * time.Millisecond, idle: 3 * time.Second, packs: 200, repeats: 5, revokes: 100, approved: 30, archive: 499 << 20}
-	quick = scale{rounds: 1, each: 20 * time.Millisecond, idle: 0, packs: 3, repeats: 1, revokes: 2, approved: 2, archive: 3 << 20}
+	full  = scale{rounds: 3, each: 1500 * time.Millisecond, idle: 3 * time.Second, packs: 200, repeats: 5, revokes: 100, approved: 30, archive: 499 << 20, tokens: 10000}
+	quick = scale{rounds: 1, each: 20 * time.Millisecond, idle: 0, packs: 3, repeats: 1, revokes: 2, approved: 2, archive: 3 << 20, tokens: 20}
 )
 
 type config struct {

@@ -129,7 +129,7 @@ func sessionOver() error {
 // cost each of them; its answer is withheld where the session has ended meanwhile (see withheld).
 func (r *request) endWithSession(w http.ResponseWriter) (stop func()) {
 	u, uploading := r.Body.(*upload)
-	if r.who.Session == nil || !uploading && !(r.route.Reads() && long(r.Request, r.route.Class)) {
+	if r.who.Session == nil || !uploading && (!r.route.Reads() || !long(r.Request, r.route.Class)) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
