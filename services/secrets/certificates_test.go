@@ -402,3 +402,45 @@ func TestARevokedCertificateIsRefusedByAllWithinASecond(t *testing.T) {
 		t.Errorf("%d entries of refused connections, want one for each service and thief:\n%s", n, security)
 	}
 }
+
+// While secrets is down nothing stops: certificates are renewed once it is back, and what was revoked meanwhile is known within a second.
+func TestNothingStopsWhileSecretsIsDown(t *testing.T) {
+	suite := servicetest.New(t, "secrets", "approval", "gateway")
+	makeKey(t, suite)
+	env := map[string]string{"RUMI_CERTIFICATE_LIFE": "10s"}
+	suite.CertificateLife(10 * time.Second)
+	vault := servicetest.Start(suite, "secrets", build, env)
+	var approval, gateway *service.Runtime
+	servicetest.Start(suite, "approval", peerBuild(&approval), nil)
+	servicetest.Start(suite, "gateway", peerBuild(&gateway), nil)
+	old := gateway.Identity.Certificate()
+	if err := vault.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < 6*time.Second; time.Sleep(50 * time.Millisecond) { // beyond the time for renewal
+		if _, err := client.Call[int](t.Context(), gateway.Peer("approval"), "POST", "/echo", nil); err != nil {
+			t.Fatalf("a call %v after secrets went down: %v", time.Since(began), err)
+		}
+	}
+	if !gateway.Identity.Certificate().Equal(old) {
+		t.Error("a certificate was renewed by nobody")
+	}
+	stolen := identity.Serial(old)
+	servicetest.Start(suite, "secrets", build, env)
+	for began := time.Now(); identity.Serial(gateway.Identity.Certificate()) == stolen; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 3*time.Second {
+			t.Fatalf("not renewed %v after secrets is back: %v", time.Since(began), gateway.Identity.Check(time.Now()))
+		}
+	}
+	if revoked, err := identity.NewRegister(suite.AuthorityDir()).Revoke("gateway", identity.Serial(gateway.Identity.Certificate()), time.Now()); err != nil || len(revoked) == 0 {
+		t.Fatalf("revoked %v, %v; want the old certificate", revoked, err)
+	}
+	for began := time.Now(); !slices.ContainsFunc(approval.Identity.Denied(), func(d identity.Denied) bool { return d.Serial == stolen }); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > time.Second {
+			t.Fatal("a revocation after the return of secrets isn't known within a second")
+		}
+	}
+	if _, err := client.Call[int](t.Context(), gateway.Peer("approval"), "POST", "/echo", nil); err != nil {
+		t.Errorf("a call afterwards: %v", err)
+	}
+}

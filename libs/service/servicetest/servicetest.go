@@ -164,6 +164,9 @@ func (s *Suite) Environ(name string) []string {
 	}
 }
 
+// Address is where a service that New named listens, or will.
+func (s *Suite) Address(name string) string { return s.addresses[name] }
+
 // Release closes the listener that New opened for a service and returns its address (host:port), so that a separate process can listen there.
 func (s *Suite) Release(name string) string {
 	s.t.Helper()
