@@ -37,6 +37,7 @@ type auditFlags struct {
 
 func (f auditFlags) audit() string    { return filepath.Join(f.Home, "user_data/audit") }
 func (f auditFlags) seals() string    { return filepath.Join(f.Home, "user_data/audit_log") }
+func (f auditFlags) status() string   { return filepath.Join(f.Home, "user_data/seal_status") }
 func (f auditFlags) settings() string { return filepath.Join(f.Home, "user_data/settings") }
 
 // keyFlag names the public key.
@@ -293,7 +294,7 @@ func (c *auditSeal) Run(log *slog.Logger) error {
 	auditlog.LowerPriority(log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	mounted, err := mounts.Read("/proc", c.audit(), c.seals())
+	mounted, err := mounts.Read("/proc", c.audit(), c.seals(), c.status())
 	if err != nil {
 		return err
 	}
@@ -304,7 +305,7 @@ func (c *auditSeal) Run(log *slog.Logger) error {
 		}
 	}()
 	err = auditlog.Run(ctx, auditlog.Config{
-		Audit: c.audit(), Log: c.seals(), KeyFile: filepath.Join(c.settings(), auditlog.KeyDir, auditlog.KeyFile),
+		Audit: c.audit(), Log: c.seals(), Status: c.status(), KeyFile: filepath.Join(c.settings(), auditlog.KeyDir, auditlog.KeyFile),
 		Interval: c.Interval, Checkpoint: c.Checkpoint,
 	}, log)
 	if cause := new(mounts.LostError); errors.As(context.Cause(ctx), &cause) {
@@ -315,4 +316,4 @@ func (c *auditSeal) Run(log *slog.Logger) error {
 
 type auditHealth struct{ auditFlags }
 
-func (c *auditHealth) Run() error { return auditlog.Health(c.seals(), time.Now()) }
+func (c *auditHealth) Run() error { return auditlog.Health(c.status(), time.Now()) }

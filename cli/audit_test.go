@@ -48,7 +48,7 @@ func rumi(t *testing.T, stdin string, args ...string) (status int, stdout, stder
 func sealedHome(t *testing.T) (home, file string) {
 	t.Helper()
 	home = t.TempDir()
-	for _, dir := range []string{"user_data/audit", "user_data/audit_log", "user_data/settings/audit_log"} {
+	for _, dir := range []string{"user_data/audit", "user_data/audit_log", "user_data/seal_status", "user_data/settings/audit_log"} {
 		if err := os.MkdirAll(filepath.Join(home, dir), 0o750); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func seal(t *testing.T, home string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // it makes one pass all the same
-	cfg := auditlog.Config{Audit: filepath.Join(home, "user_data/audit"), Log: filepath.Join(home, "user_data/audit_log"),
+	cfg := auditlog.Config{Audit: filepath.Join(home, "user_data/audit"), Log: filepath.Join(home, "user_data/audit_log"), Status: filepath.Join(home, "user_data/seal_status"),
 		KeyFile: filepath.Join(home, "user_data/settings/audit_log/signing_key"), Interval: time.Second}
 	if err := auditlog.Run(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err != nil {
 		t.Fatal(err)

@@ -317,6 +317,13 @@ func (g Egress) Revoke(ctx context.Context, req egress.RevokeRequest) (egress.Re
 	return Call(ctx, g.client, egress.Revoke, req)
 }
 
+// CheckPolicy sends POST /api/policy/check: say what another policy would not cover. It needs policy.read.
+//
+// Error codes of its own: invalid_policy.
+func (g Gateway) CheckPolicy(ctx context.Context, req gateway.CheckPolicyRequest) (gateway.CheckPolicyResponse, error) {
+	return Call(ctx, g.client, gateway.CheckPolicy, req)
+}
+
 // CreateToken sends POST /api/tokens: make an API token. It needs tokens.create.
 //
 // Error codes of its own: invalid_expires_at, invalid_pack_id, invalid_scopes, invalid_text, invalid_token_name, lineage_too_long,
@@ -336,6 +343,11 @@ func (g Gateway) GetHealth(ctx context.Context) (gateway.Health, error) {
 // Error codes of its own: pack_not_found, service_unavailable.
 func (g Gateway) GetPack(ctx context.Context, req gateway.PackRequest) (gateway.Pack, error) {
 	return Call(ctx, g.client, gateway.GetPack, req)
+}
+
+// GetPolicy sends GET /api/policy: show the policy in force, and what it does not cover. It needs policy.read.
+func (g Gateway) GetPolicy(ctx context.Context) (gateway.Policy, error) {
+	return Call(ctx, g.client, gateway.GetPolicy, struct{}{})
 }
 
 // GetStorage sends GET /api/storage: show what takes disk space, and how to remove it. It needs storage.read.

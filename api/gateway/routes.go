@@ -54,7 +54,17 @@ type PackRequest struct {
 type Health struct {
 	Status   string               `json:"status" api:"enum=ok|degraded"` // ok, or degraded where a service isn't ready
 	Services map[string]Readiness `json:"services"`
-	Backups  Backups              `json:"backups"` // they don't change Status: an old backup stops nothing
+	Backups  Backups              `json:"backups"`   // they don't change Status: an old backup stops nothing
+	Seals    Seals                `json:"audit_log"` // nor do these
+}
+
+// Seals says how the sealing of the audit log is.
+type Seals struct {
+	State    string `json:"state"`              // ok; late where the sealer doesn't run, failed where it can't seal, changed where sealed lines were changed
+	Detail   string `json:"detail"`             // what is wrong; "" where nothing is
+	Fix      string `json:"fix"`                // what the operator can do about it
+	Records  uint64 `json:"records"`            // signed ones
+	SealedAt string `json:"sealed_at,omitzero"` // when the sealer has made its last pass, RFC 3339
 }
 
 // Backups says how the scheduled backups are.

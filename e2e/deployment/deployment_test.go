@@ -182,7 +182,7 @@ func TestSealsAreOutOfReach(t *testing.T) {
 	for _, v := range services[sealer].Volumes {
 		mounts[v.Target] = v.ReadOnly
 	}
-	want := map[string]bool{"/rumi/user_data/audit": true, "/rumi/user_data/audit_log": false, "/rumi/user_data/settings/audit_log": true}
+	want := map[string]bool{"/rumi/user_data/audit": true, "/rumi/user_data/audit_log": false, "/rumi/user_data/seal_status": false, "/rumi/user_data/settings/audit_log": true}
 	if !maps.Equal(mounts, want) || services[sealer].NetworkMode != "none" || services[sealer].User != "1099:1099" || len(services[sealer].CapAdd) > 0 {
 		t.Errorf("%s is %+v; want the mounts %v, no network, no capabilities, and the services' user", sealer, services[sealer], want)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
+	"github.com/rumi-ai/rumi/services/gateway/internal/seals"
 	"github.com/rumi-ai/rumi/services/gateway/internal/site"
 	tokenstore "github.com/rumi-ai/rumi/services/gateway/internal/store"
 	"github.com/rumi-ai/rumi/services/gateway/internal/token"
@@ -63,7 +64,8 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.OnStop("last uses", uses.Flush)
 	rt.Go("last uses", uses.Run)
 	status := backups.View{Dir: filepath.Join(rt.UserData, "backup_status"), Log: rt.Log}
-	rt.Metrics.MustRegister(status)
+	sealing := seals.View{Dir: filepath.Join(rt.UserData, "seal_status"), Log: rt.Log}
+	rt.Metrics.MustRegister(status, sealing)
 	who := principal.Chain{tokens, key}
 	signIns, err := openSignIns(rt, cfg)
 	if err != nil {
@@ -76,8 +78,8 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
-		Backups: status.Health,
-		Tokens:  token.NewService(tokens, key, uses, rt.Audit),
+		Backups: status.Health, Seals: sealing.Health,
+		Tokens: token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func sealUntilEnd(dir string) {
 		cancel()
 	}()
 	LowerPriority(slog.New(slog.DiscardHandler))
-	cfg := Config{Audit: filepath.Join(dir, "audit"), Log: filepath.Join(dir, "audit_log"), KeyFile: filepath.Join(dir, "signing_key"), Interval: DefaultInterval}
+	cfg := Config{Audit: filepath.Join(dir, "audit"), Log: filepath.Join(dir, "audit_log"), Status: filepath.Join(dir, "seal_status"), KeyFile: filepath.Join(dir, "signing_key"), Interval: DefaultInterval}
 	if os.Getenv(sealFast) != "" {
 		cfg.Interval, retryInterval = time.Millisecond, 20*time.Millisecond
 	}
@@ -105,6 +105,7 @@ func writeEntries(b *testing.B, category audit.Category, writers int, sealed boo
 	must(b, err)
 	must(b, os.WriteFile(filepath.Join(dir, "signing_key"), []byte(private), 0o600))
 	must(b, os.Mkdir(filepath.Join(dir, "audit_log"), 0o750))
+	must(b, os.Mkdir(filepath.Join(dir, "seal_status"), 0o750))
 	log, err := audit.Open(filepath.Join(dir, "audit"), "bench", slog.New(slog.DiscardHandler))
 	must(b, err)
 	defer log.Close()
@@ -177,7 +178,7 @@ func startSealer(b testing.TB, dir string) (stop func() *os.ProcessState) {
 	must(b, err)
 	must(b, cmd.Start())
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(dir, "audit_log", statusFile)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "seal_status", "status.json")); err == nil {
 			break
 		} else if time.Now().After(deadline) {
 			b.Fatal("the sealer has not begun after 10 s")

@@ -8,7 +8,6 @@
 //	hashes/FILE.PART     the hashes of the lines of a file, 32 bytes each, so that a changed line can be named
 //	checkpoint           the newest signed checkpoint: size and root of the Merkle tree over the records
 //	state.json           what spares a long log its reading at each start
-//	status.json          what the sealer has done last, for its health check
 //
 // So there are two levels. A line is a leaf of the tree of its sealing; the record of the sealing is a leaf of the log. Both are the
 // trees of RFC 6962. The upper one grows once a sealing and not once a line, so it is small, and its leaves can be read by a person.

@@ -40,7 +40,7 @@ func FuzzVerify(f *testing.F) {
 		if report.OK && !bytes.HasPrefix(content, originals[name]) {
 			t.Errorf("%s replaced by %q: all is well, want a finding", name, content)
 		}
-		s, err := openSealer(h.config(), &status{path: h.seals}, nil)
+		s, err := openSealer(h.config(), &status{dir: h.status}, nil)
 		if err == nil {
 			s.close()
 		}

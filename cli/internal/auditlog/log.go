@@ -25,7 +25,6 @@ const (
 	recordsFile    = "records.jsonl"
 	hashesDir      = "hashes"
 	CheckpointFile = "checkpoint" // its presence says that the log has begun
-	statusFile     = "status.json"
 	lockFile       = "lock"
 )
 

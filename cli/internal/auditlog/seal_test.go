@@ -22,12 +22,12 @@ const testFile = "security_2026-01-31.jsonl"
 
 // home is a folder with an audit log, its seals and keys.
 type home struct {
-	t                 testing.TB
-	audit, seals, key string
-	public            string
-	out               *bytes.Buffer
-	sealer            *Sealer
-	now               time.Time
+	t                         testing.TB
+	audit, seals, status, key string
+	public                    string
+	out                       *bytes.Buffer
+	sealer                    *Sealer
+	now                       time.Time
 }
 
 func newHome(t *testing.T) *home {
@@ -37,7 +37,7 @@ func newHome(t *testing.T) *home {
 
 func newHomeIn(t testing.TB, dir string) *home {
 	t.Helper()
-	h := &home{t: t, audit: filepath.Join(dir, "audit"), seals: filepath.Join(dir, "audit_log"), key: filepath.Join(dir, "signing_key"),
+	h := &home{t: t, audit: filepath.Join(dir, "audit"), seals: filepath.Join(dir, "audit_log"), status: filepath.Join(dir, "seal_status"), key: filepath.Join(dir, "signing_key"),
 		out: &bytes.Buffer{}, now: time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)}
 	private, public, err := NewKey(strings.Repeat("0a", 16))
 	h.check(err)
@@ -45,6 +45,7 @@ func newHomeIn(t testing.TB, dir string) *home {
 	h.check(os.WriteFile(h.key, []byte(private+"\n"), 0o600))
 	h.check(os.Mkdir(h.audit, 0o750))
 	h.check(os.Mkdir(h.seals, 0o750))
+	h.check(os.Mkdir(h.status, 0o750))
 	return h
 }
 
@@ -56,13 +57,13 @@ func (h *home) check(err error) {
 }
 
 func (h *home) config() Config {
-	return Config{Audit: h.audit, Log: h.seals, KeyFile: h.key, Interval: 10 * time.Millisecond}
+	return Config{Audit: h.audit, Log: h.seals, Status: h.status, KeyFile: h.key, Interval: 10 * time.Millisecond}
 }
 
 // start opens the sealer; the test drives its passes.
 func (h *home) start() {
 	h.t.Helper()
-	s, err := openSealer(h.config(), &status{path: h.seals}, slog.New(slog.NewTextHandler(io.MultiWriter(h.out, h.t.Output()), nil)))
+	s, err := openSealer(h.config(), &status{dir: h.status}, slog.New(slog.NewTextHandler(io.MultiWriter(h.out, h.t.Output()), nil)))
 	h.check(err)
 	h.sealer = s
 }
@@ -191,8 +192,8 @@ func TestFilesOfOldDays(t *testing.T) {
 		h.seal()
 		h.now = h.now.Add(2 * recheckInterval)
 	}
-	if report := h.verify(nil); short(report.Findings) != "changed "+name(7)+" 3" || h.sealer.status.deviations != 1 {
-		t.Errorf("found %q, and the sealer %d; want line 3 of %s, once", short(report.Findings), h.sealer.status.deviations, name(7))
+	if report := h.verify(nil); short(report.Findings) != "changed "+name(7)+" 3" || h.sealer.status.changes != 1 {
+		t.Errorf("found %q, and the sealer %d; want line 3 of %s, once", short(report.Findings), h.sealer.status.changes, name(7))
 	}
 }
 
@@ -257,7 +258,7 @@ func TestStrangeFilesAreNotFollowed(t *testing.T) {
 	if len(h.sealer.files) != 4 || h.sealer.seals.parts[part{testFile, 1}].lines != 5 || len(h.sealer.seals.parts) != 1 {
 		t.Errorf("follows %d files and has sealed %+v; want four, and 5 lines of one", len(h.sealer.files), h.sealer.seals.parts)
 	}
-	if err := Health(h.seals, h.now); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+	if err := Health(h.status, h.now); err == nil || !strings.Contains(err.Error(), "is no regular file") {
 		t.Errorf("Health = %v, want that a file is no regular one", err)
 	}
 }

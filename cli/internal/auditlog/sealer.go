@@ -31,6 +31,7 @@ var retryInterval = 5 * time.Second
 type Config struct {
 	Audit      string        // the folder of the audit log; only read
 	Log        string        // the folder of the seals
+	Status     string        // the folder of the status
 	KeyFile    string        // the signing key
 	Interval   time.Duration // between two passes
 	Checkpoint time.Duration // between two log lines with the newest checkpoint; 0 logs none
@@ -70,7 +71,7 @@ func (r *recheck) close() {
 // stop the others. After one that concerns the log (a full disk, a changed record), it is opened anew every few seconds; nothing is
 // sealed meanwhile, and the status says why.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	st := &status{path: cfg.Log}
+	st := &status{dir: cfg.Status}
 	last := ""
 	for {
 		err := run(ctx, cfg, st, log)
@@ -577,7 +578,8 @@ func (s *Sealer) found(f *follower, record *Record, kind Kind, line uint64, deta
 		return
 	}
 	s.log.Error("sealed lines of the audit log were changed", attrs...)
-	s.status.deviations++
+	s.status.changes++
+	s.status.last = Finding{Kind: kind, File: f.part.file, Line: line, Text: string(kind)}.String()
 }
 
 // recheck compares sealed lines with their hashes, a little in each pass: nothing else tells of a change in the middle of a file that

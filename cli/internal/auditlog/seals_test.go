@@ -114,7 +114,7 @@ func TestManipulationsOfTheSealsAreNamed(t *testing.T) {
 			if got := short(report.Findings); got != m.findings {
 				t.Errorf("found %q, want %q", got, m.findings)
 			}
-			s, err := openSealer(h.config(), &status{path: h.seals}, nil)
+			s, err := openSealer(h.config(), &status{dir: h.status}, nil)
 			if err == nil {
 				s.close()
 			}
@@ -284,12 +284,12 @@ func TestFullDisk(t *testing.T) {
 	await("the disk is full", func() bool {
 		h.write(file, written, written+1) // a record each, and then the hashes
 		written++
-		err := Health(h.seals, time.Now())
+		err := Health(h.status, time.Now())
 		return err != nil && strings.Contains(err.Error(), "file too large")
 	})
 	h.write(file, written, 2000)
 	h.check(unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil))
-	await("it seals again", func() bool { return Health(h.seals, time.Now()) == nil && h.sealedLines() == 2000 })
+	await("it seals again", func() bool { return Health(h.status, time.Now()) == nil && h.sealedLines() == 2000 })
 	h.check(stdin.Close())
 	h.check(cmd.Wait())
 	if report := h.verify(func(o *Options) { o.Now = time.Now() }); !report.OK || report.Lines != 2000 {
@@ -310,7 +310,7 @@ func (h *home) sealedLines() (lines uint64) {
 func TestOneSealerAtATime(t *testing.T) {
 	h := sealed100(t)
 	defer h.stop()
-	if _, err := openSealer(h.config(), &status{path: h.seals}, nil); err == nil || !strings.Contains(err.Error(), "another sealer") {
+	if _, err := openSealer(h.config(), &status{dir: h.status}, nil); err == nil || !strings.Contains(err.Error(), "another sealer") {
 		t.Errorf("a second sealer: got %v, want that there is another", err)
 	}
 }
@@ -352,15 +352,15 @@ func TestWhatAKillLeaves(t *testing.T) {
 func TestHealth(t *testing.T) {
 	h := sealed100(t)
 	defer h.stop()
-	if err := Health(h.seals, h.now); err != nil {
+	if err := Health(h.status, h.now); err != nil {
 		t.Errorf("of a sealer that works: %v", err)
 	}
-	if err := Health(h.seals, h.now.Add(time.Minute)); err == nil {
+	if err := Health(h.status, h.now.Add(time.Minute)); err == nil {
 		t.Error("of a sealer that has done nothing for a minute: no error, want one")
 	}
 	h.check(os.Truncate(h.path(testFile), 5))
 	h.seal()
-	if err := Health(h.seals, h.now); err == nil || !strings.Contains(err.Error(), "were changed") {
+	if err := Health(h.status, h.now); err == nil || !strings.Contains(err.Error(), "were changed") {
 		t.Errorf("after a change: got %v, want that lines were changed", err)
 	}
 }

@@ -42,7 +42,7 @@ func TestStateOfALongLog(t *testing.T) {
 			// A change in the first record shows whether it is read.
 			records := h.read(h.sealed(recordsFile))
 			h.edit(h.sealed(recordsFile), func(l []string) []string { l[0] = strings.Replace(l[0], `"n":0`, `"n":7`, 1); return l })
-			s, err := openSealer(h.config(), &status{path: h.seals}, nil)
+			s, err := openSealer(h.config(), &status{dir: h.status}, nil)
 			if err == nil {
 				s.close()
 			}
@@ -59,7 +59,7 @@ func TestStateOfALongLog(t *testing.T) {
 	h := newHome(t)
 	grow(h, 0)
 	h.edit(h.sealed(recordsFile), func(l []string) []string { return l[:4] })
-	if _, err := openSealer(h.config(), &status{path: h.seals}, nil); err == nil {
+	if _, err := openSealer(h.config(), &status{dir: h.status}, nil); err == nil {
 		t.Error("with a record that is gone: no error, want one")
 	}
 }

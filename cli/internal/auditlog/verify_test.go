@@ -300,8 +300,8 @@ func TestSealerNoticesManipulations(t *testing.T) {
 			if wantTold := m.findings != "" && m.noticed != "-" || m.removedBefore != ""; (noticed > 0) != wantTold || (told > 0) != wantTold {
 				t.Errorf("the sealer noticed %d times and told %d times, want that: %v\n%s", noticed, told, wantTold, h.out)
 			}
-			if told != h.sealer.status.deviations {
-				t.Errorf("its status has %d findings, want %d", h.sealer.status.deviations, told)
+			if told != h.sealer.status.changes {
+				t.Errorf("its status has %d findings, want %d", h.sealer.status.changes, told)
 			}
 		})
 	}

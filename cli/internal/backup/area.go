@@ -63,6 +63,7 @@ var areas = []area{
 	{path: "user_data/audit", how: grown},
 	{path: "user_data/pending", how: leftOut, why: "made anew by approval"},
 	{path: "user_data/backup_status", how: leftOut, why: "about the backups of this machine"},
+	{path: "user_data/seal_status", how: leftOut, why: "about the sealer of this machine"},
 	{path: stateDir, how: databases},
 	{path: scratchDir, how: leftOut, why: "copies of databases while a backup is taken"},
 }

@@ -133,6 +133,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder("/pending"),
 		serviceFolder("/pip"),
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
+		serviceFolder("/seal_status"),
 		serviceFolder("/settings"),
 		{path: "user_data/settings/" + auditlog.KeyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
 		serviceFolder("/settings/gateway"),                                                  // with the gateway's identity all that it mounts of the settings

@@ -59,6 +59,7 @@ type Config struct {
 	Tokens    *token.Service
 	Readiness func(context.Context) service.Readiness // the gateway's own
 	Backups   func() api.Backups                      // how the scheduled backups are
+	Seals     func() api.Seals                        // how the sealing of the audit log is
 }
 
 // Edge is the public http.Handler.

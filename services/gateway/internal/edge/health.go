@@ -45,7 +45,7 @@ func (l *lastAnswer) silence() string {
 func (e *Edge) health(w http.ResponseWriter, r *http.Request, _ route.Class) error {
 	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
 	defer cancel()
-	answer := api.Health{Status: "ok", Services: map[string]api.Readiness{}, Backups: e.cfg.Backups()}
+	answer := api.Health{Status: "ok", Services: map[string]api.Readiness{}, Backups: e.cfg.Backups(), Seals: e.cfg.Seals()}
 	var mu sync.Mutex
 	keep := func(name string, state api.Readiness) {
 		mu.Lock()
