@@ -307,8 +307,11 @@ func (s *Service) List(ctx context.Context) ([]Listed, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Listed, 0, len(tokens)+1)
-	list = append(list, Listed{Token: Token{ID: InitName, Name: InitName, Role: access.Admin, Notes: "the file user_data/settings/api_token"}, LastUse: uses[InitName]})
+	first := Token{ID: InitName, Name: InitName, Role: access.Admin, Notes: "the file user_data/settings/api_token"}
+	if err := s.file.Ready(); err != nil {
+		first.Unreadable = err.Error()
+	}
+	list := append(make([]Listed, 0, len(tokens)+1), Listed{first, uses[InitName]})
 	for _, t := range tokens {
 		list = append(list, Listed{t, uses[t.ID]})
 	}
