@@ -28,6 +28,17 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 	}
 }
 
+// A change that can break clients is declared, in the words of the failure here, before it is made.
+func TestBreaksAreDeclared(t *testing.T) {
+	breaks, err := generate.UndeclaredBreaks(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range breaks {
+		t.Errorf("this can break clients: %s. Undo it, or declare it in docs/api-changes.md: | next version | `%s` | why, and what to do |", change, change)
+	}
+}
+
 // Every public route is in the document, with all of its error codes and nothing else.
 func TestEveryRouteIsInTheDocument(t *testing.T) {
 	d := parsed(t)
