@@ -290,6 +290,9 @@ func bearer(h http.Header) string {
 	return strings.TrimLeft(token, " ")
 }
 
+// unquoted takes out what would end a quoted text, or is no part of one: a sign-in's reason may have the issuer's words in it.
+var unquoted = strings.NewReplacer(`"`, "'", `\`, "/", "\r", " ", "\n", " ")
+
 // challenge says in WWW-Authenticate what a request without the right token lacks (RFC 6750, section 3).
 func challenge(h http.Header, why error) string {
 	switch values := h["Authorization"]; {
@@ -302,7 +305,7 @@ func challenge(h http.Header, why error) string {
 	if once, ok := errors.AsType[*principal.RefusedError](why); ok {
 		said = once.Reason
 	}
-	return `Bearer error="invalid_token", error_description="` + said + `"`
+	return `Bearer error="invalid_token", error_description="` + unquoted.Replace(said) + `"`
 }
 
 // clientAddress is the address from which r's client reached the first trusted proxy, or us; "" where the connection has none.
