@@ -10,6 +10,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
 )
@@ -157,11 +158,18 @@ type Pack struct {
 	Secrets     []Secret          `json:"secrets"`
 	Handlers    []Handler         `json:"handlers"`
 	Lock        *Lock             `json:"lock"`        // the newest; null for none
+	Suspended   []Suspended       `json:"suspended"`   // the grants of the pack that the policy suspends
 	Denials24h  *int64            `json:"denials_24h"` // requests refused, of destinations that were refused in the last 24 h
 	Next        []Step            `json:"next"`        // what is left to do, in this order
 	Errors      map[string]string `json:"errors"`
 
 	Confirmation *confirm.Confirmation `json:"confirmation,omitzero"` // an approval that waits for another person
+}
+
+// Suspended is a grant of a pack that the policy doesn't cover.
+type Suspended struct {
+	What string `json:"what"` // network, or the permission of a capability grant
+	policy.Violation
 }
 
 // Network compares the domains and ports that a pack asks for with those that it was granted.

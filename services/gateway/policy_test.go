@@ -65,3 +65,24 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("after the checks: got %s, want the policy as before, %s", got, get)
 	}
 }
+
+// A pack's view names the grants that are suspended, and no step proposes what the policy would refuse.
+func TestAPackShowsWhatIsSuspended(t *testing.T) {
+	network, grants := answers["egress-proxy"]["GET /api/network/list"], answers["capability-broker"]["GET /api/capability/grants"]
+	t.Cleanup(func() {
+		answers["egress-proxy"]["GET /api/network/list"], answers["capability-broker"]["GET /api/capability/grants"] = network, grants
+	})
+	const suspended = `"enabled":false,"suspended":{"rule":"network.domains","reason":"why"}`
+	answers["egress-proxy"]["GET /api/network/list"] = strings.Replace(network, `"enabled":true`, suspended, 1)
+	answers["capability-broker"]["GET /api/capability/grants"] = strings.Replace(grants, `"enabled":true`, strings.Replace(suspended, "network.domains", "capability.permissions", 1), 1)
+	w := viewsWorld(t)
+	got := w.as(t, apiToken, "GET", "/api/packs/chat", "").raw
+	if want := `"suspended":[{"what":"network","rule":"network.domains","reason":"why"},{"what":"secrets.get","rule":"capability.permissions","reason":"why"}]`; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s in it", got, want)
+	}
+	for _, step := range []string{"grant network", "grant secrets"} {
+		if strings.Contains(got, step) {
+			t.Errorf("got %s, want no step %q, which the policy would refuse", got, step)
+		}
+	}
+}

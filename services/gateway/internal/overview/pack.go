@@ -3,6 +3,7 @@ package overview
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/confirm"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/policy"
 )
 
 // day is how far back denials are counted.
@@ -75,8 +77,43 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 	p.Secrets = secretsOf(about, keys, !lacks("secrets"), readable(grants, id), !lacks("grants"))
 	p.Handlers = handlersOf(handlers, id)
 	p.Lock = lockOf(locks, id)
+	if p.Suspended, err = suspended(p.Network, grants.Grants[id]); err != nil {
+		return api.Pack{}, err
+	}
 	p.Next = steps(&p, lacks)
 	return p, nil
+}
+
+// What may be suspended, beside other permissions.
+const (
+	networkGrant = "network"
+	secretsGet   = "secrets.get"
+)
+
+// suspended are the pack's grants that the policy suspends. No step proposes to grant them again: that would be refused.
+func suspended(network *api.Network, held broker.PrincipalGrants) ([]api.Suspended, error) {
+	all := []api.Suspended{}
+	if network != nil {
+		var granted struct {
+			Suspended *policy.Violation `json:"suspended"`
+		}
+		if err := json.Unmarshal(network.Granted, &granted); err != nil {
+			return nil, fmt.Errorf("read a grant: %w", err)
+		}
+		if granted.Suspended != nil {
+			all = append(all, api.Suspended{What: networkGrant, Violation: *granted.Suspended})
+		}
+	}
+	for _, permission := range slices.Sorted(maps.Keys(held.Permissions)) {
+		if v := held.Permissions[permission].Suspended; v != nil {
+			all = append(all, api.Suspended{What: permission, Violation: *v})
+		}
+	}
+	return all, nil
+}
+
+func isSuspended(p *api.Pack, what string) bool {
+	return slices.ContainsFunc(p.Suspended, func(s api.Suspended) bool { return s.What == what })
 }
 
 func containerOf(all []jsontext.Value, id string) (jsontext.Value, error) {
@@ -185,7 +222,7 @@ func lockOf(all wire.ListResponse[pip.LockItem], id string) *api.Lock {
 // steps are what is left until the pack runs with all that it asks for, in this order. A section that lacks its answer has none.
 func steps(p *api.Pack, lacks func(section string) bool) []api.Step {
 	steps := append([]api.Step{}, codeSteps(p)...)
-	if n := p.Network; n != nil && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
+	if n := p.Network; n != nil && !isSuspended(p, networkGrant) && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
 		steps = append(steps, step("grant network", call(egress.PostGrant, egress.GrantRequest{}, wanted(p))))
 	}
 	steps = append(steps, secretSteps(p)...)
@@ -237,9 +274,9 @@ func secretSteps(p *api.Pack) []api.Step {
 			missing = missing || !*s.Granted
 		}
 	}
-	if missing {
+	if missing && !isSuspended(p, secretsGet) {
 		steps = append(steps, step("grant secrets", call(broker.PostGrant, broker.GrantRequest{}, map[string]any{
-			"principal_id": p.PackID, "permission_id": "secrets.get", "config": map[string]any{"allowed_keys": keys}})))
+			"principal_id": p.PackID, "permission_id": secretsGet, "config": map[string]any{"allowed_keys": keys}})))
 	}
 	return steps
 }

@@ -67,7 +67,7 @@ func isSet(s secrets.ListResponse) map[string]bool {
 
 // readable are the secrets that a pack was granted.
 func readable(g broker.GrantsResponse, packID string) []string {
-	p := g.Grants[packID].Permissions["secrets.get"]
+	p := g.Grants[packID].Permissions[secretsGet]
 	if !p.Enabled {
 		return nil
 	}
