@@ -98,6 +98,8 @@ type backupCreate struct {
 	File  string `arg:"" help:"Where the backup goes: a file outside of ecosystem/ and user_data/."`
 	Force bool   `help:"Replace FILE if it exists."`
 	JSON  bool   `help:"Print the report as JSON." name:"json"`
+
+	Rehearse bool `help:"Also restore the backup into a scratch folder of the home, which is removed afterwards."`
 }
 
 func (c *backupCreate) Run(log *slog.Logger) error {
@@ -107,6 +109,7 @@ func (c *backupCreate) Run(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	o.Rehearse = c.Rehearse
 	report, err := backup.Create(ctx, c.File, c.Force, o)
 	if err != nil {
 		return err

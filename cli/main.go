@@ -25,6 +25,8 @@ type commands struct {
 	Reconcile reconcileCommand `cmd:"" help:"Keep right what changes while the suite runs: the folders of sockets, as after a reboot, and the API token that the gateway sees. Needs root. Runs until it is stopped."`
 	Backup    backupCommand    `cmd:"" help:"Back up a home into one encrypted file, verify such files, and take backups on a schedule."`
 	Restore   restoreCommand   `cmd:"" help:"Make the home of a backup, on this machine or another. What is there is never removed."`
+	Upgrade   upgradeCommand   `cmd:"" help:"Replace the running suite by another version, and put the old one back where that fails. Runs on the host."`
+	Databases databasesCommand `cmd:"" hidden:""`
 
 	Certificates certificatesCommand `cmd:"" help:"The certificates by which services know each other: list them, revoke those of a service. Needs root."`
 	Policy       policyCommands      `cmd:"" help:"The policy: what nobody may grant."`

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/atomicfile"
+	"github.com/rumi-ai/rumi/libs/tree"
 )
 
 // Create writes a backup of a home into a file, reads it back and verifies it. The file gets its name once it is whole, on the disk and can be
@@ -81,22 +82,48 @@ func prepare(ctx context.Context, file string, force bool, o Options) (_ *prepar
 			p.Discard()
 		}
 	}()
+	report, err = fill(ctx, out, filepath.Join(dir, temp), o)
+	report.File = file
+	return p, report, err
+}
+
+// fill writes a backup to out, which lies at path, and reads it back.
+func fill(ctx context.Context, out *atomicfile.File, path string, o Options) (report Report, err error) {
 	heard := &listener{Recipient: o.Recipients[0]}
 	o.Recipients = append([]age.Recipient{heard}, o.Recipients[1:]...)
 	if _, err := Write(ctx, out, o); err != nil {
-		return nil, report, err
+		return report, err
 	}
 	if err := out.Sync(); err != nil {
-		return nil, report, err
+		return report, err
 	}
-	report, err = Verify(ctx, Source{File: filepath.Join(dir, temp), Identities: []age.Identity{heard.identity()}, Scratch: filepath.Join(o.Home, scratchDir)})
+	written := Source{File: path, Identities: []age.Identity{heard.identity()}, Scratch: filepath.Join(o.Home, scratchDir)}
+	if report, err = Verify(ctx, written); err != nil {
+		return report, err
+	}
+	if report.Damaged() {
+		return report, fmt.Errorf("what was written can't be read back, and was removed: %s", first(report.Problems))
+	}
+	if o.Rehearse {
+		if err := rehearse(ctx, written, o, report.Head.Owners); err != nil {
+			return report, fmt.Errorf("the backup can't be restored, and was removed: %w", err)
+		}
+	}
+	return report, nil
+}
+
+// rehearse restores a backup into a scratch folder of the home, which is removed afterwards.
+func rehearse(ctx context.Context, s Source, o Options, owners Owners) error {
+	dir, err := os.MkdirTemp(filepath.Join(o.Home, scratchDir), ".rehearsal-")
 	if err != nil {
-		return nil, report, err
+		return err
 	}
-	if report.File = file; report.Damaged() {
-		return nil, report, fmt.Errorf("what was written can't be read back, and was removed: %s", first(report.Problems))
+	defer tree.RemoveAll(dir)
+	if err := os.Chown(dir, owners.OperatorUID, owners.OperatorGID); err != nil {
+		return err
 	}
-	return p, report, nil
+	_, err = Restore(ctx, s, Target{Home: dir, UID: owners.ServiceUID, GID: owners.ServiceGID, Now: o.Now()})
+	return err
 }
 
 // begin begins the file. It belongs to the owner of its folder, who may want to copy it elsewhere; it is encrypted.

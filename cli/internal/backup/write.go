@@ -40,6 +40,7 @@ type Options struct {
 	Home       string // the Rumi home
 	Recipients []age.Recipient
 	Without    []string // parts that are left out: see Parts
+	Rehearse   bool     // Create also restores the backup into a scratch folder
 	Version    string   // of the suite
 	Postgres   string   // URL of the database, "" for SQLite
 	Now        func() time.Time
@@ -487,14 +488,11 @@ func (b *writer) takeDatabases() error {
 	}
 	defer release()
 	clear(b.copies.files)
-	names, err := fs.Glob(b.root.FS(), stateDir+"/*/*.db")
+	names, err := databasesOf(b.Home)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if a, _ := areaOf(name); a.how != databases {
-			continue
-		}
 		target := b.copies.target(name)
 		for _, old := range []string{target, target + "-wal", target + "-shm", target + "-journal"} {
 			if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
