@@ -38,6 +38,9 @@ func (c *restoreCommand) Run(log *slog.Logger) error {
 	if restored.SetAside != "" {
 		fmt.Fprintln(os.Stderr, "note: what was there is in", restored.SetAside)
 	}
+	if restored.Woken > 0 {
+		fmt.Fprintf(os.Stderr, "note: %d packs ran, and start again with: docker compose up --detach\n", restored.Woken)
+	}
 	for _, name := range restored.Beside {
 		fmt.Fprintf(os.Stderr, "note: the backup's %s is beside yours, as %s\n", name[:len(name)-len(".restored")], name)
 	}

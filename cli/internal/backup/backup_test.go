@@ -85,6 +85,34 @@ func (h *home) compare(target Target) {
 	}
 }
 
+// Packs that ran are due to be started after a restore, and no others: their containers are gone, and nobody has removed those on purpose.
+func TestPacksThatRanStartAgain(t *testing.T) {
+	h := newHome(t)
+	h.fill()
+	for id, record := range map[string]string{
+		"ran":     `{"pack_id":"ran","wanted":true,"running":true,"engine_id":"e","later":{"x":1}}`,
+		"stopped": `{"pack_id":"stopped","wanted":false,"running":false}`,
+		"ended":   `{"pack_id":"ended","wanted":true,"running":false,"reason":"exited"}`,
+		"damaged": `{`,
+	} {
+		h.exec("capability-broker", `INSERT INTO capability_containers VALUES ('n', ?, ?)`, id, record)
+	}
+	file, _ := h.create(h.options())
+	target := h.target()
+	restored, err := Restore(t.Context(), h.source(file), target)
+	must(t, err)
+	if restored.Woken != 1 {
+		t.Errorf("%d packs are to be started, want the one that ran", restored.Woken)
+	}
+	due := `record LIKE '%"restart_at":"2000-01-01T00:00:00Z"%' AND record LIKE '%"running":false%' AND record LIKE '%"later":{"x":1}%'`
+	if n := rows(t, target.Home, "capability-broker", `SELECT COUNT(*) FROM capability_containers WHERE pack_id = 'ran' AND `+due); n != 1 {
+		t.Errorf("%d records of the pack that ran are due with all their members, want 1", n)
+	}
+	if n := rows(t, target.Home, "capability-broker", `SELECT COUNT(*) FROM capability_containers WHERE record LIKE '%restart_at%'`); n != 1 {
+		t.Errorf("%d records are due, want 1", n)
+	}
+}
+
 // Every folder that init makes is taken, or named as left out with a reason.
 func TestEveryFolderOfTheHomeIsDeclared(t *testing.T) {
 	h := newHome(t)

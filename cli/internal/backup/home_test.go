@@ -41,11 +41,12 @@ type home struct {
 
 // schemas are the tables that a backup looks into, as the services' migrations make them.
 var schemas = map[string]string{
-	"approval":          `CREATE TABLE records (pack_id TEXT PRIMARY KEY, status TEXT NOT NULL, digest TEXT NOT NULL)`,
-	"capability-broker": `CREATE TABLE capability_trust (pack_id TEXT, slug TEXT, folder_digest TEXT); CREATE TABLE capability_grants (principal_id TEXT, permission_id TEXT)`,
-	"egress-proxy":      `CREATE TABLE network_grants (pack_id TEXT PRIMARY KEY)`,
-	"pack-registry":     `CREATE TABLE staging (staging_id TEXT PRIMARY KEY); CREATE TABLE apply_operation (operation_id TEXT PRIMARY KEY)`,
-	"pip-installer":     `CREATE TABLE candidates (candidate_key TEXT PRIMARY KEY, state TEXT NOT NULL, payload TEXT NOT NULL)`,
+	"approval": `CREATE TABLE records (pack_id TEXT PRIMARY KEY, status TEXT NOT NULL, digest TEXT NOT NULL)`,
+	"capability-broker": `CREATE TABLE capability_trust (pack_id TEXT, slug TEXT, folder_digest TEXT); CREATE TABLE capability_grants (principal_id TEXT, permission_id TEXT);
+		CREATE TABLE capability_containers (node TEXT NOT NULL, pack_id TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (node, pack_id))`,
+	"egress-proxy":  `CREATE TABLE network_grants (pack_id TEXT PRIMARY KEY)`,
+	"pack-registry": `CREATE TABLE staging (staging_id TEXT PRIMARY KEY); CREATE TABLE apply_operation (operation_id TEXT PRIMARY KEY)`,
+	"pip-installer": `CREATE TABLE candidates (candidate_key TEXT PRIMARY KEY, state TEXT NOT NULL, payload TEXT NOT NULL)`,
 }
 
 func must(t testing.TB, errs ...error) {

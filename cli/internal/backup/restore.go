@@ -35,6 +35,7 @@ type Restored struct {
 	Report
 	Home     string   `json:"home"`
 	SetAside string   `json:"set_aside,omitzero"` // the folder with what was there before
+	Woken    int      `json:"packs_to_start"`     // packs that ran, and start again with the suite
 	Beside   []string `json:"beside,omitempty"`   // files that were there already: the backup's are beside them
 }
 
@@ -83,6 +84,9 @@ func (s Source) restore(ctx context.Context, t Target) (result Restored, err err
 	}
 	defer os.RemoveAll(dir)
 	if err := s.extract(ctx, t, v.m, dir); err != nil {
+		return result, err
+	}
+	if result.Woken, err = wakePacks(ctx, dir); err != nil {
 		return result, err
 	}
 	if _, err := t.inUse(); err != nil { // the suite may have been started meanwhile
