@@ -1,0 +1,56 @@
+package backup
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rumi-ai/rumi/cli/internal/auditlog"
+	"github.com/rumi-ai/rumi/libs/audit"
+)
+
+// While services write to the audit log and the sealer seals it, each backup has a log that fits its seals.
+func TestSealsFitTheRestoredAuditLog(t *testing.T) {
+	h := newHome(t)
+	entries, err := audit.Open(h.path("user_data/audit"), "approval", h.log)
+	must(t, err)
+	defer entries.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer stop()
+	wait.Go(func() {
+		for ctx.Err() == nil {
+			_ = entries.Write(ctx, audit.Entry{Category: audit.Network, Action: "network_request", Success: true})
+			time.Sleep(200 * time.Microsecond)
+		}
+	})
+	wait.Go(func() {
+		err := auditlog.Run(ctx, auditlog.Config{
+			Audit: h.path("user_data/audit"), Log: h.path("user_data/audit_log"), Status: h.path("user_data/seal_status"),
+			KeyFile: h.path("user_data/settings/audit_log/signing_key"), Interval: 5 * time.Millisecond,
+		}, h.log)
+		if err != nil {
+			t.Errorf("the sealer: %v", err)
+		}
+	})
+	for range 4 {
+		time.Sleep(50 * time.Millisecond)
+		file, _ := h.create(h.options())
+		target := h.target()
+		_, err := Restore(t.Context(), h.source(file), target)
+		must(t, err)
+		key, err := os.ReadFile(filepath.Join(target.Home, "user_data/settings/audit_log.pub"))
+		must(t, err)
+		report, err := auditlog.Verify(auditlog.Options{
+			Audit: filepath.Join(target.Home, "user_data/audit"), Log: filepath.Join(target.Home, "user_data/audit_log"), PublicKey: key, Now: time.Now(),
+		})
+		must(t, err)
+		if !report.OK || report.Lines == 0 {
+			t.Errorf("the restored log has %d sealed lines and the findings %v; want some, and none", report.Lines, report.Findings)
+		}
+	}
+}
