@@ -16,7 +16,7 @@ type restoreCommand struct {
 	UID         int    `help:"User that services run as." name:"uid" default:"1099" env:"RUMI_UID"`
 	GID         int    `help:"Group that services run as." name:"gid" default:"1099" env:"RUMI_GID"`
 	Force       bool   `help:"Put a home that is in use aside, and restore."`
-	DatabaseURL string `help:"An empty PostgreSQL database, for a backup of one." name:"database-url" env:"RUMI_DATABASE_URL" optional:""`
+	DatabaseURL string `help:"PostgreSQL, if the services here use it: then the restore refuses." name:"database-url" env:"RUMI_DATABASE_URL" optional:""`
 	JSON        bool   `help:"Print the report as JSON." name:"json"`
 }
 
@@ -31,7 +31,7 @@ func (c *restoreCommand) Run(log *slog.Logger) error {
 		s.Scratch = c.Home // where the databases will be anyway
 	}
 	log.Info("verifying the backup before anything is changed", "file", c.File)
-	restored, err := backup.Restore(ctx, s, backup.Target{Home: c.Home, UID: c.UID, GID: c.GID, Force: c.Force, Postgres: c.DatabaseURL, Now: time.Now()})
+	restored, err := backup.Restore(ctx, s, backup.Target{Home: c.Home, UID: c.UID, GID: c.GID, Force: c.Force, Postgres: c.DatabaseURL != "", Now: time.Now()})
 	if err != nil {
 		return err
 	}

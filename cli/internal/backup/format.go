@@ -39,7 +39,6 @@ type Head struct {
 	HomeID       string    `json:"home_id"`
 	CreatedAt    time.Time `json:"created_at"`
 	Owners       Owners    `json:"owners"`
-	Postgres     bool      `json:"postgres,omitzero"` // the databases are from PostgreSQL
 }
 
 // Owners are the users and groups of the home. On another machine they may have other numbers.

@@ -26,7 +26,7 @@ type Target struct {
 	Home     string // is made if it is missing
 	UID, GID int    // user and group of the services on this machine
 	Force    bool   // a home that is in use is set aside
-	Postgres string // URL of the database of a backup from PostgreSQL
+	Postgres bool   // the services here use PostgreSQL, which a restore can't fill
 	Now      time.Time
 }
 
@@ -56,6 +56,9 @@ func Restore(ctx context.Context, s Source, t Target) (Restored, error) {
 }
 
 func (s Source) restore(ctx context.Context, t Target) (result Restored, err error) {
+	if t.Postgres {
+		return result, errors.New("the services here use PostgreSQL (RUMI_DATABASE_URL), and would not see the databases of the backup, which are SQLite's. Restore without RUMI_DATABASE_URL")
+	}
 	if err := os.MkdirAll(t.Home, 0o755); err != nil {
 		return result, err
 	}

@@ -157,7 +157,7 @@ func (b *writer) head() error {
 		return err
 	}
 	b.m.Head = Head{
-		Format: formatVersion, SuiteVersion: b.Version, HomeID: id, CreatedAt: b.Now().UTC().Truncate(time.Second), Postgres: b.Postgres != "",
+		Format: formatVersion, SuiteVersion: b.Version, HomeID: id, CreatedAt: b.Now().UTC().Truncate(time.Second),
 		Owners: Owners{ServiceUID: int(service.Uid), ServiceGID: int(service.Gid), OperatorUID: int(operator.Uid), OperatorGID: int(operator.Gid)},
 	}
 	return nil
@@ -237,6 +237,7 @@ func (b *writer) takeFiles(first bool) error {
 		if err != nil {
 			return err
 		}
+		b.step(a.path)
 	}
 	return nil
 }
