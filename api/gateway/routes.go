@@ -177,6 +177,8 @@ type Network struct {
 	Requested Destinations   `json:"requested"`
 	Granted   jsontext.Value `json:"granted"` // as in GET /api/network/list; null for none
 	Missing   Destinations   `json:"missing"`
+
+	Forbidden *policy.Violation `json:"forbidden"` // the rule of the policy by which the caller can't grant all that is requested; null for none
 }
 
 // Destinations are domains, patterns among them, and ports.

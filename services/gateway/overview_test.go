@@ -17,6 +17,8 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/service"
@@ -76,8 +78,13 @@ func viewsWorld(t *testing.T, down ...string) *world {
 			for pattern, data := range routes {
 				rt.Mux().Route(pattern, rpc.Raw(answer(data)), "gateway")
 			}
-			storage := diskusage.Endpoint(name)
-			h := route.NewHandlers(route.NewTable(storage))
+			storage, check := diskusage.Endpoint(name), policycheck.Endpoint(name)
+			h := route.NewHandlers(route.NewTable(storage, check))
+			reader, err := rt.OpenPolicy()
+			if err != nil {
+				return err
+			}
+			policycheck.Handle(h, check, reader, func(context.Context, *policy.Policy) ([]policy.Finding, error) { return nil, nil })
 			diskusage.Handle(h, storage, func(context.Context) ([]diskusage.Item, error) {
 				return []diskusage.Item{{Path: "user_data/" + name, Kind: "kept", Bytes: int64(100 * len(name)), Files: 1, Removable: name == "pack-registry"}}, nil
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/policy/policycheck"
@@ -84,5 +85,22 @@ func TestAPackShowsWhatIsSuspended(t *testing.T) {
 		if strings.Contains(got, step) {
 			t.Errorf("got %s, want no step %q, which the policy would refuse", got, step)
 		}
+	}
+}
+
+// What a pack asks for and nobody may grant is named with the rule, and no step proposes to grant it.
+func TestAPackShowsWhatThePolicyForbids(t *testing.T) {
+	w := viewsWorld(t)
+	forbidden := func() string {
+		return w.as(t, apiToken, "GET", "/api/packs/chat", "").raw
+	}
+	if got := forbidden(); !strings.Contains(got, `"forbidden":null`) || !strings.Contains(got, "grant network") {
+		t.Errorf("without a ceiling: got %s, want nothing forbidden and the step to grant", got)
+	}
+	w.SetPolicy(`{"version": 1, "network": {"domains": {"deny": ["api.llm.test"]}}}`)
+	time.Sleep(3 * policy.Refresh)
+	got := forbidden()
+	if !strings.Contains(got, `"forbidden":{"rule":"network.domains","reason":"\"api.llm.test\" covers denied domains`) || strings.Contains(got, "grant network") {
+		t.Errorf("got %s, want what is requested forbidden by network.domains, and no step to grant it", got)
 	}
 }

@@ -18,8 +18,10 @@ import (
 	"github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/candidate/wire"
 	"github.com/rumi-ai/rumi/libs/confirm"
+	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
+	"github.com/rumi-ai/rumi/libs/policy/policycheck"
 )
 
 // day is how far back denials are counted.
@@ -47,6 +49,14 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 		locks      wire.ListResponse[pip.LockItem]
 	)
 	s := newSections(ctx)
+	var ceiling *policy.Policy // nil where it could not be asked
+	s.add("policy", func(ctx context.Context) error {
+		report, err := policycheck.Ask(ctx, v.Peer(egress.Service), policycheck.Request{})
+		if err == nil {
+			ceiling, err = policy.Parse(report.Policy)
+		}
+		return err
+	})
 	fetch(s, v, "container", broker.ListContainers, struct{}{}, &containers)
 	fetch(s, v, "network", egress.List, struct{}{}, &network)
 	fetch(s, v, "denials", egress.ListDenials, egress.DenialsRequest{PackID: id}, &refused)
@@ -70,6 +80,10 @@ func (v *Views) Pack(ctx context.Context, id string) (api.Pack, error) {
 		if p.Network, err = networkOf(about, network.Grants[id]); err != nil {
 			return api.Pack{}, err
 		}
+	}
+	if p.Network != nil && ceiling != nil {
+		asked := policy.Network{Domains: p.Network.Requested.Domains, Ports: p.Network.Requested.Ports}
+		p.Network.Forbidden = ceiling.Network(origin.Of(ctx).Role, asked).First()
 	}
 	if !lacks("denials") {
 		p.Denials24h = recent(refused.Denials, time.Now().Add(-day))
@@ -222,7 +236,7 @@ func lockOf(all wire.ListResponse[pip.LockItem], id string) *api.Lock {
 // steps are what is left until the pack runs with all that it asks for, in this order. A section that lacks its answer has none.
 func steps(p *api.Pack, lacks func(section string) bool) []api.Step {
 	steps := append([]api.Step{}, codeSteps(p)...)
-	if n := p.Network; n != nil && !isSuspended(p, networkGrant) && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
+	if n := p.Network; n != nil && !isSuspended(p, networkGrant) && n.Forbidden == nil && len(n.Missing.Domains)+len(n.Missing.Ports) > 0 {
 		steps = append(steps, step("grant network", call(egress.PostGrant, egress.GrantRequest{}, wanted(p))))
 	}
 	steps = append(steps, secretSteps(p)...)
