@@ -47,10 +47,10 @@ func (c *upgradeCommand) Run() error {
 	return nil
 }
 
-// databasesCommand is what an upgrade does with the databases, in a container of the suite.
+// databasesCommand is what an upgrade does with databases and certificates, in a container of the suite.
 type databasesCommand struct {
-	Save databasesSave `cmd:"" help:"Copy all databases into a set."`
-	Back databasesBack `cmd:"" help:"Put back the databases of a set that have other migrations now, and print whose they are."`
+	Save databasesSave `cmd:"" help:"Copy all databases and certificates into a set."`
+	Back databasesBack `cmd:"" help:"Put back the certificates of a set and the databases that have other migrations now, and print whose those are."`
 }
 
 type databasesSave struct {
@@ -61,7 +61,7 @@ type databasesSave struct {
 func (c *databasesSave) Run() error {
 	ctx, stop := untilStopped()
 	defer stop()
-	return backup.SaveDatabases(ctx, c.Home, c.Set)
+	return backup.SaveState(ctx, c.Home, c.Set)
 }
 
 type databasesBack struct {
@@ -72,7 +72,7 @@ type databasesBack struct {
 func (c *databasesBack) Run() error {
 	ctx, stop := untilStopped()
 	defer stop()
-	changed, err := backup.PutBackDatabases(ctx, c.Home, c.Set)
+	changed, err := backup.PutBackState(ctx, c.Home, c.Set)
 	fmt.Println(strings.Join(changed, " "))
 	return err
 }

@@ -16,9 +16,12 @@ import (
 // setName is the name of a set of copies; it is a folder's name.
 var setName = regexp.MustCompile(`\Aupgrade-[0-9A-Za-z]{1,40}\z`)
 
-// SaveDatabases copies all databases of a home into a folder below user_data/state/backup, for PutBackDatabases. Nothing may write to them until
-// it returns.
-func SaveDatabases(ctx context.Context, home, set string) error {
+// identityDir has the certificates by which services know each other. An init may give them another form, which an older version can't read.
+const identityDir = settingsDir + "/identity"
+
+// SaveState copies all databases of a home, and the certificates, into a folder below user_data/state/backup, for PutBackState. Nothing may write
+// to them until it returns.
+func SaveState(ctx context.Context, home, set string) error {
 	dir, err := setDir(home, set)
 	if err != nil {
 		return err
@@ -38,19 +41,25 @@ func SaveDatabases(ctx context.Context, home, set string) error {
 			return err
 		}
 	}
+	if err := copyFolder(filepath.Join(home, identityDir), filepath.Join(dir, "identity")); err != nil {
+		return fmt.Errorf("copy certificates: %w", err)
+	}
 	return syncPath(dir)
 }
 
-// PutBackDatabases puts back those databases of a set that have other migrations now, and returns their names. The program of the version that the
-// set is of can't open them. The others stay as they are, with what was written since. What is replaced is put into the folder after/ of the
-// set. No service may run. It may be repeated.
-func PutBackDatabases(ctx context.Context, home, set string) (changed []string, err error) {
+// PutBackState puts back the certificates of a set, and those of its databases that have other migrations now; it returns whose databases these
+// are. The program of the version that the set is of can't open them. The others stay as they are, with what was written since. What is
+// replaced is put into the folder after/ of the set. No service may run. It may be repeated.
+func PutBackState(ctx context.Context, home, set string) (changed []string, err error) {
 	dir, err := setDir(home, set)
 	if err != nil {
 		return nil, err
 	}
 	if running, err := Running(home); err != nil || len(running) > 0 {
 		return nil, errors.Join(fmt.Errorf("put databases back: services run: %s", strings.Join(running, ", ")), err)
+	}
+	if err := putBackCertificates(filepath.Join(home, identityDir), dir); err != nil {
+		return nil, fmt.Errorf("put certificates back: %w", err)
 	}
 	names, err := databasesOf(home)
 	if err != nil {
@@ -121,6 +130,68 @@ func putBack(ctx context.Context, file, saved, aside string) error {
 		return err
 	}
 	return syncPath(filepath.Dir(file))
+}
+
+// putBackCertificates replaces the folder of the certificates by the one of a set.
+func putBackCertificates(folder, set string) error {
+	saved, next, aside := filepath.Join(set, "identity"), folder+".back.new", filepath.Join(set, "after")
+	if err := errors.Join(os.RemoveAll(next), os.MkdirAll(aside, 0o700)); err != nil {
+		return err
+	}
+	if err := copyFolder(saved, next); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(aside, "identity")); err != nil {
+		return err
+	}
+	if err := os.Rename(folder, filepath.Join(aside, "identity")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(next, folder); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(folder))
+}
+
+// copyFolder copies folders and files of the settings, with owners and modes. Nobody but root and the services write there.
+func copyFolder(from, to string) error {
+	return filepath.WalkDir(from, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		below, err := filepath.Rel(from, name)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			return err
+		}
+		target := filepath.Join(to, below)
+		switch {
+		case d.IsDir():
+			err = os.Mkdir(target, 0o700)
+		case d.Type().IsRegular():
+			err = copyFile(name, target)
+		default:
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(target, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+		return unix.Chmod(target, st.Mode&0o7777)
+	})
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(to, data, 0o600), syncPath(to))
 }
 
 // syncPath brings a file, or the names in a folder, to the disk.

@@ -55,8 +55,9 @@ func (u *upgrade) back(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"killing the new services; packs run on", u.kill},
-		{"putting back the databases that the new version has changed", u.putBack},
+		{"putting back the certificates, and the databases that the new version has changed", u.putBack},
 		{"giving the old images their names", u.retag},
+		{"letting the old init mend the home", u.mend},
 		{"starting the old services", u.startOld},
 	} {
 		u.say("  %s", step.what)
@@ -112,7 +113,15 @@ func (u *upgrade) retag(ctx context.Context) error {
 	return nil
 }
 
-// startOld starts all services at once. What they depend on was made when they started the last time, by their own init.
+// mend lets the old version's init correct what the new one's has changed in folders. It isn't needed to start, so a failure is only told.
+func (u *upgrade) mend(ctx context.Context) error {
+	if _, err := u.old.operator(ctx, "init"); err != nil {
+		u.say("    it failed: %v", err)
+	}
+	return nil
+}
+
+// startOld starts all services at once. What they depend on has been made.
 func (u *upgrade) startOld(ctx context.Context) error {
 	var names []string
 	for name, part := range u.oldParts {
