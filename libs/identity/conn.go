@@ -23,7 +23,16 @@ type Conn struct {
 // Watch begins to watch a connection that is about to make its handshake, either way.
 func (id *Identity) Watch(raw net.Conn) *Conn {
 	ours := id.Certificate()
-	return &Conn{Conn: raw, id: id, retire: at(ours, retireFrom), end: ours.NotAfter}
+	return &Conn{Conn: raw, id: id, retire: retire(ours, time.Now()), end: ours.NotAfter}
+}
+
+// retire is when a connection that is made now takes no further request because of a certificate: after 5/6 of its life. If these are over
+// already, it could not be renewed; then it is after half of what is left, so that connections serve for more than one request.
+func retire(cert *x509.Certificate, now time.Time) time.Time {
+	if from := at(cert, retireFrom); now.Before(from) {
+		return from
+	}
+	return now.Add(cert.NotAfter.Sub(now) / 2)
 }
 
 // Admit is to be called with the state of the handshake, once. If the peer's certificate was revoked while the handshake ended, the
@@ -33,8 +42,8 @@ func (c *Conn) Admit(state tls.ConnectionState) error {
 		return errors.New("admit connection: the peer showed no certificate")
 	}
 	peer := state.PeerCertificates[0]
-	if end := at(peer, retireFrom); end.Before(c.retire) {
-		c.retire = end
+	if from := retire(peer, time.Now()); from.Before(c.retire) {
+		c.retire = from
 	}
 	if peer.NotAfter.Before(c.end) {
 		c.end = peer.NotAfter
@@ -51,7 +60,7 @@ func (c *Conn) Admit(state tls.ConnectionState) error {
 }
 
 // Retired says whether no further request may begin on the connection, so that none is cut off when a certificate ends. That is from 5/6 of
-// the life of either certificate on: what began before has at least as long as a sixth of it.
+// the life of either certificate on: what began before has at least as long as a sixth of it. See retire for certificates that are older.
 func (c *Conn) Retired() bool { return time.Now().After(c.retire) }
 
 // Close implements net.Conn.

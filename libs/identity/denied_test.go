@@ -170,13 +170,18 @@ func TestConnectionsEndWithTheirCertificates(t *testing.T) {
 			}
 		}
 	}
-	a.Life = time.Hour
-	server, client := issue(t, a, "approval", now.Add(-45*time.Minute)), issue(t, a, "gateway", now)
+	a.Life = identity.MinLife
+	server, client := issue(t, a, "approval", now), issue(t, a, "gateway", now)
 	atServer, atClient := connected(t, server, client)
+	time.Sleep(time.Until(server.Certificate().NotBefore.Add(identity.MinLife*5/6 + 50*time.Millisecond)))
+	_, young := connected(t, server, client)
 	for _, conn := range []*tls.Conn{atServer, atClient} {
 		if !conn.NetConn().(*identity.Conn).Retired() {
-			t.Error("not retired when 51 minutes of the server's hour are over (6 before it was made), want no further request on it")
+			t.Error("not retired after 5/6 of the certificates' life, want no further request on it")
 		}
+	}
+	if young.NetConn().(*identity.Conn).Retired() {
+		t.Error("a connection made after 5/6 of their life is retired at once, want requests on it still")
 	}
 }
 

@@ -22,6 +22,7 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -159,8 +160,9 @@ func Caller(state *tls.ConnectionState) string {
 	return name
 }
 
-// Serial is how a certificate is named in lists and audit entries: its serial number in lowercase hex digits.
-func Serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
+// Serial is how a certificate is named in lists and audit entries: its serial number in lowercase hex digits, two for each byte as openssl
+// shows it.
+func Serial(cert *x509.Certificate) string { return hex.EncodeToString(cert.SerialNumber.Bytes()) }
 
 // nameOf is the service that a certificate was issued for.
 func nameOf(cert *x509.Certificate) (string, error) {

@@ -70,34 +70,26 @@ func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 func newPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec, takes func(*http.Request) bool) *Peer {
 	secure := securing{name, cfg}
 	var hosts sync.Map // *host by instance
-	transport := &http.Transport{
-		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			known, ok := hosts.Load(address)
-			if !ok {
-				return nil, fmt.Errorf("connect: %s is no instance of %s", address, name)
-			}
-			to := known.(*host)
-			addresses, err := to.inTurn(ctx)
-			if err != nil {
-				return nil, err
-			}
-			conn, _, err := to.dial(ctx, addresses)
-			if err != nil {
-				return nil, err
-			}
-			peer, _, err := secure.handshake(ctx, conn)
-			if err != nil {
-				return nil, err
-			}
-			return peer, nil
-		},
-		MaxIdleConnsPerHost:   maxIdle,
-		IdleConnTimeout:       min(idleTimeout, identity.Life(cfg.Identity.Certificate())/retiredShare), // see there
-		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true,
-		WriteBufferSize:       connBuffer,
-		ReadBufferSize:        connBuffer,
-	}
+	pool := &pool{id: cfg.Identity, dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+		known, ok := hosts.Load(address)
+		if !ok {
+			return nil, fmt.Errorf("connect: %s is no instance of %s", address, name)
+		}
+		to := known.(*host)
+		addresses, err := to.inTurn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		conn, _, err := to.dial(ctx, addresses)
+		if err != nil {
+			return nil, err
+		}
+		peer, _, err := secure.handshake(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		return peer, nil
+	}}
 	tracer := cfg.Tracing.Tracer(telemetry.TracerName)
 	factory := func(instance string) (endpoint.Endpoint, io.Closer, error) {
 		to, err := newHost(instance)
@@ -114,7 +106,7 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 				return direct.RoundTrip(r)
 			}
 			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
-			return transport.RoundTrip(r)
+			return pool.transport().RoundTrip(r)
 		}
 		exchange := func(_ context.Context, request any) (any, error) { // the context is the request's
 			return telemetry.RoundTrip(tracer, name, request.(*http.Request), send) //nolint:bodyclose // RoundTrip's caller closes it
@@ -124,11 +116,6 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
 	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
 }
-
-// retiredShare is the part of a certificate's life for which http.Transport may keep a connection that nobody uses. A server answers with
-// "Connection: close" once 5/6 of a certificate's life is over, but http.Transport can't be asked before it uses a connection again. With a
-// twelfth, one that was used before that moment ends another twelfth before the certificate. See also identity.Conn.Retired.
-const retiredShare = 12
 
 // securing makes open connections those of a service.
 type securing struct {

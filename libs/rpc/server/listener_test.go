@@ -155,28 +155,29 @@ func TestASilentPeerHoldsNobodyUp(t *testing.T) {
 // Of a connection that ends soon the answer says so, so that the client makes another one.
 func TestTheLastAnswerOfAConnectionSaysSo(t *testing.T) {
 	w := rpctest.New(t)
-	mux := w.Mux(map[string]http.Handler{"GET /x": http.NotFoundHandler()})
-	for name, c := range map[string]struct {
-		age  time.Duration
-		want bool
-	}{"a young certificate": {0, false}, "one with a tenth of its life left": {identity.MaxLife * 9 / 10, true}} {
-		address, _ := serve(t, w.Identity("approval"), mux)
-		conn, err := tls.Dial("tcp", address, w.IdentityOf("gateway", time.Now().Add(-c.age)).Client("approval"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+	address, _ := serve(t, w.Identity("approval"), w.Mux(map[string]http.Handler{"GET /x": http.NotFoundHandler()}))
+	id := w.Short("gateway")
+	conn, err := tls.Dial("tcp", address, id.Client("approval"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	for _, want := range []bool{false, true} {
 		if _, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		response, err := http.ReadResponse(in, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		_, _ = io.Copy(io.Discard, response.Body)
 		response.Body.Close()
-		if response.Close != c.want {
-			t.Errorf("%s: the answer ends the connection: %v, want %v", name, response.Close, c.want)
+		if response.Close != want {
+			t.Errorf("the answer ends the connection: %v, want %v", response.Close, want)
 		}
+		cert := id.Certificate()
+		time.Sleep(time.Until(cert.NotBefore.Add(identity.Life(cert)*5/6 + 50*time.Millisecond)))
 	}
 }
 

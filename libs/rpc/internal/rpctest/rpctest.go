@@ -55,6 +55,14 @@ func (w *World) IdentityOf(name string, issued time.Time) *identity.Identity {
 	return w.issue(w.authority, name, issued)
 }
 
+// Short is Identity with a certificate that lives for seconds.
+func (w *World) Short(name string) *identity.Identity {
+	w.t.Helper()
+	short := *w.authority
+	short.Life = identity.MinLife
+	return w.issue(&short, name, time.Now())
+}
+
 // Elsewhere issues a certificate of the same authority for another home.
 func (w *World) Elsewhere(name string) *identity.Identity {
 	w.t.Helper()
