@@ -388,7 +388,7 @@ type Container struct {
 	ExitCode      *int            `json:"exit_code"`   // null while it runs
 	OOMKilled     bool            `json:"oom_killed"`
 	Reason        string          `json:"reason"`
-	RestartPolicy pack.Restart    `json:"restart_policy"`
+	RestartPolicy pack.Restart    `json:"restart_policy" api:"enum="`
 	Restarts      int             `json:"restarts"`   // since it was started
 	RestartAt     *time.Time      `json:"restart_at"` // when it is due to be started again
 	LastExit      *LastExit       `json:"last_exit"`  // kept while it runs again

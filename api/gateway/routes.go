@@ -144,7 +144,7 @@ type Stored struct {
 // Pack is all about one pack. What could not be asked is null and named in Errors.
 type Pack struct {
 	PackID      string            `json:"pack_id"`
-	Status      pack.Status       `json:"status"`
+	Status      pack.Status       `json:"status" api:"enum="`
 	MayRun      bool              `json:"may_run"`
 	Identity    string            `json:"pack_identity"`
 	Version     string            `json:"version"`

@@ -52,7 +52,7 @@ type RotateTokenRequest struct {
 type Token struct {
 	ID           string        `json:"id"`
 	Name         string        `json:"name"`
-	Role         access.Role   `json:"role"`
+	Role         access.Role   `json:"role" api:"enum="`
 	Scopes       access.Scopes `json:"scopes,omitzero"`                                    // absent where nothing narrows the role
 	State        string        `json:"state" api:"enum=active|expired|revoked|unreadable"` // active, expired, revoked or unreadable
 	Notes        string        `json:"notes"`

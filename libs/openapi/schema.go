@@ -245,7 +245,7 @@ func nullable(inner *Schema) *Schema {
 //
 //	api:"required"              a request must have it; answers have all that isn't omitted
 //	api:"type=object"           what a field of raw JSON holds
-//	api:"enum=stdout|stderr"    the texts that it can be
+//	api:"enum=stdout|stderr"    the texts that it can be, beside the constants of its type; "enum=" is the empty text
 //	api:"min=1,max=10000"       bounds of a number
 //	api:"default=100"           what counts where it is absent
 //	api:"pattern=^[A-Z]+$"      what a text looks like; the last of the tag, since it may hold commas

@@ -68,7 +68,7 @@ type Descriptor struct {
 	Connectivity    jsontext.Value `json:"connectivity"`     // what it provides to and requires of other packs, as it is written
 	Entrypoint      Entrypoint     `json:"entrypoint"`
 	Resources       Resources      `json:"resources"`
-	Restart         Restart        `json:"restart"`
+	Restart         Restart        `json:"restart" api:"enum="`
 
 	// Base is where the descriptor lies: "" for the pack's folder, "backend" for the folder in it. Handlers lie beside it.
 	Base string `json:"-"`
