@@ -17,23 +17,37 @@ import (
 	"github.com/rumi-ai/rumi/libs/tree"
 )
 
-// The types of the answer.
 type (
-	Review     = api.Review
-	Summary    = api.Summary
-	File       = api.File
-	Listed     = api.Listed
-	Addition   = api.Addition
-	Change     = api.Change
-	Rename     = api.Rename
+	// Review is the API's type of that name.
+	Review = api.Review
+	// Summary is the API's type of that name.
+	Summary = api.Summary
+	// File is the API's type of that name.
+	File = api.File
+	// Listed is the API's type of that name.
+	Listed = api.Listed
+	// Addition is the API's type of that name.
+	Addition = api.Addition
+	// Change is the API's type of that name.
+	Change = api.Change
+	// Rename is the API's type of that name.
+	Rename = api.Rename
+	// ModeChange is the API's type of that name.
 	ModeChange = api.ModeChange
-	Warning    = api.Warning
-	Field      = api.Field
-	Requests   = api.Requests
-	Handler    = api.Handler
-	Content    = api.Content
-	DiffState  = api.DiffState
-	Excerpt    = api.Excerpt
+	// Warning is the API's type of that name.
+	Warning = api.Warning
+	// Field is the API's type of that name.
+	Field = api.Field
+	// Requests is the API's type of that name.
+	Requests = api.Requests
+	// Handler is the API's type of that name.
+	Handler = api.Handler
+	// Content is the API's type of that name.
+	Content = api.Content
+	// DiffState is the API's type of that name.
+	DiffState = api.DiffState
+	// Excerpt is the API's type of that name.
+	Excerpt = api.Excerpt
 )
 
 // The contents of files.
