@@ -142,5 +142,5 @@ func (u *upgrade) startOld(ctx context.Context) error {
 // byHand says how a person goes on where the program can't.
 func (u *upgrade) byHand() string {
 	return "Try again: rumi upgrade --back. The databases from before are in user_data/state/backup/" + u.record.Databases +
-		", the images have the tag before-upgrade, the compose file is " + filepath.Join(Folder, composeName)
+		", the images have the tag " + u.keptTag() + ", the compose file is " + filepath.Join(Folder, composeName)
 }

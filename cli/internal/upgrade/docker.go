@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -84,7 +85,7 @@ func (p project) config(ctx context.Context) (name string, services map[string]s
 // container is a container of a project.
 type container struct {
 	ID, Service, State, Image string
-	Restarts                  string
+	Restarts                  int
 }
 
 // containers are those of the project that compose made for its services, not those of single commands and not those of packs.
@@ -102,9 +103,15 @@ func (p project) containers(ctx context.Context) ([]container, error) {
 	}
 	var found []container
 	for line := range strings.Lines(out) {
-		if f := strings.Fields(line); len(f) == 5 {
-			found = append(found, container{f[0], f[1], f[2], f[3], f[4]})
+		f := strings.Fields(line)
+		if len(f) != 5 {
+			return nil, fmt.Errorf("docker inspect: unexpected line %q", line)
 		}
+		restarts, err := strconv.Atoi(f[4])
+		if err != nil {
+			return nil, fmt.Errorf("docker inspect: %w", err)
+		}
+		found = append(found, container{f[0], f[1], f[2], f[3], restarts})
 	}
 	slices.SortFunc(found, func(a, b container) int { return strings.Compare(a.Service, b.Service) })
 	return found, nil

@@ -234,13 +234,19 @@ func (u *upgrade) inspect(ctx context.Context) (err error) {
 // keepImages gives the old images a second name, so that nothing that cleans up removes them.
 func (u *upgrade) keepImages(ctx context.Context) error {
 	for name, id := range u.record.Images {
-		repository, _, _ := strings.Cut(name, ":")
-		if _, err := u.Config.Run(ctx, u.Dir, "docker", "tag", id, repository+":before-upgrade"); err != nil {
+		repository := name
+		if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') { // a registry's port is no tag
+			repository = name[:i]
+		}
+		if _, err := u.Config.Run(ctx, u.Dir, "docker", "tag", id, repository+":"+u.keptTag()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// keptTag is the tag of the images from before. It has the project's name, since suites may share images.
+func (u *upgrade) keptTag() string { return "before-upgrade-" + u.record.Project }
 
 // forward makes the new version run.
 func (u *upgrade) forward(ctx context.Context) error {
@@ -467,7 +473,7 @@ func (u *upgrade) check(ctx context.Context, part service, name string, all []co
 		return fmt.Errorf("%s has no container", name)
 	}
 	c := all[i]
-	if c.Restarts >= fmt.Sprint(maxRestarts) {
+	if c.Restarts >= maxRestarts {
 		return &deadError{name, "ends again and again"}
 	}
 	if c.State != "running" {

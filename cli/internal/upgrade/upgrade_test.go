@@ -286,6 +286,17 @@ func TestUnhealthyServices(t *testing.T) {
 	}
 }
 
+// A service that ends again and again is given up at once, not after the timeout.
+func TestRestartingService(t *testing.T) {
+	for restarts, dead := range map[int]bool{0: false, 2: false, 3: true, 10: true} {
+		u := &upgrade{Config: Config{Run: func(context.Context, string, string, ...string) (string, error) { return "", nil }}}
+		err := u.check(t.Context(), service{}, "approval", []container{{Service: "approval", State: "running", Restarts: restarts}})
+		if _, ok := errors.AsType[*deadError](err); ok != dead {
+			t.Errorf("after %d restarts: %v, want it given up: %v", restarts, err, dead)
+		}
+	}
+}
+
 // A signal ends the upgrade, not the way back.
 func TestInterrupted(t *testing.T) {
 	e := newEngine(t)
