@@ -50,7 +50,7 @@ type installation struct {
 	root    string // of the repository
 	top     string // the temporary folder that holds all else
 	home    string // the Rumi home
-	base    string // the API
+	base    string // the API, behind the proxy that compares it with its document
 	project string
 	env     []string // of docker compose and of commands
 	api     *api.Client
@@ -98,6 +98,9 @@ func run(m *testing.M) (code int) {
 	if code = m.Run(); code != 0 {
 		s.printLastLogs()
 	}
+	if !reportContract() {
+		code = 1
+	}
 	return code
 }
 
@@ -134,11 +137,15 @@ func newInstallation(project string) (*installation, error) {
 	if project == "" {
 		project = "rumi-e2e-" + strings.ToLower(rand.Text()[:8])
 	}
+	base, err := watch(fmt.Sprintf("http://localhost:%d", port))
+	if err != nil {
+		return nil, err
+	}
 	s := &installation{
 		root:    root,
 		top:     top,
 		home:    filepath.Join(top, "home"),
-		base:    fmt.Sprintf("http://localhost:%d", port),
+		base:    base,
 		project: project,
 	}
 	if err := os.Mkdir(s.home, 0o755); err != nil {
