@@ -86,7 +86,12 @@ func newRules(document []byte) (*rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc, err := libopenapi.NewDocument(document)
+	parsed.Close()
+	closed, err := parsed.JSON()
+	if err != nil {
+		return nil, err
+	}
+	doc, err := libopenapi.NewDocument(closed)
 	if err != nil {
 		return nil, fmt.Errorf("read the document: %w", err)
 	}
@@ -94,8 +99,7 @@ func newRules(document []byte) (*rules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the document: %w", err)
 	}
-	v, errs := validator.NewValidator(doc, config.WithFormatAssertions(), config.WithStrictMode(), config.WithoutSecurityValidation(),
-		config.WithStrictIgnoredHeadersExtra(ignoredHeaders...))
+	v, errs := validator.NewValidator(doc, config.WithFormatAssertions(), config.WithoutSecurityValidation())
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("read the document: %w", errs[0])
 	}
@@ -111,12 +115,6 @@ func newRules(document []byte) (*rules, error) {
 		r.paths[path] = item
 	}
 	return r, nil
-}
-
-// ignoredHeaders are those that belong to HTTP and not to the API.
-var ignoredHeaders = []string{
-	"Authorization", "X-Request-Id", "Host", "User-Agent", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Connection", "Date",
-	"Cache-Control", "X-Content-Type-Options", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Origin", "Referer", "Expect", "Allow", "Vary",
 }
 
 // Proxy passes requests on to target, a base address, and checks what it sees. A connection that breaks breaks for the client, too.
@@ -255,7 +253,7 @@ func (c *Checker) validate(e *exchange) []string {
 	if len(e.body) > 0 {
 		request.Header.Set("Content-Type", "application/json") // what the API reads it as, whatever a client calls it
 	}
-	var all []string
+	all := c.undeclared(e)
 	if e.status < 300 && e.body != nil {
 		if ok, failures := c.validator.ValidateHttpRequestSyncWithPathItem(request, item, e.route.Pattern); !ok {
 			all = append(all, texts(failures)...)
@@ -267,6 +265,26 @@ func (c *Checker) validate(e *exchange) []string {
 	response := &http.Response{StatusCode: e.status, Header: e.answerHeader, Body: io.NopCloser(bytes.NewReader(e.answer)), Request: request}
 	if ok, failures := c.validator.GetResponseBodyValidator().ValidateResponseBodyWithPathItem(request, response, item, e.route.Pattern); !ok {
 		all = append(all, texts(failures)...)
+	}
+	return all
+}
+
+// undeclared are the parameters of a query that was answered and that the document doesn't have.
+func (c *Checker) undeclared(e *exchange) []string {
+	op := c.document.Operation(e.route.Method, e.route.Pattern)
+	if e.status >= 300 || op == nil {
+		return nil
+	}
+	_, query, _ := strings.Cut(e.uri, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var all []string
+	for name := range values {
+		if !slices.ContainsFunc(op.Parameters, func(p openapi.Parameter) bool { return p.In == "query" && p.Name == name }) {
+			all = append(all, fmt.Sprintf("the query has the parameter %s, which the document lacks", name))
+		}
 	}
 	return all
 }
