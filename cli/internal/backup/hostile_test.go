@@ -3,11 +3,13 @@ package backup
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 )
@@ -111,6 +113,47 @@ func TestHostileArchives(t *testing.T) {
 		if found, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(found) != 1 {
 			t.Errorf("%s: beside the folder is %v, %v; want nothing", name, found, err)
 		}
+	}
+}
+
+// A sparse file of an exabyte takes a few hundred bytes in an archive. It must not be read.
+func TestSparseFile(t *testing.T) {
+	// archive/tar doesn't write sparse files: the header is made by hand, as GNU tar makes one in the form 1.0.
+	var out bytes.Buffer
+	pax := ""
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=user_data/file", "GNU.sparse.realsize=1000000000000000000"} {
+		pax += fmt.Sprintf("%d %s\n", len(r)+4, r) // its own length counts: two digits, a space, a newline
+	}
+	for _, part := range []struct {
+		flag byte
+		data string
+	}{{'x', pax}, {'0', "1\n0\n0\n" + strings.Repeat("\x00", 506)}} {
+		header := make([]byte, 512)
+		copy(header, "user_data/file")
+		copy(header[100:], "0000644\x000000000\x000000000\x00")
+		copy(header[124:], fmt.Sprintf("%011o\x00%011o\x00", len(part.data), 0))
+		copy(header[148:], "        ")
+		header[156] = part.flag
+		copy(header[257:], "ustar\x0000")
+		sum := 0
+		for _, c := range header {
+			sum += int(c)
+		}
+		copy(header[148:], fmt.Sprintf("%06o\x00 ", sum))
+		out.Write(header)
+		out.WriteString(part.data)
+		out.Write(make([]byte, (512-len(part.data)%512)%512))
+	}
+	out.Write(make([]byte, 1024))
+	done := make(chan error, 1)
+	go func() { done <- unpack(t, out.Bytes(), t.TempDir()) }()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "sparse") {
+			t.Errorf("got %v, want that it is refused as a sparse file", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is still being read after 10 s")
 	}
 }
 

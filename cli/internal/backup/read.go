@@ -256,6 +256,11 @@ func (r *reader) entry(number int, h *tar.Header, content io.Reader) error {
 		return &damagedError{fmt.Errorf("%q is nothing that a backup has", h.Name)}
 	}
 	name := strings.TrimSuffix(h.Name, "/")
+	for record := range h.PAXRecords {
+		if strings.HasPrefix(record, "GNU.sparse.") { // a few bytes that unpack to exabytes
+			return &damagedError{fmt.Errorf("%q is a sparse file, which no backup has", name)}
+		}
+	}
 	if len(r.seen) >= maxEntries || len(name) > maxPath {
 		return &damagedError{errors.New("it has more than a backup can have")}
 	}
