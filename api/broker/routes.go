@@ -493,10 +493,10 @@ type LogsResponse struct {
 	Lines  []Line `json:"lines"`
 }
 
-// Line is a line that a pack has printed.
+// Line is a line that a pack has printed, or the first line of a run, which the broker writes.
 type Line struct {
 	TS     time.Time `json:"ts"`
-	Stream string    `json:"stream" api:"enum=stdout|stderr"` // stdout or stderr
+	Stream string    `json:"stream" api:"enum=stdout|stderr|run"` // stdout or stderr; run for the first line of a run
 	Text   string    `json:"text"`
 }
 
