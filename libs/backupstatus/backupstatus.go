@@ -3,22 +3,14 @@
 package backupstatus
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
-	"github.com/rumi-ai/rumi/libs/atomicfile"
+	"github.com/rumi-ai/rumi/libs/statusfile"
 )
 
-const (
-	name    = "status.json"
-	maxFile = 1 << 20
-)
+// File is the file of the status. Whoever may read the folder may read it.
+var File = statusfile.File[Status]{Of: "the backups", Folder: "user_data/backup_status", Mode: 0o644}
 
 // Status is what is known of the scheduled backups. Times are in UTC.
 type Status struct {
@@ -36,45 +28,6 @@ type Backup struct {
 	Size  int64     `json:"size_bytes"`
 	Files int       `json:"files"` // 0 where it isn't known: the file is from before the status
 	Took  float64   `json:"took_seconds"`
-}
-
-// Write replaces the status in a folder. Whoever may read the folder may read it.
-func Write(dir string, s Status) error {
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("write the status of the backups: %w", err)
-	}
-	defer root.Close()
-	if err := atomicfile.Write(root, name, data, 0o644, atomicfile.TempName("."+name+".new")); err != nil {
-		return fmt.Errorf("write the status of the backups: %w", err)
-	}
-	return nil
-}
-
-// Read reads the status in a folder. ok is false if there is none: backups are not scheduled.
-func Read(dir string) (s Status, ok bool, err error) {
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, false, nil
-	} else if err != nil {
-		return s, false, fmt.Errorf("read the status of the backups: %w", err)
-	}
-	defer root.Close()
-	f, err := root.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, false, nil
-	} else if err != nil {
-		return s, false, fmt.Errorf("read the status of the backups: %w", err)
-	}
-	defer f.Close()
-	if err := json.UnmarshalRead(io.LimitReader(f, maxFile), &s); err != nil {
-		return s, false, fmt.Errorf("read the status of the backups: user_data/backup_status/%s holds none", name)
-	}
-	return s, true, nil
 }
 
 // States of the scheduled backups.

@@ -1,7 +1,6 @@
 package backupstatus
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,27 +25,5 @@ func TestVerdict(t *testing.T) {
 		if state, detail := c.status.Verdict(now); state != c.state || !strings.Contains(detail, c.detail) || (detail == "") != (c.detail == "") {
 			t.Errorf("%s: got %s, %q; want %s, %q", name, state, detail, c.state, c.detail)
 		}
-	}
-}
-
-func TestWriteAndRead(t *testing.T) {
-	dir := t.TempDir()
-	if _, ok, err := Read(dir); ok || err != nil {
-		t.Errorf("without a status: %v, %v; want none", ok, err)
-	}
-	at := time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC)
-	want := Status{Interval: 90, LastRun: at, Newest: &Backup{Name: "a", At: at, Size: 3, Took: 1.5}, Problem: "p", Problems: []string{"q"}}
-	if err := Write(dir, want); err != nil {
-		t.Fatal(err)
-	}
-	got, ok, err := Read(dir)
-	if err != nil || !ok || got.Interval != want.Interval || !got.LastRun.Equal(at) || *got.Newest != *want.Newest || got.Problem != "p" {
-		t.Errorf("got %+v, %v, %v; want %+v", got, ok, err, want)
-	}
-	if err := os.WriteFile(dir+"/status.json", []byte("{"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok, err := Read(dir); ok || err == nil {
-		t.Errorf("a damaged status: %v, %v; want an error", ok, err)
 	}
 }

@@ -3,22 +3,14 @@
 package sealstatus
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
-	"github.com/rumi-ai/rumi/libs/atomicfile"
+	"github.com/rumi-ai/rumi/libs/statusfile"
 )
 
-const (
-	name    = "status.json"
-	maxFile = 64 << 10
-)
+// File is the file of the status.
+var File = statusfile.File[Status]{Of: "the sealer", Folder: "user_data/seal_status", Mode: 0o640}
 
 // StaleAfter is how old the status of a sealer that works can't be: it writes one every few seconds.
 const StaleAfter = 30 * time.Second
@@ -30,45 +22,6 @@ type Status struct {
 	Changes int       `json:"changes"`        // how often it noticed, since it was started, that sealed lines were changed
 	Last    string    `json:"last,omitzero"`  // the last of these: "security_2026-01-31.jsonl, line 7: changed"
 	Error   string    `json:"error,omitzero"` // why nothing is sealed, or not everything
-}
-
-// Write replaces the status in a folder.
-func Write(dir string, s Status) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("write the status of the sealer: %w", err)
-	}
-	defer root.Close()
-	data, err := json.Marshal(s)
-	if err == nil {
-		err = atomicfile.Write(root, name, append(data, '\n'), 0o640, atomicfile.TempName("."+name+".new"))
-	}
-	if err != nil {
-		return fmt.Errorf("write the status of the sealer: %w", err)
-	}
-	return nil
-}
-
-// Read reads the status in a folder. ok is false if there is none: no sealer was started.
-func Read(dir string) (s Status, ok bool, err error) {
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, false, nil
-	} else if err != nil {
-		return s, false, fmt.Errorf("read the status of the sealer: %w", err)
-	}
-	defer root.Close()
-	f, err := root.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, false, nil
-	} else if err != nil {
-		return s, false, fmt.Errorf("read the status of the sealer: %w", err)
-	}
-	defer f.Close()
-	if err := json.UnmarshalRead(io.LimitReader(f, maxFile), &s); err != nil {
-		return s, false, fmt.Errorf("read the status of the sealer: user_data/seal_status/%s holds none", name)
-	}
-	return s, true, nil
 }
 
 // States of the sealer.

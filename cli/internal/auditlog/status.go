@@ -42,7 +42,7 @@ func (st *status) fail(err error) {
 
 func (st *status) write(current sealstatus.Status, now time.Time) error {
 	current.Changes, current.Last = st.changes, st.last
-	if err := sealstatus.Write(st.dir, current); err != nil {
+	if err := sealstatus.File.Write(st.dir, current); err != nil {
 		return err
 	}
 	st.written, st.told = now, st.changes
@@ -51,7 +51,7 @@ func (st *status) write(current sealstatus.Status, now time.Time) error {
 
 // Health is nil if the sealer whose status is in a folder works and has noticed nothing.
 func Health(dir string, now time.Time) error {
-	s, ok, err := sealstatus.Read(dir)
+	s, ok, err := sealstatus.File.Read(dir)
 	switch {
 	case err != nil:
 		return err

@@ -51,7 +51,7 @@ func (s Schedule) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err := backupstatus.Write(filepath.Join(s.Home, StatusDir), status); err != nil {
+		if err := backupstatus.File.Write(filepath.Join(s.Home, StatusDir), status); err != nil {
 			s.Log.Error("the status could not be written", "error", err.Error())
 		}
 	}
@@ -59,7 +59,7 @@ func (s Schedule) Run(ctx context.Context) error {
 
 // resume is the status as the last process left it, and as the folder of the backups says: what isn't there any more is no backup.
 func (s Schedule) resume() (backupstatus.Status, error) {
-	status, _, err := backupstatus.Read(filepath.Join(s.Home, StatusDir))
+	status, _, err := backupstatus.File.Read(filepath.Join(s.Home, StatusDir))
 	if err != nil {
 		s.Log.Warn("the status of the backups begins anew", "error", err.Error())
 		status = backupstatus.Status{}
@@ -68,7 +68,7 @@ func (s Schedule) resume() (backupstatus.Status, error) {
 	if err := s.newest(&status); err != nil {
 		return status, err
 	}
-	return status, backupstatus.Write(filepath.Join(s.Home, StatusDir), status)
+	return status, backupstatus.File.Write(filepath.Join(s.Home, StatusDir), status)
 }
 
 // newest corrects which backup is the newest verified one.

@@ -91,11 +91,11 @@ func TestSchedule(t *testing.T) {
 	if status = s.once(t.Context(), status); !strings.Contains(status.Problem, "no key today") {
 		t.Errorf("after a backup that failed: %+v, want why", status)
 	}
-	must(t, backupstatus.Write(h.path(StatusDir), status), os.Remove(filepath.Join(dir, "rumi-20260101T030000Z.age")))
+	must(t, backupstatus.File.Write(h.path(StatusDir), status), os.Remove(filepath.Join(dir, "rumi-20260101T030000Z.age")))
 	if status, err = s.resume(); err != nil || status.Newest != nil || !strings.Contains(status.Problem, "no key today") {
 		t.Errorf("after a restart, with the good one gone: %+v, %v; want no newest one, and the problem still", status, err)
 	}
-	if written, ok, err := backupstatus.Read(h.path(StatusDir)); err != nil || !ok || written.Newest != nil {
+	if written, ok, err := backupstatus.File.Read(h.path(StatusDir)); err != nil || !ok || written.Newest != nil {
 		t.Errorf("the status in the home is %+v, %v, %v", written, ok, err)
 	}
 }
@@ -115,7 +115,7 @@ func TestRunningSchedule(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if status, ok, err := backupstatus.Read(h.path(StatusDir)); err == nil && ok && status.Newest != nil {
+		if status, ok, err := backupstatus.File.Read(h.path(StatusDir)); err == nil && ok && status.Newest != nil {
 			break
 		}
 		if time.Now().After(deadline) {

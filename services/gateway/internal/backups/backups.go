@@ -29,7 +29,7 @@ type View struct {
 
 // Health is the part of the health that is about backups.
 func (v View) Health() api.Backups {
-	s, ok, err := backupstatus.Read(v.Dir)
+	s, ok, err := backupstatus.File.Read(v.Dir)
 	switch {
 	case err != nil:
 		return api.Backups{State: backupstatus.Failed, Detail: err.Error(), Fix: fixFailed}
@@ -68,7 +68,7 @@ func (v View) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (v View) Collect(to chan<- prometheus.Metric) {
-	s, ok, err := backupstatus.Read(v.Dir)
+	s, ok, err := backupstatus.File.Read(v.Dir)
 	if err != nil {
 		v.Log.Warn("no metrics of backups", "error", err)
 	}

@@ -44,7 +44,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		"late":   {backupstatus.Status{Interval: 60, Newest: backup, LastRun: now}, "late", "rumi-a.age", 1},
 		"failed": {backupstatus.Status{Interval: 3600, Newest: backup, LastRun: now, Problem: "no space"}, "failed", "no space", 0},
 	} {
-		if err := backupstatus.Write(v.Dir, c.status); err != nil {
+		if err := backupstatus.File.Write(v.Dir, c.status); err != nil {
 			t.Fatal(err)
 		}
 		got := v.Health()

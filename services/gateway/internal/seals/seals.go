@@ -25,7 +25,7 @@ type View struct {
 
 // Health is the part of the health that is about the seals.
 func (v View) Health() api.Seals {
-	s, ok, err := sealstatus.Read(v.Dir)
+	s, ok, err := sealstatus.File.Read(v.Dir)
 	switch {
 	case err != nil:
 		return api.Seals{State: sealstatus.Failed, Detail: err.Error(), Fix: fixSealer}
@@ -56,7 +56,7 @@ func (v View) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (v View) Collect(to chan<- prometheus.Metric) {
-	s, ok, err := sealstatus.Read(v.Dir)
+	s, ok, err := sealstatus.File.Read(v.Dir)
 	if err != nil {
 		v.Log.Warn("no metrics of the audit log's seals", "error", err)
 	}

@@ -26,7 +26,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		"failed":  {sealstatus.Status{At: now, Records: 7, Error: "no space"}, "failed", "no space", "logs audit-sealer"},
 		"changed": {sealstatus.Status{At: now, Records: 7, Changes: 3, Last: "x, line 7: changed"}, "changed", "x, line 7", "audit verify"},
 	} {
-		if err := sealstatus.Write(v.Dir, c.status); err != nil {
+		if err := sealstatus.File.Write(v.Dir, c.status); err != nil {
 			t.Fatal(err)
 		}
 		got := v.Health()
