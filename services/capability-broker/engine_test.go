@@ -208,7 +208,8 @@ func TestRestartPolicyAndResources(t *testing.T) {
 
 func TestOutOfMemoryIsShown(t *testing.T) {
 	w := newWorld(t).start()
-	w.write("p", map[string]string{"main.py": "x = []\nwhile True: x.append(bytearray(8 << 20))\n", "ecosystem.json": `{"pack_id": "p",
+	// It waits first: the engine begins to watch for the kernel's notice only after the start, and never hears of one that was earlier.
+	w.write("p", map[string]string{"main.py": "import time\ntime.sleep(1)\nx = []\nwhile True: x.append(bytearray(8 << 20))\n", "ecosystem.json": `{"pack_id": "p",
 		"pack_identity": "x", "version": "1", "entrypoint": "main.py", "resources": {"memory_mb": 32}}`})
 	w.approve("p")
 	w.must("POST", "/api/containers/p/start", nil)
