@@ -460,7 +460,7 @@ func (g Registry) Import(ctx context.Context, req registry.ImportRequest) (regis
 	return Call(ctx, g.client, registry.Import, req)
 }
 
-// UploadImport is Import of a file that comes with the request. The file is streamed; name is what the server is told it is called.
+// UploadImport is Import with the file in the request itself. The file is streamed; name is the file name that the server is told.
 func (g Registry) UploadImport(ctx context.Context, name string, file io.Reader, notes string) (registry.ImportResponse, error) {
 	return Upload(ctx, g.client, registry.Import, "file", name, file, map[string]string{"notes": notes})
 }

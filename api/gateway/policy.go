@@ -33,12 +33,12 @@ type PolicyAt struct {
 	Problem string `json:"problem"` // why the operator's newest policy is not in force; "" where it is
 }
 
-// CheckPolicyRequest asks what a policy would not cover of what there is.
+// CheckPolicyRequest asks which of today's grants and containers a policy would forbid.
 type CheckPolicyRequest struct {
 	Policy jsontext.Value `json:"policy"` // a document as in docs/policy.md; absent or null for the one in force
 }
 
-// CheckPolicyResponse says so. Nothing has changed.
+// CheckPolicyResponse lists them. The check changes nothing.
 type CheckPolicyResponse struct {
 	Violations []policy.Finding  `json:"violations"` // at most 1000, sorted by pack
 	Count      int               `json:"count"`      // of all violations

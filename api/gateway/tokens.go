@@ -90,7 +90,7 @@ type RevokeTokenResponse struct {
 	Revoked bool   `json:"revoked"` // false where it had been revoked before
 }
 
-// SelfResponse is who has asked.
+// SelfResponse describes the caller: its name, and what it may do.
 type SelfResponse struct {
 	Name      string        `json:"name"`
 	TokenID   string        `json:"token_id"` // "" where the caller has no token, but has signed in

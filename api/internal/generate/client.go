@@ -215,7 +215,7 @@ func (g {{.Group}}) Follow{{.Name}}(ctx context.Context, req {{.Request}}) iter.
 }
 {{end}}
 {{if .Upload}}
-// Upload{{.Name}} is {{.Name}} of a file that comes with the request. The file is streamed; name is what the server is told it is called.
+// Upload{{.Name}} is {{.Name}} with the file in the request itself. The file is streamed; name is the file name that the server is told.
 func (g {{.Group}}) Upload{{.Name}}(ctx context.Context, name string, {{.Upload.Field}} io.Reader{{range .Upload.Texts}}, {{.}} string{{end}}) ({{.Response}}, error) {
 	return Upload(ctx, g.client, {{.Endpoint}}, "{{.Upload.Field}}", name, {{.Upload.Field}}, map[string]string{ {{- range .Upload.Texts}}"{{.}}": {{.}}, {{end}} })
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// module is what the import paths of this repository begin with.
+// module is the common beginning of this repository's import paths.
 const module = "github.com/rumi-ai/rumi/"
 
 // Where the generated files are, from the root of the repository.
