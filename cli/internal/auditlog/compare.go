@@ -359,17 +359,17 @@ func (c *comparison) step(size int) (done, progress bool, err error) {
 		return true, true, nil
 	}
 	// What comes after the last equal lines is aligned again, with more around it.
-	at, ok := settled(differences, anchors)
+	at, ok := lastUncrossed(differences, anchors)
 	if !ok {
 		return false, false, nil
 	}
-	c.tell(slices.DeleteFunc(differences, func(d difference) bool { return d.sealed > at.sealed || d.line > at.line }))
+	c.list(slices.DeleteFunc(differences, func(d difference) bool { return d.sealed > at.sealed || d.line > at.line }))
 	c.advance(at.sealed+1, at.line+1)
 	return false, true, nil
 }
 
-// settled is the last anchor that no line was moved across.
-func settled(differences []difference, anchors []anchor) (anchor, bool) {
+// lastUncrossed is the last anchor that no line was moved across.
+func lastUncrossed(differences []difference, anchors []anchor) (anchor, bool) {
 	crossed := make([]int, len(anchors)+1) // how many more lines were moved across this anchor than across the one before
 	for _, d := range differences {
 		if d.kind == Moved {
@@ -418,7 +418,7 @@ func (c *comparison) finish(differences []difference, anchors []anchor, lines in
 			kept = append(kept, d)
 		}
 	}
-	c.tell(kept)
+	c.list(kept)
 	if len(cut) > 0 {
 		first := slices.MinFunc(cut, func(a, b difference) int { return a.sealed - b.sealed })
 		c.truncated(c.sealed+uint64(first.sealed)+1, uint64(len(cut)))
@@ -448,8 +448,8 @@ func (c *comparison) truncated(line, lines uint64) {
 	c.v.found(f)
 }
 
-// tell lists differences, in the numbers of the file as it was sealed.
-func (c *comparison) tell(differences []difference) {
+// list adds the differences to the findings, in the line numbers of the file as it was sealed.
+func (c *comparison) list(differences []difference) {
 	for _, d := range differences {
 		f := Finding{Kind: d.kind, File: c.p.file, Line: c.sealed + uint64(d.sealed) + 1, Lines: 1}
 		line := c.line + uint64(d.line) + 1
