@@ -198,6 +198,19 @@ func TestSealsAreOutOfReach(t *testing.T) {
 	}
 }
 
+// TestWhoKnowsPacksTraces checks that the key by which a pack's part in a trace is known is mounted by those that talk to packs, and by nobody else.
+func TestWhoKnowsPacksTraces(t *testing.T) {
+	for name, s := range composed(t) {
+		mounted, talksToPacks := false, name == roster.EgressProxy || name == roster.CapabilityBroker
+		for _, v := range s.Volumes {
+			mounted = mounted || strings.HasPrefix(v.Target, "/rumi/user_data/settings/trace")
+		}
+		if mounted && !talksToPacks || talksToPacks && slices.Contains(names(t), name) && !mounted {
+			t.Errorf("%s mounts the key of traces: %v, want %v", name, mounted, talksToPacks)
+		}
+	}
+}
+
 // TestWhoAsksOutside checks that only services on the network that leads out ask other DNS servers. Otherwise a name that no running service has
 // would be asked outside. Docker's resolver answers for the names of running services.
 func TestWhoAsksOutside(t *testing.T) {

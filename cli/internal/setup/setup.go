@@ -23,6 +23,7 @@ import (
 
 	"github.com/rumi-ai/rumi/cli/internal/auditlog"
 	"github.com/rumi-ai/rumi/libs/acl"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
@@ -87,6 +88,9 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := cfg.ensureTraceKey(settings, log); err != nil {
+		return err
+	}
 	if err := cfg.ensureAuditKey(settings, id, int(operator.Gid), log); err != nil {
 		return err
 	}
@@ -142,6 +146,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/settings/" + caDir + "/egress", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		{path: "user_data/settings/" + caDir + "/pip", uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		{path: "user_data/settings/" + tlsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
+		{path: "user_data/settings/" + packtrace.Dir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
 		{path: "user_data/settings/" + policyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o2750},
 		serviceFolder("/settings/identity"),
 		{path: "user_data/settings/identity/authority", uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // the service secrets alone mounts it

@@ -120,6 +120,8 @@ func TestOwnersAndModes(t *testing.T) {
 		{"user_data/secrets", 0o700, serviceID, operatorGID},
 		{"user_data/settings", 0o2750, serviceID, operatorGID},
 		{"user_data/settings/api_token", 0o640, serviceID, operatorGID},
+		{"user_data/settings/trace", 0o700, serviceID, serviceID},
+		{"user_data/settings/trace/key", 0o600, serviceID, serviceID},
 		{"user_data/settings/secrets_key", 0o600, serviceID, serviceID},
 		{"user_data/settings/secrets", 0o700, serviceID, serviceID},
 		{"user_data/settings/secrets/secrets_key", 0o600, serviceID, serviceID},
