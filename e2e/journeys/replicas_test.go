@@ -213,5 +213,5 @@ func (r *replica) metrics(t *testing.T, name, label string) (found string) {
 // grantRequests returns the counters of POST /api/network/grant. They differ from an earlier result if the replica has answered one since.
 func (r *replica) grantRequests(t *testing.T) string {
 	t.Helper()
-	return r.metrics(t, "rumi_http_request_duration_seconds_count", "/api/network/grant")
+	return r.metrics(t, "http_server_request_duration_seconds_count", "/api/network/grant")
 }

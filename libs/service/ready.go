@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -203,12 +202,8 @@ func Version() string {
 	if version != "" {
 		return version
 	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" && len(setting.Value) >= 12 {
-				return "dev-" + setting.Value[:12]
-			}
-		}
+	if r := revision(); len(r) >= 12 {
+		return "dev-" + r[:12]
 	}
 	return "dev"
 }

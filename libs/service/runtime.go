@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -58,7 +57,7 @@ type Runtime struct {
 	mux       *server.Mux
 	public    http.Handler
 	https     *tls.Config // of public; nil for plain HTTP
-	calls     *prometheus.CounterVec
+	calls     *client.Metrics
 	failed    chan error
 	began     time.Time
 
@@ -196,8 +195,8 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 // assemble makes the parts that all services have. The audit log is opened early, so that it is closed late: what stops before it can
 // still write entries.
 func (rt *Runtime) assemble(ctx context.Context) error {
-	rt.Metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	rt.calls = client.NewPeerMetrics(rt.Metrics)
+	rt.registerMetrics()
+	rt.calls = client.NewMetrics(rt.Metrics)
 	tracing, err := newTracing(ctx, rt.Name)
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func TestServiceLife(t *testing.T) {
 	if _, err := client.Call[string](t.Context(), suite.Peer("approval", "secrets"), "GET", "/x", nil); !fault.Is(err, fault.KindDenied) {
 		t.Error(err)
 	}
-	for path, want := range map[string]string{"/healthz": "ok", "/readyz": `"ready":true`, "/metrics": `rumi_http_request_duration_seconds_count{code="200",method="GET",route="GET /x"} 1`} {
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": `"ready":true`, "/metrics": `http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/x"} 1`} {
 		response, err := http.Get("http://" + server.Admin + path)
 		if err != nil {
 			t.Fatal(err)

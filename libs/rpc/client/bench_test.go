@@ -156,5 +156,5 @@ func benchmarkPeer(b *testing.B, takes func(*http.Request) bool) *Peer {
 	s.Start()
 	b.Cleanup(s.Close)
 	return newPeer("approval", discovery.Static{"approval": {s.Listener.Addr().String()}}.Instancer("approval"),
-		Config{Log: log, Tracing: noop.NewTracerProvider(), Identity: issue("gateway")}, NewPeerMetrics(prometheus.NewRegistry()), takes)
+		Config{Log: log, Tracing: noop.NewTracerProvider(), Identity: issue("gateway")}, NewMetrics(prometheus.NewRegistry()), takes)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-kit/kit/endpoint"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -27,8 +28,10 @@ var errGaveUp = errors.New("the caller gave up")
 // When an open breaker has cooled down, one trial call is let through and decides. A trial may take an hour (a stream, an upload), so after
 // patience it is counted as errGaveUp: another call may try, and the first one's result is ignored.
 //
+// open counts the breakers that don't let every call through, those of other instances among them.
+//
 // It is not go-kit's circuitbreaker.Gobreaker, whose breaker knows successes and failures alone.
-func breaking(name string, log *slog.Logger) endpoint.Middleware {
+func breaking(name string, log *slog.Logger, open prometheus.Gauge) endpoint.Middleware {
 	breaker := gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name:        name,
 		Timeout:     breakerCooldown,
@@ -36,6 +39,12 @@ func breaking(name string, log *slog.Logger) endpoint.Middleware {
 		IsExcluded:  func(err error) bool { return errors.Is(err, errGaveUp) },
 		OnStateChange: func(instance string, from, to gobreaker.State) {
 			log.Warn("changed a circuit breaker", "instance", instance, "from", from.String(), "to", to.String())
+			switch {
+			case from == gobreaker.StateClosed:
+				open.Inc()
+			case to == gobreaker.StateClosed:
+				open.Dec()
+			}
 		},
 	})
 	return func(next endpoint.Endpoint) endpoint.Endpoint {

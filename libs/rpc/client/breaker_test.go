@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/go-kit/kit/endpoint"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // An instance that answers a caller's request as mode says.
@@ -64,7 +66,7 @@ func TestBreaker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := &instance{}
-				test(t, i, breaking("peer@instance", slog.New(slog.DiscardHandler))(i.exchange))
+				test(t, i, breaking("peer@instance", slog.New(slog.DiscardHandler), prometheus.NewGauge(prometheus.GaugeOpts{}))(i.exchange))
 			})
 		})
 	}
@@ -203,5 +205,32 @@ func TestBreaker(t *testing.T) {
 		if err := within(CallTimeout, call); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// The gauge is 1 from the moment that the breaker opens until a trial call has worked.
+func TestOpenCircuitIsMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gauge := prometheus.NewGauge(prometheus.GaugeOpts{})
+		i := &instance{mode: "refuses"}
+		call := breaking("peer@instance", slog.New(slog.DiscardHandler), gauge)(i.exchange)
+		is := func(when string, want float64) {
+			t.Helper()
+			if got := testutil.ToFloat64(gauge); got != want {
+				t.Errorf("%s: the gauge is %v, want %v", when, got, want)
+			}
+		}
+		is("at first", 0)
+		for range breakerThreshold {
+			_ = within(CallTimeout, call)
+		}
+		is("after failures", 1)
+		time.Sleep(breakerCooldown + time.Millisecond)
+		_ = within(CallTimeout, call)
+		is("after a trial that failed", 1)
+		time.Sleep(breakerCooldown + time.Millisecond)
+		i.mode = "answers"
+		_ = within(CallTimeout, call)
+		is("after one that worked", 0)
 	})
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/go-kit/kit/sd"
 	"github.com/go-kit/kit/sd/lb"
 	kitlog "github.com/go-kit/log"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -57,18 +56,18 @@ type Config struct {
 type Peer struct {
 	name     string
 	balancer lb.Balancer
-	requests *prometheus.CounterVec
+	metrics  peerMetrics
 }
 
 // NewPeer makes the client of the service name, whose instances instancer finds. A call right after NewPeer finds instances only if the
 // instancer's Register sends them twice, as that of discovery.Static does; the reason is there.
-func NewPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec) *Peer {
-	return newPeer(name, instancer, cfg, requests, takes)
+func NewPeer(name string, instancer sd.Instancer, cfg Config, metrics *Metrics) *Peer {
+	return newPeer(name, instancer, cfg, metrics, takes)
 }
 
 // newPeer is NewPeer with the choice of requests that are sent by direct; the others are sent by http.Transport.
-func newPeer(name string, instancer sd.Instancer, cfg Config, requests *prometheus.CounterVec, takes func(*http.Request) bool) *Peer {
-	secure := securing{name, cfg}
+func newPeer(name string, instancer sd.Instancer, cfg Config, metrics *Metrics, takes func(*http.Request) bool) *Peer {
+	secure, own := securing{name, cfg}, metrics.of(name)
 	var hosts sync.Map // *host by instance
 	pool := &pool{id: cfg.Identity, dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 		known, ok := hosts.Load(address)
@@ -111,10 +110,10 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, requests *promethe
 		exchange := func(_ context.Context, request any) (any, error) { // the context is the request's
 			return telemetry.RoundTrip(tracer, name, request.(*http.Request), send) //nolint:bodyclose // RoundTrip's caller closes it
 		}
-		return breaking(name+"@"+instance, cfg.Log)(exchange), direct, nil
+		return breaking(name+"@"+instance, cfg.Log, own.circuitOpen)(exchange), direct, nil
 	}
 	endpointer := sd.NewEndpointer(instancer, factory, kitlog.NewNopLogger())
-	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), requests: requests}
+	return &Peer{name: name, balancer: lb.NewRoundRobin(endpointer), metrics: own}
 }
 
 // securing makes open connections those of a service.
@@ -142,21 +141,12 @@ func (s securing) handshake(ctx context.Context, raw net.Conn) (conn *tls.Conn, 
 	return nil, nil, fmt.Errorf("connect: %w", err)
 }
 
-// NewPeerMetrics is the counter that all peers of a process share.
-func NewPeerMetrics(registry prometheus.Registerer) *prometheus.CounterVec {
-	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "rumi_peer_requests_total",
-		Help: "Requests to other services, by service and result (ok, unavailable, cancelled).",
-	}, []string{"peer", "result"})
-	registry.MustRegister(counter)
-	return counter
-}
-
 // RoundTrip sends r to an instance of the service; scheme and host of its URL are set here. A request that may be
 // repeated is tried at a second instance when the first can't be reached. The error is a fault of kind unavailable,
 // or the context's own. It implements http.RoundTripper for the gateway's proxy.
 func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := r.Context()
+	began, ctx := time.Now(), r.Context()
+	span := trace.SpanContextFromContext(ctx)
 	attempts := 1
 	if repeatable(r) {
 		attempts = maxAttempts
@@ -173,7 +163,7 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		response, err := instance(ctx, r)
 		if err == nil {
-			p.requests.WithLabelValues(p.name, "ok").Inc()
+			p.metrics.ok.Observe(span, time.Since(began))
 			return response.(*http.Response), nil
 		}
 		if ctx.Err() != nil {
@@ -183,12 +173,12 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	closeBody(r) // no instance may have got the request, and an http.RoundTripper must close the body in any case
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
-		p.requests.WithLabelValues(p.name, "cancelled").Inc()
+		p.metrics.cancelled.Observe(span, time.Since(began))
 		return nil, err
 	} else if err != nil {
 		last = err
 	}
-	p.requests.WithLabelValues(p.name, "unavailable").Inc()
+	p.metrics.unavailable.Observe(span, time.Since(began))
 	return nil, fault.ServiceUnavailable(p.name).Because(last)
 }
 

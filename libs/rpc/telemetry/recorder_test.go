@@ -56,7 +56,7 @@ func TestSpans(t *testing.T) {
 	go server.Serve(tls.NewListener(l, issue("approval").Server()))
 	defer server.Close()
 	peer := client.NewPeer("approval", discovery.Static{"approval": {l.Addr().String()}}.Instancer("approval"),
-		client.Config{Log: log, Tracing: tracing, Identity: issue("gateway")}, client.NewPeerMetrics(prometheus.NewRegistry()))
+		client.Config{Log: log, Tracing: tracing, Identity: issue("gateway")}, client.NewMetrics(prometheus.NewRegistry()))
 
 	ctx, top := tracing.Tracer("test").Start(t.Context(), "top")
 	if _, err := client.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {

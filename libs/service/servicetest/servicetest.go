@@ -187,7 +187,7 @@ func (s *Suite) Peer(as, name string) *client.Peer {
 	registry := prometheus.NewRegistry()
 	return client.NewPeer(name, directory.Instancer(name), client.Config{
 		Log: slogFor(s.t), Tracing: noop.NewTracerProvider(), Identity: s.Identity(as),
-	}, client.NewPeerMetrics(registry))
+	}, client.NewMetrics(registry))
 }
 
 // Client is an http.Client that reaches the named service at https://<name>/… with the certificate of another.

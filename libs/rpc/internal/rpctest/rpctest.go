@@ -109,7 +109,7 @@ func (w *World) Serve(routes func(*server.Mux)) string {
 // Peer is the service "approval" at addresses, for the service as.
 func (w *World) Peer(as string, addresses ...string) *client.Peer {
 	return client.NewPeer("approval", discovery.Static{"approval": addresses}.Instancer("approval"),
-		client.Config{Log: w.log(), Tracing: noop.NewTracerProvider(), Identity: w.Identity(as)}, client.NewPeerMetrics(prometheus.NewRegistry()))
+		client.Config{Log: w.log(), Tracing: noop.NewTracerProvider(), Identity: w.Identity(as)}, client.NewMetrics(prometheus.NewRegistry()))
 }
 
 // CountedServer is a server that counts its connections.
