@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"time"
 
 	"github.com/rumi-ai/rumi/api/approval"
 	api "github.com/rumi-ai/rumi/api/egress"
@@ -16,6 +17,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/gate/packsockets"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
@@ -63,6 +65,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		if err != nil {
 			return err
 		}
+		rt.Metrics.MustRegister(countGrants(grants))
 		denied := denials.New(grantstore.NewDenials(db), rt.Log)
 		rt.OnStop("denials", denied.Flush)
 		rt.Go("denials", denied.Run)
@@ -133,4 +136,13 @@ func auditMode(ctx context.Context, log *audit.Log, cfg config) error {
 		Category: audit.Security, Severity: audit.Warning, Action: "socket_mode_relaxed", Success: true,
 		Details: map[string]any{"socket": "egress", "mode": "0666"},
 	})
+}
+
+// countGrants is the gauge of the grants in memory.
+func countGrants(grants *grant.Cache) *statecount.Gauge {
+	return statecount.New("rumi_grants", "Grants by state: active, or suspended by the policy. Revoked and expired ones are not counted.", "state",
+		[]string{"active", "suspended"}, statecount.Memory(func() statecount.Counts {
+			active, suspended := grants.Counts(time.Now())
+			return statecount.Counts{"active": active, "suspended": suspended}
+		}))
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/rumi-ai/rumi/libs/text"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 )
 
 // Kind is a failure's error_type in an answer to a pack (contract.md, "Egress").
@@ -27,6 +28,18 @@ const (
 	KindRedirects  Kind = "too_many_redirects" // more redirects than a request may follow
 	KindInternal   Kind = "internal_error"     // the audit log couldn't be written, or a fault of our own
 )
+
+// Reasons are all values of Failure.Reason: the audit log's blocked_reason, and a label of the metrics, of which each must be known from the start.
+var Reasons = []string{
+	grant.Denied, grant.RuleDenied, grant.BodyDenied, grant.PolicyDenied, grant.ModifiedDenied, "grant_changed", "gate_closed",
+	"rate_limited", "budget_exceeded", "too_many_streams",
+	"internal_ip_blocked", "internal_name_blocked", "dns_blocked", "dns_rebinding_blocked", "tls_required", "sni_mismatch",
+}
+
+// FailedKinds are all kinds of failures that are not denials.
+var FailedKinds = []Kind{
+	KindValidation, KindProtocol, KindTimeout, KindDNS, KindRefused, KindTLS, KindUpstream, KindTooLarge, KindClient, KindRedirects, KindInternal,
+}
 
 // Failure is why a request gets no answer from its server: it was denied by policy, or it failed.
 type Failure struct {

@@ -67,11 +67,14 @@ type Proxy struct {
 
 // New returns a proxy that serves nothing yet: see Handler.
 func New(cfg Config) *Proxy {
+	names := resolve.New(observeResolver(cfg.Resolver, cfg.Metrics))
+	packs := session.New(session.Config{
+		Gates: cfg.Gates, Grants: cfg.Grants, Addresses: cfg.Addresses, Names: names, Quota: cfg.Quota, Rate: cfg.Rate,
+		Upstream: &upstream.Config{Dial: observeDial(cfg.Dial, cfg.Metrics), TLS: cfg.TLS},
+	})
+	observePacks(packs, names, cfg.Metrics)
 	return &Proxy{
-		packs: session.New(session.Config{
-			Gates: cfg.Gates, Grants: cfg.Grants, Addresses: cfg.Addresses, Names: resolve.New(cfg.Resolver), Quota: cfg.Quota, Rate: cfg.Rate,
-			Upstream: &upstream.Config{Dial: cfg.Dial, TLS: cfg.TLS},
-		}),
+		packs: packs,
 		recorder: record.New(record.Config{
 			Denials: cfg.Denials, Refusals: cfg.Refusals, Audit: cfg.Audit, Log: cfg.Log, Metrics: cfg.Metrics, Tracer: cfg.Tracer,
 		}),

@@ -76,7 +76,14 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 		f(&cfg)
 	}
 	w.proxy = New(cfg)
-	t.Cleanup(func() { w.proxy.Cut("p") })
+	t.Cleanup(func() {
+		w.proxy.Cut("p")
+		for kind, n := range w.counts() {
+			if strings.HasSuffix(kind, "/other") {
+				t.Errorf("%v requests were counted as %s: a reason is missing in decision.Reasons or decision.FailedKinds", n, kind)
+			}
+		}
+	})
 	return w
 }
 
@@ -282,7 +289,9 @@ func (w *world) counts() map[string]float64 {
 				labels = append(labels, l.GetValue())
 			}
 			slices.Reverse(labels) // by name: reason, result
-			counts[strings.Join(labels, "/")] = m.GetCounter().GetValue()
+			if n := m.GetCounter().GetValue(); n != 0 {
+				counts[strings.Join(labels, "/")] = n
+			}
 		}
 	}
 	return counts

@@ -57,8 +57,9 @@ func Begin(ctx context.Context, pack *session.Pack, recorder *record.Recorder, r
 		e.session = pack.Session() // before anything is decided on; see package session
 		e.target, e.Failure = pack.Decide(e.Request(len(e.call.body) > 0))
 	}
+	e.Latency = time.Since(e.began)
+	recorder.Decided(e.Latency)
 	if e.Failure != nil {
-		e.Latency = time.Since(e.began)
 		e.written = recorder.Record(pack.ID, &e.Result)
 	}
 	return e

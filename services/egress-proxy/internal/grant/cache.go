@@ -117,6 +117,20 @@ func (c *Cache) List() []Grant {
 	return all
 }
 
+// Counts counts the grants in force, and those that would be if the policy didn't suspend them.
+func (c *Cache) Counts(now time.Time) (active, suspended int) {
+	for _, r := range c.snapshot.Value().byPack {
+		switch {
+		case !r.grant.InForce(now):
+		case r.suspended != nil:
+			suspended++
+		default:
+			active++
+		}
+	}
+	return active, suspended
+}
+
 // errUnchanged is what a change of Apply returns to leave a record as it is.
 var errUnchanged = errors.New("unchanged")
 

@@ -20,6 +20,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/record"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/session"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
 // What is read of a request that was answered before its end. A connection that is closed with bytes unread is reset, and the reset may reach
@@ -45,7 +46,8 @@ type clientConn struct {
 	tunnelTo   *decision.Destination // in a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
 	in         *bufio.Reader
 	out        *bufio.Writer
-	closeAfter bool // after the answer
+	closeAfter bool      // after the answer
+	read       time.Time // when the head of the request was: decisions are measured from here, not from its first byte, after which a pack may dawdle
 
 	mu         sync.Mutex
 	responding bool // an answer has begun: it is too late for 100 (Continue)
@@ -95,6 +97,7 @@ func (c *clientConn) exchange() bool {
 	case r.Failure != nil: // where the request ends is unknown, and so where another one begins
 		return c.refuseAndClose(r, began)
 	}
+	c.read = time.Now()
 	r.Trace = record.TraceOfHeader(request.Header)
 	c.closeAfter = request.Close || !request.ProtoAtLeast(1, 1)
 	c.responding = false
@@ -132,6 +135,16 @@ func (c *clientConn) readRequest(r *record.Result) (*http.Request, error) {
 		r.Failure = errNotHTTP
 	}
 	return request, nil
+}
+
+// authorize decides on a request, and resolves its name. ctx is of s.With.
+func (c *clientConn) authorize(ctx context.Context, s *session.Session, r decision.Request, began time.Time) (*upstream.Target, *decision.Failure) {
+	target, f := c.pack.Decide(r)
+	c.recorder.Decided(time.Since(c.read))
+	if f != nil || target.Addrs != nil {
+		return target, f
+	}
+	return c.pack.Resolve(ctx, s, target, r.To, began.Add(authorizeTimeout))
 }
 
 // refuseAndClose refuses a request behind which no other can be read. It returns false: the connection doesn't go on.

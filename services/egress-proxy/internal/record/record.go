@@ -18,6 +18,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
@@ -97,6 +98,14 @@ type scratch struct {
 	entries [2]audit.Entry
 }
 
+// The results of requests, and the reason of one that was allowed.
+const (
+	resultAllowed = "allowed"
+	resultDenied  = "denied"
+	resultFailed  = "failed"
+	reasonOK      = "ok"
+)
+
 // outcome is a Result in the words of metrics, log and audit.
 type outcome struct {
 	result  string // "allowed", "denied" or "failed"
@@ -109,12 +118,12 @@ type outcome struct {
 func outcomeOf(f *decision.Failure) outcome {
 	switch {
 	case f == nil:
-		return outcome{result: "allowed", reason: "ok", allowed: true}
+		return outcome{result: resultAllowed, reason: reasonOK, allowed: true}
 	case f.Denied():
-		return outcome{result: "denied", reason: f.Reason, because: slog.String("blocked_reason", f.Reason)}
+		return outcome{result: resultDenied, reason: f.Reason, because: slog.String("blocked_reason", f.Reason)}
 	}
 	return outcome{
-		result: "failed", reason: string(f.Kind), allowed: f.Kind != decision.KindValidation && f.Kind != decision.KindProtocol,
+		result: resultFailed, reason: string(f.Kind), allowed: f.Kind != decision.KindValidation && f.Kind != decision.KindProtocol,
 		because: slog.String("error_type", string(f.Kind)), cause: f.Detail,
 	}
 }
@@ -134,18 +143,17 @@ func (c *Recorder) Record(packID string, r *Result) (wait func() error) {
 	if requestID != "" { // it has an entry of its beginning
 		entry.Phase = "end"
 	}
-	if o.result == "denied" {
+	if o.result == resultDenied {
 		c.cfg.Denials.Add(packID, r.denial())
 	}
-	c.count(r, o)
-
 	ctx, span := c.span(withOrigin(packID, requestID), r)
 	defer r.endSpan(span, packID, o)
+	c.count(r, o, span.SpanContext())
 	individually := true
 	switch o.result {
-	case "allowed":
+	case resultAllowed:
 		wait = c.cfg.Audit.Submit(ctx, *entry)
-	case "denied":
+	case resultDenied:
 		r.scratch.entries[0] = *entry
 		r.scratch.entries[0].Category, r.scratch.entries[0].Action, r.scratch.entries[0].Phase = audit.Security, "network_denied", ""
 		wait, individually = c.denied.Submit(ctx, packID, o.reason, r.scratch.entries[:]...)
@@ -166,9 +174,9 @@ func (r *Result) entry(packID string, o outcome) audit.Entry {
 	}
 	e := audit.Entry{Category: audit.Network, Action: "network_request", Success: true, OwnerPack: packID}
 	switch f := r.Failure; o.result {
-	case "denied":
+	case resultDenied:
 		e.Success, e.Severity, e.RejectionReason = false, audit.Warning, cmp.Or(f.Detail, f.Text)
-	case "failed":
+	case resultFailed:
 		e.Success, e.Severity, e.Error = false, audit.Warning, f.Text
 	}
 	details := append(r.scratch.details[:0],
@@ -195,10 +203,10 @@ func (r *Result) entry(packID string, o outcome) audit.Entry {
 }
 
 // count brings the metrics up to a request that is over.
-func (c *Recorder) count(r *Result, o outcome) {
-	c.metrics.requests.WithLabelValues(o.result, o.reason).Inc()
+func (c *Recorder) count(r *Result, o outcome, span trace.SpanContext) {
+	c.metrics.countRequest(o)
 	if !r.Unbounded {
-		c.metrics.duration.Observe(r.Latency.Seconds())
+		telemetry.Observe(c.metrics.duration, span, r.Latency.Seconds())
 	}
 	if r.Transfer != nil {
 		c.countBytes(r.Transfer, r.Sent, r.Received)

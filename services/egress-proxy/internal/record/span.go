@@ -90,7 +90,7 @@ func (r *Result) endSpan(span trace.Span, packID string, o outcome) {
 			span.SetAttributes(semconv.HTTPResponseStatusCode(r.Status))
 		}
 		switch {
-		case o.result != "allowed":
+		case o.result != resultAllowed:
 			span.SetAttributes(semconv.ErrorTypeKey.String(string(r.Failure.Kind)))
 			span.SetStatus(codes.Error, o.reason)
 		case r.Status >= http.StatusBadRequest:

@@ -247,6 +247,13 @@ func (c *Cache) add(r *entry) {
 	c.entries[r.name] = r.share.recent.PushFront(r)
 }
 
+// Len is how many names are cached, and max how many may be.
+func (c *Cache) Len() (cached, max int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries), maxNames
+}
+
 func (c *Cache) remove(e *list.Element) {
 	r := e.Value.(*entry)
 	r.share.recent.Remove(e)

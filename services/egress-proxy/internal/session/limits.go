@@ -25,6 +25,8 @@ func (k *Pack) AcquireSlot(ctx context.Context, s *Session, deadline time.Time) 
 		return nil
 	default:
 	}
+	k.packs.waiting.Add(1)
+	defer k.packs.waiting.Add(-1)
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {

@@ -53,12 +53,17 @@ type Config struct {
 type Packs struct {
 	Config
 
+	waiting atomic.Int64 // framed requests that wait for one of their pack's slots
+
 	mu  sync.Mutex
 	all map[string]*Pack
 }
 
 // New returns no packs yet.
 func New(cfg Config) *Packs { return &Packs{Config: cfg, all: make(map[string]*Pack)} }
+
+// Waiting is how many framed requests wait because their pack has MaxInFlight at servers.
+func (p *Packs) Waiting() int64 { return p.waiting.Load() }
 
 // Pack is one pack: its limits, which last, and its current session.
 type Pack struct {
