@@ -58,6 +58,25 @@ func (c Category) String() string {
 	return categories[c].name
 }
 
+// Categories are all of them, in the order of their values.
+func Categories() []Category {
+	var all []Category
+	for c := FlowExecution; int(c) < len(categories); c++ {
+		all = append(all, c)
+	}
+	return all
+}
+
+// ParseCategory is the inverse of String; ok is false for a name of no category.
+func ParseCategory(name string) (c Category, ok bool) {
+	for _, c := range Categories() {
+		if c.String() == name {
+			return c, true
+		}
+	}
+	return 0, false
+}
+
 // Severity is how much an entry matters.
 type Severity uint8
 

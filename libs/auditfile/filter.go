@@ -1,0 +1,176 @@
+package auditfile
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/fault"
+)
+
+// MaxValue bounds each text of a Query, in bytes.
+const MaxValue = 1024
+
+// Query is a filter as the parameters of a request have it. A parameter that is "" asks for everything.
+type Query struct {
+	Category  string // one or several, with commas between them
+	Action    string // likewise
+	PackID    string // the entry's owner_pack
+	Actor     string
+	Success   string // true or false
+	Since     string // RFC 3339, or a day
+	Until     string // likewise
+	RequestID string
+	TraceID   string
+	Q         string // a text anywhere in the entry, upper and lower case of ASCII alike
+}
+
+// Filter says which entries are asked for. Its zero value asks for all.
+type Filter struct {
+	Categories []audit.Category // any of these; none for all
+	Actions    []string         // any of these; none for all
+	PackID     string
+	Actor      string
+	Success    *bool
+	Since      time.Time // included; zero for no bound
+	Until      time.Time // excluded; zero for no bound
+	RequestID  string
+	TraceID    string
+
+	Text []byte // within the line: in lower case, escaped as JSON strings are; nil for any
+}
+
+// Filter reads the parameters. It fails with a fault that names the wrong one.
+func (q Query) Filter() (f Filter, err error) {
+	if err := q.checkLengths(); err != nil {
+		return f, err
+	}
+	f = Filter{Actions: list(q.Action), PackID: q.PackID, Actor: q.Actor, RequestID: q.RequestID, TraceID: q.TraceID, Text: fold(q.Q)}
+	for _, name := range list(q.Category) {
+		category, ok := audit.ParseCategory(name)
+		if !ok {
+			return f, fault.InvalidField("category", "one of "+categoryNames())
+		}
+		f.Categories = append(f.Categories, category)
+	}
+	switch q.Success {
+	case "":
+	case "true", "false":
+		f.Success = new(q.Success == "true")
+	default:
+		return f, fault.InvalidField("success", "true or false")
+	}
+	if f.Since, err = instant("since", q.Since); err == nil {
+		f.Until, err = instant("until", q.Until)
+	}
+	if err == nil && !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
+		err = fault.InvalidField("until", "a time after since")
+	}
+	return f, err
+}
+
+func (q Query) checkLengths() error {
+	for name, value := range map[string]string{
+		"category": q.Category, "action": q.Action, "pack_id": q.PackID, "actor": q.Actor, "since": q.Since, "until": q.Until,
+		"request_id": q.RequestID, "trace_id": q.TraceID, "q": q.Q,
+	} {
+		if len(value) > MaxValue {
+			return fault.TooLong(name, MaxValue)
+		}
+	}
+	return nil
+}
+
+func list(text string) (values []string) {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+func categoryNames() string {
+	var names []string
+	for _, c := range audit.Categories() {
+		names = append(names, c.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// instant reads a time, or a day as its first instant.
+func instant(name, value string) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	if day, ok := ParseDay(value); ok {
+		return day.Start(), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, value)
+	if err != nil {
+		return t, fault.InvalidField(name, "a time such as 2027-01-01T00:00:00Z, or a day such as 2027-01-01")
+	}
+	return t.UTC(), nil
+}
+
+// fold is a text as Match looks for it in a line.
+func fold(text string) []byte {
+	if text == "" {
+		return nil
+	}
+	quoted, err := jsontext.AppendQuote(nil, strings.ToValidUTF8(text, "\uFFFD"))
+	if err != nil {
+		return []byte(text) // can't be: the text is valid UTF-8
+	}
+	return appendLower(nil, quoted[1:len(quoted)-1])
+}
+
+// appendLower appends text with the capital letters of ASCII as small ones. Other letters stay as they are: their small form may be longer.
+func appendLower(dst, text []byte) []byte {
+	for _, c := range text {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// Match says whether the filter asks for the entry.
+func (f *Filter) Match(e *Entry) bool {
+	return f.matchCategory(e.Category) && (len(f.Actions) == 0 || slices.Contains(f.Actions, e.Action)) &&
+		(f.PackID == "" || f.PackID == e.OwnerPack) && (f.Actor == "" || f.Actor == e.Actor) &&
+		(f.Success == nil || *f.Success == e.Success) &&
+		(f.RequestID == "" || f.RequestID == e.RequestID) && (f.TraceID == "" || f.TraceID == e.TraceID) &&
+		(f.Since.IsZero() || !e.TS.Before(f.Since)) && (f.Until.IsZero() || e.TS.Before(f.Until)) &&
+		f.matchText(e.Raw)
+}
+
+func (f *Filter) matchCategory(name string) bool {
+	return len(f.Categories) == 0 || slices.ContainsFunc(f.Categories, func(c audit.Category) bool { return c.String() == name })
+}
+
+// matchText folds the line piece by piece into a buffer on the stack: a stream with a text looks at every line of the log.
+func (f *Filter) matchText(line []byte) bool {
+	if len(f.Text) == 0 {
+		return true
+	}
+	var buffer [4096]byte
+	step := len(buffer) - MaxValue*2
+	if len(f.Text) > MaxValue*2 { // control characters take six bytes each when they are escaped
+		return bytes.Contains(appendLower(nil, line), f.Text)
+	}
+	for begin := 0; begin < len(line); begin += step {
+		if bytes.Contains(appendLower(buffer[:0], line[begin:min(len(line), begin+len(buffer))]), f.Text) {
+			return true
+		}
+	}
+	return false
+}
+
+// Wants says whether entries of a category can match: a reader needn't open the files of the others.
+func (f *Filter) Wants(c audit.Category) bool {
+	return len(f.Categories) == 0 || slices.Contains(f.Categories, c)
+}
