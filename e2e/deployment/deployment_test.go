@@ -44,18 +44,44 @@ type service struct {
 	NetworkMode string             `json:"network_mode"`
 	DNS         []string           `json:"dns"`
 	DependsOn   map[string]any     `json:"depends_on"`
-	Ports       []any              `json:"ports"`
-	Volumes     []struct {
+	Image       string             `json:"image"`
+	Profiles    []string           `json:"profiles"`
+	MemLimit    string             `json:"mem_limit"`
+	PidsLimit   int                `json:"pids_limit"`
+	Healthcheck map[string]any     `json:"healthcheck"`
+	Ports       []struct {
+		HostIP    string `json:"host_ip"`
+		Published string `json:"published"`
+	} `json:"ports"`
+	Volumes []struct {
+		Source   string `json:"source"`
 		Target   string `json:"target"`
 		ReadOnly bool   `json:"read_only"`
 	} `json:"volumes"`
 }
 
-// composed returns the services of docker-compose.yml, by name, with no variable set.
-func composed(t *testing.T) map[string]service {
+// network is a network of docker-compose.yml.
+type network struct {
+	Internal   bool              `json:"internal"`
+	DriverOpts map[string]string `json:"driver_opts"`
+}
+
+// composed returns the services of docker-compose.yml, by name, with no variable set: those of `docker compose up` with these profiles, "*" for all.
+func composed(t *testing.T, profiles ...string) map[string]service {
+	t.Helper()
+	services, _ := project(t, profiles...)
+	return services
+}
+
+// project returns the services and the networks of docker-compose.yml, as composed does.
+func project(t *testing.T, profiles ...string) (map[string]service, map[string]network) {
 	t.Helper()
 	testenv.NeedsProgram(t, "docker") // with its compose plugin; an engine isn't asked
-	cmd := exec.Command("docker", "compose", "--file", "docker-compose.yml", "config", "--format", "json")
+	args := []string{"compose", "--file", "docker-compose.yml"}
+	for _, name := range profiles {
+		args = append(args, "--profile", name)
+	}
+	cmd := exec.Command("docker", append(args, "config", "--format", "json")...)
 	cmd.Dir = root
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "RUMI_") && !strings.HasPrefix(entry, "COMPOSE_") {
@@ -66,13 +92,14 @@ func composed(t *testing.T) map[string]service {
 	if err != nil {
 		t.Fatalf("docker compose config: %v", err)
 	}
-	var project struct {
+	var found struct {
 		Services map[string]service `json:"services"`
+		Networks map[string]network `json:"networks"`
 	}
-	if err := json.Unmarshal(out, &project); err != nil {
+	if err := json.Unmarshal(out, &found); err != nil {
 		t.Fatal(err)
 	}
-	return project.Services
+	return found.Services, found.Networks
 }
 
 var setting = regexp.MustCompile(`env:"(RUMI_[A-Z_]+)`)
@@ -136,15 +163,21 @@ func TestSettings(t *testing.T) {
 // TestLeastPrivilege checks that each service has the networks, ports, mounts, user and capabilities that it needs, and no others.
 func TestLeastPrivilege(t *testing.T) {
 	holders := roster.Where(func(s roster.Service) bool { return s.DockerSocket })
-	for name, s := range composed(t) {
+	publishers := []string{"gateway", "grafana", "prometheus"}
+	for name, s := range composed(t, "*") {
 		if !s.ReadOnly || s.Privileged || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s is not confined: %+v; want it read-only, without capabilities or new privileges", name, s)
 		}
 		if _, ok := s.Networks["outside"]; ok != (name == "egress-proxy") {
 			t.Errorf("%s: on the network that leads out: %v, want %v", name, ok, name == "egress-proxy")
 		}
-		if (len(s.Ports) > 0) != (name == "gateway") {
-			t.Errorf("%s publishes the ports %v, want the gateway alone to publish", name, s.Ports)
+		if (len(s.Ports) > 0) != slices.Contains(publishers, name) {
+			t.Errorf("%s publishes the ports %v, want only %v to publish", name, s.Ports, publishers)
+		}
+		for _, p := range s.Ports {
+			if p.HostIP != "127.0.0.1" {
+				t.Errorf("%s publishes on %q, want 127.0.0.1", name, p.HostIP)
+			}
 		}
 		holder := slices.Contains(holders, name)
 		for _, v := range s.Volumes {
@@ -214,7 +247,7 @@ func TestWhoKnowsPacksTraces(t *testing.T) {
 // TestWhoAsksOutside checks that only services on the network that leads out ask other DNS servers. Otherwise a name that no running service has
 // would be asked outside. Docker's resolver answers for the names of running services.
 func TestWhoAsksOutside(t *testing.T) {
-	for name, s := range composed(t) {
+	for name, s := range composed(t, "*") {
 		_, outside := s.Networks["outside"]
 		switch {
 		case s.NetworkMode == "none":

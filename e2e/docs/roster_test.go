@@ -33,7 +33,7 @@ func TestRosterLists(t *testing.T) {
 		{file: "go.work", list: "modules", pattern: `\./services/([a-z-]+)`, want: all},
 		{file: "README.md", list: "services", pattern: `(?s)\| service \| owns \|\n\|---\|---\|\n(.*?)\n\n`, want: all},
 		{file: "docs/architecture.md", list: "services", pattern: `(?s)\| service \| owns \| page \|\n\|---\|---\|---\|\n(.*?)\n\n`, want: all},
-		{file: "docs/operations.md", list: "Prometheus's targets", pattern: `- ([a-z-]+):9090`, want: all},
+		{file: "deploy/monitoring/prometheus/prometheus.yml", list: "targets", pattern: `(?m)^          - ([a-z-]+)$`, want: all},
 		{file: "e2e/journeys/suite_test.go", list: "services", pattern: `(?m)^\t\{"([a-z-]+)", "/api/`, want: without(roster.Gateway)},
 		{file: "services/egress-proxy/internal/address/address_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", "pack-registry", .*"secrets"), "consul"`, want: all},
 		{file: "services/egress-proxy/internal/egress/policy_test.go", list: "names that are denied", pattern: `(?m)^\t\t("gateway", .*"secrets"),`, want: all,

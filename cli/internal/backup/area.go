@@ -65,6 +65,7 @@ var areas = []area{
 	{path: "user_data/seal_status", how: leftOut, why: "about the process that seals the audit log"},
 	{path: "user_data/backup_status", how: leftOut, why: "about the backups of this machine"},
 	{path: "user_data/seal_status", how: leftOut, why: "about the sealer of this machine"},
+	{path: "user_data/monitoring", how: leftOut, why: "measurements and traces of this machine, in databases of other programs"},
 	{path: stateDir, how: databases},
 	{path: scratchDir, how: leftOut, why: "copies of databases while a backup is taken"},
 }

@@ -72,6 +72,9 @@ func Run(cfg Config, log *slog.Logger) error {
 	if err := cfg.ensureToken(settings, int(operator.Gid), log); err != nil {
 		return err
 	}
+	if err := cfg.ensureGrafanaPassword(settings, int(operator.Gid), log); err != nil {
+		return err
+	}
 	if err := cfg.ensureSecretsKey(settings, log); err != nil {
 		return err
 	}
@@ -131,6 +134,10 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder("/capabilities/handlers"),
 		serviceFolder("/capabilities/trees"),
 		{path: "user_data/import", uid: operatorUID, gid: operatorGID, mode: 0o2770, access: &imported, inherit: &imported},
+		serviceFolder("/monitoring"),
+		serviceFolder("/monitoring/grafana"),
+		serviceFolder("/monitoring/jaeger"),
+		serviceFolder("/monitoring/prometheus"),
 		serviceFolder("/pack_backups"),
 		serviceFolder("/pack_staging"),
 		serviceFolder("/packs"),
@@ -139,6 +146,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		{path: "user_data/secrets", uid: cfg.UID, gid: operatorGID, mode: 0o700},
 		serviceFolder("/seal_status"),
 		serviceFolder("/settings"),
+		serviceFolder("/settings/" + grafanaDir),
 		{path: "user_data/settings/" + auditlog.KeyDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700},
 		serviceFolder("/settings/gateway"),                                                  // with the gateway's identity all that it mounts of the settings
 		{path: "user_data/settings/" + secretsDir, uid: cfg.UID, gid: cfg.GID, mode: 0o700}, // the same for the service secrets

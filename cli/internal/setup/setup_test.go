@@ -122,6 +122,11 @@ func TestOwnersAndModes(t *testing.T) {
 		{"user_data/settings/api_token", 0o640, serviceID, operatorGID},
 		{"user_data/settings/trace", 0o700, serviceID, serviceID},
 		{"user_data/settings/trace/key", 0o600, serviceID, serviceID},
+		{"user_data/monitoring/grafana", 0o2750, serviceID, operatorGID},
+		{"user_data/monitoring/jaeger", 0o2750, serviceID, operatorGID},
+		{"user_data/monitoring/prometheus", 0o2750, serviceID, operatorGID},
+		{"user_data/settings/grafana", 0o2750, serviceID, operatorGID},
+		{"user_data/settings/grafana/admin_password", 0o640, serviceID, operatorGID},
 		{"user_data/settings/secrets_key", 0o600, serviceID, serviceID},
 		{"user_data/settings/secrets", 0o700, serviceID, serviceID},
 		{"user_data/settings/secrets/secrets_key", 0o600, serviceID, serviceID},
@@ -152,6 +157,10 @@ func TestKeysWork(t *testing.T) {
 	token, err := os.ReadFile(filepath.Join(settings, "api_token"))
 	if err != nil || len(token) != 64 {
 		t.Errorf("the API token has %d characters (%v), want 64 for 256 bits", len(token), err)
+	}
+	password, err := os.ReadFile(filepath.Join(settings, "grafana/admin_password"))
+	if err != nil || len(password) < 22 || strings.ContainsAny(string(password), " \n") {
+		t.Errorf("the password of Grafana has %d characters (%v), want 22 at least without white space", len(password), err)
 	}
 	if _, err := keyset.Load(filepath.Join(settings, "secrets_key")); err != nil {
 		t.Errorf("got %v, want no error", err)
