@@ -124,7 +124,7 @@ func (d *direct) exchange(c *directConn, r *http.Request) (response *http.Respon
 		}
 	}()
 	c.left = maxHeader
-	if err := r.Write(c.out); err != nil {
+	if err := writeRequest(c.out, r); err != nil {
 		return nil, false, fmt.Errorf("send request: %w", err)
 	}
 	if err := c.out.Flush(); err != nil {

@@ -98,12 +98,12 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, metrics *Metrics, 
 		hosts.Store(instance, to)
 		direct := newDirect(to, secure)
 		send := func(r *http.Request) (*http.Response, error) {
-			address := *r.URL
-			address.Scheme, address.Host = "https", instance
-			r.URL = &address
 			if takes(r) {
+				r.URL.Scheme, r.URL.Host = "https", instance
 				return direct.RoundTrip(r)
 			}
+			r = r.Clone(r.Context()) // http.Transport may still read it after an error, when it is changed for another instance
+			r.URL.Scheme, r.URL.Host = "https", instance
 			r.Close = r.Method == http.MethodHead // see direct: its connection is not kept
 			return pool.transport().RoundTrip(r)
 		}
@@ -141,9 +141,9 @@ func (s securing) handshake(ctx context.Context, raw net.Conn) (conn *tls.Conn, 
 	return nil, nil, fmt.Errorf("connect: %w", err)
 }
 
-// RoundTrip sends r to an instance of the service; scheme and host of its URL are set here. A request that may be
-// repeated is tried at a second instance when the first can't be reached. The error is a fault of kind unavailable,
-// or the context's own. It implements http.RoundTripper for the gateway's proxy.
+// RoundTrip sends r to an instance of the service. r is its own from then on: it sets scheme and host of the URL, and the headers of the trace.
+// A request that may be repeated is tried at a second instance when the first can't be reached. The error is a fault of kind unavailable,
+// or the context's own. It has the method of http.RoundTripper, but that one must leave a request as it is.
 func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 	began, ctx := time.Now(), r.Context()
 	span := trace.SpanContextFromContext(ctx)

@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"maps"
 	"net/http"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -10,15 +9,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// RoundTrip has send send a copy of r in a span of its own, which ends when the answer begins. send may change the copy, but not the values
-// of its headers, which it shares with r.
+// RoundTrip has send send r in a span of its own, which ends when the answer begins. It sets the headers of the trace in r. In a trace that
+// isn't sampled there is no such span, since it would cost and nobody would see it: the request then belongs to the span of r's context.
 func RoundTrip(tracer trace.Tracer, peer string, r *http.Request, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	if parent := trace.SpanContextFromContext(r.Context()); parent.IsValid() && !parent.IsSampled() {
+		Propagator.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+		return send(r)
+	}
 	ctx, span := tracer.Start(r.Context(), peer+" "+r.Method, trace.WithSpanKind(trace.SpanKindClient))
 	defer span.End()
-	header := make(http.Header, len(r.Header)+2) // with the trace
-	maps.Copy(header, r.Header)
-	r = r.WithContext(ctx)
-	r.Header = header
 	Propagator.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	response, err := send(r)
 	if !span.IsRecording() {
