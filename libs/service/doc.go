@@ -11,7 +11,6 @@
 //	mounts.go     the end of a service whose folder was moved, removed or replaced on the host
 //	log.go        JSON log lines with request and trace ids, no attribute twice
 //	lines.go      writing log lines without waiting for their reader
-//	tracing.go    export of spans over OTLP
 //	memory.go     tuning of the garbage collector
 //
 // Package servicetest runs services in tests. This package imports libs/rpc, libs/audit and libs/store; no service and no api.

@@ -38,7 +38,7 @@ func (rt *Runtime) keepIdentity() {
 
 // clientConfig is what the clients of other services use of this one.
 func (rt *Runtime) clientConfig() client.Config {
-	return client.Config{Log: rt.Log, Tracing: rt.tracing, Identity: rt.Identity, Refused: rt.refusedPeer}
+	return client.Config{Log: rt.Log, Tracing: rt.Tracing, Identity: rt.Identity, Refused: rt.refusedPeer}
 }
 
 // refusedCaller audits a caller that a route doesn't name.

@@ -26,6 +26,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tracing"
 )
 
 const (
@@ -46,14 +47,14 @@ type Runtime struct {
 	Log      *slog.Logger
 	Audit    *audit.Log
 	Metrics  *prometheus.Registry
-	Tracer   trace.Tracer
+	Tracing  *tracing.Tracing
+	Tracer   trace.Tracer // of Tracing
 	Identity *identity.Identity
 
 	common    settings
 	authority renewal.Authority // nil for the service secrets
 	refusals  *audit.Refusals
 	listens   []netip.AddrPort
-	tracing   trace.TracerProvider
 	mux       *server.Mux
 	public    http.Handler
 	https     *tls.Config // of public; nil for plain HTTP
@@ -79,7 +80,7 @@ type stop struct {
 // ReadyOf already, and audits each caller that a route doesn't name.
 func (rt *Runtime) Mux() *server.Mux {
 	if rt.mux == nil {
-		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.tracing, Refused: rt.refusedCaller})
+		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.Tracing, Refused: rt.refusedCaller})
 		ready := ReadyOf(rt.Name).Route()
 		rt.mux.Route(ready.Name(), rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
 			return rt.Readiness(ctx), nil
@@ -197,12 +198,13 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 func (rt *Runtime) assemble(ctx context.Context) error {
 	rt.registerMetrics()
 	rt.calls = client.NewMetrics(rt.Metrics)
-	tracing, err := newTracing(ctx, rt.Name)
-	if err != nil {
+	var err error
+	if rt.Tracing, err = tracing.New(ctx, tracing.Config{Service: rt.Name, Version: Version(), Log: rt.Log, Metrics: rt.Metrics}); err != nil {
 		return err
 	}
-	rt.OnStop("traces", tracing.Shutdown)
-	rt.tracing, rt.Tracer = tracing, tracing.Tracer("github.com/rumi-ai/rumi")
+	rt.OnStop("traces", rt.Tracing.Stop)
+	rt.Go("collector of traces", rt.Tracing.Run)
+	rt.Tracer = rt.Tracing.Tracer("github.com/rumi-ai/rumi")
 	if rt.Identity, err = identity.Load(rt.common.IdentityDir); err != nil {
 		return err
 	}
