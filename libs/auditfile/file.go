@@ -34,7 +34,7 @@ type Stored struct {
 	Compressed bool // the file is compressed: it doesn't grow any more
 }
 
-// List lists the files, in no order. Where a plain and a compressed one are there (a compression ends, or was cut off), the plain one is listed.
+// List lists the files, in no order. Where a plain and a compressed one are there (see late.go), the plain one is listed.
 func (d *Dir) List() ([]Stored, error) {
 	entries, err := fs.ReadDir(d.root.FS(), ".")
 	if err != nil {
@@ -60,6 +60,7 @@ type File struct {
 	file       *os.File
 	lines      *seekable.Reader // of a compressed file
 	size       int64            // of a compressed file's lines
+	earlier    *File            // the compressed file that the lines of this plain one come after; nil for none (see late.go)
 }
 
 // Open opens what the folder has of a category and day: the plain file, else the compressed one. The error is fs.ErrNotExist where there is neither.
@@ -67,7 +68,7 @@ func (d *Dir) Open(id ID) (*File, error) {
 	for range 2 {
 		f, err := d.openRegular(id.Name())
 		if err == nil {
-			return &File{ID: id, file: f}, nil
+			return d.after(&File{ID: id, file: f})
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -115,15 +116,19 @@ func (f *File) Size() (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("inspect audit log: %w", err)
 	}
-	return st.Size(), nil
+	return f.before() + st.Size(), nil
 }
 
 // ReadAt reads uncompressed bytes, as io.ReaderAt does.
 func (f *File) ReadAt(p []byte, offset int64) (int, error) {
-	if f.Compressed {
+	switch before := f.before(); {
+	case f.Compressed:
 		return f.lines.ReadAt(p, offset)
+	case offset >= before:
+		return f.file.ReadAt(p, offset-before)
+	default:
+		return f.readAcross(p, offset)
 	}
-	return f.file.ReadAt(p, offset)
 }
 
 // Current says whether the name still leads to this very file: it doesn't any more after a rotation, a compression or a removal.
@@ -139,6 +144,9 @@ func (d *Dir) Current(f *File) bool {
 func (f *File) Close() error {
 	if f.lines != nil {
 		_ = f.lines.Close() // frees memory only
+	}
+	if f.earlier != nil {
+		_ = f.earlier.Close()
 	}
 	return f.file.Close()
 }

@@ -26,7 +26,7 @@ type Query struct {
 	Until     string // likewise
 	RequestID string
 	TraceID   string
-	Q         string // a text anywhere in the entry, upper and lower case of ASCII alike
+	Q         string // a text anywhere in the entry but in ts, request_id and trace_id; upper and lower case of ASCII alike
 }
 
 // Filter says which entries are asked for. Its zero value asks for all.
@@ -41,7 +41,7 @@ type Filter struct {
 	RequestID  string
 	TraceID    string
 
-	Text []byte // within the line: in lower case, escaped as JSON strings are; nil for any
+	Text []byte // within a piece of Entry.Searchable: in lower case, escaped as JSON strings are; nil for any
 }
 
 // Filter reads the parameters. It fails with a fault that names the wrong one.
@@ -124,11 +124,11 @@ func fold(text string) []byte {
 	if err != nil {
 		return []byte(text) // can't be: the text is valid UTF-8
 	}
-	return appendLower(nil, quoted[1:len(quoted)-1])
+	return AppendFolded(nil, quoted[1:len(quoted)-1])
 }
 
-// appendLower appends text with the capital letters of ASCII as small ones. Other letters stay as they are: their small form may be longer.
-func appendLower(dst, text []byte) []byte {
+// AppendFolded appends text in the form in which Filter.Text is looked for: with the capital letters of ASCII as small ones. Other letters stay as they are: their small form may be longer.
+func AppendFolded(dst, text []byte) []byte {
 	for _, c := range text {
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
@@ -145,25 +145,34 @@ func (f *Filter) Match(e *Entry) bool {
 		(f.Success == nil || *f.Success == e.Success) &&
 		(f.RequestID == "" || f.RequestID == e.RequestID) && (f.TraceID == "" || f.TraceID == e.TraceID) &&
 		(f.Since.IsZero() || !e.TS.Before(f.Since)) && (f.Until.IsZero() || e.TS.Before(f.Until)) &&
-		f.matchText(e.Raw)
+		f.matchText(e)
 }
 
 func (f *Filter) matchCategory(name string) bool {
 	return len(f.Categories) == 0 || slices.ContainsFunc(f.Categories, func(c audit.Category) bool { return c.String() == name })
 }
 
-// matchText folds the line piece by piece into a buffer on the stack: a stream with a text looks at every line of the log.
-func (f *Filter) matchText(line []byte) bool {
+func (f *Filter) matchText(e *Entry) bool {
 	if len(f.Text) == 0 {
 		return true
 	}
+	for piece := range e.Searchable() {
+		if f.textIn(piece) {
+			return true
+		}
+	}
+	return false
+}
+
+// textIn folds a piece of a line, part by part, into a buffer on the stack: a stream with a text looks at every line of the log.
+func (f *Filter) textIn(piece []byte) bool {
 	var buffer [4096]byte
 	step := len(buffer) - MaxValue*2
 	if len(f.Text) > MaxValue*2 { // control characters take six bytes each when they are escaped
-		return bytes.Contains(appendLower(nil, line), f.Text)
+		return bytes.Contains(AppendFolded(nil, piece), f.Text)
 	}
-	for begin := 0; begin < len(line); begin += step {
-		if bytes.Contains(appendLower(buffer[:0], line[begin:min(len(line), begin+len(buffer))]), f.Text) {
+	for begin := 0; begin < len(piece); begin += step {
+		if bytes.Contains(AppendFolded(buffer[:0], piece[begin:min(len(piece), begin+len(buffer))]), f.Text) {
 			return true
 		}
 	}
