@@ -94,28 +94,30 @@ func (c *Candidates[P]) list(ctx context.Context, where string, args ...any) (it
 
 // Counts counts the candidates by state.
 func (c *Candidates[P]) Counts(ctx context.Context) (Counts, error) {
-	var counts Counts
+	n, err := c.countStates(ctx)
+	if err != nil {
+		return Counts{}, err
+	}
+	return Counts{Pending: n[Pending], Installed: n[Installed], Rejected: n[Rejected], Failed: n[Failed], Blocked: n[Blocked]}, nil
+}
+
+// countStates counts the candidates of each state, with states of other versions.
+func (c *Candidates[P]) countStates(ctx context.Context) (map[State]int, error) {
+	counts := make(map[State]int)
 	err := c.db.View(ctx, func(tx *store.Tx) error {
-		superseded := 0
-		into := map[State]*int{
-			Superseded: &superseded,
-			Pending:    &counts.Pending, Installed: &counts.Installed, Rejected: &counts.Rejected,
-			Failed: &counts.Failed, Blocked: &counts.Blocked,
-		}
+		clear(counts) // of a transaction that is tried again
 		return tx.Each(func(scan func(...any) error) error {
 			var state State
 			var n int
 			if err := scan(&state, &n); err != nil {
 				return err
 			}
-			if count := into[state]; count != nil { // nil: a state of another version
-				*count = n
-			}
+			counts[state] = n
 			return nil
 		}, `SELECT state, COUNT(*) FROM candidates GROUP BY state`)
 	})
 	if err != nil {
-		return Counts{}, fmt.Errorf("count candidates: %w", err)
+		return nil, fmt.Errorf("count candidates: %w", err)
 	}
 	return counts, nil
 }

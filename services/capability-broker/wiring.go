@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/rumi-ai/rumi/api/approval"
 	"github.com/rumi-ai/rumi/api/pip"
@@ -15,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/gate/packsockets"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/cabundle"
@@ -101,7 +103,7 @@ func newContainers(ctx context.Context, rt *service.Runtime, cfg config, files l
 	packs := container.New(container.Config{
 		SocketsOwned: func() error { return errors.Join(egressSockets.Check(), capabilitySockets.Check()) },
 		Engine:       h.engine, Records: records, Gates: s.gates, Trees: s.trees, Environments: w.environments.Environments,
-		Reporter: approval.NewClient(rt.Peer(approval.Service)), Audit: rt.Audit, Log: rt.Log, Policy: s.policy,
+		Reporter: approval.NewClient(rt.Peer(approval.Service)), Audit: rt.Audit, Log: rt.Log, Policy: s.policy, Metrics: rt.Metrics,
 		Required: cfg.SecurityMode == strict, Image: cfg.Image, Ceiling: cfg.Ceiling.limits(), DataMax: cfg.DataMaxMB << 20, DataKept: cfg.DataKept,
 		LockDir: files.Locks(), DataDir: files.Packs(), RunsDir: files.Runs(), EgressDir: cfg.EgressSockDir, CapabilityDir: cfg.SockDir,
 		Groups: cfg.groups(), Authorities: bundle,
@@ -139,7 +141,7 @@ type decisions struct {
 func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers) (d decisions, err error) {
 	d.builtins = builtin.NewTable(append(
 		builtin.Stores(store.NewValues(s.db, cfg.StoreMax), rt.Log),
-		builtin.SecretsGet(peers.Secrets{Client: secrets.NewClient(rt.Peer("secrets"))}, cfg.SecretRate, rt.Log),
+		builtin.SecretsGet(peers.NewSecrets(secrets.NewClient(rt.Peer("secrets")), rt.Metrics), cfg.SecretRate, rt.Log),
 	)...)
 	notify := candidate.NewTask("telling approval of candidates", approval.NewClient(rt.Peer(approval.Service)).RefreshPending)
 	if d.handlers, err = handler.New(ctx, handler.Config{
@@ -159,6 +161,7 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 		return d, err
 	}
 	d.handlers.Grants = d.grants
+	rt.Metrics.MustRegister(d.handlers.Candidates().Gauge(), countGrants(d.grants))
 	rt.Go("trust", d.handlers.Registry.Follow)
 	rt.Go("grants", d.grants.Follow)
 	rt.Go("notifier", func(ctx context.Context) error { return notify.Run(ctx, rt.Log) })
@@ -167,6 +170,15 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 	s.gates.OnChange(func(gate.Change) { notice.Due() })
 	rt.Go("handlers of packs", func(ctx context.Context) error { return notice.Run(ctx, rt.Log) })
 	return d, nil
+}
+
+// countGrants is the gauge of the grants in memory.
+func countGrants(grants *grant.Cache) *statecount.Gauge {
+	return statecount.New("rumi_grants", "Grants by state: active, or suspended by the policy. Revoked, expired and used up ones are not counted.", "state",
+		[]string{"active", "suspended"}, statecount.Memory(func() statecount.Counts {
+			active, suspended := grants.Counts(time.Now())
+			return statecount.Counts{"active": active, "suspended": suspended}
+		}))
 }
 
 // listen makes what answers the capability sockets. They are opened once gates are followed.

@@ -42,6 +42,7 @@ type replica struct {
 	rows   *store.Store
 	trust  *handler.Registry
 	calls  *call.Service
+	meters *prometheus.Registry
 	closed map[string]bool // packs whose gate is closed
 
 	mu      sync.Mutex
@@ -56,7 +57,7 @@ type replica struct {
 
 func newReplica(t testing.TB, db *dbstore.DB) *replica {
 	t.Helper()
-	r := &replica{t: t, db: db, rows: store.New(db), closed: make(map[string]bool)}
+	r := &replica{t: t, db: db, rows: store.New(db), closed: make(map[string]bool), meters: prometheus.NewRegistry()}
 	own := builtin.NewTable(builtin.SecretsGet(r, 0, discard))
 	var err error
 	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows, discard); err != nil {
@@ -67,7 +68,8 @@ func newReplica(t testing.TB, db *dbstore.DB) *replica {
 		t.Fatal(err)
 	}
 	r.calls = call.New(call.Config{Gates: r, Grants: r.grants, Handlers: r.trust, Runner: r, Builtins: own, Audit: r, Log: discard,
-		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: prometheus.NewRegistry()})
+		Tracer: noop.NewTracerProvider().Tracer(""), Metrics: r.meters})
+	t.Cleanup(r.wantNoOther)
 	return r
 }
 

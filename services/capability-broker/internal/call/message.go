@@ -66,6 +66,7 @@ type refusal struct {
 	kind   errorType
 	text   string // what the pack reads, where texts has nothing
 	reason string // for the audit log; the pack never sees it
+	why    denial // for the metrics; set where denied is true
 
 	output  jsontext.Value // not nil: the pack reads a success with this output, which tells what is refused
 	changed bool           // the call has not started, and its grants have changed since the decision: decide again
@@ -117,7 +118,8 @@ type request struct {
 	args       jsontext.Value // an object
 	timeout    time.Duration
 	id         string
-	claims     string // the pack that the frame names as its sender although it isn't, clipped; "" for none
+	read       time.Time // when the decision could begin
+	claims     string    // the pack that the frame names as its sender although it isn't, clipped; "" for none
 }
 
 // parse reads a frame. A request that is returned with a refusal has what could be read of it, its id at least.

@@ -85,8 +85,7 @@ type Service struct {
 	refusals     *audit.Refusals
 	failures     *audit.Refusals // calls that were allowed and did not succeed
 	claims       *audit.Refusals // calls that name another pack as their sender: any call may, whatever is granted
-	calls        *prometheus.CounterVec
-	duration     prometheus.Histogram
+	metrics      metrics
 }
 
 // New makes a Service and registers its metrics.
@@ -99,17 +98,8 @@ func New(cfg Config) *Service {
 		refusals:     audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		failures:     audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
 		claims:       audit.NewRefusals(cfg.Audit, cfg.Refusals, cfg.Log),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rumi_capability_calls_total",
-			Help: "Calls over capability sockets, by result: ok or the error type.",
-		}, []string{"result"}),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "rumi_capability_call_duration_seconds",
-			Help:    "Time from a call's frame to its answer.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1, 5, 30, 120},
-		}),
+		metrics:      newMetrics(cfg.Metrics),
 	}
-	cfg.Metrics.MustRegister(s.calls, s.duration)
 	return s
 }
 
@@ -134,7 +124,7 @@ func (k socket) Refuse(err error, dst []byte) []byte {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		r.text = "Request did not arrive in time"
 	}
-	k.calls.WithLabelValues(string(r.kind)).Inc()
+	k.metrics.count(r)
 	return encode(dst, origin.NewRequestID(), nil, r, 0)
 }
 
@@ -142,6 +132,7 @@ func (k socket) Refuse(err error, dst []byte) []byte {
 func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	began := time.Now()
 	req, refused := parse(frame, k.principal)
+	req.read = began
 	ctx = origin.With(ctx, origin.Origin{RequestID: req.id, Actor: "pack:" + k.principal})
 	ctx, span := k.Tracer.Start(ctx, "capability.call", trace.WithAttributes(
 		attribute.String("rumi.pack_id", k.principal), attribute.String("rumi.permission_id", req.permission)))
@@ -150,7 +141,8 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	if req.claims != "" {
 		written, _ := k.claims.Submit(ctx, k.principal, "claim", audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "principal_id_overridden",
 			Success: true, OwnerPack: k.principal, Details: map[string]any{"claimed": req.claims, "principal_id": k.principal}})
-		_ = written() // the claim has no effect on the call, so neither has a log that can't be written
+		_ = written()         // the claim has no effect on the call, so neither has a log that can't be written
+		req.read = time.Now() // a pack could make decisions look slow by claims, of which each is synced
 	}
 	var output jsontext.Value
 	if refused == nil {
@@ -160,13 +152,8 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	start := len(dst)
 	dst = encode(dst, req.id, output, refused, took)
 	uds.BudgetOf(ctx).Shrink(len(dst) - start)
-	result := "ok"
-	if refused != nil {
-		result = string(refused.kind)
-	}
-	span.SetAttributes(attribute.String("rumi.result", result))
-	k.calls.WithLabelValues(result).Inc()
-	k.duration.Observe(took.Seconds())
+	span.SetAttributes(attribute.String("rumi.result", string(k.metrics.count(refused))))
+	k.metrics.answered(span, took)
 	return dst
 }
 
@@ -257,9 +244,13 @@ const canceled = "The call was cancelled"
 const maxDecisions = 3
 
 func (k socket) carryOut(ctx context.Context, req request, rec *record) (output jsontext.Value, refused *refusal) {
-	for range maxDecisions {
+	for i := range maxDecisions {
 		var do act
-		if do, refused = k.decide(req, rec); refused != nil {
+		do, refused = k.decide(req, rec)
+		if i == 0 {
+			k.metrics.decided(trace.SpanFromContext(ctx), time.Since(req.read))
+		}
+		if refused != nil {
 			return nil, refused
 		}
 		if output, refused = do(ctx); refused == nil || !refused.changed {
@@ -275,12 +266,12 @@ func (k socket) carryOut(ctx context.Context, req request, rec *record) (output 
 func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 	own := p.Chain[0]
 	if !p.Chain.StillValid(k.Grants.Chain(own.PrincipalID, own.PermissionID), time.Now()) {
-		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
+		return &refusal{kind: grantDenied, reason: string(grant.Changed), why: grantChanged, changed: true}
 	}
 	reason, err := k.Grants.Use(ctx, p.Chain)
 	switch {
 	case errors.Is(err, grant.ErrChanged):
-		return &refusal{kind: grantDenied, reason: string(grant.Changed), changed: true}
+		return &refusal{kind: grantDenied, reason: string(grant.Changed), why: grantChanged, changed: true}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &refusal{kind: timedOut, reason: "The use could not be counted in time"}
 	case errors.Is(err, context.Canceled):
@@ -289,7 +280,7 @@ func (k socket) begin(ctx context.Context, p grant.Permit) *refusal {
 		k.Log.ErrorContext(ctx, "a use of a capability grant could not be counted, so the call was refused", "permission_id", own.PermissionID, "error", err)
 		return &refusal{kind: executionError, reason: "The use could not be counted"}
 	case reason != grant.Allowed:
-		return &refusal{kind: grantDenied, reason: string(reason)}
+		return &refusal{kind: grantDenied, reason: string(reason), why: denialOf(reason)}
 	}
 	return nil
 }
@@ -304,14 +295,14 @@ func (k socket) decide(req request, rec *record) (act, *refusal) {
 	case refused != nil:
 		return nil, refused
 	case !within:
-		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded"}
+		return nil, &refusal{kind: rateLimited, reason: "Rate of " + req.permission + " exceeded", why: rateExceeded}
 	case !bounded(own, p.Chain) && !k.defaultRates.take(k.principal, now):
-		return nil, &refusal{kind: rateLimited, reason: "Rate of the principal's calls exceeded (RUMI_CAPABILITY_RATE_LIMIT)"}
+		return nil, &refusal{kind: rateLimited, reason: "Rate of the principal's calls exceeded (RUMI_CAPABILITY_RATE_LIMIT)", why: rateExceeded}
 	case !k.grantRates.take(now, quotas(p.Chain)...):
-		return nil, &refusal{kind: rateLimited, reason: "Rate of the grant exceeded"}
+		return nil, &refusal{kind: rateLimited, reason: "Rate of the grant exceeded", why: rateExceeded}
 	}
 	if reason := p.Chain.CheckArgs(req.args); reason != grant.Allowed {
-		return nil, &refusal{kind: grantDenied, reason: string(reason)}
+		return nil, &refusal{kind: grantDenied, reason: string(reason), why: argsRefused}
 	}
 	if own != nil {
 		return k.decideBuiltin(own, p, req, rec)
@@ -338,11 +329,11 @@ func quotas(c grant.Chain) (list []quota) {
 // permitted checks gate and grant.
 func (k socket) permitted(permission string, now time.Time) (grant.Permit, *refusal) {
 	if reason := gate.Reason(k.Gates.Get(k.principal)); reason != "" {
-		return grant.Permit{}, &refusal{kind: grantDenied, reason: reason}
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: reason, why: gateClosed}
 	}
 	p, reason := k.Grants.Chain(k.principal, permission).Decide(now)
 	if reason != grant.Allowed {
-		return grant.Permit{}, &refusal{kind: grantDenied, reason: string(reason)}
+		return grant.Permit{}, &refusal{kind: grantDenied, reason: string(reason), why: denialOf(reason)}
 	}
 	return p, nil
 }
@@ -372,7 +363,7 @@ func refusedBy(no *builtin.Refusal) *refusal {
 	if no == nil {
 		return nil
 	}
-	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, output: no.Output}
+	return &refusal{kind: errorType(no.Kind), text: no.Text, reason: no.Reason, why: notInConfig, output: no.Output}
 }
 
 // errUnstarted is for the worker pool: the call won't start after all, so that its worker is free for another one.
@@ -385,16 +376,16 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 	t, reason := handler.Choose(trusted, p.Handler)
 	switch {
 	case len(trusted) == 0:
-		return nil, &refusal{kind: handlerNotFound, reason: reason}
+		return nil, &refusal{kind: handlerNotFound, reason: reason, why: noHandler}
 	case t == nil:
-		return nil, &refusal{kind: trustDenied, reason: reason}
+		return nil, &refusal{kind: trustDenied, reason: reason, why: handlerNotTrusted}
 	}
 	rec.details["handler_id"], rec.details["handler_pack"], rec.details["handler_digest"] = t.HandlerID, t.PackID, t.FolderDigest
 	if state, known := k.Gates.Get(t.PackID); !known || !state.Open {
-		return nil, &refusal{kind: trustDenied, reason: "The handler's pack may not run"}
+		return nil, &refusal{kind: trustDenied, reason: "The handler's pack may not run", why: handlerGateClosed}
 	}
 	if problem := t.CheckConfig(p.Chain[0].Config); problem != "" {
-		return nil, &refusal{kind: grantDenied, reason: problem}
+		return nil, &refusal{kind: grantDenied, reason: problem, why: configRefused}
 	}
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
 		var unstarted *refusal
@@ -428,11 +419,11 @@ func (k socket) outcome(ctx context.Context, t *handler.Trust, err error) *refus
 			Details: map[string]any{"slug": t.Slug, "handler_id": t.HandlerID, "digest": t.FolderDigest}, RejectionReason: reason}); err != nil {
 			k.Log.ErrorContext(ctx, "the changed copy of a handler could not be entered in the audit log", "pack_id", t.PackID, "slug", t.Slug, "error", err)
 		}
-		return &refusal{kind: trustDenied, reason: reason}
+		return &refusal{kind: trustDenied, reason: reason, why: handlerChanged}
 	case errors.Is(err, worker.ErrBusy):
-		return &refusal{kind: rateLimited, reason: "Too many calls wait for this handler"}
+		return &refusal{kind: rateLimited, reason: "Too many calls wait for this handler", why: workersBusy}
 	case errors.Is(err, worker.ErrPaused):
-		return &refusal{kind: rateLimited, reason: "The handler's workers end too often; the next one starts within a minute"}
+		return &refusal{kind: rateLimited, reason: "The handler's workers end too often; the next one starts within a minute", why: workersPaused}
 	case errors.Is(err, worker.ErrTooLarge):
 		return &refusal{kind: responseTooLarge, reason: "The handler's answer is too large"}
 	case errors.Is(err, context.DeadlineExceeded):

@@ -13,7 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rumi-ai/rumi/libs/fault"
+
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -73,7 +75,7 @@ func run(t *testing.T, test func(t *testing.T, r *rig), settings ...func(*Config
 			packages: &packages{shelf{dir: installed, kept: map[string]bool{"e1": true, "e2": true}}}, records: &records{kept: make(map[string]Record)}}
 		r.config = Config{Policy: policy.Fixed{Policy: policy.None()}, Engine: r.docker, Records: r.records, Gates: r.gates, Trees: r.shelf, Environments: r.packages, Reporter: r.gates, Audit: r.log,
 			Log: slog.New(slog.DiscardHandler), Image: "image", DataDir: data, RunsDir: runs, LockDir: locks, EgressDir: sockets, CapabilityDir: sockets,
-			SocketsOwned: func() error { return nil }}
+			SocketsOwned: func() error { return nil }, Metrics: prometheus.NewRegistry()}
 		for _, set := range settings {
 			set(&r.config)
 		}

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
@@ -83,6 +85,7 @@ type Config struct {
 	Audit        Audit
 	Log          *slog.Logger
 	Policy       policy.Source
+	Metrics      prometheus.Registerer
 
 	Required      bool           // nothing runs without Docker
 	Image         string         // that packs run in
@@ -126,15 +129,17 @@ type Manager struct {
 	// uses it.
 	reportedStopped map[string]bool
 
-	runs runlog.Store
+	runs    runlog.Store
+	metrics metrics
 }
 
-// New makes a Manager that knows nothing until Watch has asked the engine.
+// New makes a Manager that knows nothing until Watch has asked the engine, and registers its metrics.
 func New(cfg Config) *Manager {
 	m := &Manager{Config: cfg, reportedStopped: make(map[string]bool), records: newRecordCache(cfg.Records), exits: newExitTracker(),
 		runs: runlog.Store{Dir: cfg.RunsDir}}
 	m.background, m.cancel = context.WithCancel(context.Background())
 	m.queue = newReconcileQueue(m)
+	m.metrics = newMetrics(m, cfg.Metrics)
 	m.approval.touch(time.Now())
 	return m
 }

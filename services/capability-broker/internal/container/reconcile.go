@@ -163,6 +163,7 @@ func (m *Manager) handleExit(ctx context.Context, r *Record, c sandbox.Container
 		r.RestartAt = now().Add(r.nextPause())
 	}
 	m.exits.markEnded(c.ID)
+	m.metrics.ended(r)
 	details := map[string]any{"reason": "exited", "exit_code": exit.Code, "oom_killed": exit.OOMKilled}
 	if r.Reason == reasonWithEngine {
 		details["reason"] = reasonWithEngine
@@ -190,5 +191,6 @@ func (m *Manager) restart(ctx context.Context, r Record, c *sandbox.Container) e
 		r.RestartAt = now().Add(r.nextPause())
 		return errors.Join(fmt.Errorf("start %s again: %w", r.PackID, err), m.records.put(context.WithoutCancel(ctx), r))
 	}
+	m.metrics.restarts.Inc()
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/sandbox"
@@ -275,6 +277,7 @@ func (r *rig) restarted(t *testing.T, meanwhile func()) *rig {
 	next.docker = &docker{containers: r.docker.containers, made: r.docker.made, id: r.docker.id, events: make(chan sandbox.Event, 100)}
 	next.config.Engine = next.docker
 	next.records.changed = true
+	next.config.Metrics = prometheus.NewRegistry()
 	next.Manager = New(next.config)
 	next.watch(t)
 	return &next

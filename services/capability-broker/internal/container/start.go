@@ -100,6 +100,7 @@ func (m *Manager) checkGate(ctx context.Context, packID string) (gate.State, err
 	case !known:
 		return state, fault.PackNotFound()
 	}
+	m.metrics.denied.Inc()
 	denied := m.gateFault(packID, state)
 	if err := m.auditStartDenied(ctx, packID, map[string]any{"status": state.Status}, denied.Message); err != nil {
 		return state, err
@@ -147,7 +148,8 @@ func (m *Manager) parentReason(packID string) string {
 //  3. The engine starts it.
 //  4. The start is audited. A container that runs without an audit entry must not be, so it is stopped if that fails;
 //     an entry of a container that was stopped at once may be.
-func (m *Manager) launch(ctx context.Context, r *Record, existing *sandbox.Container) (sandbox.Container, error) {
+func (m *Manager) launch(ctx context.Context, r *Record, existing *sandbox.Container) (c sandbox.Container, err error) {
+	defer func(began time.Time) { m.metrics.started(began, err) }(time.Now())
 	trees := flock.NewShared(TreesLock(m.LockDir))
 	if err := trees.Lock(ctx); err != nil {
 		return sandbox.Container{}, err

@@ -33,6 +33,7 @@ func (m *Manager) stopContainer(ctx context.Context, r Record, grace time.Durati
 	if err := m.Engine.Stop(ctx, r.ContainerID, grace); err != nil {
 		return errors.Join(err, recordErr)
 	}
+	m.metrics.ends[endStopped].Inc()
 	r.Running, r.FinishedAt, r.Reason = false, now(), reason
 	if list, err := m.Engine.Find(ctx, sandbox.Pack, r.PackID); err == nil {
 		for _, c := range list {

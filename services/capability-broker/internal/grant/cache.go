@@ -165,6 +165,19 @@ func (c *Cache) Each(fn func(*Grant)) {
 	}
 }
 
+// Counts counts the grants that allow calls, and those that would if the policy didn't suspend them.
+func (c *Cache) Counts(now time.Time) (active, suspended int) {
+	c.Each(func(g *Grant) {
+		switch reason := g.Decide(now); {
+		case reason == Allowed:
+			active++
+		case g.suspended != nil && reason == g.suspendedReason:
+			suspended++
+		}
+	})
+	return active, suspended
+}
+
 // Revision is that of the grants in memory. It changes whenever a grant does.
 func (c *Cache) Revision() int64 { return c.snapshot.Revision() }
 

@@ -29,7 +29,7 @@ func (g *Grant) Suspended() *policy.Violation { return g.suspended }
 func (g *Grant) judge(p *policy.Policy) {
 	g.suspended, g.suspendedReason, g.unasked = g.Violations(p).First(), Allowed, nil
 	if v := g.suspended; v != nil {
-		g.suspendedReason = Reason("Capability grant is suspended by the policy: " + v.Rule + ": " + v.Reason)
+		g.suspendedReason = Suspended + Reason(": "+v.Rule+": "+v.Reason)
 	}
 	if most := p.MaxMemory(g.Role); most > 0 && most < sandbox.DefaultLimits.Memory {
 		g.unasked = &Limits{MemoryMB: new(most >> 20)}

@@ -102,6 +102,7 @@ const (
 	UsedUp     Reason = "Capability grant is used up"
 	Unknown    Reason = "Capability grants can't be confirmed at the moment"
 	Unreadable Reason = "Capability grant can't be read; grant it again"
+	Suspended  Reason = "Capability grant is suspended by the policy" // followed by the rule
 )
 
 // Decide says whether the grant allows a call to start at the time now, as far as memory can tell: Cache.Use has the last word on uses.

@@ -4,9 +4,12 @@ package peers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/api/pip"
 	"github.com/rumi-ai/rumi/api/registry"
@@ -41,13 +44,54 @@ func (p Packs) Grantable(packID string) error {
 	return state.Grantable()
 }
 
-// Secrets implements builtin.Secrets.
-type Secrets struct{ Client *secrets.Client }
+// Secrets implements builtin.Secrets. Use NewSecrets.
+type Secrets struct {
+	client *secrets.Client
+	reads  map[string]prometheus.Counter // by result
+}
+
+// NewSecrets makes Secrets, and registers their metrics.
+func NewSecrets(c *secrets.Client, registry prometheus.Registerer) Secrets {
+	reads := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rumi_secret_reads_total",
+		Help: "Values that were asked for, by result: ok, not_found, timeout and canceled (of the pack's call), failed. What a grant withholds isn't asked for.",
+	}, []string{"result"})
+	registry.MustRegister(reads)
+	s := Secrets{c, make(map[string]prometheus.Counter)}
+	for _, result := range []string{readOK, readNotFound, readTimeout, readCanceled, readFailed} {
+		s.reads[result] = reads.WithLabelValues(result)
+	}
+	return s
+}
+
+// The results of reads.
+const (
+	readOK       = "ok"
+	readNotFound = "not_found"
+	readTimeout  = "timeout"
+	readCanceled = "canceled"
+	readFailed   = "failed"
+)
 
 // Value implements builtin.Secrets.
 func (s Secrets) Value(ctx context.Context, key string, asked func()) (string, error) {
-	value, err := s.Client.Value(client.OnceSent(ctx, asked), key)
+	value, err := s.client.Value(client.OnceSent(ctx, asked), key)
+	s.reads[readResult(err)].Inc()
 	return value.Reveal(), err
+}
+
+func readResult(err error) string {
+	switch {
+	case err == nil:
+		return readOK
+	case fault.Is(err, fault.KindNotFound):
+		return readNotFound
+	case errors.Is(err, context.DeadlineExceeded):
+		return readTimeout
+	case errors.Is(err, context.Canceled):
+		return readCanceled
+	}
+	return readFailed
 }
 
 // Environments implements container.Environments with read-only copies of what pip-installer has installed, a folder for each digest.

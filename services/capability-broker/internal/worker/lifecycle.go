@@ -76,12 +76,13 @@ func (p *Pool) evict(principal string) bool {
 func (p *Pool) start(g *group) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	began := time.Now()
 	process, err := p.launcher.Launch(ctx, g.spec)
+	p.metrics.started(began, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g.starting--
 	if err != nil {
-		p.starts.WithLabelValues("failed").Inc()
 		p.log.Error("starting a handler failed", "pack_id", g.key.packID, "slug", g.key.slug, "principal", g.key.principal, "error", err)
 		g.workers--
 		p.total--
@@ -94,7 +95,6 @@ func (p *Pool) start(g *group) {
 		p.dropIfEmpty(g)
 		return
 	}
-	p.starts.WithLabelValues("ok").Inc()
 	m := &member{conn: newConn(process), group: g}
 	g.members[m] = true
 	if p.closed || p.groups[g.key] != g {

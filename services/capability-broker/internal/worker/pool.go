@@ -40,7 +40,7 @@ type Pool struct {
 	launcher Launcher
 	limits   Limits
 	log      *slog.Logger
-	starts   *prometheus.CounterVec
+	metrics  metrics
 
 	tasks sync.WaitGroup // starts, ends and reapers of workers; Close waits for them
 
@@ -78,14 +78,10 @@ type acquired struct {
 	err    error
 }
 
-// NewPool makes a pool without workers. Close ends it.
-func NewPool(l Launcher, limits Limits, log *slog.Logger, metrics prometheus.Registerer) *Pool {
-	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), backoffs: make(map[backoffKey]*backoff), starts: prometheus.NewCounterVec(
-		prometheus.CounterOpts{Name: "rumi_capability_worker_starts_total", Help: "Starts of handler containers, by result (ok, failed)."},
-		[]string{"result"})}
-	metrics.MustRegister(p.starts, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "rumi_capability_workers", Help: "Handler containers that run or start.",
-	}, func() float64 { p.mu.Lock(); defer p.mu.Unlock(); return float64(p.total) }))
+// NewPool makes a pool without workers, and registers its metrics. Close ends it.
+func NewPool(l Launcher, limits Limits, log *slog.Logger, registry prometheus.Registerer) *Pool {
+	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), backoffs: make(map[backoffKey]*backoff)}
+	p.metrics = newMetrics(p, registry)
 	return p
 }
 
@@ -164,6 +160,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 	wait := make(chan acquired, 1)
 	g.waiters = append(g.waiters, wait)
 	p.mu.Unlock()
+	defer p.metrics.waited(time.Now())
 
 	select {
 	case o := <-wait:
