@@ -274,7 +274,7 @@ func TestHeaders(t *testing.T) {
 	got := w.do(t, "GET", "/api/packs", nil, map[string]string{
 		"X-Rumi-Actor": "root", "X-Rumi-Address": "6.6.6.6", "X-Rumi-Anything": "x", "X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6",
 		"Cookie": "a=b", "X-Request-Id": "my-id.1_2", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Accept": "a/b",
-		"Connection": "Upgrade, X-Hop", "Upgrade": "websocket", "X-Hop": "1",
+		"Connection": "Upgrade, X-Hop", "Upgrade": "websocket", "X-Hop": "1", "Baggage": "user=a",
 	})
 	s := got.seen(t)
 	if s.Actor != "init" || s.Address != "127.0.0.1" || s.Request != "my-id.1_2" || got.header.Get("X-Request-Id") != "my-id.1_2" {
@@ -283,7 +283,7 @@ func TestHeaders(t *testing.T) {
 	if trace := s.Header.Get("Traceparent"); !strings.HasPrefix(trace, "00-0af7651916cd43dd8448eb211c80319c-") {
 		t.Errorf("the traceparent is %q, want the caller's trace", trace)
 	}
-	for _, gone := range []string{"Authorization", "Cookie", "X-Rumi-Anything", "X-Forwarded-For", "Forwarded", "Upgrade", "X-Hop"} {
+	for _, gone := range []string{"Authorization", "Cookie", "X-Rumi-Anything", "X-Forwarded-For", "Forwarded", "Upgrade", "X-Hop", "Baggage"} {
 		if v, ok := s.Header[gone]; ok {
 			t.Errorf("%s reached the owner: %q; want it removed", gone, v)
 		}
@@ -304,6 +304,17 @@ func TestHeaders(t *testing.T) {
 	kept := w.do(t, "GET", "/api/nothing", nil, map[string]string{"X-Request-Id": "kept", "Authorization": "-"})
 	if kept.header.Get("X-Request-Id") != "kept" {
 		t.Error("a refusal lost the request id")
+	}
+}
+
+// TestStrangersTrace: a request without a good token is in a trace of its own, whatever trace it names.
+func TestStrangersTrace(t *testing.T) {
+	w := newWorld(t, nil)
+	const stolen = "0af7651916cd43dd8448eb211c80319c"
+	header := map[string]string{"Traceparent": "00-" + stolen + "-b7ad6b7169203331-01", "Authorization": "Bearer wrong"}
+	w.do(t, "GET", "/api/packs", nil, header)
+	if entries := w.audit("security"); !strings.Contains(entries, `"trace_id":"`) || strings.Contains(entries, stolen) {
+		t.Errorf("the audit entry is %s, want a trace id other than %s", entries, stolen)
 	}
 }
 

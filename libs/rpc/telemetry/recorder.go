@@ -14,8 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -78,14 +76,7 @@ func (rec *Recorder) End(ctx context.Context, span trace.Span, r *http.Request, 
 	rec.active[method].Dec()
 	rec.durations(series{method, route, code}).Observe(span.SpanContext(), took)
 	if span.IsRecording() {
-		if route != "" {
-			span.SetName(route)
-		}
-		span.SetAttributes(attribute.String("http.request.method", method), attribute.String("http.route", pathOf(route)),
-			attribute.Int("http.response.status_code", code))
-		if code >= 500 {
-			span.SetStatus(codes.Error, "")
-		}
+		describeServed(ctx, span, r, route, code)
 	}
 	span.End()
 	rec.line(ctx, r, route, code, took)

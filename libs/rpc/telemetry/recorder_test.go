@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
@@ -58,7 +60,7 @@ func TestSpans(t *testing.T) {
 	peer := client.NewPeer("approval", discovery.Static{"approval": {l.Addr().String()}}.Instancer("approval"),
 		client.Config{Log: log, Tracing: tracing, Identity: issue("gateway")}, client.NewMetrics(prometheus.NewRegistry()))
 
-	ctx, top := tracing.Tracer("test").Start(t.Context(), "top")
+	ctx, top := tracing.Tracer("test").Start(origin.With(t.Context(), origin.Origin{RequestID: "r1"}), "top")
 	if _, err := client.Call[struct{}](ctx, peer, "GET", "/things/7", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -88,5 +90,25 @@ func TestSpans(t *testing.T) {
 	}
 	if clients[0].Status().Code == codes.Error || clients[1].Status().Code != codes.Error || broken[0].Status().Code != codes.Error {
 		t.Error("only the failure is an error")
+	}
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	for _, c := range []struct {
+		span sdktrace.ReadOnlySpan
+		want map[string]string
+	}{
+		{clients[1], map[string]string{"http.request.method": "GET", "url.full": "https://" + l.Addr().String() + "/broken", "server.address": host, "server.port": port,
+			"http.response.status_code": "503", "error.type": "503", "network.protocol.version": "1.1"}},
+		{broken[0], map[string]string{"http.request.method": "GET", "http.route": "/broken", "url.path": "/broken", "url.scheme": "https", "rumi.caller": "gateway",
+			"http.response.status_code": "503", "error.type": "503", "network.protocol.version": "1.1", "rumi.request_id": "r1"}},
+		{served[0], map[string]string{"http.request.method": "GET", "http.route": "/things/{id}", "url.path": "/things/7", "url.scheme": "https", "rumi.caller": "gateway",
+			"http.response.status_code": "200", "network.protocol.version": "1.1", "rumi.request_id": "r1"}},
+	} {
+		got := map[string]string{}
+		for _, a := range c.span.Attributes() {
+			got[string(a.Key)] = a.Value.Emit()
+		}
+		if !maps.Equal(got, c.want) {
+			t.Errorf("%s: the attributes are %v, want %v", c.span.Name(), got, c.want)
+		}
 	}
 }

@@ -3,8 +3,6 @@ package telemetry
 import (
 	"net/http"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -20,18 +18,8 @@ func RoundTrip(tracer trace.Tracer, peer string, r *http.Request, send func(*htt
 	defer span.End()
 	Propagator.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	response, err := send(r)
-	if !span.IsRecording() {
-		return response, err
-	}
-	span.SetAttributes(attribute.String("http.request.method", r.Method), attribute.String("server.address", r.URL.Host))
-	switch {
-	case err != nil:
-		span.SetStatus(codes.Error, err.Error())
-	default:
-		span.SetAttributes(attribute.Int("http.response.status_code", response.StatusCode))
-		if response.StatusCode >= 400 {
-			span.SetStatus(codes.Error, "")
-		}
+	if span.IsRecording() {
+		describeCalled(span, r, response, err)
 	}
 	return response, err
 }

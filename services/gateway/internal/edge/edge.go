@@ -141,6 +141,9 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		who.LastUse.Note(began, from.Address)
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
+	if public || refused != nil { // a stranger neither joins a trace nor decides that one is recorded
+		r.Header.Del("Traceparent")
+	}
 	ctx, span := e.cfg.Recorder.Begin(r)
 	ctx = principal.With(origin.With(rpc.WithLogger(ctx, e.cfg.Log), from), &who)
 	r = r.WithContext(ctx)

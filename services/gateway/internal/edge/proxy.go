@@ -35,8 +35,8 @@ func newProxy(service string, peer http.RoundTripper, last *lastAnswer, log *slo
 }
 
 // passed are the headers of a client that services get, in canonical spelling. Others say something about the client's connection, or are
-// for the gateway alone (Authorization), or only the gateway may say them (X-Rumi-…).
-var passed = []string{"Accept", "Content-Type", "Last-Event-Id", "Traceparent", "Tracestate", "User-Agent"}
+// for the gateway alone (Authorization), or only the gateway may say them (X-Rumi-…, Traceparent). A client's baggage ends here.
+var passed = []string{"Accept", "Content-Type", "Last-Event-Id", "User-Agent"}
 
 // kept are headers of a service's answer that concern its connection to the gateway, or that the gateway sets itself.
 var kept = map[string]bool{
