@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -112,20 +113,39 @@ func (l *listener) admit(raw net.Conn) {
 
 type connKey struct{}
 
-// ConnContext is for http.Server: it lets a Mux know the connection of a request, so that the last answer before the connection's end says
-// so and no request is cut off.
-func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	if secured, ok := c.(*tls.Conn); ok {
-		if watched, ok := secured.NetConn().(*identity.Conn); ok {
-			return context.WithValue(ctx, connKey{}, watched)
-		}
-	}
-	return ctx
+// conn is what is known of a request's connection. The requests of a connection come one after another (HTTP/1.1).
+type conn struct {
+	watched  *identity.Conn // nil where it isn't one of a service
+	extended time.Time      // when ExtendWrite has moved the deadline last
 }
 
-// Retired says whether the connection of a request's context takes no further request, because a certificate that it stands on ends soon. A
-// stream that its reader opens again should end then, before it is cut.
+// ConnContext is for http.Server: it lets a handler know the connection of its request.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	known := &conn{}
+	if secured, ok := c.(*tls.Conn); ok {
+		known.watched, _ = secured.NetConn().(*identity.Conn)
+	}
+	return context.WithValue(ctx, connKey{}, known)
+}
+
+// Retired says whether the connection of a request's context takes no further request, because a certificate that it stands on ends soon. The
+// last answer before a connection's end says so, so that no request is cut off. A stream that its reader opens again should end then, before
+// it is cut.
 func Retired(ctx context.Context) bool {
-	c, ok := ctx.Value(connKey{}).(*identity.Conn)
-	return ok && c.Retired()
+	c, ok := ctx.Value(connKey{}).(*conn)
+	return ok && c.watched != nil && c.watched.Retired()
+}
+
+// ExtendWrite gives the client d, of a second at least, to take what is written to w next; ctx is that of the request. It is called by the
+// request's goroutine before each write. A connection's deadline is moved once a second at most: a second less costs nobody anything, and
+// moving it costs as much as the rest of a small write.
+func ExtendWrite(ctx context.Context, w http.ResponseWriter, d time.Duration) {
+	now := time.Now()
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		if now.Sub(c.extended) < time.Second {
+			return
+		}
+		c.extended = now
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(now.Add(d))
 }

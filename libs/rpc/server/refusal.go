@@ -65,7 +65,7 @@ func (c *refusalConn) Write(p []byte) (int, error) {
 
 // refusal is the status of an answer of net/http's own, and what it says beyond that, which is never the client's; 0 for any other write.
 func refusal(p []byte) (status int, detail string) {
-	if len(p) > maxRefusal || !bytes.HasPrefix(p, []byte("HTTP/1.1 ")) || len(p) < len(expectation) {
+	if len(p) > maxRefusal || len(p) < len(expectation) || !bytes.HasPrefix(p, []byte("HTTP/1.1 ")) || p[len("HTTP/1.1 ")] < '4' {
 		return 0, ""
 	}
 	line, text, plain := bytes.Cut(p, plainHeaders)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
 )
 
@@ -167,10 +168,10 @@ func (e *bodyError) Is(target error) bool { return target == context.Canceled }
 // answerWriter knows how an answer began, and gives up on a client that doesn't take it.
 type answerWriter struct {
 	http.ResponseWriter
-	code     int
-	wrote    bool
-	body     *rpc.Body // of the request; nil where it has none
-	extended time.Time // when the deadline was set last
+	ctx   context.Context // of the request, before it was authenticated
+	code  int
+	wrote bool
+	body  *rpc.Body // of the request; nil where it has none
 }
 
 func (w *answerWriter) WriteHeader(code int) {
@@ -181,25 +182,14 @@ func (w *answerWriter) WriteHeader(code int) {
 			w.Header().Set("Connection", "close")
 		}
 	}
-	w.extend()
+	server.ExtendWrite(w.ctx, w.ResponseWriter, stallTimeout)
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *answerWriter) Write(p []byte) (int, error) {
 	w.wrote = true
-	w.extend()
+	server.ExtendWrite(w.ctx, w.ResponseWriter, stallTimeout)
 	return w.ResponseWriter.Write(p)
-}
-
-// extend gives the client stallTimeout for what is written next. It is not done for each piece: a second less, at most, costs nobody
-// anything, and setting a deadline costs as much as the rest of a small write.
-func (w *answerWriter) extend() {
-	now := time.Now()
-	if now.Sub(w.extended) < time.Second {
-		return
-	}
-	w.extended = now
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(now.Add(stallTimeout))
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -121,7 +121,7 @@ func New(cfg Config) (*Edge, error) {
 // ServeHTTP implements http.Handler.
 func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	w := &answerWriter{ResponseWriter: raw, code: http.StatusOK}
+	w := &answerWriter{ResponseWriter: raw, ctx: r.Context(), code: http.StatusOK}
 	if w.body = rpc.TrackBody(r); w.body != nil {
 		_ = http.NewResponseController(raw).SetReadDeadline(began.Add(bodyTimeout))
 	}

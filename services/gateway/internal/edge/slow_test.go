@@ -188,8 +188,8 @@ func TestStalledUpload(t *testing.T) {
 func TestClientThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
-		conn := serve(t, http.HandlerFunc(func(raw http.ResponseWriter, _ *http.Request) {
-			w := &answerWriter{ResponseWriter: raw}
+		conn := serve(t, http.HandlerFunc(func(raw http.ResponseWriter, r *http.Request) {
+			w := &answerWriter{ResponseWriter: raw, ctx: r.Context()}
 			for {
 				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
 					ended <- err
