@@ -113,10 +113,11 @@ type Entry struct {
 	RejectionReason string      // why it was denied
 }
 
-// Log appends entries to the files in one folder. It is safe for concurrent use.
+// Log appends entries to the files in one folder. It is safe for concurrent use. It is a prometheus.Collector of its own metrics.
 type Log struct {
 	service string
 	log     *slog.Logger
+	metrics *metrics
 	streams [len(categories)]stream
 }
 
@@ -126,10 +127,11 @@ func Open(dir, service string, log *slog.Logger) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
-	l := &Log{service: service, log: log}
+	l := &Log{service: service, log: log, metrics: newMetrics()}
 	var prefixes []string
 	for i, c := range categories {
 		l.streams[i].prefix, l.streams[i].synced = filepath.Join(dir, c.name)+"_", c.synced
+		l.streams[i].took = l.metrics.took[i]
 		if c.name != "" {
 			prefixes = append(prefixes, l.streams[i].prefix)
 		}
@@ -148,7 +150,7 @@ func (l *Log) Write(ctx context.Context, e Entry) error {
 	if err == nil {
 		err = t.wait()
 	}
-	return l.failure(ctx, e.Category, e.Action, err)
+	return l.finish(ctx, e.Category, e.Action, err)
 }
 
 // Submit is Write in two steps, for callers that have something else to do while the entries are written. What Write promises
@@ -167,14 +169,15 @@ func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) 
 	for i := range entries {
 		e := &entries[i]
 		t, err := l.submit(from, e)
-		if first = l.failure(ctx, e.Category, e.Action, err); err != nil {
+		if err != nil {
+			first = l.finish(ctx, e.Category, e.Action, err)
 			break
 		}
 		list = append(list, sent{e.Category, e.Action, t})
 	}
 	return func() error {
 		for _, s := range list {
-			if err := l.failure(ctx, s.category, s.action, s.ticket.wait()); first == nil {
+			if err := l.finish(ctx, s.category, s.action, s.ticket.wait()); first == nil {
 				first = err
 			}
 		}
@@ -182,8 +185,9 @@ func (l *Log) Submit(ctx context.Context, entries ...Entry) (wait func() error) 
 	}
 }
 
-// failure logs and classifies why an entry could not be written; nil for nil.
-func (l *Log) failure(ctx context.Context, category Category, action string, err error) error {
+// finish counts an entry that was written, or could not be. It logs and classifies why it couldn't; nil for nil.
+func (l *Log) finish(ctx context.Context, category Category, action string, err error) error {
+	l.metrics.count(category, err)
 	if err == nil {
 		return nil
 	}

@@ -3,6 +3,8 @@ package audit
 import (
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const secondsADay = 24 * 60 * 60
@@ -19,6 +21,8 @@ type stream struct {
 	prefix string   // of the files' paths
 	all    []string // the prefixes of all categories
 	synced bool
+
+	took prometheus.Observer // of the writes of batches, in seconds
 
 	mu         sync.Mutex
 	queue      []*batch // that no commit has taken yet, the oldest first
@@ -121,7 +125,9 @@ func (s *stream) commit() {
 	b := s.queue[0]
 	s.queue = append(s.queue[:0], s.queue[1:]...)
 	s.mu.Unlock()
+	began := time.Now()
 	b.written, b.err = s.writeBatch(b)
+	s.took.Observe(time.Since(began).Seconds())
 	s.mu.Lock()
 	if b.finished = true; b.done != nil {
 		close(b.done)

@@ -17,7 +17,7 @@ import (
 // bubble, whose clock starts on 2000-01-01.
 func slowDisk(t *testing.T, results ...error) (s *stream, syncs *int) {
 	t.Helper()
-	s = &stream{prefix: filepath.Join(t.TempDir(), "security_"), synced: true}
+	s = &stream{prefix: filepath.Join(t.TempDir(), "security_"), synced: true, took: newMetrics().took[Security]}
 	today := time.Now().Unix() / secondsADay
 	f, err := openFile(s.prefix+"2000-01-01.jsonl", today)
 	if err != nil {

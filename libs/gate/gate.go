@@ -76,4 +76,7 @@ type message struct {
 	Snapshot bool     `json:"snapshot,omitzero"` // States has all gates; others that the reader knows don't exist any more
 	States   []State  `json:"states,omitempty"`
 	Removed  []string `json:"removed,omitempty"` // ids of packs that approval doesn't know any more
+
+	// Changed is when approval had changed what the message says; the zero time for a snapshot, and from older versions of approval.
+	Changed time.Time `json:"changed,omitzero"`
 }

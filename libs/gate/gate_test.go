@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
@@ -351,5 +354,37 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 		if _, known := v.GetLatest(t.Context(), "b"); known {
 			t.Error("a pack that approval doesn't know is known")
 		}
+	})
+}
+
+// The age grows while nothing is heard, and gates that count as closed are counted as closed.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Open: true, Revision: 1}, {PackID: "b", Revision: 1}})
+		v, w, _ := follow(t, p)
+		synctest.Wait()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(v)
+		shows := func(when string, wanted ...string) {
+			t.Helper()
+			text, err := testutil.CollectAndFormat(v, expfmt.TypeTextPlain, "rumi_gate_age_seconds", "rumi_gates", "rumi_gate_propagation_seconds")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range wanted {
+				if !strings.Contains(string(text), want+"\n") {
+					t.Errorf("%s: there is no %s in\n%s", when, want, text)
+				}
+			}
+		}
+		shows("after the snapshot", "rumi_gate_age_seconds 0", `rumi_gates{state="open"} 1`, `rumi_gates{state="closed"} 1`, "rumi_gate_propagation_seconds_count 0")
+		p.Set(State{PackID: "b", Open: true, Revision: 2})
+		synctest.Wait()
+		p.Remove("b")
+		synctest.Wait()
+		shows("after two changes", `rumi_gates{state="open"} 1`, `rumi_gates{state="closed"} 0`, "rumi_gate_propagation_seconds_count 2", "rumi_gate_propagation_seconds_sum 0")
+		w.set(false, true)
+		time.Sleep(Lease)
+		shows("after the lease", "rumi_gate_age_seconds 5", `rumi_gates{state="open"} 0`, `rumi_gates{state="closed"} 1`)
 	})
 }

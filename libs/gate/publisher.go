@@ -50,7 +50,7 @@ func (p *Publisher) Set(states ...State) {
 		news = append(news, s)
 	}
 	if len(news) > 0 {
-		p.send(message{States: news})
+		p.send(message{States: news, Changed: time.Now()})
 	}
 }
 
@@ -79,7 +79,7 @@ func (p *Publisher) Remove(packID string) {
 		return
 	}
 	delete(p.states, packID)
-	p.send(message{Removed: []string{packID}})
+	p.send(message{Removed: []string{packID}, Changed: time.Now()})
 }
 
 func (p *Publisher) send(m message) {

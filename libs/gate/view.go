@@ -29,9 +29,11 @@ const (
 )
 
 // View is a service's copy of all gates, which follows approval's stream. Reading it takes no lock and never waits, except in GetLatest and
-// CatchUp. Use NewView.
+// CatchUp. It is a prometheus.Collector of its own metrics. Use NewView.
 type View struct {
 	log         *slog.Logger
+	began       time.Time
+	measures    measures
 	states      atomic.Pointer[map[string]State]
 	lastMessage atomic.Pointer[time.Time] // when it came; its monotonic reading counts, so that setting the clock does nothing
 	connected   atomic.Bool               // a stream is open
@@ -54,7 +56,8 @@ type Change struct {
 
 // NewView makes a view that knows nothing yet: every gate is closed.
 func NewView(log *slog.Logger) *View {
-	v := &View{log: log}
+	v := &View{log: log, began: time.Now()}
+	v.measures = newMeasures(v)
 	v.states.Store(&map[string]State{})
 	return v
 }
@@ -256,6 +259,7 @@ func (v *View) apply(m message) {
 		}
 		changes = difference(old, next, reopened)
 		v.states.Store(&next)
+		v.measures.observe(m.Changed)
 	} else if reopened {
 		changes = difference(old, old, true)
 	}

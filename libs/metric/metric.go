@@ -6,12 +6,12 @@
 package metric
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -28,9 +28,26 @@ type Durations struct {
 	due      []atomic.Int64 // by bucket: when it takes an exemplar again, in Unix nanoseconds
 }
 
-// NewDurations registers a histogram of durations with registry; nil registers it nowhere. The name must end with _seconds.
+// NewDurations registers a histogram of durations with registry; nil registers it nowhere. The name must end with _seconds. One that is
+// registered already is shared: a part of a service may be opened again after it failed.
 func NewDurations(registry prometheus.Registerer, opts prometheus.HistogramOpts) *Durations {
-	return newDurations(promauto.With(registry).NewHistogram(opts), opts.Buckets)
+	return newDurations(register(registry, prometheus.NewHistogram(opts)), opts.Buckets)
+}
+
+// register returns c once it is registered, or what was registered in its place before. Anything else that is wrong with c is a mistake of the
+// programmer.
+func register[C prometheus.Collector](registry prometheus.Registerer, c C) C {
+	if registry == nil {
+		return c
+	}
+	err := registry.Register(c)
+	if before, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		return before.ExistingCollector.(C)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 func newDurations(observer prometheus.Observer, buckets []float64) *Durations {
@@ -63,7 +80,7 @@ type DurationsVec struct {
 
 // NewDurationsVec is NewDurations with labels. Their values must be of fixed sets: what a stranger can choose would make series without end.
 func NewDurationsVec(registry prometheus.Registerer, opts prometheus.HistogramOpts, labels ...string) *DurationsVec {
-	return &DurationsVec{promauto.With(registry).NewHistogramVec(opts, labels), opts.Buckets}
+	return &DurationsVec{register(registry, prometheus.NewHistogramVec(opts, labels)), opts.Buckets}
 }
 
 // With is the histogram of these values of the labels, in their order. It takes a lock and makes garbage: hot paths call it once for each of

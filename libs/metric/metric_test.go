@@ -81,3 +81,14 @@ func BenchmarkObserve(b *testing.B) {
 		d.Observe(s, time.Millisecond)
 	}
 }
+
+// A part that is opened twice, because it failed at first, counts to the same histogram.
+func TestRegisteredTwiceIsShared(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	for range 2 {
+		metric.NewDurations(registry, opts()).Observe(trace.SpanContext{}, time.Millisecond)
+	}
+	if got := buckets(t, registry)[0].GetCumulativeCount(); got != 2 {
+		t.Errorf("counted %d, want 2", got)
+	}
+}

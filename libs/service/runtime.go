@@ -110,7 +110,7 @@ func (rt *Runtime) Peer(name string) *client.Peer {
 
 // Store is the configuration of the service's database: PostgreSQL if RUMI_DATABASE_URL is set, else SQLite in user_data/state.
 func (rt *Runtime) Store() store.Config {
-	return store.Config{Dir: filepath.Join(rt.UserData, "state"), Service: rt.Name, URL: rt.common.DatabaseURL}
+	return store.Config{Dir: filepath.Join(rt.UserData, "state"), Service: rt.Name, URL: rt.common.DatabaseURL, Metrics: rt.Metrics}
 }
 
 // Listening are the addresses of the service's own listeners, API first. An unspecified IP (0.0.0.0, ::) stands for all addresses of the
@@ -214,6 +214,7 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 	if rt.Audit, err = audit.Open(filepath.Join(rt.UserData, "audit"), rt.Name, rt.Log); err != nil {
 		return err
 	}
+	rt.Metrics.MustRegister(rt.Audit)
 	if err := rt.watchMounts(); err != nil {
 		return err
 	}

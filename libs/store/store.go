@@ -15,6 +15,8 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/fault"
 )
 
@@ -26,6 +28,8 @@ type Config struct {
 	Dir     string // the folder of the SQLite files, made (0750) when missing
 	Service string // names the file <Dir>/<service>.db, and the schema with _ for -
 	URL     string // postgres://…; "" is SQLite
+
+	Metrics prometheus.Registerer // where the durations of transactions are registered; nil for nowhere
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -35,6 +39,7 @@ type DB struct {
 	read    *sql.DB
 	dialect dialect
 	wal     string // path of SQLite's write-ahead log, "" for PostgreSQL; see Changes
+	took    operations
 }
 
 // dialect is the part that differs between the two databases.
@@ -56,14 +61,15 @@ func Open(ctx context.Context, cfg Config, migrations fs.FS) (*DB, error) {
 	if !serviceName.MatchString(cfg.Service) {
 		return nil, fmt.Errorf("open store: bad service name %q", cfg.Service)
 	}
-	open := openSQLite
+	open, system := openSQLite, "sqlite"
 	if cfg.URL != "" {
-		open = openPostgres
+		open, system = openPostgres, "postgresql"
 	}
 	db, err := open(ctx, cfg, migrations)
 	if err != nil {
 		return nil, fmt.Errorf("open store of %s: %w", cfg.Service, err)
 	}
+	db.took = newOperations(cfg.Metrics, system)
 	return db, nil
 }
 
@@ -100,11 +106,13 @@ const (
 // and must not call Tx itself. An error of fn is returned as it is; a database that is busy for too long or doesn't
 // answer is a fault of KindUnavailable.
 func (db *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
+	defer observe(ctx, db.took.write, time.Now())
 	return db.run(ctx, db.write, db.dialect.writeOptions(), fn)
 }
 
 // View runs fn in a read-only transaction: all that fn reads is of one moment. Errors are as with Tx.
 func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
+	defer observe(ctx, db.took.read, time.Now())
 	return db.run(ctx, db.read, db.dialect.readOptions(), fn)
 }
 

@@ -76,6 +76,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		rt.OnStop("quota", daily.Flush)
 		rt.Go("quota", daily.Run)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
+		rt.Metrics.MustRegister(view)
 		resolver, suite := resolvers(cfg)
 		finder := &selfaddr.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
 		finder.Scan(ctx)

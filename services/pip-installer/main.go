@@ -119,6 +119,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	if err != nil {
 		return err
 	}
+	rt.Metrics.MustRegister(gates)
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
 		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log,
