@@ -54,6 +54,13 @@ func (p *Publisher) Set(states ...State) {
 	}
 }
 
+// Followers is how many streams are read at the moment.
+func (p *Publisher) Followers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.readers)
+}
+
 // Handle answers the endpoints Stream and Single.
 func (p *Publisher) Handle(h *route.Handlers) {
 	route.HandleRaw(h, Stream, p.serveStream)

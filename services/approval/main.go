@@ -79,7 +79,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}, rt.Log)
 	packs, err = approval.Open(ctx, approval.Dependencies{
 		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: rt.Audit, Log: rt.Log, Watcher: watcher, OnChange: export.Notify,
-		Approvals: cfg.Approvals,
+		Metrics: rt.Metrics, Approvals: cfg.Approvals,
 	})
 	if err != nil {
 		return err

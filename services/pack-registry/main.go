@@ -62,12 +62,12 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	stagingDir := filepath.Join(rt.UserData, "pack_staging")
 	stages := staging.Open(stagingDir, staging.ImportFolders{
 		Home: filepath.Dir(cfg.Ecosystem), HomeAlias: alias, Inside: []string{"ecosystem", "user_data/import"}, Absolute: cfg.ImportRoots,
-	}, records, rt.Audit, rt.Log)
+	}, records, rt.Audit, rt.Log, rt.Metrics)
 	rt.OnStop("staging area", func(context.Context) error { return stages.Close() })
 	owner := approval.NewClient(rt.Peer(approval.Service))
 	packs, err := ecosystem.Open(ecosystem.Config{
 		Dir: cfg.Ecosystem, Backups: filepath.Join(rt.UserData, "pack_backups"), Lock: filepath.Join(stagingDir, ".lock"), Keep: cfg.Backups,
-		Retired: owner.Retired, Approved: owner.Approved,
+		Retired: owner.Retired, Approved: owner.Approved, Metrics: rt.Metrics,
 	}, stages, records, rt.Audit, rt.Log)
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("sweeper", stages.SweepHourly)
 	runner := broker.NewClient(rt.Peer(broker.Service))
 	return httpapi.Serve(rt.Mux(), httpapi.Packs{
-		Stages: stages, Ecosystem: packs, Approval: owner, Data: runner,
+		Stages: stages, Ecosystem: packs, Approval: owner, Data: runner, Metrics: rt.Metrics,
 		Uninstall: uninstall.New(uninstall.Owners{
 			Approval: owner,
 			Broker:   runner,

@@ -62,7 +62,7 @@ func start(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
-	builder := build.New(build.Config{Engine: engine, Image: cfg.BuilderImage, Dir: work, AllowCIDRs: cidrs, CA: ca, Log: rt.Log})
+	builder := build.New(build.Config{Engine: engine, Image: cfg.BuilderImage, Dir: work, AllowCIDRs: cidrs, CA: ca, Log: rt.Log, Metrics: rt.Metrics})
 	rt.Go("sweep of builds", func(ctx context.Context) error {
 		return periodic.Run(ctx, time.Minute, func(ctx context.Context) {
 			if err := builder.Sweep(ctx); err != nil {
@@ -122,7 +122,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	rt.Metrics.MustRegister(gates)
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
-		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log,
+		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,
 		Changed: func(context.Context) { notify.Due() }, Approvals: cfg.Approvals,
 	})
 	// A lock becomes a candidate when its pack is installed, not only when an operator asks for a scan.

@@ -26,14 +26,14 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.ReadyWhen("secrets key", func(context.Context) error {
 		return service.WithFix(key.Ready(), "put user_data/settings/secrets_key back from a backup if it is not there, then run: docker compose up --detach")
 	})
-	v, err := vault.Open(ctx, filepath.Join(rt.UserData, "secrets"), key, rt.Audit, rt.Log)
+	v, err := vault.Open(ctx, filepath.Join(rt.UserData, "secrets"), key, rt.Audit, rt.Log, rt.Metrics)
 	if err != nil {
 		return err
 	}
 	rt.OnStop("vault", func(context.Context) error { return v.Close() })
 	rt.ReadyWhen("secrets", service.WritableFolder(filepath.Join(rt.UserData, "secrets")))
 	certificates := authority.Open(filepath.Join(rt.UserData, "settings", "identity", "authority"), rt.Identity.Home,
-		time.Duration(cfg.CertificateLife), rt.Log, rt.Audit)
+		time.Duration(cfg.CertificateLife), rt.Log, rt.Audit, rt.Metrics)
 	rt.Go("certificate authority", certificates.Run)
 	rt.ReadyWhen("certificate authority", func(ctx context.Context) error {
 		return service.WithFix(certificates.Ready(ctx), "put user_data/settings/identity/authority back from a backup; see docs/operations.md, Certificates")

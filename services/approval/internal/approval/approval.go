@@ -28,6 +28,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -36,6 +37,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/keylock"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -92,6 +94,7 @@ type Dependencies struct {
 	Log       *slog.Logger
 	Watcher   *watch.Watcher
 	OnChange  func() // called after every change of a record; it must not block
+	Metrics   prometheus.Registerer
 
 	Approvals confirm.Approvals // how many persons an approval takes; the zero value is one
 }
@@ -110,6 +113,8 @@ type Service struct {
 	digests      map[string]knownDigest
 	lastVerified map[string]int64 // by pack id: the revision of the record that the last complete scan agreed with
 
+	metrics metrics
+
 	step func(string) // called between the steps of a change, with what was done; tests end the process there
 }
 
@@ -124,6 +129,7 @@ type knownDigest struct {
 // closed; the other packs aren't affected. Open fails where the records can't be read at all, or where ctx ends.
 func Open(ctx context.Context, deps Dependencies) (*Service, error) {
 	s := &Service{Dependencies: deps, gates: newGates(), digests: map[string]knownDigest{}, lastVerified: map[string]int64{}, step: func(string) {}}
+	s.metrics = newMetrics(s, deps.Metrics)
 	unverified := s.Refresh(ctx) // packs that may run and could not be verified are held closed from here on
 	records, err := s.Records.All(ctx)
 	if err != nil || ctx.Err() != nil {
@@ -151,6 +157,17 @@ func (s *Service) Gates() *gate.Publisher { return s.gates.publisher }
 // Where an approval takes two persons, the first one's call records a request: then the record that is returned has an open Request and
 // the status from before, and nothing is approved (confirm.go).
 func (s *Service) Approve(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
+	r, err := s.approveNow(ctx, id, reviewed)
+	result := outcome.Of(err)
+	if err == nil && r.Request.Open(time.Now()) {
+		result = outcome.Waiting
+	}
+	s.metrics.decisions[decisionApprove][result].Inc()
+	return r, err
+}
+
+// approveNow is Approve without its metrics.
+func (s *Service) approveNow(ctx context.Context, id pack.ID, reviewed string) (*record.Record, error) {
 	unlock := sync.OnceFunc(s.lock(id))
 	defer unlock()
 	in, err := s.Blobs.NewIntake()
@@ -354,6 +371,7 @@ func (s *Service) Reject(ctx context.Context, id pack.ID, reason string) (*recor
 	if err == nil {
 		s.Watcher.Forget(string(id))
 	}
+	s.metrics.decisions[decisionReject][outcome.Of(err)].Inc()
 	return r, err
 }
 
@@ -441,6 +459,9 @@ func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, absent func(no
 		return s.Records.Get(ctx, string(id))
 	}
 	s.step("committed")
+	if decided.action == actionModified {
+		s.metrics.modifications.Inc()
+	}
 	s.gates.set(changed)
 	s.OnChange()
 	return changed, nil
@@ -456,7 +477,7 @@ func (s *Service) writeAudit(ctx context.Context, id pack.ID, d *decision) error
 		Category: audit.Approval, Severity: audit.Info, Action: "pack_" + d.action, Success: true,
 		OwnerPack: string(id), Details: d.details, RejectionReason: d.reason, Error: d.err,
 	}
-	if d.action == "modified" {
+	if d.action == actionModified {
 		entry.Severity, entry.Success = audit.Warning, false
 	}
 	if d.mismatch {

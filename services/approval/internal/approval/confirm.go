@@ -101,6 +101,7 @@ func (s *Service) applyApproval(ctx context.Context, id pack.ID, r *record.Recor
 // Actions of a pack's history.
 const (
 	ActionApproved  = "approved" // the only one whose digest names bytes in the blob store
+	actionModified  = "modified"
 	actionRequested = "approval_requested"
 	actionLapsed    = "approval_lapsed"
 )

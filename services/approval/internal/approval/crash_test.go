@@ -67,6 +67,7 @@ func openOn(t *testing.T, home string, db *libstore.DB) *Service {
 	check(t, err)
 	t.Cleanup(func() { watcher.Close() })
 	s, err := Open(t.Context(), Dependencies{
+		Metrics:   prometheus.NewRegistry(),
 		Ecosystem: ecosystem, Records: store.New(db), Blobs: blobs, Audit: auditLog, Log: log, Watcher: watcher, OnChange: func() {},
 	})
 	check(t, err)

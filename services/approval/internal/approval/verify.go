@@ -100,7 +100,7 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 			return nil, err
 		}
 		r.LastError = "it was replaced by an apply or a rollback"
-		return &decision{action: "modified", err: r.LastError, details: map[string]any{"approved_digest": r.Digest, "replaced": true}}, nil
+		return &decision{action: actionModified, err: r.LastError, details: map[string]any{"approved_digest": r.Digest, "replaced": true}}, nil
 	})
 	if fault.Is(err, fault.KindNotFound) { // a new pack: Refresh registers it
 		return nil
@@ -157,6 +157,9 @@ func (s *Service) Verify(ctx context.Context) error {
 	}
 	if len(ids) > 0 {
 		unread = s.Refresh(ctx, ids...)
+	}
+	if unread == nil {
+		s.metrics.verified.SetToCurrentTime()
 	}
 	s.pinParents(ctx, s.gates.executable())
 	return unread
@@ -233,6 +236,7 @@ func (s *Service) refresh(ctx context.Context, id pack.ID, r *record.Record) err
 		s.Watcher.Forget(string(id))
 		return nil
 	}
+	defer s.metrics.scanned(time.Now())
 	scan := s.Watcher.BeginScan(string(id), r.Status.Executable())
 	matching, complete, err := s.reconcile(ctx, id, r, scan)
 	s.endScan(id, scan, matching, complete && err == nil)
@@ -439,7 +443,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 			return nil, err
 		}
 		r.LastError = problem
-		return &decision{action: "modified", err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
+		return &decision{action: actionModified, err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
 	if err != nil && !fault.Is(err, fault.KindNotFound) {
 		s.gates.holdClosed(id, problem)

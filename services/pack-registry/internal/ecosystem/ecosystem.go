@@ -18,10 +18,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/journal"
@@ -69,6 +72,8 @@ type Config struct {
 
 	// Approved says whether a pack was ever approved since it was last uninstalled.
 	Approved func(ctx context.Context, packID string) (bool, error)
+
+	Metrics prometheus.Registerer
 }
 
 // Ecosystem is the folder of installed packs. It is safe for concurrent use, and several processes may use the folder.
@@ -90,7 +95,7 @@ type Ecosystem struct {
 }
 
 // Open opens the folder of installed packs, which must exist. The folder of backups may be unusable: the log says so, and only
-// calls that need it fail.
+// calls that need it fail. Open registers metrics.
 func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log, log *slog.Logger) (*Ecosystem, error) {
 	root, err := os.OpenRoot(cfg.Dir)
 	if err != nil {
@@ -100,6 +105,11 @@ func Open(cfg Config, stages *staging.Area, entries Journal, auditLog *audit.Log
 		root: root, backups: backupFolder{path: cfg.Backups}, lockAt: cfg.Lock, keep: cfg.Keep, retired: cfg.Retired, approved: cfg.Approved, mutex: make(chan struct{}, 1),
 		stages: stages, journal: entries, audit: auditLog, log: log, step: func(string) {},
 	}
+	cfg.Metrics.MustRegister(statecount.NewTotal("rumi_pack_changes_unfinished",
+		"Changes of the installed packs that have begun and not ended, also those that a crash has left.", statecount.Cached(func(ctx context.Context) (statecount.Counts, error) {
+			all, err := entries.Operations(ctx)
+			return statecount.Counts{"": len(all)}, err
+		})))
 	if _, err := e.backups.open(); err != nil {
 		log.Error("backups can't be made or listed; installed packs can't be replaced or removed until this is repaired", "error", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	libstore "github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/staging"
@@ -42,9 +44,9 @@ func newHome(t testing.TB, dir string) *home {
 	check(t, err)
 	t.Cleanup(func() { auditLog.Close() })
 	h.store = store.New(db)
-	h.stages = staging.Open(h.path("user_data/pack_staging"), staging.ImportFolders{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, auditLog, log)
+	h.stages = staging.Open(h.path("user_data/pack_staging"), staging.ImportFolders{Home: h.dir, Inside: []string{"user_data/import"}}, h.store, auditLog, log, prometheus.NewRegistry())
 	t.Cleanup(func() { h.stages.Close() })
-	h.eco, err = Open(Config{Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
+	h.eco, err = Open(Config{Metrics: prometheus.NewRegistry(), Dir: h.path("ecosystem"), Backups: h.path("user_data/pack_backups"), Lock: h.path("user_data/pack_staging/.lock"),
 		Retired:  func(context.Context) ([]string, error) { return h.retired, h.unasked },
 		Approved: func(_ context.Context, id string) (bool, error) { return slices.Contains(h.approved, id), h.unasked }}, h.stages, h.store, auditLog, log)
 	check(t, err)

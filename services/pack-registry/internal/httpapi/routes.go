@@ -7,10 +7,13 @@ import (
 	"path"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/api/broker"
 	api "github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/diskusage"
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
@@ -37,18 +40,19 @@ type Packs struct {
 	Uninstall *uninstall.Uninstaller
 	Approval  Refresher
 	Data      Restorer
+	Metrics   prometheus.Registerer
 }
 
-// Serve answers the endpoints of api/registry on mux.
+// Serve answers the endpoints of api/registry on mux, and registers metrics.
 func Serve(mux *server.Mux, p Packs) error {
-	h := route.NewHandlers(api.Routes)
+	h, changes := route.NewHandlers(api.Routes), newChanges(p.Metrics)
 	route.Handle(h, api.Scan, p.scan)
 	route.HandleRaw(h, api.Import, p.importPack)
-	route.Handle(h, api.Apply, p.apply)
-	route.Handle(h, api.Uninstall, p.remove)
+	route.Handle(h, api.Apply, outcome.Counted(changes["apply"], p.apply))
+	route.Handle(h, api.Uninstall, outcome.Counted(changes["uninstall"], p.remove))
 	route.Handle(h, api.ListBackups, p.backups)
 	route.Handle(h, api.RemoveBackup, p.removeBackup)
-	route.Handle(h, api.Rollback, p.rollback)
+	route.Handle(h, api.Rollback, outcome.Counted(changes["rollback"], p.rollback))
 	route.Handle(h, api.ListStagings, p.listStagings)
 	route.Handle(h, api.InspectStaging, p.inspectStaging)
 	route.Handle(h, api.DiscardStaging, p.discardStaging)

@@ -19,9 +19,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/archive"
 	"github.com/rumi-ai/rumi/services/pack-registry/internal/folder"
@@ -55,12 +58,14 @@ type Area struct {
 	store      Store
 	audit      *audit.Log
 	log        *slog.Logger
+	metrics    metrics
 }
 
 // Open opens the area in dir, which it makes if it is missing. Where that fails the log says so, and each call that needs the
-// area tries again; as long as it fails the call does, with a fault (503).
-func Open(dir string, folders ImportFolders, st Store, auditLog *audit.Log, log *slog.Logger) *Area {
+// area tries again; as long as it fails the call does, with a fault (503). Open registers metrics.
+func Open(dir string, folders ImportFolders, st Store, auditLog *audit.Log, log *slog.Logger, registry prometheus.Registerer) *Area {
 	a := &Area{dir: dir, knownSince: knownSince{}, folders: folders, store: st, audit: auditLog, log: log}
+	a.metrics = newMetrics(a, registry)
 	if err := a.ready(); err != nil {
 		log.Error("packs can't be imported or applied until this is repaired", "error", err)
 	}
@@ -192,13 +197,16 @@ func save(f *os.File, content io.Reader) (n int64, err error) {
 
 // doImport makes a staging. fill puts what is imported into the folder incoming, and returns the name of its top folder. The
 // result is audited; if that fails the staging is discarded.
-func (a *Area) doImport(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (Staging, error) {
+func (a *Area) doImport(ctx context.Context, st Staging, fill func(context.Context, *os.Root, *Staging) (name string, err error)) (_ Staging, err error) {
+	a.metrics.running.Inc()
+	defer a.metrics.running.Dec()
+	defer func(began time.Time) { a.metrics.imports.Done(ctx, began, outcome.Of(err)) }(time.Now())
 	if err := a.ready(); err != nil {
 		return Staging{}, err
 	}
 	st.ID, st.CreatedAt, st.Actor = NewID(), time.Now().UTC().Truncate(time.Microsecond), origin.Of(ctx).Actor
 	a.removeInterrupted(ctx)
-	err := a.noSpace(ctx, a.build(ctx, &st, fill))
+	err = a.noSpace(ctx, a.build(ctx, &st, fill))
 	entry := audit.Entry{Category: audit.System, Action: "pack_import_completed", Success: true, Details: map[string]any{
 		"source_path": st.SourcePath, "input_type": st.InputType,
 	}}

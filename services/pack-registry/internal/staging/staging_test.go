@@ -19,6 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	libstore "github.com/rumi-ai/rumi/libs/store"
@@ -49,7 +51,7 @@ func newHome(t *testing.T, more ...string) *home {
 	h.store = store.New(db)
 	h.area = staging.Open(h.path("user_data/pack_staging"), staging.ImportFolders{
 		Home: h.dir, HomeAlias: "/home/operator/rumi", Inside: []string{"ecosystem", "user_data/import"}, Absolute: more,
-	}, h.store, auditLog, log)
+	}, h.store, auditLog, log, prometheus.NewRegistry())
 	t.Cleanup(func() { h.area.Close() })
 	return h
 }

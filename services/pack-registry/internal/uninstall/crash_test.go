@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/api/broker"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -77,9 +79,9 @@ func open(t *testing.T, home string) *Uninstaller {
 	check(t, err)
 	t.Cleanup(func() { auditLog.Close() })
 	records := store.New(db)
-	stages := staging.Open(path("pack_staging"), staging.ImportFolders{Home: home}, records, auditLog, log)
+	stages := staging.Open(path("pack_staging"), staging.ImportFolders{Home: home}, records, auditLog, log, prometheus.NewRegistry())
 	t.Cleanup(func() { stages.Close() })
-	eco, err := ecosystem.Open(ecosystem.Config{Dir: path("ecosystem"), Backups: path("pack_backups"), Lock: path("lock")}, stages, records, auditLog, log)
+	eco, err := ecosystem.Open(ecosystem.Config{Metrics: prometheus.NewRegistry(), Dir: path("ecosystem"), Backups: path("pack_backups"), Lock: path("lock")}, stages, records, auditLog, log)
 	check(t, err)
 	t.Cleanup(func() { eco.Close() })
 	eco.Recover(t.Context())

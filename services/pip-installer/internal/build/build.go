@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -44,17 +45,26 @@ type Config struct {
 	AllowCIDRs []string      // internal networks in which an index may lie
 	CA         func() []byte // PEM certificates beside the public ones, for the next build; nil for none
 	Log        *slog.Logger
+	Metrics    prometheus.Registerer
 }
 
 // Builder makes environments. It is safe for concurrent use.
 type Builder struct {
 	cfg   Config
 	slots *semaphore.Weighted
+
+	waiting, running prometheus.Gauge
 }
 
-// New makes a Builder.
+// New makes a Builder, and registers its metrics.
 func New(cfg Config) *Builder {
-	return &Builder{cfg: cfg, slots: semaphore.NewWeighted(maxParallel)}
+	b := &Builder{
+		cfg: cfg, slots: semaphore.NewWeighted(maxParallel),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rumi_installs_waiting", Help: "Installs that wait for others to end: two run at once."}),
+		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rumi_installs_running", Help: "Installs whose builder runs."}),
+	}
+	cfg.Metrics.MustRegister(b.waiting, b.running)
+	return b
 }
 
 // Request says what to install, and how.
@@ -89,10 +99,12 @@ type Result struct {
 // Build installs the requirements. A *Failure or an *AddressError says that this request can't be built; any other error
 // (Docker is down, the image is missing, ctx ended) says nothing about the request.
 func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
-	if err := b.slots.Acquire(ctx, 1); err != nil {
+	if err := b.acquireSlot(ctx); err != nil {
 		return Result{}, fmt.Errorf("wait for other builds: %w", err)
 	}
 	defer b.slots.Release(1)
+	b.running.Inc()
+	defer b.running.Dec()
 	w, err := b.prepare(req)
 	if err != nil {
 		return Result{}, fmt.Errorf("prepare build: %w", err)
@@ -101,6 +113,12 @@ func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
 		return Result{}, errors.Join(err, w.remove())
 	}
 	return Result{Dir: filepath.Join(w.scratch(), "out"), Remove: w.remove}, nil
+}
+
+func (b *Builder) acquireSlot(ctx context.Context) error {
+	b.waiting.Inc()
+	defer b.waiting.Dec()
+	return b.slots.Acquire(ctx, 1)
 }
 
 // request is the file that build.py reads.

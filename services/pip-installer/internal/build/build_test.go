@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/testenv"
@@ -37,7 +39,7 @@ func builder(t *testing.T, allow []string) (*build.Builder, *sandbox.Engine) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { engine.Close() })
-	b := build.New(build.Config{
+	b := build.New(build.Config{Metrics: prometheus.NewRegistry(),
 		Engine: engine, Image: image(), Dir: t.TempDir(), AllowCIDRs: allow, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err := b.Check(t.Context()); err != nil {
@@ -145,7 +147,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer engine.Close()
-			err = build.New(build.Config{Engine: engine, Image: c.image, Dir: t.TempDir()}).Check(t.Context())
+			err = build.New(build.Config{Metrics: prometheus.NewRegistry(), Engine: engine, Image: c.image, Dir: t.TempDir()}).Check(t.Context())
 			if !fault.Is(err, fault.KindUnavailable) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error is %v; want unavailable, and that it says %q", err, c.want)
 			}

@@ -12,6 +12,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rumi-ai/rumi/api/registry"
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -20,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/libs/tree"
@@ -40,6 +44,7 @@ type Config struct {
 	Policy       policy.Source
 	Audit        *audit.Log
 	Log          *slog.Logger
+	Metrics      prometheus.Registerer
 	Changed      func(ctx context.Context) // the counts of candidates have changed
 	Approvals    confirm.Approvals         // how many persons an approval takes; the zero value is one
 }
@@ -53,17 +58,19 @@ type Builder interface {
 // Installer is the service. It is safe for concurrent use.
 type Installer struct {
 	*Candidates
-	cfg Config
+	cfg      Config
+	installs *outcome.Operations
 
 	// sweepLock is held for reading from before an environment is stored until its candidate is recorded as installed, and for writing by
 	// Sweep: otherwise Sweep could remove an environment that no candidate has yet.
 	sweepLock sync.RWMutex
 }
 
-// New makes an Installer.
+// New makes an Installer, and registers its metrics.
 func New(cfg Config) *Installer {
-	i := &Installer{cfg: cfg}
+	i := &Installer{cfg: cfg, installs: newInstalls(cfg.Metrics)}
 	i.Candidates = candidate.New(cfg.DB, candidate.Config[Lock]{Record: i.record, Changed: cfg.Changed, Approvals: cfg.Approvals})
+	cfg.Metrics.MustRegister(i.Gauge())
 	return i
 }
 
@@ -148,7 +155,8 @@ func (i *Installer) Approve(ctx context.Context, key string, decision Decision) 
 			}
 			return "sha256:" + item.Payload.SHA256, i.cfg.Builder.Check(ctx)
 		},
-		Install: func(ctx context.Context, item *Item) error {
+		Install: func(ctx context.Context, item *Item) (err error) {
+			defer func(began time.Time) { i.installs.Done(ctx, began, installResult(err)) }(time.Now())
 			requirements, err := i.prepare(ctx, item, decision, index)
 			if err != nil {
 				return err

@@ -16,9 +16,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
@@ -33,6 +36,7 @@ const (
 type Authority struct {
 	dir, home string
 	life      time.Duration
+	issued    outcome.Counter
 	register  identity.Register
 	audit     *audit.Log
 	log       *slog.Logger
@@ -45,11 +49,17 @@ type Authority struct {
 }
 
 // Open makes the Authority whose files are in dir, for the home with an id. life is that of the certificates that it signs. An authority
-// that can't be read is no error: the service's other work doesn't need it, and Ready says what is wrong.
-func Open(dir, home string, life time.Duration, log *slog.Logger, to *audit.Log) *Authority {
-	return &Authority{
+// that can't be read is no error: the service's other work doesn't need it, and Ready says what is wrong. Open registers metrics.
+func Open(dir, home string, life time.Duration, log *slog.Logger, to *audit.Log, registry prometheus.Registerer) *Authority {
+	a := &Authority{
 		dir: dir, home: home, life: life, register: identity.NewRegister(dir), audit: to, log: log, changed: make(chan struct{}),
+		issued: outcome.NewCounter(registry, "rumi_certificates_issued_total", "Certificates of services that were asked for: ok, refused, canceled, failed.",
+			outcome.OK, outcome.Refused, outcome.Canceled, outcome.Failed),
 	}
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "rumi_authority_expiry_timestamp_seconds", Help: "When the home's certificate authority ends, and every certificate with it; 0 while it can't be read.",
+	}, a.ends))
+	return a
 }
 
 // load reads the authority. It is read for each certificate: that is rare, and an authority that was restored or made anew counts at once.
@@ -60,6 +70,15 @@ func (a *Authority) load() (*identity.Authority, error) {
 	}
 	authority.Home, authority.Life = a.home, a.life
 	return authority, nil
+}
+
+// ends is when the authority ends, in Unix time; 0 where that can't be read.
+func (a *Authority) ends() float64 {
+	authority, err := a.load()
+	if err != nil {
+		return 0
+	}
+	return float64(authority.Ends().Unix())
 }
 
 // Ready is the readiness of the authority: it can be read, lasts long enough for the next certificates, and its register can be read.
@@ -86,6 +105,12 @@ type Caller struct {
 // service or another home, or wants anything else, is a fault: 403, and audited. So is one of a caller whose certificate has been
 // revoked a moment ago. The audit entry is written before the certificate is in the register, and that before it is returned.
 func (a *Authority) SignFor(ctx context.Context, caller Caller, request []byte) ([]byte, error) {
+	signed, err := a.signFor(ctx, caller, request)
+	a.issued.Count(outcome.Of(err))
+	return signed, err
+}
+
+func (a *Authority) signFor(ctx context.Context, caller Caller, request []byte) ([]byte, error) {
 	parsed, err := parse(request)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	api "github.com/rumi-ai/rumi/api/secrets"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -51,7 +53,7 @@ func writeUntilKilled(base, dieAt string) error {
 	if err != nil {
 		return err
 	}
-	v, err := Open(context.Background(), filepath.Join(base, "secrets"), cipher, entries, log)
+	v, err := Open(context.Background(), filepath.Join(base, "secrets"), cipher, entries, log, prometheus.NewRegistry())
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func killAndLook(t *testing.T, step string, after time.Duration) {
 		t.Fatal(err)
 	}
 	defer entries.Close()
-	v, err := Open(t.Context(), h.dir, h.cipher, entries, log)
+	v, err := Open(t.Context(), h.dir, h.cipher, entries, log, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	api "github.com/rumi-ai/rumi/api/secrets"
@@ -26,6 +27,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/keyset"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/outcome"
 )
 
 const (
@@ -78,18 +80,20 @@ type Vault struct {
 	cipher  tink.AEAD
 	audit   *audit.Log
 	log     *slog.Logger
+	reads   outcome.Counter
 
 	writers sync.Mutex        // within the process what lock is between processes
 	onStep  func(step string) // called at each step of a change; nil but in crash tests
 }
 
 // Open opens the folder of secrets dir, which is made when it is missing and closed to everybody else. What killed
-// writers left is removed, and every file that can't be trusted is named in the log.
-func Open(ctx context.Context, dir string, cipher tink.AEAD, log *audit.Log, logger *slog.Logger) (*Vault, error) {
-	v := &Vault{cipher: cipher, audit: log, log: logger}
+// writers left is removed, and every file that can't be trusted is named in the log. Open registers metrics.
+func Open(ctx context.Context, dir string, cipher tink.AEAD, log *audit.Log, logger *slog.Logger, registry prometheus.Registerer) (*Vault, error) {
+	v := &Vault{cipher: cipher, audit: log, log: logger, reads: newReads(registry)}
 	if err := v.open(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("open secrets: %w", err), v.Close())
 	}
+	v.register(registry)
 	secrets, err := v.List(ctx)
 	if errors.Is(err, keyset.ErrUnavailable) { // it may come back at any time
 		logger.Error("opened secrets that can't be read for now", "dir", dir, "error", err)
@@ -270,6 +274,12 @@ var auditActions = map[string]string{"set": "secret_set", "delete": "secret_dele
 // Value gives the value of key. A key that never was or is deleted is a fault of kind not found; a file that can't be
 // trusted is an internal error with an entry of its own in the audit log.
 func (v *Vault) Value(ctx context.Context, key string) (api.Value, error) {
+	value, err := v.readValue(ctx, key)
+	v.reads.Count(readResult(err))
+	return value, err
+}
+
+func (v *Vault) readValue(ctx context.Context, key string) (api.Value, error) {
 	key, err := ParseKey(key)
 	if err != nil {
 		return api.Value{}, err

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	api "github.com/rumi-ai/rumi/api/secrets"
@@ -62,7 +63,7 @@ func (h *home) open(t testing.TB) *Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Open(t.Context(), h.dir, h.cipher, entries, logger)
+	v, err := Open(t.Context(), h.dir, h.cipher, entries, logger, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
