@@ -1,14 +1,18 @@
 package service
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 )
 
 // registerMetrics registers what the metrics of all services have in common, beside those of the parts that register their own.
@@ -18,7 +22,7 @@ func (rt *Runtime) registerMetrics() {
 		ConstLabels: prometheus.Labels{"version": Version(), "revision": revision(), "go_version": runtime.Version()},
 	})
 	info.Set(1)
-	rt.Metrics.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	rt.Metrics.MustRegister(info, conditions{rt}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 // metricsHandler serves the metrics: in OpenMetrics, with exemplars, to who asks for it, else in Prometheus' text format. A collector that
@@ -39,4 +43,57 @@ func revision() string {
 		}
 	}
 	return ""
+}
+
+// disk is the disk of a folder.
+type disk struct {
+	folder string                        // names it in metrics
+	seen   atomic.Pointer[unix.Statfs_t] // by the last check; nil where it can't be told
+}
+
+var (
+	readyDesc     = prometheus.NewDesc("rumi_ready", "1 if the service is ready: all of its conditions are met.", nil, nil)
+	conditionDesc = prometheus.NewDesc("rumi_condition_ready", "1 if a condition that the service needs for its work is met. GET /api/health says of one that isn't what to do.", []string{"condition"}, nil)
+	diskFreeDesc  = prometheus.NewDesc("rumi_disk_free_bytes", "Bytes that the service can still write to the disk that has the folder.", []string{"folder"}, nil)
+	diskSizeDesc  = prometheus.NewDesc("rumi_disk_size_bytes", "Size of the disk that has the folder.", []string{"folder"}, nil)
+)
+
+// conditions is the collector of a service's readiness. It runs the checks, at most one run at a time and bounded as Readiness is: a
+// disk that hangs must not make the other metrics hang.
+type conditions struct{ rt *Runtime }
+
+// Describe implements prometheus.Collector.
+func (c conditions) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{readyDesc, conditionDesc, diskFreeDesc, diskSizeDesc} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c conditions) Collect(to chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	answer := c.rt.Readiness(context.Background())
+	gauge(readyDesc, number(answer.Ready))
+	for _, check := range answer.Checks {
+		gauge(conditionDesc, number(check.OK), check.Name)
+	}
+	c.rt.mu.Lock()
+	disks := slices.Clone(c.rt.disks)
+	c.rt.mu.Unlock()
+	for _, d := range disks {
+		if fs := d.seen.Load(); fs != nil {
+			gauge(diskFreeDesc, float64(fs.Bavail)*float64(fs.Bsize), d.folder)
+			gauge(diskSizeDesc, float64(fs.Blocks)*float64(fs.Bsize), d.folder)
+		}
+	}
+}
+
+// number is 1 for true.
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -148,22 +148,38 @@ func ReadableFolder(path string) func(context.Context) error {
 	return func(context.Context) error { return folder(path, unix.R_OK|unix.X_OK) }
 }
 
-// WritableFolder returns a check for ReadyWhen: path is a folder in which this process can make files, and its disk has at least 8 MiB and
-// one file (inode) free.
-func WritableFolder(path string) func(context.Context) error {
+// ReadyWhenWritable registers a check as ReadyWhen does: path is a folder in which this process can make files, and its disk has at least 8 MiB
+// and one file (inode) free. name is for the operator, folder for the metrics of that disk.
+func (rt *Runtime) ReadyWhenWritable(name, folder, path string) {
+	d := &disk{folder: folder}
+	rt.mu.Lock()
+	rt.disks = append(rt.disks, d)
+	rt.mu.Unlock()
+	rt.ReadyWhen(name, writableFolder(path, d))
+}
+
+// writableFolder is the check of ReadyWhenWritable. It notes in d what it finds.
+func writableFolder(path string, d *disk) func(context.Context) error {
 	return func(context.Context) error {
-		if err := folder(path, unix.W_OK|unix.X_OK); err != nil {
-			return err
-		}
-		var fs unix.Statfs_t
-		if err := unix.Statfs(path, &fs); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		if free := fs.Bavail * uint64(fs.Bsize); free < minFree || fs.Files > 0 && fs.Ffree == 0 {
-			return WithFix(fmt.Errorf("%s: its disk is full (%d bytes and %d files free)", path, free, fs.Ffree), "free space on that disk")
-		}
-		return nil
+		fs, err := writable(path)
+		d.seen.Store(fs)
+		return err
 	}
+}
+
+// writable returns the state of a folder's disk, nil where it can't be told, and why the folder can't be written to.
+func writable(path string) (*unix.Statfs_t, error) {
+	if err := folder(path, unix.W_OK|unix.X_OK); err != nil {
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < minFree || fs.Files > 0 && fs.Ffree == 0 {
+		return &fs, WithFix(fmt.Errorf("%s: its disk is full (%d bytes and %d files free)", path, free, fs.Ffree), "free space on that disk")
+	}
+	return &fs, nil
 }
 
 // folder checks that path is a folder to which this process has access (R_OK, W_OK, X_OK), by its effective ids.

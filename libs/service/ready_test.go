@@ -15,6 +15,8 @@ import (
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
@@ -85,22 +87,41 @@ func TestReadinessNamesEachCheck(t *testing.T) {
 	}
 }
 
+// What is wrong with a folder is in the readiness, and what its disk has is in the metrics where that can be told.
 func TestFolderConditions(t *testing.T) {
 	top := t.TempDir()
 	file := filepath.Join(top, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ path, want string }{
-		{top, ""}, {file, "is no folder"}, {filepath.Join(top, "none"), "no such file"},
-	} {
-		err := service.WritableFolder(c.path)(t.Context())
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("WritableFolder(%s) = %v, want %q", c.path, err, c.want)
+	suite := servicetest.New(t, "secrets")
+	server := servicetest.Start(suite, "secrets", func(_ context.Context, rt *service.Runtime, _ config) error {
+		rt.ReadyWhenWritable("good", "a", top)
+		rt.ReadyWhenWritable("file", "b", file)
+		rt.ReadyWhenWritable("none", "c", filepath.Join(top, "none"))
+		rt.ReadyWhen("readable", service.ReadableFolder(top))
+		route(rt.Mux())
+		return nil
+	}, nil)
+	_, answer := readiness(t, suite, server)
+	for name, want := range map[string]string{"good": "", "readable": "", "file": "is no folder", "none": "no such file"} {
+		i := slices.IndexFunc(answer.Checks, func(c service.Check) bool { return c.Name == name })
+		if c := answer.Checks[i]; c.OK != (want == "") || !strings.Contains(c.Detail, want) {
+			t.Errorf("%s is %+v, want %q", name, c, want)
 		}
 	}
-	if err := service.ReadableFolder(top)(t.Context()); err != nil {
-		t.Error(err)
+	text, err := testutil.CollectAndFormat(server.Metrics, expfmt.TypeTextPlain, "rumi_ready", "rumi_condition_ready", "rumi_disk_free_bytes", "rumi_disk_size_bytes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"rumi_ready 0\n", `rumi_condition_ready{condition="good"} 1`, `rumi_condition_ready{condition="file"} 0`,
+		`rumi_disk_free_bytes{folder="a"} `, `rumi_disk_size_bytes{folder="audit"} `} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("there is no %s in\n%s", want, text)
+		}
+	}
+	if strings.Contains(string(text), `{folder="b"}`) {
+		t.Errorf("a folder that can't be read has a disk:\n%s", text)
 	}
 }
 

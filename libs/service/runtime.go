@@ -67,6 +67,7 @@ type Runtime struct {
 	mu    sync.Mutex
 	peers map[string]*client.Peer
 	ready []*condition
+	disks []*disk
 	stops []stop
 }
 
@@ -218,7 +219,7 @@ func (rt *Runtime) assemble(ctx context.Context) error {
 	if err := rt.watchMounts(); err != nil {
 		return err
 	}
-	rt.ReadyWhen("audit log", WritableFolder(filepath.Join(rt.UserData, "audit")))
+	rt.ReadyWhenWritable("audit log", "audit", filepath.Join(rt.UserData, "audit"))
 	rt.OnStop("audit log", func(context.Context) error { return rt.Audit.Close() })
 	rt.refusals = audit.NewRefusals(rt.Audit, dailyRefusals, rt.Log)
 	rt.OnStop("refusals", rt.refusals.Flush)

@@ -47,8 +47,8 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.OnStop("store", func(context.Context) error { return db.Close() })
 	rt.ReadyWhen("store", db.Ping)
-	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-	rt.ReadyWhen("approved packs", service.WritableFolder(filepath.Join(rt.UserData, "approved")))
+	rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
+	rt.ReadyWhenWritable("approved packs", "approved", filepath.Join(rt.UserData, "approved"))
 	rt.ReadyWhen("ecosystem", service.ReadableFolder(cfg.Ecosystem))
 	blobs, err := blob.Open(filepath.Join(rt.UserData, "approved"), rt.Log)
 	if err != nil {

@@ -89,8 +89,8 @@ func openState(ctx context.Context, rt *service.Runtime, files layout.UserData) 
 	}
 	rt.OnStop("store", func(context.Context) error { return s.db.Close() })
 	rt.ReadyWhen("store", s.db.Ping)
-	rt.ReadyWhen("state folder", service.WritableFolder(files.State()))
-	rt.ReadyWhen("packs' data", service.WritableFolder(files.Packs()))
+	rt.ReadyWhenWritable("state folder", "state", files.State())
+	rt.ReadyWhenWritable("packs' data", "packs", files.Packs())
 	if s.policy, err = rt.OpenPolicy(); err != nil {
 		return s, err
 	}

@@ -56,7 +56,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		}
 		rt.OnStop("store", func(context.Context) error { return db.Close() })
 		rt.ReadyWhen("store", db.Ping)
-		rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
+		rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
 		ceiling, err := rt.OpenPolicy()
 		if err != nil {
 			return err

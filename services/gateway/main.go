@@ -128,7 +128,7 @@ func openTokens(ctx context.Context, rt *service.Runtime) *token.Cache {
 		rt.Log.Error("the API tokens can't be read; only init's is good until they can be", "error", err)
 	}
 	rt.ReadyWhen("store", func(context.Context) error { return tokens.Ready() })
-	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
+	rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
 	rt.Go("api tokens", tokens.Run)
 	rt.Go("sessions", tokens.Enforce)
 	return tokens

@@ -44,10 +44,10 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.OnStop("store", func(context.Context) error { return db.Close() })
 	rt.ReadyWhen("store", db.Ping)
-	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-	rt.ReadyWhen("ecosystem", service.WritableFolder(cfg.Ecosystem))
-	rt.ReadyWhen("pack staging", service.WritableFolder(filepath.Join(rt.UserData, "pack_staging")))
-	rt.ReadyWhen("pack backups", service.WritableFolder(filepath.Join(rt.UserData, "pack_backups")))
+	rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
+	rt.ReadyWhenWritable("ecosystem", "ecosystem", cfg.Ecosystem)
+	rt.ReadyWhenWritable("pack staging", "pack_staging", filepath.Join(rt.UserData, "pack_staging"))
+	rt.ReadyWhenWritable("pack backups", "pack_backups", filepath.Join(rt.UserData, "pack_backups"))
 	records := store.New(db)
 
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

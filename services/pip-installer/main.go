@@ -98,8 +98,8 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 	}
 	rt.OnStop("store", func(context.Context) error { return db.Close() })
 	rt.ReadyWhen("store", db.Ping)
-	rt.ReadyWhen("state folder", service.WritableFolder(filepath.Join(rt.UserData, "state")))
-	rt.ReadyWhen("environments", service.WritableFolder(filepath.Join(rt.UserData, "pip")))
+	rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
+	rt.ReadyWhenWritable("environments", "pip", filepath.Join(rt.UserData, "pip"))
 
 	trees, err := makeDir(rt, "trees")
 	if err != nil {

@@ -31,7 +31,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		return err
 	}
 	rt.OnStop("vault", func(context.Context) error { return v.Close() })
-	rt.ReadyWhen("secrets", service.WritableFolder(filepath.Join(rt.UserData, "secrets")))
+	rt.ReadyWhenWritable("secrets", "secrets", filepath.Join(rt.UserData, "secrets"))
 	certificates := authority.Open(filepath.Join(rt.UserData, "settings", "identity", "authority"), rt.Identity.Home,
 		time.Duration(cfg.CertificateLife), rt.Log, rt.Audit, rt.Metrics)
 	rt.Go("certificate authority", certificates.Run)
