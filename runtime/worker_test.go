@@ -142,6 +142,10 @@ func TestCalls(t *testing.T) {
 	}{
 		{"handler.py:echo", []any{map[string]any{"principal_id": "a"}, map[string]any{"x": 1}}, `[{"principal_id":"a"},{"x":1}]`},
 		{"handler.py:echo", nil, `[]`},
+		{"handler.py:trace", []any{map[string]any{"traceparent": "00-1-2-01", "tracestate": "rumi=x"}, nil}, `["00-1-2-01","rumi=x"]`},
+		{"handler.py:trace", []any{map[string]any{"traceparent": "00-3-4-01"}, nil}, `["00-3-4-01"]`},
+		{"handler.py:trace", []any{map[string]any{"traceparent": 7, "tracestate": "a\x00b"}, nil}, `[]`},
+		{"handler.py:trace", []any{nil, nil}, `[]`},
 		{"handler.py:count", []any{nil, nil}, `1`},
 		{"handler.py:count", []any{nil, nil}, `2`},
 		{"blocks/x.py:run", []any{map[string]any{"n": 21}, nil}, `{"total":42}`},

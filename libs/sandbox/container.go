@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +16,11 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/tracing"
 )
 
 // Labels of every container, beside the ones that Spec names.
@@ -35,7 +39,9 @@ const (
 )
 
 // Create makes a container and starts nothing. A name that is taken is ErrExists.
-func (e *Engine) Create(ctx context.Context, spec Spec) (Container, error) {
+func (e *Engine) Create(ctx context.Context, spec Spec) (made Container, err error) {
+	ctx, end := tracing.Step(ctx, "docker create", tracing.Client, attribute.String("rumi.container.kind", string(spec.Kind)))
+	defer func() { end(err) }()
 	if err := spec.check(); err != nil {
 		return Container{}, fmt.Errorf("create container: %w", err)
 	}
@@ -130,8 +136,16 @@ func containerName(instance string, kind Kind, name string) string {
 	return prefix(instance) + "-" + string(kind) + "-" + name
 }
 
-// Fingerprint is equal for equal Specs only. It tells whether a container was made of a Spec, and is in the label io.rumi.spec.
+// causal are the variables that tell a process why it was started, not what it is.
+var causal = []string{"TRACEPARENT", "TRACESTATE"}
+
+// Fingerprint is equal for equal Specs only, but for the trace of their start. It tells whether a container was made of a Spec, and is in the label
+// io.rumi.spec.
 func (s Spec) Fingerprint() string {
+	s.Env = maps.Clone(s.Env)
+	for _, name := range causal {
+		delete(s.Env, name)
+	}
 	text, err := json.Marshal(s) // maps are sorted
 	if err != nil {
 		panic(err) // it has strings and numbers only
@@ -141,7 +155,9 @@ func (s Spec) Fingerprint() string {
 }
 
 // Start runs what Create made. One that runs already is no error.
-func (e *Engine) Start(ctx context.Context, id string) error {
+func (e *Engine) Start(ctx context.Context, id string) (err error) {
+	ctx, end := tracing.Step(ctx, "docker start", tracing.Client, semconv.ContainerID(id))
+	defer func() { end(err) }()
 	if _, err := e.Inspect(ctx, id); err != nil {
 		return err
 	}

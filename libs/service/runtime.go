@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
 	"github.com/rumi-ai/rumi/libs/identity/renewal"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/rpc"
 	"github.com/rumi-ai/rumi/libs/rpc/client"
 	"github.com/rumi-ai/rumi/libs/rpc/server"
@@ -117,6 +118,12 @@ func (rt *Runtime) Store() store.Config {
 // Listening are the addresses of the service's own listeners, API first. An unspecified IP (0.0.0.0, ::) stands for all addresses of the
 // host. egress-proxy refuses these as destinations.
 func (rt *Runtime) Listening() []netip.AddrPort { return rt.listens }
+
+// PackBorder is where traces of packs enter a service, and Rumi's are handed to them. Only services that mount the key know each other's.
+func (rt *Runtime) PackBorder() packtrace.Border {
+	path := filepath.Join(rt.UserData, "settings", packtrace.Dir, packtrace.File)
+	return packtrace.Border{Key: packtrace.LoadOrRandom(path, rt.Log), Samples: rt.Tracing.Samples}
+}
 
 // Directory has the addresses of the other services, as far as RUMI_PEERS names them.
 func (rt *Runtime) Directory() discovery.Static { return rt.common.directory }

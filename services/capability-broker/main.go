@@ -37,12 +37,13 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
-	w, err := newWorkers(rt, cfg, files, h)
+	border := rt.PackBorder()
+	w, err := newWorkers(rt, cfg, files, h, border)
 	if err != nil {
 		return err
 	}
 	w.sweepOrphans(rt, s, h)
-	packs, err := newContainers(ctx, rt, cfg, files, s, h, w)
+	packs, err := newContainers(ctx, rt, cfg, files, s, h, w, border)
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
-	sockets, err := listen(ctx, rt, cfg, s, w, d)
+	sockets, err := listen(ctx, rt, cfg, s, w, d, border)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/candidate"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/gate/packsockets"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -43,7 +44,7 @@ type workers struct {
 	environments *peers.HandlerEnvironments
 }
 
-func newWorkers(rt *service.Runtime, cfg config, files layout.UserData, h host) (w workers, err error) {
+func newWorkers(rt *service.Runtime, cfg config, files layout.UserData, h host, border packtrace.Border) (w workers, err error) {
 	if w.folders, err = handler.NewFolders(files.Handlers()); err != nil {
 		return w, err
 	}
@@ -63,7 +64,7 @@ func newWorkers(rt *service.Runtime, cfg config, files layout.UserData, h host) 
 	}
 	w.pool = worker.NewPool(w.containers, worker.Limits{
 		PerHandler: cfg.Workers.PerHandler, Total: cfg.Workers.Total, Queue: cfg.Workers.Queue, Idle: cfg.Workers.Idle, Ceiling: cfg.callCeiling(),
-	}, rt.Log, rt.Metrics)
+	}, border, rt.Log, rt.Metrics)
 	rt.OnStop("handlers", w.pool.Close)
 	rt.Go("idle handlers", w.pool.EvictIdle)
 	return w, nil
@@ -86,7 +87,7 @@ func (w workers) supervise(rt *service.Runtime, s state, d decisions, sockets *p
 }
 
 // newContainers makes what runs packs.
-func newContainers(ctx context.Context, rt *service.Runtime, cfg config, files layout.UserData, s state, h host, w workers) (*container.Manager, error) {
+func newContainers(ctx context.Context, rt *service.Runtime, cfg config, files layout.UserData, s state, h host, w workers, border packtrace.Border) (*container.Manager, error) {
 	bundle, err := newBundle(rt, cfg, files)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func newContainers(ctx context.Context, rt *service.Runtime, cfg config, files l
 		Reporter: approval.NewClient(rt.Peer(approval.Service)), Audit: rt.Audit, Log: rt.Log, Policy: s.policy, Metrics: rt.Metrics,
 		Required: cfg.SecurityMode == strict, Image: cfg.Image, Ceiling: cfg.Ceiling.limits(), DataMax: cfg.DataMaxMB << 20, DataKept: cfg.DataKept,
 		LockDir: files.Locks(), DataDir: files.Packs(), RunsDir: files.Runs(), EgressDir: cfg.EgressSockDir, CapabilityDir: cfg.SockDir,
-		Groups: cfg.groups(), Authorities: bundle,
+		Groups: cfg.groups(), Authorities: bundle, Border: border,
 	})
 	rt.Go("containers", packs.Watch)
 	return packs, nil
@@ -182,7 +183,7 @@ func countGrants(grants *grant.Cache) *statecount.Gauge {
 }
 
 // listen makes what answers the capability sockets. They are opened once gates are followed.
-func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers, d decisions) (*packsockets.Sockets, error) {
+func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w workers, d decisions, border packtrace.Border) (*packsockets.Sockets, error) {
 	if cfg.socketMode()&0o007 != 0 {
 		if err := rt.Audit.Write(ctx, audit.Entry{Category: audit.Security, Severity: audit.Warning, Action: "socket_mode_relaxed",
 			Success: true, Details: map[string]any{"mode": cfg.SocketMode, "dir": cfg.SockDir}}); err != nil {
@@ -191,7 +192,7 @@ func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w wor
 	}
 	calls := call.New(call.Config{
 		Gates: s.gates, Grants: d.grants, Handlers: d.handlers.Registry, Runner: w.pool, Builtins: d.builtins,
-		Audit: rt.Audit, Log: rt.Log, Tracer: rt.Tracer, Metrics: rt.Metrics, Refusals: cfg.Refusals, Rate: cfg.CallRate,
+		Audit: rt.Audit, Log: rt.Log, Tracer: rt.Tracer, Border: border, Metrics: rt.Metrics, Refusals: cfg.Refusals, Rate: cfg.CallRate,
 	})
 	sockets := packsockets.New(uds.SetConfig{
 		Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: cfg.socketMode(), GID: cfg.SocketGID, Handler: calls.Socket,

@@ -22,6 +22,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/atomicfile"
 	"github.com/rumi-ai/rumi/libs/discovery"
 	"github.com/rumi-ai/rumi/libs/identity"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/route"
@@ -48,9 +49,10 @@ func New(t testing.TB, running ...string) *Suite {
 	authority, err := identity.NewAuthority(time.Now())
 	must(t, err)
 	s := &Suite{Home: t.TempDir(), t: t, authority: authority, listeners: map[string]net.Listener{}, addresses: map[string]string{}}
-	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity/authority"} {
+	for _, dir := range []string{"ecosystem", "user_data/state", "user_data/audit", "user_data/settings/identity/authority", "user_data/settings/" + packtrace.Dir} {
 		must(t, os.MkdirAll(filepath.Join(s.Home, dir), 0o750))
 	}
+	must(t, packtrace.Create(filepath.Join(s.UserData(), "settings", packtrace.Dir, packtrace.File)))
 	s.SetPolicy(string(policy.None().Document()))
 	must(t, authority.Save(s.AuthorityDir()))
 	for _, name := range roster.Names() {

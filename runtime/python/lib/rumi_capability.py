@@ -45,6 +45,7 @@ def call(permission_id, args=None, timeout_seconds=DEFAULT_TIMEOUT, socket_path=
         asked = {"permission_id": permission_id, "args": args or {}, "timeout_seconds": timeout}
         if request_id:
             asked["request_id"] = request_id
+        asked.update(rumi_socket.trace())
         return _caller.call(path, asked, timeout + _GRACE)
     except Exception as error:
         kind = rumi_socket.error_type(error, "capability_error")

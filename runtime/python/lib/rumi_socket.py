@@ -41,6 +41,25 @@ class Misuse(Exception):
     """An argument that can't be sent. Its text says which one, and what to write instead. Nothing was sent."""
 
 
+# The trace that this process was started in, and until when (time.monotonic) what it does still counts as a part of that: a pack
+# that runs for weeks does most of it for other reasons.
+_STARTED = os.environ.get("TRACEPARENT")
+_STARTING = time.monotonic() + 300.0
+
+
+def trace():
+    """Return the trace that a request made now belongs to, as the fields traceparent and tracestate; empty for none.
+
+    It stands in the environment. The worker of a handler changes it for each call, and a pack may do so itself. The one that the
+    process was started with counts for five minutes.
+    """
+    parent = os.environ.get("TRACEPARENT")
+    if not parent or parent == _STARTED and time.monotonic() > _STARTING:
+        return {}
+    state = os.environ.get("TRACESTATE")
+    return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
+
+
 def times(timeout_seconds, default, most):
     """Return the fields of a request that bound its time, and how many seconds all of it may take.
 

@@ -62,7 +62,7 @@ def http_request(method, url, headers=None, body=None, timeout_seconds=DEFAULT_T
     path = socket_path or SOCKET_PATH
     try:
         bounds, timeout = rumi_socket.times(timeout_seconds, DEFAULT_TIMEOUT, MAX_TIMEOUT)
-        headers = _headers(headers)
+        headers = _traced(_headers(headers))
         if json is not None:
             body, headers = _json_body(body, json, headers)
         asked = {"method": _text("method", method).upper(), "url": _url(url, params), "headers": headers, "body": _body(body)}
@@ -114,6 +114,17 @@ def _headers(headers):
         _text("the name of a header", name)
         _text("header %r" % (name,), value)
     return headers
+
+
+def _traced(headers):
+    """Return headers with the trace of the call that this code runs in, unless they have one."""
+    if any(name.lower() == "traceparent" for name in headers):
+        return headers
+    trace = rumi_socket.trace()
+    if not trace:
+        return headers
+    kept = {name: value for name, value in headers.items() if name.lower() != "tracestate"}
+    return {**kept, **trace}
 
 
 def _body(body):

@@ -301,6 +301,56 @@ class Syscall(Case):
         self.assertEqual(len(server.requests), 1)
 
 
+class Trace(Case):
+    """Requests belong to the trace that stands in the environment, as the worker of a handler sets it for each call."""
+
+    def setUp(self):
+        super().setUp()
+        for name in ("TRACEPARENT", "TRACESTATE"):
+            was = os.environ.pop(name, None)
+            if was is not None:
+                self.addCleanup(os.environ.__setitem__, name, was)
+            else:
+                self.addCleanup(os.environ.pop, name, None)
+        self.server = self.serve(lambda request: {"success": True, "output": None})
+
+    def sent(self):
+        """Return the trace of a capability call and of an HTTP request."""
+        rumi_capability.call("fs.read")
+        called = self.server.requests[-1]
+        rumi_syscall.get("https://x/", headers={"A": "b"})
+        asked = self.server.requests[-1]["headers"]
+        self.assertEqual(asked.pop("A"), "b")
+        names = ("traceparent", "tracestate")
+        return {name: called[name] for name in names if name in called}, asked
+
+    def test_none(self):
+        self.assertEqual(self.sent(), ({}, {}))
+
+    def test_of_the_call(self):
+        os.environ["TRACEPARENT"] = "00-1-2-01"
+        self.assertEqual(self.sent(), ({"traceparent": "00-1-2-01"},) * 2)
+        os.environ["TRACESTATE"] = "rumi=x"
+        self.assertEqual(self.sent(), ({"traceparent": "00-1-2-01", "tracestate": "rumi=x"},) * 2)
+
+    def test_of_the_start_counts_for_a_while(self):
+        os.environ["TRACEPARENT"] = "00-1-2-01"
+        for name, value in (("_STARTED", "00-1-2-01"), ("_STARTING", time.monotonic() + 60)):
+            self.addCleanup(setattr, rumi_socket, name, getattr(rumi_socket, name))
+            setattr(rumi_socket, name, value)
+        self.assertEqual(self.sent(), ({"traceparent": "00-1-2-01"},) * 2)
+        rumi_socket._STARTING = time.monotonic()
+        self.assertEqual(self.sent(), ({}, {}))
+        os.environ["TRACEPARENT"] = "00-3-4-01"
+        self.assertEqual(self.sent(), ({"traceparent": "00-3-4-01"},) * 2)
+
+    def test_of_the_caller_comes_first(self):
+        os.environ["TRACEPARENT"] = "00-1-2-01"
+        os.environ["TRACESTATE"] = "rumi=x"
+        rumi_syscall.get("https://x/", headers={"Traceparent": "00-5-6-01"})
+        self.assertEqual(self.server.requests[-1]["headers"], {"Traceparent": "00-5-6-01"})
+
+
 class Connections(Case):
     def test_each_thread_keeps_one(self):
         server = self.serve(lambda request: {"success": True})

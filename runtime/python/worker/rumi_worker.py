@@ -29,6 +29,7 @@ del sys.modules["rumi_state"]  # a pack may have a module with that name
 __builtins__ = dict(vars(builtins))
 _contextvars, _io, _os, _traceback = map(rumi_state.copy_of, (contextvars, io, os, traceback))
 _ASYNC = types.CoroutineType, types.AsyncGeneratorType
+_environ = os.environ
 _dup, _F_DUPFD_CLOEXEC = fcntl.fcntl, fcntl.F_DUPFD_CLOEXEC
 _pack, _unpack = struct.pack, struct.unpack
 _spec_from_file_location, _module_from_spec = importlib.util.spec_from_file_location, importlib.util.module_from_spec
@@ -258,6 +259,10 @@ class Worker:
         function = self._function(name)
         self._state.begin()
         try:
+            _set_trace(args)
+        except BaseException:  # an earlier call may have replaced the methods of os.environ: the trace isn't worth a worker
+            pass
+        try:
             value = _contextvars.copy_context().run(_in_context, function, args)
         except SystemExit as end:
             raise Refused("exit", "SystemExit", end) from end
@@ -334,6 +339,21 @@ class Worker:
         self._modules[path] = module
         self._state.save()
         return module
+
+
+def _set_trace(args):
+    """Put the trace of the call, which its context has, where OpenTelemetry's specification wants it: into the environment.
+
+    So our clients find it, in any thread of the call, and the programs that the call starts. The environment is put back after
+    the call like everything else of the process.
+    """
+    context = args[0] if args and isinstance(args[0], dict) else {}
+    for field, variable in (("traceparent", "TRACEPARENT"), ("tracestate", "TRACESTATE")):
+        value = context.get(field)
+        if isinstance(value, str) and value and "\0" not in value:
+            _environ[variable] = value
+        else:
+            _environ.pop(variable, None)
 
 
 def _in_context(function, args):

@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
@@ -95,6 +96,8 @@ type wireRequest struct {
 	Args         jsontext.Value `json:"args"`
 	Timeout      jsontext.Value `json:"timeout_seconds"`
 	RequestID    jsontext.Value `json:"request_id"`
+	TraceParent  jsontext.Value `json:"traceparent"` // what isn't a string has no effect: a trace decides nothing
+	TraceState   jsontext.Value `json:"tracestate"`
 
 	// What a frame says about its sender has no effect. One that names another pack is in the audit log.
 	PrincipalID jsontext.Value `json:"principal_id"`
@@ -119,7 +122,8 @@ type request struct {
 	timeout    time.Duration
 	id         string
 	read       time.Time // when the decision could begin
-	claims     string    // the pack that the frame names as its sender although it isn't, clipped; "" for none
+	trace      packtrace.Context
+	claims     string // the pack that the frame names as its sender although it isn't, clipped; "" for none
 }
 
 // parse reads a frame. A request that is returned with a refusal has what could be read of it, its id at least.
@@ -132,6 +136,8 @@ func parse(frame []byte, principal string) (request, *refusal) {
 	if id, ok := stringOf(wire.RequestID); ok && origin.ValidRequestID(id) {
 		req.id = id
 	}
+	req.trace.TraceParent, _ = stringOf(wire.TraceParent)
+	req.trace.TraceState, _ = stringOf(wire.TraceState)
 	req.claims = wire.claims(principal)
 	permission, ok := stringOf(wire.PermissionID)
 	if !ok || !grant.ValidPermission(permission) {

@@ -12,12 +12,15 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
@@ -65,6 +68,7 @@ type Config struct {
 	Audit    Audit
 	Log      *slog.Logger
 	Tracer   trace.Tracer
+	Border   packtrace.Border
 	Metrics  prometheus.Registerer
 
 	// Refusals is how many refused calls leave audit entries of their own, for each pack and day; the others are counted in a summary. 0 is
@@ -134,8 +138,8 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	req, refused := parse(frame, k.principal)
 	req.read = began
 	ctx = origin.With(ctx, origin.Origin{RequestID: req.id, Actor: "pack:" + k.principal})
-	ctx, span := k.Tracer.Start(ctx, "capability.call", trace.WithAttributes(
-		attribute.String("rumi.pack_id", k.principal), attribute.String("rumi.permission_id", req.permission)))
+	ctx, _ = k.Border.Join(ctx, k.principal, req.trace)
+	ctx, span := k.Tracer.Start(ctx, "capability.call", asServer)
 	defer span.End()
 
 	if req.claims != "" {
@@ -152,9 +156,24 @@ func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	start := len(dst)
 	dst = encode(dst, req.id, output, refused, took)
 	uds.BudgetOf(ctx).Shrink(len(dst) - start)
-	span.SetAttributes(attribute.String("rumi.result", string(k.metrics.count(refused))))
+	result := k.metrics.count(refused)
+	if span.IsRecording() {
+		k.describe(span, req, string(result), refused)
+	}
 	k.metrics.answered(span, took)
 	return dst
+}
+
+var asServer = trace.WithSpanKind(trace.SpanKindServer)
+
+// describe gives a call's span what was called and what became of it. Neither arguments nor the reason of a refusal are in it.
+func (k socket) describe(span trace.Span, req request, result string, refused *refusal) {
+	span.SetAttributes(attribute.String("rumi.pack_id", k.principal), attribute.String("rumi.permission_id", req.permission),
+		attribute.String("rumi.request_id", req.id), attribute.String("rumi.result", result))
+	if refused != nil {
+		span.SetAttributes(semconv.ErrorTypeKey.String(string(refused.kind)))
+		span.SetStatus(codes.Error, "")
+	}
 }
 
 const (

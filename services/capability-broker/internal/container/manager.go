@@ -15,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/flock"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/keylock"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/runlog"
@@ -99,7 +100,8 @@ type Config struct {
 	CapabilityDir string         // holds their capability sockets
 	SocketsOwned  func() error   // nil while both belong to this Rumi home; nothing of them is mounted otherwise
 	Groups        []int          // that a container joins to use the sockets
-	Authorities   func() string  // a file of certificate authorities for the next container (package cabundle); nil where the image's own do
+	Border        packtrace.Border
+	Authorities   func() string // a file of certificate authorities for the next container (package cabundle); nil where the image's own do
 }
 
 // Manager starts, stops and watches the containers of packs. It is safe for concurrent use.

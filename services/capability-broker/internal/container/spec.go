@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/pack"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/uds"
@@ -86,6 +87,9 @@ func (m *Manager) buildSpec(ctx context.Context, r *Record) (sandbox.Spec, error
 		"RUMI_EGRESS_SOCKET":     egressTarget + "/" + uds.SocketName,
 		"RUMI_CAPABILITY_SOCKET": capabilityTarget + "/" + uds.SocketName,
 		"PYTHONUNBUFFERED":       "1",
+	}
+	if handed := m.Border.Mint(ctx, r.PackID); handed != (packtrace.Context{}) { // as OpenTelemetry's specification of environment variables has it
+		variables["TRACEPARENT"], variables["TRACESTATE"] = handed.TraceParent, handed.TraceState
 	}
 	if m.Authorities != nil {
 		mounts = append(mounts, sandbox.Mount{Source: m.Authorities(), Target: authoritiesTarget})

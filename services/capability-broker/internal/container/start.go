@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/flock"
@@ -14,6 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/tracing"
 )
 
 // Started is a running container.
@@ -149,7 +152,8 @@ func (m *Manager) parentReason(packID string) string {
 //  4. The start is audited. A container that runs without an audit entry must not be, so it is stopped if that fails;
 //     an entry of a container that was stopped at once may be.
 func (m *Manager) launch(ctx context.Context, r *Record, existing *sandbox.Container) (c sandbox.Container, err error) {
-	defer func(began time.Time) { m.metrics.started(began, err) }(time.Now())
+	ctx, end := tracing.Step(ctx, "container.start", tracing.Internal, attribute.String("rumi.pack_id", r.PackID))
+	defer func(began time.Time) { m.metrics.started(began, err); end(err) }(time.Now())
 	trees := flock.NewShared(TreesLock(m.LockDir))
 	if err := trees.Lock(ctx); err != nil {
 		return sandbox.Container{}, err

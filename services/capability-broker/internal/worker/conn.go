@@ -26,6 +26,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/uds"
 )
 
@@ -78,6 +80,9 @@ type Job struct {
 	Config    jsontext.Value // of the grant; an object
 	Args      jsontext.Value // an object
 
+	// Trace is what the handler learns of the trace that the call is in.
+	Trace packtrace.Context
+
 	// Begin, if not nil, is called when a worker is ready, just before it gets the job. Its error is Run's. A call may have waited long for
 	// the worker, so the caller checks here once more that the call is still allowed.
 	Begin func(ctx context.Context) error
@@ -95,6 +100,8 @@ type handlerContext struct {
 	RequestID    string         `json:"request_id"`
 	TS           string         `json:"ts"`
 	GrantConfig  jsontext.Value `json:"grant_config"`
+	TraceParent  string         `json:"traceparent,omitzero"` // the call's part in its trace (W3C Trace Context)
+	TraceState   string         `json:"tracestate,omitzero"`
 }
 
 type wireCall struct {
@@ -131,6 +138,7 @@ func (j Job) frame() (id string, frame []byte, err error) {
 	err = json.MarshalWrite(&b, wireCall{ID: id, Call: j.Trust.Entrypoint, Args: []any{handlerContext{
 		PrincipalID: j.Principal, PermissionID: j.Trust.PermissionID, HandlerID: j.Trust.HandlerID,
 		RequestID: j.RequestID, TS: time.Now().UTC().Format(time.RFC3339Nano), GrantConfig: j.Config,
+		TraceParent: j.Trace.TraceParent, TraceState: j.Trace.TraceState,
 	}, j.Args}})
 	if err != nil {
 		return "", nil, fmt.Errorf("encode call: %w", err)

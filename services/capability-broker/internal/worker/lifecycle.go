@@ -4,6 +4,11 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/tracing"
 )
 
 // Everything here is called with Pool.mu held, but for start, reap and Warm.
@@ -36,7 +41,9 @@ func (p *Pool) add(g *group) {
 	g.workers++
 	g.starting++
 	p.total++
-	p.tasks.Go(func() { p.start(g) })
+	cause := g.cause
+	g.cause = nil // a later start has another one, or none
+	p.tasks.Go(func() { p.start(g, cause) })
 }
 
 // principalLimit is how many workers one principal may have. Without it a pack could make calls that never end until no other pack's
@@ -73,12 +80,15 @@ func (p *Pool) evict(principal string) bool {
 	return true
 }
 
-func (p *Pool) start(g *group) {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+// start starts a worker. cause is the span of the call that waits for it; nil for none. The start may outlive the call.
+func (p *Pool) start(g *group, cause trace.Span) {
+	ctx, cancel := context.WithTimeout(trace.ContextWithSpan(context.Background(), cause), startTimeout)
 	defer cancel()
+	ctx, end := tracing.Step(ctx, "capability.start_worker", tracing.Internal, attribute.String("rumi.handler_pack", g.key.packID))
 	began := time.Now()
 	process, err := p.launcher.Launch(ctx, g.spec)
 	p.metrics.started(began, err)
+	end(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g.starting--

@@ -12,9 +12,14 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/periodic"
+	"github.com/rumi-ai/rumi/libs/tracing"
 )
 
 // Launcher starts workers.
@@ -39,6 +44,7 @@ type Limits struct {
 type Pool struct {
 	launcher Launcher
 	limits   Limits
+	border   packtrace.Border
 	log      *slog.Logger
 	metrics  metrics
 
@@ -61,6 +67,7 @@ type group struct {
 	members  map[*member]bool
 	workers  int // members, and those that start
 	starting int
+	cause    trace.Span // of the call that a worker was last started for; nil for none
 }
 
 // member is a worker of a group. It is either idle, or in the hands of exactly one call, or discarded.
@@ -79,8 +86,8 @@ type acquired struct {
 }
 
 // NewPool makes a pool without workers, and registers its metrics. Close ends it.
-func NewPool(l Launcher, limits Limits, log *slog.Logger, registry prometheus.Registerer) *Pool {
-	p := &Pool{launcher: l, limits: limits, log: log, groups: make(map[key]*group), backoffs: make(map[backoffKey]*backoff)}
+func NewPool(l Launcher, limits Limits, border packtrace.Border, log *slog.Logger, registry prometheus.Registerer) *Pool {
+	p := &Pool{launcher: l, limits: limits, border: border, log: log, groups: make(map[key]*group), backoffs: make(map[backoffKey]*backoff)}
 	p.metrics = newMetrics(p, registry)
 	return p
 }
@@ -108,7 +115,11 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.limits.Ceiling.timeout(job.Limits))
 	defer cancel()
+	ctx, end := tracing.Step(ctx, "capability.handler", tracing.Client, attribute.String("rumi.handler_pack", job.Trust.PackID),
+		semconv.CodeFunctionName(job.Trust.Entrypoint))
+	job.Trace = p.border.Mint(ctx, job.Trust.PackID)
 	output, state, err := m.call(ctx, job)
+	end(err)
 	p.release(m, m.assess(state, err))
 	return output, err
 }
@@ -148,18 +159,22 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return m, nil
 	}
+	ctx, end := tracing.Step(ctx, "capability.queue", tracing.Internal)
 	err := ErrBusy
 	if len(g.waiters) < p.limits.Queue {
+		g.cause = trace.SpanFromContext(ctx)
 		err = p.ensureStarting(g, len(g.waiters)+1)
 	}
 	if err != nil {
 		p.dropIfEmpty(g)
 		p.mu.Unlock()
+		end(err)
 		return nil, err
 	}
 	wait := make(chan acquired, 1)
 	g.waiters = append(g.waiters, wait)
 	p.mu.Unlock()
+	defer end(nil)
 	defer p.metrics.waited(time.Now())
 
 	select {

@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rumi-ai/rumi/libs/gate"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/handler"
 )
@@ -109,7 +110,7 @@ func inPool(t *testing.T, m *machine, limits Limits, test func(t *testing.T, p *
 		if limits.Ceiling.Timeout == 0 {
 			limits.Ceiling.Timeout = 2 * time.Hour
 		}
-		p := NewPool(m, limits, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		p := NewPool(m, limits, packtrace.Border{}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		evicted := make(chan error)
 		go func() { evicted <- p.EvictIdle(ctx) }()
 		test(t, p)
