@@ -19,10 +19,14 @@ import (
 const (
 	// proxyAddress is on the container's own loopback. No other container can reach it.
 	proxyAddress = "127.0.0.1:3128"
-	// maxConnections is how many connections are open at once; the next one waits. Each takes two of the 1,024 descriptors that a
-	// process in a pack's container may have. egress-proxy's own limit is lower: a pack gets its clear answer first.
+	// spansAddress is where OpenTelemetry's libraries send spans to if nobody tells them otherwise (OTLP over HTTP).
+	spansAddress = "127.0.0.1:4318"
+	// maxConnections is how many connections to the proxy are open at once; the next one waits. Each takes two of the 1,024 descriptors
+	// that a process in a pack's container may have. egress-proxy's own limit is lower: a pack gets its clear answer first.
 	maxConnections = 448
-	relayBuffer    = 32 << 10
+	// maxSpanConnections is the same for spans. A process needs one, and egress-proxy reads few at once.
+	maxSpanConnections = 16
+	relayBuffer        = 32 << 10
 	// halfCloseTimeout is how long one direction may carry nothing when the other has ended. Few clients end one direction alone; most
 	// that seem to have closed the connection.
 	halfCloseTimeout = 30 * time.Second
@@ -44,15 +48,42 @@ var unavailable = func() string {
 // withProxy starts the relay to the pack's egress socket, and returns environ with the variables by which unmodified code finds it. If
 // there is no socket, or with an error, environ is returned unchanged.
 func withProxy(environ []string, socket string) ([]string, error) {
-	if socket == "" {
-		return environ, nil
+	if err := relayTo(socket, proxyAddress, maxConnections); socket == "" || err != nil {
+		return environ, err
 	}
-	l, err := net.Listen("tcp4", proxyAddress)
-	if err != nil {
-		return environ, fmt.Errorf("offer a proxy on loopback: %w", err)
-	}
-	go relay{socket, takeoverTimeout, halfCloseTimeout}.serve(l)
 	return proxyEnviron(environ), nil
+}
+
+// withSpans is withProxy for the spans that the pack makes itself. They take the same relay to the same socket: egress-proxy tells their requests
+// from those to servers.
+func withSpans(environ []string, socket string) ([]string, error) {
+	if err := relayTo(socket, spansAddress, maxSpanConnections); socket == "" || err != nil {
+		return environ, err
+	}
+	return spansEnviron(environ), nil
+}
+
+// relayTo relays connections to an address on loopback to a socket. It does nothing if socket is "".
+func relayTo(socket, address string, connections int) error {
+	if socket == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp4", address)
+	if err != nil {
+		return fmt.Errorf("offer the egress socket on loopback: %w", err)
+	}
+	go relay{socket, takeoverTimeout, halfCloseTimeout}.serve(l, connections)
+	return nil
+}
+
+// spansEnviron returns environ with the variables of OpenTelemetry, which replace those that are there. Metrics and logs have no way out of the
+// container: without the last two, libraries that configure themselves would send them, and report each failure.
+func spansEnviron(environ []string) []string {
+	return setAll(environ,
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+spansAddress,
+		"OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", // some libraries prefer gRPC, which nobody speaks here
+		"OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none",
+	)
 }
 
 // proxyEnviron returns environ with the variables of the proxy, which replace those that are there.
@@ -106,15 +137,15 @@ type relay struct {
 	halfClose time.Duration // how long one direction may carry nothing once the other has ended
 }
 
-// serve relays every connection of l, until the process ends.
-func (r relay) serve(l net.Listener) {
-	slots := make(chan struct{}, maxConnections)
+// serve relays every connection of l, until the process ends. When so many are open, the next one waits.
+func (r relay) serve(l net.Listener, connections int) {
+	slots := make(chan struct{}, connections)
 	for {
 		slots <- struct{}{}
 		client, err := l.Accept()
 		if err != nil { // out of descriptors: only the program can close some, so wait and try again
 			<-slots
-			fmt.Fprintln(os.Stderr, "rumi-runtime: accept for the proxy:", err)
+			fmt.Fprintln(os.Stderr, "rumi-runtime: accept on loopback:", err)
 			time.Sleep(time.Second)
 			continue
 		}
@@ -186,7 +217,7 @@ func (r relay) join(client, proxy net.Conn, first []byte) bool {
 
 // download is the connection to the proxy as the source of bytes for the client. Once the client has ended its direction, each wait for the
 // next bytes is bounded. A client that has closed its connection looks like one that has sent all it had to send; without the bound, a silent
-// server would hold one of maxConnections for ever.
+// server would hold one of the relay's connections for ever.
 type download struct {
 	net.Conn
 	timeout     time.Duration

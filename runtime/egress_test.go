@@ -125,6 +125,31 @@ func TestProxyEnviron(t *testing.T) {
 	}
 }
 
+func TestSpansEnviron(t *testing.T) {
+	got := spansEnviron([]string{"A=1", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_SERVICE_NAME=x", "OTEL_METRICS_EXPORTER=otlp"})
+	want := []string{"A=1", "OTEL_SERVICE_NAME=x", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+		"OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, err := withSpans([]string{"A=1"}, ""); err != nil || !slices.Equal(got, []string{"A=1"}) {
+		t.Errorf("without a socket: got %q, %v; want the variables unchanged", got, err)
+	}
+}
+
+// In a container without a network, spans reach the egress socket past the proxy variables: as a request to the proxy itself.
+func TestSpansReachTheSocket(t *testing.T) {
+	dir := proxySocket(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s at %s: %s", r.Method, r.RequestURI, r.Host, body)
+	})
+	got := inContainer(t, dir, "spans.py")
+	want := []string{"http/protobuf none none", "POST /v1/traces at 127.0.0.1:4318: spans"}
+	if !slices.Equal(got, want) {
+		t.Errorf("it said %q, want %q", got, want)
+	}
+}
+
 // direct lists the names that no proxy is for: loopback and the machine's own.
 func direct(t *testing.T) string {
 	t.Helper()

@@ -5,8 +5,8 @@
 //
 // A container has no network. If RUMI_EGRESS_SOCKET names a socket, rumi-runtime listens on 127.0.0.1:3128, relays each connection to
 // that socket and sets HTTP_PROXY, HTTPS_PROXY and NO_PROXY for the program. So code that knows nothing of Rumi reaches what
-// the pack was granted. The relay decides nothing; egress-proxy at the other end does. If RUMI_EGRESS_CA_FILE names a bundle
-// of certificate authorities, SSL_CERT_FILE and similar variables name it, too.
+// the pack was granted. The relay decides nothing; egress-proxy at the other end does. Spans that the program sends to 127.0.0.1:4318 take
+// the same way. If RUMI_EGRESS_CA_FILE names a bundle of certificate authorities, SSL_CERT_FILE and similar variables name it, too.
 //
 // If RUMI_CAPABILITY_SOCKET names a socket that no broker has served for a minute, rumi-runtime ends the program and the container, with
 // status 143: without a broker, the pack would go on when its gate closes.
@@ -48,6 +48,9 @@ func main() {
 	}
 	environ, err := withProxy(os.Environ(), os.Getenv("RUMI_EGRESS_SOCKET"))
 	if err != nil { // the program can still use the socket itself
+		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
+	}
+	if environ, err = withSpans(environ, os.Getenv("RUMI_EGRESS_SOCKET")); err != nil { // the pack works as well without
 		fmt.Fprintln(os.Stderr, "rumi-runtime:", err)
 	}
 	environ = withAuthorities(environ, os.Getenv("RUMI_EGRESS_CA_FILE"))
