@@ -6,6 +6,7 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -59,7 +60,7 @@ func New(ctx context.Context, cfg Config) (*Tracing, error) {
 		Help: "Spans that were recorded and didn't reach the collector: it was away, or too slow for the queue.",
 	})
 	cfg.Metrics.MustRegister(dropped)
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+	if CollectorURL() == "" {
 		never := sdktrace.NeverSample()
 		return &Tracing{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSampler(never)), sampler: never}, nil
 	}
@@ -76,6 +77,11 @@ func New(ctx context.Context, cfg Config) (*Tracing, error) {
 	t := &Tracing{sampler: gated{chosen, &exporter.here}, exporter: exporter}
 	t.TracerProvider = sdktrace.NewTracerProvider(sdktrace.WithSampler(t.sampler), sdktrace.WithSpanProcessor(newQueue(exporter)), sdktrace.WithResource(about))
 	return t, nil
+}
+
+// CollectorURL is where the collector is, "" for none.
+func CollectorURL() string {
+	return cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
 }
 
 // Run looks for the collector until ctx ends, now and then every CheckEvery.
