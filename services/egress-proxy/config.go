@@ -21,6 +21,7 @@ type config struct {
 	RateLimit  rateLimit  `env:"RUMI_EGRESS_RATE_LIMIT" envDefault:"600"` // requests a minute of one pack; 0 is no limit
 	DailyBytes dailyBytes `env:"RUMI_EGRESS_DAILY_BYTES" envDefault:"0"`  // bytes that one pack may send in a UTC day; 0 is no limit
 	Refusals   refusals   `env:"RUMI_AUDIT_REFUSALS" envDefault:"100000"` // refusals of one pack a day that have audit entries of their own; 0 is no limit
+	SpanLimit  spanLimit  `env:"RUMI_EGRESS_SPAN_LIMIT" envDefault:"100"` // spans a second that are taken of one pack; 0 takes none
 	AllowCIDRs cidrs      `env:"RUMI_EGRESS_ALLOW_CIDRS"`                 // internal ranges that grants may open
 	CAFile     string     `env:"RUMI_EGRESS_CA_FILE"`                     // PEM; in addition to the system's authorities
 	DNS        dnsServers `env:"RUMI_EGRESS_DNS"`                         // servers asked for packs' names; unset: those of the system
@@ -51,6 +52,18 @@ func (l *rateLimit) UnmarshalText(text []byte) error {
 		return errors.New("want requests a minute, such as 600 (0 is off)")
 	}
 	*l = rateLimit(n)
+	return nil
+}
+
+type spanLimit int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *spanLimit) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 31)
+	if err != nil {
+		return errors.New("want spans a second, such as 100 (0 takes none)")
+	}
+	*l = spanLimit(n)
 	return nil
 }
 

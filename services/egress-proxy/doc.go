@@ -32,6 +32,7 @@
 //   - internal/issuer: the keys of the issuer of sign-ins, for the gateway;
 //   - internal/session: what is kept of each pack: its limits, and the time for which its permissions only widened;
 //   - internal/record: a request's audit entries, log line, metrics and span;
+//   - internal/packspans: the spans that packs make themselves, on their way to the collector;
 //   - internal/frameproto, internal/httpproxy: the two protocols that packs speak;
 //   - internal/egress: puts these together for one connection of a pack;
 //   - internal/denials, internal/quota: what was refused, what was sent; internal/flush stores both once a second;

@@ -16,9 +16,11 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/gate/packsockets"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tracing"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
@@ -26,6 +28,7 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/httpapi"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/issuer"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/packspans"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/resolve"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/selfaddr"
@@ -82,9 +85,14 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		finder.Scan(ctx)
 		rt.Go("own addresses", finder.Run)
 
+		spans := packspans.New(packspans.Config{
+			Key:  packtrace.LoadOrRandom(filepath.Join(rt.UserData, "settings", packtrace.Dir, packtrace.File), rt.Log),
+			Rate: int(cfg.SpanLimit), Traces: rt.Tracing, Log: rt.Log, Metrics: rt.Metrics,
+		})
+		rt.Go("spans of packs", spans.Run)
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: grants, Addresses: policy, Resolver: resolver, Dial: upstream.Dial, TLS: verify.config,
-			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer,
+			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Spans: spans,
 		})
 		rt.OnStop("refusals", proxy.Flush)
 		rt.Go("refusals", proxy.Record)
@@ -95,7 +103,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		sockets := packsockets.New(uds.SetConfig{
 			Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID, Handler: proxy.Handler,
 			Limits: uds.Limits{Request: egress.MaxRequest}, Log: rt.Log,
-		}, proxy.Forget)
+		}, func(packID string) { proxy.Forget(packID); spans.Forget(packID) })
 		rt.Go("sockets", sockets.Run)
 		rt.ReadyWhen("sockets", func(context.Context) error {
 			return service.WithFix(sockets.Ready(), "run: docker compose up --detach")
@@ -116,14 +124,14 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 	}
 }
 
-// neighbours gives the host:port of the other services and of the database, by name, as far as they are configured.
+// neighbours gives the host:port of the other services, of the database and of the collector of traces, by name, as far as they are configured.
 func neighbours(rt *service.Runtime) map[string][]string {
-	all := maps.Clone(map[string][]string(rt.Directory()))
-	if u, err := url.Parse(rt.Store().URL); err == nil && u.Host != "" {
-		if all == nil {
-			all = make(map[string][]string)
+	all := map[string][]string{}
+	maps.Copy(all, rt.Directory())
+	for name, at := range map[string]struct{ url, port string }{"postgres": {rt.Store().URL, "5432"}, "collector": {tracing.CollectorURL(), "4318"}} {
+		if u, err := url.Parse(at.url); err == nil && u.Host != "" {
+			all[name] = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), at.port))}
 		}
-		all["postgres"] = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "5432"))}
 	}
 	return all
 }

@@ -7,6 +7,7 @@
 //	egress       wires the others together
 //	httpproxy    plain HTTP proxying, CONNECT tunnels, WebSocket
 //	frameproto   requests in frames of JSON
+//	packspans    spans that packs make themselves, which are no requests
 //	record       audit entries, log line, metrics and span of each request; transfers under way
 //	session      one pack's limits, its current session and that session's connections; decides with the functions below, in order
 //	headers      the one check of request and response header fields

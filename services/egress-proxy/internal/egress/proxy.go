@@ -57,12 +57,14 @@ type Config struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 	Tracer    trace.Tracer
+	Spans     httpproxy.Spans // that packs make themselves
 }
 
 // Proxy answers the requests of all packs. Use New.
 type Proxy struct {
 	packs    *session.Packs
 	recorder *record.Recorder
+	spans    httpproxy.Spans
 }
 
 // New returns a proxy that serves nothing yet: see Handler.
@@ -78,6 +80,7 @@ func New(cfg Config) *Proxy {
 		recorder: record.New(record.Config{
 			Denials: cfg.Denials, Refusals: cfg.Refusals, Audit: cfg.Audit, Log: cfg.Log, Metrics: cfg.Metrics, Tracer: cfg.Tracer,
 		}),
+		spans: cfg.Spans,
 	}
 }
 
@@ -148,5 +151,5 @@ func (h *handler) Begin(ctx context.Context, request []byte) uds.Pending {
 
 // Stream implements uds.Streamer.
 func (h *handler) Stream(ctx context.Context, s *uds.Stream) {
-	httpproxy.Serve(ctx, h.pack(ctx), h.proxy.recorder, s)
+	httpproxy.Serve(ctx, h.pack(ctx), h.proxy.recorder, h.proxy.spans, s)
 }

@@ -28,10 +28,12 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/hostname"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/dns"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/grant"
+	"github.com/rumi-ai/rumi/services/egress-proxy/internal/packspans"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/quota"
 )
 
@@ -44,6 +46,7 @@ type world struct {
 	metrics *prometheus.Registry
 	spans   *tracetest.SpanRecorder
 	tracing *sdktrace.TracerProvider
+	packs   collector // of packs' own spans
 
 	mu       sync.Mutex
 	gates    map[string]gate.State
@@ -72,6 +75,7 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 		Gates: w, Grants: w, Denials: denials.New(nil, slog.New(slog.DiscardHandler)), Quota: quota.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: func() *tls.Config { return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12} },
 		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"),
 	}
+	cfg.Spans = packspans.New(packspans.Config{Key: packtrace.Random(), Rate: 100, Traces: &w.packs, Log: cfg.Log, Metrics: w.metrics})
 	for _, f := range change {
 		f(&cfg)
 	}

@@ -41,6 +41,7 @@ var past = time.Unix(1, 0)
 type clientConn struct {
 	pack       *session.Pack
 	recorder   *record.Recorder
+	spans      Spans
 	ctx        context.Context // ends when the client disconnects, and with its socket
 	stream     *uds.Stream
 	tunnelTo   *decision.Destination // in a tunnel in which HTTP/1.1 is spoken: where its requests go; nil outside of one
@@ -65,8 +66,8 @@ var bufferPool = sync.Pool{New: func() any {
 
 // Serve answers the requests that come over a stream of a pack's, one after the other, until the stream ends. ctx is of the stream; see
 // uds.Streamer.
-func Serve(ctx context.Context, pack *session.Pack, recorder *record.Recorder, s *uds.Stream) {
-	c := &clientConn{pack: pack, recorder: recorder, ctx: ctx, stream: s}
+func Serve(ctx context.Context, pack *session.Pack, recorder *record.Recorder, spans Spans, s *uds.Stream) {
+	c := &clientConn{pack: pack, recorder: recorder, spans: spans, ctx: ctx, stream: s}
 	for {
 		b := bufferPool.Get().(*buffers)
 		b.in.Reset(s)
@@ -89,8 +90,12 @@ func Serve(ctx context.Context, pack *session.Pack, recorder *record.Recorder, s
 // exchange reads one request, of which the first byte is there, and answers it. It says whether the connection goes on.
 func (c *clientConn) exchange() bool {
 	began := time.Now()
+	head, err := c.head()
+	if err == nil && c.tunnelTo == nil && hasSpans(head) {
+		return c.takeSpans()
+	}
 	r := &record.Result{OverHTTP: true}
-	request, err := c.readRequest(r)
+	request, err := c.readRequest(r, head, err)
 	switch {
 	case err != nil:
 		return false
@@ -113,9 +118,9 @@ func (c *clientConn) exchange() bool {
 	return !c.closeAfter
 }
 
-// readRequest reads a request up to its body, and what it asks for into r. What is wrong with it is r.Failure; the error is the connection's.
-func (c *clientConn) readRequest(r *record.Result) (*http.Request, error) {
-	head, err := c.head()
+// readRequest reads a request up to its body, and what it asks for into r. head and err are of method head. What is wrong with the request is
+// r.Failure; the error is the connection's.
+func (c *clientConn) readRequest(r *record.Result, head []byte, err error) (*http.Request, error) {
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
 		r.Failure = errHeadTooLong

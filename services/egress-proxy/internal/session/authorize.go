@@ -20,6 +20,9 @@ func (k *Pack) Authorize(ctx context.Context, s *Session, r decision.Request, de
 	return k.Resolve(ctx, s, target, r.To, deadline)
 }
 
+// Gate is why the pack may not run, as its gate says; nil if it may.
+func (k *Pack) Gate() *decision.Failure { return decision.Gate(k.packs.Gates.Get(k.ID)) }
+
 // Decide is the part of Authorize that waits for nothing. A target without addresses is one for Resolve.
 func (k *Pack) Decide(r decision.Request) (*upstream.Target, *decision.Failure) {
 	state, known := k.packs.Gates.Get(k.ID)

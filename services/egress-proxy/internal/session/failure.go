@@ -10,7 +10,7 @@ import (
 
 // EndedFailure is the answer to a request that ended with its session: the reason for which it would be refused now, if there is one.
 func (k *Pack) EndedFailure() *decision.Failure {
-	if f := decision.Gate(k.packs.Gates.Get(k.ID)); f != nil {
+	if f := k.Gate(); f != nil {
 		return f
 	}
 	return decision.GrantDenied("grant_changed", "Network grant was changed during the request")
