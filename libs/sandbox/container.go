@@ -20,7 +20,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 
 	"github.com/rumi-ai/rumi/libs/fault"
-	"github.com/rumi-ai/rumi/libs/tracing"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 )
 
 // Labels of every container, beside the ones that Spec names.
@@ -40,7 +40,7 @@ const (
 
 // Create makes a container and starts nothing. A name that is taken is ErrExists.
 func (e *Engine) Create(ctx context.Context, spec Spec) (made Container, err error) {
-	ctx, end := tracing.Step(ctx, "docker create", tracing.Client, attribute.String("rumi.container.kind", string(spec.Kind)))
+	ctx, end := step.Begin(ctx, "docker create", step.Client, attribute.String("rumi.container.kind", string(spec.Kind)))
 	defer func() { end(err) }()
 	if err := spec.check(); err != nil {
 		return Container{}, fmt.Errorf("create container: %w", err)
@@ -156,7 +156,7 @@ func (s Spec) Fingerprint() string {
 
 // Start runs what Create made. One that runs already is no error.
 func (e *Engine) Start(ctx context.Context, id string) (err error) {
-	ctx, end := tracing.Step(ctx, "docker start", tracing.Client, semconv.ContainerID(id))
+	ctx, end := step.Begin(ctx, "docker start", step.Client, semconv.ContainerID(id))
 	defer func() { end(err) }()
 	if _, err := e.Inspect(ctx, id); err != nil {
 		return err

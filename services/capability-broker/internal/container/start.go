@@ -16,7 +16,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/policy"
 	"github.com/rumi-ai/rumi/libs/sandbox"
-	"github.com/rumi-ai/rumi/libs/tracing"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 )
 
 // Started is a running container.
@@ -152,7 +152,7 @@ func (m *Manager) parentReason(packID string) string {
 //  4. The start is audited. A container that runs without an audit entry must not be, so it is stopped if that fails;
 //     an entry of a container that was stopped at once may be.
 func (m *Manager) launch(ctx context.Context, r *Record, existing *sandbox.Container) (c sandbox.Container, err error) {
-	ctx, end := tracing.Step(ctx, "container.start", tracing.Internal, attribute.String("rumi.pack_id", r.PackID))
+	ctx, end := step.Begin(ctx, "container.start", step.Internal, attribute.String("rumi.pack_id", r.PackID))
 	defer func(began time.Time) { m.metrics.started(began, err); end(err) }(time.Now())
 	trees := flock.NewShared(TreesLock(m.LockDir))
 	if err := trees.Lock(ctx); err != nil {

@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/rumi-ai/rumi/libs/tracing"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 )
 
 // Everything here is called with Pool.mu held, but for start, reap and Warm.
@@ -84,7 +84,7 @@ func (p *Pool) evict(principal string) bool {
 func (p *Pool) start(g *group, cause trace.Span) {
 	ctx, cancel := context.WithTimeout(trace.ContextWithSpan(context.Background(), cause), startTimeout)
 	defer cancel()
-	ctx, end := tracing.Step(ctx, "capability.start_worker", tracing.Internal, attribute.String("rumi.handler_pack", g.key.packID))
+	ctx, end := step.Begin(ctx, "capability.start_worker", step.Internal, attribute.String("rumi.handler_pack", g.key.packID))
 	began := time.Now()
 	process, err := p.launcher.Launch(ctx, g.spec)
 	p.metrics.started(began, err)

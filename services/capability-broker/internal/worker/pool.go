@@ -19,7 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/periodic"
-	"github.com/rumi-ai/rumi/libs/tracing"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 )
 
 // Launcher starts workers.
@@ -115,7 +115,7 @@ func (p *Pool) Run(ctx context.Context, job Job) (jsontext.Value, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.limits.Ceiling.timeout(job.Limits))
 	defer cancel()
-	ctx, end := tracing.Step(ctx, "capability.handler", tracing.Client, attribute.String("rumi.handler_pack", job.Trust.PackID),
+	ctx, end := step.Begin(ctx, "capability.handler", step.Client, attribute.String("rumi.handler_pack", job.Trust.PackID),
 		semconv.CodeFunctionName(job.Trust.Entrypoint))
 	job.Trace = p.border.Mint(ctx, job.Trust.PackID)
 	output, state, err := m.call(ctx, job)
@@ -159,7 +159,7 @@ func (p *Pool) acquire(ctx context.Context, job Job) (*member, error) {
 		p.mu.Unlock()
 		return m, nil
 	}
-	ctx, end := tracing.Step(ctx, "capability.queue", tracing.Internal)
+	ctx, end := step.Begin(ctx, "capability.queue", step.Internal)
 	err := ErrBusy
 	if len(g.waiters) < p.limits.Queue {
 		g.cause = trace.SpanFromContext(ctx)

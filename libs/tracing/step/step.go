@@ -1,4 +1,6 @@
-package tracing
+// Package step makes the spans of steps within a request: what a service does, or asks another program to do. It needs no exporter, so that
+// programs without one may use packages that call it.
+package step
 
 import (
 	"context"
@@ -21,9 +23,9 @@ var (
 
 func ignore(error) {}
 
-// Step starts a span below that of ctx if that one is recorded; otherwise it costs nothing and returns ctx. end must be called, with the error of the
+// Begin starts a span below that of ctx if that one is recorded; otherwise it costs nothing and returns ctx. end must be called, with the error of the
 // step. The error's text isn't recorded, since it may have what a pack sent in it; where it is wanted, it is in the log.
-func Step(ctx context.Context, name string, kind trace.SpanStartOption, attributes ...attribute.KeyValue) (_ context.Context, end func(error)) {
+func Begin(ctx context.Context, name string, kind trace.SpanStartOption, attributes ...attribute.KeyValue) (_ context.Context, end func(error)) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return ctx, ignore
