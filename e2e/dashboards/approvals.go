@@ -15,17 +15,17 @@ func approvals() *dashboard.DashboardBuilder {
 		WithPanel(figure("Packs", "Packs that approval knows, in any status.", units.Short, "sum(rumi_packs)")).
 		WithPanel(figure("Wait for a person", "Packs that are pending, modified or blocked.", units.Short, `sum(rumi_packs{status=~"pending|modified|blocked"})`).
 			Thresholds(steps(good, step{1, refused}))).
-		WithPanel(figure("Gates open", "Packs that may run at this moment.", units.Short, `max(rumi_gates{state="open"})`)).
+		WithPanel(figure("Gates open", "Packs that may run at this moment, as approval says.", units.Short, `max(rumi_gates{state="open"})`)).
 		WithPanel(figure("Followers", "Streams of gates that approval serves: one for each replica of egress-proxy, capability-broker and pip-installer. Good is 3 or more.", units.Short,
 			"sum(rumi_gate_followers)").Thresholds(steps(bad, step{3, good}))).
 		WithPanel(figure("Oldest gate", "Time since a service last heard from approval. Good is under 2 s. From 5 s on its gates count as closed.", units.Seconds,
-			"max(rumi_gate_age_seconds)").Thresholds(steps(good, step{2, warning}, step{5, bad}))).
+			"max(rumi_gate_age_seconds)").Thresholds(steps(good, step{2, warning}, step{lease, bad}))).
 		WithPanel(figure("Not watched", "Packs that may run whose changes the kernel can't tell of; they are read at an interval instead. Good is 0.", units.Short,
 			"sum(rumi_approval_unwatched_packs)").Thresholds(steps(good, step{1, warning}))).
 		WithRow(row("Packs")).
 		WithPanel(stacked("By status", "Packs by status. A growing modified: something writes to the packs' folders.", units.Short,
 			query{"sum by (status) (rumi_packs)", "{{status}}"}).Span(wide)).
-		WithPanel(stacked("Decisions", "Decisions in the last 5 minutes, by kind and result.", units.Short,
+		WithPanel(stacked("Decisions", "Decisions of persons in the last 5 minutes. waiting: a second person has to confirm. refused: the pack's state forbids it.", units.Short,
 			query{"sum by (decision, result) (increase(rumi_approval_decisions_total[5m]))", "{{result}}: {{decision}}"}).DataLinks(traces).Span(wide)).
 		WithPanel(heat("Scans", "Time to read and hash a pack. A scan of an unchanged pack is short, since only fingerprints are compared.",
 			"rumi_pack_scan_duration_seconds", "")).
@@ -34,10 +34,10 @@ func approvals() *dashboard.DashboardBuilder {
 			query{"sum(" + rate("rumi_pack_scan_duration_seconds_count", "") + ")", "scans"})).
 		WithRow(row("Gates")).
 		WithPanel(limit(lines("Age", "Time since each follower last heard from approval. The line is the lease: beyond it, its gates count as closed.", units.Seconds,
-			query{"max by (service, instance) (rumi_gate_age_seconds)", "{{service}} {{instance}}"}), 5)).
-		WithPanel(lines("Take effect", "Time from a decision until the slowest follower acts on it. Good is under 100 ms. Points lead to traces.", units.Seconds,
+			query{"max by (service, instance) (rumi_gate_age_seconds)", "{{service}} {{instance}}"}), lease)).
+		WithPanel(limit(lines("Take effect", "Time from a decision until each follower decides by it. Good is under 100 ms. The line is the promise. Points lead to traces.", units.Seconds,
 			query{quantile(0.5, "rumi_gate_propagation_seconds", "", "service"), "p50, {{service}}"},
-			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "p99, {{service}}"}).DataLinks(traces)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "p99, {{service}}"}).DataLinks(traces), propagationPromise)).
 		WithPanel(lines("Open, by follower", "Gates that each follower has open. All should have as many: otherwise one missed a change.", units.Short,
 			query{`max by (service, instance) (rumi_gates{state="open"})`, "{{service}} {{instance}}"}))
 }

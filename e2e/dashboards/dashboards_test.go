@@ -217,7 +217,7 @@ func TestVariables(t *testing.T) {
 				t.Errorf("%s defines the variable %s, which no query uses", name, v.Name)
 			}
 		}
-		for _, v := range variable.FindAllStringSubmatch(text(t, board), -1) {
+		for _, v := range variable.FindAllStringSubmatch(whole(t, board), -1) {
 			if !slices.Contains(builtIn, v[1]) && !slices.Contains(defined, v[1]) {
 				t.Errorf("%s uses the variable %s, which it doesn't define; it defines %v", name, v[1], defined)
 			}
@@ -225,8 +225,8 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// text is a dashboard as JSON.
-func text(t *testing.T, board dashboard.Dashboard) string {
+// whole is a dashboard as JSON.
+func whole(t *testing.T, board dashboard.Dashboard) string {
 	t.Helper()
 	out, err := json.Marshal(board)
 	if err != nil {
@@ -240,7 +240,7 @@ func TestLinks(t *testing.T) {
 	boards := committed(t)
 	uid := regexp.MustCompile(`/d/(rumi-[a-z-]+)`)
 	for name, board := range boards {
-		for _, match := range uid.FindAllStringSubmatch(text(t, board), -1) {
+		for _, match := range uid.FindAllStringSubmatch(whole(t, board), -1) {
 			// The overview's table makes its links of the names of services.
 			if !strings.HasSuffix(match[1], "-") && boards[match[1]+".json"].Uid == nil {
 				t.Errorf("%s leads to %s, which isn't among %v", name, match[1], slices.Sorted(maps.Keys(boards)))

@@ -20,21 +20,21 @@ func installs() *dashboard.DashboardBuilder {
 		WithPanel(figure("Locks to decide", "Locks of requirements that wait for a person.", units.Short,
 			`sum(rumi_candidates{service="pip-installer",state="pending"})`).Thresholds(steps(good, step{1, refused}))).
 		WithPanel(figure("Imports failed today", "Imports of packs that failed or were refused in the last 24 hours.", units.Short,
-			`sum(increase(rumi_imports_total{result!="ok"}[1d]))`).Thresholds(steps(good, step{1, warning}))).
+			`sum(increase(rumi_imports_total{result=~"refused|failed"}[1d]))`).Thresholds(steps(good, step{1, warning}))).
 		WithPanel(figure("Staged", "Imports that were unpacked and not applied yet. They take disk space.", units.Short, "sum(rumi_staged_packs)")).
 		WithRow(row("Python packages")).
-		WithPanel(stacked("Installs", "Installs in the last hour, by result.", units.Short,
+		WithPanel(stacked("Installs", "Installs of approved locks in the last hour. refused: the lock or the pack isn't what was approved. failed: an index or a package.", units.Short,
 			query{"sum by (result) (increase(rumi_installs_total[1h]))", "{{result}}"}).DataLinks(traces)).
-		WithPanel(lines("Duration of installs", "Time of one install, downloads included. Points lead to traces.", units.Seconds,
+		WithPanel(lines("Duration of installs", "Time of one install, downloads and the wait for other installs included. Points lead to traces.", units.Seconds,
 			quantiles("rumi_install_duration_seconds", "")...).DataLinks(traces)).
 		WithPanel(lines("Under way", "Installs that run, and those that wait for a builder.", units.Short,
 			query{"sum(rumi_installs_running)", "running"}, query{"sum(rumi_installs_waiting)", "waiting"})).
 		WithPanel(stacked("Locks", "Locks of requirements by state.", units.Short,
 			query{`sum by (state) (rumi_candidates{service="pip-installer"})`, "{{state}}"}).Span(wide)).
-		WithPanel(lines("Gates take effect, p99", "Time from a change of a gate until the installer acts on it. Good is under 100 ms.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", `{service="pip-installer"}`), "gates"}).Span(wide)).
+		WithPanel(limit(lines("Gates take effect, p99", "Time from a change of a gate until the installer decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
+			query{quantile(0.99, "rumi_gate_propagation_seconds", `{service="pip-installer"}`), "gates"}).Span(wide), propagationPromise)).
 		WithRow(row("Imports of packs")).
-		WithPanel(stacked("Imports", "Imports in the last hour, by result.", units.Short,
+		WithPanel(stacked("Imports", "Imports in the last hour. refused: what was sent can't be packs.", units.Short,
 			query{"sum by (result) (increase(rumi_imports_total[1h]))", "{{result}}"}).DataLinks(links(searchTraces(roster.PackRegistry)))).
 		WithPanel(lines("Duration of imports", "Time to judge, unpack and hash an import. Points lead to traces.", units.Seconds,
 			quantiles("rumi_import_duration_seconds", "")...).DataLinks(links(searchTraces(roster.PackRegistry)))).

@@ -24,21 +24,21 @@ func overview() *dashboard.DashboardBuilder {
 		WithPanel(figure("Alerts", "Alerts that fire now. Good is 0. Prometheus lists them under Alerts, with what to do.", units.Short,
 			`count(ALERTS{alertstate="firing"}) or vector(0)`).Thresholds(steps(good, step{1, bad}))).
 		WithPanel(figure("Oldest gate", "Time since a service last heard from approval. Good is under 2 s. From 5 s on its gates count as closed, and packs are refused.", units.Seconds,
-			"max(rumi_gate_age_seconds)").Thresholds(steps(good, step{2, warning}, step{5, bad}))).
+			"max(rumi_gate_age_seconds)").Thresholds(steps(good, step{2, warning}, step{lease, bad}))).
 		WithPanel(figure("Restart loops", "Containers of packs that end again and again, and wait for their next start. Good is 0.", units.Short,
 			"sum(rumi_containers_backing_off)").Thresholds(steps(good, step{1, bad}))).
-		WithPanel(figure("Least disk free", "The smallest share that is free in one of the folders. Good is over 20 %. Without space nothing is decided, since nothing can be audited.", units.PercentUnit,
-			"min(rumi_disk_free_bytes / rumi_disk_size_bytes)").Thresholds(steps(bad, step{0.1, warning}, step{0.2, good}))).
-		WithPanel(figure("First certificate ends", "Time until the first certificate of a service ends. Services renew at the half of its life; it should never come near 0.", units.Seconds,
+		WithPanel(figure("Least disk free", "The smallest share that is free in one of the folders. Good is over 20 %. At 5 % an alert fires. Without space nothing is decided, since nothing can be audited.", units.PercentUnit,
+			"min(rumi_disk_free_bytes / rumi_disk_size_bytes)").Thresholds(steps(bad, step{0.05, warning}, step{0.2, good}))).
+		WithPanel(figure("First certificate ends", "Time until the first certificate of a service ends. It is renewed at the half of its life, which is 90 days by default.", units.Seconds,
 			"min(rumi_certificate_expiry_timestamp_seconds - time())").Thresholds(steps(bad, step{7 * day, warning}, step{14 * day, good}))).
 		WithPanel(serviceTable()).
 		WithRow(row("Promises")).
 		WithPanel(budgets()).
-		WithPanel(lines("Gate age", "Time since each service last heard from approval. The line is the lease: beyond it, gates count as closed.", units.Seconds,
-			query{"max by (service) (rumi_gate_age_seconds)", "{{service}}"})).
-		WithPanel(lines("Revocations take effect", "Time from a change at approval until a service acts on it (99 of 100). Good is under 100 ms.", units.Seconds,
+		WithPanel(limit(lines("Use of the budgets", "How fast errors of the last hour use up each budget. 1 uses it up in 30 days, exactly. The line, 14.4, uses it up in two days: an alert fires.", units.Short,
+			query{"rumi:slo_errors:ratio1h / on (slo) (1 - rumi:slo_objective:ratio)", "{{slo}}"}), 14.4)).
+		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"})).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationPromise)).
 		WithRow(row("Requests")).
 		WithPanel(stacked("Requests of the API", "Requests that the gateway answered, by the class of their status.", units.RequestsPerSecond,
 			query{class(rate(requests+"_count", `{service="gateway"}`)), "{{class}}xx"})).
@@ -51,12 +51,12 @@ func overview() *dashboard.DashboardBuilder {
 			query{rateBy("reason", "rumi_egress_requests_total", `{result="denied"}`), "{{reason}}"})).
 		WithPanel(stacked("Capability calls", "Calls of packs by result. Many that are not ok: see the dashboard of capabilities.", units.RequestsPerSecond,
 			query{rateBy("result", "rumi_capability_calls_total", ""), "{{result}}"})).
-		WithPanel(lines("API, refused", "Requests that the gateway refused, by reason: no valid token, no permission, too many.", units.RequestsPerSecond,
+		WithPanel(lines("API, refused", "Requests that the gateway refused, by reason. Somebody tries tokens, or a program has an old one.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_api_refusals_total", ""), "{{reason}}"})).
 		WithRow(row("What runs, and what is kept")).
-		WithPanel(stacked("Packs", "Packs by status. A pack that is modified or blocked waits for a person.", units.Short,
+		WithPanel(stacked("Packs", "Packs by status. A pack that is pending, modified or blocked waits for a person.", units.Short,
 			query{"sum by (status) (rumi_packs)", "{{status}}"})).
-		WithPanel(stacked("Containers", "Containers of packs and handlers by state.", units.Short,
+		WithPanel(stacked("Containers", "Containers of packs by state. One that is restarting has ended, and waits for its next start.", units.Short,
 			query{"sum by (state) (rumi_containers)", "{{state}}"})).
 		WithPanel(stacked("Installs", "Installs of Python packages in the last hour, by result.", units.Short,
 			query{"sum by (result) (increase(rumi_installs_total[1h]))", "{{result}}"})).
@@ -66,14 +66,19 @@ func overview() *dashboard.DashboardBuilder {
 			"time() - max(rumi_audit_sealed_timestamp_seconds)").Thresholds(steps(good, step{60, warning}, step{300, bad})).Span(6)).
 		WithPanel(figure("Changed lines", "Sealed lines of the audit log that were changed. Anything but 0: somebody tampers with it, or a disk fails.", units.Short,
 			"max(rumi_audit_seal_changes)").Thresholds(steps(good, step{1, bad})).Span(6)).
-		WithPanel(figure("Since the last backup", "Time since the newest verified backup was taken. None is shown as a time without end.", units.Seconds,
-			"time() - max(rumi_backup_newest_timestamp_seconds)").Thresholds(steps(good, step{36 * hour, warning}, step{3 * day, bad})).Span(6))
+		WithPanel(figure("Newest backup", "Age of the newest verified backup, in intervals of its schedule. Good is up to 1. From 2 on an alert fires. Backups are scheduled by the profile backup.", "suffix: intervals",
+			"(time() - max(rumi_backup_newest_timestamp_seconds)) / max(rumi_backup_interval_seconds) or vector(-1)").
+			Mappings(text(-1, "not scheduled", warning)).Decimals(1).Thresholds(steps(good, step{1.1, warning}, step{2, bad})).Span(6))
 }
 
-// Seconds in an hour and in a day.
+// day is a day in seconds.
+const day = 24 * 60 * 60
+
+// What deploy/monitoring/prometheus/rules/objectives.yml promises, in seconds.
 const (
-	hour = 60 * 60
-	day  = 24 * hour
+	decisionPromise    = 0.025
+	propagationPromise = 1
+	lease              = 5
 )
 
 // links are links as a panel takes them.

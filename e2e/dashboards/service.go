@@ -102,13 +102,13 @@ func storage(b *dashboard.DashboardBuilder, s roster.Service, of string) {
 	width := uint32(wide)
 	if s.Stateful {
 		width = graphWidth
-		b.WithPanel(lines("Store, p99", "Time of operations of its database. Over 100 ms: a slow disk, or a lock.", units.Seconds,
-			query{quantile(0.99, "db_client_operation_duration_seconds", of, "db_operation_name"), "{{db_operation_name}}"}))
+		b.WithPanel(limit(lines("Store, p99", "Time of transactions of its database, waiting included. Good is under 50 ms. Above the line an alert fires: a slow disk, or a lock.", units.Seconds,
+			query{quantile(0.99, "db_client_operation_duration_seconds", of, "db_operation_name"), "{{db_operation_name}}"}), 0.5))
 	}
 	b.WithPanel(lines("Audit entries", "Entries that it wrote, by category and result. Anything failed is refused to who asked.", units.OpsPerSecond,
 		query{rateBy("category, result", "rumi_audit_entries_total", of), "{{category}}: {{result}}"}).Span(width)).
-		WithPanel(lines("Audit writes, p99", "Time to write an entry; approval, permission and security with a sync to the disk.", units.Seconds,
-			query{quantile(0.99, "rumi_audit_write_duration_seconds", of, "category"), "{{category}}"}).Span(width))
+		WithPanel(limit(lines("Audit writes, p99", "Time to write entries; those of approval, permission and security are synced to the disk. Above the line an alert fires.", units.Seconds,
+			query{quantile(0.99, "rumi_audit_write_duration_seconds", of, "category"), "{{category}}"}).Span(width), 0.25))
 }
 
 func process(b *dashboard.DashboardBuilder, of string) {

@@ -108,10 +108,10 @@ func stacked(title, about, unit string, queries ...query) *timeseries.PanelBuild
 
 // resultColours gives the words that series are named by the colour of what they mean.
 var resultColours = []struct{ pattern, colour string }{
-	{`/^(ok|allowed|success|installed|approved|active|open|running|idle|2xx)\b/`, good},
-	{`/^(denied|rejected|refused|blocked|suspended|paused|modified|4xx)\b/`, refused},
-	{`/^(failed|error|unavailable|dead|exited|5xx)\b/`, bad},
-	{`/^(cancelled|pending|busy|starting|closed|3xx)\b/`, neutral},
+	{`/^(ok|allowed|installed|approved|active|running|idle|2xx)\b/`, good},
+	{`/^(denied|rejected|refused|blocked|suspended|restarting|modified|4xx)\b/`, refused},
+	{`/^(failed|error|5xx)\b/`, bad},
+	{`/^(canceled|pending|waiting|busy|starting|stopped|3xx)\b/`, neutral},
 }
 
 // colourResults gives series that are named by a result the colour of that result.
@@ -165,6 +165,13 @@ func steps(lowest string, rest ...step) *dashboard.ThresholdsConfigBuilder {
 		all = append(all, dashboard.Threshold{Value: cog.ToPtr(s.from), Color: s.colour})
 	}
 	return dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(all)
+}
+
+// text shows a text in place of a value.
+func text(value float64, shown, colour string) []dashboard.ValueMapping {
+	return []dashboard.ValueMapping{{ValueMap: &dashboard.ValueMap{Type: dashboard.MappingTypeValueToText, Options: map[string]dashboard.ValueMappingResult{
+		fmt.Sprint(value): {Text: &shown, Color: &colour},
+	}}}}
 }
 
 // heat shows how the durations of a histogram are spread: one column for each moment, darker where more are. selector is in braces, or empty.
