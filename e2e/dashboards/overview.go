@@ -65,7 +65,7 @@ func overview() *dashboard.DashboardBuilder {
 		WithPanel(figure("Since the last seal", "Time since the sealer last read the audit log. Good is some seconds. Without it, a change of the log isn't noticed.", units.Seconds,
 			"time() - max(rumi_audit_sealed_timestamp_seconds)").Thresholds(steps(good, step{60, warning}, step{300, bad})).Span(6)).
 		WithPanel(figure("Changed lines", "Sealed lines of the audit log that were changed. Anything but 0: somebody tampers with it, or a disk fails.", units.Short,
-			"max(rumi_audit_seal_changes)").Thresholds(steps(good, step{1, bad})).Span(6)).
+			"max(rumi_audit_seal_changes_total)").Thresholds(steps(good, step{1, bad})).Span(6)).
 		WithPanel(figure("Newest backup", "Age of the newest verified backup, in intervals of its schedule. Good is up to 1. From 2 on an alert fires. Backups are scheduled by the profile backup.", "suffix: intervals",
 			"(time() - max(rumi_backup_newest_timestamp_seconds)) / max(rumi_backup_interval_seconds) or vector(-1)").
 			Mappings(text(-1, "not scheduled", warning)).Decimals(1).Thresholds(steps(good, step{1.1, warning}, step{2, bad})).Span(6))

@@ -11,6 +11,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
+	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
 	"github.com/rumi-ai/rumi/services/gateway/internal/backups"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
@@ -76,7 +77,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	handler, err := edge.New(edge.Config{
 		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
-		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer),
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer), Metrics: rt.Metrics,
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 		Backups: status.Health, Seals: sealing.Health,
 		Tokens: token.NewService(tokens, key, uses, rt.Audit),
@@ -129,6 +130,8 @@ func openTokens(ctx context.Context, rt *service.Runtime) *token.Cache {
 	}
 	rt.ReadyWhen("store", func(context.Context) error { return tokens.Ready() })
 	rt.ReadyWhenWritable("state folder", "state", filepath.Join(rt.UserData, "state"))
+	rt.Metrics.MustRegister(statecount.New("rumi_api_tokens", "API tokens of the database by state.", "state",
+		[]string{string(token.Active), string(token.Expired), string(token.Revoked), string(token.Damaged)}, tokens.Count))
 	rt.Go("api tokens", tokens.Run)
 	rt.Go("sessions", tokens.Enforce)
 	return tokens

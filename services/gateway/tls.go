@@ -44,7 +44,7 @@ func serveTLS(rt *service.Runtime, cfg config) error {
 		return service.WithFix(file.Ready(), "mend or renew the files that RUMI_TLS_CERT_FILE and RUMI_TLS_KEY_FILE name; they are read anew by themselves")
 	})
 	rt.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "rumi_tls_certificate_not_after_seconds", Help: "When the certificate of the API ends, in Unix time.",
+		Name: "rumi_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate of the API ends, in Unix time.",
 	}, func() float64 { return float64(file.Current().Leaf.NotAfter.Unix()) }))
 	rt.Go("TLS certificate", func(ctx context.Context) error {
 		return periodic.Run(ctx, endsSoonCheck, func(context.Context) {

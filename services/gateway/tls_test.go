@@ -185,7 +185,7 @@ func TestTLSRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if metrics, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(metrics), "\nrumi_tls_certificate_not_after_seconds ") {
+	if metrics, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(metrics), "\nrumi_tls_certificate_expiry_timestamp_seconds ") {
 		t.Errorf("the metrics lack the certificate's end: %v", err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	api "github.com/rumi-ai/rumi/api/gateway"
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/fault"
@@ -55,6 +57,7 @@ type Config struct {
 	Audit     *audit.Log
 	Log       *slog.Logger
 	Recorder  *telemetry.Recorder
+	Metrics   prometheus.Registerer
 	Views     *overview.Views
 	Tokens    *token.Service
 	Readiness func(context.Context) service.Readiness // the gateway's own
@@ -73,6 +76,7 @@ type Edge struct {
 	failureNotes *limit.Window           // audit entries which say that an address is over failures
 	denials      *limit.Window           // calls for want of a right, by address
 	denialNotes  *limit.Window           // audit entries which say that an address is over denials
+	refusals     refusals
 }
 
 // target is where a route leads.
@@ -82,7 +86,7 @@ type target struct {
 	handler handler
 }
 
-// New makes an Edge over route.Routes.
+// New makes an Edge over route.Routes, and registers its metrics.
 func New(cfg Config) (*Edge, error) {
 	table, err := route.NewTable(route.Routes)
 	if err != nil {
@@ -98,6 +102,7 @@ func New(cfg Config) (*Edge, error) {
 		failureNotes: limit.New(1, failuresWindow),
 		denials:      limit.New(maxDenials, failuresWindow),
 		denialNotes:  limit.New(1, failuresWindow),
+		refusals:     newRefusals(cfg.Metrics),
 	}
 	proxies, own := map[string]*proxy{}, e.own()
 	for i := range route.Routes {
@@ -172,6 +177,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		err = serveOpen(w, r)
 	case refused != nil:
 		err = e.refuseUnauthenticated(w, r, refused)
+		e.refusals.count(err)
 	default:
 		err = e.serveAPI(w, &request{Request: r, who: &who}, &to)
 	}
@@ -214,7 +220,13 @@ func (e *Edge) refuseUnauthenticated(w http.ResponseWriter, r *http.Request, why
 
 // serveAPI answers a request whose principal is known. to is set as soon as the route is known, so that metrics name it also where the request
 // is refused afterwards.
-func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
+func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) (err error) {
+	admitted := false
+	defer func() {
+		if err != nil && !admitted {
+			e.refusals.count(err)
+		}
+	}()
 	if e.cfg.Rate != nil {
 		if ok, wait := e.cfg.Rate.Allow(parseAddress(origin.Of(r.Context()).Address)); !ok {
 			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
@@ -257,6 +269,7 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) error {
 		return sessionOver()
 	}
 	defer r.endWithSession(w.ResponseWriter)()
+	admitted = true
 	return to.handler(w, r.Request, found.Class)
 }
 

@@ -45,7 +45,7 @@ func (v View) Health() api.Seals {
 // The metrics.
 var (
 	last    = prometheus.NewDesc("rumi_audit_sealed_timestamp_seconds", "When the sealer of the audit log has made its last pass.", nil, nil)
-	changes = prometheus.NewDesc("rumi_audit_seal_changes", "How often the sealer noticed, since it was started, that sealed lines were changed.", nil, nil)
+	changes = prometheus.NewDesc("rumi_audit_seal_changes_total", "How often the sealer noticed, since it was started, that sealed lines were changed.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -64,5 +64,5 @@ func (v View) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	to <- prometheus.MustNewConstMetric(last, prometheus.GaugeValue, float64(s.At.Unix()))
-	to <- prometheus.MustNewConstMetric(changes, prometheus.GaugeValue, float64(s.Changes))
+	to <- prometheus.MustNewConstMetric(changes, prometheus.CounterValue, float64(s.Changes))
 }

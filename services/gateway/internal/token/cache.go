@@ -12,6 +12,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/periodic"
+	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 )
@@ -103,6 +104,19 @@ func (s *sessions) swap(next *principal.Session) {
 			return
 		}
 	}
+}
+
+// Count counts the tokens in memory by state; ok is false before the store was opened.
+func (c *Cache) Count() (counts statecount.Counts, ok bool) {
+	on := c.on.Load()
+	if on == nil {
+		return nil, false
+	}
+	counts, now := make(statecount.Counts), time.Now()
+	for _, e := range on.snapshot.Value().byID {
+		counts[string(e.token.State(now))]++
+	}
+	return counts, true
 }
 
 // NewCache makes a cache. connect opens the store; Run calls it again until it succeeds.
