@@ -333,6 +333,13 @@ func (g Gateway) CreateToken(ctx context.Context, req gateway.CreateTokenRequest
 	return Call(ctx, g.client, gateway.CreateToken, req)
 }
 
+// FindAudit sends GET /api/audit: find entries of the audit log, the newest first. It needs audit.read.
+//
+// Error codes of its own: audit_unavailable, invalid_cursor, value_too_long.
+func (g Gateway) FindAudit(ctx context.Context, req gateway.AuditRequest) (gateway.AuditPage, error) {
+	return Call(ctx, g.client, gateway.FindAudit, req)
+}
+
 // GetHealth sends GET /api/health: show which services are ready, and why others are not. It needs health.read.
 func (g Gateway) GetHealth(ctx context.Context) (gateway.Health, error) {
 	return Call(ctx, g.client, gateway.GetHealth, struct{}{})

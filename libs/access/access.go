@@ -31,6 +31,7 @@ const (
 	ReadPending Verb = "pending.read" // what waits for a person
 	ReadStorage Verb = "storage.read" // what takes disk space
 	ReadPolicy  Verb = "policy.read"  // the policy in force, and what a policy doesn't cover
+	ReadAudit   Verb = "audit.read"   // the audit log, and its entries as they are written
 
 	ReadPacks      Verb = "packs.read"
 	ScanPacks      Verb = "packs.scan"
@@ -79,7 +80,7 @@ const (
 
 // least is the table role × verb: the least role that has a verb. A verb that is not here belongs to nobody.
 var least = map[Verb]Role{
-	ReadHealth: Viewer, ReadPending: Viewer, ReadStorage: Viewer, ReadPolicy: Viewer,
+	ReadHealth: Viewer, ReadPending: Viewer, ReadStorage: Viewer, ReadPolicy: Viewer, ReadAudit: Viewer,
 
 	ReadPacks: Viewer, ScanPacks: Operator, ImportPacks: Operator, ApplyPacks: Operator, ApprovePacks: Operator, RejectPacks: Operator,
 	RollBackPacks: Operator, UninstallPacks: Operator, DiscardPacks: Operator,

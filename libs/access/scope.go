@@ -52,6 +52,20 @@ func (s Scopes) Mention(v Verb) bool {
 	return len(s) == 0 || v == ReadSelf || slices.ContainsFunc(s, func(scope Scope) bool { return scope.matches(v) })
 }
 
+// Packs are the packs on which the scopes have a verb; all says that it is every pack, and calls that name none. Sorted; the slice is the caller's.
+func (s Scopes) Packs(v Verb) (packs []string, all bool) {
+	if s.Allow(v, "") {
+		return nil, true
+	}
+	for _, scope := range s {
+		if scope.matches(v) {
+			packs = append(packs, scope.Packs...)
+		}
+	}
+	slices.Sort(packs)
+	return slices.Compact(packs), false
+}
+
 func (s Scope) matches(v Verb) bool {
 	return slices.ContainsFunc(s.Verbs, func(p Pattern) bool { return p.Matches(v) })
 }

@@ -49,6 +49,24 @@ func TestScopesAllow(t *testing.T) {
 	}
 }
 
+func TestScopesPacks(t *testing.T) {
+	some := access.Scopes{{Verbs: []access.Pattern{"*.read"}, Packs: []string{"y", "x"}}, {Verbs: []access.Pattern{"audit.read"}, Packs: []string{"x", "z"}}, {Verbs: []access.Pattern{"packs.*"}}}
+	for _, c := range []struct {
+		scopes access.Scopes
+		want   string
+		all    bool
+	}{
+		{nil, "", true},
+		{access.Scopes{{Verbs: []access.Pattern{"*"}}}, "", true},
+		{some, "x y z", false},
+		{approveX, "", false},
+	} {
+		if packs, all := c.scopes.Packs(access.ReadAudit); strings.Join(packs, " ") != c.want || all != c.all {
+			t.Errorf("%q have audit.read on: got %q, all %v; want %q, %v", c.scopes, packs, all, c.want, c.all)
+		}
+	}
+}
+
 func TestScopesCover(t *testing.T) {
 	scope := func(verbs string, packs ...string) access.Scope {
 		var s access.Scope

@@ -3,6 +3,7 @@ package auditfile
 import (
 	"bytes"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ type Query struct {
 	PackID    string // the entry's owner_pack
 	Actor     string
 	Success   string // true or false
-	Since     string // RFC 3339, or a day
+	Since     string // RFC 3339, a day, or how long ago (8h, 90m, 7d)
 	Until     string // likewise
 	RequestID string
 	TraceID   string
@@ -100,7 +101,7 @@ func categoryNames() string {
 	return strings.Join(names, ", ")
 }
 
-// instant reads a time, or a day as its first instant.
+// instant reads a time, a day as its first instant, or how long ago it was.
 func instant(name, value string) (time.Time, error) {
 	if value == "" {
 		return time.Time{}, nil
@@ -108,11 +109,25 @@ func instant(name, value string) (time.Time, error) {
 	if day, ok := ParseDay(value); ok {
 		return day.Start(), nil
 	}
+	if ago, ok := parseAgo(value); ok {
+		return time.Now().UTC().Add(-ago), nil
+	}
 	t, err := time.Parse(time.RFC3339Nano, value)
 	if err != nil {
-		return t, fault.InvalidField(name, "a time such as 2027-01-01T00:00:00Z, or a day such as 2027-01-01")
+		return t, fault.InvalidField(name, "a time such as 2027-01-01T00:00:00Z, a day such as 2027-01-01, or how long ago: 8h, 90m, 7d")
 	}
 	return t.UTC(), nil
+}
+
+// parseAgo reads 8h, 90m, 1h30m, 7d; a minus sign before it means the same.
+func parseAgo(value string) (ago time.Duration, ok bool) {
+	value = strings.TrimPrefix(value, "-")
+	if days, ok := strings.CutSuffix(value, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 15)
+		return time.Duration(n) * 24 * time.Hour, err == nil
+	}
+	ago, err := time.ParseDuration(value)
+	return ago, err == nil && ago >= 0
 }
 
 // fold is a text as Match looks for it in a line.

@@ -8,11 +8,14 @@ import (
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/audit"
+	"github.com/rumi-ai/rumi/libs/auditfile"
 	"github.com/rumi-ai/rumi/libs/roster"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/services/gateway/internal/auditindex"
+	"github.com/rumi-ai/rumi/services/gateway/internal/auditquery"
 	"github.com/rumi-ai/rumi/services/gateway/internal/backups"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
@@ -75,11 +78,15 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if signIns != nil {
 		who = principal.Chain{tokens, signIns, key}
 	}
+	entries, err := openAuditLog(rt)
+	if err != nil {
+		return err
+	}
 	handler, err := edge.New(edge.Config{
 		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer), Metrics: rt.Metrics,
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
-		Backups: status.Health, Seals: sealing.Health,
+		Backups: status.Health, Seals: sealing.Health, AuditLog: entries,
 		Tokens: token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {
@@ -135,4 +142,18 @@ func openTokens(ctx context.Context, rt *service.Runtime) *token.Cache {
 	rt.Go("api tokens", tokens.Run)
 	rt.Go("sessions", tokens.Enforce)
 	return tokens
+}
+
+// openAuditLog makes what answers questions to the audit log, and keeps its index.
+func openAuditLog(rt *service.Runtime) (*auditquery.Log, error) {
+	dir, err := auditfile.OpenDir(filepath.Join(rt.UserData, "audit"))
+	if err != nil {
+		return nil, err
+	}
+	rt.OnStop("audit folder", func(context.Context) error { return dir.Close() })
+	index := auditindex.Open(filepath.Join(rt.UserData, "audit_index"), dir, auditindex.DefaultSizes, rt.Log)
+	rt.Go("audit index", index.Run)
+	log := auditquery.New(dir, index)
+	log.Metrics = auditquery.NewMetrics(rt.Metrics, log)
+	return log, nil
 }

@@ -61,6 +61,7 @@ var areas = []area{
 	{path: "user_data/audit_log/hashes", how: plain},
 	{path: "user_data/audit_log", how: plain},
 	{path: "user_data/audit", how: grown},
+	{path: "user_data/audit_index", how: leftOut, why: "made anew from the audit log"},
 	{path: "user_data/pending", how: leftOut, why: "made anew by approval"},
 	{path: "user_data/seal_status", how: leftOut, why: "about the process that seals the audit log"},
 	{path: "user_data/backup_status", how: leftOut, why: "about the backups of this machine"},

@@ -129,6 +129,7 @@ func (cfg Config) homeFolders(operatorUID, operatorGID int) []folder {
 		serviceFolder(""),
 		serviceFolder("/approved"),
 		serviceFolder("/audit"),
+		serviceFolder("/audit_index"),
 		{path: sealsDir, uid: cfg.UID, gid: operatorGID, mode: 0o2750}, // the sealer's alone, as the folder of its key
 		serviceFolder("/capabilities"),
 		serviceFolder("/capabilities/handlers"),

@@ -29,6 +29,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/text"
+	"github.com/rumi-ai/rumi/services/gateway/internal/auditquery"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
@@ -60,6 +61,7 @@ type Config struct {
 	Metrics   prometheus.Registerer
 	Views     *overview.Views
 	Tokens    *token.Service
+	AuditLog  *auditquery.Log
 	Readiness func(context.Context) service.Readiness // the gateway's own
 	Backups   func() api.Backups                      // how the scheduled backups are
 	Seals     func() api.Seals                        // how the sealing of the audit log is

@@ -33,6 +33,7 @@ func (e *Edge) own() map[string]handler {
 	})
 	handle(handlers, api.GetPolicy, func(ctx context.Context, _ struct{}) (api.Policy, error) { return views.Policy(ctx), nil })
 	handle(handlers, api.CheckPolicy, views.CheckPolicy)
+	handle(handlers, api.FindAudit, e.findAudit)
 	e.tokens(handlers)
 	health := api.GetHealth.Route()
 	handlers[health.Name()] = e.health
