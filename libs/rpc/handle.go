@@ -112,11 +112,21 @@ func send(w http.ResponseWriter, status int, data []byte) error {
 
 // head begins an answer.
 func head(w http.ResponseWriter, status int) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
+	w.Header()["Content-Type"] = asJSON
 	w.WriteHeader(status)
+}
+
+// Values of headers that are the same in each answer, so that none of them takes memory of its own.
+var (
+	asJSON  = []string{"application/json; charset=utf-8"}
+	noSniff = []string{"nosniff"}
+	noStore = []string{"no-store"}
+)
+
+// ForBrowsers sets the headers that keep a browser from storing an answer, and from taking it for something else than it says. The gateway
+// sets them in all answers to clients; between services they would only cost.
+func ForBrowsers(h http.Header) {
+	h["X-Content-Type-Options"], h["Cache-Control"] = noSniff, noStore
 }
 
 // trackingWriter knows whether an answer has begun.

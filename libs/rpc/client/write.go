@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,19 +12,18 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// writeRequest writes a request that takes accepts. Host and path are those of its URL, as they are: nobody has to be told of a proxy or another
-// host. It closes the body. An error says nothing of how much was written.
+// writeRequest writes a request that takes accepts. It closes the body. An error says nothing of how much was written.
 //
 // It is not http.Request.Write, which prepares for bodies of unknown length, trailers and proxies, sorts the headers and formats the first line by
 // reflection: that was a twentieth of the gateway's processor time. What a client of the gateway chooses may be in path, method and header values, so each is
 // checked here: a line end in one of them would be a second request.
 func writeRequest(out *bufio.Writer, r *http.Request) error {
 	defer closeBody(r)
-	uri := r.URL.RequestURI()
-	if err := checkRequest(r, uri); err != nil {
+	host, uri := cmp.Or(r.Host, r.URL.Host), r.URL.RequestURI()
+	if err := checkRequest(r, host, uri); err != nil {
 		return err
 	}
-	writeAll(out, r.Method, " ", uri, " HTTP/1.1\r\nHost: ", r.URL.Host, "\r\n")
+	writeAll(out, r.Method, " ", uri, " HTTP/1.1\r\nHost: ", host, "\r\n")
 	for name, values := range r.Header {
 		if ownHeader(name) {
 			continue
@@ -59,15 +59,15 @@ func writeAll(out *bufio.Writer, texts ...string) {
 }
 
 // checkRequest refuses what would end a line or a header.
-func checkRequest(r *http.Request, uri string) error {
+func checkRequest(r *http.Request, host, uri string) error {
 	if !httpguts.ValidHeaderFieldName(r.Method) { // a method is a token, too
 		return fmt.Errorf("the method %q is none", r.Method)
 	}
 	if !strings.HasPrefix(uri, "/") || strings.ContainsFunc(uri, endsPath) {
 		return fmt.Errorf("the path %q is none", uri)
 	}
-	if !httpguts.ValidHostHeader(r.URL.Host) {
-		return fmt.Errorf("the host %q is none", r.URL.Host)
+	if !httpguts.ValidHostHeader(host) {
+		return fmt.Errorf("the host %q is none", host)
 	}
 	for name, values := range r.Header {
 		if !httpguts.ValidHeaderFieldName(name) {

@@ -42,8 +42,8 @@ func TestRequestsAreRead(t *testing.T) {
 		if got.Method != c.method || got.RequestURI != c.path || string(body) != c.body || err != nil {
 			t.Errorf("read %s %s with %q, %v; want %s %s with %q", got.Method, got.RequestURI, body, err, c.method, c.path, c.body)
 		}
-		if got.Host != "approval:8080" || got.ContentLength != int64(len(c.body)) || in.Buffered() != 0 {
-			t.Errorf("%s %s: the host is %s, the length %d, %d bytes are left; want approval:8080, %d and 0", c.method, c.path, got.Host, got.ContentLength, in.Buffered(), len(c.body))
+		if got.Host != "approval" || got.ContentLength != int64(len(c.body)) || in.Buffered() != 0 {
+			t.Errorf("%s %s: the host is %s, the length %d, %d bytes are left; want approval, %d and 0", c.method, c.path, got.Host, got.ContentLength, in.Buffered(), len(c.body))
 		}
 		if got.Header.Get("X-Rumi-Actor") != "alice" || len(got.Header["Accept"]) != 2 {
 			t.Errorf("%s %s: the headers are %v, want alice and two of Accept", c.method, c.path, got.Header)
@@ -59,7 +59,8 @@ func TestNoSecondRequest(t *testing.T) {
 		"query":            func(r *http.Request) { r.URL.RawQuery = "a=b HTTP/1.1\r\n\r\n" },
 		"NUL in the query": func(r *http.Request) { r.URL.RawQuery = "a=\x00" },
 		"opaque":           func(r *http.Request) { r.URL.Opaque = "x HTTP/1.1\r\n" },
-		"host":             func(r *http.Request) { r.URL.Host = "a\r\nX: y" },
+		"host":             func(r *http.Request) { r.Host = "a\r\nX: y" },
+		"the URL's host":   func(r *http.Request) { r.Host, r.URL.Host = "", "a\r\nX: y" },
 		"value":            func(r *http.Request) { r.Header["X-Rumi-Actor"] = []string{"a\r\nX-Rumi-Role: admin"} },
 		"bare line feed":   func(r *http.Request) { r.Header["X-Rumi-Actor"] = []string{"a\nX-Rumi-Role: admin"} },
 		"name":             func(r *http.Request) { r.Header["X: y\r\nZ"] = []string{"1"} },

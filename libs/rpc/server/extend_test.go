@@ -26,6 +26,9 @@ func (d deadlines) SetWriteDeadline(t time.Time) error {
 func TestDeadlinesMoveOnceASecond(t *testing.T) {
 	var set []time.Time
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/cut" {
+			server.CutWrite(r.Context(), deadlines{w, &set})
+		}
 		for range 3 {
 			server.ExtendWrite(r.Context(), deadlines{w, &set}, 30*time.Second)
 			_, _ = io.WriteString(w, "x")
@@ -34,8 +37,8 @@ func TestDeadlinesMoveOnceASecond(t *testing.T) {
 	s.Config.ConnContext = server.ConnContext
 	s.Start()
 	defer s.Close()
-	ask := func(c *http.Client) {
-		answer, err := c.Get(s.URL)
+	ask := func(c *http.Client, path string) {
+		answer, err := c.Get(s.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,8 +49,8 @@ func TestDeadlinesMoveOnceASecond(t *testing.T) {
 	}
 	first, second := &http.Client{Transport: &http.Transport{}}, &http.Client{Transport: &http.Transport{}}
 	began := time.Now()
-	ask(first)
-	ask(first)
+	ask(first, "/")
+	ask(first, "/")
 	if quick := time.Since(began) < time.Second; quick && len(set) != 1 {
 		t.Errorf("two answers of a connection set %d deadlines, want 1", len(set))
 	}
@@ -55,14 +58,19 @@ func TestDeadlinesMoveOnceASecond(t *testing.T) {
 		t.Errorf("the deadline is %v after the beginning, want 30 s or a little more", until)
 	}
 	before := len(set)
-	ask(second)
+	ask(second, "/")
 	if len(set) != before+1 {
 		t.Errorf("the first answer of another connection set %d deadlines, want 1", len(set)-before)
 	}
 	before = len(set)
 	time.Sleep(1100 * time.Millisecond)
-	ask(first)
+	ask(first, "/")
 	if len(set) == before {
 		t.Error("an answer after a second set no deadline, want one")
+	}
+	before = len(set)
+	ask(first, "/cut")
+	if len(set) != before+2 || set[before+1].Sub(set[before]) < 29*time.Second {
+		t.Errorf("a cut and the answer after it set the deadlines %v, want 2, the second 30 s later", set[before:])
 	}
 }

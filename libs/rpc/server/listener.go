@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rumi-ai/rumi/libs/identity"
@@ -116,8 +117,14 @@ type connKey struct{}
 // conn is what is known of a request's connection. The requests of a connection come one after another (HTTP/1.1).
 type conn struct {
 	watched  *identity.Conn // nil where it isn't one of a service
-	extended time.Time      // when ExtendWrite has moved the deadline last
+	extended atomic.Int64   // when ExtendWrite has moved the deadline last, as uptime says; 0 where it has to
 }
+
+// begun is in the past, so that uptime is never near 0.
+var begun = time.Now().Add(-time.Hour)
+
+// uptime is a time in nanoseconds that no change of the clock moves.
+func uptime() int64 { return int64(time.Since(begun)) }
 
 // ConnContext is for http.Server: it lets a handler know the connection of its request.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
@@ -140,12 +147,20 @@ func Retired(ctx context.Context) bool {
 // request's goroutine before each write. A connection's deadline is moved once a second at most: a second less costs nobody anything, and
 // moving it costs as much as the rest of a small write.
 func ExtendWrite(ctx context.Context, w http.ResponseWriter, d time.Duration) {
-	now := time.Now()
 	if c, ok := ctx.Value(connKey{}).(*conn); ok {
-		if now.Sub(c.extended) < time.Second {
+		now := uptime()
+		if now-c.extended.Load() < int64(time.Second) {
 			return
 		}
-		c.extended = now
+		c.extended.Store(now)
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(now.Add(d))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d))
+}
+
+// CutWrite ends a write to w that waits for the client. It may be called from any goroutine. What is written after it has its time again.
+func CutWrite(ctx context.Context, w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now())
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		c.extended.Store(0)
+	}
 }

@@ -53,7 +53,6 @@ func follow[L, V any](w http.ResponseWriter, r *http.Request, lines iter.Seq2[L,
 		}
 	}()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	control := http.NewResponseController(w)
 	send := func(format string, args ...any) error {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"time"
 
 	"github.com/rumi-ai/rumi/libs/access"
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -16,6 +15,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/origin"
 	declared "github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc"
+	"github.com/rumi-ai/rumi/libs/rpc/server"
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
@@ -136,8 +136,7 @@ func (r *request) endWithSession(w http.ResponseWriter) (stop func()) {
 	detach := r.who.Session.OnEnd(func() {
 		if !uploading || u.cut() {
 			cancel(errSessionEnded)
-			// The client may have stopped reading: what waits to be written must not hold the stream.
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now())
+			server.CutWrite(ctx, w) // the client may have stopped reading: what waits to be written must not hold the stream
 		}
 	})
 	r.Request = r.WithContext(ctx)

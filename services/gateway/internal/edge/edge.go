@@ -148,6 +148,7 @@ func (e *Edge) ServeHTTP(raw http.ResponseWriter, r *http.Request) {
 		who.LastUse.Note(began, from.Address)
 	}
 	w.Header().Set(rpc.RequestIDHeader, from.RequestID)
+	rpc.ForBrowsers(w.Header())
 	if public || refused != nil { // a stranger neither joins a trace nor decides that one is recorded
 		r.Header.Del("Traceparent")
 	}

@@ -73,7 +73,6 @@ func serveFixed(w http.ResponseWriter, r *http.Request, tag, text string) error 
 	h := w.Header()
 	h.Set("ETag", tag)
 	h.Set("Cache-Control", "no-cache") // kept, and asked for again each time
-	h.Set("X-Content-Type-Options", "nosniff")
 	for known := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
 		if known = strings.TrimPrefix(strings.TrimSpace(known), "W/"); known == tag || known == "*" {
 			w.WriteHeader(http.StatusNotModified)
