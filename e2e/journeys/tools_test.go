@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -180,7 +178,7 @@ func TestUnmodifiedTools(t *testing.T) {
 	began := time.Now()
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+toolsPack+"/approve", nil)
-	installLock(t)
+	installLock(t, toolsPack, 10)
 	post(t, "/api/network/grant", map[string]any{"pack_id": toolsPack, "allowed_domains": []string{upstreamHost}, "allowed_ports": []int{8443, 8081}})
 	post(t, "/api/containers/"+toolsPack+"/start", nil)
 	lines := map[string][]string{} // by step
@@ -255,25 +253,12 @@ func copyToolsPack(t *testing.T, all []step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pack := files{"steps.json": string(plan)}
-	source := os.DirFS(filepath.Join("testdata", "tools", "pack"))
-	err = fs.WalkDir(source, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		content, err := fs.ReadFile(source, name)
-		pack[name] = string(content)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pack.copyToEcosystem(t, toolsPack)
+	readPack(t, filepath.Join("testdata", "tools", "pack")).with(files{"steps.json": string(plan)}).copyToEcosystem(t, toolsPack)
 }
 
-// installLock approves the pack's lock, which installs it from pip's default index. That index may not answer for a moment, so it tries three
+// installLock approves a pack's lock of so many packages, which installs it from pip's default index. That index may not answer for a moment, so it tries three
 // times.
-func installLock(t *testing.T) {
+func installLock(t *testing.T, pack string, packages int) {
 	t.Helper()
 	patient := *suite.api
 	patient.HTTP.Timeout = commandWait // pip may take longer than the client's usual timeout
@@ -283,7 +268,7 @@ func installLock(t *testing.T) {
 		post(t, "/api/pip/candidates/scan", nil)
 		key := ""
 		for _, item := range pipItems(t) {
-			if item.PackID == toolsPack {
+			if item.PackID == pack {
 				key = item.CandidateKey
 			}
 		}
@@ -301,8 +286,8 @@ func installLock(t *testing.T) {
 	if err := must(t, a, err).Into(&installed); err != nil {
 		t.Fatal(err)
 	}
-	if installed.Status != "installed" || len(installed.Packages) != 10 {
-		t.Errorf("installed %+v, want 10 packages", installed)
+	if installed.Status != "installed" || len(installed.Packages) != packages {
+		t.Errorf("installed %+v, want %d packages", installed, packages)
 	}
 }
 
