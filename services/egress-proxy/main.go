@@ -16,7 +16,6 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/gate/packsockets"
-	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
@@ -80,19 +79,18 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		rt.Go("quota", daily.Run)
 		view, policy := gate.NewView(rt.Log), cfg.addresses()
 		rt.Metrics.MustRegister(view)
+		view.Trace(rt.Tracer)
 		resolver, suite := resolvers(cfg)
 		finder := &selfaddr.Finder{Policy: policy, Listening: rt.Listening(), Directory: neighbours(rt), Lookup: suite.Lookup}
 		finder.Scan(ctx)
 		rt.Go("own addresses", finder.Run)
 
-		spans := packspans.New(packspans.Config{
-			Key:  packtrace.LoadOrRandom(filepath.Join(rt.UserData, "settings", packtrace.Dir, packtrace.File), rt.Log),
-			Rate: int(cfg.SpanLimit), Traces: rt.Tracing, Log: rt.Log, Metrics: rt.Metrics,
-		})
+		border := rt.PackBorder()
+		spans := packspans.New(packspans.Config{Key: border.Key, Rate: int(cfg.SpanLimit), Traces: rt.Tracing, Log: rt.Log, Metrics: rt.Metrics})
 		rt.Go("spans of packs", spans.Run)
 		proxy := egress.New(egress.Config{
 			Gates: view, Grants: grants, Addresses: policy, Resolver: resolver, Dial: upstream.Dial, TLS: verify.config,
-			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Spans: spans,
+			Denials: denied, Quota: daily, Rate: int(cfg.RateLimit), Refusals: int(cfg.Refusals), Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Border: border, Spans: spans,
 		})
 		rt.OnStop("refusals", proxy.Flush)
 		rt.Go("refusals", proxy.Record)

@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/hostname"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/address"
@@ -57,6 +58,7 @@ type Config struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 	Tracer    trace.Tracer
+	Border    packtrace.Border
 	Spans     httpproxy.Spans // that packs make themselves
 }
 
@@ -78,7 +80,7 @@ func New(cfg Config) *Proxy {
 	return &Proxy{
 		packs: packs,
 		recorder: record.New(record.Config{
-			Denials: cfg.Denials, Refusals: cfg.Refusals, Audit: cfg.Audit, Log: cfg.Log, Metrics: cfg.Metrics, Tracer: cfg.Tracer,
+			Denials: cfg.Denials, Refusals: cfg.Refusals, Audit: cfg.Audit, Log: cfg.Log, Metrics: cfg.Metrics, Tracer: cfg.Tracer, Border: cfg.Border,
 		}),
 		spans: cfg.Spans,
 	}

@@ -12,6 +12,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rumi-ai/rumi/libs/packtrace"
 )
 
 const (
@@ -37,7 +39,7 @@ func (w *world) spansNow(n int) []sdktrace.ReadOnlySpan {
 func attributes(s sdktrace.ReadOnlySpan) string {
 	var all []string
 	for _, a := range s.Attributes() {
-		if !strings.HasSuffix(string(a.Key), ".size") {
+		if !strings.HasSuffix(string(a.Key), ".size") && a.Key != "rumi.request_id" {
 			all = append(all, fmt.Sprint(a.Key, "=", a.Value.String()))
 		}
 	}
@@ -66,13 +68,13 @@ func TestSpans(t *testing.T) {
 		attributes  string
 		status      codes.Code
 	}{
-		{"GET", "http://x.example/a?token=b", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=80 http.response.status_code=200", codes.Unset},
-		{"GET", "https://two.example/", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=https server.address=two.example server.port=443 network.protocol.version=2 http.response.status_code=200", codes.Unset},
-		{"HEAD", "http://x.example/moved", own + "allowed rumi.egress.reason=ok http.request.method=HEAD http.request.resend_count=1 url.scheme=http server.address=other.example server.port=80 http.response.status_code=200", codes.Unset},
-		{"GET", "http://x.example/nosuch", own + "allowed rumi.egress.reason=ok http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=80 http.response.status_code=404", codes.Error},
-		{"GET", "http://y.example/", own + "denied rumi.egress.reason=grant_denied http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=y.example server.port=80 error.type=grant_denied", codes.Error},
-		{"GET", "http://x.example:81/", own + "failed rumi.egress.reason=connection_refused http.request.method=GET http.request.resend_count=0 url.scheme=http server.address=x.example server.port=81 error.type=connection_refused", codes.Error},
-		{"TRACE", "http://x.example/", own + "failed rumi.egress.reason=validation_error http.request.method= http.request.resend_count=0 error.type=validation_error", codes.Error},
+		{"GET", "http://x.example/a?token=b", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
+		{"GET", "https://two.example/", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=https server.address=two.example server.port=443 http.response.status_code=200 network.protocol.version=2", codes.Unset},
+		{"HEAD", "http://x.example/moved", own + "allowed rumi.egress.reason=ok http.request.resend_count=1 http.request.method=HEAD url.scheme=http server.address=other.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
+		{"GET", "http://x.example/nosuch", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=404 network.protocol.version=1.1 error.type=404", codes.Error},
+		{"GET", "http://y.example/", own + "denied rumi.egress.reason=grant_denied http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=y.example server.port=80 error.type=grant_denied", codes.Error},
+		{"GET", "http://x.example:81/", own + "failed rumi.egress.reason=connection_refused http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=81 error.type=connection_refused", codes.Error},
+		{"TRACE", "http://x.example/", own + "failed rumi.egress.reason=validation_error http.request.resend_count=0 error.type=validation_error", codes.Error},
 	} {
 		w.ask(c.method, c.url)
 		s := w.spansNow(1)[0]
@@ -97,7 +99,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// A span is in the trace that the pack says, and the server gets what the pack says, no more.
+// A span is in the pack's own trace, under the id that it has in Rumi, and the server gets what the pack says, no more.
 func TestSpansContinueThePacksTrace(t *testing.T) {
 	w := newWorld(t)
 	var seen http.Header
@@ -125,11 +127,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 		for _, host := range []string{"http://x.example/", "https://two.example/", "http://denied.example/"} {
 			seen = nil
 			w.ask("GET", host, "headers", map[string]string{c.name: c.parent, "tracestate": "a=b"})
-			if about == "not sampled" { // the pack decides about its own trace, as any caller does
-				w.spansNow(0)
-			} else {
-				w.continues(about, c.continues)
-			}
+			w.continues(about, c.continues)
 			if seen != nil && (seen.Get("Traceparent") != c.parent || seen.Get("Tracestate") != "a=b") {
 				t.Errorf("%s: the server got %v, want the traceparent %q and the tracestate", about, seen, c.parent)
 			}
@@ -141,9 +139,7 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 			}
 			io.Copy(io.Discard, r.Body)
 			conn.Close()
-			if w.recorded(map[bool]int{true: 4, false: 2}[strings.Contains(host, "denied")]); about == "not sampled" {
-				continue
-			}
+			w.recorded(map[bool]int{true: 4, false: 2}[strings.Contains(host, "denied")])
 			w.continues(about+", as HTTP", c.continues)
 		}
 	}
@@ -167,9 +163,73 @@ func TestSpansContinueThePacksTrace(t *testing.T) {
 
 func (w *world) continues(about string, want bool) {
 	w.t.Helper()
+	own, err := trace.TraceIDFromHex(packTrace)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	mapped := w.border.Key.Map("p", own)
 	s := w.spansNow(1)[0]
-	got := s.Parent().IsRemote() && s.Parent().TraceID().String() == packTrace && s.Parent().SpanID().String() == packSpan && s.SpanContext().TraceID().String() == packTrace
+	got := s.Parent().IsRemote() && s.SpanContext().TraceID() == mapped && s.Parent().SpanID().String() == packSpan
 	if got != want || !want && s.Parent().IsValid() {
-		w.t.Errorf("%s: parent %v of %v", about, s.Parent(), s.SpanContext())
+		w.t.Errorf("%s: the span is in %s below %s; want %s below %s: %v", about, s.SpanContext().TraceID(), s.Parent().SpanID(), mapped, packSpan, want)
+	}
+}
+
+// A request is a part of the trace that Rumi handed to its pack, and of no other's. Only then does the server learn of the request's span; it never
+// learns the proof. Baggage goes nowhere.
+func TestSpansOfRumisTraces(t *testing.T) {
+	w := newWorld(t)
+	var seen http.Header
+	h := func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }
+	w.site("x.example", "93.184.216.34", false, h)
+	w.site2("two.example", "93.184.216.35", h)
+	w.grants["p"] = []string{"x.example", "two.example"}
+	path := w.socket()
+	handed := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
+	own, others := w.border.Key.Mint("p", handed), w.border.Key.Mint("q", handed)
+	quiet := w.border.Key.Mint("p", handed.WithTraceFlags(0))
+	for _, c := range []struct {
+		what, parent, state string
+		joins               bool
+		spans               int
+		server              string // the tracestate that the server gets
+	}{
+		{"handed to the pack", own.TraceParent, "a=b," + own.TraceState, true, 1, "a=b"},
+		{"handed, with nothing else in the tracestate", own.TraceParent, own.TraceState, true, 1, ""},
+		{"handed to another pack", others.TraceParent, others.TraceState + ",a=b", false, 1, "a=b"},
+		{"handed unsampled, sent as sampled", strings.TrimSuffix(quiet.TraceParent, "00") + "01", quiet.TraceState, true, 0, ""},
+	} {
+		for _, url := range []string{"http://x.example/", "https://two.example/", "http"} {
+			seen = nil
+			if url == "http" {
+				conn := dialSocket(t, path)
+				fmt.Fprintf(conn, "GET http://x.example/ HTTP/1.1\r\nHost: x.example\r\ntraceparent: %s\r\ntracestate: %s\r\nbaggage: a=b\r\n\r\n", c.parent, c.state)
+				r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, r.Body)
+				conn.Close()
+				w.recorded(3)
+			} else {
+				w.ask("GET", url, "headers", map[string]string{"traceparent": c.parent, "tracestate": c.state, "baggage": "a=b"})
+			}
+			want := c.parent
+			for _, s := range w.spansNow(c.spans) {
+				if joined := s.SpanContext().TraceID() == handed.TraceID(); joined != c.joins || s.Parent().SpanID() != handed.SpanID() {
+					t.Errorf("%s, %s: the span is in %s below %s, want it in the trace handed: %v", c.what, url, s.SpanContext().TraceID(), s.Parent().SpanID(), c.joins)
+				}
+				if c.joins {
+					want = packtrace.Parent(s.SpanContext())
+				}
+				if len(s.Events()) == 0 {
+					t.Errorf("%s, %s: the span has no events, want how the name was resolved", c.what, url)
+				}
+			}
+			if seen.Get("Traceparent") != want || seen.Get("Tracestate") != c.server || seen.Get("Baggage") != "" {
+				t.Errorf("%s, %s: the server got %v; want the traceparent %s, the tracestate %q and no baggage", c.what, url, seen, want, c.server)
+			}
+			w.traces = nil
+		}
 	}
 }

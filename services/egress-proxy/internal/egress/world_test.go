@@ -47,6 +47,7 @@ type world struct {
 	spans   *tracetest.SpanRecorder
 	tracing *sdktrace.TracerProvider
 	packs   collector // of packs' own spans
+	border  packtrace.Border
 
 	mu       sync.Mutex
 	gates    map[string]gate.State
@@ -69,13 +70,14 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 	w := &world{
 		t: t, policy: address.NewPolicy(nil), spans: spans, tracing: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)), metrics: prometheus.NewRegistry(), roots: x509.NewCertPool(),
 		gates:  map[string]gate.State{"p": {PackID: "p", Open: true, Status: "approved"}},
+		border: packtrace.Border{Key: packtrace.Random(), Samples: func(trace.TraceID) bool { return true }},
 		grants: map[string][]string{"p": {"*"}}, names: map[string][]string{}, sites: map[string]string{},
 	}
 	cfg := Config{
 		Gates: w, Grants: w, Denials: denials.New(nil, slog.New(slog.DiscardHandler)), Quota: quota.New(nil, 0, slog.New(slog.DiscardHandler)), Addresses: w.policy, Resolver: w, Dial: w.dial, TLS: func() *tls.Config { return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS12} },
-		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"),
+		Audit: w, Log: slog.New(slog.NewJSONHandler(&w.logs, nil)), Metrics: w.metrics, Tracer: w.tracing.Tracer("test"), Border: w.border,
 	}
-	cfg.Spans = packspans.New(packspans.Config{Key: packtrace.Random(), Rate: 100, Traces: &w.packs, Log: cfg.Log, Metrics: w.metrics})
+	cfg.Spans = packspans.New(packspans.Config{Key: w.border.Key, Rate: 100, Traces: &w.packs, Log: cfg.Log, Metrics: w.metrics})
 	for _, f := range change {
 		f(&cfg)
 	}

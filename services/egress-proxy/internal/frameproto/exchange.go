@@ -52,7 +52,8 @@ func Begin(ctx context.Context, pack *session.Pack, recorder *record.Recorder, r
 	e := exchanges.Get().(*exchange)
 	e.pack, e.recorder, e.ctx, e.began = pack, recorder, ctx, time.Now()
 	e.call, e.Failure = parse(request)
-	e.Method, e.Destination, e.Trace = e.call.method, e.call.url, record.TraceOfFields(e.call.fields)
+	e.Method, e.Destination = e.call.method, e.call.url
+	e.Trace, e.call.fields = record.TraceOfFields(e.call.fields)
 	if e.Failure == nil {
 		e.session = pack.Session() // before anything is decided on; see package session
 		e.target, e.Failure = pack.Decide(e.Request(len(e.call.body) > 0))
@@ -100,10 +101,14 @@ func (e *exchange) Finish(dst []byte) []byte {
 }
 
 func (e *exchange) finish(dst []byte) []byte {
-	e.recorder.Start(&e.transfer, record.KindFrame, e.pack.ID, &e.Result, e.began)
 	var release func()
 	e.bound, release = e.session.With(e.ctx)
 	defer release()
+	e.bound = e.recorder.Open(e.bound, e.pack.ID, &e.Result, e.began)
+	if parent := e.Upstream(); parent != "" {
+		e.call.setTraceParent(parent)
+	}
+	e.recorder.Start(&e.transfer, record.KindFrame, e.pack.ID, &e.Result, e.began)
 	body := bodies.Get().(*[]byte)
 	e.run(*body)
 	start := len(dst)
@@ -164,6 +169,7 @@ func (e *exchange) run(buf []byte) {
 			fields, body = headers.WithoutBody(fields), nil
 		}
 		e.Destination = next
+		e.Redirected()
 	}
 }
 

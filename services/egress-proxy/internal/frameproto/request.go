@@ -195,3 +195,12 @@ func decimal(v float64) string {
 	}
 	return s
 }
+
+// setTraceParent replaces the value of the field traceparent, which must be there.
+func (c *call) setTraceParent(value string) {
+	for i, f := range c.fields {
+		if strings.EqualFold(f.Name, "traceparent") {
+			c.fields[i].Value = value
+		}
+	}
+}

@@ -8,10 +8,12 @@ import (
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
 
-// perConnection says whether a field, its name in lower case, is the proxy's own to say or holds for one connection only (RFC 9110, section
+// perConnection says whether a field, its name in lower case, ends at the proxy: it is the proxy's own to say or holds for one connection only (RFC 9110, section
 // 7.6.1). It isn't passed on, in either direction.
 func perConnection(lower string) bool {
 	switch lower {
+	case "baggage": // of a trace: who reads it may take it for Rumi's word (W3C Baggage)
+		return true
 	case "host", "content-length", "connection", "keep-alive", "te", "trailer", "upgrade":
 		return true
 	}

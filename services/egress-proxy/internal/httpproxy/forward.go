@@ -120,6 +120,10 @@ func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time
 	f := &forwarding{clientConn: c, result: r, session: s, bound: ctx, request: in, began: began, body: &upload{
 		client: c, body: in.Body, awaitsContinue: in.Header.Get("Expect") != "", complete: in.ContentLength == 0,
 	}}
+	f.bound = c.recorder.Open(f.bound, c.pack.ID, r, began)
+	if parent := r.Upstream(); parent != "" {
+		in.Header["Traceparent"] = []string{parent}
+	}
 	out, response, failure := f.roundTrip()
 	if failure != nil {
 		r.Failure = failure

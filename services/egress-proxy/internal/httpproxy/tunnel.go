@@ -34,6 +34,7 @@ var alertUnrecognizedName = []byte{21, 3, 1, 0, 2, 2, 112}
 func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
 	s := c.pack.Session() // before anything is decided on; see package session
 	ctx, release := s.With(c.stream.Sends())
+	ctx = c.recorder.Open(ctx, c.pack.ID, r, began)
 	target, f := c.authorize(ctx, s, r.Request(false), began)
 	var server net.Conn
 	if f == nil {

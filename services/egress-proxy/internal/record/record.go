@@ -18,6 +18,7 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/origin"
+	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
@@ -33,6 +34,7 @@ type Config struct {
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	Tracer   trace.Tracer
+	Border   packtrace.Border
 }
 
 // Recorder records the requests of all packs. Use New.
@@ -73,15 +75,16 @@ type Result struct {
 	Hops        int                  // redirects that were followed
 	Failure     *decision.Failure    // nil for a request that its server answered
 	Latency     time.Duration
-	Status      int   // of the answer; 0 for none
-	Received    int64 // bytes from the server: of the body, or of a tunnel
-	Sent        int64 // bytes to the server: of bodies, and all in a tunnel
-	OverHTTP    bool  // came as plain HTTP, not in a frame
-	HTTP2       bool  // the server answered over HTTP/2
-	Unbounded   bool  // a tunnel or an upgraded connection: it lasts for as long as the pack wants, and isn't counted in the durations
-	Trace       TraceContext
-	Transfer    *Transfer // nil for a request that wasn't allowed
+	Status      int               // of the answer; 0 for none
+	Received    int64             // bytes from the server: of the body, or of a tunnel
+	Sent        int64             // bytes to the server: of bodies, and all in a tunnel
+	OverHTTP    bool              // came as plain HTTP, not in a frame
+	HTTP2       bool              // the server answered over HTTP/2
+	Unbounded   bool              // a tunnel or an upgraded connection: it lasts for as long as the pack wants, and isn't counted in the durations
+	Trace       packtrace.Context // as the pack sent it
+	Transfer    *Transfer         // nil for a request that wasn't allowed
 
+	open    opened
 	scratch scratch
 }
 
@@ -146,8 +149,12 @@ func (c *Recorder) Record(packID string, r *Result) (wait func() error) {
 	if o.result == resultDenied {
 		c.cfg.Denials.Add(packID, r.denial())
 	}
-	ctx, span := c.span(withOrigin(packID, requestID), r)
-	defer r.endSpan(span, packID, o)
+	if r.open.span == nil {
+		r.open = c.start(packID, r.Trace, time.Now().Add(-r.Latency))
+	}
+	span, requestID := r.open.span, cmp.Or(requestID, origin.NewRequestID())
+	ctx := trace.ContextWithSpan(withOrigin(packID, requestID), span)
+	defer r.endSpan(span, packID, requestID, o)
 	c.count(r, o, span.SpanContext())
 	individually := true
 	switch o.result {
@@ -245,9 +252,9 @@ func (r *Result) denial() denials.Key {
 	return key
 }
 
-// withOrigin returns a context that says whose doing an entry is: the pack's, in the request of that id, or in one of its own for "".
+// withOrigin returns a context that says whose doing an entry is: the pack's, in the request of that id.
 func withOrigin(packID, requestID string) context.Context {
-	return origin.With(context.Background(), origin.Origin{RequestID: cmp.Or(requestID, origin.NewRequestID()), Actor: "pack:" + packID})
+	return origin.With(context.Background(), origin.Origin{RequestID: requestID, Actor: "pack:" + packID})
 }
 
 // Milliseconds is a duration as answers, log and audit have it, with three decimals.

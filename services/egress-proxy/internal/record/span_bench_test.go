@@ -1,9 +1,9 @@
 package record
 
 import (
-	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -18,7 +18,6 @@ func BenchmarkSpanOff(b *testing.B) {
 	r := &Result{}
 	b.ReportAllocs()
 	for b.Loop() {
-		_, span := c.span(context.Background(), r)
-		r.endSpan(span, "p", outcome{result: "allowed", reason: "ok"})
+		r.endSpan(c.start("p", r.Trace, time.Now()).span, "p", "r", outcome{result: "allowed", reason: "ok"})
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/origin"
 	"github.com/rumi-ai/rumi/libs/periodic"
@@ -43,6 +46,7 @@ type Transfer struct {
 	method string
 	to     decision.Destination // of the first hop
 	began  time.Time
+	span   trace.Span // of the request; nil for none
 
 	// Bytes so far. They are counted here, or by counter where that isn't nil.
 	sent, received atomic.Int64
@@ -62,7 +66,7 @@ type transfers struct {
 
 // Start begins the transfer t of a request of which the decision was that it may happen. t must be new, or one that has ended.
 func (c *Recorder) Start(t *Transfer, kind Kind, packID string, r *Result, began time.Time) {
-	t.packID, t.kind, t.method, t.to, t.began = packID, kind, r.Method, r.Destination, began
+	t.packID, t.kind, t.method, t.to, t.began, t.span = packID, kind, r.Method, r.Destination, began, r.open.span
 	r.Transfer = t
 	c.under.mu.Lock()
 	c.under.all[t] = struct{}{}
@@ -124,6 +128,7 @@ func (t *Transfer) Bytes() (sent, received int64) {
 // progressEntry is an entry about a transfer that goes on.
 type progressEntry struct {
 	requestID, packID string
+	span              trace.Span
 	entry             audit.Entry
 }
 
@@ -140,15 +145,18 @@ func (t *Transfer) nextEntry(now time.Time) progressEntry {
 	}
 	if phase == "progress" {
 		sent, received := t.Bytes()
+		if t.span != nil && t.span.IsRecording() {
+			t.span.AddEvent(phase, trace.WithAttributes(semconv.HTTPRequestBodySize(int(sent)), semconv.HTTPResponseBodySize(int(received))))
+		}
 		attrs = append(attrs, slog.Float64("latency_ms", Milliseconds(now.Sub(t.began))), slog.Int64("bytes", received), slog.Int64("bytes_sent", sent))
 	}
-	return progressEntry{t.requestID, t.packID, audit.Entry{
+	return progressEntry{t.requestID, t.packID, t.span, audit.Entry{
 		Category: audit.Network, Action: "network_request", Success: true, OwnerPack: t.packID, Phase: phase, Attrs: attrs,
 	}}
 }
 
 func (c *Recorder) submit(e progressEntry) (wait func() error) {
-	return c.cfg.Audit.Submit(withOrigin(e.packID, e.requestID), e.entry)
+	return c.cfg.Audit.Submit(trace.ContextWithSpan(withOrigin(e.packID, e.requestID), e.span), e.entry)
 }
 
 // countBytes adds to the metrics what moved since the last time; sent and received are all so far.

@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/upstream"
 )
@@ -48,6 +51,9 @@ func (k *Pack) Decide(r decision.Request) (*upstream.Target, *decision.Failure) 
 // packs may have changed since, when one of our own services moved.
 func (k *Pack) Resolve(ctx context.Context, s *Session, target *upstream.Target, to decision.Destination, deadline time.Time) (*upstream.Target, *decision.Failure) {
 	found, err := k.packs.Names.Lookup(ctx, k.ID, to.Host.Name, deadline)
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.AddEvent("resolved", trace.WithAttributes(attribute.Int("rumi.addresses", len(found.Addrs))))
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, k.Interrupted(s)

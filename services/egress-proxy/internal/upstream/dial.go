@@ -127,6 +127,9 @@ func interleave(addrs []netip.Addr) []netip.Addr {
 
 // DialTunnel connects to a target for a tunnel, in which the pack itself speaks TLS: the connection is the caller's, and none of the pool's.
 func (p *Pool) DialTunnel(ctx context.Context, t *Target) (net.Conn, error) {
-	conn, _, err := p.cfg.Connect(ctx, t, time.Now().Add(streamConnect))
+	conn, addr, err := p.cfg.Connect(ctx, t, time.Now().Add(streamConnect))
+	if err == nil {
+		connected(ctx, t, addr)
+	}
 	return conn, err
 }

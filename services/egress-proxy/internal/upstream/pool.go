@@ -240,6 +240,7 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 	if err != nil {
 		return k, nil, nil, err
 	}
+	connected(ctx, t, addr)
 	k = key{t.TLS, t.Host, t.Port, addr}
 	if !t.TLS {
 		return k, newConn(raw, raw), nil, nil
@@ -249,6 +250,7 @@ func (p *Pool) connect(ctx context.Context, t *Target, r *Request) (k key, c *co
 	if err != nil {
 		return k, nil, nil, err
 	}
+	securedTLS(ctx, secured)
 	if secured.ConnectionState().NegotiatedProtocol != HTTP2 {
 		return k, newConn(secured, raw), nil, nil
 	}

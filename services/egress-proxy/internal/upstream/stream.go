@@ -241,10 +241,12 @@ func (c *boundConn) Close() error {
 // dialPlain makes a connection to the target of the exchange for which the transport asks for it. Another exchange may be given it, too: one
 // whose URL is the same, and so its target.
 func (p *Pool) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
-	c, _, err := p.dialBound(ctx.Value(streamKey{}).(*Stream).target, time.Now().Add(streamConnect))
+	target := ctx.Value(streamKey{}).(*Stream).target
+	c, addr, err := p.dialBound(target, time.Now().Add(streamConnect))
 	if err != nil {
 		return nil, err
 	}
+	connected(ctx, target, addr)
 	return c, nil
 }
 
@@ -255,6 +257,7 @@ func (p *Pool) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	connected(ctx, s.target, addr)
 	protocols := []string{HTTP2, HTTP1}
 	if s.http1 {
 		protocols = protocols[1:]
@@ -263,6 +266,7 @@ func (p *Pool) dialTLS(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	securedTLS(ctx, secured)
 	if secured.ConnectionState().NegotiatedProtocol != HTTP2 {
 		return secured, nil
 	}
