@@ -79,4 +79,8 @@ type message struct {
 
 	// Changed is when approval had changed what the message says; the zero time for a snapshot, and from older versions of approval.
 	Changed time.Time `json:"changed,omitzero"`
+
+	// TraceParent is the span in which approval changed it (W3C Trace Context), and RequestID the request. Both decide nothing, and may be "".
+	TraceParent string `json:"traceparent,omitzero"`
+	RequestID   string `json:"request_id,omitzero"`
 }

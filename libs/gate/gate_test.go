@@ -19,8 +19,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/origin"
 )
 
 // wire joins a publisher to views without a network: what the publisher sends, the view reads.
@@ -129,17 +134,17 @@ func TestChangesArePushed(t *testing.T) {
 		if _, known := v.Get("b"); known {
 			t.Fatal("b is known")
 		}
-		p.Set(State{PackID: "b", Status: "pending", Revision: 1}, State{PackID: "a", Status: "modified", Revision: 2})
+		p.Set(t.Context(), State{PackID: "b", Status: "pending", Revision: 1}, State{PackID: "a", Status: "modified", Revision: 2})
 		synctest.Wait()
 		if s, known := v.Get("b"); !known || s.Status != "pending" || isOpen(v, "a") {
 			t.Fatalf("the view has b as %+v (known: %v) and a open: %v; want b pending and a closed", s, known, isOpen(v, "a"))
 		}
-		p.Set(State{PackID: "a", Open: true, Revision: 1})
+		p.Set(t.Context(), State{PackID: "a", Open: true, Revision: 1})
 		synctest.Wait()
 		if isOpen(v, "a") {
 			t.Fatal("an old revision opened a")
 		}
-		p.Remove("b")
+		p.Remove(t.Context(), "b")
 		synctest.Wait()
 		if _, known := v.Get("b"); known || len(v.All()) != 1 {
 			t.Fatal("b is still known")
@@ -195,8 +200,8 @@ func TestWhatHappenedWhileAwayIsTold(t *testing.T) {
 		synctest.Wait()
 		said.take()
 		w.set(true, false)
-		p.Set(State{PackID: "a", Revision: 2})
-		p.Remove("gone")
+		p.Set(t.Context(), State{PackID: "a", Revision: 2})
+		p.Remove(t.Context(), "gone")
 		w.set(false, false)
 		time.Sleep(2 * retryAfter)
 		synctest.Wait()
@@ -210,7 +215,7 @@ func TestAReaderThatFallsBehindIsCutOff(t *testing.T) {
 	p := NewPublisher(nil)
 	_, changes := p.subscribe()
 	for i := range backlog + 1 {
-		p.Set(State{PackID: fmt.Sprint(i), Revision: 1})
+		p.Set(t.Context(), State{PackID: fmt.Sprint(i), Revision: 1})
 	}
 	for range backlog {
 		<-changes
@@ -290,7 +295,7 @@ func TestCatchUp(t *testing.T) {
 		decided = State{PackID: "a", Open: true, Status: "approved", Revision: 1}
 		takes(0, 0)
 		decided = State{PackID: "a", Status: "error", Revision: 2, Retired: true}
-		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
+		go func() { time.Sleep(30 * time.Millisecond); p.Set(t.Context(), decided) }()
 		takes(30*time.Millisecond, 0)
 		if s, _ := v.Get("a"); !s.Retired {
 			t.Errorf("the state is %+v, want it retired", s)
@@ -303,7 +308,7 @@ func TestCatchUp(t *testing.T) {
 		failed = errors.New("no route")
 		takes(0, fault.KindUnavailable)
 		failed = fault.NotFound("Pack not found")
-		go func() { time.Sleep(30 * time.Millisecond); p.Remove("a") }()
+		go func() { time.Sleep(30 * time.Millisecond); p.Remove(t.Context(), "a") }()
 		takes(30*time.Millisecond, 0)
 		w.set(true, false)
 	})
@@ -329,7 +334,7 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 		}
 		asked = 0
 
-		go func() { time.Sleep(30 * time.Millisecond); p.Set(decided) }()
+		go func() { time.Sleep(30 * time.Millisecond); p.Set(t.Context(), decided) }()
 		began := time.Now()
 		if s, known := v.GetLatest(t.Context(), "a"); s != decided || !known || time.Since(began) < 30*time.Millisecond {
 			t.Errorf("got %+v after %v, want the decision %+v, once the stream has it", s, time.Since(began), decided)
@@ -338,7 +343,7 @@ func TestNowWaitsForWhatWasDecided(t *testing.T) {
 			t.Errorf("%+v; approval was asked %d times about an open gate", s, asked)
 		}
 		// The stream is ahead of what approval answered.
-		p.Set(State{PackID: "a", Status: "modified", Revision: 3})
+		p.Set(t.Context(), State{PackID: "a", Status: "modified", Revision: 3})
 		synctest.Wait()
 		began = time.Now()
 		if s, _ := v.GetLatest(t.Context(), "a"); s.Status != "modified" || time.Since(began) > 0 {
@@ -378,13 +383,42 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		shows("after the snapshot", "rumi_gate_age_seconds 0", `rumi_gates{state="open"} 1`, `rumi_gates{state="closed"} 1`, "rumi_gate_propagation_seconds_count 0")
-		p.Set(State{PackID: "b", Open: true, Revision: 2})
+		p.Set(t.Context(), State{PackID: "b", Open: true, Revision: 2})
 		synctest.Wait()
-		p.Remove("b")
+		p.Remove(t.Context(), "b")
 		synctest.Wait()
 		shows("after two changes", `rumi_gates{state="open"} 1`, `rumi_gates{state="closed"} 0`, "rumi_gate_propagation_seconds_count 2", "rumi_gate_propagation_seconds_sum 0")
 		w.set(false, true)
 		time.Sleep(Lease)
 		shows("after the lease", "rumi_gate_age_seconds 5", `rumi_gates{state="open"} 0`, `rumi_gates{state="closed"} 1`)
+	})
+}
+
+// A change is applied in the trace in which approval made it. A message without one, or with nonsense in its place, is applied all the same.
+func TestTraceOfAChange(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPublisher([]State{{PackID: "a", Revision: 1}})
+		v, _, _ := follow(t, p)
+		v.Trace(tracer)
+		synctest.Wait()
+		ctx, approve := tracer.Start(origin.With(t.Context(), origin.Origin{RequestID: "r1"}), "approve")
+		p.Set(ctx, State{PackID: "a", Open: true, Revision: 2})
+		approve.End()
+		synctest.Wait()
+		p.Set(t.Context(), State{PackID: "a", Open: false, Revision: 3})
+		synctest.Wait()
+		ended := spans.Ended()
+		if len(ended) != 2 || ended[1].Name() != "gate.apply" || ended[1].Parent().SpanID() != approve.SpanContext().SpanID() || ended[1].SpanKind() != trace.SpanKindConsumer {
+			t.Fatalf("the spans are %v, want one of a consumer below the approve, and none for the change without a trace", ended)
+		}
+		if got := attribute.NewSet(ended[1].Attributes()...); got.Len() != 4 {
+			t.Errorf("the attributes are %v, want pack, state, number and request", got.ToSlice())
+		}
+		v.apply(message{States: []State{{PackID: "b", Revision: 1}}, TraceParent: "nonsense"})
+		if _, known := v.Get("b"); !known || len(spans.Ended()) != 2 {
+			t.Errorf("a message with nonsense for a trace: applied %v with %d spans, want it applied without one", known, len(spans.Ended())-2)
+		}
 	})
 }

@@ -36,9 +36,9 @@ func NewPublisher(states []State) *Publisher {
 	return p
 }
 
-// Set replaces gates and sends them to every reader. It ignores a state with a lower revision than the present one, because two calls may
+// Set replaces gates and sends them to every reader, with the trace and the request of ctx. It ignores a state with a lower revision than the present one, because two calls may
 // come in another order than the changes were committed.
-func (p *Publisher) Set(states ...State) {
+func (p *Publisher) Set(ctx context.Context, states ...State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var news []State
@@ -50,7 +50,9 @@ func (p *Publisher) Set(states ...State) {
 		news = append(news, s)
 	}
 	if len(news) > 0 {
-		p.send(message{States: news, Changed: time.Now()})
+		m := changed(ctx)
+		m.States = news
+		p.send(m)
 	}
 }
 
@@ -79,14 +81,16 @@ func (p *Publisher) single(_ context.Context, req PackRequest) (State, error) {
 }
 
 // Remove forgets a pack.
-func (p *Publisher) Remove(packID string) {
+func (p *Publisher) Remove(ctx context.Context, packID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.states[packID]; !ok {
 		return
 	}
 	delete(p.states, packID)
-	p.send(message{Removed: []string{packID}, Changed: time.Now()})
+	m := changed(ctx)
+	m.Removed = []string{packID}
+	p.send(m)
 }
 
 func (p *Publisher) send(m message) {

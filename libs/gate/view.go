@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/periodic"
@@ -34,6 +35,7 @@ type View struct {
 	log         *slog.Logger
 	began       time.Time
 	measures    measures
+	tracer      trace.Tracer
 	states      atomic.Pointer[map[string]State]
 	lastMessage atomic.Pointer[time.Time] // when it came; its monotonic reading counts, so that setting the clock does nothing
 	connected   atomic.Bool               // a stream is open
@@ -240,6 +242,7 @@ func (v *View) read(ctx context.Context, connect func(context.Context) (io.ReadC
 
 // apply changes the states by a message, renews the lease and calls the listeners.
 func (v *View) apply(m message) {
+	defer v.begin(m)()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()

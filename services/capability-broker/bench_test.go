@@ -180,7 +180,7 @@ func (w *world) gone(packID string) {
 	w.revision++
 	delete(w.states, packID)
 	w.mu.Unlock()
-	w.gates.Remove(packID)
+	w.gates.Remove(w.t.Context(), packID)
 	w.eventually("end of the socket of "+packID, func() bool { _, err := os.Lstat(w.socket(packID)); return err != nil })
 }
 

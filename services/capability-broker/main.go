@@ -102,6 +102,7 @@ func openState(ctx context.Context, rt *service.Runtime, files layout.UserData) 
 	s.trees = tree.NewCache(files.Trees(), approval.NewClient(rt.Peer(approval.Service)).Tree)
 	s.gates = gate.NewView(rt.Log)
 	rt.Metrics.MustRegister(s.gates)
+	s.gates.Trace(rt.Tracer)
 	return s, nil
 }
 

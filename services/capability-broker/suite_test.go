@@ -114,7 +114,7 @@ func (w *world) restartApproval() {
 	w.gates = gate.NewPublisher(nil)
 	w.mu.Lock()
 	for _, s := range w.states {
-		w.gates.Set(s)
+		w.gates.Set(w.t.Context(), s)
 	}
 	w.mu.Unlock()
 	w.gatesBy = servicetest.Start(w.Suite, "approval", w.approval, nil)
@@ -341,7 +341,7 @@ func (w *world) gate(packID, status, digest string) {
 	s := gate.State{PackID: packID, Open: pack.Status(status).Executable(), Status: pack.Status(status), Digest: digest, Revision: w.revision}
 	w.states[packID] = s
 	w.mu.Unlock()
-	w.gates.Set(s)
+	w.gates.Set(w.t.Context(), s)
 }
 
 // reported changes between approved and running, as approval does when the broker says so.

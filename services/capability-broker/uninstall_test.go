@@ -20,7 +20,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	w.revision++
 	retired := gate.State{PackID: "p", Status: "error", Revision: w.revision, Retired: true}
 	w.mu.Unlock()
-	w.gates.Set(retired)
+	w.gates.Set(t.Context(), retired)
 	w.as("pack-registry", "DELETE", "/internal/packs/p", nil) // it waits for the news; without Docker not all of it succeeds
 	if a := w.api("POST", "/api/capability/grants/grant", request); a.code != 409 {
 		t.Errorf("grant after the revocation: %v; want 409", a)
@@ -28,7 +28,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	if list := w.must("GET", "/api/capability/grants?principal_id=p", nil); list["count"] != 0.0 {
 		t.Errorf("p's grants after the uninstall are %v, want none", list)
 	}
-	w.gates.Remove("p")
+	w.gates.Remove(t.Context(), "p")
 	w.gate("p", "approved", "") // installed anew
 	w.eventually("it can be granted again", func() bool { return w.api("POST", "/api/capability/grants/grant", request).code == 200 })
 }

@@ -252,7 +252,7 @@ func TestSocketsFollowTheGate(t *testing.T) {
 		r.pack("p", step.status)
 		r.eventually(step.status, func() bool { return there("p") == step.want })
 	}
-	r.gates.Remove("q")
+	r.gates.Remove(t.Context(), "q")
 	r.eventually("q is gone", func() bool { return !there("q") })
 	info, err := os.Stat(filepath.Dir(r.dir))
 	if err != nil || !info.IsDir() {

@@ -76,7 +76,7 @@ var revision int64
 
 func (r *rig) pack(id, status string) {
 	revision++
-	r.gates.Set(gate.State{PackID: id, Open: pack.Status(status).Executable(), Status: pack.Status(status), Revision: revision})
+	r.gates.Set(r.Context(), gate.State{PackID: id, Open: pack.Status(status).Executable(), Status: pack.Status(status), Revision: revision})
 }
 
 // call asks the API as the gateway and gives the answer's status and its whole body.

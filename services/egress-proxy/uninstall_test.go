@@ -16,7 +16,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	r.pack("other", "approved")
 	r.grant("p", `"a.test"`, "443")
 	revision++
-	r.gates.Set(gate.State{PackID: "p", Status: "error", Revision: revision, Retired: true})
+	r.gates.Set(t.Context(), gate.State{PackID: "p", Status: "error", Revision: revision, Retired: true})
 	if _, err := api.NewClient(r.suite.Peer("pack-registry", "egress-proxy")).Remove(t.Context(), "p"); err != nil { // it waits for the news
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestNoGrantDuringAnUninstall(t *testing.T) {
 	if got := r.mustCall("GET", "/api/network/list", ""); strings.Contains(got, `"p"`) {
 		t.Errorf("the list is %s, want nothing of p", got)
 	}
-	r.gates.Remove("p")
+	r.gates.Remove(t.Context(), "p")
 	r.pack("p", "approved") // installed anew
 	r.eventually("it can be granted again", func() bool { status, _ := r.call("POST", "/api/network/grant", grant); return status == 200 })
 }

@@ -120,6 +120,7 @@ func assemble(ctx context.Context, rt *service.Runtime, cfg config, builder inst
 		return err
 	}
 	rt.Metrics.MustRegister(gates)
+	gates.Trace(rt.Tracer)
 	i := installer.New(installer.Config{
 		DB: db, Registry: registry.NewClient(rt.Peer(registry.Service)), Gates: gates, Approved: approved,
 		Environments: environment.NewStore(environments), Builder: builder, Indexes: indexes, Policy: ceiling, Audit: rt.Audit, Log: rt.Log, Metrics: rt.Metrics,

@@ -145,7 +145,7 @@ func (w *world) approve(packID string) {
 func (w *world) gate(packID, status, digest string) {
 	w.t.Helper()
 	w.revision++
-	w.gates.Set(gate.State{PackID: packID, Open: status == "approved", Status: pack.Status(status), Digest: digest, Revision: w.revision})
+	w.gates.Set(w.t.Context(), gate.State{PackID: packID, Open: status == "approved", Status: pack.Status(status), Digest: digest, Revision: w.revision})
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the stream is a socket
 		if state, _ := w.view.Get(packID); state.Revision == w.revision {
 			return

@@ -138,7 +138,7 @@ func Open(ctx context.Context, deps Dependencies) (*Service, error) {
 	if unverified != nil {
 		s.Log.ErrorContext(ctx, "could not verify packs", "error", unverified)
 	}
-	s.gates.set(records...)
+	s.gates.set(ctx, records...)
 	s.pinParents(ctx, records)
 	return s, nil
 }
@@ -195,7 +195,7 @@ func (s *Service) approveNow(ctx context.Context, id pack.ID, reviewed string) (
 	r, err := s.approve(ctx, id, reviewed, found.Dir, in, scan)
 	approved := err == nil && r.Status.Executable() && !r.Request.Open(time.Now())
 	if approved {
-		s.gates.releaseHold(id)
+		s.gates.releaseHold(ctx, id)
 	}
 	s.endScan(id, scan, r, err == nil)
 	unlock()
@@ -230,7 +230,7 @@ func (s *Service) pinParents(ctx context.Context, records []*record.Record) {
 		})
 		unlock()
 		if err != nil && !fault.Is(err, fault.KindNotFound) {
-			s.gates.unpin(id, fault.Of(err).Message)
+			s.gates.unpin(ctx, id, fault.Of(err).Message)
 			s.Log.ErrorContext(ctx, "could not record the parent of a pack; its gate is closed until that can be done", "pack_id", r.PackID, "error", err)
 		}
 	}
@@ -462,7 +462,7 @@ func (s *Service) changeOrCreate(ctx context.Context, id pack.ID, absent func(no
 	if decided.action == actionModified {
 		s.metrics.modifications.Inc()
 	}
-	s.gates.set(changed)
+	s.gates.set(ctx, changed)
 	s.OnChange()
 	return changed, nil
 }

@@ -161,7 +161,7 @@ func TestHeldGateTakesTwo(t *testing.T) {
 		_, err := s.Approve(person(name), "p", "")
 		check(t, err)
 	}
-	s.gates.holdClosed("p", "its files are not what was approved")
+	s.gates.holdClosed(t.Context(), "p", "its files are not what was approved")
 	if _, err := s.Approve(person("alice"), "p", ""); err != nil || s.MayRun("p") {
 		t.Fatalf("alice alone: got %v, may run %v; want it held", err, s.MayRun("p"))
 	}

@@ -51,17 +51,17 @@ func (s *Service) catchUp(ctx context.Context) error {
 	for _, id := range s.gates.outdated(revisions) {
 		r, err := s.Records.Get(ctx, string(id))
 		if known := s.gates.newest(id); err == nil && known != nil && r.Revision < known.Revision && !r.CreatedAt.Equal(known.CreatedAt) {
-			s.removed(id) // it was uninstalled and installed again: its revisions began at 1 again, so that set would ignore the new record
+			s.removed(ctx, id) // it was uninstalled and installed again: its revisions began at 1 again, so that set would ignore the new record
 		}
 		switch {
 		case fault.Is(err, fault.KindNotFound):
-			s.removed(id)
+			s.removed(ctx, id)
 		case err != nil:
 			problems = append(problems, err)
 		case r.Status.Executable():
 			executable = append(executable, id)
 		default:
-			s.gates.set(r)
+			s.gates.set(ctx, r)
 		}
 	}
 	if len(executable) > 0 {
@@ -70,7 +70,7 @@ func (s *Service) catchUp(ctx context.Context) error {
 	for _, id := range executable {
 		r, err := s.Records.Get(ctx, string(id))
 		if err == nil {
-			s.gates.set(r)
+			s.gates.set(ctx, r)
 		} else if !fault.Is(err, fault.KindNotFound) { // if it was removed meanwhile, the next round finds that
 			problems = append(problems, err)
 		}
@@ -83,10 +83,10 @@ func (s *Service) catchUp(ctx context.Context) error {
 
 // removed takes over that a pack has no record any more. If a new record is made at this moment, the next round takes that
 // over.
-func (s *Service) removed(id pack.ID) {
+func (s *Service) removed(ctx context.Context, id pack.ID) {
 	defer s.lock(id)()
 	s.Watcher.Forget(string(id))
-	s.gates.remove(id)
+	s.gates.remove(ctx, id)
 	s.forget(id)
 }
 

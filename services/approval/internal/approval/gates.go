@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func newGates() *gates {
 
 // set takes over records and publishes the gates that follow from them. A record that is older than the known one is ignored:
 // two goroutines may have read the database in one order and arrive here in the other.
-func (g *gates) set(records ...*record.Record) {
+func (g *gates) set(ctx context.Context, records ...*record.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var changed []pack.ID
@@ -49,7 +50,7 @@ func (g *gates) set(records ...*record.Record) {
 		}
 		changed = append(changed, id)
 	}
-	g.publish(changed)
+	g.publish(ctx, changed)
 }
 
 // newest is the newest record of a pack that this process knows, nil for none.
@@ -86,11 +87,11 @@ func (g *gates) withDigests(digests []string) (list []*record.Record) {
 
 // unpin closes the gate of an approved child because its parent's identity could not be recorded: without it the child would go
 // on running under whatever pack takes the parent's id. The gate opens when set gets a record that has the identity.
-func (g *gates) unpin(id pack.ID, problem string) {
+func (g *gates) unpin(ctx context.Context, id pack.ID, problem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unpinned[id] = problem
-	g.publish([]pack.ID{id})
+	g.publish(ctx, []pack.ID{id})
 }
 
 // toPin says whether the parent's identity is all that a child's approval lacks, and which it is. It does so only while the
@@ -110,11 +111,11 @@ func (g *gates) toPin(id pack.ID) (parent string, ok bool) {
 // holdClosed closes the gate of a pack that is no longer what was approved, where that can't be recorded (the audit log or the
 // database fails). The gate stays closed until it is recorded, or until the pack is approved again. Without this, an attacker
 // who can fill the disk could keep a modified pack running.
-func (g *gates) holdClosed(id pack.ID, problem string) {
+func (g *gates) holdClosed(ctx context.Context, id pack.ID, problem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held[id] = problem
-	g.publish([]pack.ID{id})
+	g.publish(ctx, []pack.ID{id})
 }
 
 // heldReason says why a gate is held closed; "" where it isn't.
@@ -125,28 +126,28 @@ func (g *gates) heldReason(id pack.ID) string {
 }
 
 // releaseHold takes back holdClosed.
-func (g *gates) releaseHold(id pack.ID) {
+func (g *gates) releaseHold(ctx context.Context, id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, held := g.held[id]; held {
 		delete(g.held, id)
-		g.publish([]pack.ID{id})
+		g.publish(ctx, []pack.ID{id})
 	}
 }
 
 // remove forgets a pack without a record. The gates of its children are published as parent_missing.
-func (g *gates) remove(id pack.ID) {
+func (g *gates) remove(ctx context.Context, id pack.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.records, id)
 	delete(g.held, id)
 	delete(g.unpinned, id)
-	g.publisher.Remove(string(id))
-	g.publish([]pack.ID{id})
+	g.publisher.Remove(ctx, string(id))
+	g.publish(ctx, []pack.ID{id})
 }
 
 // publish sends the gates of the packs in changed, and of all packs below them; mu is held.
-func (g *gates) publish(changed []pack.ID) {
+func (g *gates) publish(ctx context.Context, changed []pack.ID) {
 	set := make(map[pack.ID]bool, len(changed))
 	for _, id := range changed {
 		set[id] = true
@@ -160,7 +161,7 @@ func (g *gates) publish(changed []pack.ID) {
 			}
 		}
 	}
-	g.publisher.Set(states...)
+	g.publisher.Set(ctx, states...)
 }
 
 // state is a pack's gate as it is published.

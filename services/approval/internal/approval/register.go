@@ -137,7 +137,7 @@ func (s *Service) create(ctx context.Context, scanned []newPack) (map[string]*re
 	for _, r := range created {
 		made = append(made, r)
 	}
-	s.gates.set(made...)
+	s.gates.set(ctx, made...)
 	s.OnChange()
 	return created, nil
 }

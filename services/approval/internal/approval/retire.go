@@ -71,7 +71,7 @@ func (s *Service) Remove(ctx context.Context, id pack.ID) (removed bool, err err
 		return false, err
 	}
 	s.step("removed")
-	s.gates.remove(id)
+	s.gates.remove(ctx, id)
 	s.forget(id)
 	s.OnChange()
 	return removed, nil

@@ -92,13 +92,13 @@ func TestHoldOfARetiredPack(t *testing.T) {
 	s := open(t, home)
 	_, err := s.Approve(t.Context(), "p", "")
 	check(t, err)
-	s.gates.holdClosed("p", "noticed, not recorded")
+	s.gates.holdClosed(t.Context(), "p", "noticed, not recorded")
 	_, err = s.Retire(t.Context(), "p", true)
 	check(t, err)
 	for doing, act := range map[string]func(){
 		"retired":  func() {},
-		"held":     func() { s.gates.holdClosed("p", "noticed late") },
-		"released": func() { s.gates.releaseHold("p") },
+		"held":     func() { s.gates.holdClosed(t.Context(), "p", "noticed late") },
+		"released": func() { s.gates.releaseHold(t.Context(), "p") },
 		"verified": func() { check(t, s.Verify(t.Context())) },
 		"scanned":  func() { check(t, s.Refresh(t.Context())) },
 	} {
@@ -110,7 +110,7 @@ func TestHoldOfARetiredPack(t *testing.T) {
 			t.Errorf("%s: what lies there was looked at; want not looked", doing)
 		}
 	}
-	s.gates.holdClosed("p", "noticed late")
+	s.gates.holdClosed(t.Context(), "p", "noticed late")
 	_, err = s.Remove(t.Context(), "p")
 	check(t, err)
 	check(t, s.Refresh(t.Context()))

@@ -106,7 +106,7 @@ func (s *Service) markReplaced(ctx context.Context, id pack.ID) error {
 		return nil
 	}
 	if r := s.gates.newest(id); err != nil && r != nil && r.Status.Executable() {
-		s.gates.holdClosed(id, "it was replaced by an apply or a rollback")
+		s.gates.holdClosed(ctx, id, "it was replaced by an apply or a rollback")
 	}
 	return err
 }
@@ -254,7 +254,7 @@ func (s *Service) reconcile(ctx context.Context, id pack.ID, r *record.Record, s
 	now, err := s.scan(ctx, id, scan)
 	if err != nil {
 		if ctx.Err() == nil && r.Status.Executable() {
-			s.gates.holdClosed(id, "it could not be scanned: "+fault.Of(err).Message)
+			s.gates.holdClosed(ctx, id, "it could not be scanned: "+fault.Of(err).Message)
 		}
 		return nil, false, err
 	}
@@ -446,7 +446,7 @@ func (s *Service) verify(ctx context.Context, id pack.ID, last *record.Record, n
 		return &decision{action: actionModified, err: problem, mismatch: true, details: map[string]any{"approved_digest": approved}}, nil
 	})
 	if err != nil && !fault.Is(err, fault.KindNotFound) {
-		s.gates.holdClosed(id, problem)
+		s.gates.holdClosed(ctx, id, problem)
 		s.Log.ErrorContext(ctx, "a pack is not what was approved, and that can't be recorded; its gate is held closed", "pack_id", string(id), "problem", problem, "error", err)
 	}
 	return nil, err
