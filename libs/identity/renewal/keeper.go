@@ -53,6 +53,9 @@ func NewKeeper(id *identity.Identity, authority Authority, log *slog.Logger, met
 		Name: "rumi_certificates_denied",
 		Help: "Revoked certificates that the service knows and refuses.",
 	}, func() float64 { return float64(len(id.Denied())) }))
+	for _, result := range []string{"ok", "failed"} {
+		k.renewals.WithLabelValues(result) // at 0 from the start
+	}
 	return k
 }
 
