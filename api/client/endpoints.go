@@ -340,6 +340,15 @@ func (g Gateway) FindAudit(ctx context.Context, req gateway.AuditRequest) (gatew
 	return Call(ctx, g.client, gateway.FindAudit, req)
 }
 
+// FollowEvents sends GET /api/events: follow the audit log as it is written. It needs audit.read.
+//
+// Error codes of its own: audit_unavailable, invalid_cursor, too_many_streams, value_too_long.
+//
+// It yields each event as it comes, until the server ends the stream, ctx ends or the loop is left. An error is the last that is yielded.
+func (g Gateway) FollowEvents(ctx context.Context, req gateway.EventsRequest) iter.Seq2[gateway.Event, error] {
+	return Follow[gateway.Event](ctx, g.client, gateway.FollowEvents, req)
+}
+
 // GetHealth sends GET /api/health: show which services are ready, and why others are not. It needs health.read.
 func (g Gateway) GetHealth(ctx context.Context) (gateway.Health, error) {
 	return Call(ctx, g.client, gateway.GetHealth, struct{}{})

@@ -19,7 +19,7 @@ import (
 const maxEvent = 16 << 20
 
 // Follow sends a request to an endpoint that can be followed, and yields what the server sends until the stream ends, ctx ends or the loop is left.
-// req must ask for it (Follow: true). An error is the last that is yielded: an *Error where the call was refused. The end of the stream is no error.
+// req must ask for it (Follow: true) where the endpoint has that parameter. An error is the last that is yielded: an *Error where the call was refused. The end of the stream is no error.
 func Follow[Event, Req, Resp any](ctx context.Context, c *Client, e route.Endpoint[Req, Resp], req Req) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		var none Event
@@ -45,13 +45,23 @@ func Follow[Event, Req, Resp any](ctx context.Context, c *Client, e route.Endpoi
 	}
 }
 
+// Labelled is what the types of events implement that keep the fields id and event, too.
+type Labelled interface{ Label(id, name string) }
+
 // events yields the data of server-sent events. It returns nil at the end of the stream, and where yield wants no more.
 func events[Event any](stream io.Reader, yield func(Event, error) bool) error {
 	lines := bufio.NewScanner(stream)
 	lines.Buffer(nil, maxEvent)
 	var data []byte
+	var id, name string
 	for lines.Scan() {
 		line := lines.Bytes()
+		if field, ok := bytes.CutPrefix(line, []byte("id:")); ok {
+			id = string(bytes.TrimPrefix(field, []byte(" ")))
+		}
+		if field, ok := bytes.CutPrefix(line, []byte("event:")); ok {
+			name = string(bytes.TrimPrefix(field, []byte(" ")))
+		}
 		if field, ok := bytes.CutPrefix(line, []byte("data:")); ok {
 			if data != nil {
 				data = append(data, '\n')
@@ -66,7 +76,10 @@ func events[Event any](stream io.Reader, yield func(Event, error) bool) error {
 		if err := json.Unmarshal(data, &event); err != nil {
 			return fmt.Errorf("read an event: %w", err)
 		}
-		if data = nil; !yield(event, nil) {
+		if labelled, ok := any(&event).(Labelled); ok {
+			labelled.Label(id, name)
+		}
+		if data, name = nil, ""; !yield(event, nil) {
 			return nil
 		}
 	}

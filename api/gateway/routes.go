@@ -31,7 +31,7 @@ var (
 		Fails("pack_not_found", "service_unavailable")
 
 	// Routes are all of them.
-	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken, GetPolicy, CheckPolicy, FindAudit)
+	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken, GetPolicy, CheckPolicy, FindAudit, FollowEvents)
 )
 
 // Welcome is the data at "/": what somebody finds who has only the address.

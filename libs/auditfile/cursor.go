@@ -4,7 +4,9 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
+	"io"
 	"slices"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -14,6 +16,21 @@ import (
 type Position struct {
 	ID
 	Offset int64
+	Check  uint16 // of the file, at this offset; see Check
+}
+
+// Checked is how many of a file's first bytes make its Check, at most: its first line has a time in them.
+const Checked = 64
+
+// Check tells a file from others that had its name: after a rotation by the operator, for one, an offset means nothing. It is of the first bytes
+// before offset, so that it stays the same while the file grows, and when it is compressed.
+func Check(file io.ReaderAt, offset int64) (uint16, error) {
+	first := make([]byte, min(offset, Checked))
+	if _, err := io.ReadFull(io.NewSectionReader(file, 0, int64(len(first))), first); err != nil {
+		return 0, fmt.Errorf("read the beginning of a file of the audit log: %w", err)
+	}
+	sum := crc32.ChecksumIEEE(first)
+	return uint16(sum>>16) ^ uint16(sum), nil
 }
 
 // Cursor says how far somebody has read the log, or back to where: a position for each file that matters. A file without one hasn't been begun.
@@ -45,17 +62,17 @@ const cursorVersion = 1
 // ErrCursor is why a text is no cursor.
 var ErrCursor = errors.New("it is no cursor of this version; start without one, or with one that was answered")
 
-// Offset is that of a file, and 0 for one that hasn't been begun.
-func (c *Cursor) Offset(id ID) int64 {
+// Position is that of a file: its beginning, for one that hasn't been begun.
+func (c *Cursor) Position(id ID) Position {
 	for _, p := range c.Positions {
 		if p.ID == id {
-			return p.Offset
+			return p
 		}
 	}
-	return 0
+	return Position{ID: id}
 }
 
-// String is the text: version, kind, day, and for each position category, days before, offset; then a checksum. It is base64url.
+// String is the text: version, kind, day, and for each position category, days before, offset, check; then a checksum. It is base64url.
 //
 // The checksum finds texts that were cut or mistyped. It is no signature, and needs none: what a reader may see is decided by his token for
 // each entry, whatever the cursor says.
@@ -66,6 +83,7 @@ func (c Cursor) String() string {
 		raw = append(raw, byte(p.Category))
 		raw = binary.AppendUvarint(raw, uint64(c.Day-p.Day))
 		raw = binary.AppendUvarint(raw, uint64(p.Offset))
+		raw = binary.LittleEndian.AppendUint16(raw, p.Check)
 	}
 	raw = binary.LittleEndian.AppendUint32(raw, crc32.ChecksumIEEE(raw))
 	return base64.RawURLEncoding.EncodeToString(raw)
@@ -92,7 +110,7 @@ func ParseCursor(text string, kind Kind) (Cursor, error) {
 		r.rest = r.rest[1:]
 		id.Day = c.Day - Day(r.next(uint64(c.Day)))
 		known := id.Category.String() != "" && !slices.ContainsFunc(c.Positions, func(p Position) bool { return p.ID == id })
-		c.Positions = append(c.Positions, Position{id, int64(r.next(1<<62 - 1))})
+		c.Positions = append(c.Positions, Position{id, int64(r.next(1<<62 - 1)), r.check()})
 		if !r.ok || !known || len(c.Positions) > MaxPositions {
 			return Cursor{}, ErrCursor
 		}
@@ -101,6 +119,16 @@ func ParseCursor(text string, kind Kind) (Cursor, error) {
 		return Cursor{}, ErrCursor
 	}
 	return c, nil
+}
+
+func (v *varints) check() uint16 {
+	if len(v.rest) < 2 {
+		v.rest, v.ok = nil, false
+		return 0
+	}
+	check := binary.LittleEndian.Uint16(v.rest)
+	v.rest = v.rest[2:]
+	return check
 }
 
 // maxDay is in the year 9999: later ones have no name that ParseName reads.

@@ -13,7 +13,7 @@ import (
 func aCursor() auditfile.Cursor {
 	c := auditfile.Cursor{Kind: auditfile.Forward, Day: theDay}
 	for _, category := range audit.Categories() {
-		c.Positions = append(c.Positions, auditfile.Position{ID: auditfile.ID{Category: category, Day: theDay}, Offset: 1 << 40},
+		c.Positions = append(c.Positions, auditfile.Position{ID: auditfile.ID{Category: category, Day: theDay}, Offset: 1 << 40, Check: 1 << 15},
 			auditfile.Position{ID: auditfile.ID{Category: category, Day: theDay - 1}, Offset: 300 << 20})
 	}
 	return c
@@ -31,11 +31,35 @@ func TestCursorComesBack(t *testing.T) {
 		}
 	}
 	c := aCursor()
-	if got := c.Offset(c.Positions[3].ID); got != 300<<20 {
-		t.Errorf("the offset is %d, want %d", got, 300<<20)
+	if got := c.Position(c.Positions[3].ID); got != c.Positions[3] {
+		t.Errorf("the position is %+v, want %+v", got, c.Positions[3])
 	}
-	if got := c.Offset(auditfile.ID{Category: audit.System, Day: 1}); got != 0 {
-		t.Errorf("the offset of a file that wasn't begun is %d, want 0", got)
+	if got, want := c.Position(theID), c.Positions[10]; got != want {
+		t.Errorf("the position is %+v, want %+v", got, want)
+	}
+	begin := auditfile.ID{Category: audit.System, Day: 1}
+	if got := c.Position(begin); got != (auditfile.Position{ID: begin}) {
+		t.Errorf("the position in a file that wasn't begun is %+v, want its beginning", got)
+	}
+}
+
+func TestCheckTellsFilesApart(t *testing.T) {
+	of := func(text string, offset int64) uint16 {
+		t.Helper()
+		check, err := auditfile.Check(strings.NewReader(text), offset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return check
+	}
+	if of(whole, 100) != of(whole+whole, 300) {
+		t.Error("the check changes when the file grows")
+	}
+	if of(whole, 100) == of(strings.Replace(whole, "000001Z", "000002Z", 1), 100) {
+		t.Error("a file with another first line has the same check")
+	}
+	if _, err := auditfile.Check(strings.NewReader("short"), 6); err == nil {
+		t.Error("a file that is too short has a check")
 	}
 }
 

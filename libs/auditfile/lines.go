@@ -32,6 +32,11 @@ func NewLines(from io.ReaderAt, offset int64) *Lines {
 	return &Lines{from: from, begin: offset, end: offset}
 }
 
+// Reset is NewLines with the memory of these.
+func (l *Lines) Reset(from io.ReaderAt, offset int64) {
+	*l = Lines{from: from, buffer: l.buffer, begin: offset, end: offset}
+}
+
 // Offset is where the next line begins.
 func (l *Lines) Offset() int64 { return l.begin }
 
@@ -104,6 +109,14 @@ func NewBackward(from io.ReaderAt, offset int64) (*Backward, error) {
 			return nil, err
 		}
 	}
+}
+
+// Offset is after the newline of the next line.
+func (b *Backward) Offset() int64 {
+	if b.long > 0 {
+		return b.long
+	}
+	return b.end
 }
 
 // Previous returns the line before the one that it returned last, and io.EOF at the beginning of the file.

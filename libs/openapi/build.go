@@ -180,6 +180,9 @@ func (b *builder) body(r *route.Route) (*RequestBody, error) {
 }
 
 func (b *builder) addSuccesses(op *Operation, r *route.Route) error {
+	if r.Streams() {
+		return b.addStream(op, r)
+	}
 	data, err := b.schemas.of(r.Response, answer)
 	if err != nil {
 		return err
@@ -191,14 +194,11 @@ func (b *builder) addSuccesses(op *Operation, r *route.Route) error {
 	media := Media{Schema: envelope(data), Example: successOf(example)}
 	ok := &Response{Description: "Done.", Headers: headers("RequestId"), Content: Map[Media]{{"application/json", media}}}
 	if r.Document.Event != nil {
-		event, err := b.schemas.of(r.Document.Event, answer)
+		events, err := b.events(r, "With `follow=true`: server-sent events")
 		if err != nil {
 			return err
 		}
-		ok.Content.Set("text/event-stream", Media{
-			Schema: &Schema{Type: "string", Description: "With `follow=true`: server-sent events, each with one JSON object as its `data`, until the client ends the connection. Lines that begin with a colon keep the connection alive."},
-			Event:  event,
-		})
+		ok.Content.Set("text/event-stream", events)
 	}
 	op.Responses.Set("200", ok)
 	if r.Document.Waits {
@@ -208,6 +208,27 @@ func (b *builder) addSuccesses(op *Operation, r *route.Route) error {
 		})
 	}
 	return nil
+}
+
+// addStream adds the answer of a route that always streams.
+func (b *builder) addStream(op *Operation, r *route.Route) error {
+	events, err := b.events(r, "Server-sent events")
+	if err != nil {
+		return err
+	}
+	op.Responses.Set("200", &Response{
+		Description: "Done.", Headers: headers("RequestId"), Content: Map[Media]{{"text/event-stream", events}},
+	})
+	return nil
+}
+
+// events describes a stream; begin begins the sentence.
+func (b *builder) events(r *route.Route, begin string) (Media, error) {
+	event, err := b.schemas.of(r.Document.Event, answer)
+	return Media{
+		Schema: &Schema{Type: "string", Description: begin + ", each with one JSON object as its `data`, until the client ends the connection. Lines that begin with a colon keep the connection alive."},
+		Event:  event,
+	}, err
 }
 
 // envelope is a success with data of a schema.

@@ -34,7 +34,7 @@ func (e Endpoint[Req, Resp]) OrWaits() Endpoint[Req, Resp] {
 }
 
 // Follows declares that with ?follow=true the answer is a stream of server-sent events, each with JSON of event's type as its data:
-// Follows(Line{}).
+// Follows(Line{}). The answer of the class Events is always that.
 func (e Endpoint[Req, Resp]) Follows(event any) Endpoint[Req, Resp] {
 	e.route.Document.Event = reflect.TypeOf(event)
 	return e

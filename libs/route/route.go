@@ -31,6 +31,7 @@ type Class struct {
 	Timeout time.Duration // for the whole exchange, once the request has been read
 	Upload  int64         // bytes of a multipart body; 0 where none is taken
 	Follow  bool          // with ?follow=true, Timeout bounds the wait for the answer's beginning only
+	Always  bool          // it follows without being asked to
 }
 
 // The classes of public routes.
@@ -40,6 +41,8 @@ var (
 	Install = Class{Timeout: 30 * time.Minute}                    // downloads and builds
 	Upload  = Class{Timeout: 30 * time.Minute, Upload: 500 << 20} // contract.md, "Import"
 	Logs    = Class{Timeout: 15 * time.Second, Follow: true}      // answers lines, or follows them
+
+	Events = Class{Follow: true, Always: true} // of the gateway's own: answers events until somebody ends the answer
 )
 
 // Route is an endpoint without its types of Go: what tables, routers and documents need.
@@ -52,6 +55,8 @@ type Route struct {
 
 	Verb    access.Verb // that a caller of a public route needs; "" for an internal one
 	Summary string      // of a public route, for documents: "Reject a pack"
+
+	Narrows bool // see Endpoint.Narrows
 
 	Document Document // of a public route: errors, events, …
 
@@ -68,6 +73,9 @@ func (r *Route) Public() bool { return strings.HasPrefix(r.Pattern, publicPrefix
 // Stream is the response type of routes whose answer is no envelope: a tar archive, NDJSON.
 type Stream struct{}
 
+// Streams says whether the answer is a stream of events, and never anything else.
+func (r *Route) Streams() bool { return r.Class.Always }
+
 // Endpoint is a Route with its types. Req is a struct.
 type Endpoint[Req, Resp any] struct{ route Route }
 
@@ -79,6 +87,13 @@ func (e Endpoint[Req, Resp]) Route() Route { return e.route }
 func New[Req, Resp any](method, pattern, owner string, class Class, verb access.Verb, summary string) Endpoint[Req, Resp] {
 	e := Internal[Req, Resp](method, pattern, owner, roster.Gateway)
 	e.route.Class, e.route.Verb, e.route.Summary = class, verb, summary
+	return e
+}
+
+// Narrows declares that the endpoint shows each caller only what his scopes cover. So the gateway hands requests on that name no pack, also of
+// tokens that are for some packs only; the endpoint must compare each thing that it shows with the caller's scopes.
+func (e Endpoint[Req, Resp]) Narrows() Endpoint[Req, Resp] {
+	e.route.Narrows = true
 	return e
 }
 
@@ -152,7 +167,9 @@ func (r *Route) check() error {
 	case len(r.Callers) == 0:
 		return fmt.Errorf("no service may call it")
 	case r.Class.Follow != (r.Document.Event != nil):
-		return fmt.Errorf("a route of the class Logs, and no other, needs Follows")
+		return fmt.Errorf("a route of the classes Logs and Events, and no other, needs Follows")
+	case r.Class.Always != (r.Class.Follow && r.Response == reflect.TypeFor[Stream]()):
+		return fmt.Errorf("a route of the class Events, and no other that follows, answers a Stream")
 	case (r.Class.Upload > 0) != (r.Document.Form != nil):
 		return fmt.Errorf("a route of the class Upload, and no other, needs TakesForm")
 	}

@@ -61,8 +61,10 @@ type Runtime struct {
 	https     *tls.Config // of public; nil for plain HTTP
 	calls     *client.Metrics
 	failed    chan error
+	stopping  chan struct{} // closed when the stop begins
 	began     time.Time
 
+	stopOnce   sync.Once
 	mountsLost atomic.Bool
 
 	mu    sync.Mutex
@@ -158,6 +160,10 @@ func (rt *Runtime) OnStop(name string, do func(context.Context) error) {
 	rt.stops = append(rt.stops, stop{name, do})
 }
 
+// Stopping is closed when the stop of the service begins. Answers that never end by themselves end then: the connections of their clients would be
+// cut a few seconds later.
+func (rt *Runtime) Stopping() <-chan struct{} { return rt.stopping }
+
 // fail stops the service with err. It never blocks.
 func (rt *Runtime) fail(err error) {
 	select {
@@ -176,6 +182,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 		Metrics:  prometheus.NewRegistry(),
 		common:   common,
 		failed:   make(chan error, 1),
+		stopping: make(chan struct{}),
 		peers:    map[string]*client.Peer{},
 		began:    time.Now(),
 	}
@@ -318,6 +325,7 @@ func (rt *Runtime) Stop() error {
 	stops := rt.stops
 	rt.stops = nil
 	rt.mu.Unlock()
+	rt.stopOnce.Do(func() { close(rt.stopping) })
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var problems []error

@@ -19,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/backups"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
+	"github.com/rumi-ai/rumi/services/gateway/internal/events"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
@@ -82,11 +83,14 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
+	log := events.NewLog(filepath.Join(rt.UserData, "audit"), rt.Log)
+	rt.Go("events", log.Run)
 	handler, err := edge.New(edge.Config{
 		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer), Metrics: rt.Metrics,
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 		Backups: status.Health, Seals: sealing.Health, AuditLog: entries,
+		Events: events.New(log, events.NewMetrics(rt.Metrics), rt.Stopping()),
 		Tokens: token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {

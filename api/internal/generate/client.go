@@ -22,6 +22,7 @@ type method struct {
 	Doc                   string
 	Request, Response     string // as Go writes them; Request is "" for none
 	Event                 string // of FollowX; "" for none
+	Streams               bool   // it follows, and nothing else
 	Upload                *uploadMethod
 }
 
@@ -69,14 +70,17 @@ func newMethod(r *route.Route, of endpoint, imports map[string]bool) (method, er
 	if codes := r.Document.Codes; len(codes) > 0 {
 		m.Doc += "//\n" + comment("Error codes of its own: "+strings.Join(codes, ", ")+".")
 	}
+	m.Streams = r.Streams()
 	var err error
 	if r.Request.NumField() > 0 {
 		if m.Request, err = typeName(r.Request, imports); err != nil {
 			return m, err
 		}
 	}
-	if m.Response, err = typeName(r.Response, imports); err != nil {
-		return m, err
+	if !m.Streams {
+		if m.Response, err = typeName(r.Response, imports); err != nil {
+			return m, err
+		}
 	}
 	if r.Document.Event != nil {
 		imports["iter"] = true
@@ -203,10 +207,16 @@ func newGroups(c *Client) groups {
 type {{.}} struct{ client *Client }
 {{end}}
 {{range .Methods}}
-{{.Doc}}func (g {{.Group}}) {{.Name}}(ctx context.Context{{with .Request}}, req {{.}}{{end}}) ({{.Response}}, error) {
+{{.Doc}}{{if .Streams}}//
+// It yields each event as it comes, until the server ends the stream, ctx ends or the loop is left. An error is the last that is yielded.
+func (g {{.Group}}) {{.Name}}(ctx context.Context, req {{.Request}}) iter.Seq2[{{.Event}}, error] {
+	return Follow[{{.Event}}](ctx, g.client, {{.Endpoint}}, req)
+}
+{{else}}func (g {{.Group}}) {{.Name}}(ctx context.Context{{with .Request}}, req {{.}}{{end}}) ({{.Response}}, error) {
 	return Call(ctx, g.client, {{.Endpoint}}, {{if .Request}}req{{else}}struct{}{}{{end}})
 }
-{{if .Event}}
+{{end}}
+{{- if and .Event (not .Streams)}}
 // Follow{{.Name}} is {{.Name}} with follow=true: it yields each event as it comes, until the server ends the stream, ctx ends or the loop is left. An
 // error is the last that is yielded.
 func (g {{.Group}}) Follow{{.Name}}(ctx context.Context, req {{.Request}}) iter.Seq2[{{.Event}}, error] {

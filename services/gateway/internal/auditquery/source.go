@@ -64,7 +64,7 @@ func (s *source) divide(q *Question) error {
 		return err
 	}
 	if q.Cursor != nil && q.Cursor.Day == s.id.Day {
-		size = min(size, q.Cursor.Offset(s.id))
+		size = min(size, q.Cursor.Position(s.id).Offset)
 	}
 	segments, err := s.index.Cover(s.file)
 	if err != nil {

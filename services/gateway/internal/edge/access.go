@@ -50,7 +50,11 @@ func (e *Edge) allow(r *request) (later bool, err error) {
 	if r.subject.Place == declared.InBody {
 		return true, nil
 	}
-	return false, e.allowPack(r, r.subject.Named(r.route, r.Request))
+	pack := r.subject.Named(r.route, r.Request)
+	if pack == "" && r.route.Narrows {
+		return false, nil
+	}
+	return false, e.allowPack(r, pack)
 }
 
 // allowBody is the rest of the decision, for routes whose body names the pack. The body is read as the owner of the route reads it, and put

@@ -31,6 +31,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/text"
 	"github.com/rumi-ai/rumi/services/gateway/internal/auditquery"
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
+	"github.com/rumi-ai/rumi/services/gateway/internal/events"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
@@ -62,6 +63,7 @@ type Config struct {
 	Views     *overview.Views
 	Tokens    *token.Service
 	AuditLog  *auditquery.Log
+	Events    *events.Server
 	Readiness func(context.Context) service.Readiness // the gateway's own
 	Backups   func() api.Backups                      // how the scheduled backups are
 	Seals     func() api.Seals                        // how the sealing of the audit log is

@@ -35,6 +35,8 @@ func (e *Edge) own() map[string]handler {
 	handle(handlers, api.CheckPolicy, views.CheckPolicy)
 	handle(handlers, api.FindAudit, e.findAudit)
 	e.tokens(handlers)
+	follow := api.FollowEvents.Route()
+	handlers[follow.Name()] = e.events(follow.CheckFault())
 	health := api.GetHealth.Route()
 	handlers[health.Name()] = e.health
 	return handlers

@@ -77,8 +77,8 @@ func bound(r *http.Request, class route.Class) (ctx context.Context, headArrived
 
 // follows says whether an answer goes on until somebody ends it. The parameter is read as rpc binds it.
 func follows(r *http.Request, class route.Class) bool {
-	if !class.Follow {
-		return false
+	if !class.Follow || class.Always {
+		return class.Always
 	}
 	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
 	return follow
