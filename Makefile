@@ -5,10 +5,13 @@
 # golangci-lint, by version: another one finds other things.
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# It can't be in one module with promtool, which needs other versions of the libraries of both.
+AMTOOL = github.com/prometheus/alertmanager/cmd/amtool@v0.28.1
+
 # How long `make fuzz` tries each target.
 FUZZTIME ?= 10s
 
-.PHONY: help build up down demo test e2e bench lint debug debug-stop fuzz images
+.PHONY: help build up down demo test e2e bench lint debug debug-stop fuzz images tools
 
 help: ## List what can be made.
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -31,7 +34,12 @@ demo: ## Take two packs through their whole life in a suite of its own, which is
 images: ## Build the two images that packs and dependency builds run in.
 	docker compose --progress quiet build pack-image builder-image
 
-test: images ## Vet and test every module, with the race detector, a PostgreSQL and real containers.
+# They are no part of the workspace, which would take on their requirements.
+tools: ## Build promtool and amtool, with which the tests check what Prometheus and Alertmanager are told.
+	GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -C deploy/monitoring/tools -ldflags='-s -w' -o ../../../bin/ tool
+	GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 GOBIN='$(CURDIR)/bin' go install -ldflags='-s -w' $(AMTOOL)
+
+test: images tools ## Vet and test every module, with the race detector, a PostgreSQL and real containers.
 	go vet work
 	RUMI_TEST_REQUIRE_ALL=1 deploy/test/with-postgres go test -race work
 

@@ -61,6 +61,14 @@ func NeedsProgram(t testing.TB, names ...string) {
 	}
 }
 
+// NeedsFile skips t where a file isn't there. command is what makes the file.
+func NeedsFile(t testing.TB, path, command string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		lacks(t, "%s: run `%s`", path, command)
+	}
+}
+
 // NeedsRoot skips t for an ordinary user. why says what only root can do.
 func NeedsRoot(t testing.TB, why string) {
 	t.Helper()

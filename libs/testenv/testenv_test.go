@@ -25,6 +25,7 @@ func TestWhatIsMissing(t *testing.T) {
 		want string
 	}{
 		"program":  {func(t testing.TB) { NeedsProgram(t, "sh", "no-such-program") }, "the program no-such-program"},
+		"file":     {func(t testing.TB) { NeedsFile(t, "/no/such/file", "make tools") }, "run `make tools`"},
 		"database": {func(t testing.TB) { Database(t) }, "deploy/test/with-postgres"},
 	} {
 		t.Run(name, func(t *testing.T) {
