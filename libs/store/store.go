@@ -40,6 +40,7 @@ type DB struct {
 	dialect dialect
 	wal     string // path of SQLite's write-ahead log, "" for PostgreSQL; see Changes
 	took    operations
+	system  string // OpenTelemetry's name of the database
 }
 
 // dialect is the part that differs between the two databases.
@@ -69,7 +70,7 @@ func Open(ctx context.Context, cfg Config, migrations fs.FS) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store of %s: %w", cfg.Service, err)
 	}
-	db.took = newOperations(cfg.Metrics, system)
+	db.took, db.system = newOperations(cfg.Metrics, system), system
 	return db, nil
 }
 
@@ -105,8 +106,10 @@ const (
 // run several times (another process was in the way), so it must change nothing but the database and its own results,
 // and must not call Tx itself. An error of fn is returned as it is; a database that is busy for too long or doesn't
 // answer is a fault of KindUnavailable.
-func (db *DB) Tx(ctx context.Context, fn func(tx *Tx) error) error {
+func (db *DB) Tx(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	defer observe(ctx, db.took.write, time.Now())
+	ctx, end := db.step(ctx)
+	defer func() { end(err) }()
 	return db.run(ctx, db.write, db.dialect.writeOptions(), fn)
 }
 

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sys/unix"
 
 	"github.com/rumi-ai/rumi/libs/audit"
@@ -40,6 +41,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/outcome"
 	"github.com/rumi-ai/rumi/libs/pack"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 	"github.com/rumi-ai/rumi/libs/tree"
 	"github.com/rumi-ai/rumi/services/approval/internal/blob"
 	"github.com/rumi-ai/rumi/services/approval/internal/record"
@@ -268,7 +270,9 @@ func (s *Service) readTree(ctx context.Context, in *blob.Intake, id pack.ID, dir
 		return tree.Manifest{}, pack.Descriptor{}, s.readFault(id, dir, err)
 	}
 	defer root.Close()
-	manifest, err := tree.Scan(ctx, root, in)
+	copying, end := step.Begin(ctx, "pack.copy", step.Internal, attribute.String("rumi.pack_id", string(id)))
+	manifest, err := tree.Scan(copying, root, in)
+	end(err)
 	if err != nil {
 		return tree.Manifest{}, pack.Descriptor{}, s.readFault(id, dir, err)
 	}

@@ -17,10 +17,12 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/sandbox"
+	"github.com/rumi-ai/rumi/libs/tracing/step"
 	"github.com/rumi-ai/rumi/services/pip-installer/internal/lock"
 )
 
@@ -99,7 +101,10 @@ type Result struct {
 // Build installs the requirements. A *Failure or an *AddressError says that this request can't be built; any other error
 // (Docker is down, the image is missing, ctx ended) says nothing about the request.
 func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
-	if err := b.acquireSlot(ctx); err != nil {
+	waiting, end := step.Begin(ctx, "pip.queue", step.Internal)
+	err := b.acquireSlot(waiting)
+	end(err)
+	if err != nil {
 		return Result{}, fmt.Errorf("wait for other builds: %w", err)
 	}
 	defer b.slots.Release(1)
@@ -109,7 +114,10 @@ func (b *Builder) Build(ctx context.Context, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("prepare build: %w", err)
 	}
-	if err := b.run(ctx, w, req.PackID); err != nil {
+	building, end := step.Begin(ctx, "pip.build", step.Internal, attribute.String("rumi.pack_id", req.PackID), attribute.Int("rumi.requirements", len(req.Requirements)))
+	err = b.run(building, w, req.PackID)
+	end(err)
+	if err != nil {
 		return Result{}, errors.Join(err, w.remove())
 	}
 	return Result{Dir: filepath.Join(w.scratch(), "out"), Remove: w.remove}, nil
