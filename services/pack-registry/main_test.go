@@ -32,8 +32,9 @@ const keptData = "user_data/packs/.uninstalled/p/20260101T000000.000000000Z"
 // suite is pack-registry with stand-ins for the services that it calls.
 type suite struct {
 	*servicetest.Suite
-	t      testing.TB
-	client *http.Client
+	t        testing.TB
+	registry *servicetest.Server
+	client   *http.Client
 
 	mu    sync.Mutex
 	calls []string        // what was asked of others, in order
@@ -56,7 +57,7 @@ func start(t testing.TB) *suite {
 	s.standIn("capability-broker", `{"container_stopped": true, "container_removed": true, "grants_removed": true, "data_path": "`+keptData+`"}`)
 	s.standIn("egress-proxy", `{"revoked": true}`)
 	s.standIn("pip-installer", `{"removed": false}`)
-	servicetest.Start(s.Suite, "pack-registry", build, map[string]string{"RUMI_ECOSYSTEM": s.Ecosystem()})
+	s.registry = servicetest.Start(s.Suite, "pack-registry", build, map[string]string{"RUMI_ECOSYSTEM": s.Ecosystem()})
 	s.client = s.Client("gateway", "pack-registry")
 	return s
 }

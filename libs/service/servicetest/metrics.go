@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 )
@@ -62,4 +63,20 @@ func (s *Server) WantNoNewSeries(t testing.TB, do func()) {
 			t.Errorf("a new series: %s", name)
 		}
 	}
+}
+
+// Eventually waits until all metrics, named as by Values, have their values: what is counted by a query is used again for some seconds.
+func (s *Server) Eventually(t testing.TB, what string, want map[string]float64) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(100 * time.Millisecond) {
+		got, same := s.Values(t), true
+		for name, value := range want {
+			now, ok := got[name]
+			same = same && ok && now == value
+		}
+		if same {
+			return
+		}
+	}
+	s.WantValues(t, what+", after 20s", want)
 }
