@@ -101,6 +101,7 @@ var parts = []part{
 	{"gateway", (*bench).gateway},
 	{"capability", (*bench).capability},
 	{"revoke", (*bench).revoke},
+	{"observed", (*bench).observed},
 	{"packs", (*bench).packs},
 }
 
@@ -126,13 +127,7 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 	}
 	fmt.Fprintln(cfg.progress, "bench: building and starting the suite")
 	b := &bench{config: cfg}
-	b.suite, err = suite.Start(ctx, suite.Config{Root: cfg.root, Build: cfg.build, Settings: map[string]map[string]string{
-		// Limits are on, as in production, but so high that no request reaches them.
-		"gateway":      {"RUMI_API_RATE_LIMIT": "1000000000", "RUMI_API_RATE_WINDOW": "1"},
-		"egress-proxy": {"RUMI_EGRESS_RATE_LIMIT": "1000000000", "RUMI_AUDIT_REFUSALS": "0", "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8"},
-		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_CAPABILITY_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": cfg.image,
-			"RUMI_CAPABILITY_WORKERS_PER_HANDLER": "1", "RUMI_CAPABILITY_WORKER_IDLE": "1s"},
-	}})
+	b.suite, err = suite.Start(ctx, suite.Config{Root: cfg.root, Build: cfg.build, Settings: settings(cfg.image)})
 	if b.suite != nil {
 		defer func() { err = errors.Join(err, b.suite.Stop()) }()
 	}
@@ -166,6 +161,16 @@ func run(ctx context.Context, cfg config, names []string) (err error) {
 		failures = append(failures, errors.New("what the services logged last:\n"+b.suite.Explain()))
 	}
 	return errors.Join(failures...)
+}
+
+// settings are those of a suite that is measured. Limits are on, as in production, but so high that no request reaches them.
+func settings(image string) map[string]map[string]string {
+	return map[string]map[string]string{
+		"gateway":      {"RUMI_API_RATE_LIMIT": "1000000000", "RUMI_API_RATE_WINDOW": "1"},
+		"egress-proxy": {"RUMI_EGRESS_RATE_LIMIT": "1000000000", "RUMI_AUDIT_REFUSALS": "0", "RUMI_EGRESS_ALLOW_CIDRS": "127.0.0.0/8"},
+		"capability-broker": {"RUMI_SECRET_GET_RATE_LIMIT": "1000000000", "RUMI_CAPABILITY_RATE_LIMIT": "1000000000", "RUMI_PACK_IMAGE": image,
+			"RUMI_CAPABILITY_WORKERS_PER_HANDLER": "1", "RUMI_CAPABILITY_WORKER_IDLE": "1s"},
+	}
 }
 
 func (b *bench) row(r table.Row) { b.rows = append(b.rows, r) }

@@ -39,7 +39,7 @@ func TestEveryPartMeasures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range []string{"memory, ", "egress request, ", "egress denial, ", "tunnel, ", "gateway, ", "secrets.get, ", "capability call", "first call ",
-		"revoke ", "changed file ", "scan ", "approve ", "import "} {
+		"revoke ", "gateway, GET /api/network/list, scraped, all traces", "egress request, framed, scraped, 1 % of traces", "changed file ", "scan ", "approve ", "import "} {
 		if !strings.Contains(out.String(), "\n"+row) {
 			t.Errorf("the table has no row that begins with %q", row)
 		}

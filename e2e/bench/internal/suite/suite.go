@@ -33,9 +33,10 @@ const (
 
 // Config describes a suite to start.
 type Config struct {
-	Root     string   // of the repository
-	Build    []string // flags of go build
-	Settings map[string]map[string]string
+	Root       string                       // of the repository
+	Build      []string                     // flags of go build
+	Settings   map[string]map[string]string // by service
+	Everywhere map[string]string            // settings of all services
 }
 
 // Suite is a running suite.
@@ -46,7 +47,9 @@ type Suite struct {
 
 	top, binaries string
 	settings      map[string]map[string]string
+	everywhere    map[string]string
 	peers         map[string]string // host:port by service
+	admins        []string          // host:port of the metrics of each process
 	running       []*Process
 	logs          map[string]string
 }
@@ -63,7 +66,7 @@ func Start(ctx context.Context, cfg Config) (*Suite, error) {
 	}
 	s := &Suite{
 		Home: filepath.Join(top, "home"), Instance: filepath.Base(top),
-		top: top, binaries: filepath.Join(top, "bin"), settings: cfg.Settings, peers: map[string]string{}, logs: map[string]string{},
+		top: top, binaries: filepath.Join(top, "bin"), settings: cfg.Settings, everywhere: cfg.Everywhere, peers: map[string]string{}, logs: map[string]string{},
 	}
 	if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(s.Home, 0o755), os.Mkdir(s.binaries, 0o755)); err != nil {
 		return s, fmt.Errorf("start the suite: %w", err)
@@ -132,6 +135,9 @@ func (s *Suite) Identity(service string) string {
 // Address is where a service listens: host:port.
 func (s *Suite) Address(service string) string { return s.peers[service] }
 
+// Admins are where the processes of the suite answer /metrics: host:port.
+func (s *Suite) Admins() []string { return s.admins }
+
 // Log is the log file of a service.
 func (s *Suite) Log(service string) string { return s.logs[service] }
 
@@ -161,13 +167,14 @@ func (s *Suite) Launch(service, address string, peers map[string]string) (*Proce
 		"capability-broker": {"RUMI_CAPABILITY_SOCK_DIR": s.sockets("capability"), "RUMI_EGRESS_SOCK_DIR": s.sockets("egress"), "RUMI_CAPABILITY_SOCKET_GID": "1099", "RUMI_EGRESS_SOCKET_GID": "1099", "RUMI_INSTANCE": s.Instance},
 	}
 	maps.Copy(env, own[service])
+	maps.Copy(env, s.everywhere)
 	maps.Copy(env, s.settings[service])
 	log := filepath.Join(s.top, fmt.Sprintf("%s-%d.log", service, len(s.running)))
 	p, err := Spawn(Command{Name: service, Path: filepath.Join(s.binaries, service), Env: env, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	s.running, s.logs[service] = append(s.running, p), log
+	s.running, s.admins, s.logs[service] = append(s.running, p), append(s.admins, admin[0]), log
 	return p, nil
 }
 

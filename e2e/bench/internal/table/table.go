@@ -109,7 +109,7 @@ func (g Goal) text(u Unit, beside string) string {
 		if len(parts) > 0 {
 			ratio = ""
 		}
-		parts = append(parts, fmt.Sprintf("%s%.1f × %s", ratio, g.Ratio, beside))
+		parts = append(parts, ratio+strings.TrimSuffix(fmt.Sprintf("%.2f", g.Ratio), "0")+" × "+beside)
 	}
 	return strings.Join(parts, " and ")
 }
