@@ -20,7 +20,8 @@ type collector struct {
 	id string // of its container
 }
 
-// startCollector runs a collector until the test ends. The services notice it within tracing.CheckEvery.
+// startCollector runs a collector until the test ends. When it returns, the services have noticed it: before that, a trace that begins isn't
+// recorded.
 func (s *installation) startCollector(t *testing.T) *collector {
 	t.Helper()
 	program := filepath.Join(s.top, "collector", "collector")
@@ -39,7 +40,16 @@ func (s *installation) startCollector(t *testing.T) *collector {
 			t.Error(err)
 		}
 	})
-	eventually(t, "the collector to serve", func() bool { return strings.Contains(s.containerLogs(t, c.id), "serving") })
+	eventually(t, "every service to send spans", func() bool {
+		for _, service := range services {
+			_, _ = s.askService(t.Context(), service.name)
+		}
+		senders := map[string]bool{}
+		for _, span := range c.spans() {
+			senders[span.Resource["service.name"]] = true
+		}
+		return len(senders) > len(services) // with the gateway
+	})
 	return c
 }
 

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/rumi-ai/rumi/libs/tracing/tracingtest"
@@ -31,6 +32,11 @@ func TestSpansOfAPack(t *testing.T) {
 	post(t, "/api/containers/"+spansPack+"/start", nil)
 
 	const name = "fetch the forecast"
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the collector got %+v", append(collector.named(name), collector.named("egress.request")...))
+		}
+	})
 	var own tracingtest.Span
 	eventually(t, "a span of the pack whose request was recorded", func() bool {
 		containerLog(t, spansPack) // ends the test if the pack has ended
@@ -52,6 +58,10 @@ func TestSpansOfAPack(t *testing.T) {
 	}
 	if own.Kind != "client" || own.Attributes["http.response.status_code"] != "200" || own.Attributes["pack.rumi.pack_id"] != "other" || own.Attributes["rumi.pack_id"] != "" {
 		t.Errorf("got the span %+v, want what the pack said, in its place", own)
+	}
+	above := slices.IndexFunc(collector.spans(), func(s tracingtest.Span) bool { return s.ID == own.ParentID && s.TraceID == own.TraceID })
+	if above < 0 || collector.spans()[above].Resource["service.name"] != "capability-broker" {
+		t.Errorf("the span is below %s in trace %s, want the start of the pack's container", own.ParentID, own.TraceID)
 	}
 	request := children(collector, own)[0]
 	if request.Resource["service.name"] != "egress-proxy" || request.Attributes["rumi.pack_id"] != spansPack || request.Attributes["server.address"] != upstreamHost {
