@@ -201,3 +201,26 @@ func TestNothingLastsThatIsNotWrittenDown(t *testing.T) {
 		t.Errorf("dialled %v and sent %d times, want neither", dialled, len(got))
 	}
 }
+
+// What has an entry of its beginning has one of its end, also if more fail than have entries of their own.
+func TestWhatLastsHasAnEnd(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Refusals = 1 })
+	w.site("x.example", "93.184.216.34", true, func(http.ResponseWriter, *http.Request) {})
+	path := w.socket()
+	const tunnels = 5
+	for range tunnels {
+		c := dialSocket(t, path)
+		io.WriteString(c, "CONNECT x.example:443 HTTP/1.1\r\nHost: x.example:443\r\n\r\n")
+		tls.Client(c, &tls.Config{ServerName: "other.example", InsecureSkipVerify: true}).Handshake() // is refused
+		c.Close()
+	}
+	ends := 0
+	for _, e := range w.recorded(2 * tunnels) { // each with one of the denial
+		if e.Phase == "end" {
+			ends++
+		}
+	}
+	if begins := len(w.recordedEarly()); begins != tunnels || ends != tunnels {
+		t.Errorf("%d entries of beginnings and %d of ends, want %d of each", begins, ends, tunnels)
+	}
+}

@@ -156,16 +156,19 @@ func (c *Recorder) Record(packID string, r *Result) (wait func() error) {
 	ctx := trace.ContextWithSpan(withOrigin(packID, requestID), span)
 	defer r.endSpan(span, packID, requestID, o)
 	c.count(r, o, span.SpanContext())
-	individually := true
-	switch o.result {
-	case resultAllowed:
-		wait = c.cfg.Audit.Submit(ctx, *entry)
-	case resultDenied:
+	entries, individually := r.scratch.entries[1:], true
+	if o.result == resultDenied {
 		r.scratch.entries[0] = *entry
 		r.scratch.entries[0].Category, r.scratch.entries[0].Action, r.scratch.entries[0].Phase = audit.Security, "network_denied", ""
-		wait, individually = c.denied.Submit(ctx, packID, o.reason, r.scratch.entries[:]...)
+		entries = r.scratch.entries[:]
+	}
+	switch {
+	case o.result == resultAllowed, entry.Phase != "": // what has an entry of its beginning must have one of its end, however many there are
+		wait = c.cfg.Audit.Submit(ctx, entries...)
+	case o.result == resultDenied:
+		wait, individually = c.denied.Submit(ctx, packID, o.reason, entries...)
 	default:
-		wait, individually = c.failed.Submit(ctx, packID, o.reason, *entry)
+		wait, individually = c.failed.Submit(ctx, packID, o.reason, entries...)
 	}
 	if individually {
 		c.log(ctx, packID, r, o)
