@@ -189,6 +189,7 @@ type record struct {
 	action     string
 	details    map[string]any
 	prewritten *prewritten // nil where the entry of a success is still to be written
+	phase      string      // of the last entry: "end" where there are others before it
 }
 
 // do decides about a call, carries it out and writes its audit entries. Where they can't be written the call counts as failed, even if it
@@ -221,7 +222,7 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 			return err
 		}
 	}
-	e := audit.Entry{Category: audit.Permission, Action: rec.action, Success: refused == nil, OwnerPack: k.principal, Details: rec.details}
+	e := audit.Entry{Category: audit.Permission, Action: rec.action, Success: refused == nil, OwnerPack: k.principal, Phase: rec.phase, Details: rec.details}
 	if refused == nil {
 		return k.Audit.Write(ctx, e)
 	}
@@ -229,12 +230,18 @@ func (k socket) write(ctx context.Context, rec record, refused *refusal) error {
 	rec.details["error_type"] = string(refused.kind)
 	if !refused.denied() {
 		e.Error = refused.reason
+		if e.Phase != "" { // there is an entry of its beginning, which mustn't stay without an end: so it isn't bounded
+			return k.Audit.Write(ctx, e)
+		}
 		written, _ := k.failures.Submit(ctx, k.principal, string(refused.kind), e)
 		return written()
 	}
 	e.RejectionReason = refused.reason
 	denial := e
-	denial.Category, denial.Action = audit.Security, "capability_denied"
+	denial.Category, denial.Action, denial.Phase = audit.Security, "capability_denied", ""
+	if e.Phase != "" {
+		return k.Audit.Submit(ctx, denial, e)()
+	}
 	written, _ := k.refusals.Submit(ctx, k.principal, string(refused.kind), denial, e)
 	return written()
 }
@@ -408,6 +415,7 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 	}
 	return func(ctx context.Context) (jsontext.Value, *refusal) {
 		var unstarted *refusal
+		long := k.watch(ctx, rec)
 		output, err := k.Runner.Run(ctx, worker.Job{
 			Spec:      worker.SpecFor(t, k.principal, p),
 			RequestID: req.id, Config: p.Chain[0].Config, Args: req.args, Reserve: reserveOutput,
@@ -418,6 +426,7 @@ func (k socket) decideHandler(p grant.Permit, req request, rec *record) (act, *r
 				return nil
 			},
 		})
+		rec.phase = long.end()
 		if errors.Is(err, errUnstarted) {
 			return nil, unstarted
 		}
