@@ -278,10 +278,15 @@ func verifyProof(data, key []byte) error {
 	return nil
 }
 
+// maxDays bounds RUMI_AUDIT_KEEP_DAYS and RUMI_AUDIT_COMPRESS_DAYS: a hundred years.
+const maxDays = 36500
+
 type auditSeal struct {
 	auditFlags
 	Interval   time.Duration `help:"The time between two sealings." default:"500ms"`
 	Checkpoint time.Duration `help:"How often the newest checkpoint is written to the log; 0s for never." default:"1h" env:"RUMI_AUDIT_CHECKPOINT_INTERVAL"`
+	Compress   int           `help:"Compress files of days that ended longer ago than so many days; 0 for none." default:"7" env:"RUMI_AUDIT_COMPRESS_DAYS" name:"compress-days"`
+	Keep       int           `help:"Remove files of days that ended longer ago than so many days; 0 keeps all." default:"0" env:"RUMI_AUDIT_KEEP_DAYS" name:"keep-days"`
 }
 
 func (c *auditSeal) Run(log *slog.Logger) error {
@@ -290,6 +295,9 @@ func (c *auditSeal) Run(log *slog.Logger) error {
 	}
 	if c.Checkpoint < 0 {
 		return fmt.Errorf("RUMI_AUDIT_CHECKPOINT_INTERVAL=%v is no interval; write 1h, or 0s for none", c.Checkpoint)
+	}
+	if c.Compress < 0 || c.Keep < 0 || c.Keep > maxDays || c.Compress > maxDays {
+		return fmt.Errorf("RUMI_AUDIT_KEEP_DAYS=%d, RUMI_AUDIT_COMPRESS_DAYS=%d: want numbers of days from 0 to %d", c.Keep, c.Compress, maxDays)
 	}
 	auditlog.LowerPriority(log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -306,7 +314,7 @@ func (c *auditSeal) Run(log *slog.Logger) error {
 	}()
 	err = auditlog.Run(ctx, auditlog.Config{
 		Audit: c.audit(), Log: c.seals(), Status: c.status(), KeyFile: filepath.Join(c.settings(), auditlog.KeyDir, auditlog.KeyFile),
-		Interval: c.Interval, Checkpoint: c.Checkpoint,
+		Interval: c.Interval, Checkpoint: c.Checkpoint, CompressDays: c.Compress, KeepDays: c.Keep, Quiet: auditlog.DefaultQuiet,
 	}, log)
 	if cause := new(mounts.LostError); errors.As(context.Cause(ctx), &cause) {
 		return cause // a restart mounts the new folder

@@ -139,3 +139,6 @@ func (d *Dir) inspect(name string) (identity Identity, size, mtime int64, err er
 	}
 	return identityOf(info), info.Size(), info.ModTime().UnixNano(), nil
 }
+
+// Unpack reads a compressed file that is open, whatever its name is. It belongs to the result, which has no category or day, or is closed.
+func Unpack(packed *os.File) (*File, error) { return openCompressed(ID{}, packed) }

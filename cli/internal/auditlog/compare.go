@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,7 +72,8 @@ func (v *verification) candidates(p part, names []string) (found []string, err e
 		return nil, err
 	}
 	for _, name := range v.byFirstLine(names)[first] {
-		if _, own := v.parts[part{name, 1}]; name != p.file && !own {
+		_, own := v.parts[part{strings.TrimSuffix(name, packedSuffix), 1}] // then it has the lines of that part
+		if name == packedName(p.file) || name != p.file && !own {
 			found = append(found, name)
 		}
 	}
@@ -109,6 +111,11 @@ func (v *verification) removed(p part) {
 	if p.part > 1 || v.hasLater(p) {
 		f.Text = fmt.Sprintf("the file is gone that was sealed as part %d of this name", p.part)
 	}
+	if r, ok := v.retired[p.file]; ok && p.part <= r.part {
+		f.Text = "the sealer removed the file at " + r.at.Format(time.RFC3339) + ", because its day was older than RUMI_AUDIT_KEEP_DAYS"
+		v.note(f)
+		return
+	}
 	if dayOf(p.file) < v.RemovedBefore {
 		v.note(f)
 		return
@@ -126,7 +133,7 @@ func (v *verification) intact(p part, name string, newest bool, names []string, 
 	for _, line := range torn {
 		v.note(Finding{Kind: Torn, File: name, Line: line, Lines: 1, Text: "the line is no JSON object: a crash or a full disk has cut it short"})
 	}
-	if name != p.file {
+	if name != p.file && name != packedName(p.file) {
 		v.note(Finding{Kind: Renamed, File: p.file, Lines: v.parts[p].lines, Text: "the file is complete, and now called " + name})
 	}
 	if newest || name != p.file { // else what follows are lines of a later part

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/auditfile"
 )
 
 // follower is one audit file of a name, and how far it is sealed.
@@ -179,11 +181,11 @@ func leading(file, hashes io.ReaderAt, limit uint64, buffer []byte) (uint64, err
 	return c.equal, err
 }
 
-// stored is a file of the audit log to be read from beginning to end, also one that was compressed by gzip after a rotation.
+// stored is a file of the audit log to be read from beginning to end, also one that was compressed: by gzip after a rotation, or by the sealer.
 type stored struct {
 	io.ReaderAt
 	fingerprint
-	file *os.File
+	file io.Closer
 }
 
 func openStored(root *os.Root, name string) (*stored, error) {
@@ -192,6 +194,13 @@ func openStored(root *os.Root, name string) (*stored, error) {
 		return nil, err
 	}
 	s := &stored{file, print, file}
+	if strings.HasSuffix(name, packedSuffix) {
+		unpacked, err := auditfile.Unpack(file)
+		if err != nil {
+			return nil, fmt.Errorf("unpack %s: %w", name, err)
+		}
+		s.ReaderAt, s.file = unpacked, unpacked
+	}
 	if strings.HasSuffix(name, ".gz") {
 		unpacked, err := gzip.NewReader(bufio.NewReaderSize(file, pieceSize))
 		if err != nil {

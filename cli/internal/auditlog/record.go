@@ -28,6 +28,8 @@ type Record struct {
 	Before root      `json:"before"` // the hash of the record before it, so that a changed record is named; of nothing for the first
 	Sealed []Sealed  `json:"sealed,omitzero"`
 	Found  []Found   `json:"found,omitzero"`
+
+	Removed []Retired `json:"removed,omitzero"`
 }
 
 // Sealed is a number of lines, one after the other, of one file.
@@ -50,6 +52,12 @@ type Found struct {
 	Part int    `json:"part"`
 	Kind Kind   `json:"kind"`
 	Line uint64 `json:"line,omitzero"` // the first one that is concerned; 0 if all are
+}
+
+// Retired is a file that the sealer removes, because its day is older than what is kept. It is written before that.
+type Retired struct {
+	File string `json:"file"` // as it was called when it was sealed
+	Part int    `json:"part"` // the last one of the parts that are removed
 }
 
 // root is a hash that is written in base64.
@@ -115,6 +123,11 @@ func parseRecord(line []byte) (Record, error) {
 			return Record{}, fmt.Errorf("it names the file %q, which is no name of an audit file", s.File)
 		case s.Part < 1 || s.First < 1 || s.First > 1<<48 || s.Lines < 1 || s.Lines > maxBatch || s.Bytes < 1:
 			return Record{}, fmt.Errorf("its numbers for %s are impossible", s.File)
+		}
+	}
+	for _, f := range r.Removed {
+		if !fileName.MatchString(f.File) || f.Part < 1 {
+			return Record{}, fmt.Errorf("what it removed names the file %q, which is no name of an audit file", f.File)
 		}
 	}
 	for _, f := range r.Found {

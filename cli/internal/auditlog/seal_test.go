@@ -28,6 +28,7 @@ type home struct {
 	out                       *bytes.Buffer
 	sealer                    *Sealer
 	now                       time.Time
+	compressDays, keepDays    int
 }
 
 func newHome(t *testing.T) *home {
@@ -57,7 +58,8 @@ func (h *home) check(err error) {
 }
 
 func (h *home) config() Config {
-	return Config{Audit: h.audit, Log: h.seals, Status: h.status, KeyFile: h.key, Interval: 10 * time.Millisecond}
+	return Config{Audit: h.audit, Log: h.seals, Status: h.status, KeyFile: h.key, Interval: 10 * time.Millisecond,
+		CompressDays: h.compressDays, KeepDays: h.keepDays, Quiet: DefaultQuiet}
 }
 
 // start opens the sealer; the test drives its passes.

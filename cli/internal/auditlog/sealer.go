@@ -35,6 +35,10 @@ type Config struct {
 	KeyFile    string        // the signing key
 	Interval   time.Duration // between two passes
 	Checkpoint time.Duration // between two log lines with the newest checkpoint; 0 logs none
+
+	CompressDays int           // files of days that ended longer ago are compressed; 0 for none
+	KeepDays     int           // files of days that ended longer ago are removed; 0 for none
+	Quiet        time.Duration // for which a file must have stayed as it is before that
 }
 
 // Sealer seals the lines of the audit log. Use Run.
@@ -51,6 +55,8 @@ type Sealer struct {
 	swept   time.Time
 	check   *recheck
 	failed  map[string]string // by file: what was logged last
+
+	retention retention
 
 	piece, checkPiece, leaves []byte // buffers
 }
@@ -153,6 +159,7 @@ func (s *Sealer) close() {
 	for _, f := range s.files {
 		f.close()
 	}
+	s.retention.close()
 	s.seals.Close()
 	s.audit.Close()
 }
@@ -190,13 +197,16 @@ func (s *Sealer) pass(now time.Time) (more bool, err error) {
 	if err := s.commit(&record, touched); err != nil {
 		return false, err
 	}
+	if err := s.retain(now); err != nil {
+		return false, err
+	}
 	return more, s.status.update(s, now)
 }
 
 // commit appends the record, if there is something in it, and begins a new one. The hashes come to the disk first: a
 // record must not tell of lines whose hashes a power cut takes away.
 func (s *Sealer) commit(record *Record, touched map[*follower]bool) error {
-	if len(record.Sealed)+len(record.Found) == 0 {
+	if len(record.Sealed)+len(record.Found)+len(record.Removed) == 0 {
 		return nil
 	}
 	for f, written := range touched {
@@ -432,7 +442,7 @@ func (s *Sealer) next(f *follower, record *Record, kind Kind, line uint64) error
 // finish seals what was appended to a file that was renamed while no sealer ran.
 func (s *Sealer) finish(f *follower, elsewhere string, record *Record) error {
 	s.log.Info("an audit file was rotated", "file", f.part.file, "to", elsewhere)
-	if strings.HasSuffix(elsewhere, ".gz") {
+	if strings.HasSuffix(elsewhere, ".gz") || strings.HasSuffix(elsewhere, packedSuffix) {
 		return nil // nobody has written to it for long
 	}
 	file, print, err := openAudit(s.audit, elsewhere)
@@ -513,6 +523,10 @@ func (s *Sealer) lost(f *follower, record *Record) (more bool, err error) {
 	if f.gone {
 		return false, nil
 	}
+	if f.file == nil && s.isPacked(f) { // by this process or the one before
+		f.gone, f.seen = true, fingerprint{}
+		return false, nil
+	}
 	if f.file != nil {
 		if ended, more, err := s.drain(f, record); !ended {
 			return more, err
@@ -545,8 +559,8 @@ func (s *Sealer) elsewhere(f *follower) string {
 	}
 	limit := max(f.read, s.seals.parts[f.part].lines)
 	for _, e := range entries {
-		if e.Name() == f.part.file || s.files[e.Name()] != nil {
-			continue
+		if name := e.Name(); name != packedName(f.part.file) && s.files[strings.TrimSuffix(name, packedSuffix)] != nil {
+			continue // the file of another category or day, or the follower's own name
 		}
 		file, err := openStored(s.audit, e.Name())
 		if err != nil {

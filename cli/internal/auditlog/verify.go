@@ -66,6 +66,12 @@ type Options struct {
 	Now           time.Time
 }
 
+// retired is until which part a file was removed by the sealer, and when.
+type retired struct {
+	part int
+	at   time.Time
+}
+
 // verification is one run of Verify.
 type verification struct {
 	Options
@@ -74,6 +80,7 @@ type verification struct {
 	report       Report
 	parts        extents
 	damaged      map[part]bool // their hashes aren't those of the records
+	retired      map[string]retired
 	roots        map[uint64]hash
 	firsts       map[hash][]string // the files by the hash of their first line
 	buffer       []byte
@@ -82,7 +89,7 @@ type verification struct {
 // Verify reads the whole audit log and all seals, and names each difference. It changes nothing, and needs only the public key. The error
 // says why it couldn't verify; a report with findings is no error. Memory doesn't depend on the size of the files.
 func Verify(options Options) (*Report, error) {
-	v := &verification{Options: options, parts: extents{}, damaged: map[part]bool{}, roots: map[uint64]hash{}, buffer: newPiece()}
+	v := &verification{Options: options, parts: extents{}, damaged: map[part]bool{}, retired: map[string]retired{}, roots: map[uint64]hash{}, buffer: newPiece()}
 	v.report.Findings, v.report.Notes = []Finding{}, []Finding{}
 	var err error
 	if v.key, err = parseVerifier(options.PublicKey); err != nil {
@@ -291,6 +298,9 @@ func (c *chain) compare(r Record, number uint64) {
 			c.compareHashes(p, s)
 		}
 	}
+	for _, f := range r.Removed {
+		c.v.retired[f.File] = retired{f.Part, r.At}
+	}
 	for _, f := range r.Found {
 		c.v.note(Finding{Kind: NoticedBefore, File: f.File, Line: f.Line,
 			Text: fmt.Sprintf("the sealer noticed at %s: %s", r.At.Format(time.RFC3339), f.Kind)})
@@ -418,12 +428,12 @@ func (v *verification) unsealed(name string, offset int64, line uint64) {
 	if strings.HasSuffix(name, ".gz") {
 		return // it was compressed after everybody had stopped to write to it
 	}
-	file, print, err := openAudit(v.audit, name)
+	file, err := openStored(v.audit, name)
 	if err != nil {
 		v.found(Finding{Kind: Unreadable, File: name, Text: err.Error()})
 		return
 	}
-	defer file.Close()
+	defer file.close()
 	r := newLineReader(file, offset, v.buffer)
 	lines := uint64(0)
 	if _, err := r.read(1<<62, func(hash, int64) error {
@@ -437,7 +447,7 @@ func (v *verification) unsealed(name string, offset int64, line uint64) {
 		v.note(Finding{Kind: Torn, File: name, Line: line + lines + 1, Lines: 1, Text: "the last line has no end: its writing was interrupted, or is under way"})
 	}
 	if lines > 0 {
-		v.tooOld(name, line, lines, v.age(file, offset, print))
+		v.tooOld(name, line, lines, v.age(file, offset, file.fingerprint))
 	}
 }
 

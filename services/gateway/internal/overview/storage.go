@@ -77,7 +77,7 @@ func (v *Views) auditLog(ctx context.Context) ([]diskusage.Item, error) {
 	for _, entry := range entries {
 		item := diskusage.Item{Path: "user_data/audit/" + entry.Name(), Kind: "audit_log"}
 		item.Measure(ctx, root, "audit/"+entry.Name())
-		stem, ended := strings.CutSuffix(entry.Name(), ".jsonl")
+		stem, ended := strings.CutSuffix(strings.TrimSuffix(entry.Name(), ".zst"), ".jsonl")
 		if at := strings.LastIndexByte(stem, '_'); ended && at > 0 {
 			if day, err := time.Parse(time.DateOnly, stem[at+1:]); err == nil {
 				item.MadeAt = day
