@@ -382,7 +382,7 @@ func (b *writer) takeFile(a area, e Entry, parent int, base string) (changed boo
 		return false, nil
 	}
 	e.Mode, e.Size = before.Mode&0o7777, before.Size
-	if a.how == grown {
+	if a.how == grown && strings.HasSuffix(e.Path, ".jsonl") { // not a compressed day of the audit log
 		if e.Size, err = wholeLines(f, before.Size); err != nil {
 			return false, &fs.PathError{Op: "read", Path: e.Path, Err: err}
 		}
