@@ -59,7 +59,7 @@ lint: ## Check formatting, the modules' files, the compose files and the documen
 	docker compose config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
 	go test -count=1 ./api/openapi # the document is what the code makes, and breaks no client undeclared
-	go test -count=1 ./e2e/docs ./e2e/deployment # what they read lies outside of their module, where Go's cache doesn't look
+	go test -count=1 ./e2e/docs ./e2e/deployment ./e2e/dashboards # what they read lies outside of their module, where Go's cache doesn't look
 
 debug: ## Run SERVICE of the suite under a debugger, in the place of its container; an IDE attaches to 127.0.0.1:2345.
 	@deploy/dev/debug $(SERVICE)

@@ -3,7 +3,7 @@
 // changed in Grafana is lost when Grafana starts again.
 //
 // The tests hold every dashboard to the same rules: no two panels overlap, each panel has a description and a unit, every variable that is
-// defined is used, and every query can be parsed.
+// defined is used, and every query names metrics and labels that docs/metrics.md has. The journeys run every query against a real Prometheus.
 package dashboards
 
 import (

@@ -37,8 +37,7 @@ func overview() *dashboard.DashboardBuilder {
 		WithPanel(limit(lines("Use of the budgets", "How fast errors of the last hour use up each budget. 1 uses it up in 30 days, exactly. The line, 14.4, uses it up in two days: an alert fires.", units.Short,
 			query{"rumi:slo_errors:ratio1h / on (slo) (1 - rumi:slo_objective:ratio)", "{{slo}}"}), 14.4)).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationPromise)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"}), propagationPromise)).
 		WithRow(row("Requests")).
 		WithPanel(stacked("Requests of the API", "Requests that the gateway answered, by the class of their status.", units.RequestsPerSecond,
 			query{class(rate(requests+"_count", `{service="gateway"}`)), "{{class}}xx"})).
@@ -97,11 +96,12 @@ func serviceTable() *table.PanelBuilder {
 		CellHeight(common.TableCellHeightSm).
 		Footer(common.NewTableFooterOptionsBuilder().Show(false).Reducer([]string{})).
 		WithTransformation(dashboard.DataTransformerConfig{Id: "merge", Options: map[string]any{}})
-	names := map[string]string{"service": "Service", "version": "Version"}
+	names, order := map[string]string{"service": "Service", "version": "Version"}, map[string]int{"service": 0, "version": 1}
 	for i, c := range serviceColumns {
 		target := query{expr: c.expr}.target(i).Format(prometheus.PromQueryFormatTable).Instant()
 		panel.WithTarget(target)
-		names["Value #"+string(rune('A'+i))] = c.name
+		column := "Value #" + string(rune('A'+i))
+		names[column], order[column] = c.name, len(order)
 		if c.unit != "" {
 			panel.OverrideByName(c.name, []dashboard.DynamicConfigValue{{Id: "unit", Value: c.unit}})
 		}
@@ -109,6 +109,7 @@ func serviceTable() *table.PanelBuilder {
 	return coloured(panel).WithTransformation(dashboard.DataTransformerConfig{Id: "organize", Options: map[string]any{
 		"excludeByName": map[string]bool{"Time": true, "Value #C": true},
 		"renameByName":  names,
+		"indexByName":   order,
 	}})
 }
 

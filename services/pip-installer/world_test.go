@@ -105,6 +105,7 @@ func (w *world) startRegistry() {
 func (w *world) boot() {
 	w.server = servicetest.Start(w.Suite, "pip-installer", func(ctx context.Context, rt *service.Runtime, cfg config) error {
 		w.view = gate.NewView(rt.Log)
+		build.New(build.Config{Metrics: rt.Metrics}) // w.builder has no metrics, which docs/metrics.md has
 		return assemble(ctx, rt, cfg, w.builder, w.view)
 	}, w.env)
 }
