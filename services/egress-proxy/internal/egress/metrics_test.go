@@ -280,3 +280,54 @@ func TestReasonsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestBytesFlow: the bytes of what takes long are counted while they move, on every way to send some, and once.
+func TestBytesFlow(t *testing.T) {
+	const half = 100_000
+	for name, ask := range map[string]func(w *world){
+		"frame": func(w *world) { w.ask("POST", "http://x.example/", "body", strings.Repeat("x", half)) },
+		"http": func(w *world) {
+			if r, err := w.browser().Post("http://x.example/", "text/plain", strings.NewReader(strings.Repeat("x", half))); err == nil {
+				io.Copy(io.Discard, r.Body)
+			}
+		},
+	} {
+		w := newWorld(t)
+		release := make(chan struct{})
+		w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			rw.Write(make([]byte, half))
+			rw.(http.Flusher).Flush()
+			<-release
+			rw.Write(make([]byte, half))
+		})
+		var asking sync.WaitGroup
+		asking.Go(func() { ask(w) })
+		const sent, received = "rumi_egress_sent_bytes_total", "rumi_egress_received_bytes_total"
+		w.eventually(name+": half of the answer", func() bool {
+			w.proxy.recorder.Observe(time.Now())
+			return w.metric(received, "") == half && w.metric(sent, "") == half
+		})
+		close(release)
+		asking.Wait()
+		w.eventually(name+": all of it", func() bool { return w.metric(received, "") == 2*half })
+		if n := w.metric(sent, ""); n != half {
+			t.Errorf("%s: %v bytes were sent, want %d", name, n, half)
+		}
+	}
+}
+
+// TestBytesOfBrokenAnswersAreCounted: what a server has sent counts, even if its answer is of no use.
+func TestBytesOfBrokenAnswersAreCounted(t *testing.T) {
+	w := newWorld(t)
+	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Length", "10")
+		io.WriteString(rw, "hello")
+	})
+	if r := w.ask("GET", "http://x.example/"); r.errorType() != "upstream_error" {
+		t.Fatalf("got %s, want upstream_error", r.errorType())
+	}
+	if n := w.metric("rumi_egress_received_bytes_total", ""); n != 5 {
+		t.Errorf("%v bytes were received, want 5", n)
+	}
+}

@@ -189,9 +189,10 @@ func (e *exchange) hop(target *upstream.Target, fields []upstream.Field, body, b
 		return nil, f
 	}
 	e.Sent += int64(len(body))
+	e.transfer.AddSent(len(body))
 	response, err := e.session.Pool.Do(e.bound, target, &upstream.Request{
 		Method: e.Method, Path: e.Destination.Path, Host: e.Destination.HostPort(), Fields: fields, Body: body,
-		Deadline: deadline, Connect: connect, Read: e.call.read, MaxBody: MaxResponse, Budget: e,
+		Deadline: deadline, Connect: connect, Read: e.call.read, MaxBody: MaxResponse, Budget: e, Received: e.transfer.AddReceived,
 	}, buf[:0])
 	if err != nil {
 		return nil, e.pack.UpstreamFailure(e.session, err)

@@ -218,8 +218,12 @@ func (c *Recorder) count(r *Result, o outcome, span trace.SpanContext) {
 	if !r.Unbounded {
 		telemetry.Observe(c.metrics.duration, span, r.Latency.Seconds())
 	}
-	if r.Transfer != nil {
-		c.countBytes(r.Transfer, r.Sent, r.Received)
+	if t := r.Transfer; t != nil {
+		sent, received := r.Sent, r.Received
+		if t.kind == KindFrame { // with the bodies of redirects, and of answers that were not passed on
+			sent, received = t.Bytes()
+		}
+		c.countBytes(t, sent, received)
 		return
 	}
 	c.metrics.received.Add(float64(r.Received))

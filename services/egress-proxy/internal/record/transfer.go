@@ -177,10 +177,8 @@ func (c *Recorder) Observe(now time.Time) {
 	var due []progressEntry
 	c.under.mu.Lock()
 	for t := range c.under.all {
-		if t.kind != KindFrame { // whose bytes are counted at its end, with its answer
-			sent, received := t.Bytes()
-			c.countBytes(t, sent, received)
-		}
+		sent, received := t.Bytes()
+		c.countBytes(t, sent, received)
 		since, after := t.written, ProgressEvery
 		if since.IsZero() {
 			since, after = t.began, BeginAfter

@@ -262,6 +262,12 @@ func (c *conn) skipTrailer() error {
 	return broken("Server's trailer is too long")
 }
 
+func (r *Request) received(n int) {
+	if r.Received != nil {
+		r.Received(n)
+	}
+}
+
 // readAll appends length bytes of in to buf, or all there are for -1, as r bounds them; fields are those of the answer.
 func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) ([]byte, error) {
 	start, limit := len(buf), r.MaxBody
@@ -277,6 +283,7 @@ func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) (
 			buf = slices.Grow(buf, n)
 			m, err := io.ReadFull(in, buf[len(buf):len(buf)+n])
 			buf, left = buf[:len(buf)+m], left-m
+			r.received(m)
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
@@ -296,6 +303,7 @@ func readAll(buf []byte, in io.Reader, length int, r *Request, fields []Field) (
 		buf = slices.Grow(buf, n)
 		n, err := in.Read(buf[len(buf):min(cap(buf), start+limit+1)])
 		buf = buf[:len(buf)+n]
+		r.received(n)
 		if len(buf)-start > limit {
 			return nil, ErrTooLarge
 		}
