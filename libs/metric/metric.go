@@ -31,12 +31,12 @@ type Durations struct {
 // NewDurations registers a histogram of durations with registry; nil registers it nowhere. The name must end with _seconds. One that is
 // registered already is shared: a part of a service may be opened again after it failed.
 func NewDurations(registry prometheus.Registerer, opts prometheus.HistogramOpts) *Durations {
-	return newDurations(register(registry, prometheus.NewHistogram(opts)), opts.Buckets)
+	return newDurations(Register(registry, prometheus.NewHistogram(opts)), opts.Buckets)
 }
 
-// register returns c once it is registered, or what was registered in its place before. Anything else that is wrong with c is a mistake of the
-// programmer.
-func register[C prometheus.Collector](registry prometheus.Registerer, c C) C {
+// Register returns c once it is registered, or what was registered in its place before; nil as the registry registers it nowhere. Anything else
+// that is wrong with c is a mistake of the programmer.
+func Register[C prometheus.Collector](registry prometheus.Registerer, c C) C {
 	if registry == nil {
 		return c
 	}
@@ -80,7 +80,7 @@ type DurationsVec struct {
 
 // NewDurationsVec is NewDurations with labels. Their values must be of fixed sets: what a stranger can choose would make series without end.
 func NewDurationsVec(registry prometheus.Registerer, opts prometheus.HistogramOpts, labels ...string) *DurationsVec {
-	return &DurationsVec{register(registry, prometheus.NewHistogramVec(opts, labels)), opts.Buckets}
+	return &DurationsVec{Register(registry, prometheus.NewHistogramVec(opts, labels)), opts.Buckets}
 }
 
 // With is the histogram of these values of the labels, in their order. It takes a lock and makes garbage: hot paths call it once for each of

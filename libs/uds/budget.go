@@ -1,18 +1,14 @@
 package uds
 
-import (
-	"context"
-
-	"golang.org/x/sync/semaphore"
-)
+import "context"
 
 // Budget is the memory that the answer to a connection's request may take, of the Limits.Answers bytes that all connections of a
 // socket share. It is reserved before the answer is made and released when it was sent. Without it a client that sends
 // requests on many connections and reads no answer would have all these answers wait in memory.
 type Budget struct {
-	pool     *semaphore.Weighted // shared by the socket's connections
-	limit    int64               // size of pool
-	reserved int64               // of pool, by this connection
+	pool     *budget // shared by the socket's connections
+	limit    int64   // size of pool
+	reserved int64   // of pool, by this connection
 }
 
 // BudgetOf is the budget of the connection whose request a Handler got with ctx. Where ctx is not from a Handler it is nil, and

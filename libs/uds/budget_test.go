@@ -8,13 +8,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 func TestBudget(t *testing.T) {
 	budgets := func() (a, b *Budget) {
-		all := semaphore.NewWeighted(10)
+		all := newBudget(10, newLoad(nil))
 		return &Budget{pool: all, limit: 10}, &Budget{pool: all, limit: 10}
 	}
 	now := func(r *Budget, n int) error {

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Handler answers the requests of one socket. Both methods append their answer to dst and return the extended slice, so that the server
@@ -73,7 +71,7 @@ const (
 // Serve serves l until ctx ends, then closes it and waits for the requests under way, Limits.Drain at most. The
 // error is nil after ctx's end, else the listener's.
 func Serve(ctx context.Context, l *Listener, h Handler, limits Limits, log *slog.Logger) error {
-	s := newServer(l, h, limits, log)
+	s := newServer(l, h, limits, log, newLoad(nil))
 	failed := make(chan error, 1)
 	go func() { failed <- s.accept() }()
 	select {
@@ -95,12 +93,13 @@ type server struct {
 	handler  Handler
 	limits   Limits
 	log      *slog.Logger
+	load     *load
 	ctx      context.Context // of the handlers
 	cancel   context.CancelFunc
 	open     context.Context // ends when no more requests are read
 	shut     context.CancelFunc
-	requests *semaphore.Weighted // bytes of Limits.Requests
-	answers  *semaphore.Weighted // bytes of Limits.Answers
+	requests *budget // bytes of Limits.Requests
+	answers  *budget // bytes of Limits.Answers
 	stopping atomic.Bool
 	sequence atomic.Uint64 // counts answers; conn.lastUsed has its value, so the connection idle for longest is found without reading a clock
 	waiting  atomic.Bool   // somebody waits in admit
@@ -111,13 +110,14 @@ type server struct {
 	conns map[*conn]struct{}
 }
 
-func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger) *server {
-	s := &server{listener: l, handler: h, limits: limits.withDefaults(), log: log,
+// newServer makes the server of a socket. What it holds counts in of.
+func newServer(l *Listener, h Handler, limits Limits, log *slog.Logger, of *load) *server {
+	s := &server{listener: l, handler: h, load: of, limits: limits.withDefaults(), log: log,
 		vacancy: make(chan struct{}, 1), conns: make(map[*conn]struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.open, s.shut = context.WithCancel(s.ctx)
-	s.requests = semaphore.NewWeighted(int64(s.limits.Requests))
-	s.answers = semaphore.NewWeighted(int64(s.limits.Answers))
+	s.requests = newBudget(s.limits.Requests, of)
+	s.answers = newBudget(s.limits.Answers, of)
 	return s
 }
 
@@ -162,6 +162,7 @@ func (s *server) admit(c *conn) bool {
 		if len(s.conns) < s.limits.Conns {
 			s.conns[c] = struct{}{}
 			s.running.Add(1)
+			s.load.connections.Add(1)
 			s.mu.Unlock()
 			return true
 		}
@@ -289,6 +290,7 @@ func (c *conn) serve() {
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
+		s.load.connections.Add(-1)
 		s.signal()
 		s.running.Done()
 	}()

@@ -181,7 +181,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 
 func TestIdleConnectionsAreEvicted(t *testing.T) {
 	l := mustListen(t, config(t))
-	s := newServer(l, newEcho(""), Limits{Conns: 3}, slog.New(slog.DiscardHandler))
+	s := newServer(l, newEcho(""), Limits{Conns: 3}, slog.New(slog.DiscardHandler), newLoad(nil))
 	var accepting sync.WaitGroup
 	accepting.Go(func() { s.accept() })
 	defer accepting.Wait()

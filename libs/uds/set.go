@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/periodic"
 )
 
@@ -25,12 +27,14 @@ type SetConfig struct {
 	Handler func(id string) Handler // the handler of one id's socket
 	Limits  Limits                  // of each socket
 	Log     *slog.Logger
+	Metrics prometheus.Registerer // for one Set; nil for nowhere
 }
 
 // Set keeps one socket open for each id that is wanted. A socket that can't be made now, because another replica serves it or
 // because of the file system, is tried again until it is no longer wanted. It is safe for concurrent use.
 type Set struct {
 	cfg   SetConfig
+	load  *load
 	owner *Owner             // nil without SetConfig.Home
 	stop  context.CancelFunc // ends retry
 	done  chan struct{}      // closed when retry has ended
@@ -55,7 +59,7 @@ type member struct {
 // NewSet makes an empty set. Close ends it.
 func NewSet(cfg SetConfig) *Set {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Set{cfg: cfg, stop: stop, done: make(chan struct{}), members: make(map[string]*member)}
+	s := &Set{cfg: cfg, load: newLoad(cfg.Metrics), stop: stop, done: make(chan struct{}), members: make(map[string]*member)}
 	if cfg.Home != "" {
 		s.owner = NewOwner(cfg.Dir, cfg.Home)
 	}
@@ -201,6 +205,7 @@ func (s *Set) Close() {
 
 // stopServer ends the member's server without waiting for it; Close waits.
 func (s *Set) stopServer(m *member, drain time.Duration) {
+	s.load.sockets.Add(-1)
 	s.ending.Go(func() { m.server.stop(drain) })
 }
 
@@ -219,8 +224,9 @@ func (s *Set) tryListen(m *member) {
 		return
 	}
 	m.failed = ""
-	srv := newServer(l, s.cfg.Handler(m.id), s.cfg.Limits, s.cfg.Log)
+	srv := newServer(l, s.cfg.Handler(m.id), s.cfg.Limits, s.cfg.Log, s.load)
 	m.server = srv
+	s.load.sockets.Add(1)
 	s.ending.Go(func() {
 		if err := srv.accept(); err != nil {
 			s.listenerFailed(m, srv, err)

@@ -143,7 +143,7 @@ func TestStreamNoticesHalfClose(t *testing.T) {
 func TestDisconnectEndsTheWaitForMemory(t *testing.T) {
 	h := newWaiter()
 	l := mustListen(t, config(t))
-	s := newServer(l, h, Limits{Request: 1 << 20}, nil)
+	s := newServer(l, h, Limits{Request: 1 << 20}, nil, newLoad(nil))
 	if !s.requests.TryAcquire(int64(s.limits.Requests)) {
 		t.Fatal("nothing to reserve in an idle server")
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/packtrace"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/builtin"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/cabundle"
@@ -147,8 +148,9 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 	notify := candidate.NewTask("telling approval of candidates", approval.NewClient(rt.Peer(approval.Service)).RefreshPending)
 	if d.handlers, err = handler.New(ctx, handler.Config{
 		DB: s.db, Store: s.rows, Folders: w.folders, Gates: s.gates, Trees: s.trees, Audit: rt.Audit, Log: rt.Log, Approvals: cfg.Approvals,
-		Sources: peers.Sources{Client: registry.NewClient(rt.Peer(registry.Service))},
-		Changed: func(context.Context) { notify.Due() },
+		Propagation: snapshot.NewPropagation(rt.Metrics, "trust", s.rows.TrustChanged),
+		Sources:     peers.Sources{Client: registry.NewClient(rt.Peer(registry.Service))},
+		Changed:     func(context.Context) { notify.Due() },
 		Retired: func(packID, slug string) {
 			w.pool.End(func(ofPack, ofSlug, _ string) bool { return ofPack == packID && (slug == "" || ofSlug == slug) })
 		},
@@ -157,7 +159,8 @@ func openDecisions(ctx context.Context, rt *service.Runtime, cfg config, s state
 	}
 	if d.grants, err = grant.Open(ctx, grant.Config{
 		Store: s.rows, Packs: peers.Packs{Gates: s.gates}, Permissions: d.builtins, Policy: s.policy, Audit: rt.Audit, Log: rt.Log, Pin: d.handlers.Registry.Pin,
-		Checks: []func(context.Context, *grant.Grant) error{d.handlers.Registry.CheckGrant, cfg.callCeiling().CheckGrant, w.mounts.CheckGrant},
+		Checks:      []func(context.Context, *grant.Grant) error{d.handlers.Registry.CheckGrant, cfg.callCeiling().CheckGrant, w.mounts.CheckGrant},
+		Propagation: snapshot.NewPropagation(rt.Metrics, "capability_grants", s.rows.GrantsChanged),
 	}); err != nil {
 		return d, err
 	}
@@ -196,7 +199,7 @@ func listen(ctx context.Context, rt *service.Runtime, cfg config, s state, w wor
 	})
 	sockets := packsockets.New(uds.SetConfig{
 		Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: cfg.socketMode(), GID: cfg.SocketGID, Handler: calls.Socket,
-		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: rt.Log,
+		Limits: uds.Limits{Request: call.MaxRequest, Conns: call.MaxConns}, Log: rt.Log, Metrics: rt.Metrics,
 	}, nil)
 	rt.ReadyWhen("sockets", func(context.Context) error {
 		return service.WithFix(sockets.Ready(), "run: docker compose up --detach")

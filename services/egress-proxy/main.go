@@ -19,6 +19,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/libs/tracing"
 	"github.com/rumi-ai/rumi/libs/uds"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/denials"
@@ -63,7 +64,8 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		if err != nil {
 			return err
 		}
-		grants, err := grant.Open(ctx, grantstore.NewGrants(db), ceiling, rt.Log)
+		rows := grantstore.NewGrants(db)
+		grants, err := grant.Open(ctx, rows, ceiling, rt.Log, snapshot.NewPropagation(rt.Metrics, "network_grants", rows.Changed))
 		if err != nil {
 			return err
 		}
@@ -100,7 +102,7 @@ func builder(resolvers func(config) (packs, suite resolve.Resolver)) service.Bui
 		}
 		sockets := packsockets.New(uds.SetConfig{
 			Dir: cfg.SockDir, Home: rt.Identity.Home, Mode: fs.FileMode(cfg.SockMode), GID: cfg.SockGID, Handler: proxy.Handler,
-			Limits: uds.Limits{Request: egress.MaxRequest}, Log: rt.Log,
+			Limits: uds.Limits{Request: egress.MaxRequest}, Log: rt.Log, Metrics: rt.Metrics,
 		}, func(packID string) { proxy.Forget(packID); spans.Forget(packID) })
 		rt.Go("sockets", sockets.Run)
 		rt.ReadyWhen("sockets", func(context.Context) error {

@@ -135,7 +135,7 @@ func openTokens(ctx context.Context, rt *service.Runtime) *token.Cache {
 		}
 		opened.Store(db)
 		return tokenstore.NewTokens(db), nil
-	}, rt.Log)
+	}, rt.Log, rt.Metrics)
 	if err := tokens.Connect(ctx); err != nil {
 		rt.Log.Error("the API tokens can't be read; only init's is good until they can be", "error", err)
 	}

@@ -44,6 +44,8 @@ type Config[T any] struct {
 	// Published, if not nil, is called with each new value but the first, once Value returns it. It must not block: no other value is
 	// published meanwhile.
 	Published func(value T)
+
+	Propagation *Propagation // measures changes; nil where nobody does
 }
 
 // Snapshot is a value that follows a database. It is safe for concurrent use. Use Open.
@@ -91,9 +93,10 @@ func (s *Snapshot[T]) Reload(ctx context.Context) error {
 	}
 	began := time.Now() // the lease counts from before the rows were read: what was written since isn't among them
 	var before T
+	var last int64
 	first := s.current.Load() == nil
 	if !first {
-		before = s.Value()
+		before, last = s.Value(), s.Revision()
 	}
 	value, revision, err := s.cfg.Load(ctx, before)
 	if err != nil {
@@ -103,6 +106,9 @@ func (s *Snapshot[T]) Reload(ctx context.Context) error {
 	s.confirmed.Store(&began)
 	if s.cfg.Published != nil && !first {
 		s.cfg.Published(value)
+	}
+	if !first && revision != last {
+		s.cfg.Propagation.observe(ctx, revision, time.Now())
 	}
 	return nil
 }

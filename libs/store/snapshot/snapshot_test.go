@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/store/snapshot"
 )
 
@@ -229,5 +231,51 @@ func TestExpiry(t *testing.T) {
 		if want := []string{"a expired, a expired"}; s.Value() != "a expired" || !slices.Equal(told, want) {
 			t.Errorf("after it the value is %q and listeners were told %v, want %q and %v", s.Value(), told, "a expired", want)
 		}
+	})
+}
+
+// A change is measured when it is published, whoever made it; what isn't known is left out.
+func TestPropagation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		d := &database{row: "a", revision: 1}
+		changed := time.Now()
+		failing := false
+		cfg := d.config()
+		cfg.Propagation = snapshot.NewPropagation(registry, "things", func(ctx context.Context) (int64, time.Time, error) {
+			if failing {
+				return 0, time.Time{}, errors.New("down")
+			}
+			revision, err := d.Revision(ctx)
+			return revision, changed, err
+		})
+		s := open(t, cfg)
+		measured := func(what string, count uint64, sum time.Duration) {
+			t.Helper()
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := families[0].Metric[0].Histogram
+			if h.GetSampleCount() != count || h.GetSampleSum() != sum.Seconds() {
+				t.Errorf("%s: measured %d changes of %vs, want %d of %vs", what, h.GetSampleCount(), h.GetSampleSum(), count, sum.Seconds())
+			}
+		}
+		follow(t, s, 2*interval+time.Millisecond)
+		measured("unchanged", 0, 0)
+		d.write("b")
+		changed = time.Now()
+		follow(t, s, interval+time.Millisecond)
+		measured("followed", 1, interval)
+		d.write("c")
+		changed = time.Time{} // by an older version
+		follow(t, s, interval+time.Millisecond)
+		failing = true
+		d.write("d")
+		follow(t, s, interval+time.Millisecond)
+		if s.Value() != "d" {
+			t.Errorf("the value is %q, want d", s.Value())
+		}
+		measured("unknown", 1, interval)
 	})
 }

@@ -60,7 +60,7 @@ func newReplica(t testing.TB, db *dbstore.DB) *replica {
 	r := &replica{t: t, db: db, rows: store.New(db), closed: make(map[string]bool), meters: prometheus.NewRegistry()}
 	own := builtin.NewTable(builtin.SecretsGet(r, 0, discard))
 	var err error
-	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows, discard); err != nil {
+	if r.trust, err = handler.OpenRegistry(t.Context(), r.rows, discard, nil); err != nil {
 		t.Fatal(err)
 	}
 	if r.grants, err = grant.Open(t.Context(), grant.Config{Store: r.rows, Packs: r, Permissions: own, Policy: policy.Fixed{Policy: policy.None()}, Audit: r, Log: discard,

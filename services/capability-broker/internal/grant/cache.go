@@ -95,6 +95,8 @@ type Config struct {
 	// Checks refuse a new grant, whose config and terms are well-formed, by what isn't in it: the operator's ceilings, the config that a
 	// handler asks for, folders of the host. Their errors are faults of KindInvalid.
 	Checks []func(ctx context.Context, g *Grant) error
+
+	Propagation *snapshot.Propagation // measures changes; may be nil
 }
 
 // Cache has every grant in memory, and is the way to change one. It is safe for concurrent use.
@@ -109,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	c := &Cache{Config: cfg, counting: make(chan struct{}, 1)}
 	var err error
 	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[*grants]{
-		Name: "capability grants", Interval: followInterval, Log: cfg.Log, Revision: cfg.Store.Revision, Load: c.load,
+		Name: "capability grants", Interval: followInterval, Log: cfg.Log, Revision: cfg.Store.Revision, Load: c.load, Propagation: cfg.Propagation,
 		Expired: func(all *grants, _ time.Time) bool { return all.policy != cfg.Policy.Current() },
 	})
 	if err != nil {

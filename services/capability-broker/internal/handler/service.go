@@ -18,6 +18,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/gate"
 	"github.com/rumi-ai/rumi/libs/store"
+	"github.com/rumi-ai/rumi/libs/store/snapshot"
 	"github.com/rumi-ai/rumi/services/capability-broker/internal/grant"
 )
 
@@ -75,7 +76,9 @@ type Config struct {
 
 	Grants Grants // may be set after New, but before the first decision: the grants need the Registry that New makes
 
-	Changed func(ctx context.Context) // called when counts of candidates have changed; must not block
+	Changed     func(ctx context.Context) // called when counts of candidates have changed; must not block
+	Propagation *snapshot.Propagation     // measures changes of trust; may be nil
+
 	Retired func(packID, slug string) // called when the workers of a handler must end; slug "" is all handlers of the pack
 }
 
@@ -89,7 +92,7 @@ type Service struct {
 
 // New makes a Service, and finishes what a process that died may have begun.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	registry, err := OpenRegistry(ctx, cfg.Store, cfg.Log)
+	registry, err := OpenRegistry(ctx, cfg.Store, cfg.Log, cfg.Propagation)
 	if err != nil {
 		return nil, err
 	}

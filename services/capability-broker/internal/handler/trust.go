@@ -59,12 +59,12 @@ type Registry struct {
 	snapshot *snapshot.Snapshot[*trusts]
 }
 
-// OpenRegistry reads all trust.
-func OpenRegistry(ctx context.Context, from TrustStore, log *slog.Logger) (*Registry, error) {
+// OpenRegistry reads all trust. propagation may be nil.
+func OpenRegistry(ctx context.Context, from TrustStore, log *slog.Logger, propagation *snapshot.Propagation) (*Registry, error) {
 	r := &Registry{store: from}
 	var err error
 	r.snapshot, err = snapshot.Open(ctx, snapshot.Config[*trusts]{
-		Name: "trust in handlers", Interval: followInterval, Log: log, Revision: from.TrustRevision, Load: r.load,
+		Name: "trust in handlers", Interval: followInterval, Log: log, Revision: from.TrustRevision, Load: r.load, Propagation: propagation,
 	})
 	if err != nil {
 		return nil, err

@@ -75,8 +75,26 @@ func readRevision(tx *store.Tx, subject string, n *int64) error {
 }
 
 func raise(tx *store.Tx, subject string) error {
-	_, err := tx.Exec(`UPDATE capability_revisions SET revision = revision + 1 WHERE subject = ?`, subject)
+	_, err := tx.Exec(`UPDATE capability_revisions SET revision = revision + 1, changed_at = ? WHERE subject = ?`, time.Now(), subject)
 	return err
+}
+
+// GrantsChanged is the newest revision of grants, and when it was raised; the zero time for one that an older version raised. See
+// snapshot.NewPropagation.
+func (s *Store) GrantsChanged(ctx context.Context) (revision int64, at time.Time, err error) {
+	return s.changed(ctx, grants)
+}
+
+// TrustChanged is GrantsChanged for trust.
+func (s *Store) TrustChanged(ctx context.Context) (revision int64, at time.Time, err error) {
+	return s.changed(ctx, trust)
+}
+
+func (s *Store) changed(ctx context.Context, subject string) (revision int64, at time.Time, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		return tx.QueryRow(`SELECT revision, changed_at FROM capability_revisions WHERE subject = ?`, subject).Scan(&revision, store.Time(&at))
+	})
+	return revision, at, err
 }
 
 // Revision implements grant.Store.

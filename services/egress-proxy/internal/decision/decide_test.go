@@ -32,7 +32,7 @@ func (stored) Apply(context.Context, string, func(*grant.Grant) (*grant.Grant, e
 // cache has g only.
 func cache(t *testing.T, g grant.Grant) *grant.Cache {
 	t.Helper()
-	b, err := grant.Open(t.Context(), stored{g}, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler))
+	b, err := grant.Open(t.Context(), stored{g}, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

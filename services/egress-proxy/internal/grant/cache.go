@@ -51,12 +51,12 @@ type grants struct {
 }
 
 // Open makes a cache and reads all grants from the store. A grant that the policy in force doesn't cover is suspended: it allows nothing. When
-// the policy changes, Follow judges all grants anew.
-func Open(ctx context.Context, from Store, ceiling policy.Source, log *slog.Logger) (*Cache, error) {
+// the policy changes, Follow judges all grants anew. propagation may be nil.
+func Open(ctx context.Context, from Store, ceiling policy.Source, log *slog.Logger, propagation *snapshot.Propagation) (*Cache, error) {
 	c := &Cache{store: from, policy: ceiling, log: log, narrowed: func(string) {}}
 	var err error
 	c.snapshot, err = snapshot.Open(ctx, snapshot.Config[*grants]{
-		Name: "network grants", Interval: followInterval, Log: log, Revision: from.Revision, Load: c.load, Published: c.published,
+		Name: "network grants", Interval: followInterval, Log: log, Revision: from.Revision, Load: c.load, Published: c.published, Propagation: propagation,
 		Expired: func(all *grants, now time.Time) bool {
 			return !all.expires.IsZero() && !now.Before(all.expires) || all.policy != ceiling.Current()
 		},

@@ -113,7 +113,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	o := &fixture{store: &memory{grants: map[string]Grant{}}, log: &entries{}}
-	cache, err := Open(t.Context(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler))
+	cache, err := Open(t.Context(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestGrantsThatCannotBeRead(t *testing.T) {
 	if got := o.takeNarrowed(); !slices.Equal(got, []string{"p"}) {
 		t.Errorf("narrowed %v, want p once", got)
 	}
-	fresh, err := Open(t.Context(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler))
+	fresh, err := Open(t.Context(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestReplicasAndLease(t *testing.T) {
 		defer synctest.Wait()
 		defer cancel()
 
-		other, err := Open(ctx, o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler))
+		other, err := Open(ctx, o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,7 +435,7 @@ func TestReplicasAndLease(t *testing.T) {
 
 func BenchmarkCheck(b *testing.B) {
 	o := &fixture{store: &memory{grants: map[string]Grant{"p": request("a.com b.com *.c.com x.com", 443).Replace("p", nil, time.Now())}}}
-	cache, err := Open(context.Background(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler))
+	cache, err := Open(context.Background(), o.store, policy.Fixed{Policy: policy.None()}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -58,6 +59,14 @@ func (s *Grants) Revision(ctx context.Context) (revision int64, err error) {
 	return revision, nil
 }
 
+// Changed is the newest revision, and when it was raised; the zero time for one that an older version raised. See snapshot.NewPropagation.
+func (s *Grants) Changed(ctx context.Context) (revision int64, at time.Time, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		return tx.QueryRow("SELECT revision, changed_at FROM grant_revision WHERE id = 1").Scan(&revision, store.Time(&at))
+	})
+	return revision, at, err
+}
+
 // Grants implements grant.Store.
 func (s *Grants) Grants(ctx context.Context) (grants []grant.Grant, revision int64, err error) {
 	err = s.db.View(ctx, func(tx *store.Tx) error {
@@ -79,7 +88,7 @@ func (s *Grants) Apply(ctx context.Context, packID string, change func(*grant.Gr
 	return s.db.Tx(ctx, func(tx *store.Tx) error {
 		// This comes first: with PostgreSQL it locks the row until the commit, so that changes run one after the other and the read
 		// below sees the one before.
-		if _, err := tx.Exec("UPDATE grant_revision SET revision = revision + 1 WHERE id = 1"); err != nil {
+		if _, err := tx.Exec("UPDATE grant_revision SET revision = revision + 1, changed_at = ? WHERE id = 1", time.Now()); err != nil {
 			return fmt.Errorf("count grant revision: %w", err)
 		}
 		revision, err := readRevision(tx)

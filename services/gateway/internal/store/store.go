@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -171,10 +172,18 @@ func (s *Tokens) SaveUses(ctx context.Context, uses map[string]principal.Use) er
 // raiseRevision comes first in each transaction that writes: with PostgreSQL it locks the row until the commit, so that changes run one after
 // the other and each sees the one before.
 func raiseRevision(tx *store.Tx) (int64, error) {
-	if _, err := tx.Exec("UPDATE token_revision SET revision = revision + 1 WHERE id = 1"); err != nil {
+	if _, err := tx.Exec("UPDATE token_revision SET revision = revision + 1, changed_at = ? WHERE id = 1", time.Now()); err != nil {
 		return 0, fmt.Errorf("count token revision: %w", err)
 	}
 	return readRevision(tx)
+}
+
+// Changed implements token.Store.
+func (s *Tokens) Changed(ctx context.Context) (revision int64, at time.Time, err error) {
+	err = s.db.View(ctx, func(tx *store.Tx) error {
+		return tx.QueryRow("SELECT revision, changed_at FROM token_revision WHERE id = 1").Scan(&revision, store.Time(&at))
+	})
+	return revision, at, err
 }
 
 func readRevision(tx *store.Tx) (revision int64, err error) {

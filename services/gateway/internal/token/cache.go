@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/periodic"
 	"github.com/rumi-ai/rumi/libs/statecount"
@@ -37,6 +39,7 @@ const (
 type Cache struct {
 	connect func(context.Context) (Store, error)
 	log     *slog.Logger
+	metrics prometheus.Registerer
 	on      atomic.Pointer[connection] // nil until the store has been opened
 }
 
@@ -119,9 +122,9 @@ func (c *Cache) Count() (counts statecount.Counts, ok bool) {
 	return counts, true
 }
 
-// NewCache makes a cache. connect opens the store; Run calls it again until it succeeds.
-func NewCache(connect func(context.Context) (Store, error), log *slog.Logger) *Cache {
-	return &Cache{connect: connect, log: log}
+// NewCache makes a cache. connect opens the store; Run calls it again until it succeeds. metrics may be nil.
+func NewCache(connect func(context.Context) (Store, error), log *slog.Logger, metrics prometheus.Registerer) *Cache {
+	return &Cache{connect: connect, log: log, metrics: metrics}
 }
 
 // Authenticate implements principal.Authenticator. A text that doesn't have the form of a token, or has a wrong checksum, is unknown before
@@ -308,7 +311,8 @@ func (c *Cache) Connect(ctx context.Context) error {
 	}
 	copied, err := snapshot.Open(ctx, snapshot.Config[*tokens]{
 		Name: "API tokens", Interval: followInterval, Log: c.log, Revision: from.Revision, Load: c.load(from), Published: published,
-		Expired: func(all *tokens, now time.Time) bool { return !all.next.IsZero() && !now.Before(all.next) },
+		Propagation: snapshot.NewPropagation(c.metrics, "api_tokens", from.Changed),
+		Expired:     func(all *tokens, now time.Time) bool { return !all.next.IsZero() && !now.Before(all.next) },
 	})
 	if err != nil {
 		return err

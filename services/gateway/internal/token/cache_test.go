@@ -40,6 +40,10 @@ func (m *memory) Revision(context.Context) (int64, error) {
 	return m.revision, m.away
 }
 
+func (m *memory) Changed(context.Context) (int64, time.Time, error) {
+	return 0, time.Time{}, errors.New("not kept")
+}
+
 func (m *memory) Tokens(_ context.Context, since int64) (list []Token, revision int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,7 +114,7 @@ var errAway = errors.New("connection refused")
 
 func runCache(t *testing.T, m *memory) *Cache {
 	t.Helper()
-	c := NewCache(func(context.Context) (Store, error) { _, err := m.Revision(context.Background()); return m, err }, slog.New(slog.DiscardHandler))
+	c := NewCache(func(context.Context) (Store, error) { _, err := m.Revision(context.Background()); return m, err }, slog.New(slog.DiscardHandler), nil)
 	_ = c.Connect(t.Context())
 	go c.Run(t.Context())
 	go c.Enforce(t.Context())
@@ -241,7 +245,7 @@ func TestDatabaseIsPutBack(t *testing.T) {
 // The race: a request reads the copy from before a revocation, and asks for a session after it. It must not get one that goes on.
 func TestSessionsBegunDuringARevocationEnd(t *testing.T) {
 	m := newMemory()
-	c := NewCache(func(context.Context) (Store, error) { return m, nil }, slog.New(slog.DiscardHandler))
+	c := NewCache(func(context.Context) (Store, error) { return m, nil }, slog.New(slog.DiscardHandler), nil)
 	if err := c.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +325,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 				text, _ := m.add(b, fmt.Sprint("t", i), time.Time{})
 				texts = append(texts, text)
 			}
-			c := NewCache(func(context.Context) (Store, error) { return m, nil }, slog.New(slog.DiscardHandler))
+			c := NewCache(func(context.Context) (Store, error) { return m, nil }, slog.New(slog.DiscardHandler), nil)
 			if err := c.Connect(b.Context()); err != nil {
 				b.Fatal(err)
 			}

@@ -61,6 +61,8 @@ func (t *Token) State(now time.Time) State {
 type Store interface {
 	// Revision is the store's revision, which every change of a token raises. It must be cheap: it is asked ten times a second.
 	Revision(ctx context.Context) (int64, error)
+	// Changed is the newest revision, and when it was raised; see snapshot.NewPropagation.
+	Changed(ctx context.Context) (revision int64, at time.Time, err error)
 	// Tokens reads the tokens that have changed since a revision, all for 0, and the revision that they are of. No token is ever removed.
 	Tokens(ctx context.Context, since int64) ([]Token, int64, error)
 	// Create adds a token. before is called in its transaction, before the commit, perhaps several times; its error is returned and nothing

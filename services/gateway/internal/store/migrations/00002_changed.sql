@@ -1,0 +1,6 @@
+-- +goose Up
+-- When the revision was raised: replicas measure by it how long a change takes to reach them.
+ALTER TABLE token_revision ADD COLUMN changed_at BIGINT NOT NULL DEFAULT 0;
+
+-- +goose Down
+ALTER TABLE token_revision DROP COLUMN changed_at;
