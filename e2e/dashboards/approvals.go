@@ -30,8 +30,10 @@ func approvals() *dashboard.DashboardBuilder {
 		WithPanel(heat("Scans", "Time to read and hash a pack. A scan of an unchanged pack is short, since only fingerprints are compared.",
 			"rumi_pack_scan_duration_seconds", "")).
 		WithPanel(lines("Scans", "The same as quantiles.", units.Seconds, quantiles("rumi_pack_scan_duration_seconds", "")...).DataLinks(traces)).
-		WithPanel(lines("Scans a second", "How many packs are read a second.", units.OpsPerSecond,
-			query{"sum(" + rate("rumi_pack_scan_duration_seconds_count", "") + ")", "scans"})).
+		WithPanel(lines("Exceptions", "changed: packs that may run and differed from what was approved, in the last 5 minutes. held closed: a change couldn't be recorded. Good is 0.", units.Short,
+			query{"sum(increase(rumi_pack_modifications_total[5m]))", "changed"},
+			query{"sum(rumi_packs_held_closed)", "held closed"},
+			query{"sum(rumi_approval_requests)", "wait for a second person"})).
 		WithRow(row("Gates")).
 		WithPanel(limit(lines("Age", "Time since each follower last heard from approval. The line is the lease: beyond it, its gates count as closed.", units.Seconds,
 			query{"max by (service, instance) (rumi_gate_age_seconds)", "{{service}} {{instance}}"}), lease)).

@@ -42,10 +42,12 @@ func capability() *dashboard.DashboardBuilder {
 			query{"sum by (state) (rumi_capability_workers)", "{{state}}"})).
 		WithPanel(lines("Wait for a worker", "Time that calls waited for a free worker. It grows: handlers are slow, or workers too few.", units.Seconds,
 			quantiles("rumi_capability_queue_duration_seconds", "")...).DataLinks(traces)).
-		WithPanel(stacked("Starts of workers", "Starts in the last 5 minutes, by result. Workers are warm: few starts are good.", units.Short,
-			query{"sum by (result) (increase(rumi_capability_worker_starts_total[5m]))", "{{result}}"})).
-		WithPanel(stacked("Packs", "Containers of packs by state. One that is restarting has ended, and waits for its next start.", units.Short,
-			query{"sum by (state) (rumi_containers)", "{{state}}"})).
+		WithPanel(stacked("Starts of workers", "Starts in the last 5 minutes, by result. Workers are warm: few starts are good. paused: handlers that ended too often.", units.Short,
+			query{"sum by (result) (increase(rumi_capability_worker_starts_total[5m]))", "{{result}}"},
+			query{"sum(rumi_capability_handlers_paused)", "handlers paused"})).
+		WithPanel(stacked("Packs", "Containers of packs by state. One that is restarting has ended, and waits for its next start. stuck: the engine doesn't do what it is asked.", units.Short,
+			query{"sum by (state) (rumi_containers)", "{{state}}"},
+			query{"sum(rumi_containers_unreconciled)", "stuck"})).
 		WithPanel(stacked("Starts of packs", "Starts in the last 5 minutes, by operators and after an end, by result.", units.Short,
 			query{"sum by (result) (increase(rumi_container_starts_total[5m]))", "{{result}}"})).
 		WithPanel(lines("Ends of packs", "How often packs ended in the last 5 minutes, by reason. out_of_memory: raise the pack's memory, or ask its author.", units.Short,

@@ -36,8 +36,10 @@ func service(s roster.Service) *dashboard.DashboardBuilder {
 
 // ownRows add to the dashboard of a service what only it has.
 var ownRows = map[string]func(b *dashboard.DashboardBuilder, of string){
-	roster.Gateway: gatewayRow,
-	roster.Secrets: secretsRow,
+	roster.EgressProxy:  egressRow,
+	roster.Gateway:      gatewayRow,
+	roster.PackRegistry: registryRow,
+	roster.Secrets:      secretsRow,
 }
 
 // instances is the choice between the replicas of a service: all of them at first.
@@ -135,9 +137,28 @@ func gatewayRow(b *dashboard.DashboardBuilder, of string) {
 
 func secretsRow(b *dashboard.DashboardBuilder, of string) {
 	b.WithRow(row("Secrets and certificates")).
-		WithPanel(lines("Secrets", "Secrets that are kept.", units.Short, query{"max(rumi_secrets" + of + ")", "secrets"})).
+		WithPanel(lines("Secrets", "Secrets that are kept. damaged: files that can't be trusted; the log names them. Good is 0.", units.Short, query{"max(rumi_secrets" + of + ")", "secrets"},
+			query{"max(rumi_secrets_damaged" + of + ")", "damaged"})).
 		WithPanel(stacked("Reads", "Values that capability-broker asked for, by result.", units.RequestsPerSecond,
 			query{rateBy("result", "rumi_secret_reads_total", of), "{{result}}"})).
 		WithPanel(stacked("Certificates", "Certificates that were signed in the last hour, by result.", units.Short,
 			query{"sum by (result) (increase(rumi_certificates_issued_total" + of + "[1h]))", "{{result}}"}))
+}
+
+func egressRow(b *dashboard.DashboardBuilder, of string) {
+	b.WithRow(row("Names, and spans of packs")).
+		WithPanel(lines("Names", "Resolved names in the cache, and look-ups under way. Many look-ups: the DNS servers are slow.", units.Short,
+			query{"sum(rumi_egress_cached_names" + of + ")", "in the cache"},
+			query{"sum(rumi_egress_resolves_running" + of + ")", "look-ups"}).Span(wide)).
+		WithPanel(lines("Spans of packs", "Spans that packs sent, exported to the collector or dropped, and why. rate_limited and over_limit: a pack sends more than it may.", units.CountsPerSecond,
+			query{rateBy("result", "rumi_pack_spans_total", of), "{{result}}"}).Span(wide))
+}
+
+func registryRow(b *dashboard.DashboardBuilder, of string) {
+	b.WithRow(row("Packs")).
+		WithPanel(stacked("Changes", "Packs that were applied, rolled back or uninstalled in the last hour, by result.", units.Short,
+			query{"sum by (operation, result) (increase(rumi_pack_changes_total" + of + "[1h]))", "{{result}}: {{operation}}"}).Span(wide)).
+		WithPanel(lines("Unfinished", "Changes of packs and imports that have begun and not ended, also those that a crash has left. Good is 0 most of the time.", units.Short,
+			query{"sum(rumi_pack_changes_unfinished" + of + ")", "changes"},
+			query{"sum(rumi_imports_running" + of + ")", "imports"}).Span(wide))
 }

@@ -110,7 +110,7 @@ func stacked(title, about, unit string, queries ...query) *timeseries.PanelBuild
 var resultColours = []struct{ pattern, colour string }{
 	{`/^(ok|allowed|installed|approved|active|running|idle|2xx)\b/`, good},
 	{`/^(denied|rejected|refused|blocked|suspended|restarting|modified|4xx)\b/`, refused},
-	{`/^(failed|error|5xx)\b/`, bad},
+	{`/^(failed|error|stuck|5xx)\b/`, bad},
 	{`/^(canceled|pending|waiting|busy|starting|stopped|3xx)\b/`, neutral},
 }
 

@@ -95,7 +95,7 @@ func startPrometheus(t *testing.T) observer {
 		"TEST_PROMETHEUS_CONFIG":      fastConfig(t),
 		"RUMI_PROMETHEUS_PORT":        strconv.Itoa(port),
 		"RUMI_SECRET_GET_RATE_LIMIT":  "1000",
-		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel-collector:4318",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "", // the profile's collector, which compose has as the default
 		"OTEL_TRACES_SAMPLER":         "always_on",
 		"RUMI_EGRESS_RATE_LIMIT":      "0",
 	})
