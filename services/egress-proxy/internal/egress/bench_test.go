@@ -29,6 +29,10 @@ import (
 // benchmark drives a proxy as it runs in production, with real sockets and a real audit log, from several connections.
 // The frames are answered by a server on loopback; see design.md, "Numbers to reach".
 func benchmark(b *testing.B, inFlight int, frame string, want string) {
+	benchmarkTraced(b, inFlight, frame, want, uncollected())
+}
+
+func benchmarkTraced(b *testing.B, inFlight int, frame string, want string, tracer trace.Tracer) {
 	w := newWorld(b, func(c *Config) {
 		log, err := audit.Open(filepath.Join(b.TempDir(), "audit"), "egress-proxy", slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -38,7 +42,7 @@ func benchmark(b *testing.B, inFlight int, frame string, want string) {
 		c.Addresses = address.NewPolicy([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
 		c.Audit, c.Log, c.Dial = log, slog.New(slog.NewJSONHandler(io.Discard, nil)), upstream.Dial
 		c.TLS, c.Metrics = func() *tls.Config { return &tls.Config{} }, prometheus.NewRegistry()
-		c.Tracer = uncollected()
+		c.Tracer = tracer
 	})
 	w.grants["p"] = []string{"127.0.0.1", "10.0.0.1"}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") }))

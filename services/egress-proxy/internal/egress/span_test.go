@@ -68,13 +68,13 @@ func TestSpans(t *testing.T) {
 		attributes  string
 		status      codes.Code
 	}{
-		{"GET", "http://x.example/a?token=b", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
-		{"GET", "https://two.example/", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=https server.address=two.example server.port=443 http.response.status_code=200 network.protocol.version=2", codes.Unset},
-		{"HEAD", "http://x.example/moved", own + "allowed rumi.egress.reason=ok http.request.resend_count=1 http.request.method=HEAD url.scheme=http server.address=other.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
-		{"GET", "http://x.example/nosuch", own + "allowed rumi.egress.reason=ok http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=404 network.protocol.version=1.1 error.type=404", codes.Error},
-		{"GET", "http://y.example/", own + "denied rumi.egress.reason=grant_denied http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=y.example server.port=80 error.type=grant_denied", codes.Error},
-		{"GET", "http://x.example:81/", own + "failed rumi.egress.reason=connection_refused http.request.resend_count=0 http.request.method=GET url.scheme=http server.address=x.example server.port=81 error.type=connection_refused", codes.Error},
-		{"TRACE", "http://x.example/", own + "failed rumi.egress.reason=validation_error http.request.resend_count=0 error.type=validation_error", codes.Error},
+		{"GET", "http://x.example/a?token=b", own + "allowed http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
+		{"GET", "https://two.example/", own + "allowed http.request.method=GET url.scheme=https server.address=two.example server.port=443 http.response.status_code=200 network.protocol.version=2", codes.Unset},
+		{"HEAD", "http://x.example/moved", own + "allowed http.request.resend_count=1 http.request.method=HEAD url.scheme=http server.address=other.example server.port=80 http.response.status_code=200 network.protocol.version=1.1", codes.Unset},
+		{"GET", "http://x.example/nosuch", own + "allowed http.request.method=GET url.scheme=http server.address=x.example server.port=80 http.response.status_code=404 network.protocol.version=1.1 error.type=404", codes.Error},
+		{"GET", "http://y.example/", own + "denied rumi.egress.reason=grant_denied http.request.method=GET url.scheme=http server.address=y.example server.port=80 error.type=grant_denied", codes.Error},
+		{"GET", "http://x.example:81/", own + "failed rumi.egress.reason=connection_refused http.request.method=GET url.scheme=http server.address=x.example server.port=81 error.type=connection_refused", codes.Error},
+		{"TRACE", "http://x.example/", own + "failed rumi.egress.reason=validation_error error.type=validation_error", codes.Error},
 	} {
 		w.ask(c.method, c.url)
 		s := w.spansNow(1)[0]
@@ -221,9 +221,6 @@ func TestSpansOfRumisTraces(t *testing.T) {
 				}
 				if c.joins {
 					want = packtrace.Parent(s.SpanContext())
-				}
-				if len(s.Events()) == 0 {
-					t.Errorf("%s, %s: the span has no events, want how the name was resolved", c.what, url)
 				}
 			}
 			if seen.Get("Traceparent") != want || seen.Get("Tracestate") != c.server || seen.Get("Baggage") != "" {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
@@ -47,12 +46,16 @@ func (k *Pack) Decide(r decision.Request) (*upstream.Target, *decision.Failure) 
 	return target, nil
 }
 
+// fromCache is the longest that a look-up without a question to a server takes. Such a look-up is no event of a trace.
+const fromCache = 100 * time.Microsecond
+
 // Resolve finds a target's addresses and decides on them. It decides for every request, though addresses may come from the cache: what is open to
 // packs may have changed since, when one of our own services moved.
 func (k *Pack) Resolve(ctx context.Context, s *Session, target *upstream.Target, to decision.Destination, deadline time.Time) (*upstream.Target, *decision.Failure) {
+	began := time.Now()
 	found, err := k.packs.Names.Lookup(ctx, k.ID, to.Host.Name, deadline)
-	if span := trace.SpanFromContext(ctx); span.IsRecording() {
-		span.AddEvent("resolved", trace.WithAttributes(attribute.Int("rumi.addresses", len(found.Addrs))))
+	if span := trace.SpanFromContext(ctx); span.IsRecording() && time.Since(began) > fromCache {
+		span.AddEvent("resolved")
 	}
 	if err != nil {
 		if ctx.Err() != nil {
