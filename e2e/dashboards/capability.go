@@ -36,7 +36,8 @@ func capability() *dashboard.DashboardBuilder {
 		WithPanel(lines("Denied, by reason", "Why calls were refused. One reason that surges is one pack, or one grant that is missing. workers_busy: too few workers.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_capability_denials_total", ""), "{{reason}}"})).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a trust until the broker decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"}), propagationPromise)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationPromise)).
 		WithRow(row("Workers and containers")).
 		WithPanel(stacked("Workers", "Workers of handlers by state. All busy, and a queue: raise RUMI_CAPABILITY_WORKERS.", units.Short,
 			query{"sum by (state) (rumi_capability_workers)", "{{state}}"})).

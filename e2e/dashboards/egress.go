@@ -42,14 +42,16 @@ func egress() *dashboard.DashboardBuilder {
 		WithPanel(lines("Connect, p99", "Time to connect to the address that was decided on, TLS included, by result.", units.Seconds,
 			query{quantile(0.99, "rumi_egress_connect_duration_seconds", "", "result"), "{{result}}"}).DataLinks(traces)).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate or a grant until the proxy decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"}), propagationPromise)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationPromise)).
 		WithRow(row("What flows")).
 		WithPanel(lines("Under way, by kind", "Requests that last: frame and http (over the pack's socket), tunnel (TLS), websocket.", units.Short,
 			query{"sum by (kind) (rumi_egress_streams)", "{{kind}}"})).
 		WithPanel(lines("Bytes", "What flows to servers and from them, while it flows; tunnels and streams included.", units.BytesPerSecondIEC,
 			query{"sum(" + rate("rumi_egress_sent_bytes_total", "") + ")", "sent by packs"},
 			query{"sum(" + rate("rumi_egress_received_bytes_total", "") + ")", "received by packs"})).
-		WithPanel(lines("Waiting", "Requests that wait because their pack has 64 at servers, and look-ups of names that are under way. Good is near 0.", units.Short,
-			query{"sum(rumi_egress_requests_waiting)", "requests"},
-			query{"sum(rumi_egress_resolves_running)", "look-ups"}))
+		WithPanel(lines("Sockets", "Sockets of packs, connections on them, and requests that wait because their pack has 64 at servers.", units.Short,
+			query{"sum(rumi_sockets" + of + ")", "sockets"},
+			query{"sum(rumi_socket_connections" + of + ")", "connections"},
+			query{"sum(rumi_egress_requests_waiting)", "requests waiting"}))
 }

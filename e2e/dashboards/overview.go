@@ -37,7 +37,8 @@ func overview() *dashboard.DashboardBuilder {
 		WithPanel(limit(lines("Use of the budgets", "How fast errors of the last hour use up each budget. 1 uses it up in 30 days, exactly. The line, 14.4, uses it up in two days: an alert fires.", units.Short,
 			query{"rumi:slo_errors:ratio1h / on (slo) (1 - rumi:slo_objective:ratio)", "{{slo}}"}), 14.4)).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"}), propagationPromise)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"},
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationPromise)).
 		WithRow(row("Requests")).
 		WithPanel(stacked("Requests of the API", "Requests that the gateway answered, by the class of their status.", units.RequestsPerSecond,
 			query{class(rate(requests+"_count", `{service="gateway"}`)), "{{class}}xx"})).
