@@ -197,6 +197,7 @@ func start[C any](ctx context.Context, name string, common settings, cfg C, buil
 	}
 	if err == nil {
 		rt.keepIdentity()
+		rt.Go("readiness entries", (&readyLog{ready: rt.Readiness, write: rt.Audit.Write}).run)
 		err = rt.serve(api, admin)
 	}
 	if err != nil {

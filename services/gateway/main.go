@@ -9,7 +9,9 @@ import (
 
 	"github.com/rumi-ai/rumi/libs/audit"
 	"github.com/rumi-ai/rumi/libs/auditfile"
+	"github.com/rumi-ai/rumi/libs/fault"
 	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/service"
 	"github.com/rumi-ai/rumi/libs/statecount"
@@ -21,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/events"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/observer"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/seals"
@@ -83,6 +86,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	if err != nil {
 		return err
 	}
+	observe(rt)
 	log := events.NewLog(filepath.Join(rt.UserData, "audit"), rt.Log)
 	rt.Go("events", log.Run)
 	handler, err := edge.New(edge.Config{
@@ -98,6 +102,19 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	}
 	rt.Public(handler)
 	return serveTLS(rt, cfg)
+}
+
+// observe has the outages of other services written into the audit log.
+func observe(rt *service.Runtime) {
+	others := roster.Where(func(s roster.Service) bool { return s.Name != roster.Gateway })
+	o := observer.New(observer.Config{
+		Dir: filepath.Join(rt.UserData, "state"), Services: others, Audit: rt.Audit, Log: rt.Log,
+		Answers: func(ctx context.Context, name string) bool {
+			_, err := route.Call(ctx, rt.Peer(name), service.ReadyOf(name), struct{}{})
+			return err == nil || !fault.Is(err, fault.KindUnavailable) && errors.As(err, new(*fault.Fault))
+		},
+	})
+	rt.Go("observer", o.Run)
 }
 
 // openFile opens the file of init's token.

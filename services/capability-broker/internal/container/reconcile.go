@@ -114,7 +114,7 @@ func (m *Manager) recordEnd(ctx context.Context, r *Record, c *sandbox.Container
 		exit := *r.Exit
 		exit.OOMKilled, r.Reason = true, reasonOutOfMemory
 		r.Exit = &exit
-		return m.records.put(ctx, *r)
+		return errors.Join(m.audit(ctx, "container_out_of_memory", r.PackID, r.ContainerID, map[string]any{"exit_code": exit.Code}), m.records.put(ctx, *r))
 	case c != nil && r.Wanted && r.RestartAt.IsZero() && m.exits.endedInOutage(r.ContainerID):
 		// The container's end was reported, and recorded as the pack's own, before the engine's.
 		r.RestartAt, r.Reason = now(), reasonWithEngine

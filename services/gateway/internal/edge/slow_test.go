@@ -58,7 +58,7 @@ func serve(t *testing.T, h http.Handler) net.Conn {
 	return client
 }
 
-func newEdge(t *testing.T) *Edge {
+func newEdge(t *testing.T, change ...func(*Config)) *Edge {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "api_token")
 	if err := os.WriteFile(path, []byte("right-token"), 0o640); err != nil {
@@ -81,10 +81,14 @@ func newEdge(t *testing.T) *Edge {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { entries.Close() })
-	e, err := New(Config{
-		Who: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil },
+	cfg := Config{
+		Who: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil }, Metrics: prometheus.NewRegistry(),
 		Recorder: telemetry.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer("")),
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
