@@ -37,9 +37,9 @@ func approvals() *dashboard.DashboardBuilder {
 		WithRow(row("Gates")).
 		WithPanel(limit(lines("Age", "Time since each follower last heard from approval. The line is the lease: beyond it, its gates count as closed.", units.Seconds,
 			query{"max by (service, instance) (rumi_gate_age_seconds)", "{{service}} {{instance}}"}), lease)).
-		WithPanel(limit(lines("Take effect", "Time from a decision until each follower decides by it. Good is under 100 ms. The line is the promise. Points lead to traces.", units.Seconds,
+		WithPanel(limit(lines("Take effect", "Time from a decision until each follower decides by it. Good is under 100 ms. The line is the objective. Points lead to traces.", units.Seconds,
 			query{quantile(0.5, "rumi_gate_propagation_seconds", "", "service"), "p50, {{service}}"},
-			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "p99, {{service}}"}).DataLinks(traces), propagationPromise)).
+			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "p99, {{service}}"}).DataLinks(traces), propagationObjective)).
 		WithPanel(lines("Open, by follower", "Gates that each follower has open. All should have as many: otherwise one missed a change.", units.Short,
 			query{`max by (service, instance) (rumi_gates{state="open"})`, "{{service}} {{instance}}"}))
 }

@@ -17,8 +17,8 @@ func capability() *dashboard.DashboardBuilder {
 		WithPanel(figure("Not ok", "Share of calls that were refused or failed.", units.PercentUnit,
 			"sum("+rate("rumi_capability_calls_total", `{result!="ok"}`)+") / clamp_min(sum("+rate("rumi_capability_calls_total", "")+"), 0.001)").
 			Thresholds(steps(good, step{0.1, warning}, step{0.5, bad}))).
-		WithPanel(figure("Decision, p99", "Time from a call until it is judged (99 of 100). Good is under 5 ms. 25 ms is the promise.", units.Seconds,
-			quantile(0.99, "rumi_capability_decision_duration_seconds", "")).Thresholds(steps(good, step{0.005, warning}, step{decisionPromise, bad}))).
+		WithPanel(figure("Decision, p99", "Time from a call until it is judged (99 of 100). Good is under 5 ms. 25 ms is the objective.", units.Seconds,
+			quantile(0.99, "rumi_capability_decision_duration_seconds", "")).Thresholds(steps(good, step{0.005, warning}, step{decisionObjective, bad}))).
 		WithPanel(figure("Queue", "Calls that wait for a free worker. Good is 0 most of the time.", units.Short, "sum(rumi_capability_queue_length)").
 			Thresholds(steps(good, step{10, warning}, step{50, bad}))).
 		WithPanel(figure("Packs running", "Containers of packs that run.", units.Short, `sum(rumi_containers{state="running"})`)).
@@ -31,13 +31,13 @@ func capability() *dashboard.DashboardBuilder {
 			"rumi_capability_call_duration_seconds", "").DataLinks(traces)).
 		WithPanel(lines("Whole calls", "The same as quantiles. Points lead to traces.", units.Seconds,
 			quantiles("rumi_capability_call_duration_seconds", "")...).DataLinks(traces)).
-		WithPanel(limit(lines("Decision", "From a call until it is judged, the audit entry included. The line is the promise.", units.Seconds,
-			quantiles("rumi_capability_decision_duration_seconds", "")...).DataLinks(traces), decisionPromise)).
+		WithPanel(limit(lines("Decision", "From a call until it is judged, the audit entry included. The line is the objective.", units.Seconds,
+			quantiles("rumi_capability_decision_duration_seconds", "")...).DataLinks(traces), decisionObjective)).
 		WithPanel(lines("Denied, by reason", "Why calls were refused. One reason that surges is one pack, or one grant that is missing. workers_busy: too few workers.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_capability_denials_total", ""), "{{reason}}"})).
-		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a trust until the broker decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
+		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a trust until the broker decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationPromise)).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective)).
 		WithRow(row("Workers and containers")).
 		WithPanel(stacked("Workers", "Workers of handlers by state. All busy, and a queue: raise RUMI_CAPABILITY_WORKERS.", units.Short,
 			query{"sum by (state) (rumi_capability_workers)", "{{state}}"})).

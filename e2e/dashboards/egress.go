@@ -17,8 +17,8 @@ func egress() *dashboard.DashboardBuilder {
 		WithPanel(figure("Denied", "Share of requests that were refused by policy. It should change only when packs or grants do.", units.PercentUnit,
 			"sum("+rate("rumi_egress_requests_total", `{result="denied"}`)+") / clamp_min(sum("+rate("rumi_egress_requests_total", "")+"), 0.001)").
 			Thresholds(steps(good, step{0.1, refused}, step{0.5, bad}))).
-		WithPanel(figure("Decision, p99", "Time from a request until it is judged, before its host's name is resolved (99 of 100). Good is under 5 ms. 25 ms is the promise.", units.Seconds,
-			quantile(0.99, "rumi_egress_decision_duration_seconds", "")).Thresholds(steps(good, step{0.005, warning}, step{decisionPromise, bad}))).
+		WithPanel(figure("Decision, p99", "Time from a request until it is judged, before its host's name is resolved (99 of 100). Good is under 5 ms. 25 ms is the objective.", units.Seconds,
+			quantile(0.99, "rumi_egress_decision_duration_seconds", "")).Thresholds(steps(good, step{0.005, warning}, step{decisionObjective, bad}))).
 		WithPanel(figure("Under way", "Streams, tunnels and requests that last now.", units.Short, "sum(rumi_egress_streams)")).
 		WithPanel(figure("Grants in force", "Network grants that allow something.", units.Short, `sum(rumi_grants{service="egress-proxy",state="active"})`)).
 		WithPanel(figure("Grants suspended", "Network grants that the policy no longer covers: they allow nothing.", units.Short,
@@ -35,15 +35,15 @@ func egress() *dashboard.DashboardBuilder {
 			"rumi_egress_request_duration_seconds", "").DataLinks(traces)).
 		WithPanel(lines("Whole requests", "The same as quantiles, without tunnels and upgraded connections. Points lead to traces.", units.Seconds,
 			quantiles("rumi_egress_request_duration_seconds", "")...).DataLinks(traces)).
-		WithPanel(limit(lines("Decision", "From a request until it is judged. The line is the promise. Above it: the processor is busy, or the audit log's disk is slow.", units.Seconds,
-			quantiles("rumi_egress_decision_duration_seconds", "")...).DataLinks(traces), decisionPromise)).
+		WithPanel(limit(lines("Decision", "From a request until it is judged. The line is the objective. Above it: the processor is busy, or the audit log's disk is slow.", units.Seconds,
+			quantiles("rumi_egress_decision_duration_seconds", "")...).DataLinks(traces), decisionObjective)).
 		WithPanel(lines("Resolve names, p99", "Time to resolve the name of a granted host, by result. Over 1 s: look at the DNS servers.", units.Seconds,
 			query{quantile(0.99, "rumi_egress_resolve_duration_seconds", "", "result"), "{{result}}"}).DataLinks(traces)).
 		WithPanel(lines("Connect, p99", "Time to connect to the address that was decided on, TLS included, by result.", units.Seconds,
 			query{quantile(0.99, "rumi_egress_connect_duration_seconds", "", "result"), "{{result}}"}).DataLinks(traces)).
-		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate or a grant until the proxy decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
+		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate or a grant until the proxy decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationPromise)).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective)).
 		WithRow(row("What flows")).
 		WithPanel(lines("Under way, by kind", "Requests that last: frame and http (over the pack's socket), tunnel (TLS), websocket.", units.Short,
 			query{"sum by (kind) (rumi_egress_streams)", "{{kind}}"})).

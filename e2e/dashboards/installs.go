@@ -31,8 +31,8 @@ func installs() *dashboard.DashboardBuilder {
 			query{"sum(rumi_installs_running)", "running"}, query{"sum(rumi_installs_waiting)", "waiting"})).
 		WithPanel(stacked("Locks", "Locks of requirements by state.", units.Short,
 			query{`sum by (state) (rumi_candidates{service="pip-installer"})`, "{{state}}"}).Span(wide)).
-		WithPanel(limit(lines("Gates take effect, p99", "Time from a change of a gate until the installer decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
-			query{quantile(0.99, "rumi_gate_propagation_seconds", `{service="pip-installer"}`), "gates"}).Span(wide), propagationPromise)).
+		WithPanel(limit(lines("Gates take effect, p99", "Time from a change of a gate until the installer decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
+			query{quantile(0.99, "rumi_gate_propagation_seconds", `{service="pip-installer"}`), "gates"}).Span(wide), propagationObjective)).
 		WithRow(row("Imports of packs")).
 		WithPanel(stacked("Imports", "Imports in the last hour. refused: what was sent can't be packs.", units.Short,
 			query{"sum by (result) (increase(rumi_imports_total[1h]))", "{{result}}"}).DataLinks(links(searchTraces(roster.PackRegistry)))).

@@ -32,13 +32,13 @@ func overview() *dashboard.DashboardBuilder {
 		WithPanel(figure("First certificate ends", "Time until the first certificate of a service ends. It is renewed at the half of its life, which is 90 days by default.", units.Seconds,
 			"min(rumi_certificate_expiry_timestamp_seconds - time())").Thresholds(steps(bad, step{7 * day, warning}, step{14 * day, good}))).
 		WithPanel(serviceTable()).
-		WithRow(row("Promises")).
+		WithRow(row("Objectives")).
 		WithPanel(budgets()).
 		WithPanel(limit(lines("Use of the budgets", "How fast errors of the last hour use up each budget. 1 uses it up in 30 days, exactly. The line, 14.4, uses it up in two days: an alert fires.", units.Short,
 			query{"rumi:slo_errors:ratio1h / on (slo) (1 - rumi:slo_objective:ratio)", "{{slo}}"}), 14.4)).
-		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the promise.", units.Seconds,
+		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationPromise)).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationObjective)).
 		WithRow(row("Requests")).
 		WithPanel(stacked("Requests of the API", "Requests that the gateway answered, by the class of their status.", units.RequestsPerSecond,
 			query{class(rate(requests+"_count", `{service="gateway"}`)), "{{class}}xx"})).
@@ -74,11 +74,11 @@ func overview() *dashboard.DashboardBuilder {
 // day is a day in seconds.
 const day = 24 * 60 * 60
 
-// What deploy/monitoring/prometheus/rules/objectives.yml promises, in seconds.
+// What deploy/monitoring/prometheus/rules/objectives.yml says, in seconds.
 const (
-	decisionPromise    = 0.025
-	propagationPromise = 1
-	lease              = 5
+	decisionObjective    = 0.025
+	propagationObjective = 1
+	lease                = 5
 )
 
 // links are links as a panel takes them.
@@ -142,11 +142,11 @@ func coloured(panel *table.PanelBuilder) *table.PanelBuilder {
 		OverrideByName("Service", []dashboard.DynamicConfigValue{link})
 }
 
-// budgets shows what is left of the error budget of each promise.
+// budgets shows what is left of the error budget of each objective.
 func budgets() *bargauge.PanelBuilder {
 	return bargauge.NewPanelBuilder().
 		Title("Error budgets").
-		Description("What is left of the errors that each promise allows in 30 days. Good is over 50 %. At 0 the promise is broken.").
+		Description("What is left of the errors that each objective allows in 30 days. Good is over 50 %. At 0 the objective is missed.").
 		Datasource(source).
 		Unit(units.PercentUnit).
 		Min(0).

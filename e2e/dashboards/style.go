@@ -124,7 +124,7 @@ func colourResults(panel *timeseries.PanelBuilder) *timeseries.PanelBuilder {
 	return panel
 }
 
-// limit draws a line where an alert or a promise is.
+// limit draws a line where an alert or an objective is.
 func limit(panel *timeseries.PanelBuilder, at float64) *timeseries.PanelBuilder {
 	return panel.Thresholds(steps(good, step{at, bad})).
 		ThresholdsStyle(common.NewGraphThresholdsStyleConfigBuilder().Mode(common.GraphThresholdsStyleModeDashed))

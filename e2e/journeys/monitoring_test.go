@@ -36,14 +36,18 @@ const dataWait = 4 * time.Minute
 // meter is the pack that makes traffic for the metrics: again and again, one call of each kind.
 const meter = "meter"
 
-// meterProgram is allowed, denied and unlucky on the network, and calls a handler, a secret, and what it wasn't granted.
+// meterProgram is allowed, denied and unlucky on the network, and calls a handler, a secret, and what it wasn't granted. It calls the handler
+// twice at once, so that one call waits for the handler's only worker.
 const meterProgram = `
 import time, rumi_capability, rumi_syscall
+from concurrent.futures import ThreadPoolExecutor
+def call(permission):
+    rumi_capability.call(permission, {}, timeout_seconds=60)
 while True:
     for url in ("https://forecast.rumi.test:8443/v1/today", "https://elsewhere.rumi.test/", "https://forecast.rumi.test:8444/"):
         rumi_syscall.get(url)
-    for permission in ("e2e.meter", "store.get"):
-        rumi_capability.call(permission, {}, timeout_seconds=60)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(call, ("e2e.meter", "e2e.meter", "store.get")))
     rumi_capability.get_secret("METERED")
     print("round", flush=True)
     time.sleep(2)
@@ -92,12 +96,13 @@ func startPrometheus(t *testing.T) observer {
 		t.Fatal(err)
 	}
 	suite.reconfigure(t, []string{"deploy/demo/compose.yml", "e2e/journeys/testdata/monitoring.yml"}, map[string]string{
-		"TEST_PROMETHEUS_CONFIG":      fastConfig(t),
-		"RUMI_PROMETHEUS_PORT":        strconv.Itoa(port),
-		"RUMI_SECRET_GET_RATE_LIMIT":  "1000",
-		"OTEL_EXPORTER_OTLP_ENDPOINT": "", // the profile's collector, which compose has as the default
-		"OTEL_TRACES_SAMPLER":         "always_on",
-		"RUMI_EGRESS_RATE_LIMIT":      "0",
+		"TEST_PROMETHEUS_CONFIG":              fastConfig(t),
+		"RUMI_PROMETHEUS_PORT":                strconv.Itoa(port),
+		"RUMI_SECRET_GET_RATE_LIMIT":          "1000",
+		"RUMI_CAPABILITY_WORKERS_PER_HANDLER": "1",
+		"OTEL_EXPORTER_OTLP_ENDPOINT":         "", // the profile's collector, which compose has as the default
+		"OTEL_TRACES_SAMPLER":                 "always_on",
+		"RUMI_EGRESS_RATE_LIMIT":              "0",
 	})
 	t.Cleanup(func() { // before reconfigure puts back files that don't know these
 		if _, err := suite.compose(context.WithoutCancel(t.Context()), "rm", "--stop", "--force", "prometheus", "otel-collector", "demo-upstream", "demo-certs"); err != nil {
@@ -155,8 +160,8 @@ func installMeter(t *testing.T) {
 		"backend/main.py":   meterProgram,
 		"requirements.lock": "idna==3.10\n",
 		"share/capability_handlers/meter/handler.json": `{"handler_id": "meter_handler", "permission_id": "e2e.meter", "entrypoint": "handler.py:execute",
-			"description": "does nothing", "risk": "low"}`,
-		"share/capability_handlers/meter/handler.py": "def execute(context, args):\n    return {}\n",
+			"description": "takes its time", "risk": "low"}`,
+		"share/capability_handlers/meter/handler.py": "import time\n\ndef execute(context, args):\n    time.sleep(0.1)\n    return {}\n",
 	}).copyToEcosystem(t, meter)
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+meter+"/approve", nil)
