@@ -56,7 +56,7 @@ lint: ## Check formatting, the modules' files, the compose files and the documen
 	@test -z "$$(gofmt -l api cli e2e libs runtime services)" || { echo "not formatted:"; gofmt -l api cli e2e libs runtime services; exit 1; }
 	go run $(GOLANGCI) run $$(go list -m -f '{{.Dir}}/...') # it doesn't know the pattern work
 	@for module in $$(go list -m -f '{{.Dir}}'); do (cd "$$module" && GOWORK=off go mod tidy -diff) || exit 1; done
-	docker compose config --quiet
+	docker compose --profile '*' config --quiet
 	COMPOSE_FILE=docker-compose.yml:deploy/demo/compose.yml docker compose config --quiet
 	go test -count=1 ./api/openapi # the document is what the code makes, and breaks no client undeclared
 	go test -count=1 ./e2e/docs ./e2e/deployment ./e2e/dashboards # what they read lies outside of their module, where Go's cache doesn't look

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"gopkg.in/yaml.v3"
 )
 
 // monitoring are the services of the profile, with the networks that each needs and what each may write to of the home.
@@ -103,5 +105,82 @@ func TestMountedFilesExist(t *testing.T) {
 	}
 	if found < len(monitoring) {
 		t.Errorf("only %d mounts of the repository were found, want %d at least", found, len(monitoring))
+	}
+}
+
+// dataSources is the file of Grafana's data sources, with the fields that Grafana's documentation lists and we use: an unknown one would be ignored.
+type dataSources struct {
+	APIVersion  int  `yaml:"apiVersion"`
+	Prune       bool `yaml:"prune"`
+	DataSources []struct {
+		Name, UID, Type, Access, URL string
+		IsDefault                    bool `yaml:"isDefault"`
+		Editable                     bool
+		JSONData                     struct {
+			HTTPMethod   string `yaml:"httpMethod"`
+			TimeInterval string `yaml:"timeInterval"`
+			Exemplars    []struct {
+				Name          string
+				DataSourceUID string `yaml:"datasourceUid"`
+			} `yaml:"exemplarTraceIdDestinations"`
+			NodeGraph       struct{ Enabled bool } `yaml:"nodeGraph"`
+			TracesToMetrics struct {
+				DataSourceUID      string `yaml:"datasourceUid"`
+				SpanStartTimeShift string `yaml:"spanStartTimeShift"`
+				SpanEndTimeShift   string `yaml:"spanEndTimeShift"`
+				Tags               []struct{ Key, Value string }
+				Queries            []struct{ Name, Query string }
+			} `yaml:"tracesToMetrics"`
+		} `yaml:"jsonData"`
+	} `yaml:"datasources"`
+}
+
+// TestDataSources checks that dashboards and data sources refer to data sources that there are, at hosts and ports of the profile.
+func TestDataSources(t *testing.T) {
+	const folder = root + "/deploy/monitoring/grafana"
+	text, err := os.ReadFile(folder + "/provisioning/datasources/rumi.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := yaml.NewDecoder(strings.NewReader(string(text)))
+	decoder.KnownFields(true)
+	var file dataSources
+	if err := decoder.Decode(&file); err != nil {
+		t.Fatal(err)
+	}
+	known, used := map[string]string{}, map[string]bool{}
+	for _, d := range file.DataSources {
+		known[d.UID] = d.URL
+		for _, e := range d.JSONData.Exemplars {
+			used[e.DataSourceUID] = true
+		}
+		if uid := d.JSONData.TracesToMetrics.DataSourceUID; uid != "" {
+			used[uid] = true
+		}
+	}
+	paths, err := filepath.Glob(folder + "/dashboards/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("got the dashboards %v, %v; want some", paths, err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(`"datasource": \{[^}]*"uid": "([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+			used[match[1]] = true
+		}
+	}
+	want := map[string]string{"prometheus": "http://prometheus:9090", "jaeger": "http://jaeger:16686"}
+	if !maps.Equal(known, want) {
+		t.Errorf("Grafana has the data sources %v, want %v", known, want)
+	}
+	for uid := range used {
+		if _, ok := known[uid]; !ok {
+			t.Errorf("a dashboard or a data source refers to the data source %s, which Grafana hasn't", uid)
+		}
+	}
+	if len(used) < len(known) {
+		t.Errorf("only %v are used of %v", used, known)
 	}
 }
