@@ -25,11 +25,11 @@ type EventsRequest struct {
 	PackID    string `json:"-" query:"pack_id"`    // the entry's owner_pack
 	Actor     string `json:"-" query:"actor"`      // whose decision it is
 	Success   string `json:"-" query:"success"`    // true or false
-	Since     string `json:"-" query:"since"`      // RFC 3339, or a day: entries from then on. Without a cursor the stream begins there
-	Until     string `json:"-" query:"until"`      // RFC 3339, or a day: entries before that
+	Since     string `json:"-" query:"since"`      // RFC 3339, a day, or how long ago: entries from then on. Without a cursor the stream begins there
+	Until     string `json:"-" query:"until"`      // likewise: entries before that
 	RequestID string `json:"-" query:"request_id"` // of one request, through all services
 	TraceID   string `json:"-" query:"trace_id"`   // of one trace
-	Q         string `json:"-" query:"q"`          // a text anywhere in the entry
+	Q         string `json:"-" query:"q"`          // a text anywhere in the entry but in ts, request_id and trace_id
 }
 
 // Event is an entry of the audit log, as it is in the file. The event's id is the cursor after it, and its name the category.
