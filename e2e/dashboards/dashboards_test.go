@@ -16,7 +16,6 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/rumi-ai/rumi/libs/roster"
 )
@@ -245,22 +244,6 @@ func TestLinks(t *testing.T) {
 			if !strings.HasSuffix(match[1], "-") && boards[match[1]+".json"].Uid == nil {
 				t.Errorf("%s leads to %s, which isn't among %v", name, match[1], slices.Sorted(maps.Keys(boards)))
 			}
-		}
-	}
-}
-
-// TestQueriesParse checks every query with the parser of Prometheus.
-func TestQueriesParse(t *testing.T) {
-	queries, err := Read(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(queries) < 100 {
-		t.Errorf("found %d queries, want 100 at least", len(queries))
-	}
-	for _, q := range queries {
-		if _, err := parser.ParseExpr(q.Resolve("1m")); err != nil {
-			t.Errorf("%v: %v", q, err)
 		}
 	}
 }
