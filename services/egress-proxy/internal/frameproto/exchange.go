@@ -192,7 +192,7 @@ func (e *exchange) hop(target *upstream.Target, fields []upstream.Field, body, b
 	e.transfer.AddSent(len(body))
 	response, err := e.session.Pool.Do(e.bound, target, &upstream.Request{
 		Method: e.Method, Path: e.Destination.Path, Host: e.Destination.HostPort(), Fields: fields, Body: body,
-		Deadline: deadline, Connect: connect, Read: e.call.read, MaxBody: MaxResponse, Budget: e, Received: e.transfer.AddReceived,
+		Deadline: deadline, Connect: connect, Read: e.call.read, MaxBody: MaxResponse, Budget: e, Received: e.transfer.Received(),
 	}, buf[:0])
 	if err != nil {
 		return nil, e.pack.UpstreamFailure(e.session, err)

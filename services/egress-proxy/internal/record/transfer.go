@@ -117,6 +117,9 @@ func (t *Transfer) AddSent(n int) { t.sent.Add(int64(n)) }
 // AddReceived counts bytes that came from the server.
 func (t *Transfer) AddReceived(n int) { t.received.Add(int64(n)) }
 
+// Received is the counter of AddReceived.
+func (t *Transfer) Received() *atomic.Int64 { return &t.received }
+
 // Bytes are those that went to the server and came from it so far.
 func (t *Transfer) Bytes() (sent, received int64) {
 	if t.counter != nil {

@@ -264,7 +264,7 @@ func (c *conn) skipTrailer() error {
 
 func (r *Request) received(n int) {
 	if r.Received != nil {
-		r.Received(n)
+		r.Received.Add(int64(n))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -50,7 +51,7 @@ type Request struct {
 	Read     time.Duration // longest wait for the next byte of the answer, once the request is sent; 0 for no bound but the deadline
 	MaxBody  int           // longest body of an answer, in bytes; none is read of an answer to HEAD
 	Budget   Budget        // reserved from before a body over SmallBody is read; nil for no bound
-	Received func(n int)   // called with the bytes of the body as they come; nil for nobody who wants to know
+	Received *atomic.Int64 // counts the bytes of the body as they come; nil for nobody who wants to know
 }
 
 // SmallBody is the longest body that is read without reserving memory for it, in bytes.
