@@ -1,11 +1,14 @@
 package container
 
 import (
+	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rumi-ai/rumi/libs/fault"
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/libs/statecount"
 )
 
@@ -74,12 +77,12 @@ func newMetrics(m *Manager, registry prometheus.Registerer) metrics {
 }
 
 // started counts a start, of which err is the outcome.
-func (m *metrics) started(began time.Time, err error) {
+func (m *metrics) started(ctx context.Context, began time.Time, err error) {
 	if fault.Is(err, fault.KindDenied) {
 		m.denied.Inc()
 		return
 	}
-	m.start.Observe(time.Since(began).Seconds())
+	telemetry.Observe(m.start, trace.SpanContextFromContext(ctx), time.Since(began).Seconds())
 	if err != nil {
 		m.failed.Inc()
 		return

@@ -153,7 +153,7 @@ func (m *Manager) parentReason(packID string) string {
 //     an entry of a container that was stopped at once may be.
 func (m *Manager) launch(ctx context.Context, r *Record, existing *sandbox.Container) (c sandbox.Container, err error) {
 	ctx, end := step.Begin(ctx, "container.start", step.Internal, attribute.String("rumi.pack_id", r.PackID))
-	defer func(began time.Time) { m.metrics.started(began, err); end(err) }(time.Now())
+	defer func(began time.Time) { m.metrics.started(ctx, began, err); end(err) }(time.Now())
 	trees := flock.NewShared(TreesLock(m.LockDir))
 	if err := trees.Lock(ctx); err != nil {
 		return sandbox.Container{}, err

@@ -155,29 +155,44 @@ func (w *world) histogramSum(name string) (sum float64) {
 	return sum
 }
 
-// TestDurationsHaveTheTrace: the duration of a request leads to its trace.
+// TestDurationsHaveTheTrace: the durations of a request and of its decision lead to its trace, however it came and whatever came of it.
 func TestDurationsHaveTheTrace(t *testing.T) {
-	w := newWorld(t)
-	w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") })
-	w.ask("GET", "http://x.example/")
+	for name, ask := range map[string]func(w *world){
+		"frame":  func(w *world) { w.ask("GET", "http://x.example/") },
+		"http":   func(w *world) { w.browser().Get("http://x.example/") },
+		"denied": func(w *world) { w.ask("GET", "http://other.example/") },
+	} {
+		w := newWorld(t)
+		w.grants["p"] = []string{"x.example"}
+		w.site("x.example", "93.184.216.34", false, func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "hello") })
+		ask(w)
+		w.eventually(name+": a span", func() bool { return len(w.spans.Ended()) > 0 })
+		want := w.spans.Ended()[0].SpanContext().TraceID().String()
+		for _, histogram := range []string{"rumi_egress_request_duration_seconds", "rumi_egress_decision_duration_seconds"} {
+			if got := w.exemplar(histogram); got != want {
+				t.Errorf("%s: the exemplar of %s is %q, want %s", name, histogram, got, want)
+			}
+		}
+	}
+}
+
+// exemplar is the trace of a histogram's exemplar, "" for none.
+func (w *world) exemplar(name string) (trace string) {
 	families, err := w.metrics.Gather()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	want, got := w.spans.Ended()[0].SpanContext().TraceID().String(), ""
 	for _, f := range families {
-		if f.GetName() != "rumi_egress_request_duration_seconds" {
+		if f.GetName() != name {
 			continue
 		}
 		for _, b := range f.GetMetric()[0].GetHistogram().GetBucket() {
 			if e := b.GetExemplar(); e != nil {
-				got = e.GetLabel()[0].GetName() + "=" + e.GetLabel()[0].GetValue()
+				trace = e.GetLabel()[0].GetValue()
 			}
 		}
 	}
-	if got != "trace_id="+want {
-		t.Errorf("the exemplar is %q, want trace_id=%s", got, want)
-	}
+	return trace
 }
 
 // TestLookupsUnderWay: a look-up that hangs is counted while it does, and its result is its time-out.

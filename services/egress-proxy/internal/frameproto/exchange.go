@@ -59,9 +59,9 @@ func Begin(ctx context.Context, pack *session.Pack, recorder *record.Recorder, r
 		e.target, e.Failure = pack.Decide(e.Request(len(e.call.body) > 0))
 	}
 	e.Latency = time.Since(e.began)
-	recorder.Decided(e.Latency)
 	if e.Failure != nil {
 		e.written = recorder.Record(pack.ID, &e.Result)
+		recorder.Decided(&e.Result, e.Latency)
 	}
 	return e
 }
@@ -105,6 +105,7 @@ func (e *exchange) finish(dst []byte) []byte {
 	e.bound, release = e.session.With(e.ctx)
 	defer release()
 	e.bound = e.recorder.Open(e.bound, e.pack.ID, &e.Result, e.began)
+	e.recorder.Decided(&e.Result, e.Latency)
 	if parent := e.Upstream(); parent != "" {
 		e.call.setTraceParent(parent)
 	}

@@ -143,13 +143,13 @@ func (c *clientConn) readRequest(r *record.Result, head []byte, err error) (*htt
 }
 
 // authorize decides on a request, and resolves its name. ctx is of s.With.
-func (c *clientConn) authorize(ctx context.Context, s *session.Session, r decision.Request, began time.Time) (*upstream.Target, *decision.Failure) {
-	target, f := c.pack.Decide(r)
-	c.recorder.Decided(time.Since(c.read))
+func (c *clientConn) authorize(ctx context.Context, s *session.Session, r *record.Result, hasBody bool, began time.Time) (*upstream.Target, *decision.Failure) {
+	target, f := c.pack.Decide(r.Request(hasBody))
+	c.recorder.Decided(r, time.Since(c.read))
 	if f != nil || target.Addrs != nil {
 		return target, f
 	}
-	return c.pack.Resolve(ctx, s, target, r.To, began.Add(authorizeTimeout))
+	return c.pack.Resolve(ctx, s, target, r.Destination, began.Add(authorizeTimeout))
 }
 
 // refuseAndClose refuses a request behind which no other can be read. It returns false: the connection doesn't go on.

@@ -146,7 +146,7 @@ func (c *clientConn) forward(r *record.Result, in *http.Request, began time.Time
 // roundTrip decides on the request and sends it to its server. out is the request that was sent. The answer's body is still to be read.
 func (f *forwarding) roundTrip() (out *http.Request, response *http.Response, failure *decision.Failure) {
 	r := f.result
-	target, failure := f.authorize(f.bound, f.session, r.Request(f.request.ContentLength != 0), f.began)
+	target, failure := f.authorize(f.bound, f.session, r, f.request.ContentLength != 0, f.began)
 	if failure == nil {
 		failure = f.startTransfer(r, f.request, f.began)
 	}

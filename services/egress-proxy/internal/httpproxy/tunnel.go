@@ -35,7 +35,7 @@ func (c *clientConn) tunnel(r *record.Result, began time.Time) (again bool) {
 	s := c.pack.Session() // before anything is decided on; see package session
 	ctx, release := s.With(c.stream.Sends())
 	ctx = c.recorder.Open(ctx, c.pack.ID, r, began)
-	target, f := c.authorize(ctx, s, r.Request(false), began)
+	target, f := c.authorize(ctx, s, r, false, began)
 	var server net.Conn
 	if f == nil {
 		c.recorder.Start(new(record.Transfer), record.KindTunnel, c.pack.ID, r, began)

@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/rumi-ai/rumi/libs/rpc/telemetry"
 	"github.com/rumi-ai/rumi/services/egress-proxy/internal/decision"
 )
 
@@ -93,5 +95,11 @@ func (m *metrics) countRequest(o outcome) {
 	c.Inc()
 }
 
-// Decided measures a decision, which took so long since its request was read.
-func (c *Recorder) Decided(took time.Duration) { c.metrics.decision.Observe(took.Seconds()) }
+// Decided measures the decision about a request, which took so long since that was read. Its exemplar is the request's trace, if that was opened.
+func (c *Recorder) Decided(r *Result, took time.Duration) {
+	var span trace.SpanContext
+	if r.open.span != nil {
+		span = r.open.span.SpanContext()
+	}
+	telemetry.Observe(c.metrics.decision, span, took.Seconds())
+}
