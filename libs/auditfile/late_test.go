@@ -136,3 +136,25 @@ func TestSearchable(t *testing.T) {
 		}
 	}
 }
+
+// What Excludes excludes must not match, however a value is written.
+func TestExcludesNothingThatMatches(t *testing.T) {
+	for _, line := range []string{
+		`{"ts":"2024-10-04T01:02:03.000004Z","category":"network","action":"abc","success":true,"owner_pack":"we\u0061ther","request_id":"R1","actor":"a\"b"}`,
+		`{"ts":"2024-10-04T01:02:03.000004Z","category":"network","action":"abc","success":true,"owner_pack":"weather","request_id":"R1","actor":"bücher"}`,
+	} {
+		e, err := auditfile.Parse([]byte(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []auditfile.Query{{PackID: "weather"}, {PackID: "nobody"}, {Actor: `a"b`}, {Actor: "bücher"}, {RequestID: "R1"}, {Q: "ABC"}, {Q: `"`}, {Q: "none"}, {TraceID: "R1"}} {
+			f, err := q.Filter()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Excludes([]byte(line)) && f.Match(&e) {
+				t.Errorf("%+v matches and is excluded: %s", q, line)
+			}
+		}
+	}
+}

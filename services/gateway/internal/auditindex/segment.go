@@ -81,20 +81,12 @@ func (t span) overlaps(q *auditfile.Filter) bool {
 
 // rows are those that may match: all that do, and some that don't.
 func (s *Segment) rows(f io.ReaderAt, q *auditfile.Filter, packs []string) (*roaring.Bitmap, error) {
-	found := s.rowsInTime(q)
-	for _, any := range wanted(q, packs) {
-		if found.IsEmpty() {
-			return found, nil
-		}
-		union := roaring.New()
-		for _, key := range any {
-			set, err := s.lookup(f, key, s.TermFences, s.termsAt(), s.Terms, s.Rows)
-			if err != nil {
-				return nil, err
-			}
-			union.Or(set)
-		}
-		found.And(union)
+	found, err := s.rowsWithTerms(f, wanted(q, packs))
+	if err != nil || found.IsEmpty() {
+		return found, err
+	}
+	if !q.Since.IsZero() || !q.Until.IsZero() {
+		found.And(s.rowsInTime(q))
 	}
 	if len(q.Text) < 3 || found.IsEmpty() {
 		return found, nil
@@ -104,6 +96,33 @@ func (s *Segment) rows(f io.ReaderAt, q *auditfile.Filter, packs []string) (*roa
 		return nil, err
 	}
 	return within(found, blocks), nil
+}
+
+// rowsWithTerms are the rows that have one term of each list.
+func (s *Segment) rowsWithTerms(f io.ReaderAt, lists [][]uint64) (found *roaring.Bitmap, err error) {
+	for _, keys := range lists {
+		union := roaring.New()
+		for _, key := range keys {
+			set, err := s.lookup(f, key, s.TermFences, s.termsAt(), s.Terms, s.Rows)
+			if err != nil {
+				return nil, err
+			}
+			union.Or(set)
+		}
+		if found == nil {
+			found = union
+		} else {
+			found.And(union)
+		}
+		if found.IsEmpty() {
+			return found, nil
+		}
+	}
+	if found == nil {
+		found = roaring.New()
+		found.AddRange(0, uint64(s.Rows))
+	}
+	return found, nil
 }
 
 // wanted are the terms that an entry must have: one of each list. The rarest fields come first.

@@ -119,7 +119,7 @@ func (s *source) advance() error {
 			return fmt.Errorf("read audit log: %s: %w", s.id.Name(), err)
 		}
 		s.at = line.Begin
-		if line.Text == nil {
+		if line.Text == nil || s.want.Filter.Excludes(line.Text) {
 			continue
 		}
 		if e, err := auditfile.ParseOf(s.id, line.Text); err == nil && s.want.match(&e) {
