@@ -144,11 +144,12 @@ func fold(text string) []byte {
 
 // AppendFolded appends text in the form in which Filter.Text is looked for: with the capital letters of ASCII as small ones. Other letters stay as they are: their small form may be longer.
 func AppendFolded(dst, text []byte) []byte {
-	for _, c := range text {
+	begin := len(dst)
+	dst = append(dst, text...)
+	for i, c := range dst[begin:] {
 		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+			dst[begin+i] = c + 'a' - 'A'
 		}
-		dst = append(dst, c)
 	}
 	return dst
 }
