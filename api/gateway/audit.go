@@ -10,6 +10,7 @@ import (
 // FindAudit asks the audit log. See docs/api.md, "Ask the audit log".
 var FindAudit = route.New[AuditRequest, AuditPage]("GET", "/api/audit", Service, route.Class{}, access.ReadAudit,
 	"Find entries of the audit log, the newest first").
+	Narrows().
 	Fails("audit_unavailable", "invalid_cursor", "value_too_long").
 	Remarks("An entry is answered as it is in the file. Without `pack_id`, a token that is for some packs only finds the entries of these.")
 

@@ -120,7 +120,7 @@ func TestAuditIsNarrowedToPacks(t *testing.T) {
 		}
 	}
 	token := w.issue(t, `{"name": "narrow", "role": "viewer", "scopes": [{"verbs": ["audit.read"], "packs": ["a", "b"]}]}`).Token
-	for query, want := range map[string]int{"pack_id=a": 1, "pack_id=b&action=network_request": 1} {
+	for query, want := range map[string]int{"pack_id=a": 1, "pack_id=b&action=network_request": 1, "category=network": 2, "category=security": 0} {
 		if got := len(w.find(t, token, query).Entries); got != want {
 			t.Errorf("%s: got %d entries, want %d", query, got, want)
 		}

@@ -43,10 +43,10 @@ var table = map[string]struct {
 	"DELETE /api/packs/staging/{staging_id}":       {"operator", ""},
 	"DELETE /api/packs/{pack_id}/backups/{backup}": {"operator", "path"},
 
-	"GET /api/audit":         {"viewer", "query"},
 	"GET /api/policy":        {"viewer", ""},
 	"POST /api/policy/check": {"viewer", ""},
 
+	"GET /api/audit":  {"viewer", "narrowed"},
 	"GET /api/events": {"viewer", "narrowed"},
 
 	"GET /api/network/list":     {"viewer", ""},
