@@ -43,6 +43,7 @@ type service struct {
 	Networks    map[string]any     `json:"networks"`
 	NetworkMode string             `json:"network_mode"`
 	DNS         []string           `json:"dns"`
+	DNSSearch   []string           `json:"dns_search"`
 	DependsOn   map[string]any     `json:"depends_on"`
 	Image       string             `json:"image"`
 	Profiles    []string           `json:"profiles"`
@@ -253,6 +254,8 @@ func TestWhoAsksOutside(t *testing.T) {
 		case s.NetworkMode == "none":
 		case outside && len(s.DNS) > 0:
 			t.Errorf("%s asks the DNS servers %v, want the host's", name, s.DNS)
+		case outside && !slices.Equal(s.DNSSearch, []string{"."}):
+			t.Errorf("%s looks for names in the domains %v, want none: a name of the suite would be another machine's", name, s.DNSSearch)
 		case !outside && !slices.Equal(s.DNS, []string{"127.0.0.1"}):
 			t.Errorf("%s asks the DNS servers %v, want 127.0.0.1, which doesn't answer", name, s.DNS)
 		}
