@@ -129,8 +129,9 @@ func gatewayRow(b *dashboard.DashboardBuilder, of string) {
 	b.WithRow(row("The API")).
 		WithPanel(lines("Refused", "Requests that were refused before they reached a service, by reason.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_api_refusals_total", of), "{{reason}}"})).
-		WithPanel(stacked("Tokens", "API tokens by state.", units.Short,
-			query{"max by (state) (rumi_api_tokens" + of + ")", "{{state}}"})).
+		WithPanel(stacked("Tokens and streams", "API tokens by state, and streams of events that clients read.", units.Short,
+			query{"max by (state) (rumi_api_tokens" + of + ")", "{{state}} tokens"},
+			query{"sum(rumi_event_streams" + of + ")", "event streams"})).
 		WithPanel(lines("Questions to the audit log", "Time of GET /api/audit. Good is under 100 ms.", units.Seconds,
 			quantiles("rumi_audit_query_duration_seconds", of)...))
 }
