@@ -31,6 +31,7 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/rumi-ai/rumi/libs/fault"
 )
@@ -203,7 +204,8 @@ func Connect(_ context.Context, cfg Config) (*Engine, error) {
 	if cfg.Host != "" {
 		host = client.WithHost(cfg.Host)
 	}
-	api, err := client.NewClientWithOpts(host, client.WithAPIVersionNegotiation())
+	// The client's own spans have container ids in their names. Create and Start have spans of their own.
+	api, err := client.NewClientWithOpts(host, client.WithAPIVersionNegotiation(), client.WithTraceProvider(noop.NewTracerProvider()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to Docker: %w", err)
 	}
