@@ -32,13 +32,13 @@ import (
 // gateway is a Server with its Log, in a folder that others write to.
 type gateway struct {
 	*Server
-	t    *testing.T
+	t    testing.TB
 	kill context.CancelFunc
 	stop chan struct{}
 	done sync.WaitGroup
 }
 
-func startGateway(t *testing.T, dir string) *gateway {
+func startGateway(t testing.TB, dir string) *gateway {
 	t.Helper()
 	ctx, kill := context.WithCancel(context.Background())
 	log := NewLog(dir, slog.New(slog.NewTextHandler(t.Output(), nil)))
