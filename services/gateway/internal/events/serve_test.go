@@ -162,6 +162,44 @@ func TestRotationByRenaming(t *testing.T) {
 	})
 }
 
+// Whose file is cut in its place, as copytruncate does, is told so when he connects again, and gets what is in it then.
+func TestFileThatIsCutInPlace(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(12 * time.Hour)
+		w := newWriters(t, dir, 1)
+		defer w.close()
+		g := startGateway(t, dir)
+		c := begun(t, g, auditfile.Query{})
+		w.write()
+		c.catchUp(g, 1)
+		var done sync.WaitGroup
+		done.Go(func() {
+			if err := c.follow(g, 1<<30, func() bool { return false }); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		if err := os.Truncate(filepath.Join(dir, w.written[0].Category+"_2000-01-01.jsonl"), 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		done.Wait() // the stream has ended
+		if got := testutil.ToFloat64(g.metrics.ended.WithLabelValues(string(failed))); got != 1 {
+			t.Errorf("%v streams ended because the log could not be read, want this one", got)
+		}
+		g.kill()
+		g.done.Wait()
+		g = startGateway(t, dir)
+		defer g.end()
+		w.write()
+		c.catchUp(g, 3)
+		if len(c.gaps) != 1 || !strings.Contains(c.gaps[0].data, `"reason":"replaced"`) {
+			t.Errorf("the gaps are %v, want one of a replaced file", c.gaps)
+		}
+	})
+}
+
 // A stream that is under way goes on over the compression of the file that it reads.
 func TestCompressionWhileFollowing(t *testing.T) {
 	bubble(t, func(t *testing.T, dir string, g *gateway, w *writers) {
