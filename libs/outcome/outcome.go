@@ -18,10 +18,10 @@ import (
 // The results, as a label.
 const (
 	OK       = "ok"
-	Waiting  = "waiting"  // for a second person
-	Refused  = "refused"  // the request is wrong, or the state forbids it
-	Canceled = "canceled" // the caller left
-	Failed   = "failed"   // something that is needed is broken or away
+	Waiting  = "waiting"   // for a second person
+	Refused  = "refused"   // the request is wrong, or the state forbids it
+	Canceled = "cancelled" // the caller left
+	Failed   = "failed"    // something that is needed is broken or away
 )
 
 // Of is the result of an operation by its error.

@@ -11,7 +11,7 @@ func TestImportsAndChangesAreCounted(t *testing.T) {
 	imports := func(ok, refused float64) map[string]float64 {
 		return map[string]float64{
 			`rumi_imports_total{result="ok"}`: ok, `rumi_imports_total{result="refused"}`: refused, `rumi_imports_total{result="failed"}`: 0,
-			`rumi_imports_total{result="canceled"}`: 0, "rumi_import_duration_seconds_count": ok, "rumi_imports_running": 0,
+			`rumi_imports_total{result="cancelled"}`: 0, "rumi_import_duration_seconds_count": ok, "rumi_imports_running": 0,
 		}
 	}
 	changes := func(operation string, ok, refused, failed float64) map[string]float64 {

@@ -12,7 +12,7 @@ import (
 func installs(ok, refused, failed float64) map[string]float64 {
 	return map[string]float64{
 		`rumi_installs_total{result="ok"}`: ok, `rumi_installs_total{result="refused"}`: refused, `rumi_installs_total{result="failed"}`: failed,
-		`rumi_installs_total{result="canceled"}`: 0, "rumi_install_duration_seconds_count": ok + failed,
+		`rumi_installs_total{result="cancelled"}`: 0, "rumi_install_duration_seconds_count": ok + failed,
 	}
 }
 

@@ -30,7 +30,7 @@ type metrics struct {
 func newMetrics(s *Service, registry prometheus.Registerer) metrics {
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rumi_approval_decisions_total",
-		Help: "Decisions of persons about packs: ok, waiting (a second person has to confirm), refused (the state forbids it), canceled, failed.",
+		Help: "Decisions of persons about packs: ok, waiting (a second person has to confirm), refused (the state forbids it), cancelled, failed.",
 	}, []string{"decision", "result"})
 	m := metrics{
 		decisions: make(map[string]outcome.Counter),

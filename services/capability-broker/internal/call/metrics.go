@@ -103,7 +103,7 @@ func newMetrics(registry prometheus.Registerer) metrics {
 		}),
 		decision: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "rumi_capability_decision_duration_seconds",
-			Help:    "Time from a call's frame to the decision by gate, grants, rate and arguments; workers are waited for after it.",
+			Help:    "Time from a call's frame that was read to the decision by gate, grants, rate and arguments; workers are waited for after it.",
 			Buckets: []float64{.000005, .00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 2.5},
 		}),
 	}

@@ -136,7 +136,7 @@ func (k socket) Refuse(err error, dst []byte) []byte {
 func (k socket) Answer(ctx context.Context, frame, dst []byte) []byte {
 	began := time.Now()
 	req, refused := parse(frame, k.principal)
-	req.read = began
+	req.read = time.Now() // not began: a pack could make decisions look slow by long frames
 	ctx = origin.With(ctx, origin.Origin{RequestID: req.id, Actor: "pack:" + k.principal})
 	ctx, _ = k.Border.Join(ctx, k.principal, req.trace)
 	ctx, span := k.Tracer.Start(ctx, "capability.call", asServer)

@@ -54,7 +54,7 @@ type Secrets struct {
 func NewSecrets(c *secrets.Client, registry prometheus.Registerer) Secrets {
 	reads := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rumi_secret_reads_total",
-		Help: "Values that were asked for, by result: ok, not_found, timeout and canceled (of the pack's call), failed. What a grant withholds isn't asked for.",
+		Help: "Values that were asked for, by result: ok, not_found, timeout and cancelled (of the pack's call), failed. What a grant withholds isn't asked for.",
 	}, []string{"result"})
 	registry.MustRegister(reads)
 	s := Secrets{c, make(map[string]prometheus.Counter)}
@@ -69,7 +69,7 @@ const (
 	readOK       = "ok"
 	readNotFound = "not_found"
 	readTimeout  = "timeout"
-	readCanceled = "canceled"
+	readCanceled = "cancelled"
 	readFailed   = "failed"
 )
 

@@ -22,7 +22,7 @@ const (
 	resultNotFound = "not_found"
 	resultRefused  = "refused"
 	resultTimeout  = "timeout"
-	resultCanceled = "canceled"
+	resultCanceled = "cancelled"
 	resultFailed   = "failed"
 )
 
@@ -93,7 +93,7 @@ type dialer func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 // observeDial measures attempts to connect. A request to a name with several addresses may need more than one.
 func observeDial(dial dialer, registry prometheus.Registerer) dialer {
 	t := newTimings(registry, "rumi_egress_connect_duration_seconds",
-		"Time of attempts to connect to an address of a server, without TLS; canceled are those that another address was faster than, or that nobody needed any more.",
+		"Time of attempts to connect to an address of a server, without TLS; cancelled are those that another address was faster than, or that nobody needed any more.",
 		resultOK, resultRefused, resultTimeout, resultCanceled, resultFailed)
 	return func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 		began := time.Now()

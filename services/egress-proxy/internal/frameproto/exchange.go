@@ -36,6 +36,7 @@ type exchange struct {
 	ctx      context.Context // of the request's connection
 	bound    context.Context // ends with ctx and with the session
 	began    time.Time
+	deciding time.Duration    // that the decision took; 0 for a request that couldn't be read
 	target   *upstream.Target // of the first hop, as far as it is known without waiting
 	reserved bool             // memory was reserved for the answer
 	written  func() error     // waits for the entries of a request that was refused at once; nil for any other
@@ -55,13 +56,17 @@ func Begin(ctx context.Context, pack *session.Pack, recorder *record.Recorder, r
 	e.Method, e.Destination = e.call.method, e.call.url
 	e.Trace, e.call.fields = record.TraceOfFields(e.call.fields)
 	if e.Failure == nil {
+		read := time.Now()         // not began: a pack could make decisions look slow by long requests
 		e.session = pack.Session() // before anything is decided on; see package session
 		e.target, e.Failure = pack.Decide(e.Request(len(e.call.body) > 0))
+		e.deciding = time.Since(read)
 	}
-	e.Latency = time.Since(e.began)
 	if e.Failure != nil {
+		e.Latency = time.Since(e.began)
 		e.written = recorder.Record(pack.ID, &e.Result)
-		recorder.Decided(&e.Result, e.Latency)
+		if e.deciding > 0 {
+			recorder.Decided(&e.Result, e.deciding)
+		}
 	}
 	return e
 }
@@ -105,7 +110,7 @@ func (e *exchange) finish(dst []byte) []byte {
 	e.bound, release = e.session.With(e.ctx)
 	defer release()
 	e.bound = e.recorder.Open(e.bound, e.pack.ID, &e.Result, e.began)
-	e.recorder.Decided(&e.Result, e.Latency)
+	e.recorder.Decided(&e.Result, e.deciding)
 	if parent := e.Upstream(); parent != "" {
 		e.call.setTraceParent(parent)
 	}

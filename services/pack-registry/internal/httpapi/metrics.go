@@ -9,7 +9,7 @@ import (
 // newChanges makes the counters of changes of the installed packs, by operation.
 func newChanges(registry prometheus.Registerer) map[string]outcome.Counter {
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "rumi_pack_changes_total", Help: "Changes of the installed packs that were asked for: ok, refused, canceled, failed.",
+		Name: "rumi_pack_changes_total", Help: "Changes of the installed packs that were asked for: ok, refused, cancelled, failed.",
 	}, []string{"operation", "result"})
 	registry.MustRegister(vec)
 	all := make(map[string]outcome.Counter)

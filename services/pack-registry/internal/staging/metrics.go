@@ -19,7 +19,7 @@ type metrics struct {
 func newMetrics(a *Area, registry prometheus.Registerer) metrics {
 	m := metrics{
 		imports: outcome.New(registry, outcome.Config{
-			Total: "rumi_imports_total", TotalHelp: "Imports of packs: ok, refused (what was sent can't be packs), canceled, failed.",
+			Total: "rumi_imports_total", TotalHelp: "Imports of packs: ok, refused (what was sent can't be packs), cancelled, failed.",
 			Duration: "rumi_import_duration_seconds", DurationHelp: "Time of imports that were not refused; of an upload, from its first byte on.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1200},
 			Results: []string{outcome.OK, outcome.Refused, outcome.Canceled, outcome.Failed},

@@ -53,7 +53,7 @@ type Authority struct {
 func Open(dir, home string, life time.Duration, log *slog.Logger, to *audit.Log, registry prometheus.Registerer) *Authority {
 	a := &Authority{
 		dir: dir, home: home, life: life, register: identity.NewRegister(dir), audit: to, log: log, changed: make(chan struct{}),
-		issued: outcome.NewCounter(registry, "rumi_certificates_issued_total", "Certificates of services that were asked for: ok, refused, canceled, failed.",
+		issued: outcome.NewCounter(registry, "rumi_certificates_issued_total", "Certificates of services that were asked for: ok, refused, cancelled, failed.",
 			outcome.OK, outcome.Refused, outcome.Canceled, outcome.Failed),
 	}
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
