@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -117,5 +118,5 @@ func (b *spansBody) end() bool {
 		_, _ = io.CopyN(io.Discard, b, drainBytes)
 	}
 	b.client.stream.SetReadDeadline(time.Time{})
-	return b.err == io.EOF
+	return errors.Is(b.err, io.EOF)
 }
