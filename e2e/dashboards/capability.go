@@ -11,8 +11,16 @@ import (
 func capability() *dashboard.DashboardBuilder {
 	const of = `{service="capability-broker"}`
 	traces := links(searchTraces(roster.CapabilityBroker))
-	return board("rumi-capability", "Rumi: capabilities and containers", "Capability calls of packs, the workers that serve them, and all containers. Single calls are in the audit log: GET /api/audit?category=permission.").
-		WithRow(row("Now")).
+	b := board("rumi-capability", "Rumi: capabilities and containers", "Capability calls of packs, the workers that serve them, and all containers. Single calls are in the audit log: GET /api/audit?category=permission.")
+	capabilityNow(b)
+	capabilityCalls(b, of, traces)
+	capabilityWorkers(b, traces)
+	capabilityDecisions(b, of)
+	return b
+}
+
+func capabilityNow(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Now")).
 		WithPanel(figure("Calls", "Capability calls a second, all results.", units.RequestsPerSecond, "sum("+rate("rumi_capability_calls_total", "")+")")).
 		WithPanel(figure("Not ok", "Share of calls that were refused or failed.", units.PercentUnit,
 			"sum("+rate("rumi_capability_calls_total", `{result!="ok"}`)+") / clamp_min(sum("+rate("rumi_capability_calls_total", "")+"), 0.001)").
@@ -23,8 +31,11 @@ func capability() *dashboard.DashboardBuilder {
 			Thresholds(steps(good, step{10, warning}, step{50, bad}))).
 		WithPanel(figure("Packs running", "Containers of packs that run.", units.Short, `sum(rumi_containers{state="running"})`)).
 		WithPanel(figure("Restart loops", "Packs that end soon after each start, and are started ever later. Good is 0. After 10 minutes an alert fires.", units.Short,
-			"sum(rumi_containers_backing_off)").Thresholds(steps(good, step{1, bad}))).
-		WithRow(row("Calls")).
+			"sum(rumi_containers_backing_off)").Thresholds(steps(good, step{1, bad})))
+}
+
+func capabilityCalls(b *dashboard.DashboardBuilder, of string, traces traceLinks) {
+	b.WithRow(row("Calls")).
 		WithPanel(stacked("By result", "ok, or the type of the error that the pack got.", units.RequestsPerSecond,
 			query{rateBy("result", "rumi_capability_calls_total", ""), "{{result}}"}).DataLinks(traces)).
 		WithPanel(heat("Whole calls", "From a call's frame to its answer; with the handler's own time. Points are single calls: one leads to its trace.",
@@ -37,8 +48,11 @@ func capability() *dashboard.DashboardBuilder {
 			query{rateBy("reason", "rumi_capability_denials_total", ""), "{{reason}}"})).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a trust until the broker decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective)).
-		WithRow(row("Workers and containers")).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective))
+}
+
+func capabilityWorkers(b *dashboard.DashboardBuilder, traces traceLinks) {
+	b.WithRow(row("Workers and containers")).
 		WithPanel(stacked("Workers", "Workers of handlers by state. All busy, and a queue: raise RUMI_CAPABILITY_WORKERS.", units.Short,
 			query{"sum by (state) (rumi_capability_workers)", "{{state}}"})).
 		WithPanel(lines("Wait for a worker", "Time that calls waited for a free worker. It grows: handlers are slow, or workers too few.", units.Seconds,
@@ -52,8 +66,11 @@ func capability() *dashboard.DashboardBuilder {
 		WithPanel(stacked("Starts of packs", "Starts in the last 5 minutes, by operators and after an end, by result.", units.Short,
 			query{"sum by (result) (increase(rumi_container_starts_total[5m]))", "{{result}}"})).
 		WithPanel(lines("Ends of packs", "How often packs ended in the last 5 minutes, by reason. out_of_memory: raise the pack's memory, or ask its author.", units.Short,
-			query{"sum by (reason) (increase(rumi_container_ends_total[5m]))", "{{reason}}"})).
-		WithRow(row("Decisions of persons")).
+			query{"sum by (reason) (increase(rumi_container_ends_total[5m]))", "{{reason}}"}))
+}
+
+func capabilityDecisions(b *dashboard.DashboardBuilder, of string) {
+	b.WithRow(row("Decisions of persons")).
 		WithPanel(stacked("Grants", "Capability grants by state. A suspended one is no longer covered by the policy.", units.Short,
 			query{"sum by (state) (rumi_grants" + of + ")", "{{state}}"})).
 		WithPanel(stacked("Handlers", "Handlers that packs bring, by state. Pending ones wait for a person.", units.Short,

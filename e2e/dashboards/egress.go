@@ -11,8 +11,16 @@ import (
 func egress() *dashboard.DashboardBuilder {
 	const of = `{service="egress-proxy"}`
 	traces := links(searchTraces(roster.EgressProxy))
-	return board("rumi-egress", "Rumi: egress", "Requests of packs to the network. What a refused request was, the audit log says: GET /api/audit?category=network.").
-		WithRow(row("Now")).
+	b := board("rumi-egress", "Rumi: egress", "Requests of packs to the network. What a refused request was, the audit log says: GET /api/audit?category=network.")
+	egressNow(b)
+	egressRequests(b, traces)
+	egressTime(b, of, traces)
+	egressFlow(b, of)
+	return b
+}
+
+func egressNow(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Now")).
 		WithPanel(figure("Requests", "Requests of packs a second, all results.", units.RequestsPerSecond, "sum("+rate("rumi_egress_requests_total", "")+")")).
 		WithPanel(figure("Denied", "Share of requests that were refused by policy. It should change only when packs or grants do.", units.PercentUnit,
 			"sum("+rate("rumi_egress_requests_total", `{result="denied"}`)+") / clamp_min(sum("+rate("rumi_egress_requests_total", "")+"), 0.001)").
@@ -22,15 +30,21 @@ func egress() *dashboard.DashboardBuilder {
 		WithPanel(figure("Under way", "Streams, tunnels and requests that last now.", units.Short, "sum(rumi_egress_streams)")).
 		WithPanel(figure("Grants in force", "Network grants that allow something.", units.Short, `sum(rumi_grants{service="egress-proxy",state="active"})`)).
 		WithPanel(figure("Grants suspended", "Network grants that the policy no longer covers: they allow nothing.", units.Short,
-			`sum(rumi_grants{service="egress-proxy",state="suspended"})`).Thresholds(steps(good, step{1, refused}))).
-		WithRow(row("Requests")).
+			`sum(rumi_grants{service="egress-proxy",state="suspended"})`).Thresholds(steps(good, step{1, refused})))
+}
+
+func egressRequests(b *dashboard.DashboardBuilder, traces traceLinks) {
+	b.WithRow(row("Requests")).
 		WithPanel(stacked("By result", "allowed: a server answered. denied: refused by policy. failed: allowed, but no server answered.", units.RequestsPerSecond,
 			query{rateBy("result", "rumi_egress_requests_total", ""), "{{result}}"}).DataLinks(traces)).
 		WithPanel(lines("Denied, by reason", "Why requests were refused. One reason that surges is one pack, or one grant that is missing.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_egress_requests_total", `{result="denied"}`), "{{reason}}"})).
 		WithPanel(lines("Failed, by reason", "Why allowed requests got no answer: names that don't resolve, servers that refuse or are too slow.", units.RequestsPerSecond,
-			query{rateBy("reason", "rumi_egress_requests_total", `{result="failed"}`), "{{reason}}"})).
-		WithRow(row("Time")).
+			query{rateBy("reason", "rumi_egress_requests_total", `{result="failed"}`), "{{reason}}"}))
+}
+
+func egressTime(b *dashboard.DashboardBuilder, of string, traces traceLinks) {
+	b.WithRow(row("Time")).
 		WithPanel(heat("Whole requests", "From a request to the end of its answer; mostly the server's time. Points are single requests: one leads to its trace.",
 			"rumi_egress_request_duration_seconds", "").DataLinks(traces)).
 		WithPanel(lines("Whole requests", "The same as quantiles, without tunnels and upgraded connections. Points lead to traces.", units.Seconds,
@@ -43,8 +57,11 @@ func egress() *dashboard.DashboardBuilder {
 			query{quantile(0.99, "rumi_egress_connect_duration_seconds", "", "result"), "{{result}}"}).DataLinks(traces)).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate or a grant until the proxy decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", of), "gates"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective)).
-		WithRow(row("What flows")).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", of, "snapshot"), "{{snapshot}}"}), propagationObjective))
+}
+
+func egressFlow(b *dashboard.DashboardBuilder, of string) {
+	b.WithRow(row("What flows")).
 		WithPanel(lines("Under way, by kind", "Requests that last: frame and http (over the pack's socket), tunnel (TLS), websocket.", units.Short,
 			query{"sum by (kind) (rumi_egress_streams)", "{{kind}}"})).
 		WithPanel(lines("Bytes", "What flows to servers and from them, while it flows; tunnels and streams included.", units.BytesPerSecondIEC,

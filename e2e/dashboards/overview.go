@@ -17,8 +17,17 @@ const requests = "http_server_request_duration_seconds"
 
 // overview is what an operator opens first: is all well, and if not, which dashboard says more?
 func overview() *dashboard.DashboardBuilder {
-	return board("rumi-overview", "Rumi: overview", "Is all well? The first line should be green. Each service of the table leads to its own dashboard.").
-		WithRow(row("Now")).
+	b := board("rumi-overview", "Rumi: overview", "Is all well? The first line should be green. Each service of the table leads to its own dashboard.")
+	overviewNow(b)
+	overviewObjectives(b)
+	overviewRequests(b)
+	overviewRefusals(b)
+	overviewKept(b)
+	return b
+}
+
+func overviewNow(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Now")).
 		WithPanel(figure("Services ready", "Services that can do their work, of 7. Fewer: the table shows which one; its dashboard shows why.", units.Short,
 			"sum(rumi_ready)").Thresholds(steps(bad, step{float64(len(roster.Names())), good}))).
 		WithPanel(figure("Alerts", "Alerts that fire now. Good is 0. Prometheus lists them under Alerts, with what to do.", units.Short,
@@ -31,29 +40,41 @@ func overview() *dashboard.DashboardBuilder {
 			"min(rumi_disk_free_bytes / rumi_disk_size_bytes)").Thresholds(steps(bad, step{0.05, warning}, step{0.2, good}))).
 		WithPanel(figure("First certificate ends", "Time until the first certificate of a service ends. It is renewed at the half of its life, which is 90 days by default.", units.Seconds,
 			"min(rumi_certificate_expiry_timestamp_seconds - time())").Thresholds(steps(bad, step{7 * day, warning}, step{14 * day, good}))).
-		WithPanel(serviceTable()).
-		WithRow(row("Objectives")).
+		WithPanel(serviceTable())
+}
+
+func overviewObjectives(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Objectives")).
 		WithPanel(budgets()).
 		WithPanel(limit(lines("Use of the budgets", "How fast errors of the last hour use up each budget. 1 uses it up in 30 days, exactly. The line, 14.4, uses it up in two days: an alert fires.", units.Short,
 			query{"rumi:slo_errors:ratio1h / on (slo) (1 - rumi:slo_objective:ratio)", "{{slo}}"}), 14.4)).
 		WithPanel(limit(lines("Changes take effect, p99", "Time from a change of a gate, a grant or a token until a service decides by it. Good is under 100 ms. The line is the objective.", units.Seconds,
 			query{quantile(0.99, "rumi_gate_propagation_seconds", "", "service"), "gates, {{service}}"},
-			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationObjective)).
-		WithRow(row("Requests")).
+			query{quantile(0.99, "rumi_snapshot_propagation_seconds", "", "service", "snapshot"), "{{snapshot}}, {{service}}"}), propagationObjective))
+}
+
+func overviewRequests(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Requests")).
 		WithPanel(stacked("Requests of the API", "Requests that the gateway answered, by the class of their status.", units.RequestsPerSecond,
 			query{class(rate(requests+"_count", `{service="gateway"}`)), "{{class}}xx"})).
 		WithPanel(lines("Time to an answer of the API", "How long requests to the gateway take. Points are single requests: one leads to its trace.", units.Seconds,
 			quantiles(requests, `{service="gateway"}`)...).DataLinks(links(searchTraces(roster.Gateway)))).
 		WithPanel(lines("Failed requests", "Share of requests that a service answered with 5xx. Good is 0.", units.PercentUnit,
-			query{failedShare("service", ""), "{{service}}"})).
-		WithRow(row("Refused")).
+			query{failedShare("service", ""), "{{service}}"}))
+}
+
+func overviewRefusals(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("Refused")).
 		WithPanel(lines("Network, refused", "Requests of packs to the network that were denied, by reason. A surge is a pack that tries what it may not.", units.RequestsPerSecond,
 			query{rateBy("reason", "rumi_egress_requests_total", `{result="denied"}`), "{{reason}}"})).
 		WithPanel(stacked("Capability calls", "Calls of packs by result. Many that are not ok: see the dashboard of capabilities.", units.RequestsPerSecond,
 			query{rateBy("result", "rumi_capability_calls_total", ""), "{{result}}"})).
 		WithPanel(lines("API, refused", "Requests that the gateway refused, by reason. Somebody tries tokens, or a program has an old one.", units.RequestsPerSecond,
-			query{rateBy("reason", "rumi_api_refusals_total", ""), "{{reason}}"})).
-		WithRow(row("What runs, and what is kept")).
+			query{rateBy("reason", "rumi_api_refusals_total", ""), "{{reason}}"}))
+}
+
+func overviewKept(b *dashboard.DashboardBuilder) {
+	b.WithRow(row("What runs, and what is kept")).
 		WithPanel(stacked("Packs", "Packs by status. A pack that is pending, modified or blocked waits for a person.", units.Short,
 			query{"sum by (status) (rumi_packs)", "{{status}}"})).
 		WithPanel(stacked("Containers", "Containers of packs by state. One that is restarting has ended, and waits for its next start.", units.Short,
@@ -81,7 +102,10 @@ const (
 	lease                = 5
 )
 
-// links are links as a panel takes them.
+// traceLinks are links to traces, as a panel takes them.
+type traceLinks = []cog.Builder[dashboard.DashboardLink]
+
+// links are the links of one panel.
 func links(of ...cog.Builder[dashboard.DashboardLink]) []cog.Builder[dashboard.DashboardLink] {
 	return of
 }
