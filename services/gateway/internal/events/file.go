@@ -77,7 +77,11 @@ func (f *file) poll(dir *auditfile.Dir) error {
 	if err != nil {
 		return err
 	}
-	f.size.Store(size)
+	if size < f.size.Swap(size) { // it was cut in its place: what comes now are other lines
+		f.mu.Lock()
+		f.chunks = nil
+		f.mu.Unlock()
+	}
 	if print.Plain == f.print.Plain && print.Packed == f.print.Packed {
 		f.moved = 0
 	} else if f.moved++; f.moved >= stalePolls {

@@ -63,10 +63,16 @@ func New(cfg Config) *Observer {
 // Run observes until ctx ends.
 func (o *Observer) Run(ctx context.Context) error {
 	defer o.lock.Close()
+	last := ""
 	return periodic.Run(ctx, interval, func(ctx context.Context) {
+		problem := ""
 		if err := o.observe(ctx); err != nil && ctx.Err() == nil {
-			o.cfg.Log.ErrorContext(ctx, "observing the services failed; trying again", "error", err)
+			problem = err.Error()
 		}
+		if problem != "" && problem != last { // said once, not each two seconds
+			o.cfg.Log.ErrorContext(ctx, "observing the services failed; trying again", "error", problem)
+		}
+		last = problem
 	})
 }
 

@@ -36,7 +36,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(v)
 		families, err := registry.Gather()
-		if err != nil || len(families) != 2 || families[0].GetMetric()[0].GetGauge().GetValue() != float64(c.status.Changes) {
+		if err != nil || len(families) != 2 || families[0].GetMetric()[0].GetCounter().GetValue() != float64(c.status.Changes) {
 			t.Errorf("%s: metrics are %v, %v; want two, with the changes", name, families, err)
 		}
 	}
