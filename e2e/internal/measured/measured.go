@@ -147,6 +147,12 @@ func (s *series) checkMatcher(m *labels.Matcher) error {
 		return fmt.Errorf("only %v have it", s.services)
 	case len(values) > 0 && !slices.ContainsFunc(values, m.Matches):
 		return fmt.Errorf("%s is always one of %v", m.Name, values)
+	case len(values) > 0:
+		for _, alternative := range m.SetMatches() { // of a pattern such as "a|b"
+			if !slices.Contains(values, alternative) {
+				return fmt.Errorf("%s is never %s, only one of %v", m.Name, alternative, values)
+			}
+		}
 	}
 	return nil
 }

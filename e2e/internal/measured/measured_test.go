@@ -24,6 +24,8 @@ func TestCheck(t *testing.T) {
 		{`rumi_egress_requests_total{pack="x"}`, "it has no label pack"},
 		{`rumi_egress_requests_total{result="refused"}`, "result is always one of"},
 		{`rumi_egress_requests_total{result=~"refused|gone"}`, "result is always one of"},
+		{`rumi_egress_requests_total{result=~"denied|failed"}`, ""},
+		{`rumi_egress_requests_total{result=~"denied|refused"}`, "result is never refused"},
 		{`rumi_grants{service="secrets"}`, "only [capability-broker egress-proxy] have it"},
 		{`sum by (pack) (rumi_grants)`, "rumi_grants has no label pack to group by"},
 		{`rumi_gate_propagation_seconds_bucket{le="1"}`, `not le="1"`},
