@@ -24,6 +24,7 @@ type Client struct {
 	Base  string // http://host:port
 	Host  string // the Host header; "" for Base's
 	Token string
+	Trace string // the traceparent of requests; "" for none
 
 	HTTP    http.Client
 	Waiting func(time.Duration) // called before a wait for the rate limit; may be nil
@@ -188,5 +189,8 @@ func (c *Client) request(ctx context.Context, method, path, contentType string, 
 	}
 	request.Header.Set("Authorization", "Bearer "+c.Token)
 	request.Header.Set("X-Request-Id", "e2e-"+rand.Text())
+	if c.Trace != "" {
+		request.Header.Set("Traceparent", c.Trace)
+	}
 	return request, nil
 }

@@ -2,6 +2,7 @@
 // egress-proxy's container, on a loopback address there, so that no packet of a journey leaves the machine.
 //
 //	/hello        the scheme and the Host of the request
+//	/trace        the traceparent of the request
 //	/sum          the length and SHA-256 of the body
 //	/big?bytes=N  N zero bytes
 //	/events       two server-sent events; the second one is sent only after a request for /next
@@ -46,6 +47,7 @@ func main() {
 func serve(dir, secure, plain, repository string) error {
 	routes := http.NewServeMux()
 	routes.HandleFunc("/hello", hello)
+	routes.HandleFunc("/trace", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("Traceparent")) })
 	routes.HandleFunc("/sum", sum)
 	routes.HandleFunc("/big", big)
 	next := make(chan struct{}, 1)
