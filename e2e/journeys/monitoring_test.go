@@ -104,8 +104,8 @@ func startPrometheus(t *testing.T) observer {
 		"OTEL_TRACES_SAMPLER":                 "always_on",
 		"RUMI_EGRESS_RATE_LIMIT":              "0",
 	})
-	t.Cleanup(func() { // before reconfigure puts back files that don't know these
-		if _, err := suite.compose(context.WithoutCancel(t.Context()), "rm", "--stop", "--force", "prometheus", "otel-collector", "demo-upstream", "demo-certs"); err != nil {
+	t.Cleanup(func() { // before reconfigure puts back files that know nothing of these containers, networks and the volume
+		if _, err := suite.compose(context.WithoutCancel(t.Context()), "--profile", "monitoring", "down", "--volumes"); err != nil {
 			t.Error(err)
 		}
 	})
