@@ -154,3 +154,16 @@ func TestFloodOfSpans(t *testing.T) {
 		t.Errorf("%d spans of the flood came through, want %d at most", flooded, most)
 	}
 }
+
+// The collector believes what it is sent. A pack may not reach it itself, whatever is opened and granted.
+func TestCollectorIsNoDestination(t *testing.T) {
+	collector := tracingtest.New(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	r := newRig(t, nil)
+	r.pack("p", "approved")
+	c := r.dial("p")
+	r.grant("p", `"127.0.0.1"`, collector.URL[len("http://127.0.0.1:"):])
+	if a := r.ask(c, collector.URL+"/v1/traces"); a.Success || a.ErrorType != "blocked" {
+		t.Errorf("a request to the collector was answered %+v, want that it is blocked", a)
+	}
+}
