@@ -2,6 +2,7 @@ package auditfile_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -54,7 +55,7 @@ func TestParseReadsWhatTheLogWrites(t *testing.T) {
 	if !equal(got, want) {
 		t.Errorf("the entry is %+v, want %+v", got, want)
 	}
-	if _, err := lines.Next(); err != io.EOF {
+	if _, err := lines.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last line: %v, want EOF", err)
 	}
 }

@@ -157,11 +157,15 @@ func AppendFolded(dst, text []byte) []byte {
 // Match says whether the filter asks for the entry.
 func (f *Filter) Match(e *Entry) bool {
 	return f.matchCategory(e.Category) && (len(f.Actions) == 0 || slices.Contains(f.Actions, e.Action)) &&
-		(f.PackID == "" || f.PackID == e.OwnerPack) && (f.Actor == "" || f.Actor == e.Actor) &&
-		(f.Success == nil || *f.Success == e.Success) &&
-		(f.RequestID == "" || f.RequestID == e.RequestID) && (f.TraceID == "" || f.TraceID == e.TraceID) &&
-		(f.Since.IsZero() || !e.TS.Before(f.Since)) && (f.Until.IsZero() || e.TS.Before(f.Until)) &&
-		f.matchText(e)
+		wants(f.PackID, e.OwnerPack) && wants(f.Actor, e.Actor) && wants(f.RequestID, e.RequestID) && wants(f.TraceID, e.TraceID) &&
+		(f.Success == nil || *f.Success == e.Success) && f.matchTime(e.TS) && f.matchText(e)
+}
+
+// wants says whether a value is the one that is asked for; "" asks for any.
+func wants(asked, value string) bool { return asked == "" || asked == value }
+
+func (f *Filter) matchTime(at time.Time) bool {
+	return (f.Since.IsZero() || !at.Before(f.Since)) && (f.Until.IsZero() || at.Before(f.Until))
 }
 
 // Excludes says whether a line can't be of an entry that the filter asks for. It costs a tenth of Parse and Match, and is for readers that look at

@@ -126,17 +126,20 @@ func parseRecord(line []byte) (Record, error) {
 		}
 	}
 	for _, f := range r.Removed {
-		if !fileName.MatchString(f.File) || f.Part < 1 {
+		if !namesPart(f.File, f.Part) {
 			return Record{}, fmt.Errorf("what it removed names the file %q, which is no name of an audit file", f.File)
 		}
 	}
 	for _, f := range r.Found {
-		if !fileName.MatchString(f.File) || f.Part < 1 {
+		if !namesPart(f.File, f.Part) {
 			return Record{}, fmt.Errorf("what it found names the file %q, which is no name of an audit file", f.File)
 		}
 	}
 	return r, nil
 }
+
+// namesPart says whether there can be such a part of such a file.
+func namesPart(file string, number int) bool { return number >= 1 && fileName.MatchString(file) }
 
 // part is a file as it was sealed: its name, and which of the files that had this name one after the other.
 type part struct {

@@ -80,9 +80,9 @@ func (x *Index) report(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	switch {
-	case text == x.said:
-	case text == "":
+	switch text {
+	case x.said:
+	case "":
 		x.log.Info("the audit index is written again")
 	default:
 		x.log.Warn("the audit index can't be kept up to date; GET /api/audit reads the log itself and is slower", "error", text)
