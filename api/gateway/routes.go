@@ -30,8 +30,14 @@ var (
 		"Show all that is known about a pack").
 		Fails("pack_not_found", "service_unavailable")
 
+	GetMetrics = route.New[struct{}, route.Stream]("GET", "/api/metrics", Service, route.Class{}, access.ReadMetrics,
+		"Read the metrics of all services").
+		Fails("service_unavailable").
+		AnswersText("text/plain", "application/openmetrics-text").
+		Remarks("In Prometheus' text format, or in OpenMetrics with exemplars for a client whose Accept prefers it. Each sample has the label `service`. A service that doesn't answer has `rumi_up` 0 and nothing else.")
+
 	// Routes are all of them.
-	Routes = route.NewTable(GetHealth, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken, GetPolicy, CheckPolicy, FindAudit, FollowEvents)
+	Routes = route.NewTable(GetHealth, GetMetrics, ListPending, GetStorage, GetPack, ListTokens, CreateToken, Self, RevokeToken, RotateToken, GetPolicy, CheckPolicy, FindAudit, FollowEvents)
 )
 
 // Welcome is the data at "/": what somebody finds who has only the address.

@@ -30,6 +30,7 @@ const (
 	ReadHealth  Verb = "health.read"  // which services are ready
 	ReadPending Verb = "pending.read" // what waits for a person
 	ReadStorage Verb = "storage.read" // what takes disk space
+	ReadMetrics Verb = "metrics.read" // the metrics of all services
 	ReadPolicy  Verb = "policy.read"  // the policy in force, and what a policy doesn't cover
 	ReadAudit   Verb = "audit.read"   // the audit log, and its entries as they are written
 
@@ -80,7 +81,7 @@ const (
 
 // least is the table role × verb: the least role that has a verb. A verb that is not here belongs to nobody.
 var least = map[Verb]Role{
-	ReadHealth: Viewer, ReadPending: Viewer, ReadStorage: Viewer, ReadPolicy: Viewer, ReadAudit: Viewer,
+	ReadHealth: Viewer, ReadMetrics: Viewer, ReadPending: Viewer, ReadStorage: Viewer, ReadPolicy: Viewer, ReadAudit: Viewer,
 
 	ReadPacks: Viewer, ScanPacks: Operator, ImportPacks: Operator, ApplyPacks: Operator, ApprovePacks: Operator, RejectPacks: Operator,
 	RollBackPacks: Operator, UninstallPacks: Operator, DiscardPacks: Operator,

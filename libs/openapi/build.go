@@ -183,6 +183,10 @@ func (b *builder) addSuccesses(op *Operation, r *route.Route) error {
 	if r.Streams() {
 		return b.addStream(op, r)
 	}
+	if r.Document.Text != nil {
+		addText(op, r.Document.Text)
+		return nil
+	}
 	data, err := b.schemas.of(r.Response, answer)
 	if err != nil {
 		return err
@@ -220,6 +224,15 @@ func (b *builder) addStream(op *Operation, r *route.Route) error {
 		Description: "Done.", Headers: headers("RequestId"), Content: Map[Media]{{"text/event-stream", events}},
 	})
 	return nil
+}
+
+// addText adds the answer of a route that answers with text.
+func addText(op *Operation, mediaTypes []string) {
+	ok := &Response{Description: "Done.", Headers: headers("RequestId")}
+	for _, of := range mediaTypes {
+		ok.Content.Set(of, Media{Schema: &Schema{Type: "string"}})
+	}
+	op.Responses.Set("200", ok)
 }
 
 // events describes a stream; begin begins the sentence.

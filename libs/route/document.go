@@ -12,6 +12,7 @@ type Document struct {
 	Waits   bool         // see OrWaits
 	Event   reflect.Type // see Follows; nil where nothing can be followed
 	Form    reflect.Type // see TakesForm; nil where no form is taken
+	Text    []string     // see AnswersText; nil for an answer that is JSON
 	Remarks string       // more than Summary says, for a person; "" for nothing
 }
 
@@ -37,6 +38,13 @@ func (e Endpoint[Req, Resp]) OrWaits() Endpoint[Req, Resp] {
 // Follows(Line{}). The answer of the class Events is always that.
 func (e Endpoint[Req, Resp]) Follows(event any) Endpoint[Req, Resp] {
 	e.route.Document.Event = reflect.TypeOf(event)
+	return e
+}
+
+// AnswersText declares that a success is answered with text of one of these media types, whichever the client prefers, and not with the envelope.
+// The response type is Stream.
+func (e Endpoint[Req, Resp]) AnswersText(mediaTypes ...string) Endpoint[Req, Resp] {
+	e.route.Document.Text = mediaTypes
 	return e
 }
 

@@ -12,7 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 	"golang.org/x/sys/unix"
+
+	"github.com/rumi-ai/rumi/libs/roster"
+	"github.com/rumi-ai/rumi/libs/route"
 )
 
 // registerMetrics registers what the metrics of all services have in common, beside those of the parts that register their own.
@@ -31,6 +35,29 @@ func (rt *Runtime) metricsHandler() http.Handler {
 	return promhttp.HandlerFor(rt.Metrics, promhttp.HandlerOpts{
 		Registry: rt.Metrics, EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(rt.Log.Handler(), slog.LevelWarn),
 	})
+}
+
+// MetricsOf is the endpoint of the named service that answers its metrics to the gateway, in Prometheus' delimited protobufs: exemplars stay, and
+// they are read faster than text. Every service has it, as it has ReadyOf.
+func MetricsOf(owner string) route.Endpoint[struct{}, route.Stream] {
+	return route.Internal[struct{}, route.Stream]("GET", "/internal/metrics", owner, roster.Gateway)
+}
+
+// answerMetrics answers MetricsOf.
+func (rt *Runtime) answerMetrics(w http.ResponseWriter, r *http.Request) error {
+	families, err := rt.Metrics.Gather()
+	if err != nil { // of some collector; the others' metrics are there
+		rt.Log.WarnContext(r.Context(), "could not gather all metrics", "error", err)
+	}
+	format := expfmt.NewFormat(expfmt.TypeProtoDelim)
+	w.Header().Set("Content-Type", string(format))
+	to := expfmt.NewEncoder(w, format)
+	for _, f := range families {
+		if err := to.Encode(f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // revision is the Git revision that the binary was built of; "" for a build that didn't know it.

@@ -80,8 +80,8 @@ type stop struct {
 	do   func(context.Context) error
 }
 
-// Mux is the router of the service's API, always the same. It is served with mutual TLS once Build has returned. It has the endpoint
-// ReadyOf already, and audits each caller that a route doesn't name.
+// Mux is the router of the service's API, always the same. It is served with mutual TLS once Build has returned. It has the endpoints
+// ReadyOf and MetricsOf already, and audits each caller that a route doesn't name.
 func (rt *Runtime) Mux() *server.Mux {
 	if rt.mux == nil {
 		rt.mux = server.NewMux(server.Config{Log: rt.Log, Metrics: rt.Metrics, Tracing: rt.Tracing, Refused: rt.refusedCaller})
@@ -89,6 +89,8 @@ func (rt *Runtime) Mux() *server.Mux {
 		rt.mux.Route(ready.Name(), rpc.Handle(func(ctx context.Context, _ struct{}) (Readiness, error) {
 			return rt.Readiness(ctx), nil
 		}), ready.Callers...)
+		metrics := MetricsOf(rt.Name).Route()
+		rt.mux.Route(metrics.Name(), rpc.Raw(rt.answerMetrics), metrics.Callers...)
 	}
 	return rt.mux
 }
@@ -110,6 +112,20 @@ func (rt *Runtime) Peer(name string) *client.Peer {
 	p := client.NewPeer(name, rt.common.directory.Instancer(name), rt.clientConfig(), rt.calls)
 	rt.peers[name] = p
 	return p
+}
+
+// Instances are clients of the single instances of another service, by address, where RUMI_PEERS names several; else its Peer.
+func (rt *Runtime) Instances(name string) map[string]*client.Peer {
+	addresses := rt.common.directory[name]
+	if len(addresses) < 2 {
+		return map[string]*client.Peer{"": rt.Peer(name)}
+	}
+	instances := make(map[string]*client.Peer, len(addresses))
+	for _, address := range addresses {
+		one := discovery.Static{name: {address}}
+		instances[address] = client.NewPeer(name, one.Instancer(name), rt.clientConfig(), rt.calls)
+	}
+	return instances
 }
 
 // Store is the configuration of the service's database: PostgreSQL if RUMI_DATABASE_URL is set, else SQLite in user_data/state.

@@ -23,6 +23,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/edge"
 	"github.com/rumi-ai/rumi/services/gateway/internal/events"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/metrics"
 	"github.com/rumi-ai/rumi/services/gateway/internal/observer"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
@@ -94,8 +95,9 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer), Metrics: rt.Metrics,
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 		Backups: status.Health, Seals: sealing.Health, AuditLog: entries,
-		Events: events.New(log, events.NewMetrics(rt.Metrics), rt.Stopping()),
-		Tokens: token.NewService(tokens, key, uses, rt.Audit),
+		AllMetrics: allMetrics(rt),
+		Events:     events.New(log, events.NewMetrics(rt.Metrics), rt.Stopping()),
+		Tokens:     token.NewService(tokens, key, uses, rt.Audit),
 	})
 	if err != nil {
 		return err
@@ -115,6 +117,20 @@ func observe(rt *service.Runtime) {
 		},
 	})
 	rt.Go("observer", o.Run)
+}
+
+// allMetrics collects the metrics of all services.
+func allMetrics(rt *service.Runtime) *metrics.Collector {
+	targets := []metrics.Target{metrics.Own(rt.Metrics)}
+	for _, name := range roster.Names() {
+		if name == roster.Gateway {
+			continue
+		}
+		for instance, peer := range rt.Instances(name) {
+			targets = append(targets, metrics.Remote(name, instance, peer))
+		}
+	}
+	return metrics.New(targets, rt.Log)
 }
 
 // openFile opens the file of init's token.

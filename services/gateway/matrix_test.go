@@ -89,6 +89,7 @@ var table = map[string]struct {
 	"POST /api/secrets/delete": {"operator", ""},
 
 	"GET /api/health":  {"viewer", ""},
+	"GET /api/metrics": {"viewer", ""},
 	"GET /api/pending": {"viewer", ""},
 	"GET /api/storage": {"viewer", ""},
 

@@ -41,6 +41,9 @@ func client(root string) ([]byte, error) {
 	imports := map[string]bool{"context": true}
 	var methods []method
 	for _, r := range api.Routes().Public() {
+		if r.Document.Text != nil {
+			continue // for programs of others, that know the text: a Prometheus
+		}
 		of, ok := declared[r.Name()]
 		if !ok {
 			return nil, fmt.Errorf("make the client: the source of api/ declares no variable of %s", r.Name())

@@ -33,6 +33,7 @@ import (
 	"github.com/rumi-ai/rumi/services/gateway/internal/clientaddr"
 	"github.com/rumi-ai/rumi/services/gateway/internal/events"
 	"github.com/rumi-ai/rumi/services/gateway/internal/limit"
+	"github.com/rumi-ai/rumi/services/gateway/internal/metrics"
 	"github.com/rumi-ai/rumi/services/gateway/internal/overview"
 	"github.com/rumi-ai/rumi/services/gateway/internal/principal"
 	"github.com/rumi-ai/rumi/services/gateway/internal/route"
@@ -51,22 +52,23 @@ const (
 
 // Config has the parts of an Edge.
 type Config struct {
-	Who       principal.Authenticator
-	Rate      *limit.Window // of authenticated requests; nil for no limit
-	Proxies   *clientaddr.Proxies
-	Site      *site.Policy
-	Peer      func(service string) *client.Peer
-	Audit     *audit.Log
-	Log       *slog.Logger
-	Recorder  *telemetry.Recorder
-	Metrics   prometheus.Registerer
-	Views     *overview.Views
-	Tokens    *token.Service
-	AuditLog  *auditquery.Log
-	Events    *events.Server
-	Readiness func(context.Context) service.Readiness // the gateway's own
-	Backups   func() api.Backups                      // how the scheduled backups are
-	Seals     func() api.Seals                        // how the sealing of the audit log is
+	Who        principal.Authenticator
+	Rate       *limit.Window // of authenticated requests; nil for no limit
+	Proxies    *clientaddr.Proxies
+	Site       *site.Policy
+	Peer       func(service string) *client.Peer
+	Audit      *audit.Log
+	Log        *slog.Logger
+	Recorder   *telemetry.Recorder
+	Metrics    prometheus.Registerer
+	Views      *overview.Views
+	Tokens     *token.Service
+	AuditLog   *auditquery.Log
+	Events     *events.Server
+	Readiness  func(context.Context) service.Readiness // the gateway's own
+	Backups    func() api.Backups                      // how the scheduled backups are
+	AllMetrics *metrics.Collector
+	Seals      func() api.Seals // how the sealing of the audit log is
 }
 
 // Edge is the public http.Handler.

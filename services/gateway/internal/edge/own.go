@@ -37,6 +37,8 @@ func (e *Edge) own() map[string]handler {
 	e.tokens(handlers)
 	follow := api.FollowEvents.Route()
 	handlers[follow.Name()] = e.events(follow.CheckFault())
+	all := api.GetMetrics.Route()
+	handlers[all.Name()] = e.allMetrics
 	health := api.GetHealth.Route()
 	handlers[health.Name()] = e.health
 	return handlers
