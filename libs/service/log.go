@@ -49,6 +49,9 @@ func (h correlating) Handle(ctx context.Context, record slog.Record) error {
 func unique(attrs []slog.Attr, used []string) []slog.Attr {
 	kept := attrs[:0]
 	for _, a := range attrs {
+		if a.Value = a.Value.Resolve(); a.Value.Kind() == slog.KindGroup {
+			a.Value = slog.GroupValue(unique(slices.Clone(a.Value.Group()), nil)...)
+		}
 		same := slices.ContainsFunc(kept, func(b slog.Attr) bool { return b.Equal(a) })
 		if same {
 			continue

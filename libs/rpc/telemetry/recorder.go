@@ -105,7 +105,7 @@ func pathOf(route string) string {
 	return route
 }
 
-// line writes the canonical line of a request.
+// line writes the canonical line of a request. The path is without the query, where clients put what nobody must log.
 func (rec *Recorder) line(ctx context.Context, r *http.Request, route string, code int, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
@@ -116,16 +116,12 @@ func (rec *Recorder) line(ctx context.Context, r *http.Request, route string, co
 	}
 	if rec.log.Enabled(ctx, level) {
 		from := origin.Of(ctx)
-		where := slog.String("route", route)
-		if route == "" { // what was asked for is nowhere else then
-			where = slog.String("path", text.Clip(r.URL.EscapedPath(), maxPath))
-		}
-		rec.log.LogAttrs(ctx, level, "answered", where, slog.String("method", knownMethod(r.Method)), slog.Int("status", code),
+		rec.log.LogAttrs(ctx, level, "request", slog.String("route", route), slog.String("path", text.Clip(r.URL.EscapedPath(), maxPath)), slog.String("method", knownMethod(r.Method)), slog.Int("status", code),
 			slog.Float64("duration_seconds", took.Seconds()), slog.String("caller", from.Caller), slog.String("address", from.Address))
 	}
 }
 
-// maxPath bounds the logged part of a path without a route, in bytes: clients choose it.
+// maxPath bounds the logged part of a path, in bytes: clients choose it.
 const maxPath = 128
 
 // methods are those of labels. OpenTelemetry's word for all others is _OTHER.
