@@ -300,7 +300,7 @@ func (v *View) expire(ctx context.Context) {
 		return
 	}
 	v.fresh = false
-	v.log.ErrorContext(ctx, "closed all gates: no message from approval within the lease", "lease", Lease)
+	v.log.ErrorContext(ctx, "closed all gates: no message from approval within the lease", "lease_seconds", Lease.Seconds())
 	var changes []Change
 	for id, s := range *v.states.Load() {
 		if s.Open {

@@ -135,7 +135,7 @@ func (s *server) accept() error {
 			}
 			s.evict()
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.log.Warn("accepting a connection failed; waiting", "error", err, "delay", delay)
+			s.log.Warn("accepting a connection failed; waiting", "error", err, "delay_seconds", delay.Seconds())
 			time.Sleep(delay)
 			continue
 		}

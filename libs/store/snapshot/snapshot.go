@@ -123,7 +123,7 @@ func (s *Snapshot[T]) Follow(ctx context.Context) error {
 		}
 		switch {
 		case err != nil && !failing:
-			s.cfg.Log.ErrorContext(ctx, "can't follow "+s.cfg.Name+"; when the lease runs out nothing is allowed by them", "error", err, "lease", Lease)
+			s.cfg.Log.ErrorContext(ctx, "can't follow "+s.cfg.Name+"; when the lease runs out nothing is allowed by them", "error", err, "lease_seconds", Lease.Seconds())
 		case err == nil && failing:
 			s.cfg.Log.InfoContext(ctx, s.cfg.Name+" are followed again")
 		}

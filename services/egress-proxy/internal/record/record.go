@@ -242,7 +242,7 @@ func (c *Recorder) log(ctx context.Context, packID string, r *Result, o outcome)
 		slog.String("pack_id", packID), slog.String("result", o.result), slog.String("reason", o.reason),
 		slog.String("method", r.Method), slog.String("domain", r.Destination.Host.Name), slog.Int("port", int(r.Destination.Port)),
 		slog.Int("status", r.Status), slog.Int64("bytes", r.Received), slog.Int64("bytes_sent", r.Sent), slog.Int("redirect_hops", r.Hops),
-		slog.Float64("latency_ms", Milliseconds(r.Latency)))...)
+		slog.Float64("duration_seconds", r.Latency.Seconds()))...)
 	_ = h.Handle(ctx, line) // there is nowhere else to report that to
 }
 
