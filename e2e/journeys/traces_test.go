@@ -69,13 +69,12 @@ func TestTraces(t *testing.T) {
 	approve := traced(t, "/api/packs/"+tracedPack+"/approve")
 	collector.shows(t, approve, `
 gateway: POST /api/packs/{pack_id}/approve (server) http.response.status_code=200
-  gateway: approval POST (client) http.response.status_code=200
-    approval: POST /api/packs/{pack_id}/approve (server) http.response.status_code=200
-      approval: pack.copy (internal) rumi.pack_id=traced
-      approval: write approval (client)
-      capability-broker: gate.apply (consumer) rumi.pack_id=traced
-      egress-proxy: gate.apply (consumer) rumi.pack_id=traced
-      pip-installer: gate.apply (consumer) rumi.pack_id=traced
+  approval: POST /api/packs/{pack_id}/approve (server) http.response.status_code=200
+    approval: pack.copy (internal) rumi.pack_id=traced
+    approval: write approval (client)
+    capability-broker: gate.apply (consumer) rumi.pack_id=traced
+    egress-proxy: gate.apply (consumer) rumi.pack_id=traced
+    pip-installer: gate.apply (consumer) rumi.pack_id=traced
 `)
 	trustHandlers(t, tracingPack)
 	post(t, "/api/network/grant", map[string]any{"pack_id": tracedPack, "allowed_domains": []string{upstreamHost}, "allowed_ports": []int{8081}})
@@ -84,19 +83,18 @@ gateway: POST /api/packs/{pack_id}/approve (server) http.response.status_code=20
 	start := traced(t, "/api/containers/"+tracedPack+"/start")
 	collector.shows(t, start, `
 gateway: POST /api/containers/{pack_id}/start (server) http.response.status_code=200
-  gateway: capability-broker POST (client) http.response.status_code=200
-    capability-broker: POST /api/containers/{pack_id}/start (server) http.response.status_code=200
-      capability-broker: container.start (internal) rumi.pack_id=traced
-        capability-broker: approval GET (client) http.response.status_code=200
-          approval: GET /internal/trees/{digest} (server) http.response.status_code=200
-        capability-broker: capability.call (server) rumi.pack_id=traced
-          capability-broker: capability.handler (client)
-        capability-broker: docker create (client)
-        capability-broker: docker start (client)
-        capability-broker: pip-installer GET (client) http.response.status_code=404 ERROR
-          pip-installer: GET /internal/environments/{pack_id} (server) http.response.status_code=404
-        capability-broker: write capability-broker (client)
-        egress-proxy: egress.request (client) rumi.pack_id=traced http.response.status_code=200
+  capability-broker: POST /api/containers/{pack_id}/start (server) http.response.status_code=200
+    capability-broker: container.start (internal) rumi.pack_id=traced
+      capability-broker: approval GET (client) http.response.status_code=200
+        approval: GET /internal/trees/{digest} (server) http.response.status_code=200
+      capability-broker: capability.call (server) rumi.pack_id=traced
+        capability-broker: capability.handler (client)
+      capability-broker: docker create (client)
+      capability-broker: docker start (client)
+      capability-broker: pip-installer GET (client) http.response.status_code=404 ERROR
+        pip-installer: GET /internal/environments/{pack_id} (server) http.response.status_code=404
+      capability-broker: write capability-broker (client)
+      egress-proxy: egress.request (client) rumi.pack_id=traced http.response.status_code=200
 `)
 	spans := collector.of(start)
 	if len(spans) == 0 {

@@ -108,7 +108,10 @@ func newPeer(name string, instancer sd.Instancer, cfg Config, metrics *Metrics, 
 			return pool.transport().RoundTrip(r)
 		}
 		exchange := func(_ context.Context, request any) (any, error) { // the context is the request's
-			return telemetry.RoundTrip(tracer, name, request.(*http.Request), send) //nolint:bodyclose // RoundTrip's caller closes it
+			if on, ok := request.(passed); ok {
+				return telemetry.Pass(tracer, name, on.Request, send) //nolint:bodyclose // the caller of RoundTrip closes it
+			}
+			return telemetry.RoundTrip(tracer, name, request.(*http.Request), send) //nolint:bodyclose // the caller of Stream closes it
 		}
 		return breaking(name+"@"+instance, cfg.Log, own.circuitOpen)(exchange), direct, nil
 	}
@@ -141,10 +144,16 @@ func (s securing) handshake(ctx context.Context, raw net.Conn) (conn *tls.Conn, 
 	return nil, nil, fmt.Errorf("connect: %w", err)
 }
 
-// RoundTrip sends r to an instance of the service. r is its own from then on: it sets scheme and host of the URL, and the headers of the trace.
-// A request that may be repeated is tried at a second instance when the first can't be reached. The error is a fault of kind unavailable,
-// or the context's own. It has the method of http.RoundTripper, but that one must leave a request as it is.
-func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip passes r on to an instance of the service: a request that the caller was itself asked. r is its own from then on: it sets scheme and host
+// of the URL, and the headers of the trace. A request that may be repeated is tried at a second instance when the first can't be reached. The
+// error is a fault of kind unavailable, or the context's own. It has the method of http.RoundTripper, but that one must leave a request as it is.
+func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) { return p.send(r, passed{r}) }
+
+// passed is a request to an instance's endpoint that its caller only passes on; a *http.Request is the caller's own.
+type passed struct{ *http.Request }
+
+// send sends r, as request says, and sets what RoundTrip says.
+func (p *Peer) send(r *http.Request, request any) (*http.Response, error) {
 	began, ctx := time.Now(), r.Context()
 	span := trace.SpanContextFromContext(ctx)
 	attempts := 1
@@ -161,7 +170,7 @@ func (p *Peer) RoundTrip(r *http.Request) (*http.Response, error) {
 			last = err
 			break
 		}
-		response, err := instance(ctx, r)
+		response, err := instance(ctx, request)
 		if err == nil {
 			p.metrics.ok.Observe(span, time.Since(began))
 			return response.(*http.Response), nil
@@ -236,7 +245,7 @@ func (p *Peer) Stream(ctx context.Context, method, path string, body any) (*http
 		return nil, fmt.Errorf("call %s %s: %w", p.name, path, err)
 	}
 	rpc.SetOrigin(r.Header, origin.Of(ctx))
-	response, err := p.RoundTrip(r)
+	response, err := p.send(r, r)
 	if err != nil {
 		return nil, err
 	}
