@@ -28,7 +28,7 @@ func (s *installation) startCollector(t *testing.T) *collector {
 	if _, err := s.command(t.Context(), buildWait, "env", "CGO_ENABLED=0", "go", "build", "-o", program, "./e2e/journeys/collector"); err != nil {
 		t.Fatal(err)
 	}
-	out, err := s.command(t.Context(), commandWait, "docker", "run", "--detach", "--network", s.project+"_suite", "--network-alias", "otel-collector",
+	out, err := s.command(t.Context(), commandWait, "docker", "run", "--detach", "--network", s.project+"_suite", "--network-alias", "otel-collector.rumi.internal",
 		"--cap-drop", "ALL", "--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), "--label", "com.docker.compose.project="+s.project, // so that it is removed with the suite
 		"--volume", filepath.Dir(program)+":/collector:ro", "--entrypoint", "/collector/collector", packImage)
 	if err != nil {

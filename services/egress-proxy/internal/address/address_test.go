@@ -115,7 +115,7 @@ func TestParseOpened(t *testing.T) {
 func TestDeniedName(t *testing.T) {
 	for _, name := range []string{
 		"gateway", "pack-registry", "approval", "egress-proxy", "capability-broker", "pip-installer", "secrets", "consul", "prometheus",
-		"grafana", "otel-collector", "jaeger", "postgres", "tasks.gateway", "approval.service.consul", "host.docker.internal", "metadata.google.internal", "kubernetes.default.svc",
+		"grafana", "otel-collector", "otel-collector.rumi.internal", "jaeger", "postgres", "tasks.gateway", "approval.service.consul", "host.docker.internal", "metadata.google.internal", "kubernetes.default.svc",
 		"kubernetes.default.svc.cluster.local",
 	} {
 		if !DeniedName(name) {

@@ -8,7 +8,7 @@ import (
 )
 
 // suite are the names under which a Compose or Swarm network resolves Rumi's own services and those that are deployed with them.
-var suite = append(roster.Names(), "consul", "prometheus", "grafana", "otel-collector", "jaeger", "postgres")
+var suite = append(roster.Names(), "consul", "prometheus", "grafana", "otel-collector", "otel-collector.rumi.internal", "jaeger", "postgres")
 
 // hosts are names of the machine the suite runs on, and of services that hand out credentials.
 var hosts = []string{
