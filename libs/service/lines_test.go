@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // slow is a reader that takes what is written when it is told to.
@@ -25,6 +26,13 @@ func (s *slow) Write(p []byte) (int, error) {
 	return s.got.Write(p)
 }
 
+// written is how much has been written, and by how many writes.
+func (s *slow) written() (writes, size int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writes, s.got.Len()
+}
+
 func TestLinesDuringAWriteAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &slow{take: make(chan struct{})}
@@ -36,8 +44,8 @@ func TestLinesDuringAWriteAreWrittenTogether(t *testing.T) {
 			if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
 				t.Fatalf("wrote %d, %v; want %d", n, err, len(line))
 			}
-			if i == 0 {
-				synctest.Wait() // it is on its way
+			if i == 50 {
+				time.Sleep(2 * gatherTime) // those before it are on their way
 			}
 		}
 		flushed := make(chan struct{})
@@ -96,4 +104,37 @@ func TestALineLongerThanMaxPendingIsWritten(t *testing.T) {
 	if to.got.Len() != 2*maxPending {
 		t.Errorf("%d bytes came out, want %d", to.got.Len(), 2*maxPending)
 	}
+}
+
+// TestLinesAreGathered: lines of a moment are one write, a line alone waits no longer than gatherTime, and much is written at once.
+func TestLinesAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &slow{take: make(chan struct{})}
+		close(to.take)
+		l := newLines(to)
+		for range 10 {
+			l.Write([]byte("line\n"))
+			time.Sleep(gatherTime / 20)
+		}
+		synctest.Wait()
+		if writes, _ := to.written(); writes != 0 {
+			t.Errorf("after half of %v: %d writes, want none", gatherTime, writes)
+		}
+		time.Sleep(gatherTime)
+		synctest.Wait()
+		if writes, size := to.written(); writes != 1 || size != 50 {
+			t.Errorf("after %v: %d writes of %d bytes, want 1 of 50", gatherTime, writes, size)
+		}
+		l.Write(bytes.Repeat([]byte("x"), gatherBytes))
+		synctest.Wait()
+		if writes, _ := to.written(); writes != 2 {
+			t.Errorf("after %d bytes at once: %d writes, want 2", gatherBytes, writes)
+		}
+		began := time.Now()
+		l.Write([]byte("the last\n"))
+		l.Flush()
+		if writes, _ := to.written(); writes != 3 || time.Since(began) != 0 {
+			t.Errorf("Flush took %v, and there were %d writes; want no time and 3", time.Since(began), writes)
+		}
+	})
 }

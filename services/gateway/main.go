@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -92,7 +93,7 @@ func build(ctx context.Context, rt *service.Runtime, cfg config) error {
 	rt.Go("events", log.Run)
 	handler, err := edge.New(edge.Config{
 		Who: who, Rate: limit.New(cfg.RateLimit, time.Duration(cfg.RateWindow)*time.Second), Proxies: proxies, Site: policy,
-		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer), Metrics: rt.Metrics,
+		Peer: rt.Peer, Audit: rt.Audit, Log: rt.Log, Recorder: telemetry.NewRecorder(rt.Log, rt.Metrics, rt.Tracer, slog.LevelInfo), Metrics: rt.Metrics,
 		Views: &overview.Views{Peer: rt.Peer, UserData: rt.UserData}, Readiness: rt.Readiness,
 		Backups: status.Health, Seals: sealing.Health, AuditLog: entries,
 		AllMetrics: allMetrics(rt),

@@ -38,7 +38,7 @@ type Mux struct {
 
 // NewMux makes a Mux without routes.
 func NewMux(cfg Config) *Mux {
-	return &Mux{cfg: cfg, mux: http.NewServeMux(), recorder: telemetry.NewRecorder(cfg.Log, cfg.Metrics, cfg.Tracing.Tracer(telemetry.TracerName))}
+	return &Mux{cfg: cfg, mux: http.NewServeMux(), recorder: telemetry.NewRecorder(cfg.Log, cfg.Metrics, cfg.Tracing.Tracer(telemetry.TracerName), slog.LevelDebug)}
 }
 
 // Route serves a pattern of http.ServeMux ("POST /api/packs/{pack_id}/approve") for the services named by callers and

@@ -17,7 +17,7 @@ import (
 
 // recorder makes a Recorder without a log. Its spans are sampled.
 func recorder(registry prometheus.Registerer) *telemetry.Recorder {
-	return telemetry.NewRecorder(slog.New(slog.DiscardHandler), registry, sdktrace.NewTracerProvider().Tracer(""))
+	return telemetry.NewRecorder(slog.New(slog.DiscardHandler), registry, sdktrace.NewTracerProvider().Tracer(""), slog.LevelInfo)
 }
 
 func TestDurationsAreOfRouteMethodAndStatus(t *testing.T) {
@@ -94,7 +94,7 @@ func BenchmarkRecord(b *testing.B) {
 	r := httptest.NewRequest(http.MethodGet, "/things/7", nil)
 	for name, sampler := range map[string]sdktrace.Sampler{"unsampled": sdktrace.NeverSample(), "sampled": sdktrace.AlwaysSample()} {
 		b.Run(name, func(b *testing.B) {
-			rec := telemetry.NewRecorder(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer(""))
+			rec := telemetry.NewRecorder(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer(""), slog.LevelInfo)
 			b.ReportAllocs()
 			for b.Loop() {
 				ctx, span := rec.Begin(r)

@@ -33,6 +33,7 @@ var Propagator propagation.TextMapPropagator = propagation.TraceContext{}
 // request through the gateway.
 type Recorder struct {
 	log      *slog.Logger
+	reads    slog.Level
 	tracer   trace.Tracer
 	active   map[string]prometheus.Gauge // by known method
 	duration *metric.DurationsVec
@@ -47,12 +48,13 @@ type series struct {
 	code          int
 }
 
-// NewRecorder makes the one Recorder of a registry.
-func NewRecorder(log *slog.Logger, registry prometheus.Registerer, tracer trace.Tracer) *Recorder {
+// NewRecorder makes the one Recorder of a registry. reads is the level at which it logs reads that were answered: a request through the gateway is
+// logged there, so that services needn't log it a second time.
+func NewRecorder(log *slog.Logger, registry prometheus.Registerer, tracer trace.Tracer, reads slog.Level) *Recorder {
 	active := promauto.With(registry).NewGaugeVec(prometheus.GaugeOpts{
 		Name: "http_server_active_requests", Help: "Requests that are being answered, streams among them, by method.",
 	}, []string{"http_request_method"})
-	rec := &Recorder{log: log, tracer: tracer, active: map[string]prometheus.Gauge{}, duration: metric.NewDurationsVec(registry, prometheus.HistogramOpts{
+	rec := &Recorder{log: log, reads: reads, tracer: tracer, active: map[string]prometheus.Gauge{}, duration: metric.NewDurationsVec(registry, prometheus.HistogramOpts{
 		Name: "http_server_request_duration_seconds",
 		Help: "Time from a request's header to the end of its answer, by method, route and status. The route is empty for a path that is none.", Buckets: metric.Latency,
 	}, "http_request_method", "http_route", "http_response_status_code")}
@@ -112,12 +114,12 @@ func (rec *Recorder) line(ctx context.Context, r *http.Request, route string, co
 	case code >= 500 && code != http.StatusServiceUnavailable:
 		level = slog.LevelError
 	case r.Method == http.MethodGet && code < 400:
-		level = slog.LevelDebug
+		level = rec.reads
 	}
 	if rec.log.Enabled(ctx, level) {
 		from := origin.Of(ctx)
 		rec.log.LogAttrs(ctx, level, "request", slog.String("route", route), slog.String("path", text.Clip(r.URL.EscapedPath(), maxPath)), slog.String("method", knownMethod(r.Method)), slog.Int("status", code),
-			slog.Float64("duration_seconds", took.Seconds()), slog.String("caller", from.Caller), slog.String("address", from.Address))
+			slog.Float64("duration_seconds", took.Seconds()), slog.String("caller", from.Caller), slog.String("actor", from.Actor), slog.String("address", from.Address))
 	}
 }
 

@@ -83,7 +83,7 @@ func newEdge(t *testing.T, change ...func(*Config)) *Edge {
 	t.Cleanup(func() { entries.Close() })
 	cfg := Config{
 		Who: key, Site: policy, Audit: entries, Log: log, Peer: func(string) *client.Peer { return nil }, Metrics: prometheus.NewRegistry(),
-		Recorder: telemetry.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer("")),
+		Recorder: telemetry.NewRecorder(log, prometheus.NewRegistry(), noop.NewTracerProvider().Tracer(""), slog.LevelInfo),
 	}
 	for _, c := range change {
 		c(&cfg)
