@@ -78,8 +78,8 @@ func TestJoin(t *testing.T) {
 // TestMap: the spans of a pack's own trace stay together, apart from those of everybody else.
 func TestMap(t *testing.T) {
 	k, id := Random(), span(t, 0).TraceID()
-	if k.Map("a", id) != k.Map("a", id) {
-		t.Error("the same trace of the same pack is mapped to two")
+	if first, second := k.Map("a", id), k.Map("a", id); first != second {
+		t.Errorf("the same trace of the same pack is mapped to %s and %s", first, second)
 	}
 	all := map[trace.TraceID]bool{id: true}
 	for _, key := range []*Key{k, Random()} {

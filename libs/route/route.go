@@ -166,6 +166,21 @@ func (r *Route) check() error {
 		return fmt.Errorf("a public route needs a summary")
 	case len(r.Callers) == 0:
 		return fmt.Errorf("no service may call it")
+	}
+	for _, caller := range r.Callers {
+		if !roster.Has(caller) {
+			return fmt.Errorf("the caller %q is no service of the roster", caller)
+		}
+	}
+	if err := r.checkClass(); err != nil {
+		return err
+	}
+	return r.checkRequest()
+}
+
+// checkClass compares the class with what is said about the request and the answer.
+func (r *Route) checkClass() error {
+	switch {
 	case r.Class.Follow != (r.Document.Event != nil):
 		return fmt.Errorf("a route of the classes Logs and Events, and no other, needs Follows")
 	case r.Class.Always != (r.Class.Follow && r.Response == reflect.TypeFor[Stream]()):
@@ -173,12 +188,7 @@ func (r *Route) check() error {
 	case (r.Class.Upload > 0) != (r.Document.Form != nil):
 		return fmt.Errorf("a route of the class Upload, and no other, needs TakesForm")
 	}
-	for _, caller := range r.Callers {
-		if !roster.Has(caller) {
-			return fmt.Errorf("the caller %q is no service of the roster", caller)
-		}
-	}
-	return r.checkRequest()
+	return nil
 }
 
 func (r *Route) checkRequest() error {

@@ -105,7 +105,7 @@ func TestSpans(t *testing.T) {
 	} {
 		got := map[string]string{}
 		for _, a := range c.span.Attributes() {
-			got[string(a.Key)] = a.Value.Emit()
+			got[string(a.Key)] = a.Value.String()
 		}
 		if !maps.Equal(got, c.want) {
 			t.Errorf("%s: the attributes are %v, want %v", c.span.Name(), got, c.want)

@@ -234,10 +234,8 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) (err error) {
 			e.refusals.count(err)
 		}
 	}()
-	if e.cfg.Rate != nil {
-		if ok, wait := e.cfg.Rate.Allow(parseAddress(origin.Of(r.Context()).Address)); !ok {
-			return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
-		}
+	if err := e.checkRate(r.Request); err != nil {
+		return err
 	}
 	found, allow, err := e.table.Find(r.Request)
 	if allow != nil {
@@ -278,6 +276,17 @@ func (e *Edge) serveAPI(w *answerWriter, r *request, to *target) (err error) {
 	defer r.endWithSession(w.ResponseWriter)()
 	admitted = true
 	return to.handler(w, r.Request, found.Class)
+}
+
+// checkRate refuses what is beyond the rate of its address.
+func (e *Edge) checkRate(r *http.Request) error {
+	if e.cfg.Rate == nil {
+		return nil
+	}
+	if ok, wait := e.cfg.Rate.Allow(parseAddress(origin.Of(r.Context()).Address)); !ok {
+		return fault.Limited("Rate limit exceeded").With("rate_limited").After(wait)
+	}
+	return nil
 }
 
 // checkSite refuses web pages from elsewhere.
