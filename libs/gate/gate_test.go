@@ -106,11 +106,14 @@ func (c *told) take() []string {
 	return said
 }
 
-func follow(t *testing.T, p *Publisher) (*View, *wire, *told) {
+func follow(t *testing.T, p *Publisher, prepare ...func(*View)) (*View, *wire, *told) {
 	t.Helper()
 	w, c := &wire{publisher: p}, &told{}
 	v := NewView(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	v.OnChange(c.hear)
+	for _, do := range prepare {
+		do(v)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); v.follow(ctx, w.connect) }()
@@ -400,8 +403,7 @@ func TestTraceOfAChange(t *testing.T) {
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("")
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPublisher([]State{{PackID: "a", Revision: 1}})
-		v, _, _ := follow(t, p)
-		v.Trace(tracer)
+		v, _, _ := follow(t, p, func(v *View) { v.Trace(tracer) })
 		synctest.Wait()
 		ctx, approve := tracer.Start(origin.With(t.Context(), origin.Origin{RequestID: "r1"}), "approve")
 		p.Set(ctx, State{PackID: "a", Open: true, Revision: 2})
