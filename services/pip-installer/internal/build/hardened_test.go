@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/rumi-ai/rumi/libs/sandbox"
 	"github.com/rumi-ai/rumi/libs/sandbox/sandboxtest"
 	"github.com/rumi-ai/rumi/libs/testenv"
@@ -25,7 +27,7 @@ func TestBuilderIsAsHardenedAsTheProfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer engine.Close()
-	b := New(Config{Engine: engine, Image: image, Dir: t.TempDir()})
+	b := New(Config{Engine: engine, Image: image, Dir: t.TempDir(), Metrics: prometheus.NewRegistry()})
 	w, err := b.prepare(Request{PackID: "p"})
 	if err != nil {
 		t.Fatal(err)
