@@ -103,7 +103,8 @@ func (r *runner) refuseUsedNames(ctx context.Context) error {
 	}
 	var secrets struct {
 		Keys []struct {
-			Key string `json:"key"`
+			Key     string `json:"key"`
+			Deleted bool   `json:"deleted"`
 		} `json:"keys"`
 	}
 	a, err := r.api.Get(ctx, "/api/secrets")
@@ -111,7 +112,7 @@ func (r *runner) refuseUsedNames(ctx context.Context) error {
 		return err
 	}
 	for _, k := range secrets.Keys {
-		if k.Key == secret {
+		if k.Key == secret && !k.Deleted {
 			return fmt.Errorf("secret %s is set in this suite: the demo would replace it; run `make demo`, which brings up a suite of its own", secret)
 		}
 	}
