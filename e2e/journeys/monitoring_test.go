@@ -166,20 +166,7 @@ func installMeter(t *testing.T) {
 	post(t, "/api/packs/scan", nil)
 	post(t, "/api/packs/"+meter+"/approve", nil)
 	t.Cleanup(func() { removePack(t, meter) })
-	post(t, "/api/capability/candidates/scan", nil)
-	var pending struct {
-		Items []struct {
-			Key string `json:"candidate_key"`
-		} `json:"items"`
-	}
-	if err := get(t, "/api/capability/requests?status=pending").Into(&pending); err != nil {
-		t.Fatal(err)
-	}
-	for _, item := range pending.Items {
-		if strings.HasPrefix(item.Key, meter+":") {
-			post(t, "/api/capability/requests/"+url.PathEscape(item.Key)+"/approve", nil)
-		}
-	}
+	trustHandlers(t, meter)
 	post(t, "/api/secrets/set", map[string]any{"key": "METERED", "value": "value"})
 	t.Cleanup(func() {
 		if _, err := suite.api.Post(context.WithoutCancel(t.Context()), "/api/secrets/delete", map[string]any{"key": "METERED"}); err != nil {

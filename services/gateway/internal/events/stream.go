@@ -21,15 +21,15 @@ type stream struct {
 
 // head is a position in one file.
 type head struct {
-	id      auditfile.ID
-	file    *file // nil where there is none, or it needn't be read
-	offset  int64 // of the next line
-	check   uint16
-	settled bool  // check doesn't change any more
-	lines   chunk // from offset on
-	read    int64 // up to which size the file was read: there is no whole line before it
-	skip    bool  // the filter asks for no entry of it, or it can't be read
-	tried   int64 // Log.appeared when it was looked for last, plus 1; 0 for never
+	id     auditfile.ID
+	file   *file // nil where there is none, or it needn't be read
+	offset int64 // of the next line
+	check  uint16
+	final  bool  // check doesn't change any more
+	lines  chunk // from offset on
+	read   int64 // up to which size the file was read: there is no whole line before it
+	skip   bool  // the filter asks for no entry of it, or it can't be read
+	tried  int64 // Log.appeared when it was looked for last, plus 1; 0 for never
 }
 
 // gap says that entries are missing which the cursor's owner hasn't got.
@@ -89,7 +89,7 @@ func (s *stream) place(h *head, atEnd bool) (err error) {
 		return err
 	}
 	h.offset = back.Offset()
-	return h.settle()
+	return h.updateCheck()
 }
 
 // close gives the files back.
@@ -113,7 +113,7 @@ func (s *stream) noteLost() error {
 		if !gone {
 			continue
 		}
-		h.offset, h.check, h.settled = 0, 0, false
+		h.offset, h.check, h.final = 0, 0, false
 		of := &replaced
 		if h.file == nil {
 			of = &removed
@@ -177,13 +177,13 @@ func (h *head) lost() (bool, error) {
 	return last[0] != '\n', nil
 }
 
-// settle finds out the check of the head's offset.
-func (h *head) settle() (err error) {
-	if h.offset == 0 || h.settled {
+// updateCheck finds out the check of the head's offset.
+func (h *head) updateCheck() (err error) {
+	if h.offset == 0 || h.final {
 		return nil
 	}
 	h.check, err = auditfile.Check(h.file, h.offset)
-	h.settled = err == nil && h.offset >= auditfile.Checked
+	h.final = err == nil && h.offset >= auditfile.Checked
 	return err
 }
 
@@ -210,7 +210,7 @@ func (s *stream) next() (*line, []gap, error) {
 func (h *head) take() (*line, error) {
 	taken := &h.lines[0]
 	h.lines, h.offset = h.lines[1:], taken.end
-	return taken, h.settle()
+	return taken, h.updateCheck()
 }
 
 // first is the head with the earliest entry, nil for none. A foreign line has no time: it comes at once.
@@ -305,7 +305,7 @@ func (s *stream) replace(h *head) error {
 	h.file, h.read = next, 0
 	gone, err := h.lost()
 	if gone {
-		h.offset, h.check, h.settled = 0, 0, false
+		h.offset, h.check, h.final = 0, 0, false
 	}
 	return err
 }
