@@ -45,7 +45,7 @@ func Follow[Event, Req, Resp any](ctx context.Context, c *Client, e route.Endpoi
 	}
 }
 
-// Labelled is what the types of events implement that keep the fields id and event, too.
+// Labelled is implemented by types of events that keep an event's id and name (the fields "id" and "event" of a server-sent event) beside its data.
 type Labelled interface{ Label(id, name string) }
 
 // events yields the data of server-sent events. It returns nil at the end of the stream, and where yield wants no more.

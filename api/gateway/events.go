@@ -42,7 +42,7 @@ type Event struct {
 	Action          string         `json:"action"`
 	Success         bool           `json:"success"`
 	OwnerPack       string         `json:"owner_pack,omitzero"`       // the pack that it is about
-	Phase           string         `json:"phase,omitzero"`            // begin, progress or end, of what leaves several entries
+	Phase           string         `json:"phase,omitzero"`            // begin, progress or end; left out where a call leaves one entry
 	Details         jsontext.Value `json:"details"`                   // an object; what is in it depends on the action
 	Error           string         `json:"error,omitzero"`            // what failed
 	RejectionReason string         `json:"rejection_reason,omitzero"` // why it was denied

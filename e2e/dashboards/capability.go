@@ -7,7 +7,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// capability is what packs call, and the containers that serve it.
+// capability makes the dashboard of packs' capability calls and of the containers that serve them.
 func capability() *dashboard.DashboardBuilder {
 	const of = `{service="capability-broker"}`
 	traces := links(searchTraces(roster.CapabilityBroker))

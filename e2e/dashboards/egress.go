@@ -7,7 +7,7 @@ import (
 	"github.com/rumi-ai/rumi/libs/roster"
 )
 
-// egress is what packs do on the network: who is refused and why, how long it takes, how much flows.
+// egress makes the dashboard of packs' requests to the network: what is refused and why, how long requests take, how many bytes flow.
 func egress() *dashboard.DashboardBuilder {
 	const of = `{service="egress-proxy"}`
 	traces := links(searchTraces(roster.EgressProxy))

@@ -30,7 +30,7 @@ const (
 	retainedAtOnce = 100         // files that are removed by one record
 )
 
-// packedName is what a file is called when it is compressed.
+// packedName returns the name of a log file's compressed form.
 func packedName(name string) string { return name + packedSuffix }
 
 // retention compresses and removes files of days that are over. Only what is sealed: so `rumi audit verify` compares what is left, and names what else is gone.

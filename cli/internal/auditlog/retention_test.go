@@ -22,7 +22,7 @@ func retaining(t *testing.T, keep int) *home {
 	return h
 }
 
-// wait makes passes for so many minutes, with time for what runs beside them.
+// wait lets the sealer make one pass for each of the given minutes, and waits after each pass until the compression that it has begun is over.
 func (h *home) wait(minutes int) error {
 	h.t.Helper()
 	for range minutes {
